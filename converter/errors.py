@@ -1,0 +1,25 @@
+"""What can go wrong between a checkpoint and a model folder.
+
+    AnemoneError
+    ├── CheckpointError   the source is missing, damaged, unsafe or of an architecture we do not convert
+    ├── ManifestError     a model folder's anemone.json is not one
+    └── SpaceError        the disk cannot hold the result
+"""
+
+from __future__ import annotations
+
+
+class AnemoneError(Exception):
+    """An error whose message is meant for the person who asked: what was wrong and what is accepted."""
+
+
+class CheckpointError(AnemoneError):
+    """The source checkpoint cannot be converted."""
+
+
+class ManifestError(AnemoneError):
+    """A folder is not a converted model, or its manifest is damaged."""
+
+
+class SpaceError(AnemoneError):
+    """There is not enough free disk space."""

@@ -1,0 +1,99 @@
+"""The layers all networks are made of, each reading its weights from the checkpoint by its module path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converter.mil import FP16, Graph, Tensor
+from converter.tensors import Tensors
+
+Half = NDArray[np.float16]
+
+
+class Layers:
+    """A graph and the checkpoint tensors its layers come from; module paths are the checkpoint's own."""
+
+    def __init__(self, graph: Graph, tensors: Tensors) -> None:
+        self.graph = graph
+        self.tensors = tensors
+
+    def has(self, path: str) -> bool:
+        """Whether the checkpoint has this tensor."""
+        return path in self.tensors
+
+    def weight(
+        self,
+        path: str,
+        shape: tuple[int, ...] | None = None,
+        change: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
+    ) -> Tensor:
+        """The checkpoint tensor ``path`` as an fp16 constant, in ``shape`` where given.
+
+        ``change`` is applied in fp32 before rounding to fp16.
+        """
+
+        def values() -> Half:
+            array = self.tensors.array(path)
+            if change is not None:
+                array = change(array.astype(np.float32))
+            half = array.astype(np.float16, copy=False)
+            return half if shape is None else half.reshape(shape)
+
+        return self.graph.weight(path, shape or self.tensors.shape(path), FP16, values)
+
+    def conv(self, x: Tensor, path: str, *, stride: int = 1, pad: int | None = None) -> Tensor:
+        """The convolution at ``path``; ``pad`` None keeps the size at stride 1 (half the kernel on every side)."""
+        weight = self.weight(f"{path}.weight")
+        bias = self.weight(f"{path}.bias") if self.has(f"{path}.bias") else None
+        pad = weight.shape[-1] // 2 if pad is None else pad
+        return self.graph.conv(x, weight, bias, path, stride=stride, pad=pad)
+
+    def linear(self, x: Tensor, path: str, *, scale: float = 1.0) -> Tensor:
+        """The linear layer (or 1x1 convolution) at ``path`` as a 1x1 convolution of [B, C, 1, S].
+
+        ``scale`` multiplies weight and bias, exactly where it is a power of two and in fp32 before rounding otherwise.
+        """
+        out, inner = self.tensors.shape(f"{path}.weight")[:2]
+        change = None if scale == 1 else lambda w: w * np.float32(scale)
+        weight = self.weight(f"{path}.weight", (out, inner, 1, 1), change)
+        bias = self.weight(f"{path}.bias", None, change) if self.has(f"{path}.bias") else None
+        return self.graph.conv(x, weight, bias, path)
+
+    def silu(self, x: Tensor, name: str) -> Tensor:
+        """x * sigmoid(x)."""
+        return self.graph.unary("silu", x, name)
+
+    def layer_norm(self, x: Tensor, path: str, epsilon: float = 1e-5) -> Tensor:
+        """Layer norm over the channels of [B, C, 1, S]."""
+        gamma, beta = self.weight(f"{path}.weight"), self.weight(f"{path}.bias")
+        return self.graph.layer_norm(x, 1, gamma, beta, epsilon, path)
+
+    def group_norm(self, x: Tensor, path: str, groups: int, epsilon: float) -> Tensor:
+        """Group norm of [B, C, H, W], lowered as coremltools lowers it (rank-5 moments, then batch_norm)."""
+        g = self.graph
+        b, c, h, w = x.shape
+        parts = g.reshape(x, (b, groups, c // groups, h, w), f"{path}.groups")
+        centred = g.sub(parts, g.reduce_mean(parts, [2, 3, 4], f"{path}.mean"), f"{path}.centred")
+        variance = g.reduce_mean(g.unary("square", centred, f"{path}.square"), [2, 3, 4], f"{path}.variance")
+        deviation = g.unary("sqrt", g.add(variance, epsilon, f"{path}.floored"), f"{path}.deviation")
+        even = g.reshape(g.real_div(centred, deviation, f"{path}.normal"), x.shape, f"{path}.whole")
+        zeros = g.weight(f"zeros_{c}", (c,), FP16, lambda: np.zeros(c, np.float16))
+        ones = g.weight(f"ones_{c}", (c,), FP16, lambda: np.ones(c, np.float16))
+        gamma, beta = self.weight(f"{path}.weight"), self.weight(f"{path}.bias")
+        return g.batch_norm(even, zeros, ones, gamma, beta, 1e-5, path)
+
+    def resnet(self, x: Tensor, path: str, time: Tensor | None, groups: int, epsilon: float) -> Tensor:
+        """A residual block; ``time`` is SiLU of the time embedding, [B, T, 1, 1]; None in autoencoders."""
+        g = self.graph
+        h = self.silu(self.group_norm(x, f"{path}.norm1", groups, epsilon), f"{path}.act1")
+        h = self.conv(h, f"{path}.conv1")
+        if time is not None:
+            h = g.add(h, self.linear(time, f"{path}.time_emb_proj"), f"{path}.timed")
+        h = self.silu(self.group_norm(h, f"{path}.norm2", groups, epsilon), f"{path}.act2")
+        h = self.conv(h, f"{path}.conv2")
+        if self.has(f"{path}.conv_shortcut.weight"):
+            x = self.conv(x, f"{path}.conv_shortcut")
+        return g.add(x, h, f"{path}.sum")

@@ -1,0 +1,33 @@
+"""Run a Core ML package: through Core ML on a Mac, by translating its ML program to PyTorch elsewhere.
+
+>>> network = load(Path("unet.mlpackage"))
+>>> network.predict({"sample": sample, "timestep": timestep, "encoder_hidden_states": states})["noise_pred"]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from converter.runtime.feature import Feature, InputError, Network, PackageError, UnsupportedOperator
+
+__all__ = ["Feature", "InputError", "Network", "PackageError", "UnsupportedOperator", "load"]
+
+COMPUTE_UNITS = ("CPU_AND_NE", "ALL", "CPU_AND_GPU", "CPU_ONLY")
+
+
+def load(path: Path, *, function: str = "main", compute_units: str = "CPU_AND_NE") -> Network:
+    """The package at ``path``, ready to predict.
+
+    ``compute_units`` is one of COMPUTE_UNITS and matters on a Mac only. Raises PackageError where the package cannot
+    be read and UnsupportedOperator where this machine cannot run it; never half-way through a prediction.
+    """
+    if compute_units not in COMPUTE_UNITS:
+        raise ValueError(f"compute_units is {compute_units!r}; accepted: {', '.join(COMPUTE_UNITS)}")
+    if sys.platform == "darwin":
+        from converter.runtime.coreml import CoreMLNetwork
+
+        return CoreMLNetwork(path, function, compute_units)
+    from converter.runtime.mil import MILNetwork
+
+    return MILNetwork(path, function)

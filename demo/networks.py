@@ -1,0 +1,83 @@
+"""The bundled model's networks: Stable Diffusion's own classes, small enough to train on two CPU cores."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+TOKENS = 77
+TEXT_WIDTH = 128
+
+
+def make_text_encoder(vocabulary: int, begin: int, end: int) -> CLIPTextModel:
+    """A CLIP text encoder of three layers (0.7 M parameters)."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=vocabulary,
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=512,
+            projection_dim=TEXT_WIDTH,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=TOKENS,
+            hidden_act="quick_gelu",
+            bos_token_id=begin,
+            eos_token_id=end,
+            pad_token_id=end,
+        )
+    )
+
+
+def make_vae() -> AutoencoderKL:
+    """An f8 autoencoder with four latent channels (1.0 M parameters)."""
+    widths = (16, 32, 64, 64)
+    vae = AutoencoderKL(
+        block_out_channels=widths,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=2,
+        sample_size=256,
+        act_fn="silu",
+    )
+    _begin_as_identity(vae)
+    return vae
+
+
+@torch.no_grad()
+def _begin_as_identity(vae: AutoencoderKL) -> None:
+    """Start the trunk near the identity: pictures pass straight through the strides from the first step.
+
+    With PyTorch's own initialisation flat colours, which group norm erases from every branch, are lost on the way:
+    after 100 steps the mean error is 0.29 instead of 0.12.
+    """
+    for name, module in vae.named_modules():
+        if not isinstance(module, torch.nn.Conv2d):
+            continue
+        if "shortcut" in name or "samplers" in name or "quant" in name or name.endswith("conv_in"):
+            noise = module.weight * 0.5
+            torch.nn.init.dirac_(module.weight).add_(noise)
+            torch.nn.init.zeros_(module.bias)
+        elif name.endswith("conv2"):
+            module.weight.mul_(0.2)
+            torch.nn.init.zeros_(module.bias)
+    vae.quant_conv.weight[4:].mul_(0.1)
+    vae.quant_conv.bias[4:] = -6  # log variance: nearly noiseless at first
+
+
+def make_unet() -> UNet2DConditionModel:
+    """A UNet for 32x32 latents, most of its weights at 16x16 and 8x8 where a CPU gets most out of them."""
+    return UNet2DConditionModel(
+        sample_size=32,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(64, 112, 160),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=8,
+    )
