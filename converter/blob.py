@@ -49,7 +49,9 @@ class BlobWriter:
     def __enter__(self) -> BlobWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if error is None:
             self._file.seek(0)
             self._file.write(_HEADER.pack(self._count, 2))
@@ -60,7 +62,7 @@ class BlobWriter:
         record = self._file.tell()
         data = np.ascontiguousarray(array)
         self._file.write(_RECORD.pack(_SENTINEL, _NUMBERS[data.dtype], data.nbytes, record + _RECORD.size, 0))
-        self._file.write(memoryview(data).cast("B"))
+        self._file.write(data.reshape(-1).view(np.uint8).data)
         self._file.write(b"\0" * (-data.nbytes % _ALIGNMENT))
         self._count += 1
         return record
@@ -72,7 +74,9 @@ class BlobReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._bytes: NDArray[np.uint8] = np.memmap(path, np.uint8, "r")
-        _, version = _HEADER.unpack_from(self._bytes, 0) if self._bytes.size >= _HEADER.size else (0, 0)
+        _, version = (
+            _HEADER.unpack(self._bytes[: _HEADER.size].tobytes()) if self._bytes.size >= _HEADER.size else (0, 0)
+        )
         if version != 2:
             raise BlobError(f"{path}: not a version 2 weights file")
 
@@ -80,7 +84,7 @@ class BlobReader:
         """The array whose record is at ``offset``; raises BlobError where it is not of that type and size."""
         if offset + _RECORD.size > self._bytes.size:
             raise BlobError(f"{self._path}: no blob at {offset}; the file ends at {self._bytes.size}")
-        sentinel, number, size, start, _ = _RECORD.unpack_from(self._bytes, offset)
+        sentinel, number, size, start, _ = _RECORD.unpack(self._bytes[offset : offset + _RECORD.size].tobytes())
         if sentinel != _SENTINEL:
             raise BlobError(f"{self._path}: no blob record at {offset}")
         expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize

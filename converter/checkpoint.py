@@ -21,7 +21,9 @@ _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; CheckpointError names the file that is missing or damaged."""
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing; a diffusers checkpoint has model_index.json and a folder per network")
+        raise CheckpointError(
+            f"{path} is missing; a diffusers checkpoint has model_index.json and a folder per network"
+        )
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -62,7 +64,9 @@ class Checkpoint:
     def open(path: Path) -> Checkpoint:
         """The checkpoint at ``path``; raises CheckpointError where there is none that can be read safely."""
         if path.is_file() and path.suffix in _PICKLES:
-            raise CheckpointError(f"{path} is a pickle file, which can run any code when read; give a safetensors checkpoint")
+            raise CheckpointError(
+                f"{path} is a pickle file, which can run any code when read; give a safetensors checkpoint"
+            )
         if not path.is_dir():
             raise CheckpointError(f"{path} is not a folder; give a diffusers checkpoint folder (with model_index.json)")
         read_json(path / "model_index.json")

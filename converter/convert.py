@@ -169,7 +169,9 @@ def convert(
     out.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(out.parent).free
     if free < total * 1.1 + 2**24:
-        raise SpaceError(f"converting needs {total * 1.1 / 2**20 + 16:.0f} MB in {out.parent}; {free / 2**20:.0f} MB are free")
+        raise SpaceError(
+            f"converting needs {total * 1.1 / 2**20 + 16:.0f} MB in {out.parent}; {free / 2**20:.0f} MB are free"
+        )
 
     partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)

@@ -1,9 +1,9 @@
 """What can go wrong between a checkpoint and a model folder.
 
-    AnemoneError
-    ├── CheckpointError   the source is missing, damaged, unsafe or of an architecture we do not convert
-    ├── ManifestError     a model folder's anemone.json is not one
-    └── SpaceError        the disk cannot hold the result
+AnemoneError
+├── CheckpointError   the source is missing, damaged, unsafe or of an architecture we do not convert
+├── ManifestError     a model folder's anemone.json is not one
+└── SpaceError        the disk cannot hold the result
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ class Graph:
             if isinstance(value, Tensor):
                 bound[key] = [value]
             elif isinstance(value, list | tuple) and value and isinstance(value[0], Tensor):
-                bound[key] = list(value)
+                bound[key] = [v for v in value if isinstance(v, Tensor)]
             else:
                 bound[key] = [self.constant(f"{unique}_{key}_0", value)]  # type: ignore[arg-type]
         op = self._block.operations.add()
@@ -336,7 +336,9 @@ class Graph:
         b, c, h, w = x.shape
         two = np.float32(2)
         result = [((b, c, 2 * h, 2 * w), x.dtype)]
-        return self._op("upsample_nearest_neighbor", name, result, x=x, scale_factor_height=two, scale_factor_width=two)[0]
+        return self._op(
+            "upsample_nearest_neighbor", name, result, x=x, scale_factor_height=two, scale_factor_width=two
+        )[0]
 
     def pad_bottom_right(self, x: Tensor, name: str) -> Tensor:
         """One row of zeros below and one column to the right."""

@@ -15,7 +15,11 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from demo.scenes import COLOURS, SHAPES, Scene, Thing, random_scene
 
 _SHAPE_WORDS = {"ring": ("ring", "ring", "donut"), "cross": ("cross", "cross", "plus sign")}
-_SIZE_WORDS = {"small": ("small", "small", "little", "tiny"), "medium": ("",) * 5 + ("medium",), "large": ("large", "large", "big")}
+_SIZE_WORDS = {
+    "small": ("small", "small", "little", "tiny"),
+    "medium": ("",) * 5 + ("medium",),
+    "large": ("large", "large", "big"),
+}
 _STYLE_WORDS = {"flat": ("",) * 6 + ("flat",), "outlined": ("outlined",), "shaded": ("shaded", "shaded", "glossy")}
 _PATTERN_WORDS = {
     "plain": ("",) * 6 + ("plain",),
@@ -113,8 +117,14 @@ def write_tokenizer(folder: Path, *, seed: int = 7) -> None:
     rng = np.random.default_rng(seed)
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
     tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    words = [" ".join(SHAPES), " ".join(COLOURS), "photo cat dog house tree sky sun moon gray brown line shape paint art"] * 50
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    words = [
+        " ".join(SHAPES),
+        " ".join(COLOURS),
+        "photo cat dog house tree sky sun moon gray brown line shape paint art",
+    ] * 50
     captions = [caption(random_scene(rng), rng)[0].replace(",", " ,") for _ in range(4000)]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
@@ -127,7 +137,12 @@ def write_tokenizer(folder: Path, *, seed: int = 7) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}, ensure_ascii=False))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
-    special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    special = {
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+    }
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2))
     config = {**special, "tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "add_prefix_space": False}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2))

@@ -73,7 +73,7 @@ def make_unet() -> UNet2DConditionModel:
         sample_size=32,
         in_channels=4,
         out_channels=4,
-        block_out_channels=(64, 112, 160),
+        block_out_channels=(64, 128, 144),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         layers_per_block=1,

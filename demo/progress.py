@@ -43,9 +43,7 @@ def resume(state: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer
     return int(saved["step"])
 
 
-def save(
-    state: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, averaged: Averaged
-) -> None:
+def save(state: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, averaged: Averaged) -> None:
     """Write a checkpoint; the last good one stays until the new one is whole."""
     partial = state.with_suffix(".partial")
     torch.save(

@@ -135,14 +135,18 @@ _POLYGONS = {
     "triangle": _polygon([(0, -0.98), (1.02, 0.8), (-1.02, 0.8)]),
     "diamond": _polygon([(0, -1.1), (0.8, 0), (0, 1.1), (-0.8, 0)]),
     "cross": _polygon(
-        [(-0.33, -1), (0.33, -1), (0.33, -0.33), (1, -0.33), (1, 0.33), (0.33, 0.33)]
-        + [(0.33, 1), (-0.33, 1), (-0.33, 0.33), (-1, 0.33), (-1, -0.33), (-0.33, -0.33)]
+        [
+            *[(-0.33, -1), (0.33, -1), (0.33, -0.33), (1, -0.33), (1, 0.33), (0.33, 0.33)],
+            *[(0.33, 1), (-0.33, 1), (-0.33, 0.33), (-1, 0.33), (-1, -0.33), (-0.33, -0.33)],
+        ]
     ),
     "star": _star(),
 }
 
 
-def _polygon_distance(x: NDArray[np.float32], y: NDArray[np.float32], points: NDArray[np.float32]) -> NDArray[np.float32]:
+def _polygon_distance(
+    x: NDArray[np.float32], y: NDArray[np.float32], points: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """Signed distance to a polygon, negative inside (even-odd rule)."""
     nearest = np.full(x.shape, np.inf, np.float32)
     inside = np.zeros(x.shape, bool)
@@ -178,7 +182,9 @@ def shape_distance(shape: str, x: NDArray[np.float32], y: NDArray[np.float32]) -
     return _polygon_distance(x, y, _POLYGONS[shape])
 
 
-def _ground(scene: Scene, x: NDArray[np.float32], y: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+def _ground(
+    scene: Scene, x: NDArray[np.float32], y: NDArray[np.float32], rng: np.random.Generator
+) -> NDArray[np.float32]:
     base = np.asarray(COLOURS[scene.ground], np.float32) + rng.uniform(-5, 5, 3).astype(np.float32)
     picture = np.broadcast_to(base, (*x.shape, 3)).copy()
     if scene.pattern == "plain":
@@ -197,7 +203,9 @@ def _ground(scene: Scene, x: NDArray[np.float32], y: NDArray[np.float32], rng: n
     return picture * (1 - cover) + second * cover
 
 
-def draw(scene: Scene, rng: np.random.Generator, *, window: tuple[int, int, int, int] = (0, 0, 256, 256)) -> NDArray[np.uint8]:
+def draw(
+    scene: Scene, rng: np.random.Generator, *, window: tuple[int, int, int, int] = (0, 0, 256, 256)
+) -> NDArray[np.uint8]:
     """The scene's pixels, uint8 [height, width, 3] of a 256x256 picture.
 
     ``rng`` moves and tints things a little; ``window`` (left, top, right, bottom in pixels) draws a part only.

@@ -38,8 +38,8 @@ def labels(scene: Scene | None) -> list[int]:
         else:
             found += [0] * len(_THING)
     if scene:
-        return found + [_GROUND[0].index(scene.ground) + 1, _GROUND[1].index(scene.pattern) + 1]
-    return found + [0, 0]
+        return [*found, _GROUND[0].index(scene.ground) + 1, _GROUND[1].index(scene.pattern) + 1]
+    return [*found, 0, 0]
 
 
 def load_tokenizer(folder: Path) -> CLIPTokenizer:
@@ -98,7 +98,7 @@ def train_text(folder: Path, *, steps: int = STEPS, seed: int = 2) -> None:
             targets.append(labels(told))
         ids = tokenize(tokenizer, texts)
         target = torch.tensor(targets)
-        after = (ids == tokenizer.eos_token_id)
+        after = ids == tokenizer.eos_token_id
         scores = model["heads"](encoder(ids).last_hidden_state, after)
         loss = sum(F.nll_loss(s, target[:, i]) for i, s in enumerate(scores))
         optimizer.zero_grad(set_to_none=True)

@@ -63,7 +63,9 @@ def transformer_block(layers: Layers, x: Tensor, context: Tensor, path: str, hea
     """Self attention, cross attention and a GEGLU feed-forward, each added to its input, of [B, C, 1, S]."""
     g = layers.graph
     h = layers.layer_norm(x, f"{path}.norm1")
-    x = g.add(x, split_einsum(layers, h, h, diffusers_projections(f"{path}.attn1"), f"{path}.attn1", heads), f"{path}.1")
+    x = g.add(
+        x, split_einsum(layers, h, h, diffusers_projections(f"{path}.attn1"), f"{path}.attn1", heads), f"{path}.1"
+    )
     h = layers.layer_norm(x, f"{path}.norm2")
     crossed = split_einsum(layers, h, context, diffusers_projections(f"{path}.attn2"), f"{path}.attn2", heads)
     x = g.add(x, crossed, f"{path}.2")

@@ -21,7 +21,7 @@ def _per_level(value: Any, levels: int) -> list[int]:
 def _frequencies(channels: int, shift: float) -> NDArray[np.float32]:
     half = channels // 2
     exponents = -math.log(10000) * np.arange(half, dtype=np.float32) / np.float32(half - shift)
-    return np.exp(exponents, dtype=np.float32).reshape(1, half)
+    return np.asarray(np.exp(exponents), np.float32).reshape(1, half)
 
 
 def _time_embedding(layers: Layers, timestep: Tensor, config: dict[str, Any]) -> Tensor:
@@ -44,7 +44,9 @@ def _time_embedding(layers: Layers, timestep: Tensor, config: dict[str, Any]) ->
     return layers.silu(layers.linear(x, "time_embedding.linear_2"), "time_embedding.ready")
 
 
-def unet(graph: Graph, tensors: Tensors, config: dict[str, Any], *, batch: int, tokens: int, height: int, width: int) -> None:
+def unet(
+    graph: Graph, tensors: Tensors, config: dict[str, Any], *, batch: int, tokens: int, height: int, width: int
+) -> None:
     """sample fp16 [B, 4, height, width], timestep fp16 [B], encoder_hidden_states fp16 [B, D, 1, tokens] ->
     noise_pred fp32 like sample. ``height`` and ``width`` are the latents'.
     """

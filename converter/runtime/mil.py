@@ -89,8 +89,8 @@ class MILNetwork:
         kept = set(program.outputs)
         steps = []
         for index, op in enumerate(program.operations):
-            names = {n for ns in op.inputs.values() for n in ns} | set(op.outputs)
-            freed = tuple(sorted(n for n in names if last_use[n] == index and n not in kept))
+            touched = {n for ns in op.inputs.values() for n in ns} | set(op.outputs)
+            freed = tuple(sorted(n for n in touched if last_use[n] == index and n not in kept))
             steps.append(self._step(op, freed))
         self._shared.clear()
         return steps
@@ -118,6 +118,4 @@ class MILNetwork:
             live |= zip(step.outputs, result if isinstance(result, list) else [result], strict=True)
             for name in step.freed:
                 del live[name]
-        return {
-            name: live[name].numpy().astype(feature.dtype, copy=False) for name, feature in self._outputs.items()
-        }
+        return {name: live[name].numpy().astype(feature.dtype, copy=False) for name, feature in self._outputs.items()}

@@ -151,7 +151,8 @@ def read_program(path: Path, function: str = "main") -> Program:
     # A tuple parameter may mix tensors and constants; the constants then travel as an operation of their own.
     used = {n for op in operations for names in op.inputs.values() for n in names}
     loose = [
-        Operation("const", {}, {"val": [known[n]]}, [n], [np.asarray(known[n]).dtype]) for n in sorted(used & set(known))
+        Operation("const", {}, {"val": [known[n]]}, [n], [np.asarray(known[n]).dtype])
+        for n in sorted(used & set(known))
     ]
     loose += [
         Operation("const", {}, {"val": [known[n]]}, [n], [np.asarray(known[n]).dtype])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -56,7 +59,7 @@ def _leaky_relu(x: Tensor, alpha: Tensor) -> Tensor:
     return torch.where(x >= 0, x, x * alpha)
 
 
-OPERATORS = {
+OPERATORS: dict[str, Callable[..., Any]] = {
     "abs": lambda x: torch.abs(x),
     "add": lambda x, y: x + y,
     "cast": _cast,

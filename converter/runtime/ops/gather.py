@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -51,4 +54,8 @@ def _gather_nd(
     return x[tuple(_within(i, n) for i, n in zip(indices.unbind(-1), x.shape, strict=False))]
 
 
-OPERATORS = {"gather": _gather, "gather_along_axis": _gather_along_axis, "gather_nd": _gather_nd}
+OPERATORS: dict[str, Callable[..., Any]] = {
+    "gather": _gather,
+    "gather_along_axis": _gather_along_axis,
+    "gather_nd": _gather_nd,
+}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -116,7 +119,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | No
     return F.scaled_dot_product_attention(query, key, value, attn_mask)
 
 
-OPERATORS = {
+OPERATORS: dict[str, Callable[..., Any]] = {
     "batch_norm": _batch_norm,
     "conv": _conv,
     "einsum": _einsum,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,9 @@ def _reduction(fold: Callable[[Tensor, list[int], bool], Tensor]) -> Callable[..
 
 
 def _arg(find: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def reduce(x: Tensor, axis: Tensor | None = None, keep_dims: Tensor | None = None, output_dtype: str = "int32") -> Tensor:
+    def reduce(
+        x: Tensor, axis: Tensor | None = None, keep_dims: Tensor | None = None, output_dtype: str = "int32"
+    ) -> Tensor:
         keep = bool(keep_dims) if keep_dims is not None else False
         return find(x, int(axis) if axis is not None else -1, keep).to(torch.int32)
 
@@ -34,7 +37,7 @@ def _first_greatest(x: Tensor, axis: int, keep: bool) -> Tensor:
     return torch.where(x == x.amax(axis, keepdim=True), place, length).amin(axis, keepdim=keep)
 
 
-OPERATORS = {
+OPERATORS: dict[str, Callable[..., Any]] = {
     "reduce_argmax": _arg(_first_greatest),
     "reduce_argmin": _arg(lambda x, axis, keep: _first_greatest(-x, axis, keep)),
     "reduce_l2_norm": _reduction(lambda x, axes, keep: (x * x).sum(axes, keepdim=keep).sqrt()),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,12 +46,14 @@ def _stack(values: list[Tensor], axis: Tensor) -> Tensor:
     return torch.stack(values, int(axis))
 
 
-def _split(x: Tensor, axis: Tensor, num_splits: Tensor | None = None, split_sizes: Tensor | None = None) -> list[Tensor]:
+def _split(
+    x: Tensor, axis: Tensor, num_splits: Tensor | None = None, split_sizes: Tensor | None = None
+) -> list[Tensor]:
     along = int(axis)
     if split_sizes is not None:
-        return list(x.split(_numbers(split_sizes), along))
+        return list(torch.split(x, _numbers(split_sizes), along))
     assert num_splits is not None
-    return list(x.split(x.shape[along] // int(num_splits), along))
+    return list(torch.split(x, x.shape[along] // int(num_splits), along))
 
 
 def _slice_by_index(
@@ -69,7 +74,9 @@ def _slice_by_index(
         if gone[axis]:
             x = x.select(axis, starts[axis])
             continue
-        window = slice(None if open_starts[axis] else starts[axis], None if open_ends[axis] else ends[axis], strides[axis])
+        window = slice(
+            None if open_starts[axis] else starts[axis], None if open_ends[axis] else ends[axis], strides[axis]
+        )
         first, last, step = window.indices(x.shape[axis])
         if step > 0:
             whole = first == 0 and last == x.shape[axis] and step == 1
@@ -99,7 +106,7 @@ def _tile(x: Tensor, reps: Tensor) -> Tensor:
     return x.repeat(_numbers(reps))
 
 
-OPERATORS = {
+OPERATORS: dict[str, Callable[..., Any]] = {
     "concat": _concat,
     "const": lambda val: val,
     "expand_dims": _expand_dims,

@@ -1,0 +1,89 @@
+"""``anemone generate`` and ``anemone convert``: the work without a server."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from converter.convert import ConvertOptions, convert
+from converter.errors import AnemoneError
+from server.jobs.messages import Preparing
+from server.jobs.request import make_request
+from server.jobs.start import ModelChoice
+from server.jobs.worker import prepare_model
+from server.pipeline.denoise import Step
+from server.pipeline.images import encode_png
+from server.pipeline.infotext import write_infotext
+from server.settings import Settings
+from server.terminal import Bar
+
+
+def convert_checkpoint(source: Path, out: Path, sizes: list[tuple[int, int]] | None, name: str | None) -> int:
+    """Convert ``source`` into ``out``, with a bar."""
+    bar, began = Bar(), time.monotonic()
+    options = ConvertOptions(name=name, sizes=tuple(sizes) if sizes else None)
+    try:
+        made = convert(source, out, options, lambda p: bar.show(f"converting {p.network}", p.done_bytes, p.total_bytes))
+    finally:
+        bar.close()
+    shown = ", ".join(f"{w}x{h}" for w, h in made.manifest.sizes)
+    print(f"{out}: {made.manifest.name} ({made.manifest.family}), {shown}, in {time.monotonic() - began:.1f} s")
+    return 0
+
+
+def _targets(out: Path, count: int) -> list[Path]:
+    if count == 1:
+        return [out]
+    return [out.with_name(f"{out.stem}-{i}{out.suffix}") for i in range(count)]
+
+
+def generate(settings: Settings, given: argparse.Namespace) -> int:
+    """Make the pictures ``given`` asks for and write them."""
+    if not given.out.absolute().parent.is_dir():
+        raise AnemoneError(f"there is no folder {given.out.absolute().parent} to write {given.out.name} into")
+    image = None
+    if given.image is not None:
+        if not given.image.is_file():
+            raise AnemoneError(f"there is no picture {given.image}")
+        image = given.image.read_bytes()
+    bar = Bar()
+
+    def preparing(p: Preparing) -> None:
+        bar.show(f"{p.stage} {p.network}", p.done, p.total)
+
+    try:
+        model, _ = prepare_model(
+            ModelChoice(settings.model, settings.data_dir, dict(settings.compute_units)), preparing
+        )
+        width, height = given.size or (None, None)
+        request = make_request(
+            model.manifest,
+            prompt=given.prompt,
+            negative_prompt=given.negative_prompt,
+            width=width,
+            height=height,
+            steps=given.steps,
+            guidance_scale=given.guidance_scale,
+            seed=given.seed,
+            scheduler=given.scheduler,
+            n=given.n,
+            strength=given.strength,
+            image=image,
+        )
+        targets = _targets(given.out, request.n)
+        began, number, written = time.monotonic(), 0, []
+        for event in model.generate(request):
+            if isinstance(event, Step):
+                bar.show(f"picture {number + 1} of {request.n}", event.index, event.total)
+                continue
+            number = event.index + 1
+            target = targets[event.index]
+            partial = target.with_name(f".{target.name}.partial")
+            partial.write_bytes(encode_png(event.pixels, write_infotext(request, model.manifest, event.seed)))
+            partial.rename(target)
+            written.append(f"{target} (seed {event.seed})")
+    finally:
+        bar.close()
+    print(f"{', '.join(written)} in {time.monotonic() - began:.1f} s")
+    return 0

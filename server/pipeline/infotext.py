@@ -1,0 +1,68 @@
+"""AUTOMATIC1111's ``parameters`` text: how to make a picture again, written and read."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+from converter import __version__
+from converter.folder import Manifest
+from server.jobs.request import GenerationRequest
+from server.pipeline.schedulers import SCHEDULERS
+
+_NEGATIVE = "Negative prompt: "
+_PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What a picture's text says: the prompts, and its other settings by A1111's names."""
+
+    prompt: str
+    negative_prompt: str
+    settings: dict[str, str]
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if re.search(r'[,:\n"]', text) else text
+
+
+def write_infotext(request: GenerationRequest, manifest: Manifest, seed: int) -> str:
+    """The text of the picture made with ``seed``. ``RNG: CPU`` says the noise is PyTorch's on the CPU."""
+    scheduler = SCHEDULERS[request.scheduler]
+    settings: dict[str, object] = {
+        "Steps": request.steps,
+        "Sampler": scheduler.title,
+        "Schedule type": scheduler.schedule_type,
+        "CFG scale": f"{request.guidance_scale:g}",
+        "Seed": seed,
+        "Size": f"{request.width}x{request.height}",
+        "Model hash": manifest.source.sha256[:10],
+        "Model": manifest.name,
+    }
+    if request.strength is not None:
+        settings["Denoising strength"] = f"{request.strength:g}"
+    settings |= {"RNG": "CPU", "Version": f"Anemone {__version__}"}
+    negative = f"\n{_NEGATIVE}{request.negative_prompt}" if request.negative_prompt else ""
+    return f"{request.prompt}{negative}\n" + ", ".join(f"{k}: {_quoted(v)}" for k, v in settings.items())
+
+
+def read_infotext(text: str) -> Parameters:
+    """What ``text`` says; a last line without at least three settings is part of the prompt, as in A1111."""
+    *lines, last = text.split("\n")
+    pairs = _PAIR.findall(last)
+    if len(pairs) < 3:
+        lines, pairs = text.split("\n"), []
+    prompt: list[str] = []
+    negative: list[str] | None = None
+    for line in lines:
+        if negative is None and line.startswith(_NEGATIVE.rstrip()):
+            negative = [line[len(_NEGATIVE) :]]
+        elif negative is None:
+            prompt.append(line)
+        else:
+            negative.append(line)
+    settings = {key: json.loads(value) if value.startswith('"') else value.strip() for key, value in pairs}
+    return Parameters("\n".join(prompt), "\n".join(negative or []), settings)

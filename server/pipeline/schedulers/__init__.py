@@ -1,0 +1,80 @@
+"""Samplers, by the names people know them by.
+
+Each is a class of its own module, built from a `NoiseSchedule` and a number of steps; see `Sampler` for what it does.
+They agree with diffusers' schedulers of the same configuration, and need NumPy alone: importing diffusers takes four
+seconds, which a server's start does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from converter.errors import AnemoneError
+from server.pipeline.schedulers.ddim import DDIM
+from server.pipeline.schedulers.dpm import DPMSolver
+from server.pipeline.schedulers.euler import Euler, EulerAncestral
+from server.pipeline.schedulers.heun import Heun
+from server.pipeline.schedulers.lms import LMS
+from server.pipeline.schedulers.pndm import PNDM
+from server.pipeline.schedulers.schedule import NoiseSchedule, Sampler
+
+__all__ = ["SCHEDULERS", "NoiseSchedule", "Sampler", "SchedulerName", "UnknownScheduler", "find_scheduler"]
+
+
+class UnknownScheduler(AnemoneError):
+    """No scheduler has this name."""
+
+
+@dataclass(frozen=True)
+class SchedulerName:
+    """A scheduler as requests name it, and as AUTOMATIC1111 titles it (``title`` and, apart, ``schedule_type``)."""
+
+    name: str
+    title: str
+    schedule_type: str
+    aliases: tuple[str, ...]
+    make: Callable[[NoiseSchedule, int], Sampler]
+
+
+SCHEDULERS: dict[str, SchedulerName] = {
+    s.name: s
+    for s in (
+        SchedulerName("euler", "Euler", "Automatic", ("k_euler", "eulerdiscrete"), Euler),
+        SchedulerName(
+            "euler_a", "Euler a", "Automatic", ("k_euler_a", "euler_ancestral", "k_euler_ancestral"), EulerAncestral
+        ),
+        SchedulerName("dpm++_2m", "DPM++ 2M", "Automatic", ("dpmpp_2m", "k_dpmpp_2m", "dpmsolver++"), DPMSolver),
+        SchedulerName(
+            "dpm++_2m_karras",
+            "DPM++ 2M",
+            "Karras",
+            ("dpmpp_2m_karras", "k_dpmpp_2m_ka", "dpm++ 2m karras"),
+            partial(DPMSolver, karras=True),
+        ),
+        SchedulerName("heun", "Heun", "Automatic", ("k_heun",), Heun),
+        SchedulerName("lms", "LMS", "Automatic", ("k_lms",), LMS),
+        SchedulerName("ddim", "DDIM", "Automatic", (), DDIM),
+        SchedulerName("pndm", "PLMS", "Automatic", ("plms",), PNDM),
+    )
+}
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower() if c not in " _-")
+
+
+_BY_ALIAS = {
+    _plain(alias): s
+    for s in reversed(SCHEDULERS.values())
+    for alias in (s.name, f"{s.title} {s.schedule_type}", s.title, *s.aliases)
+}
+
+
+def find_scheduler(name: str) -> SchedulerName:
+    """The scheduler called ``name``, in any of its spellings; raises UnknownScheduler listing the names."""
+    found = _BY_ALIAS.get(_plain(name))
+    if found is None:
+        raise UnknownScheduler(f"scheduler is {name!r}; accepted: {', '.join(SCHEDULERS)}")
+    return found

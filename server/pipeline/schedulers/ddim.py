@@ -1,0 +1,39 @@
+"""DDIM (Song et al. 2021, "Denoising Diffusion Implicit Models", equation 12 with eta 0)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from server.pipeline.schedulers.schedule import Latents, Noise, NoiseSchedule
+
+
+class DDIM:
+    """Deterministic: predicts the clean latents and noises them again, a little less."""
+
+    order = 1
+    init_noise_sigma = 1.0
+
+    def __init__(self, schedule: NoiseSchedule, steps: int) -> None:
+        self.schedule = schedule
+        self.timesteps = np.round(schedule.spaced(steps))
+        self._stride = schedule.num_train_timesteps // steps
+
+    def scale_model_input(self, latents: Latents, i: int) -> Latents:
+        """As they are."""
+        return latents
+
+    def add_noise(self, latents: Latents, noise: Latents, i: int) -> Latents:
+        """sqrt(alpha) * clean + sqrt(1 - alpha) * noise."""
+        alpha = self.schedule.alphas_cumprod[int(self.timesteps[i])]
+        return np.float32(np.sqrt(alpha)) * latents + np.float32(np.sqrt(1 - alpha)) * noise
+
+    def step(self, prediction: Latents, i: int, latents: Latents, noise: Noise) -> Latents:
+        """To the timestep one stride earlier."""
+        alphas = self.schedule.alphas_cumprod
+        here = int(self.timesteps[i])
+        before = here - self._stride
+        alpha = float(alphas[here])
+        to = float(alphas[before]) if before >= 0 else (1.0 if self.schedule.set_alpha_to_one else float(alphas[0]))
+        clean = self.schedule.clean(prediction, latents, alpha**0.5, (1 - alpha) ** 0.5)
+        epsilon = (latents - np.float32(alpha**0.5) * clean) / np.float32((1 - alpha) ** 0.5)
+        return np.asarray(np.float32(to**0.5) * clean + np.float32((1 - to) ** 0.5) * epsilon, np.float32)

@@ -1,0 +1,69 @@
+"""DPM-Solver++ (2M), with or without Karras' spacing (Lu et al. 2022, algorithm 2; Karras et al. 2022, equation 5)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from server.pipeline.schedulers.schedule import Latents, Noise, NoiseSchedule, Numbers
+
+_RHO = 7.0
+
+
+def _spaced(schedule: NoiseSchedule, steps: int) -> Numbers:
+    """Whole timesteps, of one more interval than the other samplers take."""
+    count = schedule.num_train_timesteps
+    if schedule.timestep_spacing == "linspace":
+        return np.round(np.linspace(0, count - 1, steps + 1))[::-1][:-1]
+    if schedule.timestep_spacing == "leading":
+        return (np.arange(steps + 1) * (count // (steps + 1))).astype(np.float64)[::-1][:-1] + schedule.steps_offset
+    return schedule.spaced(steps)
+
+
+class DPMSolver:
+    """Second-order multistep in the log of signal to noise; the first and the last step are first-order."""
+
+    order = 1
+    init_noise_sigma = 1.0
+
+    def __init__(self, schedule: NoiseSchedule, steps: int, *, karras: bool = False) -> None:
+        self.schedule = schedule
+        self.timesteps = _spaced(schedule, steps)
+        self.sigmas = schedule.sigmas_at(self.timesteps)
+        if karras:
+            low, high = (float(s) ** (1 / _RHO) for s in (schedule.sigmas[0], schedule.sigmas[-1]))
+            sigmas = (high + np.linspace(0, 1, steps) * (low - high)) ** _RHO
+            self.sigmas = np.append(sigmas, 0.0)
+            logs = np.log(schedule.sigmas)
+            self.timesteps = np.round(np.interp(np.log(sigmas), logs, np.arange(len(logs))))
+        self._last: tuple[int, Latents] | None = None
+
+    def _signal_noise(self, i: int) -> tuple[float, float]:
+        sigma = float(self.sigmas[i])
+        signal = 1 / (sigma**2 + 1) ** 0.5
+        return signal, sigma * signal
+
+    def _log_ratio(self, i: int) -> float:
+        return float(-np.log(self.sigmas[i])) if self.sigmas[i] > 0 else float("inf")
+
+    def scale_model_input(self, latents: Latents, i: int) -> Latents:
+        """As they are."""
+        return latents
+
+    def add_noise(self, latents: Latents, noise: Latents, i: int) -> Latents:
+        """signal * clean + noise."""
+        signal, deviation = self._signal_noise(i)
+        return np.float32(signal) * latents + np.float32(deviation) * noise
+
+    def step(self, prediction: Latents, i: int, latents: Latents, noise: Noise) -> Latents:
+        """To the next sigma, by the line through the last two clean predictions where there are two."""
+        signal, deviation = self._signal_noise(i)
+        signal_to, deviation_to = self._signal_noise(i + 1)
+        clean = self.schedule.clean(prediction, latents, signal, deviation)
+        way = self._log_ratio(i + 1) - self._log_ratio(i)
+        decay = float(np.exp(-way)) - 1
+        leaned = clean
+        if self._last is not None and i < len(self.timesteps) - 1:
+            ratio = (self._log_ratio(i) - self._log_ratio(self._last[0])) / way
+            leaned = clean + np.float32(0.5 / ratio) * (clean - self._last[1])
+        self._last = (i, clean)
+        return np.float32(deviation_to / deviation) * latents - np.float32(signal_to * decay) * leaned

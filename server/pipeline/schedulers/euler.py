@@ -1,0 +1,28 @@
+"""Euler's method on the probability-flow equation, plain and ancestral (Karras et al. 2022; k-diffusion)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from server.pipeline.schedulers.schedule import KarrasView, Latents, Noise
+
+
+class Euler(KarrasView):
+    """Algorithm 2 of Karras et al. without its correction and churn."""
+
+    def step(self, prediction: Latents, i: int, latents: Latents, noise: Noise) -> Latents:
+        """Along the slope to the next sigma."""
+        slope = self.slope(prediction, latents, float(self.sigmas[i]))
+        return latents + slope * np.float32(self.sigmas[i + 1] - self.sigmas[i])
+
+
+class EulerAncestral(KarrasView):
+    """Euler past the next sigma, and fresh noise back up to it."""
+
+    def step(self, prediction: Latents, i: int, latents: Latents, noise: Noise) -> Latents:
+        """Down to the lower sigma, then noise."""
+        here, to = self.sigmas[i], self.sigmas[i + 1]
+        up = np.sqrt(to**2 * (here**2 - to**2) / here**2)
+        down = np.sqrt(to**2 - up**2)
+        slope = self.slope(prediction, latents, float(here))
+        return np.asarray(latents + slope * np.float32(down - here) + noise() * np.float32(up), np.float32)

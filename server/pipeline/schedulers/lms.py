@@ -1,0 +1,34 @@
+"""Linear multistep: a polynomial through the last four slopes, integrated to the next sigma (k-diffusion's LMS)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from server.pipeline.schedulers.schedule import KarrasView, Latents, Noise, NoiseSchedule
+
+_ORDER = 4
+
+
+class LMS(KarrasView):
+    """Adams-Bashforth on unevenly spaced sigmas."""
+
+    def __init__(self, schedule: NoiseSchedule, steps: int) -> None:
+        super().__init__(schedule, steps)
+        self._slopes: list[Latents] = []
+
+    def _coefficient(self, i: int, which: int, count: int) -> float:
+        """The integral from sigma i to i + 1 of the Lagrange polynomial of the slope ``which`` steps back."""
+        polynomial = np.polynomial.Polynomial([1.0])
+        for other in range(count):
+            if other != which:
+                root, own = self.sigmas[i - other], self.sigmas[i - which]
+                polynomial *= np.polynomial.Polynomial([-root, 1.0]) / (own - root)
+        whole = polynomial.integ()
+        return float(whole(self.sigmas[i + 1]) - whole(self.sigmas[i]))
+
+    def step(self, prediction: Latents, i: int, latents: Latents, noise: Noise) -> Latents:
+        """The last slopes' sum, each weighted by its polynomial's integral."""
+        self._slopes = [self.slope(prediction, latents, float(self.sigmas[i])), *self._slopes][:_ORDER]
+        count = len(self._slopes)
+        moved = sum(np.float32(self._coefficient(i, k, count)) * slope for k, slope in enumerate(self._slopes))
+        return np.asarray(latents + moved, np.float32)

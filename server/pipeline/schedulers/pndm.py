@@ -1,0 +1,57 @@
+"""PNDM without its Runge-Kutta start, as Stable Diffusion 1 ships it ("PLMS"; Liu et al. 2022, equations 9 and 12)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.pipeline.schedulers.ddim import DDIM
+from server.pipeline.schedulers.schedule import Latents, Noise, NoiseSchedule
+
+
+class PNDM(DDIM):
+    """Adams-Bashforth over the last four predictions; the second timestep is visited twice to begin."""
+
+    def __init__(self, schedule: NoiseSchedule, steps: int) -> None:
+        super().__init__(schedule, steps)
+        plain = self.timesteps
+        # diffusers' order: the first step is taken, its end evaluated again, and the first two averaged.
+        self.timesteps = np.concatenate([plain[:1], plain[1:2], plain[1:]]) if steps > 1 else plain
+        self._past: list[Latents] = []
+        self._first: Latents | None = None
+
+    def _moved(self, latents: Latents, here: int, before: int, prediction: Latents) -> Latents:
+        alphas, schedule = self.schedule.alphas_cumprod, self.schedule
+        alpha = float(alphas[here])
+        last = 1.0 if schedule.set_alpha_to_one else float(alphas[0])
+        to = float(alphas[before]) if before >= 0 else last
+        if schedule.prediction_type == "v_prediction":
+            prediction = np.float32(alpha**0.5) * prediction + np.float32((1 - alpha) ** 0.5) * latents
+        scale = alpha * (1 - to) ** 0.5 + (alpha * (1 - alpha) * to) ** 0.5
+        return np.float32((to / alpha) ** 0.5) * latents - np.float32((to - alpha) / scale) * prediction
+
+    def step(self, prediction: Latents, i: int, latents: Latents, noise: Noise) -> Latents:
+        """The weighted sum of the last predictions, one stride on."""
+        here = int(self.timesteps[i])
+        before = here - self._stride
+        count = len(self._past)
+        if self._first is not None:
+            # The second call: the average with the first, from where the first began.
+            latents, self._first = self._first, None
+            before, here = here, here + self._stride
+            mean = np.asarray((prediction + self._past[-1]) / 2, np.float32)
+            return self._moved(latents, here, before, mean)
+        self._past = [*self._past[-3:], prediction]
+        if count == 0:
+            self._first = latents
+            return self._moved(latents, here, before, prediction)
+        mean: NDArray[Any]
+        if count == 1:
+            mean = (3 * self._past[-1] - self._past[-2]) / 2
+        elif count == 2:
+            mean = (23 * self._past[-1] - 16 * self._past[-2] + 5 * self._past[-3]) / 12
+        else:
+            mean = (55 * self._past[-1] - 59 * self._past[-2] + 37 * self._past[-3] - 9 * self._past[-4]) / 24
+        return self._moved(latents, here, before, np.asarray(mean, np.float32))

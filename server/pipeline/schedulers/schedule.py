@@ -1,0 +1,141 @@
+"""The noise a model was trained with, and what every sampler does with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converter.folder import Manifest
+
+Latents = NDArray[np.float32]
+Numbers = NDArray[np.float64]
+Noise = Callable[[], Latents]
+
+
+class Sampler(Protocol):
+    """A way from noise to latents. Index ``i`` counts the calls of the UNet, of which there are ``len(timesteps)``."""
+
+    #: UNet calls a step takes; where a run begins part-way, it begins at a multiple of this.
+    order: int
+    #: What the UNet is told at each call.
+    timesteps: Numbers
+    #: The deviation of the noise a run starts from.
+    init_noise_sigma: float
+
+    def scale_model_input(self, latents: Latents, i: int) -> Latents:
+        """The latents as the UNet wants them at call ``i``."""
+
+    def add_noise(self, latents: Latents, noise: Latents, i: int) -> Latents:
+        """Clean latents with as much noise as there is before call ``i`` (for img2img)."""
+
+    def step(self, prediction: Latents, i: int, latents: Latents, noise: Noise) -> Latents:
+        """The latents after call ``i``; ``noise`` draws fresh noise where the sampler uses any."""
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """A model's noise schedule (Ho et al. 2020) and what its UNet predicts (Salimans and Ho 2022)."""
+
+    num_train_timesteps: int
+    beta_start: float
+    beta_end: float
+    beta_schedule: str
+    timestep_spacing: str
+    steps_offset: int
+    set_alpha_to_one: bool
+    prediction_type: str
+
+    @staticmethod
+    def of(manifest: Manifest) -> NoiseSchedule:
+        """The schedule a model folder states."""
+        s = manifest.scheduler
+        return NoiseSchedule(
+            num_train_timesteps=s.num_train_timesteps,
+            beta_start=s.beta_start,
+            beta_end=s.beta_end,
+            beta_schedule=s.beta_schedule,
+            timestep_spacing=s.timestep_spacing,
+            steps_offset=s.steps_offset,
+            set_alpha_to_one=s.set_alpha_to_one,
+            prediction_type=manifest.prediction_type,
+        )
+
+    @cached_property
+    def alphas_cumprod(self) -> Numbers:
+        """The share of signal power left at each training timestep."""
+        count = self.num_train_timesteps
+        if self.beta_schedule == "linear":
+            betas = np.linspace(self.beta_start, self.beta_end, count)
+        elif self.beta_schedule == "scaled_linear":
+            betas = np.linspace(self.beta_start**0.5, self.beta_end**0.5, count) ** 2
+        elif self.beta_schedule == "squaredcos_cap_v2":
+            left = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * np.pi / 2) ** 2
+            betas = np.minimum(1 - left[1:] / left[:-1], 0.999)
+        else:
+            raise ValueError(f"beta_schedule {self.beta_schedule!r} is not linear, scaled_linear or squaredcos_cap_v2")
+        return np.cumprod(1 - betas, dtype=np.float64)
+
+    @cached_property
+    def sigmas(self) -> Numbers:
+        """Noise to signal at each training timestep (the k-diffusion view, Karras et al. 2022)."""
+        return np.sqrt((1 - self.alphas_cumprod) / self.alphas_cumprod)
+
+    def spaced(self, steps: int) -> Numbers:
+        """``steps`` training timesteps, the noisiest first (table 2 of Lin et al. 2023, "Common Diffusion Noise")."""
+        count = self.num_train_timesteps
+        if self.timestep_spacing == "linspace":
+            return np.linspace(0, count - 1, steps)[::-1].copy()
+        if self.timestep_spacing == "leading":
+            return (np.arange(steps) * (count // steps)).astype(np.float64)[::-1] + self.steps_offset
+        if self.timestep_spacing == "trailing":
+            return np.round(count - np.arange(steps) * (count / steps)) - 1
+        raise ValueError(f"timestep_spacing {self.timestep_spacing!r} is not linspace, leading or trailing")
+
+    def sigmas_at(self, timesteps: Numbers) -> Numbers:
+        """Sigmas at (fractional) timesteps, and a last 0."""
+        found = np.interp(timesteps, np.arange(self.num_train_timesteps), self.sigmas)
+        return np.append(found, 0.0)
+
+    def first_sigma(self, sigmas: Numbers) -> float:
+        """The deviation of the starting noise in the k-diffusion view."""
+        top = float(sigmas.max())
+        return top if self.timestep_spacing in ("linspace", "trailing") else (top**2 + 1) ** 0.5
+
+    def clean(self, prediction: Latents, latents: Latents, signal: float, noise: float) -> Latents:
+        """The clean latents a prediction means, where ``latents`` are signal * clean + noise * epsilon."""
+        if self.prediction_type == "epsilon":
+            return np.asarray((latents - noise * prediction) / signal, np.float32)
+        if self.prediction_type == "v_prediction":
+            return np.asarray(signal * latents - noise * prediction, np.float32)
+        return prediction
+
+
+class KarrasView:
+    """What samplers share that see latents as clean + sigma * noise."""
+
+    order = 1
+
+    def __init__(self, schedule: NoiseSchedule, steps: int) -> None:
+        self.schedule = schedule
+        self.timesteps = schedule.spaced(steps)
+        self.sigmas = schedule.sigmas_at(self.timesteps)
+        self.init_noise_sigma = schedule.first_sigma(self.sigmas)
+
+    def scale_model_input(self, latents: Latents, i: int) -> Latents:
+        """Unit variance, as in training."""
+        return latents / np.float32(np.sqrt(self.sigmas[i] ** 2 + 1))
+
+    def add_noise(self, latents: Latents, noise: Latents, i: int) -> Latents:
+        """clean + sigma * noise."""
+        return latents + np.float32(self.sigmas[i]) * noise
+
+    def slope(self, prediction: Latents, latents: Latents, sigma: float) -> Latents:
+        """d latents / d sigma: the direction away from the clean latents the prediction means."""
+        root = (sigma**2 + 1) ** 0.5
+        clean = self.schedule.clean(prediction, np.asarray(latents / root, np.float32), 1 / root, sigma / root)
+        return np.asarray((latents - clean) / sigma, np.float32)

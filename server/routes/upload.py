@@ -1,0 +1,53 @@
+"""The body of img2img: a form with a file, or JSON with base64."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any
+
+from fastapi import Request
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException
+
+from server.errors import ApiError, from_validation
+from server.jobs.request import RequestError
+from server.routes.wire import Img2Img, Img2ImgJson
+
+_FIELDS = 30
+
+
+def _unbase64(text: str) -> bytes:
+    data = text.partition(",")[2] if text.startswith("data:") else text
+    try:
+        return base64.b64decode("".join(data.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RequestError("image", text[:40], f"base64 of a PNG, JPEG or WebP picture ({error})") from error
+
+
+async def _form_fields(request: Request) -> tuple[dict[str, Any], bytes]:
+    try:
+        form = await request.form(max_files=1, max_fields=_FIELDS)
+    except MultiPartException as error:
+        raise ApiError(400, "invalid_form", f"the form cannot be parsed: {error.message}") from error
+    image = form.get("image")
+    if not isinstance(image, UploadFile):
+        raise ApiError(422, "missing_field", "image is missing; it is required, as a file", field="image")
+    fields = {key: value for key, value in form.items() if key != "image"}
+    return Img2Img.model_validate(fields).model_dump(), await image.read()
+
+
+async def img2img_fields(request: Request) -> tuple[dict[str, Any], bytes]:
+    """The request's fields and its picture, undecoded; raises ApiError naming what cannot be used."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        if kind == "application/json":
+            body = Img2ImgJson.model_validate_json(await request.body())
+            return body.model_dump(exclude={"image"}), _unbase64(body.image)
+        if kind == "multipart/form-data":
+            return await _form_fields(request)
+    except ValidationError as error:
+        raise from_validation(list(error.errors())) from error
+    message = f"the body is {kind or 'untyped'}; accepted: multipart/form-data, application/json"
+    raise ApiError(415, "wrong_type", message)

@@ -1,0 +1,196 @@
+"""The native API's bodies and answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from server.jobs.job import Job, Status
+from server.jobs.request import GUIDANCE, LONGEST_PROMPT, PICTURES, SEEDS, STEPS
+from server.pipeline.schedulers import SCHEDULERS
+
+
+class Txt2Img(BaseModel):
+    """A picture from words. What is left out takes the model's default."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"prompt": "a red circle on a blue background", "seed": 7}]},
+    )
+
+    prompt: str = Field(description=f"What to show, up to {LONGEST_PROMPT} characters; CLIP reads the first 75 tokens")
+    negative_prompt: str | None = Field(None, description="What not to show")
+    width: int | None = Field(None, description="Pixels; a size the model was converted for (see capabilities)")
+    height: int | None = Field(None, description="Pixels")
+    steps: int | None = Field(None, description=f"Denoising steps, {STEPS[0]} to {STEPS[1]}")
+    guidance_scale: float | None = Field(
+        None, description=f"How closely to follow the prompt, {GUIDANCE[0]:g} to {GUIDANCE[1]:g}"
+    )
+    seed: int | None = Field(
+        None, description=f"0 to {SEEDS[1]}; the same seed and settings give the same picture; -1 or none draws one"
+    )
+    scheduler: str | None = Field(None, description=f"One of {', '.join(SCHEDULERS)} (A1111's names work too)")
+    n: int | None = Field(
+        None, description=f"How many pictures, {PICTURES[0]} to {PICTURES[1]}; picture i uses seed + i"
+    )
+
+
+class Img2Img(Txt2Img):
+    """A picture from a picture and words."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={})
+
+    strength: float | None = Field(
+        None, description="How much to change, above 0 (nothing) to 1 (everything); 0.75 if left out"
+    )
+
+
+class Img2ImgJson(Img2Img):
+    """img2img as JSON."""
+
+    image: str = Field(description="The first picture: PNG, JPEG or WebP as base64, a data: URI prefix allowed")
+
+
+class JobImageOut(BaseModel):
+    """A finished picture."""
+
+    index: int = Field(description="From 0")
+    seed: int
+    url: str = Field(description="Where the PNG is")
+
+
+class JobErrorOut(BaseModel):
+    """Why a job failed."""
+
+    code: str
+    message: str
+
+
+class ProgressOut(BaseModel):
+    """How far a running job is."""
+
+    image: int = Field(description="The picture being made, from 0")
+    step: int = Field(description="Steps done of this picture")
+    steps: int = Field(description="Steps of this picture in all")
+    fraction: float = Field(description="Of the whole job, 0 to 1")
+
+
+class JobOut(BaseModel):
+    """A job as it stands."""
+
+    id: str
+    status: Status
+    url: str
+    request: dict[str, Any] = Field(description="What was asked, defaults filled in, the seed drawn")
+    position: int | None = Field(description="How many jobs go before it; null unless queued")
+    progress: ProgressOut | None
+    images: list[JobImageOut]
+    error: JobErrorOut | None
+    created: float = Field(description="Seconds since 1970")
+    started: float | None
+    finished: float | None
+    attempts: int
+
+
+class JobsOut(BaseModel):
+    """The newest jobs."""
+
+    jobs: list[JobOut]
+
+
+class ReadyOut(BaseModel):
+    """Whether the server can make a picture, and how far it is."""
+
+    ready: bool
+    state: str = Field(description="starting, converting, loading, ready or failed")
+    network: str | None = Field(description="The network being converted or loaded")
+    done: int = Field(description="Bytes converted, or networks loaded")
+    total: int
+    fraction: float | None = Field(description="done / total")
+    message: str | None = Field(description="Why it failed")
+
+
+class HealthOut(BaseModel):
+    """The HTTP side is alive."""
+
+    status: str = "ok"
+
+
+class SizeOut(BaseModel):
+    """A picture size in pixels."""
+
+    width: int
+    height: int
+
+
+class ModelOut(BaseModel):
+    """The model that is served."""
+
+    name: str
+    family: str
+    prediction_type: str
+    attention: str
+    precision: str
+    sizes: list[SizeOut]
+    source_sha256: str
+
+
+class LimitsOut(BaseModel):
+    """What a request may ask."""
+
+    steps: tuple[int, int] = STEPS
+    guidance_scale: tuple[float, float] = GUIDANCE
+    n: tuple[int, int] = PICTURES
+    seed: tuple[int, int] = SEEDS
+    prompt_characters: int = LONGEST_PROMPT
+
+
+class DefaultsOut(BaseModel):
+    """What a request gets when it does not say."""
+
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    scheduler: str
+    strength: float
+
+
+class CapabilitiesOut(BaseModel):
+    """What this server can do now. ``model`` and ``defaults`` are null until the model is known."""
+
+    version: str
+    model: ModelOut | None
+    defaults: DefaultsOut | None
+    schedulers: list[str]
+    limits: LimitsOut
+
+
+def job_url(job_id: str) -> str:
+    """Where a job is."""
+    return f"/api/v1/jobs/{job_id}"
+
+
+def job_out(job: Job) -> JobOut:
+    """A job as JSON."""
+    progress = None
+    if job.step is not None and job.steps and job.image is not None:
+        pictures = int(job.request.get("n", 1))
+        fraction = min(1.0, (job.image + job.step / job.steps) / pictures)
+        progress = ProgressOut(image=job.image, step=job.step, steps=job.steps, fraction=round(fraction, 4))
+    url = job_url(job.id)
+    return JobOut(
+        id=job.id,
+        status=job.status,
+        url=url,
+        request=job.request,
+        position=job.position,
+        progress=progress,
+        images=[JobImageOut(index=i.index, seed=i.seed, url=f"{url}/images/{i.index}") for i in job.images],
+        error=JobErrorOut(code=job.failure.code, message=job.failure.message) if job.failure else None,
+        created=job.created,
+        started=job.started,
+        finished=job.finished,
+        attempts=job.attempts,
+    )

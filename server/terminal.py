@@ -1,0 +1,38 @@
+"""Progress in the terminal: one moving line on a tty, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+_WIDTH = 28
+_SECONDS_BETWEEN_LINES = 2.0
+
+
+class Bar:
+    """A progress bar on standard error."""
+
+    def __init__(self) -> None:
+        self._moving = sys.stderr.isatty()
+        self._drawn = ""
+        self._last = 0.0
+
+    def show(self, label: str, done: int, total: int) -> None:
+        """Draw ``label`` at ``done`` of ``total``."""
+        fraction = done / total if total else 0.0
+        if self._moving:
+            filled = round(fraction * _WIDTH)
+            line = f"{label:<24} [{'#' * filled}{'.' * (_WIDTH - filled)}] {fraction:4.0%}"
+            sys.stderr.write(f"\r{line:<{len(self._drawn)}}")
+            sys.stderr.flush()
+            self._drawn = line
+        elif time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
+            print(f"{label} {fraction:.0%}", file=sys.stderr, flush=True)
+            self._last = time.monotonic()
+
+    def close(self) -> None:
+        """End the line."""
+        if self._drawn:
+            sys.stderr.write("\n")
+            sys.stderr.flush()
+            self._drawn = ""

@@ -1,0 +1,142 @@
+"use strict";
+
+const $ = (id) => document.getElementById(id);
+const form = $("form");
+const pause = (ms) => new Promise((resume) => setTimeout(resume, ms));
+const POLL = 300;
+let first = null; // the picture to start from
+let job = null; // the path of the job being made
+
+async function ask(path, options) {
+  const answer = await fetch(path, options);
+  const body = await answer.json();
+  if (!answer.ok && !("ready" in body)) throw new Error(body.error.message);
+  return body;
+}
+
+function field(name, limits, preset) {
+  const input = form.elements[name];
+  if (limits) [input.min, input.max] = limits;
+  if (preset !== undefined) input.value = preset;
+}
+
+async function prepare() {
+  for (;;) {
+    const now = await ask("readyz");
+    if (now.state === "failed") throw new Error(`The model cannot be loaded: ${now.message}`);
+    if (now.ready) break;
+    progress(now.fraction, `Preparing the model: ${now.state} ${now.network || ""}`);
+    await pause(POLL);
+  }
+  progress(null, "");
+  const { model, defaults, schedulers, limits } = await ask("api/v1/capabilities");
+  $("model").textContent = model.name;
+  field("steps", limits.steps, defaults.steps);
+  field("guidance_scale", limits.guidance_scale, defaults.guidance_scale);
+  field("n", limits.n);
+  field("strength", null, defaults.strength);
+  form.elements.seed.max = limits.seed[1];
+  form.elements.scheduler.replaceChildren(...schedulers.map((name) => new Option(name)));
+  form.elements.scheduler.value = defaults.scheduler;
+  const sizes = model.sizes.map(({ width, height }) => new Option(`${width} × ${height}`, `${width}x${height}`));
+  form.elements.size.replaceChildren(...sizes);
+  $("go").disabled = false;
+}
+
+function progress(fraction, words) {
+  $("bar").hidden = !words;
+  if (fraction === null) $("bar").removeAttribute("value");
+  else $("bar").value = fraction;
+  $("status").textContent = words;
+}
+
+function settings() {
+  const { size, ...given } = Object.fromEntries(new FormData(form));
+  [given.width, given.height] = size.split("x");
+  if (!first) delete given.strength;
+  for (const [name, value] of Object.entries(given)) {
+    if (value === "") delete given[name];
+    else if (!["prompt", "negative_prompt", "scheduler"].includes(name)) given[name] = Number(value);
+  }
+  return given;
+}
+
+function submit() {
+  const headers = { Prefer: "respond-async" };
+  if (!first) {
+    headers["Content-Type"] = "application/json";
+    return ask("api/v1/txt2img", { method: "POST", headers, body: JSON.stringify(settings()) });
+  }
+  const body = new FormData();
+  for (const [name, value] of Object.entries(settings())) body.append(name, value);
+  body.append("image", first);
+  return ask("api/v1/img2img", { method: "POST", headers, body });
+}
+
+function show(image, request) {
+  const figure = document.createElement("figure");
+  const link = Object.assign(document.createElement("a"), { href: image.url, target: "_blank" });
+  const caption = document.createElement("figcaption");
+  caption.textContent = `${request.prompt} · seed ${image.seed}`;
+  link.append(Object.assign(new Image(), { src: image.url, alt: request.prompt }));
+  figure.append(link, caption);
+  $("pictures").prepend(figure);
+}
+
+function words({ status, position, progress: at }) {
+  if (status === "queued") return position ? `Waiting: ${position} before it` : "Waiting";
+  return at ? `Picture ${at.image + 1}, step ${at.step} of ${at.steps}` : "Starting";
+}
+
+async function generate() {
+  let now = await submit();
+  job = now.url;
+  $("stop").hidden = false;
+  for (let shown = 0; ; await pause(POLL), now = await ask(job)) {
+    for (; shown < now.images.length; shown++) show(now.images[shown], now.request);
+    if (now.status === "failed") throw new Error(now.error.message);
+    if (!["queued", "running"].includes(now.status)) return;
+    progress(now.progress ? now.progress.fraction : null, words(now));
+  }
+}
+
+async function attempt(work) {
+  $("error").textContent = "";
+  $("go").disabled = true;
+  try {
+    await work();
+    $("go").disabled = false;
+  } catch (error) {
+    $("error").textContent = error instanceof TypeError ? "The server does not answer; is it running?" : error.message;
+    $("go").disabled = !form.elements.size.value; // without sizes the preparation failed
+  }
+  $("stop").hidden = true;
+  job = null;
+  progress(null, "");
+}
+
+function start(file) {
+  if ($("first").src) URL.revokeObjectURL($("first").src);
+  first = file || null;
+  $("first").hidden = $("from").hidden = !first;
+  $("hint").hidden = Boolean(first);
+  if (first) $("first").src = URL.createObjectURL(first);
+  else $("first").removeAttribute("src");
+  $("file").value = "";
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  attempt(generate);
+});
+$("stop").addEventListener("click", () => job && ask(job, { method: "DELETE" }).catch((error) => ($("error").textContent = error.message)));
+$("file").addEventListener("change", () => start($("file").files[0]));
+$("remove").addEventListener("click", () => start(null));
+for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
+  document.addEventListener(name, (event) => {
+    event.preventDefault();
+    $("drop").classList.toggle("over", name === "dragenter" || name === "dragover");
+    if (name === "drop" && event.dataTransfer.files[0]) start(event.dataTransfer.files[0]);
+  });
+}
+attempt(prepare);
