@@ -176,16 +176,16 @@ def convert(
     partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    done = 0
+    done = before = 0
 
     def written(size: int) -> None:
         nonlocal done
-        done = min(total, done + size)
+        # Constants that are no checkpoint tensors (masks, frequencies) are not in the total.
+        done = min(before + totals[network], done + size)
         progress(ConvertProgress(network, done, total))
 
     try:
         networks = {}
-        before = 0
         for network in NETWORKS:
             networks[network] = _write_network(network, checkpoint, family, sizes, name, partial, written)
             before += totals[network]

@@ -16,7 +16,7 @@ from demo.scenes import Scene, draw, held_out, random_scene
 from demo.train_text import load_tokenizer, tokenize
 
 PICTURES = 20_000
-STEPS = 5600
+STEPS = 4400
 BATCH = 16
 #: Stable Diffusion's schedule, but ending at 0.02: at 0.012 the last step still shows 7 % of the picture, from which a
 #: model learns that a ground is never far from grey; here it is 1.6 %.

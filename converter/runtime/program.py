@@ -116,8 +116,8 @@ def _operation(op: Any, values: _Values, known: dict[str, Value]) -> Operation:
     return Operation(op.type, inputs, constants, outputs, [values.dtype(o.type) for o in op.outputs])
 
 
-def read_program(path: Path, function: str = "main") -> Program:
-    """The function of the package at ``path``; raises PackageError where it cannot be read."""
+def read_model(path: Path) -> Any:
+    """The package's model message (Model.proto); raises PackageError where it cannot be read or is no ML program."""
     try:
         manifest = json.loads((path / "Manifest.json").read_text())
         item = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
@@ -131,15 +131,23 @@ def read_program(path: Path, function: str = "main") -> Program:
         raise PackageError(f"{path}: its model is damaged: {error}") from error
     if model.WhichOneof("Type") != "mlProgram":
         raise PackageError(f"{path} is a {model.WhichOneof('Type')}, not an ML program")
+    return model
+
+
+def described(model: Any, path: Path, function: str) -> Any:
+    """The description of one function's inputs and outputs; raises PackageError where there is no such function."""
     functions = model.mlProgram.functions
     if function not in functions:
         raise PackageError(f"{path} has no function {function!r}; it has {', '.join(sorted(functions))}")
-    body = functions[function]
+    return next((f for f in model.description.functions if f.name == function), model.description)
+
+
+def read_program(path: Path, function: str = "main") -> Program:
+    """The function of the package at ``path``; raises PackageError where it cannot be read."""
+    model = read_model(path)
+    description = described(model, path, function)
+    body = model.mlProgram.functions[function]
     block = body.block_specializations[body.opset]
-    description = model.description
-    for described in model.description.functions:
-        if described.name == function:
-            description = described
     values = _Values(path / "Data" / "com.apple.CoreML" / "weights" / "weight.bin")
     known: dict[str, Value] = {}
     operations = []

@@ -88,6 +88,8 @@ def make_request(
     A seed of None or -1 is drawn here, so that the job knows it from the start.
     """
     for field, text in (("prompt", prompt), ("negative_prompt", negative_prompt or "")):
+        if any((ord(c) < 32 and c not in "\t\r\n") or 0xD800 <= ord(c) < 0xE000 for c in text):
+            raise RequestError(field, text, "text without control characters or halves of surrogate pairs")
         if len(text) > LONGEST_PROMPT:
             raise RequestError(field, f"{len(text)} characters", f"up to {LONGEST_PROMPT} characters")
     default = manifest.sizes[0]

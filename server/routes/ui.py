@@ -7,10 +7,7 @@ from pathlib import Path
 from fastapi import APIRouter
 from fastapi.responses import FileResponse
 
-from server.errors import ApiError
-
 _WEB = Path(__file__).resolve().parent.parent / "web"
-_FILES = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
 router = APIRouter(include_in_schema=False)
 
@@ -21,9 +18,19 @@ def index() -> FileResponse:
     return FileResponse(_WEB / "index.html", media_type="text/html")
 
 
-@router.get("/web/{name}")
-def asset(name: str) -> FileResponse:
-    """One of the page's files."""
-    if name not in _FILES:
-        raise ApiError(404, "not_found", f"there is no {name[:40]!r}")
-    return FileResponse(_WEB / name, media_type=_FILES[name])
+@router.get("/page.css")
+def style() -> FileResponse:
+    """How it looks."""
+    return FileResponse(_WEB / "page.css", media_type="text/css")
+
+
+@router.get("/page.js")
+def script() -> FileResponse:
+    """What it does."""
+    return FileResponse(_WEB / "page.js", media_type="text/javascript")
+
+
+@router.get("/icon.svg")
+def icon() -> FileResponse:
+    """Its sign."""
+    return FileResponse(_WEB / "icon.svg", media_type="image/svg+xml")

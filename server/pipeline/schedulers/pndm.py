@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from server.pipeline.schedulers.ddim import DDIM
 from server.pipeline.schedulers.schedule import Latents, Noise, NoiseSchedule
+
+#: Adams-Bashforth's weights of the newest prediction first, for two, three and four of them.
+_WEIGHTS = ((3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 
 
 class PNDM(DDIM):
@@ -43,15 +43,9 @@ class PNDM(DDIM):
             before, here = here, here + self._stride
             mean = np.asarray((prediction + self._past[-1]) / 2, np.float32)
             return self._moved(latents, here, before, mean)
-        self._past = [*self._past[-3:], prediction]
+        past = self._past = [*self._past[-3:], prediction]
         if count == 0:
             self._first = latents
             return self._moved(latents, here, before, prediction)
-        mean: NDArray[Any]
-        if count == 1:
-            mean = (3 * self._past[-1] - self._past[-2]) / 2
-        elif count == 2:
-            mean = (23 * self._past[-1] - 16 * self._past[-2] + 5 * self._past[-3]) / 12
-        else:
-            mean = (55 * self._past[-1] - 59 * self._past[-2] + 37 * self._past[-3] - 9 * self._past[-4]) / 24
-        return self._moved(latents, here, before, np.asarray(mean, np.float32))
+        weighted = [np.float32(w) * p for w, p in zip(_WEIGHTS[min(count, 3) - 1], reversed(past), strict=True)]
+        return self._moved(latents, here, before, np.asarray(sum(weighted), np.float32))

@@ -1,0 +1,47 @@
+# `make serve` and `make test` are all a fresh machine needs; each makes .venv itself.
+PYTHON ?= python3
+PIP_FLAGS ?=
+BIN := .venv/bin
+
+.PHONY: serve test lint format setup openapi check-model clean
+
+serve: .venv/.serve
+	$(BIN)/anemone serve $(ARGS)
+
+test: .venv/.develop
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/.develop
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/.develop
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+setup: .venv/.develop
+
+# The API's document, exported from the app.
+openapi: .venv/.serve
+	$(BIN)/python -m server.openapi
+
+# Paints held-out prompts and judges their pixels: a table and a contact sheet in build/ (ten minutes on two cores).
+check-model: .venv/.develop
+	mkdir -p build
+	$(BIN)/anemone convert demo/model -o build/anemone-demo --name anemone-demo
+	$(BIN)/python -m demo.check --model build/anemone-demo --sheet build/sheet.png --table build/table.json
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.serve: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e .
+	touch $@
+
+.venv/.develop: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e '.[dev,reference]'
+	touch $@ .venv/.serve
+
+clean:
+	rm -rf .venv build *.egg-info

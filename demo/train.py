@@ -1,0 +1,40 @@
+"""The whole recipe in one command: ``python -m demo.train``. Run again, it goes on from its last checkpoint.
+
+On two cores (AVX-512, fp32): autoencoder 17 minutes, text encoder 6, drawing and encoding the scenes 10, UNet 70.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from demo.captions import write_tokenizer
+from demo.export import export
+from demo.train_text import train_text
+from demo.train_unet import encode_scenes, train_unet
+from demo.train_vae import train_vae
+
+HERE = Path(__file__).resolve().parent
+
+
+def main() -> None:
+    """Train what is not trained yet and write the checkpoint."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, default=HERE / "run", help="checkpoints and logs (demo/run)")
+    parser.add_argument(
+        "--out", type=Path, default=HERE / "model", help="the diffusers checkpoint to write (demo/model)"
+    )
+    given = parser.parse_args()
+    run: Path = given.run
+    if not (run / "tokenizer" / "vocab.json").is_file():
+        write_tokenizer(run / "tokenizer")
+    train_vae(run)
+    train_text(run)
+    if not (run / "scenes.pickle").is_file():
+        encode_scenes(run)
+    train_unet(run)
+    export(run, given.out)
+
+
+if __name__ == "__main__":
+    main()

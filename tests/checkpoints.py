@@ -1,0 +1,99 @@
+"""Tiny checkpoints with random weights, in the real classes and the real layout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from tokenizers import pre_tokenizers
+from transformers import CLIPTextConfig, CLIPTextModel
+
+TEXT_WIDTH = 32
+SIDE = 64
+
+
+def write_tokenizer(folder: Path) -> int:
+    """A CLIP vocabulary of single bytes and a few words; returns its size."""
+    folder.mkdir(parents=True, exist_ok=True)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("r", "e"), ("re", "d</w>"), ("b", "l"), ("bl", "u"), ("blu", "e</w>")]
+    pieces = [*alphabet, *(f"{c}</w>" for c in alphabet), *("".join(m) for m in merges)]
+    tokens = [*pieces, "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}, ensure_ascii=False))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
+    config = {"tokenizer_class": "CLIPTokenizer", "pad_token": "<|endoftext|>", "model_max_length": 77}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return len(tokens)
+
+
+def tiny_unet(**changes) -> UNet2DConditionModel:
+    """A UNet with every kind of block a Stable Diffusion 1 has, random weights."""
+    torch.manual_seed(1)
+    settings = {
+        "sample_size": SIDE // 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": (16, 32),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "layers_per_block": 1,
+        "cross_attention_dim": TEXT_WIDTH,
+        "attention_head_dim": 2,
+        "norm_num_groups": 4,
+    }
+    return UNet2DConditionModel(**(settings | changes)).eval()
+
+
+def tiny_vae(**changes) -> AutoencoderKL:
+    """An f8 autoencoder, random weights."""
+    torch.manual_seed(2)
+    settings = {
+        "block_out_channels": (8, 8, 16, 16),
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "layers_per_block": 1,
+        "latent_channels": 4,
+        "norm_num_groups": 4,
+        "sample_size": SIDE,
+    }
+    return AutoencoderKL(**(settings | changes)).eval()
+
+
+def tiny_text_encoder(vocabulary: int, **changes) -> CLIPTextModel:
+    """A CLIP text encoder of two layers, random weights."""
+    torch.manual_seed(3)
+    settings = {
+        "vocab_size": vocabulary,
+        "hidden_size": TEXT_WIDTH,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 77,
+        "bos_token_id": vocabulary - 2,
+        "eos_token_id": vocabulary - 1,
+        "pad_token_id": vocabulary - 1,
+    }
+    return CLIPTextModel(CLIPTextConfig(**(settings | changes))).eval()
+
+
+def write_checkpoint(folder: Path, *, prediction_type: str = "epsilon", unet=None, vae=None, text=None) -> Path:
+    """A whole Stable Diffusion checkpoint in ``folder``, fp16 as models are shipped."""
+    vocabulary = write_tokenizer(folder / "tokenizer")
+    text_encoder = tiny_text_encoder(vocabulary, **(text or {}))
+    for name, module in (("unet", unet or tiny_unet()), ("vae", vae or tiny_vae()), ("text_encoder", text_encoder)):
+        module.to(torch.float16).save_pretrained(folder / name, safe_serialization=True)
+        module.to(torch.float32)
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type=prediction_type,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+    scheduler.save_pretrained(folder / "scheduler")
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    return folder

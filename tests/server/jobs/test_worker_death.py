@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from tests.server.live_server import PATIENCE, answers, enqueue, job, live, over, running, until
+
+
+def test_a_job_whose_worker_died_runs_again_once(tmp_path: Path) -> None:
+    with live(tmp_path) as client:
+        found = over(client, enqueue(client, "die once")["id"])
+        assert (found["status"], found["attempts"]) == ("succeeded", 2)
+        assert len(found["images"]) == 1
+
+
+def test_jobs_that_kill_their_worker_fail_with_the_reason_and_others_go_on(tmp_path: Path) -> None:
+    with live(tmp_path) as client:
+        deadly = [enqueue(client, f"die {i}") for i in range(2)]
+        good = enqueue(client, "a circle")
+        for made in deadly:
+            found = over(client, made["id"])
+            assert (found["status"], found["attempts"]) == ("failed", 2)
+            assert "died" in found["error"]["message"]
+        assert over(client, good["id"])["status"] == "succeeded"
+
+
+def test_a_client_that_waits_hears_of_its_jobs_death(tmp_path: Path) -> None:
+    with live(tmp_path) as client:
+        answer = client.post("/api/v1/txt2img", json={"prompt": "die"})
+        assert answer.status_code == 500
+        assert "died" in answer.json()["error"]["message"]
+
+
+def test_stopping_in_good_order_queues_the_running_job_for_the_next_start(tmp_path: Path) -> None:
+    with live(tmp_path) as client:
+        first, second = enqueue(client, "slow", steps=100), enqueue(client, "a circle")
+        running(client, first["id"])
+    with live(tmp_path, ready=False) as client:
+        assert job(client, first["id"])["attempts"] <= 1
+        assert client.delete(f"/api/v1/jobs/{first['id']}").status_code == 200
+        assert over(client, second["id"])["status"] == "succeeded"
+        assert over(client, first["id"])["status"] == "cancelled"
+
+
+@contextmanager
+def killable(data_dir: Path) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    command = [sys.executable, "-m", "tests.server.live_server", str(data_dir)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            base = f"http://127.0.0.1:{int(process.stdout.readline())}"
+            with httpx.Client(base_url=base, timeout=PATIENCE, trust_env=False) as client:
+                until(lambda: answers(client))
+                yield process, client
+        finally:
+            process.kill()
+
+
+def test_a_server_that_is_killed_loses_no_job(tmp_path: Path) -> None:
+    with killable(tmp_path) as (process, client):
+        until(lambda: client.get("/readyz").status_code == 200)
+        made = [enqueue(client, f"slow {i}", steps=20, seed=i) for i in range(3)]
+        running(client, made[0]["id"])
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    with live(tmp_path) as client:
+        done = [over(client, m["id"]) for m in made]
+        assert [(d["status"], d["attempts"]) for d in done] == [("succeeded", 2), ("succeeded", 1), ("succeeded", 1)]
+        for found in done:
+            assert client.get(found["images"][0]["url"]).status_code == 200

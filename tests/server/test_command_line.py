@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+
+def anemone(*arguments: str, data: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "ANEMONE_DATA_DIR": str(data)} if data else dict(os.environ)
+    return subprocess.run(
+        [sys.executable, "-m", "server", *arguments], capture_output=True, text=True, env=environment, timeout=120
+    )
+
+
+@pytest.mark.parametrize("command", ["serve", "convert", "generate"])
+def test_every_command_has_examples_in_its_help(command: str) -> None:
+    ran = anemone(command, "--help")
+    assert ran.returncode == 0
+    assert f"anemone {command}" in ran.stdout.partition("example")[2]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.com"])
+def test_listening_to_the_network_is_refused(tmp_path: Path, host: str) -> None:
+    ran = anemone("serve", "--host", host, data=tmp_path)
+    assert ran.returncode in (1, 2)
+    assert host in ran.stderr
+    assert "127.0.0.1" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    ran = anemone(
+        "generate", "a circle", "--model", str(tmp_path / "nothing"), "-o", str(tmp_path / "a.png"), data=tmp_path
+    )
+    assert ran.returncode == 1
+    assert "nothing" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("generate", "a", "--size", "big"),
+        ("generate", "a", "-o", "no/such/folder/a.png"),
+        ("generate", "a", "--image", "no-such-picture.png"),
+        ("convert", "no-such-checkpoint", "-o", "out"),
+        ("serve", "--port", "99999"),
+        ("serve", "--model", "no-such-model"),
+        ("paint",),
+        (),
+    ],
+)
+def test_mistakes_are_answered_in_a_line_without_a_traceback(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    ran = anemone(*arguments, data=tmp_path)
+    assert ran.returncode in (1, 2)
+    assert ran.stderr.strip()
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        ran = anemone("serve", "--port", port, "--model", str(tmp_path), data=tmp_path)
+    assert ran.returncode == 1
+    assert port in ran.stderr
+
+
+def test_two_servers_do_not_share_a_data_folder_and_ctrl_c_ends_the_first_quietly(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "server", "serve", "--port", "0", "--data-dir", str(tmp_path)]
+    first = subprocess.Popen([*command, "--model", str(tmp_path)], stderr=subprocess.PIPE, text=True)
+    assert first.stderr is not None
+    assert "http://127.0.0.1:" in first.stderr.readline()
+    second = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert second.returncode == 1
+    assert str(tmp_path) in second.stderr
+    time.sleep(1)
+    first.send_signal(signal.SIGINT)
+    _, errors = first.communicate(timeout=30)
+    assert first.returncode == 130
+    assert "Traceback" not in errors

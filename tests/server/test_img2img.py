@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from tests.server.live_server import over
+
+Encoded = Callable[..., bytes]
+
+
+def form(client: httpx.Client, image: bytes, **fields: Any) -> httpx.Response:
+    files = {"image": ("first.png", image)}
+    return client.post("/api/v1/img2img", data={"prompt": "a circle", **fields}, files=files)
+
+
+def refused(answer: httpx.Response, status: int = 422) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    return dict(answer.json()["error"])
+
+
+def assert_red(answer: httpx.Response) -> None:
+    assert answer.status_code == 200, answer.text
+    red, green, blue = Image.open(io.BytesIO(answer.content)).convert("RGB").getpixel((5, 5))  # type: ignore[misc]
+    assert (red > 240, green < 15, blue < 15) == (True, True, True)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_file_of_a_form_is_the_first_picture(client: httpx.Client, encoded: Encoded, kind: str) -> None:
+    answer = form(client, encoded(kind), steps="4", strength="0.5", seed="3", guidance_scale="2.5")
+    assert_red(answer)
+    job = over(client, answer.headers["x-anemone-job"])
+    expected = {"steps": 4, "strength": 0.5, "seed": 3, "guidance_scale": 2.5}
+    assert expected.items() <= job["request"].items()
+    assert "image" not in job["request"]
+
+
+@pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
+def test_base64_in_json_is_the_first_picture(client: httpx.Client, encoded: Encoded, prefix: str) -> None:
+    image = prefix + base64.b64encode(encoded()).decode()
+    assert_red(client.post("/api/v1/img2img", json={"prompt": "a circle", "image": image}))
+
+
+def test_the_png_says_how_much_was_changed(client: httpx.Client, encoded: Encoded) -> None:
+    words = Image.open(io.BytesIO(form(client, encoded(), strength="0.5", steps="4").content)).info["parameters"]
+    assert "Denoising strength: 0.5" in words
+
+
+@pytest.mark.parametrize(
+    "image",
+    [b"", b"just some text", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"GIF89a" + bytes(50), b"\x89PNG\r\n\x1a\n"],
+)
+def test_a_file_that_is_no_picture_is_refused_in_words(client: httpx.Client, image: bytes) -> None:
+    error = refused(form(client, image))
+    assert error["field"] == "image"
+    assert "PNG, JPEG or WebP" in error["message"]
+
+
+def test_a_png_that_is_cut_short_is_refused(client: httpx.Client) -> None:
+    file = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(file, "PNG")
+    for length in (40, 500, len(file.getvalue()) // 2):
+        assert refused(form(client, file.getvalue()[:length]))["field"] == "image"
+
+
+def test_a_picture_is_refused_by_the_size_in_its_header(client: httpx.Client, encoded: Encoded) -> None:
+    error = refused(form(client, encoded(size=(9000, 10))))
+    assert "9000x10" in error["message"]
+    assert "8192" in error["message"]
+
+
+@pytest.mark.parametrize(
+    "image", ["!!!", "data:image/png;base64,%%", "http://127.0.0.1/picture.png", "file:///etc/passwd", ""]
+)
+def test_a_string_that_is_no_base64_picture_is_refused(client: httpx.Client, image: str) -> None:
+    assert refused(client.post("/api/v1/img2img", json={"prompt": "a", "image": image}))["field"] == "image"
+
+
+@pytest.mark.parametrize("strength", ["0", "-1", "1.01", "nan", "much"])
+def test_a_strength_out_of_range_is_named(client: httpx.Client, encoded: Encoded, strength: str) -> None:
+    assert refused(form(client, encoded(), strength=strength))["field"] == "strength"
+
+
+def test_a_strength_too_small_for_a_step_says_how_much_is_enough(client: httpx.Client, encoded: Encoded) -> None:
+    error = refused(form(client, encoded(), strength="0.1", steps="5"))
+    assert error["field"] == "strength"
+    assert "0.2" in error["message"]
+
+
+def test_a_missing_picture_is_named(client: httpx.Client) -> None:
+    assert refused(client.post("/api/v1/img2img", json={"prompt": "a"}))["field"] == "image"
+    files = {"prompt": (None, "a")}
+    assert refused(client.post("/api/v1/img2img", files=files))["field"] == "image"
+
+
+def test_unknown_and_misplaced_fields_of_a_form_are_named(client: httpx.Client, encoded: Encoded) -> None:
+    assert refused(form(client, encoded(), mask="x"))["field"] == "mask"
+    files = {"prompt": ("prompt.txt", b"a"), "image": ("a.png", encoded())}
+    answer = client.post("/api/v1/img2img", files=files)
+    assert answer.status_code in (400, 422), answer.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("multipart/form-data", b"--x\r\n\r\n"),
+        ("multipart/form-data; boundary=x", b"no form at all"),
+        ("multipart/form-data; boundary=x", b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\na'),
+        ("multipart/form-data; boundary=x", b"--x\r\nBroken\r\n\r\na\r\n--x--\r\n"),
+        ("application/json", b"{"),
+    ],
+)
+def test_a_broken_body_is_a_clients_error(client: httpx.Client, kind: str, body: bytes) -> None:
+    answer = client.post("/api/v1/img2img", content=body, headers={"Content-Type": kind})
+    assert answer.status_code in (400, 422), answer.text
+    assert answer.json()["error"]["message"]
+
+
+def test_a_body_of_another_type_is_refused(client: httpx.Client, encoded: Encoded) -> None:
+    answer = client.post("/api/v1/img2img", content=encoded(), headers={"Content-Type": "image/png"})
+    assert "multipart/form-data" in refused(answer, 415)["message"]

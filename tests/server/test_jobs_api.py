@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from tests.server.live_server import enqueue, job, over, running
+
+
+@pytest.mark.parametrize(
+    "prefer",
+    [
+        [("Prefer", "respond-async")],
+        [("Prefer", "Respond-Async")],
+        [("Prefer", "respond-async, wait=10")],
+        [("Prefer", "return=minimal, respond-async")],
+        [("Prefer", 'handling=lenient; x="a,b" , respond-async')],
+        [("Prefer", "return=minimal"), ("Prefer", "respond-async")],
+    ],
+)
+def test_a_client_may_have_its_job_at_once(client: httpx.Client, prefer: list[tuple[str, str]]) -> None:
+    answer = client.post("/api/v1/txt2img", json={"prompt": "a circle"}, headers=prefer)
+    assert answer.status_code == 202, answer.text
+    assert answer.headers["preference-applied"] == "respond-async"
+    found = over(client, answer.json()["id"])
+    assert answer.headers["location"] == f"/api/v1/jobs/{found['id']}"
+    assert found["status"] == "succeeded"
+
+
+@pytest.mark.parametrize(
+    "prefer", ["return=minimal", "wait=5", "respond-asynchronously", 'x="respond-async"', 'x=", respond-async"', ""]
+)
+def test_other_preferences_wait_for_the_picture(client: httpx.Client, prefer: str) -> None:
+    answer = client.post("/api/v1/txt2img", json={"prompt": "a circle"}, headers={"Prefer": prefer})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+
+
+def test_a_job_tells_how_far_it_is(client: httpx.Client) -> None:
+    made = enqueue(client, "slow", steps=20)
+    at = running(client, made["id"])
+    assert at["status"] == "running"
+    assert 1 <= at["progress"]["step"] <= at["progress"]["steps"] == 20
+    assert 0 < at["progress"]["fraction"] < 1
+    client.delete(f"/api/v1/jobs/{made['id']}")
+
+
+def test_jobs_wait_in_line_and_are_done_in_their_order(client: httpx.Client) -> None:
+    made = [enqueue(client, f"slow {i}", steps=2) for i in range(3)]
+    assert job(client, made[2]["id"])["position"] in (1, 2)
+    done = [over(client, m["id"]) for m in made]
+    assert [d["status"] for d in done] == ["succeeded"] * 3
+    assert sorted(done, key=lambda d: d["finished"]) == done
+
+
+def test_jobs_are_listed_the_newest_first(client: httpx.Client) -> None:
+    made = [enqueue(client, "a circle")["id"] for _ in range(2)]
+    assert [j["id"] for j in client.get("/api/v1/jobs").json()["jobs"]][:2] == made[::-1]
+
+
+def test_a_running_job_ends_within_a_step_of_its_cancelling(client: httpx.Client) -> None:
+    made = enqueue(client, "slow", steps=150)
+    before = running(client, made["id"])["progress"]["step"]
+    assert client.delete(f"/api/v1/jobs/{made['id']}").status_code == 200
+    found = over(client, made["id"])
+    assert found["status"] == "cancelled"
+    assert found["finished"] - found["started"] < (before + 20) * 0.1
+    assert found["images"] == []
+
+
+def test_a_queued_job_that_is_cancelled_never_runs(client: httpx.Client) -> None:
+    first, second = enqueue(client, "slow", steps=10), enqueue(client, "slow", steps=10)
+    answer = client.delete(f"/api/v1/jobs/{second['id']}")
+    assert answer.json()["status"] == "cancelled"
+    assert over(client, first["id"])["status"] == "succeeded"
+    assert job(client, second["id"])["started"] is None
+
+
+def test_a_client_that_waits_for_a_cancelled_job_is_told(client: httpx.Client) -> None:
+    import threading
+
+    answers: list[httpx.Response] = []
+    waiting = threading.Thread(
+        target=lambda: answers.append(client.post("/api/v1/txt2img", json={"prompt": "slow wait", "steps": 150}))
+    )
+    waiting.start()
+    found = None
+    while found is None:
+        jobs = client.get("/api/v1/jobs").json()["jobs"]
+        found = next((j for j in jobs if j["request"]["prompt"] == "slow wait"), None)
+    client.delete(f"/api/v1/jobs/{found['id']}")
+    waiting.join()
+    assert (answers[0].status_code, answers[0].json()["error"]["code"]) == (409, "cancelled")
+
+
+def test_cancelling_a_job_that_is_over_changes_nothing(client: httpx.Client) -> None:
+    made = over(client, enqueue(client, "a circle")["id"])
+    client.delete(f"/api/v1/jobs/{made['id']}")
+    assert job(client, made["id"]) == made
+
+
+def test_a_client_that_hangs_up_does_not_lose_its_job(client: httpx.Client) -> None:
+    with pytest.raises(httpx.ReadTimeout):
+        client.post("/api/v1/txt2img", json={"prompt": "slow orphan", "steps": 8}, timeout=0.3)
+    jobs = client.get("/api/v1/jobs").json()["jobs"]
+    orphan = next(j for j in jobs if j["request"]["prompt"] == "slow orphan")
+    assert over(client, orphan["id"])["status"] == "succeeded"
+
+
+def test_pictures_that_are_not_there_answer_404(client: httpx.Client) -> None:
+    made = over(client, enqueue(client, "a circle")["id"])
+    for path in (
+        f"/api/v1/jobs/{made['id']}/images/1",
+        f"/api/v1/jobs/{made['id']}/images/-1",
+        "/api/v1/jobs/x/images/0",
+    ):
+        answer = client.get(path)
+        assert answer.status_code == 404, answer.text
+    assert client.get(f"/api/v1/jobs/{made['id']}/images/first").status_code in (404, 422)
+    assert client.delete("/api/v1/jobs/nothing").status_code == 404
+
+
+def test_the_picture_is_sent_as_what_it_is(client: httpx.Client) -> None:
+    made = over(client, enqueue(client, "a circle")["id"])
+    answer = client.get(made["images"][0]["url"])
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.content.startswith(b"\x89PNG")
+
+
+def test_capabilities_say_what_may_be_asked(client: httpx.Client) -> None:
+    found = client.get("/api/v1/capabilities").json()
+    assert found["model"]["name"] == "fake"
+    assert found["model"]["sizes"] == [{"width": 64, "height": 64}, {"width": 96, "height": 64}]
+    assert found["defaults"]["steps"] == 3
+    assert "euler" in found["schedulers"]
+    assert found["limits"]["steps"] == [1, 150]

@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def test_the_http_process_loads_no_machine_learning_library() -> None:
+    program = (
+        "import sys, server.cli, server.serve, server.app\n"
+        "server.app.create_app(lambda: None).openapi()\n"
+        "print([m for m in ('torch', 'transformers', 'diffusers', 'coremltools', 'tokenizers') if m in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+
+import httpx
+
+from tests.server import fake_painter
+from tests.server.live_server import enqueue, live, over, running, until
+
+
+def test_readyz_tells_the_progress_until_it_is_ready(tmp_path: Path) -> None:
+    with live(tmp_path, fake_painter.SLOW, ready=False) as client:
+        seen = []
+        while (answer := client.get("/readyz")).status_code == 503:
+            seen.append(answer.json())
+            time.sleep(0.05)
+        assert answer.json()["ready"] is True
+    half = next(s for s in seen if s["fraction"] == 0.5)
+    assert (half["state"], half["network"], half["done"], half["total"]) == ("converting", "unet", 100, 200)
+
+
+def test_before_the_model_is_known_requests_are_told_to_come_back(tmp_path: Path) -> None:
+    with live(tmp_path, fake_painter.SLOW, ready=False) as client:
+        answer = client.post("/api/v1/txt2img", json={"prompt": "a"})
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) > 0
+        assert client.get("/api/v1/capabilities").status_code == 200
+
+
+def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
+    with live(tmp_path, fake_painter.UNABLE, ready=False) as client:
+        found = until(lambda: (r := client.get("/readyz").json())["state"] == "failed" and r)
+        assert "unknown architecture" in found["message"]
+        answer = client.post("/api/v1/txt2img", json={"prompt": "a"})
+        assert answer.status_code == 503
+        assert "unknown architecture" in answer.json()["error"]["message"]
+        assert client.get("/healthz").status_code == 200
+
+
+def test_a_worker_that_only_dies_is_not_started_for_ever(tmp_path: Path) -> None:
+    with live(tmp_path, fake_painter.DEADLY, ready=False) as client:
+        found = until(lambda: (r := client.get("/readyz").json())["state"] == "failed" and r)
+        assert "died 3 times" in found["message"]
+
+
+def test_healthz_answers_within_50_ms_while_a_picture_is_made(client: httpx.Client) -> None:
+    made = enqueue(client, "busy", steps=40)
+    running(client, made["id"])
+    times = []
+    for _ in range(30):
+        began = time.perf_counter()
+        client.get("/healthz")
+        times.append(time.perf_counter() - began)
+    assert client.get(f"/api/v1/jobs/{made['id']}").json()["status"] == "running"
+    client.delete(f"/api/v1/jobs/{made['id']}")
+    over(client, made["id"])
+    assert statistics.median(times) < 0.05
