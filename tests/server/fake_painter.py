@@ -1,7 +1,7 @@
 """A model for tests: real worker process, real messages, pictures of one colour. The prompt says how it behaves.
 
 "slow" takes a tenth of a second a step; "fail" raises an error for people, "bug" one for programmers; "die" kills the
-worker at the first step, "die once" only at the first attempt; "busy" keeps a core busy.
+worker at the first step, "die late" a second later, "die once" only at the first attempt; "busy" keeps a core busy.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ class FakePainter:
                 mark.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
         elif "die" in words:
+            time.sleep(1.0 if "late" in words else 0.0)
             os.kill(os.getpid(), signal.SIGKILL)
 
 

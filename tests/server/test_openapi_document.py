@@ -5,6 +5,12 @@ import re
 
 import httpx
 
+from server.openapi import EXPORTED, document
+
+
+def test_the_exported_document_is_current() -> None:
+    assert EXPORTED.read_text(encoding="utf-8") == document(), "run python -m server.openapi"
+
 
 def test_every_reference_of_the_document_leads_somewhere(client: httpx.Client) -> None:
     document = client.get("/openapi.json").json()

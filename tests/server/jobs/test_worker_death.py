@@ -31,6 +31,15 @@ def test_jobs_that_kill_their_worker_fail_with_the_reason_and_others_go_on(tmp_p
         assert over(client, good["id"])["status"] == "succeeded"
 
 
+def test_a_job_that_was_cancelled_does_not_come_back_when_its_worker_dies(tmp_path: Path) -> None:
+    with live(tmp_path) as client:
+        made = enqueue(client, "die late")
+        until(lambda: job(client, made["id"])["status"] == "running")
+        client.delete(f"/api/v1/jobs/{made['id']}")
+        found = over(client, made["id"])
+        assert (found["status"], found["attempts"]) == ("cancelled", 1)
+
+
 def test_a_client_that_waits_hears_of_its_jobs_death(tmp_path: Path) -> None:
     with live(tmp_path) as client:
         answer = client.post("/api/v1/txt2img", json={"prompt": "die"})

@@ -1,0 +1,54 @@
+"""A1111's parameters text, written and read back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from converter.folder import Manifest
+from server.jobs.request import make_request
+from server.pipeline.infotext import read_infotext, write_infotext
+
+
+@pytest.fixture
+def manifest(model_folder) -> Manifest:
+    return replace(model_folder.manifest, name='a, model: named "oddly"')
+
+
+@pytest.mark.parametrize(
+    ("prompt", "negative"),
+    [
+        ("a red circle", ""),
+        ("a, b: c", "blurry, text"),
+        ("two\nlines", "and\ntwo more"),
+        ("Steps: 3, Sampler: x", "日本語 🎈"),
+        ('"quoted" \\ slashes', "x"),
+        ("", ""),
+    ],
+)
+def test_what_is_written_is_read_back(manifest, prompt, negative):
+    request = make_request(
+        manifest, prompt=prompt, negative_prompt=negative, scheduler="DPM++ 2M Karras", guidance_scale=7
+    )
+    found = read_infotext(write_infotext(request, manifest, 42))
+    assert (found.prompt, found.negative_prompt) == (prompt, negative)
+    assert found.settings["Steps"] == "20"
+    assert (found.settings["Sampler"], found.settings["Schedule type"]) == ("DPM++ 2M", "Karras")
+    assert (found.settings["CFG scale"], found.settings["Seed"], found.settings["Size"]) == ("7", "42", "64x64")
+    assert found.settings["Model"] == manifest.name
+    assert "Denoising strength" not in found.settings
+
+
+def test_the_text_is_laid_out_as_a1111_lays_it_out(manifest):
+    request = make_request(replace(manifest, name="m"), prompt="p", negative_prompt="n", seed=1, scheduler="euler_a")
+    lines = write_infotext(request, replace(manifest, name="m"), 1).split("\n")
+    assert lines[:2] == ["p", "Negative prompt: n"]
+    assert lines[2].startswith(
+        "Steps: 20, Sampler: Euler a, Schedule type: Automatic, CFG scale: 7.5, Seed: 1, Size: 64x64"
+    )
+
+
+def test_text_without_settings_is_all_prompt():
+    assert read_infotext("just words\nNegative prompt: none").prompt == "just words"
+    assert read_infotext("a: b, c").settings == {}

@@ -1,0 +1,48 @@
+"""Prompts against transformers' CLIPTokenizer."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from transformers import CLIPTokenizer
+
+from server.pipeline.prompt import PromptTokenizer
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "",
+        "red blue",
+        "A Red  circle,\n on BLUE!",
+        "it's 12 o'clock",
+        "héllo wörld ÅÄÖ ß",
+        "🎈🎉 balloons 日本語",
+        'a-b_c (d) [e] :: f... "quoted"',
+        "word " * 100,
+        "x" * 300,
+        "tab\tand\u00a0nbsp",
+    ],
+)
+def test_a_prompt_has_the_ids_transformers_gives_it(checkpoint, prompt):
+    theirs = CLIPTokenizer.from_pretrained(checkpoint / "tokenizer")
+    expected = theirs(prompt, padding="max_length", max_length=77, truncation=True).input_ids
+    ids, _ = PromptTokenizer(checkpoint / "tokenizer", 77).ids(prompt)
+    assert ids.dtype == np.float32
+    assert ids.tolist() == [expected]
+
+
+def test_what_does_not_fit_is_counted(checkpoint):
+    _, left_out = PromptTokenizer(checkpoint / "tokenizer", 77).ids("red " * 80)
+    assert left_out == 5
+
+
+def test_the_pad_token_is_the_tokenizers_own(checkpoint, tmp_path):
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / name).write_bytes((checkpoint / "tokenizer" / name).read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": {"content": "!"}}))
+    ids, _ = PromptTokenizer(tmp_path, 77).ids("red")
+    vocabulary = json.loads((tmp_path / "vocab.json").read_text())
+    assert ids[0, -1] == vocabulary["!"]

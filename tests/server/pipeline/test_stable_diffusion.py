@@ -1,0 +1,173 @@
+"""Whole pictures from converted packages against diffusers' pipelines on the same checkpoint."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import write_checkpoint
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    LMSDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from PIL import Image
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from converter.convert import ConvertOptions, convert
+from server.jobs.request import make_request
+from server.pipeline.denoise import NotFinite, Step, denoise
+from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
+from server.pipeline.stable_diffusion import Picture, StableDiffusion
+
+PEERS = {
+    "euler": (EulerDiscreteScheduler, {}),
+    "euler_a": (EulerAncestralDiscreteScheduler, {}),
+    "dpm++_2m": (DPMSolverMultistepScheduler, {}),
+    "dpm++_2m_karras": (DPMSolverMultistepScheduler, {"use_karras_sigmas": True}),
+    "heun": (HeunDiscreteScheduler, {}),
+    "lms": (LMSDiscreteScheduler, {}),
+    "ddim": (DDIMScheduler, {}),
+    "pndm": (PNDMScheduler, {"skip_prk_steps": True}),
+}
+
+
+@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
+def pair(request, tmp_path_factory):
+    """Our pipeline and diffusers', of one random checkpoint."""
+    folder = tmp_path_factory.mktemp(request.param)
+    source = write_checkpoint(folder / "source", prediction_type=request.param)
+    ours = StableDiffusion(convert(source, folder / "out", ConvertOptions(), lambda progress: None), {})
+    theirs = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(source / "vae", dtype=torch.float32),
+        text_encoder=CLIPTextModel.from_pretrained(source / "text_encoder", dtype=torch.float32),
+        tokenizer=CLIPTokenizer.from_pretrained(source / "tokenizer"),
+        unet=UNet2DConditionModel.from_pretrained(source / "unet", dtype=torch.float32),
+        scheduler=DDIMScheduler.from_pretrained(source / "scheduler"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    theirs.set_progress_bar_config(disable=True)
+    return ours, theirs
+
+
+def psnr(found: np.ndarray, expected: np.ndarray) -> float:
+    error = np.sqrt(np.mean((found.astype(np.float64) - expected.astype(np.float64)) ** 2))
+    return float(20 * np.log10(255 / (error + 1e-9)))
+
+
+def pictures(model, **fields):
+    return [e for e in model.generate(make_request(model.manifest, **fields)) if isinstance(e, Picture)]
+
+
+def with_scheduler(pipeline, name):
+    kind, extra = PEERS[name]
+    pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **extra)
+    return pipeline
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_picture_is_the_one_diffusers_makes(pair, name):
+    ours, theirs = pair
+    (found,) = pictures(ours, prompt="red", negative_prompt="blue", steps=4, guidance_scale=5, seed=11, scheduler=name)
+    generator = torch.Generator("cpu").manual_seed(11)
+    expected = with_scheduler(theirs, name)(
+        "red", negative_prompt="blue", num_inference_steps=4, guidance_scale=5, generator=generator, output_type="np"
+    ).images[0]
+    assert psnr(found.pixels, expected * 255) > 40
+
+
+@pytest.mark.parametrize("name", ["euler", "ddim", "dpm++_2m", "heun"])
+def test_a_picture_from_a_picture_is_the_one_diffusers_makes(pair, name):
+    ours, theirs = pair
+    first = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    file = io.BytesIO()
+    first.save(file, "PNG")
+    fields = {"prompt": "red", "steps": 6, "guidance_scale": 5, "seed": 3, "scheduler": name, "strength": 0.6}
+    (found,) = pictures(ours, image=file.getvalue(), **fields)
+    img2img = StableDiffusionImg2ImgPipeline(**theirs.components, requires_safety_checker=False)
+    img2img.set_progress_bar_config(disable=True)
+    expected = with_scheduler(img2img, name)(
+        "red",
+        image=first,
+        strength=0.6,
+        num_inference_steps=6,
+        guidance_scale=5,
+        generator=torch.Generator("cpu").manual_seed(3),
+        output_type="np",
+    ).images[0]
+    assert psnr(found.pixels, expected * 255) > 40
+
+
+def test_without_guidance_the_prompt_alone_decides(pair):
+    ours, theirs = pair
+    (found,) = pictures(ours, prompt="red", negative_prompt="blue", steps=2, guidance_scale=1, seed=5, scheduler="ddim")
+    generator = torch.Generator("cpu").manual_seed(5)
+    expected = with_scheduler(theirs, "ddim")(
+        "red", num_inference_steps=2, guidance_scale=1, generator=generator, output_type="np"
+    ).images[0]
+    assert psnr(found.pixels, expected * 255) > 40
+
+
+def test_the_same_seed_gives_the_same_pixels_and_another_seed_others(pair):
+    ours, _ = pair
+    a, b, c = (pictures(ours, prompt="red", steps=2, seed=s)[0].pixels for s in (7, 7, 8))
+    np.testing.assert_array_equal(a, b)
+    assert (a != c).any()
+
+
+def test_picture_i_of_several_is_the_one_its_seed_makes_alone(pair):
+    ours, _ = pair
+    several = pictures(ours, prompt="red", steps=2, seed=2**32 - 1, n=2)
+    assert [p.seed for p in several] == [2**32 - 1, 0]
+    alone = pictures(ours, prompt="red", steps=2, seed=0)[0]
+    np.testing.assert_array_equal(several[1].pixels, alone.pixels)
+
+
+def test_steps_are_counted_from_one_to_their_total(pair):
+    ours, _ = pair
+    events = list(ours.generate(make_request(ours.manifest, prompt="red", steps=3, seed=1)))
+    assert [(e.index, e.total) for e in events if isinstance(e, Step)] == [(1, 3), (2, 3), (3, 3)]
+    assert isinstance(events[-1], Picture)
+
+
+def test_a_network_that_overflows_is_reported_at_its_step():
+    class Overflowing:
+        def predict(self, inputs):
+            return {"noise_pred": np.full((2, 4, 2, 2), np.inf, np.float32)}
+
+    schedule = NoiseSchedule(1000, 0.00085, 0.012, "scaled_linear", "leading", 1, False, "epsilon")
+    sampler = SCHEDULERS["euler"].make(schedule, 3)
+    latents, states = np.zeros((1, 4, 2, 2), np.float32), np.zeros((2, 8, 1, 77), np.float16)
+    with pytest.raises(NotFinite, match="step 1 of 3"):
+        next(denoise(Overflowing(), sampler, latents, states, 5, 0, lambda: latents))
+
+
+def test_networks_of_a_size_are_loaded_when_it_is_first_asked_for(model_folder):
+    loaded = []
+
+    def loader(path, units):
+        from converter.runtime import load
+
+        loaded.append((path.name, units))
+        return load(path)
+
+    model = StableDiffusion(model_folder, {"default": "ALL", "unet": "CPU_AND_GPU"}, loader)
+    model.load(lambda network, done, total: None)
+    assert [units for _, units in loaded] == ["ALL", "CPU_AND_GPU", "ALL"]
+    request = make_request(model.manifest, prompt="red", width=96, height=64, steps=1, seed=1)
+    (picture,) = (e for e in model.generate(replace(request, n=1)) if isinstance(e, Picture))
+    assert picture.pixels.shape == (64, 96, 3)
+    assert len(loaded) == 5
