@@ -48,4 +48,8 @@ def export(folder: Path, out: Path) -> None:
     pipeline.to(torch.float16).save_pretrained(out, safe_serialization=True)
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"):
         (out / "tokenizer" / name).write_bytes((folder / "tokenizer" / name).read_bytes())
+    # transformers' own serialisation says the same again.
+    (out / "tokenizer" / "tokenizer.json").unlink()
+    for path in out.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
     (out / "anemone-defaults.json").write_text(json.dumps(DEFAULTS) + "\n")

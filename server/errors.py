@@ -75,7 +75,7 @@ def from_validation(errors: list[Any]) -> ApiError:
     if first["type"] == "json_invalid":
         return ApiError(400, "invalid_json", f"the body is not JSON: {first['ctx']['error']}")
     field = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path")) or "body"
-    reason = str(first["msg"])
+    reason = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "missing":
         return ApiError(422, "missing_field", f"{field} is missing; it is required", field=field)
     if first["type"] == "extra_forbidden":
@@ -103,6 +103,13 @@ def install_error_handlers(app: FastAPI) -> None:
     async def _validation(_: Request, error: RequestValidationError) -> JSONResponse:
         made = from_validation(list(error.errors()))
         return error_response(made.status, made.detail)
+
+    @app.exception_handler(Exception)
+    async def _unexpected(_: Request, error: Exception) -> JSONResponse:
+        # Starlette logs it with its traceback; the client is told no more than that it happened.
+        return error_response(
+            500, ErrorDetail(code="internal", message="something went wrong here; see the server's log")
+        )
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:

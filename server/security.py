@@ -6,6 +6,8 @@ rebinding: Ollama's CVE-2024-28224) or by a plain cross-site post (ComfyUI's CVE
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ipaddress
 from collections.abc import MutableMapping
 from typing import Any
@@ -17,6 +19,7 @@ from server.errors import ErrorDetail, error_response
 
 #: Base64 of the largest picture we decode, with room for the rest of the request.
 LARGEST_BODY = 48 * 2**20
+_DRAIN_SECONDS = 3.0
 _READING = ("GET", "HEAD", "OPTIONS")
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -84,6 +87,18 @@ def _too_large() -> ErrorDetail:
     return ErrorDetail(code="too_large", message=f"the body is too large; accepted: up to {LARGEST_BODY // 2**20} MB")
 
 
+async def _drain(receive: Receive) -> None:
+    """Read on for a while: a client still sending would have its connection reset and never see the answer."""
+    drained = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            while drained < LARGEST_BODY:
+                message = await receive()
+                drained += len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
+
+
 class Gate:
     """ASGI middleware: refuses wrong hosts, cross-site changes and oversized bodies; adds headers to every answer."""
 
@@ -125,6 +140,7 @@ class Gate:
                 if started:
                     raise
                 refusal = 413, _too_large()
-        # The rest of the body stays unread; closing tells the client so.
+        if seen > 0:
+            await _drain(receive)
         seen = 0
         await error_response(*refusal, {"connection": "close"})(scope, receive, guarded)

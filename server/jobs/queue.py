@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -52,6 +53,7 @@ class JobQueue:
         self._waiters: dict[str, list[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = {}
         self._lock = threading.Lock()
         self._running: str | None = None
+        self._cancelling: set[str] = set()
         self._worker: SpawnProcess | None = None
         self._pipe: Connection | None = None
         self._deaths = 0
@@ -94,7 +96,10 @@ class JobQueue:
         """Cancel a queued job at once, a running one after its step; the job as it stands then."""
         with self._lock:
             if self._running == job_id and self._pipe is not None:
-                self._pipe.send(Cancel(job_id))
+                self._cancelling.add(job_id)
+                # A worker that has just died is noticed by the thread, which then ends the job itself.
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    self._pipe.send(Cancel(job_id))
                 return self.job(job_id)
             job = self._store.get(job_id)
             if job is not None and job.status in OPEN:
@@ -103,12 +108,12 @@ class JobQueue:
         return self.job(job_id)
 
     async def wait(self, job_id: str) -> Job | None:
-        """The job once it is over."""
+        """The job once it is over, or as it stands when there is no worker left to do it."""
         entry = (asyncio.get_running_loop(), asyncio.Event())
         self._waiters.setdefault(job_id, []).append(entry)
         try:
             job = self._store.get(job_id)
-            while job is not None and job.status in OPEN:
+            while job is not None and job.status in OPEN and self._readiness.state != "failed":
                 await entry[1].wait()
                 entry[1].clear()
                 job = self._store.get(job_id)
@@ -129,6 +134,9 @@ class JobQueue:
     def _now(self, readiness: Readiness) -> None:
         self._readiness = readiness
         self._notice(readiness)
+        if readiness.state == "failed":
+            for job_id in list(self._waiters):
+                self._announce(job_id)
 
     def _run(self) -> None:
         self._start_worker()
@@ -180,6 +188,7 @@ class JobQueue:
         with self._lock:
             self._store.end(event.job_id, status, failure)  # type: ignore[arg-type]
             self._running = None
+            self._cancelling.discard(event.job_id)
         self._progress.pop(event.job_id, None)
         self._deaths = 0
         self._announce(event.job_id)
@@ -191,13 +200,19 @@ class JobQueue:
         code = self._worker.exitcode
         with self._lock:
             job_id, self._running, self._pipe = self._running, None, None
+            if job_id is not None and job_id in self._cancelling:
+                self._cancelling.discard(job_id)
+                self._store.end(job_id, "cancelled")
+                self._announce(job_id)
         for failed in self._store.interrupted(f"the worker died (exit status {code})"):
             self._announce(failed)
         if job_id is not None:
             self._progress.pop(job_id, None)
         if self._readiness.state == "failed" or self._stopping:
             return
-        self._deaths += 1
+        if job_id is None:
+            # A death in a job is the job's doing, and the job is failed for it; these are the worker's own.
+            self._deaths += 1
         log.error("the worker died (exit status %s)", code)
         if self._deaths >= _MOST_DEATHS:
             message = f"the worker died {self._deaths} times in a row (last exit status {code}); restart the server"

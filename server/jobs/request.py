@@ -105,7 +105,7 @@ def make_request(
         seed = secrets.randbelow(SEEDS[1] + 1)
     _within("seed", seed, SEEDS)
     try:
-        scheduler = find_scheduler(scheduler or DEFAULT_SCHEDULER).name
+        scheduler = find_scheduler(DEFAULT_SCHEDULER if scheduler is None else scheduler).name
     except UnknownScheduler as error:
         raise RequestError("scheduler", scheduler, ", ".join(SCHEDULERS)) from error
     if image is not None:

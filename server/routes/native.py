@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from converter import __version__
 from converter.folder import Manifest
 from server.errors import ApiError, ErrorBody
-from server.jobs.job import Job
+from server.jobs.job import OPEN, Job
 from server.jobs.queue import JobQueue
 from server.jobs.request import DEFAULT_SCHEDULER, DEFAULT_STRENGTH, GenerationRequest, make_request
 from server.jobs.store import JobStore
@@ -71,7 +71,7 @@ def _store(request: Request) -> JobStore:
 
 Queue = Annotated[JobQueue, Depends(_queue)]
 Store = Annotated[JobStore, Depends(_store)]
-Prefer = Annotated[str | None, Header(description="`respond-async` answers 202 with a job at once (RFC 7240)")]
+Prefer = Annotated[list[str] | None, Header(description="`respond-async` answers 202 with a job at once (RFC 7240)")]
 
 
 def _manifest(queue: JobQueue) -> Manifest:
@@ -85,12 +85,12 @@ def _manifest(queue: JobQueue) -> Manifest:
     return now.manifest
 
 
-def _wants_job(prefer: str | None) -> bool:
-    wishes = re.split(r"[,;]", prefer or "")
+def _wants_job(prefer: list[str] | None) -> bool:
+    wishes = re.split(r"[,;]", ",".join(prefer or []))
     return any(wish.split("=")[0].strip().lower() == "respond-async" for wish in wishes)
 
 
-async def _answer(request: GenerationRequest, prefer: str | None, queue: JobQueue, store: JobStore) -> Response:
+async def _answer(request: GenerationRequest, prefer: list[str] | None, queue: JobQueue, store: JobStore) -> Response:
     job_id = await run_in_threadpool(queue.submit, request)
     if _wants_job(prefer):
         headers = {"Location": job_url(job_id), "Preference-Applied": "respond-async"}
@@ -99,6 +99,9 @@ async def _answer(request: GenerationRequest, prefer: str | None, queue: JobQueu
     job = _found(await queue.wait(job_id), job_id)
     if job.status == "cancelled":
         raise ApiError(409, "cancelled", f"job {job_id} was cancelled before it was done")
+    if job.status in OPEN:
+        message = f"{queue.readiness.message}; job {job_id} is kept and runs once the server can"
+        raise ApiError(503, "model_failed", message)
     if job.failure is not None:
         raise ApiError(500, job.failure.code, job.failure.message)
     headers = {"X-Anemone-Job": job_id, "Content-Location": job_url(job_id)}
@@ -109,7 +112,19 @@ async def _answer(request: GenerationRequest, prefer: str | None, queue: JobQueu
     return Response(png, 200, headers, "image/png")
 
 
-@router.post("/txt2img", responses=_MAKING, response_class=Response, summary="Make a picture from a prompt")
+def _json_only(request: Request) -> None:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, "wrong_type", f"the body is {kind[:80] or 'untyped'}; accepted: application/json")
+
+
+@router.post(
+    "/txt2img",
+    responses=_MAKING,
+    response_class=Response,
+    dependencies=[Depends(_json_only)],
+    summary="Make a picture from a prompt",
+)
 async def txt2img(body: Txt2Img, queue: Queue, store: Store, prefer: Prefer = None) -> Response:
     """Answers with the PNG when it is made. With `Prefer: respond-async` it answers 202 with a job at once."""
     request = make_request(_manifest(queue), **body.model_dump())
@@ -189,7 +204,12 @@ def job_image(job_id: str, index: int, queue: Queue, store: Store) -> Response:
     if image is None:
         message = f"job {job_id} ({found.status}) has {len(found.images)} pictures; there is no {index}"
         raise ApiError(404, "no_such_image", message)
-    return Response(store.image_path(image).read_bytes(), media_type="image/png")
+    path = store.image_path(image)
+    if not path.is_file():
+        raise ApiError(
+            404, "no_such_image", f"the file of picture {index} of job {job_id} is gone from the data folder"
+        )
+    return Response(path.read_bytes(), media_type="image/png")
 
 
 @router.get("/capabilities", responses=_FORBIDDEN, summary="What this server can do")

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import Request
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 
 from server.errors import ApiError, from_validation
@@ -28,14 +29,15 @@ def _unbase64(text: str) -> bytes:
 
 async def _form_fields(request: Request) -> tuple[dict[str, Any], bytes]:
     try:
-        form = await request.form(max_files=1, max_fields=_FIELDS)
-    except MultiPartException as error:
-        raise ApiError(400, "invalid_form", f"the form cannot be parsed: {error.message}") from error
-    image = form.get("image")
-    if not isinstance(image, UploadFile):
-        raise ApiError(422, "missing_field", "image is missing; it is required, as a file", field="image")
-    fields = {key: value for key, value in form.items() if key != "image"}
-    return Img2Img.model_validate(fields).model_dump(), await image.read()
+        async with request.form(max_files=1, max_fields=_FIELDS) as form:
+            image = form.get("image")
+            if not isinstance(image, UploadFile):
+                raise ApiError(422, "missing_field", "image is missing; it is required, as a file", field="image")
+            fields = {key: value for key, value in form.items() if key != "image"}
+            return Img2Img.model_validate(fields).model_dump(), await image.read()
+    except (MultiPartException, HTTPException) as error:
+        reason = error.message if isinstance(error, MultiPartException) else error.detail
+        raise ApiError(400, "invalid_form", f"the form cannot be parsed: {reason}") from error
 
 
 async def img2img_fields(request: Request) -> tuple[dict[str, Any], bytes]:

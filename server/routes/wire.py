@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from server.jobs.job import Job, Status
 from server.jobs.request import GUIDANCE, LONGEST_PROMPT, PICTURES, SEEDS, STEPS
 from server.pipeline.schedulers import SCHEDULERS
+
+
+def _no_flag(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a number, not true or false")
+    return value
+
+
+# Numbers come as JSON's or, in forms, as text; pydantic would take true for 1.
+Whole = Annotated[int, BeforeValidator(_no_flag)]
+Real = Annotated[float, BeforeValidator(_no_flag)]
 
 
 class Txt2Img(BaseModel):
@@ -21,17 +32,17 @@ class Txt2Img(BaseModel):
 
     prompt: str = Field(description=f"What to show, up to {LONGEST_PROMPT} characters; CLIP reads the first 75 tokens")
     negative_prompt: str | None = Field(None, description="What not to show")
-    width: int | None = Field(None, description="Pixels; a size the model was converted for (see capabilities)")
-    height: int | None = Field(None, description="Pixels")
-    steps: int | None = Field(None, description=f"Denoising steps, {STEPS[0]} to {STEPS[1]}")
-    guidance_scale: float | None = Field(
+    width: Whole | None = Field(None, description="Pixels; a size the model was converted for (see capabilities)")
+    height: Whole | None = Field(None, description="Pixels")
+    steps: Whole | None = Field(None, description=f"Denoising steps, {STEPS[0]} to {STEPS[1]}")
+    guidance_scale: Real | None = Field(
         None, description=f"How closely to follow the prompt, {GUIDANCE[0]:g} to {GUIDANCE[1]:g}"
     )
-    seed: int | None = Field(
+    seed: Whole | None = Field(
         None, description=f"0 to {SEEDS[1]}; the same seed and settings give the same picture; -1 or none draws one"
     )
     scheduler: str | None = Field(None, description=f"One of {', '.join(SCHEDULERS)} (A1111's names work too)")
-    n: int | None = Field(
+    n: Whole | None = Field(
         None, description=f"How many pictures, {PICTURES[0]} to {PICTURES[1]}; picture i uses seed + i"
     )
 
@@ -41,7 +52,7 @@ class Img2Img(Txt2Img):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={})
 
-    strength: float | None = Field(
+    strength: Real | None = Field(
         None, description="How much to change, above 0 (nothing) to 1 (everything); 0.75 if left out"
     )
 

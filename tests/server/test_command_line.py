@@ -52,7 +52,6 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
         ("generate", "a", "--image", "no-such-picture.png"),
         ("convert", "no-such-checkpoint", "-o", "out"),
         ("serve", "--port", "99999"),
-        ("serve", "--model", "no-such-model"),
         ("paint",),
         (),
     ],
