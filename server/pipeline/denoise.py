@@ -46,9 +46,12 @@ def denoise(
         given = sampler.scale_model_input(latents, index).astype(np.float16)
         timestep = np.full(2, sampler.timesteps[index], np.float16)
         inputs = {"sample": np.repeat(given, 2, 0), "timestep": timestep, "encoder_hidden_states": states}
-        negative, positive = np.split(unet.predict(inputs)["noise_pred"], 2)
+        predicted = unet.predict(inputs)["noise_pred"]
+        if not np.isfinite(predicted).all():
+            raise NotFinite(
+                f"the UNet's output is not finite at step {index - begin + 1} of {total}: its numbers overflowed"
+            )
+        negative, positive = np.split(predicted, 2)
         guided = positive if guidance_scale <= 1 else negative + np.float32(guidance_scale) * (positive - negative)
-        if not np.isfinite(guided).all():
-            raise NotFinite(f"the UNet's output is not finite at step {index + 1} of {total}: its numbers overflowed")
         latents = np.asarray(sampler.step(guided, index, latents, noise), np.float32)
         yield Step(index - begin + 1, total, latents)

@@ -1,1 +1,1 @@
-"""The dialects of HTTP that we speak; each turns its wire format into one GenerationRequest."""
+"""Dialects: each turns its wire format into one GenerationRequest."""

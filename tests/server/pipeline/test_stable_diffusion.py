@@ -60,6 +60,7 @@ def pair(request, tmp_path_factory):
         requires_safety_checker=False,
     )
     theirs.set_progress_bar_config(disable=True)
+    theirs.trained_schedule = theirs.scheduler.config
     return ours, theirs
 
 
@@ -72,9 +73,9 @@ def pictures(model, **fields):
     return [e for e in model.generate(make_request(model.manifest, **fields)) if isinstance(e, Picture)]
 
 
-def with_scheduler(pipeline, name):
+def with_scheduler(pipeline, name, schedule):
     kind, extra = PEERS[name]
-    pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **extra)
+    pipeline.scheduler = kind.from_config(schedule, **extra)
     return pipeline
 
 
@@ -83,7 +84,7 @@ def test_a_picture_is_the_one_diffusers_makes(pair, name):
     ours, theirs = pair
     (found,) = pictures(ours, prompt="red", negative_prompt="blue", steps=4, guidance_scale=5, seed=11, scheduler=name)
     generator = torch.Generator("cpu").manual_seed(11)
-    expected = with_scheduler(theirs, name)(
+    expected = with_scheduler(theirs, name, theirs.trained_schedule)(
         "red", negative_prompt="blue", num_inference_steps=4, guidance_scale=5, generator=generator, output_type="np"
     ).images[0]
     assert psnr(found.pixels, expected * 255) > 40
@@ -99,7 +100,7 @@ def test_a_picture_from_a_picture_is_the_one_diffusers_makes(pair, name):
     (found,) = pictures(ours, image=file.getvalue(), **fields)
     img2img = StableDiffusionImg2ImgPipeline(**theirs.components, requires_safety_checker=False)
     img2img.set_progress_bar_config(disable=True)
-    expected = with_scheduler(img2img, name)(
+    expected = with_scheduler(img2img, name, theirs.trained_schedule)(
         "red",
         image=first,
         strength=0.6,
@@ -115,7 +116,7 @@ def test_without_guidance_the_prompt_alone_decides(pair):
     ours, theirs = pair
     (found,) = pictures(ours, prompt="red", negative_prompt="blue", steps=2, guidance_scale=1, seed=5, scheduler="ddim")
     generator = torch.Generator("cpu").manual_seed(5)
-    expected = with_scheduler(theirs, "ddim")(
+    expected = with_scheduler(theirs, "ddim", theirs.trained_schedule)(
         "red", num_inference_steps=2, guidance_scale=1, generator=generator, output_type="np"
     ).images[0]
     assert psnr(found.pixels, expected * 255) > 40
