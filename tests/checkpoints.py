@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from tokenizers import pre_tokenizers
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 TEXT_WIDTH = 32
 SIDE = 64
@@ -97,3 +97,19 @@ def write_checkpoint(folder: Path, *, prediction_type: str = "epsilon", unet=Non
     scheduler.save_pretrained(folder / "scheduler")
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
     return folder
+
+
+def diffusers_pipeline(checkpoint: Path) -> StableDiffusionPipeline:
+    """diffusers' own pipeline of a checkpoint, in fp32: the reference for whole pictures."""
+    pipeline = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(checkpoint / "vae", dtype=torch.float32),
+        text_encoder=CLIPTextModel.from_pretrained(checkpoint / "text_encoder", dtype=torch.float32),
+        tokenizer=CLIPTokenizer.from_pretrained(checkpoint / "tokenizer"),
+        unet=UNet2DConditionModel.from_pretrained(checkpoint / "unet", dtype=torch.float32),
+        scheduler=DDIMScheduler.from_pretrained(checkpoint / "scheduler"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from checkpoints import diffusers_pipeline
 from PIL import Image
 
 from converter.errors import ManifestError
@@ -123,20 +124,7 @@ def test_the_model_is_converted_once(server, data_dir):
 
 
 def test_pictures_match_diffusers_on_the_same_checkpoint(data_dir, server):
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    theirs = StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(BUNDLED_MODEL / "vae", dtype=torch.float32),
-        text_encoder=CLIPTextModel.from_pretrained(BUNDLED_MODEL / "text_encoder", dtype=torch.float32),
-        tokenizer=CLIPTokenizer.from_pretrained(BUNDLED_MODEL / "tokenizer"),
-        unet=UNet2DConditionModel.from_pretrained(BUNDLED_MODEL / "unet", dtype=torch.float32),
-        scheduler=DDIMScheduler.from_pretrained(BUNDLED_MODEL / "scheduler"),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    theirs.set_progress_bar_config(disable=True)
+    theirs = diffusers_pipeline(BUNDLED_MODEL)
     prompt = "a red circle on a blue background"
     expected = theirs(
         prompt,

@@ -8,9 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from checkpoints import write_checkpoint
+from checkpoints import diffusers_pipeline, write_checkpoint
 from diffusers import (
-    AutoencoderKL,
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
@@ -19,11 +18,8 @@ from diffusers import (
     LMSDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionImg2ImgPipeline,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
 )
 from PIL import Image
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from converter.convert import ConvertOptions, convert
 from server.jobs.request import make_request
@@ -49,17 +45,7 @@ def pair(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     source = write_checkpoint(folder / "source", prediction_type=request.param)
     ours = StableDiffusion(convert(source, folder / "out", ConvertOptions(), lambda progress: None), {})
-    theirs = StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(source / "vae", dtype=torch.float32),
-        text_encoder=CLIPTextModel.from_pretrained(source / "text_encoder", dtype=torch.float32),
-        tokenizer=CLIPTokenizer.from_pretrained(source / "tokenizer"),
-        unet=UNet2DConditionModel.from_pretrained(source / "unet", dtype=torch.float32),
-        scheduler=DDIMScheduler.from_pretrained(source / "scheduler"),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    theirs.set_progress_bar_config(disable=True)
+    theirs = diffusers_pipeline(source)
     theirs.trained_schedule = theirs.scheduler.config
     return ours, theirs
 
