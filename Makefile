@@ -26,7 +26,7 @@ setup: .venv/.develop
 openapi: .venv/.serve
 	$(BIN)/python -m server.openapi
 
-# Paints held-out prompts and judges their pixels: a table and a contact sheet in build/ (ten minutes on two cores).
+# Paints held-out prompts and judges their pixels: a table and a contact sheet in build/.
 check-model: .venv/.develop
 	mkdir -p build
 	$(BIN)/anemone convert demo/model -o build/anemone-demo --name anemone-demo

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from converter import __version__
 from converter.blob import BlobWriter
@@ -20,6 +21,7 @@ from converter.networks.clip import text_encoder
 from converter.networks.unet import unet
 from converter.networks.vae import vae_decoder, vae_encoder
 from converter.package import write_package
+from converter.tensors import Tensors
 
 Size = tuple[int, int]
 ATTENTION = "split_einsum"
@@ -88,9 +90,10 @@ def _totals(checkpoint: Checkpoint) -> dict[str, int]:
     }
 
 
-def _graph(network: str, checkpoint: Checkpoint, family: Family, weights: Weights, size: Size) -> Graph:
-    component = "vae" if network.startswith("vae") else network
-    graph, tensors, config = Graph(weights), checkpoint.tensors(component), checkpoint.config(component)
+def _graph(
+    network: str, tensors: Tensors, config: dict[str, Any], family: Family, weights: Weights, size: Size
+) -> Graph:
+    graph = Graph(weights)
     width, height = size
     if network == "text_encoder":
         text_encoder(graph, tensors, config)
@@ -116,10 +119,12 @@ def _write_network(
 ) -> dict[str, str]:
     """Write a network's packages, all on one weights file; returns size -> package name."""
     by_size = [("any", sizes[0])] if network == "text_encoder" else [(f"{w}x{h}", (w, h)) for w, h in sizes]
+    component = "vae" if network.startswith("vae") else network
+    tensors, config = checkpoint.tensors(component), checkpoint.config(component)
     blob = out / f"{network}.weights"
     with BlobWriter(blob) as writer:
         weights = Weights(writer, written)
-        graphs = [(label, _graph(network, checkpoint, family, weights, size)) for label, size in by_size]
+        graphs = [(label, _graph(network, tensors, config, family, weights, size)) for label, size in by_size]
     metadata = {
         "com.github.apple.coremltools.version": version("coremltools"),
         "app.anemone.converter.version": __version__,

@@ -15,6 +15,7 @@ import uvicorn
 from converter.errors import AnemoneError
 from server.app import create_app
 from server.jobs.queue import JobQueue, Launch, Readiness, launch_worker
+from server.jobs.start import ModelChoice, start_worker
 from server.jobs.store import JobStore
 from server.settings import Settings
 from server.terminal import Bar
@@ -71,8 +72,6 @@ def _bound(settings: Settings) -> socket.socket:
 
 def worker_launcher(settings: Settings) -> Launch:
     """Starts workers holding the settings' model. Nothing of the worker's is imported in this process."""
-    from server.jobs.start import ModelChoice, start_worker
-
     choice = ModelChoice(settings.model.absolute(), settings.data_dir.absolute(), dict(settings.compute_units))
     return launch_worker(start_worker, choice)
 

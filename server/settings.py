@@ -6,12 +6,13 @@ import ipaddress
 import os
 import sys
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-ComputeUnit = Literal["CPU_AND_NE", "ALL", "CPU_AND_GPU", "CPU_ONLY"]
+from converter.folder import NETWORKS
+from converter.runtime import ComputeUnit
+
 BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "demo" / "model"
 
 
@@ -55,7 +56,7 @@ class Settings(BaseSettings):
     @field_validator("compute_units")
     @classmethod
     def _networks(cls, units: dict[str, ComputeUnit]) -> dict[str, ComputeUnit]:
-        known = {"default", "text_encoder", "unet", "vae_decoder", "vae_encoder"}
+        known = {"default", *NETWORKS}
         if unknown := sorted(set(units) - known):
             raise ValueError(f"compute_units names {', '.join(unknown)}; accepted: {', '.join(sorted(known))}")
         return units

@@ -8,12 +8,23 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Literal, get_args
 
 from converter.runtime.feature import Feature, InputError, Network, PackageError, UnsupportedOperator
 
-__all__ = ["Feature", "InputError", "Network", "PackageError", "UnsupportedOperator", "load"]
+__all__ = [
+    "COMPUTE_UNITS",
+    "ComputeUnit",
+    "Feature",
+    "InputError",
+    "Network",
+    "PackageError",
+    "UnsupportedOperator",
+    "load",
+]
 
-COMPUTE_UNITS = ("CPU_AND_NE", "ALL", "CPU_AND_GPU", "CPU_ONLY")
+ComputeUnit = Literal["CPU_AND_NE", "ALL", "CPU_AND_GPU", "CPU_ONLY"]
+COMPUTE_UNITS: tuple[str, ...] = get_args(ComputeUnit)
 
 
 def load(path: Path, *, function: str = "main", compute_units: str = "CPU_AND_NE") -> Network:

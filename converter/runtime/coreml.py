@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.runtime.feature import Feature, checked, features
+from converter.runtime.feature import checked, features
 from converter.runtime.program import described, read_model
 
 #: Hints exist from macOS 15 on; our shapes never change, and a model runs many times once loaded.
@@ -75,25 +75,15 @@ class CoreMLNetwork:
         import coremltools as ct
 
         description = described(read_model(path), path, function)
-        self._inputs, self._outputs = features(description.input), features(description.output)
+        self.inputs, self.outputs = features(description.input), features(description.output)
         units = ct.ComputeUnit[compute_units]
         self._model = ct.models.CompiledMLModel(str(compiled(path)), compute_units=units, **_hints(function))
-
-    @property
-    def inputs(self) -> Mapping[str, Feature]:
-        """The inputs by name."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> Mapping[str, Feature]:
-        """The outputs by name."""
-        return self._outputs
 
     def predict(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run the network once; raises InputError before anything runs."""
         given = {}
-        for name, array in checked(inputs, self._inputs).items():
+        for name, array in checked(inputs, self.inputs).items():
             # coremltools hands fp16 arrays to Core ML as fp32 (rdar://92239209); the values are fp16's all the same.
             given[name] = array.astype(np.float32) if array.dtype == np.float16 else array
         found = self._model.predict(given)
-        return {name: np.asarray(found[name], feature.dtype) for name, feature in self._outputs.items()}
+        return {name: np.asarray(found[name], feature.dtype) for name, feature in self.outputs.items()}

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from converter.runtime.feature import Feature, UnsupportedOperator, checked
+from converter.runtime.feature import UnsupportedOperator, checked
 from converter.runtime.ops import OPERATORS
 from converter.runtime.program import Operation, Program, Value, read_program
 
@@ -59,19 +59,9 @@ class MILNetwork:
     def __init__(self, path: Path, function: str = "main") -> None:
         program = read_program(path, function)
         _refuse_unknown(path, program)
-        self._inputs, self._outputs = program.inputs, program.outputs
+        self.inputs, self.outputs = program.inputs, program.outputs
         self._shared: dict[int, Held] = {}
         self._steps = self._compile(program)
-
-    @property
-    def inputs(self) -> Mapping[str, Feature]:
-        """The inputs by name."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> Mapping[str, Feature]:
-        """The outputs by name."""
-        return self._outputs
 
     def _constant(self, value: Value) -> Held:
         """One tensor for each stored constant, however many operations use it."""
@@ -107,7 +97,7 @@ class MILNetwork:
     def predict(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run the network once; raises InputError before anything runs."""
         live: dict[str, Any] = {}
-        for name, array in checked(inputs, self._inputs).items():
+        for name, array in checked(inputs, self.inputs).items():
             wide = array.astype(np.float32) if array.dtype.kind == "f" else np.array(array)
             live[name] = torch.from_numpy(wide)
         for step in self._steps:
@@ -118,4 +108,4 @@ class MILNetwork:
             live |= zip(step.outputs, result if isinstance(result, list) else [result], strict=True)
             for name in step.freed:
                 del live[name]
-        return {name: live[name].numpy().astype(feature.dtype, copy=False) for name, feature in self._outputs.items()}
+        return {name: live[name].numpy().astype(feature.dtype, copy=False) for name, feature in self.outputs.items()}

@@ -165,6 +165,10 @@ class JobQueue:
         except (EOFError, ConnectionResetError):
             self._mourn()
             return
+        self._keep(event)
+
+    def _keep(self, event: Event) -> None:
+        """Act on what the worker says."""
         if isinstance(event, Preparing):
             self._now(
                 replace(self._readiness, state=event.stage, network=event.network, done=event.done, total=event.total)
@@ -238,7 +242,7 @@ class JobQueue:
                 return  # its death is read from the pipe next, and the job put back
 
     def _stop_worker(self) -> None:
-        worker, running = self._worker, self._running
+        worker = self._worker
         if worker is None:
             return
         if self._pipe is not None:
@@ -254,17 +258,14 @@ class JobQueue:
                     event: Event = self._pipe.recv()
                 except (EOFError, ConnectionResetError):
                     break
-                if isinstance(event, Finished):
-                    self._store.add_image(event.job_id, event.image, event.seed, event.png)
-                elif isinstance(event, Ended):
-                    self._end(event)
-                    running = None
+                if isinstance(event, Finished | Ended):
+                    self._keep(event)
         worker.join(0.5)
         if worker.is_alive():
             worker.kill()
             worker.join()
-        if running is not None:
-            self._store.requeue(running)
+        if self._running is not None:
+            self._store.requeue(self._running)
 
 
 def launch_worker(target: Callable[..., None], *arguments: object) -> Launch:

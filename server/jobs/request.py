@@ -11,7 +11,7 @@ from converter.folder import Manifest
 from server.pipeline.schedulers import SCHEDULERS, UnknownScheduler, find_scheduler
 
 STEPS = (1, 150)
-#: Above 30 every sampler here gives saturated noise; 0 ignores the prompt and 1 the negative one.
+#: As far as A1111's slider goes; at 1 and below the negative prompt plays no part.
 GUIDANCE = (0.0, 30.0)
 PICTURES = (1, 8)
 SEEDS = (0, 2**32 - 1)

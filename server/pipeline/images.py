@@ -14,7 +14,7 @@ from converter.errors import AnemoneError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 LONGEST_SIDE = 8192
-#: A 32 megapixel picture is 96 MB once decoded; phones make 12 to 50, and 4096x4096 is twice what any model makes.
+#: 96 MB once decoded.
 MOST_PIXELS = 32_000_000
 _ACCEPTED = (
     f"a whole PNG, JPEG or WebP picture up to {LONGEST_SIDE} pixels a side and {MOST_PIXELS // 10**6} megapixels"

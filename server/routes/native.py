@@ -17,7 +17,7 @@ from server.jobs.request import DEFAULT_SCHEDULER, DEFAULT_STRENGTH, GenerationR
 from server.jobs.store import JobStore
 from server.pipeline.images import ImageError, decode_image
 from server.pipeline.schedulers import SCHEDULERS
-from server.routes.upload import img2img_fields
+from server.routes.upload import img2img_fields, media_type
 from server.routes.wire import (
     CapabilitiesOut,
     DefaultsOut,
@@ -113,7 +113,7 @@ async def _answer(request: GenerationRequest, prefer: list[str] | None, queue: J
 
 
 def _json_only(request: Request) -> None:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = media_type(request)
     if kind != "application/json":
         raise ApiError(415, "wrong_type", f"the body is {kind[:80] or 'untyped'}; accepted: application/json")
 

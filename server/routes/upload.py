@@ -40,9 +40,14 @@ async def _form_fields(request: Request) -> tuple[dict[str, Any], bytes]:
         raise ApiError(400, "invalid_form", f"the form cannot be parsed: {reason}") from error
 
 
+def media_type(request: Request) -> str:
+    """The body's type without its parameters, in lower case; empty where the request does not say."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 async def img2img_fields(request: Request) -> tuple[dict[str, Any], bytes]:
     """The request's fields and its picture, undecoded; raises ApiError naming what cannot be used."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = media_type(request)
     try:
         if kind == "application/json":
             body = Img2ImgJson.model_validate_json(await request.body())

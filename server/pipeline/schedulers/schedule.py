@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.folder import Manifest
+from converter.folder import Manifest, SchedulerSettings
 
 Latents = NDArray[np.float32]
 Numbers = NDArray[np.float64]
@@ -38,32 +38,15 @@ class Sampler(Protocol):
 
 
 @dataclass(frozen=True)
-class NoiseSchedule:
+class NoiseSchedule(SchedulerSettings):
     """A model's noise schedule (Ho et al. 2020) and what its UNet predicts (Salimans and Ho 2022)."""
 
-    num_train_timesteps: int
-    beta_start: float
-    beta_end: float
-    beta_schedule: str
-    timestep_spacing: str
-    steps_offset: int
-    set_alpha_to_one: bool
     prediction_type: str
 
     @staticmethod
     def of(manifest: Manifest) -> NoiseSchedule:
         """The schedule a model folder states."""
-        s = manifest.scheduler
-        return NoiseSchedule(
-            num_train_timesteps=s.num_train_timesteps,
-            beta_start=s.beta_start,
-            beta_end=s.beta_end,
-            beta_schedule=s.beta_schedule,
-            timestep_spacing=s.timestep_spacing,
-            steps_offset=s.steps_offset,
-            set_alpha_to_one=s.set_alpha_to_one,
-            prediction_type=manifest.prediction_type,
-        )
+        return NoiseSchedule(**asdict(manifest.scheduler), prediction_type=manifest.prediction_type)
 
     @cached_property
     def alphas_cumprod(self) -> Numbers:
