@@ -3,7 +3,7 @@ PYTHON ?= python3
 PIP_FLAGS ?=
 BIN := .venv/bin
 
-.PHONY: serve test lint format setup openapi check-model clean
+.PHONY: serve test lint format setup openapi check-model bench clean
 
 serve: .venv/.serve
 	$(BIN)/anemone serve $(ARGS)
@@ -32,6 +32,10 @@ check-model: .venv/.develop
 	$(BIN)/anemone convert demo/model -o build/anemone-demo --name anemone-demo
 	$(BIN)/python -m demo.check --model build/anemone-demo --sheet build/sheet.png --table build/table.json
 
+# Speed and memory beside named peers; BENCH='--size sdxl', '--peers', '--apple CHECKOUT'.
+bench: .venv/.develop
+	$(BIN)/python -m benchmarks.conversion $(BENCH)
+
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
@@ -40,7 +44,7 @@ $(BIN)/python:
 	touch $@
 
 .venv/.develop: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e '.[dev,reference]'
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e '.[dev,demo]'
 	touch $@ .venv/.serve
 
 clean:

@@ -1,9 +1,10 @@
-"""Where weights come from: a diffusers folder on disk. Nothing is unpickled, ever."""
+"""A diffusers folder on disk as a source of weights. Nothing is unpickled, ever."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +13,26 @@ from typing import Any
 from converter.errors import CheckpointError
 from converter.tensors import Tensors
 
-COMPONENTS = ("text_encoder", "unet", "vae")
+COMPONENTS = ("text_encoder", "text_encoder_2", "unet", "vae")
+TOKENIZERS = ("tokenizer", "tokenizer_2")
+#: What a checkpoint's makers recommend, where they say.
+DEFAULTS = "anemone-defaults.json"
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 _STEMS = ("diffusion_pytorch_model", "model")
-_TOKENIZER = ("vocab.json", "merges.txt", "tokenizer_config.json")
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+#: Half the bytes to read come first; converted weights are fp16 whichever is read.
+_VARIANTS = (".fp16", "")
+_SPLIT_TOKENIZER = ("vocab.json", "merges.txt")
+_WHOLE_TOKENIZER = "tokenizer.json"
+_TOKENIZER_CONFIG, _SPECIAL_TOKENS = "tokenizer_config.json", "special_tokens_map.json"
+_INDEX = "model_index.json"
+
+
+def pickle_refused(what: str) -> CheckpointError:
+    """The refusal of ``what`` (pickle files, named), saying why and what to do."""
+    return CheckpointError(
+        f"{what}: pickle files can run any code when read, so they are refused. Get the safetensors version, or, where "
+        "you trust the file, save one with diffusers' save_pretrained."
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -33,92 +50,195 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    for stem in _STEMS:
-        for variant in ("", ".fp16"):
-            index = folder / f"{stem}.safetensors.index{variant}.json"
-            if index.is_file():
-                names = sorted(set(read_json(index).get("weight_map", {}).values()))
-                if any(Path(n).name != n or not (folder / n).is_file() for n in names):
-                    raise CheckpointError(f"{index} names files that are not beside it: {', '.join(names)}")
-                return [folder / n for n in names]
-            whole = folder / f"{stem}{variant}.safetensors"
-            if whole.is_file():
-                return [whole]
-    pickles = [p.name for p in folder.glob("*") if p.suffix in _PICKLES] if folder.is_dir() else []
-    if pickles:
-        raise CheckpointError(
-            f"{folder} has its weights only as {', '.join(sorted(pickles))}: pickle files can run any code when read, so "
-            "they are refused. Get the safetensors version, or save one with diffusers' save_pretrained."
-        )
-    raise CheckpointError(f"{folder} has no safetensors weights ({' or '.join(s + '.safetensors' for s in _STEMS)})")
+def _index_names(stem: str, variant: str) -> tuple[str, str]:
+    # The second is an older spelling, which diffusers calls legacy.
+    return f"{stem}.safetensors.index{variant}.json", f"{stem}.safetensors{variant}.index.json"
+
+
+def shard_indexes(names: Collection[str]) -> list[str]:
+    """The files among a network folder's ``names`` that list shards."""
+    spelled = {name for variant in _VARIANTS for stem in _STEMS for name in _index_names(stem, variant)}
+    return sorted(spelled.intersection(names))
+
+
+def choose_weights(where: str, names: Collection[str], read_index: Callable[[str], dict[str, Any]]) -> list[str]:
+    """The one set of safetensors files among a network folder's ``names`` to read: fp16 where there is one, else full.
+
+    ``read_index`` gives the content of one of `shard_indexes`. Raises CheckpointError that begins with ``where``: no
+    safetensors (pickles are refused by name), or shards that are missing.
+    """
+    for variant in _VARIANTS:
+        for stem in _STEMS:
+            for index in _index_names(stem, variant):
+                if index in names:
+                    listed = read_index(index).get("weight_map")
+                    shards = sorted({str(name) for name in listed.values()}) if isinstance(listed, dict) else []
+                    if not shards or any(name not in names for name in shards):
+                        raise CheckpointError(
+                            f"{where}/{index} names files that are not beside it: {', '.join(shards)}"
+                        )
+                    return shards
+            if f"{stem}{variant}.safetensors" in names:
+                return [f"{stem}{variant}.safetensors"]
+    if pickles := sorted(name for name in names if name.endswith(PICKLES)):
+        raise pickle_refused(f"{where} has its weights only as {', '.join(pickles)}")
+    raise CheckpointError(f"{where} has no safetensors weights ({' or '.join(s + '.safetensors' for s in _STEMS)})")
+
+
+def tokenizer_names(where: str, names: Collection[str]) -> list[str]:
+    """The files among a tokenizer folder's ``names`` to read; raises CheckpointError where they are no CLIP tokenizer."""
+    split = all(name in names for name in _SPLIT_TOKENIZER)
+    if not split and _WHOLE_TOKENIZER not in names:
+        raise CheckpointError(f"{where} has neither vocab.json with merges.txt nor tokenizer.json")
+    wanted = _SPLIT_TOKENIZER if split else (_WHOLE_TOKENIZER,)
+    return [*wanted, *(name for name in (_TOKENIZER_CONFIG, _SPECIAL_TOKENS) if name in names)]
+
+
+def _taken_apart(path: Path) -> dict[str, bytes]:
+    model = read_json(path).get("model", {})
+    if model.get("type") != "BPE":
+        raise CheckpointError(f"{path} is a {model.get('type')!r} tokenizer; CLIP's is BPE")
+    merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
+    return {
+        "vocab.json": json.dumps(model["vocab"], ensure_ascii=False).encode(),
+        "merges.txt": ("#version: 0.2\n" + "".join(f"{m}\n" for m in merges)).encode(),
+    }
+
+
+def _tokenizer_files(folder: Path) -> dict[str, bytes]:
+    """CLIP's tokenizer as vocab.json and merges.txt, with tokenizer_config.json where there is one.
+
+    transformers 5 saves a tokenizer.json alone; the two are taken out of it. Before 4.34 it kept the token to pad with
+    in special_tokens_map.json, which Stable Diffusion 2's folders still have: what that says goes into the config.
+    """
+    names = tokenizer_names(str(folder), _names(folder))
+    found = {name: (folder / name).read_bytes() for name in names if name in (*_SPLIT_TOKENIZER, _TOKENIZER_CONFIG)}
+    if _WHOLE_TOKENIZER in names:
+        found |= _taken_apart(folder / _WHOLE_TOKENIZER)
+    if _SPECIAL_TOKENS in names:
+        config = read_json(folder / _TOKENIZER_CONFIG) if _TOKENIZER_CONFIG in names else {}
+        pad = read_json(folder / _SPECIAL_TOKENS).get("pad_token")
+        # The rule of transformers' from_pretrained: newer configs list their tokens, and are all there is to go by.
+        if pad is not None and "added_tokens_decoder" not in config:
+            found[_TOKENIZER_CONFIG] = json.dumps(config | {"pad_token": pad}, indent=2).encode()
+    return found
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.is_file()} if folder.is_dir() else set()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a network's folder that are read; raises CheckpointError where there are none."""
+    names = choose_weights(str(folder), _names(folder), lambda name: read_json(folder / name))
+    return [folder / name for name in names]
+
+
+def content_hash(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def size_and_time(path: Path) -> str:
+    """A file's size in bytes and modification time in ns."""
+    found = path.stat()
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A Stable Diffusion checkpoint in the diffusers layout."""
+    """A Stable Diffusion checkpoint in the diffusers layout.
+
+    prediction_type: overrules what the scheduler's configuration says the UNet predicts.
+    hub_name: owner/name, where the folder is a copy of a repository on the Hugging Face hub.
+    """
 
     folder: Path
+    prediction_type: str | None = None
+    hub_name: str | None = None
 
     @staticmethod
-    def open(path: Path) -> Checkpoint:
+    def open(path: Path, prediction_type: str | None = None, hub_name: str | None = None) -> Checkpoint:
         """The checkpoint at ``path``; raises CheckpointError where there is none that can be read safely."""
-        if path.is_file() and path.suffix in _PICKLES:
-            raise CheckpointError(
-                f"{path} is a pickle file, which can run any code when read; give a safetensors checkpoint"
-            )
+        if path.is_file() and path.suffix in PICKLES:
+            raise pickle_refused(str(path))
         if not path.is_dir():
-            raise CheckpointError(f"{path} is not a folder; give a diffusers checkpoint folder (with model_index.json)")
-        read_json(path / "model_index.json")
-        return Checkpoint(path)
+            raise CheckpointError(f"{path} is not a folder; give a diffusers checkpoint folder (with {_INDEX})")
+        files = sorted(name for name in _names(path) if name.endswith(".safetensors"))
+        if files and not (path / _INDEX).is_file():
+            raise CheckpointError(
+                f"{path} has no {_INDEX}, but {', '.join(files)}; where that is a whole checkpoint, give the file itself"
+            )
+        read_json(path / _INDEX)
+        return Checkpoint(path, prediction_type, hub_name)
+
+    @property
+    def name(self) -> str:
+        """What the model is called: its repository on the hub, or its folder."""
+        return self.hub_name or self.folder.resolve().name
+
+    @property
+    def kind(self) -> str:
+        """``hub`` or ``diffusers``, for a folder that was given."""
+        return "hub" if self.hub_name else "diffusers"
+
+    def has(self, component: str) -> bool:
+        """Whether the checkpoint has this network."""
+        return (self.folder / component / "config.json").is_file()
 
     def config(self, component: str) -> dict[str, Any]:
         """A network's config.json, or the scheduler's scheduler_config.json."""
-        name = "scheduler_config.json" if component == "scheduler" else "config.json"
-        return read_json(self.folder / component / name)
+        if component != "scheduler":
+            return read_json(self.folder / component / "config.json")
+        found = read_json(self.folder / component / "scheduler_config.json")
+        return found if self.prediction_type is None else found | {"prediction_type": self.prediction_type}
 
     def tensors(self, component: str) -> Tensors:
         """A network's weights, mapped."""
-        return Tensors(_weight_files(self.folder / component))
+        return Tensors(weight_files(self.folder / component))
+
+    @cached_property
+    def index(self) -> dict[str, Any]:
+        """model_index.json."""
+        return read_json(self.folder / _INDEX)
 
     @cached_property
     def defaults(self) -> dict[str, Any]:
         """Steps and guidance scale its makers recommend, where they say (``anemone-defaults.json``)."""
-        path = self.folder / "anemone-defaults.json"
+        path = self.folder / DEFAULTS
         return read_json(path) if path.is_file() else {}
 
-    def tokenizer_files(self) -> dict[str, bytes]:
-        """CLIP's tokenizer as vocab.json and merges.txt, with tokenizer_config.json where there is one.
+    def tokenizer_files(self) -> dict[str, dict[str, bytes]]:
+        """Each of the checkpoint's tokenizers (tokenizer, tokenizer_2): file name -> content."""
+        names = [name for name in TOKENIZERS if (self.folder / name).is_dir()]
+        if not names:
+            raise CheckpointError(f"{self.folder} has no tokenizer folder")
+        return {name: _tokenizer_files(self.folder / name) for name in names}
 
-        transformers 5 saves a tokenizer.json alone; the two are taken out of it.
-        """
-        folder = self.folder / "tokenizer"
-        found = {n: (folder / n).read_bytes() for n in _TOKENIZER if (folder / n).is_file()}
-        if "vocab.json" in found and "merges.txt" in found:
-            return found
-        if not (folder / "tokenizer.json").is_file():
-            raise CheckpointError(f"{folder} has neither vocab.json with merges.txt nor tokenizer.json")
-        model = read_json(folder / "tokenizer.json").get("model", {})
-        if model.get("type") != "BPE":
-            raise CheckpointError(f"{folder / 'tokenizer.json'} is a {model.get('type')!r} tokenizer; CLIP's is BPE")
-        merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
-        found["vocab.json"] = json.dumps(model["vocab"], ensure_ascii=False).encode()
-        found["merges.txt"] = ("#version: 0.2\n" + "".join(f"{m}\n" for m in merges)).encode()
-        return found
+    def _files(self) -> list[Path]:
+        """Every file a conversion reads."""
+        found = [self.folder / _INDEX, self.folder / "scheduler" / "scheduler_config.json"]
+        for component in (c for c in COMPONENTS if self.has(c)):
+            found += [self.folder / component / "config.json", *weight_files(self.folder / component)]
+        for folder in (self.folder / name for name in TOKENIZERS if (self.folder / name).is_dir()):
+            found += [folder / name for name in tokenizer_names(str(folder), _names(folder))]
+        return [*found, self.folder / DEFAULTS] if (self.folder / DEFAULTS).is_file() else found
+
+    def _digest(self, of: Callable[[Path], str]) -> str:
+        whole = hashlib.sha256()
+        for path in self._files():
+            whole.update(f"{path.relative_to(self.folder).as_posix()} {of(path)}\n".encode())
+        if self.prediction_type is not None:
+            whole.update(f"prediction_type {self.prediction_type}\n".encode())
+        return whole.hexdigest()
 
     @cached_property
     def sha256(self) -> str:
-        """One hash over every file the conversion reads: configs, vocabulary and weights, with their names."""
-        paths = [self.folder / "model_index.json", self.folder / "scheduler" / "scheduler_config.json"]
-        for component in COMPONENTS:
-            paths += [self.folder / component / "config.json", *_weight_files(self.folder / component)]
-        defaults = self.folder / "anemone-defaults.json"
-        paths += [defaults] if defaults.is_file() else []
-        whole = hashlib.sha256()
-        for path in paths:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            whole.update(f"{path.relative_to(self.folder).as_posix()} {digest}\n".encode())
-        for name, content in sorted(self.tokenizer_files().items()):
-            whole.update(f"tokenizer/{name} {hashlib.sha256(content).hexdigest()}\n".encode())
-        return whole.hexdigest()
+        """One hash over the names and contents of all files that a conversion reads, and the prediction type asked for."""
+        return self._digest(content_hash)
+
+    @cached_property
+    def stamp(self) -> str:
+        """The same over the names, sizes and modification times of the files: found without reading them."""
+        return self._digest(size_and_time)

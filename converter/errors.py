@@ -3,7 +3,8 @@
 AnemoneError
 ├── CheckpointError   the source is missing, damaged, unsafe or of an architecture we do not convert
 ├── ManifestError     a model folder's anemone.json is not one
-└── SpaceError        the disk cannot hold the result
+├── SpaceError        the disk cannot hold the result
+└── MemoryShortage    there is not enough memory to begin
 """
 
 from __future__ import annotations
@@ -23,3 +24,7 @@ class ManifestError(AnemoneError):
 
 class SpaceError(AnemoneError):
     """There is not enough free disk space."""
+
+
+class MemoryShortage(AnemoneError):
+    """There is not enough memory for what was asked."""

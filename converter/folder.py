@@ -11,7 +11,33 @@ from converter.errors import ManifestError
 
 FORMAT = 1
 FILE = "anemone.json"
-NETWORKS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
+#: Every network a model folder may hold; which ones it does hold depends on its family and the conversion's options.
+NETWORKS = (
+    "text_encoder",
+    "text_encoder_2",
+    "unet",
+    "unet_prompt",
+    "vae_decoder",
+    "vae_encoder",
+    "preview_decoder",
+    "safety_checker",
+    "controlnet",
+)
+
+
+def kind(network: str) -> str:
+    """Which network it is: of the ControlNets, which have names of their own (controlnet/canny), controlnet."""
+    return network.partition("/")[0]
+
+
+def sized(network: str) -> bool:
+    """Whether its programs are for pictures of one size."""
+    return not network.startswith("text_encoder") and network != "unet_prompt"
+
+
+def prompted(network: str) -> bool:
+    """Whether its programs are for rows of prompts of one length."""
+    return kind(network) in ("unet", "unet_prompt", "controlnet")
 
 
 @dataclass(frozen=True)
@@ -33,15 +59,17 @@ class Defaults:
 
     steps: int
     guidance_scale: float
+    scheduler: str
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the weights came from, and the hash of all that was read."""
+    """Where the weights came from, the hash of all that was read, and a stamp of the files' sizes and times."""
 
     kind: str
     path_or_id: str
     sha256: str
+    stamp: str
 
 
 @dataclass(frozen=True)
@@ -53,8 +81,47 @@ class Versions:
 
 
 @dataclass(frozen=True)
+class Package:
+    """One program of a network and what it is for.
+
+    width, height: the pictures' size in pixels; None where it does not matter.
+    batch: how many rows it takes at once.
+    tokens: how long the prompt's states are; None where it takes none.
+    control: whether it takes a ControlNet's residuals.
+    function: which function of the package it is; main where the package has one alone.
+    """
+
+    path: str
+    width: int | None
+    height: int | None
+    batch: int
+    tokens: int | None = None
+    control: bool = False
+    function: str = "main"
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the UNet takes beside latents, timestep and prompt.
+
+    inpainting: whether a mask and the masked picture's latents follow the noisy ones.
+    guidance_width: the width of the guidance scale's embedding (LCM); None where guidance is no input.
+    time_ids: how many numbers of sizes and crops SDXL takes, with the pooled text; None for other families.
+    zeros_for_no_prompt: whether an empty negative prompt means states of zeros (SDXL).
+    """
+
+    inpainting: bool
+    guidance_width: int | None
+    time_ids: int | None
+    zeros_for_no_prompt: bool
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """anemone.json. Sizes are pictures' (width, height) in pixels, the first the default."""
+    """anemone.json. Sizes are pictures' (width, height) in pixels, the first the default.
+
+    plan: the fingerprint of the conversion that made it (see `converter.plan`); empty where another converter did.
+    """
 
     name: str
     family: str
@@ -65,15 +132,14 @@ class Manifest:
     latent_channels: int
     vae_scale_factor: int
     vae_scaling_factor: float
-    batch: int
     tokens: int
-    text_width: int
+    conditions: Conditions
     scheduler: SchedulerSettings
     defaults: Defaults
-    #: Network -> size ("256x256", or "any" where it does not matter) -> package folder name.
-    networks: dict[str, dict[str, str]]
+    networks: dict[str, tuple[Package, ...]]
     source: Source
     converter: Versions
+    plan: str
     format: int = FORMAT
 
     def write(self, folder: Path) -> None:
@@ -93,22 +159,41 @@ class Manifest:
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             what = found.get("format") if isinstance(found, dict) else found
             raise ManifestError(f"{path} has format {what!r}; this version reads {FORMAT}")
-        parts = {"scheduler": SchedulerSettings, "defaults": Defaults, "source": Source, "converter": Versions}
-        values: dict[str, Any] = {}
+        values = {}
         for field in fields(Manifest):
             if field.name not in found:
                 raise ManifestError(f"{path} lacks {field.name!r}")
             values[field.name] = found[field.name]
-        for name, kind in parts.items():
-            wanted = {f.name for f in fields(kind)}
-            if not isinstance(values[name], dict) or set(values[name]) != wanted:
-                raise ManifestError(f"{path}: {name!r} must have exactly {', '.join(sorted(wanted))}")
-            values[name] = kind(**values[name])
+        for name, kind in _PARTS.items():
+            values[name] = _part(path, name, kind, values[name])
         try:
             values["sizes"] = tuple((int(w), int(h)) for w, h in values["sizes"])
         except (TypeError, ValueError) as error:
             raise ManifestError(f"{path}: 'sizes' must be a list of [width, height]") from error
+        networks = values["networks"]
+        if not isinstance(networks, dict) or not all(isinstance(n, list) and n for n in networks.values()):
+            raise ManifestError(f"{path}: 'networks' must be an object of lists of packages")
+        values["networks"] = {
+            network: tuple(_part(path, f"networks.{network}", Package, package) for package in packages)
+            for network, packages in networks.items()
+        }
         return Manifest(**values)
+
+
+_PARTS: dict[str, type] = {
+    "conditions": Conditions,
+    "scheduler": SchedulerSettings,
+    "defaults": Defaults,
+    "source": Source,
+    "converter": Versions,
+}
+
+
+def _part(path: Path, name: str, kind: type, found: Any) -> Any:
+    wanted = {f.name for f in fields(kind)}
+    if not isinstance(found, dict) or set(found) != wanted:
+        raise ManifestError(f"{path}: {name!r} must have exactly {', '.join(sorted(wanted))}")
+    return kind(**found)
 
 
 @dataclass(frozen=True)
@@ -122,21 +207,55 @@ class ModelFolder:
     def open(path: Path) -> ModelFolder:
         """The model in ``path``; raises ManifestError where it is not one or a package is missing."""
         folder = ModelFolder(path, Manifest.read(path))
-        for network in NETWORKS:
-            for package in folder.manifest.networks.get(network, {}).values():
-                if not (path / package).is_dir():
-                    raise ManifestError(f"{path} lacks the package {package} that its {FILE} names")
+        for packages in folder.manifest.networks.values():
+            for package in packages:
+                if not (path / package.path).is_dir():
+                    raise ManifestError(f"{path} lacks the package {package.path} that its {FILE} names")
         return folder
 
-    @property
-    def tokenizer(self) -> Path:
-        """The folder of vocab.json and merges.txt."""
-        return self.path / "tokenizer"
+    def tokenizer(self, network: str) -> Path:
+        """The folder of a text encoder's vocab.json and merges.txt."""
+        own = self.path / network.replace("text_encoder", "tokenizer")
+        return own if own.is_dir() else self.path / "tokenizer"
+
+    def packages(self, network: str, width: int | None = None, height: int | None = None) -> tuple[Package, ...]:
+        """The programs of a network for pictures of a size (pixels; None where it does not matter), smallest first.
+
+        Raises ManifestError where there is none.
+        """
+        found = self.manifest.networks.get(network, ())
+        right = [p for p in found if (p.width, p.height) == (width, height)]
+        if not right:
+            have = ", ".join("any size" if p.width is None else f"{p.width}x{p.height}" for p in found) or "none"
+            wanted = "any size" if width is None else f"{width}x{height}"
+            raise ManifestError(f"{self.path} has no {network} for {wanted}; it has {have}")
+        return tuple(sorted(right, key=lambda p: (p.control, p.tokens or 0, p.batch)))
+
+    def best(
+        self,
+        network: str,
+        width: int | None = None,
+        height: int | None = None,
+        *,
+        batch: int = 1,
+        tokens: int = 0,
+        control: bool = False,
+    ) -> Package:
+        """The smallest program that takes ``batch`` rows at once, or the one that takes most where none does.
+
+        ``tokens`` and ``control`` must fit. Raises ManifestError where no program does.
+        """
+        found = [p for p in self.packages(network, width, height) if p.control == control]
+        long = [p for p in found if p.tokens is None or p.tokens >= tokens]
+        if not long:
+            have = sorted({p.tokens or 0 for p in found})
+            raise ManifestError(
+                f"{self.path} has no {network} {'with' if control else 'without'} ControlNet for {tokens} tokens; "
+                f"it has {have or 'none'}"
+            )
+        shortest = [p for p in long if p.tokens == long[0].tokens]
+        return next((p for p in shortest if p.batch >= batch), shortest[-1])
 
     def package(self, network: str, width: int | None = None, height: int | None = None) -> Path:
-        """The package of a network; ``width`` and ``height`` (pixels) are for the networks that depend on the size."""
-        found = self.manifest.networks.get(network, {})
-        size = "any" if width is None else f"{width}x{height}"
-        if size not in found:
-            raise ManifestError(f"{self.path} has no {network} for {size}; it has {', '.join(found) or 'none'}")
-        return self.path / found[size]
+        """The folder of a network's package for a size: the one with the largest batch."""
+        return self.path / max(self.packages(network, width, height), key=lambda p: p.batch).path

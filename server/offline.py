@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from converter.convert import ConvertOptions, convert
+from converter.convert import ConvertProgress, convert
 from converter.errors import AnemoneError
+from converter.partial import conversion_lock
+from converter.plan import ConvertOptions
+from converter.source import open_source
 from server.jobs.messages import Preparing
 from server.jobs.request import make_request
 from server.jobs.start import ModelChoice
@@ -18,15 +22,38 @@ from server.pipeline.infotext import write_infotext
 from server.settings import Settings
 from server.terminal import Bar
 
+if TYPE_CHECKING:
+    from converter.hub import DownloadProgress
 
-def convert_checkpoint(source: Path, out: Path, sizes: list[tuple[int, int]] | None, name: str | None) -> int:
-    """Convert ``source`` into ``out``, with a bar."""
+
+def _of(done: int, total: int) -> str:
+    return f"{done / 2**20:.0f} of {total / 2**20:.0f} MB"
+
+
+def convert_checkpoint(
+    source: str, prediction_type: str | None, out: Path, options: ConvertOptions, only: list[str]
+) -> int:
+    """Convert ``source`` into ``out``, with a bar; only the networks in ``only`` where it names some."""
     bar, began = Bar(), time.monotonic()
-    options = ConvertOptions(name=name, sizes=tuple(sizes) if sizes else None)
+    agreed: dict[str, float] = {}
+
+    def show(p: ConvertProgress) -> None:
+        if p.psnr_db is not None:
+            agreed[p.network] = p.psnr_db
+        left = "" if p.eta_s is None else f", {p.eta_s:.0f} s left"
+        bar.show(f"{p.stage} {p.network}", p.done_bytes, p.total_bytes, f"{_of(p.done_bytes, p.total_bytes)}{left}")
+
+    def arriving(p: DownloadProgress) -> None:
+        bar.show(f"downloading {p.file}", p.done_bytes, p.total_bytes, _of(p.done_bytes, p.total_bytes))
+
     try:
-        made = convert(source, out, options, lambda p: bar.show(f"converting {p.network}", p.done_bytes, p.total_bytes))
+        opened = open_source(source, prediction_type=prediction_type, progress=arriving)
+        with conversion_lock(out):
+            made = convert(opened, out, options, show, only)
     finally:
         bar.close()
+    for network, psnr_db in agreed.items():
+        print(f"{network}: {psnr_db:.0f} dB of the source's")
     shown = ", ".join(f"{w}x{h}" for w, h in made.manifest.sizes)
     print(f"{out}: {made.manifest.name} ({made.manifest.family}), {shown}, in {time.monotonic() - began:.1f} s")
     return 0

@@ -46,7 +46,7 @@ class _Console:
         self._bar, self._url = Bar(), url
 
     def __call__(self, now: Readiness) -> None:
-        if now.state in ("converting", "loading"):
+        if now.state in ("converting", "verifying", "loading"):
             self._bar.show(f"{now.state} {now.network}", now.done, now.total)
             return
         self._bar.close()

@@ -17,17 +17,17 @@ class Bar:
         self._drawn = ""
         self._last = 0.0
 
-    def show(self, label: str, done: int, total: int) -> None:
-        """Draw ``label`` at ``done`` of ``total``."""
+    def show(self, label: str, done: int, total: int, detail: str = "") -> None:
+        """Draw ``label`` at ``done`` of ``total``, with ``detail`` after it."""
         fraction = done / total if total else 0.0
         if self._moving:
             filled = round(fraction * _WIDTH)
-            line = f"{label:<24} [{'#' * filled}{'.' * (_WIDTH - filled)}] {fraction:4.0%}"
+            line = f"{label:<24} [{'#' * filled}{'.' * (_WIDTH - filled)}] {fraction:4.0%} {detail}".rstrip()
             sys.stderr.write(f"\r{line:<{len(self._drawn)}}")
             sys.stderr.flush()
             self._drawn = line
         elif time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
-            print(f"{label} {fraction:.0%}", file=sys.stderr, flush=True)
+            print(f"{label} {fraction:.0%} {detail}".rstrip(), file=sys.stderr, flush=True)
             self._last = time.monotonic()
 
     def close(self) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from tokenizers import pre_tokenizers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 TEXT_WIDTH = 32
 SIDE = 64
@@ -61,8 +62,8 @@ def tiny_vae(**changes) -> AutoencoderKL:
     return AutoencoderKL(**(settings | changes)).eval()
 
 
-def tiny_text_encoder(vocabulary: int, **changes) -> CLIPTextModel:
-    """A CLIP text encoder of two layers, random weights."""
+def tiny_text_encoder(vocabulary: int, kind=CLIPTextModel, **changes):
+    """A CLIP text encoder (of class ``kind``) of two layers, random weights."""
     torch.manual_seed(3)
     settings = {
         "vocab_size": vocabulary,
@@ -75,7 +76,7 @@ def tiny_text_encoder(vocabulary: int, **changes) -> CLIPTextModel:
         "eos_token_id": vocabulary - 1,
         "pad_token_id": vocabulary - 1,
     }
-    return CLIPTextModel(CLIPTextConfig(**(settings | changes))).eval()
+    return kind(CLIPTextConfig(**(settings | changes))).eval()
 
 
 def write_checkpoint(folder: Path, *, prediction_type: str = "epsilon", unet=None, vae=None, text=None) -> Path:
@@ -97,6 +98,51 @@ def write_checkpoint(folder: Path, *, prediction_type: str = "epsilon", unet=Non
     scheduler.save_pretrained(folder / "scheduler")
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
     return folder
+
+
+def write_xl_checkpoint(folder: Path, *, refiner: bool = False) -> Path:
+    """A Stable Diffusion XL checkpoint (or its refiner, which has the second text encoder alone) in ``folder``."""
+    vocabulary = write_tokenizer(folder / "tokenizer_2")
+    config = {"tokenizer_class": "CLIPTokenizer", "pad_token": "!", "model_max_length": 77}
+    (folder / "tokenizer_2" / "tokenizer_config.json").write_text(json.dumps(config))
+    second = tiny_text_encoder(vocabulary, kind=CLIPTextModelWithProjection, hidden_act="gelu", projection_dim=24)
+    ids = 5 if refiner else 6
+    unet = tiny_unet(
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2),
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        cross_attention_dim=TEXT_WIDTH if refiner else 2 * TEXT_WIDTH,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=8 * ids + 24,
+    )
+    write_checkpoint(folder, unet=unet, vae=tiny_vae(scaling_factor=0.13025))
+    second.to(torch.float16).save_pretrained(folder / "text_encoder_2", safe_serialization=True)
+    name = "StableDiffusionXLImg2ImgPipeline" if refiner else "StableDiffusionXLPipeline"
+    index = {"_class_name": name, "force_zeros_for_empty_prompt": not refiner}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    if refiner:
+        shutil.rmtree(folder / "text_encoder")
+        shutil.rmtree(folder / "tokenizer")
+    return folder
+
+
+def xl_parts(checkpoint: Path) -> dict:
+    """The modules of an XL checkpoint in fp32, as diffusers' pipelines take them; what it lacks is None."""
+
+    def part(kind, name, **settings):
+        return kind.from_pretrained(checkpoint / name, **settings) if (checkpoint / name).is_dir() else None
+
+    return {
+        "vae": part(AutoencoderKL, "vae", dtype=torch.float32),
+        "text_encoder": part(CLIPTextModel, "text_encoder", dtype=torch.float32),
+        "text_encoder_2": part(CLIPTextModelWithProjection, "text_encoder_2", dtype=torch.float32),
+        "tokenizer": part(CLIPTokenizer, "tokenizer"),
+        "tokenizer_2": part(CLIPTokenizer, "tokenizer_2"),
+        "unet": part(UNet2DConditionModel, "unet", dtype=torch.float32),
+    }
 
 
 def diffusers_pipeline(checkpoint: Path) -> StableDiffusionPipeline:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from checkpoints import write_checkpoint
 
-from converter.convert import ConvertOptions, convert
+from converter.convert import convert
+from converter.plan import ConvertOptions
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,15 +1,24 @@
-"""Attention in the Neural Engine's layout, and the transformer block the UNet repeats.
+"""Attention in the Neural Engine's layout, in three spellings, and the transformer block the UNet repeats.
 
-``split_einsum`` is the form of Apple's "Deploying Transformers on the Apple Neural Engine" (2022): every head is its
-own pair of einsums with the keys on the channel axis, so that no tensor of all heads' logits ever exists.
+``original``: all heads in one matrix product, for GPUs. ``split_einsum``: every head is its own pair of einsums with
+the keys on the channel axis, so that no tensor of all heads' logits ever exists (Apple, "Deploying Transformers on
+the Apple Neural Engine", 2022). ``split_einsum_v2``: the same, with long rows of queries cut into pieces.
+The three read the same weights in the same order, so their weights files are the same.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from converter.mil import Tensor
 from converter.networks.layers import Layers
+
+#: split_einsum_v2 cuts queries where a head's logits exceed this: 4096 queries and keys at batch 2 take 67 MB, 1024
+#: take 4. Apple's form cuts every layer of 512 or more, which makes twice as many operations to compile.
+_LARGEST_LOGITS = 8 * 2**20
+_CHUNK = 512
 
 
 @dataclass(frozen=True)
@@ -27,48 +36,111 @@ def diffusers_projections(path: str) -> Projections:
     return Projections(f"{path}.to_q", f"{path}.to_k", f"{path}.to_v", f"{path}.to_out.0")
 
 
-def split_einsum(
-    layers: Layers, x: Tensor, context: Tensor, names: Projections, path: str, heads: int, mask: Tensor | None = None
+def _pieces(batch: int, keys: int, queries: int) -> list[tuple[int, int]]:
+    if 2 * batch * keys * queries <= _LARGEST_LOGITS:
+        return [(0, queries)]
+    return [(begin, min(begin + _CHUNK, queries)) for begin in range(0, queries, _CHUNK)]
+
+
+def _split(
+    layers: Layers, q: Tensor, k: Tensor, v: Tensor, path: str, heads: int, mask: Tensor | None, *, cut: bool
 ) -> Tensor:
-    """Multi-head attention of ``x`` [B, C, 1, Q] over ``context`` [B, D, 1, K], giving [B, C, 1, Q].
+    """Attention head by head of ``q`` [B, C, 1, Q], ``k`` [B, K, 1, C] and ``v`` [B, C, 1, K]: [B, C, 1, Q]."""
+    g = layers.graph
+    width, queries = q.shape[1] // heads, q.shape[3]
+    pieces = _pieces(q.shape[0], v.shape[3], queries) if cut else [(0, queries)]
+    found = []
+    for head in range(heads):
+        here, begin, end = f"{path}.head_{head}", head * width, (head + 1) * width
+        q_h = g.slice(q, 1, begin, end, f"{here}.q")
+        k_h = g.slice(k, 3, begin, end, f"{here}.k")
+        v_h = g.slice(v, 1, begin, end, f"{here}.v")
+        mixed = []
+        for first, last in pieces:
+            logits = g.einsum("bkhc,bchq->bkhq", k_h, g.slice(q_h, 3, first, last, f"{here}.piece"), f"{here}.logits")
+            if mask is not None:
+                logits = g.add(logits, g.slice(mask, 3, first, last, f"{here}.mask"), f"{here}.masked")
+            share = g.softmax(logits, 1, f"{here}.share")
+            mixed.append(g.einsum("bchk,bkhq->bchq", v_h, share, f"{here}.mix"))
+        found.append(g.concat(mixed, 3, f"{here}.whole"))
+    return g.concat(found, 1, f"{path}.heads")
+
+
+def _whole(layers: Layers, q: Tensor, k: Tensor, v: Tensor, path: str, heads: int, mask: Tensor | None) -> Tensor:
+    """Attention of all heads at once; as `_split`, but ``k`` is [B, C, 1, K]."""
+    g = layers.graph
+    batch, channels, _, queries = q.shape
+    width, keys = channels // heads, v.shape[3]
+    q = g.reshape(q, (batch, heads, width, queries), f"{path}.q")
+    k = g.reshape(k, (batch, heads, width, keys), f"{path}.k")
+    v = g.reshape(v, (batch, heads, width, keys), f"{path}.v")
+    logits = g.matmul(q, k, f"{path}.logits", transpose_x=True)
+    if mask is not None:
+        logits = g.add(logits, g.transpose(mask, (0, 2, 3, 1), f"{path}.mask"), f"{path}.masked")
+    share = g.softmax(logits, 3, f"{path}.share")
+    return g.reshape(
+        g.matmul(v, share, f"{path}.mix", transpose_y=True), (batch, channels, 1, queries), f"{path}.heads"
+    )
+
+
+def keys_values(layers: Layers, context: Tensor, names: Projections) -> tuple[Tensor, Tensor]:
+    """What attention over ``context`` [B, D, 1, K] looks at: values [B, C, 1, K], and keys in the order it reads them.
+
+    That is [B, K, 1, C], or for the ``original`` spelling [B, C, 1, K].
+    """
+    k = layers.linear(context, names.key)
+    if layers.attention != "original":
+        k = layers.graph.transpose(k, (0, 3, 2, 1), f"{names.key}.turned")
+    return k, layers.linear(context, names.value)
+
+
+def attend(
+    layers: Layers,
+    x: Tensor,
+    looked_at: Callable[[], tuple[Tensor, Tensor]],
+    names: Projections,
+    path: str,
+    heads: int,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Multi-head attention of ``x`` [B, C, 1, Q] over keys and values as `keys_values` gives them: [B, C, 1, Q].
 
     The logits' scale is folded into the query weights: before it they would reach sqrt(head size) times further
     towards fp16's limit, which is how v-prediction models come out black. ``mask`` [1, K, 1, Q] is added to them.
     """
-    g = layers.graph
     width = layers.tensors.shape(f"{names.query}.weight")[0] // heads
     q = layers.linear(x, names.query, scale=width**-0.5)
-    k = g.transpose(layers.linear(context, names.key), (0, 3, 2, 1), f"{names.key}.turned")
-    v = layers.linear(context, names.value)
-    found = []
-    for head in range(heads):
-        here = f"{path}.head_{head}"
-        begin, end = head * width, (head + 1) * width
-        if heads == 1:
-            q_h, k_h, v_h = q, k, v
-        else:
-            q_h = g.slice(q, 1, begin, end, f"{here}.q")
-            k_h = g.slice(k, 3, begin, end, f"{here}.k")
-            v_h = g.slice(v, 1, begin, end, f"{here}.v")
-        logits = g.einsum("bkhc,bchq->bkhq", k_h, q_h, f"{here}.logits")
-        if mask is not None:
-            logits = g.add(logits, mask, f"{here}.masked")
-        share = g.softmax(logits, 1, f"{here}.share")
-        found.append(g.einsum("bchk,bkhq->bchq", v_h, share, f"{here}.mix"))
-    mixed = found[0] if heads == 1 else g.concat(found, 1, f"{path}.heads")
+    k, v = looked_at()
+    if layers.attention == "original":
+        mixed = _whole(layers, q, k, v, path, heads, mask)
+    else:
+        mixed = _split(layers, q, k, v, path, heads, mask, cut=layers.attention == "split_einsum_v2")
     return layers.linear(mixed, names.out)
 
 
-def transformer_block(layers: Layers, x: Tensor, context: Tensor, path: str, heads: int) -> Tensor:
+def attention(
+    layers: Layers, x: Tensor, context: Tensor, names: Projections, path: str, heads: int, mask: Tensor | None = None
+) -> Tensor:
+    """Multi-head attention of ``x`` [B, C, 1, Q] over ``context`` [B, D, 1, K]; see `attend`."""
+    return attend(layers, x, lambda: keys_values(layers, context, names), names, path, heads, mask)
+
+
+class Prompt(Protocol):
+    """What cross attention is told of the prompt."""
+
+    def keys_values(self, layers: Layers, path: str) -> tuple[Tensor, Tensor]:
+        """Keys and values of the cross attention at ``path``."""
+
+
+def transformer_block(layers: Layers, x: Tensor, prompt: Prompt, path: str, heads: int) -> Tensor:
     """Self attention, cross attention and a GEGLU feed-forward, each added to its input, of [B, C, 1, S]."""
     g = layers.graph
     h = layers.layer_norm(x, f"{path}.norm1")
-    x = g.add(
-        x, split_einsum(layers, h, h, diffusers_projections(f"{path}.attn1"), f"{path}.attn1", heads), f"{path}.1"
-    )
+    x = g.add(x, attention(layers, h, h, diffusers_projections(f"{path}.attn1"), f"{path}.attn1", heads), f"{path}.1")
     h = layers.layer_norm(x, f"{path}.norm2")
-    crossed = split_einsum(layers, h, context, diffusers_projections(f"{path}.attn2"), f"{path}.attn2", heads)
-    x = g.add(x, crossed, f"{path}.2")
+    cross = f"{path}.attn2"
+    told = attend(layers, h, lambda: prompt.keys_values(layers, cross), diffusers_projections(cross), cross, heads)
+    x = g.add(x, told, f"{path}.2")
     h = layers.linear(layers.layer_norm(x, f"{path}.norm3"), f"{path}.ff.net.0.proj")
     value, gate = g.split(h, 2, 1, f"{path}.ff.halves")
     h = g.mul(value, g.gelu(gate, f"{path}.ff.gate"), f"{path}.ff.gated")
@@ -76,7 +148,7 @@ def transformer_block(layers: Layers, x: Tensor, context: Tensor, path: str, hea
 
 
 def spatial_transformer(
-    layers: Layers, x: Tensor, context: Tensor, path: str, *, heads: int, blocks: int, groups: int
+    layers: Layers, x: Tensor, prompt: Prompt, path: str, *, heads: int, blocks: int, groups: int
 ) -> Tensor:
     """Transformer blocks over the positions of a feature map [B, C, H, W], added to it."""
     g = layers.graph
@@ -85,6 +157,6 @@ def spatial_transformer(
     y = g.reshape(y, (b, c, 1, h * w), f"{path}.flat")
     y = layers.linear(y, f"{path}.proj_in")
     for index in range(blocks):
-        y = transformer_block(layers, y, context, f"{path}.transformer_blocks.{index}", heads)
+        y = transformer_block(layers, y, prompt, f"{path}.transformer_blocks.{index}", heads)
     y = layers.linear(y, f"{path}.proj_out")
     return g.add(g.reshape(y, x.shape, f"{path}.map"), x, f"{path}.sum")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,14 +12,18 @@ from converter.mil import FP16, Graph, Tensor
 from converter.tensors import Tensors
 
 Half = NDArray[np.float16]
+#: How attention is spelled; see `converter.networks.attention`.
+Attention = Literal["split_einsum", "split_einsum_v2", "original"]
+ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
 
 
 class Layers:
     """A graph and the checkpoint tensors its layers come from; module paths are the checkpoint's own."""
 
-    def __init__(self, graph: Graph, tensors: Tensors) -> None:
+    def __init__(self, graph: Graph, tensors: Tensors, attention: Attention = "split_einsum") -> None:
         self.graph = graph
         self.tensors = tensors
+        self.attention = attention
 
     def has(self, path: str) -> bool:
         """Whether the checkpoint has this tensor."""

@@ -1,15 +1,113 @@
-"""Both halves of the autoencoder (diffusers' AutoencoderKL; Rombach et al. 2022)."""
+"""Both halves of the autoencoder (diffusers' AutoencoderKL; Rombach et al. 2022).
+
+Stable Diffusion XL's own autoencoder does not fit in fp16: the sums its residual blocks add to pass 65504, the picture
+comes out black, and diffusers computes it in fp32 (``force_upcast``). Here it stays in fp16 with the weights it has.
+Everything that writes to those sums does so times ``2**-k``, an exact factor; whatever reads them is a group norm,
+whose result does not depend on the size of its input once its epsilon is scaled alike. See `trunk_scale`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from converter.mil import FP16, Graph, Tensor
-from converter.networks.attention import Projections, diffusers_projections, split_einsum
+import numpy as np
+from numpy.typing import NDArray
+
+from converter.mil import FP16, Tensor
+from converter.networks.attention import Projections, attention, diffusers_projections
 from converter.networks.layers import Layers
-from converter.tensors import Tensors
 
 _EPSILON = 1e-6
+#: SDXL's scaling factor, by which its autoencoder is known.
+_XL_SCALING_FACTOR = 0.13025
+#: Sums of up to 2 million fit then; 310,000 were reported of the original's decoder, for some pictures only
+#: (https://dev.to/elise_moreau/the-sdxl-vae-overflow-that-decoded-black-images-in-fp16-46g6).
+_XL_TRUNK_SCALE = 2.0**-5
+#: Modules that read values of their natural size and write to a sum or to what only a group norm reads.
+_ENTRIES = (".conv_in", ".conv1", ".conv2", ".to_out.0", ".proj_attn")
+#: Modules that read the sums and write them: their input is scaled already.
+_PASSAGES = (".conv_shortcut", "samplers.0.conv")
+#: What the greatest value of a group is brought to before squaring. 2**8 is far from overflow, and a lone spike in a
+#: group of 2**22 (four of SDXL's channels at 1024 x 1024) still has a variance of 2**8 / 2**22, the least normal fp16.
+_REACH = 16.0
+#: Added to a group's greatest value, for groups of nothing but one value; a sixteenth of it is a normal fp16.
+_LEAST = 2.0**-10
+
+
+def trunk_scale(config: dict[str, Any]) -> float:
+    """What the residual sums are multiplied by inside the networks: a power of two; 1 where fp16 holds them anyway.
+
+    Where SDXL's autoencoder was replaced by one made for fp16 (``force_upcast`` false) it is left alone; where a
+    single file does not say which one it holds, the scale does no harm.
+    """
+    original = bool(config.get("force_upcast", True)) and config.get("scaling_factor") == _XL_SCALING_FACTOR
+    return _XL_TRUNK_SCALE if original else 1.0
+
+
+class _ScaledLayers(Layers):
+    """Layers that keep an autoencoder's residual sums times ``scale``, and normalise them without overflow.
+
+    It is the activations that are scaled, not the weights: the smaller of those would become subnormal, which not every
+    unit is known to keep.
+    """
+
+    def __init__(self, layers: Layers, scale: float) -> None:
+        super().__init__(layers.graph, layers.tensors, layers.attention)
+        self._scale = scale
+
+    def weight(
+        self,
+        path: str,
+        shape: tuple[int, ...] | None = None,
+        change: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
+    ) -> Tensor:
+        """As in `Layers`; biases of what writes to the sums are scaled."""
+        module, _, kind = path.rpartition(".")
+        if kind != "bias" or not module.endswith((*_ENTRIES, *_PASSAGES)):
+            return super().weight(path, shape, change)
+        scale = np.float32(self._scale)
+        return super().weight(path, shape, lambda w: (w if change is None else change(w)) * scale)
+
+    def _entering(self, x: Tensor, path: str) -> Tensor:
+        return self.graph.mul(x, self._scale, f"{path}.scaled") if path.endswith(_ENTRIES) else x
+
+    def conv(self, x: Tensor, path: str, *, stride: int = 1, pad: int | None = None) -> Tensor:
+        """As in `Layers`, scaled where it writes to the sums."""
+        return super().conv(self._entering(x, path), path, stride=stride, pad=pad)
+
+    def linear(self, x: Tensor, path: str, *, scale: float = 1.0) -> Tensor:
+        """As in `Layers`, scaled where it writes to the sums."""
+        return super().linear(self._entering(x, path), path, scale=scale)
+
+    def group_norm(self, x: Tensor, path: str, groups: int, epsilon: float) -> Tensor:
+        """Group norm of scaled [B, C, H, W], of any magnitude.
+
+        With d the distances from a group's mean, s the scale and p at least the greatest of abs(d), it is
+        u / sqrt(mean(u**2) + (16 sqrt(epsilon) s / p)**2) for u = 16 d / p, exactly, and no square exceeds 256.
+        """
+        g = self.graph
+        b, c, h, w = x.shape
+        axes = [2, 3, 4]
+        parts = g.reshape(x, (b, groups, c // groups, h, w), f"{path}.groups")
+        centred = g.sub(parts, g.reduce_mean(parts, axes, f"{path}.mean"), f"{path}.centred")
+        greatest = g.reduce_max(g.unary("abs", centred, f"{path}.distance"), axes, f"{path}.greatest")
+        peak = g.add(greatest, _LEAST, f"{path}.peak")
+        unit = g.real_div(centred, g.mul(peak, 1 / _REACH, f"{path}.unit"), f"{path}.units")
+        variance = g.reduce_mean(g.unary("square", unit, f"{path}.square"), axes, f"{path}.variance")
+        root = g.constant(f"{path}.root", np.float16(_REACH * epsilon**0.5 * self._scale))
+        floor = g.unary("square", g.real_div(root, peak, f"{path}.floor_root"), f"{path}.floor")
+        deviation = g.unary("sqrt", g.add(variance, floor, f"{path}.floored"), f"{path}.deviation")
+        even = g.reshape(g.real_div(unit, deviation, f"{path}.normal"), x.shape, f"{path}.whole")
+        zeros = g.weight(f"zeros_{c}", (c,), FP16, lambda: np.zeros(c, np.float16))
+        ones = g.weight(f"ones_{c}", (c,), FP16, lambda: np.ones(c, np.float16))
+        gamma, beta = self.weight(f"{path}.weight"), self.weight(f"{path}.bias")
+        return g.batch_norm(even, zeros, ones, gamma, beta, 1e-5, path)
+
+
+def _in_range(layers: Layers, config: dict[str, Any]) -> Layers:
+    scale = trunk_scale(config)
+    return layers if scale == 1 else _ScaledLayers(layers, scale)
 
 
 def _attention(layers: Layers, x: Tensor, path: str, groups: int) -> Tensor:
@@ -20,7 +118,7 @@ def _attention(layers: Layers, x: Tensor, path: str, groups: int) -> Tensor:
     names = diffusers_projections(path)
     if not layers.has(f"{names.query}.weight"):  # the spelling of checkpoints saved before diffusers 0.15
         names = Projections(*(f"{path}.{p}" for p in ("query", "key", "value", "proj_attn")))
-    y = split_einsum(layers, y, y, names, path, heads=1)
+    y = attention(layers, y, y, names, path, heads=1)
     return g.add(g.reshape(y, x.shape, f"{path}.map"), x, f"{path}.sum")
 
 
@@ -32,9 +130,9 @@ def _middle(layers: Layers, x: Tensor, path: str, config: dict[str, Any]) -> Ten
     return layers.resnet(x, f"{path}.resnets.1", None, groups, _EPSILON)
 
 
-def vae_decoder(graph: Graph, tensors: Tensors, config: dict[str, Any], height: int, width: int) -> None:
+def vae_decoder(layers: Layers, config: dict[str, Any], *, height: int, width: int) -> None:
     """z fp16 [1, L, height/f, width/f], already divided by the scaling factor -> image fp32 [1, 3, height, width]."""
-    layers = Layers(graph, tensors)
+    layers, graph = _in_range(layers, config), layers.graph
     groups, levels = int(config.get("norm_num_groups", 32)), len(config["block_out_channels"])
     factor = 2 ** (levels - 1)
     x = graph.input("z", (1, int(config["latent_channels"]), height // factor, width // factor), FP16)
@@ -51,9 +149,9 @@ def vae_decoder(graph: Graph, tensors: Tensors, config: dict[str, Any], height: 
     graph.output(layers.conv(x, "decoder.conv_out"), "image")
 
 
-def vae_encoder(graph: Graph, tensors: Tensors, config: dict[str, Any], height: int, width: int) -> None:
+def vae_encoder(layers: Layers, config: dict[str, Any], *, height: int, width: int) -> None:
     """x fp16 [1, 3, height, width] in [-1, 1] -> latent fp32 [1, 2L, height/f, width/f]: mean, then log variance."""
-    layers = Layers(graph, tensors)
+    layers, graph = _in_range(layers, config), layers.graph
     groups, levels = int(config.get("norm_num_groups", 32)), len(config["block_out_channels"])
     x = layers.conv(graph.input("x", (1, 3, height, width), FP16), "encoder.conv_in")
     for level in range(levels):

@@ -28,7 +28,7 @@ COMPUTE_UNITS: tuple[str, ...] = get_args(ComputeUnit)
 
 
 def load(path: Path, *, function: str = "main", compute_units: str = "CPU_AND_NE") -> Network:
-    """The package at ``path``, ready to predict.
+    """The package at ``path``, or on a Mac the compiled model, ready to predict.
 
     ``compute_units`` is one of COMPUTE_UNITS and matters on a Mac only. Raises PackageError where the package cannot
     be read and UnsupportedOperator where this machine cannot run it; never half-way through a prediction.
@@ -39,6 +39,8 @@ def load(path: Path, *, function: str = "main", compute_units: str = "CPU_AND_NE
         from converter.runtime.coreml import CoreMLNetwork
 
         return CoreMLNetwork(path, function, compute_units)
+    if path.suffix == ".mlmodelc":
+        raise PackageError(f"{path} is a compiled model, which runs on a Mac only; its .mlpackage is needed here")
     from converter.runtime.mil import MILNetwork
 
     return MILNetwork(path, function)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.runtime.feature import checked, features
+from converter.runtime.outline import read_outline
 from converter.runtime.program import described, read_model
 
 #: Hints exist from macOS 15 on; our shapes never change, and a model runs many times once loaded.
@@ -74,10 +75,14 @@ class CoreMLNetwork:
     def __init__(self, path: Path, function: str, compute_units: str) -> None:
         import coremltools as ct
 
-        description = described(read_model(path), path, function)
-        self.inputs, self.outputs = features(description.input), features(description.output)
+        if path.suffix == ".mlmodelc":
+            outline, ready = read_outline(path), path
+            self.inputs, self.outputs = outline.inputs, outline.outputs
+        else:
+            description, ready = described(read_model(path), path, function), compiled(path)
+            self.inputs, self.outputs = features(description.input), features(description.output)
         units = ct.ComputeUnit[compute_units]
-        self._model = ct.models.CompiledMLModel(str(compiled(path)), compute_units=units, **_hints(function))
+        self._model = ct.models.CompiledMLModel(str(ready), compute_units=units, **_hints(function))
 
     def predict(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run the network once; raises InputError before anything runs."""

@@ -20,6 +20,16 @@ Held = torch.Tensor | str
 
 
 @dataclass(frozen=True)
+class _Stored:
+    """A constant that stays in its file and is copied out whenever an operation needs it."""
+
+    value: Value
+
+    def fetch(self) -> Held:
+        return _held(self.value)
+
+
+@dataclass(frozen=True)
 class _Step:
     """One operation ready to run: constants bound, tensors named, and what to free afterwards."""
 
@@ -30,6 +40,8 @@ class _Step:
     freed: tuple[str, ...]
 
 
+#: Constants of at least this many elements are worth leaving in the file.
+_LARGE = 4096
 #: Parameters that are lists even when they hold one tensor.
 _TUPLES = {"values"}
 
@@ -54,20 +66,26 @@ def _refuse_unknown(path: Path, program: Program) -> None:
 
 
 class MILNetwork:
-    """A package run by PyTorch in fp32; types narrower than that are not rounded to between operations."""
+    """A package run by PyTorch in fp32; types narrower than that are not rounded to between operations.
 
-    def __init__(self, path: Path, function: str = "main") -> None:
+    With ``stream`` weights stay in the file and are read anew at each use: slower, but a network of any size runs in
+    the memory of its largest layer.
+    """
+
+    def __init__(self, path: Path, function: str = "main", *, stream: bool = False) -> None:
         program = read_program(path, function)
         _refuse_unknown(path, program)
         self.inputs, self.outputs = program.inputs, program.outputs
-        self._shared: dict[int, Held] = {}
+        self._stream = stream
+        self._shared: dict[int, Held | _Stored] = {}
         self._steps = self._compile(program)
 
-    def _constant(self, value: Value) -> Held:
+    def _constant(self, value: Value) -> Held | _Stored:
         """One tensor for each stored constant, however many operations use it."""
         key = id(value)
         if key not in self._shared:
-            self._shared[key] = _held(value)
+            large = not isinstance(value, str) and value.size >= _LARGE
+            self._shared[key] = _Stored(value) if self._stream and large else _held(value)
         return self._shared[key]
 
     def _compile(self, program: Program) -> list[_Step]:
@@ -104,7 +122,8 @@ class MILNetwork:
             tensors = {
                 name: [live[n] for n in names] if name in _TUPLES else live[names[0]] for name, names in step.inputs
             }
-            result = step.run(**step.constants, **tensors)
+            constants = {k: v.fetch() if isinstance(v, _Stored) else v for k, v in step.constants.items()}
+            result = step.run(**constants, **tensors)
             live |= zip(step.outputs, result if isinstance(result, list) else [result], strict=True)
             for name in step.freed:
                 del live[name]

@@ -18,7 +18,6 @@ SEEDS = (0, 2**32 - 1)
 #: Characters; CLIP reads 75 tokens, and a longer text than this is a mistake or an attack on the tokenizer.
 LONGEST_PROMPT = 10_000
 DEFAULT_STRENGTH = 0.75
-DEFAULT_SCHEDULER = "euler"
 
 
 class RequestError(AnemoneError):
@@ -105,7 +104,7 @@ def make_request(
         seed = secrets.randbelow(SEEDS[1] + 1)
     _within("seed", seed, SEEDS)
     try:
-        scheduler = find_scheduler(DEFAULT_SCHEDULER if scheduler is None else scheduler).name
+        scheduler = find_scheduler(manifest.defaults.scheduler if scheduler is None else scheduler).name
     except UnknownScheduler as error:
         raise RequestError("scheduler", scheduler, ", ".join(SCHEDULERS)) from error
     if image is not None:

@@ -26,6 +26,8 @@ from server.pipeline.infotext import write_infotext
 from server.pipeline.stable_diffusion import Picture, StableDiffusion
 
 log = logging.getLogger("anemone.worker")
+#: A conversion's stages as readiness tells them.
+_STAGES = {"writing": "converting", "verifying": "verifying"}
 
 
 class Painter(Protocol):
@@ -50,7 +52,7 @@ def prepare_model(choice: ModelChoice, progress: Callable[[Preparing], None]) ->
     folder = ready_model(
         choice.source,
         choice.data_dir,
-        lambda p: progress(Preparing("converting", p.network, p.done_bytes, p.total_bytes)),
+        lambda p: progress(Preparing(_STAGES[p.stage], p.network, p.done_bytes, p.total_bytes)),
     )
     model = StableDiffusion(folder, choice.compute_units)
     model.load(lambda network, done, total: progress(Preparing("loading", network, done, total)))

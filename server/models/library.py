@@ -1,4 +1,4 @@
-"""Models on disk: a converted one is used as it is, a checkpoint is converted at its first use."""
+"""Models on disk: a converted one is used as it is, also Apple's; a checkpoint is converted at its first use."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from converter import __version__
-from converter.checkpoint import Checkpoint
-from converter.convert import ConvertOptions, ConvertProgress, convert
+from converter.apple import AppleSettings, adopt, is_apple
+from converter.convert import ConvertProgress, convert
 from converter.errors import CheckpointError, ManifestError
 from converter.folder import FILE, Manifest, ModelFolder
+from converter.partial import conversion_lock
+from converter.plan import ConvertOptions
+from converter.source import open_source
 
 #: The bundled checkpoint lies in a folder called just "model".
 _BUNDLED_NAME = "anemone-demo"
@@ -20,7 +23,9 @@ def model_name(source: Path) -> str:
     if (source / FILE).is_file():
         return Manifest.read(source).name
     resolved = source.resolve()
-    return _BUNDLED_NAME if resolved.name == "model" and resolved.parent.name == "demo" else resolved.name
+    if resolved.name == "model" and resolved.parent.name == "demo":
+        return _BUNDLED_NAME
+    return resolved.name.removesuffix(".safetensors")
 
 
 def installed(source: Path, data_dir: Path) -> ModelFolder | None:
@@ -34,20 +39,28 @@ def installed(source: Path, data_dir: Path) -> ModelFolder | None:
         found = ModelFolder.open(folder)
     except ManifestError:
         return None
-    made = found.manifest
-    current = made.converter.anemone == __version__ and made.source.sha256 == Checkpoint.open(source).sha256
-    return found if current else None
+    made, checkpoint = found.manifest, open_source(source)
+    # Hashing 4 GB takes seconds; files of the same sizes and times are taken for the same files.
+    same = made.source.stamp == checkpoint.stamp or made.source.sha256 == checkpoint.sha256
+    return found if same and made.converter.anemone == __version__ else None
 
 
 def ready_model(source: Path, data_dir: Path, progress: Callable[[ConvertProgress], None]) -> ModelFolder:
-    """The model at ``source``, converted into ``data_dir`` if it is not yet.
+    """The model at ``source``, converted into ``data_dir`` if it is not yet; waits for another process that does so.
 
     Raises CheckpointError or ManifestError saying what is wrong with the source.
     """
     if not source.exists():
-        raise CheckpointError(f"there is no model at {source}; give a diffusers checkpoint folder or a converted model")
+        raise CheckpointError(
+            f"there is no model at {source}; accepted: a converted model folder, a diffusers checkpoint folder, or a "
+            ".safetensors file with a whole checkpoint"
+        )
+    if is_apple(source) and not (source / FILE).is_file():
+        return adopt(source, AppleSettings())
     found = installed(source, data_dir)
     if found is not None:
         return found
     name = model_name(source)
-    return convert(source, data_dir / "models" / name, ConvertOptions(name=name), progress)
+    out = data_dir / "models" / name
+    with conversion_lock(out):
+        return installed(source, data_dir) or convert(source, out, ConvertOptions(name=name), progress)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from converter.errors import AnemoneError
 from converter.runtime import Network
+from server.pipeline.conditioning import Conditioning
 from server.pipeline.schedulers import Sampler
 from server.pipeline.schedulers.schedule import Latents, Noise
 
@@ -27,31 +28,51 @@ class Step:
     latents: Latents
 
 
+def _predicted(
+    unet: Network, given: NDArray[np.float16], timestep: float, conditioning: Conditioning
+) -> NDArray[np.float32]:
+    """What the UNet predicts for each row that is wanted."""
+    batch = unet.inputs["sample"].shape[0]
+    sample, times = np.repeat(given, batch, 0), np.full(batch, timestep, np.float16)
+    calls = conditioning.rows(batch)
+    if "time_ids" in unet.inputs:
+        # Apple's packages of 2023 take both rows' numbers as one row of twelve.
+        shape = unet.inputs["time_ids"].shape
+        calls = [call | {"time_ids": call["time_ids"].reshape(shape)} for call in calls]
+    return np.concatenate([unet.predict({"sample": sample, "timestep": times} | call)["noise_pred"] for call in calls])
+
+
+def _guided(rows: NDArray[np.float32], conditioning: Conditioning, guidance_scale: float) -> NDArray[np.float32]:
+    if not conditioning.guided:
+        return np.asarray(rows[-1:], np.float32)
+    negative, positive = np.split(rows, 2)
+    return np.asarray(negative + np.float32(guidance_scale) * (positive - negative), np.float32)
+
+
 def denoise(
     unet: Network,
     sampler: Sampler,
     latents: Latents,
-    states: NDArray[np.float16],
+    beside: NDArray[np.float16],
+    conditioning: Conditioning,
     guidance_scale: float,
     begin: int,
     noise: Noise,
 ) -> Iterator[Step]:
     """From ``latents`` (as noisy as before call ``begin``) to clean ones, yielding every step.
 
-    ``states`` are the prompts' [2, D, 1, T], the negative one first; guidance is classifier-free (Ho and Salimans
-    2022), and with a scale of 1 or less the prompt alone decides, as in diffusers. Raises NotFinite.
+    ``beside`` [1, N, h, w] are the channels that follow the noisy ones (an inpainting model's; N is 0 for others).
+    Guidance is classifier-free (Ho and Salimans 2022). Raises NotFinite.
     """
     total = len(sampler.timesteps) - begin
     for index in range(begin, len(sampler.timesteps)):
-        given = sampler.scale_model_input(latents, index).astype(np.float16)
-        timestep = np.full(2, sampler.timesteps[index], np.float16)
-        inputs = {"sample": np.repeat(given, 2, 0), "timestep": timestep, "encoder_hidden_states": states}
-        predicted = unet.predict(inputs)["noise_pred"]
-        if not np.isfinite(predicted).all():
+        noisy = sampler.scale_model_input(latents, index).astype(np.float16)
+        given = np.concatenate([noisy, beside], 1)
+        rows = _predicted(unet, given, float(sampler.timesteps[index]), conditioning)
+        if not np.isfinite(rows).all():
             raise NotFinite(
                 f"the UNet's output is not finite at step {index - begin + 1} of {total}: its numbers overflowed"
             )
-        negative, positive = np.split(predicted, 2)
-        guided = positive if guidance_scale <= 1 else negative + np.float32(guidance_scale) * (positive - negative)
-        latents = np.asarray(sampler.step(guided, index, latents, noise), np.float32)
+        predicted = _guided(rows, conditioning, guidance_scale)
+        latents = np.asarray(sampler.step(predicted, index, latents, noise), np.float32)
         yield Step(index - begin + 1, total, latents)

@@ -46,10 +46,16 @@ class PromptTokenizer:
             ]
         )
 
-    def ids(self, prompt: str) -> tuple[NDArray[np.float32], int]:
-        """The prompt's ids, fp32 [1, tokens], and how many tokens were left out at its end."""
-        found = self._tokenizer.encode(prompt, add_special_tokens=False).ids
-        kept = found[: self._tokens - 2]
-        row = [self._begin, *kept, self._end]
-        row += [self._pad] * (self._tokens - len(row))
-        return np.asarray([row], np.float32), len(found) - len(kept)
+    def pieces(self, prompt: str, most: int) -> list[NDArray[np.float32]]:
+        """The prompt's ids, fp32 [1, tokens] each: as many rows as it fills, at least one and at most ``most``.
+
+        What does not fit into so many is left out. Each row begins and ends as a prompt of its own, which is how
+        A1111 gives CLIP a prompt longer than it was trained for.
+        """
+        found, room = self._tokenizer.encode(prompt, add_special_tokens=False).ids, self._tokens - 2
+        starts = range(0, min(max(len(found), 1), most * room), room)
+        return [self._row(found[start : start + room]) for start in starts]
+
+    def _row(self, ids: list[int]) -> NDArray[np.float32]:
+        row = [self._begin, *ids, self._end]
+        return np.asarray([row + [self._pad] * (self._tokens - len(row))], np.float32)

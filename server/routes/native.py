@@ -13,7 +13,7 @@ from converter.folder import Manifest
 from server.errors import ApiError, ErrorBody
 from server.jobs.job import OPEN, Job
 from server.jobs.queue import JobQueue
-from server.jobs.request import DEFAULT_SCHEDULER, DEFAULT_STRENGTH, GenerationRequest, make_request
+from server.jobs.request import DEFAULT_STRENGTH, GenerationRequest, make_request
 from server.jobs.store import JobStore
 from server.pipeline.images import ImageError, decode_image
 from server.pipeline.schedulers import SCHEDULERS
@@ -233,7 +233,7 @@ def capabilities(queue: Queue) -> CapabilitiesOut:
             height=sizes[0].height,
             steps=manifest.defaults.steps,
             guidance_scale=manifest.defaults.guidance_scale,
-            scheduler=DEFAULT_SCHEDULER,
+            scheduler=manifest.defaults.scheduler,
             strength=DEFAULT_STRENGTH,
         )
     return CapabilitiesOut(

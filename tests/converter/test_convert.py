@@ -6,14 +6,23 @@ import hashlib
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import threading
 
 import numpy as np
+import psutil
 import pytest
 from checkpoints import tiny_unet, write_checkpoint
 
-from converter.convert import ConvertOptions, convert
-from converter.errors import CheckpointError, ManifestError, SpaceError
-from converter.folder import NETWORKS, Manifest, ModelFolder
+from converter.convert import convert
+from converter.errors import CheckpointError, ManifestError, MemoryShortage, SpaceError
+from converter.folder import Manifest, ModelFolder
+from converter.networks.layers import ATTENTIONS
+from converter.partial import conversion_lock
+from converter.plan import ConvertOptions
+from converter.runtime.program import read_program
 
 
 def quietly(progress):
@@ -59,22 +68,126 @@ def test_progress_ends_at_the_total_and_never_goes_back(checkpoint, tmp_path):
     convert(checkpoint, tmp_path / "out", ConvertOptions(), seen.append)
     assert [p.done_bytes for p in seen] == sorted(p.done_bytes for p in seen)
     assert seen[-1].done_bytes == seen[-1].total_bytes
-    assert list(dict.fromkeys(p.network for p in seen)) == list(NETWORKS)
+    assert list(dict.fromkeys(p.network for p in seen)) == ["text_encoder", "unet", "vae_decoder", "vae_encoder"]
 
 
-def test_a_conversion_that_is_cut_off_leaves_the_old_model_and_no_half_one(checkpoint, tmp_path):
+def cut_off_at(network):
+    def progress(p):
+        if p.network == network:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def test_a_conversion_that_is_cut_off_leaves_the_old_model_as_it_was(checkpoint, tmp_path):
     out = tmp_path / "out"
     convert(checkpoint, out, ConvertOptions(), quietly)
     before = digests(out)
-
-    def cut_off(progress):
-        if progress.network == "unet":
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        convert(checkpoint, out, ConvertOptions(), cut_off)
+        convert(checkpoint, out, ConvertOptions(), cut_off_at("unet"))
     assert digests(out) == before
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_conversion_that_was_cut_off_goes_on_with_the_networks_it_had_finished(checkpoint, tmp_path):
+    whole = convert(checkpoint, tmp_path / "whole", ConvertOptions(name="m"), quietly)
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        convert(checkpoint, out, ConvertOptions(name="m"), cut_off_at("vae_decoder"))
+    assert not out.exists()
+    tensors = []
+    made = convert(checkpoint, out, ConvertOptions(name="m"), tensors.append)
+    assert [p.network for p in tensors].count("unet") == 1  # only the word that it is done
+    assert digests(made.path) == digests(whole.path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "whole"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from converter.convert import convert
+from converter.plan import ConvertOptions
+
+def progress(p):
+    if p.network == "vae_decoder" and p.stage == "writing":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+convert(Path(sys.argv[1]), Path(sys.argv[2]), ConvertOptions(name="m", verify=False), progress)
+"""
+
+
+def test_a_conversion_that_was_killed_goes_on_with_the_networks_it_had_finished(checkpoint, tmp_path):
+    out = tmp_path / "out"
+    died = subprocess.run([sys.executable, "-c", KILLED, str(checkpoint), str(out)], check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert not out.exists()
+    seen = []
+    made = convert(checkpoint, out, ConvertOptions(name="m"), seen.append)
+    assert {p.network for p in seen if p.stage == "verifying"} == {"vae_decoder", "vae_encoder"}
+    whole = convert(checkpoint, tmp_path / "whole", ConvertOptions(name="m"), quietly)
+    assert digests(made.path) == digests(whole.path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def test_one_network_is_made_anew_and_the_others_are_kept(checkpoint, tmp_path):
+    out = tmp_path / "out"
+    made = convert(checkpoint, out, ConvertOptions(name="m"), quietly)
+    decoder = made.package("vae_decoder", 64, 64) / "Manifest.json"
+    before = decoder.stat().st_ino
+    damaged = made.package("unet", 64, 64) / "Data/com.apple.CoreML/model.mlmodel"
+    whole = digests(out)
+    damaged.write_bytes(b"")
+    seen = []
+    convert(checkpoint, out, ConvertOptions(name="m"), seen.append, only=("unet",))
+    assert digests(out) == whole
+    assert decoder.stat().st_ino == before
+    assert {p.network for p in seen if p.stage == "verifying"} == {"unet"}
+
+
+def test_one_network_cannot_be_made_into_a_model_of_another_kind(checkpoint, tmp_path):
+    out = tmp_path / "out"
+    convert(checkpoint, out, ConvertOptions(name="m"), quietly)
+    with pytest.raises(CheckpointError, match="convert it whole"):
+        convert(checkpoint, out, ConvertOptions(name="m", attention="original"), quietly, only=("unet",))
+    with pytest.raises(CheckpointError, match="no network x; accepted: text_encoder, unet"):
+        convert(checkpoint, out, ConvertOptions(name="m"), quietly, only=("x",))
+    with pytest.raises(ManifestError, match="not a converted model"):
+        convert(checkpoint, tmp_path / "none", ConvertOptions(name="m"), quietly, only=("unet",))
+
+
+def test_networks_finished_with_other_options_are_not_taken_up(checkpoint, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        convert(checkpoint, out, ConvertOptions(name="m"), cut_off_at("vae_decoder"))
+    made = convert(checkpoint, out, ConvertOptions(name="m", attention="original"), quietly)
+    kinds = {op.kind for op in read_program(made.package("unet", 64, 64)).operations}
+    assert "matmul" in kinds
+    assert "einsum" not in kinds
+
+
+def test_two_conversions_into_one_folder_take_turns(tmp_path):
+    out, order = tmp_path / "out", []
+
+    def second():
+        with conversion_lock(out):
+            order.append("second")
+
+    with conversion_lock(out):
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        waiting.join(0.2)
+        order.append("first")
+    waiting.join()
+    assert order == ["first", "second"]
+
+
+def test_every_attention_and_batch_shares_the_same_weights(checkpoint, tmp_path):
+    weights = set()
+    for attention in ATTENTIONS:
+        made = convert(checkpoint, tmp_path / attention, ConvertOptions(attention=attention, batches=(2, 1)), quietly)
+        for package in made.packages("unet", 64, 64):
+            file = made.path / package.path / "Data/com.apple.CoreML/weights/weight.bin"
+            weights.add(hashlib.sha256(file.read_bytes()).hexdigest())
+    assert len(weights) == 1
 
 
 def test_the_tokenizer_of_a_checkpoint_saved_by_transformers_5_is_taken_apart(checkpoint, tmp_path):
@@ -88,7 +201,7 @@ def test_the_tokenizer_of_a_checkpoint_saved_by_transformers_5_is_taken_apart(ch
     (source / "tokenizer" / "merges.txt").unlink(missing_ok=True)
     found = convert(source, tmp_path / "out", ConvertOptions(), quietly)
     whole = json.loads((checkpoint / "tokenizer" / "vocab.json").read_text())
-    assert json.loads((found.tokenizer / "vocab.json").read_text()) == whole
+    assert json.loads((found.tokenizer("text_encoder") / "vocab.json").read_text()) == whole
 
 
 def test_sharded_weights_are_read_as_one(tmp_path):
@@ -125,11 +238,11 @@ def altered(checkpoint, folder, component, **changes):
     ("component", "changes", "words"),
     [
         ("unet", {"_class_name": "FluxTransformer2DModel"}, "FluxTransformer2DModel"),
-        ("unet", {"addition_embed_type": "text_time"}, "addition_embed_type = 'text_time'"),
-        ("unet", {"in_channels": 9}, "in_channels = 9"),
+        ("unet", {"addition_embed_type": "image"}, "addition_embed_type = 'image'"),
+        ("unet", {"in_channels": 8}, "in_channels = 8"),
         ("unet", {"down_block_types": ["AttnDownBlock2D", "DownBlock2D"]}, "AttnDownBlock2D"),
         ("vae", {"_class_name": "AutoencoderTiny"}, "AutoencoderTiny"),
-        ("text_encoder", {"hidden_size": 64}, "hidden_size = 64"),
+        ("text_encoder", {"hidden_size": 64}, "states of text_encoder are 64 wide"),
         ("scheduler", {"prediction_type": "flow"}, "prediction_type = 'flow'"),
     ],
 )
@@ -174,8 +287,36 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
 
 
 def test_a_size_the_network_cannot_halve_is_refused(checkpoint, tmp_path):
-    with pytest.raises(CheckpointError, match="multiples of 16"):
-        convert(checkpoint, tmp_path / "out", ConvertOptions(sizes=((64, 72),)), quietly)
+    with pytest.raises(CheckpointError, match="multiples of 8"):
+        convert(checkpoint, tmp_path / "out", ConvertOptions(sizes=((64, 76),)), quietly)
+
+
+def test_a_model_distilled_without_guidance_gets_a_unet_of_one_row_and_few_steps(checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "tiny-turbo")
+    made = convert(tmp_path / "tiny-turbo", tmp_path / "out", ConvertOptions(), quietly)
+    assert [p.batch for p in made.packages("unet", 64, 64)] == [1]
+    assert (made.manifest.defaults.guidance_scale, made.manifest.defaults.steps) == (1.0, 4)
+
+
+@pytest.mark.parametrize("tokens", [(76,), (77, 308)])
+def test_a_prompt_length_that_is_no_multiple_of_the_text_encoders_is_refused(checkpoint, tmp_path, tokens):
+    with pytest.raises(CheckpointError, match="accepted: 77, 154, 231"):
+        convert(checkpoint, tmp_path / "out", ConvertOptions(tokens=tokens), quietly)
+
+
+def test_too_little_memory_is_noticed_before_anything_is_written(checkpoint, tmp_path, monkeypatch):
+    available = psutil.virtual_memory()._replace(available=2**20)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: available)
+    with pytest.raises(MemoryShortage, match="1 MB are available"):
+        convert(checkpoint, tmp_path / "out", ConvertOptions(), quietly)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_time_to_go_is_told(checkpoint, tmp_path):
+    seen = []
+    convert(checkpoint, tmp_path / "out", ConvertOptions(), seen.append)
+    assert seen[0].eta_s > 0
+    assert seen[-1].eta_s == 0
 
 
 def test_a_full_disk_is_noticed_before_anything_is_written(checkpoint, tmp_path, monkeypatch):
@@ -203,6 +344,7 @@ def test_a_manifest_of_another_format_or_with_a_hole_is_refused_by_field(model_f
         ({k: v for k, v in whole.items() if k != "tokens"}, "'tokens'"),
         (whole | {"scheduler": {}}, "'scheduler'"),
         (whole | {"sizes": [3]}, "'sizes'"),
+        (whole | {"networks": {"unet": [{"path": "x"}]}}, "'networks.unet'"),
     ):
         path.write_text(json.dumps(changed))
         with pytest.raises(ManifestError, match=words):

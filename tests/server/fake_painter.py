@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from converter.errors import AnemoneError
-from converter.folder import Defaults, Manifest, SchedulerSettings, Source, Versions
+from converter.folder import Conditions, Defaults, Manifest, SchedulerSettings, Source, Versions
 from server.jobs.messages import Preparing
 from server.jobs.request import GenerationRequest
 from server.jobs.start import ModelChoice
@@ -35,14 +35,14 @@ MANIFEST = Manifest(
     latent_channels=4,
     vae_scale_factor=8,
     vae_scaling_factor=0.18215,
-    batch=2,
     tokens=77,
-    text_width=32,
+    conditions=Conditions(inpainting=False, guidance_width=None, time_ids=None, zeros_for_no_prompt=False),
     scheduler=SchedulerSettings(1000, 0.00085, 0.012, "scaled_linear", "leading", 1, False),
-    defaults=Defaults(steps=3, guidance_scale=4.5),
+    defaults=Defaults(steps=3, guidance_scale=4.5, scheduler="euler"),
     networks={},
-    source=Source("diffusers", "fake", "0" * 64),
+    source=Source("diffusers", "fake", "0" * 64, "0" * 64),
     converter=Versions("0", "0"),
+    plan="",
 )
 
 

@@ -16,6 +16,7 @@ from server.pipeline.schedulers.ddim import DDIM
 from server.pipeline.schedulers.dpm import DPMSolver
 from server.pipeline.schedulers.euler import Euler, EulerAncestral
 from server.pipeline.schedulers.heun import Heun
+from server.pipeline.schedulers.lcm import LCM
 from server.pipeline.schedulers.lms import LMS
 from server.pipeline.schedulers.pndm import PNDM
 from server.pipeline.schedulers.schedule import NoiseSchedule, Sampler
@@ -57,6 +58,7 @@ SCHEDULERS: dict[str, SchedulerName] = {
         SchedulerName("lms", "LMS", "Automatic", ("k_lms",), LMS),
         SchedulerName("ddim", "DDIM", "Automatic", (), DDIM),
         SchedulerName("pndm", "PLMS", "Automatic", ("plms",), PNDM),
+        SchedulerName("lcm", "LCM", "Automatic", (), LCM),
     )
 }
 

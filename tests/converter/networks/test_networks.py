@@ -9,7 +9,8 @@ from checkpoints import SIDE, TEXT_WIDTH, tiny_text_encoder, tiny_unet, tiny_vae
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
-from converter.convert import ConvertOptions, convert
+from converter.convert import convert
+from converter.plan import ConvertOptions
 from converter.runtime import load
 
 

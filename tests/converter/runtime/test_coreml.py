@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 import os
 import shutil
 import sys
@@ -180,3 +181,18 @@ def test_a_wrong_input_is_refused_before_core_ml_sees_it(mac, unet):
     network = CoreMLNetwork(unet, "main", "CPU_AND_NE")
     with pytest.raises(InputError, match="sample has shape"):
         network.predict({**given(), "sample": np.zeros((1, 4, 8, 8), np.float16)})
+
+
+def test_a_model_that_comes_compiled_is_loaded_as_it_is(mac, unet):
+    path = unet.with_name("Unet.mlmodelc")
+    path.mkdir()
+    (path / "source").write_text(str(unet))
+    (path / "model.mil").write_text("program(1.0)\n")
+    shapes = {name: array.shape for name, array in given().items()}
+    schema = [{"name": n, "dataType": "Float16", "shape": str(list(shape))} for n, shape in shapes.items()]
+    about = {"inputSchema": schema, "outputSchema": [{"name": "noise_pred", "dataType": "Float32", "shape": "[]"}]}
+    (path / "metadata.json").write_text(json.dumps([about]))
+    found = CoreMLNetwork(path, "main", "CPU_AND_NE").predict(given())
+    assert mac.compilations == []
+    assert mac.loads[0][0] == str(path)
+    np.testing.assert_array_equal(found["noise_pred"], MILNetwork(unet).predict(given())["noise_pred"])

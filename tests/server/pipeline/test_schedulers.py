@@ -31,6 +31,7 @@ PEERS = {
     "lms": (diffusers.LMSDiscreteScheduler, {}),
     "ddim": (diffusers.DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": False}),
     "pndm": (diffusers.PNDMScheduler, {"skip_prk_steps": True, "set_alpha_to_one": False}),
+    "lcm": (diffusers.LCMScheduler, {"clip_sample": False}),
 }
 
 
@@ -68,7 +69,7 @@ def their_run(name: str, schedule: NoiseSchedule, steps: int, strength: float, s
     for t in timesteps:
         given = scheduler.scale_model_input(x, t)
         predicted = torch.from_numpy(model(given.numpy(), float(t)))
-        extra = {"generator": generator} if name == "euler_a" else {}
+        extra = {"generator": generator} if name in ("euler_a", "lcm") else {}
         x = scheduler.step(predicted, t, x, **extra).prev_sample
     return timesteps.numpy(), x.numpy()
 

@@ -8,21 +8,26 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from checkpoints import diffusers_pipeline, write_checkpoint
+from checkpoints import diffusers_pipeline, tiny_unet, write_checkpoint
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    LCMScheduler,
     LMSDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
 )
 from PIL import Image
 
-from converter.convert import ConvertOptions, convert
+from converter.convert import convert
+from converter.plan import ConvertOptions
+from converter.runtime import Feature
 from server.jobs.request import make_request
+from server.pipeline.conditioning import Conditioning
 from server.pipeline.denoise import NotFinite, Step, denoise
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
 from server.pipeline.stable_diffusion import Picture, StableDiffusion
@@ -36,6 +41,7 @@ PEERS = {
     "lms": (LMSDiscreteScheduler, {}),
     "ddim": (DDIMScheduler, {}),
     "pndm": (PNDMScheduler, {"skip_prk_steps": True}),
+    "lcm": (LCMScheduler, {}),
 }
 
 
@@ -132,20 +138,24 @@ def test_steps_are_counted_from_one_to_their_total(pair):
 
 def test_a_network_that_overflows_is_reported_at_its_step():
     class Overflowing:
+        def __init__(self):
+            self.inputs = {"sample": Feature("sample", (2, 4, 2, 2), np.dtype(np.float16))}
+
         def predict(self, inputs):
             return {"noise_pred": np.full((2, 4, 2, 2), np.inf, np.float32)}
 
     schedule = NoiseSchedule(1000, 0.00085, 0.012, "scaled_linear", "leading", 1, False, "epsilon")
     sampler = SCHEDULERS["euler"].make(schedule, 3)
-    latents, states = np.zeros((1, 4, 2, 2), np.float32), np.zeros((2, 8, 1, 77), np.float16)
+    latents, nothing = np.zeros((1, 4, 2, 2), np.float32), np.zeros((1, 0, 2, 2), np.float16)
+    states = Conditioning({"encoder_hidden_states": np.zeros((2, 8, 1, 77), np.float16)}, tokens=77, guided=True)
     with pytest.raises(NotFinite, match="step 1 of 3"):
-        next(denoise(Overflowing(), sampler, latents, states, 5, 0, lambda: latents))
+        next(denoise(Overflowing(), sampler, latents, nothing, states, 5, 0, lambda: latents))
 
 
 def test_networks_of_a_size_are_loaded_when_it_is_first_asked_for(model_folder):
     loaded = []
 
-    def loader(path, units):
+    def loader(path, function, units):
         from converter.runtime import load
 
         loaded.append((path.name, units))
@@ -158,3 +168,43 @@ def test_networks_of_a_size_are_loaded_when_it_is_first_asked_for(model_folder):
     (picture,) = (e for e in model.generate(replace(request, n=1)) if isinstance(e, Picture))
     assert picture.pixels.shape == (64, 96, 3)
     assert len(loaded) == 5
+
+
+def test_a_latent_consistency_model_takes_its_guidance_as_an_input(tmp_path):
+    source = write_checkpoint(tmp_path / "source", unet=tiny_unet(time_cond_proj_dim=16))
+    folder = convert(source, tmp_path / "out", ConvertOptions(), lambda progress: None)
+    assert (folder.manifest.defaults.steps, folder.manifest.defaults.scheduler) == (4, "lcm")
+    theirs = diffusers_pipeline(source)
+    theirs.scheduler = LCMScheduler.from_config(theirs.scheduler.config)
+    for scale in (8.0, 1.5):
+        (found,) = pictures(StableDiffusion(folder, {}), prompt="red", guidance_scale=scale, seed=2)
+        generator = torch.Generator("cpu").manual_seed(2)
+        expected = theirs(
+            "red", num_inference_steps=4, guidance_scale=scale, generator=generator, output_type="np"
+        ).images[0]
+        assert psnr(found.pixels, expected * 255) > 40
+
+
+def test_an_inpainting_model_paints_all_of_a_picture_it_is_not_given(tmp_path):
+    source = write_checkpoint(tmp_path / "source", unet=tiny_unet(in_channels=9))
+    folder = convert(source, tmp_path / "out", ConvertOptions(), lambda progress: None)
+    (found,) = pictures(StableDiffusion(folder, {}), prompt="red", steps=3, seed=2, guidance_scale=5)
+    parts = diffusers_pipeline(source).components
+    theirs = StableDiffusionInpaintPipeline(**parts, requires_safety_checker=False)
+    theirs.set_progress_bar_config(disable=True)
+    theirs.scheduler = EulerDiscreteScheduler.from_config(theirs.scheduler.config)
+    # diffusers draws the masked picture's latents after the noise; their mean is what ours takes, so it is given.
+    nothing = torch.zeros(1, 3, 64, 64)
+    mean = theirs.vae.encode(nothing).latent_dist.mean
+    expected = theirs(
+        "red",
+        image=nothing,
+        mask_image=torch.ones(1, 1, 64, 64),
+        masked_image_latents=mean * theirs.vae.config.scaling_factor,
+        num_inference_steps=3,
+        guidance_scale=5,
+        generator=torch.Generator("cpu").manual_seed(2),
+        output_type="np",
+        strength=1.0,
+    ).images[0]
+    assert psnr(found.pixels, expected * 255) > 40

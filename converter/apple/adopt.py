@@ -1,0 +1,115 @@
+"""Making a folder of Apple's packages a model folder: anemone.json and tokenizers are put beside the packages, once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from converter import __version__
+from converter.apple.model import AppleModel, recognise_apple
+from converter.apple.settings import AppleSettings, Settled, settle
+from converter.errors import CheckpointError
+from converter.folder import FILE, Conditions, Manifest, ModelFolder, Package, Source, Versions
+
+
+def _digest(model: AppleModel, of: Callable[[Path], str]) -> str:
+    whole = hashlib.sha256()
+    for path in model.networks.values():
+        for file in sorted(p for p in path.rglob("*") if p.is_file()):
+            whole.update(f"{file.relative_to(model.folder).as_posix()} {of(file)}\n".encode())
+    return whole.hexdigest()
+
+
+def _content(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _stamp(path: Path) -> str:
+    about = path.stat()
+    return f"{about.st_size} {about.st_mtime_ns}"
+
+
+def _package(model: AppleModel, network: str, path: Path) -> Package:
+    if network.startswith("text_encoder"):
+        return Package(path.name, None, None, 1)
+    if network == "unet":
+        return Package(path.name, model.width, model.height, model.batch, model.tokens)
+    return Package(path.name, model.width, model.height, 1)
+
+
+def _manifest(model: AppleModel, settled: Settled) -> Manifest:
+    return Manifest(
+        name=settled.name,
+        family=model.family,
+        prediction_type=settled.prediction_type,
+        attention=model.attention,
+        precision=model.precision,
+        sizes=((model.width, model.height),),
+        latent_channels=model.latent_channels,
+        vae_scale_factor=model.vae_scale_factor,
+        vae_scaling_factor=settled.vae_scaling_factor,
+        tokens=model.tokens,
+        conditions=Conditions(
+            inpainting=model.inpainting,
+            guidance_width=model.guidance_width,
+            time_ids=model.time_ids,
+            zeros_for_no_prompt=settled.zeros_for_no_prompt,
+        ),
+        scheduler=settled.schedule,
+        defaults=settled.defaults,
+        networks={network: (_package(model, network, path),) for network, path in model.networks.items()},
+        source=Source("apple", model.version or model.folder.name, _digest(model, _content), _digest(model, _stamp)),
+        converter=Versions(__version__, model.coremltools),
+        plan="",
+    )
+
+
+def _tokenizers(model: AppleModel, settled: Settled) -> Iterator[tuple[Path, bytes]]:
+    for network in model.text_encoders:
+        for file, content in settled.vocabulary.files(network).items():
+            yield Path(network.replace("text_encoder", "tokenizer")) / file, content
+
+
+def _write(model: AppleModel, settled: Settled, *, over: bool) -> None:
+    """Write tokenizers, then the manifest, each file whole or not at all; ``over`` replaces tokenizer files."""
+    manifest = _manifest(model, settled)
+    with tempfile.TemporaryDirectory(prefix=".adopting-", dir=model.folder) as name:
+        made = Path(name)
+        for relative, content in _tokenizers(model, settled):
+            target = model.folder / relative
+            if over or not target.is_file():
+                (made / relative).parent.mkdir(exist_ok=True)
+                target.parent.mkdir(exist_ok=True)
+                (made / relative).write_bytes(content)
+                os.replace(made / relative, target)
+        manifest.write(made)
+        os.replace(made / FILE, model.folder / FILE)
+
+
+def adopt(folder: Path, settings: AppleSettings) -> ModelFolder:
+    """The model in a folder of Apple's packages, which stay as they are.
+
+    Writes anemone.json and the tokenizers beside them, so that `ModelFolder.open` does without settings from then on;
+    adopting again with other settings replaces them. Reads every package whole, for its hash. Raises CheckpointError
+    (AppleSettingsError for settings that are missing or wrong) and PackageError, before anything is written.
+    """
+    model = recognise_apple(folder)
+    if model.compiled and sys.platform != "darwin":
+        raise CheckpointError(
+            f"{folder} holds compiled models (.mlmodelc), which run on a Mac only; here give the .mlpackage folders they "
+            "were compiled from"
+        )
+    settled = settle(model, settings)
+    try:
+        _write(model, settled, over=settings.tokenizer is not None)
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} cannot be written ({error.strerror or error}), and a model's {FILE} lies beside its packages. Make "
+            "a folder of your own with links to the packages (ln -s), or a copy of them, and give that"
+        ) from error
+    return ModelFolder.open(folder)

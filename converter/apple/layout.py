@@ -1,0 +1,97 @@
+"""Which of a folder's packages is which network, by the names Apple's converter gives them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from converter.errors import CheckpointError
+
+#: torch2coreml.py, get_out_path: the model's version with every "/" as "_", then the network.
+_PACKAGE = re.compile(
+    r"Stable_Diffusion_version_(?P<version>.+)_(?P<network>"
+    r"text_encoder|text_encoder_2|unet|control-unet|refiner|mmdit|vae_decoder|vae_encoder|safety_checker|"
+    r"(?:unet|refiner|control-unet|mmdit)_chunk[12])\.mlpackage"
+)
+_CONTROLNET = re.compile(r"ControlNet_.+\.mlpackage")
+#: The Swift package's names for compiled models (its +Resources.swift files).
+_COMPILED = {
+    "TextEncoder": "text_encoder",
+    "TextEncoder2": "text_encoder_2",
+    "Unet": "unet",
+    "UnetChunk1": "unet_chunk1",
+    "UnetChunk2": "unet_chunk2",
+    "UnetRefiner": "refiner",
+    "UnetRefinerChunk1": "refiner_chunk1",
+    "UnetRefinerChunk2": "refiner_chunk2",
+    "ControlledUnet": "control-unet",
+    "ControlledUnetChunk1": "control-unet_chunk1",
+    "ControlledUnetChunk2": "control-unet_chunk2",
+    "MultiModalDiffusionTransformer": "mmdit",
+    "MultiModalDiffusionTransformerChunk1": "mmdit_chunk1",
+    "MultiModalDiffusionTransformerChunk2": "mmdit_chunk2",
+    "VAEDecoder": "vae_decoder",
+    "VAEEncoder": "vae_encoder",
+    "SafetyChecker": "safety_checker",
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A folder of Apple's: Apple's names of its networks and where each lies.
+
+    version: what the model is called in the packages' file names; empty where they do not say (compiled models).
+    compiled: whether they are .mlmodelc, which only a Mac runs, rather than .mlpackage.
+    controlnets: the names of the ControlNets beside them.
+    """
+
+    folder: Path
+    version: str
+    paths: dict[str, Path]
+    compiled: bool
+    controlnets: tuple[str, ...]
+
+
+def _packages(folder: Path) -> list[tuple[str, str, Path]]:
+    """Version, network and path of every .mlpackage."""
+    found = []
+    for path in sorted(folder.glob("*.mlpackage")):
+        match = _PACKAGE.fullmatch(path.name)
+        if match is not None and path.is_dir():
+            found.append((match["version"], match["network"], path))
+    return found
+
+
+def _compiled(folder: Path) -> dict[str, Path]:
+    paths = {network: folder / f"{name}.mlmodelc" for name, network in _COMPILED.items()}
+    return {network: path for network, path in paths.items() if path.is_dir()}
+
+
+def is_apple(folder: Path) -> bool:
+    """Whether a folder has models under the names that Apple's converter or its Swift package use."""
+    return folder.is_dir() and bool(_packages(folder) or _compiled(folder))
+
+
+def find_layout(folder: Path) -> Layout:
+    """What the folder holds: its .mlpackages, or where it has none its compiled models.
+
+    Raises CheckpointError where there are neither, or packages of several models.
+    """
+    packages = _packages(folder) if folder.is_dir() else []
+    if not packages:
+        compiled = _compiled(folder) if folder.is_dir() else {}
+        if not compiled:
+            raise CheckpointError(
+                f"{folder} holds no models by the names of Apple's converter: Stable_Diffusion_version_*_unet.mlpackage "
+                "and the like, or Unet.mlmodelc and the like"
+            )
+        beside = tuple(sorted(path.stem for path in (folder / "controlnet").glob("*.mlmodelc")))
+        return Layout(folder, "", compiled, True, beside)
+    versions = sorted({version for version, _, _ in packages})
+    if len(versions) > 1:
+        raise CheckpointError(
+            f"{folder} holds packages of several models ({', '.join(versions)}); give each a folder of its own"
+        )
+    beside = tuple(sorted(p.stem for p in folder.glob("*.mlpackage") if _CONTROLNET.fullmatch(p.name)))
+    return Layout(folder, versions[0], {network: path for _, network, path in packages}, False, beside)

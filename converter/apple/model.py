@@ -1,0 +1,266 @@
+"""Which model a folder of Apple's packages is, read off the inputs and outputs they declare."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from converter.apple.layout import Layout, find_layout
+from converter.errors import CheckpointError
+from converter.runtime.outline import Outline, read_outline
+
+_AUTOENCODER = ("vae_decoder", "vae_encoder")
+#: The networks beside the UNet.
+_OTHERS = ("text_encoder", "text_encoder_2", *_AUTOENCODER)
+_STATES = ("last_hidden_state", "hidden_embeds")
+_NEEDED = ("sample", "timestep", "encoder_hidden_states")
+_XL = ("time_ids", "text_embeds")
+_GUIDANCE = "timestep_cond"
+#: Numbers of sizes and crops a picture -> SDXL (with both text encoders) or its refiner (with the second alone).
+_XL_FAMILIES = {6: "sdxl", 5: "sdxl_refiner"}
+_ENCODERS = {"sdxl": ("text_encoder", "text_encoder_2"), "sdxl_refiner": ("text_encoder_2",)}
+#: Widths of the prompt's states in the published models; Stable Diffusion 1's and 2's text encoders also differ in
+#: their activation, by which they are told apart.
+_PUBLISHED = {"sd1": 768, "sd2": 1024, "sdxl": 2048, "sdxl_refiner": 1280}
+_PUBLISHED_LATENTS = 4
+_BATCHES = (1, 2)
+#: What stands in a UNet's place where there is none that runs here, and what to do about it.
+_INSTEAD = {
+    "unet_chunk1": "its UNet is cut in two (unet_chunk1 and unet_chunk2), and a UNet is run whole here; give the "
+    "package it was cut from, or convert without --chunk-unet",
+    "control-unet": "its only UNet takes a ControlNet's outputs (control-unet); convert the UNet also without "
+    "--unet-support-controlnet",
+    "control-unet_chunk1": "its only UNet takes a ControlNet's outputs and is cut in two (control-unet_chunk1 and 2); "
+    "convert the UNet without --unet-support-controlnet and --chunk-unet",
+    "mmdit": "it is Stable Diffusion 3 (mmdit); Stable Diffusion 1, 2 and XL run here",
+    "mmdit_chunk1": "it is Stable Diffusion 3 (mmdit); Stable Diffusion 1, 2 and XL run here",
+    "refiner_chunk1": "its refiner is cut in two (refiner_chunk1 and refiner_chunk2), and a UNet is run whole here; "
+    "give the package it was cut from, or convert without --chunk-unet",
+}
+
+
+@dataclass(frozen=True)
+class AppleModel:
+    """What the packages say. Sizes are the pictures', in pixels.
+
+    version: Apple's --model-version, a Hugging Face id mostly; the file names' spelling of it where that is all.
+    networks: the networks of a model folder and where each lies; the refiner's UNet is its unet.
+    unused: what else of Apple's lies there.
+    published: whether its widths are those of its family's published models.
+    vocabulary: how many tokens all its text encoders know; None where that cannot be told.
+    guidance_width, time_ids: as in `converter.folder.Conditions`.
+    """
+
+    folder: Path
+    version: str
+    networks: dict[str, Path]
+    unused: tuple[str, ...]
+    compiled: bool
+    family: str
+    published: bool
+    batch: int
+    width: int
+    height: int
+    latent_channels: int
+    vae_scale_factor: int
+    tokens: int
+    vocabulary: int | None
+    inpainting: bool
+    guidance_width: int | None
+    time_ids: int | None
+    attention: str
+    precision: str
+    coremltools: str
+
+    @property
+    def text_encoders(self) -> tuple[str, ...]:
+        """The text encoders it has and uses."""
+        return tuple(name for name in self.networks if name.startswith("text_encoder"))
+
+
+def _refuse(outline: Outline, what: str, accepted: str) -> CheckpointError:
+    return CheckpointError(f"{outline.path.name} has {what}; Apple's converter gives {accepted}")
+
+
+def _input(outline: Outline, name: str, rank: int, accepted: str) -> tuple[int, ...]:
+    feature = outline.inputs.get(name)
+    if feature is None:
+        raise _refuse(outline, f"no input {name}, but {', '.join(outline.inputs)}", accepted)
+    if len(feature.shape) != rank or not np.issubdtype(feature.dtype, np.floating):
+        raise _refuse(outline, f"{name} {feature.dtype} {list(feature.shape)}", f"{name} {accepted}")
+    return feature.shape
+
+
+def _output(outline: Outline, names: tuple[str, ...], rank: int, accepted: str) -> tuple[int, ...]:
+    name = next((n for n in names if n in outline.outputs), None)
+    if name is None:
+        raise _refuse(outline, f"the outputs {', '.join(outline.outputs)}", " or ".join(names))
+    shape = outline.shape(name)
+    if len(shape) != rank:
+        raise _refuse(outline, f"{name} {list(shape)}", f"{name} {accepted}")
+    return shape
+
+
+@dataclass(frozen=True)
+class _UNet:
+    batch: int
+    channels: int
+    height: int
+    width: int
+    context_width: int
+    tokens: int
+    time_ids: int | None
+    pooled_width: int | None
+    guidance_width: int | None
+
+
+def _unet(outline: Outline) -> _UNet:
+    unknown = sorted(set(outline.inputs) - {*_NEEDED, *_XL, _GUIDANCE})
+    if unknown:
+        raise _refuse(outline, f"the inputs {', '.join(unknown)}", ", ".join((*_NEEDED, *_XL)))
+    batch, channels, height, width = _input(outline, "sample", 4, "[batch, channels, height, width]")
+    if batch not in _BATCHES:
+        raise _refuse(outline, f"a batch of {batch}", "2, or 1 with --unet-batch-one")
+    states = _input(outline, "encoder_hidden_states", 4, "[batch, width, 1, tokens]")
+    if states[0] != batch or states[2] != 1 or _input(outline, "timestep", 1, "[batch]") != (batch,):
+        raise _refuse(outline, f"encoder_hidden_states {list(states)} for {batch} rows", "[batch, width, 1, tokens]")
+    ids = pooled = None
+    if given := [name for name in _XL if name in outline.inputs]:
+        if len(given) != len(_XL):
+            raise _refuse(outline, f"{given[0]} alone", " with ".join(_XL))
+        # Packages of 2023 have the two rows as one of twelve numbers.
+        ids, rest = divmod(int(np.prod(outline.inputs["time_ids"].shape)), batch)
+        if rest or ids not in _XL_FAMILIES:
+            shape = list(outline.inputs["time_ids"].shape)
+            raise _refuse(outline, f"time_ids {shape} for {batch} rows", "6 numbers a row, 5 for the refiner")
+        pooled = _input(outline, "text_embeds", 2, "[batch, width]")[1]
+    guidance = _input(outline, _GUIDANCE, 2, "[batch, width]")[1] if _GUIDANCE in outline.inputs else None
+    return _UNet(batch, channels, height, width, states[1], states[3], ids, pooled, guidance)
+
+
+def _family(unet: _UNet, text_encoder: Outline | None) -> str:
+    if unet.time_ids is not None:
+        return _XL_FAMILIES[unet.time_ids]
+    # CLIP's quick_gelu is spelled with a sigmoid; OpenCLIP's encoder, Stable Diffusion 2's, has the exact one.
+    return "sd2" if text_encoder is not None and "gelu" in text_encoder.kinds else "sd1"
+
+
+def attention_spelling(unet: Outline) -> str:
+    """Which of Apple's spellings of attention a UNet has (see `converter.networks.attention`); of others "unknown"."""
+    if "einsum" not in unet.kinds:
+        return "original" if "matmul" in unet.kinds else "unknown"
+    # Rows of queries lie on the last axis, as in the convolutions that make them; split_einsum_v2 cuts them to 512,
+    # which may also be the length of a smaller feature map's.
+    made = {o.shape[3] for o in unet.operations if o.kind == "conv" and len(o.shape) == 4 and o.shape[2] == 1}
+    asked = {o.shape[-1] for o in unet.operations if o.kind == "einsum"}
+    cut = not asked <= made or max(asked) < max(made - {unet.inputs["encoder_hidden_states"].shape[3]})
+    return "split_einsum_v2" if cut else "split_einsum"
+
+
+def _check_text(encoders: dict[str, Outline], unet: _UNet, unet_name: str) -> None:
+    states = {}
+    for name, outline in encoders.items():
+        tokens = _input(outline, "input_ids", 2, "fp32 [1, tokens]")[1]
+        states[name] = _output(outline, _STATES, 3, "[1, tokens, width]")[2]
+        if tokens != unet.tokens:
+            raise CheckpointError(f"{outline.path.name} gives {tokens} tokens, {unet_name} takes {unet.tokens}")
+    if sum(states.values()) != unet.context_width:
+        widths = " and ".join(f"{name}'s {width}" for name, width in states.items())
+        raise CheckpointError(f"{unet_name} takes states {unet.context_width} wide, which are not {widths}")
+    last = next(reversed(encoders.values()))
+    pooled = _output(last, ("pooled_outputs",), 2, "[1, width]")[1]
+    if unet.pooled_width not in (None, pooled):
+        raise CheckpointError(
+            f"{unet_name} takes text_embeds {unet.pooled_width} wide, not {last.path.name}'s {pooled}"
+        )
+
+
+def _check_autoencoder(outlines: dict[str, Outline], unet: _UNet, unet_name: str) -> tuple[int, int]:
+    """The latents' channels and how many pixels a latent is a side."""
+    decoder = outlines["vae_decoder"]
+    _, channels, height, width = _input(decoder, "z", 4, "[1, channels, height, width]")
+    image = _output(decoder, ("image",), 4, "[1, 3, height, width]")
+    if (height, width) != (unet.height, unet.width):
+        raise CheckpointError(
+            f"{decoder.path.name} takes latents {width}x{height}, {unet_name} gives {unet.width}x{unet.height}"
+        )
+    if unet.channels not in (channels, 2 * channels + 1):
+        raise CheckpointError(
+            f"{unet_name} takes {unet.channels} channels; {channels} (the latents) or {2 * channels + 1} (with mask and "
+            "masked picture, for inpainting) are accepted"
+        )
+    factor = image[3] // width
+    if image[2:] != (height * factor, width * factor):
+        raise _refuse(
+            decoder, f"pictures {image[3]}x{image[2]} of latents {width}x{height}", "pictures 8 times as large"
+        )
+    if (encoder := outlines.get("vae_encoder")) is not None:
+        picture = _input(encoder, "x", 4, "[1, 3, height, width]")
+        if picture[2:] != image[2:]:
+            raise CheckpointError(
+                f"{encoder.path.name} takes pictures {picture[3]}x{picture[2]}, {decoder.path.name} gives "
+                f"{image[3]}x{image[2]}"
+            )
+    return channels, factor
+
+
+def _unet_name(layout: Layout) -> str:
+    """The package that serves as UNet: the UNet, or of a folder that has none at all the refiner's."""
+    if "unet" in layout.paths:
+        return "unet"
+    for name, why in _INSTEAD.items():
+        if name in layout.paths and not (name == "refiner_chunk1" and "refiner" in layout.paths):
+            raise CheckpointError(f"{layout.folder} cannot be used as it is: {why}")
+    if "refiner" in layout.paths:
+        return "refiner"
+    raise CheckpointError(f"{layout.folder} has no unet, only {', '.join(layout.paths)}")
+
+
+def recognise_apple(folder: Path) -> AppleModel:
+    """The model whose packages Apple's converter put into ``folder``.
+
+    Nothing is assumed that the packages' inputs, outputs and operations show. Raises CheckpointError naming the
+    network that is missing or does not fit, and PackageError where a package cannot be read.
+    """
+    layout = find_layout(folder)
+    unet_name = _unet_name(layout)
+    outline = read_outline(layout.paths[unet_name])
+    unet = _unet(outline)
+    outlines = {name: read_outline(path) for name, path in layout.paths.items() if name in _OTHERS}
+    family = _family(unet, outlines.get("text_encoder"))
+    wanted = (*_ENCODERS.get(family, ("text_encoder",)), "vae_decoder")
+    if missing := [name for name in wanted if name not in layout.paths]:
+        raise CheckpointError(
+            f"{folder} lacks {' and '.join(missing)}, which {family} needs; it has {', '.join(layout.paths)}"
+        )
+    used = (*wanted[:-1], unet_name, *(name for name in _AUTOENCODER if name in outlines))
+    encoders = {name: outlines[name] for name in wanted[:-1]}
+    _check_text(encoders, unet, outline.path.name)
+    channels, factor = _check_autoencoder(outlines, unet, outline.path.name)
+    rows = [one.embedding_rows for one in encoders.values()]
+    known = [n for n in rows if n is not None]
+    compressed = any(kind.startswith("constexpr_") for kind in outline.kinds)
+    return AppleModel(
+        folder=folder,
+        version=outline.version or layout.version,
+        networks={"unet" if name == unet_name else name: layout.paths[name] for name in used},
+        unused=(*sorted(set(layout.paths) - set(used)), *layout.controlnets),
+        compiled=layout.compiled,
+        family=family,
+        published=(unet.context_width, channels) == (_PUBLISHED[family], _PUBLISHED_LATENTS),
+        batch=unet.batch,
+        width=unet.width * factor,
+        height=unet.height * factor,
+        latent_channels=channels,
+        vae_scale_factor=factor,
+        tokens=unet.tokens,
+        vocabulary=min(known) if len(known) == len(rows) else None,
+        inpainting=unet.channels != channels,
+        guidance_width=unet.guidance_width,
+        time_ids=unet.time_ids,
+        attention=attention_spelling(outline),
+        precision="compressed" if compressed else outline.inputs["sample"].dtype.name,
+        coremltools=outline.metadata.get("com.github.apple.coremltools.version", "unknown"),
+    )

@@ -1,0 +1,211 @@
+"""What Apple's packages leave unsaid: given by name, or settled by a rule where there is one."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from converter.apple.model import AppleModel
+from converter.apple.tokenizer import Vocabulary, find_vocabulary
+from converter.checkpoint import read_json
+from converter.errors import CheckpointError
+from converter.families import PREDICTIONS
+from converter.folder import Defaults, SchedulerSettings
+
+#: What is accepted for each of AppleSettings' fields.
+ACCEPTED = {
+    "name": "what the model is to be called",
+    "prediction_type": ", ".join(PREDICTIONS),
+    "vae_scaling_factor": "a number above 0, such as 0.18215 (Stable Diffusion 1 and 2) or 0.13025 (XL)",
+    "scheduler_config": "the model's scheduler_config.json, as diffusers saves it",
+    "tokenizer": "a folder with the model's vocab.json and merges.txt",
+    "zeros_for_no_prompt": "true or false",
+    "steps": "a whole number from 1 on",
+    "guidance_scale": "a number from 0 on",
+}
+#: What all published Stable Diffusion models were trained on (their scheduler_config.json).
+_SCHEDULE = SchedulerSettings(
+    num_train_timesteps=1000,
+    beta_start=0.00085,
+    beta_end=0.012,
+    beta_schedule="scaled_linear",
+    timestep_spacing="leading",
+    steps_offset=1,
+    set_alpha_to_one=False,
+)
+_BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+_SPACINGS = ("linspace", "leading", "trailing")
+#: What latents are multiplied by (vae/config.json of the published models).
+_SCALING_FACTORS = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025, "sdxl_refiner": 0.13025}
+_USUAL = Defaults(steps=20, guidance_scale=7.5, scheduler="euler")
+_GUIDED = Defaults(steps=4, guidance_scale=8.0, scheduler="lcm")
+_TURBO = Defaults(steps=4, guidance_scale=1.0, scheduler="euler")
+
+
+@dataclass(frozen=True)
+class _Named:
+    """What is known of a published model by its name: its scheduler_config.json and its card's advice."""
+
+    prediction_type: str
+    timestep_spacing: str = "leading"
+    defaults: Defaults = _USUAL
+
+
+#: By the last part of the Hugging Face id. Stable Diffusion 2's models are the ones that differ in their prediction.
+_NAMED = {
+    "stable-diffusion-2": _Named("v_prediction"),
+    "stable-diffusion-2-1": _Named("v_prediction"),
+    "stable-diffusion-2-base": _Named("epsilon"),
+    "stable-diffusion-2-1-base": _Named("epsilon"),
+    "sd-turbo": _Named("epsilon", "trailing", _TURBO),
+    "sdxl-turbo": _Named("epsilon", "trailing", _TURBO),
+}
+
+
+class AppleSettingsError(CheckpointError):
+    """Settings are missing or wrong; ``problems`` has a line for each, named as an option."""
+
+    def __init__(self, folder: Path, problems: tuple[str, ...]) -> None:
+        lines = "".join(f"\n  {problem}" for problem in problems)
+        super().__init__(
+            f"{folder} was made by Apple's converter, whose packages do not say all that a model needs. Give these once, "
+            f"they are then kept beside the packages:{lines}"
+        )
+        self.problems = problems
+
+
+@dataclass(frozen=True)
+class AppleSettings:
+    """What a folder of Apple's does not say. "A published model" is one of its family's published widths.
+
+    name: what the model is called; None takes the packages' version (the --model-version they were converted with).
+    prediction_type: what the UNet predicts; None takes scheduler_config's, or epsilon for published models but
+        Stable Diffusion 2's, of which only those of known name (and inpainting models) are settled.
+    vae_scaling_factor: what latents are multiplied by; None takes the family's for published models.
+    scheduler_config: a scheduler_config.json with the noise schedule; None takes the published models' schedule.
+    tokenizer: a folder with vocab.json and merges.txt; None takes those in the folder (in it, its tokenizer or its
+        Resources), or CLIP's for published models.
+    zeros_for_no_prompt: whether an empty negative prompt means states of zeros; None takes yes for SDXL, no for others.
+    steps, guidance_scale: what a request gets that does not say; None takes 20 and 7.5, or what few-step models of
+        known name or kind are made for.
+    """
+
+    name: str | None = None
+    prediction_type: str | None = None
+    vae_scaling_factor: float | None = None
+    scheduler_config: Path | None = None
+    tokenizer: Path | None = None
+    zeros_for_no_prompt: bool | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+
+
+def option(field: str) -> str:
+    """A field of AppleSettings as an option of the command line."""
+    return f"--{field.replace('_', '-')}"
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Everything that AppleSettings leave open, decided."""
+
+    name: str
+    prediction_type: str
+    vae_scaling_factor: float
+    schedule: SchedulerSettings
+    vocabulary: Vocabulary
+    zeros_for_no_prompt: bool
+    defaults: Defaults
+
+
+def _wrong(field: str, found: object) -> str:
+    return f"{option(field)} is {found!r}; accepted: {ACCEPTED[field]}"
+
+
+def _missing(field: str) -> str:
+    return f"{option(field)} is missing; accepted: {ACCEPTED[field]}"
+
+
+def _numbers_out_of_range(settings: AppleSettings) -> list[str]:
+    """What is wrong of the given values that need no file read."""
+    scale, guidance = settings.vae_scaling_factor, settings.guidance_scale
+    fine = {
+        "name": settings.name is None or bool(settings.name.strip()),
+        "prediction_type": settings.prediction_type in (None, *PREDICTIONS),
+        "vae_scaling_factor": scale is None or (math.isfinite(scale) and scale > 0),
+        "steps": settings.steps is None or settings.steps >= 1,
+        "guidance_scale": guidance is None or (math.isfinite(guidance) and guidance >= 0),
+    }
+    return [_wrong(field, getattr(settings, field)) for field, right in fine.items() if not right]
+
+
+def _schedule(config: dict[str, Any]) -> SchedulerSettings:
+    """The noise schedule of a scheduler_config.json; raises ValueError or TypeError naming what does not fit."""
+    changes = {f.name: type(getattr(_SCHEDULE, f.name))(config[f.name]) for f in fields(_SCHEDULE) if f.name in config}
+    found = replace(_SCHEDULE, **changes)
+    for name, accepted in (("beta_schedule", _BETA_SCHEDULES), ("timestep_spacing", _SPACINGS)):
+        if getattr(found, name) not in accepted:
+            raise ValueError(f"its {name} is {getattr(found, name)!r}; accepted: {', '.join(accepted)}")
+    return found
+
+
+def settle(model: AppleModel, settings: AppleSettings) -> Settled:
+    """Decide everything; raises AppleSettingsError listing all that is missing or wrong."""
+    problems = _numbers_out_of_range(settings)
+    named = _NAMED.get(re.split("[/_]", model.version)[-1]) if model.published else None
+    config: dict[str, Any] | None = None
+    schedule = _SCHEDULE if named is None else replace(_SCHEDULE, timestep_spacing=named.timestep_spacing)
+    if settings.scheduler_config is not None:
+        try:
+            config = read_json(settings.scheduler_config)
+            schedule = _schedule(config)
+        except (CheckpointError, ValueError, TypeError) as error:
+            problems.append(f"{_wrong('scheduler_config', str(settings.scheduler_config))} ({error})")
+
+    prediction = settings.prediction_type
+    if prediction is None and config is not None:
+        prediction = str(config.get("prediction_type", "epsilon"))
+        if prediction not in PREDICTIONS:
+            problems.append(f"{_wrong('prediction_type', prediction)} (from {settings.scheduler_config})")
+    if prediction is None and named is not None:
+        prediction = named.prediction_type
+    if prediction is None and model.published and (model.family != "sd2" or model.inpainting):
+        prediction = "epsilon"
+    if prediction is None:
+        problems.append(_missing("prediction_type"))
+
+    scale = settings.vae_scaling_factor
+    if scale is None and model.published:
+        scale = _SCALING_FACTORS[model.family]
+    if scale is None:
+        problems.append(_missing("vae_scaling_factor"))
+
+    vocabulary = None
+    try:
+        vocabulary = find_vocabulary(model, settings.tokenizer)
+    except CheckpointError as error:
+        problems.append(f"{_wrong('tokenizer', str(settings.tokenizer or model.folder))} ({error})")
+    else:
+        if vocabulary is None:
+            problems.append(_missing("tokenizer"))
+    if problems or prediction is None or scale is None or vocabulary is None:
+        raise AppleSettingsError(model.folder, tuple(problems))
+
+    usual = _GUIDED if model.guidance_width else _USUAL if named is None else named.defaults
+    zeros = settings.zeros_for_no_prompt
+    return Settled(
+        name=settings.name or model.version or model.folder.resolve().name,
+        prediction_type=prediction,
+        vae_scaling_factor=float(scale),
+        schedule=schedule,
+        vocabulary=vocabulary,
+        zeros_for_no_prompt=model.family == "sdxl" if zeros is None else zeros,
+        defaults=Defaults(
+            steps=usual.steps if settings.steps is None else settings.steps,
+            guidance_scale=float(usual.guidance_scale if settings.guidance_scale is None else settings.guidance_scale),
+            scheduler=usual.scheduler,
+        ),
+    )

@@ -1,0 +1,70 @@
+"""CLIP's tokenizer, for checkpoints that come without one: all of Stable Diffusion's text encoders share it.
+
+The merges are OpenAI's (data/bpe_simple_vocab_16e6.txt.gz, from https://github.com/openai/CLIP); the numbering is that of
+its clip/simple_tokenizer.py, which Radford et al. 2021 trained with.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from functools import cache
+from importlib.resources import files
+
+BEGIN, END = "<|startoftext|>", "<|endoftext|>"
+#: Tokens in the vocabulary, and rows of every CLIP text encoder's embedding.
+SIZE = 49408
+_WORD_END = "</w>"
+#: The list is longer than what CLIP was trained with: the bytes, the bytes that end a word, the merges and two more.
+_MERGES = SIZE - 2 * 256 - 2
+_PRINTED = (range(ord("!"), ord("~") + 1), range(ord("¡"), ord("¬") + 1), range(ord("®"), ord("ÿ") + 1))
+
+
+def _byte_characters() -> list[str]:
+    """The characters that stand for the 256 bytes, in the vocabulary's order.
+
+    Bytes whose Latin-1 character prints stand for themselves and come first; the others take those from U+0100 on (GPT-2).
+    """
+    printed = [chr(byte) for characters in _PRINTED for byte in characters]
+    return printed + [chr(256 + n) for n in range(256 - len(printed))]
+
+
+@cache
+def merges() -> tuple[tuple[str, str], ...]:
+    """CLIP's 48894 merges, the first made first."""
+    packed = files("converter").joinpath("data", "bpe_simple_vocab_16e6.txt.gz").read_bytes()
+    lines = gzip.decompress(packed).decode("utf-8").split("\n")
+    pairs = [line.partition(" ") for line in lines[1 : _MERGES + 1]]
+    return tuple((first, second) for first, _, second in pairs)
+
+
+def vocabulary() -> dict[str, int]:
+    """CLIP's 49408 tokens and their ids, which are their places in this order."""
+    bytes_ = _byte_characters()
+    joined = [first + second for first, second in merges()]
+    tokens = [*bytes_, *(byte + _WORD_END for byte in bytes_), *joined, BEGIN, END]
+    return {token: index for index, token in enumerate(tokens)}
+
+
+def tokenizer_files(pad_token: str) -> dict[str, bytes]:
+    """The tokenizer as transformers' CLIPTokenizer saves it: file name -> content.
+
+    ``pad_token`` fills a prompt up to its length: END after OpenAI's text encoder, "!" (id 0) after OpenCLIP's.
+    """
+    lines = "".join(f"{first} {second}\n" for first, second in merges())
+    config = {
+        "add_prefix_space": False,
+        "bos_token": BEGIN,
+        "do_lower_case": True,
+        "eos_token": END,
+        "errors": "replace",
+        "model_max_length": 77,
+        "pad_token": pad_token,
+        "tokenizer_class": "CLIPTokenizer",
+        "unk_token": END,
+    }
+    return {
+        "vocab.json": json.dumps(vocabulary(), ensure_ascii=False).encode(),
+        "merges.txt": f"#version: 0.2\n{lines}".encode(),
+        "tokenizer_config.json": json.dumps(config, indent=2).encode(),
+    }

@@ -1,0 +1,70 @@
+"""What the Neural Engine of each Apple chip can hold and run, where the generations differ.
+
+None of this is documented by Apple in one place: the axis limits are the compiler's own message, the rest is from
+public measurements of the engine (the "ANE book", hollance/neural-engine).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from converter.errors import AnemoneError
+
+
+class ChipError(AnemoneError, ValueError):
+    """A chip this lint has no limits for."""
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One generation's limits.
+
+    axis: the longest depth, height or width of a tensor; batch and channels go to 65536 everywhere.
+    kernel: the largest side of a convolution's kernel.
+    lacks: operations that leave the engine on this chip and not on later ones.
+    emulated: operations that stay on the engine but are built from others there.
+    unstreamed: ways of compressing weights that are unfolded to fp16 in memory instead of as they are used.
+    narrow_slices: whether a slice that starts within the last axis saturates beyond +-4094.
+    """
+
+    name: str
+    axis: int
+    kernel: int
+    lacks: frozenset[str]
+    emulated: frozenset[str]
+    unstreamed: frozenset[str]
+    narrow_slices: bool
+
+
+_WAVES = frozenset({"sin", "cos", "reduce_argmin"})
+_BLOCKWISE = frozenset({"constexpr_blockwise_shift_scale"})
+_NONE: frozenset[str] = frozenset()
+
+CHIPS: dict[str, Chip] = {
+    chip.name: chip
+    for chip in (
+        Chip(
+            "M1",
+            16384,
+            29,
+            _WAVES | {"topk", "argsort", "gather_nd"},
+            frozenset({"upsample_nearest_neighbor", "upsample_bilinear"}),
+            _BLOCKWISE | {"constexpr_affine_dequantize"},
+            narrow_slices=True,
+        ),
+        Chip("M2", 16384, 32, _WAVES, _NONE, _BLOCKWISE, narrow_slices=True),
+        Chip("M3", 16384, 32, _NONE, _NONE, _NONE, narrow_slices=True),
+        Chip("M4", 65536, 32, _NONE, _NONE, _NONE, narrow_slices=False),
+    )
+}
+#: The first Apple Silicon Mac, and the strictest: what is fine there is fine everywhere.
+DEFAULT_CHIP = "M1"
+#: The longest batch or channel axis on any chip.
+WIDEST = 65536
+
+
+def chip_named(name: str) -> Chip:
+    """The limits of a chip; raises ChipError naming those there are."""
+    if name not in CHIPS:
+        raise ChipError(f"chip is {name!r}; accepted: {', '.join(CHIPS)}")
+    return CHIPS[name]

@@ -1,0 +1,97 @@
+"""The lint over packages and folders of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from converter.errors import AnemoneError
+from converter.folder import FILE, ModelFolder
+from converter.lint.chips import DEFAULT_CHIP, Chip, chip_named
+from converter.lint.finding import Finding, exit_status, gathered
+from converter.lint.listing import read_listing
+from converter.lint.placement import Placement
+from converter.lint.report import report
+from converter.lint.rules import attention, engine, layout, norms, numerics, storage
+from converter.lint.stored import Blobs
+from converter.lint.subject import Subject
+
+#: Every rule that looks at one function.
+_RULES = (
+    engine.foreign_types,
+    engine.ranks,
+    engine.axes,
+    storage.flexible_shapes,
+    engine.no_path,
+    storage.sizes,
+    storage.versions,
+    engine.kernels,
+    storage.compression,
+    layout.linear_layers,
+    layout.padding,
+    attention.softmaxes,
+    layout.turned_rows,
+    layout.joined_rows,
+    norms.decomposed,
+    storage.unused_constants,
+    layout.idle_operations,
+    attention.fused_attention,
+    attention.compile_time,
+    engine.islands,
+    storage.traffic,
+    numerics.constants,
+    norms.squares,
+    attention.late_scale,
+    numerics.angles,
+    norms.epsilons,
+    numerics.narrow_slices,
+    numerics.inexact_indices,
+    numerics.palettes,
+)
+
+
+def _findings(path: Path, chip: Chip, blobs: Blobs) -> list[Finding]:
+    listing = read_listing(path, blobs)
+    subjects = [Subject(listing, f, chip, Placement(f, chip)) for f in listing.functions]
+    problems = [problem for subject in subjects for rule in _RULES for problem in rule(subject)]
+    return gathered([*problems, *storage.twice_stored(listing, subjects)])
+
+
+def lint_package(path: Path, chip: str = DEFAULT_CHIP) -> list[Finding]:
+    """What would leave the Neural Engine of ``chip``, slow it or lose precision there, in a package's functions.
+
+    Errors first. Nothing is run and no Mac is needed. Raises PackageError where the package cannot be read and
+    ChipError for a chip other than those of `CHIPS`.
+    """
+    return _findings(path, chip_named(chip), Blobs())
+
+
+def packages_in(path: Path) -> dict[str, Path]:
+    """The packages that ``path`` is or has: one package, a model folder, or a folder of packages; by name.
+
+    Raises AnemoneError where there is none, and ManifestError for a damaged model folder.
+    """
+    if path.suffix == ".mlpackage":
+        return {path.name: path}
+    if (path / FILE).is_file():
+        folder = ModelFolder.open(path)
+        return {p.path: path / p.path for packages in folder.manifest.networks.values() for p in packages}
+    found = sorted(path.glob("*.mlpackage"))
+    if not found:
+        raise AnemoneError(f"{path} has no packages; accepted: an .mlpackage, a model folder, a folder of .mlpackages")
+    return {package.name: package for package in found}
+
+
+def lint_folder(path: Path, chip: str = DEFAULT_CHIP) -> dict[str, list[Finding]]:
+    """`lint_package` for each package of `packages_in`, by name; weights that packages share are read once."""
+    limits, blobs = chip_named(chip), Blobs()
+    return {name: _findings(package, limits, blobs) for name, package in packages_in(path).items()}
+
+
+def lint(path: Path, chip: str = DEFAULT_CHIP, *, notes: bool = False) -> tuple[str, int]:
+    """`lint_folder` in words for a terminal, and the exit status: 0 where there is nothing but notes, otherwise 1.
+
+    ``notes`` spells these out, too.
+    """
+    found = lint_folder(path, chip)
+    parts = [f"{name} on {chip}\n{report(findings, notes=notes)}" for name, findings in found.items()]
+    return "\n\n".join(parts), max(exit_status(findings) for findings in found.values())

@@ -1,0 +1,121 @@
+"""W3, W8, W9, N3: attention in forms that are slow on the engine, or overflow before they are scaled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from converter.lint.finding import Problem
+from converter.lint.listing import Function, Operation
+from converter.lint.subject import MIB, Subject, megabytes
+
+#: Logits that fit the engine's memory of some tens of MB; a head's beyond that travel, all the more so as they grow.
+_LOGITS, _HUGE_LOGITS = 16 * MIB, 512 * MIB
+#: Over the last axis the engine reduces within rows; below this size that costs little.
+_ROW_LOGITS = MIB
+#: As measured on M4: products of smaller tensors stay on the CPU.
+_FUSED_ELEMENTS = 2_000_000
+#: SDXL in split_einsum_v2 (12 800) never finished compiling for people; in split_einsum (5 200) it does.
+_MANY_EINSUMS = 6000
+
+
+def softmaxes(subject: Subject) -> Iterator[Problem]:
+    """W3: softmax over the last axis, and logits too large for the engine's memory."""
+    function = subject.function
+    for op in function.operations:
+        if op.kind != "softmax":
+            continue
+        kind = function.types[op.outputs[0]]
+        rank = len(kind.shape)
+        last = function.axes(op, "axis", rank) == (rank - 1,) and rank > 2
+        place = subject.place(op, megabytes(kind.nbytes), kind.nbytes)
+        if last and kind.nbytes > _ROW_LOGITS:
+            what = "A softmax runs over the last axis of a large tensor: all heads' logits at once, within rows."
+            cure = "Convert with split_einsum: each head for itself, the keys on the channel axis."
+            yield Problem("W3", "warning", what, cure, place)
+        elif kind.nbytes > _HUGE_LOGITS:
+            what = f"One head's logits exceed {megabytes(_HUGE_LOGITS)}; the engine has some tens of MB of its own."
+            cure = "Convert with split_einsum_v2, which cuts the queries, or for a smaller picture."
+            yield Problem("W3", "warning", what, cure, place)
+        elif kind.nbytes > _LOGITS:
+            what = "One head's logits exceed the engine's own memory, so they travel; it works."
+            cure = (
+                "split_einsum_v2 cuts the queries: 10 to 30 % faster on phones by Apple's account, slower to compile."
+            )
+            yield Problem("W3", "note", what, cure, place)
+
+
+def fused_attention(subject: Subject) -> Iterator[Problem]:
+    """W8: attention as one operation."""
+    function = subject.function
+    for op in function.operations:
+        if op.kind == "scaled_dot_product_attention":
+            count = function.types[function.first(op, "query") or ""].count
+            where = "on the CPU" if count < _FUSED_ELEMENTS else "on the engine"
+            yield Problem(
+                "W8",
+                "warning",
+                "Where scaled_dot_product_attention runs depends on its size and on the system.",
+                "Spell it as split einsums, or look at Core ML's compute plan on the Mac it is for.",
+                subject.place(op, f"queries of {count / 1e6:.1f} million numbers; measured {where} on M4", count),
+            )
+
+
+def compile_time(subject: Subject) -> Iterator[Problem]:
+    """W9: more products than the engine's compiler gets through."""
+    count = sum(op.kind in ("einsum", "matmul") for op in subject.function.operations)
+    if count > _MANY_EINSUMS:
+        yield Problem(
+            "W9",
+            "warning",
+            f"More than {_MANY_EINSUMS} matrix products: compiling for the engine takes very long or never ends.",
+            "Use split_einsum instead of split_einsum_v2, a smaller picture, or cut the network into two packages.",
+            subject.whole(f"{count} products among {len(subject.function.operations)} operations", count),
+        )
+
+
+def _scale(function: Function, op: Operation) -> float | None:
+    """The number below 1 that an operation multiplies by, if it does."""
+    for parameter in ("x", "y"):
+        value = function.value(op, parameter)
+        if value is not None and value.size == 1:
+            number = abs(float(value.reshape(-1)[0]))
+            if op.kind == "real_div":
+                number = 1 / number if parameter == "y" and number else 1.0
+            return number if number < 1 else None
+    return None
+
+
+def _reaches_softmax(function: Function, name: str, steps: int = 4) -> bool:
+    return any(
+        user.kind == "softmax"
+        or (
+            steps > 0
+            and user.kind in ("add", "sub", "reshape", "transpose", "cast")
+            and _reaches_softmax(function, user.outputs[0], steps - 1)
+        )
+        for user in function.uses(name)
+    )
+
+
+def late_scale(subject: Subject) -> Iterator[Problem]:
+    """N3: logits scaled after their product, in fp16."""
+    function = subject.function
+    for op in function.operations:
+        if op.kind not in ("mul", "real_div") or (scale := _scale(function, op)) is None:
+            continue
+        maker = next((m for n in function.tensors(op) if (m := function.producers.get(n))), None)
+        if maker is None or maker.kind not in ("einsum", "matmul") or function.types[op.outputs[0]].dtype != "fp16":
+            continue
+        if _reaches_softmax(function, op.outputs[0]):
+            reach = (
+                f"scaled by {np.format_float_positional(scale, 4)}: the product reaches {1 / scale:.1f} times as far"
+            )
+            yield Problem(
+                "N3",
+                "warning",
+                "The logits are scaled after their product, which may overflow fp16 before (black pictures).",
+                "Fold the scale into the query's weights.",
+                subject.place(op, reach, function.types[op.outputs[0]].nbytes),
+            )

@@ -1,0 +1,186 @@
+"""E1, E2, E3, E5, E8, W10: operations the engine has no path for, and where the program leaves it for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from converter.lint.chips import WIDEST
+from converter.lint.finding import Problem
+from converter.lint.listing import Operation
+from converter.lint.placement import HEAVY
+from converter.lint.subject import MIB, Subject, megabytes
+
+#: Beyond this an operation at the program's ends is no small change any more.
+_LARGE = MIB
+_NOTHING_TO_DO = "Nothing to do: this is where exact arithmetic and integers belong."
+
+#: What to write instead of an operation the engine has no path for.
+_INSTEAD = {
+    "select": "Write condition * a + (1 - condition) * b in fp16.",
+    "sin": "Hand the sines in as an input, or compute them first of all in fp32; on M3 and later they run.",
+    "cos": "Hand the cosines in as an input, or compute them first of all in fp32; on M3 and later they run.",
+    "shape": "Convert with fixed shapes, so that the size is a constant.",
+    "mod": "Compute it before the network and hand it in as an input.",
+}
+
+
+def _types(subject: Subject, op: Operation) -> str:
+    function = subject.function
+    taken = " and ".join(sorted({function.types[n].dtype for n in function.tensors(op)})) or "nothing"
+    given = " and ".join(sorted({function.types[n].dtype for n in op.outputs}))
+    return f"{taken} in, {given} out, {megabytes(subject.bytes_of(op))}"
+
+
+def foreign_types(subject: Subject) -> Iterator[Problem]:
+    """E1: operations that compute in fp32, integers or bool; a note where they stand at the program's ends."""
+    placement = subject.placement
+    off = [op for op in subject.function.operations if placement.reasons[op.index] == "type"]
+    nothing_else = placement.total == 0 and any(op.kind in HEAVY for op in off)
+    for op in off:
+        if placement.at_edge(op):
+            continue  # W11 speaks of the inputs' and outputs' own types
+        large = subject.bytes_of(op)
+        place = subject.place(op, _types(subject, op), large)
+        cure = "Keep it in fp16, or move it before or after all of the engine's work."
+        if placement.between(op):
+            what = "An operation between the engine's computes in a type it lacks: the data goes to the CPU and back."
+            yield Problem("E1", "error", what, cure, place)
+        elif nothing_else or placement.weighs(op) or (large > _LARGE and op.kind != "cast"):
+            what = "A large operation computes in a type the engine lacks, so the CPU or GPU does it."
+            yield Problem("E1", "error", what, "Convert with fp16 as the compute precision.", place)
+        else:
+            what = "A small operation beside the inputs or outputs runs on the CPU, before or after the engine's work."
+            yield Problem("E1", "note", what, _NOTHING_TO_DO, place)
+
+
+def no_path(subject: Subject) -> Iterator[Problem]:
+    """E5: operations no engine runs, or this chip's does not."""
+    placement, chip = subject.placement, subject.chip
+    for op in subject.function.operations:
+        reason = placement.reasons[op.index]
+        if op.kind in chip.emulated:
+            yield Problem(
+                "E5",
+                "note",
+                f"{chip.name} has no unit for this operation and builds it from others.",
+                "Nothing to do for M2 and later.",
+                subject.place(op, megabytes(subject.bytes_of(op)), subject.bytes_of(op)),
+            )
+        if reason not in ("operation", "chip"):
+            continue
+        whose = "The Neural Engine" if reason == "operation" else f"{chip.name}'s Neural Engine"
+        place = subject.place(op, megabytes(subject.bytes_of(op)), subject.bytes_of(op))
+        if placement.between(op) or subject.bytes_of(op) > _LARGE:
+            cure = _INSTEAD.get(op.kind, "Rewrite it with operations the engine has, or move it out of the network.")
+            yield Problem("E5", "error", f"{whose} has no path for {op.kind}.", cure, place)
+        else:
+            what = f"{whose} has no path for {op.kind}; here it runs on the CPU before or after the engine's work."
+            yield Problem("E5", "note", what, _NOTHING_TO_DO, place)
+
+
+def ranks(subject: Subject) -> Iterator[Problem]:
+    """E2: tensors of more than five axes."""
+    function = subject.function
+    for op in function.operations:
+        names = [n for n in (*op.outputs, *function.tensors(op)) if len(function.types[n].shape) > 5]
+        if names:
+            rank = max(len(function.types[n].shape) for n in names)
+            yield Problem(
+                "E2",
+                "error",
+                "A tensor has more than five axes, which the engine cannot hold.",
+                "Merge neighbouring axes, or do the step on slices.",
+                subject.place(op, f"{rank} axes", rank, names),
+            )
+
+
+def axes(subject: Subject) -> Iterator[Problem]:
+    """E3: axes longer than the engine's."""
+    function, chip, seen = subject.function, subject.chip, set[str]()
+    for op in function.operations:
+        if not subject.placement.on_engine(op):
+            continue
+        for name in (*function.tensors(op), *op.outputs):
+            shape = function.types[name].fixed
+            # Of three axes the last is the width for certain; of two neither need be.
+            inner = shape[2:] if len(shape) > 2 else ()
+            over = max(max(inner, default=0) / chip.axis, max(shape[: len(shape) - len(inner)], default=0) / WIDEST)
+            if name in seen or over <= 1:
+                continue
+            seen.add(name)
+            longest = max(shape)
+            yield Problem(
+                "E3",
+                "error",
+                f"An axis is longer than {chip.name}'s engine takes: {chip.axis} for depth, height and width, {WIDEST} "
+                "for batch and channels.",
+                "Convert for a smaller picture, or cut the axis into pieces.",
+                subject.place(op, f"an axis of {longest}", longest, (name,)),
+            )
+
+
+def _factors(number: int) -> bool:
+    """Whether a number is a product of twos and threes."""
+    for prime in (2, 3):
+        while number % prime == 0:
+            number //= prime
+    return number == 1
+
+
+def _kernel_faults(subject: Subject, op: Operation) -> Iterator[tuple[str, str, str]]:
+    """What is wrong with a convolution or pooling: what, cure, detail."""
+    function, chip = subject.function, subject.chip
+    strides = [int(s) for s in np.atleast_1d(v)] if (v := function.value(op, "strides")) is not None else [1]
+    if op.kind.endswith("_pool"):
+        if not set(strides) <= {1, 2, 4}:
+            yield "The engine pools at strides of 1, 2 and 4 only.", "Pool in steps of 2 or 4.", f"stride {strides}"
+        return
+    weight = function.weights.get(function.first(op, "weight") or "")
+    kernel = function.types[function.first(op, "weight") or ""].fixed[2:]
+    if kernel and max(kernel) > chip.kernel:
+        what = f"A kernel is larger than {chip.name}'s engine takes ({chip.kernel} a side)."
+        yield what, "Compose it of smaller kernels.", f"kernel {list(kernel)}"
+    if not all(_factors(s) for s in strides):
+        yield "The engine takes strides that are products of 2 and 3 only.", "Use such a stride.", f"stride {strides}"
+    dilations = function.value(op, "dilations")
+    if dilations is not None and not all(_factors(int(d)) for d in np.atleast_1d(dilations)):
+        what = "The engine takes dilations that are products of 2 and 3 only."
+        yield what, "Use such a dilation.", f"dilation {np.atleast_1d(dilations).tolist()}"
+    if weight is not None and any("lut" in k for k in weight.kinds) and max(strides) > 2:
+        what = "The engine cannot read a palette's weights at strides above 2."
+        yield what, "Leave this layer's weights uncompressed.", f"stride {strides}, {weight.kinds[-1]}"
+    groups = function.value(op, "groups")
+    if groups is not None and int(groups) > 1 and int(groups) % 2:
+        what = "The engine does grouped convolutions of an even number of groups only."
+        yield what, "Pad the channels to an even number of groups.", f"{int(groups)} groups"
+
+
+def kernels(subject: Subject) -> Iterator[Problem]:
+    """E8: kernels, strides, dilations and groups the engine does not take; a note for little work at the ends."""
+    placement = subject.placement
+    for op in subject.function.operations:
+        if placement.on_engine(op) and op.kind in ("conv", "conv_transpose", "avg_pool", "max_pool", "l2_pool"):
+            # A pool weighs nothing, but a program of nothing heavier has no ends either.
+            matters = placement.between(op) or placement.weighs(op) or placement.total == 0
+            for what, cure, detail in _kernel_faults(subject, op):
+                place = subject.place(op, detail, subject.bytes_of(op))
+                yield Problem("E8", "error" if matters else "note", what, cure, place)
+
+
+def islands(subject: Subject) -> Iterator[Problem]:
+    """W10: the times the program leaves the engine and comes back."""
+    function = subject.function
+    for island in subject.placement.islands:
+        inside = {n for op in island for n in op.outputs}
+        entering = {n for op in island for n in function.tensors(op) if n not in inside}
+        moved = sum(function.types[n].nbytes for n in entering | inside)
+        casts = sum(op.kind == "cast" for op in island)
+        yield Problem(
+            "W10",
+            "warning",
+            "The program leaves the engine here and comes back: a copy each way and another start of the engine.",
+            "Cure what E1 and E5 say of these operations.",
+            subject.place(island[0], f"{len(island)} operations, {casts} casts, {megabytes(moved)}", moved),
+        )

@@ -1,0 +1,162 @@
+"""W1, W2, W4, W5, W7: layouts the engine has to pad, copy or turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from converter.lint.finding import Problem
+from converter.lint.listing import Function, Operation
+from converter.lint.subject import COPY, MIB, Subject, megabytes
+
+#: The engine's rows are of whole 64 bytes: 32 numbers of fp16.
+_ROW = 64
+_HALVES = 32
+#: Wasting this much of a tensor this large is worth another layout; less is what small feature maps cost anyway.
+_WASTEFUL, _WASTED_LARGE = 4, 8 * MIB
+_NOTED, _WASTED_NOTED = 1.2, MIB
+#: Operations that give the same numbers under another shape or order.
+MOVES = frozenset({"reshape", "transpose", "expand_dims", "squeeze", "slice_by_index", "slice_by_size", "split"})
+_PRODUCTS = frozenset({"einsum", "matmul", "scaled_dot_product_attention"})
+
+
+def linear_layers(subject: Subject) -> Iterator[Problem]:
+    """W1: products with a weight that are no convolutions."""
+    function = subject.function
+    for op in function.operations:
+        if op.kind not in ("linear", "matmul") or not subject.placement.on_engine(op):
+            continue
+        x, constant = function.first(op), function.first(op, "weight" if op.kind == "linear" else "y")
+        if constant not in function.weights or x in function.weights or x is None:
+            continue
+        many = len(function.types[x].shape) > 2
+        work = function.types[op.outputs[0]].count * function.types[x].fixed[-1]
+        yield Problem(
+            "W1",
+            "warning" if many else "note",
+            f"A {op.kind} with a constant weight is slower on the engine than the same as a convolution."
+            if many
+            else f"A {op.kind} of single rows could be a convolution; of so few it matters little.",
+            "Keep the tensor as (batch, channels, 1, length) and use a 1x1 convolution.",
+            subject.place(op, f"{work / 1e6:.1f} million multiplications", work, (x,)),
+        )
+
+
+def padding(subject: Subject) -> Iterator[Problem]:
+    """W2: tensors whose last axis the engine pads to many times their size."""
+    function = subject.function
+    plain = padded = 0
+    found = []
+    for op in function.operations:
+        if not subject.placement.on_engine(op):
+            continue
+        for name in op.outputs:
+            kind = function.types[name]
+            if not kind.shape or kind.dtype != "fp16":
+                continue
+            row = kind.fixed[-1] * 2
+            takes = kind.nbytes // row * -(-row // _ROW) * _ROW
+            plain, padded = plain + kind.nbytes, padded + takes
+            if takes > kind.nbytes:
+                found.append((op, name, kind.nbytes, takes))
+    for op, name, size, takes in found:
+        detail = f"{megabytes(size)} take {megabytes(takes)}"
+        cure = "Put a long axis last, best a multiple of 32: (batch, channels, 1, length)."
+        if takes >= _WASTEFUL * size and takes > _WASTED_LARGE and subject.placement.between(op):
+            what = "The engine pads the last axis to 64 bytes, which makes this tensor many times as large."
+            yield Problem("W2", "warning", what, cure, subject.place(op, detail, takes - size, (name,)))
+        elif takes > _NOTED * size and takes - size > _WASTED_NOTED:
+            what = "The engine pads the last axis to 64 bytes. All activations of this function: "
+            what += f"{megabytes(plain)} take {megabytes(padded)}."
+            cure = "Sizes of picture that keep widths a multiple of 32 at every level pad least."
+            yield Problem("W2", "note", what, cure, subject.place(op, detail, takes - size, (name,)))
+
+
+def _only_products(function: Function, op: Operation) -> bool:
+    """Whether nothing but attention's products takes the result, cut into heads or whole."""
+    waiting, seen = list(op.outputs), set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name in function.outputs:
+            return False
+        for user in function.uses(name):
+            if user.kind in _PRODUCTS:
+                continue
+            if user.kind not in MOVES - {"transpose", "reshape"}:
+                return False
+            waiting += [n for n in user.outputs if n not in seen]
+            seen |= set(user.outputs)
+    return True
+
+
+def _turns_rows(function: Function, op: Operation) -> bool:
+    """Whether a transpose or reshape takes rows of the last axis apart."""
+    before, after = function.types[function.first(op) or ""].fixed, function.types[op.outputs[0]].fixed
+    if op.kind == "transpose":
+        order = np.atleast_1d(function.value(op, "perm"))
+        return int(order[-1]) % len(before) != len(before) - 1 and not _only_products(function, op)
+    # A feature map laid flat, or set up again: channels stay where they are.
+    flat = len(before) >= 4 and len(after) >= 4 and before[:2] == after[:2]
+    return before[-1:] != after[-1:] and not flat and not _only_products(function, op)
+
+
+def turned_rows(subject: Subject) -> Iterator[Problem]:
+    """W4: transposes and reshapes of the last axis amid the engine's work."""
+    function, placement = subject.function, subject.placement
+    for op in function.operations:
+        size = subject.bytes_of(op)
+        if op.kind not in ("transpose", "reshape") or not placement.on_engine(op) or size < COPY:
+            continue
+        if placement.between(op) and function.first(op) not in function.weights and _turns_rows(function, op):
+            before = list(function.types[function.first(op) or ""].shape)
+            yield Problem(
+                "W4",
+                "warning",
+                f"A {op.kind} between the engine's work takes the last axis apart: every number is copied.",
+                "Keep (batch, channels, 1, length) throughout, so that only whole rows move.",
+                subject.place(op, f"from {before}, {megabytes(size)}", size),
+            )
+
+
+def joined_rows(subject: Subject) -> Iterator[Problem]:
+    """W5: tensors joined along the last axis where a row does not begin at a multiple of 32."""
+    function = subject.function
+    for op in function.operations:
+        size = subject.bytes_of(op)
+        if op.kind != "concat" or not subject.placement.on_engine(op) or size < COPY:
+            continue
+        rank = len(function.types[op.outputs[0]].shape)
+        if rank < 3 or function.axes(op, "axis", rank) != (rank - 1,):
+            continue
+        widths = [function.types[n].fixed[-1] for n in op.inputs["values"]]
+        if any(w % _HALVES for w in widths[:-1]):
+            yield Problem(
+                "W5",
+                "warning",
+                "Tensors are joined along the last axis, where a piece does not begin at a multiple of 32.",
+                "Join along the channels, or make the pieces' widths multiples of 32.",
+                subject.place(op, f"widths {widths}, {megabytes(size)}", size),
+            )
+
+
+def idle_operations(subject: Subject) -> Iterator[Problem]:
+    """W7: casts, reshapes and transposes that change nothing."""
+    function = subject.function
+    for op in function.operations:
+        x = function.first(op)
+        if op.kind not in ("cast", "reshape", "transpose") or x is None or x in function.weights:
+            continue
+        same = function.types[x] == function.types[op.outputs[0]] and None not in function.types[x].shape
+        if same and op.kind == "transpose":
+            order = np.atleast_1d(function.value(op, "perm")) % len(function.types[x].shape)
+            same = order.tolist() == list(range(order.size))
+        if same:
+            size = subject.bytes_of(op)
+            yield Problem(
+                "W7",
+                "warning" if size >= COPY else "note",
+                f"A {op.kind} changes nothing.",
+                "Remove it.",
+                subject.place(op, megabytes(size), size),
+            )

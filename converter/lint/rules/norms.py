@@ -1,0 +1,122 @@
+"""W6, N2, N5: norms spelled out in small operations, squares that overflow, epsilons that are zero in fp16."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from converter.lint.finding import Problem
+from converter.lint.listing import Function, Operation
+from converter.lint.subject import Subject, megabytes
+
+#: The smallest number of fp16; what is below half of it is zero.
+_TINY = 6e-8
+
+
+@dataclass(frozen=True)
+class _Variance:
+    """A mean of squares: the squaring, the mean, and of what norm they are.
+
+    "group" and "other" square what their mean was taken from, "root mean square" anything else; "bounded" values were
+    divided by the greatest of them before.
+    """
+
+    square: Operation
+    mean: Operation
+    norm: str
+
+
+def _squared(function: Function, op: Operation) -> str | None:
+    """What an operation squares."""
+    x = function.first(op)
+    if op.kind == "square":
+        return x
+    if op.kind == "mul" and x == function.first(op, "y"):
+        return x
+    if op.kind == "pow" and (power := function.value(op, "y")) is not None and power.size == 1:
+        return x if float(power.reshape(-1)[0]) == 2 else None
+    return None
+
+
+def _bounded(function: Function, divided: Operation) -> bool:
+    """Whether a division is by the greatest magnitude of what it divides, constants aside."""
+    divisor = function.source(divided, "y")
+    while divisor is not None and divisor.kind in ("add", "mul", "maximum"):
+        tensors = function.tensors(divisor)
+        divisor = function.producers.get(tensors[0]) if len(tensors) == 1 else None
+    magnitude = function.source(divisor) if divisor is not None and divisor.kind == "reduce_max" else None
+    return magnitude is not None and magnitude.kind == "abs" and function.first(magnitude) == function.first(divided)
+
+
+def _norm(function: Function, squared: str, axes: tuple[int, ...]) -> str:
+    """What norm a mean of squares over ``axes`` belongs to, by where the squared values come from."""
+    centred = function.producers.get(squared)
+    if centred is not None and centred.kind == "real_div" and _bounded(function, centred):
+        return "bounded"
+    mean = function.source(centred, "y") if centred is not None and centred.kind == "sub" else None
+    if centred is None or mean is None or mean.kind != "reduce_mean" or function.first(mean) != function.first(centred):
+        return "root mean square"
+    whole = function.source(centred)
+    grouped = whole is not None and whole.kind == "reshape" and len(axes) > 1
+    return "group" if grouped else "other"
+
+
+def _variances(function: Function) -> Iterator[_Variance]:
+    for op in function.operations:
+        square = function.source(op) if op.kind == "reduce_mean" else None
+        if square is not None and (squared := _squared(function, square)) is not None:
+            axes = function.axes(op, "axes", len(function.types[function.first(op) or ""].shape))
+            yield _Variance(square, op, _norm(function, squared, axes))
+
+
+def decomposed(subject: Subject) -> Iterator[Problem]:
+    """W6: a norm in small operations where Core ML has one; a note for the group norm it recognises itself."""
+    for found in _variances(subject.function):
+        size = subject.bytes_of(found.square)
+        place = subject.place(found.mean, megabytes(size), size, subject.function.tensors(found.mean))
+        if found.norm == "group":
+            what = "A group norm is spelled as coremltools lowers it, over five axes; Core ML recognises the form."
+            yield Problem("W6", "note", what, "Nothing to do unless a compute plan shows it on the CPU.", place)
+        elif found.norm == "other":
+            what = "A norm is spelled in small operations, which the engine runs one by one."
+            yield Problem("W6", "warning", what, "Use layer_norm (or instance_norm).", place)
+
+
+def squares(subject: Subject) -> Iterator[Problem]:
+    """N2: squares in fp16 on the way to a mean: beyond 255 they are infinite."""
+    for found in _variances(subject.function):
+        op = found.square
+        if subject.function.types[op.outputs[0]].dtype != "fp16" or found.norm == "bounded":
+            continue
+        place = subject.place(op, megabytes(subject.bytes_of(op)), subject.bytes_of(op))
+        if found.norm == "group":
+            what = "A group norm squares its centred values in fp16: infinite beyond 255 where it is not fused."
+            cure = "If pictures come out black, use a checkpoint made for fp16 (such as sdxl-vae-fp16-fix)."
+            yield Problem("N2", "note", what, cure, place)
+        else:
+            what = "Values are squared in fp16 before their mean: beyond 255 the square is infinite."
+            cure = "Use layer_norm, which does not overflow; a root mean square is that of x beside -x."
+            yield Problem("N2", "warning", what, cure, place)
+
+
+def epsilons(subject: Subject) -> Iterator[Problem]:
+    """N5: epsilons that fp16 does not have."""
+    function = subject.function
+    for op in function.operations:
+        if function.types[op.outputs[0]].dtype != "fp16" if op.outputs else True:
+            continue
+        value = None
+        if op.kind in ("layer_norm", "instance_norm", "l2_norm"):
+            value = function.value(op, "epsilon")
+        elif op.kind == "add" and any(u.kind in ("sqrt", "rsqrt") for u in function.uses(op.outputs[0])):
+            value = next((v for p in ("y", "x") if (v := function.value(op, p)) is not None), None)
+        if value is not None and value.size == 1 and abs(float(np.ravel(value)[0])) < _TINY:
+            yield Problem(
+                "N5",
+                "warning",
+                "An epsilon is zero in fp16, so a variance of zero is divided by.",
+                "Use at least 1e-7; checkpoints' 1e-5 and 1e-6 are kept.",
+                subject.place(op, f"epsilon {float(np.ravel(value)[0]):g}", 1.0),
+            )

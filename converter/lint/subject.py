@@ -1,0 +1,58 @@
+"""What a rule is asked about: one function of a package on one chip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from converter.lint.chips import Chip
+from converter.lint.finding import Place
+from converter.lint.listing import Function, Listing, Operation
+from converter.lint.placement import Placement
+from converter.lint.stored import Weight
+
+MIB = 2**20
+#: A copy of fewer bytes takes less time than handing any work to the engine does (some tenths of a millisecond).
+COPY = MIB
+#: Storing or converting fewer bytes than this once too often is not worth a line.
+SMALL = 64 * 1024
+
+
+def megabytes(count: float) -> str:
+    """Bytes in words."""
+    return f"{count / MIB:.1f} MB" if count >= MIB / 10 else f"{count / 1024:.1f} kB"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One function, where its operations can run, and the package it is in."""
+
+    listing: Listing
+    function: Function
+    chip: Chip
+    placement: Placement
+
+    def place(self, op: Operation, detail: str, cost: float, of: Iterable[str] | None = None) -> Place:
+        """An operation as a place, with the shapes of its results or of the tensors ``of``."""
+        shapes = tuple(self.function.types[n].shape for n in (op.outputs if of is None else of))
+        return Place(self.function.name, op.index, op.kind, op.name, shapes, detail, cost)
+
+    def weight(self, weight: Weight, detail: str, cost: float) -> Place:
+        """A constant as a place."""
+        kind = weight.kinds[-1] if weight.kinds else "const"
+        return Place(self.function.name, None, kind, weight.name, (weight.type.shape,), detail, cost)
+
+    def feature(self, name: str, detail: str, cost: float) -> Place:
+        """An input or output as a place."""
+        kind = "input" if name in self.function.inputs else "output"
+        types = self.function.types
+        return Place(self.function.name, None, kind, name, (types[name].shape,) if name in types else (), detail, cost)
+
+    def whole(self, detail: str, cost: float) -> Place:
+        """The function as a place."""
+        return Place(self.function.name, None, "program", self.function.name, (), detail, cost)
+
+    def bytes_of(self, op: Operation) -> int:
+        """Bytes of the largest tensor an operation takes or gives."""
+        names = (*self.function.tensors(op), *op.outputs)
+        return max((self.function.types[n].nbytes for n in names), default=0)

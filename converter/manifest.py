@@ -1,0 +1,68 @@
+"""What a conversion writes into anemone.json."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from converter import __version__
+from converter.folder import Conditions, Defaults, Manifest, Package, SchedulerSettings, Source, Versions
+from converter.plan import ConversionPlan
+
+#: SDXL's pipelines take an empty negative prompt for zeros unless model_index.json says otherwise.
+_ZEROS = "force_zeros_for_empty_prompt"
+_USUAL = Defaults(steps=20, guidance_scale=7.5, scheduler="euler")
+#: Few-step models: with the guidance scale as an input (LCM's own default), and without guidance at all.
+_GUIDED = Defaults(steps=4, guidance_scale=8.0, scheduler="lcm")
+_UNGUIDED = Defaults(steps=4, guidance_scale=1.0, scheduler="euler")
+
+
+def _scheduler(config: dict[str, Any]) -> SchedulerSettings:
+    return SchedulerSettings(
+        num_train_timesteps=int(config.get("num_train_timesteps", 1000)),
+        beta_start=float(config.get("beta_start", 0.00085)),
+        beta_end=float(config.get("beta_end", 0.012)),
+        beta_schedule=str(config.get("beta_schedule", "scaled_linear")),
+        timestep_spacing=str(config.get("timestep_spacing", "leading")),
+        steps_offset=int(config.get("steps_offset", 1)),
+        set_alpha_to_one=bool(config.get("set_alpha_to_one", False)),
+    )
+
+
+def _defaults(plan: ConversionPlan) -> Defaults:
+    usual = _GUIDED if plan.family.unet.guidance_width else _UNGUIDED if plan.batches == (1,) else _USUAL
+    said = plan.checkpoint.defaults
+    return Defaults(
+        steps=int(said.get("steps", usual.steps)),
+        guidance_scale=float(said.get("guidance_scale", usual.guidance_scale)),
+        scheduler=str(said.get("scheduler", usual.scheduler)),
+    )
+
+
+def make_manifest(plan: ConversionPlan, networks: dict[str, tuple[Package, ...]]) -> Manifest:
+    """The manifest of a finished conversion."""
+    family, addition = plan.family, plan.family.unet.addition
+    return Manifest(
+        name=plan.name,
+        family=family.name,
+        prediction_type=family.prediction_type,
+        attention=plan.attention,
+        precision="float16",
+        sizes=plan.sizes,
+        latent_channels=family.latent_channels,
+        vae_scale_factor=family.vae_scale_factor,
+        vae_scaling_factor=family.vae_scaling_factor,
+        tokens=family.tokens,
+        conditions=Conditions(
+            inpainting=family.inpainting,
+            guidance_width=family.unet.guidance_width,
+            time_ids=None if addition is None else addition.ids,
+            zeros_for_no_prompt=addition is not None and bool(plan.checkpoint.index.get(_ZEROS, True)),
+        ),
+        scheduler=_scheduler(plan.checkpoint.config("scheduler")),
+        defaults=_defaults(plan),
+        networks={name: networks[name] for name in plan.networks},
+        source=Source(plan.checkpoint.kind, plan.checkpoint.name, plan.checkpoint.sha256, plan.checkpoint.stamp),
+        converter=Versions(__version__, version("coremltools")),
+        plan=plan.fingerprint,
+    )

@@ -1,0 +1,38 @@
+"""An ML program under construction: tensors with inferred shapes, operations spelled as coremltools spells them.
+
+Core ML's own compiler is stricter than the documented language, so every operation here carries exactly the
+parameters, names and types that ``ct.convert`` (coremltools 9.0) gives it for the target at hand. Weights are streamed
+into one weights file; a `Graph` holds no tensor's values.
+
+target      the macOS a program is for, and with it its opset
+tensor      names, shapes and types as the program has them
+weights     the weights file that several programs share
+function    one function: its inputs, constants and outputs
+graph       the operations
+"""
+
+from converter.mil.graph import Graph
+from converter.mil.target import MACOS13, MACOS14, MACOS15, TARGETS, Target, TargetError, TargetName, target_named
+from converter.mil.tensor import BOOL, FP16, FP32, INT32, UINT16, Array, Tensor, is_identifier
+from converter.mil.weights import Weights
+
+__all__ = [
+    "BOOL",
+    "FP16",
+    "FP32",
+    "INT32",
+    "MACOS13",
+    "MACOS14",
+    "MACOS15",
+    "TARGETS",
+    "UINT16",
+    "Array",
+    "Graph",
+    "Target",
+    "TargetError",
+    "TargetName",
+    "Tensor",
+    "Weights",
+    "is_identifier",
+    "target_named",
+]

@@ -1,0 +1,164 @@
+"""One function of an ML program: its inputs, constants and outputs, and operations of any kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from converter.mil.target import MACOS13, Target
+from converter.mil.tensor import (
+    FP16,
+    FP32,
+    INT32,
+    Array,
+    Tensor,
+    identifier,
+    is_identifier,
+    set_array,
+    set_string,
+    set_type,
+    type_number,
+)
+from converter.mil.weights import Weights
+from converter.mlproto import mil
+
+#: Below this many elements coremltools keeps a constant inside the program (backend/mil/load.py).
+_INLINE_BELOW = 10
+#: A parameter of an operation: tensors, or what becomes a constant.
+Parameter = Tensor | Sequence[Tensor] | Array | np.generic | str | bool | int | list[int] | list[bool]
+
+
+class Function:
+    """A function under construction. ``function`` is its message (MIL.proto), complete once it has its outputs."""
+
+    def __init__(self, weights: Weights, target: Target = MACOS13) -> None:
+        self.weights = weights
+        self.target = target
+        self._names: set[str] = set()
+        self.function = mil().Function()
+        self.function.opset = target.opset
+        self._block = self.function.block_specializations[target.opset]
+        self.inputs: list[Tensor] = []
+        self.outputs: list[Tensor] = []
+
+    # --- names and constants --------------------------------------------------------------------------------------
+
+    def _unique(self, name: str) -> str:
+        base = identifier(name)
+        found, count = base, 0
+        while found in self._names:
+            count += 1
+            found = f"{base}_{count}"
+        self._names.add(found)
+        return found
+
+    def _own(self, name: str) -> None:
+        if not is_identifier(name):
+            raise ValueError(f"{name!r} cannot name an input or output: ML programs take letters, digits and _")
+        if name in self._names:
+            raise ValueError(f"{name!r} is taken")
+        self._names.add(name)
+
+    def input(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Tensor:
+        """Declare an input of the program; its name is kept as it is. Raises ValueError where it cannot be."""
+        self._own(name)
+        entry = self.function.inputs.add()
+        entry.name = name
+        set_type(entry.type, shape, type_number(dtype))
+        tensor = Tensor(name, shape, dtype)
+        self.inputs.append(tensor)
+        return tensor
+
+    def _const(self, name: str) -> tuple[Any, str]:
+        op = self._block.operations.add()
+        op.type = "const"
+        unique = self._unique(name)
+        set_string(op.attributes["name"], unique)
+        return op, unique
+
+    def constant(self, name: str, value: Array | np.generic | str | bool | int | list[int] | list[bool]) -> Tensor:
+        """A constant kept inside the program: text, flags, integers, fewer than ten floats.
+
+        Raises ValueError where there are more floats than that: coremltools would put them in the weights file.
+        Integers stay inside on every target, however many they are, so that targets share one weights file.
+        """
+        op, unique = self._const(name)
+        val = op.attributes["val"]
+        if isinstance(value, str):
+            set_string(val, value)
+            set_type(op.outputs.add(name=unique).type, (), mil().STRING)
+            return Tensor(unique, (), np.dtype(np.str_))
+        array = np.asarray(value)
+        if array.dtype == np.int64:
+            array = array.astype(INT32)
+        if array.dtype in (FP16, FP32) and array.size >= _INLINE_BELOW:
+            raise ValueError(f"{name!r} has {array.size} floats; {_INLINE_BELOW} or more are given to Graph.weight")
+        set_array(val, array)
+        set_type(op.outputs.add(name=unique).type, array.shape, type_number(array.dtype))
+        return Tensor(unique, array.shape, array.dtype)
+
+    def weight(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], values: Callable[[], Array]) -> Tensor:
+        """A constant of the weights file; ``values()`` must give an array of that shape and type."""
+        if int(np.prod(shape)) < _INLINE_BELOW:
+            return self.constant(name, values())
+        op, unique = self._const(name)
+        val = op.attributes["val"]
+        set_type(val.type, shape, type_number(dtype))
+        val.blobFileValue.fileName = "@model_path/weights/weight.bin"
+        val.blobFileValue.offset = self.weights.place(name, values)
+        set_type(op.outputs.add(name=unique).type, shape, type_number(dtype))
+        return Tensor(unique, shape, dtype)
+
+    # --- operations -----------------------------------------------------------------------------------------------
+
+    def _bound(self, op_name: str, parameters: Mapping[str, Parameter]) -> dict[str, list[Tensor]]:
+        """Every parameter as tensors, those that are none as constants written before the operation."""
+        bound: dict[str, list[Tensor]] = {}
+        for key, value in parameters.items():
+            if isinstance(value, Tensor):
+                bound[key] = [value]
+            elif isinstance(value, list | tuple) and value and isinstance(value[0], Tensor):
+                bound[key] = [v for v in value if isinstance(v, Tensor)]
+            else:
+                bound[key] = [self.constant(f"{op_name}_{key}_0", value)]  # type: ignore[arg-type]
+        return bound
+
+    def _emit(self, kind: str, op_name: str, bound: Mapping[str, list[Tensor]], outputs: Sequence[Tensor]) -> None:
+        op = self._block.operations.add()
+        op.type = kind
+        for key, tensors in bound.items():
+            for tensor in tensors:
+                op.inputs[key].arguments.add().name = tensor.name
+        set_string(op.attributes["name"], op_name)
+        for tensor in outputs:
+            set_type(op.outputs.add(name=tensor.name).type, tensor.shape, type_number(tensor.dtype))
+
+    def _op(
+        self, kind: str, name: str, results: Sequence[tuple[tuple[int, ...], np.dtype[Any]]], **parameters: Parameter
+    ) -> list[Tensor]:
+        unique = self._unique(name)
+        bound = self._bound(unique, parameters)
+        found = []
+        for index, (shape, dtype) in enumerate(results):
+            out = unique if len(results) == 1 else self._unique(f"{unique}_{index}")
+            found.append(Tensor(out, tuple(shape), dtype))
+        self._emit(kind, unique, bound, found)
+        return found
+
+    def output(self, x: Tensor, name: str) -> None:
+        """Make ``x`` an output called ``name``, in fp32 whatever the type inside. Raises ValueError as `input` does.
+
+        What is fp32 already passes through ``identity``, which is what coremltools makes of an output that has a name
+        of its own besides.
+        """
+        self._own(name)
+        parameters: dict[str, Parameter] = {} if x.dtype == FP32 else {"dtype": "fp32"}
+        kind = "cast" if parameters else "identity"
+        op_name = f"{name}_{kind}"
+        bound = {"x": [x]} | self._bound(op_name, parameters)
+        tensor = Tensor(name, x.shape, FP32)
+        self._emit(kind, self._unique(op_name), bound, [tensor])
+        self._block.outputs.append(name)
+        self.outputs.append(tensor)

@@ -1,0 +1,222 @@
+"""The operations of an ML program, each in coremltools' spelling for the program's target.
+
+Sizes follow the operations' documented semantics (coremltools' ops/defs). Targets differ in three: ``gather`` and
+``gather_nd`` say since iOS17 whether indices are checked, and ``reduce_argmax`` what type it gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from converter.mil.function import Function
+from converter.mil.target import MACOS14
+from converter.mil.tensor import BOOL, FP16, FP32, INT32, UINT16, Tensor
+
+
+class Graph(Function):
+    """One function of an ML program, built by calling its operations in order.
+
+    Every operation takes tensors of this graph and an output name, made unique in the program; it infers the output's
+    shape and type.
+    """
+
+    def conv(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, name: str, *, stride: int = 1, pad: int = 0
+    ) -> Tensor:
+        """2-D convolution of ``x`` [B, C, H, W] with ``weight`` [O, C, kh, kw]; ``pad`` zeros on every side."""
+        b, _, h, w = x.shape
+        o, _, kh, kw = weight.shape
+        shape = (b, o, (h + 2 * pad - kh) // stride + 1, (w + 2 * pad - kw) // stride + 1)
+        parameters: dict[str, Any] = {"x": x, "weight": weight}
+        if bias is not None:
+            parameters["bias"] = bias
+        parameters |= {
+            "strides": [stride, stride],
+            "pad_type": "custom" if pad else "valid",
+            "pad": [pad] * 4,
+            "dilations": [1, 1],
+            "groups": 1,
+        }
+        return self._op("conv", name, [(shape, x.dtype)], **parameters)[0]
+
+    def _binary(self, kind: str, x: Tensor, y: Tensor | float, name: str) -> Tensor:
+        other = y if isinstance(y, Tensor) else x.dtype.type(y)
+        shape = np.broadcast_shapes(x.shape, other.shape)
+        return self._op(kind, name, [(shape, x.dtype)], x=x, y=other)[0]
+
+    def add(self, x: Tensor, y: Tensor | float, name: str) -> Tensor:
+        """x + y, broadcasting as NumPy does."""
+        return self._binary("add", x, y, name)
+
+    def sub(self, x: Tensor, y: Tensor | float, name: str) -> Tensor:
+        """x - y, broadcasting as NumPy does."""
+        return self._binary("sub", x, y, name)
+
+    def mul(self, x: Tensor, y: Tensor | float, name: str) -> Tensor:
+        """x * y, broadcasting as NumPy does."""
+        return self._binary("mul", x, y, name)
+
+    def real_div(self, x: Tensor, y: Tensor | float, name: str) -> Tensor:
+        """x / y, broadcasting as NumPy does."""
+        return self._binary("real_div", x, y, name)
+
+    def equal(self, x: Tensor, y: int, name: str) -> Tensor:
+        """x == y as bool."""
+        return self._op("equal", name, [(x.shape, BOOL)], x=x, y=x.dtype.type(y))[0]
+
+    def greater(self, x: Tensor, y: float, name: str) -> Tensor:
+        """x > y as bool."""
+        return self._op("greater", name, [(x.shape, BOOL)], x=x, y=x.dtype.type(y))[0]
+
+    def unary(self, kind: str, x: Tensor, name: str) -> Tensor:
+        """An elementwise operation without parameters: silu, sigmoid, square, sqrt, sin, cos."""
+        return self._op(kind, name, [(x.shape, x.dtype)], x=x)[0]
+
+    def gelu(self, x: Tensor, name: str) -> Tensor:
+        """GELU by the error function."""
+        return self._op("gelu", name, [(x.shape, x.dtype)], x=x, mode="EXACT")[0]
+
+    def cast(self, x: Tensor, dtype: np.dtype[Any], name: str) -> Tensor:
+        """x as another type."""
+        word = {FP16: "fp16", FP32: "fp32", INT32: "int32", UINT16: "uint16"}[dtype]
+        return self._op("cast", name, [(x.shape, dtype)], x=x, dtype=word)[0]
+
+    def softmax(self, x: Tensor, axis: int, name: str) -> Tensor:
+        """Softmax over ``axis``."""
+        return self._op("softmax", name, [(x.shape, x.dtype)], x=x, axis=axis)[0]
+
+    def reduce_mean(self, x: Tensor, axes: list[int], name: str) -> Tensor:
+        """The mean over ``axes``, which stay as ones."""
+        shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
+        return self._op("reduce_mean", name, [(shape, x.dtype)], x=x, axes=axes, keep_dims=True)[0]
+
+    def reduce_max(self, x: Tensor, axes: list[int], name: str) -> Tensor:
+        """The greatest value over ``axes``, which stay as ones."""
+        shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
+        return self._op("reduce_max", name, [(shape, x.dtype)], x=x, axes=axes, keep_dims=True)[0]
+
+    def reduce_argmax(self, x: Tensor, axis: int, name: str) -> Tensor:
+        """The first index of the greatest value along ``axis``, int32; the axis goes."""
+        shape = tuple(n for i, n in enumerate(x.shape) if i != axis % len(x.shape))
+        typed = {"output_dtype": "int32"} if self.target.at_least(MACOS14) else {}
+        return self._op("reduce_argmax", name, [(shape, INT32)], x=x, axis=axis, keep_dims=False, **typed)[0]
+
+    def layer_norm(self, x: Tensor, axis: int, gamma: Tensor, beta: Tensor, epsilon: float, name: str) -> Tensor:
+        """Layer norm over one axis with scale and shift."""
+        eps = x.dtype.type(epsilon)
+        result = [(x.shape, x.dtype)]
+        return self._op("layer_norm", name, result, x=x, axes=[axis], gamma=gamma, beta=beta, epsilon=eps)[0]
+
+    def batch_norm(
+        self, x: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, beta: Tensor, epsilon: float, name: str
+    ) -> Tensor:
+        """gamma * (x - mean) / sqrt(variance + epsilon) + beta, a channel each."""
+        eps = x.dtype.type(epsilon)
+        result = [(x.shape, x.dtype)]
+        return self._op(
+            "batch_norm", name, result, x=x, mean=mean, variance=variance, gamma=gamma, beta=beta, epsilon=eps
+        )[0]
+
+    def reshape(self, x: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
+        """The same values in another shape, row-major."""
+        return self._op("reshape", name, [(shape, x.dtype)], x=x, shape=list(shape))[0]
+
+    def transpose(self, x: Tensor, order: tuple[int, ...], name: str) -> Tensor:
+        """Axes in another order."""
+        shape = tuple(x.shape[i] for i in order)
+        return self._op("transpose", name, [(shape, x.dtype)], x=x, perm=list(order))[0]
+
+    def expand_dims(self, x: Tensor, axes: list[int], name: str) -> Tensor:
+        """Ones inserted at ``axes`` of the result."""
+        rest = iter(x.shape)
+        shape = tuple(1 if i in axes else next(rest) for i in range(len(x.shape) + len(axes)))
+        return self._op("expand_dims", name, [(shape, x.dtype)], x=x, axes=axes)[0]
+
+    def concat(self, values: Sequence[Tensor], axis: int, name: str) -> Tensor:
+        """Tensors side by side along ``axis``; one alone stays as it is."""
+        first = values[0]
+        if len(values) == 1:
+            return first
+        shape = tuple(sum(v.shape[i] for v in values) if i == axis else n for i, n in enumerate(first.shape))
+        return self._op("concat", name, [(shape, first.dtype)], values=list(values), axis=axis, interleave=False)[0]
+
+    def stack(self, values: Sequence[Tensor], axis: int, name: str) -> Tensor:
+        """Tensors along a new axis."""
+        shape = list(values[0].shape)
+        shape.insert(axis, len(values))
+        return self._op("stack", name, [(tuple(shape), values[0].dtype)], values=list(values), axis=axis)[0]
+
+    def split(self, x: Tensor, parts: int, axis: int, name: str) -> list[Tensor]:
+        """``parts`` equal pieces along ``axis``."""
+        size = x.shape[axis] // parts
+        shape = tuple(size if i == axis else n for i, n in enumerate(x.shape))
+        return self._op("split", name, [(shape, x.dtype)] * parts, x=x, split_sizes=[size] * parts, axis=axis)
+
+    def slice(self, x: Tensor, axis: int, begin: int, end: int, name: str) -> Tensor:
+        """``x`` from ``begin`` to ``end`` along one axis, whole along the others; all of it is ``x`` itself."""
+        rank = len(x.shape)
+        if begin == 0 and end == x.shape[axis]:
+            return x
+        starts = [begin if i == axis else 0 for i in range(rank)]
+        ends = [end if i == axis else n for i, n in enumerate(x.shape)]
+        shape = tuple(end - begin if i == axis else n for i, n in enumerate(x.shape))
+        whole = [i != axis or end == n for i, n in enumerate(x.shape)]
+        result = [(shape, x.dtype)]
+        return self._op("slice_by_index", name, result, x=x, begin=starts, end=ends, end_mask=whole)[0]
+
+    def einsum(self, equation: str, a: Tensor, b: Tensor, name: str) -> Tensor:
+        """A product of two tensors of rank 4 in the two forms the Neural Engine has: see coremltools' einsum."""
+        left, right = equation.split("->")[0].split(",")
+        sizes = dict(zip(left, a.shape, strict=True)) | dict(zip(right, b.shape, strict=True))
+        shape = tuple(sizes[i] for i in equation.split("->")[1])
+        return self._op("einsum", name, [(shape, a.dtype)], values=[a, b], equation=equation)[0]
+
+    def matmul(
+        self, x: Tensor, y: Tensor, name: str, *, transpose_x: bool = False, transpose_y: bool = False
+    ) -> Tensor:
+        """Matrix products over the last two axes, each turned first where asked; the leading axes are alike."""
+        rows = x.shape[-1] if transpose_x else x.shape[-2]
+        columns = y.shape[-2] if transpose_y else y.shape[-1]
+        result = [((*x.shape[:-2], rows, columns), x.dtype)]
+        return self._op("matmul", name, result, x=x, y=y, transpose_x=transpose_x, transpose_y=transpose_y)[0]
+
+    def _unchecked(self) -> dict[str, bool]:
+        return {"validate_indices": False} if self.target.at_least(MACOS14) else {}
+
+    def gather(self, x: Tensor, indices: Tensor, name: str) -> Tensor:
+        """Rows of ``x`` by index, int32, 0 or more.
+
+        From macOS 14 on coremltools also adds the number of rows to indices below 0, and narrows those into fewer than
+        2**15 rows to int16. CLIP's table has 49408 rows, and no id of a token is below 0.
+        """
+        shape = (*indices.shape, *x.shape[1:])
+        result = [(shape, x.dtype)]
+        return self._op("gather", name, result, x=x, indices=indices, axis=0, batch_dims=0, **self._unchecked())[0]
+
+    def gather_nd(self, x: Tensor, indices: Tensor, name: str) -> Tensor:
+        """Slices of ``x`` by the index tuples in the last axis of ``indices``, int32, 0 or more."""
+        depth = indices.shape[-1]
+        shape = (*indices.shape[:-1], *x.shape[depth:])
+        if self.target.at_least(MACOS14) and max(x.shape[:depth]) <= 2**16:
+            indices = self.cast(indices, UINT16, f"{name}_indices_to_uint16")
+        result = [(shape, x.dtype)]
+        return self._op("gather_nd", name, result, x=x, indices=indices, batch_dims=0, **self._unchecked())[0]
+
+    def upsample(self, x: Tensor, name: str) -> Tensor:
+        """Twice the height and width by repeating pixels."""
+        b, c, h, w = x.shape
+        two = np.float32(2)
+        result = [((b, c, 2 * h, 2 * w), x.dtype)]
+        return self._op(
+            "upsample_nearest_neighbor", name, result, x=x, scale_factor_height=two, scale_factor_width=two
+        )[0]
+
+    def pad_bottom_right(self, x: Tensor, name: str) -> Tensor:
+        """One row of zeros below and one column to the right."""
+        b, c, h, w = x.shape
+        result = [((b, c, h + 1, w + 1), x.dtype)]
+        zero = x.dtype.type(0)
+        return self._op("pad", name, result, x=x, pad=[0] * 5 + [1, 0, 1], mode="constant", constant_val=zero)[0]

@@ -1,0 +1,48 @@
+"""The oldest macOS a program runs on: it decides the opset, and so how some operations are spelled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from converter.errors import AnemoneError
+
+
+class TargetError(AnemoneError):
+    """There is no such deployment target, or it cannot have what was asked."""
+
+
+TargetName = Literal["macOS13", "macOS14", "macOS15"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A macOS release as a deployment target (coremltools' ``ct.target`` of the same name).
+
+    opset: the operations' version (coremltools' ops/defs: iOS16, iOS17, iOS18). specification_version: the package's.
+    """
+
+    name: TargetName
+    opset: str
+    specification_version: int
+
+    def at_least(self, other: Target) -> bool:
+        """Whether programs for this target may use what came with ``other``."""
+        return self.specification_version >= other.specification_version
+
+
+#: The first whose programs take fp16 inputs.
+MACOS13 = Target("macOS13", "CoreML6", 7)
+MACOS14 = Target("macOS14", "CoreML7", 8)
+#: The first with several functions in one package.
+MACOS15 = Target("macOS15", "CoreML8", 9)
+#: By name, oldest first.
+TARGETS: dict[TargetName, Target] = {t.name: t for t in (MACOS13, MACOS14, MACOS15)}
+
+
+def target_named(name: str) -> Target:
+    """The target called ``name``; raises TargetError where there is none."""
+    for target in TARGETS.values():
+        if target.name == name:
+            return target
+    raise TargetError(f"there is no deployment target {name!r}; accepted: {', '.join(TARGETS)}")

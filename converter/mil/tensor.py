@@ -1,0 +1,79 @@
+"""Names, shapes and types as an ML program has them (MIL.proto)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converter.mlproto import mil
+
+Array = NDArray[Any]
+FP16, FP32, INT32, BOOL, UINT16 = (np.dtype(t) for t in (np.float16, np.float32, np.int32, np.bool_, np.uint16))
+#: Words of MIL's text form, into which Core ML compiles a program: a value so named does not compile
+#: (https://github.com/apple/coremltools/issues/1634; the list is that of coremltools' NameSanitizer).
+_RESERVED = frozenset(
+    (
+        *("any", "bool", "program", "func", "tensor", "list", "dict", "tuple", "true", "false", "string", "state"),
+        *("bf16", "fp16", "fp32", "fp64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """The result of an operation, an input or a constant: its name in the program, shape and type."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+def is_identifier(name: str) -> bool:
+    """Whether a value or function of a program may be called ``name``: no digit first, no word of the language."""
+    return re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is not None and name not in _RESERVED
+
+
+def identifier(name: str) -> str:
+    """``name`` with what MIL does not take replaced."""
+    found = re.sub(r"[^A-Za-z0-9_]", "_", name)
+    return found if is_identifier(found) else f"var_{found}"
+
+
+def type_number(dtype: np.dtype[Any]) -> int:
+    """MIL's number for a type."""
+    m = mil()
+    return int({FP16: m.FLOAT16, FP32: m.FLOAT32, INT32: m.INT32, BOOL: m.BOOL, UINT16: m.UINT16}[dtype])
+
+
+def set_type(target: Any, shape: Sequence[int], number: int) -> None:
+    """Make the ValueType ``target`` a tensor of that shape and type number."""
+    target.tensorType.dataType = number
+    if shape:
+        target.tensorType.rank = len(shape)
+        for size in shape:
+            target.tensorType.dimensions.add().constant.size = size
+
+
+def set_string(value: Any, text: str) -> None:
+    """Make the Value ``value`` the string ``text``."""
+    set_type(value.type, (), mil().STRING)
+    value.immediateValue.tensor.strings.values.append(text)
+
+
+def set_array(value: Any, array: Array) -> None:
+    """Make the Value ``value`` hold ``array`` (fp16, fp32, int32 or bool) inside the program."""
+    set_type(value.type, array.shape, type_number(array.dtype))
+    held = value.immediateValue.tensor
+    if array.dtype == FP16:
+        held.bytes.values = array.tobytes()
+    elif array.dtype == FP32:
+        held.floats.values.extend(array.reshape(-1).tolist())
+    elif array.dtype == BOOL:
+        held.bools.values.extend(array.reshape(-1).tolist())
+    else:
+        held.ints.values.extend(array.reshape(-1).tolist())

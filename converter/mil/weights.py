@@ -1,0 +1,29 @@
+"""Where each weight of a network lies in its weights file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from converter.blob import BlobWriter
+from converter.mil.tensor import Array
+
+
+class Weights:
+    """The weights file of one network, shared by its programs for several picture sizes.
+
+    A weight is written when it is first placed and found again by name afterwards, so the programs of further sizes
+    add nothing to the file. Nothing of it depends on a program's target.
+    """
+
+    def __init__(self, writer: BlobWriter, written: Callable[[int], None]) -> None:
+        self._writer = writer
+        self._written = written
+        self._offsets: dict[str, int] = {}
+
+    def place(self, name: str, values: Callable[[], Array]) -> int:
+        """The offset of weight ``name``; ``values`` is called only when it has not been written yet."""
+        if name not in self._offsets:
+            array = values()
+            self._offsets[name] = self._writer.write(array)
+            self._written(array.nbytes)
+        return self._offsets[name]

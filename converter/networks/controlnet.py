@@ -1,0 +1,39 @@
+"""ControlNet: the residuals a UNet adds to its own for a picture of edges, depth or a pose (Zhang et al. 2023)."""
+
+from __future__ import annotations
+
+from converter.mil import FP16
+from converter.networks.layers import Layers
+from converter.networks.prompt import PromptStates
+from converter.networks.trunk import Trunk, conditions
+from converter.networks.unet_shape import UNetShape
+
+#: The condition is a picture; its embedding halves it three times to the latents' size.
+_FACTOR = 8
+
+
+def controlnet(layers: Layers, shape: UNetShape, *, batch: int, tokens: int, height: int, width: int) -> None:
+    """Write the ControlNet (diffusers' ControlNetModel); ``height`` and ``width`` are the latents'.
+
+    Inputs: the UNet's, and controlnet_cond fp16 [B, 3, 8 height, 8 width] in [0, 1]. Outputs:
+    additional_residual_0, ... fp32 for every tensor of the way down and the middle, unscaled.
+    """
+    g = layers.graph
+    sample = g.input("sample", (batch, shape.in_channels, height, width), FP16)
+    time = conditions(layers, shape, batch)
+    context = g.input("encoder_hidden_states", (batch, shape.context_width, 1, tokens), FP16)
+    path = "controlnet_cond_embedding"
+    picture = g.input("controlnet_cond", (batch, 3, _FACTOR * height, _FACTOR * width), FP16)
+    y = layers.silu(layers.conv(picture, f"{path}.conv_in"), f"{path}.act_in")
+    index = 0
+    while layers.has(f"{path}.blocks.{index}.weight"):
+        # Every second one halves the size.
+        y = layers.silu(layers.conv(y, f"{path}.blocks.{index}", stride=1 + index % 2), f"{path}.act_{index}")
+        index += 1
+    y = layers.conv(y, f"{path}.conv_out")
+
+    trunk = Trunk(layers, shape, time, PromptStates(context))
+    handed = trunk.down(g.add(layers.conv(sample, "conv_in"), y, "conditioned"))
+    for index, tensor in enumerate(handed):
+        g.output(layers.conv(tensor, f"controlnet_down_blocks.{index}"), f"additional_residual_{index}")
+    g.output(layers.conv(trunk.middle(handed[-1]), "controlnet_mid_block"), f"additional_residual_{len(handed)}")

@@ -1,0 +1,146 @@
+"""Stable Diffusion 1.x's safety checker: a picture's CLIP embedding against those of seventeen concepts.
+
+diffusers' StableDiffusionSafetyChecker, a CLIP vision tower (ViT-L/14; Radford et al. 2021) whose embedding is compared
+with each concept by cosine. Inputs and outputs have the names and types of Apple's package; Apple's blackens pictures
+with non_zero and scatter, which have dynamic shapes and leave the Neural Engine, where this one multiplies by 0 or 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converter.errors import CheckpointError
+from converter.mil import FP16, FP32, Tensor
+from converter.networks.attention import Projections, attention
+from converter.networks.layers import Layers
+from converter.networks.unet_shape import expect
+
+_WHERE = "safety_checker/config.json"
+#: Added to every concept's score where a concept that needs special care was found.
+_CARE = 0.01
+#: diffusers rounds a score to three decimals before it asks whether it is above 0; this is where that begins.
+_ABOVE = 0.0005
+#: The least squared length torch.nn.functional.normalize divides by.
+_LEAST = 1e-24
+
+
+def _vision(config: dict[str, Any]) -> dict[str, Any]:
+    found = config.get("vision_config")
+    if not isinstance(found, dict):
+        raise CheckpointError(
+            f"{_WHERE} has no vision_config; this converter reads the size of CLIP's vision tower there"
+        )
+    expect(_WHERE, found, "hidden_act", ("quick_gelu", "gelu"), "quick_gelu")
+    expect(_WHERE, found, "num_channels", (3,), 3)
+    return found
+
+
+def _activation(layers: Layers, x: Tensor, kind: str, name: str) -> Tensor:
+    g = layers.graph
+    if kind == "gelu":
+        return g.gelu(x, name)
+    return g.mul(x, g.unary("sigmoid", g.mul(x, 1.702, f"{name}.scaled"), f"{name}.gate"), name)
+
+
+def _patches(layers: Layers, root: str, side: int) -> Tensor:
+    """clip_input as a row of its patches behind CLIP's class token, with their places: [1, D, 1, 1 + patches]."""
+    g = layers.graph
+    weight = layers.weight(f"{root}embeddings.patch_embedding.weight")
+    channels, patch = weight.shape[0], weight.shape[-1]
+    count = (side // patch) ** 2
+    places, _ = layers.tensors.shape(f"{root}embeddings.position_embedding.weight")
+    if places != count + 1:
+        raise CheckpointError(
+            f"{_WHERE} has image_size = {side}, which is {count} patches of {patch} pixels, but the checkpoint has "
+            f"places for {places - 1}"
+        )
+    x = g.conv(g.input("clip_input", (1, 3, side, side), FP16), weight, None, "patches", stride=patch)
+    x = g.reshape(x, (1, channels, 1, count), "patches.row")
+    token = layers.weight(f"{root}embeddings.class_embedding", (1, channels, 1, 1))
+    x = g.concat([token, x], 3, "patches.all")
+    path = f"{root}embeddings.position_embedding.weight"
+    return g.add(x, layers.weight(path, (1, channels, 1, places), lambda w: w.T), "patches.placed")
+
+
+def _embedding(layers: Layers, config: dict[str, Any]) -> Tensor:
+    """The picture in CLIP's space, fp16 [1, P, 1, 1]."""
+    g = layers.graph
+    # transformers had the tower inside a module of its own until version 5; published checkpoints name it so.
+    nested = "vision_model.vision_model."
+    root = nested if layers.has(f"{nested}embeddings.class_embedding") else "vision_model."
+    epsilon, heads = float(config.get("layer_norm_eps", 1e-5)), int(config.get("num_attention_heads", 12))
+    x = _patches(layers, root, int(config.get("image_size", 224)))
+    x = layers.layer_norm(x, f"{root}pre_layrnorm", epsilon)  # so spelled in every checkpoint
+    for index in range(int(config.get("num_hidden_layers", 12))):
+        path = f"{root}encoder.layers.{index}"
+        names = Projections(*(f"{path}.self_attn.{p}_proj" for p in ("q", "k", "v", "out")))
+        h = layers.layer_norm(x, f"{path}.layer_norm1", epsilon)
+        x = g.add(x, attention(layers, h, h, names, f"{path}.self_attn", heads), f"{path}.1")
+        h = layers.linear(layers.layer_norm(x, f"{path}.layer_norm2", epsilon), f"{path}.mlp.fc1")
+        h = _activation(layers, h, str(config.get("hidden_act", "quick_gelu")), f"{path}.mlp.act")
+        x = g.add(x, layers.linear(h, f"{path}.mlp.fc2"), f"{path}.2")
+    token = layers.layer_norm(g.slice(x, 3, 0, 1, "class_token"), f"{root}post_layernorm", epsilon)
+    return layers.linear(token, "visual_projection")
+
+
+def _margins(layers: Layers, embedding: Tensor) -> Tensor:
+    """How far the cosine with each concept is above its threshold, fp32 [1, concepts + special cares, 1, 1].
+
+    In fp32: cosines are about 0.2, which fp16 knows to 0.0001, and 0.001 decides.
+    """
+    g, tensors = layers.graph, layers.tensors
+    names = ("concept_embeds", "special_care_embeds")
+    count, width = sum(tensors.shape(name)[0] for name in names), tensors.shape(names[0])[1]
+
+    def directions() -> NDArray[np.float32]:
+        rows: NDArray[np.float32] = np.concatenate([tensors.array(name) for name in names]).astype(np.float32)
+        # The picture's embedding is divided by its root mean square, which is its length but for this factor.
+        lengths = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) * width**0.5
+        shorter: NDArray[np.float32] = (rows / lengths).astype(np.float32)
+        return shorter.reshape(count, width, 1, 1)
+
+    def thresholds() -> NDArray[np.float32]:
+        rows: NDArray[Any] = np.concatenate([tensors.array(f"{name}_weights") for name in names])
+        return rows.astype(np.float32).reshape(1, count, 1, 1)
+
+    x = g.cast(embedding, FP32, "embedding")
+    square = g.reduce_mean(g.unary("square", x, "embedding.square"), [1], "embedding.mean_square")
+    size = g.unary("sqrt", g.add(square, _LEAST / width, "embedding.floored"), "embedding.size")
+    x = g.real_div(x, size, "direction")
+    cosines = g.conv(x, g.weight("concepts", (count, width, 1, 1), FP32, directions), None, "cosines")
+    return g.sub(cosines, g.weight("thresholds", (1, count, 1, 1), FP32, thresholds), "margins")
+
+
+def _found(layers: Layers, margins: Tensor, name: str) -> Tensor:
+    """1 where any of ``margins`` [1, C, 1, 1] is above 0 to three decimals and 0 otherwise, fp32 [1, 1, 1, 1]."""
+    g = layers.graph
+    return g.cast(g.greater(g.reduce_max(margins, [1], f"{name}.most"), _ABOVE, f"{name}.above"), FP32, name)
+
+
+def safety_checker(layers: Layers, config: dict[str, Any], *, height: int, width: int) -> None:
+    """Blacken a picture in which one of the checkpoint's concepts is found.
+
+    clip_input fp16 [1, 3, S, S] (S 224, with CLIP's mean and deviation), images fp16 [1, height, width, 3] and
+    adjustment fp16 [1] -> filtered_images fp32 like images, has_nsfw_concepts fp32 [1, 1, 1, 1] (1 or 0) and
+    concept_scores fp32 [1, 17] (cosine less threshold, and 0.01 where a special care was found).
+
+    The decision is that of diffusers' ``forward``: a score counts where it is above 0 once rounded to three decimals.
+    ``adjustment`` (0 there) is added to the special cares' scores, as in Apple's package and ``forward_onnx``: more
+    finds more. Raises CheckpointError where the configuration is none that this converter knows.
+    """
+    g, vision = layers.graph, _vision(config)
+    margins = _margins(layers, _embedding(layers, vision))
+    images = g.input("images", (1, height, width, 3), FP16)
+    adjustment = g.cast(g.input("adjustment", (1,), FP16), FP32, "adjustment.wide")
+    concepts, count = layers.tensors.shape("concept_embeds")[0], margins.shape[1]
+    cares = g.add(g.slice(margins, 1, concepts, count, "cares"), adjustment, "cares.adjusted")
+    added = g.mul(_found(layers, cares, "care"), _CARE, "care.added")
+    scores = g.add(g.slice(margins, 1, 0, concepts, "concepts.margins"), added, "scores")
+    unsafe = _found(layers, scores, "unsafe")
+    kept = g.cast(g.sub(g.constant("one", np.float32(1)), unsafe, "safe"), FP16, "kept")
+    g.output(g.mul(images, kept, "filtered"), "filtered_images")
+    g.output(unsafe, "has_nsfw_concepts")
+    g.output(g.reshape(scores, (1, concepts), "scores.row"), "concept_scores")

@@ -1,0 +1,86 @@
+"""The tiny autoencoder's decoder (diffusers' AutoencoderTiny: TAESD and TAESDXL), for previews while denoising.
+
+https://github.com/madebyollin/taesd: convolutions and ReLU alone, a hundredth of the work of the autoencoder it was
+distilled from. It takes latents as the denoiser has them; dividing them by the scaling factor is not its business.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from converter.errors import CheckpointError
+from converter.mil import FP16, Tensor
+from converter.networks.layers import Layers
+from converter.networks.unet_shape import expect
+
+_WHERE = "the tiny autoencoder's config.json"
+#: Settings that change the decoder's graph, each with the one value this converter writes and diffusers' default.
+_FIXED: dict[str, Any] = {
+    "act_fn": "relu",
+    "out_channels": 3,
+    "scaling_factor": 1.0,
+    "shift_factor": 0.0,
+    "upsample_fn": "nearest",
+    "upsampling_scaling_factor": 2,
+}
+#: Latents are squeezed smoothly into (-3, 3) first, whatever ``latent_magnitude`` says (diffusers, DecoderTiny).
+_REACH = 3
+
+
+def _levels(config: dict[str, Any]) -> list[int]:
+    """Residual blocks of each level, from the latents' up."""
+    for name, value in _FIXED.items():
+        expect(_WHERE, config, name, (value,), value)
+    widths = list(config.get("decoder_block_out_channels", (64, 64, 64, 64)))
+    blocks = [int(n) for n in config.get("num_decoder_blocks", (3, 3, 3, 1))]
+    if len(set(widths)) != 1:
+        raise CheckpointError(
+            f"{_WHERE} has decoder_block_out_channels = {widths}; this converter knows one width for all levels"
+        )
+    if len(blocks) != len(widths):
+        raise CheckpointError(
+            f"{_WHERE} gives num_decoder_blocks for {len(blocks)} levels and widths for {len(widths)}"
+        )
+    return blocks
+
+
+def _relu(layers: Layers, x: Tensor, name: str) -> Tensor:
+    return layers.graph.unary("relu", x, name)
+
+
+def _block(layers: Layers, x: Tensor, path: str) -> Tensor:
+    """Three convolutions, added to their input (AutoencoderTinyBlock; its widths are alike, so nothing is projected)."""
+    h = _relu(layers, layers.conv(x, f"{path}.conv.0"), f"{path}.act0")
+    h = _relu(layers, layers.conv(h, f"{path}.conv.2"), f"{path}.act2")
+    return _relu(layers, layers.graph.add(layers.conv(h, f"{path}.conv.4"), x, f"{path}.sum"), f"{path}.fuse")
+
+
+def _picture(layers: Layers, x: Tensor, path: str) -> Tensor:
+    """The last convolution, whose [0, 1] is stretched to [-1, 1] in its weights: doubling them is exact."""
+    weight = layers.weight(f"{path}.weight", None, lambda w: w * np.float32(2))
+    bias = layers.weight(f"{path}.bias", None, lambda b: b * np.float32(2) - np.float32(1))
+    return layers.graph.conv(x, weight, bias, path, pad=weight.shape[-1] // 2)
+
+
+def taesd_decoder(layers: Layers, config: dict[str, Any], *, height: int, width: int) -> None:
+    """z fp16 [1, L, height/f, width/f], as the denoiser has it -> image fp32 [1, 3, height, width] in about [-1, 1].
+
+    f is 2 for every level but one (8). ``latent_magnitude`` and ``latent_shift`` are about storing latents as bytes
+    and are not used in decoding. Raises CheckpointError naming a setting that this converter does not know.
+    """
+    g, levels = layers.graph, _levels(config)
+    factor = 2 ** (len(levels) - 1)
+    z = g.input("z", (1, int(config.get("latent_channels", 4)), height // factor, width // factor), FP16)
+    x = g.mul(g.unary("tanh", g.mul(z, 1 / _REACH, "z.small"), "z.bounded"), _REACH, "z.clamped")
+    x = _relu(layers, layers.conv(x, "decoder.layers.0"), "decoder.layers.1")
+    index = 2
+    for level, blocks in enumerate(levels):
+        for _ in range(blocks):
+            x = _block(layers, x, f"decoder.layers.{index}")
+            index += 1
+        if level < len(levels) - 1:
+            x = layers.conv(g.upsample(x, f"decoder.layers.{index}"), f"decoder.layers.{index + 1}")
+            index += 2
+    g.output(_picture(layers, x, f"decoder.layers.{index}"), "image")

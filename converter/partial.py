@@ -1,0 +1,98 @@
+"""A model folder in the making: finished networks survive a crash, half-written ones are never taken for finished."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from converter.folder import ModelFolder, Package
+
+_STATE = "conversion.json"
+
+
+@contextmanager
+def conversion_lock(out: Path) -> Iterator[None]:
+    """Hold the right to make the model folder ``out``; waits while another process makes it.
+
+    The lock is the system's, so it goes with the process that holds it, however that ends.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.with_name(f".{out.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@dataclass(frozen=True)
+class Partial:
+    """The folder a conversion of ``fingerprint`` writes into, beside the one it is to become."""
+
+    path: Path
+    fingerprint: str
+
+    @staticmethod
+    def open(out: Path, fingerprint: str) -> Partial:
+        """The partial folder for ``out``: as a cut-off conversion of the same plan left it, otherwise not there yet."""
+        partial = Partial(out.with_name(f".{out.name}.partial"), fingerprint)
+        state = partial.path / _STATE
+        if not state.is_file() or json.loads(state.read_text())["fingerprint"] != fingerprint:
+            shutil.rmtree(partial.path, ignore_errors=True)
+        return partial
+
+    def _write(self, networks: dict[str, list[dict[str, object]]]) -> None:
+        beside = self.path / f"{_STATE}.new"
+        beside.write_text(json.dumps({"fingerprint": self.fingerprint, "networks": networks}))
+        beside.rename(self.path / _STATE)
+
+    def _networks(self) -> dict[str, list[dict[str, object]]]:
+        state = self.path / _STATE
+        found: dict[str, list[dict[str, object]]] = json.loads(state.read_text())["networks"] if state.is_file() else {}
+        return found
+
+    def finished(self, network: str) -> tuple[Package, ...] | None:
+        """The packages of a network that was finished before; None where it was not."""
+        found = self._networks().get(network)
+        return None if found is None else tuple(Package(**p) for p in found)  # type: ignore[arg-type]
+
+    @contextmanager
+    def writing(self, network: str) -> Iterator[Path]:
+        """An empty folder to write a network's packages into."""
+        folder = self._folder(network)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        yield folder
+
+    def _folder(self, network: str) -> Path:
+        return self.path / f"{network.replace('/', '_')}.writing"
+
+    def finish(self, network: str, packages: tuple[Package, ...]) -> None:
+        """Take a network's packages, written in `writing`'s folder, as finished."""
+        folder = self._folder(network)
+        for path in {package.path for package in packages}:
+            target = self.path / path
+            shutil.rmtree(target, ignore_errors=True)
+            (folder / path).rename(target)
+        shutil.rmtree(folder)
+        self._write(self._networks() | {network: [asdict(p) for p in packages]})
+
+    def take_over(self, network: str, there: ModelFolder) -> None:
+        """Take a network from a model that was converted by the same plan; its files are linked, not copied."""
+        packages = there.manifest.networks[network]
+        with self.writing(network) as folder:
+            for path in {package.path for package in packages}:
+                shutil.copytree(there.path / path, folder / path, copy_function=os.link)
+        self.finish(network, packages)
+
+    def become(self, out: Path) -> None:
+        """Put the finished folder in ``out``'s place. What was there goes only once this is whole."""
+        (self.path / _STATE).unlink()
+        old = out.with_name(f".{out.name}.old-{os.getpid()}")
+        if out.exists():
+            out.rename(old)
+        self.path.rename(out)
+        shutil.rmtree(old, ignore_errors=True)

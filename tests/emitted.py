@@ -1,0 +1,138 @@
+"""Tiny networks of every kind as packages for a deployment target of choice, and one package of several sizes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from checkpoints import tiny_text_encoder, tiny_unet, tiny_vae
+from diffusers import ControlNetModel
+from packages import METADATA
+from transformers import CLIPTextModelWithProjection
+
+from converter.blob import BlobWriter
+from converter.mil import Graph, Target, Weights
+from converter.networks.clip import text_encoder
+from converter.networks.controlnet import controlnet
+from converter.networks.layers import Attention, Layers
+from converter.networks.unet import unet
+from converter.networks.unet_shape import unet_shape
+from converter.networks.vae import vae_decoder, vae_encoder
+from converter.package import write_functions, write_package
+from converter.tensors import Tensors
+
+POOLED = 24
+XL = {
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2),
+    "attention_head_dim": (2, 4),
+    "use_linear_projection": True,
+    "time_cond_proj_dim": 16,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 6 * 8 + POOLED,
+}
+MODULES: dict[str, Callable[[], torch.nn.Module]] = {
+    "text": lambda: tiny_text_encoder(515),
+    "second text": lambda: tiny_text_encoder(
+        515, kind=CLIPTextModelWithProjection, hidden_act="gelu", projection_dim=POOLED, eos_token_id=2
+    ),
+    "unet": tiny_unet,
+    "xl unet": lambda: tiny_unet(**XL),
+    "controlnet": lambda: ControlNetModel.from_unet(
+        tiny_unet(), conditioning_embedding_out_channels=(8, 8, 16, 16), load_weights_from_unet=False
+    ),
+    "vae": tiny_vae,
+}
+
+
+def _unet(layers: Layers, config: dict, height: int, width: int, control: bool = False) -> None:
+    shape = unet_shape(config, pooled_width=POOLED)
+    unet(layers, shape, batch=2, tokens=7, height=height, width=width, control=control)
+
+
+def _controlnet(layers: Layers, config: dict, height: int, width: int) -> None:
+    shape = unet_shape(config, "controlnet/config.json")
+    controlnet(layers, shape, batch=2, tokens=7, height=height, width=width)
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network: whose weights it takes, how attention is spelled, and what writes it at a size of latents."""
+
+    module: str
+    write: Callable[[Layers, dict, int, int], None]
+    attention: Attention = "split_einsum"
+
+
+NETWORKS = {
+    "text_encoder": Network("text", lambda la, config, h, w: text_encoder(la, config)),
+    "text_encoder_2": Network("second text", lambda la, config, h, w: text_encoder(la, config, penultimate=True)),
+    "unet": Network("unet", _unet),
+    "unet for a GPU": Network("xl unet", _unet, "original"),
+    "controlled unet": Network("unet", lambda la, config, h, w: _unet(la, config, h, w, True), "split_einsum_v2"),
+    "controlnet": Network("controlnet", _controlnet),
+    "vae_decoder": Network("vae", lambda la, config, h, w: vae_decoder(la, config, height=8 * h, width=8 * w)),
+    "vae_encoder": Network("vae", lambda la, config, h, w: vae_encoder(la, config, height=8 * h, width=8 * w)),
+}
+
+
+class TinyNetworks:
+    """Packages in ``folder`` of networks whose weights are saved there once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._saved: set[str] = set()
+
+    def _source(self, module: str) -> tuple[Tensors, dict]:
+        folder = self._folder / module
+        if module not in self._saved:
+            torch.manual_seed(5)
+            MODULES[module]().half().save_pretrained(folder, safe_serialization=True)
+            self._saved.add(module)
+        return Tensors(sorted(folder.glob("*.safetensors"))), json.loads((folder / "config.json").read_text())
+
+    @contextmanager
+    def weights(self, blob: Path):
+        """The open weights file ``blob``."""
+        with BlobWriter(blob) as writer:
+            yield Weights(writer, lambda size: None)
+
+    def graph(self, name: str, weights: Weights, target: Target, height: int = 8, width: int = 9) -> Graph:
+        """The network's program; 9 is no even number, so that the UNet must cut on its way up."""
+        network = NETWORKS[name]
+        tensors, config = self._source(network.module)
+        graph = Graph(weights, target)
+        network.write(Layers(graph, tensors, network.attention), config, height, width)
+        return graph
+
+    def package(self, name: str, target: Target, out: Path, height: int = 8, width: int = 9) -> Path:
+        """The network as a package of one function, in the new folder ``out``."""
+        out.mkdir(parents=True)
+        with self.weights(out / "weights") as weights:
+            graph = self.graph(name, weights, target, height, width)
+        path = out / "network.mlpackage"
+        write_package(path, graph, out / "weights", about="test", describe=str.title, metadata=METADATA)
+        return path
+
+    def functions(self, name: str, target: Target, out: Path, sizes: dict[str, tuple[int, int]]) -> Path:
+        """The network at several sizes of latents, by function name, as one package in the new folder ``out``."""
+        out.mkdir(parents=True)
+        with self.weights(out / "weights") as weights:
+            graphs = {function: self.graph(name, weights, target, *size) for function, size in sizes.items()}
+        path = out / "network.mlpackage"
+        write_functions(
+            path,
+            graphs,
+            out / "weights",
+            default=next(iter(sizes)),
+            about="test",
+            describe=str.title,
+            metadata=METADATA,
+        )
+        return path

@@ -1,0 +1,45 @@
+"""One network of a diffusers or transformers module as a package, without a whole checkpoint around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from converter.blob import BlobWriter
+from converter.mil import Graph, Weights
+from converter.networks.catalog import describe
+from converter.networks.layers import Attention, Layers
+from converter.package import write_package
+from converter.tensors import Tensors
+
+METADATA = {"com.github.apple.coremltools.version": "9.0"}
+
+
+def halved(module: torch.nn.Module) -> torch.nn.Module:
+    """The module with its weights rounded to fp16 and computing in fp32, as a package's reference."""
+    return module.half().float().eval()
+
+
+def package_of(
+    module: torch.nn.Module, folder: Path, write: Callable[[Layers], None], attention: Attention = "split_einsum"
+) -> Path:
+    """The package that ``write`` makes of the module's weights."""
+    module.half().save_pretrained(folder / "module", safe_serialization=True)
+    module.float()
+    tensors = Tensors(sorted((folder / "module").glob("*.safetensors")))
+    blob = folder / "weights"
+    with BlobWriter(blob) as writer:
+        graph = Graph(Weights(writer, lambda size: None))
+        write(Layers(graph, tensors, attention))
+    path = folder / "network.mlpackage"
+    write_package(path, graph, blob, about="test", describe=describe, metadata=METADATA)
+    return path
+
+
+def psnr(found: np.ndarray, expected: np.ndarray) -> float:
+    """In dB, of the peak of what is expected."""
+    error = np.sqrt(np.mean((found.astype(np.float64) - expected) ** 2))
+    return float(20 * np.log10(np.abs(expected).max() / (error + 1e-12)))
