@@ -73,7 +73,7 @@ def judge(scene: Scene, pixels: NDArray[np.uint8]) -> dict[str, bool]:
 
 def contact_sheet(judged: list[Judged], columns: int = 6) -> Image.Image:
     """Pictures with their prompts under them; a red rule marks those with something wrong."""
-    side, text = 192, 46
+    side, text = 192, 58
     rows = -(-len(judged) // columns)
     sheet = Image.new("RGB", (columns * (side + 8) + 8, rows * (side + text) + 8), "white")
     pen = ImageDraw.Draw(sheet)

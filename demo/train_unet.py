@@ -19,7 +19,7 @@ from demo.train_text import load_tokenizer, tokenize
 PICTURES = 20_000
 #: The side of a picture's latents.
 SIDE = 32
-STEPS = 4400
+STEPS = 9000
 BATCH = 16
 #: The share of a batch with two things.
 TWO = 0.7
