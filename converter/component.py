@@ -7,11 +7,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from converter.checkpoint import read_json, weight_files
+from converter.checkpoint import content_hash, read_json, weight_files
 from converter.errors import CheckpointError
 from converter.tensors import Tensors
+
+if TYPE_CHECKING:
+    from converter.hub import DownloadProgress
+
+
+def _from_hub(given: str, within: str | None, progress: Callable[[DownloadProgress], None]) -> Component | None:
+    # huggingface_hub takes a fifth of a second to import, which folders need not wait for.
+    from converter.hub import HubAddress, fetch_network
+
+    address = HubAddress.parse(given)
+    if address is None or address.file is not None:
+        return None
+    return Component(fetch_network(address, within, progress), address.repo.rpartition("/")[2])
 
 
 @dataclass(frozen=True)
@@ -22,17 +35,26 @@ class Component:
     name: str
 
     @staticmethod
-    def open(path: Path, within: str | None = None) -> Component:
-        """The network in ``path``; where a whole checkpoint is there, the one in its folder ``within``.
+    def open(
+        given: str | Path,
+        within: str | None = None,
+        progress: Callable[[DownloadProgress], None] = lambda progress: None,
+    ) -> Component:
+        """The network in a folder, or owner/name of one on the Hugging Face hub where there is no such folder.
 
-        Raises CheckpointError saying what is missing.
+        Where a whole checkpoint is there, the one in its folder ``within``. ``progress`` hears of a download. Raises
+        CheckpointError saying what is missing.
         """
+        path = Path(given).expanduser()
+        if not path.exists() and (found := _from_hub(str(given), within, progress)) is not None:
+            return found
         folder = path
         if within is not None and not (path / "config.json").is_file() and (path / within).is_dir():
             folder = path / within
         if not (folder / "config.json").is_file():
             raise CheckpointError(
-                f"{path} is no network: a folder with config.json and its weights as .safetensors is accepted"
+                f"{path} is no network; accepted: a folder with config.json and its weights as .safetensors, or "
+                "owner/name of one on the Hugging Face hub"
             )
         weight_files(folder)
         return Component(folder, path.resolve().name)
@@ -47,16 +69,8 @@ class Component:
         """Its weights, mapped."""
         return Tensors(weight_files(self.folder))
 
-    def _digest(self, of: Callable[[Path], str]) -> str:
-        paths = [self.folder / "config.json", *weight_files(self.folder)]
-        return hashlib.sha256("\n".join(f"{path.name} {of(path)}" for path in paths).encode()).hexdigest()
-
     @cached_property
     def sha256(self) -> str:
         """One hash over its files' names and contents."""
-
-        def content(path: Path) -> str:
-            with path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-
-        return self._digest(content)
+        paths = [self.folder / "config.json", *weight_files(self.folder)]
+        return hashlib.sha256("\n".join(f"{path.name} {content_hash(path)}" for path in paths).encode()).hexdigest()

@@ -36,6 +36,8 @@ from converter.hub_layout import (
     MODEL_INDEX,
     checkpoint_file,
     checkpoint_networks,
+    network_files,
+    network_folder,
     not_diffusers,
     settings_files,
     weights_of,
@@ -244,6 +246,16 @@ class _Repository:
             beside.replace(ref)
 
 
+def _get_all(found: _Repository, large: list[str], progress: Callable[[DownloadProgress], None]) -> None:
+    found.require_space(large)
+    done, total = 0, sum(found.files[name].size for name in large)
+    for name in large:
+        found.get(name, lambda at, name=name, before=done: progress(DownloadProgress(name, before + at, total)))  # type: ignore[misc]
+        done += found.files[name].size
+        progress(DownloadProgress(name, done, total))
+    found.finished()
+
+
 def _download(found: _Repository, progress: Callable[[DownloadProgress], None]) -> Path:
     where, names = found.address.repo, found.files.keys()
     if found.address.file is not None:
@@ -256,25 +268,30 @@ def _download(found: _Repository, progress: Callable[[DownloadProgress], None]) 
         for name in settings_files(where, networks, names):
             found.get(name)
         large = weights_of(where, networks, names, lambda name: read_json(found.folder / name))
-    found.require_space(large)
-    done, total = 0, sum(found.files[name].size for name in large)
-    for name in large:
-        found.get(name, lambda at, name=name, before=done: progress(DownloadProgress(name, before + at, total)))  # type: ignore[misc]
-        done += found.files[name].size
-        progress(DownloadProgress(name, done, total))
-    found.finished()
+    _get_all(found, large, progress)
     return path
 
 
-def _cached(address: HubAddress) -> Path | None:
-    """The checkpoint as it is in the cache; None where it is not whole."""
+def _snapshot(address: HubAddress) -> Path | None:
+    """The cache's folder of the address's commit; None where it is not known."""
     commit, ref = address.revision, address.storage / "refs" / address.revision
     if not _COMMIT.fullmatch(commit):
         if not ref.is_file():
             return None
         commit = ref.read_text().strip()
-    folder = address.storage / "snapshots" / commit
-    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return address.storage / "snapshots" / commit
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def _cached(address: HubAddress) -> Path | None:
+    """The checkpoint as it is in the cache; None where it is not whole."""
+    folder = _snapshot(address)
+    if folder is None:
+        return None
+    names = _names(folder)
     if address.file is not None:
         return folder / address.file if address.file in names else None
     try:
@@ -303,3 +320,38 @@ def fetch(address: HubAddress, progress: Callable[[DownloadProgress], None]) -> 
         return cached
     with _explaining(address, "download"):
         return _download(found, progress)
+
+
+def _cached_network(address: HubAddress, within: str | None) -> Path | None:
+    folder = _snapshot(address)
+    if folder is None:
+        return None
+    try:
+        inside = network_folder(address.repo, within, _names(folder))
+        network_files(address.repo, inside, _names(folder), lambda name: read_json(folder / name))
+    except CheckpointError:
+        return None
+    return folder / inside
+
+
+def fetch_network(address: HubAddress, within: str | None, progress: Callable[[DownloadProgress], None]) -> Path:
+    """Copy one network into the cache (a repository that is one, or its folder ``within``): the folder there.
+
+    Otherwise as `fetch`.
+    """
+    try:
+        with _explaining(address, "search"):
+            found = _Repository.look_up(address)
+    except CheckpointError:
+        cached = _cached_network(address, within)
+        if cached is None:
+            raise
+        return cached
+    with _explaining(address, "download"):
+        names = found.files.keys()
+        inside = network_folder(address.repo, within, names)
+        small, large = network_files(address.repo, inside, names, lambda name: read_json(found.get(name)))
+        for name in small:
+            found.get(name)
+        _get_all(found, large, progress)
+        return found.folder / inside

@@ -113,3 +113,29 @@ def weights_of(
             lambda index, network=network: read_json(f"{network}/{index}"),  # type: ignore[misc]
         )
     ]
+
+
+def network_folder(where: str, within: str | None, names: Collection[str]) -> str:
+    """Where in a repository a network alone lies: at its top (""), else in the folder ``within`` of a checkpoint.
+
+    Raises CheckpointError where it is in neither.
+    """
+    for folder in ("", within):
+        if folder is not None and f"{folder}/config.json".removeprefix("/") in names:
+            return folder
+    inside = "" if within is None else f" or {within}/config.json"
+    raise CheckpointError(f"{where} holds no network: it has no config.json{inside}")
+
+
+def network_files(
+    where: str, folder: str, names: Collection[str], read_json: Callable[[str], dict[str, Any]]
+) -> tuple[list[str], list[str]]:
+    """A network's small files and one set of its weights, fp16 where there is one; see `choose_weights`."""
+
+    def whole(name: str) -> str:
+        return f"{folder}/{name}".removeprefix("/")
+
+    inside = _inside(folder, names) if folder else [name for name in names if "/" not in name]
+    small = [whole("config.json"), *(whole(name) for name in shard_indexes(inside))]
+    weights = choose_weights(f"{where}/{folder}".removesuffix("/"), inside, lambda index: read_json(whole(index)))
+    return small, [whole(name) for name in weights]

@@ -13,7 +13,6 @@ from pydantic import ValidationError
 
 from converter import __version__
 from converter.apple import ACCEPTED, AppleSettings, adopt, option
-from converter.component import Component
 from converter.errors import AnemoneError
 from converter.lint import CHIPS, DEFAULT_CHIP, lint
 from converter.mil import TARGETS
@@ -220,13 +219,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _component_flags(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--vae", type=Path, metavar="FOLDER", help="an autoencoder in place of the checkpoint's")
-    command.add_argument("--preview", type=Path, metavar="FOLDER", help="a tiny autoencoder (TAESD) for previews")
+    """Networks beside the checkpoint's own, each a folder or an address on the hub."""
+    command.add_argument("--vae", metavar="SOURCE", help="an autoencoder in place of the checkpoint's")
+    command.add_argument("--preview", metavar="SOURCE", help="a tiny autoencoder (TAESD) for previews")
+    command.add_argument("--safety-checker", metavar="SOURCE", help="a safety checker, or a checkpoint with one")
     command.add_argument(
-        "--safety-checker", type=Path, metavar="FOLDER", help="a safety checker, or a checkpoint with one"
-    )
-    command.add_argument(
-        "--controlnet", type=Path, action="append", metavar="FOLDER", help="a ControlNet; may be given several times"
+        "--controlnet", action="append", metavar="SOURCE", help="a ControlNet; may be given several times"
     )
 
 
@@ -254,13 +252,13 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 
 
 def _components(given: argparse.Namespace) -> dict[str, Any]:
+    from server.offline import open_component
+
     return {
-        "vae": None if given.vae is None else Component.open(given.vae, "vae"),
-        "preview": None if given.preview is None else Component.open(given.preview),
-        "safety_checker": None
-        if given.safety_checker is None
-        else Component.open(given.safety_checker, "safety_checker"),
-        "controlnets": tuple(Component.open(path) for path in given.controlnet or ()),
+        "vae": open_component(given.vae, "vae"),
+        "preview": open_component(given.preview),
+        "safety_checker": open_component(given.safety_checker, "safety_checker"),
+        "controlnets": tuple(net for source in given.controlnet or () if (net := open_component(source))),
     }
 
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from converter.component import Component
 from converter.convert import ConvertProgress, convert
 from converter.errors import AnemoneError
 from converter.partial import conversion_lock
@@ -28,6 +29,21 @@ if TYPE_CHECKING:
 
 def _of(done: int, total: int) -> str:
     return f"{done / 2**20:.0f} of {total / 2**20:.0f} MB"
+
+
+def open_component(source: str | None, within: str | None = None) -> Component | None:
+    """The network ``source`` names, with a bar while it is downloaded; None for None. See `Component.open`."""
+    if source is None:
+        return None
+    bar = Bar()
+    try:
+        return Component.open(
+            source,
+            within,
+            lambda p: bar.show(f"downloading {p.file}", p.done_bytes, p.total_bytes, _of(p.done_bytes, p.total_bytes)),
+        )
+    finally:
+        bar.close()
 
 
 def convert_checkpoint(

@@ -17,6 +17,7 @@ from huggingface_hub import close_session, constants
 from single_files import tiny, write
 
 from converter.checkpoint import Checkpoint
+from converter.component import Component
 from converter.errors import CheckpointError, SpaceError
 from converter.hub import HubAddress, fetch
 from converter.source import open_source
@@ -375,3 +376,34 @@ def test_the_environment_s_address_token_and_cache_are_used(hub, files, tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(home / "hub" / "models--owner--tiny" / "snapshots" / ("a" * 40))
+
+
+def test_a_network_alone_is_downloaded_with_one_set_of_its_weights(hub, files, checkpoint):
+    alone = {name.removeprefix("vae/"): content for name, content in files.items() if name.startswith("vae/")}
+    weights = "diffusion_pytorch_model.fp16.safetensors"
+    alone[weights] = alone["diffusion_pytorch_model.safetensors"]
+    hub.repositories["owner/other-vae"] = Repository(
+        alone | {"diffusion_pytorch_model.bin": b"pickle", "README.md": b"words"}
+    )
+    seen = []
+    found = Component.open("owner/other-vae", "vae", seen.append)
+    assert found.name == "other-vae"
+    assert found.config == Component.open(checkpoint, "vae").config
+    assert downloaded(found.folder) == {"config.json", weights}
+    assert seen[-1].done_bytes == seen[-1].total_bytes == len(alone[weights])
+
+
+def test_a_network_of_a_whole_checkpoint_is_downloaded_without_the_others(hub, files, monkeypatch):
+    hub.repositories["owner/tiny"] = Repository(files)
+    found = Component.open("owner/tiny", "vae")
+    assert downloaded(found.folder.parent) == {"vae/config.json", "vae/diffusion_pytorch_model.safetensors"}
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert Component.open("owner/tiny", "vae") == found
+    with pytest.raises(CheckpointError, match="does not have all of owner/tiny"):
+        Component.open("owner/tiny", "unet")
+
+
+def test_a_repository_without_the_network_is_refused(hub, files):
+    hub.repositories["owner/tiny"] = Repository(files)
+    with pytest.raises(CheckpointError, match=r"holds no network: it has no config\.json or controlnet/config\.json"):
+        Component.open("owner/tiny", "controlnet")
