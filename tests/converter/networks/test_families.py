@@ -128,8 +128,9 @@ def test_long_rows_of_queries_are_cut_whatever_their_length(tmp_path):
     assert psnr(found, whole.predict(inputs)["noise_pred"]) > 100
 
 
-def test_a_controlnet_and_a_unet_that_takes_its_residuals_predict_what_diffusers_predicts(tmp_path):
-    module = halved(tiny_unet())
+@pytest.mark.parametrize("family", [{}, FAMILIES["sd2"], XL], ids=["sd1", "sd2", "sdxl"])
+def test_a_controlnet_and_a_unet_that_takes_its_residuals_predict_what_diffusers_predicts(tmp_path, family):
+    module = halved(tiny_unet(**family))
     torch.manual_seed(4)
     guide = ControlNetModel.from_unet(
         module, conditioning_embedding_out_channels=(8, 8, 16, 16), load_weights_from_unet=False
@@ -138,7 +139,7 @@ def test_a_controlnet_and_a_unet_that_takes_its_residuals_predict_what_diffusers
         if not weight.any():  # zero convolutions would hide whatever feeds them
             torch.nn.init.normal_(weight, std=0.1)
     halved(guide)
-    shape = unet_shape(dict(guide.config), "controlnet/config.json")
+    shape = unet_shape(dict(guide.config), "controlnet/config.json", pooled_width=POOLED)
     ours = load(
         package_of(guide, tmp_path / "guide", lambda la: controlnet(la, shape, batch=2, tokens=7, height=8, width=8))
     )
