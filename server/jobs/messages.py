@@ -30,7 +30,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Preparing:
-    """Getting ready: ``stage`` is converting or loading, with the network it is at."""
+    """Getting ready: ``stage`` is converting, verifying or loading, with the network it is at."""
 
     stage: str
     network: str

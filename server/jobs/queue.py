@@ -32,7 +32,10 @@ Launch = Callable[[Connection], SpawnProcess]
 
 @dataclass(frozen=True)
 class Readiness:
-    """How far the model is: ``state`` is starting, converting, loading, ready or failed (then ``message`` says why)."""
+    """How far the model is.
+
+    ``state`` is starting, converting, verifying, loading, ready or failed (then ``message`` says why).
+    """
 
     state: str = "starting"
     network: str | None = None

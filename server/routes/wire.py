@@ -114,7 +114,7 @@ class ReadyOut(BaseModel):
     """Whether the server can make a picture, and how far it is."""
 
     ready: bool
-    state: str = Field(description="starting, converting, loading, ready or failed")
+    state: str = Field(description="starting, converting, verifying, loading, ready or failed")
     network: str | None = Field(description="The network being converted or loaded")
     done: int = Field(description="Bytes converted, or networks loaded")
     total: int
