@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
+from uuid import uuid4
 
 import httpx2
 from huggingface_hub import HfApi, constants, hf_hub_download, hf_hub_url
@@ -241,7 +242,7 @@ class _Repository:
         if self.address.revision != self.commit:
             ref = self.address.storage / "refs" / self.address.revision
             ref.parent.mkdir(parents=True, exist_ok=True)
-            beside = ref.with_name(f"{ref.name}.{os.getpid()}.tmp")
+            beside = ref.with_name(f"{ref.name}.{uuid4().hex}.tmp")
             beside.write_text(self.commit)
             beside.replace(ref)
 
