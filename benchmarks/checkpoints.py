@@ -15,6 +15,13 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 #: The settings in which the real config.json differ from diffusers' defaults.
 SD15_UNET: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
+SD21_UNET: dict[str, Any] = {
+    "sample_size": 96,
+    "cross_attention_dim": 1024,
+    "attention_head_dim": (5, 10, 20, 20),
+    "use_linear_projection": True,
+    "upcast_attention": True,
+}
 SDXL_UNET: dict[str, Any] = {
     "sample_size": 128,
     "cross_attention_dim": 2048,
@@ -28,27 +35,54 @@ SDXL_UNET: dict[str, Any] = {
     "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 2816,
 }
+REFINER_UNET: dict[str, Any] = {
+    "sample_size": 128,
+    "cross_attention_dim": 1280,
+    "block_out_channels": (384, 768, 1536, 1536),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": 4,
+    "attention_head_dim": (6, 12, 24, 24),
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2560,
+}
 _VAE: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
     "layers_per_block": 2,
 }
-_CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}
-_CLIP_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_attention_heads": 20, "num_hidden_layers": 32}
 _CLIP = {"vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407}
+_CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}
+#: OpenCLIP's H and bigG.
+_CLIP_H = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 23}
+_CLIP_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_attention_heads": 20, "num_hidden_layers": 32}
+_OPENCLIP = {"hidden_act": "gelu"}
+_L = ("text_encoder", CLIPTextModel, _CLIP_L)
+_H = ("text_encoder", CLIPTextModel, _CLIP_H | _OPENCLIP)
+_G = ("text_encoder_2", CLIPTextModelWithProjection, _CLIP_G | _OPENCLIP | {"projection_dim": 1280})
 
 
 @dataclass(frozen=True)
 class Size:
-    """What a full-size checkpoint is made of."""
+    """What a full-size checkpoint is made of; ``texts`` are its text encoders' names, classes and settings."""
 
     unet: dict[str, Any]
-    scaling_factor: float
-    two_text_encoders: bool
+    texts: tuple[tuple[str, Any, dict[str, Any]], ...] = (_L,)
+    scaling_factor: float = 0.18215
+    prediction_type: str = "epsilon"
 
 
-SIZES = {"sd15": Size(SD15_UNET, 0.18215, False), "sdxl": Size(SDXL_UNET, 0.13025, True)}
+SIZES = {
+    "sd15": Size(SD15_UNET),
+    "sd15-inpainting": Size(SD15_UNET | {"in_channels": 9}),
+    "lcm": Size(SD15_UNET | {"time_cond_proj_dim": 256}),
+    "sd21": Size(SD21_UNET, (_H,), prediction_type="v_prediction"),
+    "sdxl": Size(SDXL_UNET, (_L, _G), 0.13025),
+    "sdxl-refiner": Size(REFINER_UNET, (_G,), 0.13025),
+}
 
 
 def _write_random(module: torch.nn.Module, folder: Path, name: str, rng: np.random.Generator) -> None:
@@ -86,13 +120,10 @@ def write_checkpoint(folder: Path, size: Size, tokenizer: Path) -> None:
     rng = np.random.default_rng(0)
     with torch.device("meta"):
         unet, vae = UNet2DConditionModel(**size.unet), AutoencoderKL(**_VAE, scaling_factor=size.scaling_factor)
-        text = [CLIPTextModel(CLIPTextConfig(**_CLIP, **_CLIP_L))]
-        if size.two_text_encoders:
-            wide = CLIPTextConfig(**_CLIP, **_CLIP_G, hidden_act="gelu", projection_dim=1280)
-            text.append(CLIPTextModelWithProjection(wide))
+        texts = [(name, kind(CLIPTextConfig(**_CLIP, **settings))) for name, kind, settings in size.texts]
     _save(unet, dict(unet.config), folder / "unet", "diffusion_pytorch_model.safetensors", rng)
     _save(vae, dict(vae.config), folder / "vae", "diffusion_pytorch_model.safetensors", rng)
-    for module, name in zip(text, ("text_encoder", "text_encoder_2"), strict=False):
+    for name, module in texts:
         config = module.config.to_dict() | {"architectures": [type(module).__name__]}
         _save(module, config, folder / name, "model.safetensors", rng)
         words = folder / name.replace("text_encoder", "tokenizer")
@@ -101,6 +132,7 @@ def write_checkpoint(folder: Path, size: Size, tokenizer: Path) -> None:
             (words / file).write_bytes((tokenizer / file).read_bytes())
     (folder / "scheduler").mkdir()
     settings = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    settings |= {"prediction_type": size.prediction_type}
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(settings))
-    name = "StableDiffusionXLPipeline" if size.two_text_encoders else "StableDiffusionPipeline"
+    name = "StableDiffusionXLPipeline" if size.unet.get("addition_embed_type") else "StableDiffusionPipeline"
     (folder / "model_index.json").write_text(json.dumps({"_class_name": name}))

@@ -73,7 +73,9 @@ def main() -> None:
         _report(f"anemone {given.size} all networks", cost(convert))
         before = _bytes(out)
         shutil.rmtree(out)
-        _report("the same, verified", cost(verified))
+        checked = cost(verified)
+        _report("the same, verified", checked)
+        print("".join(f"    {line}\n" for line in checked.printed.splitlines() if "dB" in line), end="", flush=True)
         shutil.rmtree(out)
         side = SIZES[given.size].unet["sample_size"] * 8
         two = cost([*convert, "--size", f"{side}x{side}", "--size", f"{side}x{side + 256}"])

@@ -15,11 +15,13 @@ class Cost:
     """Seconds, and the largest memory of the process and its children in bytes.
 
     ``own_bytes`` leaves out mapped file pages, which the system can drop at any time (RssAnon, not RssFile).
+    ``printed`` is what it wrote to standard output.
     """
 
     seconds: float
     own_bytes: int
     resident_bytes: int
+    printed: str
 
 
 def _memory(pid: int) -> tuple[int, int]:
@@ -43,7 +45,7 @@ def _memory(pid: int) -> tuple[int, int]:
 def cost(command: list[str]) -> Cost:
     """Run a command to its end; raises CalledProcessError where it fails."""
     begun = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     own = resident = 0
     while process.poll() is None:
         now = _memory(process.pid)
@@ -51,4 +53,5 @@ def cost(command: list[str]) -> Cost:
         time.sleep(_EVERY_S)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-    return Cost(time.perf_counter() - begun, own, resident)
+    seconds = time.perf_counter() - begun
+    return Cost(seconds, own, resident, process.stdout.read() if process.stdout else "")
