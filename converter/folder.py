@@ -62,6 +62,12 @@ class Defaults:
     scheduler: str
 
 
+USUAL = Defaults(steps=20, guidance_scale=7.5, scheduler="euler")
+#: Few-step models: with the guidance scale as an input (LCM's own default), and without guidance at all.
+GUIDED = Defaults(steps=4, guidance_scale=8.0, scheduler="lcm")
+UNGUIDED = Defaults(steps=4, guidance_scale=1.0, scheduler="euler")
+
+
 @dataclass(frozen=True)
 class Source:
     """Where the weights came from, the hash of all that was read, and a stamp of the files' sizes and times."""

@@ -6,15 +6,22 @@ from importlib.metadata import version
 from typing import Any
 
 from converter import __version__
-from converter.folder import Conditions, Defaults, Manifest, Package, SchedulerSettings, Source, Versions
+from converter.folder import (
+    GUIDED,
+    UNGUIDED,
+    USUAL,
+    Conditions,
+    Defaults,
+    Manifest,
+    Package,
+    SchedulerSettings,
+    Source,
+    Versions,
+)
 from converter.plan import ConversionPlan
 
 #: SDXL's pipelines take an empty negative prompt for zeros unless model_index.json says otherwise.
 _ZEROS = "force_zeros_for_empty_prompt"
-_USUAL = Defaults(steps=20, guidance_scale=7.5, scheduler="euler")
-#: Few-step models: with the guidance scale as an input (LCM's own default), and without guidance at all.
-_GUIDED = Defaults(steps=4, guidance_scale=8.0, scheduler="lcm")
-_UNGUIDED = Defaults(steps=4, guidance_scale=1.0, scheduler="euler")
 
 
 def _scheduler(config: dict[str, Any]) -> SchedulerSettings:
@@ -30,7 +37,7 @@ def _scheduler(config: dict[str, Any]) -> SchedulerSettings:
 
 
 def _defaults(plan: ConversionPlan) -> Defaults:
-    usual = _GUIDED if plan.family.unet.guidance_width else _UNGUIDED if plan.batches == (1,) else _USUAL
+    usual = GUIDED if plan.family.unet.guidance_width else UNGUIDED if plan.batches == (1,) else USUAL
     said = plan.checkpoint.defaults
     return Defaults(
         steps=int(said.get("steps", usual.steps)),

@@ -13,7 +13,7 @@ from converter.apple.tokenizer import Vocabulary, find_vocabulary
 from converter.checkpoint import read_json
 from converter.errors import CheckpointError
 from converter.families import PREDICTIONS
-from converter.folder import Defaults, SchedulerSettings
+from converter.folder import GUIDED, UNGUIDED, USUAL, Defaults, SchedulerSettings
 
 #: What is accepted for each of AppleSettings' fields.
 ACCEPTED = {
@@ -40,9 +40,6 @@ _BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 _SPACINGS = ("linspace", "leading", "trailing")
 #: What latents are multiplied by (vae/config.json of the published models).
 _SCALING_FACTORS = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025, "sdxl_refiner": 0.13025}
-_USUAL = Defaults(steps=20, guidance_scale=7.5, scheduler="euler")
-_GUIDED = Defaults(steps=4, guidance_scale=8.0, scheduler="lcm")
-_TURBO = Defaults(steps=4, guidance_scale=1.0, scheduler="euler")
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class _Named:
 
     prediction_type: str
     timestep_spacing: str = "leading"
-    defaults: Defaults = _USUAL
+    defaults: Defaults = USUAL
 
 
 #: By the last part of the Hugging Face id. Stable Diffusion 2's models are the ones that differ in their prediction.
@@ -60,8 +57,8 @@ _NAMED = {
     "stable-diffusion-2-1": _Named("v_prediction"),
     "stable-diffusion-2-base": _Named("epsilon"),
     "stable-diffusion-2-1-base": _Named("epsilon"),
-    "sd-turbo": _Named("epsilon", "trailing", _TURBO),
-    "sdxl-turbo": _Named("epsilon", "trailing", _TURBO),
+    "sd-turbo": _Named("epsilon", "trailing", UNGUIDED),
+    "sdxl-turbo": _Named("epsilon", "trailing", UNGUIDED),
 }
 
 
@@ -194,7 +191,7 @@ def settle(model: AppleModel, settings: AppleSettings) -> Settled:
     if problems or prediction is None or scale is None or vocabulary is None:
         raise AppleSettingsError(model.folder, tuple(problems))
 
-    usual = _GUIDED if model.guidance_width else _USUAL if named is None else named.defaults
+    usual = GUIDED if model.guidance_width else USUAL if named is None else named.defaults
     zeros = settings.zeros_for_no_prompt
     return Settled(
         name=settings.name or model.version or model.folder.resolve().name,

@@ -7,18 +7,11 @@ from typing import Any
 import numpy as np
 
 from converter.mil import FP16, FP32, INT32, Tensor
-from converter.networks.attention import Projections, attention
+from converter.networks.clip_layer import EPSILON, clip_layer
 from converter.networks.layers import Layers
 
 #: Below any logit, and no infinity: the Neural Engine's softmax does not survive one. exp(-4e4) is 0 in fp16.
 _HIDDEN = -4e4
-
-
-def _activation(layers: Layers, x: Tensor, kind: str, name: str) -> Tensor:
-    g = layers.graph
-    if kind == "quick_gelu":
-        return g.mul(x, g.unary("sigmoid", g.mul(x, 1.702, f"{name}.scaled"), f"{name}.gate"), name)
-    return g.gelu(x, name)
 
 
 def _pooled(layers: Layers, ids: Tensor, states: Tensor, config: dict[str, Any]) -> Tensor:
@@ -48,7 +41,7 @@ def text_encoder(layers: Layers, config: dict[str, Any], *, penultimate: bool = 
     g, tensors = layers.graph, layers.tensors
     root = "text_model." if "text_model.final_layer_norm.weight" in tensors else ""
     tokens, width = int(config["max_position_embeddings"]), int(config["hidden_size"])
-    epsilon, heads = float(config.get("layer_norm_eps", 1e-5)), int(config["num_attention_heads"])
+    epsilon = float(config.get("layer_norm_eps", EPSILON))
     ids = g.cast(g.input("input_ids", (1, tokens), FP32), INT32, "ids")
     words = g.gather(layers.weight(f"{root}embeddings.token_embedding.weight"), ids, "words")
     places = layers.weight(f"{root}embeddings.position_embedding.weight", (1, tokens, width))
@@ -65,13 +58,7 @@ def text_encoder(layers: Layers, config: dict[str, Any], *, penultimate: bool = 
     mask = g.weight("causal_mask", (1, tokens, 1, tokens), FP16, causal)
     before = x
     for index in range(int(config["num_hidden_layers"])):
-        path, before = f"{root}encoder.layers.{index}", x
-        names = Projections(*(f"{path}.self_attn.{p}_proj" for p in ("q", "k", "v", "out")))
-        h = layers.layer_norm(x, f"{path}.layer_norm1", epsilon)
-        x = g.add(x, attention(layers, h, h, names, f"{path}.self_attn", heads, mask), f"{path}.1")
-        h = layers.linear(layers.layer_norm(x, f"{path}.layer_norm2", epsilon), f"{path}.mlp.fc1")
-        h = _activation(layers, h, str(config.get("hidden_act", "quick_gelu")), f"{path}.mlp.act")
-        x = g.add(x, layers.linear(h, f"{path}.mlp.fc2"), f"{path}.2")
+        before, x = x, clip_layer(layers, x, f"{root}encoder.layers.{index}", config, mask)
     states = rows(layers.layer_norm(x, f"{root}final_layer_norm", epsilon), "states")
     pooled = _pooled(layers, ids, states, config)
     if layers.has("text_projection.weight"):

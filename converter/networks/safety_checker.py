@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from converter.errors import CheckpointError
 from converter.mil import FP16, FP32, Tensor
-from converter.networks.attention import Projections, attention
+from converter.networks.clip_layer import EPSILON, clip_layer
 from converter.networks.layers import Layers
 from converter.networks.unet_shape import expect
 
@@ -36,13 +36,6 @@ def _vision(config: dict[str, Any]) -> dict[str, Any]:
     expect(_WHERE, found, "hidden_act", ("quick_gelu", "gelu"), "quick_gelu")
     expect(_WHERE, found, "num_channels", (3,), 3)
     return found
-
-
-def _activation(layers: Layers, x: Tensor, kind: str, name: str) -> Tensor:
-    g = layers.graph
-    if kind == "gelu":
-        return g.gelu(x, name)
-    return g.mul(x, g.unary("sigmoid", g.mul(x, 1.702, f"{name}.scaled"), f"{name}.gate"), name)
 
 
 def _patches(layers: Layers, root: str, side: int) -> Tensor:
@@ -71,17 +64,11 @@ def _embedding(layers: Layers, config: dict[str, Any]) -> Tensor:
     # transformers had the tower inside a module of its own until version 5; published checkpoints name it so.
     nested = "vision_model.vision_model."
     root = nested if layers.has(f"{nested}embeddings.class_embedding") else "vision_model."
-    epsilon, heads = float(config.get("layer_norm_eps", 1e-5)), int(config.get("num_attention_heads", 12))
+    epsilon = float(config.get("layer_norm_eps", EPSILON))
     x = _patches(layers, root, int(config.get("image_size", 224)))
     x = layers.layer_norm(x, f"{root}pre_layrnorm", epsilon)  # so spelled in every checkpoint
     for index in range(int(config.get("num_hidden_layers", 12))):
-        path = f"{root}encoder.layers.{index}"
-        names = Projections(*(f"{path}.self_attn.{p}_proj" for p in ("q", "k", "v", "out")))
-        h = layers.layer_norm(x, f"{path}.layer_norm1", epsilon)
-        x = g.add(x, attention(layers, h, h, names, f"{path}.self_attn", heads), f"{path}.1")
-        h = layers.linear(layers.layer_norm(x, f"{path}.layer_norm2", epsilon), f"{path}.mlp.fc1")
-        h = _activation(layers, h, str(config.get("hidden_act", "quick_gelu")), f"{path}.mlp.act")
-        x = g.add(x, layers.linear(h, f"{path}.mlp.fc2"), f"{path}.2")
+        x = clip_layer(layers, x, f"{root}encoder.layers.{index}", config)
     token = layers.layer_norm(g.slice(x, 3, 0, 1, "class_token"), f"{root}post_layernorm", epsilon)
     return layers.linear(token, "visual_projection")
 

@@ -1,0 +1,31 @@
+"""The layer that CLIP's text and vision towers repeat (transformers' CLIPEncoderLayer; Radford et al. 2021)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from converter.mil import Tensor
+from converter.networks.attention import Projections, attention
+from converter.networks.layers import Layers
+
+#: What the settings are where a configuration does not say (transformers' CLIPTextConfig and CLIPVisionConfig).
+EPSILON, ACTIVATION = 1e-5, "quick_gelu"
+
+
+def _activation(layers: Layers, x: Tensor, kind: str, name: str) -> Tensor:
+    g = layers.graph
+    if kind == "quick_gelu":
+        return g.mul(x, g.unary("sigmoid", g.mul(x, 1.702, f"{name}.scaled"), f"{name}.gate"), name)
+    return g.gelu(x, name)
+
+
+def clip_layer(layers: Layers, x: Tensor, path: str, config: dict[str, Any], mask: Tensor | None = None) -> Tensor:
+    """Self attention and a feed-forward, each added to its input, of [B, C, 1, S]; ``config`` is the tower's."""
+    g, epsilon = layers.graph, float(config.get("layer_norm_eps", EPSILON))
+    names = Projections(*(f"{path}.self_attn.{p}_proj" for p in ("q", "k", "v", "out")))
+    h = layers.layer_norm(x, f"{path}.layer_norm1", epsilon)
+    heads = int(config.get("num_attention_heads", 12))
+    x = g.add(x, attention(layers, h, h, names, f"{path}.self_attn", heads, mask), f"{path}.1")
+    h = layers.linear(layers.layer_norm(x, f"{path}.layer_norm2", epsilon), f"{path}.mlp.fc1")
+    h = _activation(layers, h, str(config.get("hidden_act", ACTIVATION)), f"{path}.mlp.act")
+    return g.add(x, layers.linear(h, f"{path}.mlp.fc2"), f"{path}.2")
