@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 #: The settings in which the real config.json differ from diffusers' defaults.
 SD15_UNET: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
@@ -65,6 +66,19 @@ _H = ("text_encoder", CLIPTextModel, _CLIP_H | _OPENCLIP)
 _G = ("text_encoder_2", CLIPTextModelWithProjection, _CLIP_G | _OPENCLIP | {"projection_dim": 1280})
 
 
+#: CLIP ViT-L/14.
+_SAFETY: dict[str, Any] = {
+    "projection_dim": 768,
+    "vision_config": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 24,
+        "patch_size": 14,
+    },
+}
+
+
 @dataclass(frozen=True)
 class Size:
     """What a full-size checkpoint is made of; ``texts`` are its text encoders' names, classes and settings."""
@@ -113,6 +127,20 @@ def _save(module: torch.nn.Module, config: dict[str, Any], folder: Path, name: s
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config, default=list))
     _write_random(module, folder, name, rng)
+
+
+def write_extras(folder: Path, size: Size) -> dict[str, Path]:
+    """A ControlNet for the size's UNet, TAESD and Stable Diffusion 1's safety checker: option -> folder."""
+    rng = np.random.default_rng(1)
+    with torch.device("meta"):
+        net = ControlNetModel.from_unet(UNet2DConditionModel(**size.unet), load_weights_from_unet=False)
+        tiny, checker = AutoencoderTiny(), StableDiffusionSafetyChecker(CLIPConfig(**_SAFETY))
+    weights = "diffusion_pytorch_model.safetensors"
+    _save(net, dict(net.config), folder / "canny", weights, rng)
+    _save(tiny, dict(tiny.config), folder / "taesd", weights, rng)
+    _save(checker, checker.config.to_dict(), folder / "safety_checker", "model.safetensors", rng)
+    names = {"--controlnet": "canny", "--preview": "taesd", "--safety-checker": "safety_checker"}
+    return {option: folder / name for option, name in names.items()}
 
 
 def write_checkpoint(folder: Path, size: Size, tokenizer: Path) -> None:

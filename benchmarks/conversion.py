@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.checkpoints import SIZES, write_checkpoint
+from benchmarks.checkpoints import SIZES, write_checkpoint, write_extras
 from benchmarks.measure import Cost, cost
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -48,6 +48,13 @@ def _report(name: str, found: Cost, ours: Cost | None = None) -> None:
     print(f"{name:32} {found.seconds:7.1f} s  {memory}{ratio}", flush=True)
 
 
+def _report_agreement(name: str, found: Cost) -> None:
+    _report(name, found)
+    for line in found.printed.splitlines():
+        if line.endswith("dB of the source's"):
+            print(f"    {line}", flush=True)
+
+
 def _bytes(folder: Path) -> int:
     files = {path.stat().st_ino: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     return sum(files.values())
@@ -59,6 +66,7 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="sd15")
     parser.add_argument("--peers", action="store_true", help="also torch.export with ct.convert (minutes, 10 GB)")
     parser.add_argument("--apple", type=Path, help="a checkout of ml-stable-diffusion, to compare with it too")
+    parser.add_argument("--extras", action="store_true", help="also a ControlNet, TAESD and the safety checker")
     parser.add_argument("--folder", type=Path, help="where to keep the checkpoint (a temporary folder)")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.folder) as scratch:
@@ -73,10 +81,12 @@ def main() -> None:
         _report(f"anemone {given.size} all networks", cost(convert))
         before = _bytes(out)
         shutil.rmtree(out)
-        checked = cost(verified)
-        _report("the same, verified", checked)
-        print("".join(f"    {line}\n" for line in checked.printed.splitlines() if "dB" in line), end="", flush=True)
+        _report_agreement("the same, verified", cost(verified))
         shutil.rmtree(out)
+        if given.extras:
+            options = [str(part) for pair in write_extras(folder, SIZES[given.size]).items() for part in pair]
+            _report_agreement("with ControlNet, TAESD, checker", cost([*verified, *options]))
+            shutil.rmtree(out)
         side = SIZES[given.size].unet["sample_size"] * 8
         two = cost([*convert, "--size", f"{side}x{side}", "--size", f"{side}x{side + 256}"])
         _report(f"anemone {given.size} all, two sizes", two)

@@ -19,6 +19,7 @@ from converter.mil import Graph, Target, Weights
 from converter.networks.clip import text_encoder
 from converter.networks.controlnet import controlnet
 from converter.networks.layers import Attention, Layers
+from converter.networks.prompt import unet_prompt
 from converter.networks.unet import unet
 from converter.networks.unet_shape import unet_shape
 from converter.networks.vae import vae_decoder, vae_encoder
@@ -51,9 +52,13 @@ MODULES: dict[str, Callable[[], torch.nn.Module]] = {
 }
 
 
-def _unet(layers: Layers, config: dict, height: int, width: int, control: bool = False) -> None:
+def _unet(layers: Layers, config: dict, height: int, width: int, **forms: bool) -> None:
     shape = unet_shape(config, pooled_width=POOLED)
-    unet(layers, shape, batch=2, tokens=7, height=height, width=width, control=control)
+    unet(layers, shape, batch=2, tokens=7, height=height, width=width, **forms)
+
+
+def _prompt(layers: Layers, config: dict, height: int, width: int) -> None:
+    unet_prompt(layers, unet_shape(config, pooled_width=POOLED), batch=2, tokens=7)
 
 
 def _controlnet(layers: Layers, config: dict, height: int, width: int) -> None:
@@ -75,7 +80,11 @@ NETWORKS = {
     "text_encoder_2": Network("second text", lambda la, config, h, w: text_encoder(la, config, penultimate=True)),
     "unet": Network("unet", _unet),
     "unet for a GPU": Network("xl unet", _unet, "original"),
-    "controlled unet": Network("unet", lambda la, config, h, w: _unet(la, config, h, w, True), "split_einsum_v2"),
+    "controlled unet": Network(
+        "unet", lambda la, config, h, w: _unet(la, config, h, w, control=True), "split_einsum_v2"
+    ),
+    "unet_prompt": Network("xl unet", _prompt),
+    "unet of a projected prompt": Network("xl unet", lambda la, config, h, w: _unet(la, config, h, w, projected=True)),
     "controlnet": Network("controlnet", _controlnet),
     "vae_decoder": Network("vae", lambda la, config, h, w: vae_decoder(la, config, height=8 * h, width=8 * w)),
     "vae_encoder": Network("vae", lambda la, config, h, w: vae_encoder(la, config, height=8 * h, width=8 * w)),

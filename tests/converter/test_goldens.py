@@ -201,7 +201,7 @@ def spelled(goldens):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_operations_are_spelled_as_coremltools_spells_them(spelled, packages, network, target):
     ours = signatures(read_model(packages[network, target]))
-    assert len(ours) > 8
+    assert len(ours) >= (4 if network == "unet_prompt" else 9)
     for kind, forms in ours.items():
         assert forms <= spelled[target].get(kind, set()), kind
 
