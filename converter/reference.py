@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -46,7 +47,10 @@ def make_module(network: str, config: dict[str, Any]) -> torch.nn.Module:
         "preview_decoder": diffusers.AutoencoderTiny,
         "controlnet": diffusers.ControlNetModel,
     }
-    found: torch.nn.Module = kinds[network.partition("/")[0]].from_config(config)
+    kind = kinds[network.partition("/")[0]]
+    # Configurations have what a network worked out for itself, too, which its constructor does not take.
+    accepted = inspect.signature(kind.__init__).parameters
+    found: torch.nn.Module = kind(**{name: value for name, value in config.items() if name in accepted})
     return found
 
 
