@@ -304,6 +304,20 @@ def _cached(address: HubAddress) -> Path | None:
     return folder
 
 
+def _fetched(address: HubAddress, cached: Callable[[], Path | None], download: Callable[[_Repository], Path]) -> Path:
+    """What ``download`` brings from the hub; where the hub cannot be asked, what is whole in the cache."""
+    try:
+        with _explaining(address, "search"):
+            found = _Repository.look_up(address)
+    except CheckpointError:
+        there = cached()
+        if there is None:
+            raise
+        return there
+    with _explaining(address, "download"):
+        return download(found)
+
+
 def fetch(address: HubAddress, progress: Callable[[DownloadProgress], None]) -> Path:
     """Copy what a conversion reads into the cache: the folder there, or the file that ``address`` names.
 
@@ -311,16 +325,7 @@ def fetch(address: HubAddress, progress: Callable[[DownloadProgress], None]) -> 
     copy in the cache will do. Raises CheckpointError (unknown, gated or private repository, nothing in it that is
     converted, no network) and SpaceError before any weights are downloaded.
     """
-    try:
-        with _explaining(address, "search"):
-            found = _Repository.look_up(address)
-    except CheckpointError:
-        cached = _cached(address)
-        if cached is None:
-            raise
-        return cached
-    with _explaining(address, "download"):
-        return _download(found, progress)
+    return _fetched(address, lambda: _cached(address), lambda found: _download(found, progress))
 
 
 def _cached_network(address: HubAddress, within: str | None) -> Path | None:
@@ -340,15 +345,8 @@ def fetch_network(address: HubAddress, within: str | None, progress: Callable[[D
 
     Otherwise as `fetch`.
     """
-    try:
-        with _explaining(address, "search"):
-            found = _Repository.look_up(address)
-    except CheckpointError:
-        cached = _cached_network(address, within)
-        if cached is None:
-            raise
-        return cached
-    with _explaining(address, "download"):
+
+    def download(found: _Repository) -> Path:
         names = found.files.keys()
         inside = network_folder(address.repo, within, names)
         small, large = network_files(address.repo, inside, names, lambda name: read_json(found.get(name)))
@@ -356,3 +354,5 @@ def fetch_network(address: HubAddress, within: str | None, progress: Callable[[D
             found.get(name)
         _get_all(found, large, progress)
         return found.folder / inside
+
+    return _fetched(address, lambda: _cached_network(address, within), download)

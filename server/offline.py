@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,17 +32,18 @@ def _of(done: int, total: int) -> str:
     return f"{done / 2**20:.0f} of {total / 2**20:.0f} MB"
 
 
+def _arriving(bar: Bar) -> Callable[[DownloadProgress], None]:
+    """Shows a download's progress."""
+    return lambda p: bar.show(f"downloading {p.file}", p.done_bytes, p.total_bytes, _of(p.done_bytes, p.total_bytes))
+
+
 def open_component(source: str | None, within: str | None = None) -> Component | None:
     """The network ``source`` names, with a bar while it is downloaded; None for None. See `Component.open`."""
     if source is None:
         return None
     bar = Bar()
     try:
-        return Component.open(
-            source,
-            within,
-            lambda p: bar.show(f"downloading {p.file}", p.done_bytes, p.total_bytes, _of(p.done_bytes, p.total_bytes)),
-        )
+        return Component.open(source, within, _arriving(bar))
     finally:
         bar.close()
 
@@ -59,11 +61,8 @@ def convert_checkpoint(
         left = "" if p.eta_s is None else f", {p.eta_s:.0f} s left"
         bar.show(f"{p.stage} {p.network}", p.done_bytes, p.total_bytes, f"{_of(p.done_bytes, p.total_bytes)}{left}")
 
-    def arriving(p: DownloadProgress) -> None:
-        bar.show(f"downloading {p.file}", p.done_bytes, p.total_bytes, _of(p.done_bytes, p.total_bytes))
-
     try:
-        opened = open_source(source, prediction_type=prediction_type, progress=arriving)
+        opened = open_source(source, prediction_type=prediction_type, progress=_arriving(bar))
         with conversion_lock(out):
             made = convert(opened, out, options, show, only)
     finally:

@@ -13,6 +13,7 @@ from converter.folder import ModelFolder, Package, sized
 from converter.plan import ConversionPlan, ConvertOptions, make_plan
 from converter.reference import ReferenceNetwork
 from converter.runtime import Network, load
+from converter.runtime.program import declared
 from converter.source import open_source
 from converter.verify import LEAST_DB, compare, psnr
 from server.jobs.request import make_request
@@ -42,9 +43,9 @@ def verify_model(
 ) -> int:
     """Compare every network, and a whole picture of ``steps`` steps, with the source; returns the exit status.
 
-    ``options`` has what was given beside the source (a replacement VAE, ControlNets).     The picture is made twice by
-    the same loop, with the packages and with the source's networks; that the loop makes diffusers' pictures is what
-    the tests hold it to.
+    ``options`` has what was given beside the source (a replacement VAE, ControlNets). The picture is made twice by the
+    same loop, with the packages and with the source's networks; that the loop makes diffusers' pictures is what the
+    tests hold it to.
     """
     folder = ModelFolder.open(path)
     options = replace(options, prompt_once="unet_prompt" in folder.manifest.networks)
@@ -54,8 +55,8 @@ def verify_model(
     agreed: dict[str, float] = {}
 
     def reference(file: Path, function: str, units: str) -> Network:
-        network, package = networks[file.name], load(file, function=function)
-        return ReferenceNetwork(network, plan.config(network), plan.tensors(network), package.inputs, package.outputs)
+        network = networks[file.name]
+        return ReferenceNetwork(network, plan.config(network), plan.tensors(network), *declared(file, function))
 
     def at_size(network: str) -> Package:
         return folder.packages(network, *(size if sized(network) else ()))[0]

@@ -85,6 +85,11 @@ class Layers:
         variance = g.reduce_mean(g.unary("square", centred, f"{path}.square"), [2, 3, 4], f"{path}.variance")
         deviation = g.unary("sqrt", g.add(variance, epsilon, f"{path}.floored"), f"{path}.deviation")
         even = g.reshape(g.real_div(centred, deviation, f"{path}.normal"), x.shape, f"{path}.whole")
+        return self.scale_and_shift(even, path)
+
+    def scale_and_shift(self, even: Tensor, path: str) -> Tensor:
+        """The scale and shift at ``path`` of a normalised [B, C, H, W], as coremltools lowers them (batch_norm)."""
+        g, c = self.graph, even.shape[1]
         zeros = g.weight(f"zeros_{c}", (c,), FP16, lambda: np.zeros(c, np.float16))
         ones = g.weight(f"ones_{c}", (c,), FP16, lambda: np.ones(c, np.float16))
         gamma, beta = self.weight(f"{path}.weight"), self.weight(f"{path}.bias")

@@ -99,10 +99,7 @@ class _ScaledLayers(Layers):
         floor = g.unary("square", g.real_div(root, peak, f"{path}.floor_root"), f"{path}.floor")
         deviation = g.unary("sqrt", g.add(variance, floor, f"{path}.floored"), f"{path}.deviation")
         even = g.reshape(g.real_div(unit, deviation, f"{path}.normal"), x.shape, f"{path}.whole")
-        zeros = g.weight(f"zeros_{c}", (c,), FP16, lambda: np.zeros(c, np.float16))
-        ones = g.weight(f"ones_{c}", (c,), FP16, lambda: np.ones(c, np.float16))
-        gamma, beta = self.weight(f"{path}.weight"), self.weight(f"{path}.bias")
-        return g.batch_norm(even, zeros, ones, gamma, beta, 1e-5, path)
+        return self.scale_and_shift(even, path)
 
 
 def _in_range(layers: Layers, config: dict[str, Any]) -> Layers:

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.runtime.feature import checked, features
+from converter.runtime.feature import checked
 from converter.runtime.outline import read_outline
-from converter.runtime.program import described, read_model
+from converter.runtime.program import declared
 
 #: Hints exist from macOS 15 on; our shapes never change, and a model runs many times once loaded.
 _HINTS_FROM = 15
@@ -79,8 +79,8 @@ class CoreMLNetwork:
             outline, ready = read_outline(path), path
             self.inputs, self.outputs = outline.inputs, outline.outputs
         else:
-            description, ready = described(read_model(path), path, function), compiled(path)
-            self.inputs, self.outputs = features(description.input), features(description.output)
+            self.inputs, self.outputs = declared(path, function)
+            ready = compiled(path)
         units = ct.ComputeUnit[compute_units]
         self._model = ct.models.CompiledMLModel(str(ready), compute_units=units, **_hints(function))
 

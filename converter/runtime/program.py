@@ -142,6 +142,12 @@ def described(model: Any, path: Path, function: str) -> Any:
     return next((f for f in model.description.functions if f.name == function), model.description)
 
 
+def declared(path: Path, function: str = "main") -> tuple[dict[str, Feature], dict[str, Feature]]:
+    """A function's inputs and outputs by name, without reading its weights; raises PackageError."""
+    description = described(read_model(path), path, function)
+    return features(description.input), features(description.output)
+
+
 def read_program(path: Path, function: str = "main") -> Program:
     """The function of the package at ``path``; raises PackageError where it cannot be read."""
     model = read_model(path)

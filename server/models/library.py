@@ -9,37 +9,32 @@ from converter import __version__
 from converter.apple import AppleSettings, adopt, is_apple
 from converter.convert import ConvertProgress, convert
 from converter.errors import CheckpointError, ManifestError
-from converter.folder import FILE, Manifest, ModelFolder
+from converter.folder import FILE, ModelFolder
 from converter.partial import conversion_lock
 from converter.plan import ConvertOptions
-from converter.source import open_source
+from converter.source import Source, open_source
 
 #: The bundled checkpoint lies in a folder called just "model".
 _BUNDLED_NAME = "anemone-demo"
 
 
 def model_name(source: Path) -> str:
-    """What the model at ``source`` is called."""
-    if (source / FILE).is_file():
-        return Manifest.read(source).name
+    """What the checkpoint at ``source`` is called."""
     resolved = source.resolve()
     if resolved.name == "model" and resolved.parent.name == "demo":
         return _BUNDLED_NAME
     return resolved.name.removesuffix(".safetensors")
 
 
-def installed(source: Path, data_dir: Path) -> ModelFolder | None:
-    """The converted form of ``source``; None where it must be converted (again): not there, damaged, or outdated."""
-    if (source / FILE).is_file():
-        return ModelFolder.open(source)
-    folder = data_dir / "models" / model_name(source)
+def _installed(folder: Path, checkpoint: Source) -> ModelFolder | None:
+    """The converted form of ``checkpoint``; None where it must be converted (again): not there, damaged, or outdated."""
     if not (folder / FILE).is_file():
         return None
     try:
         found = ModelFolder.open(folder)
     except ManifestError:
         return None
-    made, checkpoint = found.manifest, open_source(source)
+    made = found.manifest
     # Hashing 4 GB takes seconds; files of the same sizes and times are taken for the same files.
     same = made.source.stamp == checkpoint.stamp or made.source.sha256 == checkpoint.sha256
     return found if same and made.converter.anemone == __version__ else None
@@ -55,12 +50,14 @@ def ready_model(source: Path, data_dir: Path, progress: Callable[[ConvertProgres
             f"there is no model at {source}; accepted: a converted model folder, a diffusers checkpoint folder, or a "
             ".safetensors file with a whole checkpoint"
         )
-    if is_apple(source) and not (source / FILE).is_file():
+    if (source / FILE).is_file():
+        return ModelFolder.open(source)
+    if is_apple(source):
         return adopt(source, AppleSettings())
-    found = installed(source, data_dir)
+    name, checkpoint = model_name(source), open_source(source)
+    out = data_dir / "models" / name
+    found = _installed(out, checkpoint)
     if found is not None:
         return found
-    name = model_name(source)
-    out = data_dir / "models" / name
     with conversion_lock(out):
-        return installed(source, data_dir) or convert(source, out, ConvertOptions(name=name), progress)
+        return _installed(out, checkpoint) or convert(checkpoint, out, ConvertOptions(name=name), progress)
