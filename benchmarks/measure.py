@@ -24,8 +24,8 @@ class Cost:
     printed: str
 
 
-def _memory(pid: int) -> tuple[int, int]:
-    """Own and resident bytes of a process and all below it; of those that have ended, nothing."""
+def memory(pid: int, below: bool = True) -> tuple[int, int]:
+    """Own and resident bytes of a process and, with ``below``, all it started; of those that have ended, nothing."""
     own = resident = 0
     waiting = [pid]
     while waiting:
@@ -38,7 +38,7 @@ def _memory(pid: int) -> tuple[int, int]:
         kilobytes = {name: int(lines[name].split()[0]) for name in ("RssAnon", "VmRSS") if name in lines}
         own += 1024 * kilobytes.get("RssAnon", 0)
         resident += 1024 * kilobytes.get("VmRSS", 0)
-        waiting += [int(child) for child in children]
+        waiting += [int(child) for child in children if below]
     return own, resident
 
 
@@ -48,7 +48,7 @@ def cost(command: list[str]) -> Cost:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     own = resident = 0
     while process.poll() is None:
-        now = _memory(process.pid)
+        now = memory(process.pid)
         own, resident = max(own, now[0]), max(resident, now[1])
         time.sleep(_EVERY_S)
     if process.returncode:

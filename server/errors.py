@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
@@ -69,12 +70,17 @@ def from_request_error(error: RequestError) -> ApiError:
     return ApiError(422, "invalid_field", str(error), field=error.field, value=error.value, accepted=error.accepted)
 
 
+def hide_values(request: Request) -> None:
+    """Have no answer to this request show what it held: a dependency of routes that take a secret."""
+    request.state.hides_values = True
+
+
 def from_validation(errors: list[Any]) -> ApiError:
     """The first of pydantic's findings, in our words."""
     first = errors[0]
     if first["type"] == "json_invalid":
         return ApiError(400, "invalid_json", f"the body is not JSON: {first['ctx']['error']}")
-    field = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path")) or "body"
+    field = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")) or "body"
     reason = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "missing":
         return ApiError(422, "missing_field", f"{field} is missing; it is required", field=field)
@@ -100,8 +106,11 @@ def install_error_handlers(app: FastAPI) -> None:
         return error_response(made.status, made.detail)
 
     @app.exception_handler(RequestValidationError)
-    async def _validation(_: Request, error: RequestValidationError) -> JSONResponse:
-        made = from_validation(list(error.errors()))
+    async def _validation(request: Request, error: RequestValidationError) -> JSONResponse:
+        found = list(error.errors())
+        if getattr(request.state, "hides_values", False):
+            found = [{**finding, "input": "…"} for finding in found]
+        made = from_validation(found)
         return error_response(made.status, made.detail)
 
     @app.exception_handler(Exception)
@@ -114,9 +123,20 @@ def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
         words = {404: "not_found", 405: "method_not_allowed"}
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(_methods(request))
         message = {
             404: f"there is nothing at {request.url.path}; see /openapi.json for what there is",
-            405: f"{request.method} is not for {request.url.path}",
+            405: f"{request.method} is not for {request.url.path}; accepted: {headers.get('Allow')}",
         }.get(error.status_code, str(error.detail))
         detail = ErrorDetail(code=words.get(error.status_code, "http_error"), message=message)
-        return error_response(error.status_code, detail, dict(error.headers or {}))
+        return error_response(error.status_code, detail, headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """The methods that the request's path has; Starlette knows only those of the first route it comes to."""
+    routes = [route for route in iter_route_contexts(request.app.routes) if route.methods]
+    # The first that matches is the one that answers: a fixed path goes before one with a name in it.
+    path = next((route.path for route in routes if route.path_regex.fullmatch(request.url.path)), None)
+    return sorted({method for route in routes if route.path == path for method in route.methods or ()})

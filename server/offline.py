@@ -96,7 +96,13 @@ def generate(settings: Settings, given: argparse.Namespace) -> int:
 
     try:
         model, _ = prepare_model(
-            ModelChoice(settings.model, settings.data_dir, dict(settings.compute_units)), preparing
+            ModelChoice(
+                settings.model,
+                settings.data_dir,
+                dict(settings.compute_units),
+                memory_budget_gb=settings.memory_budget_gb,
+            ),
+            preparing,
         )
         width, height = given.size or (None, None)
         request = make_request(
@@ -108,23 +114,26 @@ def generate(settings: Settings, given: argparse.Namespace) -> int:
             steps=given.steps,
             guidance_scale=given.guidance_scale,
             seed=given.seed,
+            seeds=given.seeds,
+            rng=given.rng,
+            variation_seed=given.variation_seed,
+            variation_strength=given.variation_strength,
             scheduler=given.scheduler,
             n=given.n,
             strength=given.strength,
             image=image,
         )
         targets = _targets(given.out, request.n)
-        began, number, written = time.monotonic(), 0, []
+        began, written = time.monotonic(), []
         for event in model.generate(request):
             if isinstance(event, Step):
-                bar.show(f"picture {number + 1} of {request.n}", event.index, event.total)
+                bar.show(f"picture {event.image + 1} of {request.n}", event.index, event.total)
                 continue
-            number = event.index + 1
             target = targets[event.index]
             partial = target.with_name(f".{target.name}.partial")
-            partial.write_bytes(encode_png(event.pixels, write_infotext(request, model.manifest, event.seed)))
+            partial.write_bytes(encode_png(event.pixels, write_infotext(request, model.manifest, event.seeds)))
             partial.rename(target)
-            written.append(f"{target} (seed {event.seed})")
+            written.append(f"{target} (seed {event.seeds.seed})")
     finally:
         bar.close()
     print(f"{', '.join(written)} in {time.monotonic() - began:.1f} s")

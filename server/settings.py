@@ -1,19 +1,35 @@
-"""What a server is told: by flags, by ANEMONE_* variables, by default."""
+"""What a server is told: by flags, by ANEMONE_* variables, by a TOML file, by default; the first that says counts."""
 
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from tomllib import TOMLDecodeError
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
+from converter.errors import AnemoneError
 from converter.folder import NETWORKS
 from converter.runtime import ComputeUnit
+from server.security.key import SHORTEST, is_key
 
 BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "demo" / "model"
+_PREFIX = "ANEMONE_"
+#: The variable that names the file is no setting of its own: a file cannot name itself.
+_CONFIG = f"{_PREFIX}CONFIG"
 
 
 def default_data_dir() -> Path:
@@ -23,35 +39,100 @@ def default_data_dir() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "anemone"
 
 
+def default_config() -> Path:
+    """The settings file that is read where none is named; it need not be there."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "anemone" / "anemone.toml"
+
+
+#: Several words: a list in TOML and code, words with commas between them in a flag or variable.
+Words = Annotated[tuple[str, ...], NoDecode]
+
+
 class Settings(BaseSettings):
     """Settings of a server; every one is also an environment variable, ANEMONE_PORT=7861 for instance."""
 
-    model_config = SettingsConfigDict(env_prefix="ANEMONE_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, hide_input_in_errors=True
+    )
 
-    host: str = Field("127.0.0.1", description="Address to listen on; only this machine's own (loopback) for now")
+    host: str = Field(
+        "127.0.0.1",
+        description="Address to listen on: 127.0.0.1 for this machine only, 0.0.0.0 or :: for the network, with a key",
+    )
     port: int = Field(7860, ge=0, le=65535, description="Port to listen on; 0 takes any free one")
     data_dir: Path = Field(default_factory=default_data_dir, description="Holds everything the server writes")
-    model: Path = Field(BUNDLED_MODEL, description="A checkpoint in the diffusers layout, or a converted model folder")
-    compute_units: dict[str, ComputeUnit] = Field(
+    model: Path = Field(
+        BUNDLED_MODEL, description="A converted model folder, a checkpoint, or owner/name on the Hugging Face hub"
+    )
+    compute_units: Annotated[dict[str, ComputeUnit], NoDecode] = Field(
         {"default": "CPU_AND_NE"},
         description='Core ML compute unit of each network, e.g. {"default": "CPU_AND_NE", "vae_decoder": "CPU_AND_GPU"}',
     )
+    api_key: SecretStr | None = Field(
+        None,
+        description=f"The key every client must show, {SHORTEST} characters or more; on the network, where none is "
+        "given, one is made and kept in the data folder",
+    )
+    allowed_hosts: Words = Field((), description="Further names this server may be called by (Host), such as a proxy's")
+    cors_origins: Words = Field(
+        (), description="Other sites whose pages may call this server, such as https://studio.example:8443"
+    )
+    tls: bool = Field(False, description="Serve HTTPS, with a certificate made here unless one is given")
+    tls_cert: Path | None = Field(None, description="A certificate (chain) to serve HTTPS with, PEM")
+    tls_key: Path | None = Field(None, description="The certificate's private key, PEM, not encrypted")
+    rate_limit: int = Field(
+        600, ge=1, description="Requests a minute that one client may make over the network; this machine's are free"
+    )
+    max_queue: int = Field(100, ge=1, description="Jobs that may wait at once; further ones are told to come back")
+    retention_days: float = Field(30, gt=0, description="Days a finished job and its pictures are kept")
+    retention_gb: float = Field(10, gt=0, description="Gigabytes of pictures that are kept; the oldest go first")
+    idle_unload_minutes: float | None = Field(
+        None, gt=0, description="Minutes without a job after which the model is unloaded; never, where none are given"
+    )
+    memory_budget_gb: float | None = Field(
+        None, gt=0, description="Gigabytes of memory that models may take; judged from the machine where none are given"
+    )
+    previews: bool = Field(True, description="Show small previews of a picture while it is made")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="The log's lines: text for people, json for programs"
+    )
+    advertise: bool = Field(True, description="Announce the server by Bonjour when it is on the network")
+    shutdown_seconds: float = Field(
+        10, ge=0, le=600, description="Seconds the running job gets to finish when the server is stopped"
+    )
+
+    @property
+    def on_network(self) -> bool:
+        """Whether other machines can reach the server."""
+        return self.host != "localhost" and not ipaddress.ip_address(self.host).is_loopback
+
+    @property
+    def serves_tls(self) -> bool:
+        """Whether the server speaks HTTPS."""
+        return self.tls or self.tls_cert is not None
 
     @field_validator("host")
     @classmethod
-    def _loopback(cls, host: str) -> str:
-        if host == "localhost":
-            return host
-        try:
-            loopback = ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            loopback = False
-        if not loopback:
-            raise ValueError(
-                f"host is {host!r}; accepted: localhost, 127.0.0.1 or ::1. A server without an API key must not be "
-                "reachable from other machines"
-            )
+    def _address(cls, host: str) -> str:
+        if host != "localhost":
+            try:
+                ipaddress.ip_address(host)
+            except ValueError as error:
+                raise ValueError(
+                    f"{host!r} is no address; accepted: localhost, 127.0.0.1 or ::1 for this machine only, 0.0.0.0, :: "
+                    "or one of its own addresses for the network"
+                ) from error
         return host
+
+    @field_validator("compute_units", mode="before")
+    @classmethod
+    def _object(cls, given: Any) -> Any:
+        if not isinstance(given, str):
+            return given
+        try:
+            return json.loads(given)
+        except ValueError as error:
+            raise ValueError('accepted: a JSON object such as {"default": "CPU_AND_NE"}') from error
 
     @field_validator("compute_units")
     @classmethod
@@ -60,3 +141,88 @@ class Settings(BaseSettings):
         if unknown := sorted(set(units) - known):
             raise ValueError(f"compute_units names {', '.join(unknown)}; accepted: {', '.join(sorted(known))}")
         return units
+
+    @field_validator("api_key")
+    @classmethod
+    def _long_enough(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and not is_key(key.get_secret_value()):
+            raise ValueError(f"the key does not do; accepted: {SHORTEST} or more ASCII characters without spaces")
+        return key
+
+    @field_validator("allowed_hosts", "cors_origins", mode="before")
+    @classmethod
+    def _split(cls, given: Any) -> Any:
+        return tuple(word.strip() for word in given.split(",") if word.strip()) if isinstance(given, str) else given
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not name.isascii() or any(mark in name for mark in ":/* "):
+                raise ValueError(f"{name!r} is no host name; accepted: names without port or path, such as mac.example")
+        return tuple(name.lower().rstrip(".") for name in names)
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            parts = urlsplit(origin)
+            if (
+                parts.scheme not in ("http", "https")
+                or not parts.hostname
+                or origin != f"{parts.scheme}://{parts.netloc}"
+            ):
+                raise ValueError(f"{origin!r} is no origin; accepted: scheme, name and port, as http://localhost:3000")
+        return origins
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Settings:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together; accepted: both or neither")
+        return self
+
+
+def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> Settings:
+    """The settings: ``flags`` before ANEMONE_* variables before the TOML file before what is built in.
+
+    The file is ``config``, or ANEMONE_CONFIG's, which must then be there; or ``default_config()``, which need not.
+    Raises AnemoneError naming what is wrong and what is accepted, never what a secret held.
+    """
+    named = config or (Path(os.environ[_CONFIG]) if os.environ.get(_CONFIG) else None)
+    file = named or default_config()
+    if named is not None and not named.is_file():
+        raise AnemoneError(f"there is no settings file {named}")
+    known = {f"{_PREFIX}{name.upper()}" for name in Settings.model_fields} | {_CONFIG}
+    if unknown := sorted(name for name in os.environ if name.startswith(_PREFIX) and name not in known):
+        raise AnemoneError(f"{unknown[0]} is no setting; accepted: {', '.join(sorted(known))}")
+
+    class Layered(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
+
+    try:
+        return Layered(**flags)
+    except ValidationError as error:
+        raise AnemoneError(_explained(error)) from error
+    except (TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise AnemoneError(f"the settings file {file} cannot be read: {error}") from error
+
+
+def _explained(error: ValidationError) -> str:
+    """The first finding in a line."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{field} is no setting; accepted: {', '.join(sorted(Settings.model_fields))}"
+    reason = first["msg"].removeprefix("Value error, ")
+    given = first.get("input")
+    shown = "" if field in ("", "api_key") or given is None else f" (given: {given!r})"
+    return f"{field}: {reason}{shown}" if field else reason

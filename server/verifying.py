@@ -17,7 +17,8 @@ from converter.runtime.program import declared
 from converter.source import open_source
 from converter.verify import LEAST_DB, compare, psnr
 from server.jobs.request import make_request
-from server.pipeline.stable_diffusion import Picture, StableDiffusion
+from server.pipeline.denoise import Picture
+from server.pipeline.stable_diffusion import StableDiffusion
 from server.terminal import Bar
 
 

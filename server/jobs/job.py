@@ -5,8 +5,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from server.jobs.request import GenerationRequest
+
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+STATUSES: tuple[Status, ...] = ("queued", "running", "succeeded", "failed", "cancelled")
 OPEN: tuple[Status, ...] = ("queued", "running")
+
+Priority = Literal["high", "normal", "low"]
+#: The first goes first.
+PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A request as a client hands it in.
+
+    client: who asks; clients take turns, and a key or fingerprint means something only within one client.
+    key: the client's Idempotency-Key; a second submission with it is the same job.
+    fingerprint: a hash of what the client sent, before defaults were filled in and a seed drawn.
+    retried: the client says that it has sent this before, though under no key.
+    """
+
+    request: GenerationRequest
+    client: str = ""
+    priority: Priority = "normal"
+    key: str | None = None
+    fingerprint: str | None = None
+    retried: bool = False
 
 
 @dataclass(frozen=True)
@@ -28,22 +53,32 @@ class JobFailure:
 
 @dataclass(frozen=True)
 class Job:
-    """A request and where it stands. Times are seconds since 1970.
+    """A request and where it stands. Times are seconds since 1970, durations seconds.
 
+    number: larger for every later job.
+    attempts: how often it was started.
+    steps_done, step_seconds: denoising steps of the last attempt, and what they took together.
     position: how many jobs go before it; None unless it is queued.
+    eta: how long until it is over, by what such jobs took before; None where nothing is known, or it is over.
     image, step, steps: the picture being made and how far it is; None before the first step.
     """
 
     id: str
+    number: int
     status: Status
+    model: str
+    priority: Priority
     request: dict[str, Any]
     created: float
     started: float | None
     finished: float | None
     attempts: int
+    steps_done: int
+    step_seconds: float
     images: tuple[JobImage, ...]
     failure: JobFailure | None
     position: int | None = None
+    eta: float | None = None
     image: int | None = None
     step: int | None = None
     steps: int | None = None

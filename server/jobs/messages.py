@@ -1,4 +1,9 @@
-"""What the HTTP process and the worker say to each other, over a pipe."""
+"""What the HTTP process and the worker say to each other, over a pipe.
+
+Orders go to the worker, events come back. The worker holds one model at a time. Where it was started with a model, it
+first makes that ready (Preparing, then Ready or Unable); then it says what it holds (Holding) and takes orders. A Run
+whose model is another one switches (Loading, then Holding), and so does Load; Unload lets a model go.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +29,31 @@ class Cancel:
 
 
 @dataclass(frozen=True)
+class Load:
+    """Hold this model, for jobs to come, once what was ordered before is done; answered by Holding or LoadFailed."""
+
+    model: str
+
+
+@dataclass(frozen=True)
+class Unload:
+    """Let this model go; nothing, where it is not the one that is held."""
+
+    model: str
+
+
+@dataclass(frozen=True)
 class Stop:
     """Finish nothing, leave."""
 
 
 @dataclass(frozen=True)
 class Preparing:
-    """Getting ready: ``stage`` is converting, verifying or loading, with the network it is at."""
+    """Getting ready at the start: ``stage`` is downloading, converting, verifying or loading.
+
+    network: the network it is at; the file, where it is downloading.
+    done, total: bytes, or networks where it is loading.
+    """
 
     stage: str
     network: str
@@ -40,26 +63,58 @@ class Preparing:
 
 @dataclass(frozen=True)
 class Ready:
-    """The model in ``folder`` is loaded."""
+    """The model in ``folder``, which the worker was started with, is loaded."""
 
     folder: Path
 
 
 @dataclass(frozen=True)
 class Unable:
-    """The model cannot be made ready, now or by trying again."""
+    """The model the worker was started with cannot be made ready, now or by trying again; the worker leaves."""
 
     message: str
 
 
 @dataclass(frozen=True)
+class Loading:
+    """Loading ``model``: at ``network``, with ``done`` of ``total`` networks loaded."""
+
+    model: str
+    network: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class LoadFailed:
+    """What Load asked for cannot be held; ``code`` and ``message`` say why, as a job's would that asked for it."""
+
+    model: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Holding:
+    """The model that is loaded now; None where none is."""
+
+    model: str | None
+
+
+@dataclass(frozen=True)
 class Progressed:
-    """A step of a job is done: of ``total`` for picture ``image`` (from 0)."""
+    """A step of a job is done: ``step`` (from 1) of ``total`` for picture ``image`` (from 0).
+
+    seconds: how long the step took.
+    preview: what the picture looks like now, as a small JPEG; None where there is none of this step.
+    """
 
     job_id: str
     image: int
     step: int
     total: int
+    seconds: float
+    preview: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +129,11 @@ class Finished:
 
 @dataclass(frozen=True)
 class Ended:
-    """A job is over: succeeded, failed (with a code and message), or cancelled."""
+    """A job is over: succeeded, failed (with a code and message), or cancelled.
+
+    Codes: model_unavailable (its model is not there or cannot be loaded), not_enough_memory, bad_image,
+    generation_failed, internal.
+    """
 
     job_id: str
     status: str
@@ -82,5 +141,5 @@ class Ended:
     message: str | None = None
 
 
-Order = Run | Cancel | Stop
-Event = Preparing | Ready | Unable | Progressed | Finished | Ended
+Order = Run | Cancel | Load | Unload | Stop
+Event = Preparing | Ready | Unable | Loading | LoadFailed | Holding | Progressed | Finished | Ended

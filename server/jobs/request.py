@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from converter.errors import AnemoneError
 from converter.folder import Manifest
@@ -18,6 +19,10 @@ SEEDS = (0, 2**32 - 1)
 #: Characters; CLIP reads 75 tokens, and a longer text than this is a mistake or an attack on the tokenizer.
 LONGEST_PROMPT = 10_000
 DEFAULT_STRENGTH = 0.75
+VARIATION_STRENGTHS = (0.0, 1.0)
+#: Whose random numbers: diffusers' (PyTorch on the CPU), Apple's pipelines' (NumPy's old generator), and AUTOMATIC1111's
+#: (PyTorch on an NVIDIA GPU). Pictures made elsewhere are made again with theirs.
+RNGS = ("torch", "numpy", "cuda")
 
 
 class RequestError(AnemoneError):
@@ -29,13 +34,26 @@ class RequestError(AnemoneError):
         self.field, self.value, self.accepted = field, value, accepted
 
 
+class PictureSeeds(NamedTuple):
+    """The seed of a picture, and that of the noise it is turned towards; None where it is not turned."""
+
+    seed: int
+    variation: int | None
+
+
 @dataclass(frozen=True)
 class GenerationRequest:
     """A picture, or several, to make. Sizes are pixels.
 
-    seed: of the first picture; picture i of n uses seed + i.
+    seed: of the first picture; what the others use is told by `picture_seeds`.
+    scheduler: a name of SCHEDULERS.
+    model: the installed model it was bound to when it was accepted.
     strength: how much of the first picture to replace, above 0 to 1; None makes pictures from noise (txt2img).
     image: the first picture as encoded bytes; None for txt2img.
+    rng: which generator draws the noise, one of RNGS.
+    seeds: a seed for every picture; None where they follow from ``seed``.
+    variation_seed, variation_strength: the noise of another seed, and how far to turn the starting noise towards it,
+        0 (not at all) to 1 (all the way), as A1111 does.
     """
 
     prompt: str
@@ -45,10 +63,28 @@ class GenerationRequest:
     guidance_scale: float
     seed: int
     scheduler: str
+    model: str
     negative_prompt: str = ""
     n: int = 1
     strength: float | None = None
     image: bytes | None = None
+    rng: str = "torch"
+    seeds: tuple[int, ...] | None = None
+    variation_seed: int | None = None
+    variation_strength: float = 0.0
+
+    @property
+    def picture_seeds(self) -> tuple[PictureSeeds, ...]:
+        """The seeds of each picture, as A1111 counts them (processing.py): without variation seed + i; with it the seed
+        stays and the variation's seed is counted up.
+        """
+        varied = self.variation_seed if self.variation_strength > 0 else None
+        if self.seeds is not None:
+            seeds = self.seeds
+        else:
+            seeds = tuple((self.seed + (i if varied is None else 0)) % 2**32 for i in range(self.n))
+        variations = [None if varied is None else (varied + i) % 2**32 for i in range(self.n)]
+        return tuple(map(PictureSeeds, seeds, variations))
 
 
 def _within(field: str, value: float, limits: tuple[float, float]) -> None:
@@ -67,6 +103,36 @@ def check_size(width: int, height: int, sizes: tuple[tuple[int, int], ...]) -> N
         )
 
 
+def _drawn(field: str, seed: int | None) -> int:
+    """The seed, or a new one for None and -1, so that the job knows it from the start."""
+    if seed is None or seed == -1:
+        return secrets.randbelow(SEEDS[1] + 1)
+    _within(field, seed, SEEDS)
+    return seed
+
+
+def _counted(n: int | None, seed: int | None, seeds: Sequence[int] | None) -> tuple[int, int, tuple[int, ...] | None]:
+    """How many pictures, the first one's seed, and each one's where they were given; raises RequestError."""
+    if seeds is None:
+        n = 1 if n is None else n
+        _within("n", n, PICTURES)
+        return n, _drawn("seed", seed), None
+    if not PICTURES[0] <= len(seeds) <= PICTURES[1]:
+        raise RequestError("seeds", seeds, f"{PICTURES[0]} to {PICTURES[1]} seeds, one for each picture")
+    if n is not None and n != len(seeds):
+        raise RequestError("n", n, f"the number of seeds, {len(seeds)}, or nothing")
+    if seed not in (None, -1):
+        raise RequestError("seed", seed, "nothing beside seeds, which name one for every picture")
+    drawn = tuple(_drawn("seeds", each) for each in seeds)
+    return len(drawn), drawn[0], drawn
+
+
+def _variation_seed(seed: int | None, strength: float) -> int | None:
+    """The variation's seed; a new one only where it plays a part (A1111's clients send -1 with a strength of 0)."""
+    _within("variation_strength", strength, VARIATION_STRENGTHS)
+    return None if strength == 0 and seed in (None, -1) else _drawn("variation_seed", seed)
+
+
 def make_request(
     manifest: Manifest,
     *,
@@ -81,10 +147,16 @@ def make_request(
     n: int | None = None,
     strength: float | None = None,
     image: bytes | None = None,
+    model: str | None = None,
+    rng: str | None = None,
+    seeds: Sequence[int] | None = None,
+    variation_seed: int | None = None,
+    variation_strength: float | None = None,
 ) -> GenerationRequest:
     """The request with the model's defaults where a field is None; raises RequestError naming the first bad field.
 
-    A seed of None or -1 is drawn here, so that the job knows it from the start.
+    ``model`` is the name ``manifest`` is installed by; None takes the manifest's own. Seeds of None or -1 are drawn here,
+    so that the job knows them from the start.
     """
     for field, text in (("prompt", prompt), ("negative_prompt", negative_prompt or "")):
         if any((ord(c) < 32 and c not in "\t\r\n") or 0xD800 <= ord(c) < 0xE000 for c in text):
@@ -98,11 +170,12 @@ def make_request(
     _within("steps", steps, STEPS)
     guidance_scale = manifest.defaults.guidance_scale if guidance_scale is None else guidance_scale
     _within("guidance_scale", guidance_scale, GUIDANCE)
-    n = 1 if n is None else n
-    _within("n", n, PICTURES)
-    if seed is None or seed == -1:
-        seed = secrets.randbelow(SEEDS[1] + 1)
-    _within("seed", seed, SEEDS)
+    n, seed, seeds = _counted(n, seed, seeds)
+    rng = RNGS[0] if rng is None else rng
+    if rng not in RNGS:
+        raise RequestError("rng", rng, ", ".join(RNGS))
+    variation_strength = 0.0 if variation_strength is None else variation_strength
+    variation_seed = _variation_seed(variation_seed, variation_strength)
     try:
         scheduler = find_scheduler(manifest.defaults.scheduler if scheduler is None else scheduler).name
     except UnknownScheduler as error:
@@ -126,10 +199,15 @@ def make_request(
         guidance_scale=float(guidance_scale),
         seed=seed,
         scheduler=scheduler,
+        model=manifest.name if model is None else model,
         negative_prompt=negative_prompt or "",
         n=n,
         strength=strength,
         image=image,
+        rng=rng,
+        seeds=seeds,
+        variation_seed=variation_seed,
+        variation_strength=float(variation_strength),
     )
 
 
@@ -137,3 +215,9 @@ def as_json(request: GenerationRequest) -> dict[str, Any]:
     """The request's fields for a job's JSON and the database; the picture itself stays out of it."""
     found = {name: getattr(request, name) for name in GenerationRequest.__dataclass_fields__ if name != "image"}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def from_json(found: dict[str, Any], image: bytes | None) -> GenerationRequest:
+    """The request that `as_json` told, with its picture."""
+    seeds = found.get("seeds")
+    return GenerationRequest(**{**found, "seeds": None if seeds is None else tuple(seeds)}, image=image)

@@ -9,15 +9,26 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """Which model to hold, where, and on which compute units."""
+    """Which model to begin with, where others are, and how to run them.
 
-    source: Path
+    source: a converted model or a checkpoint to make ready first; None begins with none.
+    data_dir: where installed models are.
+    compute_units: network -> Core ML compute unit.
+    extra: model folders that are not in ``data_dir``.
+    memory_budget_gb: what the loaded networks' weights may take; None for what the machine has free.
+    previews: whether steps come with previews.
+    """
+
+    source: Path | None
     data_dir: Path
     compute_units: dict[str, str]
+    extra: tuple[Path, ...] = ()
+    memory_budget_gb: float | None = None
+    previews: bool = True
 
 
 def start_worker(orders: Connection, choice: ModelChoice) -> None:
     """The worker process's entry point."""
-    from server.jobs.worker import prepare_model, work
+    from server.jobs.worker import open_model, prepare_model, work
 
-    work(orders, choice, prepare_model)
+    work(orders, choice, prepare_model, open_model)

@@ -1,4 +1,4 @@
-"""The worker: a process of its own that holds the model and does one job at a time.
+"""The worker: a process of its own that holds a model and does one job at a time.
 
 Whatever happens here (a crash, the out-of-memory killer, a five-minute Neural Engine compile) the HTTP process goes on
 answering; and nothing here is imported there.
@@ -8,26 +8,48 @@ from __future__ import annotations
 
 import logging
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from converter.errors import AnemoneError
-from converter.folder import Manifest
-from server.jobs.messages import Cancel, Ended, Finished, Order, Preparing, Progressed, Ready, Run, Unable
+from converter.errors import AnemoneError, MemoryShortage
+from converter.folder import Manifest, ModelFolder
+from server.jobs.messages import (
+    Cancel,
+    Ended,
+    Finished,
+    Holding,
+    Load,
+    LoadFailed,
+    Loading,
+    Order,
+    Preparing,
+    Progressed,
+    Ready,
+    Run,
+    Unable,
+    Unload,
+)
 from server.jobs.request import GenerationRequest
 from server.jobs.start import ModelChoice
-from server.pipeline.denoise import Step
+from server.models.installed import InstalledModels
+from server.models.memory import memory_budget
+from server.pipeline.denoise import Picture, Step
 from server.pipeline.images import ImageError, encode_png
 from server.pipeline.infotext import write_infotext
-from server.pipeline.stable_diffusion import Picture, StableDiffusion
+
+if TYPE_CHECKING:
+    from server.pipeline.stable_diffusion import StableDiffusion
 
 log = logging.getLogger("anemone.worker")
 #: A conversion's stages as readiness tells them.
 _STAGES = {"writing": "converting", "verifying": "verifying"}
+#: At most one preview in so many seconds: making one takes a few milliseconds, which fast steps would feel.
+_PREVIEW_SECONDS = 0.5
 
 
 class Painter(Protocol):
@@ -40,95 +62,204 @@ class Painter(Protocol):
     def generate(self, request: GenerationRequest) -> Iterator[Step | Picture]:
         """Steps and pictures of a request."""
 
+    def preview(self, step: Step, request: GenerationRequest) -> bytes | None:
+        """A small JPEG of a step, where there can be one."""
 
-#: Makes a model ready, saying how far it is; returns it with its folder.
+
+#: Makes the model to begin with ready, saying how far it is; returns it with its folder.
 Prepare = Callable[[ModelChoice, Callable[[Preparing], None]], tuple[Painter, Path]]
+#: Loads an installed model by name, saying at which network it is, how many are loaded, and how many there are.
+Open = Callable[[ModelChoice, str, Callable[[str, int, int], None]], Painter]
+
+
+def _model(folder: ModelFolder, choice: ModelChoice) -> StableDiffusion:
+    from server.pipeline.stable_diffusion import (
+        StableDiffusion,  # PyTorch with it, seconds that tests' painters need not
+    )
+
+    budget = memory_budget(choice.memory_budget_gb)
+    return StableDiffusion(folder, choice.compute_units, memory_budget=budget)
 
 
 def prepare_model(choice: ModelChoice, progress: Callable[[Preparing], None]) -> tuple[Painter, Path]:
-    """Convert the model if need be, and load it."""
+    """Download and convert the choice's source if need be, and load it."""
     from server.models.library import ready_model
 
+    assert choice.source is not None
     folder = ready_model(
         choice.source,
         choice.data_dir,
         lambda p: progress(Preparing(_STAGES[p.stage], p.network, p.done_bytes, p.total_bytes)),
+        lambda p: progress(Preparing("downloading", p.file, p.done_bytes, p.total_bytes)),
     )
-    model = StableDiffusion(folder, choice.compute_units)
+    model = _model(folder, choice)
     model.load(lambda network, done, total: progress(Preparing("loading", network, done, total)))
     return model, folder.path
 
 
+def open_model(choice: ModelChoice, name: str, progress: Callable[[str, int, int], None]) -> Painter:
+    """Load the installed model called ``name``; raises AnemoneError saying why it cannot be."""
+    model = _model(ModelFolder.open(InstalledModels(choice.data_dir, choice.extra).folder(name)), choice)
+    model.load(progress)
+    return model
+
+
+class _GivenUp(Exception):
+    """What is being done is not wanted any more."""
+
+
+class _Unavailable(AnemoneError):
+    """A model cannot be held; ``code`` is a job's that asked for it."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class _Worker:
-    def __init__(self, orders: Connection) -> None:
-        self._orders = orders
-        self._waiting: deque[Run] = deque()
+    def __init__(self, orders: Connection, choice: ModelChoice, open_model: Open) -> None:
+        self._orders, self._choice, self._open = orders, choice, open_model
+        self._waiting: deque[Run | Load | Unload] = deque()
         self._cancelled: set[str] = set()
         self._stopped = False
+        self._name: str | None = None
+        self._model: Painter | None = None
 
     def _take(self, order: Order) -> None:
-        if isinstance(order, Run):
+        if isinstance(order, Run | Load | Unload):
             self._waiting.append(order)
         elif isinstance(order, Cancel):
             self._cancelled.add(order.job_id)
         else:
             self._stopped = True
 
-    def _listen(self) -> None:
-        """Take whatever orders have come, without waiting."""
+    def _listen(self, job_id: str | None) -> None:
+        """Take whatever orders have come, without waiting; raises _GivenUp where they end the job that is being done."""
         while self._orders.poll():
             self._take(self._orders.recv())
+        if self._stopped or job_id in self._cancelled:
+            raise _GivenUp
 
-    def serve(self, model: Painter) -> None:
-        """Do jobs until told to stop."""
+    def _hold(self, name: str | None, model: Painter | None) -> None:
+        self._name, self._model = name, model
+        self._orders.send(Holding(name))
+
+    def begin(self, prepare: Prepare) -> bool:
+        """Hold the model to begin with; whether that worked."""
+        if self._choice.source is None:
+            self._hold(None, None)
+            return True
+        try:
+            model, folder = prepare(self._choice, self._orders.send)
+        except (AnemoneError, ValueError) as error:
+            self._orders.send(Unable(str(error)))
+            return False
+        self._orders.send(Ready(folder))
+        self._hold(folder.resolve().name, model)  # as it is installed, whatever its manifest calls it
+        return True
+
+    def serve(self) -> None:
+        """Do what is ordered until told to stop."""
         while not self._stopped:
             if not self._waiting:
                 self._take(self._orders.recv())
                 continue
-            run = self._waiting.popleft()
-            try:
-                self._do(model, run)
-            except ImageError as error:
-                self._orders.send(Ended(run.job_id, "failed", "bad_image", str(error)))
-            except AnemoneError as error:
-                self._orders.send(Ended(run.job_id, "failed", "generation_failed", str(error)))
-            except Exception as error:
-                log.exception("job %s failed", run.job_id)
-                self._orders.send(Ended(run.job_id, "failed", "internal", f"{type(error).__name__}: {error}"))
-            self._cancelled.discard(run.job_id)
+            order = self._waiting.popleft()
+            if isinstance(order, Run):
+                self._run(order)
+            elif isinstance(order, Load):
+                self._load(order.model)
+            elif order.model == self._name:
+                self._hold(None, None)
 
-    def _do(self, model: Painter, run: Run) -> None:
-        image = 0
+    def _holding(self, name: str, job_id: str | None) -> Painter:
+        """The model called ``name``, which is held from now on; raises _Unavailable, and _GivenUp as `_listen` does."""
+        if self._model is not None and name == self._name:
+            return self._model
+        if self._model is not None:
+            # Before the other is loaded: there may be no room for both.
+            self._hold(None, None)
+
+        def progress(network: str, done: int, total: int) -> None:
+            self._orders.send(Loading(name, network, done, total))
+            self._listen(job_id)
+
+        try:
+            model = self._open(self._choice, name, progress)
+        except (MemoryError, MemoryShortage) as error:
+            raise _Unavailable("not_enough_memory", f"{name} cannot be loaded: {error}") from error
+        except _GivenUp:
+            raise
+        except AnemoneError as error:
+            raise _Unavailable("model_unavailable", f"{name} cannot be loaded: {error}") from error
+        except Exception as error:
+            log.exception("%s cannot be loaded", name)
+            raise _Unavailable(
+                "model_unavailable", f"{name} cannot be loaded: {type(error).__name__}: {error}"
+            ) from error
+        self._hold(name, model)
+        return model
+
+    def _load(self, name: str) -> None:
+        if name == self._name:
+            self._orders.send(Holding(name))
+            return
+        try:
+            self._holding(name, None)
+        except _Unavailable as error:
+            self._orders.send(LoadFailed(name, error.code, str(error)))
+        except _GivenUp:
+            return
+
+    def _run(self, run: Run) -> None:
+        try:
+            self._listen(run.job_id)
+            self._paint(self._holding(run.request.model, run.job_id), run)
+            ended = Ended(run.job_id, "succeeded")
+        except _GivenUp:
+            ended = Ended(run.job_id, "cancelled")
+        except _Unavailable as error:
+            ended = Ended(run.job_id, "failed", error.code, str(error))
+        except (MemoryError, MemoryShortage) as error:
+            ended = Ended(run.job_id, "failed", "not_enough_memory", str(error))
+        except ImageError as error:
+            ended = Ended(run.job_id, "failed", "bad_image", str(error))
+        except AnemoneError as error:
+            ended = Ended(run.job_id, "failed", "generation_failed", str(error))
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise  # the HTTP process is gone, and the job is not to blame
+        except Exception as error:
+            log.exception("job %s failed", run.job_id)
+            ended = Ended(run.job_id, "failed", "internal", f"{type(error).__name__}: {error}")
+        if not self._stopped:
+            # A job that the end of the server cut short is not over.
+            self._orders.send(ended)
+        self._cancelled.discard(run.job_id)
+
+    def _paint(self, model: Painter, run: Run) -> None:
+        shown = time.monotonic()
         with closing(model.generate(run.request)) as events:  # type: ignore[type-var]
             for event in events:
-                self._listen()
-                if self._stopped:
-                    return
-                if run.job_id in self._cancelled:
-                    self._orders.send(Ended(run.job_id, "cancelled"))
-                    return
+                self._listen(run.job_id)
                 if isinstance(event, Picture):
-                    text = write_infotext(run.request, model.manifest, event.seed)
+                    text = write_infotext(run.request, model.manifest, event.seeds)
                     png = encode_png(event.pixels, text)
-                    self._orders.send(Finished(run.job_id, event.index, event.seed, png))
-                    image = event.index + 1
-                else:
-                    self._orders.send(Progressed(run.job_id, image, event.index, event.total))
-        self._orders.send(Ended(run.job_id, "succeeded"))
+                    self._orders.send(Finished(run.job_id, event.index, event.seeds.seed, png))
+                    continue
+                preview = None
+                if self._choice.previews and time.monotonic() - shown >= _PREVIEW_SECONDS:
+                    preview, shown = model.preview(event, run.request), time.monotonic()
+                self._orders.send(Progressed(run.job_id, event.image, event.index, event.total, event.seconds, preview))
 
 
-def work(orders: Connection, choice: ModelChoice, prepare: Prepare) -> None:
-    """The worker process's main: prepare, then serve until told to stop or the other end is gone."""
+def work(orders: Connection, choice: ModelChoice, prepare: Prepare, open_model: Open) -> None:
+    """The worker process's main: make a first model ready, then serve until told to stop or the other end is gone."""
     # Ctrl-C reaches the whole terminal group; the HTTP process decides when the worker goes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        try:
-            model, folder = prepare(choice, orders.send)
-        except (AnemoneError, ValueError) as error:
-            orders.send(Unable(str(error)))
-            return
-        orders.send(Ready(folder))
-        _Worker(orders).serve(model)
+        worker = _Worker(orders, choice, open_model)
+        if worker.begin(prepare):
+            worker.serve()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the HTTP process is gone; there is nobody to work for

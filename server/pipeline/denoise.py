@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,8 +11,10 @@ from numpy.typing import NDArray
 
 from converter.errors import AnemoneError
 from converter.runtime import Network
+from server.jobs.request import PictureSeeds
 from server.pipeline.conditioning import Conditioning
-from server.pipeline.schedulers import Sampler
+from server.pipeline.images import Pixels
+from server.pipeline.schedulers import NoiseSchedule, Sampler
 from server.pipeline.schedulers.schedule import Latents, Noise
 
 
@@ -21,11 +24,28 @@ class NotFinite(AnemoneError):
 
 @dataclass(frozen=True)
 class Step:
-    """One call of the UNet is done: ``index`` of ``total`` (from 1), and the latents it left, fp32 [1, 4, h, w]."""
+    """One call of the UNet is done: ``index`` of ``total`` (from 1), and the latents it left, fp32 [1, C, h, w].
+
+    clean: the latents without noise that the UNet's prediction means, [1, C, h, w].
+    seconds: how long the step took.
+    image: which picture of the request it is a step of, from 0.
+    """
 
     index: int
     total: int
     latents: Latents
+    clean: Latents
+    seconds: float
+    image: int = 0
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A finished picture: its number in the request, its seeds and pixels, uint8 [H, W, 3]."""
+
+    index: int
+    seeds: PictureSeeds
+    pixels: Pixels
 
 
 def _predicted(
@@ -51,6 +71,7 @@ def _guided(rows: NDArray[np.float32], conditioning: Conditioning, guidance_scal
 
 def denoise(
     unet: Network,
+    schedule: NoiseSchedule,
     sampler: Sampler,
     latents: Latents,
     beside: NDArray[np.float16],
@@ -66,6 +87,7 @@ def denoise(
     """
     total = len(sampler.timesteps) - begin
     for index in range(begin, len(sampler.timesteps)):
+        began = time.perf_counter()
         noisy = sampler.scale_model_input(latents, index).astype(np.float16)
         given = np.concatenate([noisy, beside], 1)
         rows = _predicted(unet, given, float(sampler.timesteps[index]), conditioning)
@@ -74,5 +96,6 @@ def denoise(
                 f"the UNet's output is not finite at step {index - begin + 1} of {total}: its numbers overflowed"
             )
         predicted = _guided(rows, conditioning, guidance_scale)
+        clean = schedule.clean_at(float(sampler.timesteps[index]), predicted, noisy.astype(np.float32))
         latents = np.asarray(sampler.step(predicted, index, latents, noise), np.float32)
-        yield Step(index - begin + 1, total, latents)
+        yield Step(index - begin + 1, total, latents, clean, time.perf_counter() - began)

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from converter import __version__
 from converter.folder import Manifest
-from server.jobs.request import GenerationRequest
+from server.jobs.request import GenerationRequest, PictureSeeds
 from server.pipeline.schedulers import SCHEDULERS
 
 _NEGATIVE = "Negative prompt: "
+#: A1111's names of generators; it has none for NumPy's, which Apple's pipelines use.
+_RNGS = {"torch": "CPU", "numpy": "NumPy", "cuda": "NV"}
 _PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 
 
@@ -29,22 +31,24 @@ def _quoted(value: object) -> str:
     return json.dumps(text, ensure_ascii=False) if re.search(r'[,:\n"]', text) else text
 
 
-def write_infotext(request: GenerationRequest, manifest: Manifest, seed: int) -> str:
-    """The text of the picture made with ``seed``. ``RNG: CPU`` says the noise is PyTorch's on the CPU."""
+def write_infotext(request: GenerationRequest, manifest: Manifest, seeds: PictureSeeds) -> str:
+    """The text of the picture made with ``seeds``. ``RNG`` says whose noise it is."""
     scheduler = SCHEDULERS[request.scheduler]
     settings: dict[str, object] = {
         "Steps": request.steps,
         "Sampler": scheduler.title,
         "Schedule type": scheduler.schedule_type,
         "CFG scale": f"{request.guidance_scale:g}",
-        "Seed": seed,
+        "Seed": seeds.seed,
         "Size": f"{request.width}x{request.height}",
         "Model hash": manifest.source.sha256[:10],
         "Model": manifest.name,
     }
+    if seeds.variation is not None:
+        settings |= {"Variation seed": seeds.variation, "Variation seed strength": f"{request.variation_strength:g}"}
     if request.strength is not None:
         settings["Denoising strength"] = f"{request.strength:g}"
-    settings |= {"RNG": "CPU", "Version": f"Anemone {__version__}"}
+    settings |= {"RNG": _RNGS[request.rng], "Version": f"Anemone {__version__}"}
     negative = f"\n{_NEGATIVE}{request.negative_prompt}" if request.negative_prompt else ""
     return f"{request.prompt}{negative}\n" + ", ".join(f"{k}: {_quoted(v)}" for k, v in settings.items())
 

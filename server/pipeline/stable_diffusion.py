@@ -3,52 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from converter.folder import Manifest, ModelFolder, prompted, sized
-from converter.runtime import Network, load
+from converter.runtime import Network
 from server.jobs.request import GenerationRequest
-from server.pipeline.conditioning import Conditioner
-from server.pipeline.denoise import Step, denoise
+from server.pipeline.conditioning import Conditioner, Conditioning
+from server.pipeline.denoise import Picture, Step, denoise
 from server.pipeline.images import Pixels, decode_image, fitted, to_network, to_pixels
+from server.pipeline.networks import ComputeUnits, Loader, Networks, load_package
+from server.pipeline.noise import PictureNoise
+from server.pipeline.preview import Previewer
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
-
-#: Loads a function of a package on a compute unit.
-Loader = Callable[[Path, str, str], Network]
-#: Network -> compute unit; a network that is not named takes the default.
-ComputeUnits = dict[str, str]
-
+from server.pipeline.schedulers.schedule import Latents
 
 #: What a picture takes beside the text encoders.
 _TXT2IMG = ("unet", "unet_prompt", "vae_decoder")
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A finished picture: its number in the request, its seed and pixels, uint8 [H, W, 3]."""
+class Encoded:
+    """The distribution of latents that an encoder gives a picture, [1, C, h, w] each."""
 
-    index: int
-    seed: int
-    pixels: Pixels
-
-
-def _load(path: Path, function: str, compute_units: str) -> Network:
-    return load(path, function=function, compute_units=compute_units)
+    mean: NDArray[np.float32]
+    deviation: NDArray[np.float32]
 
 
 class StableDiffusion:
-    """Holds a model's networks. Those of a size are loaded when a request first needs that size."""
+    """A model ready to paint. Networks of a size are loaded when a request first needs that size."""
 
-    def __init__(self, folder: ModelFolder, compute_units: ComputeUnits, loader: Loader = _load) -> None:
-        self._folder, self._units, self._loader = folder, compute_units, loader
-        self._networks: dict[tuple[str, str], Network] = {}
+    def __init__(
+        self,
+        folder: ModelFolder,
+        compute_units: ComputeUnits,
+        loader: Loader = load_package,
+        memory_budget: int | None = None,
+    ) -> None:
+        """``memory_budget`` is what the loaded networks' weights may take, in bytes; see `Networks`."""
+        self._folder = folder
+        self._networks = Networks(folder, compute_units, loader, memory_budget)
         self._schedule = NoiseSchedule.of(folder.manifest)
         self._conditioner = Conditioner(folder, self.network)
+        self._previewer = Previewer(folder.manifest, self.network)
 
     @property
     def manifest(self) -> Manifest:
@@ -58,16 +57,15 @@ class StableDiffusion:
     def network(
         self, name: str, width: int | None = None, height: int | None = None, *, batch: int = 1, tokens: int = 0
     ) -> Network:
-        """A network, loaded once: the smallest of its programs for that size and so many rows and tokens at once."""
-        package = self._folder.best(name, width, height, batch=batch, tokens=tokens)
-        key = (package.path, package.function)
-        if key not in self._networks:
-            units = self._units.get(name, self._units.get("default", "CPU_AND_NE"))
-            self._networks[key] = self._loader(self._folder.path / package.path, package.function, units)
-        return self._networks[key]
+        """One of its networks; see `Networks.get`."""
+        return self._networks.get(name, width, height, batch=batch, tokens=tokens)
 
     def load(self, progress: Callable[[str, int, int], None]) -> None:
-        """Load what a request of the default size needs; ``progress`` hears network, number done, number in all."""
+        """Load what a request of the default size needs; ``progress`` hears network, number done, number in all.
+
+        Where not all of it fits into memory at once, each is loaded once all the same: a model that cannot run shows it
+        here, and Core ML has compiled it when it is loaded again.
+        """
         size = self.manifest.sizes[0]
         guided = self.manifest.defaults.guidance_scale > 1 and self.manifest.conditions.guidance_width is None
         names = [n for n in self.manifest.networks if n.startswith("text_encoder") or n in _TXT2IMG]
@@ -77,15 +75,20 @@ class StableDiffusion:
             self.network(name, *at, batch=2 if guided and prompted(name) else 1)
         progress(names[-1], len(names), len(names))
 
-    def _encoded(
-        self, image: bytes, request: GenerationRequest, noise: Callable[[], NDArray[np.float32]]
-    ) -> NDArray[np.float32]:
-        """The first picture's latents: a draw from the encoder's distribution, scaled (Kingma and Welling 2014)."""
+    def preview(self, step: Step, request: GenerationRequest) -> bytes | None:
+        """A small JPEG of a step; None where it would take more memory than there is beside the UNet."""
+        at = {"width": request.width, "height": request.height}
+        needed = self._previewer.needs(**at)
+        if needed is not None and not self._networks.together("unet", needed, **at):
+            return None
+        return self._previewer.jpeg(step.clean, **at)
+
+    def _encoded(self, image: bytes, request: GenerationRequest) -> Encoded:
+        """The first picture as the encoder's distribution of latents (Kingma and Welling 2014)."""
         pixels = to_network(fitted(decode_image(image), request.width, request.height))
         encoder = self.network("vae_encoder", request.width, request.height)
         mean, log_variance = np.split(encoder.predict({"x": pixels})["latent"], 2, 1)
-        deviation = np.exp(0.5 * np.clip(log_variance, -30, 20))
-        return np.asarray((mean + deviation * noise()) * np.float32(self.manifest.vae_scaling_factor), np.float32)
+        return Encoded(mean, np.exp(0.5 * np.clip(log_variance, -30, 20)))
 
     def _beside(self, request: GenerationRequest, shape: tuple[int, ...]) -> NDArray[np.float16]:
         """What follows the noisy latents' channels: of an inpainting model a mask, here all of the picture, and the
@@ -102,35 +105,53 @@ class StableDiffusion:
     def generate(self, request: GenerationRequest) -> Iterator[Step | Picture]:
         """Make the request's pictures, yielding every step and every picture as it is done.
 
-        Random numbers are PyTorch's on the CPU, drawn in diffusers' order, so that one seed gives one picture here and
-        there. Closing the iterator cancels.
+        Random numbers are those of the request's ``rng`` in the order its owner draws them, so that one seed gives one
+        picture here and there. Where memory does not hold UNet and decoder at once, the pictures come after the last
+        step. Closing the iterator cancels.
         """
         factor = self.manifest.vae_scale_factor
         shape = (1, self.manifest.latent_channels, request.height // factor, request.width // factor)
         conditioning = self._conditioner.conditioning(request)
         beside = self._beside(request, shape)
+        at_once = self._networks.together("unet", "vae_decoder", width=request.width, height=request.height)
+        first = None if request.image is None else self._encoded(request.image, request)
+        waiting: list[tuple[int, Latents]] = []
+        for number, seeds in enumerate(request.picture_seeds):
+            noise = PictureNoise(request.rng, seeds, request.variation_strength, shape)
+            for step in self._denoised(request, conditioning, beside, first, noise):
+                latents = step.latents
+                yield replace(step, image=number)
+            waiting.append((number, latents))
+            if at_once or number == request.n - 1:
+                for finished, latents in waiting:
+                    yield Picture(finished, request.picture_seeds[finished], self._decoded(latents, request))
+                waiting.clear()
+
+    def _denoised(
+        self,
+        request: GenerationRequest,
+        conditioning: Conditioning,
+        beside: NDArray[np.float16],
+        first: Encoded | None,
+        noise: PictureNoise,
+    ) -> Iterator[Step]:
+        """The steps of one picture, from noise or from a draw of the ``first`` picture's latents."""
         unet = self.network(
             "unet", request.width, request.height, batch=2 if conditioning.guided else 1, tokens=conditioning.tokens
         )
-        for number in range(request.n):
-            seed = (request.seed + number) % 2**32
-            generator = torch.Generator("cpu").manual_seed(seed)
+        sampler = SCHEDULERS[request.scheduler].make(self._schedule, request.steps)
+        begin = 0
+        if first is None or request.strength is None:
+            latents = noise.start() * np.float32(sampler.init_noise_sigma)
+        else:
+            begin = (request.steps - int(request.steps * request.strength)) * sampler.order
+            drawn = (first.mean + first.deviation * noise.encoding()) * np.float32(self.manifest.vae_scaling_factor)
+            latents = sampler.add_noise(np.asarray(drawn, np.float32), noise.start(), begin)
+        yield from denoise(
+            unet, self._schedule, sampler, latents, beside, conditioning, request.guidance_scale, begin, noise.step
+        )
 
-            def noise(generator: torch.Generator = generator) -> NDArray[np.float32]:
-                drawn: NDArray[np.float32] = torch.randn(shape, generator=generator).numpy()
-                return drawn
-
-            sampler = SCHEDULERS[request.scheduler].make(self._schedule, request.steps)
-            begin = 0
-            if request.image is None or request.strength is None:
-                latents = noise() * np.float32(sampler.init_noise_sigma)
-            else:
-                clean = self._encoded(request.image, request, noise)
-                begin = (request.steps - int(request.steps * request.strength)) * sampler.order
-                latents = sampler.add_noise(clean, noise(), begin)
-            for step in denoise(unet, sampler, latents, beside, conditioning, request.guidance_scale, begin, noise):
-                latents = step.latents
-                yield step
-            decoder = self.network("vae_decoder", request.width, request.height)
-            z = (latents / np.float32(self.manifest.vae_scaling_factor)).astype(np.float16)
-            yield Picture(number, seed, to_pixels(decoder.predict({"z": z})["image"]))
+    def _decoded(self, latents: Latents, request: GenerationRequest) -> Pixels:
+        decoder = self.network("vae_decoder", request.width, request.height)
+        z = (latents / np.float32(self.manifest.vae_scaling_factor)).astype(np.float16)
+        return to_pixels(decoder.predict({"z": z})["image"])

@@ -45,6 +45,13 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
+def json_only(request: Request) -> None:
+    """Raise ApiError 415 where the body does not say it is JSON; a page of another site can send the other types."""
+    kind = media_type(request)
+    if kind != "application/json":
+        raise ApiError(415, "wrong_type", f"the body is {kind[:80] or 'untyped'}; accepted: application/json")
+
+
 async def img2img_fields(request: Request) -> tuple[dict[str, Any], bytes]:
     """The request's fields and its picture, undecoded; raises ApiError naming what cannot be used."""
     kind = media_type(request)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from server.jobs.job import Job, Status
-from server.jobs.request import GUIDANCE, LONGEST_PROMPT, PICTURES, SEEDS, STEPS
+from server.jobs.job import PRIORITIES, Job, Priority, Status
+from server.jobs.request import GUIDANCE, LONGEST_PROMPT, PICTURES, RNGS, SEEDS, STEPS
 from server.pipeline.schedulers import SCHEDULERS
 
 
@@ -20,6 +21,8 @@ def _no_flag(value: Any) -> Any:
 # Numbers come as JSON's or, in forms, as text; pydantic would take true for 1.
 Whole = Annotated[int, BeforeValidator(_no_flag)]
 Real = Annotated[float, BeforeValidator(_no_flag)]
+# A form has one field for all of a list, with commas between.
+Wholes = Annotated[list[Whole], BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value)]
 
 
 class Txt2Img(BaseModel):
@@ -44,6 +47,28 @@ class Txt2Img(BaseModel):
     scheduler: str | None = Field(None, description=f"One of {', '.join(SCHEDULERS)} (A1111's names work too)")
     n: Whole | None = Field(
         None, description=f"How many pictures, {PICTURES[0]} to {PICTURES[1]}; picture i uses seed + i"
+    )
+    seeds: Wholes | None = Field(
+        None, description="A seed for each picture, in place of seed and n; in a form with commas between"
+    )
+    rng: str | None = Field(
+        None,
+        description=f"Whose random numbers, one of {', '.join(RNGS)}: those of diffusers (PyTorch on the CPU; the usual), "
+        "of Apple's pipelines, or of AUTOMATIC1111 on an NVIDIA GPU",
+    )
+    variation_seed: Whole | None = Field(
+        None,
+        description="The seed of the noise to turn towards; -1 or none draws one where variation_strength is above 0",
+    )
+    variation_strength: Real | None = Field(
+        None,
+        description="How far to turn the noise towards variation_seed's, 0 (not at all) to 1; above 0 all pictures "
+        "use seed, and picture i variation_seed + i",
+    )
+    model: str | None = Field(None, description="An installed model (see capabilities); the default one if left out")
+    priority: Priority = Field(
+        "normal",
+        description=f"{', '.join(PRIORITIES)}: a job goes before all of lower priority; clients take turns within one",
     )
 
 
@@ -87,36 +112,51 @@ class ProgressOut(BaseModel):
     fraction: float = Field(description="Of the whole job, 0 to 1")
 
 
+class TimingsOut(BaseModel):
+    """What a job's time went into, in seconds so far."""
+
+    queued: float = Field(description="From acceptance to its (last) start, or to now or its end where it has none")
+    running: float | None = Field(description="From its last start to its end, or to now")
+    step: float | None = Field(description="A denoising step, on average")
+
+
 class JobOut(BaseModel):
     """A job as it stands."""
 
     id: str
     status: Status
+    model: str
+    priority: Priority
     url: str
     request: dict[str, Any] = Field(description="What was asked, defaults filled in, the seed drawn")
     position: int | None = Field(description="How many jobs go before it; null unless queued")
+    eta: float | None = Field(
+        description="Seconds until it is over, by what such jobs took before; null where nothing is known yet, or it is over"
+    )
     progress: ProgressOut | None
     images: list[JobImageOut]
     error: JobErrorOut | None
     created: float = Field(description="Seconds since 1970")
     started: float | None
     finished: float | None
-    attempts: int
+    timings: TimingsOut
+    attempts: int = Field(description="How often it was started; above 1 after a crash")
 
 
 class JobsOut(BaseModel):
-    """The newest jobs."""
+    """A page of jobs, the newest first."""
 
     jobs: list[JobOut]
+    next: int | None = Field(description="`before` of the following page; null where this is the last")
 
 
 class ReadyOut(BaseModel):
     """Whether the server can make a picture, and how far it is."""
 
     ready: bool
-    state: str = Field(description="starting, converting, verifying, loading, ready or failed")
-    network: str | None = Field(description="The network being converted or loaded")
-    done: int = Field(description="Bytes converted, or networks loaded")
+    state: str = Field(description="starting, downloading, converting, verifying, loading, ready or failed")
+    network: str | None = Field(description="The network being converted or loaded, or the file being downloaded")
+    done: int = Field(description="Bytes downloaded or converted, or networks loaded")
     total: int
     fraction: float | None = Field(description="done / total")
     message: str | None = Field(description="Why it failed")
@@ -135,49 +175,6 @@ class SizeOut(BaseModel):
     height: int
 
 
-class ModelOut(BaseModel):
-    """The model that is served."""
-
-    name: str
-    family: str
-    prediction_type: str
-    attention: str
-    precision: str
-    sizes: list[SizeOut]
-    source_sha256: str
-
-
-class LimitsOut(BaseModel):
-    """What a request may ask."""
-
-    steps: tuple[int, int] = STEPS
-    guidance_scale: tuple[float, float] = GUIDANCE
-    n: tuple[int, int] = PICTURES
-    seed: tuple[int, int] = SEEDS
-    prompt_characters: int = LONGEST_PROMPT
-
-
-class DefaultsOut(BaseModel):
-    """What a request gets when it does not say."""
-
-    width: int
-    height: int
-    steps: int
-    guidance_scale: float
-    scheduler: str
-    strength: float
-
-
-class CapabilitiesOut(BaseModel):
-    """What this server can do now. ``model`` and ``defaults`` are null until the model is known."""
-
-    version: str
-    model: ModelOut | None
-    defaults: DefaultsOut | None
-    schedulers: list[str]
-    limits: LimitsOut
-
-
 def job_url(job_id: str) -> str:
     """Where a job is."""
     return f"/api/v1/jobs/{job_id}"
@@ -191,17 +188,27 @@ def job_out(job: Job) -> JobOut:
         fraction = min(1.0, (job.image + job.step / job.steps) / pictures)
         progress = ProgressOut(image=job.image, step=job.step, steps=job.steps, fraction=round(fraction, 4))
     url = job_url(job.id)
+    until = job.finished or time.time()
+    timings = TimingsOut(
+        queued=round(max(0.0, (job.started or until) - job.created), 3),
+        running=None if job.started is None else round(max(0.0, until - job.started), 3),
+        step=round(job.step_seconds / job.steps_done, 4) if job.steps_done else None,
+    )
     return JobOut(
         id=job.id,
         status=job.status,
+        model=job.model,
+        priority=job.priority,
         url=url,
         request=job.request,
         position=job.position,
+        eta=None if job.eta is None else round(job.eta, 3),
         progress=progress,
         images=[JobImageOut(index=i.index, seed=i.seed, url=f"{url}/images/{i.index}") for i in job.images],
         error=JobErrorOut(code=job.failure.code, message=job.failure.message) if job.failure else None,
         created=job.created,
         started=job.started,
         finished=job.finished,
+        timings=timings,
         attempts=job.attempts,
     )

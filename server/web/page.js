@@ -6,12 +6,40 @@ const pause = (ms) => new Promise((resume) => setTimeout(resume, ms));
 const POLL = 300;
 let first = null; // the picture to start from
 let job = null; // the path of the job being made
+let login = null; // settled once the key is given; several requests may wait for it
 
 async function ask(path, options) {
   const answer = await fetch(path, options);
+  if (answer.status === 401) {
+    login ||= loggedIn();
+    await login;
+    return ask(path, options);
+  }
   const body = await answer.json();
   if (!answer.ok && !("ready" in body)) throw new Error(body.error.message);
   return body;
+}
+
+function loggedIn() {
+  $("login").hidden = false;
+  $("key").focus();
+  return new Promise((resolve) => {
+    $("login").onsubmit = async (event) => {
+      event.preventDefault();
+      const headers = { "Content-Type": "application/json" };
+      const body = JSON.stringify({ key: $("key").value.trim() });
+      const answer = await fetch("api/v1/session", { method: "POST", headers, body }).catch(() => null);
+      if (!answer?.ok) {
+        $("refused").textContent = answer ? (await answer.json()).error.message : "The server does not answer";
+        return;
+      }
+      $("refused").textContent = "";
+      $("key").value = "";
+      $("login").hidden = true;
+      login = null;
+      resolve();
+    };
+  });
 }
 
 function field(name, limits, preset) {

@@ -6,22 +6,28 @@ worker at the first step, "die late" a second later, "die once" only at the firs
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from converter.errors import AnemoneError
+from converter.errors import AnemoneError, MemoryShortage
 from converter.folder import Conditions, Defaults, Manifest, SchedulerSettings, Source, Versions
 from server.jobs.messages import Preparing
 from server.jobs.request import GenerationRequest
 from server.jobs.start import ModelChoice
 
 STEP_SECONDS = 0.1
+#: Models' names: one as good as the first, one that cannot be loaded, and one that takes more memory than there is; a
+#: name with "lingering" takes a tenth of a second for each of ten networks.
+OTHER, BROKEN, HUGE, LINGERING = "other", "broken", "huge", "lingering"
 #: A model folder's name that makes the preparation fail, kill its process, or take long.
 UNABLE, DEADLY, SLOW = "unable", "deadly", "slow"
 
@@ -47,26 +53,30 @@ MANIFEST = Manifest(
 
 
 class FakePainter:
-    manifest = MANIFEST
-
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = "fake") -> None:
         self._folder = folder
+        self.manifest = replace(MANIFEST, name=name)
 
     def generate(self, request: GenerationRequest) -> Iterator[object]:
-        from server.pipeline.denoise import Step
+        from server.pipeline.denoise import Picture, Step
         from server.pipeline.images import decode_image
-        from server.pipeline.stable_diffusion import Picture
 
         words = request.prompt
-        for index in range(request.n):
-            seed = (request.seed + index) % 2**32
+        latents = np.zeros((1, 4, 8, 8), np.float32)
+        for index, seeds in enumerate(request.picture_seeds):
             for step in range(request.steps):
+                began = time.perf_counter()
                 self._behave(words)
-                yield Step(step + 1, request.steps, np.zeros((1, 4, 8, 8), np.float32))
-            colour = np.random.default_rng(seed).integers(0, 256, 3, np.uint8)
+                yield Step(step + 1, request.steps, latents, latents, time.perf_counter() - began, index)
+            colour = np.random.default_rng(seeds.seed).integers(0, 256, 3, np.uint8)
             if request.image is not None:
                 colour = np.asarray(decode_image(request.image))[0, 0]
-            yield Picture(index, seed, np.broadcast_to(colour, (request.height, request.width, 3)).copy())
+            yield Picture(index, seeds, np.broadcast_to(colour, (request.height, request.width, 3)).copy())
+
+    def preview(self, step: object, request: GenerationRequest) -> bytes:
+        file = io.BytesIO()
+        Image.new("RGB", (16, 16), "grey").save(file, "JPEG")
+        return file.getvalue()
 
     def _behave(self, words: str) -> None:
         if "slow" in words:
@@ -104,8 +114,23 @@ def _prepare(choice: ModelChoice, progress: Callable[[Preparing], None]) -> tupl
     return FakePainter(folder), folder
 
 
+def _open(choice: ModelChoice, name: str, progress: Callable[[str, int, int], None]) -> FakePainter:
+    networks = 10 if LINGERING in name else 2
+    for done in range(networks):
+        progress(f"network {done}", done, networks)
+        if LINGERING in name:
+            time.sleep(0.1)
+    if name == BROKEN:
+        raise AnemoneError("its unet uses operators this runtime does not have")
+    if name == HUGE:
+        raise MemoryShortage("its unet takes 99 GB")
+    folder = choice.data_dir / "models" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return FakePainter(folder, name)
+
+
 def start(orders: Connection, choice: ModelChoice) -> None:
     """The worker process's entry point."""
     from server.jobs.worker import work
 
-    work(orders, choice, _prepare)
+    work(orders, choice, _prepare, _open)

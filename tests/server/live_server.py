@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,42 +17,59 @@ import httpx
 import uvicorn
 
 from server.app import create_app
-from server.jobs.queue import JobQueue, Readiness, launch_worker
+from server.backend import Backend
+from server.jobs.limits import Limits
+from server.jobs.process import launch_worker
+from server.jobs.queue import JobQueue
+from server.jobs.readiness import Readiness
 from server.jobs.start import ModelChoice
 from server.jobs.store import JobStore
-from tests.server import fake_painter
+from server.models.conversions import Conversions
+from server.models.installed import InstalledModels
+from server.security.gate import Access
+from server.shutdown import Server
+from tests.server import fake_converter, fake_painter
 
 PATIENCE = 60.0
 
 
-def server(data_dir: Path, model: str = "fake") -> uvicorn.Server:
+def server(
+    data_dir: Path, model: str = "fake", limits: Limits | None = None, access: Access | None = None, grace: float = 0.0
+) -> uvicorn.Server:
     choice = ModelChoice(Path(model), data_dir, {})
 
     def announce(readiness: Readiness) -> None:
         pass
 
-    def open_queue() -> tuple[JobStore, JobQueue]:
+    def open_backend() -> Backend:
         store = JobStore(data_dir)
-        return store, JobQueue(store, launch_worker(fake_painter.start, choice), announce)
+        queue = JobQueue(store, launch_worker(fake_painter.start, choice), announce, limits)
+        models = InstalledModels(data_dir, default="fake")
+        conversions = Conversions(data_dir, models, queue.events, fake_converter.launcher(data_dir))
+        return Backend(store, queue, models, conversions)
 
-    config = uvicorn.Config(
-        create_app(open_queue), http="h11", ws="none", log_level="warning", timeout_graceful_shutdown=3
-    )
-    return uvicorn.Server(config)
+    return Server(create_app(open_backend, access, grace), grace)
 
 
 def bound() -> socket.socket:
-    found = socket.socket()
+    found = socket.socket(proto=socket.IPPROTO_TCP)  # as server.serve does, for the same reason
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     found.bind(("127.0.0.1", 0))
     return found
 
 
 @contextmanager
-def live(data_dir: Path, model: str = "fake", ready: bool = True) -> Iterator[httpx.Client]:
+def live(
+    data_dir: Path,
+    model: str = "fake",
+    ready: bool = True,
+    limits: Limits | None = None,
+    access: Access | None = None,
+    grace: float = 0.0,
+) -> Iterator[httpx.Client]:
     """A client of a running server; waits until it is ready, unless told not to."""
     data_dir.mkdir(parents=True, exist_ok=True)
-    running = server(data_dir, model)
+    running = server(data_dir, model, limits, access, grace)
     with bound() as listening:
         base = f"http://127.0.0.1:{listening.getsockname()[1]}"
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
@@ -100,6 +119,31 @@ def over(client: httpx.Client, job_id: str) -> dict[str, Any]:
 def running(client: httpx.Client, job_id: str) -> dict[str, Any]:
     """The job, once it has made a step."""
     return dict(until(lambda: (j := job(client, job_id))["progress"] and j))
+
+
+@dataclass(frozen=True)
+class Told:
+    """A server-sent event."""
+
+    id: int
+    kind: str
+    data: dict[str, Any]
+
+
+def watch(client: httpx.Client, job_id: str, after: int | None = None) -> Iterator[Told]:
+    """A job's events, until the stream ends."""
+    headers = {} if after is None else {"Last-Event-ID": str(after)}
+    with client.stream("GET", f"/api/v1/jobs/{job_id}/events", headers=headers) as answer:
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        fields: dict[str, str] = {}
+        for line in answer.iter_lines():
+            name, _, value = line.partition(": ")
+            if line:
+                fields[name] = value
+            elif "data" in fields:
+                yield Told(int(fields["id"]), fields["event"], json.loads(fields["data"]))
+                fields = {}
 
 
 if __name__ == "__main__":

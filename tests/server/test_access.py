@@ -94,4 +94,5 @@ def test_a_body_that_grows_too_large_is_refused(client: httpx.Client) -> None:
 def test_every_answer_keeps_browsers_from_guessing(client: httpx.Client, path: str) -> None:
     headers = client.get(path).headers
     assert headers["x-content-type-options"] == "nosniff"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
     assert "frame-ancestors 'none'" in headers["content-security-policy"]

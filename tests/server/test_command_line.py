@@ -18,18 +18,18 @@ def anemone(*arguments: str, data: Path | None = None) -> subprocess.CompletedPr
     )
 
 
-@pytest.mark.parametrize("command", ["serve", "convert", "generate"])
+@pytest.mark.parametrize("command", ["serve", "service", "models", "convert", "adopt", "verify", "lint", "generate"])
 def test_every_command_has_examples_in_its_help(command: str) -> None:
     ran = anemone(command, "--help")
     assert ran.returncode == 0
     assert f"anemone {command}" in ran.stdout.partition("example")[2]
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.com"])
-def test_listening_to_the_network_is_refused(tmp_path: Path, host: str) -> None:
+@pytest.mark.parametrize("host", ["example.com", "256.0.0.1", "", "localhost:7860"])
+def test_what_is_no_address_to_listen_on_is_named_with_what_is(tmp_path: Path, host: str) -> None:
     ran = anemone("serve", "--host", host, data=tmp_path)
-    assert ran.returncode in (1, 2)
-    assert host in ran.stderr
+    assert ran.returncode == 1
+    assert repr(host) in ran.stderr
     assert "127.0.0.1" in ran.stderr
     assert "Traceback" not in ran.stderr
 
@@ -52,6 +52,9 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
         ("generate", "a", "--image", "no-such-picture.png"),
         ("convert", "no-such-checkpoint", "-o", "out"),
         ("serve", "--port", "99999"),
+        ("serve", "--config", "no-such-file.toml"),
+        ("serve", "--tls-cert", "cert.pem"),
+        ("serve", "--tls-cert", "no-such.pem", "--tls-key", "no-such.pem"),
         ("paint",),
         (),
     ],

@@ -41,6 +41,7 @@ def test_a_job_tells_how_far_it_is(client: httpx.Client) -> None:
     assert 1 <= at["progress"]["step"] <= at["progress"]["steps"] == 20
     assert 0 < at["progress"]["fraction"] < 1
     client.delete(f"/api/v1/jobs/{made['id']}")
+    over(client, made["id"])
 
 
 def test_jobs_wait_in_line_and_are_done_in_their_order(client: httpx.Client) -> None:
@@ -54,6 +55,55 @@ def test_jobs_wait_in_line_and_are_done_in_their_order(client: httpx.Client) -> 
 def test_jobs_are_listed_the_newest_first(client: httpx.Client) -> None:
     made = [enqueue(client, "a circle")["id"] for _ in range(2)]
     assert [j["id"] for j in client.get("/api/v1/jobs").json()["jobs"]][:2] == made[::-1]
+
+
+def test_jobs_are_listed_by_page_status_and_model(client: httpx.Client) -> None:
+    made = [over(client, enqueue(client, "fail" if i % 2 else "a circle")["id"])["id"] for i in range(5)]
+    first = client.get("/api/v1/jobs?limit=2").json()
+    assert [j["id"] for j in first["jobs"]] == [made[4], made[3]]
+    second = client.get(f"/api/v1/jobs?limit=2&before={first['next']}").json()
+    assert [j["id"] for j in second["jobs"]] == [made[2], made[1]]
+    failed = client.get("/api/v1/jobs?limit=2&status=failed").json()["jobs"]
+    assert [j["id"] for j in failed] == [made[3], made[1]]
+    both = client.get("/api/v1/jobs?limit=5&status=failed&status=succeeded&model=fake").json()["jobs"]
+    assert [j["id"] for j in both] == made[::-1]
+    assert client.get("/api/v1/jobs?model=other").json() == {"jobs": [], "next": None}
+
+
+@pytest.mark.parametrize(
+    ("query", "field", "accepted"),
+    [
+        ("status=done", "status.0", "'cancelled'"),
+        ("limit=0", "limit", "1"),
+        ("limit=101", "limit", "100"),
+        ("limit=many", "limit", "integer"),
+        ("before=-1", "before", "0"),
+        (f"before={2**64}", "before", "or equal"),
+        ("before=x", "before", "integer"),
+    ],
+)
+def test_a_page_that_cannot_be_is_named(client: httpx.Client, query: str, field: str, accepted: str) -> None:
+    answer = client.get(f"/api/v1/jobs?{query}")
+    assert answer.status_code == 422
+    assert answer.json()["error"]["field"] == field
+    assert accepted in answer.json()["error"]["accepted"]
+
+
+def test_a_job_tells_what_its_time_went_into_and_how_long_it_will_take(client: httpx.Client) -> None:
+    over(client, enqueue(client, "slow", steps=2)["id"])
+    first, second = enqueue(client, "slow", steps=10), enqueue(client, "slow", steps=10)
+    waiting = job(client, second["id"])
+    assert waiting["eta"] > 0
+    assert waiting["timings"]["running"] is None
+    at = running(client, first["id"])
+    assert 0 < at["eta"] < waiting["eta"] + 60
+    assert at["timings"]["step"] >= 0.1
+    done = over(client, first["id"])
+    assert done["eta"] is None
+    assert done["timings"]["running"] >= 10 * 0.1
+    assert done["timings"]["step"] >= 0.1
+    client.delete(f"/api/v1/jobs/{second['id']}")
+    over(client, second["id"])
 
 
 def test_a_running_job_ends_within_a_step_of_its_cancelling(client: httpx.Client) -> None:

@@ -97,6 +97,12 @@ class NoiseSchedule(SchedulerSettings):
             return np.asarray(signal * latents - noise * prediction, np.float32)
         return prediction
 
+    def clean_at(self, timestep: float, prediction: Latents, given: Latents) -> Latents:
+        """The clean latents a prediction means, of latents as the UNet was given them at a (fractional) timestep."""
+        sigma = float(self.sigmas_at(np.asarray([timestep]))[0])
+        root = (sigma**2 + 1) ** 0.5
+        return self.clean(prediction, given, 1 / root, sigma / root)
+
 
 class KarrasView:
     """What samplers share that see latents as clean + sigma * noise."""

@@ -29,6 +29,8 @@ from converter.runtime import Feature
 from server.jobs.request import make_request
 from server.pipeline.conditioning import Conditioning
 from server.pipeline.denoise import NotFinite, Step, denoise
+from server.pipeline.noise import NumpyGenerator
+from server.pipeline.philox import PhiloxGenerator
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
 from server.pipeline.stable_diffusion import Picture, StableDiffusion
 
@@ -124,9 +126,37 @@ def test_the_same_seed_gives_the_same_pixels_and_another_seed_others(pair):
 def test_picture_i_of_several_is_the_one_its_seed_makes_alone(pair):
     ours, _ = pair
     several = pictures(ours, prompt="red", steps=2, seed=2**32 - 1, n=2)
-    assert [p.seed for p in several] == [2**32 - 1, 0]
+    assert [p.seeds.seed for p in several] == [2**32 - 1, 0]
     alone = pictures(ours, prompt="red", steps=2, seed=0)[0]
     np.testing.assert_array_equal(several[1].pixels, alone.pixels)
+
+
+@pytest.mark.parametrize(
+    ("rng", "noise"), [("numpy", NumpyGenerator), ("cuda", PhiloxGenerator)], ids=["Apple's", "A1111's on a GPU"]
+)
+def test_a_picture_of_others_noise_is_the_one_diffusers_makes_of_it(pair, rng, noise):
+    ours, theirs = pair
+    (found,) = pictures(ours, prompt="red", steps=3, guidance_scale=5, seed=11, scheduler="euler", rng=rng)
+    expected = with_scheduler(theirs, "euler", theirs.trained_schedule)(
+        "red",
+        latents=torch.from_numpy(noise(11).normal((1, 4, 8, 8))),
+        num_inference_steps=3,
+        guidance_scale=5,
+        output_type="np",
+    ).images[0]
+    assert psnr(found.pixels, expected * 255) > 40
+
+
+def test_a_variation_lies_between_two_seeds(pair):
+    ours, _ = pair
+    fields = {"prompt": "red", "steps": 2, "seed": 1}
+    (near,) = pictures(ours, **fields)
+    (whole,) = pictures(ours, **fields, variation_seed=2, variation_strength=1)
+    (half,) = pictures(ours, **fields, variation_seed=2, variation_strength=0.5)
+    (far,) = pictures(ours, **(fields | {"seed": 2}))
+    np.testing.assert_allclose(whole.pixels.astype(int), far.pixels, atol=1)
+    for end in (near, far):
+        assert psnr(half.pixels, end.pixels) > psnr(near.pixels, far.pixels)
 
 
 def test_steps_are_counted_from_one_to_their_total(pair):
@@ -149,7 +179,7 @@ def test_a_network_that_overflows_is_reported_at_its_step():
     latents, nothing = np.zeros((1, 4, 2, 2), np.float32), np.zeros((1, 0, 2, 2), np.float16)
     states = Conditioning({"encoder_hidden_states": np.zeros((2, 8, 1, 77), np.float16)}, tokens=77, guided=True)
     with pytest.raises(NotFinite, match="step 1 of 3"):
-        next(denoise(Overflowing(), sampler, latents, nothing, states, 5, 0, lambda: latents))
+        next(denoise(Overflowing(), schedule, sampler, latents, nothing, states, 5, 0, lambda: latents))
 
 
 def test_networks_of_a_size_are_loaded_when_it_is_first_asked_for(model_folder):

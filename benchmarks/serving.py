@@ -1,0 +1,356 @@
+"""What the server adds to the pictures it makes: time, memory, and what a kill costs.
+
+    python -m benchmarks.serving
+    python -m benchmarks.serving --model demo/model
+
+The jobs' side is measured with a painter whose steps take a known time, in a real worker behind a real server; with
+``--model`` one job of a real model is compared with its bare pipeline as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import io
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+from PIL import Image
+
+from benchmarks.measure import memory
+from server.jobs.request import GenerationRequest
+
+_ROOT = Path(__file__).resolve().parent.parent
+_PATIENCE_S = 300.0
+_DEEP = 10_000
+
+
+def _report(what: str, found: str, wanted: str) -> None:
+    print(f"{what:56} {found:>26}   {wanted}", flush=True)
+
+
+# --- servers and clients --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _process(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=_ROOT) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def _serving(data_dir: Path) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    """A server with the tests' painter in a process of its own, once it answers, and a client of it."""
+    with _process([sys.executable, "-m", "benchmarks.serving", "--serve", str(data_dir)]) as process:
+        assert process.stdout is not None
+        base = f"http://127.0.0.1:{int(process.stdout.readline())}"
+        with httpx.Client(base_url=base, timeout=_PATIENCE_S, trust_env=False) as client:
+            _until(lambda: _answers(client))
+            yield process, client
+
+
+def _answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("/healthz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _until(condition: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + _PATIENCE_S
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError("it did not happen in time")
+        time.sleep(0.02)
+    return found
+
+
+def _ready(client: httpx.Client) -> None:
+    _until(lambda: client.get("/readyz").status_code == 200)
+
+
+def _enqueue(client: httpx.Client, prompt: str, **fields: Any) -> str:
+    answer = client.post("/api/v1/txt2img", json={"prompt": prompt, **fields}, headers={"Prefer": "respond-async"})
+    answer.raise_for_status()
+    return str(answer.json()["id"])
+
+
+def _job(client: httpx.Client, job_id: str) -> dict[str, Any]:
+    return dict(client.get(f"/api/v1/jobs/{job_id}").json())
+
+
+def _over(client: httpx.Client, job_id: str) -> dict[str, Any]:
+    return dict(_until(lambda: (j := _job(client, job_id))["status"] not in ("queued", "running") and j))
+
+
+# --- figures --------------------------------------------------------------------------------------------------------
+
+
+def _overhead(data_dir: Path, jobs: int) -> None:
+    """A job's time as its client sees it, without its steps."""
+    with _serving(data_dir) as (_, client):
+        _ready(client)
+        beyond = []
+        for i in range(jobs):
+            began = time.perf_counter()
+            answer = client.post("/api/v1/txt2img", json={"prompt": "a circle", "steps": 1, "seed": i})
+            took = time.perf_counter() - began
+            timings = _job(client, answer.headers["x-anemone-job"])["timings"]
+            beyond.append(took - (timings["step"] or 0.0))
+    median, worst = statistics.median(beyond), sorted(beyond)[int(0.95 * len(beyond))]
+    _report(
+        "a job beyond its steps (accept, worker, PNG, disk)",
+        f"{1e3 * median:.1f} ms, p95 {1e3 * worst:.1f}",
+        "<= 10 ms",
+    )
+
+
+def _reads(data_dir: Path, seconds: float) -> None:
+    """Status reads over two connections while the worker keeps a core busy."""
+    with _serving(data_dir) as (_, client):
+        _ready(client)
+        made = _enqueue(client, "busy", steps=150, n=8)
+        waiting = _enqueue(client, "a circle")
+        _until(lambda: _job(client, made)["progress"])
+        for name, job_id in (("running", made), ("queued", waiting)):
+            counts: list[int] = []
+            began = time.perf_counter()
+            readers = [threading.Thread(target=_read, args=(client, job_id, seconds, counts)) for _ in range(2)]
+            for reader in readers:
+                reader.start()
+            for reader in readers:
+                reader.join()
+            rate = sum(counts) / (time.perf_counter() - began)
+            _report(f"reads of a {name} job while one is made", f"{rate:.0f} a second", ">= 500")
+        assert _job(client, made)["status"] == "running"
+
+
+def _read(client: httpx.Client, job_id: str, seconds: float, counts: list[int]) -> None:
+    # Not by httpx: it takes as long to ask as the server to answer, on the same two cores.
+    connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port or 80)
+    count, until = 0, time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        connection.request("GET", f"/api/v1/jobs/{job_id}")
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status == 200
+        count += 1
+    connection.close()
+    counts.append(count)
+
+
+def _accepting(data_dir: Path) -> None:
+    """What an accept takes, from the request to the 202, at 10 and at 10,000 waiting."""
+    with _serving(data_dir) as (_, client):
+        _ready(client)
+        for _ in range(8):
+            # Minutes of work, so that none of those that are counted is taken meanwhile.
+            _enqueue(client, "slow", steps=150, n=8, priority="high")
+        taken: dict[int, float] = {}
+        waiting = 0
+        for depth in (10, _DEEP):
+            while waiting < depth:
+                _enqueue(client, "a circle")
+                waiting += 1
+            times = []
+            for _ in range(100):
+                began = time.perf_counter()
+                _enqueue(client, "a circle")
+                times.append(time.perf_counter() - began)
+            waiting += 100
+            taken[depth] = statistics.median(times)
+            _report(f"an accept with {depth} waiting", f"{1e3 * taken[depth]:.2f} ms", "")
+    _report("10,000 against 10", f"{taken[_DEEP] / taken[10]:.2f} times", "about 1")
+
+
+def _growth(data_dir: Path, jobs: int) -> None:
+    """The server's own memory (without the worker's) after a first fifth of the jobs, and after all."""
+    with _serving(data_dir) as (process, client):
+        _ready(client)
+        early = 0
+        for i in range(jobs):
+            client.post("/api/v1/txt2img", json={"prompt": "a circle", "seed": i}).raise_for_status()
+            if i == jobs // 5:
+                early = memory(process.pid, below=False)[0]
+        late = memory(process.pid, below=False)[0]
+    change = 100 * (late - early) / early
+    _report(f"memory of the server over {jobs} jobs", f"{late / 1e6:.0f} MB, {change:+.1f} %", "+-5 %")
+
+
+def _cancelling(data_dir: Path, times: int) -> None:
+    """How many steps a job still makes once its cancelling is answered."""
+    with _serving(data_dir) as (_, client):
+        _ready(client)
+        steps = []
+        for _ in range(times):
+            made = _enqueue(client, "slow", steps=150)
+            _until(lambda job_id=made: _job(client, job_id)["progress"])
+            before = client.delete(f"/api/v1/jobs/{made}").json()["progress"]["step"]
+            steps.append(_over(client, made)["timings"]["running"] / 0.1 - before)
+    _report("steps a job makes after its cancelling", f"{max(steps):.1f} at most", "<= 1, and starting it")
+
+
+def _killing(data_dir: Path, kills: int, chance: random.Random) -> None:
+    """Kill the server, or its worker, at random moments while jobs come and are made; then look for every job."""
+    accepted: dict[str, str] = {}
+    half_written = 0
+    for kill in range(kills):
+        with _serving(data_dir) as (process, client):
+            stopping = threading.Event()
+
+            def send(client: httpx.Client = client, kill: int = kill, stopping: threading.Event = stopping) -> None:
+                number = 0
+                while not stopping.is_set():
+                    try:
+                        accepted[_enqueue(client, "slow", steps=2, seed=number)] = f"{kill}"
+                    except httpx.HTTPError:
+                        # Not ready yet, or killed before it answered: nothing was promised.
+                        time.sleep(0.05)
+                    number += 1
+                    time.sleep(chance.uniform(0.02, 0.2))
+
+            sending = threading.Thread(target=send)
+            if kill == 0:
+                _ready(client)
+            sending.start()
+            time.sleep(chance.uniform(0.5, 6.0))
+            victim = process.pid
+            if chance.random() < 0.3:
+                children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+                victim = int(chance.choice(children)) if children else victim
+            os.kill(victim, signal.SIGKILL)
+            time.sleep(chance.uniform(0.0, 0.3))
+            process.kill()
+            process.wait()
+            stopping.set()
+            sending.join()
+    with _serving(data_dir) as (_, client):
+        _ready(client)
+        done = {job_id: _over(client, job_id) for job_id in accepted}
+        for job in done.values():
+            for image in job["images"]:
+                answer = client.get(image["url"])
+                try:
+                    Image.open(io.BytesIO(answer.content)).load()
+                except OSError:
+                    half_written += 1
+    statuses = [job["status"] for job in done.values()]
+    _report(f"jobs accepted through {kills} kills, and lost", f"{len(accepted)}, {len(accepted) - len(done)}", "0 lost")
+    again = sum(job["attempts"] > 1 for job in done.values())
+    made, failed = statuses.count("succeeded"), statuses.count("failed")
+    _report("of them made, failed by two deaths, begun again", f"{made}, {failed}, {again}", "all made or told why")
+    _report("half-written pictures served", str(half_written), "0")
+    left = [p.name for p in (data_dir / "images").iterdir() if p.suffix != ".png"]
+    known = sum(len(job["images"]) for job in done.values())
+    _report("files without a job", str(len(left) + len(list((data_dir / "images").glob("*.png"))) - known), "0")
+
+
+def _beside_pipeline(source: Path, data_dir: Path, jobs: int) -> None:
+    """A job of a real model through the server, and the same request in the bare pipeline."""
+    from server.jobs.start import ModelChoice
+    from server.jobs.worker import prepare_model
+
+    command = [
+        sys.executable,
+        "-m",
+        "server",
+        "serve",
+        "--port",
+        "0",
+        "--data-dir",
+        str(data_dir),
+        "--model",
+        str(source),
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=_ROOT) as process:
+        try:
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            threading.Thread(target=process.stderr.read, daemon=True).start()
+            base = line.partition(" at ")[2].partition(",")[0]
+            with httpx.Client(base_url=base, timeout=_PATIENCE_S, trust_env=False) as client:
+                _until(lambda: _answers(client))
+                _ready(client)
+                body = {"prompt": "a red circle on a blue background", "steps": 4}
+                served = []
+                for i in range(jobs + 1):
+                    began = time.perf_counter()
+                    answer = client.post("/api/v1/txt2img", json={**body, "seed": i}).raise_for_status()
+                    served.append(time.perf_counter() - began)
+                kept = client.get(f"/api/v1/jobs/{answer.headers['x-anemone-job']}").json()["request"]
+        finally:
+            process.kill()
+    (folder,) = (data_dir / "models").glob("[!.]*")
+    model, _ = prepare_model(ModelChoice(folder, data_dir, {}), lambda progress: None)
+    request = GenerationRequest(**{**kept, "seeds": None})
+    bare = []
+    for i in range(jobs + 1):
+        began = time.perf_counter()
+        for _ in model.generate(replace(request, seed=i)):
+            pass
+        bare.append(time.perf_counter() - began)
+    # The first of each warms up.
+    through, alone = statistics.median(served[1:]), statistics.median(bare[1:])
+    found = f"{1e3 * through:.0f} ms, {1e3 * (through - alone):+.1f} ms"
+    _report(f"a job of {source.name} through the server, over the bare pipeline", found, "<= 10 ms")
+
+
+def _serve(data_dir: Path) -> None:
+    """The server that is measured: the tests' painter, and room for ten thousand jobs."""
+    from server.jobs.limits import Limits
+    from tests.server.live_server import bound, server
+
+    with bound() as listening:
+        print(listening.getsockname()[1], flush=True)
+        server(data_dir, limits=Limits(max_queue=2 * _DEEP)).run(sockets=[listening])
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    figures = ("overhead", "reads", "accepting", "memory", "cancelling", "killing")
+    parser.add_argument(
+        "--only", choices=figures, action="append", help="measure this only; may be given several times"
+    )
+    parser.add_argument("--model", type=Path, help="a checkpoint or model folder to compare with its bare pipeline")
+    parser.add_argument("--jobs", type=int, default=500, help="jobs over which memory is watched")
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=5, help="of the moments of the kills")
+    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.serve is not None:
+        _serve(given.serve)
+        return
+    measures: dict[str, Callable[[Path], None]] = {
+        "overhead": lambda folder: _overhead(folder, 100),
+        "reads": lambda folder: _reads(folder, 5.0),
+        "accepting": _accepting,
+        "memory": lambda folder: _growth(folder, given.jobs),
+        "cancelling": lambda folder: _cancelling(folder, 10),
+        "killing": lambda folder: _killing(folder, given.kills, random.Random(given.seed)),
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        if given.model is not None:
+            _beside_pipeline(given.model.absolute(), Path(scratch) / "model", 10)
+        for name in given.only or ([] if given.model is not None else figures):
+            measures[name](Path(scratch) / name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Subcommands of ``anemone``, each with its flags and what it does."""

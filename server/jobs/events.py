@@ -1,0 +1,143 @@
+"""What happens to jobs and conversions, for whoever watches: published from any thread, read in the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+#: Events of one channel that a reader who was cut off may still get; previews make them some kilobytes each.
+KEPT = 32
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened. ``last`` is true of the one after which nothing more does in its channel."""
+
+    id: int
+    kind: str
+    data: dict[str, Any]
+    last: bool
+
+
+class Subscription(AsyncIterator[Event]):
+    """The events of a channel from now on, or from where a reader was cut off; ends after the last one or on `close`.
+
+    start: the id of the newest event when it began.
+    is_complete: whether it leaves out nothing since the event the reader named; where not (it named none, or too much has
+        happened since) the reader must look for itself how things stand.
+    """
+
+    def __init__(self, log: EventLog, channel: str, start: int, is_complete: bool, missed: list[Event]) -> None:
+        self._log, self._channel = log, channel
+        self.start, self.is_complete = start, is_complete
+        self._loop, self._changed = asyncio.get_running_loop(), asyncio.Event()
+        # Of a reader that is too slow the oldest are dropped; the last event never is.
+        self._pending: deque[Event] = deque(missed, KEPT)
+        self._over = False
+
+    def _offer(self, event: Event | None) -> None:
+        """Take an event, or the end; called with the log's lock held, from any thread."""
+        if event is None:
+            self._over = True
+        else:
+            self._pending.append(event)
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._changed.set)
+
+    async def __anext__(self) -> Event:
+        while not self._pending:
+            if self._over:
+                raise StopAsyncIteration
+            self._changed.clear()
+            if not self._pending and not self._over:
+                await self._changed.wait()
+        event = self._pending.popleft()
+        if event.last:
+            self._over = True
+        return event
+
+    def close(self) -> None:
+        """Hear of nothing more."""
+        self._log.unsubscribe(self._channel, self)
+
+
+class _Channel:
+    def __init__(self, since: int) -> None:
+        #: Events with ids up to this may be missing.
+        self.since = since
+        self.events: deque[Event] = deque()
+        self.readers: set[Subscription] = set()
+
+
+class EventLog:
+    """Channels of events, one for each job and conversion. Only what is going on is kept; what is over is in the store.
+
+    Ids grow over all channels, and over a restart too: they begin at the clock's milliseconds.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ids = itertools.count(time.time_ns() // 10**6)
+        self._newest = next(self._ids)
+        self._channels: dict[str, _Channel] = {}
+        self._closed = False
+
+    def publish(self, channel: str, kind: str, data: dict[str, Any], *, last: bool = False) -> None:
+        """Tell a channel's readers, now and those that come back later; ``last`` ends it."""
+        with self._lock:
+            found = self._channels.get(channel)
+            if found is None:
+                found = self._channels[channel] = _Channel(self._newest)
+            self._newest = next(self._ids)
+            event = Event(self._newest, kind, data, last)
+            found.events.append(event)
+            if len(found.events) > KEPT:
+                found.since = found.events.popleft().id
+            for reader in found.readers:
+                reader._offer(event)
+            if last:
+                del self._channels[channel]
+
+    def subscribe(self, channel: str, after: int | None = None) -> Subscription:
+        """Read a channel from here on; with ``after``, the id of the last event that was seen, from there.
+
+        To be called in an event loop, and before looking how things stand: what happens in between is then not lost.
+        """
+        with self._lock:
+            found = self._channels.get(channel)
+            is_complete = found is not None and after is not None and found.since <= after <= self._newest
+            missed = [e for e in found.events if after is not None and e.id > after] if found and is_complete else []
+            reader = Subscription(self, channel, self._newest, is_complete, missed)
+            if self._closed:
+                reader._offer(None)
+            else:
+                self._channels.setdefault(channel, _Channel(self._newest)).readers.add(reader)
+            return reader
+
+    def unsubscribe(self, channel: str, reader: Subscription) -> None:
+        """End a subscription; one that is over already is."""
+        with self._lock:
+            found = self._channels.get(channel)
+            if found is not None:
+                found.readers.discard(reader)
+                if not found.readers and not found.events:
+                    del self._channels[channel]
+
+    def watched(self) -> list[str]:
+        """The channels that somebody reads."""
+        with self._lock:
+            return [name for name, channel in self._channels.items() if channel.readers]
+
+    def close(self) -> None:
+        """End all subscriptions: the server is stopping."""
+        with self._lock:
+            self._closed = True
+            for channel in self._channels.values():
+                for reader in channel.readers:
+                    reader._offer(None)

@@ -1,0 +1,299 @@
+"""Every job, on disk before its client hears of it."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from server.jobs.job import PRIORITIES, Job, JobFailure, JobImage, Status, Submission
+from server.jobs.line import Place
+from server.jobs.order import Waiting
+from server.jobs.pace import Pace, Shape, work_of
+from server.jobs.request import GenerationRequest, as_json, from_json
+from server.jobs.store.pictures import Pictures
+from server.jobs.store.schema import connect, durably, migrate
+
+#: A job whose worker dies in it is tried again once; whether it is to blame shows in the second death.
+MOST_DEATHS = 2
+#: A killed server is seldom the job's doing, but a job that takes the whole machine down must not run for ever either.
+MOST_ATTEMPTS = 5
+
+_COLUMNS = (
+    "id", "number", "status", "model", "priority", "request", "created", "started", "finished", "attempts", "steps_done",
+    "step_seconds", "error_code", "error_message",
+)  # fmt: skip
+
+
+class JobStore:
+    """Jobs and their pictures in a data folder. Safe to call from several threads.
+
+    Reading has a connection of its own: it does not wait for a write that is on its way to the disk.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self.pictures = Pictures(data_dir / "images")
+        self._writing, self._reading = threading.RLock(), threading.Lock()
+        self._db = connect(data_dir / "jobs.sqlite3")
+        try:
+            migrate(self._db)
+        except Exception:
+            self._db.close()
+            raise
+        self._read = connect(data_dir / "jobs.sqlite3")
+        self.pictures.sweep({file for (file,) in self._db.execute("SELECT file FROM images")})
+
+    def close(self) -> None:
+        """Close the database."""
+        with self._writing, self._reading:
+            self._read.close()
+            self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._writing:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def _rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._reading:
+            return self._read.execute(query, values).fetchall()
+
+    # --- jobs come ------------------------------------------------------------------------------------------------
+
+    def add(self, submission: Submission, turn: float = 0.0) -> Waiting:
+        """Keep a new job, queued; it is on disk when this returns."""
+        request = submission.request
+        row = {
+            "id": secrets.token_urlsafe(12),
+            "request": json.dumps(as_json(request)),
+            "upload": request.image,
+            "created": time.time(),
+            "model": request.model,
+            "priority": PRIORITIES.index(submission.priority),
+            "turn": turn,
+            "client": submission.client,
+            "key": submission.key,
+            "fingerprint": submission.fingerprint,
+        }
+        with self._writing, durably(self._db):
+            # Numbers of expired jobs are not given again: a page of jobs begins after one.
+            ((number,),) = self._db.execute(
+                f"""INSERT INTO jobs (status, number, {", ".join(row)})
+                    VALUES ('queued', 1 + max((SELECT coalesce(max(number), 0) FROM jobs),
+                                              (SELECT coalesce(max(number), 0) FROM tombstones)),
+                            {", ".join(f":{name}" for name in row)}) RETURNING number""",
+                row,
+            ).fetchall()
+        return Waiting(str(row["id"]), Place(turn, number), submission.priority, submission.client, work_of(request))
+
+    def with_key(self, client: str, key: str) -> tuple[str, str | None] | None:
+        """The job that a client submitted with this key, and its fingerprint; None where there is none."""
+        found = self._rows("SELECT id, fingerprint FROM jobs WHERE client = ? AND key = ?", (client, key))
+        return found[0] if found else None
+
+    def newest_like(self, client: str, fingerprint: str, since: float) -> str | None:
+        """The newest job of a client with this fingerprint, submitted after ``since`` (seconds since 1970)."""
+        query = """SELECT id FROM jobs WHERE client = ? AND fingerprint = ? AND created > ?
+                   ORDER BY number DESC LIMIT 1"""
+        found = self._rows(query, (client, fingerprint, since))
+        return str(found[0][0]) if found else None
+
+    def waiting(self) -> list[Waiting]:
+        """Every queued job."""
+        query = "SELECT id, turn, number, priority, client, request FROM jobs WHERE status = 'queued'"
+        return [
+            Waiting(
+                job_id, Place(turn, number), PRIORITIES[priority], client, work_of(from_json(json.loads(text), None))
+            )
+            for job_id, turn, number, priority, client, text in self._rows(query)
+        ]
+
+    def name_model(self, model: str) -> None:
+        """Bind open jobs of a version that had only one model to this one."""
+        with self._writing:
+            self._db.execute(
+                """UPDATE jobs SET model = :model, request = json_set(request, '$.model', :model)
+                   WHERE status IN ('queued', 'running') AND model = ''""",
+                {"model": model},
+            )
+
+    # --- jobs are looked at ---------------------------------------------------------------------------------------
+
+    def _jobs(self, rest: str, values: Sequence[Any]) -> list[Job]:
+        rows = self._rows(f"SELECT {', '.join(_COLUMNS)} FROM jobs {rest}", values)
+        marks = ", ".join("?" * len(rows))
+        images: dict[str, list[JobImage]] = {row[0]: [] for row in rows}
+        query = f"SELECT job, number, seed, file FROM images WHERE job IN ({marks}) ORDER BY number"
+        for job_id, *image in self._rows(query, list(images)):
+            images[job_id].append(JobImage(*image))
+        return [_job(row, images[row[0]]) for row in rows]
+
+    def get(self, job_id: str) -> Job | None:
+        """The job; None where there is none of this id."""
+        found = self._jobs("WHERE id = ?", (job_id,))
+        return found[0] if found else None
+
+    def page(
+        self, limit: int, before: int | None = None, statuses: Sequence[Status] = (), model: str | None = None
+    ) -> list[Job]:
+        """The newest ``limit`` jobs of these statuses (none named: of any) and this model, with numbers under ``before``."""
+        conditions, values = ["number < ?"], [before if before is not None else 2**62]
+        if model is not None:
+            conditions.append("model = ?")
+            values.append(model)  # type: ignore[arg-type]
+        if not statuses:
+            return self._jobs(f"WHERE {' AND '.join(conditions)} ORDER BY number DESC LIMIT ?", [*values, limit])
+        # Each status from its index, rather than all jobs looked through for the rare ones.
+        found: list[Job] = []
+        for status in set(statuses):
+            rest = f"WHERE status = ? AND {' AND '.join(conditions)} ORDER BY number DESC LIMIT ?"
+            found += self._jobs(rest, [status, *values, limit])
+        return sorted(found, key=lambda job: -job.number)[:limit]
+
+    def is_expired(self, job_id: str) -> bool:
+        """Whether there was such a job, and its time is over."""
+        return bool(self._rows("SELECT 1 FROM tombstones WHERE id = ?", (job_id,)))
+
+    def image_path(self, image: JobImage) -> Path:
+        """Where a picture's file is."""
+        return self.pictures.path(image.file)
+
+    # --- jobs run -------------------------------------------------------------------------------------------------
+
+    def start(self, job_id: str) -> GenerationRequest:
+        """Mark a queued job as running, its attempt counted; what it asks for. Raises KeyError where it is not queued."""
+        with self._writing:
+            rows = self._db.execute(
+                """UPDATE jobs SET status = 'running', started = ?, attempts = attempts + 1, steps_done = 0,
+                     step_seconds = 0 WHERE id = ? AND status = 'queued' RETURNING request, upload""",
+                (time.time(), job_id),
+            ).fetchall()
+        if not rows:
+            raise KeyError(job_id)
+        request, upload = rows[0]
+        return from_json(json.loads(request), upload)
+
+    def add_image(self, job_id: str, index: int, seed: int, png: bytes) -> None:
+        """Keep a finished picture: written whole, then named, then entered, in place of an earlier attempt's."""
+        name = self.pictures.write(png)
+        with self._transaction() as db:
+            former = db.execute("SELECT file FROM images WHERE job = ? AND number = ?", (job_id, index)).fetchall()
+            db.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", (job_id, index, seed, name))
+        self.pictures.remove(file for (file,) in former)
+
+    def cancelling(self, job_id: str) -> None:
+        """Note that a running job is to be cancelled, so that it does not come back whatever happens now."""
+        with self._writing, durably(self._db):
+            self._db.execute("UPDATE jobs SET cancelling = 1 WHERE id = ? AND status = 'running'", (job_id,))
+
+    def end(
+        self,
+        job_id: str,
+        status: Status,
+        failure: JobFailure | None = None,
+        *,
+        steps_done: int = 0,
+        step_seconds: float = 0.0,
+    ) -> None:
+        """Close an open job; one that is closed already stays as it is."""
+        code, message = (failure.code, failure.message) if failure else (None, None)
+        with self._writing:
+            self._db.execute(
+                """UPDATE jobs SET status = ?, finished = ?, error_code = ?, error_message = ?, steps_done = ?,
+                     step_seconds = ?, upload = NULL WHERE id = ? AND status IN ('queued', 'running')""",
+                (status, time.time(), code, message, steps_done, step_seconds, job_id),
+            )
+
+    def interrupted(self, reason: str, *, by_worker: bool) -> tuple[list[str], list[str]]:
+        """Queue running jobs again after the worker (``by_worker``) or the server died; the ids put back and ended.
+
+        A job that was being cancelled is cancelled; one in which the worker died twice, or that was started too often in
+        all, has failed with the reason.
+        """
+        back, over = [], []
+        with self._transaction() as db:
+            rows = db.execute("SELECT id, attempts, deaths, cancelling FROM jobs WHERE status = 'running'").fetchall()
+            for job_id, attempts, deaths, cancelling in rows:
+                deaths += by_worker
+                if cancelling:
+                    self.end(job_id, "cancelled")
+                elif deaths >= MOST_DEATHS or attempts >= MOST_ATTEMPTS:
+                    times = f"{deaths} times" if by_worker else f"the {attempts}th time"
+                    self.end(job_id, "failed", JobFailure("worker_died", f"{reason}, {times} during this job"))
+                else:
+                    db.execute(
+                        "UPDATE jobs SET status = 'queued', started = NULL, deaths = ? WHERE id = ?", (deaths, job_id)
+                    )
+                    back.append(job_id)
+                    continue
+                over.append(job_id)
+        return back, over
+
+    def requeue(self, job_id: str) -> None:
+        """Put a running job back as if it had not been tried: the server is stopping, the job is not to blame.
+
+        One that is being cancelled is cancelled.
+        """
+        with self._transaction() as db:
+            db.execute(
+                """UPDATE jobs SET status = 'queued', started = NULL, attempts = attempts - 1
+                   WHERE id = ? AND status = 'running' AND NOT cancelling""",
+                (job_id,),
+            )
+            if db.execute("SELECT 1 FROM jobs WHERE id = ? AND status = 'running'", (job_id,)).fetchall():
+                self.end(job_id, "cancelled")
+
+    # --- what is learnt, what is let go ---------------------------------------------------------------------------
+
+    def paces(self) -> dict[Shape, Pace]:
+        """How long steps took, by shape."""
+        rows = self._rows("SELECT model, width, height, batch, step, picture FROM paces")
+        return {Shape(*row[:4]): Pace(*row[4:]) for row in rows}
+
+    def keep_pace(self, shape: Shape, pace: Pace) -> None:
+        """Keep how long steps of a shape take."""
+        row = (shape.model, shape.width, shape.height, shape.batch, pace.step, pace.picture)
+        with self._writing:
+            self._db.execute("INSERT OR REPLACE INTO paces VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def finished_before(self, moment: float | None, limit: int) -> list[str]:
+        """The jobs that were over first, before ``moment`` (seconds since 1970; None for any)."""
+        query = "SELECT id FROM jobs WHERE finished < ? ORDER BY finished LIMIT ?"
+        return [str(job_id) for (job_id,) in self._rows(query, (2.0**62 if moment is None else moment, limit))]
+
+    def expire(self, job_ids: Sequence[str]) -> None:
+        """Forget jobs that are over and delete their pictures; only that they were there is kept."""
+        names: list[str] = []
+        with self._transaction() as db:
+            for job_id in job_ids:
+                names += [file for (file,) in db.execute("DELETE FROM images WHERE job = ? RETURNING file", (job_id,))]
+                db.execute("INSERT INTO tombstones SELECT id, number, ? FROM jobs WHERE id = ?", (time.time(), job_id))
+                db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+        self.pictures.remove(names)
+
+    def forget_expired(self, before: float) -> None:
+        """Drop what is kept of jobs that expired before this moment (seconds since 1970)."""
+        with self._writing:
+            self._db.execute("DELETE FROM tombstones WHERE expired < ?", (before,))
+
+
+def _job(row: tuple[Any, ...], images: list[JobImage]) -> Job:
+    fields = dict(zip(_COLUMNS, row, strict=True))
+    code, message = fields.pop("error_code"), fields.pop("error_message")
+    return Job(
+        **{**fields, "priority": PRIORITIES[fields["priority"]], "request": json.loads(fields["request"])},
+        images=tuple(images),
+        failure=JobFailure(code, message or "") if code else None,
+    )

@@ -1,0 +1,100 @@
+"""The database's tables, as numbered migrations: what was released is never edited, only followed by the next."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from converter.errors import AnemoneError
+
+_MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = []
+
+
+class StoreError(AnemoneError):
+    """The job database cannot be used."""
+
+
+def _migration(step: Callable[[sqlite3.Connection], None]) -> Callable[[sqlite3.Connection], None]:
+    _MIGRATIONS.append(step)
+    return step
+
+
+@_migration
+def _m001_jobs(db: sqlite3.Connection) -> None:
+    db.execute(
+        """CREATE TABLE jobs (
+             id TEXT PRIMARY KEY, number INTEGER NOT NULL UNIQUE, status TEXT NOT NULL, request TEXT NOT NULL,
+             upload BLOB, created REAL NOT NULL, started REAL, finished REAL, attempts INTEGER NOT NULL DEFAULT 0,
+             error_code TEXT, error_message TEXT)"""
+    )
+    db.execute("CREATE INDEX jobs_by_status ON jobs (status, number)")
+    db.execute(
+        """CREATE TABLE images (
+             job TEXT NOT NULL REFERENCES jobs (id), number INTEGER NOT NULL, seed INTEGER NOT NULL, file TEXT NOT NULL,
+             PRIMARY KEY (job, number))"""
+    )
+
+
+@_migration
+def _m002_scheduling_and_expiry(db: sqlite3.Connection) -> None:
+    for column in (
+        "model TEXT NOT NULL DEFAULT ''",
+        "priority INTEGER NOT NULL DEFAULT 1",
+        "turn REAL NOT NULL DEFAULT 0",
+        "client TEXT NOT NULL DEFAULT ''",
+        "key TEXT",
+        "fingerprint TEXT",
+        "cancelling INTEGER NOT NULL DEFAULT 0",
+        "deaths INTEGER NOT NULL DEFAULT 0",
+        "steps_done INTEGER NOT NULL DEFAULT 0",
+        "step_seconds REAL NOT NULL DEFAULT 0",
+    ):
+        db.execute(f"ALTER TABLE jobs ADD COLUMN {column}")
+    db.execute("CREATE INDEX jobs_by_model ON jobs (model, number)")
+    db.execute("CREATE INDEX jobs_by_finish ON jobs (finished) WHERE finished IS NOT NULL")
+    db.execute("CREATE UNIQUE INDEX jobs_by_key ON jobs (client, key) WHERE key IS NOT NULL")
+    db.execute("CREATE INDEX jobs_by_fingerprint ON jobs (client, fingerprint, number) WHERE fingerprint IS NOT NULL")
+    # Of a job that has expired its id is kept, so that a client is told so, and nothing of what it asked for.
+    db.execute("CREATE TABLE tombstones (id TEXT PRIMARY KEY, number INTEGER NOT NULL, expired REAL NOT NULL)")
+    db.execute("CREATE INDEX tombstones_by_number ON tombstones (number)")
+    db.execute("CREATE INDEX tombstones_by_expiry ON tombstones (expired)")
+    db.execute(
+        """CREATE TABLE paces (
+             model TEXT NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL, batch INTEGER NOT NULL,
+             step REAL NOT NULL, picture REAL NOT NULL, PRIMARY KEY (model, width, height, batch))"""
+    )
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection, each statement a transaction of its own; several threads may use it, one at a time."""
+    db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    db.execute("PRAGMA journal_mode = WAL")
+    # A killed process loses no commit, and a power cut none that `durably` made nor what was committed before it: at worst
+    # a finished job is made once more. Waiting for the disk at every step of a job would cost more than all the rest.
+    db.execute("PRAGMA synchronous = NORMAL")
+    db.execute("PRAGMA foreign_keys = ON")
+    return db
+
+
+@contextmanager
+def durably(db: sqlite3.Connection) -> Iterator[None]:
+    """What is committed inside is on the disk when it returns, also when the power goes: a client is told of it next."""
+    db.execute("PRAGMA synchronous = FULL")
+    try:
+        yield
+    finally:
+        db.execute("PRAGMA synchronous = NORMAL")
+
+
+def migrate(db: sqlite3.Connection) -> None:
+    """Bring the tables up to date; raises StoreError where they are of a newer version."""
+    done = int(db.execute("PRAGMA user_version").fetchone()[0])
+    if done > len(_MIGRATIONS):
+        raise StoreError(f"jobs.sqlite3 is of a newer Anemone (schema {done}; this one knows {len(_MIGRATIONS)})")
+    for number, step in enumerate(_MIGRATIONS[done:], done + 1):
+        db.execute("BEGIN IMMEDIATE")
+        step(db)
+        db.execute(f"PRAGMA user_version = {number}")
+        db.execute("COMMIT")

@@ -1,0 +1,80 @@
+"""The log: lines for people or for programs, each with the job it is about."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal
+
+LogFormat = Literal["text", "json"]
+
+_JOB: ContextVar[str | None] = ContextVar("job", default=None)
+#: What would begin a line of its own, or move the cursor of the terminal that shows it.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+@contextmanager
+def about_job(job_id: str) -> Iterator[None]:
+    """What is logged inside is about this job (or conversion)."""
+    before = _JOB.set(job_id)
+    try:
+        yield
+    finally:
+        _JOB.reset(before)
+
+
+def _add_job(record: logging.LogRecord) -> bool:
+    record.__dict__["job"] = _JOB.get()
+    return True
+
+
+def _job(record: logging.LogRecord) -> str | None:
+    found: str | None = record.__dict__.get("job")
+    return found
+
+
+def _time(record: logging.LogRecord) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+
+
+class TextFormatter(logging.Formatter):
+    """``2026-01-31T12:00:00.000Z WARNING anemone.queue [job]: message``; a traceback follows on lines of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text; control characters in the message are escaped, so that nobody forges a line."""
+        job = f" [{found}]" if (found := _job(record)) else ""
+        message = _CONTROL.sub(lambda c: repr(c.group())[1:-1], record.getMessage())
+        line = f"{_time(record)} {record.levelname} {record.name}{job}: {message}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class JsonFormatter(logging.Formatter):
+    """A JSON object a line: time, level, logger, message, and where there is one, job and exception."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line of JSON."""
+        told: dict[str, Any] = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if job := _job(record):
+            told["job"] = job
+        if record.exc_info:
+            told["exception"] = self.formatException(record.exc_info)
+        return json.dumps(told, ensure_ascii=False)
+
+
+def log_as(form: LogFormat) -> None:
+    """Send what Anemone says, and what libraries warn of, to standard error in this form. Once in each process."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    handler.addFilter(_add_job)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("anemone").setLevel(logging.INFO)

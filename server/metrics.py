@@ -1,0 +1,94 @@
+"""What the server counts of itself, for Prometheus: no prompt, no key, no address and nothing with a job's id.
+
+The functions may be called from any thread. There is one set of counters in a process, as in prometheus_client itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+#: A step takes hundredths of a second on the Neural Engine and a minute on two old cores.
+_STEP_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+#: A picture in one step, or eight large ones in 150.
+_JOB_BUCKETS = (0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+
+# When each series began is told by nobody and doubles the answer.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+REGISTRY = CollectorRegistry()
+# Memory, CPU and open files of the HTTP process, where the system tells them in /proc.
+ProcessCollector(registry=REGISTRY)
+
+_QUEUE = Gauge("anemone_queue_jobs", "Jobs that are not over", ["state"], registry=REGISTRY)
+_JOBS = Counter("anemone_jobs", "Jobs that are over", ["status"], registry=REGISTRY)
+_JOB_SECONDS = Histogram(
+    "anemone_job_seconds", "From a job's start to its end, its worker's deaths included", buckets=_JOB_BUCKETS,
+    registry=REGISTRY,
+)  # fmt: skip
+_STEP_SECONDS = Histogram("anemone_step_seconds", "One denoising step", buckets=_STEP_BUCKETS, registry=REGISTRY)
+_LOADS = Counter("anemone_model_loads", "Models loaded, or that could not be", ["outcome"], registry=REGISTRY)
+_LOADED = Gauge("anemone_model_loaded", "Whether the worker holds a model", registry=REGISTRY)
+_DEATHS = Counter("anemone_worker_deaths", "Times the worker process died", registry=REGISTRY)
+_CONVERSIONS = Counter("anemone_conversions", "Conversions that are over", ["status"], registry=REGISTRY)
+
+# A series that is not there until its first event is not zero to Prometheus, and its first event is lost to rate().
+for _state in ("queued", "running"):
+    _QUEUE.labels(_state)
+for _status in ("succeeded", "failed", "cancelled"):
+    _JOBS.labels(_status)
+    _CONVERSIONS.labels(_status)
+for _outcome in ("loaded", "failed"):
+    _LOADS.labels(_outcome)
+
+
+def queue_changed(jobs: Mapping[Literal["queued", "running"], int]) -> None:
+    """Note how many jobs are in these states; a state that is left out keeps its number."""
+    for state, count in jobs.items():
+        _QUEUE.labels(state).set(count)
+
+
+def job_ended(status: Literal["succeeded", "failed", "cancelled"], seconds: float | None) -> None:
+    """Count a job that is over; ``seconds`` since it started, None where it never did."""
+    _JOBS.labels(status).inc()
+    if seconds is not None:
+        _JOB_SECONDS.observe(seconds)
+
+
+def step_done(seconds: float) -> None:
+    """Count a denoising step that took ``seconds``."""
+    _STEP_SECONDS.observe(seconds)
+
+
+def model_loaded(outcome: Literal["loaded", "failed"]) -> None:
+    """Count a model that the worker has loaded, or failed to."""
+    _LOADS.labels(outcome).inc()
+
+
+def model_held(model: str | None) -> None:
+    """Note whether the worker now holds a model; which one is not told."""
+    _LOADED.set(model is not None)
+
+
+def worker_died() -> None:
+    """Count a death of the worker process."""
+    _DEATHS.inc()
+
+
+def conversion_ended(status: Literal["succeeded", "failed", "cancelled"]) -> None:
+    """Count a conversion that is over."""
+    _CONVERSIONS.labels(status).inc()
+
+
+def exposition() -> bytes:
+    """Everything in Prometheus' text format, version 0.0.4."""
+    return generate_latest(REGISTRY)

@@ -1,0 +1,106 @@
+"""A conversion as it stands, and its file in the data folder, by which it outlives the server."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from server.models.orders import ConversionOrder
+
+log = logging.getLogger("anemone.conversions")
+
+ConversionStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+#: Conversions that are over and still told of; the oldest are forgotten first, their models are not.
+_MOST_KEPT = 200
+
+
+@dataclass(frozen=True)
+class ConversionProgress:
+    """How far it is.
+
+    stage: downloading, converting or verifying.
+    item: the file or network it is at.
+    done, total: bytes of weights; of the download, or of all networks.
+    eta_s: seconds to go; None where that is not known.
+    """
+
+    stage: Literal["downloading", "converting", "verifying"]
+    item: str
+    done: int
+    total: int
+    eta_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """An order and where it stands. Times are seconds since 1970.
+
+    attempts: how many times it was begun, those not counted that the server's end cut short.
+    error: code and message, where it failed.
+    progress: of a running one; not kept on disk.
+    """
+
+    order: ConversionOrder
+    status: ConversionStatus
+    created: float
+    started: float | None = None
+    finished: float | None = None
+    attempts: int = 0
+    error: tuple[str, str] | None = None
+    progress: ConversionProgress | None = None
+
+    @property
+    def id(self) -> str:
+        """The order's."""
+        return self.order.id
+
+    @property
+    def open(self) -> bool:
+        """Whether it is not over."""
+        return self.status in ("queued", "running")
+
+
+class ConversionFiles:
+    """One JSON file for each conversion, in ``data_dir``/conversions."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._folder = data_dir / "conversions"
+
+    def read(self) -> dict[str, Conversion]:
+        """All of them by id, the oldest first."""
+        found = [c for path in self._folder.glob("*.json") if (c := self._parsed(path)) is not None]
+        return {c.id: c for c in sorted(found, key=lambda c: c.created)}
+
+    @staticmethod
+    def _parsed(path: Path) -> Conversion | None:
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            error = None if told["error"] is None else tuple(told["error"])
+            return Conversion(**{**told, "order": ConversionOrder.from_json(told["order"]), "error": error})
+        except (ValueError, KeyError, TypeError) as error:
+            # Another version's, whose orders have other ids; asked for again it is a new conversion.
+            log.warning("%s is not read: %s", path, error)
+            return None
+
+    def write(self, conversion: Conversion) -> None:
+        """Keep it: on disk, whole, when this returns."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{conversion.id}.json"
+        beside = path.with_suffix(".new")
+        with beside.open("w", encoding="utf-8") as file:
+            json.dump(asdict(replace(conversion, progress=None)), file)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.rename(path)
+
+    def forget(self, conversions: dict[str, Conversion]) -> list[str]:
+        """Remove the files of those that have been over longest, where there are too many; their ids."""
+        over = sorted((c for c in conversions.values() if not c.open), key=lambda c: c.created)
+        gone = [c.id for c in over[: max(0, len(over) - _MOST_KEPT)]]
+        for conversion_id in gone:
+            (self._folder / f"{conversion_id}.json").unlink(missing_ok=True)
+        return gone

@@ -1,0 +1,275 @@
+"""Conversions, one at a time, each in a process of its own: kept on disk, told of as they go, cancelled, taken up again."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import multiprocessing.connection
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from converter.errors import AnemoneError
+from server import metrics
+from server.jobs.events import EventLog
+from server.logs import LogFormat, about_job
+from server.models.conversion import Conversion, ConversionFiles, ConversionProgress, ConversionStatus
+from server.models.converting import ConversionFailed, Converted, Report, convert_ordered
+from server.models.installed import InstalledModels
+from server.models.orders import ConversionOrder
+
+log = logging.getLogger("anemone.conversions")
+
+#: A conversion whose process died is begun once more.
+_MOST_ATTEMPTS = 2
+#: Conversions that may wait; each brings gigabytes.
+MOST_OPEN = 16
+_STOP_SECONDS = 3.0
+
+#: Starts a process that carries an order out and reports on its end of a pipe.
+LaunchConversion = Callable[[Connection, ConversionOrder], BaseProcess]
+
+
+class NameTaken(AnemoneError):
+    """The name is another model's."""
+
+
+class TooManyConversions(AnemoneError):
+    """Enough conversions wait already."""
+
+
+def launch_conversion(data_dir: Path, log_format: LogFormat = "text") -> LaunchConversion:
+    """A launcher of conversion processes that write into ``data_dir``, and log as the server does."""
+
+    def launch(pipe: Connection, order: ConversionOrder) -> BaseProcess:
+        process = multiprocessing.get_context("spawn").Process(
+            target=convert_ordered, args=(pipe, order, data_dir, log_format), name="anemone-conversion", daemon=True
+        )
+        process.start()
+        return process
+
+    return launch
+
+
+class Conversions:
+    """Every conversion there was. A thread of its own does all the waiting; the methods may be called from any.
+
+    Each is told of in ``events`` on the channel of its id: ``state`` whenever its status changes, ``progress`` between.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        models: InstalledModels,
+        events: EventLog,
+        launch: LaunchConversion,
+    ) -> None:
+        self._files, self._models, self._events = ConversionFiles(data_dir), models, events
+        self._checkpoints = data_dir / "checkpoints"
+        self._launch = launch
+        #: Hears of every change, in the thread that makes it.
+        self.watch: Callable[[Conversion], None] = lambda conversion: None
+        self._lock = threading.RLock()
+        self._all: dict[str, Conversion] = self._files.read()
+        self._running: str | None = None
+        self._cancelling: set[str] = set()
+        self._process: BaseProcess | None = None
+        self._pipe: Connection | None = None
+        self._stopping = False
+        # A byte through this pair wakes the thread out of its wait.
+        self._woken, self._wake = multiprocessing.Pipe(duplex=False)
+        self._thread = threading.Thread(target=self._run, name="conversions", daemon=True)
+
+    def start(self) -> None:
+        """Take up what an earlier server left, and begin."""
+        self._models.sweep()
+        for left in [c for c in self._all.values() if c.status == "running"]:
+            # It ran in a process of its own, so it is not what the server died of.
+            self._put(replace(left, status="queued", attempts=left.attempts - 1))
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the process; the conversion it is at goes back to the queue, with the networks it has finished."""
+        self._stopping = True
+        self._wake.send_bytes(b"x")
+        self._thread.join()
+        self._woken.close()
+        self._wake.close()
+
+    def all(self) -> list[Conversion]:
+        """All of them, the newest first."""
+        with self._lock:
+            return sorted(self._all.values(), key=lambda c: c.created, reverse=True)
+
+    def get(self, conversion_id: str) -> Conversion | None:
+        """The conversion as it stands."""
+        return self._all.get(conversion_id)
+
+    def checkpoints(self) -> dict[str, Path]:
+        """By name what the data folder's owner has put into its ``checkpoints``: folders and .safetensors files."""
+        there = self._checkpoints.iterdir() if self._checkpoints.is_dir() else ()
+        return {
+            path.name: path.absolute()
+            for path in sorted(there)
+            if path.name[0] != "." and path.name.isprintable() and (path.is_dir() or path.suffix == ".safetensors")
+        }
+
+    def making(self, name: str) -> Conversion | None:
+        """The conversion that is to make the model ``name`` and is not over; None where there is none."""
+        return next((c for c in self.all() if c.open and c.order.name == name), None)
+
+    def submit(self, order: ConversionOrder, *, replacing: bool = False) -> Conversion:
+        """The conversion of this order: the one there is where it is open, or its model installed; otherwise it begins.
+
+        Raises NameTaken where another model has the order's name, and TooManyConversions; not where it is ``replacing``
+        what there is of that name, as the server's own first model does.
+        """
+        with self._lock:
+            there = self._all.get(order.id)
+            if there is not None and (
+                there.open
+                or (there.status == "succeeded" and not replacing and there.order.name in self._models.names())
+            ):
+                return there
+            if not replacing:
+                self._require_free(order)
+                self._require_place()
+            self._put(Conversion(order, "queued", time.time()))
+            for gone in self._files.forget(self._all):
+                del self._all[gone]
+        self._wake.send_bytes(b"x")
+        return self._all[order.id]
+
+    def _require_free(self, order: ConversionOrder) -> None:
+        other = self.making(order.name)
+        if order.name in self._models.names() or (other is not None and other.id != order.id):
+            raise NameTaken(f"there is a model {order.name} already; give this one another name, or delete that one")
+
+    def _require_place(self) -> None:
+        if sum(c.open for c in self._all.values()) >= MOST_OPEN:
+            raise TooManyConversions(f"{MOST_OPEN} conversions wait already; come back when one is done")
+
+    def cancel(self, conversion_id: str) -> Conversion | None:
+        """Stop it. The networks it has finished are kept for when the same is asked for again."""
+        with self._lock:
+            found = self._all.get(conversion_id)
+            if found is None or not found.open:
+                return found
+            if self._running == conversion_id and self._process is not None:
+                self._cancelling.add(conversion_id)
+                self._process.terminate()
+            else:
+                self._over(found, "cancelled")
+            return self._all[conversion_id]
+
+    # --- the thread -----------------------------------------------------------------------------------------------
+
+    def _put(self, conversion: Conversion) -> None:
+        with self._lock:
+            self._all[conversion.id] = conversion
+            self._files.write(conversion)
+        self._tell(conversion)
+
+    def _tell(self, conversion: Conversion) -> None:
+        error = conversion.error and {"code": conversion.error[0], "message": conversion.error[1]}
+        told = {"status": conversion.status, "model": conversion.order.name, "error": error}
+        self._events.publish(conversion.id, "state", told, last=not conversion.open)
+        self.watch(conversion)
+
+    def _over(self, conversion: Conversion, status: ConversionStatus, error: tuple[str, str] | None = None) -> None:
+        with about_job(conversion.id):
+            log.info("the conversion of %s %s", conversion.order.source, status)
+        self._put(replace(conversion, status=status, finished=time.time(), error=error, progress=None))
+        metrics.conversion_ended(status)  # type: ignore[arg-type]
+
+    def _again(self, conversion: Conversion, status: int | None) -> None:
+        """Queue a conversion again whose process died with this exit status, or fail it where that happened before."""
+        if conversion.attempts < _MOST_ATTEMPTS:
+            self._put(replace(conversion, status="queued", progress=None))
+            return
+        times = f"died {conversion.attempts} times (last exit status {status})"
+        message = f"the conversion's process {times}; it may need more memory than there is"
+        self._over(conversion, "failed", ("process_died", message))
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._begin()
+            sources = [self._woken] if self._pipe is None else [self._woken, self._pipe]
+            for source in multiprocessing.connection.wait(sources):
+                if source is self._woken:
+                    self._woken.recv_bytes()
+                elif self._pipe is not None:
+                    self._read(self._pipe)
+        self._leave()
+
+    def _begin(self) -> None:
+        """Start the process of the conversion that has waited longest, if none runs."""
+        with self._lock:
+            waiting = min(
+                (c for c in self._all.values() if c.status == "queued"), key=lambda c: c.created, default=None
+            )
+            if self._pipe is not None or waiting is None:
+                return
+            ours, theirs = multiprocessing.Pipe()
+            self._put(replace(waiting, status="running", started=time.time(), attempts=waiting.attempts + 1))
+            self._process = self._launch(theirs, waiting.order)
+            theirs.close()
+            self._running, self._pipe = waiting.id, ours
+        with about_job(waiting.id):
+            log.info("the conversion of %s begins", waiting.order.source)
+
+    def _read(self, pipe: Connection) -> None:
+        try:
+            report: Report | None = pipe.recv()
+        except (EOFError, OSError):  # OSError where it was killed in the middle of a message
+            report = None
+        if isinstance(report, ConversionProgress):
+            self._progressed(report)
+        else:
+            self._ended(report)
+
+    def _progressed(self, progress: ConversionProgress) -> None:
+        with self._lock:
+            assert self._running is not None
+            self._all[self._running] = replace(self._all[self._running], progress=progress)
+            told = {"stage": progress.stage, "item": progress.item, "done": progress.done, "total": progress.total}
+            self._events.publish(self._running, "progress", {**told, "eta_s": progress.eta_s})
+            self.watch(self._all[self._running])
+
+    def _ended(self, report: Converted | ConversionFailed | None) -> None:
+        """The process has said how it ended, or is gone without a word (None)."""
+        assert self._process is not None
+        assert self._pipe is not None
+        self._pipe.close()
+        self._process.join()
+        with self._lock:
+            assert self._running is not None
+            conversion, cancelled = self._all[self._running], self._running in self._cancelling
+            self._cancelling.discard(self._running)
+            self._running = self._pipe = None
+            if isinstance(report, Converted):
+                self._over(conversion, "succeeded")
+            elif cancelled:
+                self._over(conversion, "cancelled")
+            elif report is None:
+                self._again(conversion, self._process.exitcode)
+            else:
+                self._over(conversion, "failed", (report.code, report.message))
+
+    def _leave(self) -> None:
+        if self._running is None or self._process is None:
+            return
+        self._process.terminate()
+        self._process.join(_STOP_SECONDS)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        conversion = self._all[self._running]
+        if self._running in self._cancelling:
+            self._over(conversion, "cancelled")
+        else:  # the server is stopping; that is no fault of the conversion's
+            self._put(replace(conversion, status="queued", attempts=conversion.attempts - 1, progress=None))

@@ -1,0 +1,78 @@
+"""The model a server is started with: used as it is, or converted before the worker begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from converter.apple import is_apple
+from converter.errors import AnemoneError
+from converter.folder import FILE
+from server.jobs.readiness import Readiness
+from server.models.conversion import Conversion
+from server.models.conversions import Conversions
+from server.models.installed import InstalledModels
+from server.models.library import from_hub, is_current
+from server.models.orders import first_order
+
+
+class Beginning(Protocol):
+    """What is waiting for the model: the job queue."""
+
+    def begin(self) -> None:
+        """Start the worker."""
+
+    def tell(self, readiness: Readiness) -> None:
+        """Show how the model is coming along."""
+
+
+class FirstModel:
+    """What ``--model`` names: a converted folder, one of Apple's converter, a checkpoint, an address on the hub."""
+
+    def __init__(self, given: Path, data_dir: Path) -> None:
+        self.order = first_order(given)
+        own_folder = given.is_dir() and ((given / FILE).is_file() or is_apple(given))
+        #: Where the model is, or will be.
+        self.folder = given.absolute() if own_folder else data_dir.absolute() / "models" / self.order.name
+        #: Its folder, where that is not in the data folder.
+        self.outside = (self.folder,) if own_folder else ()
+        #: All installed models, with this one as the default.
+        self.models = InstalledModels(data_dir, self.outside, self.order.name)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is nothing to convert."""
+        source = Path(self.order.source)
+        if not source.is_absolute():
+            return from_hub(self.folder, self.order.source) is not None
+        if self.folder == source:
+            return (self.folder / FILE).is_file()
+        try:
+            return is_current(source, self.folder)
+        except AnemoneError:
+            return False  # the conversion says what is wrong with it
+
+    def start(self, conversions: Conversions, queue: Beginning) -> None:
+        """Have the worker begin as soon as the model is there, and until then tell how far its conversion is."""
+        if self.is_ready:
+            queue.begin()
+            return
+
+        def watch(conversion: Conversion) -> None:
+            if conversion.id == self.order.id:
+                self._heard(conversion, queue)
+
+        conversions.watch = watch
+        conversions.submit(self.order, replacing=True)
+
+    def _heard(self, conversion: Conversion, queue: Beginning) -> None:
+        at = conversion.progress
+        if conversion.status == "succeeded":
+            queue.tell(Readiness())
+            queue.begin()
+        elif conversion.status == "failed":
+            queue.tell(Readiness("failed", message=conversion.error[1] if conversion.error else None))
+        elif conversion.status == "cancelled":
+            queue.tell(Readiness("failed", message="its conversion was cancelled; restart the server to go on with it"))
+        elif at is not None:
+            queue.tell(Readiness(at.stage, at.item, at.done, at.total))

@@ -1,0 +1,74 @@
+"""A model's loaded networks, no more of them at once than memory allows."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from converter.errors import MemoryShortage
+from converter.folder import ModelFolder, Package
+from converter.runtime import Network, load
+from server.models.memory import weight_bytes
+
+#: Loads a function of a package on a compute unit.
+Loader = Callable[[Path, str, str], Network]
+#: Network -> compute unit; a network that is not named takes the default.
+ComputeUnits = dict[str, str]
+_GB = 10**9
+
+
+def load_package(path: Path, function: str, compute_units: str) -> Network:
+    """The function of the package at ``path``, on the compute unit."""
+    return load(path, function=function, compute_units=compute_units)
+
+
+class Networks:
+    """Networks by name and size, loaded when they are first asked for.
+
+    Where one more does not fit the budget, those that were asked for longest ago are let go until it does; where memory
+    is tight, that leaves each loaded only while it is used (Apple's reduceMemory): text encoder, then UNet, then
+    decoder. A caller must not keep a network that it has finished with. The budget is of weights; what a network
+    computes with comes on top.
+    """
+
+    def __init__(self, folder: ModelFolder, units: ComputeUnits, loader: Loader, budget: int | None) -> None:
+        """``budget`` is in bytes; None sets no bound."""
+        self._folder, self._units, self._loader = folder, units, loader
+        self._budget = sys.maxsize if budget is None else budget
+        #: Loaded networks with their bytes, the one asked for last at the end.
+        self._held: dict[tuple[str, str], tuple[Network, int]] = {}
+
+    def _bytes(self, package: Package) -> int:
+        return weight_bytes(self._folder.path / package.path)
+
+    def together(self, *names: str, width: int, height: int) -> bool:
+        """Whether these networks, for pictures of a size in pixels, fit the budget at once."""
+        return sum(self._bytes(self._folder.best(name, width, height)) for name in names) <= self._budget
+
+    def get(
+        self, name: str, width: int | None = None, height: int | None = None, *, batch: int = 1, tokens: int = 0
+    ) -> Network:
+        """A network: the smallest of its programs for pictures of that size and so many rows and tokens at once.
+
+        Raises MemoryShortage where it alone does not fit the budget, and what loading raises.
+        """
+        package = self._folder.best(name, width, height, batch=batch, tokens=tokens)
+        key = (package.path, package.function)
+        if key in self._held:
+            self._held[key] = self._held.pop(key)
+        else:
+            needed = self._bytes(package)
+            self._make_room(name, needed)
+            units = self._units.get(name, self._units.get("default", "CPU_AND_NE"))
+            self._held[key] = (self._loader(self._folder.path / package.path, package.function, units), needed)
+        return self._held[key][0]
+
+    def _make_room(self, name: str, needed: int) -> None:
+        if needed > self._budget:
+            raise MemoryShortage(
+                f"{name} of {self._folder.manifest.name} takes {needed / _GB:.2f} GB of memory, and models may take "
+                f"{self._budget / _GB:.2f} GB; convert it smaller, or give the server a larger memory_budget_gb"
+            )
+        while self._held and needed + sum(size for _, size in self._held.values()) > self._budget:
+            del self._held[next(iter(self._held))]

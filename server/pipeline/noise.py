@@ -1,0 +1,105 @@
+"""The random numbers of a picture: whose generator draws them, and in which order.
+
+The order differs with whose pictures are to be made again. diffusers draws the first picture's place in the encoder's
+distribution before the noise, Apple's Swift pipeline after it; A1111 draws it apart from the picture's seed, so that
+here it is the middle of the distribution (Stable Diffusion's encoder hardly spreads). For the steps of ancestral
+samplers diffusers and A1111 go on with the same generator, and Apple's begins again from the seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from server.jobs.request import PictureSeeds
+from server.pipeline.philox import PhiloxGenerator
+
+Noise = NDArray[np.float32]
+#: Mean cosine from which A1111 takes two noises for parallel, where the arc between them has no direction.
+_PARALLEL = 0.9995
+
+
+class Generator(Protocol):
+    """Draws normal random numbers, one tensor after another."""
+
+    def normal(self, shape: tuple[int, ...]) -> Noise:
+        """The next tensor, fp32."""
+
+
+class TorchGenerator:
+    """PyTorch's on the CPU, as diffusers is usually given it."""
+
+    def __init__(self, seed: int) -> None:
+        self._generator = torch.Generator("cpu").manual_seed(seed)
+
+    def normal(self, shape: tuple[int, ...]) -> Noise:
+        """What ``torch.randn`` gives next."""
+        drawn: Noise = torch.randn(shape, generator=self._generator).numpy()
+        return drawn
+
+
+class NumpyGenerator:
+    """NumPy's Mersenne Twister with polar pairs, as ``numpy.random.seed`` sets it (Apple's NumPyRandomSource)."""
+
+    def __init__(self, seed: int) -> None:
+        self._generator = np.random.RandomState(seed)
+
+    def normal(self, shape: tuple[int, ...]) -> Noise:
+        """What ``numpy.random.randn`` gives next, in fp32."""
+        return self._generator.standard_normal(shape).astype(np.float32)
+
+
+_GENERATORS: dict[str, Callable[[int], Generator]] = {
+    "torch": TorchGenerator,
+    "numpy": NumpyGenerator,
+    "cuda": PhiloxGenerator,
+}
+
+
+def slerp(strength: float, low: Noise, high: Noise) -> Noise:
+    """From ``low`` to ``high`` [1, C, H, W] along the arc between them, ``strength`` of the way (A1111's rng.slerp).
+
+    Each column of a channel turns by its own angle, as there: lengths are taken over H.
+    """
+    a, b = (noise / np.linalg.norm(noise, axis=2, keepdims=True) for noise in (low, high))
+    cosine = (a * b).sum(2, keepdims=True)
+    if cosine.mean() > _PARALLEL:
+        return low
+    angle = np.arccos(np.clip(cosine, -1, 1))
+    share_low, share_high = np.sin((1 - strength) * angle), np.sin(strength * angle)
+    return np.asarray((share_low * low + share_high * high) / np.sin(angle), np.float32)
+
+
+class PictureNoise:
+    """What is drawn for one picture. Each of `encoding`, `start` and `step` is asked for in this order, if at all."""
+
+    def __init__(self, rng: str, seeds: PictureSeeds, variation_strength: float, shape: tuple[int, ...]) -> None:
+        """``rng`` is one of RNGS, ``shape`` the latents' [1, C, h, w]."""
+        self._rng, self._seeds, self._strength, self._shape = rng, seeds, variation_strength, shape
+        self._generator = _GENERATORS[rng](seeds.seed)
+        self._early: Noise | None = None
+        self._steps = _GENERATORS[rng](seeds.seed) if rng == "numpy" else self._generator
+
+    def encoding(self) -> Noise:
+        """Where in the encoder's distribution the first picture's latents are, in deviations from its middle."""
+        if self._rng == "cuda":
+            return np.zeros(self._shape, np.float32)
+        if self._rng == "numpy":
+            self._early = self._generator.normal(self._shape)
+        return self._generator.normal(self._shape)
+
+    def start(self) -> Noise:
+        """The noise a picture starts from, turned towards the variation's."""
+        noise = self._generator.normal(self._shape) if self._early is None else self._early
+        if self._seeds.variation is None:
+            return noise
+        other = _GENERATORS[self._rng](self._seeds.variation).normal(self._shape)
+        return slerp(self._strength, noise, other)
+
+    def step(self) -> Noise:
+        """Fresh noise for a step of a sampler that takes some."""
+        return self._steps.normal(self._shape)

@@ -1,0 +1,103 @@
+"""What a picture looks like while it is made: small JPEGs of the latents.
+
+By the model's tiny autoencoder (TAESD) where it has one; otherwise each latent is one pixel, its colour a linear
+function of the channels, which is known for the autoencoders of Stable Diffusion and fitted to others' decoders.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from converter.folder import Manifest
+from converter.runtime import Network
+from server.pipeline.images import Pixels, to_pixels
+from server.pipeline.schedulers.schedule import Latents
+
+#: Pixels of a preview's longer side at most.
+LONGEST_SIDE = 256
+_JPEG_QUALITY = 75
+#: Rows: each latent channel, and a constant; columns: red, green, blue in [-1, 1].
+Factors = NDArray[np.float32]
+#: Factors of published autoencoders by their scaling factor. Stable Diffusion 1 and 2: measured by keturn,
+#: https://discuss.huggingface.co/t/decoding-latents-to-rgb-without-upscaling/23204; SDXL: by T. A. Vass,
+#: https://huggingface.co/blog/TimothyAlexisVass/explaining-the-sdxl-latent-space (there for 0 to 255).
+_KNOWN: dict[float, Factors] = {
+    0.18215: np.asarray(
+        [[0.298, 0.207, 0.208], [0.187, 0.286, 0.173], [-0.158, 0.189, 0.264], [-0.184, -0.271, -0.473], [0, 0, 0]],
+        np.float32,
+    ),
+    0.13025: np.asarray(
+        [[60, 60, 60], [-60, -5, 10], [25, 15, -5], [-70, -50, -35], [150 - 127.5, 140 - 127.5, 130 - 127.5]],
+        np.float32,
+    )
+    / np.float32(127.5),
+}
+#: A fit decodes so many patches of one colour a side at most.
+_PATCHES = 8
+
+
+def _rows(latents: Latents) -> NDArray[np.float32]:
+    """[1, C, h, w] -> [h * w, C + 1], the last column of ones."""
+    channels = latents[0].reshape(latents.shape[1], -1).T
+    return np.concatenate([channels, np.ones((len(channels), 1), np.float32)], 1)
+
+
+def fitted_factors(decoder: Network, scaling_factor: float) -> Factors:
+    """The factors that come nearest to a decoder (least squares), of patches of random colour it decodes once."""
+    _, channels, height, width = decoder.inputs["z"].shape
+    count = min(_PATCHES, height, width)
+    down, across = height // count, width // count
+    patches = np.random.default_rng(0).standard_normal((1, channels, count, count)).astype(np.float32)
+    beyond = ((0, 0), (0, 0), (0, height - down * count), (0, width - across * count))
+    latents = np.pad(patches.repeat(down, 2).repeat(across, 3), beyond)
+    image = decoder.predict({"z": (latents / np.float32(scaling_factor)).astype(np.float16)})["image"]
+    scale = image.shape[2] // height
+    whole = image[0, :, : count * down * scale, : count * across * scale]
+    colours = whole.reshape(3, count, down * scale, count, across * scale).mean((2, 4))
+    found, *_ = np.linalg.lstsq(_rows(patches), colours.reshape(3, -1).T)
+    return np.asarray(found, np.float32)
+
+
+def coloured(latents: Latents, factors: Factors) -> Pixels:
+    """A pixel for each latent, uint8 [h, w, 3]."""
+    colours = (_rows(latents) @ factors).T.reshape(1, 3, *latents.shape[2:])
+    return to_pixels(colours)
+
+
+class Previewer:
+    """Makes a model's previews."""
+
+    def __init__(self, manifest: Manifest, network: Callable[..., Network]) -> None:
+        self._manifest, self._network = manifest, network
+        self._factors = _KNOWN.get(round(manifest.vae_scaling_factor, 5)) if manifest.latent_channels == 4 else None
+
+    def needs(self, width: int, height: int) -> str | None:
+        """The network that a preview of this size (pixels) runs now; None where it runs none."""
+        tiny = self._manifest.networks.get("preview_decoder", ())
+        if any((p.width, p.height) == (width, height) for p in tiny):
+            return "preview_decoder"
+        return None if self._factors is not None else "vae_decoder"
+
+    def _pixels(self, clean: Latents, width: int, height: int) -> Pixels:
+        if self.needs(width, height) == "preview_decoder":
+            decoder = self._network("preview_decoder", width, height)
+            return to_pixels(decoder.predict({"z": clean.astype(np.float16)})["image"])
+        if self._factors is None:
+            self._factors = fitted_factors(
+                self._network("vae_decoder", width, height), self._manifest.vae_scaling_factor
+            )
+        return coloured(clean, self._factors)
+
+    def jpeg(self, clean: Latents, width: int, height: int) -> bytes:
+        """A JPEG of clean latents [1, C, h, w] of a picture of that size (pixels), which it is not larger than."""
+        picture = Image.fromarray(self._pixels(clean, width, height))
+        scale = min(1.0, LONGEST_SIDE / max(width, height))
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        file = io.BytesIO()
+        picture.resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=_JPEG_QUALITY)
+        return file.getvalue()

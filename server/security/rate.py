@@ -1,0 +1,65 @@
+"""How often one client may ask."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.types import Scope
+
+#: Clients remembered at once; one that is forgotten starts with a full bucket again.
+_MOST_CLIENTS = 10_000
+
+
+def client_of(scope: Scope) -> str:
+    """The client's address; an IPv6 client's network of 64 bits, all of which one machine may use."""
+    text = scope["client"][0] if scope.get("client") else "unknown"
+    try:
+        address = ipaddress.ip_address(str(text).partition("%")[0])
+    except ValueError:
+        return str(text)
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(address) if address.is_loopback else str(ipaddress.ip_network((address, 64), strict=False))
+
+
+@dataclass
+class _Bucket:
+    tokens: float
+    seen: float
+
+
+class Buckets:
+    """A token bucket for each client: ``a_minute`` tokens fit and are given back in the course of a minute."""
+
+    def __init__(self, a_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most, self._clock = a_minute, clock
+        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+
+    def _bucket(self, client: str) -> _Bucket:
+        now = self._clock()
+        bucket = self._buckets.get(client) or _Bucket(self._most, now)
+        bucket.tokens = min(self._most, bucket.tokens + (now - bucket.seen) * self._most / 60)
+        bucket.seen = now
+        self._buckets[client] = bucket
+        self._buckets.move_to_end(client)
+        if len(self._buckets) > _MOST_CLIENTS:
+            self._buckets.popitem(last=False)
+        return bucket
+
+    def wait(self, client: str) -> float:
+        """Seconds until ``client`` has a token; 0 where it has one."""
+        return max(0.0, (1 - self._bucket(client).tokens) * 60 / self._most)
+
+    def take(self, client: str) -> float:
+        """Take a token of ``client``'s; the seconds until there is one where there is none, else 0."""
+        bucket = self._bucket(client)
+        if bucket.tokens < 1:
+            return (1 - bucket.tokens) * 60 / self._most
+        bucket.tokens -= 1
+        return 0.0

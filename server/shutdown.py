@@ -1,0 +1,56 @@
+"""Leaving: no more requests are taken, the running job may end within its grace, and who waits is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+#: Beyond the running job's grace: for the worker to leave and for answers to be sent.
+_LEAVING_SECONDS = 5
+
+
+class Shutdown:
+    """Stops what is behind the routes, once, whoever asks first: the server as it is told to leave, or the app's end."""
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self._stop = stop
+        self._task: asyncio.Task[None] | None = None
+
+    async def __call__(self) -> None:
+        """Return once it has stopped."""
+        if self._task is None:
+            self._task = asyncio.create_task(asyncio.to_thread(self._stop))
+        await asyncio.shield(self._task)
+
+
+class Server(uvicorn.Server):
+    """Tells the queue that it is time to leave before it waits for the answers that depend on it."""
+
+    def __init__(self, app: FastAPI, grace_seconds: float, **options: Any) -> None:
+        """``grace_seconds`` as `create_app` was told; ``options`` as `uvicorn.Config` takes them."""
+        config = uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            log_level="warning",
+            timeout_graceful_shutdown=math.ceil(grace_seconds) + _LEAVING_SECONDS,
+            server_header=False,
+            proxy_headers=False,  # a client would choose its own address with them
+            **options,
+        )
+        super().__init__(config)
+        self._served = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more requests, let the running job end within its grace, answer who waits."""
+        leaving = asyncio.create_task(self._served.state.shutdown())
+        await super().shutdown(sockets)
+        await leaving

@@ -1,0 +1,64 @@
+"""Conversions for tests: a real process and real messages, no weights. The order's source says how it goes.
+
+"slow" in it takes a tenth of a second for each of a hundred pieces, "steady" for each of five; "bad" cannot be converted; "die" kills the process,
+"die once" only the first time.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+from server.models.conversion import ConversionProgress
+from server.models.conversions import LaunchConversion
+from server.models.converting import ConversionFailed, Converted
+from server.models.orders import ConversionOrder
+from tests.server.fake_painter import MANIFEST
+
+PIECES = 100
+# A fresh interpreter for each, as the server starts them, takes a second; copies of one that has imported all this do not.
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["tests.server.fake_converter"])
+
+
+def convert(pipe: Connection, order: ConversionOrder, data_dir: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    (data_dir / "begun").open("a").write(f"{order.source}\n")
+    pipe.send(ConversionProgress("downloading", "unet.safetensors", 50, 100))
+    if "bad" in order.source:
+        pipe.send(ConversionFailed("not_converted", f"{order.source} is of an unknown architecture"))
+        return
+    mark = data_dir / "died"
+    if "die" in order.source and not ("once" in order.source and mark.exists()):
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    pieces = next((count for word, count in (("slow", PIECES), ("steady", 5)) if word in order.source), 1)
+    for piece in range(pieces):
+        pipe.send(ConversionProgress("converting", "unet", piece, PIECES, 1.0))
+        if pieces > 1:
+            time.sleep(0.1)
+    folder = data_dir / "models" / order.name
+    folder.mkdir(parents=True, exist_ok=True)
+    replace(MANIFEST, name=order.name).write(folder)
+    pipe.send(Converted(folder))
+
+
+def launcher(data_dir: Path) -> LaunchConversion:
+    def launch(pipe: Connection, order: ConversionOrder) -> ForkServerProcess:
+        process = _PROCESSES.Process(target=convert, args=(pipe, order, data_dir), daemon=True)
+        process.start()
+        return process
+
+    return launch
+
+
+def begun(data_dir: Path) -> list[str]:
+    """The sources of all conversions that were begun."""
+    found = data_dir / "begun"
+    return found.read_text().splitlines() if found.exists() else []

@@ -1,0 +1,13 @@
+"""Requests for tests of what keeps and orders them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from server.jobs.request import GenerationRequest
+
+
+def request(prompt: str = "a circle", image: bytes | None = None, **fields: Any) -> GenerationRequest:
+    made = GenerationRequest(prompt, 64, 64, 3, 4.5, 7, "euler", "fake", image=image, strength=0.5 if image else None)
+    return replace(made, **fields)

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from server.jobs.job import Job, JobFailure, Submission
+from server.jobs.pace import Pace, Shape
+from server.jobs.store import MOST_ATTEMPTS, JobStore
+from tests.server.jobs.asking import request
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[JobStore]:
+    found = JobStore(tmp_path)
+    yield found
+    found.close()
+
+
+def add(store: JobStore, prompt: str = "a circle", **submission: object) -> str:
+    return store.add(Submission(request(prompt), **submission)).job_id  # type: ignore[arg-type]
+
+
+def got(store: JobStore, job_id: str) -> Job:
+    found = store.get(job_id)
+    assert found is not None
+    return found
+
+
+def test_a_job_is_there_for_the_next_server_as_it_was_asked_for(tmp_path: Path) -> None:
+    first = JobStore(tmp_path)
+    asked = request(image=b"picture", seeds=(3, 4), n=2)
+    kept = first.add(Submission(asked, "10.0.0.1", "high"), 5.0)
+    first.close()
+    second = JobStore(tmp_path)
+    assert second.waiting() == [kept]
+    assert second.start(kept.job_id) == asked
+    second.close()
+
+
+def test_only_a_queued_job_can_be_started(store: JobStore) -> None:
+    job_id = add(store)
+    store.start(job_id)
+    with pytest.raises(KeyError):
+        store.start(job_id)
+    with pytest.raises(KeyError):
+        store.start("nothing")
+
+
+def test_a_job_that_is_over_stays_as_it_ended(store: JobStore) -> None:
+    job_id = add(store)
+    store.end(job_id, "cancelled")
+    store.end(job_id, "succeeded")
+    assert got(store, job_id).status == "cancelled"
+    assert store.waiting() == []
+
+
+def test_a_job_whose_worker_died_is_tried_once_more_and_then_failed_with_the_reason(store: JobStore) -> None:
+    job_id = add(store)
+    store.start(job_id)
+    assert store.interrupted("it died", by_worker=True) == ([job_id], [])
+    store.start(job_id)
+    assert store.interrupted("it died", by_worker=True) == ([], [job_id])
+    found = got(store, job_id)
+    assert (found.status, found.attempts) == ("failed", 2)
+    assert found.failure == JobFailure("worker_died", "it died, 2 times during this job")
+
+
+def test_a_killed_server_is_not_held_against_a_job_but_not_for_ever(store: JobStore) -> None:
+    job_id = add(store)
+    for attempt in range(1, MOST_ATTEMPTS + 1):
+        assert got(store, job_id).status == "queued"
+        store.start(job_id)
+        assert got(store, job_id).attempts == attempt
+        store.interrupted("the server was killed", by_worker=False)
+    found = got(store, job_id)
+    assert found.failure is not None
+    assert (found.status, found.failure.code) == ("failed", "worker_died")
+
+
+@pytest.mark.parametrize("by_worker", [True, False])
+def test_a_job_that_was_being_cancelled_does_not_come_back(store: JobStore, by_worker: bool) -> None:
+    job_id = add(store)
+    store.start(job_id)
+    store.cancelling(job_id)
+    assert store.interrupted("it died", by_worker=by_worker) == ([], [job_id])
+    assert got(store, job_id).status == "cancelled"
+
+
+def test_a_job_put_back_has_its_attempt_forgiven_unless_it_was_being_cancelled(store: JobStore) -> None:
+    kept, given_up = add(store), add(store)
+    for job_id in (kept, given_up):
+        store.start(job_id)
+    store.cancelling(given_up)
+    for job_id in (kept, given_up):
+        store.requeue(job_id)
+    assert (got(store, kept).status, got(store, kept).attempts) == ("queued", 0)
+    assert got(store, given_up).status == "cancelled"
+
+
+def test_a_later_attempts_picture_takes_the_place_of_the_earlier_ones(store: JobStore, tmp_path: Path) -> None:
+    job_id = add(store)
+    store.add_image(job_id, 0, 7, b"first attempt")
+    store.add_image(job_id, 0, 7, b"second attempt")
+    (image,) = got(store, job_id).images
+    assert store.image_path(image).read_bytes() == b"second attempt"
+    assert job_id not in image.file
+    assert len(list((tmp_path / "images").iterdir())) == 1
+
+
+def test_ids_cannot_be_guessed_from_each_other(store: JobStore) -> None:
+    made = {add(store) for _ in range(50)}
+    assert len(made) == 50
+    assert min(len(m) for m in made) >= 16
+
+
+def test_pages_are_of_the_newest_first_and_of_what_was_asked_for(store: JobStore) -> None:
+    made = [store.add(Submission(request(model="odd" if i % 2 else "even"))).job_id for i in range(6)]
+    for job_id in made[:3]:
+        store.end(job_id, "cancelled")
+    store.end(made[3], "failed", JobFailure("internal", "a bug"))
+    assert [j.id for j in store.page(2)] == [made[5], made[4]]
+    before = store.page(2)[-1].number
+    assert [j.id for j in store.page(2, before)] == [made[3], made[2]]
+    assert [j.id for j in store.page(9, statuses=("cancelled",))] == made[2::-1]
+    assert [j.id for j in store.page(2, statuses=("cancelled", "failed"))] == [made[3], made[2]]
+    assert [j.id for j in store.page(9, model="odd")] == [made[5], made[3], made[1]]
+    assert [j.id for j in store.page(9, before, ("cancelled",), "odd")] == [made[1]]
+
+
+def test_a_key_is_found_only_for_its_client(store: JobStore) -> None:
+    job_id = add(store, client="a", key="k", fingerprint="f")
+    add(store, client="b", key="k", fingerprint="g")
+    assert store.with_key("a", "k") == (job_id, "f")
+    assert store.with_key("c", "k") is None
+
+
+def test_the_newest_like_a_request_is_found_if_it_is_new_enough(store: JobStore) -> None:
+    add(store, client="a", fingerprint="f")
+    newest = add(store, client="a", fingerprint="f")
+    assert store.newest_like("a", "f", 0) == newest
+    assert store.newest_like("b", "f", 0) is None
+    assert store.newest_like("a", "f", time.time() + 1) is None
+
+
+def test_what_has_expired_is_gone_but_for_its_id(store: JobStore, tmp_path: Path) -> None:
+    job_id, other = add(store, key="k", fingerprint="f"), add(store)
+    store.add_image(job_id, 0, 7, b"picture")
+    store.end(job_id, "succeeded")
+    store.expire([job_id])
+    assert store.get(job_id) is None
+    assert store.is_expired(job_id)
+    assert not store.is_expired(other)
+    assert store.with_key("", "k") is None
+    assert list((tmp_path / "images").iterdir()) == []
+    kept = sqlite3.connect(tmp_path / "jobs.sqlite3")
+    told = list(kept.iterdump())
+    kept.close()
+    assert "a circle" not in "".join(line for line in told if job_id in line)
+    store.forget_expired(time.time() + 1)
+    assert not store.is_expired(job_id)
+
+
+def test_numbers_of_expired_jobs_are_not_given_again(store: JobStore) -> None:
+    job_id = add(store)
+    number = got(store, job_id).number
+    store.end(job_id, "cancelled")
+    store.expire([job_id])
+    assert got(store, add(store)).number > number
+
+
+def test_paces_are_kept(tmp_path: Path) -> None:
+    first = JobStore(tmp_path)
+    shape = Shape("fake", 64, 96, 2)
+    first.keep_pace(shape, Pace(9.0, 9.0))
+    first.keep_pace(shape, Pace(0.5, 1.5))
+    first.close()
+    second = JobStore(tmp_path)
+    assert second.paces() == {shape: Pace(0.5, 1.5)}
+    second.close()
+
+
+def test_reading_does_not_wait_for_a_write(store: JobStore, tmp_path: Path) -> None:
+    job_id = add(store)
+    writer = sqlite3.connect(tmp_path / "jobs.sqlite3", isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    writer.execute("UPDATE jobs SET status = 'failed'")
+    assert got(store, job_id).status == "queued"
+    writer.execute("ROLLBACK")
+    writer.close()

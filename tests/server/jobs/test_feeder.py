@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from server.jobs.limits import Limits
+from tests.server import fake_painter
+from tests.server.live_server import enqueue, job, live, over, until
+
+
+def test_an_idle_model_is_unloaded_and_comes_back_with_the_next_job(tmp_path: Path) -> None:
+    with live(tmp_path, limits=Limits(idle_unload_seconds=0.2)) as client:
+        until(lambda: client.get("/api/v1/capabilities").json()["loaded"] is None)
+        assert client.get("/readyz").status_code == 200
+        assert over(client, enqueue(client, "a circle")["id"])["status"] == "succeeded"
+
+
+def test_a_data_folder_that_cannot_be_written_is_told_and_loses_no_job(tmp_path: Path) -> None:
+    with live(tmp_path) as client:
+        first = enqueue(client, "slow", steps=5)
+        second = enqueue(client, "a circle")
+        shutil.rmtree(tmp_path / "images")
+        answer = client.post("/api/v1/txt2img", json={"prompt": "waits"})
+        assert answer.status_code == 503
+        assert "cannot be written" in answer.json()["error"]["message"]
+        ready = client.get("/readyz")
+        assert (ready.status_code, ready.json()["state"]) == (503, "failed")
+        assert client.get("/healthz").status_code == 200
+        assert job(client, second["id"])["status"] == "queued"
+    with live(tmp_path) as client:
+        assert [over(client, made["id"])["status"] for made in (first, second)] == ["succeeded", "succeeded"]
+
+
+def test_jobs_of_several_models_are_all_made_with_their_own(tmp_path: Path) -> None:
+    other = tmp_path / "models" / fake_painter.OTHER
+    other.mkdir(parents=True)
+    fake_painter.MANIFEST.write(other)
+    with live(tmp_path) as client:
+        models = ["fake", fake_painter.OTHER, "fake", fake_painter.OTHER]
+        made = [enqueue(client, "slow", steps=2, model=model)["id"] for model in models]
+        done = [over(client, job_id) for job_id in made]
+        assert [d["status"] for d in done] == ["succeeded"] * 4
+        assert [d["model"] for d in done] == models
+        listed = client.get(f"/api/v1/jobs?model={fake_painter.OTHER}").json()["jobs"]
+        assert [j["id"] for j in listed] == [made[3], made[1]]
+        # The loaded model's second job went before the other model's first: two loads rather than four.
+        assert [d["id"] for d in sorted(done, key=lambda d: d["started"])] == [made[0], made[2], made[1], made[3]]
+
+
+def test_a_model_that_cannot_be_loaded_fails_its_job_and_no_other(tmp_path: Path) -> None:
+    broken = tmp_path / "models" / fake_painter.BROKEN
+    broken.mkdir(parents=True)
+    fake_painter.MANIFEST.write(broken)
+    with live(tmp_path) as client:
+        bad = over(client, enqueue(client, "a", model=fake_painter.BROKEN)["id"])
+        assert (bad["status"], bad["error"]["code"]) == ("failed", "model_unavailable")
+        assert over(client, enqueue(client, "a")["id"])["status"] == "succeeded"
+        answer = client.post("/api/v1/txt2img", json={"prompt": "a", "model": "nothing"})
+        assert (answer.status_code, answer.json()["error"]["field"]) == (422, "model")
+        assert "fake" in answer.json()["error"]["accepted"]

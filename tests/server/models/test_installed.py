@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from converter.folder import FILE
+from server.models.installed import InstalledModels, NotDeletable, UnknownModel
+from tests.server.fake_painter import MANIFEST
+
+
+def put(folder: Path, name: str | None = None) -> Path:
+    folder.mkdir(parents=True)
+    replace(MANIFEST, name=name or folder.name).write(folder)
+    return folder
+
+
+def test_what_is_in_the_data_folder_and_what_was_named_is_there(tmp_path: Path) -> None:
+    put(tmp_path / "models" / "b")
+    put(tmp_path / "models" / "a")
+    (tmp_path / "models" / ".c.partial").mkdir()
+    (tmp_path / "models" / "half").mkdir()
+    outside = put(tmp_path / "elsewhere" / "z")
+    models = InstalledModels(tmp_path, (outside,))
+    assert models.names() == ("z", "a", "b")
+    assert models.default == "z"
+    assert models.folder("a") == tmp_path / "models" / "a"
+    assert models.manifest("b").name == "b"
+
+
+def test_a_model_is_there_once_its_folder_is_and_not_after(tmp_path: Path) -> None:
+    models = InstalledModels(tmp_path, default="later")
+    assert models.names() == ()
+    assert models.default == "later"
+    put(tmp_path / "models" / "later")
+    assert models.names() == ("later",)
+    models.delete("later")
+    assert models.names() == ()
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_a_manifest_that_changed_is_read_again(tmp_path: Path) -> None:
+    folder = put(tmp_path / "models" / "a")
+    models = InstalledModels(tmp_path)
+    assert models.manifest("a").name == "a"
+    replace(MANIFEST, name="another name").write(folder)
+    assert models.manifest("a").name == "another name"
+
+
+def test_models_answer_to_their_manifests_names_too_in_any_case(tmp_path: Path) -> None:
+    put(tmp_path / "models" / "turbo", "stabilityai/sdxl-turbo")
+    models = InstalledModels(tmp_path)
+    assert models.find("StabilityAI/SDXL-Turbo") == "turbo"
+    assert models.find("TURBO") == "turbo"
+
+
+@pytest.mark.parametrize("name", ["nothing", "", "..", "../elsewhere", "a/../../etc", ".", "a\0", "x" * 10_000])
+def test_only_what_was_found_can_be_named(tmp_path: Path, name: str) -> None:
+    put(tmp_path / "models" / "a")
+    put(tmp_path / "elsewhere")
+    with pytest.raises(UnknownModel, match="installed: a") as caught:
+        InstalledModels(tmp_path).folder(name)
+    assert len(str(caught.value)) < 200
+
+
+def test_two_folders_of_one_name_are_both_there(tmp_path: Path) -> None:
+    inside, outside = put(tmp_path / "models" / "a"), put(tmp_path / "elsewhere" / "a")
+    models = InstalledModels(tmp_path, (outside,))
+    assert models.folder("a") == outside
+    assert models.folder("a-2") == inside
+
+
+def test_a_damaged_folder_takes_no_other_with_it(tmp_path: Path) -> None:
+    put(tmp_path / "models" / "a")
+    damaged = put(tmp_path / "models" / "b")
+    (damaged / FILE).write_text("{")
+    assert InstalledModels(tmp_path).names() == ("a",)
+
+
+def test_only_the_servers_own_models_are_deleted(tmp_path: Path) -> None:
+    outside = put(tmp_path / "elsewhere" / "z")
+    with pytest.raises(NotDeletable):
+        InstalledModels(tmp_path, (outside,)).delete("z")
+    assert (outside / FILE).is_file()
+
+
+def test_a_deleted_link_leaves_what_it_points_to(tmp_path: Path) -> None:
+    outside = put(tmp_path / "elsewhere" / "z")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "link").symlink_to(outside)
+    models = InstalledModels(tmp_path)
+    models.delete(models.names()[0])
+    assert (outside / FILE).is_file()
+    assert models.names() == ()
+
+
+def test_files_that_packages_share_are_counted_once(tmp_path: Path) -> None:
+    folder = put(tmp_path / "models" / "a")
+    before = InstalledModels(tmp_path).disk_bytes("a")
+    (folder / "weights.bin").write_bytes(bytes(1000))
+    os.link(folder / "weights.bin", folder / "again.bin")
+    assert InstalledModels(tmp_path).disk_bytes("a") == before + 1000

@@ -1,0 +1,104 @@
+"""Networks within a memory budget: loaded when they are needed, let go for one another."""
+
+from __future__ import annotations
+
+import weakref
+
+import numpy as np
+import pytest
+
+from converter.errors import MemoryShortage
+from converter.runtime import load
+from server.jobs.request import make_request
+from server.pipeline.denoise import Step
+from server.pipeline.networks import Networks, weight_bytes
+from server.pipeline.stable_diffusion import Picture, StableDiffusion
+
+
+class Loads:
+    """A loader that remembers what it loaded and which of it is still there."""
+
+    def __init__(self):
+        self.names, self._alive = [], []
+
+    def __call__(self, path, function, units):
+        network = load(path, function=function)
+        self.names.append(path.stem)
+        self._alive.append((path, weakref.ref(network)))
+        return network
+
+    @property
+    def alive(self):
+        return [path.stem for path, network in self._alive if network() is not None]
+
+    @property
+    def bytes(self):
+        return sum(weight_bytes(path) for path, network in self._alive if network() is not None)
+
+
+def size(model_folder, network):
+    return weight_bytes(model_folder.package(network, *(() if network == "text_encoder" else (64, 64))))
+
+
+def run(model_folder, budget, loads, **fields):
+    model = StableDiffusion(model_folder, {}, loads, budget)
+    return list(model.generate(make_request(model.manifest, prompt="red", steps=2, seed=7, **fields)))
+
+
+def pictures(events):
+    return [e.pixels for e in events if isinstance(e, Picture)]
+
+
+def test_with_room_for_one_network_each_is_loaded_once_a_request_and_the_pictures_are_the_same(model_folder):
+    budget = max(size(model_folder, name) for name in ("text_encoder", "unet", "vae_decoder"))
+    ample, tight = Loads(), Loads()
+    expected = run(model_folder, None, ample, n=2)
+    found = run(model_folder, budget, tight, n=2)
+    assert [type(e) for e in expected] == [Step, Step, Picture] * 2
+    assert [type(e) for e in found] == [Step] * 4 + [Picture] * 2
+    assert [(e.image, e.index) for e in found[:4]] == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    np.testing.assert_array_equal(pictures(expected), pictures(found))
+    assert tight.names == ample.names
+    assert len(tight.names) == 3
+
+
+def test_no_more_is_held_than_the_budget_at_any_step(model_folder):
+    budget = max(size(model_folder, name) for name in ("text_encoder", "unet", "vae_decoder"))
+    loads = Loads()
+    model = StableDiffusion(model_folder, {}, loads, budget)
+    for _ in model.generate(make_request(model.manifest, prompt="red", steps=2, seed=7, n=2)):
+        assert 0 < loads.bytes <= budget
+
+
+def test_what_was_asked_for_longest_ago_goes_first(model_folder):
+    loads = Loads()
+    room = size(model_folder, "text_encoder") + size(model_folder, "unet")
+    networks = Networks(model_folder, {}, loads, room)
+    networks.get("text_encoder")
+    networks.get("vae_decoder", 64, 64)
+    networks.get("text_encoder")
+    networks.get("unet", 64, 64)
+    assert loads.alive == [loads.names[0], loads.names[2]]
+    networks.get("text_encoder")
+    assert len(loads.names) == 3
+
+
+def test_loading_ahead_tries_every_network_even_without_room_for_all(model_folder):
+    loads, told = Loads(), []
+    budget = size(model_folder, "unet")
+    StableDiffusion(model_folder, {}, loads, budget).load(lambda *progress: told.append(progress))
+    assert len(loads.names) == 3
+    assert told[-1] == ("vae_decoder", 3, 3)
+    assert loads.bytes <= budget
+
+
+def test_a_network_above_the_budget_is_refused_with_both_sizes(model_folder):
+    with pytest.raises(MemoryShortage, match=r"unet of tiny takes .* GB of memory, .* memory_budget_gb"):
+        run(model_folder, size(model_folder, "unet") - 1, Loads())
+
+
+def test_networks_share_the_memory_where_there_is_room(model_folder):
+    need = size(model_folder, "unet") + size(model_folder, "vae_decoder")
+    for budget, fits in ((need, True), (need - 1, False), (None, True)):
+        networks = Networks(model_folder, {}, Loads(), budget)
+        assert networks.together("unet", "vae_decoder", width=64, height=64) == fits

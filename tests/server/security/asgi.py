@@ -1,0 +1,82 @@
+"""Asks an ASGI app without a server, as any client, at any address."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.security.gate import Access, Gate
+
+LAN, HERE = "192.168.1.20", "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+    def header(self, name: str) -> str | None:
+        return next((value for key, value in self.headers if key == name), None)
+
+    def error(self) -> dict[str, Any]:
+        return dict(json.loads(self.body)["error"])
+
+
+def ask(
+    app: ASGIApp,
+    method: str = "GET",
+    path: str = "/api/v1/jobs",
+    headers: dict[str, str] | None = None,
+    client: str = HERE,
+    reached: str = HERE,
+    body: Iterable[bytes | None] = (),
+) -> Answer:
+    """The answer. ``body`` comes in these parts; None in it is a pause without end."""
+    sent: list[Message] = []
+    parts = list(body)
+    given = {"host": "localhost", **(headers or {})}
+    scope: Scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "scheme": "http",
+        "headers": [(k.lower().encode(), v.encode("latin-1")) for k, v in given.items()],
+        "client": (client, 50000),
+        "server": (reached, 7860),
+        "query_string": b"",
+    }
+
+    async def receive() -> Message:
+        part = parts.pop(0) if parts else b""
+        if part is None:
+            await asyncio.Event().wait()
+        return {"type": "http.request", "body": part, "more_body": bool(parts)}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
+    start = sent[0]
+    found = [(k.decode().lower(), v.decode("latin-1")) for k, v in start["headers"]]
+    return Answer(start["status"], found, b"".join(m.get("body", b"") for m in sent[1:]))
+
+
+async def hello(scope: Scope, receive: Receive, send: Send) -> None:
+    """An app that reads its body and says how long it was."""
+    length, more = 0, scope["method"] not in ("GET", "OPTIONS")
+    while more:
+        message = await receive()
+        length += len(message["body"])
+        more = message["more_body"]
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": str(length).encode()})
+
+
+def gated(access: Access | None = None) -> Gate:
+    return Gate(hello, access or Access())

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from converter.errors import AnemoneError
+from server.security.gate import Access
+from server.security.hosts import Hosts
+from server.security.key import COOKIE, FILE, ApiKey, Door, kept_key
+from tests.server.security.asgi import HERE, LAN, ask, gated
+
+KEY = "a-key-for-tests-0123456789"
+
+
+def keyed(key: str = KEY) -> Access:
+    return Access(Hosts(True), door=Door(ApiKey(key)))
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+@pytest.mark.parametrize("client", [HERE, LAN])
+@pytest.mark.parametrize("path", ["/api/v1/jobs", "/api/v1/jobs/x/images/0", "/metrics", "/openapi.json", "/nothing"])
+def test_nothing_is_had_without_the_key(client: str, path: str) -> None:
+    gate = gated(keyed())
+    for method in ("GET", "HEAD", "POST", "DELETE", "OPTIONS"):
+        answer = ask(gate, method, path, client=client)
+        assert answer.status == 401
+        assert answer.header("www-authenticate") == "Bearer"
+    assert "Authorization: Bearer" in ask(gate, path=path).error()["message"]
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/", "/page.js", "/page.css", "/icon.svg"])
+def test_being_alive_and_the_page_need_none(path: str) -> None:
+    assert ask(gated(keyed()), path=path).status == 200
+    assert ask(gated(keyed()), "POST", path).status == 401
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [bearer(KEY), {"authorization": f"bearer  {KEY} "}, {"cookie": f"x=1; {COOKIE}={ApiKey(KEY).session}; y"}],
+)
+def test_the_key_opens_as_a_header_or_a_cookie(headers: dict[str, str]) -> None:
+    assert ask(gated(keyed()), headers=headers).status == 200
+    assert ask(gated(keyed()), "POST", headers=headers).status == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        bearer("wrong"),
+        bearer(""),
+        bearer(KEY + "x"),
+        bearer(KEY[:-1]),
+        bearer("\xff" * 20),
+        {"cookie": f"{COOKIE}={KEY}"},
+        {"cookie": f"{COOKIE}={ApiKey('another key of tests').session}"},
+        {**bearer("wrong"), "cookie": f"{COOKIE}={ApiKey(KEY).session}"},
+    ],
+)
+def test_a_wrong_key_does_not(headers: dict[str, str]) -> None:
+    answer = ask(gated(keyed()), headers=headers)
+    assert (answer.status, answer.error()["code"]) == (401, "key_wrong")
+    assert KEY not in answer.body.decode()
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"authorization": f"Basic {KEY}"}, {"authorization": KEY}, {"cookie": "a;b=;=c"}]
+)
+def test_who_shows_no_key_is_told_how(headers: dict[str, str]) -> None:
+    assert ask(gated(keyed()), headers=headers).error()["code"] == "key_missing"
+
+
+def test_a_server_without_a_key_does_not_mind_one() -> None:
+    assert ask(gated(), headers=bearer("sk-anything")).status == 200
+
+
+def test_who_tries_keys_is_made_to_wait_even_for_the_right_one() -> None:
+    gate = gated(keyed())
+    for n in range(10):
+        assert ask(gate, headers=bearer(f"guess {n}"), client=LAN).status == 401
+    answer = ask(gate, headers=bearer(KEY), client=LAN)
+    assert (answer.status, answer.error()["code"]) == (429, "too_many_wrong_keys")
+    assert 1 <= int(answer.header("retry-after") or 0) <= 60
+    assert ask(gate, headers=bearer(KEY), client="192.168.1.21").status == 200
+    assert ask(gate, path="/healthz", client=LAN).status == 200
+
+
+def test_requests_without_a_key_do_not_count_as_tries() -> None:
+    gate = gated(keyed())
+    assert {ask(gate, client=LAN).status for _ in range(30)} == {401}
+    assert ask(gate, headers=bearer(KEY), client=LAN).status == 200
+
+
+def test_a_key_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> None:
+    key, is_new = kept_key(tmp_path)
+    assert is_new
+    assert len(key) >= 43
+    assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
+    (tmp_path / FILE).chmod(0o644)
+    assert kept_key(tmp_path) == (key, False)
+    assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"short", b"with a space in it, and long", "schlüssel-schlüssel".encode(), b"\xff" * 40]
+)
+def test_a_file_that_holds_no_key_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / FILE).write_bytes(content)
+    with pytest.raises(AnemoneError, match=FILE):
+        kept_key(tmp_path)
+
+
+def test_a_key_is_not_printed_by_accident() -> None:
+    key = ApiKey(KEY)
+    assert KEY not in f"{key} {key!r} {[key]} {Access(door=Door(key))}"

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from server.security.gate import Access
+from server.security.key import COOKIE, ApiKey, Door
+from tests.server.live_server import answers, enqueue, live, over
+
+KEY = "the-key-of-a-household"
+SESSION = "/api/v1/session"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    with live(tmp_path_factory.mktemp("keyed"), access=Access(door=Door(ApiKey(KEY)))) as found:
+        yield found
+
+
+@pytest.fixture
+def browser(server: httpx.Client) -> Iterator[httpx.Client]:
+    """A client with a cookie jar of its own."""
+    with httpx.Client(base_url=server.base_url, trust_env=False) as found:
+        yield found
+
+
+def test_the_page_loads_without_a_key_and_logs_in_with_it(browser: httpx.Client) -> None:
+    assert answers(browser)
+    for path in ("/", "/page.js", "/page.css", "/icon.svg", "/readyz"):
+        assert browser.get(path).status_code == 200
+    assert browser.get("/api/v1/capabilities").status_code == 401
+    own = {"Origin": str(browser.base_url), "Sec-Fetch-Site": "same-origin"}
+    answer = browser.post(SESSION, json={"key": KEY}, headers=own)
+    assert (answer.status_code, answer.content) == (204, b"")
+    made = enqueue(browser, "a circle")
+    picture = over(browser, made["id"])["images"][0]["url"]
+    assert browser.get(picture).status_code == 200
+    browser.cookies.clear()
+    assert browser.get(picture).status_code == 401
+
+
+def test_the_cookie_is_out_of_reach_for_scripts_and_other_sites_and_is_not_the_key(browser: httpx.Client) -> None:
+    cookie = browser.post(SESSION, json={"key": KEY}).headers["set-cookie"]
+    assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(cookie.split("; "))
+    assert "Secure" not in cookie
+    assert KEY not in cookie
+
+
+def test_logging_out_takes_the_cookie_back(browser: httpx.Client) -> None:
+    browser.post(SESSION, json={"key": KEY})
+    assert browser.get("/api/v1/jobs").status_code == 200
+    assert browser.delete(SESSION).status_code == 204
+    assert browser.get("/api/v1/jobs").status_code == 401
+
+
+def test_a_cookie_of_an_earlier_key_is_taken_back(browser: httpx.Client) -> None:
+    browser.cookies.set(COOKIE, ApiKey("an-earlier-key-of-it").session, domain=str(browser.base_url.host))
+    answer = browser.get("/api/v1/jobs")
+    assert answer.status_code == 401
+    assert "Max-Age=0" in answer.headers["set-cookie"]
+
+
+@pytest.mark.parametrize(
+    "body", ['{"key": "wrong"}', '{"key": ""}', '{"key": "😀"}', r'{"key": "half of one: \ud83d"}']
+)
+def test_a_wrong_key_gets_no_cookie(browser: httpx.Client, body: str) -> None:
+    answer = browser.post(SESSION, content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (401, "key_wrong")
+    assert "set-cookie" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "body",
+    ['{"key": 1234567890123456}', '{"key": ["the-secret-key-of-it"]}', '{"Key": "the-secret-key-of-it"}',
+     '{"key": "a", "token": "the-secret-key-of-it"}', '"the-secret-key-of-it"', '{"key": "the-secret-key-of-it"'],
+)  # fmt: skip
+def test_a_login_that_is_malformed_is_refused_without_showing_what_it_held(browser: httpx.Client, body: str) -> None:
+    answer = browser.post(SESSION, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code in (400, 422)
+    assert "1234567890123456" not in answer.text
+    assert "the-secret-key-of-it" not in answer.text
+
+
+def test_another_sites_page_cannot_log_in(browser: httpx.Client) -> None:
+    answer = browser.post(SESSION, json={"key": KEY}, headers={"Origin": "https://evil.example"})
+    assert answer.status_code == 403
+    assert browser.post(SESSION, data={"key": KEY}).status_code == 415
+
+
+def test_programs_send_the_key_with_each_request(browser: httpx.Client) -> None:
+    browser.headers["Authorization"] = f"Bearer {KEY}"
+    assert browser.get("/openapi.json").status_code == 200
+
+
+def test_a_server_without_a_key_lets_everyone_log_in(client: httpx.Client) -> None:
+    answer = client.post(SESSION, json={"key": "anything"})
+    assert answer.status_code == 204
+    assert "set-cookie" not in answer.headers

@@ -1,0 +1,96 @@
+"""A server for the network, as its owner starts it."""
+
+from __future__ import annotations
+
+import re
+import signal
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from server.security.hosts import own_addresses
+from server.security.key import FILE
+from tests.server.live_server import answers, until
+
+
+@contextmanager
+def started(data_dir: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[bytes], str, Path]]:
+    """A server that has no model to load, its port, and what it says."""
+    said = data_dir.parent / "said"
+    command = [sys.executable, "-m", "server", "serve", "--port", "0", "--data-dir", str(data_dir), "--no-advertise"]
+    with said.open("wb") as out:
+        process = subprocess.Popen([*command, "--model", str(data_dir / "none"), *flags], stdout=out, stderr=out)
+    try:
+        found = until(lambda: process.poll() is not None or re.search(r"http\S+:(\d+)", said.read_text()))
+        assert process.poll() is None, said.read_text()
+        yield process, found[1], said
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_it_makes_a_key_shows_it_once_and_lets_nobody_in_without(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with started(data, "--host", "0.0.0.0") as (process, port, said):
+        address = (*own_addresses(), "127.0.0.1")[0]
+        with httpx.Client(base_url=f"http://{address}:{port}", trust_env=False) as client:
+            until(lambda: answers(client))
+            assert client.get("/api/v1/jobs").status_code == 401
+            shown = re.search(r"API key: (\S+)", said.read_text())
+            assert shown is not None
+            key = shown[1]
+            assert client.get("/api/v1/jobs", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+            rebound = {"Authorization": f"Bearer {key}", "Host": "evil.example"}
+            assert client.get("/api/v1/jobs", headers=rebound).status_code == 403
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) in (0, -signal.SIGTERM)
+        assert "Traceback" not in said.read_text()
+    with started(data, "--host", "0.0.0.0") as (_, port, said):
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            until(lambda: answers(client))
+            assert client.get("/api/v1/jobs", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+        assert key not in said.read_text()
+        assert str(data / FILE) in said.read_text()
+
+
+def test_with_tls_it_makes_a_certificate_and_shows_its_fingerprint(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with started(data, "--tls") as (_, port, said):
+        context = ssl.create_default_context(cafile=data / "tls" / "cert.pem")
+        with httpx.Client(base_url=f"https://localhost:{port}", verify=context, trust_env=False) as client:
+            until(lambda: answers(client))
+        assert re.search(r"fingerprint ([0-9A-F]{2}:){31}[0-9A-F]{2}", said.read_text())
+
+
+def test_a_key_that_is_given_is_asked_for_on_this_machine_too_and_never_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "given-by-its-owner-0123"
+    monkeypatch.setenv("ANEMONE_API_KEY", key)
+    data = tmp_path / "data"
+    with started(data, "--log-format", "json") as (process, port, said):
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            until(lambda: answers(client))
+            right, wrong = {"Authorization": f"Bearer {key}"}, {"Authorization": f"Bearer {key}x"}
+            told = [
+                client.get("/api/v1/jobs"),
+                client.get("/api/v1/jobs", headers=wrong),
+                client.post("/api/v1/session", json={"key": key}),
+                client.post("/api/v1/session", json={"key": key, "more": key}, headers=right),
+                client.post("/api/v1/txt2img", json={"prompt": ""}, headers=right),
+                client.post("/api/v1/txt2img", content=b"{", headers=right),
+                *(client.get(path, headers=right) for path in ("/metrics", "/readyz", "/api/v1/capabilities")),
+                *(client.get(path, headers=right) for path in ("/api/v1/models", "/openapi.json", "/nothing")),
+            ]
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+        assert {answer.status_code for answer in told} >= {200, 204, 401, 404, 415, 422}
+        assert not [answer.url for answer in told if key in f"{answer.headers} {answer.text}"]
+        assert key not in said.read_text()
+        assert not [file for file in data.rglob("*") if file.is_file() and key.encode() in file.read_bytes()]
