@@ -79,7 +79,7 @@ def _normalised(graph: Graph, name: str | None) -> tuple[str, list[int], float] 
 
 
 def _grouped(graph: Graph, name: str | None) -> tuple[str, int, float] | None:
-    """What a value [B, C, H, W] is the group-normalised form of: source, groups, epsilon."""
+    """What a value [B, C, H, W] or [B, C, S] is the group-normalised form of: source, groups, epsilon."""
     whole = graph.made(name, "reshape")
     found = _normalised(graph, whole.source("x")) if whole is not None else None
     if whole is None or found is None:
@@ -88,7 +88,7 @@ def _grouped(graph: Graph, name: str | None) -> tuple[str, int, float] | None:
     if groups is None or (source := groups.source("x")) is None:
         return None
     before, inside, after = graph.shapes[source], graph.shapes[found[0]], graph.shapes[whole.output]
-    if before != after or len(before) != 4 or inside[0] != before[0] or before[1] % inside[1]:
+    if before != after or len(before) not in (3, 4) or inside[0] != before[0] or before[1] % inside[1]:
         return None
     split = inside[2:] in ((before[1] // inside[1], *before[2:]), (math.prod(before[1:]) // inside[1],))
     return (source, inside[1], found[2]) if split and found[1] == list(range(2, len(inside))) else None
@@ -155,10 +155,11 @@ def find_layer_norms(graph: Graph, node: Node) -> Node | None:
 def _per_channel(graph: Graph, node: Node, tensor: str, other: str) -> tuple[str, Vector] | None:
     """A norm's output and the constant, one number for each channel, that meets it."""
     x, value = node.source(tensor), node.constant(other)
-    if x is None or value is None or isinstance(value, str) or graph.made(x, "group_norm", "channel_norm") is None:
+    norm = graph.made(x, "group_norm", "channel_norm")
+    if x is None or value is None or isinstance(value, str) or norm is None:
         return None
     shape = graph.shapes[x]
-    axis = 1 if len(shape) == 4 else len(shape) - 1
+    axis = 1 if len(shape) == 4 or norm.kind == "group_norm" else len(shape) - 1
     aligned = (1,) * (len(shape) - value.ndim) + value.shape
     if value.size == 1:
         return x, np.full(shape[axis], value.reshape(-1)[0], np.float32)

@@ -63,11 +63,7 @@ def _l2_norm(x: Tensor, epsilon: Tensor | None = None) -> Tensor:
 def _local_response_norm(
     x: Tensor, size: Tensor, alpha: Tensor | None = None, beta: Tensor | None = None, k: Tensor | None = None
 ) -> Tensor:
-    # As many channels on one side as on the other: of an even size, Core ML looks at one fewer, though the sum is
-    # still divided by the size.
-    count = int(size)
-    window = (count - 1) // 2 * 2 + 1
-    return F.local_response_norm(x, window, real(alpha, 1e-4) * window / count, real(beta, 0.75), real(k, 1.0))
+    return F.local_response_norm(x, int(size), real(alpha, 1e-4), real(beta, 0.75), real(k, 1.0))
 
 
 OPERATORS: dict[str, Callable[..., Any]] = {

@@ -47,17 +47,6 @@ def test_norms_are_pytorchs(tmp_path):
     assert_same(run_program(tmp_path, "iOS15", {"x": X}, build), expected)
 
 
-def test_an_even_number_of_neighbours_is_one_fewer(tmp_path):
-    # coremltools' own example, from Core ML: with 2, each channel is divided by what it is itself.
-    x = np.array([[[1.0, -7.0], [5.0, -6.0], [-3.0, -5.0]]], np.float32)
-
-    def build(mb, x):
-        return [mb.local_response_norm(x=x, size=2)]
-
-    expected = [[[[0.99996257, -6.98716545], [4.99531746, -5.99191284], [-2.99898791, -4.99531746]]]]
-    assert_same(run_program(tmp_path, "iOS15", {"x": x}, build), expected, rtol=1e-6)
-
-
 def test_a_channel_of_one_pixel_is_all_offset(tmp_path):
     x = X[:, :, :1, :1]
 
