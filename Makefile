@@ -2,8 +2,9 @@
 PYTHON ?= python3
 PIP_FLAGS ?=
 BIN := .venv/bin
+BUILT_FROM := pyproject.toml setup.py $(wildcard converter/runtime/fast/native/*)
 
-.PHONY: serve test lint format setup openapi check-model bench clean
+.PHONY: serve test lint format setup openapi check-model bench conformance clean
 
 serve: .venv/.serve
 	$(BIN)/anemone serve $(ARGS)
@@ -32,20 +33,34 @@ check-model: .venv/.develop
 	$(BIN)/anemone convert demo/model -o build/anemone-demo --name anemone-demo
 	$(BIN)/python -m demo.check --model build/anemone-demo --sheet build/sheet.png --table build/table.json
 
-# Speed and memory beside named peers; BENCH='--size sdxl', '--peers', '--apple CHECKOUT'.
-bench: .venv/.develop
-	$(BIN)/python -m benchmarks.conversion $(BENCH)
+# Speed and memory beside named peers, all of it (hours), or BENCH='conversion --size sdxl --peers' or
+# BENCH='inference --only unet'. Building one of the peers takes a C++ compiler.
+bench: .venv/.bench
+ifdef BENCH
+	$(BIN)/python -m benchmarks.$(BENCH)
+else
+	$(BIN)/python -m benchmarks.conversion --peers
+	$(BIN)/python -m benchmarks.inference
+endif
+
+# coremltools' own operator tests, predicted by our runtime; CONFORMANCE='--op conv', '--sample 25', '--torch'.
+conformance: .venv/.develop
+	$(BIN)/python -m benchmarks.conformance $(CONFORMANCE)
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
-.venv/.serve: pyproject.toml | $(BIN)/python
+.venv/.serve: $(BUILT_FROM) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e .
 	touch $@
 
-.venv/.develop: pyproject.toml | $(BIN)/python
+.venv/.develop: $(BUILT_FROM) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e '.[dev,demo]'
 	touch $@ .venv/.serve
+
+.venv/.bench: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e '.[bench,dev,demo]'
+	touch $@ .venv/.develop .venv/.serve
 
 clean:
 	rm -rf .venv build *.egg-info

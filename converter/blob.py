@@ -7,6 +7,7 @@ program refers to a blob by the offset of its record.
 
 from __future__ import annotations
 
+import math
 import struct
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,7 @@ _RECORD = struct.Struct("<IIQQQ32x")
 _SENTINEL = 0xDEADBEEF
 _ALIGNMENT = 64
 
-#: Blob type numbers that a numpy array can hold whole (sub-byte types are packed and have none).
+#: Blob type numbers that a numpy array can hold whole.
 BLOB_TYPES: dict[int, np.dtype[Any]] = {
     1: np.dtype(np.float16),
     2: np.dtype(np.float32),
@@ -32,10 +33,47 @@ BLOB_TYPES: dict[int, np.dtype[Any]] = {
     15: np.dtype(np.uint32),
 }
 _NUMBERS = {dtype: number for number, dtype in BLOB_TYPES.items()}
+#: Blob type numbers of integers narrower than a byte, by their bits and whether they are signed.
+PACKED_TYPES: dict[tuple[int, bool], int] = {
+    (4, True): 8,
+    (1, False): 9,
+    (2, False): 10,
+    (4, False): 11,
+    (3, False): 12,
+    (6, False): 13,
+}
+#: Bits of the smallest group of whole bytes that holds whole integers of any of these widths.
+_GROUP = 24
 
 
 class BlobError(ValueError):
     """weight.bin is not what the program says it is."""
+
+
+def packed_size(bits: int, shape: tuple[int, ...]) -> int:
+    """How many bytes the integers of that width take, packed."""
+    return -(-math.prod(shape) * bits // 8)
+
+
+def unpack(data: NDArray[np.uint8], bits: int, signed: bool, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Integers of 1, 2, 3, 4, 6 or 8 bits as int8 or uint8; the first lies in the lowest bits of the first byte.
+
+    Raises ValueError where ``data`` is not as long as they are.
+    """
+    if data.size != packed_size(bits, shape):
+        raise ValueError(
+            f"{list(shape)} integers of {bits} bits take {packed_size(bits, shape)} bytes, not {data.size}"
+        )
+    whole = np.zeros(-(-data.size * 8 // _GROUP) * _GROUP // 8, np.uint8)
+    whole[: data.size] = data
+    first, second, third = (whole[n::3].astype(np.uint32) << (8 * n) for n in range(3))
+    groups = (first | second | third)[:, None]
+    integers = ((groups >> np.arange(0, _GROUP, bits, dtype=np.uint32)) & ((1 << bits) - 1)).astype(np.uint8)
+    integers = integers.reshape(-1)[: math.prod(shape)].reshape(shape)
+    if not signed:
+        return integers
+    top = np.uint8(1 << (bits - 1))
+    return ((integers ^ top) - top).view(np.int8)
 
 
 class BlobWriter:
@@ -73,7 +111,8 @@ class BlobReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._bytes: NDArray[np.uint8] = np.memmap(path, np.uint8, "r")
+        # A plain array of the map's: what is computed from a memmap would pass for one, too.
+        self._bytes: NDArray[np.uint8] = np.memmap(path, np.uint8, "r").view(np.ndarray)
         _, version = (
             _HEADER.unpack(self._bytes[: _HEADER.size].tobytes()) if self._bytes.size >= _HEADER.size else (0, 0)
         )
@@ -82,15 +121,24 @@ class BlobReader:
 
     def read(self, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
         """The array whose record is at ``offset``; raises BlobError where it is not of that type and size."""
+        size = math.prod(shape) * dtype.itemsize
+        data = self._blob(offset, _NUMBERS.get(dtype), size, f"{dtype} {list(shape)}")
+        return data.view(dtype).reshape(shape)
+
+    def packed(self, offset: int, bits: int, signed: bool, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """The bytes of integers narrower than one, as `unpack` takes them; raises BlobError as `read` does."""
+        words = f"{'' if signed else 'u'}int{bits} {list(shape)}"
+        return self._blob(offset, PACKED_TYPES.get((bits, signed)), packed_size(bits, shape), words)
+
+    def _blob(self, offset: int, expected: int | None, size: int, words: str) -> NDArray[np.uint8]:
         if offset + _RECORD.size > self._bytes.size:
             raise BlobError(f"{self._path}: no blob at {offset}; the file ends at {self._bytes.size}")
-        sentinel, number, size, start, _ = _RECORD.unpack(self._bytes[offset : offset + _RECORD.size].tobytes())
+        sentinel, number, found, start, _ = _RECORD.unpack_from(self._bytes.data, offset)
         if sentinel != _SENTINEL:
             raise BlobError(f"{self._path}: no blob record at {offset}")
-        expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        if BLOB_TYPES.get(number) != dtype or size != expected or start + size > self._bytes.size:
+        if number != expected or found != size or start + size > self._bytes.size:
             raise BlobError(
-                f"{self._path}: the blob at {offset} is type {number} of {size} bytes, "
-                f"but the program expects {dtype} {list(shape)} of {expected}"
+                f"{self._path}: the blob at {offset} is type {number} of {found} bytes, "
+                f"but the program expects {words} of {size}"
             )
-        return self._bytes[start : start + size].view(dtype).reshape(shape)
+        return self._bytes[start : start + size]

@@ -101,6 +101,7 @@ def generate(settings: Settings, given: argparse.Namespace) -> int:
                 settings.data_dir,
                 dict(settings.compute_units),
                 memory_budget_gb=settings.memory_budget_gb,
+                precision=settings.precision,
             ),
             preparing,
         )

@@ -131,6 +131,7 @@ def worker_launcher(settings: Settings, first: FirstModel) -> Launch:
         extra=first.outside,
         memory_budget_gb=settings.memory_budget_gb,
         previews=settings.previews,
+        precision=settings.precision,
     )
     return launch_worker(start_worker, choice)
 

@@ -23,7 +23,7 @@ from pydantic_settings import (
 
 from converter.errors import AnemoneError
 from converter.folder import NETWORKS
-from converter.runtime import ComputeUnit
+from converter.runtime import ComputeUnit, Precision
 from server.security.key import SHORTEST, is_key
 
 BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "demo" / "model"
@@ -67,6 +67,11 @@ class Settings(BaseSettings):
     compute_units: Annotated[dict[str, ComputeUnit], NoDecode] = Field(
         {"default": "CPU_AND_NE"},
         description='Core ML compute unit of each network, e.g. {"default": "CPU_AND_NE", "vae_decoder": "CPU_AND_GPU"}',
+    )
+    precision: Precision = Field(
+        "fast",
+        description="How models compute: fast (Core ML on a Mac, elsewhere compiled for the CPU, in eight bits where it "
+        "can), fp32, fp16 or ane (as a Mac is expected to, slowly)",
     )
     api_key: SecretStr | None = Field(
         None,

@@ -13,6 +13,7 @@ from converter.mil import Graph, Weights
 from converter.networks.catalog import describe
 from converter.networks.layers import Attention, Layers
 from converter.package import write_package
+from converter.runtime import Network, load
 from converter.tensors import Tensors
 
 METADATA = {"com.github.apple.coremltools.version": "9.0"}
@@ -43,3 +44,8 @@ def psnr(found: np.ndarray, expected: np.ndarray) -> float:
     """In dB, of the peak of what is expected."""
     error = np.sqrt(np.mean((found.astype(np.float64) - expected) ** 2))
     return float(20 * np.log10(np.abs(expected).max() / (error + 1e-12)))
+
+
+def as_written(path: Path, *, function: str = "main") -> Network:
+    """The package run operation by operation in fp32: what it says, whatever is made of it for speed."""
+    return load(path, function=function, precision="fp32")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -99,11 +98,6 @@ def adopt(folder: Path, settings: AppleSettings) -> ModelFolder:
     (AppleSettingsError for settings that are missing or wrong) and PackageError, before anything is written.
     """
     model = recognise_apple(folder)
-    if model.compiled and sys.platform != "darwin":
-        raise CheckpointError(
-            f"{folder} holds compiled models (.mlmodelc), which run on a Mac only; here give the .mlpackage folders they "
-            "were compiled from"
-        )
     settled = settle(model, settings)
     try:
         _write(model, settled, over=settings.tokenizer is not None)

@@ -42,7 +42,7 @@ class Layout:
     """A folder of Apple's: Apple's names of its networks and where each lies.
 
     version: what the model is called in the packages' file names; empty where they do not say (compiled models).
-    compiled: whether they are .mlmodelc, which only a Mac runs, rather than .mlpackage.
+    compiled: whether they are .mlmodelc rather than .mlpackage.
     controlnets: the names of the ControlNets beside them.
     """
 

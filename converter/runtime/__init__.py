@@ -1,4 +1,4 @@
-"""Run a Core ML package: through Core ML on a Mac, by translating its ML program to PyTorch elsewhere.
+"""Run a Core ML package: through Core ML on a Mac, elsewhere by compiling its ML program for this CPU.
 
 >>> network = load(Path("unet.mlpackage"))
 >>> network.predict({"sample": sample, "timestep": timestep, "encoder_hidden_states": states})["noise_pred"]
@@ -10,37 +10,58 @@ import sys
 from pathlib import Path
 from typing import Literal, get_args
 
+from converter.runtime.chunks import Chunked
 from converter.runtime.feature import Feature, InputError, Network, PackageError, UnsupportedOperator
+from converter.runtime.program import declared, functions, stages
 
 __all__ = [
     "COMPUTE_UNITS",
+    "PRECISIONS",
+    "Chunked",
     "ComputeUnit",
     "Feature",
     "InputError",
     "Network",
     "PackageError",
+    "Precision",
     "UnsupportedOperator",
+    "functions",
     "load",
 ]
 
 ComputeUnit = Literal["CPU_AND_NE", "ALL", "CPU_AND_GPU", "CPU_ONLY"]
 COMPUTE_UNITS: tuple[str, ...] = get_args(ComputeUnit)
 
+Precision = Literal["fast", "fp32", "fp16", "ane"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 
-def load(path: Path, *, function: str = "main", compute_units: str = "CPU_AND_NE") -> Network:
-    """The package at ``path``, or on a Mac the compiled model, ready to predict.
 
-    ``compute_units`` is one of COMPUTE_UNITS and matters on a Mac only. Raises PackageError where the package cannot
+def load(path: Path, *, function: str = "main", compute_units: str = "CPU_AND_NE", precision: str = "fast") -> Network:
+    """The package, pipeline or compiled model at ``path``, ready to predict.
+
+    ``precision`` fast is Core ML on a Mac and our engine for this CPU elsewhere; fp32 (the reference), fp16 (rounded
+    where Core ML would) and ane (with the Neural Engine's limits) run operation by operation on any machine.
+    ``compute_units`` is one of COMPUTE_UNITS and matters to Core ML alone. Raises PackageError where the package cannot
     be read and UnsupportedOperator where this machine cannot run it; never half-way through a prediction.
     """
     if compute_units not in COMPUTE_UNITS:
         raise ValueError(f"compute_units is {compute_units!r}; accepted: {', '.join(COMPUTE_UNITS)}")
-    if sys.platform == "darwin":
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; accepted: {', '.join(PRECISIONS)}")
+    if sys.platform == "darwin" and precision == "fast":
         from converter.runtime.coreml import CoreMLNetwork
 
         return CoreMLNetwork(path, function, compute_units)
-    if path.suffix == ".mlmodelc":
-        raise PackageError(f"{path} is a compiled model, which runs on a Mac only; its .mlpackage is needed here")
+    if parts := stages(path):
+        return Chunked([_compiled(part, "main", precision) for part in parts], declared(path)[1])
+    return _compiled(path, function, precision)
+
+
+def _compiled(path: Path, function: str, precision: str) -> Network:
+    if precision == "fast":
+        from converter.runtime.fast.network import compile_fast
+
+        return compile_fast(path, function)
     from converter.runtime.mil import MILNetwork
 
-    return MILNetwork(path, function)
+    return MILNetwork(path, function, precision=precision)

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.runtime.feature import checked
-from converter.runtime.outline import read_outline
 from converter.runtime.program import declared
 
 #: Hints exist from macOS 15 on; our shapes never change, and a model runs many times once loaded.
@@ -75,12 +74,8 @@ class CoreMLNetwork:
     def __init__(self, path: Path, function: str, compute_units: str) -> None:
         import coremltools as ct
 
-        if path.suffix == ".mlmodelc":
-            outline, ready = read_outline(path), path
-            self.inputs, self.outputs = outline.inputs, outline.outputs
-        else:
-            self.inputs, self.outputs = declared(path, function)
-            ready = compiled(path)
+        self.inputs, self.outputs = declared(path, function)
+        ready = path if path.suffix == ".mlmodelc" else compiled(path)
         units = ct.ComputeUnit[compute_units]
         self._model = ct.models.CompiledMLModel(str(ready), compute_units=units, **_hints(function))
 

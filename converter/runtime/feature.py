@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from converter.errors import AnemoneError
 
+#: The least and the greatest size of an axis; None where there is no greatest.
+Range = tuple[int, int | None]
+
 
 class PackageError(AnemoneError):
     """A package is missing, damaged, or not an ML program."""
@@ -26,11 +29,40 @@ class InputError(AnemoneError, ValueError):
 
 @dataclass(frozen=True)
 class Feature:
-    """An input or output of a network."""
+    """An input or output of a network, or a state it keeps.
+
+    shape: its shape, the default one where several are accepted.
+    shapes: all the shapes accepted, where they are enumerated.
+    ranges: the sizes accepted of each axis, where they are ranges.
+    default: what an input that need not be given is filled with; None where it must be given.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    shapes: tuple[tuple[int, ...], ...] = ()
+    ranges: tuple[Range, ...] = ()
+    default: float | None = None
+
+    def accepts(self, shape: tuple[int, ...]) -> bool:
+        """Whether an array may have that shape."""
+        if self.ranges:
+            return len(shape) == len(self.ranges) and all(
+                low <= size and (high is None or size <= high)
+                for size, (low, high) in zip(shape, self.ranges, strict=True)
+            )
+        return shape in (self.shapes or (self.shape,))
+
+    @property
+    def accepted(self) -> str:
+        """The accepted shapes in words."""
+        if self.ranges:
+            sizes = (
+                str(low) if low == high else f"{low} or more" if high is None else f"{low} to {high}"
+                for low, high in self.ranges
+            )
+            return f"[{', '.join(sizes)}]"
+        return " or ".join(str(list(shape)) for shape in self.shapes or (self.shape,))
 
 
 class Network(Protocol):
@@ -48,38 +80,65 @@ class Network(Protocol):
         """Run the network once; raises InputError before anything runs."""
 
 
+def _default(feature: Any, array: Any) -> float | None:
+    if not feature.type.isOptional:
+        return None
+    kind = array.WhichOneof("defaultOptionalValue")
+    return 0.0 if kind is None else float(getattr(array, kind))
+
+
 def features(description: Any) -> dict[str, Feature]:
-    """The multi-array features of a model description's ``input`` or ``output``."""
+    """The multi-array features of a model description's ``input``, ``output`` or ``state``; raises PackageError."""
     found = {}
     for feature in description:
-        array = feature.type.multiArrayType
-        if feature.type.WhichOneof("Type") != "multiArrayType":
-            raise PackageError(f"{feature.name} is not a multi-array; image and dictionary features are not supported")
-        dtypes = {array.FLOAT16: np.float16, array.FLOAT32: np.float32, array.INT32: np.int32, array.DOUBLE: np.float64}
+        kind = feature.type.WhichOneof("Type")
+        if kind not in ("multiArrayType", "stateType"):
+            raise PackageError(
+                f"{feature.name} is of {kind or 'unknown type'}; multi-arrays are supported, images and dictionaries not"
+            )
+        array = feature.type.multiArrayType if kind == "multiArrayType" else feature.type.stateType.arrayType
+        dtypes = {
+            array.FLOAT16: np.float16,
+            array.FLOAT32: np.float32,
+            array.DOUBLE: np.float64,
+            array.INT32: np.int32,
+            array.INT8: np.int8,
+        }
         if array.dataType not in dtypes:
             raise PackageError(f"{feature.name} has array type {array.dataType}, which is not supported")
-        found[feature.name] = Feature(feature.name, tuple(array.shape), np.dtype(dtypes[array.dataType]))
+        shapes = tuple(tuple(int(n) for n in s.shape) for s in array.enumeratedShapes.shapes)
+        # Core ML's least and greatest sizes are what they say; a greatest below zero is none.
+        ranges = tuple(
+            (int(r.lowerBound), None if r.upperBound < 0 else int(r.upperBound)) for r in array.shapeRange.sizeRanges
+        )
+        shape = tuple(int(n) for n in array.shape) or (shapes[0] if shapes else tuple(low for low, _ in ranges))
+        found[feature.name] = Feature(
+            feature.name, shape, np.dtype(dtypes[array.dataType]), shapes, ranges, _default(feature, array)
+        )
     return found
 
 
 def checked(inputs: Mapping[str, NDArray[Any]], declared: Mapping[str, Feature]) -> dict[str, NDArray[Any]]:
-    """The inputs in their declared types; raises InputError naming what does not fit.
+    """The inputs in their declared types, those with a default filled in; raises InputError naming what does not fit.
 
     Any floating type is taken for a floating feature (it is rounded to the declared one); integers must be integers.
     """
     unknown = sorted(set(inputs) - set(declared))
-    missing = sorted(set(declared) - set(inputs))
+    missing = sorted(name for name, f in declared.items() if f.default is None and name not in inputs)
     if unknown or missing:
         what = [f"unknown: {', '.join(unknown)}"] if unknown else []
         what += [f"missing: {', '.join(missing)}"] if missing else []
         raise InputError(f"inputs {'; '.join(what)}; accepted: {', '.join(declared)}")
     found = {}
     for name, feature in declared.items():
+        if name not in inputs:
+            found[name] = np.full(feature.shape, feature.default, feature.dtype)
+            continue
         array = inputs[name]
         if not isinstance(array, np.ndarray):
-            raise InputError(f"{name} is a {type(array).__name__}; a NumPy array {list(feature.shape)} is accepted")
-        if array.shape != feature.shape:
-            raise InputError(f"{name} has shape {list(array.shape)}; {list(feature.shape)} is accepted")
+            raise InputError(f"{name} is a {type(array).__name__}; a NumPy array {feature.accepted} is accepted")
+        if not feature.accepts(array.shape):
+            raise InputError(f"{name} has shape {list(array.shape)}; {feature.accepted} is accepted")
         if array.dtype.kind != feature.dtype.kind:
             raise InputError(f"{name} is {array.dtype}; {feature.dtype} is accepted")
         found[name] = array.astype(feature.dtype, copy=False)

@@ -1,4 +1,7 @@
-"""An ML program on PyTorch: compiled once at load into a list of steps, each tensor freed at its last use."""
+"""An ML program on PyTorch, operation by operation: the reference, and what fp16 arithmetic makes of it.
+
+Compiled once at load into a list of steps; each tensor is freed at its last use.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from converter.errors import AnemoneError
 from converter.runtime.feature import UnsupportedOperator, checked
-from converter.runtime.ops import OPERATORS
+from converter.runtime.held import Held, held
+from converter.runtime.ops import OPERATORS, TUPLES
+from converter.runtime.precision import PRECISIONS, Format, result_format
 from converter.runtime.program import Operation, Program, Value, read_program
-
-Held = torch.Tensor | str
+from converter.runtime.ranges import Range, measured
+from converter.runtime.state import STATE_OPERATORS, State, checked_state, without_states
 
 
 @dataclass(frozen=True)
@@ -26,57 +32,84 @@ class _Stored:
     value: Value
 
     def fetch(self) -> Held:
-        return _held(self.value)
+        return held(self.value)
+
+
+class OperationError(AnemoneError):
+    """An operation of a program could not be carried out on what it was given."""
 
 
 @dataclass(frozen=True)
 class _Step:
-    """One operation ready to run: constants bound, tensors named, and what to free afterwards."""
+    """One operation ready to run: constants bound, tensors named, what is kept of its results, what to free then."""
 
+    kind: str
     run: Callable[..., Any]
     constants: dict[str, Any]
     inputs: tuple[tuple[str, tuple[str, ...]], ...]
     outputs: tuple[str, ...]
+    formats: tuple[Format | None, ...]
     freed: tuple[str, ...]
 
+    def describe(self, given: Mapping[str, Any]) -> str:
+        """The operation and the shapes of what it is given, in words."""
+        words = []
+        for name, one in given.items():
+            parts = [p for p in (one if isinstance(one, list) else [one]) if isinstance(p, torch.Tensor)]
+            shapes = ", ".join(f"{p.dtype}{list(p.shape)}".removeprefix("torch.") for p in parts)
+            words += [f"{name} {shapes}"] if parts else []
+        return f"{self.kind} {', '.join(self.outputs)} of {'; '.join(words) or 'nothing'}"
 
+
+_OPERATORS = {**OPERATORS, **STATE_OPERATORS}
 #: Constants of at least this many elements are worth leaving in the file.
 _LARGE = 4096
-#: Parameters that are lists even when they hold one tensor.
-_TUPLES = {"values"}
 
 
-def _held(value: Value) -> Held:
-    """A constant as the operators take it: floats in fp32, weights copied out of the file once."""
-    if isinstance(value, str):
-        return value
-    if value.dtype == np.float16:
-        return torch.from_numpy(value.astype(np.float32))
-    if value.dtype == np.uint16:
-        return torch.from_numpy(value.astype(np.int32))
-    return torch.from_numpy(np.array(value))
-
-
-def _refuse_unknown(path: Path, program: Program) -> None:
-    missing = Counter(op.kind for op in program.operations if op.kind not in OPERATORS)
+def refuse_unknown(path: Path, program: Program) -> None:
+    """Raise UnsupportedOperator naming the operators of a program that there are none of here, and where they are."""
+    missing = Counter(op.kind for op in program.operations if op.kind not in _OPERATORS)
     if missing:
-        first = {kind: next(op.outputs[0] for op in program.operations if op.kind == kind) for kind in missing}
+        first = {op.kind: (op.outputs or ["its end"])[0] for op in reversed(program.operations)}
         words = ", ".join(f"{kind} ({count} times, first at {first[kind]})" for kind, count in sorted(missing.items()))
         raise UnsupportedOperator(f"{path.name} uses operators this runtime does not have: {words}")
 
 
+def _all_finite(given: Mapping[str, Any]) -> bool:
+    flat = [t for one in given.values() for t in (one if isinstance(one, list) else [one])]
+    return all(bool(torch.isfinite(t).all()) for t in flat if isinstance(t, torch.Tensor))
+
+
 class MILNetwork:
-    """A package run by PyTorch in fp32; types narrower than that are not rounded to between operations.
+    """A package run by PyTorch operation by operation.
+
+    In the ``precision`` fp32, types narrower than that are not rounded to between operations; in fp16 every fp16 result
+    is, and in ane it also meets the Neural Engine's limits (see `converter.runtime.precision`), with ``narrow_slices``
+    those of engines before A16. With ``record``, `ranges` tells how far each operation's results reached.
 
     With ``stream`` weights stay in the file and are read anew at each use: slower, but a network of any size runs in
     the memory of its largest layer.
     """
 
-    def __init__(self, path: Path, function: str = "main", *, stream: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        function: str = "main",
+        *,
+        precision: str = "fp32",
+        narrow_slices: bool = True,
+        record: bool = False,
+        stream: bool = False,
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision is {precision!r}; accepted: {', '.join(PRECISIONS)}")
         program = read_program(path, function)
-        _refuse_unknown(path, program)
-        self.inputs, self.outputs = program.inputs, program.outputs
-        self._stream = stream
+        refuse_unknown(path, program)
+        self.inputs, self.outputs, self._states = program.inputs, program.outputs, program.states
+        #: Output name -> its range over all predictions so far, where it was asked for. Operations that only move or
+        #: choose numbers have none.
+        self.ranges: dict[str, Range] = {}
+        self._precision, self._narrow_slices, self._record, self._stream = precision, narrow_slices, record, stream
         self._shared: dict[int, Held | _Stored] = {}
         self._steps = self._compile(program)
 
@@ -85,18 +118,19 @@ class MILNetwork:
         key = id(value)
         if key not in self._shared:
             large = not isinstance(value, str) and value.size >= _LARGE
-            self._shared[key] = _Stored(value) if self._stream and large else _held(value)
+            self._shared[key] = _Stored(value) if self._stream and large else held(value)
         return self._shared[key]
 
     def _compile(self, program: Program) -> list[_Step]:
+        operations = [without_states(op, program.states) for op in program.operations]
         last_use: dict[str, int] = {}
-        for index, op in enumerate(program.operations):
+        for index, op in enumerate(operations):
             for names in op.inputs.values():
                 last_use |= dict.fromkeys(names, index)
             last_use |= {name: index for name in op.outputs if name not in last_use}
-        kept = set(program.outputs)
+        kept = {*program.outputs, *program.states}
         steps = []
-        for index, op in enumerate(program.operations):
+        for index, op in enumerate(operations):
             touched = {n for ns in op.inputs.values() for n in ns} | set(op.outputs)
             freed = tuple(sorted(n for n in touched if last_use[n] == index and n not in kept))
             steps.append(self._step(op, freed))
@@ -106,25 +140,54 @@ class MILNetwork:
     def _step(self, op: Operation, freed: tuple[str, ...]) -> _Step:
         constants: dict[str, Any] = {}
         for name, values in op.constants.items():
-            held = [self._constant(v) for v in values]
-            constants[name] = held if name in _TUPLES else held[0]
+            found = [self._constant(v) for v in values]
+            constants[name] = found if name in TUPLES else found[0]
         inputs = tuple((name, tuple(names)) for name, names in op.inputs.items())
-        return _Step(OPERATORS[op.kind], constants, inputs, tuple(op.outputs), freed)
+        form = result_format(op, self._precision, narrow_slices=self._narrow_slices)
+        formats = tuple(form if dtype == np.float16 else None for dtype in op.dtypes)
+        return _Step(op.kind, _OPERATORS[op.kind], constants, inputs, tuple(op.outputs), formats, freed)
+
+    def _kept(self, step: _Step, index: int, exact: torch.Tensor, given: Mapping[str, Any]) -> torch.Tensor:
+        """What remains of an operation's result in the network's precision; its range is recorded where wanted."""
+        form = step.formats[index]
+        if form is None:
+            return exact
+        if self._record:
+            name = step.outputs[index]
+            found = measured(name, step.kind, form, exact, finite_operands=lambda: _all_finite(given))
+            self.ranges[name] = self.ranges[name].also(found) if name in self.ranges else found
+        return exact if self._precision == "fp32" else form.keep(exact)
+
+    def make_state(self) -> State:
+        """States of zeros, for predictions that go on from one another; a network without any has an empty one."""
+        return State(self._states)
 
     @torch.inference_mode()
-    def predict(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Run the network once; raises InputError before anything runs."""
-        live: dict[str, Any] = {}
+    def predict(self, inputs: Mapping[str, NDArray[Any]], state: State | None = None) -> dict[str, NDArray[Any]]:
+        """Run the network once; ``state`` holds afterwards what it wrote to its states.
+
+        Raises InputError before anything runs and OperationError where an operation does not take what it is given.
+        """
+        live: dict[str, Any] = checked_state(state, self._states)
         for name, array in checked(inputs, self.inputs).items():
             wide = array.astype(np.float32) if array.dtype.kind == "f" else np.array(array)
             live[name] = torch.from_numpy(wide)
         for step in self._steps:
             tensors = {
-                name: [live[n] for n in names] if name in _TUPLES else live[names[0]] for name, names in step.inputs
+                name: [live[n] for n in names] if name in TUPLES else live[names[0]] for name, names in step.inputs
             }
             constants = {k: v.fetch() if isinstance(v, _Stored) else v for k, v in step.constants.items()}
-            result = step.run(**constants, **tensors)
-            live |= zip(step.outputs, result if isinstance(result, list) else [result], strict=True)
+            try:
+                result = step.run(**constants, **tensors)
+            except (RuntimeError, ValueError, IndexError, TypeError) as error:
+                raise OperationError(f"{step.describe(constants | tensors)}: {error}") from error
+            results = result if isinstance(result, list) else [result]
+            for index, (name, exact) in enumerate(zip(step.outputs, results, strict=True)):
+                live[name] = self._kept(step, index, exact, constants | tensors)
             for name in step.freed:
                 del live[name]
-        return {name: live[name].numpy().astype(feature.dtype, copy=False) for name, feature in self.outputs.items()}
+        if state is not None:
+            state.tensors = {name: live[name] for name in self._states}
+        # An output may be a state's own tensor, which is not the caller's to change.
+        copy = bool(self._states)
+        return {name: live[name].numpy().astype(feature.dtype, copy=copy) for name, feature in self.outputs.items()}

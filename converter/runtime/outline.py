@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from converter.runtime.feature import Feature, PackageError, features
+from converter.runtime.feature import Feature, features
 from converter.runtime.program import described, read_model
-
-#: An operation of a compiled model's program, which is text, one operation a line.
-_LINE = re.compile(r"\s*tensor<\w+, \[([\d, ]*)\]> (\w+) = (\w+)\((?:.*?\bx = (\w+))?")
-_DTYPES = {"Float16": np.float16, "Float32": np.float32, "Double": np.float64, "Int32": np.int32}
 
 
 @dataclass(frozen=True)
@@ -72,7 +64,8 @@ def _operations(block: Any) -> Iterable[Operation]:
         yield Operation(op.type, op.outputs[0].name, shape, arguments[0].name if arguments else None)
 
 
-def _of_package(path: Path) -> Outline:
+def read_outline(path: Path) -> Outline:
+    """The outline of an .mlpackage or .mlmodelc; raises PackageError where it cannot be read or is no ML program."""
     model = read_model(path)
     description = described(model, path, "main")
     body = model.mlProgram.functions["main"]
@@ -84,40 +77,3 @@ def _of_package(path: Path) -> Outline:
         model.description.metadata.versionString,
         dict(model.description.metadata.userDefined),
     )
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(n) for n in text.strip("[]").split(",") if n.strip())
-
-
-def _schema(path: Path, schema: Any) -> dict[str, Feature]:
-    found = {}
-    for entry in schema:
-        if entry["dataType"] not in _DTYPES:
-            raise PackageError(f"{path}: {entry['name']} is of type {entry['dataType']}, which is not supported")
-        dtype = np.dtype(_DTYPES[entry["dataType"]])
-        found[entry["name"]] = Feature(entry["name"], _numbers(entry["shape"]), dtype)
-    return found
-
-
-def _of_compiled(path: Path) -> Outline:
-    """coremlcompiler leaves a metadata.json of the model's description and the program as text in model.mil."""
-    try:
-        (about,) = json.loads((path / "metadata.json").read_text(encoding="utf-8"))
-        lines = (path / "model.mil").read_text(encoding="utf-8").splitlines()
-        matches = (m for m in map(_LINE.match, lines) if m is not None)
-        return Outline(
-            path,
-            _schema(path, about["inputSchema"]),
-            _schema(path, about["outputSchema"]),
-            tuple(Operation(m[3], m[2], _numbers(m[1]), m[4]) for m in matches),
-            str(about.get("version", "")),
-            {str(k): str(v) for k, v in about.get("userDefinedMetadata", {}).items()},
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PackageError(f"{path} is not a compiled Core ML model: {error!r}") from error
-
-
-def read_outline(path: Path) -> Outline:
-    """The outline of an .mlpackage or .mlmodelc; raises PackageError where it cannot be read or is no ML program."""
-    return _of_compiled(path) if path.suffix == ".mlmodelc" else _of_package(path)

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
-from numpy.typing import NDArray
 
-from converter.blob import BlobReader
-from converter.mlproto import mil, ml
+from converter.mlproto import ml
+from converter.runtime.compiled import COMPILED, compiled_stages, read_compiled, read_description
+from converter.runtime.compressed import Value, decodes
+from converter.runtime.constants import Constants, dtype_of
 from converter.runtime.feature import Feature, PackageError, features
 
-#: A constant: an array, or text.
-Value = NDArray[Any] | str
+__all__ = [
+    "Operation",
+    "Program",
+    "Value",
+    "declared",
+    "described",
+    "functions",
+    "read_model",
+    "read_program",
+    "stages",
+]
+
+#: A model of a pipeline: the pipeline's path and this, as coremlcompiler lays compiled pipelines out.
+_STAGE = re.compile(r"model(\d+)")
 
 
 @dataclass(frozen=True)
@@ -28,100 +42,26 @@ class Operation:
     constants: dict[str, list[Value]]
     outputs: list[str]
     dtypes: list[np.dtype[Any]]
+    #: Of each output; None where the program does not fix it.
+    shapes: list[tuple[int, ...] | None]
 
 
 @dataclass(frozen=True)
 class Program:
-    """One function of a package."""
+    """One function of a package. Its states (which keep their values between predictions) are inputs of operations."""
 
     inputs: dict[str, Feature]
     outputs: dict[str, Feature]
     operations: list[Operation]
+    states: dict[str, Feature] = field(default_factory=dict)
 
 
-def _dtypes() -> dict[int, np.dtype[Any]]:
-    m = mil()
-    return {
-        m.FLOAT16: np.dtype(np.float16),
-        m.FLOAT32: np.dtype(np.float32),
-        m.FLOAT64: np.dtype(np.float64),
-        m.BOOL: np.dtype(np.bool_),
-        m.INT8: np.dtype(np.int8),
-        m.UINT8: np.dtype(np.uint8),
-        m.INT16: np.dtype(np.int16),
-        m.UINT16: np.dtype(np.uint16),
-        m.INT32: np.dtype(np.int32),
-        m.UINT32: np.dtype(np.uint32),
-        m.INT64: np.dtype(np.int64),
-    }
-
-
-def _shape(tensor_type: Any) -> tuple[int, ...]:
-    for dimension in tensor_type.dimensions:
-        if dimension.WhichOneof("dimension") != "constant":
-            raise PackageError("the program has a flexible shape; fixed shapes are supported")
-    return tuple(int(d.constant.size) for d in tensor_type.dimensions)
-
-
-class _Values:
-    """Decodes constants; weights stay in the file."""
-
-    def __init__(self, weights: Path) -> None:
-        self._path = weights
-        self._reader: BlobReader | None = None
-        self._dtypes = _dtypes()
-
-    def dtype(self, value_type: Any) -> np.dtype[Any]:
-        number = value_type.tensorType.dataType
-        if number == mil().STRING:
-            return np.dtype(np.str_)
-        if number not in self._dtypes:
-            raise PackageError(f"the program has a tensor of MIL data type {number}, which is not supported")
-        return self._dtypes[number]
-
-    def decode(self, value: Any) -> Value:
-        dtype, shape = self.dtype(value.type), _shape(value.type.tensorType)
-        if value.WhichOneof("value") == "blobFileValue":
-            if self._reader is None:
-                if not self._path.is_file():
-                    raise PackageError(f"{self._path} is missing: the package has lost its weights")
-                self._reader = BlobReader(self._path)
-            return self._reader.read(int(value.blobFileValue.offset), dtype, shape)
-        held = value.immediateValue.tensor
-        kind = held.WhichOneof("value")
-        if dtype.kind == "U":
-            return str(held.strings.values[0])
-        if kind == "bytes":
-            return np.frombuffer(held.bytes.values, dtype).reshape(shape)
-        if kind is None:
-            return np.zeros(shape, dtype)
-        return np.asarray(getattr(held, kind).values).astype(dtype).reshape(shape)
-
-
-def _operation(op: Any, values: _Values, known: dict[str, Value]) -> Operation:
-    inputs: dict[str, list[str]] = {}
-    constants: dict[str, list[Value]] = {}
-    for name, argument in op.inputs.items():
-        kinds = [a.WhichOneof("binding") for a in argument.arguments]
-        if all(k == "value" or a.name in known for k, a in zip(kinds, argument.arguments, strict=True)):
-            constants[name] = [
-                values.decode(a.value) if k == "value" else known[a.name]
-                for k, a in zip(kinds, argument.arguments, strict=True)
-            ]
-        else:
-            inputs[name] = [a.name for a in argument.arguments]
-    if op.blocks:
-        raise PackageError(f"{op.type} has nested blocks, which are not supported")
-    outputs = [o.name for o in op.outputs]
-    return Operation(op.type, inputs, constants, outputs, [values.dtype(o.type) for o in op.outputs])
-
-
-def read_model(path: Path) -> Any:
-    """The package's model message (Model.proto); raises PackageError where it cannot be read or is no ML program."""
+def _read_package(path: Path) -> tuple[Any, Path]:
+    """A package's model message of whatever type, and the folder it calls @model_path."""
     try:
         manifest = json.loads((path / "Manifest.json").read_text())
-        item = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
-        raw = (path / "Data" / item).read_bytes()
+        item = path / "Data" / manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
+        raw = item.read_bytes()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PackageError(f"{path} is not a Core ML package: {error!r}") from error
     model = ml().Model()
@@ -129,48 +69,154 @@ def read_model(path: Path) -> Any:
         model.ParseFromString(raw)
     except DecodeError as error:
         raise PackageError(f"{path}: its model is damaged: {error}") from error
+    return model, item.parent
+
+
+def _stage_of(path: Path) -> tuple[Path, int] | None:
+    """The pipeline package that ``path`` is a model of, and which."""
+    named = _STAGE.fullmatch(path.name)
+    return (path.parent, int(named[1])) if named and (path.parent / "Manifest.json").is_file() else None
+
+
+def _is_compiled(path: Path) -> bool:
+    """Whether ``path`` is a compiled model or pipeline, or a model of a compiled pipeline."""
+    return path.suffix == ".mlmodelc" or (path / COMPILED).is_file()
+
+
+def _read(path: Path) -> tuple[Any, Path]:
+    """The ML program's model message at ``path``, and the folder it calls @model_path."""
+    if _is_compiled(path):
+        return read_compiled(path), path
+    if (stage := _stage_of(path)) is not None:
+        pipeline, folder = _read_package(stage[0])
+        if stage[1] >= len(pipeline.pipeline.models):
+            raise PackageError(f"{stage[0]} has {len(pipeline.pipeline.models)} models, so no {path.name}")
+        model = pipeline.pipeline.models[stage[1]]
+    else:
+        model, folder = _read_package(path)
     if model.WhichOneof("Type") != "mlProgram":
         raise PackageError(f"{path} is a {model.WhichOneof('Type')}, not an ML program")
-    return model
+    return model, folder
+
+
+def read_model(path: Path) -> Any:
+    """The model message (Model.proto) of an ML program; raises PackageError where it cannot be read or is none.
+
+    ``path`` is a package, a compiled model, or one of the `stages` of either.
+    """
+    return _read(path)[0]
+
+
+def stages(path: Path) -> tuple[Path, ...]:
+    """The paths of a pipeline's models in the order they run in; of an ML program none. Raises PackageError."""
+    if _is_compiled(path):
+        return compiled_stages(path)
+    if _stage_of(path) is not None:
+        return ()
+    model, _ = _read_package(path)
+    return tuple(path / f"model{n}" for n in range(len(model.pipeline.models)))
+
+
+def functions(path: Path) -> tuple[str, ...]:
+    """The names of a package's functions, of a pipeline "main" alone; raises PackageError."""
+    return ("main",) if stages(path) else tuple(sorted(read_model(path).mlProgram.functions))
 
 
 def described(model: Any, path: Path, function: str) -> Any:
     """The description of one function's inputs and outputs; raises PackageError where there is no such function."""
-    functions = model.mlProgram.functions
-    if function not in functions:
-        raise PackageError(f"{path} has no function {function!r}; it has {', '.join(sorted(functions))}")
+    known = model.mlProgram.functions
+    if function not in known:
+        raise PackageError(f"{path} has no function {function!r}; it has {', '.join(sorted(known))}")
     return next((f for f in model.description.functions if f.name == function), model.description)
 
 
 def declared(path: Path, function: str = "main") -> tuple[dict[str, Feature], dict[str, Feature]]:
-    """A function's inputs and outputs by name, without reading its weights; raises PackageError."""
-    description = described(read_model(path), path, function)
-    return features(description.input), features(description.output)
+    """A function's (or a pipeline's) inputs and outputs by name, without reading its weights; raises PackageError."""
+    if _is_compiled(path):
+        description = read_description(path)
+        found = next((f for f in description.functions if f.name == function), description)
+    elif stages(path):
+        found = _read_package(path)[0].description
+    else:
+        found = described(read_model(path), path, function)
+    return features(found.input), features(found.output)
+
+
+def _fixed_shape(kind: Any) -> tuple[int, ...] | None:
+    dimensions = kind.tensorType.dimensions
+    fixed = all(d.WhichOneof("dimension") == "constant" for d in dimensions)
+    return tuple(int(d.constant.size) for d in dimensions) if fixed else None
+
+
+def _bound(op: Any, constants: Constants, known: dict[str, Value]) -> Operation:
+    where = op.outputs[0].name if op.outputs else op.type
+    if op.blocks:
+        raise PackageError(f"{where} ({op.type}) has nested blocks, which are not supported")
+    inputs: dict[str, list[str]] = {}
+    values: dict[str, list[Value]] = {}
+    for name, argument in op.inputs.items():
+        inline = [a.WhichOneof("binding") == "value" for a in argument.arguments]
+        if all(i or a.name in known for i, a in zip(inline, argument.arguments, strict=True)):
+            values[name] = [
+                constants.decode(a.value, f"{where}: {name}") if i else known[a.name]
+                for i, a in zip(inline, argument.arguments, strict=True)
+            ]
+        elif any(inline):
+            raise PackageError(f"{where} ({op.type}): {name} mixes tensors and values written in place")
+        else:
+            inputs[name] = [a.name for a in argument.arguments]
+    outputs, kinds = [o.name for o in op.outputs], [o.type for o in op.outputs]
+    dtypes = [dtype_of(kind, name) for kind, name in zip(kinds, outputs, strict=True)]
+    return Operation(op.type, inputs, values, outputs, dtypes, [_fixed_shape(kind) for kind in kinds])
+
+
+def _constant(name: str, value: Value) -> Operation:
+    dtype = np.dtype(np.str_) if isinstance(value, str) else value.dtype
+    return Operation("const", {}, {"val": [value]}, [name], [dtype], [() if isinstance(value, str) else value.shape])
+
+
+def _block(model: Any, path: Path, function: str) -> Any:
+    body = model.mlProgram.functions[function]
+    if body.opset not in body.block_specializations:
+        raise PackageError(f"{path}: its function {function} has no operations for its opset {body.opset!r}")
+    return body.block_specializations[body.opset]
+
+
+def _check_names(given: set[str], operations: list[Operation], outputs: list[str], path: Path) -> None:
+    """Refuse a program in which something takes what nothing before it gives."""
+    for op in operations:
+        for name in (n for names in op.inputs.values() for n in names):
+            if name not in given:
+                raise PackageError(
+                    f"{path}: {(op.outputs or [op.kind])[0]} takes {name}, which nothing before it gives"
+                )
+        given |= set(op.outputs)
+    if lost := [name for name in outputs if name not in given]:
+        raise PackageError(f"{path}: nothing gives its outputs {', '.join(lost)}")
 
 
 def read_program(path: Path, function: str = "main") -> Program:
-    """The function of the package at ``path``; raises PackageError where it cannot be read."""
-    model = read_model(path)
+    """The function of the package or compiled model at ``path``; raises PackageError where it cannot be read."""
+    model, folder = _read(path)
     description = described(model, path, function)
-    body = model.mlProgram.functions[function]
-    block = body.block_specializations[body.opset]
-    values = _Values(path / "Data" / "com.apple.CoreML" / "weights" / "weight.bin")
+    block = _block(model, path, function)
+    constants = Constants(folder)
     known: dict[str, Value] = {}
     operations = []
-    for op in block.operations:
-        if op.type == "const":
-            known[op.outputs[0].name] = values.decode(op.attributes["val"])
-        else:
-            operations.append(_operation(op, values, known))
+    try:
+        for op in block.operations:
+            if op.type == "const" and op.outputs:
+                known[op.outputs[0].name] = constants.decode(op.attributes["val"], op.outputs[0].name)
+            elif decodes(op.type, len(op.outputs)):
+                known |= {constant.name: constant for constant in constants.unfold(op, known)}
+            else:
+                operations.append(_bound(op, constants, known))
+    except PackageError as error:
+        raise PackageError(f"{path}: {error}") from error
     # A tuple parameter may mix tensors and constants; the constants then travel as an operation of their own.
     used = {n for op in operations for names in op.inputs.values() for n in names}
-    loose = [
-        Operation("const", {}, {"val": [known[n]]}, [n], [np.asarray(known[n]).dtype])
-        for n in sorted(used & set(known))
-    ]
-    loose += [
-        Operation("const", {}, {"val": [known[n]]}, [n], [np.asarray(known[n]).dtype])
-        for n in block.outputs
-        if n in known and n not in used
-    ]
-    return Program(features(description.input), features(description.output), loose + operations)
+    loose = [_constant(n, known[n]) for n in sorted(used & set(known))]
+    loose += [_constant(n, known[n]) for n in block.outputs if n in known and n not in used]
+    inputs, outputs, states = (features(f) for f in (description.input, description.output, description.state))
+    _check_names({*inputs, *states}, loose + operations, [*outputs], path)
+    return Program(inputs, outputs, loose + operations, states)

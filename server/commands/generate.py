@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from converter.runtime import PRECISIONS
 from server.commands.flags import Commands, add_command, add_model, size
 from server.commands.serve import settings_of
 from server.jobs.request import RNGS
@@ -40,6 +41,7 @@ def add_generate(commands: Commands) -> None:
     generate.add_argument("-n", type=int, help="how many pictures")
     generate.add_argument("--image", type=Path, help="a picture to start from")
     generate.add_argument("--strength", type=float, help="how much of it to change, up to 1 (0.75)")
+    generate.add_argument("--precision", choices=PRECISIONS, help="how it computes (fast); fp32 is the exact one")
     add_model(generate)
     generate.set_defaults(run=_generate)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from converter.lint import CHIPS, DEFAULT_CHIP
 from converter.plan import ConvertOptions
 from server.commands.flags import Commands, add_command, add_components, components, size
 
@@ -14,8 +15,10 @@ def add_verify(commands: Commands) -> None:
     verify = add_command(
         commands,
         "verify",
-        "Compare a converted model with its source, network by network and as a whole picture",
-        "example:\n  anemone verify ./sd15 --against ./stable-diffusion-v1-5\n"
+        "Compare a converted model with its source, network by network and as a whole picture, in fp32, as a Mac's fp16 "
+        "is expected to give it, and as it is served here",
+        "examples:\n  anemone verify ./sd15 --against ./stable-diffusion-v1-5\n"
+        "  anemone verify ./sd15 --against ./stable-diffusion-v1-5 --precision ane --ranges\n"
         "The exit status is 1 where something is under 35 dB.",
     )
     verify.add_argument("folder", type=Path, help="a converted model folder")
@@ -24,11 +27,29 @@ def add_verify(commands: Commands) -> None:
     verify.add_argument("--size", type=size, metavar="WxH", help="the picture size to compare at (the default size)")
     verify.add_argument("--prompt", default="a photograph of an astronaut riding a horse")
     verify.add_argument("--steps", type=int, default=4, help="steps of the picture (4); 0 compares networks only")
+    verify.add_argument(
+        "--precision",
+        choices=("fp16", "ane"),
+        default="fp16",
+        help="beside fp32: every result rounded to fp16 (the default), or ane: with the Neural Engine's limits, as "
+        "others measured them",
+    )
+    verify.add_argument("--chip", choices=CHIPS, default=DEFAULT_CHIP, help=f"whose engine, for ane ({DEFAULT_CHIP})")
+    verify.add_argument(
+        "--ranges",
+        type=int,
+        nargs="?",
+        const=10,
+        default=0,
+        metavar="N",
+        help="also each network's N operations nearest to overflow (10)",
+    )
     verify.set_defaults(run=_verify)
 
 
 def _verify(given: argparse.Namespace) -> int:
-    from server.verifying import verify_model
+    from server.verifying import Trial, verify_model
 
     options = ConvertOptions(**components(given))
-    return verify_model(given.folder, given.against, options, given.size, given.prompt, given.steps)
+    trial = Trial(given.size, given.prompt, given.steps, given.precision, given.chip, given.ranges)
+    return verify_model(given.folder, given.against, options, trial)

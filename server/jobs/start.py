@@ -17,6 +17,7 @@ class ModelChoice:
     extra: model folders that are not in ``data_dir``.
     memory_budget_gb: what the loaded networks' weights may take; None for what the machine has free.
     previews: whether steps come with previews.
+    precision: how the networks compute (see `converter.runtime.load`).
     """
 
     source: Path | None
@@ -25,6 +26,7 @@ class ModelChoice:
     extra: tuple[Path, ...] = ()
     memory_budget_gb: float | None = None
     previews: bool = True
+    precision: str = "fast"
 
 
 def start_worker(orders: Connection, choice: ModelChoice) -> None:

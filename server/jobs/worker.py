@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -73,12 +74,12 @@ Open = Callable[[ModelChoice, str, Callable[[str, int, int], None]], Painter]
 
 
 def _model(folder: ModelFolder, choice: ModelChoice) -> StableDiffusion:
-    from server.pipeline.stable_diffusion import (
-        StableDiffusion,  # PyTorch with it, seconds that tests' painters need not
-    )
+    # PyTorch comes with these, seconds that tests' painters need not.
+    from server.pipeline.networks import load_package
+    from server.pipeline.stable_diffusion import StableDiffusion
 
-    budget = memory_budget(choice.memory_budget_gb)
-    return StableDiffusion(folder, choice.compute_units, memory_budget=budget)
+    budget, loader = memory_budget(choice.memory_budget_gb), partial(load_package, precision=choice.precision)
+    return StableDiffusion(folder, choice.compute_units, loader, memory_budget=budget)
 
 
 def prepare_model(choice: ModelChoice, progress: Callable[[Preparing], None]) -> tuple[Painter, Path]:

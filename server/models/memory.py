@@ -11,11 +11,13 @@ import psutil
 
 from converter.errors import MemoryShortage
 from converter.folder import ModelFolder
+from converter.runtime.fast.cpu import kernel_library
 
 #: What a model may take of a machine's memory where nobody has said: the rest is the system's and its owner's.
 _SHARE = 0.6
-#: Off a Mac weights are held in fp32, twice what a package stores.
-_HELD = 1 if sys.platform == "darwin" else 2
+#: What loaded weights take of what a package stores: as much on a Mac; with kernels at most that, images' networks in
+#: eight bits and text encoders in fp32 together; else all of it in fp32.
+_HELD = 1 if sys.platform == "darwin" or kernel_library() is not None else 2
 
 #: together: a picture's networks stay loaded. in_turn: each is loaded when its turn comes, and let go.
 Fit = Literal["together", "in_turn"]

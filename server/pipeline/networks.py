@@ -18,9 +18,9 @@ ComputeUnits = dict[str, str]
 _GB = 10**9
 
 
-def load_package(path: Path, function: str, compute_units: str) -> Network:
-    """The function of the package at ``path``, on the compute unit."""
-    return load(path, function=function, compute_units=compute_units)
+def load_package(path: Path, function: str, compute_units: str, precision: str = "fast") -> Network:
+    """The function of the package at ``path``, on the compute unit and in the precision."""
+    return load(path, function=function, compute_units=compute_units, precision=precision)
 
 
 class Networks:

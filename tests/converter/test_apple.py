@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import tempfile
 import warnings
 from dataclasses import asdict, replace
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import SIDE, TEXT_WIDTH, tiny_unet, tiny_vae, write_checkpoint, write_tokenizer, write_xl_checkpoint
+from mil_text import compiled
 from packages import psnr
 
 from converter.apple import ACCEPTED, AppleSettings, AppleSettingsError, adopt, is_apple, option, recognise_apple
@@ -562,83 +562,38 @@ def test_a_model_without_an_encoder_makes_pictures_from_prompts(custom, apple):
     np.testing.assert_array_equal(picture(found, steps=1), picture(ours, steps=1))
 
 
-def program_text(model):
-    """A program as coremlcompiler writes it into model.mil, as far as anything here reads it."""
-    body = model.mlProgram.functions["main"]
-    lines = ["program(1.0)", "{", "    func main<ios16>() {"]
-    for op in body.block_specializations[body.opset].operations:
-        arguments = ", ".join(
-            f"{name} = {argument.arguments[0].name}" for name, argument in sorted(op.inputs.items()) if name != "values"
-        )
-        for output in op.outputs:
-            if not output.type.tensorType.dimensions:
-                continue
-            shape = ", ".join(str(d.constant.size) for d in output.type.tensorType.dimensions)
-            named = f'[name = tensor<string, []>("{output.name}")]'
-            lines.append(f"            tensor<fp16, [{shape}]> {output.name} = {op.type}({arguments}){named};")
-    return "\n".join([*lines, "        } -> ();", "}"])
-
-
-def compiled(apple, out):
-    """The Swift layout of Apple's packages: what coremlcompiler leaves of them, without weights."""
+def compiled_folder(apple, out):
+    """The Swift layout of Apple's packages, compiled."""
     out.mkdir()
     for network, name in SWIFT.items():
         for package in apple.glob(f"*_{network}.mlpackage"):
-            model = read_model(package)
-            types = {65552: "Float16", 65568: "Float32", 131104: "Int32"}
-
-            def schema(features, types=types):
-                return [
-                    {
-                        "name": f.name,
-                        "type": "MultiArray",
-                        "dataType": types[f.type.multiArrayType.dataType],
-                        "shape": str(list(f.type.multiArrayType.shape)),
-                    }
-                    for f in features
-                ]
-
-            about = {
-                "version": model.description.metadata.versionString,
-                "inputSchema": schema(model.description.input),
-                "outputSchema": schema(model.description.output),
-                "userDefinedMetadata": dict(model.description.metadata.userDefined),
-            }
-            (out / f"{name}.mlmodelc").mkdir()
-            (out / f"{name}.mlmodelc" / "metadata.json").write_text(json.dumps([about]))
-            (out / f"{name}.mlmodelc" / "model.mil").write_text(program_text(model))
+            compiled(package, out / f"{name}.mlmodelc")
     return out
 
 
 @pytest.mark.parametrize("kind", ["custom", "xl"])
 def test_compiled_models_show_what_the_packages_show(request, tmp_path, kind):
     packages = request.getfixturevalue(kind)[1]
-    folder = compiled(packages, tmp_path / "Resources")
+    folder = compiled_folder(packages, tmp_path / "Resources")
     expected = recognise_apple(packages)
     paths = {network: folder / f"{SWIFT[network]}.mlmodelc" for network in expected.networks}
     assert recognise_apple(folder) == replace(expected, folder=folder, networks=paths, compiled=True)
 
 
-def test_compiled_models_are_for_a_mac(custom, tmp_path, monkeypatch):
-    folder = compiled(custom[1], tmp_path / "Resources")
+def test_a_picture_from_compiled_models_is_the_one_from_our_own(custom, tmp_path):
+    ours, packages, source = custom
+    folder = compiled_folder(packages, tmp_path / "Resources")
     for file in ("vocab.json", "merges.txt"):
-        shutil.copy(custom[2] / "tokenizer" / file, folder)
-    settings = settings_of(custom[2], tokenizer=None)
-    monkeypatch.setattr(sys, "platform", "linux")
-    with pytest.raises(CheckpointError, match=r"on a Mac only.*\.mlpackage"):
-        adopt(folder, settings)
-    monkeypatch.setattr(sys, "platform", "darwin")
-    found = adopt(folder, settings)
+        shutil.copy(source / "tokenizer" / file, folder)
+    found = adopt(folder, settings_of(source, tokenizer=None))
     assert found.package("unet", SIDE, SIDE) == folder / "Unet.mlmodelc"
-    monkeypatch.setattr(sys, "platform", "linux")
-    with pytest.raises(PackageError, match="on a Mac only"):
-        load(folder / "Unet.mlmodelc")
     assert (found.tokenizer("text_encoder") / "vocab.json").read_bytes() == (folder / "vocab.json").read_bytes()
+    np.testing.assert_array_equal(picture(found), picture(ours))
 
 
 @pytest.mark.parametrize("damage", ["metadata.json", "model.mil"])
 def test_a_compiled_model_without_its_description_is_refused(custom, tmp_path, damage):
-    folder = compiled(custom[1], tmp_path / "Resources")
+    folder = compiled_folder(custom[1], tmp_path / "Resources")
     (folder / "Unet.mlmodelc" / damage).unlink()
     with pytest.raises(PackageError, match=r"Unet\.mlmodelc is not a compiled Core ML model"):
         recognise_apple(folder)

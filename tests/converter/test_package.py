@@ -8,12 +8,12 @@ import warnings
 import numpy as np
 import pytest
 from emitted import TinyNetworks
-from packages import METADATA
+from packages import METADATA, as_written
 
 from converter.mil import FP16, INT32, MACOS13, MACOS14, MACOS15, Graph, TargetError
 from converter.mlproto import ml
 from converter.package import write_functions, write_package
-from converter.runtime import PackageError, load
+from converter.runtime import PackageError
 from converter.runtime.program import read_model
 
 NETWORKS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
@@ -112,11 +112,11 @@ def singles(networks, tmp_path_factory):
 def test_every_function_of_a_package_predicts_what_a_package_of_its_own_predicts(functions, singles):
     rng = np.random.default_rng(0)
     for name, (height, width) in SIZES.items():
-        network = load(functions, function=name)
+        network = as_written(functions, function=name)
         assert network.inputs["x"].shape == (1, 3, 8 * height, 8 * width)
         assert network.outputs["latent"].shape == (1, 8, height, width)
         inputs = {n: rng.standard_normal(f.shape).astype(f.dtype) for n, f in network.inputs.items()}
-        found, expected = (net.predict(inputs)["latent"] for net in (network, load(singles[name])))
+        found, expected = (net.predict(inputs)["latent"] for net in (network, as_written(singles[name])))
         assert np.abs(found).max() > 0.01
         np.testing.assert_array_equal(found, expected)
 
@@ -128,7 +128,7 @@ def test_functions_share_one_weights_file(functions, singles):
 
 def test_a_package_of_several_functions_says_which_it_has(functions):
     with pytest.raises(PackageError, match="no function 'main'; it has size_64x64, size_72x64"):
-        load(functions)
+        as_written(functions)
 
 
 def operations(function):
@@ -195,9 +195,9 @@ def test_coremltools_takes_a_package_of_several_functions_apart_again(ct, functi
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ct.utils.save_multifunction(descriptor, str(tmp_path / "one.mlpackage"))
-    network, rng = load(tmp_path / "one.mlpackage", function="size_72x64"), np.random.default_rng(1)
+    network, rng = as_written(tmp_path / "one.mlpackage", function="size_72x64"), np.random.default_rng(1)
     inputs = {n: rng.standard_normal(f.shape).astype(f.dtype) for n, f in network.inputs.items()}
-    expected = load(singles["size_72x64"]).predict(inputs)["latent"]
+    expected = as_written(singles["size_72x64"]).predict(inputs)["latent"]
     np.testing.assert_array_equal(network.predict(inputs)["latent"], expected)
 
 
@@ -268,5 +268,5 @@ def test_an_integer_input_is_described_as_one(networks, tmp_path):
         graph = identity(weights, MACOS13, INT32)
     path = tmp_path / "out.mlpackage"
     write_package(path, graph, tmp_path / "weights", about="test", describe=str.title, metadata=METADATA)
-    found = load(path).predict({"x": np.array([[1, 2, 3]], np.int32)})["y"]
+    found = as_written(path).predict({"x": np.array([[1, 2, 3]], np.int32)})["y"]
     assert (found.dtype, found.tolist()) == (np.float32, [[1, 2, 3]])

@@ -10,6 +10,7 @@ import torch
 from checkpoints import diffusers_pipeline, tiny_unet, tiny_vae, write_checkpoint
 from diffusers import AutoencoderTiny, ControlNetModel
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from packages import as_written
 from transformers import CLIPConfig
 
 from converter.component import Component
@@ -17,12 +18,15 @@ from converter.convert import convert
 from converter.errors import CheckpointError
 from converter.mil import TargetError
 from converter.plan import ConvertOptions
-from converter.runtime import load
 from converter.verify import random_inputs
 from server.jobs.request import make_request
 from server.pipeline.stable_diffusion import Picture, StableDiffusion
 
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
+
+
+def exactly(path, function, compute_units):
+    return as_written(path, function=function)
 
 
 def quietly(progress):
@@ -58,8 +62,8 @@ def test_a_controlnet_brings_a_package_of_its_own_and_a_unet_that_takes_its_resi
     assert os.path.samefile(made.path / plain.path / WEIGHTS, made.path / controlled.path / WEIGHTS)
     canny = made.best("controlnet/canny", 64, 64, batch=2)
     assert canny.path == "ControlNet_canny.mlpackage"
-    residuals = load(made.path / canny.path).outputs
-    taken = load(made.path / controlled.path).inputs
+    residuals = as_written(made.path / canny.path).outputs
+    taken = as_written(made.path / controlled.path).inputs
     assert {name: f.shape for name, f in residuals.items()} == {
         name: f.shape for name, f in taken.items() if name.startswith("additional_residual_")
     }
@@ -84,7 +88,9 @@ def test_functions_of_one_package_are_what_packages_would_be(checkpoint, tmp_pat
     assert len(list(functions.path.glob("*.mlpackage"))) == len(functions.manifest.networks)
     for width in (64, 96):
         two = [folder.best("unet", width, 64, batch=2) for folder in (packages, functions)]
-        ours = [load(f.path / p.path, function=p.function) for f, p in zip((packages, functions), two, strict=True)]
+        ours = [
+            as_written(f.path / p.path, function=p.function) for f, p in zip((packages, functions), two, strict=True)
+        ]
         inputs = random_inputs(ours[0].inputs, {})
         results = [network.predict(inputs)["noise_pred"] for network in ours]
         np.testing.assert_array_equal(*results)
@@ -115,7 +121,7 @@ def test_a_safety_checker_is_converted_beside_the_checkpoint(checkpoint, tmp_pat
     checker, seen = Component.open(saved(module, tmp_path / "checker")), []
     made = convert(checkpoint, tmp_path / "out", ConvertOptions(safety_checker=checker), seen.append)
     assert agreed(seen)["safety_checker"] > 60
-    assert load(made.package("safety_checker", 64, 64)).outputs["filtered_images"].shape == (1, 64, 64, 3)
+    assert as_written(made.package("safety_checker", 64, 64)).outputs["filtered_images"].shape == (1, 64, 64, 3)
 
 
 def test_another_autoencoder_takes_the_place_of_the_checkpoints(checkpoint, tmp_path):
@@ -130,7 +136,7 @@ def test_another_autoencoder_takes_the_place_of_the_checkpoints(checkpoint, tmp_
     with torch.no_grad():
         expected = other.float().decode(torch.from_numpy(z).float()).sample.numpy()
     np.testing.assert_allclose(
-        load(made.package("vae_decoder", 64, 64)).predict({"z": z})["image"], expected, atol=1e-3
+        as_written(made.package("vae_decoder", 64, 64)).predict({"z": z})["image"], expected, atol=1e-3
     )
 
 
@@ -151,7 +157,7 @@ def test_a_tiny_autoencoder_becomes_the_decoder_of_previews(checkpoint, tmp_path
     preview, seen = Component.open(saved(tiny, tmp_path / "taesd")), []
     made = convert(checkpoint, tmp_path / "out", ConvertOptions(preview=preview), seen.append)
     assert agreed(seen)["preview_decoder"] > 60
-    assert load(made.package("preview_decoder", 64, 64)).outputs["image"].shape == (1, 3, 64, 64)
+    assert as_written(made.package("preview_decoder", 64, 64)).outputs["image"].shape == (1, 3, 64, 64)
 
 
 @pytest.mark.parametrize("attention", ["split_einsum", "original"])
@@ -162,7 +168,7 @@ def test_a_unet_that_is_given_keys_and_values_makes_the_same_picture_without_the
     usual = convert(checkpoint, tmp_path / "usual", ConvertOptions(**options), quietly)
     once = convert(checkpoint, tmp_path / "once", ConvertOptions(**options, prompt_once=True), seen.append)
     assert min(agreed(seen)[network] for network in ("unet", "unet_prompt")) > 60
-    assert "encoder_hidden_states" not in load(once.package("unet", 64, 64)).inputs
+    assert "encoder_hidden_states" not in as_written(once.package("unet", 64, 64)).inputs
     unets = [(model.package("unet", 64, 64) / WEIGHTS).stat().st_size for model in (usual, once)]
     assert unets[1] + (once.package("unet_prompt") / WEIGHTS).stat().st_size == pytest.approx(unets[0], rel=0.05)
     assert unets[1] < unets[0]
@@ -171,7 +177,7 @@ def test_a_unet_that_is_given_keys_and_values_makes_the_same_picture_without_the
         pictures = [
             next(
                 e
-                for e in StableDiffusion(model, {}).generate(make_request(model.manifest, **fields))
+                for e in StableDiffusion(model, {}, exactly).generate(make_request(model.manifest, **fields))
                 if isinstance(e, Picture)
             ).pixels
             for model in (usual, once)

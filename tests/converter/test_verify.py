@@ -10,6 +10,7 @@ import pytest
 import torch
 from checkpoints import write_checkpoint, write_xl_checkpoint
 from diffusers import UNet2DConditionModel
+from packages import as_written
 
 import converter.programs
 from converter.checkpoint import Checkpoint
@@ -17,7 +18,6 @@ from converter.convert import convert
 from converter.networks.catalog import write_graph
 from converter.plan import ConvertOptions
 from converter.reference import ReferenceNetwork
-from converter.runtime import load
 from converter.verify import VerificationError, psnr, random_inputs, verify_package
 
 
@@ -27,7 +27,7 @@ def quietly(progress):
 
 def test_the_reference_is_what_diffusers_gives(checkpoint, model_folder):
     source = Checkpoint.open(checkpoint)
-    package = load(model_folder.package("unet", 64, 64))
+    package = as_written(model_folder.package("unet", 64, 64))
     config = source.config("unet")
     reference = ReferenceNetwork("unet", config, source.tensors("unet"), package.inputs, package.outputs)
     inputs = random_inputs(package.inputs, config)

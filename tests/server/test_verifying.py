@@ -1,17 +1,64 @@
 from __future__ import annotations
 
+import re
 import shutil
+import sys
 
 from safetensors.numpy import load_file, save_file
 
+from converter.convert import convert
+from converter.plan import ConvertOptions
 from server.cli import main
+
+#: What serves packages on this machine.
+SERVED = "Core ML" if sys.platform == "darwin" else "fast"
 
 
 def test_a_model_agrees_with_the_checkpoint_it_was_made_from(checkpoint, model_folder, capsys):
     assert main(["verify", str(model_folder.path), "--against", str(checkpoint), "--steps", "2"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
     assert [line.split()[0] for line in lines] == ["text_encoder", "unet", "vae_decoder", "vae_encoder", "a"]
-    assert all(float(line.removesuffix(" dB").split()[-1]) > 40 for line in lines)
+    for line in lines[:4]:
+        found = re.fullmatch(rf"\w+ +fp32 +([\d.]+) dB, fp16 +([\d.]+) dB, {SERVED} +([\d.]+) dB", line).groups()
+        exact, rounded, served = map(float, found)
+        assert exact > rounded > 55
+        assert served > 45
+    found = re.fullmatch(rf"a picture in 2 steps +fp16 +([\d.]+) dB, {SERVED} +([\d.]+) dB", lines[4]).groups()
+    assert min(map(float, found)) > 40
+
+
+def test_the_operations_nearest_to_overflow_are_told_for_the_engine(checkpoint, model_folder, capsys):
+    arguments = ["verify", str(model_folder.path), "--against", str(checkpoint), "--steps", "0"]
+    assert main([*arguments, "--precision", "ane", "--ranges", "2"]) == 0
+    first, *tables, last = capsys.readouterr().out.split("\n\n")
+    assert all(
+        re.search(rf"fp32 +[\d.]+ dB, ane +[\d.]+ dB, {SERVED} +[\d.]+ dB$", line) for line in first.splitlines()
+    )
+    assert [table.splitlines()[0] for table in tables] == [
+        f"{network} in ane" for network in ("text_encoder", "unet", "vae_decoder", "vae_encoder")
+    ]
+    for table in tables:
+        rooms = [float(line.split()[-2]) for line in table.splitlines()[2:]]
+        assert len(rooms) == 2
+        assert rooms == sorted(rooms)
+        assert rooms[0] > 0
+        assert {line.split()[-3] for line in table.splitlines()[2:]} <= {"65504", "32752", "4094"}
+    assert last == "The Neural Engine's limits are as others measured them; none was confirmed here on a Mac.\n"
+
+
+def test_a_network_that_overflows_in_fp16_fails_and_the_operation_is_named(checkpoint, tmp_path, capsys):
+    loud = tmp_path / "loud"
+    shutil.copytree(checkpoint, loud)
+    weights = loud / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    # The first norm's groups get values of 1000 to both sides of their mean, and it squares them.
+    tensors["conv_in.bias"][::2], tensors["conv_in.bias"][1::2] = 1000, -1000
+    save_file(tensors, weights)
+    model = convert(loud, tmp_path / "model", ConvertOptions(), lambda progress: None)
+    assert main(["verify", str(model.path), "--against", str(loud), "--steps", "0", "--ranges", "1"]) == 1
+    out = capsys.readouterr().out
+    assert re.search(rf"^unet +fp32 +\d+\.\d dB, fp16 +\S+ dB, {SERVED} +\S+ dB  under 35 dB$", out, re.M)
+    assert re.search(r"^\w+_square +square +\S+ +65504 +-\d+\.\d dB  [\d.]+% overflow$", out, re.M)
 
 
 def test_a_model_of_other_weights_fails_by_name(checkpoint, model_folder, tmp_path, capsys):

@@ -2,7 +2,7 @@
 
 Each function takes the operator's parameters by name, tensors as `torch.Tensor` and constants as the program has them,
 and follows the semantics documented in coremltools' ``converters/mil/mil/ops/defs``. Floating tensors are fp32 whatever
-the program says; integer and bool types are kept.
+the program says; integer and bool types are kept, but for 16-bit unsigned integers, which are held as int32.
 """
 
 from __future__ import annotations
@@ -10,13 +10,55 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from converter.runtime.ops import elementwise, gather, nn, reduce, shape
+from converter.runtime.ops import (
+    activation,
+    attention,
+    block,
+    boxes,
+    conv,
+    create,
+    elementwise,
+    gather,
+    noise,
+    norm,
+    order,
+    pool,
+    product,
+    quantize,
+    reduce,
+    resample,
+    resize,
+    scatter,
+    shape,
+    slice,
+)
+
+_MODULES = (
+    activation,
+    attention,
+    block,
+    boxes,
+    conv,
+    create,
+    elementwise,
+    gather,
+    noise,
+    norm,
+    order,
+    pool,
+    product,
+    quantize,
+    reduce,
+    resample,
+    resize,
+    scatter,
+    shape,
+    slice,
+)
 
 #: Operator -> function giving its one result, or a list of its results.
 OPERATORS: dict[str, Callable[..., Any]] = {
-    **elementwise.OPERATORS,
-    **shape.OPERATORS,
-    **reduce.OPERATORS,
-    **gather.OPERATORS,
-    **nn.OPERATORS,
+    kind: function for module in _MODULES for kind, function in module.OPERATORS.items()
 }
+#: Parameters that are lists even when they hold one tensor.
+TUPLES = frozenset({"values", "ref_tensors", "begins", "ends", "end_masks"})

@@ -8,42 +8,58 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from converter.runtime.ops.parameter import flag, number, numbers
 
-def _axes(x: Tensor, axes: Tensor | None) -> list[int]:
-    return list(range(x.ndim)) if axes is None else [int(a) % x.ndim for a in axes.reshape(-1).tolist()]
+#: What a fold does with a tensor, its axes and whether they stay as axes of one element.
+_Fold = Callable[[Tensor, list[int], bool], Tensor]
 
 
-def _reduction(fold: Callable[[Tensor, list[int], bool], Tensor]) -> Callable[..., Tensor]:
+def _reduction(fold: _Fold) -> Callable[..., Tensor]:
+    """The operator of a fold; whole numbers stay whole."""
+
     def reduce(x: Tensor, axes: Tensor | None = None, keep_dims: Tensor | None = None) -> Tensor:
-        return fold(x, _axes(x, axes), bool(keep_dims) if keep_dims is not None else False)
+        along = sorted(n % x.ndim for n in numbers(axes, list(range(x.ndim))))
+        return fold(x, along, flag(keep_dims)).to(x.dtype)
 
     return reduce
 
 
-def _arg(find: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _real(fold: _Fold) -> _Fold:
+    """A fold that PyTorch has for real numbers only."""
+    return lambda x, axes, keep: fold(x.float(), axes, keep)
+
+
+def _prod(x: Tensor, axes: list[int], keep: bool) -> Tensor:
+    for axis in reversed(axes):
+        x = x.prod(axis, keepdim=keep)
+    return x
+
+
+def _arg(fold: Callable[[Tensor, int], Tensor]) -> Callable[..., Tensor]:
     def reduce(
         x: Tensor, axis: Tensor | None = None, keep_dims: Tensor | None = None, output_dtype: str = "int32"
     ) -> Tensor:
-        keep = bool(keep_dims) if keep_dims is not None else False
-        return find(x, int(axis) if axis is not None else -1, keep).to(torch.int32)
+        # PyTorch's argmax may return any of several greatest values; Core ML's, like NumPy's, the first.
+        along = number(axis, -1) % x.ndim
+        length = x.shape[along]
+        place = torch.arange(length).reshape([-1 if i == along else 1 for i in range(x.ndim)])
+        found = torch.where(x == fold(x, along), place, length).amin(along, keepdim=flag(keep_dims))
+        return found.to(torch.int32)
 
     return reduce
 
 
-def _first_greatest(x: Tensor, axis: int, keep: bool) -> Tensor:
-    # PyTorch's argmax may return any of several greatest values; Core ML's, like NumPy's, the first.
-    length = x.shape[axis]
-    place = torch.arange(length).reshape([-1 if i == axis % x.ndim else 1 for i in range(x.ndim)])
-    return torch.where(x == x.amax(axis, keepdim=True), place, length).amin(axis, keepdim=keep)
-
-
 OPERATORS: dict[str, Callable[..., Any]] = {
-    "reduce_argmax": _arg(_first_greatest),
-    "reduce_argmin": _arg(lambda x, axis, keep: _first_greatest(-x, axis, keep)),
-    "reduce_l2_norm": _reduction(lambda x, axes, keep: (x * x).sum(axes, keepdim=keep).sqrt()),
+    "reduce_argmax": _arg(lambda x, axis: x.amax(axis, keepdim=True)),
+    "reduce_argmin": _arg(lambda x, axis: x.amin(axis, keepdim=True)),
+    "reduce_l1_norm": _reduction(lambda x, axes, keep: x.abs().sum(axes, keepdim=keep)),
+    "reduce_l2_norm": _reduction(_real(lambda x, axes, keep: (x * x).sum(axes, keepdim=keep).sqrt())),
+    "reduce_log_sum": _reduction(_real(lambda x, axes, keep: x.sum(axes, keepdim=keep).log())),
+    "reduce_log_sum_exp": _reduction(_real(lambda x, axes, keep: torch.logsumexp(x, axes, keepdim=keep))),
     "reduce_max": _reduction(lambda x, axes, keep: x.amax(axes, keepdim=keep)),
-    "reduce_mean": _reduction(lambda x, axes, keep: x.mean(axes, keepdim=keep)),
+    "reduce_mean": _reduction(_real(lambda x, axes, keep: x.mean(axes, keepdim=keep))),
     "reduce_min": _reduction(lambda x, axes, keep: x.amin(axes, keepdim=keep)),
-    "reduce_sum": _reduction(lambda x, axes, keep: x.sum(axes, keepdim=keep).to(x.dtype)),
+    "reduce_prod": _reduction(_prod),
+    "reduce_sum": _reduction(lambda x, axes, keep: x.sum(axes, keepdim=keep)),
     "reduce_sum_square": _reduction(lambda x, axes, keep: (x * x).sum(axes, keepdim=keep)),
 }

@@ -7,13 +7,12 @@ import pytest
 import torch
 from checkpoints import TEXT_WIDTH, tiny_unet
 from diffusers import ControlNetModel
-from packages import halved, package_of, psnr
+from packages import as_written, halved, package_of, psnr
 
 from converter.networks.controlnet import controlnet
 from converter.networks.layers import ATTENTIONS
 from converter.networks.unet import unet
 from converter.networks.unet_shape import unet_shape
-from converter.runtime import load
 from converter.runtime.program import read_program
 
 POOLED = 24
@@ -84,7 +83,7 @@ def converted(module, folder, batch=2, height=8, width=8, attention="split_einsu
     def write(layers):
         unet(layers, shape, batch=batch, tokens=7, height=height, width=width, control=control)
 
-    return shape, load(package_of(module, folder, write, attention))
+    return shape, as_written(package_of(module, folder, write, attention))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -140,7 +139,7 @@ def test_a_controlnet_and_a_unet_that_takes_its_residuals_predict_what_diffusers
             torch.nn.init.normal_(weight, std=0.1)
     halved(guide)
     shape = unet_shape(dict(guide.config), "controlnet/config.json", pooled_width=POOLED)
-    ours = load(
+    ours = as_written(
         package_of(guide, tmp_path / "guide", lambda la: controlnet(la, shape, batch=2, tokens=7, height=8, width=8))
     )
     picture = np.random.default_rng(1).uniform(0, 1, (2, 3, 64, 64)).astype(np.float16)

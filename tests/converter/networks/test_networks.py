@@ -7,17 +7,11 @@ import pytest
 import torch
 from checkpoints import SIDE, TEXT_WIDTH, tiny_text_encoder, tiny_unet, tiny_vae, write_checkpoint
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from packages import as_written, psnr
 from transformers import CLIPTextModel
 
 from converter.convert import convert
 from converter.plan import ConvertOptions
-from converter.runtime import load
-
-
-def psnr(found: np.ndarray, expected: np.ndarray) -> float:
-    """In dB, of the peak of what is expected."""
-    error = np.sqrt(np.mean((found.astype(np.float64) - expected) ** 2))
-    return float(20 * np.log10(np.abs(expected).max() / (error + 1e-12)))
 
 
 def converted(folder, **parts):
@@ -35,7 +29,7 @@ def run_unet(source, folder, timestep=981.0):
         "timestep": np.full(2, timestep, np.float16),
         "encoder_hidden_states": np.ascontiguousarray(states.transpose(0, 2, 1)[:, :, None]),
     }
-    found = load(folder.package("unet", SIDE, SIDE)).predict(inputs)["noise_pred"]
+    found = as_written(folder.package("unet", SIDE, SIDE)).predict(inputs)["noise_pred"]
     with torch.no_grad():
         given = torch.from_numpy(sample).float(), timestep, torch.from_numpy(states).float()
         expected = reference(*given).sample.numpy()
@@ -88,8 +82,8 @@ def test_an_autoencoder_encodes_and_decodes_as_diffusers_does(tmp_path, changes)
     with torch.no_grad():
         image = reference.decode(torch.from_numpy(z).float()).sample.numpy()
         latent = reference.encode(torch.from_numpy(x).float()).latent_dist.parameters.numpy()
-    assert psnr(load(folder.package("vae_decoder", SIDE, SIDE)).predict({"z": z})["image"], image) > 80
-    found = load(folder.package("vae_encoder", SIDE, SIDE)).predict({"x": x})["latent"]
+    assert psnr(as_written(folder.package("vae_decoder", SIDE, SIDE)).predict({"z": z})["image"], image) > 80
+    found = as_written(folder.package("vae_encoder", SIDE, SIDE)).predict({"x": x})["latent"]
     # diffusers clamps the log variance to [-30, 20] when it builds the distribution; random weights stay inside.
     assert psnr(found, latent) > 80
 
@@ -101,7 +95,7 @@ def test_a_text_encoder_gives_the_states_transformers_gives(tmp_path, changes):
     vocabulary = reference.config.vocab_size
     ids = np.full((1, 77), vocabulary - 1)
     ids[0, :5] = [vocabulary - 2, 40, 7, 300, 12]
-    found = load(folder.package("text_encoder")).predict({"input_ids": ids.astype(np.float32)})
+    found = as_written(folder.package("text_encoder")).predict({"input_ids": ids.astype(np.float32)})
     with torch.no_grad():
         expected = reference(torch.from_numpy(ids))
     assert psnr(found["last_hidden_state"], expected.last_hidden_state.numpy()) > 75

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker, cosine_distance
-from packages import halved, package_of
+from packages import as_written, halved, package_of
 from transformers import CLIPConfig
 
 from converter.errors import CheckpointError
 from converter.networks.layers import ATTENTIONS, Layers
 from converter.networks.safety_checker import safety_checker
-from converter.runtime import load
 from converter.runtime.program import read_program
 from converter.tensors import Part
 
@@ -104,7 +103,7 @@ def test_a_picture_is_judged_as_diffusers_judges_it(tmp_path, concept, care, uns
     given = inputs()
     expected, judged = module(torch.from_numpy(given["clip_input"]).float(), given["images"].copy())
     assert judged == [unsafe]
-    found = load(package(module, tmp_path)).predict(given)
+    found = as_written(package(module, tmp_path)).predict(given)
     assert found["has_nsfw_concepts"].tolist() == [[[[float(unsafe)]]]]
     np.testing.assert_array_equal(found["filtered_images"], expected.astype(np.float32))
     assert expected.any() != unsafe
@@ -114,7 +113,7 @@ def test_a_picture_is_judged_as_diffusers_judges_it(tmp_path, concept, care, uns
 
 def test_adjustment_finds_more_that_needs_care(tmp_path):
     module = checker(-0.005, -0.03)
-    ours = load(package(module, tmp_path))
+    ours = as_written(package(module, tmp_path))
     for adjustment, unsafe in ((0.0, False), (0.02, False), (0.04, True)):
         found = ours.predict(inputs(adjustment))
         assert found["has_nsfw_concepts"].item() == unsafe
@@ -125,7 +124,7 @@ def test_adjustment_finds_more_that_needs_care(tmp_path):
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 def test_every_spelling_of_attention_gives_the_same_scores(tmp_path, attention, activation):
     module = checker(hidden_act=activation, layer_norm_eps=1e-3)
-    found = load(package(module, tmp_path, attention)).predict(inputs())["concept_scores"]
+    found = as_written(package(module, tmp_path, attention)).predict(inputs())["concept_scores"]
     np.testing.assert_allclose(found, scores(module, False), atol=1e-5)
 
 
@@ -137,7 +136,7 @@ def test_published_names_are_read_too(tmp_path):
         published = Layers(layers.graph, layers.tensors.renamed(nested), layers.attention)
         safety_checker(published, module.config.to_dict(), height=HEIGHT, width=WIDTH)
 
-    found = load(package_of(module, tmp_path, write)).predict(inputs())
+    found = as_written(package_of(module, tmp_path, write)).predict(inputs())
     np.testing.assert_allclose(found["concept_scores"], scores(module, False), atol=1e-5)
 
 

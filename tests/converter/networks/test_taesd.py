@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderTiny
-from packages import halved, package_of, psnr
+from packages import as_written, halved, package_of, psnr
 
 from converter.errors import CheckpointError
 from converter.mil import FP32, Graph, Weights
 from converter.networks.layers import Layers
 from converter.networks.taesd import taesd_decoder
-from converter.runtime import load
 from converter.runtime.program import read_program
 
 #: What published TAESD and TAESDXL say of themselves.
@@ -62,7 +61,7 @@ def test_a_decoder_paints_what_diffusers_paints(tmp_path, changes):
     z = (4 * np.random.default_rng(0).standard_normal((1, module.config.latent_channels, 6, 8))).astype(np.float16)
     with torch.no_grad():
         expected = module.decode(torch.from_numpy(z).float()).sample.numpy()
-    found = load(package(module, tmp_path, 24, 32)).predict({"z": z})["image"]
+    found = as_written(package(module, tmp_path, 24, 32)).predict({"z": z})["image"]
     assert found.shape == (1, 3, 24, 32)
     assert psnr(found, expected) > 70
 

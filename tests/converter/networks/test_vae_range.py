@@ -9,10 +9,9 @@ import pytest
 import torch
 from checkpoints import SIDE, tiny_vae
 from diffusers.models.resnet import ResnetBlock2D
-from packages import halved, package_of, psnr
+from packages import as_written, halved, package_of, psnr
 
 from converter.networks.vae import trunk_scale, vae_decoder, vae_encoder
-from converter.runtime import load
 from converter.runtime.ops import OPERATORS
 from converter.runtime.program import read_program
 
@@ -116,7 +115,7 @@ def test_what_overflows_in_plain_fp16_is_right_in_the_scaled_form(tmp_path, netw
     scaled = package(network, module, tmp_path / "scaled", dict(module.config))
     (found,) = in_half(scaled, inputs, flush=flush).values()
     assert psnr(found, wanted) > 50
-    (exact,) = load(scaled).predict(inputs).values()
+    (exact,) = as_written(scaled).predict(inputs).values()
     assert psnr(exact, wanted) > 90
 
 
@@ -132,7 +131,7 @@ def test_at_usual_magnitudes_the_scaled_form_is_as_good_as_the_plain_one(tmp_pat
     ]
     (plain,), (scaled,) = (in_half(path, inputs).values() for path in paths)
     assert psnr(scaled, wanted) > max(60, psnr(plain, wanted) - 3)
-    (exact,) = load(paths[1]).predict(inputs).values()
+    (exact,) = as_written(paths[1]).predict(inputs).values()
     assert psnr(exact, wanted) > 90
 
 
@@ -147,7 +146,7 @@ def test_a_group_of_one_value_and_a_group_near_the_epsilon_are_normalised_exactl
     for size in (0, 1e-3):
         inputs = {"z": (given(vae_decoder)["z"] * size).astype(np.float16)}
         wanted, _ = expected(vae_decoder, module, inputs)
-        (found,) = load(path).predict(inputs).values()
+        (found,) = as_written(path).predict(inputs).values()
         assert psnr(found, wanted) > 70
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from converter.runtime import InputError, PackageError, UnsupportedOperator, load
-from converter.runtime.mil import MILNetwork
+from converter.runtime.mil import MILNetwork, OperationError
 from converter.runtime.program import read_model
 
 
@@ -139,6 +139,17 @@ def test_an_operator_that_is_missing_is_named_when_the_package_is_loaded(unet, t
         load(rewritten(unet, tmp_path / "m.mlpackage", change))
 
 
+def test_an_operation_that_fails_is_named_with_what_it_was_given(unet, tmp_path):
+    def change(block):
+        conv = next(op for op in block.operations if op.type == "conv")
+        conv.inputs["x"].arguments[0].name = "encoder_hidden_states"
+
+    network = MILNetwork(rewritten(unet, tmp_path / "m.mlpackage", change))
+    words = r"^conv \w+ of .*weight float32\[\d+, \d+, 1, 1\]; .*x float32\[2, 32, 1, 77\]: .*channels"
+    with pytest.raises(OperationError, match=words):
+        network.predict(given())
+
+
 def test_a_weight_that_is_not_where_the_program_says_is_noticed_at_load(unet, tmp_path):
     def change(block):
         for op in block.operations:
@@ -147,7 +158,7 @@ def test_a_weight_that_is_not_where_the_program_says_is_noticed_at_load(unet, tm
                 value.blobFileValue.offset += 64
                 return
 
-    with pytest.raises(ValueError, match="no blob record"):
+    with pytest.raises(PackageError, match="no blob record"):
         load(rewritten(unet, tmp_path / "m.mlpackage", change))
 
 

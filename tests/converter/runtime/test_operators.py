@@ -7,7 +7,6 @@ import warnings
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from converter.runtime.ops import OPERATORS
 
@@ -90,6 +89,45 @@ CASES = [
     ("gelu", {"x": X, "mode": "EXACT"}),
     ("gelu", {"x": X, "mode": "TANH_APPROXIMATION"}),
     ("gelu", {"x": X, "mode": "SIGMOID_APPROXIMATION"}),
+    ("acos", {"x": X / 20}),
+    ("asin", {"x": X / 20}),
+    ("atan", {"x": X}),
+    ("atanh", {"x": X / 20}),
+    ("ceil", {"x": X}),
+    ("cosh", {"x": X / 4}),
+    ("sinh", {"x": X / 4}),
+    ("tan", {"x": X / 10}),
+    ("round", {"x": np.float32([-2.5, -1.5, -0.5, 0.5, 1.5, 1.6])}),
+    ("sign", {"x": X.round()}),
+    ("inverse", {"x": np.abs(X) + 1}),
+    ("inverse", {"x": X, "epsilon": np.float32(0.1)}),
+    ("threshold", {"x": X, "alpha": np.float32(0.5)}),
+    ("mod", {"x": WHOLE, "y": np.int32(4)}),
+    ("mod", {"x": X, "y": np.float32(-3)}),
+    ("floor_div", {"x": WHOLE, "y": np.int32(4)}),
+    ("abs", {"x": WHOLE}),
+    ("square", {"x": WHOLE}),
+    ("logical_xor", {"x": WHOLE > 0, "y": WHOLE > 4}),
+    ("relu6", {"x": X}),
+    ("clamped_relu", {"x": X, "alpha": np.float32(0.1), "beta": np.float32(3)}),
+    ("elu", {"x": X, "alpha": np.float32(0.5)}),
+    ("linear_activation", {"x": X, "alpha": np.float32(0.5), "beta": np.float32(3)}),
+    ("prelu", {"x": X, "alpha": np.float32([0.5, 0.5, 0.5])}),
+    ("prelu", {"x": X[..., None], "alpha": np.float32([0.5, -1, 2])}),
+    ("scaled_tanh", {"x": X, "alpha": np.float32(0.5), "beta": np.float32(0.3)}),
+    ("sigmoid_hard", {"x": X, "alpha": np.float32(0.2), "beta": np.float32(0.4)}),
+    ("softmax", {"x": X, "axis": np.int32(1)}),
+    ("softplus", {"x": X * 5}),
+    ("softplus_parametric", {"x": X, "alpha": np.float32([1, 2, 3]), "beta": np.float32([0.5, 1, 2])}),
+    ("softsign", {"x": X}),
+    ("thresholded_relu", {"x": X, "alpha": np.float32(0.5)}),
+    ("reduce_l1_norm", {"x": X, "axes": np.array([0, 1], np.int32), "keep_dims": np.True_}),
+    ("reduce_log_sum", {"x": np.abs(X), "axes": np.array([1], np.int32), "keep_dims": np.False_}),
+    ("reduce_log_sum_exp", {"x": X, "axes": np.array([1], np.int32), "keep_dims": np.False_}),
+    ("reduce_prod", {"x": X / 4, "axes": np.array([0, 2], np.int32), "keep_dims": np.False_}),
+    ("reduce_sum", {"x": WHOLE, "axes": np.array([0], np.int32), "keep_dims": np.False_}),
+    ("reduce_mean", {"x": WHOLE, "axes": np.array([1], np.int32), "keep_dims": np.True_}),
+    ("reduce_max", {"x": WHOLE, "axes": np.array([0, 1, 2], np.int32), "keep_dims": np.False_}),
     ("reshape", {"x": X, "shape": np.array([4, -1], np.int32)}),
     ("transpose", {"x": X, "perm": np.array([0, -1, -2], np.int32)}),
     ("expand_dims", {"x": X, "axes": np.array([0, -1], np.int32)}),
@@ -137,7 +175,7 @@ CASES = [
     ("gather_nd", {"x": X, "indices": np.array([[0, 2], [1, 1]], np.int32)}),
     ("gather_nd", {"x": X, "indices": np.array([[[2]], [[1]]], np.int32), "batch_dims": np.int32(1)}),
 ]
-#: coremltools types these but does not evaluate them; NumPy says the same.
+#: coremltools types these but does not evaluate them, or wrongly; NumPy says the same.
 BY_HAND = {
     "reduce_l2_norm": lambda p: [np.sqrt((p["x"] ** 2).sum(1, keepdims=True))],
     "leaky_relu": lambda p: [np.where(p["x"] >= 0, p["x"], p["x"] * p["alpha"])],
@@ -159,69 +197,8 @@ def test_an_operator_computes_what_coremltools_computes(mb, kind, parameters):
         np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-5, atol=1e-6)
 
 
-def numbers(*values):
-    return torch.tensor(values, dtype=torch.int32)
-
-
-@pytest.mark.parametrize("kind", ["valid", "custom", "uneven", "same"])
-def test_convolution_pads_as_it_is_told(kind):
-    x, w, b = torch.randn(1, 4, 9, 7), torch.randn(6, 2, 3, 3), torch.randn(6)
-    common = {
-        "x": x,
-        "weight": w,
-        "bias": b,
-        "strides": numbers(2, 1),
-        "dilations": numbers(1, 1),
-        "groups": numbers(2),
-    }
-    common["groups"] = torch.tensor(2)
-    if kind == "valid":
-        found, expected = OPERATORS["conv"](**common, pad_type="valid"), F.conv2d(x, w, b, (2, 1), 0, 1, 2)
-    elif kind == "custom":
-        found = OPERATORS["conv"](**common, pad_type="custom", pad=numbers(1, 1, 2, 2))
-        expected = F.conv2d(x, w, b, (2, 1), (1, 2), 1, 2)
-    elif kind == "uneven":
-        found = OPERATORS["conv"](**common, pad_type="custom", pad=numbers(0, 1, 2, 0))
-        expected = F.conv2d(F.pad(x, (2, 0, 0, 1)), w, b, (2, 1), 0, 1, 2)
-    else:
-        found = OPERATORS["conv"](**common, pad_type="same")
-        assert found.shape[2:] == (5, 7)
-        expected = F.conv2d(F.pad(x, (1, 1, 1, 1)), w, b, (2, 1), 0, 1, 2)
-    torch.testing.assert_close(found, expected)
-
-
-def test_layer_norm_takes_any_axis():
-    x, gamma, beta = torch.randn(2, 6, 1, 5), torch.randn(6), torch.randn(6)
-    found = OPERATORS["layer_norm"](x, axes=numbers(1), gamma=gamma, beta=beta, epsilon=torch.tensor(1e-5))
-    expected = F.layer_norm(x.permute(0, 2, 3, 1), (6,), gamma, beta, 1e-5).permute(0, 3, 1, 2)
-    torch.testing.assert_close(found, expected)
-
-
-@pytest.mark.parametrize("equation", ["bkhc,bchq->bkhq", "bchk,bkhq->bchq"])
-def test_the_neural_engines_einsums_are_einsums(equation):
-    sizes = {"b": 2, "k": 5, "h": 1, "c": 3, "q": 4}
-    a, b = (torch.randn([sizes[i] for i in side]) for side in equation.split("->")[0].split(","))
-    torch.testing.assert_close(OPERATORS["einsum"]([a, b], equation), torch.einsum(equation, a, b))
-
-
 def test_interleaved_tensors_alternate():
     # The example of coremltools' documentation; its own evaluation of constants forgets the flag.
     a, b = torch.tensor([[1, 2], [3, 4], [5, 6]]), torch.tensor([[7, 8], [9, 10], [11, 12]])
     found = OPERATORS["concat"]([a, b], torch.tensor(0), torch.tensor(True))
     assert found.tolist() == [[1, 2], [7, 8], [3, 4], [9, 10], [5, 6], [11, 12]]
-
-
-def test_matrix_products_transpose_either_side():
-    x, y = torch.randn(2, 3, 4), torch.randn(2, 5, 4)
-    torch.testing.assert_close(
-        OPERATORS["matmul"](x, y, torch.tensor(False), torch.tensor(True)), x @ y.transpose(1, 2)
-    )
-
-
-@pytest.mark.parametrize("mode", ["constant", "reflect", "replicate"])
-def test_padding_is_by_axis_from_the_first(mode):
-    x = torch.arange(12.0).reshape(1, 3, 4)
-    found = OPERATORS["pad"](x, numbers(0, 0, 1, 0, 2, 1), mode, torch.tensor(0.5))
-    kind = {"constant": "constant", "reflect": "reflect", "replicate": "edge"}[mode]
-    extra = {"constant_values": 0.5} if mode == "constant" else {}
-    np.testing.assert_array_equal(found.numpy(), np.pad(x.numpy(), ((0, 0), (1, 0), (2, 1)), kind, **extra))

@@ -1,0 +1,187 @@
+"""coremltools' own operator tests against our runtime: a table of operators, passed and failed.
+
+    python -m benchmarks.conformance                       # every operator test: about 45 minutes on two cores
+    python -m benchmarks.conformance --op conv --op linear # those whose code or name has one of these
+    python -m benchmarks.conformance --sample 20           # one case in twenty, the same each time
+
+The tests are those installed with coremltools (``converters/mil/mil/ops/tests``), fp32 cases included, whose
+predictions go through our runtime instead of Core ML. A case applies if it predicts with an ML program; it then has
+to pass unless conformance_exceptions says why not. Ends with 1 where one that applies and has no excuse fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import functools
+import inspect
+import os
+import re
+import signal
+import sys
+import time
+import zlib
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.conformance_exceptions import LEFT_OUT, excuse
+
+_TESTS = "converters/mil/mil/ops/tests"
+_TORCH = "converters/mil/frontend/torch/test/test_torch_ops.py"
+
+
+class TooSlow(BaseException):
+    """A case took longer than it may; no Exception, so that no test catches it."""
+
+
+@dataclass
+class Tally:
+    """What became of the cases that use an operator."""
+
+    passed: int = 0
+    excused: int = 0
+    failed: int = 0
+
+
+@dataclass
+class Results:
+    """What became of every case."""
+
+    operators: dict[str, Tally] = field(default_factory=lambda: collections.defaultdict(Tally))
+    total: Tally = field(default_factory=Tally)
+    inapplicable: collections.Counter[str] = field(default_factory=collections.Counter)
+    excuses: collections.Counter[str] = field(default_factory=collections.Counter)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+
+
+@functools.cache
+def _code(tests: Any) -> str:
+    return inspect.getsource(tests)
+
+
+def _mentions(item: pytest.Function, wanted: list[str]) -> bool:
+    code = _code(item.cls or item.function)
+    return any(re.search(rf"\bmb\.{op}\(|\"{op}\"", code) or re.search(rf"\b{op}\b", item.name) for op in wanted)
+
+
+class Conformance:
+    """A pytest plugin: chooses the cases, limits their time, and counts."""
+
+    def __init__(self, wanted: list[str], sample: int, limit: float) -> None:
+        self.results = Results()
+        self._wanted, self._sample, self._limit = wanted, sample, limit
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        """Keep the cases asked for; each n-th by the hash of its name, so that a sample is the same each time."""
+        if self._wanted:
+            items[:] = [i for i in items if _mentions(i, self._wanted)]
+        items[:] = [i for i in items if zlib.crc32(i.nodeid.encode()) % self._sample == 0]
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: Any) -> Generator[None, Any, Any]:
+        """Stop a case that takes too long."""
+
+        def late(number: int, frame: Any) -> None:
+            raise TooSlow(f"longer than {self._limit:g} s")
+
+        before = signal.signal(signal.SIGALRM, late)
+        signal.setitimer(signal.ITIMER_REAL, self._limit)
+        try:
+            return (yield)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: Any, call: Any) -> Generator[None, Any, Any]:
+        """Count a case once it has run."""
+        report = yield
+        if call.when == "call" or (call.when == "setup" and report.outcome != "passed"):
+            self._count(item.nodeid, report.outcome, call.excinfo)
+        return report
+
+    def _count(self, name: str, outcome: str, error: Any) -> None:
+        from benchmarks.conformance_proxy import PREDICTED
+
+        results, seen = self.results, PREDICTED.ran
+        if outcome == "failed" and not seen:  # what could not be loaded may have kept the case from predicting
+            seen = [p for p in PREDICTED.loaded if p.error is not None]
+        operators = sorted(set().union(*(p.operators for p in seen)))
+        PREDICTED.loaded, PREDICTED.ran = [], []
+        name = name.partition(_TESTS)[2].strip("/") or name.rpartition("/")[2]
+        reason = "" if error is None else " ".join(f"{error.typename}: {error.value}".split())
+        if outcome == "skipped":
+            results.inapplicable["skipped by coremltools"] += 1
+        elif not seen:
+            results.inapplicable["predicts nothing" if outcome == "passed" else "stops before it predicts"] += 1
+        else:
+            self._applies(name, operators, outcome == "passed", reason)
+
+    def _applies(self, name: str, operators: list[str], passed: bool, reason: str) -> None:
+        excused = None if passed else excuse(name, operators, reason)
+        for tally in [self.results.total, *(self.results.operators[op] for op in operators)]:
+            tally.passed += passed
+            tally.excused += not passed and excused is not None
+            tally.failed += not passed and excused is None
+        if excused is not None:
+            self.results.excuses[excused] += 1
+        elif not passed:
+            self.results.failures.append((name, reason))
+
+
+def report(results: Results) -> str:
+    """The table, what does not apply or is excused and why, and every failure."""
+    rows = sorted(results.operators.items())
+    lines = [f"{'operator':32} {'passed':>7} {'failed':>7} {'excused':>8}"]
+    lines += [f"{op:32} {t.passed:7} {t.failed:7} {t.excused:8}" for op, t in rows]
+    total = results.total
+    lines += [f"{'cases':32} {total.passed:7} {total.failed:7} {total.excused:8}"]
+    lines += [f"excused: {count} {why}" for why, count in results.excuses.most_common()]
+    lines += [f"not run: {name}, {why}" for name, why in LEFT_OUT.items()]
+    lines += [f"does not apply: {count} {why}" for why, count in results.inapplicable.most_common()]
+    lines += [f"FAILED {name}\n    {reason[:300]}" for name, reason in results.failures]
+    return "\n".join(lines)
+
+
+def run(
+    wanted: list[str], sample: int, limit: float, *, torch: bool = False, chosen: list[str] | None = None
+) -> Results:
+    """Run the tests in this process and count; coremltools must not have been imported yet."""
+    os.environ |= {"PYMIL_TEST_TARGETS": "mlprogram", "INCLUDE_MIL_FP32_UNIT_TESTS": "1"}
+    from benchmarks.conformance_proxy import install
+
+    install()
+    import coremltools
+
+    root = Path(coremltools.__file__).parent
+    where = chosen or [_TORCH if torch else _TESTS]
+    plugin = Conformance(wanted, sample, limit)
+    options = ["-q", "-q", "--no-header", "--no-summary", "--tb=no", "-p", "no:cacheprovider", "-c", os.devnull]
+    options += [f"--ignore-glob=*/{name}" for name in LEFT_OUT]
+    pytest.main([*options, f"--rootdir={root}", "-W", "ignore", *(str(root / w) for w in where)], plugins=[plugin])
+    return plugin.results
+
+
+def main() -> None:
+    """Run what is asked for and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--op", action="append", default=[], help="only cases of this operator (may be given again)")
+    parser.add_argument("--sample", type=int, default=1, help="one case in so many, the same each time (all)")
+    parser.add_argument("--limit", type=float, default=60, help="seconds for one case (60)")
+    parser.add_argument("--torch", action="store_true", help="coremltools' PyTorch frontend tests, end to end")
+    parser.add_argument("--file", action="append", help="a test file below coremltools, instead of all")
+    given = parser.parse_args()
+    before = time.perf_counter()
+    results = run(given.op, given.sample, given.limit, torch=given.torch, chosen=given.file)
+    print(report(results))
+    print(f"{time.perf_counter() - before:.0f} s")
+    if results.failures or not results.total.passed:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""OpenVINO's CPU plugin on what its own converter makes of the PyTorch module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+
+from benchmarks.peers.exported import exported
+from benchmarks.peers.step import Step, timed
+from benchmarks.workload import Arrays, Workload
+
+
+def _folder(workload: Workload) -> Path:
+    return workload.beside("openvino") / workload.name
+
+
+def prepare(workload: Workload, **settings: Any) -> None:
+    """Export once, with the weights in fp16 as OpenVINO keeps them unless told not to (they are fp16's values)."""
+
+    def write(folder: Path) -> None:
+        import torch
+
+        from benchmarks.peers.diffusers import MODULES
+
+        tensors = tuple(torch.from_numpy(array) for array in workload.inputs().values())
+        with torch.no_grad():
+            module = MODULES[workload.network](workload)
+            model = openvino.convert_model(module, example_input=tensors, input=[tuple(t.shape) for t in tensors])
+        openvino.save_model(model, folder / f"{workload.name}.xml")
+
+    exported(_folder(workload), write)
+
+
+def load(workload: Workload, *, precision: str) -> Step:
+    """The compiled model; ``precision`` is what OpenVINO is hinted to compute in: f32 or bf16."""
+    settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+    model = openvino.Core().compile_model(_folder(workload) / f"{workload.name}.xml", "CPU", settings)
+
+    def run(inputs: Arrays) -> NDArray[np.float32]:
+        return np.array(model(list(inputs.values()))[0])
+
+    return timed(run)

@@ -1,0 +1,88 @@
+"""Our runtime on the packages our converter makes, and for txt2img the server's pipeline over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.peers.step import Step, timed
+from benchmarks.picture import GUIDANCE, PROMPT, SEED
+from benchmarks.workload import Arrays, Workload
+from converter.folder import ModelFolder
+from converter.networks.layers import Attention
+from converter.runtime import Network
+from converter.runtime import load as load_package
+
+
+def converted(workload: Workload, attention: Attention = "split_einsum") -> Path:
+    """The model folder of the checkpoint at the workload's size."""
+    return workload.beside(f"{attention}-{workload.width}x{workload.height}")
+
+
+def package(workload: Workload, attention: Attention = "split_einsum") -> Path:
+    """The .mlpackage of the workload's network."""
+    folder = ModelFolder.open(converted(workload, attention))
+    return folder.path / folder.packages(workload.network, workload.width, workload.height)[0].path
+
+
+def prepare(
+    workload: Workload, *, precision: str, attention: Attention = "split_einsum", path: str | None = None
+) -> None:
+    """Convert the checkpoint once, unless there is a package given by its ``path``."""
+    from converter.convert import convert
+    from converter.plan import ConvertOptions
+
+    folder = converted(workload, attention)
+    if path is None and not folder.exists():
+        size = (workload.width, workload.height)
+        options = ConvertOptions(sizes=(size,), attention=attention, batches=(workload.batch,), verify=False)
+        convert(workload.checkpoint, folder, options, lambda progress: None)
+
+
+def _arranged(inputs: Arrays) -> dict[str, NDArray[Any]]:
+    """The inputs as a package takes them: in fp16, the states channels first."""
+    given = {name: array.astype(np.float16) for name, array in inputs.items()}
+    if "states" in given:
+        given["encoder_hidden_states"] = np.ascontiguousarray(given.pop("states").transpose(0, 2, 1)[:, :, None])
+    return given
+
+
+def _loader(precision: str) -> Callable[[Path, str, str], Network]:
+    def loaded(at: Path, function: str, compute_units: str) -> Network:
+        return load_package(at, function=function, compute_units=compute_units, precision=precision)
+
+    return loaded
+
+
+def _painter(workload: Workload, precision: str, attention: Attention) -> Step:
+    from server.jobs.request import make_request
+    from server.pipeline.stable_diffusion import Picture, StableDiffusion
+
+    model = StableDiffusion(ModelFolder.open(converted(workload, attention)), {}, _loader(precision))
+    model.load(lambda network, done, total: None)
+    request = make_request(
+        model.manifest, prompt=PROMPT, steps=workload.steps, guidance_scale=GUIDANCE, seed=SEED, scheduler="ddim"
+    )
+
+    def paint(inputs: Arrays) -> NDArray[np.uint8]:
+        (picture,) = (event for event in model.generate(request) if isinstance(event, Picture))
+        return picture.pixels
+
+    return timed(paint)
+
+
+def load(workload: Workload, *, precision: str, attention: Attention = "split_einsum", path: str | None = None) -> Step:
+    """The package (another than the converted one where its ``path`` is given), or the whole model, in ``precision``."""
+    if workload.network == "txt2img":
+        return _painter(workload, precision, attention)
+    network = _loader(precision)(Path(path) if path else package(workload, attention), "main", "CPU_ONLY")
+
+    def run(inputs: Arrays) -> NDArray[np.float32]:
+        (output,) = network.predict(_arranged(inputs)).values()
+        return output
+
+    return timed(run)

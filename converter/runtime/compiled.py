@@ -1,0 +1,85 @@
+"""Compiled models (.mlmodelc), what coremlcompiler leaves of a package: its description as JSON, its program as text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from converter.mlproto import ml
+from converter.runtime.feature import PackageError
+from converter.runtime.text import TextError, read_text
+
+#: The file with the program.
+COMPILED = "model.mil"
+_DTYPES = {"Float16": "FLOAT16", "Float32": "FLOAT32", "Double": "DOUBLE", "Int32": "INT32", "Int8": "INT8"}
+
+
+def _sizes(text: str) -> Any:
+    return json.loads(text or "[]")
+
+
+def _fill(feature: Any, entry: dict[str, Any], path: Path) -> None:
+    """Fill a FeatureDescription from an entry of a schema."""
+    feature.name = entry["name"]
+    feature.type.isOptional = entry.get("isOptional") == "1"
+    kind = entry.get("type", "MultiArray")
+    if kind == "Image":
+        feature.type.imageType.SetInParent()
+        return
+    if kind not in ("MultiArray", "State"):
+        feature.type.dictionaryType.SetInParent()
+        return
+    array = feature.type.multiArrayType if kind == "MultiArray" else feature.type.stateType.arrayType
+    if entry["dataType"] not in _DTYPES:
+        raise PackageError(f"{path}: {entry['name']} is of type {entry['dataType']}, which is not supported")
+    array.dataType = getattr(array, _DTYPES[entry["dataType"]])
+    array.shape.extend(_sizes(entry["shape"]))
+    for shape in _sizes(entry.get("enumeratedShapes", "")):
+        array.enumeratedShapes.shapes.add(shape=shape)
+    for low, high in _sizes(entry.get("shapeRange", "")):
+        array.shapeRange.sizeRanges.add(lowerBound=low, upperBound=high)
+
+
+def _features(description: Any, about: dict[str, Any], path: Path) -> None:
+    for schema, found in (("input", description.input), ("output", description.output), ("state", description.state)):
+        for entry in about.get(f"{schema}Schema", []):
+            _fill(found.add(), entry, path)
+
+
+def read_description(path: Path) -> Any:
+    """The ModelDescription message of a compiled model or pipeline; raises PackageError where it cannot be read."""
+    description = ml().ModelDescription()
+    try:
+        (about,) = json.loads((path / "metadata.json").read_text(encoding="utf-8"))
+        if "inputSchema" not in about or "outputSchema" not in about:
+            raise PackageError(f"{path}: its metadata.json has no schema of its inputs and outputs")
+        _features(description, about, path)
+        for function in about.get("functions", []):
+            _features(description.functions.add(name=function["name"]), function, path)
+        description.metadata.versionString = str(about.get("version", ""))
+        for key, text in about.get("userDefinedMetadata", {}).items():
+            description.metadata.userDefined[str(key)] = str(text)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PackageError(f"{path} is not a compiled Core ML model: {error!r}") from error
+    return description
+
+
+def read_compiled(path: Path) -> Any:
+    """The model message of a compiled ML program; raises PackageError naming the place that cannot be read."""
+    model = ml().Model(description=read_description(path))
+    try:
+        text = (path / COMPILED).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise PackageError(f"{path} is not a compiled Core ML model: {error!r}") from error
+    try:
+        model.mlProgram.CopyFrom(read_text(text))
+    except TextError as error:
+        raise PackageError(f"{path / COMPILED}, {error}") from error
+    return model
+
+
+def compiled_stages(path: Path) -> tuple[Path, ...]:
+    """The folders of a compiled pipeline's models, model0 and so on, in the order they run in; none of an ML program."""
+    count = sum(1 for folder in path.glob("model*") if folder.name[5:].isdecimal() and (folder / COMPILED).is_file())
+    return tuple(path / f"model{n}" for n in range(count))

@@ -1,0 +1,277 @@
+"""The compiled kernels (native/*.c) on PyTorch tensors: eight-bit products, norms, attention.
+
+They share PyTorch's threads: the library is built against OpenMP without linking one, and takes PyTorch's own when it
+is loaded, because two pools of threads on the same cores wait for each other by spinning.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from converter.runtime.fast.cpu import kernel_library
+
+_i64 = ctypes.c_int64
+#: glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+#: Columns of a panel of packed weights.
+COLUMNS = 64
+
+
+class _Product(ctypes.Structure):
+    _fields_ = [
+        (name, _i64)
+        for name in [
+            "images",
+            "in_h",
+            "in_w",
+            "channels",
+            "out_h",
+            "out_w",
+            "kernel_h",
+            "kernel_w",
+            "stride",
+            "pad_top",
+            "pad_left",
+            "up",
+            "columns",
+            "gated",
+            "out_stride",
+            "residual_stride",
+        ]
+    ]
+
+
+class _GroupNorm(ctypes.Structure):
+    _fields_ = [
+        *((name, _i64) for name in ["images", "pixels", "channels", "groups"]),
+        ("epsilon", ctypes.c_float),
+        ("silu", ctypes.c_int),
+    ]
+
+
+class _Attention(ctypes.Structure):
+    _fields_ = [
+        *(
+            (n, _i64)
+            for n in ["batch", "heads", "queries", "keys", "depth", "q_stride", "k_stride", "v_stride", "out_stride"]
+        ),
+        ("scale", ctypes.c_float),
+    ]
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Rows of channels as u8: value = scale * (q - zero).
+
+    q: uint8 [rows, channels]. scale, zero: fp32 [rows]. outside: uint8 [images, channels], what lies outside of each
+    image; None where each row has its own scale, so that no window may cross rows.
+    """
+
+    q: Tensor
+    scale: Tensor
+    zero: Tensor
+    outside: Tensor | None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A layer's weights as s8 panels, with each output channel's scale, sum and bias, fp32."""
+
+    panels: Tensor
+    scale: Tensor
+    total: Tensor
+    bias: Tensor
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The kernels, loaded; None where there are none for this machine."""
+    built = kernel_library()
+    openmp = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    if built is None or not openmp:
+        return None
+    ctypes.CDLL(str(openmp[0]), ctypes.RTLD_GLOBAL)
+    _keep_freed_memory()
+    return ctypes.CDLL(str(built))
+
+
+def _keep_freed_memory() -> None:
+    """Have malloc keep large blocks that are freed, for the next step wants the same.
+
+    Handing them back to the system and getting them again, page by page, took a tenth of a step's time (Stable
+    Diffusion 1.5's UNet, two cores).
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # glibc's alone
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def _at(tensor: Tensor | None) -> ctypes.c_void_p | None:
+    return None if tensor is None else ctypes.c_void_p(tensor.data_ptr())
+
+
+class Kernels:
+    """Calls into the library. Tensors must be contiguous; rows are [rows, channels]."""
+
+    def __init__(self, loaded: ctypes.CDLL) -> None:
+        self._c = loaded
+
+    def pack(self, weight: NDArray[Any], bias: NDArray[Any] | None, *, gated: bool) -> Weights:
+        """Weights [out, in, ...] of fp16 or fp32, rounded to s8 with a scale for each output channel.
+
+        ``in`` must be a multiple of 4 and, gated, ``out`` of 64.
+        """
+        out, channels = weight.shape[:2]
+        taps = int(np.prod(weight.shape[2:], dtype=np.int64))
+        padded = -(-out // COLUMNS) * COLUMNS
+        panels = torch.empty(padded * channels * taps, dtype=torch.int8)
+        scale, total, added = torch.empty(padded), torch.empty(padded), np.zeros(padded, np.float32)
+        weight = np.ascontiguousarray(weight if weight.dtype == np.float16 else weight.astype(np.float32, copy=False))
+        half = weight.dtype == np.float16
+        self._c.pack_weights(
+            ctypes.c_void_p(weight.ctypes.data), int(half), _i64(out), _i64(channels), _i64(taps), _i64(gated),
+            _at(panels), _at(scale), _at(total),
+        )  # fmt: skip
+        if bias is not None:
+            plain = bias.astype(np.float32)
+            added[:out] = plain.reshape(2, -1, 32).swapaxes(0, 1).reshape(-1) if gated else plain
+        return Weights(panels, scale, total, torch.from_numpy(added))
+
+    def product(
+        self,
+        x: Rounded,
+        weights: Weights,
+        *,
+        image: tuple[int, int, int],
+        out: tuple[int, int],
+        window: tuple[int, int],
+        columns: int,
+        stride: int = 1,
+        pad: tuple[int, int] = (0, 0),
+        up: bool = False,
+        gated: bool = False,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """A convolution of images ``image`` (count, height, width) to ``out``; rows fp32 [rows, columns].
+
+        window, stride, pad (top, left): the convolution's; up: of the image doubled; gated: half of the columns times
+        the gelu of the other half; residual: rows added to the result.
+        """
+        made = torch.empty(image[0] * out[0] * out[1], columns)
+        shape = _Product(
+            *image, x.q.shape[1], *out, *window, stride, *pad, int(up), columns, int(gated), columns,
+            columns if residual is not None else 0,
+        )  # fmt: skip
+        self._c.product(
+            ctypes.byref(shape), _at(x.q), _at(x.outside), _at(x.scale), _at(x.zero), _at(weights.panels),
+            _at(weights.scale), _at(weights.total), _at(weights.bias), _at(residual), _at(made),
+        )  # fmt: skip
+        return made
+
+    def group_norm(
+        self,
+        x: Tensor,
+        images: int,
+        groups: int,
+        epsilon: float,
+        gamma: Tensor,
+        beta: Tensor,
+        shift: Tensor | None,
+        *,
+        silu: bool,
+    ) -> Tensor:
+        """Group norm of rows; shift: [images, channels] added first; silu: of the result."""
+        shape = _GroupNorm(images, x.shape[0] // images, x.shape[1], groups, epsilon, int(silu))
+        made = torch.empty_like(x)
+        self._c.group_norm(
+            ctypes.byref(shape), _at(x), _at(shift), _at(gamma), _at(beta), _at(made), None, None, None, None
+        )
+        return made
+
+    def group_norm_rounded(
+        self,
+        x: Tensor,
+        images: int,
+        groups: int,
+        epsilon: float,
+        gamma: Tensor,
+        beta: Tensor,
+        shift: Tensor | None,
+        *,
+        silu: bool,
+    ) -> Rounded:
+        """The same, rounded with a scale for each image."""
+        shape = _GroupNorm(images, x.shape[0] // images, x.shape[1], groups, epsilon, int(silu))
+        made = self._room(x, images)
+        self._c.group_norm(
+            ctypes.byref(shape), _at(x), _at(shift), _at(gamma), _at(beta), None, _at(made.q), _at(made.scale),
+            _at(made.zero), _at(made.outside),
+        )  # fmt: skip
+        return made
+
+    @staticmethod
+    def _room(x: Tensor, images: int | None) -> Rounded:
+        outside = None if images is None else torch.empty(images, x.shape[1], dtype=torch.uint8)
+        return Rounded(
+            torch.empty(x.shape, dtype=torch.uint8), torch.empty(x.shape[0]), torch.empty(x.shape[0]), outside
+        )
+
+    def channel_norm(self, x: Tensor, epsilon: float, gamma: Tensor, beta: Tensor) -> Tensor:
+        """Layer norm of each row."""
+        made = torch.empty_like(x)
+        self._c.layer_norm(
+            _i64(x.shape[0]), _i64(x.shape[1]), ctypes.c_float(epsilon), _at(x), _at(gamma), _at(beta), _at(made), None, None, None
+        )  # fmt: skip
+        return made
+
+    def channel_norm_rounded(self, x: Tensor, epsilon: float, gamma: Tensor, beta: Tensor) -> Rounded:
+        """The same, rounded with a scale for each row."""
+        made = self._room(x, None)
+        self._c.layer_norm(
+            _i64(x.shape[0]), _i64(x.shape[1]), ctypes.c_float(epsilon), _at(x), _at(gamma), _at(beta), None, _at(made.q),
+            _at(made.scale), _at(made.zero),
+        )  # fmt: skip
+        return made
+
+    def rounded(self, x: Tensor, images: int | None) -> Rounded:
+        """Rows rounded with a scale for each image, or, where images is None, for each row."""
+        made = self._room(x, images)
+        blocks = x.shape[0] if images is None else images
+        self._c.round_rows(
+            _i64(blocks), _i64(x.shape[0] // blocks), _i64(x.shape[1]), 0, _at(x), _at(made.q), _at(made.scale),
+            _at(made.zero), _at(made.outside),
+        )  # fmt: skip
+        return made
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, batch: int, heads: int, scale: float) -> Tensor:
+        """softmax(q k^T scale) v of rows [batch * tokens, heads * depth]."""
+        made = torch.empty_like(q)
+        width = q.shape[1]
+        shape = _Attention(
+            batch,
+            heads,
+            q.shape[0] // batch,
+            k.shape[0] // batch,
+            width // heads,
+            *(t.stride(0) for t in (q, k, v)),
+            width,
+            scale,
+        )
+        self._c.attention(ctypes.byref(shape), _at(q), _at(k), _at(v), _at(made))
+        return made
+
+
+def kernels() -> Kernels | None:
+    """The kernels, ready to call; None where there are none for this machine."""
+    loaded = library()
+    return None if loaded is None else Kernels(loaded)

@@ -1,0 +1,214 @@
+"""Passes that put norms together again from what Core ML programs write them as."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converter.runtime.fast.graph import Graph, Node
+
+Vector = NDArray[Any]
+
+
+def _mean_of(graph: Graph, name: str | None) -> tuple[str, list[int]] | None:
+    """What a reduce_mean that keeps its axes is of, and over which axes."""
+    node = graph.made(name, "reduce_mean")
+    if node is None or not node.scalar("keep_dims") or (x := node.source("x")) is None:
+        return None
+    rank = len(graph.shapes[x])
+    return x, sorted(a % rank for a in node.numbers("axes") or range(rank))
+
+
+def _squared(graph: Graph, name: str | None) -> str | None:
+    node = graph.made(name, "square", "mul", "pow")
+    if node is None or (x := node.source("x")) is None:
+        return None
+    whole = node.kind == "square" or (node.kind == "mul" and node.source("y") == x)
+    return x if whole or (node.kind == "pow" and node.scalar("y") == 2) else None
+
+
+def _plus(graph: Graph, name: str | None) -> tuple[str, float] | None:
+    """A tensor plus a number."""
+    node = graph.made(name, "add")
+    if node is None:
+        return None
+    for tensor, number in (("x", "y"), ("y", "x")):
+        source, added = node.source(tensor), node.scalar(number)
+        if source is not None and added is not None:
+            return source, added
+    return None
+
+
+def _inverse_deviation(graph: Graph, node: Node) -> tuple[str, str, float] | None:
+    """``centred / sqrt(variance + epsilon)``, however it is written: centred, variance, epsilon."""
+    if node.kind == "real_div":
+        root = graph.made(node.source("y"), "sqrt")
+        floored = _plus(graph, root.source("x")) if root is not None else None
+        centred = node.source("x")
+        return (centred, *floored) if centred is not None and floored is not None else None
+    for one, other in (("x", "y"), ("y", "x")):
+        root = graph.made(node.source(one), "rsqrt")
+        centred = node.source(other)
+        if root is None or centred is None or (inside := root.source("x")) is None:
+            continue
+        small = root.scalar("epsilon")
+        floored = _plus(graph, inside)
+        if floored is not None:
+            return centred, floored[0], floored[1] + (1e-12 if small is None else small)
+        if small is not None:
+            return centred, inside, small
+    return None
+
+
+def _normalised(graph: Graph, name: str | None) -> tuple[str, list[int], float] | None:
+    """What a value is the normalised form of: source, axes, epsilon."""
+    node = graph.made(name, "real_div", "mul")
+    found = _inverse_deviation(graph, node) if node is not None else None
+    if found is None:
+        return None
+    centred, variance, epsilon = found
+    off, spread = graph.made(centred, "sub"), _mean_of(graph, variance)
+    if off is None or spread is None or _squared(graph, spread[0]) != centred:
+        return None
+    mean = _mean_of(graph, off.source("y"))
+    source = off.source("x")
+    return (source, mean[1], epsilon) if mean is not None and source == mean[0] and mean[1] == spread[1] else None
+
+
+def _grouped(graph: Graph, name: str | None) -> tuple[str, int, float] | None:
+    """What a value [B, C, H, W] or [B, C, S] is the group-normalised form of: source, groups, epsilon."""
+    whole = graph.made(name, "reshape")
+    found = _normalised(graph, whole.source("x")) if whole is not None else None
+    if whole is None or found is None:
+        return None
+    groups = graph.made(found[0], "reshape")
+    if groups is None or (source := groups.source("x")) is None:
+        return None
+    before, inside, after = graph.shapes[source], graph.shapes[found[0]], graph.shapes[whole.output]
+    if before != after or len(before) not in (3, 4) or inside[0] != before[0] or before[1] % inside[1]:
+        return None
+    split = inside[2:] in ((before[1] // inside[1], *before[2:]), (math.prod(before[1:]) // inside[1],))
+    return (source, inside[1], found[2]) if split and found[1] == list(range(2, len(inside))) else None
+
+
+def _batch_affine(node: Node) -> tuple[Vector, Vector] | None:
+    """What a batch_norm multiplies each channel by and then adds."""
+    mean, variance = node.constant("mean"), node.constant("variance")
+    if mean is None or variance is None:
+        return None
+    gamma, beta, epsilon = node.constant("gamma"), node.constant("beta"), node.scalar("epsilon")
+    one, zero = np.ones(mean.shape, np.float32), np.zeros(mean.shape, np.float32)
+    scale = (one if gamma is None else gamma) / np.sqrt(
+        variance.astype(np.float64) + (1e-5 if epsilon is None else epsilon)
+    )
+    return scale.astype(np.float32), ((zero if beta is None else beta) - mean * scale).astype(np.float32)
+
+
+def _norm(source: str, output: str, gamma: Vector, beta: Vector, **options: Any) -> Node:
+    options = {"silu": False, "shifted": False, **options}
+    return Node("group_norm", (output,), {"x": (source,)}, {"gamma": [gamma], "beta": [beta]}, options)
+
+
+def find_group_norms(graph: Graph, node: Node) -> Node | None:
+    """A group norm (Wu and He 2018) where its last operation stands, its affine part still apart if it is not a batch_norm."""
+    if node.kind == "batch_norm":
+        found, affine = _grouped(graph, node.source("x")), _batch_affine(node)
+        if found is None or affine is None:
+            return None
+        return _norm(found[0], node.output, *affine, groups=found[1], epsilon=found[2])
+    if node.kind != "reshape" or (found := _grouped(graph, node.output)) is None:
+        return None
+    channels = graph.shapes[node.output][1]
+    return _norm(
+        found[0],
+        node.output,
+        np.ones(channels, np.float32),
+        np.zeros(channels, np.float32),
+        groups=found[1],
+        epsilon=found[2],
+    )
+
+
+def find_layer_norms(graph: Graph, node: Node) -> Node | None:
+    """layer_norm over a pixel's channels or a row's: the forms the kernels have."""
+    if node.kind != "layer_norm" or (x := node.source("x")) is None:
+        return None
+    shape, axes = graph.shapes[x], node.numbers("axes")
+    if axes is None or len(axes) != 1 or len(shape) not in (3, 4):
+        return None
+    axis = axes[0] % len(shape)
+    if axis != (1 if len(shape) == 4 else 2):
+        return None
+    gamma, beta, epsilon = node.constant("gamma"), node.constant("beta"), node.scalar("epsilon")
+    width = shape[axis]
+    constants = {
+        "gamma": [np.ones(width, np.float32) if gamma is None else gamma.reshape(-1)],
+        "beta": [np.zeros(width, np.float32) if beta is None else beta.reshape(-1)],
+    }
+    options = {"epsilon": 1e-5 if epsilon is None else epsilon}
+    return Node("channel_norm", node.outputs, {"x": (x,)}, constants, options)
+
+
+def _per_channel(graph: Graph, node: Node, tensor: str, other: str) -> tuple[str, Vector] | None:
+    """A norm's output and the constant, one number for each channel, that meets it."""
+    x, value = node.source(tensor), node.constant(other)
+    norm = graph.made(x, "group_norm", "channel_norm")
+    if x is None or value is None or isinstance(value, str) or norm is None:
+        return None
+    shape = graph.shapes[x]
+    axis = 1 if len(shape) == 4 or norm.kind == "group_norm" else len(shape) - 1
+    aligned = (1,) * (len(shape) - value.ndim) + value.shape
+    if value.size == 1:
+        return x, np.full(shape[axis], value.reshape(-1)[0], np.float32)
+    wanted = tuple(shape[axis] if i == axis else 1 for i in range(len(shape)))
+    return (x, value.reshape(-1).astype(np.float32)) if aligned == wanted else None
+
+
+def take_in_affine(graph: Graph, node: Node) -> Node | None:
+    """A multiplication or addition of one constant a channel, right after a norm, done by the norm."""
+    if node.kind not in ("mul", "add"):
+        return None
+    found = _per_channel(graph, node, "x", "y") or _per_channel(graph, node, "y", "x")
+    if found is None or not graph.alone(found[0]):
+        return None
+    norm = graph.producer[found[0]]
+    gamma, beta = norm.constant("gamma").astype(np.float32), norm.constant("beta").astype(np.float32)
+    if norm.options.get("silu"):
+        return None
+    if node.kind == "mul":
+        gamma, beta = gamma * found[1], beta * found[1]
+    else:
+        beta = beta + found[1]
+    return Node(norm.kind, node.outputs, norm.inputs, {"gamma": [gamma], "beta": [beta]}, norm.options)
+
+
+def take_in_silu(graph: Graph, node: Node) -> Node | None:
+    """A silu right after a group norm, done by the norm."""
+    norm = graph.made(node.source("x"), "group_norm") if node.kind == "silu" else None
+    if norm is None or not graph.alone(norm.output):
+        return None
+    return Node(norm.kind, node.outputs, norm.inputs, norm.constants, {**norm.options, "silu": True})
+
+
+def take_in_shift(graph: Graph, node: Node) -> Node | None:
+    """The time embedding's addition, one number for each image and channel, done by the group norm after it."""
+    added = graph.made(node.source("x"), "add") if node.kind == "group_norm" and not node.options["shifted"] else None
+    if added is None or not graph.alone(added.output):
+        return None
+    shape = graph.shapes[added.output]
+    for one, other in (("x", "y"), ("y", "x")):
+        x, shift = added.source(one), added.source(other)
+        if x is None or shift is None or graph.shapes[x] != shape:
+            continue
+        if graph.shapes[shift] == (*shape[:2], 1, 1) and shape[2:] != (1, 1):
+            return Node(
+                node.kind,
+                node.outputs,
+                {"x": (x,), "shift": (shift,)},
+                node.constants,
+                {**node.options, "shifted": True},
+            )
+    return None

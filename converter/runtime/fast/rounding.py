@@ -1,0 +1,81 @@
+"""A pass that decides what is computed in eight bits, and where values are rounded for it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from converter.runtime.fast.graph import Graph, Node
+
+#: Narrower layers (the latents' own, the picture's) cost nothing and carry everything.
+_NARROWEST = 32
+#: Layers of fewer rows are the time embedding, which shifts whole channels; they take as long as reading their weights.
+_FEWEST_ROWS = 16
+
+
+def _row_count(graph: Graph, node: Node) -> int:
+    shape = graph.shapes[node.output]
+    return math.prod(shape) // (shape[1] if node.options["layout"] == "channels" else shape[-1])
+
+
+def _is_shortcut(graph: Graph, node: Node) -> bool:
+    """Whether a layer reads what a block's first norm reads: all that came before passes through it, not a change to it.
+
+    In eight bits these alone would cost 7 of 42 dB (Stable Diffusion 1.5's UNet); in fp32 they cost 4 % of its time.
+    """
+    (x,) = node.inputs["x"]
+    return bool(node.options["pointwise"]) and any(user.kind == "group_norm" for user in graph.users[x])
+
+
+def _eligible(graph: Graph, node: Node) -> bool:
+    if node.kind != "layer" or _is_shortcut(graph, node):
+        return False
+    out, channels = node.constants["weight"][0].shape[:2]  # type: ignore[union-attr]
+    wide = min(out, channels) >= _NARROWEST and channels % 4 == 0 and not (node.options["gated"] and out % 64)
+    return wide and _row_count(graph, node) >= _FEWEST_ROWS
+
+
+def _rounding_norms(graph: Graph, chosen: set[str]) -> set[str]:
+    """The norms whose results nobody reads but chosen layers, and those only as their input."""
+    found = set()
+    for node in graph.nodes:
+        if node.kind not in ("group_norm", "channel_norm") or node.output in graph.wanted:
+            continue
+        users = graph.users.get(node.output, [])
+        read = all(u.output in chosen and u.source("residual") != node.output for u in users if u.kind == "layer")
+        by_row = node.kind == "channel_norm"
+        if read and all(u.kind == "layer" and (u.options["pointwise"] or not by_row) for u in users):
+            found.add(node.output)
+    return found
+
+
+def round_layers(graph: Graph) -> Graph:
+    """Eligible layers read rounded rows: from the norm before them, or through a ``round`` node.
+
+    A pointwise layer's rows may each have a scale; a window that crosses rows wants one scale for the image. Networks
+    without windows are text encoders: they run once a picture, and all of it hangs on them, so they stay as they are.
+    """
+    if all(node.options["pointwise"] for node in graph.nodes if node.kind == "layer"):
+        return graph
+    chosen = {node.output for node in graph.nodes if _eligible(graph, node)}
+    norms = _rounding_norms(graph, chosen)
+    nodes: list[Node] = []
+    shapes, made = dict(graph.shapes), set()
+    for node in graph.nodes:
+        if node.outputs[0] in norms:
+            nodes.append(replace(node, options={**node.options, "rounded": True}))
+            continue
+        if node.outputs[0] not in chosen:
+            nodes.append(node)
+            continue
+        (x,) = node.inputs["x"]
+        if x not in norms:
+            by = "row" if node.options["pointwise"] else "image"
+            name = f"{x}|{by}"
+            if name not in made:
+                made.add(name)
+                shapes[name] = shapes[x]
+                nodes.append(Node("round", (name,), {"x": (x,)}, {}, {"by": by, "layout": node.options["layout"]}))
+            node = replace(node, inputs={**node.inputs, "x": (name,)})
+        nodes.append(replace(node, options={**node.options, "rounded": True}))
+    return Graph(nodes, shapes, graph.wanted)

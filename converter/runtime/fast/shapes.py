@@ -1,0 +1,66 @@
+"""The shape of every value of a program for inputs of given shapes, without computing any."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from converter.runtime.compressed import Value, dense
+from converter.runtime.ops import OPERATORS, TUPLES
+from converter.runtime.program import Program
+
+
+class DataDependent(Exception):
+    """A shape of the program depends on values, not only on shapes."""
+
+
+def _stand_in(value: Value) -> Any:
+    """A constant as operators look at it: whole numbers and single values as they are, weights as shapes alone."""
+    if isinstance(value, str):
+        return value
+    if value.size > 64 and np.issubdtype(value.dtype, np.floating):
+        return torch.empty(value.shape, device="meta")
+    array = dense(value)
+    whole = torch.from_numpy(
+        np.array(
+            array.astype(np.float32)
+            if array.dtype.kind == "f"
+            else array.astype(np.int32)
+            if array.dtype == np.uint16
+            else array
+        )
+    )
+    return whole if array.dtype.kind != "f" or array.ndim == 0 else whole.to("meta")
+
+
+def infer_shapes(program: Program, given: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the inputs and every result. Runs the operators on PyTorch's meta device, which has no data.
+
+    Raises DataDependent where an operator has to look at data to know its result's shape.
+    """
+    kinds = {"f": torch.float32, "i": torch.int32, "b": torch.bool, "u": torch.int32}
+    live: dict[str, Any] = {
+        name: torch.empty(shape, dtype=kinds[program.inputs[name].dtype.kind], device="meta")
+        for name, shape in given.items()
+    }
+    seen: dict[int, Any] = {}
+
+    def constant(value: Value) -> Any:
+        if id(value) not in seen:
+            seen[id(value)] = _stand_in(value)
+        return seen[id(value)]
+
+    for op in program.operations:
+        if op.kind not in OPERATORS:
+            raise DataDependent(op.kind)
+        tensors = {n: [live[s] for s in names] if n in TUPLES else live[names[0]] for n, names in op.inputs.items()}
+        held = {n: [constant(v) for v in vs] if n in TUPLES else constant(vs[0]) for n, vs in op.constants.items()}
+        try:
+            found = OPERATORS[op.kind](**held, **tensors)
+        except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+            raise DataDependent(f"{op.kind} {op.outputs[0]}: {error}") from error
+        live |= zip(op.outputs, found if isinstance(found, list) else [found], strict=True)
+    return {name: tuple(tensor.shape) for name, tensor in live.items() if isinstance(tensor, torch.Tensor)}

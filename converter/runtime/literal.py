@@ -1,0 +1,138 @@
+"""Types and values as MIL text spells them, turned into MIL.proto's messages.
+
+Up to iOS 17 a number is ``tensor<fp16, []>(0x1p-1)``, from iOS 18 on ``fp16(0x1p-1)``; fractions are hexadecimal.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converter.mlproto import mil
+from converter.runtime.element import BY_NAME, BY_NUMBER, Element
+
+#: A type of one element, of a tensor, or of a state, which holds a tensor.
+TYPE = r"(?:tensor<\s*\w+\s*,\s*\[[^\]]*\]\s*>|state<\s*tensor<\s*\w+\s*,\s*\[[^\]]*\]\s*>\s*>|\w+)"
+TEXT = r'"(?:[^"\\]|\\.)*"'
+_TENSOR = re.compile(r"(state<\s*)?tensor<\s*(\w+)\s*,\s*\[([^\]]*)\]\s*>(?(1)\s*>)")
+_NUMBERS = re.compile(rf"({TYPE})\(([^()\"]*)\)")
+_TEXTS = re.compile(rf"({TYPE})\(\s*\[?\s*({TEXT}(?:\s*,\s*{TEXT})*)\s*\]?\s*\)")
+_BLOB = re.compile(
+    rf"({TYPE})\(\s*BLOBFILE\(\s*path\s*=\s*{TYPE}\(({TEXT})\)\s*,\s*offset\s*=\s*{TYPE}\((\d+)\)\s*\)\s*\)"
+)
+_ONE_TEXT = re.compile(TEXT)
+_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0"}
+_BRACKETS = str.maketrans("[]", "  ")
+#: The list of numbers of MIL.proto's TensorValue that holds an element type.
+_LISTS = {"bool": "bools", "fp32": "floats", "fp64": "doubles", "int64": "longInts", "uint64": "longInts"}
+
+
+class LiteralError(ValueError):
+    """A type or value that cannot be read; ``at`` is where in the text it begins."""
+
+    def __init__(self, words: str, at: int) -> None:
+        super().__init__(words)
+        self.at = at
+
+
+def unquoted(text: str) -> str:
+    """What a string in quotes stands for."""
+    return _ESCAPE.sub(lambda m: _ESCAPES.get(m[1], m[1]), text[1:-1])
+
+
+def _number(word: str) -> float:
+    return float.fromhex(word) if "x" in word else float(word)
+
+
+def _packed(numbers: NDArray[Any], element: Element) -> bytes:
+    low = -(1 << (element.bits - 1)) if numbers.dtype.kind == "i" else 0
+    if outside := [n for n in numbers.tolist() if not low <= n < low + (1 << element.bits)]:
+        raise ValueError(f"{outside[0]} is no {element.name}")
+    bit = (numbers.astype(np.uint8)[:, None] >> np.arange(element.bits, dtype=np.uint8)) & 1
+    return np.packbits(bit.reshape(-1), bitorder="little").tobytes()
+
+
+class Literals:
+    """Reads types and values out of one program's text, each spelling once."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._types: dict[str, Any] = {}
+        self._values: dict[str, Any] = {}
+
+    def type(self, spelling: str, at: int) -> Any:
+        """The ValueType message of a type; raises LiteralError."""
+        if spelling not in self._types:
+            self._types[spelling] = self._type(spelling, at)
+        return self._types[spelling]
+
+    def value(self, at: int) -> tuple[Any, int]:
+        """The Value message of the value that begins at ``at``, and where it ends; raises LiteralError."""
+        if (match := _NUMBERS.match(self._text, at)) is not None:
+            if match[0] not in self._values:
+                self._values[match[0]] = self._numbers(match, at)
+            return self._values[match[0]], match.end()
+        if (match := _BLOB.match(self._text, at)) is not None:
+            found = mil().Value(type=self.type(match[1], at))
+            found.blobFileValue.fileName = unquoted(match[2])
+            found.blobFileValue.offset = int(match[3])
+            return found, match.end()
+        if (match := _TEXTS.match(self._text, at)) is not None:
+            found = mil().Value(type=self.type(match[1], at))
+            found.immediateValue.tensor.strings.values.extend(unquoted(t) for t in _ONE_TEXT.findall(match[2]))
+            return found, match.end()
+        raise LiteralError(f"no value at {self._text[at : at + 40]!r}", at)
+
+    def _type(self, spelling: str, at: int) -> Any:
+        match = _TENSOR.fullmatch(spelling)
+        name, sizes = (match[2], match[3].split(",")) if match else (spelling, [])
+        if name not in BY_NAME:
+            raise LiteralError(f"{name} is no type of MIL that is known here", at)
+        found = mil().ValueType()
+        held = found.stateType.wrappedType if match and match[1] else found
+        held.tensorType.dataType = BY_NAME[name].number
+        for size in (s.strip() for s in sizes if s.strip()):
+            dimension = held.tensorType.dimensions.add()
+            if size.isdecimal():
+                dimension.constant.size = int(size)
+            elif "?" in size:
+                dimension.unknown.variadic = size != "?"
+            else:
+                raise LiteralError(f"{size!r} is no size of an axis", at)
+        held.tensorType.rank = len(held.tensorType.dimensions)
+        return found
+
+    def _numbers(self, match: re.Match[str], at: int) -> Any:
+        found = mil().Value(type=self.type(match[1], at))
+        tensor = found.type.tensorType
+        element = BY_NUMBER[tensor.dataType]
+        words = [w for w in match[2].translate(_BRACKETS).replace(",", " ").split() if w]
+        count = math.prod(int(d.constant.size) for d in tensor.dimensions)
+        if len(words) != count:
+            raise LiteralError(f"{match[1]} holds {count} numbers, not {len(words)}", at)
+        try:
+            _fill(found.immediateValue.tensor, element, words)
+        except (ValueError, OverflowError) as error:
+            raise LiteralError(f"{match[0][:60]!r} is no value: {error}", at) from error
+        return found
+
+
+def _fill(held: Any, element: Element, words: list[str]) -> None:
+    if element.name == "bool":
+        if unknown := set(words) - {"true", "false"}:
+            raise ValueError(f"{sorted(unknown)[0]} is neither true nor false")
+        held.bools.values.extend(w == "true" for w in words)
+    elif element.dtype is None or element.dtype.kind == "U":
+        raise ValueError(f"{element.name} is not written in numbers")
+    elif element.in_bytes:
+        numbers = [_number(w) if element.dtype.kind == "f" else int(w) for w in words]
+        array = np.array(numbers, element.dtype)
+        held.bytes.values = _packed(array, element) if element.packed else array.tobytes()
+    else:
+        numbers = [_number(w) if element.dtype.kind == "f" else int(w) for w in words]
+        getattr(held, _LISTS.get(element.name, "ints")).values.extend(numbers)

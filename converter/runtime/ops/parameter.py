@@ -1,0 +1,32 @@
+"""Constant parameters of operators as plain numbers."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def numbers(x: Tensor | None, default: list[int] | None = None) -> list[int]:
+    """The integers of a vector, or ``default`` where the program leaves the parameter out."""
+    if x is None:
+        return [] if default is None else default
+    return [int(n) for n in x.reshape(-1).tolist()]
+
+
+def number(x: Tensor | None, default: int) -> int:
+    """An integer."""
+    return default if x is None else int(x)
+
+
+def real(x: Tensor | None, default: float) -> float:
+    """A floating-point number."""
+    return default if x is None else float(x)
+
+
+def flag(x: Tensor | None, default: bool = False) -> bool:
+    """A truth value."""
+    return default if x is None else bool(x)
+
+
+def flags(x: Tensor | None, length: int) -> list[bool]:
+    """Truth values, all False where the program leaves the parameter out."""
+    return [False] * length if x is None else [bool(b) for b in x.reshape(-1).tolist()]

@@ -1,0 +1,143 @@
+"""Sampling a picture at places of its own: given coordinates, an affine map's, or a grid in each of several boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from converter.runtime.ops.grid import interpolated, points
+from converter.runtime.ops.parameter import flag, number, numbers, real
+
+
+def _element(at: Tensor, size: int, coordinates_mode: str, aligned: bool) -> Tensor:
+    """Coordinates along an axis as places among its elements."""
+    if coordinates_mode == "unnormalized":
+        return at
+    unit = (at + 1) / 2 if coordinates_mode == "normalized_minus_one_to_one" else at
+    return unit * (size - 1) if aligned else unit * size - 0.5
+
+
+def _inside(index: Tensor, size: int, padding_mode: str) -> tuple[Tensor, Tensor]:
+    """Which element stands at an index of the padded axis, and whether that is one of the axis itself."""
+    if padding_mode == "reflection":
+        span = max(1, 2 * (size - 1))
+        index = index % span
+        index = torch.minimum(index, span - index)
+    elif padding_mode == "symmetric":
+        index = index % (2 * size)
+        index = torch.minimum(index, 2 * size - 1 - index)
+    known = (index >= 0) & (index < size)
+    return index.clamp(0, size - 1), known | (padding_mode != "constant")
+
+
+def _picked(x: Tensor, column: Tensor, row: Tensor, padding_mode: str, value: float) -> Tensor:
+    """The elements of ``x`` [B, C, H, W] at the indices [B, h, w] of the padded picture, [B, C, h, w]."""
+    height, width = x.shape[2:]
+    column, across = _inside(column, width, padding_mode)
+    row, down = _inside(row, height, padding_mode)
+    flat = (row * width + column).long().flatten(1)[:, None].expand(-1, x.shape[1], -1)
+    found = x.flatten(2).gather(2, flat).reshape(*x.shape[:2], *column.shape[1:])
+    return torch.where((across & down)[:, None], found, torch.tensor(value, dtype=x.dtype))
+
+
+def _resample(
+    x: Tensor,
+    coordinates: Tensor,
+    sampling_mode: str,
+    padding_mode: str,
+    padding_value: Tensor,
+    coordinates_mode: str,
+    align_corners: Tensor,
+) -> Tensor:
+    aligned, value = flag(align_corners), float(padding_value)
+    across = _element(coordinates[..., 0].float(), x.shape[3], coordinates_mode, aligned)
+    down = _element(coordinates[..., 1].float(), x.shape[2], coordinates_mode, aligned)
+    if sampling_mode == "nearest":
+        return _picked(x, across.round(), down.round(), padding_mode, value)
+    left, top = across.floor(), down.floor()
+    total = torch.zeros(())
+    for step_x, share_x in ((0, 1 - (across - left)), (1, across - left)):
+        for step_y, share_y in ((0, 1 - (down - top)), (1, down - top)):
+            corner = _picked(x, left + step_x, top + step_y, padding_mode, value)
+            total = total + corner * (share_x * share_y)[:, None]
+    return total
+
+
+def _affine(
+    x: Tensor,
+    transform_matrix: Tensor,
+    output_height: Tensor,
+    output_width: Tensor,
+    sampling_mode: str,
+    padding_mode: str,
+    padding_value: Tensor,
+    coordinates_mode: str,
+    align_corners: Tensor,
+) -> Tensor:
+    size = [x.shape[0], 1, int(output_height), int(output_width)]
+    matrices = transform_matrix.reshape(-1, 2, 3).expand(x.shape[0], 2, 3)
+    grid = F.affine_grid(matrices, size, align_corners=flag(align_corners))
+    return _resample(x, grid, sampling_mode, padding_mode, padding_value, coordinates_mode, align_corners)
+
+
+def _corners(boxes: Tensor, mode: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Top, left, bottom, right of boxes [N, 4]."""
+    a, b, c, d = boxes.float().unbind(1)
+    if mode == "CORNERS_HEIGHT_FIRST":
+        return a, b, c, d
+    if mode == "CORNERS_WIDTH_FIRST":
+        return b, a, d, c
+    if mode == "CENTER_SIZE_WIDTH_FIRST":
+        a, b, c, d = b, a, d, c
+    return a - c / 2, b - d / 2, a + c / 2, b + d / 2
+
+
+def _crops(x: Tensor, rows: Tensor, columns: Tensor, value: float) -> Tensor:
+    """``x`` [..., H, W] at each row and column; what lies outside is ``value``."""
+    found = interpolated(interpolated(x, -2, rows), -1, columns)
+    down = (rows >= 0) & (rows <= x.shape[-2] - 1)
+    across = (columns >= 0) & (columns <= x.shape[-1] - 1)
+    return torch.where(down[:, None] & across, found, torch.tensor(value, dtype=x.dtype))
+
+
+def _crop_resize(
+    x: Tensor,
+    roi: Tensor | None = None,
+    boxes: Tensor | None = None,
+    box_indices: Tensor | None = None,
+    target_height: Tensor | None = None,
+    target_width: Tensor | None = None,
+    normalized_coordinates: Tensor | None = None,
+    spatial_scale: Tensor | None = None,
+    box_coordinate_mode: str = "CORNERS_HEIGHT_FIRST",
+    sampling_mode: str = "DEFAULT",
+    pad_value: Tensor | None = None,
+) -> Tensor:
+    indices: list[int] | None = None
+    if boxes is not None:  # from iOS 17 on
+        indices = numbers(box_indices, list(range(boxes.shape[0])))
+    else:
+        assert roi is not None
+        boxes = roi.reshape(roi.shape[0], -1)
+        if boxes.shape[1] == 5:
+            indices, boxes = numbers(boxes[:, 0]), boxes[:, 1:]
+    ends = torch.stack(_corners(boxes, box_coordinate_mode)) * real(spatial_scale, 1.0)
+    if flag(normalized_coordinates):
+        down, across = x.shape[2] - 1, x.shape[3] - 1
+        ends = ends * torch.tensor([down, across, down, across])[:, None]
+    top, left, bottom, right = ends
+    rows = points(top, bottom, number(target_height, 1), sampling_mode)
+    columns = points(left, right, number(target_width, 1), sampling_mode)
+    value = real(pad_value, 0.0)
+    found = []
+    for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
+        found.append(_crops(x if indices is None else x[indices[i]], row, column, value))
+    crops = torch.stack(found)
+    return crops[:, None] if roi is not None and indices is not None else crops
+
+
+OPERATORS: dict[str, Callable[..., Any]] = {"affine": _affine, "crop_resize": _crop_resize, "resample": _resample}

@@ -1,0 +1,73 @@
+"""Operators that write values at indices. Negative indices count from the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from converter.runtime.ops.gather import within
+from converter.runtime.ops.parameter import number
+
+_FOLDS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
+
+
+def _written(data: Tensor, axis: int, places: Tensor, updates: Tensor, mode: str) -> Tensor:
+    """``data`` with ``updates`` at ``places`` along an axis; all have the same rank."""
+    if mode == "update":
+        return data.scatter(axis, places, updates)
+    if mode == "sub":
+        return data.scatter_reduce(axis, places, -updates, "sum")
+    if mode == "div":
+        return data / torch.ones_like(data).scatter_reduce(axis, places, updates, "prod")
+    return data.scatter_reduce(axis, places, updates, _FOLDS[mode])
+
+
+def _scatter(
+    data: Tensor,
+    indices: Tensor,
+    updates: Tensor,
+    axis: Tensor | None = None,
+    mode: str = "add",
+    validate_indices: Tensor | None = None,
+) -> Tensor:
+    along = number(axis, 0) % data.ndim
+    shape = [-1 if i == along else 1 for i in range(data.ndim)]
+    updates = updates.reshape(*data.shape[:along], indices.numel(), *data.shape[along + 1 :])
+    places = within(indices, data.shape[along], validate_indices).reshape(shape).expand(updates.shape)
+    return _written(data, along, places, updates, mode)
+
+
+def _scatter_along_axis(
+    data: Tensor,
+    indices: Tensor,
+    updates: Tensor,
+    axis: Tensor | None = None,
+    mode: str = "add",
+    validate_indices: Tensor | None = None,
+) -> Tensor:
+    along = number(axis, 0) % data.ndim
+    return _written(data, along, within(indices, data.shape[along], validate_indices), updates, mode)
+
+
+def _scatter_nd(
+    data: Tensor, indices: Tensor, updates: Tensor, mode: str = "add", validate_indices: Tensor | None = None
+) -> Tensor:
+    depth = indices.shape[-1]
+    lead, rest = data.shape[:depth], math.prod(data.shape[depth:])
+    place = torch.zeros(indices.shape[:-1], dtype=torch.int64)
+    for index, size in zip(indices.unbind(-1), lead, strict=True):
+        place = place * size + within(index, size, validate_indices)
+    rows = place.reshape(-1, 1).expand(-1, rest)
+    flat = _written(data.reshape(-1, rest), 0, rows, updates.reshape(-1, rest), mode)
+    return flat.reshape(data.shape)
+
+
+OPERATORS: dict[str, Callable[..., Any]] = {
+    "scatter": _scatter,
+    "scatter_along_axis": _scatter_along_axis,
+    "scatter_nd": _scatter_nd,
+}

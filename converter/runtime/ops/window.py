@@ -1,0 +1,39 @@
+"""How far a sliding window's input is padded: what the padding types of convolutions and pools mean in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from converter.runtime.ops.parameter import numbers
+
+#: Elements before and after along one axis.
+Sides = tuple[int, int]
+
+
+def _same(size: int, kernel: int, stride: int, *, lower: bool) -> Sides:
+    """Padding that leaves ``size / stride`` windows, rounded up; an odd element comes last, or first with ``lower``."""
+    total = max(0, (-(-size // stride) - 1) * stride + kernel - size)
+    small, large = total // 2, total - total // 2
+    return (large, small) if lower else (small, large)
+
+
+def padding(
+    pad_type: str, pad: Tensor | None, sizes: Sequence[int], kernels: Sequence[int], strides: Sequence[int]
+) -> list[Sides]:
+    """The padding of each spatial axis for a window of the sizes ``kernels``, dilation included."""
+    if pad_type == "custom":
+        given = numbers(pad, [0] * 2 * len(sizes))
+        return list(zip(given[::2], given[1::2], strict=True))
+    if pad_type in ("same", "same_lower"):
+        lower = pad_type == "same_lower"
+        return [_same(n, k, s, lower=lower) for n, k, s in zip(sizes, kernels, strides, strict=True)]
+    return [(0, 0)] * len(sizes)
+
+
+def padded(x: Tensor, sides: Sequence[Sides], value: float = 0.0) -> Tensor:
+    """``x`` with its last axes padded; a negative number of elements is cut off instead."""
+    flat = [n for pair in reversed(sides) for n in pair]
+    return F.pad(x, flat, value=value) if any(flat) else x

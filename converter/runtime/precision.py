@@ -1,0 +1,141 @@
+"""What of an operation's result survives in the arithmetic a package was made for: fp16 on any unit, or the engine's.
+
+The operators compute in fp32 and what is kept of their results is decided here, so that a convolution, product, norm
+or softmax accumulates in fp32 and is rounded once, as it is on Apple's GPUs and by all accounts on the Neural Engine.
+
+``ane`` has the Neural Engine's own limits. Apple documents none of them. They are other people's measurements, and
+nothing here was run on a Mac to confirm one:
+
+- A matrix product beyond 32752, half of fp16's largest number, is infinite: ANEForge's docs/numeric-cliffs.md and its
+  issue 115, on M1, M1 Max, M2 Pro and M5 for every length of the sum. Measured for ``matmul``; other operations that
+  end in the same multiply-accumulate units are taken to share the limit.
+- A slice that begins within the last axis passes through a fixed-point path on chips before A16 (M1 to M3), where what
+  is beyond 4094, a sixteenth of fp16's largest number, is infinite; on M5 it is not: the same page.
+- Subnormal results are 0: john-rocky/CoreML-LLM's docs/PROBE_GEMMA4_VISION_ANE.md, where rsqrt of such a 0 was seen.
+
+The engine's sums by ``reduce_sum`` are said to be kept in fp16 as well (ANEForge's docs/developer/numerics.md). In which
+order is not, so they are rounded once here like all others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from numpy.typing import NDArray
+
+from converter.runtime.compressed import dense
+from converter.runtime.program import Operation
+
+#: fp32: as exact as a package gets, whatever types it names. fp16 and ane: rounded as this module says.
+Precision = Literal["fp32", "fp16", "ane"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+
+#: The least normal number of fp16.
+NORMAL = 2.0**-14
+
+
+@dataclass(frozen=True)
+class Format:
+    """The numbers that an operation's result can have.
+
+    ceiling: the largest; what rounds to more is infinite.
+    flushed: whether subnormal numbers are 0.
+    """
+
+    ceiling: float = 65504.0
+    flushed: bool = False
+
+    def keep(self, x: torch.Tensor) -> torch.Tensor:
+        """What is left of ``x`` (fp32, any shape) in this format, as fp32 again; NaN and infinities stay."""
+        kept = x.half().float()
+        if self.ceiling < FP16.ceiling:
+            kept = torch.where(kept.abs() > self.ceiling, kept * torch.inf, kept)
+        if self.flushed:
+            kept = torch.where(kept.abs() < NORMAL, kept * 0, kept)
+        return kept
+
+
+FP16 = Format()
+_ENGINE = Format(flushed=True)
+_ENGINE_PRODUCT = Format(ceiling=32752.0, flushed=True)
+_ENGINE_SLICE = Format(ceiling=4094.0, flushed=True)
+
+_PRODUCTS = frozenset({"conv", "conv_transpose", "einsum", "linear", "matmul"})
+_SLICES = frozenset({"crop", "slice_by_index", "slice_by_size"})
+#: Operations whose results are numbers they were given: there is nothing to round.
+_EXACT = _SLICES | frozenset(
+    {
+        "abs",
+        "band_part",
+        "batch_to_space",
+        "concat",
+        "const",
+        "depth_to_space",
+        "expand_dims",
+        "flatten2d",
+        "gather",
+        "gather_along_axis",
+        "gather_nd",
+        "identity",
+        "max_pool",
+        "maximum",
+        "minimum",
+        "pad",
+        "pixel_shuffle",
+        "pixel_unshuffle",
+        "read_state",
+        "reduce_max",
+        "reduce_min",
+        "relu",
+        "reshape",
+        "reshape_like",
+        "resize_nearest_neighbor",
+        "reverse",
+        "reverse_sequence",
+        "select",
+        "slice_update",
+        "sliding_windows",
+        "space_to_batch",
+        "space_to_depth",
+        "split",
+        "squeeze",
+        "stack",
+        "tile",
+        "topk",
+        "transpose",
+        "upsample_nearest_neighbor",
+    }
+)
+
+
+def _numbers(op: Operation, parameter: str) -> NDArray[Any]:
+    (value,) = op.constants[parameter]
+    assert not isinstance(value, str)
+    return dense(value).reshape(-1)
+
+
+def _begins_inside(op: Operation) -> bool:
+    """Whether a slice's last axis begins after its first element; a beginning not known before the run counts."""
+    if op.kind == "crop":
+        return bool(_numbers(op, "crop_width")[0])
+    if "begin" in op.inputs:
+        return True
+    masked = "begin_mask" in op.constants and bool(_numbers(op, "begin_mask")[-1])
+    return not masked and bool(_numbers(op, "begin")[-1])
+
+
+def result_format(op: Operation, precision: str, *, narrow_slices: bool) -> Format | None:
+    """The format that the fp16 results of an operation have; None where they are numbers it was given.
+
+    In ``fp32`` it is that of ``fp16``: what the results would have to fit. ``narrow_slices`` tells whether the engine
+    is one from before A16; it matters to ``ane`` only.
+    """
+    if precision == "ane" and narrow_slices and op.kind in _SLICES and _begins_inside(op):
+        return _ENGINE_SLICE
+    if op.kind in _EXACT:
+        return None
+    if precision != "ane":
+        return FP16
+    return _ENGINE_PRODUCT if op.kind in _PRODUCTS else _ENGINE

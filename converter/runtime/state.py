@@ -1,0 +1,69 @@
+"""What a stateful network keeps between predictions, and the operations that read and write it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from converter.runtime.feature import Feature, InputError
+from converter.runtime.program import Operation
+
+
+class State:
+    """The states of one sequence of predictions, zero at first; several may be in use with the same network."""
+
+    def __init__(self, features: Mapping[str, Feature]) -> None:
+        self.features = features
+        #: Name -> its values, of which floating ones are fp32 as everywhere between operations.
+        self.tensors = {name: _tensor(np.zeros(f.shape, f.dtype)) for name, f in features.items()}
+
+    def read(self, name: str) -> NDArray[Any]:
+        """A copy of a state, in its declared type."""
+        return self.tensors[name].numpy().astype(self.features[name].dtype)
+
+    def write(self, name: str, array: NDArray[Any]) -> None:
+        """Replace a state, rounded to its declared type; raises InputError where it has another shape."""
+        feature = self.features[name]
+        if array.shape != feature.shape:
+            raise InputError(f"state {name} has shape {list(array.shape)}; {list(feature.shape)} is accepted")
+        self.tensors[name] = _tensor(array.astype(feature.dtype))
+
+
+def _tensor(array: NDArray[Any]) -> torch.Tensor:
+    return torch.from_numpy(array.astype(np.float32) if array.dtype.kind == "f" else array)
+
+
+def checked_state(state: State | None, declared: Mapping[str, Feature]) -> dict[str, torch.Tensor]:
+    """The tensors of a prediction's states; raises InputError where they are not those of the network."""
+    if state is None and declared:
+        raise InputError(f"the network keeps states ({', '.join(declared)}); give one of its make_state()")
+    found = {} if state is None else state.tensors
+    if {name: f.shape for name, f in declared.items()} != {name: tuple(t.shape) for name, t in found.items()}:
+        raise InputError(f"a state of {', '.join(found)} was given; the network's are {', '.join(declared) or 'none'}")
+    return dict(found)
+
+
+#: Operators on states as plain ones, once `without_states` has named the state among their results. coremltools writes
+#: its ``coreml_update_state`` as a ``write_state`` and a ``read_state``.
+STATE_OPERATORS: dict[str, Callable[..., Any]] = {
+    "coreml_update_state": lambda value: [value, value],
+    "read_state": lambda input: input,
+    "write_state": lambda data: data,
+}
+
+
+def without_states(op: Operation, states: Mapping[str, Feature]) -> Operation:
+    """The operation with what it writes to a state as its first result, which bears the state's name."""
+    if op.kind == "write_state":
+        (name,) = op.inputs["input"]
+    elif op.kind == "coreml_update_state":
+        (name,) = op.inputs["state"]
+    else:
+        return op
+    inputs = {parameter: names for parameter, names in op.inputs.items() if parameter not in ("input", "state")}
+    return replace(op, inputs=inputs, outputs=[name, *op.outputs], dtypes=[states[name].dtype, *op.dtypes])

@@ -1,0 +1,165 @@
+"""Overflow as a measurement: how far each operation's results reach."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import SIDE, tiny_vae
+from diffusers.models.resnet import ResnetBlock2D
+from half_programs import half, mb, package_of_program
+from packages import halved, package_of
+
+from converter.networks.vae import vae_decoder
+from converter.runtime.mil import MILNetwork
+from converter.runtime.ranges import nearest, report
+
+LARGEST = 65504.0
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory):
+    """x * 8, its square, the mean of the squares, its root: what overflows first is the square."""
+
+    def body(x):
+        scaled = mb.mul(x=x, y=np.float16(8), name="scaled")
+        moved = mb.reshape(x=scaled, shape=[2, 50], name="moved")
+        square = mb.square(x=moved, name="square")
+        mean = mb.reduce_mean(x=square, axes=[1], keep_dims=True, name="mean")
+        return mb.sqrt(x=mean, name="root")
+
+    return package_of_program(tmp_path_factory.mktemp("squares"), [half(1, 100)], body)
+
+
+def measured(path, x, precision="fp16", **how):
+    network = MILNetwork(path, precision=precision, record=True, **how)
+    network.predict({"x": x})
+    return network.ranges
+
+
+def test_ranges_are_those_of_the_numbers_before_rounding(squares):
+    x = np.random.default_rng(0).uniform(-60, 60, (1, 100)).astype(np.float16)
+    found = measured(squares, x)
+    scaled = (x.astype(np.float32) * 8).astype(np.float16).astype(np.float32)
+    over = int((scaled**2 >= 65520).sum())
+    assert 0 < over < 100
+    assert set(found) == {"scaled", "square", "mean", "root"}
+    assert found["square"].peak == (scaled**2).max()
+    assert found["square"].headroom_db == pytest.approx(20 * math.log10(LARGEST / (scaled**2).max()))
+    assert (found["square"].overflowed, found["square"].infinite, found["square"].count) == (over, over, 100)
+    assert found["scaled"].peak == np.abs(scaled).max()
+    assert found["scaled"].overflowed == found["scaled"].infinite == found["scaled"].undefined == 0
+
+
+def test_what_is_infinite_because_its_operands_were_did_not_overflow(squares):
+    found = measured(squares, np.full((1, 100), 60, np.float16))
+    assert (found["square"].overflowed, found["square"].infinite) == (100, 100)
+    assert (found["mean"].overflowed, found["mean"].infinite) == (0, 2)
+    assert (found["root"].overflowed, found["root"].infinite) == (0, 2)
+    assert nearest(found.values())[0].output == "square"
+
+
+def test_a_mask_of_infinities_is_no_overflow(tmp_path):
+    mask = np.where(np.arange(100) < 3, -np.inf, 0).astype(np.float16)[None]
+    path = package_of_program(tmp_path, [half(1, 100)], lambda x: mb.add(x=x, y=mask, name="y"))
+    found = measured(path, np.ones((1, 100), np.float16))
+    assert (found["y"].overflowed, found["y"].infinite, found["y"].peak) == (0, 3, 1)
+
+
+def test_infinities_of_finite_operands_count_as_overflow_beyond_fp32_too(tmp_path):
+    path = package_of_program(tmp_path, [half(1, 100)], lambda x: mb.exp(x=x, name="y"))
+    found = measured(path, np.full((1, 100), 100, np.float16))
+    assert (found["y"].overflowed, found["y"].peak) == (100, 0)
+
+
+def test_nan_and_subnormal_results_are_counted(tmp_path):
+    def body(x):
+        return mb.square(x=x, name="square"), mb.sqrt(x=x, name="root")
+
+    path = package_of_program(tmp_path, [half(1, 100)], body)
+    x = np.ones((1, 100), np.float16)
+    x[0, :7], x[0, 7:10], x[0, 10] = 2**-9, -4, 0
+    for precision in ("fp16", "ane"):
+        found = measured(path, x, precision)
+        assert (found["square"].subnormal, found["square"].undefined) == (7, 0)
+        assert (found["root"].subnormal, found["root"].undefined, found["root"].overflowed) == (0, 3, 0)
+
+
+def test_ranges_of_several_predictions_are_one(squares):
+    network = MILNetwork(squares, precision="fp16", record=True)
+    for size in (1, 60, 2):
+        network.predict({"x": np.full((1, 100), size, np.float16)})
+    assert network.ranges["square"].count == 300
+    assert network.ranges["square"].overflowed == 100
+    assert network.ranges["scaled"].peak == 480
+
+
+def test_fp32_tells_what_would_overflow_without_letting_it(squares):
+    network = MILNetwork(squares, record=True)
+    assert network.predict({"x": np.full((1, 100), 60, np.float16)})["root"].max() == 480
+    assert network.ranges["square"].overflowed == 100
+    assert network.ranges["mean"].overflowed == 2
+    assert network.ranges["mean"].peak == 480**2
+
+
+def test_the_engines_limits_are_what_headroom_is_measured_to(tmp_path):
+    def body(x):
+        product = mb.matmul(x=x, y=np.full((100, 1), 1, np.float16), name="product")
+        return product, mb.slice_by_index(x=x, begin=[0, 1], end=[1, 100], name="slice")
+
+    path = package_of_program(tmp_path, [half(1, 100)], body)
+    x = np.full((1, 100), 300, np.float16)
+    found = measured(path, x, "ane")
+    assert found["product"].headroom_db == pytest.approx(20 * math.log10(32752 / 30000))
+    assert found["slice"].headroom_db == pytest.approx(20 * math.log10(4094 / 300))
+    assert set(measured(path, x, "ane", narrow_slices=False)) == set(measured(path, x, "fp16")) == {"product"}
+    assert measured(path, x * np.float16(1.2), "ane")["product"].overflowed == 1
+
+
+def test_nothing_is_recorded_unless_asked(squares):
+    network = MILNetwork(squares, precision="fp16")
+    network.predict({"x": np.ones((1, 100), np.float16)})
+    assert network.ranges == {}
+
+
+def test_the_report_has_the_worst_first_and_what_lies_behind(squares):
+    lines = report(measured(squares, np.full((1, 100), 60, np.float16)).values(), most=2).splitlines()
+    assert lines[1].split()[:2] == ["square", "square"]
+    assert lines[1].endswith("-10.9 dB  100.00% overflow")
+    assert lines[2].split()[:3] == ["scaled", "mul", "480"]
+    assert lines[2].endswith("42.7 dB")
+    assert lines[3] == "2 operations behind these have infinities or NaN in their results"
+
+
+def test_sdxls_autoencoder_is_found_to_overflow_and_where_and_ours_not_to(tmp_path):
+    settings = {"scaling_factor": 0.13025, "force_upcast": True}
+    torch.manual_seed(0)
+    module = tiny_vae(**settings)
+    with torch.no_grad():
+        for block in (m for m in module.decoder.modules() if isinstance(m, ResnetBlock2D)):
+            block.norm2.weight.mul_(400)
+            block.conv2.weight.mul_(600)
+            block.conv2.bias.normal_(0, 2000)
+    halved(module)
+    inputs = {"z": np.random.default_rng(3).standard_normal((1, 4, SIDE // 8, SIDE // 8)).astype(np.float16)}
+    found = {}
+    for name, config in (("plain", {"force_upcast": False}), ("ours", {})):
+        path = package_of(
+            module,
+            tmp_path / name,
+            lambda layers, config=config: vae_decoder(layers, dict(module.config) | config, height=SIDE, width=SIDE),
+        )
+        network = MILNetwork(path, precision="fp16", record=True)
+        (picture,) = network.predict(inputs).values()
+        found[name] = np.isfinite(picture).all(), nearest(network.ranges.values())
+    finite, worst = found["plain"]
+    assert not finite
+    assert worst[0].overflowed > 0
+    assert worst[0].headroom_db < 0
+    assert sum(r.overflowed == 0 and r.infinite + r.undefined > 0 for r in worst) > 5
+    finite, worst = found["ours"]
+    assert finite
+    assert worst[0].overflowed == 0
+    assert worst[0].headroom_db > 0

@@ -1,0 +1,45 @@
+"""Small programs in fp16, with states perhaps, written with coremltools' builder, as packages."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import coremltools as ct
+    from coremltools.converters.mil import Builder as mb
+    from coremltools.converters.mil.mil import types
+
+__all__ = ["half", "mb", "package_of_program", "state", "types"]
+
+
+def half(*shape: int) -> Any:
+    """An input of fp16."""
+    return mb.TensorSpec(shape, dtype=types.fp16)
+
+
+def state(*shape: int) -> Any:
+    """A state of fp16."""
+    return mb.StateTensorSpec(shape, dtype=types.fp16)
+
+
+def package_of_program(folder: Path, inputs: list[Any], body: Callable[..., Any]) -> Path:
+    """The package of a program whose operations stay as ``body`` writes them: no pass of coremltools changes them."""
+    opset = ct.target.iOS18
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = mb.program(input_specs=inputs, opset_version=opset)(body)
+        model = ct.convert(
+            program,
+            convert_to="mlprogram",
+            minimum_deployment_target=opset,
+            compute_precision=ct.precision.FLOAT32,
+            pass_pipeline=ct.PassPipeline.EMPTY,
+            skip_model_load=True,
+        )
+        path = folder / "program.mlpackage"
+        model.save(str(path))
+    return path

@@ -1,0 +1,61 @@
+"""Programs written with coremltools' builder, run by our runtime through a package on disk."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from converter.runtime.mil import MILNetwork
+
+
+def package_program(folder: Path, opset: str, inputs: dict[str, np.ndarray], build: Callable) -> Path:
+    """A package of ``build(mb, **inputs)``, its results named result_0 and on; types a model cannot return as int32.
+
+    The program is written for an opset such as "iOS16" and is in fp32; nothing is optimized before, so that
+    coremltools computes nothing itself.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import coremltools as ct
+        from coremltools.converters.mil import Builder as mb
+        from coremltools.converters.mil.mil import Function, Program, types
+
+        placeholders = {
+            name: mb.placeholder(shape=array.shape, dtype=types.numpy_type_to_builtin_type(array.dtype.type))
+            for name, array in inputs.items()
+        }
+        with Function(placeholders, opset_version=ct.target[opset]) as function:
+            results = [
+                v if v.dtype in (types.fp32, types.int32) else mb.cast(x=v, dtype="int32")
+                for v in build(mb, **function.inputs)
+            ]
+            function.set_outputs([mb.identity(x=v, name=f"result_{i}") for i, v in enumerate(results)])
+        program = Program()
+        program.add_function("main", function)
+        model = ct.convert(
+            program,
+            convert_to="mlprogram",
+            minimum_deployment_target=ct.target[opset],
+            compute_precision=ct.precision.FLOAT32,
+            pass_pipeline=ct.PassPipeline.EMPTY,
+            skip_model_load=True,
+        )
+        path = folder / "program.mlpackage"
+        model.save(str(path))
+    return path
+
+
+def run_program(folder: Path, opset: str, inputs: dict[str, np.ndarray], build: Callable) -> list[np.ndarray]:
+    """The results of `package_program`'s program for the inputs, in its order."""
+    found = MILNetwork(package_program(folder, opset, inputs, build)).predict(inputs)
+    return [found[f"result_{i}"] for i in range(len(found))]
+
+
+def assert_same(found: list[np.ndarray], expected: Iterable, rtol: float = 1e-4, atol: float = 1e-5) -> None:
+    """Every result has the shape and the values of what is expected, arrays or tensors."""
+    for place, (ours, theirs) in enumerate(zip(found, map(np.asarray, expected), strict=True)):
+        assert ours.shape == theirs.shape, f"result {place}"
+        np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=atol, err_msg=f"result {place}")

@@ -1,0 +1,163 @@
+"""Packages in the form coremlcompiler leaves them in: their programs as text, their descriptions as JSON."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+
+from converter.mlproto import mil, ml
+
+_WORDS = {"FLOAT16": "fp16", "FLOAT32": "fp32", "FLOAT64": "fp64", "BFLOAT16": "bf16"}
+_WIDE = {"FLOAT32": "floats", "FLOAT64": "doubles", "INT64": "longInts", "UINT64": "longInts", "BOOL": "bools"}
+_SCHEMA_TYPES = {65552: "Float16", 65568: "Float32", 65600: "Double", 131104: "Int32"}
+
+
+class Printer:
+    """Spells programs as coremlcompiler does: up to iOS 17 every number is a tensor, from iOS 18 on not those alone."""
+
+    def __init__(self, bare):
+        self.bare = bare
+
+    def word(self, number):
+        name = mil().DataType.Name(number)
+        return _WORDS.get(name, name.lower())
+
+    def type(self, value_type):
+        if value_type.WhichOneof("type") == "stateType":
+            return f"state<{self.type(value_type.stateType.wrappedType)}>"
+        tensor = value_type.tensorType
+        sizes = [str(d.constant.size) if d.WhichOneof("dimension") == "constant" else "?" for d in tensor.dimensions]
+        if self.bare and not sizes:
+            return self.word(tensor.dataType)
+        return f"tensor<{self.word(tensor.dataType)}, [{', '.join(sizes)}]>"
+
+    def plain(self, word, text):
+        return f"{word}({text})" if self.bare else f"tensor<{word}, []>({text})"
+
+    def text(self, text):
+        inner = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+        return f'"{inner}"'
+
+    def number(self, number, name):
+        if name == "BOOL":
+            return "true" if number else "false"
+        if not name.startswith("FLOAT"):
+            return str(int(number))
+        if not np.isfinite(number):
+            return str(float(number))
+        mantissa, exponent = float(number).hex().split("p")
+        return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}p{exponent}"
+
+    def numbers(self, value):
+        tensor, held = value.type.tensorType, value.immediateValue.tensor
+        name, kind = mil().DataType.Name(tensor.dataType), held.WhichOneof("value")
+        if kind == "strings":
+            return np.array([self.text(s) for s in held.strings.values], object)
+        if kind != "bytes":
+            return np.array([self.number(n, name) for n in getattr(held, kind).values], object)
+        bits = int("".join(c for c in name if c.isdigit()))
+        if bits >= 8:
+            dtype = np.float16 if name == "FLOAT16" else name.lower()
+            return np.array([self.number(n, name) for n in np.frombuffer(held.bytes.values, dtype)], object)
+        count = int(np.prod([d.constant.size for d in tensor.dimensions], dtype=int))
+        each = np.unpackbits(np.frombuffer(held.bytes.values, np.uint8), bitorder="little")[: count * bits]
+        found = [sum(int(b) << n for n, b in enumerate(one)) for one in each.reshape(count, bits)]
+        signed = name.startswith("INT")
+        return np.array([str(n - (1 << bits) if signed and n >> (bits - 1) else n) for n in found], object)
+
+    def nested(self, words):
+        return words if isinstance(words, str) else f"[{', '.join(self.nested(w) for w in words)}]"
+
+    def value(self, value):
+        if value.WhichOneof("value") == "blobFileValue":
+            path = self.plain("string", self.text(value.blobFileValue.fileName))
+            offset = self.plain("uint64", str(value.blobFileValue.offset))
+            return f"{self.type(value.type)}(BLOBFILE(path = {path}, offset = {offset}))"
+        words = self.numbers(value).reshape([d.constant.size for d in value.type.tensorType.dimensions])
+        return f"{self.type(value.type)}({self.nested(words.tolist())})"
+
+    def binding(self, binding):
+        return binding.name if binding.WhichOneof("binding") == "name" else self.value(binding.value)
+
+    def argument(self, name, argument):
+        if name == "values":
+            return f"({', '.join(self.binding(b) for b in argument.arguments)})"
+        (binding,) = argument.arguments
+        return self.binding(binding)
+
+    def operation(self, op):
+        given = ", ".join(f"{self.type(o.type)} {o.name}" for o in op.outputs)
+        taken = ", ".join(f"{name} = {self.argument(name, a)}" for name, a in sorted(op.inputs.items()))
+        about = ", ".join(f"{name} = {self.value(v)}" for name, v in sorted(op.attributes.items()))
+        return f"            {given}{' = ' if given else ''}{op.type}({taken})[{about}];"
+
+    def program(self, model):
+        pair = "string, string" if self.bare else "tensor<string, []>, tensor<string, []>"
+        lines = ["program(1.3)" if self.bare else "program(1.0)"]
+        lines += [
+            f'[buildInfo = dict<{pair}>({{{{"coremlc-component-MIL", "3404.16.1"}}, {{"odd", "a]\\"{{"}}}})]',
+            "{",
+        ]
+        for name, function in model.mlProgram.functions.items():
+            taken = ", ".join(f"{self.type(i.type)} {i.name}" for i in function.inputs)
+            lines.append(f"    func {name}<ios{10 + int(function.opset[-1])}>({taken}) {{")
+            block = function.block_specializations[function.opset]
+            lines += [self.operation(op) for op in block.operations]
+            lines.append(f"        }} -> ({', '.join(block.outputs)});")
+        return "\n".join([*lines, "}"])
+
+
+def _schema(features):
+    found = []
+    for feature in features:
+        state = feature.type.WhichOneof("Type") == "stateType"
+        array = feature.type.stateType.arrayType if state else feature.type.multiArrayType
+        entry = {
+            "hasShapeFlexibility": "0",
+            "isOptional": str(int(feature.type.isOptional)),
+            "dataType": _SCHEMA_TYPES[array.dataType],
+            "shortDescription": "",
+            "shape": str(list(array.shape)),
+            "name": feature.name,
+            "type": "State" if state else "MultiArray",
+        }
+        if array.enumeratedShapes.shapes:
+            entry["enumeratedShapes"] = str([list(s.shape) for s in array.enumeratedShapes.shapes])
+        if array.shapeRange.sizeRanges:
+            entry["shapeRange"] = str([[r.lowerBound, r.upperBound] for r in array.shapeRange.sizeRanges])
+        found.append(entry)
+    return found
+
+
+def _about(description):
+    return {f"{part}Schema": _schema(getattr(description, part)) for part in ("input", "output", "state")}
+
+
+def read_spec(package):
+    """A package's model message."""
+    model = ml().Model()
+    model.ParseFromString((package / "Data/com.apple.CoreML/model.mlmodel").read_bytes())
+    return model
+
+
+def compiled(package, out, bare=False):
+    """The package as coremlcompiler leaves it, as far as it is documented; a pipeline's models in model0 and so on."""
+    model = read_spec(package)
+    parts = {out / f"model{n}": m for n, m in enumerate(model.pipeline.models)} or {out: model}
+    out.mkdir()
+    for folder, part in parts.items():
+        folder.mkdir(exist_ok=True)
+        (folder / "model.mil").write_text(Printer(bare).program(part))
+        weights = package / "Data/com.apple.CoreML/weights"
+        if weights.is_dir():
+            shutil.copytree(weights, folder / "weights")
+    for folder, part in {**parts, out: model}.items():
+        about = _about(part.description) | {
+            "version": part.description.metadata.versionString,
+            "userDefinedMetadata": dict(part.description.metadata.userDefined),
+            "functions": [_about(f) | {"name": f.name} for f in part.description.functions],
+        }
+        (folder / "metadata.json").write_text(json.dumps([about]))
+    return out
