@@ -41,6 +41,7 @@ ifdef BENCH
 else
 	$(BIN)/python -m benchmarks.conversion --peers
 	$(BIN)/python -m benchmarks.inference
+	$(BIN)/python -m benchmarks.serving
 endif
 
 # coremltools' own operator tests, predicted by our runtime; CONFORMANCE='--op conv', '--sample 25', '--torch'.
