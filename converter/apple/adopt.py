@@ -13,11 +13,12 @@ from converter.apple.model import AppleModel, recognise_apple
 from converter.apple.settings import AppleSettings, Settled, settle
 from converter.errors import CheckpointError
 from converter.folder import FILE, Conditions, Manifest, ModelFolder, Package, Source, Versions
+from converter.runtime.halves import parts
 
 
 def _digest(model: AppleModel, of: Callable[[Path], str]) -> str:
     whole = hashlib.sha256()
-    for path in model.networks.values():
+    for path in (part for network in model.networks.values() for part in parts(network)):
         for file in sorted(p for p in path.rglob("*") if p.is_file()):
             whole.update(f"{file.relative_to(model.folder).as_posix()} {of(file)}\n".encode())
     return whole.hexdigest()

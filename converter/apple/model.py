@@ -9,6 +9,7 @@ import numpy as np
 
 from converter.apple.layout import Layout, find_layout
 from converter.errors import CheckpointError
+from converter.runtime.halves import parts
 from converter.runtime.outline import Outline, read_outline
 
 _AUTOENCODER = ("vae_decoder", "vae_encoder")
@@ -25,19 +26,17 @@ _ENCODERS = {"sdxl": ("text_encoder", "text_encoder_2"), "sdxl_refiner": ("text_
 #: their activation, by which they are told apart.
 _PUBLISHED = {"sd1": 768, "sd2": 1024, "sdxl": 2048, "sdxl_refiner": 1280}
 _PUBLISHED_LATENTS = 4
+_COREMLTOOLS = "com.github.apple.coremltools.version"
 _BATCHES = (1, 2)
 #: What stands in a UNet's place where there is none that runs here, and what to do about it.
 _INSTEAD = {
-    "unet_chunk1": "its UNet is cut in two (unet_chunk1 and unet_chunk2), and a UNet is run whole here; give the "
-    "package it was cut from, or convert without --chunk-unet",
+    "unet_chunk2": "its UNet was cut in two, of which the first half (unet_chunk1) is missing",
     "control-unet": "its only UNet takes a ControlNet's outputs (control-unet); convert the UNet also without "
     "--unet-support-controlnet",
     "control-unet_chunk1": "its only UNet takes a ControlNet's outputs and is cut in two (control-unet_chunk1 and 2); "
     "convert the UNet without --unet-support-controlnet and --chunk-unet",
     "mmdit": "it is Stable Diffusion 3 (mmdit); Stable Diffusion 1, 2 and XL run here",
     "mmdit_chunk1": "it is Stable Diffusion 3 (mmdit); Stable Diffusion 1, 2 and XL run here",
-    "refiner_chunk1": "its refiner is cut in two (refiner_chunk1 and refiner_chunk2), and a UNet is run whole here; "
-    "give the package it was cut from, or convert without --chunk-unet",
 }
 
 
@@ -46,7 +45,8 @@ class AppleModel:
     """What the packages say. Sizes are the pictures', in pixels.
 
     version: Apple's --model-version, a Hugging Face id mostly; the file names' spelling of it where that is all.
-    networks: the networks of a model folder and where each lies; the refiner's UNet is its unet.
+    networks: the networks of a model folder and where each lies, of a UNet cut in two its first half; the refiner's
+        UNet is its unet.
     unused: what else of Apple's lies there.
     published: whether its widths are those of its family's published models.
     vocabulary: how many tokens all its text encoders know; None where that cannot be told.
@@ -207,15 +207,14 @@ def _check_autoencoder(outlines: dict[str, Outline], unet: _UNet, unet_name: str
 
 
 def _unet_name(layout: Layout) -> str:
-    """The package that serves as UNet: the UNet, or of a folder that has none at all the refiner's."""
-    if "unet" in layout.paths:
-        return "unet"
-    for name, why in _INSTEAD.items():
-        if name in layout.paths and not (name == "refiner_chunk1" and "refiner" in layout.paths):
-            raise CheckpointError(f"{layout.folder} cannot be used as it is: {why}")
-    if "refiner" in layout.paths:
-        return "refiner"
-    raise CheckpointError(f"{layout.folder} has no unet, only {', '.join(layout.paths)}")
+    """The package that serves as UNet (or its first half): the UNet, or of a folder that has none the refiner's."""
+    known = ("unet", "unet_chunk1", *_INSTEAD, "refiner", "refiner_chunk1")
+    found = next((name for name in known if name in layout.paths), None)
+    if found is None:
+        raise CheckpointError(f"{layout.folder} has no unet, only {', '.join(layout.paths)}")
+    if found in _INSTEAD:
+        raise CheckpointError(f"{layout.folder} cannot be used as it is: {_INSTEAD[found]}")
+    return found
 
 
 def recognise_apple(folder: Path) -> AppleModel:
@@ -241,12 +240,17 @@ def recognise_apple(folder: Path) -> AppleModel:
     channels, factor = _check_autoencoder(outlines, unet, outline.path.name)
     rows = [one.embedding_rows for one in encoders.values()]
     known = [n for n in rows if n is not None]
+    # A UNet that was cut in two has lost what its maker said of it.
+    said = [outline, *outlines.values()]
+    versions = (one.version for one in said if one.version)
+    tools = (one.metadata[_COREMLTOOLS] for one in said if _COREMLTOOLS in one.metadata)
+    run = {part for name in used for part in parts(layout.paths[name])}
     compressed = any(kind.startswith("constexpr_") for kind in outline.kinds)
     return AppleModel(
         folder=folder,
-        version=outline.version or layout.version,
+        version=next(versions, layout.version),
         networks={"unet" if name == unet_name else name: layout.paths[name] for name in used},
-        unused=(*sorted(set(layout.paths) - set(used)), *layout.controlnets),
+        unused=(*sorted(name for name, path in layout.paths.items() if path not in run), *layout.controlnets),
         compiled=layout.compiled,
         family=family,
         published=(unet.context_width, channels) == (_PUBLISHED[family], _PUBLISHED_LATENTS),
@@ -262,5 +266,5 @@ def recognise_apple(folder: Path) -> AppleModel:
         time_ids=unet.time_ids,
         attention=attention_spelling(outline),
         precision="compressed" if compressed else outline.inputs["sample"].dtype.name,
-        coremltools=outline.metadata.get("com.github.apple.coremltools.version", "unknown"),
+        coremltools=next(tools, "unknown"),
     )

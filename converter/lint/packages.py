@@ -14,6 +14,7 @@ from converter.lint.report import report
 from converter.lint.rules import attention, engine, layout, norms, numerics, storage
 from converter.lint.stored import Blobs
 from converter.lint.subject import Subject
+from converter.runtime.halves import parts
 
 #: Every rule that looks at one function.
 _RULES = (
@@ -74,7 +75,8 @@ def packages_in(path: Path) -> dict[str, Path]:
         return {path.name: path}
     if (path / FILE).is_file():
         folder = ModelFolder.open(path)
-        return {p.path: path / p.path for packages in folder.manifest.networks.values() for p in packages}
+        networks = (path / p.path for packages in folder.manifest.networks.values() for p in packages)
+        return {part.relative_to(path).as_posix(): part for network in networks for part in parts(network)}
     found = sorted(path.glob("*.mlpackage"))
     if not found:
         raise AnemoneError(f"{path} has no packages; accepted: an .mlpackage, a model folder, a folder of .mlpackages")

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 from converter.runtime.chunks import Chunked
 from converter.runtime.feature import Feature, InputError, Network, PackageError, UnsupportedOperator
+from converter.runtime.halves import parts
 from converter.runtime.program import declared, functions, stages
 
 __all__ = [
@@ -37,7 +38,7 @@ PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 def load(path: Path, *, function: str = "main", compute_units: str = "CPU_AND_NE", precision: str = "fast") -> Network:
-    """The package, pipeline or compiled model at ``path``, ready to predict.
+    """The package, pipeline or compiled model at ``path``, ready to predict; of a network cut in two give the first half.
 
     ``precision`` fast is Core ML on a Mac and our engine for this CPU elsewhere; fp32 (the reference), fp16 (rounded
     where Core ML would) and ane (with the Neural Engine's limits) run operation by operation on any machine.
@@ -51,9 +52,10 @@ def load(path: Path, *, function: str = "main", compute_units: str = "CPU_AND_NE
     if sys.platform == "darwin" and precision == "fast":
         from converter.runtime.coreml import CoreMLNetwork
 
-        return CoreMLNetwork(path, function, compute_units)
-    if parts := stages(path):
-        return Chunked([_compiled(part, "main", precision) for part in parts], declared(path)[1])
+        networks = [CoreMLNetwork(part, function, compute_units) for part in parts(path)]
+        return networks[0] if len(networks) == 1 else Chunked(networks)
+    if models := stages(path):
+        return Chunked([_compiled(model, "main", precision) for model in models], declared(path)[1])
     return _compiled(path, function, precision)
 
 

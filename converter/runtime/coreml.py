@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.runtime.feature import checked
-from converter.runtime.program import declared
+from converter.runtime.program import own_features
 
 #: Hints exist from macOS 15 on; our shapes never change, and a model runs many times once loaded.
 _HINTS_FROM = 15
@@ -69,12 +69,12 @@ def _hints(function: str) -> dict[str, Any]:
 
 
 class CoreMLNetwork:
-    """A package loaded by Core ML."""
+    """A package loaded by Core ML; of a network cut in two, one half."""
 
     def __init__(self, path: Path, function: str, compute_units: str) -> None:
         import coremltools as ct
 
-        self.inputs, self.outputs = declared(path, function)
+        self.inputs, self.outputs = own_features(path, function)
         ready = path if path.suffix == ".mlmodelc" else compiled(path)
         units = ct.ComputeUnit[compute_units]
         self._model = ct.models.CompiledMLModel(str(ready), compute_units=units, **_hints(function))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from converter.runtime.feature import Feature, features
+from converter.runtime.halves import parts, whole
 from converter.runtime.program import described, read_model
 
 
@@ -64,8 +65,7 @@ def _operations(block: Any) -> Iterable[Operation]:
         yield Operation(op.type, op.outputs[0].name, shape, arguments[0].name if arguments else None)
 
 
-def read_outline(path: Path) -> Outline:
-    """The outline of an .mlpackage or .mlmodelc; raises PackageError where it cannot be read or is no ML program."""
+def _outline(path: Path) -> Outline:
     model = read_model(path)
     description = described(model, path, "main")
     body = model.mlProgram.functions["main"]
@@ -77,3 +77,14 @@ def read_outline(path: Path) -> Outline:
         model.description.metadata.versionString,
         dict(model.description.metadata.userDefined),
     )
+
+
+def read_outline(path: Path) -> Outline:
+    """The outline of an .mlpackage or .mlmodelc, or of both halves of a network cut in two if ``path`` is the first.
+
+    Raises PackageError where it cannot be read or is no ML program.
+    """
+    outlines = [_outline(part) for part in parts(path)]
+    inputs, outputs = whole(path, ((o.inputs, o.outputs) for o in outlines))
+    operations = tuple(operation for outline in outlines for operation in outline.operations)
+    return replace(outlines[0], inputs=inputs, outputs=outputs, operations=operations)

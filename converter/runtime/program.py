@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from converter.runtime.compiled import COMPILED, compiled_stages, read_compiled,
 from converter.runtime.compressed import Value, decodes
 from converter.runtime.constants import Constants, dtype_of
 from converter.runtime.feature import Feature, PackageError, features
+from converter.runtime.halves import parts, whole
 
 __all__ = [
     "Operation",
@@ -24,6 +27,7 @@ __all__ = [
     "declared",
     "described",
     "functions",
+    "own_features",
     "read_model",
     "read_program",
     "stages",
@@ -54,6 +58,16 @@ class Program:
     outputs: dict[str, Feature]
     operations: list[Operation]
     states: dict[str, Feature] = field(default_factory=dict)
+
+    @property
+    def features(self) -> frozenset[str]:
+        """The names of its inputs, outputs and states."""
+        return frozenset({*self.inputs, *self.outputs, *self.states})
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all its values."""
+        return self.features | {name for op in self.operations for name in op.outputs}
 
 
 def _read_package(path: Path) -> tuple[Any, Path]:
@@ -130,8 +144,8 @@ def described(model: Any, path: Path, function: str) -> Any:
     return next((f for f in model.description.functions if f.name == function), model.description)
 
 
-def declared(path: Path, function: str = "main") -> tuple[dict[str, Feature], dict[str, Feature]]:
-    """A function's (or a pipeline's) inputs and outputs by name, without reading its weights; raises PackageError."""
+def own_features(path: Path, function: str = "main") -> tuple[dict[str, Feature], dict[str, Feature]]:
+    """What one package declares by itself, as `declared`, also where it is one half of a network."""
     if _is_compiled(path):
         description = read_description(path)
         found = next((f for f in description.functions if f.name == function), description)
@@ -140,6 +154,14 @@ def declared(path: Path, function: str = "main") -> tuple[dict[str, Feature], di
     else:
         found = described(read_model(path), path, function)
     return features(found.input), features(found.output)
+
+
+def declared(path: Path, function: str = "main") -> tuple[dict[str, Feature], dict[str, Feature]]:
+    """A function's (or a pipeline's) inputs and outputs by name, without reading its weights; raises PackageError.
+
+    Of a network cut in two, ``path`` is the first half.
+    """
+    return whole(path, (own_features(part, function) for part in parts(path)))
 
 
 def _fixed_shape(kind: Any) -> tuple[int, ...] | None:
@@ -195,8 +217,7 @@ def _check_names(given: set[str], operations: list[Operation], outputs: list[str
         raise PackageError(f"{path}: nothing gives its outputs {', '.join(lost)}")
 
 
-def read_program(path: Path, function: str = "main") -> Program:
-    """The function of the package or compiled model at ``path``; raises PackageError where it cannot be read."""
+def _read_program(path: Path, function: str) -> Program:
     model, folder = _read(path)
     description = described(model, path, function)
     block = _block(model, path, function)
@@ -220,3 +241,26 @@ def read_program(path: Path, function: str = "main") -> Program:
     inputs, outputs, states = (features(f) for f in (description.input, description.output, description.state))
     _check_names({*inputs, *states}, loose + operations, [*outputs], path)
     return Program(inputs, outputs, loose + operations, states)
+
+
+def _in_a_row(programs: Sequence[Program]) -> Iterator[Operation]:
+    """The operations of all programs; what several call the same without handing it on gets names of its own in each."""
+    times = Counter(name for program in programs for name in program.names)
+    for number, program in enumerate(programs, 1):
+        own = {name: f"{name}#{number}" for name in program.names - program.features if times[name] > 1}
+        for op in program.operations:
+            inputs = {parameter: [own.get(n, n) for n in names] for parameter, names in op.inputs.items()}
+            yield replace(op, inputs=inputs, outputs=[own.get(n, n) for n in op.outputs])
+
+
+def read_program(path: Path, function: str = "main") -> Program:
+    """The function of the package or compiled model at ``path``; raises PackageError where it cannot be read.
+
+    Both halves of a network cut in two are one program, if ``path`` is the first.
+    """
+    programs = [_read_program(part, function) for part in parts(path)]
+    if len(programs) == 1:
+        return programs[0]
+    inputs, outputs = whole(path, ((program.inputs, program.outputs) for program in programs))
+    states = {name: state for program in programs for name, state in program.states.items()}
+    return Program(inputs, outputs, list(_in_a_row(programs)), states)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import SIDE, TEXT_WIDTH, tiny_unet, tiny_vae, write_checkpoint, write_tokenizer, write_xl_checkpoint
+from cut import cut
 from mil_text import compiled
 from packages import psnr
 
@@ -23,6 +24,7 @@ from converter.clip_vocabulary import tokenizer_files
 from converter.convert import convert
 from converter.errors import CheckpointError
 from converter.folder import ModelFolder
+from converter.lint.packages import packages_in
 from converter.mlproto import ml
 from converter.plan import ConvertOptions
 from converter.runtime import Feature, PackageError, load
@@ -40,6 +42,8 @@ SWIFT = {
     "unet": "Unet",
     "vae_decoder": "VAEDecoder",
     "vae_encoder": "VAEEncoder",
+    "unet_chunk1": "UnetChunk1",
+    "unet_chunk2": "UnetChunk2",
 }
 
 
@@ -438,11 +442,11 @@ def named(folder, *networks, version="v"):
 @pytest.mark.parametrize(
     ("networks", "words"),
     [
-        (("unet_chunk1", "unet_chunk2", "text_encoder", "refiner"), r"unet_chunk1 and unet_chunk2.*--chunk-unet"),
+        (("unet_chunk2", "text_encoder", "refiner"), r"the first half \(unet_chunk1\) is missing"),
         (("control-unet", "text_encoder"), r"control-unet.*--unet-support-controlnet"),
         (("control-unet_chunk1", "control-unet_chunk2"), r"control-unet_chunk1.*--unet-support-controlnet"),
         (("mmdit", "vae_decoder"), r"Stable Diffusion 3 \(mmdit\).*1, 2 and XL"),
-        (("refiner_chunk1", "refiner_chunk2"), r"refiner is cut in two.*--chunk-unet"),
+        (("mmdit_chunk1", "mmdit_chunk2"), r"Stable Diffusion 3 \(mmdit\).*1, 2 and XL"),
         (("text_encoder", "vae_decoder"), r"no unet, only text_encoder, vae_decoder"),
     ],
 )
@@ -589,6 +593,71 @@ def test_a_picture_from_compiled_models_is_the_one_from_our_own(custom, tmp_path
     assert found.package("unet", SIDE, SIDE) == folder / "Unet.mlmodelc"
     assert (found.tokenizer("text_encoder") / "vocab.json").read_bytes() == (folder / "vocab.json").read_bytes()
     np.testing.assert_array_equal(picture(found), picture(ours))
+
+
+def with_cut_unet(apple, out):
+    """Apple's packages as --chunk-unet leaves them."""
+    folder = copied(apple, out)
+    cut(unet_of(folder), folder)
+    shutil.rmtree(unet_of(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chunked(custom, tmp_path_factory):
+    """The custom model with its UNet cut in two; not to be changed."""
+    return with_cut_unet(custom[1], tmp_path_factory.mktemp("chunked"))
+
+
+def test_a_unet_cut_in_two_shows_what_it_showed(custom, chunked):
+    expected = recognise_apple(custom[1])
+    unet = chunked / unet_of(custom[1]).name.replace("unet", "unet_chunk1")
+    networks = {network: chunked / path.name for network, path in expected.networks.items()}
+    assert recognise_apple(chunked) == replace(expected, folder=chunked, networks=networks | {"unet": unet})
+
+
+@pytest.mark.parametrize("form", ["packages", "compiled"])
+def test_a_picture_from_a_unet_cut_in_two_is_the_one_from_the_whole(custom, chunked, tmp_path, form):
+    ours, _, source = custom
+    folder = copied(chunked, tmp_path) if form == "packages" else compiled_folder(chunked, tmp_path / "Resources")
+    halves = sorted(path.name for path in folder.iterdir() if "chunk" in path.name.lower())
+    found = adopt(folder, settings_of(source))
+    assert [package.path for package in found.manifest.networks["unet"]] == halves[:1]
+    np.testing.assert_array_equal(picture(ready_model(folder, tmp_path / "data", quietly)), picture(ours))
+
+
+def test_both_halves_count_for_what_a_model_is_and_for_the_lint(custom, chunked, tmp_path):
+    folder = copied(chunked, tmp_path)
+    first = adopt(folder, settings_of(custom[2])).manifest.source
+    assert {f"{unet_of(custom[1]).stem}_chunk{n}.mlpackage" for n in (1, 2)} < set(packages_in(folder))
+    weights = next(folder.glob("*_chunk2.mlpackage")) / "Data/com.apple.CoreML/weights/weight.bin"
+    with weights.open("ab") as file:
+        file.write(b"more")
+    second = adopt(folder, settings_of(custom[2])).manifest.source
+    assert second.sha256 != first.sha256
+    assert second.stamp != first.stamp
+
+
+@pytest.mark.parametrize("damage", ["gone", "Manifest.json"])
+def test_a_second_half_that_is_missing_or_damaged_is_named(custom, chunked, tmp_path, damage):
+    folder = copied(chunked, tmp_path)
+    second = next(folder.glob("*_chunk2.mlpackage"))
+    shutil.rmtree(second) if damage == "gone" else (second / damage).unlink()
+    with pytest.raises(PackageError, match=second.name):
+        adopt(folder, settings_of(custom[2]))
+    assert not (folder / "anemone.json").exists()
+
+
+def test_a_refiner_cut_in_two_alone_is_the_model(tmp_path):
+    source = write_xl_checkpoint(tmp_path / "source", refiner=True)
+    _, whole = pair(tmp_path, source)
+    unet_of(whole).rename(str(unet_of(whole)).replace("_unet.", "_refiner."))
+    expected = recognise_apple(whole)
+    cut(expected.networks["unet"], whole)
+    shutil.rmtree(expected.networks["unet"])
+    shown = recognise_apple(whole)
+    assert (shown.family, shown.attention, shown.unused) == ("sdxl_refiner", expected.attention, ())
+    assert shown.networks["unet"].name.endswith("_refiner_chunk1.mlpackage")
 
 
 @pytest.mark.parametrize("damage", ["metadata.json", "model.mil"])

@@ -73,7 +73,7 @@ def halves(ct, tmp_path_factory):
         converted(ct, second, ["hidden", "skip", "timestep"], ["noise_pred"]),
     ]
     for number, model in enumerate(models, 1):
-        model.save(str(folder / f"unet_chunk{number}.mlpackage"))
+        model.save(str(folder / f"{number}.mlpackage"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ct.utils.make_pipeline(*models).save(str(folder / "pipeline.mlpackage"))
@@ -85,7 +85,7 @@ def halves(ct, tmp_path_factory):
 
 def test_two_chunks_run_as_the_network_they_were_cut_from(halves):
     folder, given, expected = halves
-    network = Chunked([load(folder / f"unet_chunk{n}.mlpackage", precision="fp32") for n in (1, 2)])
+    network = Chunked([load(folder / f"{n}.mlpackage", precision="fp32") for n in (1, 2)])
     assert {name: f.shape for name, f in network.inputs.items()} == {"sample": (2, 4, 8, 8), "timestep": (2,)}
     assert list(network.outputs) == ["noise_pred"]
     np.testing.assert_allclose(network.predict(given)["noise_pred"], expected, rtol=1e-4, atol=1e-5)
@@ -110,7 +110,7 @@ def test_the_models_of_a_pipeline_are_ml_programs_of_their_own(halves):
     folder, _, _ = halves
     path = folder / "pipeline.mlpackage"
     assert read_model(path / "model1").mlProgram.functions == read_model(stages(path)[1]).mlProgram.functions
-    assert stages(path / "model0") == stages(folder / "unet_chunk1.mlpackage") == ()
+    assert stages(path / "model0") == stages(folder / "1.mlpackage") == ()
     with pytest.raises(PackageError, match="is a pipeline, not an ML program"):
         read_model(path)
     with pytest.raises(PackageError, match="has 2 models, so no model2"):

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cut import cut
 
-from converter.runtime import InputError
+from converter.runtime import InputError, load
 from converter.runtime.coreml import CoreMLNetwork, compiled
 from converter.runtime.mil import MILNetwork
 
@@ -65,8 +66,7 @@ class CompiledMLModel:
         if not path.endswith(".mlmodelc") or not os.path.isdir(path):
             raise RuntimeError(f"unable to load {path}: not a compiled model")
         self.mac.loads.append((path, compute_units.name, optimization_hints or {}))
-        with open(os.path.join(path, "source")) as file:
-            self._network = MILNetwork(Path(file.read()))
+        self._network = MILNetwork(Path(path, "source.mlpackage"))
 
     def predict(self, data, state=None):
         if type(data) is not dict:
@@ -100,9 +100,7 @@ def mac(request, monkeypatch):
     def compile_model(model, destination_path=None):
         assert isinstance(model, str)
         assert destination_path.endswith(".mlmodelc")
-        os.mkdir(destination_path)
-        with open(os.path.join(destination_path, "source"), "w") as file:
-            file.write(model)
+        shutil.copytree(model, os.path.join(destination_path, "source.mlpackage"))
         found.compilations.append(model)
         return destination_path
 
@@ -185,8 +183,7 @@ def test_a_wrong_input_is_refused_before_core_ml_sees_it(mac, unet):
 
 def test_a_model_that_comes_compiled_is_loaded_as_it_is(mac, unet):
     path = unet.with_name("Unet.mlmodelc")
-    path.mkdir()
-    (path / "source").write_text(str(unet))
+    shutil.copytree(unet, path / "source.mlpackage")
     (path / "model.mil").write_text("program(1.0)\n")
     shapes = {name: array.shape for name, array in given().items()}
     schema = [{"name": n, "dataType": "Float16", "shape": str(list(shape))} for n, shape in shapes.items()]
@@ -195,4 +192,19 @@ def test_a_model_that_comes_compiled_is_loaded_as_it_is(mac, unet):
     found = CoreMLNetwork(path, "main", "CPU_AND_NE").predict(given())
     assert mac.compilations == []
     assert mac.loads[0][0] == str(path)
+    np.testing.assert_array_equal(found["noise_pred"], MILNetwork(unet).predict(given())["noise_pred"])
+
+
+@pytest.fixture(scope="module")
+def halves(model_folder, tmp_path_factory):
+    return cut(model_folder.package("unet", 64, 64), tmp_path_factory.mktemp("halves"))
+
+
+def test_halves_are_models_of_their_own_to_core_ml(halves, mac, unet, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    network = load(halves[0])
+    assert [path for path, _, _ in mac.loads] == [str(path.with_suffix(".mlmodelc")) for path in halves]
+    assert list(network.inputs) == list(given())
+    found = network.predict(given())
+    assert list(found) == ["noise_pred"]
     np.testing.assert_array_equal(found["noise_pred"], MILNetwork(unet).predict(given())["noise_pred"])

@@ -1,0 +1,20 @@
+"""Packages cut in two as Apple's converter cuts them."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+__all__ = ["cut"]
+
+
+def cut(package: Path, out: Path) -> tuple[Path, Path]:
+    """Both halves of a package, in ``out``; coremltools makes them, to whom Apple's chunk_mlprogram.py leaves it."""
+    logging.getLogger("coremltools").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from coremltools.models.utils import bisect_model
+
+        bisect_model(str(package), str(out), check_output_correctness=False)
+    return out / f"{package.stem}_chunk1.mlpackage", out / f"{package.stem}_chunk2.mlpackage"
