@@ -173,8 +173,11 @@ _RUNS: dict[str, Callable[[Any, Given], Given]] = {
 
 
 def _as_declared(array: NDArray[Any], feature: Feature) -> NDArray[Any]:
-    """Keys are turned where attention is spelled ``original``; all else has the package's shape already."""
-    return array if array.shape == feature.shape else array.transpose(0, 3, 2, 1)
+    """Keys are turned where attention is spelled ``original``; all else has the package's shape already.
+
+    Packages of Apple's converter declare no shapes of outputs.
+    """
+    return array if feature.shape in ((), array.shape) else array.transpose(0, 3, 2, 1)
 
 
 class ReferenceNetwork:

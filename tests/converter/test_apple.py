@@ -30,6 +30,7 @@ from converter.plan import ConvertOptions
 from converter.runtime import Feature, PackageError, load
 from converter.runtime.outline import Operation, Outline
 from converter.runtime.program import read_model
+from server.cli import main
 from server.jobs.request import make_request
 from server.models.library import ready_model
 from server.pipeline.stable_diffusion import Picture, StableDiffusion
@@ -119,6 +120,13 @@ def apple(custom, tmp_path):
 def settings_of(source, **changes):
     said = {"prediction_type": "v_prediction", "vae_scaling_factor": 0.5, "tokenizer": source / "tokenizer"}
     return AppleSettings(**(said | changes))
+
+
+def test_apples_packages_agree_with_the_checkpoint_though_they_declare_no_shapes(custom, apple, capsys):
+    source = custom[2]
+    adopt(apple, settings_of(source))
+    assert main(["verify", str(apple), "--against", str(source), "--steps", "0"]) == 0
+    assert "unet" in capsys.readouterr().out
 
 
 def test_a_picture_from_apples_packages_is_the_one_from_our_own(custom, apple):
