@@ -79,5 +79,6 @@ def encode_png(pixels: Pixels, parameters: str) -> bytes:
     info = PngInfo()
     info.add_text("parameters", parameters)
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", pnginfo=info)
+    # zlib's own choice, 6, takes twice as long for files 4 to 8 % smaller (27 against 57 ms at 512x512).
+    Image.fromarray(pixels).save(file, "PNG", pnginfo=info, compress_level=4)
     return file.getvalue()
