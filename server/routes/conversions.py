@@ -17,6 +17,7 @@ from server.models.orders import NAME, ConversionOrder, hub_source, usual_name
 from server.routes.dependencies import Answers, Queue, error
 from server.routes.model_wire import ConversionIn, ConversionOut, ConversionsOut, conversion_out, conversion_url
 from server.routes.upload import json_only
+from server.routes.watching import Standing, watch
 
 #: To be included before the models' own routes, which would take `conversions` for a model's name.
 router = APIRouter(prefix="/api/v1/models", tags=["models"])
@@ -184,20 +185,10 @@ async def events(
     conversion_id: str, conversions: AllConversions, watched: Annotated[Subscription, Depends(_watched)]
 ) -> AsyncIterator[ServerSentEvent]:
     """Begins with the conversion as it stands, or where `Last-Event-ID` says, and ends after the state in which it is over."""
-    found = conversions.get(conversion_id)
-    if not watched.is_complete and found is not None:
-        yield _state(found, watched.start)
-    while found is not None and found.open:
-        event = await anext(watched, None)
-        if event is None:
-            return
-        if event.kind == "progress":
-            yield ServerSentEvent(event=event.kind, data=event.data, id=str(event.id))
-            continue
+
+    def standing() -> Standing | None:
         found = conversions.get(conversion_id)
-        if found is not None:
-            yield _state(found, event.id)
+        return None if found is None else Standing(conversion_out(found), found.open)
 
-
-def _state(found: Conversion, event_id: int) -> ServerSentEvent:
-    return ServerSentEvent(event="state", raw_data=conversion_out(found).model_dump_json(), id=str(event_id))
+    async for event in watch(watched, standing):
+        yield event

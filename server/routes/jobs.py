@@ -15,6 +15,7 @@ from server.jobs.job import OPEN, Job, JobImage, Status
 from server.jobs.queue import JobQueue
 from server.jobs.store import JobStore
 from server.routes.dependencies import PNG, Answers, Queue, Store, error
+from server.routes.watching import Standing, watch
 from server.routes.wire import JobOut, JobsOut, job_out
 
 router = APIRouter(prefix="/api/v1", tags=["jobs"])
@@ -126,23 +127,13 @@ async def events(
     job_id: str, queue: Queue, watched: Annotated[Subscription, Depends(_watched)]
 ) -> AsyncIterator[ServerSentEvent]:
     """Begins with the job as it stands, or where `Last-Event-ID` says, and ends after the state in which it is over."""
-    job = queue.job(job_id)
-    if not watched.is_complete and job is not None:
-        yield _state(job, watched.start)
-    while job is not None and job.status in OPEN:
-        event = await anext(watched, None)
-        if event is None:
-            return
-        if event.kind != "state":
-            yield ServerSentEvent(event=event.kind, data=event.data, id=str(event.id))
-            continue
+
+    def standing() -> Standing | None:
         job = queue.job(job_id)
-        if job is not None:
-            yield _state(job, event.id)
+        return None if job is None else Standing(job_out(job), job.status in OPEN)
 
-
-def _state(job: Job, event_id: int) -> ServerSentEvent:
-    return ServerSentEvent(event="state", raw_data=job_out(job).model_dump_json(), id=str(event_id))
+    async for event in watch(watched, standing):
+        yield event
 
 
 @router.get(

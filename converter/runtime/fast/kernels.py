@@ -120,6 +120,13 @@ def _at(tensor: Tensor | None) -> ctypes.c_void_p | None:
     return None if tensor is None else ctypes.c_void_p(tensor.data_ptr())
 
 
+def _results(made: Tensor | Rounded) -> tuple[ctypes.c_void_p | None, ...]:
+    """Where a norm writes: fp32, or else what is rounded, its scales and its zero points."""
+    if isinstance(made, Rounded):
+        return None, _at(made.q), _at(made.scale), _at(made.zero)
+    return _at(made), None, None, None
+
+
 class Kernels:
     """Calls into the library. Tensors must be contiguous; rows are [rows, channels]."""
 
@@ -189,34 +196,15 @@ class Kernels:
         shift: Tensor | None,
         *,
         silu: bool,
-    ) -> Tensor:
-        """Group norm of rows; shift: [images, channels] added first; silu: of the result."""
+        rounded: bool = False,
+    ) -> Tensor | Rounded:
+        """Group norm of rows; shift: [images, channels] added first; silu, rounded (a scale for each image): the result."""
         shape = _GroupNorm(images, x.shape[0] // images, x.shape[1], groups, epsilon, int(silu))
-        made = torch.empty_like(x)
+        made = self._room(x, images) if rounded else torch.empty_like(x)
+        outside = made.outside if isinstance(made, Rounded) else None
         self._c.group_norm(
-            ctypes.byref(shape), _at(x), _at(shift), _at(gamma), _at(beta), _at(made), None, None, None, None
+            ctypes.byref(shape), _at(x), _at(shift), _at(gamma), _at(beta), *_results(made), _at(outside)
         )
-        return made
-
-    def group_norm_rounded(
-        self,
-        x: Tensor,
-        images: int,
-        groups: int,
-        epsilon: float,
-        gamma: Tensor,
-        beta: Tensor,
-        shift: Tensor | None,
-        *,
-        silu: bool,
-    ) -> Rounded:
-        """The same, rounded with a scale for each image."""
-        shape = _GroupNorm(images, x.shape[0] // images, x.shape[1], groups, epsilon, int(silu))
-        made = self._room(x, images)
-        self._c.group_norm(
-            ctypes.byref(shape), _at(x), _at(shift), _at(gamma), _at(beta), None, _at(made.q), _at(made.scale),
-            _at(made.zero), _at(made.outside),
-        )  # fmt: skip
         return made
 
     @staticmethod
@@ -226,21 +214,14 @@ class Kernels:
             torch.empty(x.shape, dtype=torch.uint8), torch.empty(x.shape[0]), torch.empty(x.shape[0]), outside
         )
 
-    def channel_norm(self, x: Tensor, epsilon: float, gamma: Tensor, beta: Tensor) -> Tensor:
-        """Layer norm of each row."""
-        made = torch.empty_like(x)
+    def channel_norm(
+        self, x: Tensor, epsilon: float, gamma: Tensor, beta: Tensor, *, rounded: bool = False
+    ) -> Tensor | Rounded:
+        """Layer norm of each row; rounded: with a scale for each row."""
+        made = self._room(x, None) if rounded else torch.empty_like(x)
         self._c.layer_norm(
-            _i64(x.shape[0]), _i64(x.shape[1]), ctypes.c_float(epsilon), _at(x), _at(gamma), _at(beta), _at(made), None, None, None
-        )  # fmt: skip
-        return made
-
-    def channel_norm_rounded(self, x: Tensor, epsilon: float, gamma: Tensor, beta: Tensor) -> Rounded:
-        """The same, rounded with a scale for each row."""
-        made = self._room(x, None)
-        self._c.layer_norm(
-            _i64(x.shape[0]), _i64(x.shape[1]), ctypes.c_float(epsilon), _at(x), _at(gamma), _at(beta), None, _at(made.q),
-            _at(made.scale), _at(made.zero),
-        )  # fmt: skip
+            _i64(x.shape[0]), _i64(x.shape[1]), ctypes.c_float(epsilon), _at(x), _at(gamma), _at(beta), *_results(made)
+        )
         return made
 
     def rounded(self, x: Tensor, images: int | None) -> Rounded:
@@ -248,7 +229,7 @@ class Kernels:
         made = self._room(x, images)
         blocks = x.shape[0] if images is None else images
         self._c.round_rows(
-            _i64(blocks), _i64(x.shape[0] // blocks), _i64(x.shape[1]), 0, _at(x), _at(made.q), _at(made.scale),
+            _i64(blocks), _i64(x.shape[0] // blocks), _i64(x.shape[1]), _at(x), _at(made.q), _at(made.scale),
             _at(made.zero), _at(made.outside),
         )  # fmt: skip
         return made

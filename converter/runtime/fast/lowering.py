@@ -137,11 +137,12 @@ class Lowering:
                 return F.silu(made) if silu else made
 
             return plain
-        call = kernels.group_norm_rounded if rounded else kernels.group_norm
 
         def run(live: Live) -> Any:
             added = None if shift is None else live[shift].reshape(shape[0], -1).contiguous()
-            made = call(rows_of(live[x], "channels"), shape[0], groups, epsilon, gamma, beta, added, silu=silu)
+            made = kernels.group_norm(
+                rows_of(live[x], "channels"), shape[0], groups, epsilon, gamma, beta, added, silu=silu, rounded=rounded
+            )
             return made if isinstance(made, Rounded) else as_tensor(made, shape, "channels")
 
         return run
@@ -159,10 +160,9 @@ class Lowering:
                 )
 
             return plain
-        call = kernels.channel_norm_rounded if rounded else kernels.channel_norm
 
         def run(live: Live) -> Any:
-            made = call(rows_of(live[x], layout), epsilon, gamma, beta)
+            made = kernels.channel_norm(rows_of(live[x], layout), epsilon, gamma, beta, rounded=rounded)
             return made if isinstance(made, Rounded) else as_tensor(made, shape, layout)
 
         return run

@@ -67,8 +67,10 @@ class FastNetwork:
     """
 
     def __init__(self, path: Path, function: str = "main") -> None:
-        """Raises DataDependent where a shape depends on values, UnsupportedOperator, and PackageError."""
+        """Raises DataDependent where a shape depends on values or states are kept, UnsupportedOperator, PackageError."""
         self._program = read_program(path, function)
+        if self._program.states:
+            raise DataDependent(f"{path.name} keeps {', '.join(self._program.states)}")
         refuse_unknown(path, self._program)
         self.inputs, self.outputs = self._program.inputs, self._program.outputs
         self._store = Store(kernels())
@@ -100,8 +102,6 @@ class FastNetwork:
 
 def compile_fast(path: Path, function: str = "main") -> Network:
     """The package compiled; one that keeps states, or whose shapes depend on values, runs operation by operation."""
-    if read_program(path, function).states:
-        return MILNetwork(path, function)
     try:
         return FastNetwork(path, function)
     except DataDependent:

@@ -8,32 +8,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from converter.runtime.compressed import Value, dense
+from converter.runtime.compressed import Value
+from converter.runtime.held import held
 from converter.runtime.ops import OPERATORS, TUPLES
 from converter.runtime.program import Program
 
 
 class DataDependent(Exception):
-    """A shape of the program depends on values, not only on shapes."""
+    """A program depends on more than its inputs' shapes: a shape of it on values, or a result on states."""
 
 
 def _stand_in(value: Value) -> Any:
     """A constant as operators look at it: whole numbers and single values as they are, weights as shapes alone."""
-    if isinstance(value, str):
-        return value
-    if value.size > 64 and np.issubdtype(value.dtype, np.floating):
+    if not isinstance(value, str) and value.size > 64 and np.issubdtype(value.dtype, np.floating):
         return torch.empty(value.shape, device="meta")
-    array = dense(value)
-    whole = torch.from_numpy(
-        np.array(
-            array.astype(np.float32)
-            if array.dtype.kind == "f"
-            else array.astype(np.int32)
-            if array.dtype == np.uint16
-            else array
-        )
-    )
-    return whole if array.dtype.kind != "f" or array.ndim == 0 else whole.to("meta")
+    whole = held(value)
+    return whole if isinstance(whole, str) or not whole.is_floating_point() or whole.ndim == 0 else whole.to("meta")
 
 
 def infer_shapes(program: Program, given: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
@@ -57,9 +47,9 @@ def infer_shapes(program: Program, given: Mapping[str, tuple[int, ...]]) -> dict
         if op.kind not in OPERATORS:
             raise DataDependent(op.kind)
         tensors = {n: [live[s] for s in names] if n in TUPLES else live[names[0]] for n, names in op.inputs.items()}
-        held = {n: [constant(v) for v in vs] if n in TUPLES else constant(vs[0]) for n, vs in op.constants.items()}
+        constants = {n: [constant(v) for v in vs] if n in TUPLES else constant(vs[0]) for n, vs in op.constants.items()}
         try:
-            found = OPERATORS[op.kind](**held, **tensors)
+            found = OPERATORS[op.kind](**constants, **tensors)
         except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
             raise DataDependent(f"{op.kind} {op.outputs[0]}: {error}") from error
         live |= zip(op.outputs, found if isinstance(found, list) else [found], strict=True)

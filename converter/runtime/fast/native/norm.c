@@ -175,10 +175,10 @@ void layer_norm(int64_t rows, int64_t channels, float epsilon, const float *x, c
     }
 }
 
-/* x [blocks][rows][channels] as u8, a scale and zero point for each block (rows 1: for each row). silu: of silu(x).
+/* x [blocks][rows][channels] as u8, a scale and zero point for each block (rows 1: for each row).
  * outside: a row of zero points for each block, or null. */
-void round_rows(int64_t blocks, int64_t rows, int64_t channels, int silu, const float *x, uint8_t *q, float *scale,
-                float *zero, uint8_t *outside) {
+void round_rows(int64_t blocks, int64_t rows, int64_t channels, const float *x, uint8_t *q, float *scale, float *zero,
+                uint8_t *outside) {
     const int64_t size = rows * channels, part = 16384, parts = (size + part - 1) / part;
     float *lows = malloc((size_t)(blocks * parts) * 8), *highs = lows + blocks * parts;
 #pragma omp parallel for schedule(static) collapse(2)
@@ -200,7 +200,6 @@ void round_rows(int64_t blocks, int64_t rows, int64_t channels, int silu, const 
             low = lows[block * parts + p] < low ? lows[block * parts + p] : low;
             high = highs[block * parts + p] > high ? highs[block * parts + p] : high;
         }
-        if (silu) low = low < -1.27846f ? SILU_LEAST : low / (1.0f + __builtin_expf(-low)), high = high / (1.0f + __builtin_expf(-high));
         const Steps steps = steps_of(low, high);
         for (int64_t row = 0; row < rows; row++) scale[block * rows + row] = steps.scale, zero[block * rows + row] = steps.zero;
         if (outside) memset(outside + block * channels, (int)steps.zero, (size_t)channels);
@@ -212,8 +211,7 @@ void round_rows(int64_t blocks, int64_t rows, int64_t channels, int silu, const 
             const int64_t end = (p + 1) * part < size ? (p + 1) * part : size;
             for (int64_t i = p * part; i < end; i += 16) {
                 const __mmask16 mask = first_lanes((int)(end - i));
-                __m512 v = _mm512_maskz_loadu_ps(mask, x + block * size + i);
-                if (silu) v = silu_ps(v);
+                const __m512 v = _mm512_maskz_loadu_ps(mask, x + block * size + i);
                 _mm_mask_storeu_epi8(q + block * size + i, mask, to_u8(_mm512_mul_ps(v, inverse), add));
             }
         }

@@ -127,7 +127,7 @@ def test_group_norm_is_pytorchs(channels, groups, pixels, silu):
     expected = (F.silu(expected) if silu else expected).permute(0, 2, 1).reshape(-1, channels)
     found = available.group_norm(rows, 2, groups, 1e-5, gamma, beta, shift, silu=silu)
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
-    rounded = available.group_norm_rounded(rows, 2, groups, 1e-5, gamma, beta, shift, silu=silu)
+    rounded = available.group_norm(rows, 2, groups, 1e-5, gamma, beta, shift, silu=silu, rounded=True)
     assert torch.all((exact(rounded) - expected).abs() <= rounded.scale[:, None] * 0.51)
     spread = expected.reshape(2, -1).amax(1).clamp_min(0) - expected.reshape(2, -1).amin(1).clamp_max(0)
     assert torch.all(rounded.scale.reshape(2, -1)[:, 0] <= spread / 255 * 1.2)
@@ -140,7 +140,7 @@ def test_channel_norm_is_pytorchs_layer_norm(channels):
     x, gamma, beta = torch.randn(13, channels) * 2 + 5, torch.randn(channels), torch.randn(channels)
     expected = F.layer_norm(x.double(), (channels,), gamma.double(), beta.double(), 1e-5)
     torch.testing.assert_close(available.channel_norm(x, 1e-5, gamma, beta).double(), expected, rtol=1e-4, atol=1e-4)
-    rounded = available.channel_norm_rounded(x, 1e-5, gamma, beta)
+    rounded = available.channel_norm(x, 1e-5, gamma, beta, rounded=True)
     assert torch.all((exact(rounded) - expected).abs() <= rounded.scale[:, None] * 0.51)
 
 
