@@ -5,7 +5,6 @@ The modules here hold one of each operation in the forms the networks use; ``ct.
 
 from __future__ import annotations
 
-import logging
 import warnings
 
 import numpy as np
@@ -21,16 +20,6 @@ from converter.runtime.program import read_model
 
 #: Int16 indices are what coremltools gives tables smaller than 2**15 rows; CLIP's has 49408.
 ROWS = 2**15 + 1
-
-
-@pytest.fixture(scope="module")
-def ct():
-    logging.getLogger("coremltools").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import coremltools
-
-        yield coremltools
 
 
 @pytest.fixture(scope="module")

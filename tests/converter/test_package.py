@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 
 import numpy as np
@@ -17,16 +16,6 @@ from converter.runtime import PackageError
 from converter.runtime.program import read_model
 
 NETWORKS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
-
-
-@pytest.fixture(scope="module")
-def ct():
-    logging.getLogger("coremltools").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import coremltools
-
-        yield coremltools
 
 
 def package(model_folder, network):

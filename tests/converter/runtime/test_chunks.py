@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 
 import numpy as np
@@ -13,16 +12,6 @@ from torch import nn
 
 from converter.runtime import Chunked, Feature, InputError, PackageError, functions, load
 from converter.runtime.program import declared, read_model, stages
-
-
-@pytest.fixture(scope="module")
-def ct():
-    logging.getLogger("coremltools").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import coremltools
-
-        yield coremltools
 
 
 class First(nn.Module):

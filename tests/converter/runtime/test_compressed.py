@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import mmap
 import warnings
 
@@ -19,14 +18,11 @@ from converter.runtime.program import read_program
 
 
 @pytest.fixture(scope="module")
-def ct():
-    logging.getLogger("coremltools").setLevel(logging.ERROR)
+def ct(ct):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import coremltools
-        import coremltools.optimize.coreml
-
-        yield coremltools
+        import coremltools.optimize.coreml  # noqa: F401
+    return ct
 
 
 class Small(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 
 import numpy as np
@@ -15,16 +14,6 @@ from converter.mlproto import ml
 from converter.runtime import Feature, InputError, PackageError, load
 from converter.runtime.feature import checked, features
 from converter.runtime.program import declared, functions, read_program
-
-
-@pytest.fixture(scope="module")
-def ct():
-    logging.getLogger("coremltools").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import coremltools
-
-        yield coremltools
 
 
 class Scaled(nn.Module):

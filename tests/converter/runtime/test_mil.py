@@ -15,15 +15,6 @@ from converter.runtime.mil import MILNetwork, OperationError
 from converter.runtime.program import read_model
 
 
-@pytest.fixture(scope="module")
-def ct():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import coremltools
-
-        yield coremltools
-
-
 class Mixed(nn.Module):
     """Convolution, norms and attention as a plain network has them."""
 

@@ -17,15 +17,6 @@ from converter.runtime.text import TextError, read_text
 NETWORKS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
 
 
-@pytest.fixture(scope="module")
-def ct():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import coremltools
-
-        yield coremltools
-
-
 def package(model_folder, network):
     return model_folder.package(network, *(() if network == "text_encoder" else (64, 64)))
 
