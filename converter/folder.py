@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, Field, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,11 @@ def prompted(network: str) -> bool:
 
 @dataclass(frozen=True)
 class SchedulerSettings:
-    """The noise schedule the model was trained on (diffusers' scheduler_config.json)."""
+    """The noise schedule the model was trained on (diffusers' scheduler_config.json).
+
+    trained_betas: the variance added at each training timestep, in place of what the other beta settings give.
+    rescale_betas_zero_snr: whether the schedule is rescaled to end at pure noise (Lin et al. 2023, algorithm 1).
+    """
 
     num_train_timesteps: int
     beta_start: float
@@ -51,6 +55,8 @@ class SchedulerSettings:
     timestep_spacing: str
     steps_offset: int
     set_alpha_to_one: bool
+    trained_betas: tuple[float, ...] | None = None
+    rescale_betas_zero_snr: bool = False
 
 
 @dataclass(frozen=True)
@@ -167,9 +173,10 @@ class Manifest:
             raise ManifestError(f"{path} has format {what!r}; this version reads {FORMAT}")
         values = {}
         for field in fields(Manifest):
-            if field.name not in found:
+            if field.name in found:
+                values[field.name] = found[field.name]
+            elif _required(field):
                 raise ManifestError(f"{path} lacks {field.name!r}")
-            values[field.name] = found[field.name]
         for name, kind in _PARTS.items():
             values[name] = _part(path, name, kind, values[name])
         try:
@@ -195,11 +202,18 @@ _PARTS: dict[str, type] = {
 }
 
 
+def _required(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
 def _part(path: Path, name: str, kind: type, found: Any) -> Any:
-    wanted = {f.name for f in fields(kind)}
-    if not isinstance(found, dict) or set(found) != wanted:
-        raise ManifestError(f"{path}: {name!r} must have exactly {', '.join(sorted(wanted))}")
-    return kind(**found)
+    """An object of the manifest. Unknown fields (a later version's) are ignored; missing ones take their defaults."""
+    wanted = fields(kind)
+    lacks = [f.name for f in wanted if _required(f) and (not isinstance(found, dict) or f.name not in found)]
+    if lacks:
+        raise ManifestError(f"{path}: {name!r} lacks {', '.join(lacks)}")
+    given = {f.name: found[f.name] for f in wanted if f.name in found}
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
 
 
 @dataclass(frozen=True)

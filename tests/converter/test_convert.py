@@ -355,3 +355,19 @@ def test_a_manifest_of_another_format_or_with_a_hole_is_refused_by_field(model_f
     )
     with pytest.raises(ManifestError, match="lacks the package"):
         ModelFolder.open(tmp_path / "m")
+
+
+def test_a_manifest_of_an_earlier_version_lacks_fields_that_have_defaults(model_folder, tmp_path):
+    written = json.loads((model_folder.path / "anemone.json").read_text())
+    del written["scheduler"]["trained_betas"], written["scheduler"]["rescale_betas_zero_snr"]
+    written["of_a_later_version"] = written["scheduler"]["of_a_later_version"] = 1
+    (tmp_path / "anemone.json").write_text(json.dumps(written))
+    assert Manifest.read(tmp_path) == model_folder.manifest
+
+
+def test_a_manifest_that_lacks_what_has_no_default_is_refused_by_the_field(model_folder, tmp_path):
+    written = json.loads((model_folder.path / "anemone.json").read_text())
+    del written["scheduler"]["beta_start"]
+    (tmp_path / "anemone.json").write_text(json.dumps(written))
+    with pytest.raises(ManifestError, match="'scheduler' lacks beta_start"):
+        Manifest.read(tmp_path)
