@@ -37,7 +37,7 @@ class Sampler(Protocol):
         """The latents after call ``i``; ``noise`` draws fresh noise where the sampler uses any."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NoiseSchedule(SchedulerSettings):
     """A model's noise schedule (Ho et al. 2020) and what its UNet predicts (Salimans and Ho 2022)."""
 
