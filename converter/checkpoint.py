@@ -42,7 +42,8 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} is missing; a diffusers checkpoint has model_index.json and a folder per network"
         )
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        # Editors on Windows put a byte order mark first; JSON has none (RFC 8259, section 8.1).
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}") from error
     if not isinstance(found, dict):
@@ -208,6 +209,17 @@ class Checkpoint:
         """Steps and guidance scale its makers recommend, where they say (``anemone-defaults.json``)."""
         path = self.folder / DEFAULTS
         return read_json(path) if path.is_file() else {}
+
+    @cached_property
+    def leftovers(self) -> tuple[str, ...]:
+        """The parts of the pipeline that are not converted, in sentences."""
+        parts = {name: about for name, about in self.index.items() if isinstance(about, list) and any(about)}
+        known = (*COMPONENTS, *TOKENIZERS, "scheduler", "feature_extractor")
+        return tuple(
+            f"{name} ({about[-1]}) is not converted with the checkpoint"
+            for name, about in parts.items()
+            if name not in known
+        )
 
     def tokenizer_files(self) -> dict[str, dict[str, bytes]]:
         """Each of the checkpoint's tokenizers (tokenizer, tokenizer_2): file name -> content."""

@@ -97,13 +97,16 @@ def convert(
     before anything is written, and VerificationError where a network does not give what its source gives.
     """
     plan = make_plan(open_source(source) if isinstance(source, str | Path) else source, options)
+    left_out = plan.left_out()
     totals = plan.weight_bytes()
-    require_memory(max(plan.tensors(network).largest() for network in plan.networks))
+    require_memory(plan.largest_tensor())
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Partial.open(out, plan.fingerprint)
     if only:
         _taken_over(plan, partial, out, only)
     networks = {n: packages for n in plan.networks if (packages := partial.finished(n)) is not None}
+    for network in (n for n in plan.networks if n not in networks):
+        plan.require_fp16(network)
     require_space(out.parent, sum(size for network, size in totals.items() if network not in networks))
 
     course = _Course(totals, progress)
@@ -119,6 +122,6 @@ def convert(
         (partial.path / name).mkdir(exist_ok=True)
         for file, content in files.items():
             (partial.path / name / file).write_bytes(content)
-    make_manifest(plan, networks).write(partial.path)
+    make_manifest(plan, networks, left_out).write(partial.path)
     partial.become(out)
     return ModelFolder.open(out)

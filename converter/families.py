@@ -5,13 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from converter.configs import (
+    CONTROLNET,
+    SCHEDULER,
+    TEXT_ENCODER,
+    UNET,
+    VAE,
+    Config,
+    expect,
+    is_projected,
+    not_followed,
+    read_config,
+)
 from converter.errors import CheckpointError
-from converter.networks.unet_shape import UNetShape, expect, unet_shape
+from converter.folder import SchedulerSettings
+from converter.networks.unet_shape import UNetShape, unet_shape
+from converter.schedule import read_schedule
 from converter.source import Source
 
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
-_TEXT = ("CLIPTextModel", "CLIPTextModelWithProjection")
-_ACTIVATIONS = ("quick_gelu", "gelu")
+PREDICTIONS: tuple[str, ...] = SCHEDULER["prediction_type"].accepted
+_SCHEDULER = "scheduler/scheduler_config.json"
 _AUTOENCODER = ("vae_decoder", "vae_encoder")
 #: Channels a UNet takes beside the noisy latents: none, or the mask and the masked picture's latents (inpainting).
 _INPAINTING = 1
@@ -22,7 +35,9 @@ class Family:
     """A checkpoint's kind and the sizes its networks agree on.
 
     name: sd1 and sd2 differ in their text encoder; sdxl has two; sdxl_refiner only the second.
-    inpainting: whether the UNet also takes a mask and the masked picture.
+    inpainting: whether the UNet also takes a mask and the masked image.
+    schedule: the noise it was trained on.
+    sample_size: (height, width) of the latents it was trained at; None where its UNet does not say.
     """
 
     name: str
@@ -30,11 +45,12 @@ class Family:
     unet: UNetShape
     inpainting: bool
     prediction_type: str
+    schedule: SchedulerSettings
     latent_channels: int
     vae_scale_factor: int
     vae_scaling_factor: float
     tokens: int
-    sample_size: int
+    sample_size: tuple[int, int] | None
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -47,71 +63,109 @@ class Family:
         return self.vae_scale_factor
 
 
-def _autoencoder(vae: dict[str, Any]) -> None:
-    expect("vae/config.json", vae, "_class_name", ("AutoencoderKL",), "AutoencoderKL")
+def vae_config(given: Config) -> Config:
+    """An autoencoder's configuration with its defaults; raises CheckpointError where it is another kind of network."""
+    where = "vae/config.json"
+    expect(where, given, "_class_name", ("AutoencoderKL",), "AutoencoderKL")
+    config = read_config(where, given, VAE)
     for kinds, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
-        if set(vae[kinds]) != {kind}:
-            raise CheckpointError(f"vae/config.json has {kinds} = {vae[kinds]}; this converter knows {kind} only")
+        if set(config[kinds]) != {kind} or len(config[kinds]) != len(config["block_out_channels"]):
+            raise CheckpointError(
+                f"{where} has {kinds} = {config[kinds]} for {len(config['block_out_channels'])} block_out_channels; this "
+                f"converter knows {kind} only, one for each"
+            )
+    return config
 
 
-def _text_encoders(checkpoint: Source) -> tuple[dict[str, dict[str, Any]], int]:
-    """The text encoders' configurations, and the width of their states side by side."""
+def text_encoder_config(name: str, given: Config) -> Config:
+    """A text encoder's configuration with its defaults; raises CheckpointError where it is no CLIP text encoder."""
+    where = f"{name}/config.json"
+    config = read_config(where, given, TEXT_ENCODER)
+    if config["hidden_size"] % config["num_attention_heads"]:
+        raise CheckpointError(
+            f"{where} has num_attention_heads = {config['num_attention_heads']}, which does not divide hidden_size = "
+            f"{config['hidden_size']}"
+        )
+    if config["eos_token_id"] >= config["vocab_size"]:
+        raise CheckpointError(
+            f"{where} has eos_token_id = {config['eos_token_id']} in a vocabulary of {config['vocab_size']}"
+        )
+    return config
+
+
+def _text_encoders(checkpoint: Source) -> dict[str, Config]:
     names = [n for n in ("text_encoder", "text_encoder_2") if checkpoint.has(n)]
     if not names:
         raise CheckpointError(f"{checkpoint.name} has no text encoder")
-    configs = {name: checkpoint.config(name) for name in names}
-    for name, config in configs.items():
-        where = f"{name}/config.json"
-        expect(where, config, "architectures", tuple([kind] for kind in _TEXT), [_TEXT[0]])
-        expect(where, config, "hidden_act", _ACTIVATIONS, "quick_gelu")
-    return configs, sum(int(c["hidden_size"]) for c in configs.values())
+    return {name: text_encoder_config(name, checkpoint.config(name)) for name in names}
 
 
-def _name(unet: UNetShape, text: dict[str, dict[str, Any]]) -> str:
+def _name(unet: UNetShape, text: dict[str, Config]) -> str:
     if unet.addition is not None:
         return "sdxl" if "text_encoder" in text else "sdxl_refiner"
-    return "sd1" if text["text_encoder"].get("hidden_act", "quick_gelu") == "quick_gelu" else "sd2"
+    return "sd1" if text["text_encoder"]["hidden_act"] == "quick_gelu" else "sd2"
 
 
-def recognise(checkpoint: Source, vae: dict[str, Any] | None = None) -> Family:
+def _side(given: Any) -> tuple[int, int] | None:
+    return None if given is None else (given, given) if isinstance(given, int) else (given[0], given[1])
+
+
+def recognise(checkpoint: Source, vae: Config | None = None) -> Family:
     """The checkpoint's family; raises CheckpointError saying what was found and what is supported.
 
     ``vae`` is the configuration of an autoencoder that replaces the checkpoint's; None takes its own.
     """
-    unet, scheduler = checkpoint.config("unet"), checkpoint.config("scheduler")
-    vae = checkpoint.config("vae") if vae is None else vae
-    expect("unet/config.json", unet, "_class_name", ("UNet2DConditionModel",), "UNet2DConditionModel")
-    _autoencoder(vae)
-    text, width = _text_encoders(checkpoint)
+    given = checkpoint.config("unet")
+    expect("unet/config.json", given, "_class_name", ("UNet2DConditionModel",), "UNet2DConditionModel")
+    schedule, prediction_type = read_schedule(_SCHEDULER, checkpoint.config("scheduler"))
+    autoencoder = vae_config(checkpoint.config("vae") if vae is None else vae)
+    text = _text_encoders(checkpoint)
     last = text[next(reversed(text))]
-    shape = unet_shape(unet, pooled_width=int(last.get("projection_dim", last["hidden_size"])))
+    shape = unet_shape(given, pooled_width=last["projection_dim"])
     if (shape.addition is None) != (len(text) == 1 and "text_encoder" in text):
         raise CheckpointError(
             f"{checkpoint.name} has {' and '.join(text)} and a UNet whose addition_embed_type is "
-            f"{unet.get('addition_embed_type')!r}; one text encoder goes with None, SDXL's two (or the refiner's "
+            f"{given.get('addition_embed_type')!r}; one text encoder goes with None, SDXL's two (or the refiner's "
             "text_encoder_2 alone) with 'text_time'"
         )
+    if shape.addition is not None and not is_projected(last):
+        raise CheckpointError(
+            f"text_encoder_2/config.json has architectures = {last['architectures']}; SDXL's second text encoder is a "
+            "CLIPTextModelWithProjection"
+        )
+    width = sum(config["hidden_size"] for config in text.values())
     if width != shape.context_width:
         raise CheckpointError(
             f"unet/config.json has cross_attention_dim = {shape.context_width}, but the states of "
             f"{' and '.join(text)} are {width} wide"
         )
-    latents = int(vae["latent_channels"])
-    accepted = (latents, 2 * latents + _INPAINTING)
-    expect("unet/config.json", unet, "in_channels", accepted)
-    expect("scheduler/scheduler_config.json", scheduler, "prediction_type", PREDICTIONS, "epsilon")
+    latents = autoencoder["latent_channels"]
+    unet = read_config("unet/config.json", given, UNET)
+    expect("unet/config.json", unet, "in_channels", (latents, 2 * latents + _INPAINTING))
+    expect("unet/config.json", unet, "out_channels", (latents,))
     return Family(
         name=_name(shape, text),
         text_encoders=tuple(text),
         unet=shape,
         inpainting=shape.in_channels != latents,
-        prediction_type=str(scheduler.get("prediction_type", "epsilon")),
+        prediction_type=prediction_type,
+        schedule=schedule,
         latent_channels=latents,
-        vae_scale_factor=2 ** (len(vae["block_out_channels"]) - 1),
-        vae_scaling_factor=float(vae.get("scaling_factor", 0.18215)),
-        tokens=int(last["max_position_embeddings"]),
-        sample_size=int(unet["sample_size"]),
+        vae_scale_factor=2 ** (len(autoencoder["block_out_channels"]) - 1),
+        vae_scaling_factor=float(autoencoder["scaling_factor"]),
+        tokens=last["max_position_embeddings"],
+        sample_size=_side(unet["sample_size"]),
     )
+
+
+def settings_not_followed(checkpoint: Source) -> list[str]:
+    """What the checkpoint's configurations say that is not followed though their library might, in sentences."""
+    tables = {"unet": UNET, "vae": VAE, "text_encoder": TEXT_ENCODER, "text_encoder_2": TEXT_ENCODER}
+    found = not_followed(_SCHEDULER, checkpoint.config("scheduler"), SCHEDULER)
+    for component, table in tables.items():
+        if checkpoint.has(component):
+            found += not_followed(f"{component}/config.json", checkpoint.config(component), table)
+    return found
 
 
 _CONTROLNET = "the ControlNet's config.json"
@@ -123,11 +177,9 @@ def controlnet_shape(config: dict[str, Any], family: Family) -> UNetShape:
     Raises CheckpointError where it is no ControlNet we convert or belongs to another UNet.
     """
     expect(_CONTROLNET, config, "_class_name", ("ControlNetModel",), "ControlNetModel")
-    for name, value in (("conditioning_channels", 3), ("global_pool_conditions", False)):
-        expect(_CONTROLNET, config, name, (value,), value)
-    expect(_CONTROLNET, config, "controlnet_conditioning_channel_order", ("rgb",), "rgb")
     unet = family.unet
-    shape = unet_shape(config, _CONTROLNET, pooled_width=unet.addition.text_width if unet.addition else 0)
+    width = unet.addition.text_width if unet.addition else 0
+    shape = unet_shape(config, _CONTROLNET, pooled_width=width, table=CONTROLNET)
 
     def told(shape: UNetShape) -> dict[str, Any]:
         return {

@@ -133,6 +133,7 @@ class Manifest:
     """anemone.json. Sizes are pictures' (width, height) in pixels, the first the default.
 
     plan: the fingerprint of the conversion that made it (see `converter.plan`); empty where another converter did.
+    left_out: what the checkpoint has that is not in the folder and changes no image, in sentences.
     """
 
     name: str
@@ -153,6 +154,7 @@ class Manifest:
     converter: Versions
     plan: str
     format: int = FORMAT
+    left_out: tuple[str, ...] = ()
 
     def write(self, folder: Path) -> None:
         """Write anemone.json into ``folder``."""
@@ -179,6 +181,7 @@ class Manifest:
                 raise ManifestError(f"{path} lacks {field.name!r}")
         for name, kind in _PARTS.items():
             values[name] = _part(path, name, kind, values[name])
+        values["left_out"] = tuple(found.get("left_out", ()))
         try:
             values["sizes"] = tuple((int(w), int(h)) for w, h in values["sizes"])
         except (TypeError, ValueError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Any
 
 from converter import __version__
 from converter.folder import (
@@ -14,7 +13,6 @@ from converter.folder import (
     Defaults,
     Manifest,
     Package,
-    SchedulerSettings,
     Source,
     Versions,
 )
@@ -22,18 +20,6 @@ from converter.plan import ConversionPlan
 
 #: SDXL's pipelines take an empty negative prompt for zeros unless model_index.json says otherwise.
 _ZEROS = "force_zeros_for_empty_prompt"
-
-
-def _scheduler(config: dict[str, Any]) -> SchedulerSettings:
-    return SchedulerSettings(
-        num_train_timesteps=int(config.get("num_train_timesteps", 1000)),
-        beta_start=float(config.get("beta_start", 0.00085)),
-        beta_end=float(config.get("beta_end", 0.012)),
-        beta_schedule=str(config.get("beta_schedule", "scaled_linear")),
-        timestep_spacing=str(config.get("timestep_spacing", "leading")),
-        steps_offset=int(config.get("steps_offset", 1)),
-        set_alpha_to_one=bool(config.get("set_alpha_to_one", False)),
-    )
 
 
 def _defaults(plan: ConversionPlan) -> Defaults:
@@ -46,8 +32,8 @@ def _defaults(plan: ConversionPlan) -> Defaults:
     )
 
 
-def make_manifest(plan: ConversionPlan, networks: dict[str, tuple[Package, ...]]) -> Manifest:
-    """The manifest of a finished conversion."""
+def make_manifest(plan: ConversionPlan, networks: dict[str, tuple[Package, ...]], left_out: list[str]) -> Manifest:
+    """The manifest of a finished conversion; ``left_out`` has what of the checkpoint is not in it, in sentences."""
     family, addition = plan.family, plan.family.unet.addition
     return Manifest(
         name=plan.name,
@@ -66,10 +52,11 @@ def make_manifest(plan: ConversionPlan, networks: dict[str, tuple[Package, ...]]
             time_ids=None if addition is None else addition.ids,
             zeros_for_no_prompt=addition is not None and bool(plan.checkpoint.index.get(_ZEROS, True)),
         ),
-        scheduler=_scheduler(plan.checkpoint.config("scheduler")),
+        scheduler=family.schedule,
         defaults=_defaults(plan),
         networks={name: networks[name] for name in plan.networks},
         source=Source(plan.checkpoint.kind, plan.checkpoint.name, plan.checkpoint.sha256, plan.checkpoint.stamp),
         converter=Versions(__version__, version("coremltools")),
         plan=plan.fingerprint,
+        left_out=tuple(left_out),
     )

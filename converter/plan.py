@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
 from converter import __version__
+from converter.canonical import canonical
 from converter.component import Component
 from converter.errors import CheckpointError
-from converter.families import Family, controlnet_shape, recognise
+from converter.families import (
+    Family,
+    controlnet_shape,
+    recognise,
+    settings_not_followed,
+    text_encoder_config,
+    vae_config,
+)
 from converter.folder import kind, prompted, sized
-from converter.mil import MACOS15, Target, TargetError, TargetName, target_named
-from converter.networks.catalog import Variant, component, uses
+from converter.inventory import left_out, names_taken
+from converter.mil import MACOS15, Target, TargetError, TargetName, Weights, target_named
+from converter.networks.catalog import Variant, component, write_graph
 from converter.networks.layers import Attention
 from converter.source import Source
 from converter.tensors import Tensors
@@ -84,6 +94,7 @@ class ConversionPlan:
     target: Target
     functions: bool
     verify: bool
+    _mapped: dict[str, Tensors] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -92,14 +103,50 @@ class ConversionPlan:
         return (*self.family.networks, *prompt, *(name for name in self.extras if name != "vae"))
 
     def tensors(self, network: str) -> Tensors:
-        """The weights a network is made of, mapped."""
+        """The weights of the component a network is made of, under their canonical names, mapped."""
         part = component(network)
-        return self.extras[part].tensors if part in self.extras else self.checkpoint.tensors(part)
+        if part not in self._mapped:
+            own = self.extras[part].tensors if part in self.extras else self.checkpoint.tensors(part)
+            self._mapped[part] = canonical(part, own)
+        return self._mapped[part]
 
-    def config(self, network: str) -> dict[str, Any]:
-        """A network's config.json."""
+    def published_config(self, network: str) -> dict[str, Any]:
+        """A network's config.json as it was published."""
         part = component(network)
         return self.extras[part].config if part in self.extras else self.checkpoint.config(part)
+
+    def config(self, network: str) -> dict[str, Any]:
+        """A network's configuration, with defaults for what config.json lacks where this converter reads it by a table."""
+        given, part = self.published_config(network), component(network)
+        if part == "vae":
+            return vae_config(given)
+        return text_encoder_config(part, given) if part.startswith("text_encoder") else given
+
+    @cached_property
+    def taken(self) -> dict[str, frozenset[str]]:
+        """Network -> the tensors it takes. Raises CheckpointError where a network lacks one."""
+        return {network: self._taken(network) for network in self.networks}
+
+    def _taken(self, network: str) -> frozenset[str]:
+        def write(tensors: Tensors, weights: Weights) -> None:
+            variant = self.variants(network)[0]
+            write_graph(network, tensors, self.config(network), self.family, variant, weights, self.target)
+
+        try:
+            return names_taken(self.tensors(network), write)
+        except CheckpointError as error:
+            raise CheckpointError(f"{network}: {error}") from error
+
+    def left_out(self) -> list[str]:
+        """What the checkpoint has that no network takes and that changes no image, in sentences.
+
+        Raises CheckpointError where a network lacks a tensor, or where what no network takes would change the image.
+        """
+        found = settings_not_followed(self.checkpoint)
+        for part in dict.fromkeys(component(network) for network in self.networks):
+            taken = frozenset().union(*(names for n, names in self.taken.items() if component(n) == part))
+            found += left_out(part, self.tensors(part), taken)
+        return [*found, *self.checkpoint.leftovers]
 
     def variants(self, network: str) -> list[Variant]:
         """The programs of a network, the first of them first of all in the weights file."""
@@ -130,7 +177,19 @@ class ConversionPlan:
 
     def weight_bytes(self) -> dict[str, int]:
         """Bytes of each network's weights in fp16."""
-        return {network: self.tensors(network).half_bytes(partial(uses, network)) for network in self.networks}
+        return {network: self.tensors(network).half_bytes(names) for network, names in self.taken.items()}
+
+    def largest_tensor(self) -> int:
+        """Elements of the largest tensor that a network takes."""
+        return max(math.prod(self.tensors(n).shape(name)) for n, names in self.taken.items() for name in names)
+
+    def require_fp16(self, network: str) -> None:
+        """Raise CheckpointError where a network takes a tensor with values that are not finite in fp16."""
+        for name in sorted(self.taken[network]):
+            try:
+                self.tensors(network).require_fp16(name)
+            except CheckpointError as error:
+                raise CheckpointError(f"{network}: {error}") from error
 
     @cached_property
     def fingerprint(self) -> str:
@@ -143,8 +202,13 @@ class ConversionPlan:
 
 
 def _sizes(family: Family, options: ConvertOptions) -> tuple[Size, ...]:
-    side = family.sample_size * family.vae_scale_factor
-    sizes = tuple(dict.fromkeys(options.sizes or ((side, side),)))
+    if options.sizes is None and family.sample_size is None:
+        raise CheckpointError(
+            "unet/config.json has no sample_size, so the checkpoint does not say which size it was trained at; give one "
+            "or more with --size, such as 512x512"
+        )
+    height, width = (side * family.vae_scale_factor for side in family.sample_size or (0, 0))
+    sizes = tuple(dict.fromkeys(options.sizes or ((width, height),)))
     for width, height in sizes:
         if min(width, height) < family.multiple or width % family.multiple or height % family.multiple:
             raise CheckpointError(

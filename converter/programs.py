@@ -120,7 +120,9 @@ def write_network(
         least = float("inf")
         for graph in checked:
             write_package(out / "verify.mlpackage", graph, blob, **words)
-            least = min(least, verify_package(network, out / "verify.mlpackage", config, tensors))
+            least = min(
+                least, verify_package(network, out / "verify.mlpackage", plan.published_config(network), tensors)
+            )
             shutil.rmtree(out / "verify.mlpackage")
         verified(least)
     blob.unlink()

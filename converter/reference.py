@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial as bound
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from converter.canonical import canonical_name
 from converter.networks.prompt import Transformer, transformers
 from converter.networks.unet_shape import unet_shape
 from converter.runtime import Feature
@@ -52,6 +54,24 @@ def make_module(network: str, config: dict[str, Any]) -> torch.nn.Module:
     accepted = inspect.signature(kind.__init__).parameters
     found: torch.nn.Module = kind(**{name: value for name, value in config.items() if name in accepted})
     return found
+
+
+class _Bare(torch.nn.Module):
+    """A text encoder without its last layer and norm, which many files of SDXL lack: hidden_embeds alone."""
+
+    def __init__(self, encoder: torch.nn.Module) -> None:
+        super().__init__()
+        self.text_model = encoder
+        encoder.final_layer_norm = torch.nn.Identity()
+
+    def forward(self, *args: Any, **options: Any) -> Any:
+        found = self.text_model(*args, **options)
+        found.hidden_states = (*found.hidden_states, None)
+        return found
+
+
+def _without_last_layer(config: dict[str, Any]) -> torch.nn.Module:
+    return _Bare(make_module("text_encoder", config | {"num_hidden_layers": config["num_hidden_layers"] - 1}))
 
 
 def _text_encoder(module: Any, given: Given) -> Given:
@@ -196,8 +216,14 @@ class ReferenceNetwork:
     ) -> None:
         """``inputs`` and ``outputs`` are those of the package it stands for."""
         self.inputs, self.outputs = inputs, outputs
-        self._run = _RUNS[network.partition("/")[0]]
-        self._module = streamed(lambda: make_module(network, config), tensors)
+        kind = network.partition("/")[0]
+        self._run = _RUNS[kind]
+        cut = kind.startswith("text_encoder") and "pooled_outputs" not in outputs
+        self._module = streamed(
+            lambda: _without_last_layer(config) if cut else make_module(network, config),
+            tensors,
+            bound(canonical_name, kind),
+        )
 
     @torch.inference_mode()
     def predict(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -17,9 +17,10 @@ from converter.checkpoint import content_hash, size_and_time
 from converter.errors import CheckpointError
 from converter.ldm import unet, vae
 from converter.ldm.clip import PLACES, TextEncoder, text_encoder_config, text_encoder_parts
-from converter.ldm.prediction import Prediction, prediction, sample_size, scheduler_config
+from converter.ldm.leftovers import left_out_of_file
+from converter.ldm.prediction import MARKS, Prediction, prediction, sample_size, scheduler_config
 from converter.ldm.strangers import another_unet, known_stranger, part_of_a_checkpoint
-from converter.tensors import Tensors
+from converter.tensors import Part, Tensors
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 _SUPPORTED = (
@@ -121,6 +122,7 @@ class SingleFile:
             for component in found.components:
                 found.config(component)
                 found.tensors(component)
+            _ = found.leftovers
             for encoder in found.architecture.text_encoders:
                 _expect_vocabulary(source, encoder)
         except CheckpointError as error:
@@ -170,13 +172,23 @@ class SingleFile:
             return vae.vae_config(self.source, scaling_factor=_SCALING_FACTORS[family], latents=size)
         return text_encoder_config(self.source, self._text_encoder(component))
 
+    def _parts(self, component: str) -> dict[str, Part]:
+        if component == "unet":
+            return unet.unet_parts(self.source, self._layout)
+        if component == "vae":
+            return vae.vae_parts(self.source)
+        return text_encoder_parts(self.source, self._text_encoder(component))
+
     def tensors(self, component: str) -> Tensors:
         """A network's weights under diffusers' names, mapped."""
-        if component == "unet":
-            return self.source.renamed(unet.unet_parts(self.source, self._layout))
-        if component == "vae":
-            return self.source.renamed(vae.vae_parts(self.source))
-        return self.source.renamed(text_encoder_parts(self.source, self._text_encoder(component)))
+        return self.source.renamed(self._parts(component))
+
+    @cached_property
+    def leftovers(self) -> tuple[str, ...]:
+        """What the file has that is of none of its networks, in sentences. Raises CheckpointError; see `left_out_of_file`."""
+        taken = {part.source for component in self.components for part in self._parts(component).values()}
+        rest = [name for name in self.source if name not in taken and name not in MARKS]
+        return left_out_of_file((name, self.source.stored_shape(name)) for name in rest)
 
     @cached_property
     def index(self) -> dict[str, Any]:

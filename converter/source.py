@@ -49,6 +49,10 @@ class Source(Protocol):
     def defaults(self) -> dict[str, Any]:
         """Steps, guidance scale and scheduler its makers recommend, where they say."""
 
+    @property
+    def leftovers(self) -> tuple[str, ...]:
+        """What it has beside its networks that is not converted and changes no image, in sentences."""
+
     def tokenizer_files(self) -> dict[str, dict[str, bytes]]:
         """Each tokenizer (tokenizer, tokenizer_2): file name -> content of vocab.json, merges.txt, tokenizer_config.json."""
 

@@ -16,23 +16,11 @@ import torch
 from converter.errors import CheckpointError
 from converter.tensors import Tensors
 
-#: The spelling of autoencoders' attention in checkpoints saved before diffusers 0.15.
-_OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
-
-def _stored(tensors: Tensors, name: str) -> torch.Tensor:
-    if name not in tensors:
-        for new, old in _OLD_NAMES.items():
-            if (older := name.replace(f".{new}.", f".{old}.")) in tensors:
-                name = older
-                break
-    return torch.from_numpy(tensors.array(name).astype(np.float32))
-
-
-def _fetch(layer: torch.nn.Module, inputs: Any, *, path: str, tensors: Tensors, shapes: dict[str, torch.Size]) -> None:
-    for name, shape in shapes.items():
-        value = _stored(tensors, f"{path}.{name}" if path else name).reshape(shape)
-        layer._parameters[name] = torch.nn.Parameter(value, requires_grad=False)
+def _fetch(layer: torch.nn.Module, inputs: Any, *, stored: dict[str, tuple[str, torch.Size]], tensors: Tensors) -> None:
+    for own, (name, shape) in stored.items():
+        value = torch.from_numpy(tensors.array(name).astype(np.float32)).reshape(shape)
+        layer._parameters[own] = torch.nn.Parameter(value, requires_grad=False)
 
 
 def _drop(layer: torch.nn.Module, inputs: Any, output: Any, *, empty: dict[str, torch.nn.Parameter | None]) -> None:
@@ -49,23 +37,28 @@ def _number_places(module: torch.nn.Module) -> None:
                 layer._buffers[name] = torch.arange(buffer.shape[-1]).expand(buffer.shape)
 
 
-def streamed(make: Callable[[], torch.nn.Module], tensors: Tensors) -> torch.nn.Module:
+def streamed(
+    make: Callable[[], torch.nn.Module], tensors: Tensors, stored_name: Callable[[str], str]
+) -> torch.nn.Module:
     """The module that ``make`` gives, computing in fp32 with ``tensors`` as its weights, fetched layer by layer.
 
+    ``stored_name`` gives the tensor's name for a parameter's.
     A parameter is fetched when its own module runs; modules whose parameters others use are not supported (none of the
     networks converted here has one). Raises CheckpointError where a tensor is missing.
     """
     with torch.device("meta"):
         module = make().eval()
     _number_places(module)
-    prefix = "" if any(name in tensors for name, _ in module.named_parameters()) else "text_model."
     for path, layer in module.named_modules():
         own: dict[str, torch.nn.Parameter | None] = dict(layer._parameters)
-        shapes = {name: value.shape for name, value in own.items() if value is not None}
-        if shapes and not path:
-            _fetch(layer, (), path=path, tensors=tensors, shapes=shapes)  # the whole network's own: few and small
-        elif shapes:
-            stored = path if f"{path}.{next(iter(shapes))}" in tensors or not prefix else path.removeprefix(prefix)
-            layer.register_forward_pre_hook(partial(_fetch, path=stored, tensors=tensors, shapes=shapes))
+        stored = {
+            name: (stored_name(f"{path}.{name}" if path else name), value.shape)
+            for name, value in own.items()
+            if value is not None
+        }
+        if stored and not path:
+            _fetch(layer, (), stored=stored, tensors=tensors)  # the whole network's own: few and small
+        elif stored:
+            layer.register_forward_pre_hook(partial(_fetch, stored=stored, tensors=tensors))
             layer.register_forward_hook(partial(_drop, empty=own))
     return module

@@ -6,10 +6,12 @@ The safetensors library copies each tensor and has no NumPy bfloat16; the format
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import struct
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,18 +25,71 @@ _TYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),
     "F64": np.dtype(np.float64),
     "BF16": np.dtype(np.uint16),
+    "F8_E4M3": np.dtype(np.uint8),
+    "F8_E5M2": np.dtype(np.uint8),
     "I64": np.dtype(np.int64),
     "I32": np.dtype(np.int32),
 }
-#: Types whose size is known, so that a file which has them can be named, but whose values are not read.
-_UNREAD = {"F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "BOOL": 1, "I16": 2, "U16": 2, "U32": 4, "U64": 8}
-_SIZES = {kind: dtype.itemsize for kind, dtype in _TYPES.items()} | _UNREAD
+#: Bits of the types whose values are not read. A file may have tensors of them, as long as no network takes one.
+_UNREAD = {
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "C64": 64,
+    "BOOL": 8,
+    "I8": 8,
+    "U8": 8,
+    "I16": 16,
+    "U16": 16,
+    "U32": 32,
+    "U64": 64,
+}
+_BITS = {kind: 8 * dtype.itemsize for kind, dtype in _TYPES.items()} | _UNREAD
 _LONGEST_HEADER = 100_000_000
+#: The least value that rounds to infinity in fp16.
+_INFINITE_IN_FP16 = 65520.0
+#: Bit patterns, without the sign, from which on a value is infinite or no number, and from which on it is so in fp16.
+_NOT_FINITE = {
+    "F16": 0x7C00,
+    "BF16": 0x7F80,
+    "F32": 0x7F800000,
+    "F64": 0x7FF0000000000000,
+    "F8_E4M3": 0x7F,
+    "F8_E5M2": 0x7C,
+}
+_TOO_LARGE = {"BF16": 0x4780, "F32": 0x477FF000, "F64": 0x40EFFE0000000000}
+#: Elements looked at together: few enough to stay in a core's cache.
+_CHUNK = 1 << 18
+#: What follows a layer's path in ComfyUI's files of scaled fp8 weights: the factor of its weight, in either spelling.
+_SCALES = (".weight_scale", ".scale_weight")
+#: And what says how to multiply in fp8, which is not done here: the activations' scale, and the layer's format.
+_SCALE_COMPANIONS = (".input_scale", ".scale_input", ".comfy_quant")
+_SCALED_MARK = "scaled_fp8"
+
+
+def _fp8_values(exponent_bits: int) -> NDArray[np.float32]:
+    """The 256 values of an 8-bit float (Micikevicius et al. 2022, "FP8 Formats for Deep Learning")."""
+    codes = np.arange(256, dtype=np.uint32)
+    if exponent_bits == 5:
+        return (codes << 8).astype(np.uint16).view(np.float16).astype(np.float32)
+    exponent, fraction = (codes >> 3) & 15, codes & 7
+    size = np.where(exponent == 0, fraction * 2.0**-9, (8 + fraction) * 2.0 ** (exponent.astype(np.float64) - 10))
+    size[(codes & 0x7F) == 0x7F] = np.nan
+    return np.where(codes & 0x80, -size, size).astype(np.float32)
+
+
+_FP8 = {"F8_E4M3": _fp8_values(4), "F8_E5M2": _fp8_values(5)}
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """Bytes ``begin`` to ``end`` of a file; ``shape`` is the one seen, which is turned where the file's is [in, out]."""
+    """Bytes ``begin`` to ``end`` of a file; ``shape`` is the one seen, which is turned where the file's is [in, out].
+
+    scale: what the values are multiplied by: one factor, or one for each row of the first axis as stored.
+    """
 
     file: NDArray[np.uint8]
     kind: str
@@ -42,6 +97,7 @@ class _Entry:
     begin: int
     end: int
     turned: bool = False
+    scale: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,8 +129,62 @@ def _taken(entry: _Entry, part: Part) -> _Entry:
         if len(shape) != 2:
             raise CheckpointError(f"{part.source} is {list(shape)}, not a matrix")
         shape = shape[::-1]
-    begin = entry.begin + part.index * size
-    return _Entry(entry.file, entry.kind, shape, begin, begin + size, turned=part.form == "transposed")
+    begin, scale = entry.begin + part.index * size, entry.scale
+    if scale is not None and scale.size > 1:
+        scale = np.split(scale, part.count)[part.index]
+    return _Entry(entry.file, entry.kind, shape, begin, begin + size, part.form == "transposed", scale)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise CheckpointError(f"its header names {next(n for n in names if names.count(n) > 1)!r} twice")
+    return found
+
+
+def _numbers(found: Any, what: str) -> tuple[int, ...]:
+    if not isinstance(found, list) or not all(type(n) is int and n >= 0 for n in found):
+        raise CheckpointError(f"it has {what} {found!r}; a list of whole numbers from 0 is accepted")
+    return tuple(found)
+
+
+def _overlapping(entries: dict[str, _Entry]) -> tuple[str, str] | None:
+    """Two tensors that share some of their bytes. Those that share all are one tensor with two names (tied weights)."""
+    ordered = sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end))
+    ordered = [(name, entry) for name, entry in ordered if entry.end > entry.begin]
+    for (first, a), (second, b) in itertools.pairwise(ordered):
+        if b.begin < a.end and (a.begin, a.end) != (b.begin, b.end):
+            return first, second
+    return None
+
+
+def _scaled(entries: dict[str, _Entry]) -> dict[str, _Entry]:
+    """The entries with the factors of scaled 8-bit weights taken to them; what only fp8 products need is left out."""
+    found = dict(entries)
+    for name, entry in entries.items():
+        if entry.kind not in _FP8 or not name.endswith(".weight"):
+            continue
+        layer = name.removesuffix(".weight")
+        for key in (f"{layer}{ending}" for ending in _SCALES):
+            if key in found:
+                found[name] = replace(entry, scale=_factors(name, entry, key, found.pop(key)))
+        for ending in _SCALE_COMPANIONS:
+            found.pop(f"{layer}{ending}", None)
+    return {name: entry for name, entry in found.items() if name.rpartition(".")[2] != _SCALED_MARK}
+
+
+def _factors(name: str, entry: _Entry, key: str, scale: _Entry) -> NDArray[np.float32]:
+    count = math.prod(scale.shape)
+    if scale.kind not in ("F32", "F16", "BF16") or count not in (1, entry.shape[0]):
+        raise CheckpointError(
+            f"{name} is scaled by {key} ({scale.kind} {list(scale.shape)}); this converter reads one factor for a "
+            "weight or one for each of its rows, as floats"
+        )
+    raw = scale.file[scale.begin : scale.end].view(_TYPES[scale.kind])
+    if scale.kind == "BF16":
+        raw = (raw.astype(np.uint32) << 16).view(np.float32)
+    return raw.astype(np.float32)
 
 
 class Tensors:
@@ -95,31 +205,45 @@ class Tensors:
         if not 0 < length <= min(_LONGEST_HEADER, data.size - 8):
             raise CheckpointError(f"{path} is not a whole safetensors file ({data.size} bytes)")
         try:
-            header = json.loads(data[8 : 8 + length].tobytes())
-            for name, about in header.items():
-                if name == "__metadata__":
-                    self.metadata |= {str(key): str(value) for key, value in (about or {}).items()}
-                    continue
-                begin, end = (8 + length + int(o) for o in about["data_offsets"])
-                shape = tuple(int(n) for n in about["shape"])
-                size = int(np.prod(shape, dtype=np.int64)) * _SIZES[about["dtype"]]
-                if end > data.size or end - begin != size:
-                    raise CheckpointError(f"{path} is cut short: {name} ends at byte {end} of {data.size}")
-                self._entries[name] = _Entry(data, about["dtype"], shape, begin, end)
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+            header = json.loads(data[8 : 8 + length].tobytes(), object_pairs_hook=_unique)
+            found = self._entries_of(data, 8 + length, header)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path} is damaged: {error}") from error
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{path} has an unreadable safetensors header: {error!r}") from error
+        if twice := sorted(set(found) & set(self._entries)):
+            raise CheckpointError(f"{path} has {twice[0]}, which another of the network's files has as well")
+        self._entries |= _scaled(found)
+
+    def _entries_of(self, data: NDArray[np.uint8], start: int, header: dict[str, Any]) -> dict[str, _Entry]:
+        found: dict[str, _Entry] = {}
+        for name, about in header.items():
+            if name == "__metadata__":
+                self.metadata |= {str(key): str(value) for key, value in (about or {}).items()}
+                continue
+            kind, shape = about["dtype"], _numbers(about["shape"], f"for {name} the shape")
+            offsets = _numbers(about["data_offsets"], f"for {name} the offsets")
+            if len(offsets) != 2 or offsets[0] > offsets[1] or start + offsets[1] > data.size:
+                raise CheckpointError(f"{name} lies at {list(offsets)} of {data.size - start} bytes; it is cut short")
+            # A type that is newer than this reader is no reason to refuse a file whose networks do not take it.
+            if kind in _BITS and -(-math.prod(shape) * _BITS[kind] // 8) != offsets[1] - offsets[0]:
+                raise CheckpointError(f"{name} ({kind} {list(shape)}) does not take {offsets[1] - offsets[0]} bytes")
+            found[name] = _Entry(data, kind, shape, start + offsets[0], start + offsets[1])
+        if shared := _overlapping(found):
+            raise CheckpointError(f"{shared[0]} and {shared[1]} overlap")
+        return found
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 
     def _entry(self, name: str) -> _Entry:
         if name not in self._entries:
             raise CheckpointError(f"the checkpoint has no tensor {name!r}")
         entry = self._entries[name]
-        if entry.kind in _UNREAD:
+        if entry.kind not in _TYPES:
             raise CheckpointError(f"{name} is stored as {entry.kind}; this converter reads {', '.join(_TYPES)}")
         return entry
 
@@ -133,22 +257,69 @@ class Tensors:
         found._entries = {name: _taken(self._entry(part.source), part) for name, part in parts.items()}
         return found
 
+    def under(self, names: Mapping[str, str]) -> Tensors:
+        """These files' tensors under other names (new name -> present name), whatever their types: views."""
+        found = Tensors([])
+        found.metadata = self.metadata
+        found._entries = {to: self._entries[name] for to, name in names.items()}
+        return found
+
+    def noting(self, names: set[str]) -> Tensors:
+        """A view that adds the name of each tensor whose shape or values are asked for to ``names``."""
+        found = _Noting([])
+        found.metadata, found._entries, found.names = self.metadata, self._entries, names
+        return found
+
     def shape(self, name: str) -> tuple[int, ...]:
         """The tensor's shape, without touching its data."""
         return self._entry(name).shape
 
+    def stored_shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor of any type, read or not."""
+        return self._entries[name].shape
+
     def array(self, name: str) -> NDArray[Any]:
-        """The tensor's values: a view of the file, or fp32 where the file holds bfloat16."""
+        """The tensor's values: a view of the file, or fp32 where the file holds bfloat16 or 8-bit floats."""
         entry = self._entry(name)
-        raw = entry.file[entry.begin : entry.end].view(_TYPES[entry.kind])
+        raw = self._stored(entry)
         if entry.kind == "BF16":
             raw = (raw.astype(np.uint32) << 16).view(np.float32)
-        return raw.reshape(entry.shape[::-1]).T if entry.turned else raw.reshape(entry.shape)
+        elif entry.kind in _FP8:
+            raw = _FP8[entry.kind][raw]
+        raw = raw.reshape(entry.shape[::-1] if entry.turned else entry.shape)
+        if entry.scale is not None:
+            raw = raw * entry.scale.reshape(-1, *[1] * (raw.ndim - 1))
+        return raw.T if entry.turned else raw
 
-    def half_bytes(self, wanted: Callable[[str], bool] = lambda name: True) -> int:
-        """Bytes of all tensors whose name is ``wanted`` once they are fp16."""
-        return sum(2 * int(np.prod(e.shape)) for n, e in self._entries.items() if wanted(n))
+    def _stored(self, entry: _Entry) -> NDArray[Any]:
+        return entry.file[entry.begin : entry.end].view(_TYPES[entry.kind])
 
-    def largest(self) -> int:
-        """Elements of the largest tensor."""
-        return max((int(np.prod(e.shape)) for e in self._entries.values()), default=0)
+    def require_fp16(self, name: str) -> None:
+        """Raise CheckpointError where the tensor has an infinity or NaN, or a value that is infinite in fp16.
+
+        Looks at bit patterns, whose order is the values'; no array of the tensor's size is made.
+        """
+        entry = self._entry(name)
+        if entry.kind not in _NOT_FINITE:
+            return
+        raw = self._stored(entry).view(f"u{_TYPES[entry.kind].itemsize}")
+        sign = raw.dtype.type(~(1 << (8 * raw.dtype.itemsize - 1)) & ((1 << 8 * raw.dtype.itemsize) - 1))
+        most = max((int((raw[i : i + _CHUNK] & sign).max()) for i in range(0, raw.size, _CHUNK)), default=0)
+        if most >= _NOT_FINITE[entry.kind]:
+            raise CheckpointError(f"{name} has values that are infinite or no numbers; the checkpoint is damaged")
+        scaled = entry.scale is not None and np.abs(self.array(name)).max(initial=0) >= _INFINITE_IN_FP16
+        if scaled or most >= _TOO_LARGE.get(entry.kind, _NOT_FINITE[entry.kind]):
+            raise CheckpointError(f"{name} has values beyond 65504, the largest of the fp16 that models are made of")
+
+    def half_bytes(self, names: Iterable[str]) -> int:
+        """Bytes of these tensors once they are fp16."""
+        return sum(2 * math.prod(self.shape(name)) for name in names)
+
+
+class _Noting(Tensors):
+    names: set[str]
+
+    def _entry(self, name: str) -> _Entry:
+        entry = super()._entry(name)
+        self.names.add(name)
+        return entry

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.errors import AnemoneError
+from converter.families import text_encoder_config
 from converter.reference import ReferenceNetwork
 from converter.runtime import Feature, Network
 from converter.runtime.mil import MILNetwork
@@ -71,11 +72,11 @@ def random_inputs(features: Mapping[str, Feature], config: dict[str, Any], seed:
 
 def _prompt(tokens: int, config: dict[str, Any], rng: np.random.Generator) -> NDArray[Any]:
     """A prompt of a dozen words, its end and padding; ids of old checkpoints' end are the greatest there is."""
-    last = int(config["vocab_size"]) - 1
-    end = int(config.get("eos_token_id", 2))
+    config = text_encoder_config("text_encoder", config)
+    last, end = config["vocab_size"] - 1, config["eos_token_id"]
     end = last if end == 2 else end
     ids = np.full((1, tokens), end)
-    ids[0, 0] = int(config.get("bos_token_id", end - 1)) if end != last else last - 1
+    ids[0, 0] = end - 1
     ids[0, 1:13] = rng.integers(3, last - 2, 12)
     return ids
 

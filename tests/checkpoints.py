@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -79,13 +80,27 @@ def tiny_text_encoder(vocabulary: int, kind=CLIPTextModel, **changes):
     return kind(CLIPTextConfig(**(settings | changes))).eval()
 
 
+def save_published(module: torch.nn.Module, folder: Path) -> None:
+    """Save a module in fp16 under the tensor names that the hub's folders have, whatever today's libraries write.
+
+    There CLIP's are text_model.*, with the numbers of the positions beside them; transformers 5 leaves both out.
+    """
+    module.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    module.to(torch.float32)
+    if isinstance(module, CLIPTextModel | CLIPTextModelWithProjection):
+        file = folder / "model.safetensors"
+        kept = ("text_model.", "text_projection.")
+        state = {n if n.startswith(kept) else f"text_model.{n}": t for n, t in load_file(file).items()}
+        state["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+        save_file(state, file, metadata={"format": "pt"})
+
+
 def write_checkpoint(folder: Path, *, prediction_type: str = "epsilon", unet=None, vae=None, text=None) -> Path:
-    """A whole Stable Diffusion checkpoint in ``folder``, fp16 as models are shipped."""
+    """A whole Stable Diffusion checkpoint in ``folder`` as they are published, fp16."""
     vocabulary = write_tokenizer(folder / "tokenizer")
     text_encoder = tiny_text_encoder(vocabulary, **(text or {}))
     for name, module in (("unet", unet or tiny_unet()), ("vae", vae or tiny_vae()), ("text_encoder", text_encoder)):
-        module.to(torch.float16).save_pretrained(folder / name, safe_serialization=True)
-        module.to(torch.float32)
+        save_published(module, folder / name)
     scheduler = DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -119,7 +134,7 @@ def write_xl_checkpoint(folder: Path, *, refiner: bool = False) -> Path:
         projection_class_embeddings_input_dim=8 * ids + 24,
     )
     write_checkpoint(folder, unet=unet, vae=tiny_vae(scaling_factor=0.13025))
-    second.to(torch.float16).save_pretrained(folder / "text_encoder_2", safe_serialization=True)
+    save_published(second, folder / "text_encoder_2")
     name = "StableDiffusionXLImg2ImgPipeline" if refiner else "StableDiffusionXLPipeline"
     index = {"_class_name": name, "force_zeros_for_empty_prompt": not refiner}
     (folder / "model_index.json").write_text(json.dumps(index))

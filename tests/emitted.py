@@ -11,10 +11,13 @@ from pathlib import Path
 import torch
 from checkpoints import tiny_text_encoder, tiny_unet, tiny_vae
 from diffusers import ControlNetModel
-from packages import METADATA
+from packages import METADATA, component_of
 from transformers import CLIPTextModelWithProjection
 
 from converter.blob import BlobWriter
+from converter.canonical import canonical
+from converter.configs import CONTROLNET
+from converter.families import text_encoder_config
 from converter.mil import Graph, Target, Weights
 from converter.networks.clip import text_encoder
 from converter.networks.controlnet import controlnet
@@ -62,7 +65,7 @@ def _prompt(layers: Layers, config: dict, height: int, width: int) -> None:
 
 
 def _controlnet(layers: Layers, config: dict, height: int, width: int) -> None:
-    shape = unet_shape(config, "controlnet/config.json")
+    shape = unet_shape(config, "controlnet/config.json", table=CONTROLNET)
     controlnet(layers, shape, batch=2, tokens=7, height=height, width=width)
 
 
@@ -96,15 +99,22 @@ class TinyNetworks:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._saved: set[str] = set()
+        #: Module -> the part of a checkpoint it is.
+        self._saved: dict[str, str] = {}
 
     def _source(self, module: str) -> tuple[Tensors, dict]:
         folder = self._folder / module
         if module not in self._saved:
             torch.manual_seed(5)
-            MODULES[module]().half().save_pretrained(folder, safe_serialization=True)
-            self._saved.add(module)
-        return Tensors(sorted(folder.glob("*.safetensors"))), json.loads((folder / "config.json").read_text())
+            made = MODULES[module]().half()
+            made.save_pretrained(folder, safe_serialization=True)
+            self._saved[module] = component_of(made)
+        part = self._saved[module]
+        tensors, config = (
+            Tensors(sorted(folder.glob("*.safetensors"))),
+            json.loads((folder / "config.json").read_text()),
+        )
+        return canonical(part, tensors), text_encoder_config(part, config) if part == "text_encoder" else config
 
     @contextmanager
     def weights(self, blob: Path):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from converter.blob import BlobWriter
+from converter.canonical import canonical
 from converter.mil import Graph, Weights
 from converter.networks.catalog import describe
 from converter.networks.layers import Attention, Layers
@@ -24,13 +25,19 @@ def halved(module: torch.nn.Module) -> torch.nn.Module:
     return module.half().float().eval()
 
 
+def component_of(module: torch.nn.Module) -> str:
+    """The part of a checkpoint that a module is."""
+    kinds = {"CLIPText": "text_encoder", "AutoencoderKL": "vae", "StableDiffusionSafetyChecker": "safety_checker"}
+    return next((part for kind, part in kinds.items() if type(module).__name__.startswith(kind)), "unet")
+
+
 def package_of(
     module: torch.nn.Module, folder: Path, write: Callable[[Layers], None], attention: Attention = "split_einsum"
 ) -> Path:
     """The package that ``write`` makes of the module's weights."""
     module.half().save_pretrained(folder / "module", safe_serialization=True)
     module.float()
-    tensors = Tensors(sorted((folder / "module").glob("*.safetensors")))
+    tensors = canonical(component_of(module), Tensors(sorted((folder / "module").glob("*.safetensors"))))
     blob = folder / "weights"
     with BlobWriter(blob) as writer:
         graph = Graph(Weights(writer, lambda size: None))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from converter.apple.model import AppleModel
 from converter.apple.tokenizer import Vocabulary, find_vocabulary
@@ -14,6 +13,7 @@ from converter.checkpoint import read_json
 from converter.errors import CheckpointError
 from converter.families import PREDICTIONS
 from converter.folder import GUIDED, UNGUIDED, USUAL, Defaults, SchedulerSettings
+from converter.schedule import read_schedule
 
 #: What is accepted for each of AppleSettings' fields.
 ACCEPTED = {
@@ -36,8 +36,6 @@ _SCHEDULE = SchedulerSettings(
     steps_offset=1,
     set_alpha_to_one=False,
 )
-_BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
-_SPACINGS = ("linspace", "leading", "trailing")
 #: What latents are multiplied by (vae/config.json of the published models).
 _SCALING_FACTORS = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025, "sdxl_refiner": 0.13025}
 
@@ -139,34 +137,19 @@ def _numbers_out_of_range(settings: AppleSettings) -> list[str]:
     return [_wrong(field, getattr(settings, field)) for field, right in fine.items() if not right]
 
 
-def _schedule(config: dict[str, Any]) -> SchedulerSettings:
-    """The noise schedule of a scheduler_config.json; raises ValueError or TypeError naming what does not fit."""
-    changes = {f.name: type(getattr(_SCHEDULE, f.name))(config[f.name]) for f in fields(_SCHEDULE) if f.name in config}
-    found = replace(_SCHEDULE, **changes)
-    for name, accepted in (("beta_schedule", _BETA_SCHEDULES), ("timestep_spacing", _SPACINGS)):
-        if getattr(found, name) not in accepted:
-            raise ValueError(f"its {name} is {getattr(found, name)!r}; accepted: {', '.join(accepted)}")
-    return found
-
-
 def settle(model: AppleModel, settings: AppleSettings) -> Settled:
     """Decide everything; raises AppleSettingsError listing all that is missing or wrong."""
     problems = _numbers_out_of_range(settings)
     named = _NAMED.get(re.split("[/_]", model.version)[-1]) if model.published else None
-    config: dict[str, Any] | None = None
+    prediction = settings.prediction_type
     schedule = _SCHEDULE if named is None else replace(_SCHEDULE, timestep_spacing=named.timestep_spacing)
     if settings.scheduler_config is not None:
         try:
-            config = read_json(settings.scheduler_config)
-            schedule = _schedule(config)
-        except (CheckpointError, ValueError, TypeError) as error:
+            schedule, predicted = read_schedule("it", read_json(settings.scheduler_config))
+            prediction = prediction or predicted
+        except CheckpointError as error:
             problems.append(f"{_wrong('scheduler_config', str(settings.scheduler_config))} ({error})")
 
-    prediction = settings.prediction_type
-    if prediction is None and config is not None:
-        prediction = str(config.get("prediction_type", "epsilon"))
-        if prediction not in PREDICTIONS:
-            problems.append(f"{_wrong('prediction_type', prediction)} (from {settings.scheduler_config})")
     if prediction is None and named is not None:
         prediction = named.prediction_type
     if prediction is None and model.published and (model.family != "sd2" or model.inpainting):

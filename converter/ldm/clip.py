@@ -14,6 +14,8 @@ _HEAD_WIDTH = 64
 _SD2_LAYERS = 23
 #: What stabilityai's text_encoder/config.json say of Stable Diffusion 2, where nothing is projected.
 _SD2_PROJECTION = 512
+#: Width -> layers of the published encoders (CLIP L, OpenCLIP bigG). Files may lack the last, which tells nothing then.
+_PUBLISHED_LAYERS = {768: 12, 1280: 32}
 _CLIP_PARTS = ("embeddings.token_embedding.", "embeddings.position_embedding.", "encoder.layers.", "final_layer_norm.")
 _OPENCLIP_ENDS = {
     "token_embedding.weight": "embeddings.token_embedding.weight",
@@ -80,7 +82,11 @@ PLACES: dict[str, tuple[tuple[TextEncoder, ...], ...]] = {
 def _layers(tensors: Tensors, encoder: TextEncoder) -> int:
     paths = module_paths(beneath(tensors, encoder.prefix))
     found = count(paths, "transformer.resblocks" if encoder.openclip else "encoder.layers")
-    return found if encoder.layers is None else min(found, encoder.layers)
+    if encoder.layers is not None:
+        return min(found, encoder.layers)
+    if not encoder.openclip and "final_layer_norm" not in paths:
+        found += 1  # its last layer is gone with its norm
+    return max(found, _PUBLISHED_LAYERS.get(tensors.shape(encoder.embedding)[1], 0))
 
 
 def _openclip(tensors: Tensors, encoder: TextEncoder) -> dict[str, Part]:
@@ -95,8 +101,10 @@ def _openclip(tensors: Tensors, encoder: TextEncoder) -> dict[str, Part]:
                 fused = f"{path}.attn.in_proj_{kind}"
                 found[f"{name}.self_attn.{letter}_proj.{kind}"] = Part(fused, third, 3)
     if encoder.projected:
-        # OpenCLIP multiplies by [in, out], a linear layer by its transpose.
-        found["text_projection.weight"] = Part(f"{prefix}text_projection", form="transposed")
+        # OpenCLIP multiplies by [in, out], a linear layer by its transpose; some files have it as a linear layer's.
+        linear = f"{prefix}text_projection.weight"
+        transposed = Part(f"{prefix}text_projection", form="transposed")
+        found["text_projection.weight"] = Part(linear) if linear in tensors else transposed
     return found
 
 
@@ -117,7 +125,10 @@ def text_encoder_config(tensors: Tensors, encoder: TextEncoder) -> dict[str, Any
         places, inner = "embeddings.position_embedding.weight", "encoder.layers.0.mlp.fc1.weight"
     projection = _SD2_PROJECTION if encoder.openclip else width
     if encoder.projected:
-        projection = tensors.shape(f"{encoder.prefix}text_projection")[1]
+        linear = f"{encoder.prefix}text_projection.weight"
+        projection = (
+            tensors.shape(linear)[0] if linear in tensors else tensors.shape(f"{encoder.prefix}text_projection")[1]
+        )
     return {
         "architectures": ["CLIPTextModelWithProjection" if encoder.projected else "CLIPTextModel"],
         "attention_dropout": 0.0,

@@ -12,14 +12,20 @@ from typing import Any
 
 import numpy as np
 
+from converter.errors import CheckpointError
 from converter.tensors import Tensors
 
+#: Empty tensors that say what the UNet predicts and that it was trained from pure noise (ComfyUI's convention).
+_V_MARK, _ZERO_MARK = MARKS = ("v_pred", "ztsnr")
 _WORDS = {
     "epsilon": "epsilon",
     "eps": "epsilon",
     "v": "v_prediction",
     "v_prediction": "v_prediction",
     "v-prediction": "v_prediction",
+    "sample": "sample",
+    "x0": "sample",
+    "x0_prediction": "sample",
 }
 #: ModelSpec's key, and the one ComfyUI writes in its place.
 _KEYS = ("modelspec.prediction_type", "modelspec.predict_key")
@@ -64,8 +70,14 @@ def _side(metadata: Mapping[str, str]) -> int | None:
 
 def _stated(metadata: Mapping[str, str]) -> str | None:
     for key in _KEYS:
-        if metadata.get(key, "").lower() in _WORDS:
-            return _WORDS[metadata[key].lower()]
+        word = metadata.get(key, "").strip().lower()
+        if word in _WORDS:
+            return _WORDS[word]
+        if word:
+            raise CheckpointError(
+                f"its metadata have {key} = {metadata[key]!r}; this converter knows {', '.join(_WORDS)}. Where that is "
+                "wrong of the file, give the prediction type"
+            )
     architecture = metadata.get("modelspec.architecture", "").partition("/")[0].lower()
     return _IMPLIED.get(architecture) or _IMPLIED.get(metadata.get("ss_base_model_version", ""))
 
@@ -81,8 +93,8 @@ def prediction(tensors: Tensors, family: str, *, inpainting: bool, asked: str | 
 
     The other families' models, and Stable Diffusion 2's inpainting, predict epsilon unless they say otherwise.
     """
-    zero = "ztsnr" in tensors or tensors.metadata.get("ss_zero_terminal_snr") == "True"
-    found = asked or ("v_prediction" if "v_pred" in tensors else _stated(tensors.metadata))
+    zero = _ZERO_MARK in tensors or tensors.metadata.get("ss_zero_terminal_snr") == "True"
+    found = asked or ("v_prediction" if _V_MARK in tensors else _stated(tensors.metadata))
     if found is not None:
         return Prediction(found, guessed=False, zero_terminal_snr=zero)
     if family != "sd2" or inpainting:

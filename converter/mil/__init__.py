@@ -14,7 +14,7 @@ graph       the operations
 from converter.mil.graph import Graph
 from converter.mil.target import MACOS13, MACOS14, MACOS15, TARGETS, Target, TargetError, TargetName, target_named
 from converter.mil.tensor import BOOL, FP16, FP32, INT32, UINT16, Array, Tensor, is_identifier
-from converter.mil.weights import Weights
+from converter.mil.weights import Unwritten, Weights
 
 __all__ = [
     "BOOL",
@@ -32,6 +32,7 @@ __all__ = [
     "TargetError",
     "TargetName",
     "Tensor",
+    "Unwritten",
     "Weights",
     "is_identifier",
     "target_named",

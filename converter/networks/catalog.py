@@ -96,18 +96,6 @@ def component(network: str) -> str:
     return {"vae_decoder": "vae", "vae_encoder": "vae", "unet_prompt": "unet"}.get(network, network)
 
 
-def uses(network: str, tensor: str) -> bool:
-    """Whether a network is made of this tensor of its component."""
-    if network == "unet_prompt":
-        return ".attn2.to_k." in tensor or ".attn2.to_v." in tensor
-    beginnings = {
-        "vae_decoder": ("decoder.", "post_quant_conv."),
-        "vae_encoder": ("encoder.", "quant_conv."),
-        "preview_decoder": ("decoder.",),
-    }
-    return tensor.startswith(beginnings.get(network, ""))
-
-
 def write_graph(
     network: str,
     tensors: Tensors,

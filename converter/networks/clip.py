@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from converter.configs import is_projected
 from converter.mil import FP16, FP32, INT32, Tensor
-from converter.networks.clip_layer import EPSILON, clip_layer
+from converter.networks.clip_layer import clip_layer
 from converter.networks.layers import Layers
 
 #: Below any logit, and no infinity: the Neural Engine's softmax does not survive one. exp(-4e4) is 0 in fp16.
@@ -17,7 +19,7 @@ _HIDDEN = -4e4
 def _pooled(layers: Layers, ids: Tensor, states: Tensor, config: dict[str, Any]) -> Tensor:
     """The state at the prompt's end, [1, D]."""
     g = layers.graph
-    end = int(config.get("eos_token_id", 2))
+    end = config["eos_token_id"]
     # Checkpoints from before 2023 say 2 there, and mean the greatest id (transformers, CLIPTextTransformer.forward).
     last = ids if end == 2 else g.cast(g.equal(ids, end, "is_end"), INT32, "is_end.number")
     row = g.reduce_argmax(last, -1, "end")
@@ -35,13 +37,12 @@ def text_encoder(layers: Layers, config: dict[str, Any], *, penultimate: bool = 
     """input_ids fp32 [1, T] -> last_hidden_state fp32 [1, T, D], pooled_outputs fp32 [1, D].
 
     With ``penultimate`` (SDXL) the states are those before the last layer, without its norm, under the name
-    hidden_embeds. Where the checkpoint has a projection (CLIPTextModelWithProjection), pooled_outputs are projected.
-    Ids come as floats because Core ML takes integer inputs off the Neural Engine; they are exact below 2**24.
+    hidden_embeds; many files of SDXL lack the first encoder's last layer, which nothing else uses, and then there are
+    no pooled_outputs. Of a CLIPTextModelWithProjection pooled_outputs are projected. Ids come as floats because Core ML
+    takes integer inputs off the Neural Engine; they are exact below 2**24.
     """
-    g, tensors = layers.graph, layers.tensors
-    root = "text_model." if "text_model.final_layer_norm.weight" in tensors else ""
-    tokens, width = int(config["max_position_embeddings"]), int(config["hidden_size"])
-    epsilon = float(config.get("layer_norm_eps", EPSILON))
+    g, root, width = layers.graph, "text_model.", config["hidden_size"]
+    tokens, count, epsilon = config["max_position_embeddings"], config["num_hidden_layers"], config["layer_norm_eps"]
     ids = g.cast(g.input("input_ids", (1, tokens), FP32), INT32, "ids")
     words = g.gather(layers.weight(f"{root}embeddings.token_embedding.weight"), ids, "words")
     places = layers.weight(f"{root}embeddings.position_embedding.weight", (1, tokens, width))
@@ -55,16 +56,26 @@ def text_encoder(layers: Layers, config: dict[str, Any], *, penultimate: bool = 
     def rows(x: Tensor, name: str) -> Tensor:
         return g.transpose(g.reshape(x, (1, width, tokens), f"{name}.flat"), (0, 2, 1), name)
 
+    def layer(x: Tensor, index: int) -> Tensor:
+        return clip_layer(layers, x, f"{root}encoder.layers.{index}", config, mask)
+
     mask = g.weight("causal_mask", (1, tokens, 1, tokens), FP16, causal)
-    before = x
-    for index in range(int(config["num_hidden_layers"])):
-        before, x = x, clip_layer(layers, x, f"{root}encoder.layers.{index}", config, mask)
-    states = rows(layers.layer_norm(x, f"{root}final_layer_norm", epsilon), "states")
-    pooled = _pooled(layers, ids, states, config)
-    if layers.has("text_projection.weight"):
-        pooled = _projected(layers, pooled)
+    for index in range(count - 1):
+        x = layer(x, index)
     if penultimate:
-        g.output(rows(before, "penultimate"), "hidden_embeds")
-    else:
+        g.output(rows(x, "penultimate"), "hidden_embeds")
+        if lacks_last_layer(config, layers.has):
+            return
+    states = rows(layers.layer_norm(layer(x, count - 1), f"{root}final_layer_norm", epsilon), "states")
+    pooled = _pooled(layers, ids, states, config)
+    if is_projected(config):
+        pooled = _projected(layers, pooled)
+    if not penultimate:
         g.output(states, "last_hidden_state")
     g.output(pooled, "pooled_outputs")
+
+
+def lacks_last_layer(config: dict[str, Any], has: Callable[[str], bool]) -> bool:
+    """Whether a text encoder's last layer and norm are left out of its file, which does without pooled states then."""
+    names = (f"encoder.layers.{config['num_hidden_layers'] - 1}.layer_norm1.weight", "final_layer_norm.weight")
+    return not is_projected(config) and not any(has(f"text_model.{name}") for name in names)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.errors import CheckpointError
 from converter.mil import FP16, Graph, Tensor
 from converter.tensors import Tensors
 
@@ -40,6 +42,8 @@ class Layers:
         ``change`` is applied in fp32 before rounding to fp16.
         """
 
+        stored = self.tensors.shape(path)
+
         def values() -> Half:
             array = self.tensors.array(path)
             if change is not None:
@@ -47,7 +51,9 @@ class Layers:
             half = array.astype(np.float16, copy=False)
             return half if shape is None else half.reshape(shape)
 
-        return self.graph.weight(path, shape or self.tensors.shape(path), FP16, values)
+        if math.prod(shape or stored) != math.prod(stored):
+            raise CheckpointError(f"{path} is {list(stored)}, but its configuration makes it {list(shape or ())}")
+        return self.graph.weight(path, shape or stored, FP16, values)
 
     def conv(self, x: Tensor, path: str, *, stride: int = 1, pad: int | None = None) -> Tensor:
         """The convolution at ``path``; ``pad`` None keeps the size at stride 1 (half the kernel on every side)."""

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.configs import expect
 from converter.errors import CheckpointError
 from converter.mil import FP16, FP32, Tensor
 from converter.networks.clip_layer import EPSILON, clip_layer
 from converter.networks.layers import Layers
-from converter.networks.unet_shape import expect
 
 _WHERE = "safety_checker/config.json"
 #: Added to every concept's score where a concept that needs special care was found.
@@ -61,9 +61,7 @@ def _patches(layers: Layers, root: str, side: int) -> Tensor:
 def _embedding(layers: Layers, config: dict[str, Any]) -> Tensor:
     """The picture in CLIP's space, fp16 [1, P, 1, 1]."""
     g = layers.graph
-    # transformers had the tower inside a module of its own until version 5; published checkpoints name it so.
-    nested = "vision_model.vision_model."
-    root = nested if layers.has(f"{nested}embeddings.class_embedding") else "vision_model."
+    root = "vision_model.vision_model."
     epsilon = float(config.get("layer_norm_eps", EPSILON))
     x = _patches(layers, root, int(config.get("image_size", 224)))
     x = layers.layer_norm(x, f"{root}pre_layrnorm", epsilon)  # so spelled in every checkpoint
@@ -80,6 +78,11 @@ def _margins(layers: Layers, embedding: Tensor) -> Tensor:
     """
     g, tensors = layers.graph, layers.tensors
     names = ("concept_embeds", "special_care_embeds")
+    for name in names:
+        if tensors.shape(f"{name}_weights") != tensors.shape(name)[:1]:
+            raise CheckpointError(
+                f"{name}_weights is {list(tensors.shape(f'{name}_weights'))}, not one for each concept"
+            )
     count, width = sum(tensors.shape(name)[0] for name in names), tensors.shape(names[0])[1]
 
     def directions() -> NDArray[np.float32]:

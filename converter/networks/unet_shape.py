@@ -5,39 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from converter.configs import UNET, Table, read_config
 from converter.errors import CheckpointError
 
 _DOWN = ("CrossAttnDownBlock2D", "DownBlock2D")
 _UP = ("CrossAttnUpBlock2D", "UpBlock2D")
 #: Middle block -> whether it has transformer blocks; None is no middle at all (BK-SDM small and tiny).
 _MIDDLES = {"UNetMidBlock2DCrossAttn": True, "UNetMidBlock2D": False, None: False}
-#: Settings that change the graph and that no Stable Diffusion uses; each with the value it must have.
-_FIXED: dict[str, Any] = {
-    "act_fn": "silu",
-    "attention_type": "default",
-    "center_input_sample": False,
-    "class_embed_type": None,
-    "class_embeddings_concat": False,
-    "conv_in_kernel": 3,
-    "conv_out_kernel": 3,
-    "cross_attention_norm": None,
-    "downsample_padding": 1,
-    "dual_cross_attention": False,
-    "encoder_hid_dim": None,
-    "encoder_hid_dim_type": None,
-    "mid_block_only_cross_attention": None,
-    "mid_block_scale_factor": 1,
-    "num_attention_heads": None,
-    "num_class_embeds": None,
-    "only_cross_attention": False,
-    "resnet_out_scale_factor": 1.0,
-    "resnet_skip_time_act": False,
-    "resnet_time_scale_shift": "default",
-    "time_embedding_act_fn": None,
-    "time_embedding_dim": None,
-    "time_embedding_type": "positional",
-    "timestep_post_act": None,
-}
 
 
 @dataclass(frozen=True)
@@ -85,16 +59,11 @@ class UNetShape:
         return int(2 ** (len(self.levels) - 1))
 
 
-def expect(where: str, config: dict[str, Any], name: str, accepted: tuple[Any, ...], default: Any = None) -> None:
-    """Raise CheckpointError unless ``config`` has one of the accepted values under ``name``."""
-    found = config.get(name, default)
-    if found not in accepted:
-        words = " or ".join(repr(a) for a in accepted)
-        raise CheckpointError(f"{where} has {name} = {found!r}; this converter knows {words}")
-
-
-def _per_level(value: Any, levels: int) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value] * levels
+def _per_level(where: str, name: str, value: Any, levels: int) -> list[Any]:
+    found = list(value) if isinstance(value, list | tuple) else [value] * levels
+    if len(found) != levels:
+        raise CheckpointError(f"{where} has {name} = {value!r}; one number, or one for each of {levels}, is accepted")
+    return found
 
 
 def _depths(where: str, kinds: list[str], known: tuple[str, str], layers: list[int], depth: list[Any]) -> list[Any]:
@@ -102,19 +71,21 @@ def _depths(where: str, kinds: list[str], known: tuple[str, str], layers: list[i
     for kind, count, blocks in zip(kinds, layers, depth, strict=True):
         if kind not in known:
             raise CheckpointError(f"{where} has a {kind}; this converter knows {' and '.join(known)}")
-        each = _per_level(blocks, count) if kind == known[0] else [0] * count
-        if len(each) != count:
-            raise CheckpointError(f"{where} gives {len(each)} transformer depths for {count} layers")
-        found.append(tuple(int(n) for n in each))
+        each = _per_level(where, "transformer_layers_per_block", blocks, count) if kind == known[0] else [0] * count
+        found.append(tuple(each))
     return found
 
 
 def _addition(where: str, config: dict[str, Any], text_width: int) -> Addition | None:
-    expect(where, config, "addition_embed_type", (None, "text_time"))
-    if config.get("addition_embed_type") is None:
+    if config["addition_embed_type"] is None:
         return None
-    id_width = int(config["addition_time_embed_dim"])
-    rest = int(config["projection_class_embeddings_input_dim"]) - text_width
+    id_width, inner = config["addition_time_embed_dim"], config["projection_class_embeddings_input_dim"]
+    if id_width is None or inner is None:
+        raise CheckpointError(
+            f"{where} has addition_embed_type = 'text_time', which needs addition_time_embed_dim and "
+            "projection_class_embeddings_input_dim as numbers"
+        )
+    rest = inner - text_width
     if rest <= 0 or rest % id_width:
         raise CheckpointError(
             f"{where} has projection_class_embeddings_input_dim = {rest + text_width}, which is not {text_width} (the "
@@ -123,39 +94,53 @@ def _addition(where: str, config: dict[str, Any], text_width: int) -> Addition |
     return Addition(rest // id_width, id_width, text_width)
 
 
-def unet_shape(config: dict[str, Any], where: str = "unet/config.json", *, pooled_width: int = 1280) -> UNetShape:
-    """The shape of a UNet2DConditionModel's or ControlNetModel's configuration.
+def unet_shape(
+    given: dict[str, Any], where: str = "unet/config.json", *, pooled_width: int = 1280, table: Table = UNET
+) -> UNetShape:
+    """The shape of a UNet2DConditionModel's configuration, or with ``table`` CONTROLNET of a ControlNetModel's.
 
     ``pooled_width`` is the width of SDXL's pooled text (OpenCLIP bigG's 1280). Raises CheckpointError naming the
     setting that this converter does not know, and what it knows.
     """
-    for name, value in _FIXED.items():
-        expect(where, config, name, (value,), value)
-    expect(where, config, "mid_block_type", tuple(_MIDDLES), "UNetMidBlock2DCrossAttn")
-    widths = [int(w) for w in config["block_out_channels"]]
+    config = read_config(where, given, table)
+    widths = config["block_out_channels"]
     count = len(widths)
-    layers = [int(n) for n in _per_level(config.get("layers_per_block", 2), count)]
-    depth = _per_level(config.get("transformer_layers_per_block", 1), count)
-    heads = [int(n) for n in _per_level(config.get("attention_head_dim", 8), count)]
-    context = _per_level(config.get("cross_attention_dim", 1280), count)
+
+    def each(name: str) -> list[Any]:
+        return _per_level(where, name, config[name], count)
+
+    layers, depth, heads, context = map(
+        each, ("layers_per_block", "transformer_layers_per_block", "attention_head_dim", "cross_attention_dim")
+    )
     if len(set(context)) != 1:
         raise CheckpointError(f"{where} has cross_attention_dim = {context}; this converter knows one for all levels")
+    groups = config["norm_num_groups"]
+    if wrong := [width for width in widths if width % groups]:
+        raise CheckpointError(f"{where} has norm_num_groups = {groups}, which does not divide {wrong[0]} channels")
+    if wrong := [(w, h) for w, h in zip(widths, heads, strict=True) if w % h]:
+        raise CheckpointError(
+            f"{where} has attention_head_dim = {wrong[0][1]} heads, which do not divide {wrong[0][0]}"
+        )
+    for name in ("down_block_types", "up_block_types"):
+        if name in config and len(config[name]) != count:
+            raise CheckpointError(f"{where} has {len(config[name])} {name} for {count} block_out_channels")
     down = _depths(where, config["down_block_types"], _DOWN, layers, depth)
     up: list[Any] = [()] * count
     if "up_block_types" in config:
-        turned = config.get("reverse_transformer_layers_per_block") or depth[::-1]
+        turned = config["reverse_transformer_layers_per_block"] or depth[::-1]
+        turned = _per_level(where, "reverse_transformer_layers_per_block", turned, count)
         up = _depths(where, config["up_block_types"], _UP, [n + 1 for n in layers[::-1]], turned)[::-1]
-    kind = config.get("mid_block_type", "UNetMidBlock2DCrossAttn")
+    kind = config["mid_block_type"]
     deepest = depth[-1][0] if isinstance(depth[-1], list | tuple) else depth[-1]
     return UNetShape(
-        in_channels=int(config["in_channels"]),
-        context_width=int(context[0]),
-        groups=int(config.get("norm_num_groups", 32)),
-        epsilon=float(config.get("norm_eps", 1e-5)),
+        in_channels=config["in_channels"],
+        context_width=context[0],
+        groups=groups,
+        epsilon=float(config["norm_eps"]),
         levels=tuple(Level(w, h, d, u) for w, h, d, u in zip(widths, heads, down, up, strict=True)),
-        middle=None if kind is None else int(deepest) * _MIDDLES[kind],
-        flip_sin_to_cos=bool(config.get("flip_sin_to_cos", True)),
-        frequency_shift=float(config.get("freq_shift", 0)),
+        middle=None if kind is None else deepest * _MIDDLES[kind],
+        flip_sin_to_cos=config["flip_sin_to_cos"],
+        frequency_shift=float(config["freq_shift"]),
         guidance_width=config.get("time_cond_proj_dim"),
         addition=_addition(where, config, pooled_width),
     )

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.mil import FP16, Tensor
-from converter.networks.attention import Projections, attention, diffusers_projections
+from converter.networks.attention import attention, diffusers_projections
 from converter.networks.layers import Layers
 
 _EPSILON = 1e-6
@@ -25,7 +25,7 @@ _XL_SCALING_FACTOR = 0.13025
 #: (https://dev.to/elise_moreau/the-sdxl-vae-overflow-that-decoded-black-images-in-fp16-46g6).
 _XL_TRUNK_SCALE = 2.0**-5
 #: Modules that read values of their natural size and write to a sum or to what only a group norm reads.
-_ENTRIES = (".conv_in", ".conv1", ".conv2", ".to_out.0", ".proj_attn")
+_ENTRIES = (".conv_in", ".conv1", ".conv2", ".to_out.0")
 #: Modules that read the sums and write them: their input is scaled already.
 _PASSAGES = (".conv_shortcut", "samplers.0.conv")
 #: What the greatest value of a group is brought to before squaring. 2**8 is far from overflow, and a lone spike in a
@@ -41,7 +41,7 @@ def trunk_scale(config: dict[str, Any]) -> float:
     Where SDXL's autoencoder was replaced by one made for fp16 (``force_upcast`` false) it is left alone; where a
     single file does not say which one it holds, the scale does no harm.
     """
-    original = bool(config.get("force_upcast", True)) and config.get("scaling_factor") == _XL_SCALING_FACTOR
+    original = config["force_upcast"] and config["scaling_factor"] == _XL_SCALING_FACTOR
     return _XL_TRUNK_SCALE if original else 1.0
 
 
@@ -112,17 +112,14 @@ def _attention(layers: Layers, x: Tensor, path: str, groups: int) -> Tensor:
     g = layers.graph
     b, c, h, w = x.shape
     y = g.reshape(layers.group_norm(x, f"{path}.group_norm", groups, _EPSILON), (b, c, 1, h * w), f"{path}.flat")
-    names = diffusers_projections(path)
-    if not layers.has(f"{names.query}.weight"):  # the spelling of checkpoints saved before diffusers 0.15
-        names = Projections(*(f"{path}.{p}" for p in ("query", "key", "value", "proj_attn")))
-    y = attention(layers, y, y, names, path, heads=1)
+    y = attention(layers, y, y, diffusers_projections(path), path, heads=1)
     return g.add(g.reshape(y, x.shape, f"{path}.map"), x, f"{path}.sum")
 
 
 def _middle(layers: Layers, x: Tensor, path: str, config: dict[str, Any]) -> Tensor:
-    groups = int(config.get("norm_num_groups", 32))
+    groups = config["norm_num_groups"]
     x = layers.resnet(x, f"{path}.resnets.0", None, groups, _EPSILON)
-    if config.get("mid_block_add_attention", True):
+    if config["mid_block_add_attention"]:
         x = _attention(layers, x, f"{path}.attentions.0", groups)
     return layers.resnet(x, f"{path}.resnets.1", None, groups, _EPSILON)
 
@@ -130,15 +127,15 @@ def _middle(layers: Layers, x: Tensor, path: str, config: dict[str, Any]) -> Ten
 def vae_decoder(layers: Layers, config: dict[str, Any], *, height: int, width: int) -> None:
     """z fp16 [1, L, height/f, width/f], already divided by the scaling factor -> image fp32 [1, 3, height, width]."""
     layers, graph = _in_range(layers, config), layers.graph
-    groups, levels = int(config.get("norm_num_groups", 32)), len(config["block_out_channels"])
+    groups, levels = config["norm_num_groups"], len(config["block_out_channels"])
     factor = 2 ** (levels - 1)
-    x = graph.input("z", (1, int(config["latent_channels"]), height // factor, width // factor), FP16)
-    if config.get("use_post_quant_conv", True):
+    x = graph.input("z", (1, config["latent_channels"], height // factor, width // factor), FP16)
+    if config["use_post_quant_conv"]:
         x = layers.conv(x, "post_quant_conv")
     x = _middle(layers, layers.conv(x, "decoder.conv_in"), "decoder.mid_block", config)
     for level in range(levels):
         path = f"decoder.up_blocks.{level}"
-        for index in range(int(config["layers_per_block"]) + 1):
+        for index in range(config["layers_per_block"] + 1):
             x = layers.resnet(x, f"{path}.resnets.{index}", None, groups, _EPSILON)
         if level < levels - 1:
             x = layers.conv(graph.upsample(x, f"{path}.upsampled"), f"{path}.upsamplers.0.conv")
@@ -149,11 +146,11 @@ def vae_decoder(layers: Layers, config: dict[str, Any], *, height: int, width: i
 def vae_encoder(layers: Layers, config: dict[str, Any], *, height: int, width: int) -> None:
     """x fp16 [1, 3, height, width] in [-1, 1] -> latent fp32 [1, 2L, height/f, width/f]: mean, then log variance."""
     layers, graph = _in_range(layers, config), layers.graph
-    groups, levels = int(config.get("norm_num_groups", 32)), len(config["block_out_channels"])
+    groups, levels = config["norm_num_groups"], len(config["block_out_channels"])
     x = layers.conv(graph.input("x", (1, 3, height, width), FP16), "encoder.conv_in")
     for level in range(levels):
         path = f"encoder.down_blocks.{level}"
-        for index in range(int(config["layers_per_block"])):
+        for index in range(config["layers_per_block"]):
             x = layers.resnet(x, f"{path}.resnets.{index}", None, groups, _EPSILON)
         if level < levels - 1:
             padded = graph.pad_bottom_right(x, f"{path}.padded")
@@ -161,6 +158,6 @@ def vae_encoder(layers: Layers, config: dict[str, Any], *, height: int, width: i
     x = _middle(layers, x, "encoder.mid_block", config)
     x = layers.silu(layers.group_norm(x, "encoder.conv_norm_out", groups, _EPSILON), "encoder.act")
     x = layers.conv(x, "encoder.conv_out")
-    if config.get("use_quant_conv", True):
+    if config["use_quant_conv"]:
         x = layers.conv(x, "quant_conv")
     graph.output(x, "latent")

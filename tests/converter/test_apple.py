@@ -225,7 +225,7 @@ def test_a_wrong_setting_is_refused_with_what_is_accepted(custom, apple, field, 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ('{"beta_schedule": "sigmoid"}', "squaredcos_cap_v2"),
+        ('{"beta_schedule": "cosine"}', "squaredcos_cap_v2"),
         ('{"timestep_spacing": "even"}', "trailing"),
         ('{"beta_end": "much"}', "much"),
         ('{"beta_end": null}', "None"),
@@ -245,10 +245,12 @@ def test_a_scheduler_config_that_is_none_is_refused(custom, apple, tmp_path, tex
 
 def test_the_noise_schedule_and_what_is_predicted_come_from_a_scheduler_config(custom, apple, tmp_path):
     file = tmp_path / "scheduler_config.json"
-    file.write_text('{"beta_end": 0.02, "timestep_spacing": "trailing", "prediction_type": "sample", "clip": 1}')
+    file.write_text(
+        '{"_class_name": "DDIMScheduler", "beta_end": 0.03, "timestep_spacing": "trailing", "prediction_type": "sample"}'
+    )
     found = adopt(apple, settings_of(custom[2], prediction_type=None, scheduler_config=file)).manifest
-    assert (found.scheduler.beta_end, found.scheduler.timestep_spacing) == (0.02, "trailing")
-    assert (found.prediction_type, found.scheduler.beta_start) == ("sample", 0.00085)
+    assert (found.scheduler.beta_end, found.scheduler.timestep_spacing) == (0.03, "trailing")
+    assert (found.prediction_type, found.scheduler.beta_start) == ("sample", 0.0001)
     found = adopt(apple, settings_of(custom[2], scheduler_config=file)).manifest
     assert found.prediction_type == "v_prediction"
     file.write_text('{"prediction_type": "flow"}')

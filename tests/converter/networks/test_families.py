@@ -9,6 +9,7 @@ from checkpoints import TEXT_WIDTH, tiny_unet
 from diffusers import ControlNetModel
 from packages import as_written, halved, package_of, psnr
 
+from converter.configs import CONTROLNET
 from converter.networks.controlnet import controlnet
 from converter.networks.layers import ATTENTIONS
 from converter.networks.unet import unet
@@ -138,7 +139,7 @@ def test_a_controlnet_and_a_unet_that_takes_its_residuals_predict_what_diffusers
         if not weight.any():  # zero convolutions would hide whatever feeds them
             torch.nn.init.normal_(weight, std=0.1)
     halved(guide)
-    shape = unet_shape(dict(guide.config), "controlnet/config.json", pooled_width=POOLED)
+    shape = unet_shape(dict(guide.config), "controlnet/config.json", pooled_width=POOLED, table=CONTROLNET)
     ours = as_written(
         package_of(guide, tmp_path / "guide", lambda la: controlnet(la, shape, batch=2, tokens=7, height=8, width=8))
     )

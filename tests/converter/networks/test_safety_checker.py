@@ -12,10 +12,9 @@ from packages import as_written, halved, package_of
 from transformers import CLIPConfig
 
 from converter.errors import CheckpointError
-from converter.networks.layers import ATTENTIONS, Layers
+from converter.networks.layers import ATTENTIONS
 from converter.networks.safety_checker import safety_checker
 from converter.runtime.program import read_program
-from converter.tensors import Part
 
 HEIGHT, WIDTH = 12, 16
 
@@ -126,18 +125,6 @@ def test_every_spelling_of_attention_gives_the_same_scores(tmp_path, attention, 
     module = checker(hidden_act=activation, layer_norm_eps=1e-3)
     found = as_written(package(module, tmp_path, attention)).predict(inputs())["concept_scores"]
     np.testing.assert_allclose(found, scores(module, False), atol=1e-5)
-
-
-def test_published_names_are_read_too(tmp_path):
-    module = checker(0.05)
-
-    def write(layers):
-        nested = {name.replace("vision_model.", "vision_model.vision_model.", 1): Part(name) for name in layers.tensors}
-        published = Layers(layers.graph, layers.tensors.renamed(nested), layers.attention)
-        safety_checker(published, module.config.to_dict(), height=HEIGHT, width=WIDTH)
-
-    found = as_written(package_of(module, tmp_path, write)).predict(inputs())
-    np.testing.assert_allclose(found["concept_scores"], scores(module, False), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from checkpoints import SIDE, tiny_vae
 from diffusers.models.resnet import ResnetBlock2D
 from packages import as_written, halved, package_of, psnr
 
+from converter.families import vae_config
 from converter.networks.vae import trunk_scale, vae_decoder, vae_encoder
 from converter.runtime.ops import OPERATORS
 from converter.runtime.program import read_program
@@ -162,9 +163,14 @@ def test_a_group_of_one_value_and_a_group_near_the_epsilon_are_normalised_exactl
     ids=["sdxl", "sdxl without a word", "made for fp16", "sd1 saved by a new diffusers", "sd1"],
 )
 def test_only_sdxls_own_autoencoder_is_scaled(tmp_path, config, scale):
-    assert trunk_scale(config) == scale
+    levels = {
+        "block_out_channels": [8],
+        "down_block_types": ["DownEncoderBlock2D"],
+        "up_block_types": ["UpDecoderBlock2D"],
+    }
+    assert trunk_scale(vae_config(levels | config)) == scale
     module = tiny_vae()
-    settings = {k: v for k, v in module.config.items() if k not in XL} | config
+    settings = vae_config({k: v for k, v in module.config.items() if k not in XL} | config)
     kinds = {op.kind for op in read_program(package(vae_decoder, module, tmp_path, settings)).operations}
     assert ("reduce_max" in kinds) == (scale != 1)
 

@@ -1,0 +1,48 @@
+"""What a single file has beside its networks: left out where it changes no image, refused where it might."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from converter.errors import CheckpointError
+
+#: Names that no network takes, and what they are of; the first that fits counts.
+_KNOWN = (
+    (re.compile(r"^model_ema\.|^first_stage_model\.(loss|model_ema)\."), "of the training"),
+    (re.compile(r"^(optimizer|lr_schedulers?|callbacks|loops)\.|^(global_step|epoch)$"), "of the training"),
+    (
+        re.compile(r"^(betas|lvlb_weights|logvar|scale_factor)$|^(alphas|sqrt|log_one|posterior)_|^denoiser\."),
+        "the noise schedule's numbers, which follow from a few",
+    ),
+    (re.compile(r"\.position_ids$|\.attn_mask$"), "numbers of positions and masks, which are always the same"),
+    (re.compile(r"\.logit_scale$|\.text_projection(\.weight)?$"), "of CLIP's comparison with images"),
+    (
+        re.compile(r"\.transformer\.resblocks\.\d+\.|\.(encoder\.layers\.\d+|ln_final|final_layer_norm)\."),
+        "of unused layers",
+    ),
+    (re.compile(r"\.embedders\.\d+\.model\.visual\.|\.vision_model\."), "of CLIP's other half, which reads images"),
+)
+#: Where the networks lie; what is there and is not known might be part of one.
+_NETWORKS = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.")
+_SHOWN = 3
+
+
+def left_out_of_file(names: Iterable[tuple[str, tuple[int, ...]]]) -> tuple[str, ...]:
+    """In sentences what is left out, of tensors (name and shape) that no network takes.
+
+    Raises CheckpointError where one lies among a network's and is not known to be of no use.
+    """
+    reasons: dict[str, list[str]] = {}
+    for name, shape in names:
+        why = next((why for pattern, why in _KNOWN if pattern.search(name)), None)
+        if why is None and 0 not in shape and name.startswith(_NETWORKS):
+            raise CheckpointError(
+                f"it has {name}, which this converter does not know; without it images might be others"
+            )
+        reasons.setdefault(why or "of no network of Stable Diffusion", []).append(name)
+    found = []
+    for why, group in reasons.items():
+        more = f" and {len(group) - _SHOWN} more" if len(group) > _SHOWN else ""
+        found.append(f"the file has {', '.join(sorted(group)[:_SHOWN])}{more} ({why})")
+    return tuple(found)

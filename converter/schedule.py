@@ -1,0 +1,40 @@
+"""A scheduler_config.json as the noise schedule a model was trained on (diffusers' configurations)."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from converter.configs import SCHEDULER, SCHEDULER_CLASSES, read_config
+from converter.errors import CheckpointError
+from converter.folder import SchedulerSettings
+
+#: Configurations without a class are Stable Diffusion's own of 2022, which diffusers read with this one.
+_CLASS = "PNDMScheduler"
+
+
+def read_schedule(where: str, given: dict[str, Any]) -> tuple[SchedulerSettings, str]:
+    """The schedule, and what the UNet predicts (diffusers' ``prediction_type``).
+
+    What the configuration lacks is as in its class in diffusers. Raises CheckpointError that begins with ``where``,
+    where the class or a key means another way of sampling than this project's.
+    """
+    name = given.get("_class_name", _CLASS)
+    if name not in SCHEDULER_CLASSES:
+        raise CheckpointError(
+            f"{where} is of {name!r}: a model that was trained for it is sampled in another way than those of the "
+            f"schedulers this converter knows ({', '.join(SCHEDULER_CLASSES)})"
+        )
+    config = read_config(where, given, SCHEDULER, SCHEDULER_CLASSES[name])
+    betas = config["trained_betas"]
+    if betas is not None and len(betas) != config["num_train_timesteps"]:
+        raise CheckpointError(
+            f"{where} has {len(betas)} trained_betas for num_train_timesteps = {config['num_train_timesteps']}"
+        )
+    if not config["beta_start"] <= config["beta_end"] < 1:
+        raise CheckpointError(
+            f"{where} has betas from {config['beta_start']} to {config['beta_end']}; accepted: rising numbers below 1"
+        )
+    values = {field.name: config[field.name] for field in fields(SchedulerSettings)}
+    values["trained_betas"] = None if betas is None else tuple(float(beta) for beta in betas)
+    return SchedulerSettings(**values), config["prediction_type"]
