@@ -184,20 +184,35 @@ class Checkpoint:
         """``hub`` or ``diffusers``, for a folder that was given."""
         return "hub" if self.hub_name else "diffusers"
 
+    @cached_property
+    def _second_in_first_place(self) -> bool:
+        """Whether the only text encoder is SDXL's second, in the first's folder: so the refiner 0.9 and 1.0 were saved."""
+        first = self.folder / "text_encoder" / "config.json"
+        if (self.folder / "text_encoder_2").is_dir() or not first.is_file():
+            return False
+        refiner = str(self.index.get("_class_name")).startswith("StableDiffusionXL")
+        return refiner and read_json(first).get("architectures") == ["CLIPTextModelWithProjection"]
+
+    def _place(self, part: str) -> Path:
+        """The folder of a component or tokenizer."""
+        if part in ("text_encoder", "text_encoder_2", *TOKENIZERS) and self._second_in_first_place:
+            return self.folder / (part.removesuffix("_2") if part.endswith("_2") else f"no_{part}")
+        return self.folder / part
+
     def has(self, component: str) -> bool:
         """Whether the checkpoint has this network."""
-        return (self.folder / component / "config.json").is_file()
+        return (self._place(component) / "config.json").is_file()
 
     def config(self, component: str) -> dict[str, Any]:
         """A network's config.json, or the scheduler's scheduler_config.json."""
         if component != "scheduler":
-            return read_json(self.folder / component / "config.json")
+            return read_json(self._place(component) / "config.json")
         found = read_json(self.folder / component / "scheduler_config.json")
         return found if self.prediction_type is None else found | {"prediction_type": self.prediction_type}
 
     def tensors(self, component: str) -> Tensors:
         """A network's weights, mapped."""
-        return Tensors(weight_files(self.folder / component))
+        return Tensors(weight_files(self._place(component)))
 
     @cached_property
     def index(self) -> dict[str, Any]:
@@ -223,17 +238,17 @@ class Checkpoint:
 
     def tokenizer_files(self) -> dict[str, dict[str, bytes]]:
         """Each of the checkpoint's tokenizers (tokenizer, tokenizer_2): file name -> content."""
-        names = [name for name in TOKENIZERS if (self.folder / name).is_dir()]
+        names = [name for name in TOKENIZERS if self._place(name).is_dir()]
         if not names:
             raise CheckpointError(f"{self.folder} has no tokenizer folder")
-        return {name: _tokenizer_files(self.folder / name) for name in names}
+        return {name: _tokenizer_files(self._place(name)) for name in names}
 
     def _files(self) -> list[Path]:
         """Every file a conversion reads."""
         found = [self.folder / _INDEX, self.folder / "scheduler" / "scheduler_config.json"]
         for component in (c for c in COMPONENTS if self.has(c)):
-            found += [self.folder / component / "config.json", *weight_files(self.folder / component)]
-        for folder in (self.folder / name for name in TOKENIZERS if (self.folder / name).is_dir()):
+            found += [self._place(component) / "config.json", *weight_files(self._place(component))]
+        for folder in (self._place(name) for name in TOKENIZERS if self._place(name).is_dir()):
             found += [folder / name for name in tokenizer_names(str(folder), _names(folder))]
         return [*found, self.folder / DEFAULTS] if (self.folder / DEFAULTS).is_file() else found
 

@@ -5,18 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from converter.configs import (
-    CONTROLNET,
-    SCHEDULER,
-    TEXT_ENCODER,
-    UNET,
-    VAE,
-    Config,
-    expect,
-    is_projected,
-    not_followed,
-    read_config,
-)
+from converter.config_tables import CONTROLNET, SCHEDULER, TEXT_ENCODER, UNET, VAE
+from converter.configs import Config, expect, is_projected, not_followed, read_config
 from converter.errors import CheckpointError
 from converter.folder import SchedulerSettings
 from converter.networks.unet_shape import UNetShape, unet_shape

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from converter.configs import SCHEDULER, SCHEDULER_CLASSES, read_config
+from converter.config_tables import SCHEDULER, SCHEDULER_CLASSES
+from converter.configs import read_config
 from converter.errors import CheckpointError
 from converter.folder import SchedulerSettings
 

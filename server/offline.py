@@ -69,6 +69,8 @@ def convert_checkpoint(
         bar.close()
     for network, psnr_db in agreed.items():
         print(f"{network}: {psnr_db:.0f} dB of the source's")
+    for line in made.manifest.left_out:
+        print(f"left out: {line}")
     shown = ", ".join(f"{w}x{h}" for w, h in made.manifest.sizes)
     print(f"{out}: {made.manifest.name} ({made.manifest.family}), {shown}, in {time.monotonic() - began:.1f} s")
     return 0

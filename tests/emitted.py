@@ -16,7 +16,7 @@ from transformers import CLIPTextModelWithProjection
 
 from converter.blob import BlobWriter
 from converter.canonical import canonical
-from converter.configs import CONTROLNET
+from converter.config_tables import CONTROLNET
 from converter.families import text_encoder_config
 from converter.mil import Graph, Target, Weights
 from converter.networks.clip import text_encoder

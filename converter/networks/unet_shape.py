@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from converter.configs import UNET, Table, read_config
+from converter.config_tables import UNET
+from converter.configs import Table, read_config
 from converter.errors import CheckpointError
 
 _DOWN = ("CrossAttnDownBlock2D", "DownBlock2D")

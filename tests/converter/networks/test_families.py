@@ -9,7 +9,7 @@ from checkpoints import TEXT_WIDTH, tiny_unet
 from diffusers import ControlNetModel
 from packages import as_written, halved, package_of, psnr
 
-from converter.configs import CONTROLNET
+from converter.config_tables import CONTROLNET
 from converter.networks.controlnet import controlnet
 from converter.networks.layers import ATTENTIONS
 from converter.networks.unet import unet
