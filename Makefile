@@ -39,6 +39,7 @@ bench: .venv/.bench
 ifdef BENCH
 	$(BIN)/python -m benchmarks.$(BENCH)
 else
+	$(BIN)/python -m benchmarks.published
 	$(BIN)/python -m benchmarks.conversion --peers
 	$(BIN)/python -m benchmarks.inference
 	$(BIN)/python -m benchmarks.serving

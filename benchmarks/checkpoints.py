@@ -14,6 +14,10 @@ from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DCon
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from benchmarks.original import original_clip, original_openclip, original_unet, original_vae
+
+_POSITIONS = "text_model.embeddings.position_ids"
+_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "I64": 8}
 #: The settings in which the real config.json differ from diffusers' defaults.
 SD15_UNET: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
 SD21_UNET: dict[str, Any] = {
@@ -99,34 +103,59 @@ SIZES = {
 }
 
 
-def _write_random(module: torch.nn.Module, folder: Path, name: str, rng: np.random.Generator) -> None:
-    """Random fp16 weights of a module on the meta device, as a safetensors file; one tensor in memory at a time.
+Shapes = dict[str, tuple[int, ...]]
+
+
+def _shapes(module: torch.nn.Module) -> Shapes:
+    """The names and shapes of a module's tensors, as published checkpoints have them.
+
+    CLIP's are text_model.* there, with the numbers of the positions; transformers 5 leaves both out.
+    """
+    found = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
+    if not isinstance(module, CLIPTextModel | CLIPTextModelWithProjection):
+        return found
+    own = ("text_model.", "text_projection.")
+    named = {name if name.startswith(own) else f"text_model.{name}": shape for name, shape in found.items()}
+    return named | {_POSITIONS: (1, 77)}
+
+
+def _write_random(tensors: Shapes, path: Path, rng: np.random.Generator, dtype: str = "F16") -> None:
+    """Random weights of those names and shapes as a safetensors file; one tensor in memory at a time.
 
     Matrices are scaled by their fan-in and norms are near one, so that activations stay in fp16's range.
     """
-    tensors = {key: tuple(value.shape) for key, value in module.state_dict().items() if value.is_floating_point()}
     header: dict[str, Any] = {}
     offset = 0
     for key, shape in tensors.items():
-        size = 2 * int(np.prod(shape))
-        header[key] = {"dtype": "F16", "shape": list(shape), "data_offsets": [offset, offset + size]}
+        kind = "I64" if key.endswith("position_ids") else dtype
+        size = _BYTES[kind] * int(np.prod(shape))
+        header[key] = {"dtype": kind, "shape": list(shape), "data_offsets": [offset, offset + size]}
         offset += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with (folder / name).open("wb") as file:
+    with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for shape in tensors.values():
+        for key, shape in tensors.items():
+            if key.endswith("position_ids"):
+                file.write(np.arange(shape[-1], dtype=np.int64).tobytes())
+                continue
             if len(shape) > 1:
                 values = rng.standard_normal(shape, np.float32) * np.float32(np.prod(shape[1:]) ** -0.5)
             else:
                 values = np.ones(shape, np.float32)
-            file.write(values.astype(np.float16).tobytes())
+            file.write(_stored(values, dtype))
+
+
+def _stored(values: np.ndarray[Any, np.dtype[np.float32]], dtype: str) -> bytes:
+    if dtype == "BF16":
+        return (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()
+    return values.astype({"F16": np.float16, "F32": np.float32}[dtype]).tobytes()
 
 
 def _save(module: torch.nn.Module, config: dict[str, Any], folder: Path, name: str, rng: np.random.Generator) -> None:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config, default=list))
-    _write_random(module, folder, name, rng)
+    _write_random(_shapes(module), folder / name, rng)
 
 
 def write_extras(folder: Path, size: Size) -> dict[str, Path]:
@@ -143,15 +172,49 @@ def write_extras(folder: Path, size: Size) -> dict[str, Path]:
     return {option: folder / name for option, name in names.items()}
 
 
+def _modules(size: Size, *, last_layer: bool = False) -> tuple[Any, Any, dict[str, Any]]:
+    """UNet, autoencoder and text encoders without data; with ``last_layer``, OpenCLIP H's, which folders leave out."""
+    with torch.device("meta"):
+        unet, vae = UNet2DConditionModel(**size.unet), AutoencoderKL(**_VAE, scaling_factor=size.scaling_factor)
+        texts = {}
+        for name, kind, settings in size.texts:
+            more = {"num_hidden_layers": 24} if last_layer and settings["hidden_size"] == 1024 else {}
+            texts[name] = kind(CLIPTextConfig(**_CLIP | settings | more))
+    return unet, vae, texts
+
+
+def file_shapes(size: Size) -> Shapes:
+    """The tensors of a checkpoint of that size in one file, in the original naming, with what trainers leave in it."""
+    unet, vae, texts = _modules(size, last_layer=True)
+    state = original_unet(unet) | original_vae(vae)
+    xl = size.unet.get("addition_embed_type") is not None
+    for name, module in texts.items():
+        index = 0 if len(texts) == 1 or name == "text_encoder" else 1
+        openai = "conditioner.embedders.0.transformer.text_model." if xl else "cond_stage_model.transformer.text_model."
+        if module.config.hidden_act == "quick_gelu":
+            state |= original_clip(module, openai)
+            state[f"{openai}embeddings.position_ids"] = torch.empty(1, 77, device="meta")
+        else:
+            prefix = f"conditioner.embedders.{index}.model." if xl else "cond_stage_model.model."
+            state |= original_openclip(module, prefix)
+            state[f"{prefix}logit_scale"] = torch.empty(1, device="meta")
+            if not xl:
+                state[f"{prefix}text_projection"] = torch.empty(1024, 1024, device="meta")
+    return {name: tuple(tensor.shape) for name, tensor in state.items()} | ({} if xl else {"betas": (1000,)})
+
+
+def write_file(path: Path, size: Size, dtype: str = "F16") -> None:
+    """A checkpoint of that size in one file, of random weights."""
+    _write_random(file_shapes(size), path, np.random.default_rng(0), dtype)
+
+
 def write_checkpoint(folder: Path, size: Size, tokenizer: Path) -> None:
     """A checkpoint of that size in diffusers' layout; ``tokenizer`` is a folder with vocab.json and merges.txt."""
     rng = np.random.default_rng(0)
-    with torch.device("meta"):
-        unet, vae = UNet2DConditionModel(**size.unet), AutoencoderKL(**_VAE, scaling_factor=size.scaling_factor)
-        texts = [(name, kind(CLIPTextConfig(**_CLIP, **settings))) for name, kind, settings in size.texts]
+    unet, vae, texts = _modules(size)
     _save(unet, dict(unet.config), folder / "unet", "diffusion_pytorch_model.safetensors", rng)
     _save(vae, dict(vae.config), folder / "vae", "diffusion_pytorch_model.safetensors", rng)
-    for name, module in texts:
+    for name, module in texts.items():
         config = module.config.to_dict() | {"architectures": [type(module).__name__]}
         _save(module, config, folder / name, "model.safetensors", rng)
         words = folder / name.replace("text_encoder", "tokenizer")

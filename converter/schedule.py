@@ -21,7 +21,7 @@ def read_schedule(where: str, given: dict[str, Any]) -> tuple[SchedulerSettings,
     where the class or a key means another way of sampling than this project's.
     """
     name = given.get("_class_name", _CLASS)
-    if name not in SCHEDULER_CLASSES:
+    if not isinstance(name, str) or name not in SCHEDULER_CLASSES:
         raise CheckpointError(
             f"{where} is of {name!r}: a model that was trained for it is sampled in another way than those of the "
             f"schedulers this converter knows ({', '.join(SCHEDULER_CLASSES)})"
