@@ -53,11 +53,12 @@ _BETAS: dict[str, Callable[[float, float, int], Numbers]] = {
     "scaled_linear": lambda start, end, count: np.linspace(start**0.5, end**0.5, count) ** 2,
     "squaredcos_cap_v2": _squared_cosine,
 }
-#: Timesteps by timestep_spacing, of how many there are, the steps and the offset, which is leading's alone.
+#: Timesteps by timestep_spacing, of how many there are, the steps and the offset, which is leading's alone. NumPy's
+#: arange adds up steps as rounded, so halves fall as diffusers' do; at 61 and more it can end with one at -1, cut here.
 _SPACINGS: dict[str, Callable[[int, int, int], Numbers]] = {
     "linspace": lambda count, steps, _: np.linspace(0, count - 1, steps)[::-1].copy(),
     "leading": lambda count, steps, offset: (np.arange(steps) * (count // steps)).astype(np.float64)[::-1] + offset,
-    "trailing": lambda count, steps, _: np.round(count - np.arange(steps) * (count / steps)) - 1,
+    "trailing": lambda count, steps, _: np.round(np.arange(count, 0, -count / steps)[:steps]) - 1,
 }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import inspect
+from dataclasses import asdict, replace
 from itertools import product
 
 import diffusers
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from converter.families import PREDICTIONS
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule, UnknownScheduler, find_scheduler
 
 STABLE_DIFFUSION = NoiseSchedule(
@@ -22,6 +24,8 @@ STABLE_DIFFUSION = NoiseSchedule(
     set_alpha_to_one=False,
     prediction_type="epsilon",
 )
+ZERO_SNR = replace(STABLE_DIFFUSION, rescale_betas_zero_snr=True, prediction_type="v_prediction")
+SPACINGS = ["leading", "trailing", "linspace"]
 PEERS = {
     "euler": (diffusers.EulerDiscreteScheduler, {}),
     "euler_a": (diffusers.EulerAncestralDiscreteScheduler, {}),
@@ -29,10 +33,12 @@ PEERS = {
     "dpm++_2m_karras": (diffusers.DPMSolverMultistepScheduler, {"use_karras_sigmas": True}),
     "heun": (diffusers.HeunDiscreteScheduler, {}),
     "lms": (diffusers.LMSDiscreteScheduler, {}),
-    "ddim": (diffusers.DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": False}),
-    "pndm": (diffusers.PNDMScheduler, {"skip_prk_steps": True, "set_alpha_to_one": False}),
+    "ddim": (diffusers.DDIMScheduler, {"clip_sample": False}),
+    "pndm": (diffusers.PNDMScheduler, {"skip_prk_steps": True}),
     "lcm": (diffusers.LCMScheduler, {"clip_sample": False}),
 }
+#: Those of which diffusers' take no `sample`; what it means of the noise is given to them instead.
+NO_SAMPLES = ("euler_a", "pndm")
 
 
 def model(latents: np.ndarray, timestep: float) -> np.ndarray:
@@ -41,23 +47,36 @@ def model(latents: np.ndarray, timestep: float) -> np.ndarray:
 
 
 def peer(name: str, schedule: NoiseSchedule):
+    """diffusers' scheduler of the same configuration.
+
+    Its own for PNDM, Heun and LMS know of no rescaling: they are given the betas it makes. Where no signal is left,
+    they, DDIM's and LCM's would divide by 0 for noise predicted, and are given what its Euler has there.
+    """
     kind, extra = PEERS[name]
-    return kind(
-        num_train_timesteps=1000,
-        beta_start=schedule.beta_start,
-        beta_end=schedule.beta_end,
-        beta_schedule=schedule.beta_schedule,
-        timestep_spacing=schedule.timestep_spacing,
-        steps_offset=schedule.steps_offset,
-        prediction_type=schedule.prediction_type,
-        **extra,
-    )
+    known = inspect.signature(kind).parameters
+    wanted = asdict(schedule)
+    if schedule.rescale_betas_zero_snr and "rescale_betas_zero_snr" not in known:
+        ddim = diffusers.DDIMScheduler(
+            **{k: wanted[k] for k in inspect.signature(diffusers.DDIMScheduler).parameters if k in wanted}
+        )
+        wanted |= {"trained_betas": ddim.betas.tolist()}
+    if schedule.prediction_type == "sample" and name in NO_SAMPLES:
+        wanted |= {"prediction_type": "epsilon"}
+    scheduler = kind(**{key: value for key, value in wanted.items() if key in known}, **extra)
+    exact = name == "ddim" and schedule.prediction_type != "epsilon"
+    if scheduler.alphas_cumprod[-1] == 0 and not exact:
+        scheduler.alphas_cumprod[-1] = 2**-24
+    return scheduler
+
+
+def begin_at(steps: int, strength: float, order: int) -> int:
+    return max(steps - min(int(steps * strength), steps), 0) * order
 
 
 def their_run(name: str, schedule: NoiseSchedule, steps: int, strength: float, start: np.ndarray, noise: np.ndarray):
     scheduler = peer(name, schedule)
     scheduler.set_timesteps(steps)
-    begin = max(steps - min(int(steps * strength), steps), 0) * scheduler.order
+    begin = begin_at(steps, strength, scheduler.order)
     timesteps = scheduler.timesteps[begin:]
     scheduler.set_begin_index(begin) if hasattr(scheduler, "set_begin_index") else None
     x = torch.from_numpy(start)
@@ -66,9 +85,12 @@ def their_run(name: str, schedule: NoiseSchedule, steps: int, strength: float, s
     else:
         x = x * scheduler.init_noise_sigma
     generator = torch.Generator().manual_seed(3)
-    for t in timesteps:
+    for i, t in enumerate(timesteps, begin):
         given = scheduler.scale_model_input(x, t)
         predicted = torch.from_numpy(model(given.numpy(), float(t)))
+        if schedule.prediction_type == "sample" and name in NO_SAMPLES:
+            alpha = 1 / (scheduler.sigmas[i] ** 2 + 1) if hasattr(scheduler, "sigmas") else scheduler.alphas_cumprod[t]
+            predicted = (given - alpha**0.5 * predicted) / (1 - alpha) ** 0.5
         extra = {"generator": generator} if name in ("euler_a", "lcm") else {}
         x = scheduler.step(predicted, t, x, **extra).prev_sample
     return timesteps.numpy(), x.numpy()
@@ -76,7 +98,7 @@ def their_run(name: str, schedule: NoiseSchedule, steps: int, strength: float, s
 
 def our_run(name: str, schedule: NoiseSchedule, steps: int, strength: float, start: np.ndarray, noise: np.ndarray):
     sampler = SCHEDULERS[name].make(schedule, steps)
-    begin = max(steps - min(int(steps * strength), steps), 0) * sampler.order
+    begin = begin_at(steps, strength, sampler.order)
     x = sampler.add_noise(start, noise, begin) if strength < 1 else start * np.float32(sampler.init_noise_sigma)
     generator = torch.Generator().manual_seed(3)
     for i in range(begin, len(sampler.timesteps)):
@@ -85,32 +107,30 @@ def our_run(name: str, schedule: NoiseSchedule, steps: int, strength: float, sta
     return sampler.timesteps[begin:], x
 
 
-def cases():
-    """Every sampler, prediction and spacing, from noise and from a picture, but for what diffusers does differently.
+def assert_same_run(name: str, schedule: NoiseSchedule, steps: int, strength: float = 1.0) -> None:
+    rng = np.random.default_rng(0)
+    start, noise = (rng.standard_normal((1, 4, 4, 4)).astype(np.float32) for _ in range(2))
+    theirs_at, theirs = their_run(name, schedule, steps, strength, start, noise)
+    ours_at, ours = our_run(name, schedule, steps, strength, start, noise)
+    assert np.isfinite(theirs).all()
+    np.testing.assert_allclose(ours_at, theirs_at, atol=1e-3)
+    np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-4 * np.abs(theirs).max())
 
-    Its PNDM repeats other timesteps unless they are spaced as Stable Diffusion 1's (leading) and more than one, and its
-    LMS, begun part-way, takes coefficients for slopes it does not have.
+
+def cases():
+    """Every sampler, prediction and spacing, from noise and from an image, but for what diffusers does differently:
+    its LMS, begun part-way, takes coefficients for slopes it does not have.
     """
     runs = [(1, 1.0), (2, 1.0), (7, 1.0), (20, 1.0), (10, 0.55)]
-    for name, prediction, spacing, (steps, strength) in product(
-        PEERS, ["epsilon", "v_prediction"], ["leading", "trailing", "linspace"], runs
-    ):
-        if name == "pndm" and (spacing != "leading" or steps == 1):
-            continue
-        if name == "lms" and strength < 1:
-            continue
-        yield name, prediction, spacing, steps, strength
+    for name, prediction, spacing, (steps, strength) in product(PEERS, PREDICTIONS, SPACINGS, runs):
+        if name != "lms" or strength == 1:
+            yield name, prediction, spacing, steps, strength
 
 
 @pytest.mark.parametrize(("name", "prediction", "spacing", "steps", "strength"), list(cases()))
 def test_a_run_ends_where_diffusers_ends(name, prediction, spacing, steps, strength):
     schedule = replace(STABLE_DIFFUSION, prediction_type=prediction, timestep_spacing=spacing)
-    rng = np.random.default_rng(0)
-    start, noise = (rng.standard_normal((1, 4, 4, 4)).astype(np.float32) for _ in range(2))
-    theirs_at, theirs = their_run(name, schedule, steps, strength, start, noise)
-    ours_at, ours = our_run(name, schedule, steps, strength, start, noise)
-    np.testing.assert_allclose(ours_at, theirs_at, atol=1e-3)
-    np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-4 * np.abs(theirs).max())
+    assert_same_run(name, schedule, steps, strength)
 
 
 @pytest.mark.parametrize(
