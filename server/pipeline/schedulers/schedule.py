@@ -16,6 +16,8 @@ from converter.folder import FILE, Manifest, SchedulerSettings
 
 #: The share of signal at pure noise, in place of a 0 to divide by: diffusers' value, fp16's smallest (sigma is 4096).
 PURE_NOISE = 2.0**-24
+#: A share below this is none. The least that a schedule has on purpose is squaredcos_cap_v2's last, 2.4e-9.
+_NO_SIGNAL = 1e-10
 
 Latents = NDArray[np.float32]
 Numbers = NDArray[np.float64]
@@ -78,6 +80,8 @@ class NoiseSchedule(SchedulerSettings):
         count, betas = self.num_train_timesteps, self.trained_betas
         right = {
             "num_train_timesteps": count > 1,
+            "beta_start": 0 < self.beta_start < 1,
+            "beta_end": 0 < self.beta_end < 1,
             "beta_schedule": self.beta_schedule in _BETAS,
             "timestep_spacing": self.timestep_spacing in _SPACINGS,
             "steps_offset": 0 <= self.steps_offset < count / 2,
@@ -87,8 +91,12 @@ class NoiseSchedule(SchedulerSettings):
         wrong = [f"{name} {getattr(self, name)!r:.80}" for name, fine in right.items() if not fine]
         if wrong:
             raise ManifestError(f"{FILE}: no image can be made with {', '.join(wrong)}; convert the model again")
-        if not ((self._betas > 0) & (self._betas < 1))[:-1].all() or not 0 < self._betas[-1] <= 1:
-            raise ManifestError(f"{FILE}: the betas of its scheduler are not between 0 and 1; convert the model again")
+        between = np.all((self._betas > 0) & (self._betas <= 1))
+        if not between or np.count_nonzero(self.alphas_cumprod == PURE_NOISE) > 1:
+            raise ManifestError(
+                f"{FILE}: its scheduler's betas are not between 0 and 1, or leave no signal before the last timestep; "
+                "convert the model again"
+            )
 
     @cached_property
     def _betas(self) -> Numbers:
@@ -104,7 +112,7 @@ class NoiseSchedule(SchedulerSettings):
         if self.rescale_betas_zero_snr:
             roots = np.sqrt(alphas)
             alphas = ((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))) ** 2
-        return np.where(alphas == 0, PURE_NOISE, alphas)
+        return np.where(alphas < _NO_SIGNAL, PURE_NOISE, alphas)
 
     @cached_property
     def sigmas(self) -> Numbers:

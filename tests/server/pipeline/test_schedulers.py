@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from converter.errors import ManifestError
 from converter.families import PREDICTIONS
+from server.jobs.request import RequestError, make_request
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule, UnknownScheduler, find_scheduler
+from tests.server.fake_painter import MANIFEST
 
 STABLE_DIFFUSION = NoiseSchedule(
     num_train_timesteps=1000,
@@ -131,6 +134,178 @@ def cases():
 def test_a_run_ends_where_diffusers_ends(name, prediction, spacing, steps, strength):
     schedule = replace(STABLE_DIFFUSION, prediction_type=prediction, timestep_spacing=spacing)
     assert_same_run(name, schedule, steps, strength)
+
+
+#: Who starts at pure noise with which predictions; the others are refused (see `SchedulerName.from_pure_noise`).
+STARTS = [(s.name, prediction) for s in SCHEDULERS.values() for prediction in s.from_pure_noise]
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "linspace"])
+@pytest.mark.parametrize(("name", "prediction"), STARTS)
+def test_a_run_from_pure_noise_ends_where_diffusers_ends(name, prediction, spacing):
+    schedule = replace(ZERO_SNR, prediction_type=prediction, timestep_spacing=spacing)
+    for steps in (2, 20):
+        assert schedule.pure_noise_at(SCHEDULERS[name].make(schedule, steps).timesteps[0])
+        assert_same_run(name, schedule, steps)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("name", PEERS)
+def test_a_rescaled_schedule_begun_before_its_end_ends_where_diffusers_ends(name, prediction):
+    assert_same_run(name, replace(ZERO_SNR, prediction_type=prediction), 20)
+
+
+@pytest.mark.parametrize("name", [name for name in PEERS if not name.endswith("karras")])
+@pytest.mark.parametrize("beta_schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+def test_betas_of_every_schedule_end_where_diffusers_ends(name, beta_schedule):
+    assert_same_run(name, replace(ZERO_SNR, beta_schedule=beta_schedule, rescale_betas_zero_snr=False), 7)
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_trained_betas_end_where_diffusers_ends(name):
+    betas = tuple(np.geomspace(1e-4, 0.03, 400))
+    assert_same_run(name, replace(STABLE_DIFFUSION, trained_betas=betas, num_train_timesteps=400), 7)
+
+
+@pytest.mark.parametrize("name", ["ddim", "pndm"])
+@pytest.mark.parametrize("to_one", [True, False])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_the_last_step_ends_at_the_alpha_the_settings_say(name, to_one, offset):
+    schedule = replace(STABLE_DIFFUSION, set_alpha_to_one=to_one, steps_offset=offset)
+    for steps in (1, 5):
+        assert_same_run(name, schedule, steps)
+
+
+@pytest.mark.parametrize("rescaled", [False, True])
+@pytest.mark.parametrize("count", [1000, 37])
+@pytest.mark.parametrize("betas", ["linear", "scaled_linear", "squaredcos_cap_v2", "trained"])
+def test_noise_schedules_are_those_of_diffusers(betas, count, rescaled):
+    schedule = replace(STABLE_DIFFUSION, num_train_timesteps=count, rescale_betas_zero_snr=rescaled)
+    if betas == "trained":
+        schedule = replace(schedule, trained_betas=tuple(np.geomspace(0.001, 0.03, count)))
+    else:
+        schedule = replace(schedule, beta_schedule=betas)
+    theirs = peer("euler", schedule)
+    expected = theirs.alphas_cumprod.numpy().astype(np.float64)
+    # They count in float32, whose differences of roots near the end are as coarse as 1e-7 of what is left of 1.
+    np.testing.assert_allclose(np.sqrt(schedule.alphas_cumprod), np.sqrt(expected), rtol=1e-4, atol=1e-6)
+    assert (schedule.sigmas[-1] == pytest.approx(4096, rel=1e-6)) == rescaled
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("name", PEERS)
+def test_timesteps_and_sigmas_are_those_of_diffusers(name, spacing):
+    # Karras' come of logarithms, of which theirs are float32.
+    tolerance = 1.0 if name.endswith("karras") else 1e-3
+    for count, offset in ((1000, 0), (1000, 1), (600, 1)):
+        schedule = replace(STABLE_DIFFUSION, timestep_spacing=spacing, steps_offset=offset, num_train_timesteps=count)
+        theirs = peer(name, schedule)
+        for steps in (1, 2, 3, 7, 20, 48, 50, 61, 121, 150, 499, 999, 1000):
+            if steps > (50 if name == "lcm" else count):
+                continue  # theirs refuses
+            theirs.set_timesteps(steps)
+            ours = SCHEDULERS[name].make(schedule, steps)
+            expected = theirs.timesteps.numpy()
+            # NumPy's arange can give theirs a step too many, at timestep -1.
+            kept = len(expected) - ours.order * int(expected[-1] < 0)
+            np.testing.assert_allclose(ours.timesteps, expected[:kept], atol=tolerance)
+            assert ours.init_noise_sigma == pytest.approx(float(theirs.init_noise_sigma), rel=1e-4)
+            if hasattr(theirs, "sigmas"):
+                np.testing.assert_allclose(ours.sigmas[:kept], theirs.sigmas[:kept], rtol=1e-4)
+                assert ours.sigmas[-1] == theirs.sigmas[-1] == 0
+
+
+def test_karras_timesteps_of_a_squared_cosine_are_cut_as_diffusers_cuts_them():
+    schedule = replace(STABLE_DIFFUSION, beta_schedule="squaredcos_cap_v2")
+    theirs = peer("dpm++_2m_karras", schedule)
+    theirs.set_timesteps(30)
+    away = SCHEDULERS["dpm++_2m_karras"].make(schedule, 30).timesteps - theirs.timesteps.numpy()
+    # Theirs come of float32 logarithms, so that the end itself is at 998.99 and cut to 998.
+    assert np.abs(away).max() <= 1
+    assert np.mean(away == 0) > 0.8
+
+
+def brightness(name: str, prediction: str, steps: int) -> float:
+    """How bright an image of one random brightness gets, to how bright it should, by the exact UNet of such images.
+
+    Brightness is the mean of 64 x 64 latents: on the axis of unit length that all of them share, of deviation 64.
+    """
+    schedule = replace(ZERO_SNR, prediction_type=prediction, timestep_spacing="trailing")
+    sampler, variance = SCHEDULERS[name].make(schedule, steps), 64.0**2
+    draws = np.random.default_rng(0)
+    x = (draws.standard_normal(2000) * sampler.init_noise_sigma).astype(np.float32)
+    for i, timestep in enumerate(sampler.timesteps):
+        given = sampler.scale_model_input(x, i).astype(np.float64)
+        sigma = schedule.sigmas_at(np.asarray([timestep]))[0]
+        signal, noise = 1 / (1 + sigma**2) ** 0.5, sigma / (1 + sigma**2) ** 0.5
+        clean = given * signal * variance / (signal**2 * variance + noise**2)
+        epsilon = (given - signal * clean) / noise
+        told = {"epsilon": epsilon, "sample": clean, "v_prediction": signal * epsilon - noise * clean}[prediction]
+        x = sampler.step(told.astype(np.float32), i, x, lambda: draws.standard_normal(2000).astype(np.float32))
+    return float(x.std() / variance**0.5)
+
+
+def test_what_starts_at_pure_noise_keeps_images_brightness_and_what_does_not_is_refused():
+    found = {(name, prediction): brightness(name, prediction, 20) for name in PEERS for prediction in PREDICTIONS}
+    assert {pair for pair, gain in found.items() if 0.5 < gain < 1.5} == set(STARTS)
+    assert all(gain > 10 for pair, gain in found.items() if pair not in STARTS)
+
+
+def manifest(**changes):
+    """The fake model's, with its schedule or prediction changed."""
+    prediction = changes.pop("prediction_type", "v_prediction")
+    return replace(MANIFEST, prediction_type=prediction, scheduler=replace(MANIFEST.scheduler, **changes))
+
+
+def test_a_request_names_what_can_start_at_the_models_pure_noise():
+    zero_snr = manifest(rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    with pytest.raises(RequestError, match=r"scheduler is 'heun'.*euler, euler_a.*pndm.*zero terminal SNR"):
+        make_request(zero_snr, prompt="red", scheduler="heun")
+    assert make_request(zero_snr, prompt="red", scheduler="pndm").scheduler == "pndm"
+    with pytest.raises(RequestError, match="scheduler is 'pndm'"):
+        make_request(replace(zero_snr, prediction_type="epsilon"), prompt="red", scheduler="pndm")
+    before_the_end = manifest(rescale_betas_zero_snr=True, timestep_spacing="leading")
+    assert make_request(before_the_end, prompt="red", scheduler="heun").scheduler == "heun"
+
+
+@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_more_steps_than_timesteps_are_refused_and_as_many_as_accepted_are_finite(name, spacing):
+    few = manifest(num_train_timesteps=40, timestep_spacing=spacing)
+    # DPM++ counts one step more where it leads, and an offset of 1 is past the end then.
+    most = 38 if (name, spacing) == ("dpm++_2m", "leading") else 39
+    with pytest.raises(RequestError, match=rf"steps is 60; accepted: 1 to {most} with .*40 timesteps"):
+        make_request(few, prompt="red", steps=60, scheduler=name)
+    assert make_request(few, prompt="red", steps=most, scheduler=name).steps == most
+    noise = np.random.default_rng(0).standard_normal((1, 4, 4, 4)).astype(np.float32)
+    for steps in (1, 2, most):
+        assert np.isfinite(our_run(name, NoiseSchedule.of(few), steps, 1, noise, noise)[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"beta_schedule": "sigmoid"}, "beta_schedule 'sigmoid'"),
+        ({"timestep_spacing": "karras"}, "timestep_spacing 'karras'"),
+        ({"steps_offset": 500}, "steps_offset 500"),
+        ({"steps_offset": -1}, "steps_offset -1"),
+        ({"num_train_timesteps": 1}, "num_train_timesteps 1"),
+        ({"trained_betas": (0.1, 0.2)}, "trained_betas"),
+        ({"trained_betas": (0.0,) * 1000}, "betas"),
+        ({"trained_betas": (0.1,) * 500 + (1.0,) * 500}, "betas"),
+        ({"trained_betas": (float("nan"),) * 1000}, "betas"),
+        ({"trained_betas": (0.9,) * 1000, "rescale_betas_zero_snr": True}, "betas"),
+        ({"trained_betas": (2.0,) * 1000, "rescale_betas_zero_snr": True}, "betas"),
+        ({"beta_start": -1.0}, "beta_start -1.0"),
+        ({"beta_end": float("nan")}, "beta_end nan"),
+        ({"prediction_type": "flow"}, "prediction_type 'flow'"),
+    ],
+)
+def test_a_manifest_with_another_noise_schedule_is_refused_by_name(changes, named):
+    with pytest.raises(ManifestError, match=named):
+        NoiseSchedule.of(manifest(**changes))
+    with pytest.raises(RequestError, match=named):
+        make_request(manifest(**changes), prompt="red")
 
 
 @pytest.mark.parametrize(
