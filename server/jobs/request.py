@@ -116,8 +116,10 @@ def _check_schedule(manifest: Manifest, model: str, scheduler: str, steps: int) 
         raise RequestError("steps", steps, f"{STEPS[0]} to {most} with {scheduler}: {trained}")
     usable = fitting(schedule, steps)
     if scheduler not in usable:
-        why = f"this model starts from pure noise (zero terminal SNR), where {scheduler} is unstable"
-        raise RequestError("scheduler", scheduler, f"{', '.join(usable)}: {why}")
+        noise = schedule.prediction_type == "epsilon"
+        why = "noise, which it predicts, says nothing of them" if noise else f"{scheduler} is unstable"
+        why = f"this model's images start from pure noise (zero terminal SNR), where {why}"
+        raise RequestError("scheduler", scheduler, f"{', '.join(usable) or 'none'}: {why}")
 
 
 def _drawn(field: str, seed: int | None) -> int:

@@ -17,9 +17,6 @@ from server.pipeline.images import Pixels
 from server.pipeline.schedulers import NoiseSchedule, Sampler
 from server.pipeline.schedulers.schedule import Latents, Noise
 
-#: Further from 0 are no image's latents; noise predicted where no signal is left means any, and fp16 holds them not.
-_FURTHEST = 100.0
-
 
 class NotFinite(AnemoneError):
     """The UNet gave infinities or no numbers."""
@@ -29,7 +26,7 @@ class NotFinite(AnemoneError):
 class Step:
     """One call of the UNet is done: ``index`` of ``total`` (from 1), and the latents it left, fp32 [1, C, h, w].
 
-    clean: the latents without noise that the UNet's prediction means, [1, C, h, w], -100 to 100.
+    clean: the latents without noise that the UNet's prediction means, [1, C, h, w].
     seconds: how long the step took.
     image: which picture of the request it is a step of, from 0.
     """
@@ -100,6 +97,5 @@ def denoise(
             )
         predicted = _guided(rows, conditioning, guidance_scale)
         clean = schedule.clean_at(float(sampler.timesteps[index]), predicted, noisy.astype(np.float32))
-        clean = np.clip(clean, -_FURTHEST, _FURTHEST)
         latents = np.asarray(sampler.step(predicted, index, latents, noise), np.float32)
         yield Step(index - begin + 1, total, latents, clean, time.perf_counter() - began)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from converter.errors import AnemoneError
-from converter.families import PREDICTIONS
 from server.pipeline.schedulers.ddim import DDIM
 from server.pipeline.schedulers.dpm import DPMSolver
 from server.pipeline.schedulers.euler import Euler, EulerAncestral
@@ -33,10 +32,11 @@ class UnknownScheduler(AnemoneError):
 class SchedulerName:
     """A scheduler as requests name it, and as AUTOMATIC1111 titles it (``title`` and, apart, ``schedule_type``).
 
-    from_pure_noise: the predictions with which it can start where no signal is left (zero terminal SNR). Heun's and
-        PNDM's methods begin by averaging the first two slopes, and what differs between them is then taken along all
-        of the way from sigma 4096: of 20 steps, an image's brightness comes out 20 times too strong. The average of
-        two velocities (PNDM's, where those are predicted) does no such thing.
+    from_pure_noise: the predictions with which it can start where no signal is left (zero terminal SNR). Noise is none
+        of them: all of the input is noise there, and what a UNet errs by in saying so is taken for 4096 times as much
+        of an image. Heun's and PNDM's methods begin by averaging the first two slopes, and what differs between them is
+        then taken along all of the way from sigma 4096: of 20 steps, an image's brightness comes out 20 times too
+        strong. The average of two velocities (PNDM's, where those are predicted) does no such thing.
     """
 
     name: str
@@ -44,7 +44,7 @@ class SchedulerName:
     schedule_type: str
     aliases: tuple[str, ...]
     make: Callable[[NoiseSchedule, int], Sampler]
-    from_pure_noise: tuple[str, ...] = PREDICTIONS
+    from_pure_noise: tuple[str, ...] = ("v_prediction", "sample")
 
     def enough_timesteps(self, schedule: NoiseSchedule, steps: int) -> bool:
         """Whether the schedule has a timestep of its own for every step, and for the end that DPM++ counts as one."""

@@ -197,11 +197,12 @@ def test_noise_schedules_are_those_of_diffusers(betas, count, rescaled):
 def test_timesteps_and_sigmas_are_those_of_diffusers(name, spacing):
     # Karras' come of logarithms, of which theirs are float32.
     tolerance = 1.0 if name.endswith("karras") else 1e-3
-    for count, offset in ((1000, 0), (1000, 1), (600, 1)):
+    few, many = (1, 2, 3, 7, 20, 50), (48, 61, 121, 150, 999, 1000)
+    for count, offset, numbers in ((1000, 1, (*few, *many)), (1000, 0, few), (600, 1, few)):
         schedule = replace(STABLE_DIFFUSION, timestep_spacing=spacing, steps_offset=offset, num_train_timesteps=count)
         theirs = peer(name, schedule)
-        for steps in (1, 2, 3, 7, 20, 48, 50, 61, 121, 150, 499, 999, 1000):
-            if steps > (50 if name == "lcm" else count):
+        for steps in numbers:
+            if name == "lcm" and steps > 50:
                 continue  # theirs refuses
             theirs.set_timesteps(steps)
             ours = SCHEDULERS[name].make(schedule, steps)
@@ -225,14 +226,11 @@ def test_karras_timesteps_of_a_squared_cosine_are_cut_as_diffusers_cuts_them():
     assert np.mean(away == 0) > 0.8
 
 
-def brightness(name: str, prediction: str, steps: int) -> float:
-    """How bright an image of one random brightness gets, to how bright it should, by the exact UNet of such images.
-
-    Brightness is the mean of 64 x 64 latents: on the axis of unit length that all of them share, of deviation 64.
-    """
+def sampled(name: str, prediction: str, steps: int, deviation: float, error: float = 0.0) -> np.ndarray:
+    """What pure noise becomes by the exact UNet of numbers of this deviation, whose predictions are off by ``error``."""
     schedule = replace(ZERO_SNR, prediction_type=prediction, timestep_spacing="trailing")
-    sampler, variance = SCHEDULERS[name].make(schedule, steps), 64.0**2
-    draws = np.random.default_rng(0)
+    sampler, variance = SCHEDULERS[name].make(schedule, steps), deviation**2
+    draws, errors = np.random.default_rng(0), np.random.default_rng(1)
     x = (draws.standard_normal(2000) * sampler.init_noise_sigma).astype(np.float32)
     for i, timestep in enumerate(sampler.timesteps):
         given = sampler.scale_model_input(x, i).astype(np.float64)
@@ -241,14 +239,22 @@ def brightness(name: str, prediction: str, steps: int) -> float:
         clean = given * signal * variance / (signal**2 * variance + noise**2)
         epsilon = (given - signal * clean) / noise
         told = {"epsilon": epsilon, "sample": clean, "v_prediction": signal * epsilon - noise * clean}[prediction]
-        x = sampler.step(told.astype(np.float32), i, x, lambda: draws.standard_normal(2000).astype(np.float32))
-    return float(x.std() / variance**0.5)
+        told = (told + error * errors.standard_normal(2000)).astype(np.float32)
+        x = sampler.step(told, i, x, lambda: draws.standard_normal(2000).astype(np.float32))
+    return x
 
 
-def test_what_starts_at_pure_noise_keeps_images_brightness_and_what_does_not_is_refused():
-    found = {(name, prediction): brightness(name, prediction, 20) for name in PEERS for prediction in PREDICTIONS}
-    assert {pair for pair, gain in found.items() if 0.5 < gain < 1.5} == set(STARTS)
-    assert all(gain > 10 for pair, gain in found.items() if pair not in STARTS)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("name", PEERS)
+def test_what_starts_at_pure_noise_samples_well_there_and_what_does_not_is_refused(name, prediction):
+    # Brightness is the mean of 64 x 64 latents: on the axis of unit length that all of them share, of deviation 64.
+    gain = sampled(name, prediction, 20, 64.0).std() / 64
+    moved = sampled(name, prediction, 4, 1.0, error=0.01) - sampled(name, prediction, 4, 1.0)
+    if (name, prediction) in STARTS:
+        assert 0.5 < gain < 1.5
+        assert moved.std() < 0.05
+    else:
+        assert gain > 10 or moved.std() > 0.1
 
 
 def manifest(**changes):
@@ -264,6 +270,8 @@ def test_a_request_names_what_can_start_at_the_models_pure_noise():
     assert make_request(zero_snr, prompt="red", scheduler="pndm").scheduler == "pndm"
     with pytest.raises(RequestError, match="scheduler is 'pndm'"):
         make_request(replace(zero_snr, prediction_type="epsilon"), prompt="red", scheduler="pndm")
+    with pytest.raises(RequestError, match=r"scheduler is 'euler'; accepted: none: .*noise, which it predicts"):
+        make_request(replace(zero_snr, prediction_type="epsilon"), prompt="red", scheduler="euler")
     before_the_end = manifest(rescale_betas_zero_snr=True, timestep_spacing="leading")
     assert make_request(before_the_end, prompt="red", scheduler="heun").scheduler == "heun"
 
