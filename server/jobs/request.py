@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from converter.errors import AnemoneError
+from converter.errors import AnemoneError, ManifestError
 from converter.folder import Manifest
-from server.pipeline.schedulers import SCHEDULERS, UnknownScheduler, find_scheduler
+from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule, UnknownScheduler, find_scheduler, fitting
 
 STEPS = (1, 150)
 #: As far as A1111's slider goes; at 1 and below the negative prompt plays no part.
@@ -103,6 +103,25 @@ def check_size(width: int, height: int, sizes: tuple[tuple[int, int], ...]) -> N
         )
 
 
+def _check_schedule(manifest: Manifest, model: str, scheduler: str, steps: int) -> None:
+    """Raise RequestError unless the scheduler can take so many steps of the model's noise schedule."""
+    try:
+        schedule = NoiseSchedule.of(manifest)
+    except ManifestError as error:
+        raise RequestError("model", model, f"models whose noise schedule we know ({error})") from error
+    enough = SCHEDULERS[scheduler].enough_timesteps
+    if not enough(schedule, steps):
+        most = next(n for n in range(steps, 0, -1) if enough(schedule, n))
+        trained = f"this model was trained on {schedule.num_train_timesteps} timesteps"
+        raise RequestError("steps", steps, f"{STEPS[0]} to {most} with {scheduler}: {trained}")
+    usable = fitting(schedule, steps)
+    if scheduler not in usable:
+        noise = schedule.prediction_type == "epsilon"
+        why = "noise, which it predicts, says nothing of them" if noise else f"{scheduler} is unstable"
+        why = f"this model's images start from pure noise (zero terminal SNR), where {why}"
+        raise RequestError("scheduler", scheduler, f"{', '.join(usable) or 'none'}: {why}")
+
+
 def _drawn(field: str, seed: int | None) -> int:
     """The seed, or a new one for None and -1, so that the job knows it from the start."""
     if seed is None or seed == -1:
@@ -180,6 +199,8 @@ def make_request(
         scheduler = find_scheduler(manifest.defaults.scheduler if scheduler is None else scheduler).name
     except UnknownScheduler as error:
         raise RequestError("scheduler", scheduler, ", ".join(SCHEDULERS)) from error
+    model = manifest.name if model is None else model
+    _check_schedule(manifest, model, scheduler, steps)
     if image is not None:
         strength = DEFAULT_STRENGTH if strength is None else strength
         if not 0 < strength <= 1:
@@ -199,7 +220,7 @@ def make_request(
         guidance_scale=float(guidance_scale),
         seed=seed,
         scheduler=scheduler,
-        model=manifest.name if model is None else model,
+        model=model,
         negative_prompt=negative_prompt or "",
         n=n,
         strength=strength,

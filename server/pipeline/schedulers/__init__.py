@@ -21,7 +21,7 @@ from server.pipeline.schedulers.lms import LMS
 from server.pipeline.schedulers.pndm import PNDM
 from server.pipeline.schedulers.schedule import NoiseSchedule, Sampler
 
-__all__ = ["SCHEDULERS", "NoiseSchedule", "Sampler", "SchedulerName", "UnknownScheduler", "find_scheduler"]
+__all__ = ["SCHEDULERS", "NoiseSchedule", "Sampler", "SchedulerName", "UnknownScheduler", "find_scheduler", "fitting"]
 
 
 class UnknownScheduler(AnemoneError):
@@ -30,13 +30,26 @@ class UnknownScheduler(AnemoneError):
 
 @dataclass(frozen=True)
 class SchedulerName:
-    """A scheduler as requests name it, and as AUTOMATIC1111 titles it (``title`` and, apart, ``schedule_type``)."""
+    """A scheduler as requests name it, and as AUTOMATIC1111 titles it (``title`` and, apart, ``schedule_type``).
+
+    from_pure_noise: the predictions with which it can start where no signal is left (zero terminal SNR). Noise is none
+        of them: all of the input is noise there, and what a UNet errs by in saying so is taken for 4096 times as much
+        of an image. Heun's and PNDM's methods begin by averaging the first two slopes, and what differs between them is
+        then taken along all of the way from sigma 4096: of 20 steps, an image's brightness comes out 20 times too
+        strong. The average of two velocities (PNDM's, where those are predicted) does no such thing.
+    """
 
     name: str
     title: str
     schedule_type: str
     aliases: tuple[str, ...]
     make: Callable[[NoiseSchedule, int], Sampler]
+    from_pure_noise: tuple[str, ...] = ("v_prediction", "sample")
+
+    def enough_timesteps(self, schedule: NoiseSchedule, steps: int) -> bool:
+        """Whether the schedule has a timestep of its own for every step, and for the end that DPM++ counts as one."""
+        count = schedule.num_train_timesteps
+        return steps < count and self.make(schedule, steps).timesteps[0] < count
 
 
 SCHEDULERS: dict[str, SchedulerName] = {
@@ -54,10 +67,10 @@ SCHEDULERS: dict[str, SchedulerName] = {
             ("dpmpp_2m_karras", "k_dpmpp_2m_ka", "dpm++ 2m karras"),
             partial(DPMSolver, karras=True),
         ),
-        SchedulerName("heun", "Heun", "Automatic", ("k_heun",), Heun),
+        SchedulerName("heun", "Heun", "Automatic", ("k_heun",), Heun, from_pure_noise=()),
         SchedulerName("lms", "LMS", "Automatic", ("k_lms",), LMS),
         SchedulerName("ddim", "DDIM", "Automatic", (), DDIM),
-        SchedulerName("pndm", "PLMS", "Automatic", ("plms",), PNDM),
+        SchedulerName("pndm", "PLMS", "Automatic", ("plms",), PNDM, from_pure_noise=("v_prediction",)),
         SchedulerName("lcm", "LCM", "Automatic", (), LCM),
     )
 }
@@ -80,3 +93,13 @@ def find_scheduler(name: str) -> SchedulerName:
     if found is None:
         raise UnknownScheduler(f"scheduler is {name!r}; accepted: {', '.join(SCHEDULERS)}")
     return found
+
+
+def fitting(schedule: NoiseSchedule, steps: int) -> list[str]:
+    """The schedulers that can start where so many steps of this schedule do."""
+    return [
+        s.name
+        for s in SCHEDULERS.values()
+        if schedule.prediction_type in s.from_pure_noise
+        or not schedule.pure_noise_at(s.make(schedule, steps).timesteps[0])
+    ]

@@ -27,13 +27,16 @@ class DDIM:
         alpha = self.schedule.alphas_cumprod[int(self.timesteps[i])]
         return np.float32(np.sqrt(alpha)) * latents + np.float32(np.sqrt(1 - alpha)) * noise
 
+    def _moved(self, prediction: Latents, latents: Latents, here: int, to: int) -> Latents:
+        """The latents of timestep ``here`` at timestep ``to``; below 0 is past the last."""
+        alphas, schedule = self.schedule.alphas_cumprod, self.schedule
+        alpha = float(alphas[here])
+        left = float(alphas[max(to, 0)]) if to >= 0 or not schedule.set_alpha_to_one else 1.0
+        clean = schedule.clean(prediction, latents, alpha**0.5, (1 - alpha) ** 0.5)
+        epsilon = (latents - np.float32(alpha**0.5) * clean) / np.float32((1 - alpha) ** 0.5)
+        return np.asarray(np.float32(left**0.5) * clean + np.float32((1 - left) ** 0.5) * epsilon, np.float32)
+
     def step(self, prediction: Latents, i: int, latents: Latents, noise: Noise) -> Latents:
         """To the timestep one stride earlier."""
-        alphas = self.schedule.alphas_cumprod
         here = int(self.timesteps[i])
-        before = here - self._stride
-        alpha = float(alphas[here])
-        to = float(alphas[before]) if before >= 0 else (1.0 if self.schedule.set_alpha_to_one else float(alphas[0]))
-        clean = self.schedule.clean(prediction, latents, alpha**0.5, (1 - alpha) ** 0.5)
-        epsilon = (latents - np.float32(alpha**0.5) * clean) / np.float32((1 - alpha) ** 0.5)
-        return np.asarray(np.float32(to**0.5) * clean + np.float32((1 - to) ** 0.5) * epsilon, np.float32)
+        return self._moved(prediction, latents, here, here - self._stride)

@@ -34,7 +34,9 @@ class DPMSolver:
             sigmas = (high + np.linspace(0, 1, steps) * (low - high)) ** _RHO
             self.sigmas = np.append(sigmas, 0.0)
             logs = np.log(schedule.sigmas)
-            self.timesteps = np.round(np.interp(np.log(sigmas), logs, np.arange(len(logs))))
+            found = np.interp(np.log(sigmas), logs, np.arange(len(logs)))
+            # diffusers rounds, but for the squared cosine, where it cuts.
+            self.timesteps = np.floor(found) if schedule.beta_schedule == "squaredcos_cap_v2" else np.round(found)
         self._last: tuple[int, Latents] | None = None
 
     def _signal_noise(self, i: int) -> tuple[float, float]:

@@ -20,7 +20,7 @@ class LCM:
 
     def __init__(self, schedule: NoiseSchedule, steps: int) -> None:
         self.schedule = schedule
-        count = max(_DISTILLED_STEPS, steps)
+        count = min(max(_DISTILLED_STEPS, steps), schedule.num_train_timesteps)
         trained = (np.arange(count) + 1) * (schedule.num_train_timesteps // count) - 1
         picked = np.floor(np.linspace(0, count, steps, endpoint=False)).astype(int)
         self.timesteps = trained[::-1][picked].astype(np.float64)

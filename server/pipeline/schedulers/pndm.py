@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from server.pipeline.schedulers.ddim import DDIM
@@ -15,26 +17,22 @@ class PNDM(DDIM):
     """Adams-Bashforth over the last four predictions; the second timestep is visited twice to begin."""
 
     def __init__(self, schedule: NoiseSchedule, steps: int) -> None:
-        super().__init__(schedule, steps)
+        # The weights are for noise (diffusers sums velocities, too), so clean latents are turned into it at once.
+        self._turned = schedule.prediction_type == "sample"
+        super().__init__(replace(schedule, prediction_type="epsilon") if self._turned else schedule, steps)
         plain = self.timesteps
         # diffusers' order: the first step is taken, its end evaluated again, and the first two averaged.
         self.timesteps = np.concatenate([plain[:1], plain[1:2], plain[1:]]) if steps > 1 else plain
         self._past: list[Latents] = []
         self._first: Latents | None = None
 
-    def _moved(self, latents: Latents, here: int, before: int, prediction: Latents) -> Latents:
-        alphas, schedule = self.schedule.alphas_cumprod, self.schedule
-        alpha = float(alphas[here])
-        last = 1.0 if schedule.set_alpha_to_one else float(alphas[0])
-        to = float(alphas[before]) if before >= 0 else last
-        if schedule.prediction_type == "v_prediction":
-            prediction = np.float32(alpha**0.5) * prediction + np.float32((1 - alpha) ** 0.5) * latents
-        scale = alpha * (1 - to) ** 0.5 + (alpha * (1 - alpha) * to) ** 0.5
-        return np.float32((to / alpha) ** 0.5) * latents - np.float32((to - alpha) / scale) * prediction
-
     def step(self, prediction: Latents, i: int, latents: Latents, noise: Noise) -> Latents:
         """The weighted sum of the last predictions, one stride on."""
         here = int(self.timesteps[i])
+        if self._turned:
+            alpha = self.schedule.alphas_cumprod[here]
+            epsilon = (latents - np.float32(alpha**0.5) * prediction) / np.float32((1 - alpha) ** 0.5)
+            prediction = np.asarray(epsilon, np.float32)
         before = here - self._stride
         count = len(self._past)
         if self._first is not None:
@@ -42,10 +40,10 @@ class PNDM(DDIM):
             latents, self._first = self._first, None
             before, here = here, here + self._stride
             mean = np.asarray((prediction + self._past[-1]) / 2, np.float32)
-            return self._moved(latents, here, before, mean)
+            return self._moved(mean, latents, here, before)
         past = self._past = [*self._past[-3:], prediction]
         if count == 0:
             self._first = latents
-            return self._moved(latents, here, before, prediction)
+            return self._moved(prediction, latents, here, before)
         weighted = [np.float32(w) * p for w, p in zip(_WEIGHTS[min(count, 3) - 1], reversed(past), strict=True)]
-        return self._moved(latents, here, before, np.asarray(sum(weighted), np.float32))
+        return self._moved(np.asarray(sum(weighted), np.float32), latents, here, before)

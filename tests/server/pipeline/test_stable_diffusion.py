@@ -26,7 +26,7 @@ from PIL import Image
 from converter.convert import convert
 from converter.plan import ConvertOptions
 from converter.runtime import Feature
-from server.jobs.request import make_request
+from server.jobs.request import RequestError, make_request
 from server.pipeline.conditioning import Conditioning
 from server.pipeline.denoise import NotFinite, Step, denoise
 from server.pipeline.noise import NumpyGenerator
@@ -52,8 +52,10 @@ def pair(request, tmp_path_factory):
     """Our pipeline and diffusers', of one random checkpoint."""
     folder = tmp_path_factory.mktemp(request.param)
     source = write_checkpoint(folder / "source", prediction_type=request.param)
-    ours = StableDiffusion(convert(source, folder / "out", ConvertOptions(), lambda progress: None), {})
+    converted = convert(source, folder / "out", ConvertOptions(), lambda progress: None)
+    ours = StableDiffusion(converted, {})
     theirs = diffusers_pipeline(source)
+    theirs.converted = converted
     theirs.trained_schedule = theirs.scheduler.config
     return ours, theirs
 
@@ -82,6 +84,45 @@ def test_a_picture_is_the_one_diffusers_makes(pair, name):
         "red", negative_prompt="blue", num_inference_steps=4, guidance_scale=5, generator=generator, output_type="np"
     ).images[0]
     assert psnr(found.pixels, expected * 255) > 40
+
+
+def rescaled(theirs, spacing):
+    """Our pipeline of the same model, trained to zero terminal SNR, and what diffusers' schedulers are told of it."""
+    settings = {"rescale_betas_zero_snr": True, "timestep_spacing": spacing}
+    manifest = theirs.converted.manifest
+    manifest = replace(manifest, scheduler=replace(manifest.scheduler, **settings))
+    return StableDiffusion(replace(theirs.converted, manifest=manifest), {}), theirs.trained_schedule | settings
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "leading"])
+@pytest.mark.parametrize("name", ["euler", "euler_a", "dpm++_2m", "ddim", "lcm"])
+def test_an_image_of_a_zero_terminal_snr_model_is_the_one_diffusers_makes(pair, name, spacing):
+    _, theirs = pair
+    ours, schedule = rescaled(theirs, spacing)
+    fields = {"prompt": "red", "negative_prompt": "blue", "steps": 4, "guidance_scale": 3, "seed": 11}
+    if ours.manifest.prediction_type == "epsilon" and (spacing == "trailing" or name == "lcm"):
+        with pytest.raises(RequestError, match="pure noise"):
+            make_request(ours.manifest, scheduler=name, **fields)
+        return
+    (found,) = pictures(ours, scheduler=name, **fields)
+    expected = with_scheduler(theirs, name, schedule)(
+        "red",
+        negative_prompt="blue",
+        num_inference_steps=4,
+        guidance_scale=3,
+        generator=torch.Generator("cpu").manual_seed(11),
+        output_type="np",
+    ).images[0]
+    assert psnr(found.pixels, expected * 255) > 40
+
+
+@pytest.mark.parametrize("pair", ["v_prediction"], indirect=True)
+def test_the_first_preview_of_pure_noise_is_finite(pair):
+    ours, _ = rescaled(pair[1], "trailing")
+    request = make_request(ours.manifest, prompt="red", steps=3, seed=1, scheduler="euler")
+    step = next(ours.generate(request))
+    assert 0 < np.abs(step.clean.astype(np.float16)).max() < 100
+    assert ours.preview(step, request)
 
 
 @pytest.mark.parametrize("name", ["euler", "ddim", "dpm++_2m", "heun"])
@@ -174,7 +215,7 @@ def test_a_network_that_overflows_is_reported_at_its_step():
         def predict(self, inputs):
             return {"noise_pred": np.full((2, 4, 2, 2), np.inf, np.float32)}
 
-    schedule = NoiseSchedule(1000, 0.00085, 0.012, "scaled_linear", "leading", 1, False, "epsilon")
+    schedule = NoiseSchedule(1000, 0.00085, 0.012, "scaled_linear", "leading", 1, False, prediction_type="epsilon")
     sampler = SCHEDULERS["euler"].make(schedule, 3)
     latents, nothing = np.zeros((1, 4, 2, 2), np.float32), np.zeros((1, 0, 2, 2), np.float16)
     states = Conditioning({"encoder_hidden_states": np.zeros((2, 8, 1, 77), np.float16)}, tokens=77, guided=True)
