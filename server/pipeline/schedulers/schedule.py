@@ -49,11 +49,21 @@ def _squared_cosine(start: float, end: float, count: int) -> Numbers:
     return np.minimum(1 - left[1:] / left[:-1], 0.999)
 
 
+def _laplace(start: float, end: float, count: int) -> Numbers:
+    """Hang et al. 2024, "Improved Noise Schedule for Diffusion Training", with diffusers' guard of the logarithm."""
+    from_middle = 0.5 - np.arange(count + 1) / count
+    logs: Numbers = -0.5 * np.copysign(1, from_middle) * np.log(1 - 2 * np.abs(from_middle) + 1e-6)
+    left: Numbers = np.sqrt(1 / (1 + np.exp(-logs)))
+    return np.minimum(1 - left[1:] / left[:-1], 0.999)
+
+
 #: Betas by beta_schedule, of the first, the last and how many there are.
 _BETAS: dict[str, Callable[[float, float, int], Numbers]] = {
     "linear": np.linspace,
     "scaled_linear": lambda start, end, count: np.linspace(start**0.5, end**0.5, count) ** 2,
     "squaredcos_cap_v2": _squared_cosine,
+    "sigmoid": lambda start, end, count: start + (end - start) / (1 + np.exp(np.linspace(6, -6, count))),
+    "laplace": _laplace,
 }
 #: Timesteps by timestep_spacing, of how many there are, the steps and the offset, which is leading's alone. NumPy's
 #: arange adds up steps as rounded, so halves fall as diffusers' do; at 61 and more it can end with one at -1, cut here.

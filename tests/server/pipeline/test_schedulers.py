@@ -156,6 +156,13 @@ def test_a_rescaled_schedule_begun_before_its_end_ends_where_diffusers_ends(name
 
 
 @pytest.mark.parametrize("name", [name for name in PEERS if not name.endswith("karras")])
+@pytest.mark.parametrize("beta_schedule", ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"])
+def test_every_schedule_leaves_the_signal_that_diffusers_leaves(beta_schedule):
+    theirs = diffusers.DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule=beta_schedule)
+    ours = replace(STABLE_DIFFUSION, beta_schedule=beta_schedule)
+    np.testing.assert_allclose(ours.alphas_cumprod, theirs.alphas_cumprod.numpy(), rtol=2e-4)
+
+
 @pytest.mark.parametrize("beta_schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
 def test_betas_of_every_schedule_end_where_diffusers_ends(name, beta_schedule):
     assert_same_run(name, replace(ZERO_SNR, beta_schedule=beta_schedule, rescale_betas_zero_snr=False), 7)
@@ -293,7 +300,7 @@ def test_more_steps_than_timesteps_are_refused_and_as_many_as_accepted_are_finit
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"beta_schedule": "sigmoid"}, "beta_schedule 'sigmoid'"),
+        ({"beta_schedule": "cosine"}, "beta_schedule 'cosine'"),
         ({"timestep_spacing": "karras"}, "timestep_spacing 'karras'"),
         ({"steps_offset": 500}, "steps_offset 500"),
         ({"steps_offset": -1}, "steps_offset -1"),
