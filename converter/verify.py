@@ -17,7 +17,8 @@ from converter.runtime import Feature, Network
 from converter.runtime.mil import MILNetwork
 from converter.tensors import Tensors
 
-#: Under this a network is not installed: Apple's converter draws the line there too (its ABSOLUTE_MIN_PSNR).
+#: Under this a network is not installed: Apple's converter draws the line there too (its ABSOLUTE_MIN_PSNR). It judges the
+#: program as written, run by our own runtime; a device may answer less exactly, and what it answers is never judged by it.
 LEAST_DB = 35.0
 _TIMESTEP = 801.0
 

@@ -71,7 +71,8 @@ class Settings(BaseSettings):
     precision: Precision = Field(
         "fast",
         description="How models compute: fast (Core ML on a Mac, elsewhere compiled for the CPU, in eight bits where it "
-        "can), fp32, fp16 or ane (as a Mac is expected to, slowly)",
+        "can); on any machine, slowly: fp32, fp16 (results rounded), or ane (fp16 with the Neural Engine's reported "
+        "limits: shows overflow, not the engine's own error)",
     )
     api_key: SecretStr | None = Field(
         None,

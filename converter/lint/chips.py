@@ -1,7 +1,10 @@
 """What the Neural Engine of each Apple chip can hold and run, where the generations differ.
 
 None of this is documented by Apple in one place: the axis limits are the compiler's own message, the rest is from
-public measurements of the engine (the "ANE book", hollance/neural-engine).
+public measurements of the engine (the "ANE book", hollance/neural-engine). M5 is M4 here: ANEForge's
+docs/numeric-cliffs.md and aneforge/_targets.py, measured on M5, find more cores in it and no other limits.
+
+How fast a chip's engine is beside its GPU is no limit and not told from a package.
 """
 
 from __future__ import annotations
@@ -55,6 +58,7 @@ CHIPS: dict[str, Chip] = {
         Chip("M2", 16384, 32, _WAVES, _NONE, _BLOCKWISE, narrow_slices=True),
         Chip("M3", 16384, 32, _NONE, _NONE, _NONE, narrow_slices=True),
         Chip("M4", 65536, 32, _NONE, _NONE, _NONE, narrow_slices=False),
+        Chip("M5", 65536, 32, _NONE, _NONE, _NONE, narrow_slices=False),
     )
 }
 #: The first Apple Silicon Mac, and the strictest: what is fine there is fine everywhere.

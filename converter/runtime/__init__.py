@@ -40,8 +40,9 @@ PRECISIONS: tuple[str, ...] = get_args(Precision)
 def load(path: Path, *, function: str = "main", compute_units: str = "CPU_AND_NE", precision: str = "fast") -> Network:
     """The package, pipeline or compiled model at ``path``, ready to predict; of a network cut in two give the first half.
 
-    ``precision`` fast is Core ML on a Mac and our engine for this CPU elsewhere; fp32 (the reference), fp16 (rounded
-    where Core ML would) and ane (with the Neural Engine's limits) run operation by operation on any machine.
+    ``precision`` fast is Core ML on a Mac and our engine for this CPU elsewhere; fp32 (the reference), fp16 (every result
+    rounded) and ane (with the Neural Engine's reported limits as well: it shows overflow, not the engine's own error)
+    run operation by operation on any machine.
     ``compute_units`` is one of COMPUTE_UNITS and matters to Core ML alone. Raises PackageError where the package cannot
     be read and UnsupportedOperator where this machine cannot run it; never half-way through a prediction.
     """

@@ -84,8 +84,8 @@ class MILNetwork:
     """A package run by PyTorch operation by operation.
 
     In the ``precision`` fp32, types narrower than that are not rounded to between operations; in fp16 every fp16 result
-    is, and in ane it also meets the Neural Engine's limits (see `converter.runtime.precision`), with ``narrow_slices``
-    those of engines before A16. With ``record``, `ranges` tells how far each operation's results reached.
+    is, and in ane it also meets the Neural Engine's reported limits, with ``narrow_slices`` those of engines before A16;
+    that shows overflow, not the engine's own error (see `converter.runtime.precision`). With ``record``, `ranges` tells how far each operation's results reached.
 
     With ``stream`` weights stay in the file and are read anew at each use: slower, but a network of any size runs in
     the memory of its largest layer.

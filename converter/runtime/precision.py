@@ -1,7 +1,12 @@
 """What of an operation's result survives in the arithmetic a package was made for: fp16 on any unit, or the engine's.
 
 The operators compute in fp32 and what is kept of their results is decided here, so that a convolution, product, norm
-or softmax accumulates in fp32 and is rounded once, as it is on Apple's GPUs and by all accounts on the Neural Engine.
+or softmax accumulates in fp32 and is rounded once. How Apple's GPUs and the Neural Engine round within one is not known
+here.
+
+What these precisions show is overflow, not a device's own error. The one public measurement (aszc-dev's
+coreml-diffusion-benchmarks: Stable Diffusion 1.5's UNet, 512x512, M2 Pro) has the engine at 34.5 dB of fp32 and the GPU
+at 74 dB with the same fp16 weights; ``ane`` gives 63 to 78 dB for the bundled model's networks.
 
 ``ane`` has the Neural Engine's own limits. Apple documents none of them. They are other people's measurements, and
 nothing here was run on a Mac to confirm one:

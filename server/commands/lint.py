@@ -14,8 +14,9 @@ def add_lint(commands: Commands) -> None:
     check = add_command(
         commands,
         "lint",
-        "Tell what in a model's packages would leave the Neural Engine, slow it, or lose precision",
-        "examples:\n  anemone lint ./sd15\n  anemone lint Unet.mlpackage --chip M4 --notes\n"
+        "Tell what in a model's packages would leave the Neural Engine, slow it, or lose precision, by public reports; "
+        "nothing is run",
+        "examples:\n  anemone lint ./sd15\n  anemone lint Unet.mlpackage --chip M5 --notes\n"
         "The exit status is 1 where there is an error or a warning.",
     )
     check.add_argument("folder", type=Path, help="a model folder, a folder of .mlpackages, or one .mlpackage")

@@ -143,7 +143,7 @@ async def events(
     summary="A job's picture",
 )
 async def job_image(job_id: str, index: int, queue: Queue, store: Store) -> Response:
-    """The PNG, whose `parameters` text says how to make it again. Pictures are numbered from 0."""
+    """The PNG, whose `parameters` text says how to make it again on this machine. Images are numbered from 0."""
     job = found(queue.job(job_id), job_id, store)
     image = next((i for i in job.images if i.index == index), None)
     if image is None:

@@ -52,7 +52,7 @@ class ConversionIn(BaseModel):
     )
     attention: Attention = Field(
         "split_einsum",
-        description="split_einsum for the Neural Engine, split_einsum_v2 for large pictures, original for GPUs",
+        description="split_einsum for the Neural Engine, split_einsum_v2 the same for large images, original for GPUs",
     )
     batches: list[Literal[1, 2]] | None = Field(
         None, min_length=1, max_length=2, description="Rows the UNet takes at once: 2 for guidance, 1 without"

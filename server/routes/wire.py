@@ -42,7 +42,9 @@ class Txt2Img(BaseModel):
         None, description=f"How closely to follow the prompt, {GUIDANCE[0]:g} to {GUIDANCE[1]:g}"
     )
     seed: Whole | None = Field(
-        None, description=f"0 to {SEEDS[1]}; the same seed and settings give the same picture; -1 or none draws one"
+        None,
+        description=f"0 to {SEEDS[1]}; -1 or none draws one. The same seed and settings give the same image on the same "
+        "machine and compute unit",
     )
     scheduler: str | None = Field(None, description=f"One of {', '.join(SCHEDULERS)} (A1111's names work too)")
     n: Whole | None = Field(

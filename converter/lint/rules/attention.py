@@ -16,6 +16,8 @@ _LOGITS, _HUGE_LOGITS = 16 * MIB, 512 * MIB
 _ROW_LOGITS = MIB
 #: As measured on M4: products of smaller tensors stay on the CPU.
 _FUSED_ELEMENTS = 2_000_000
+#: What stands between a product of queries and keys and its softmax.
+_BETWEEN = frozenset({"add", "cast", "mul", "real_div", "reshape"})
 #: SDXL in split_einsum_v2 (12 800) never finished compiling for people; in split_einsum (5 200) it does.
 _MANY_EINSUMS = 6000
 
@@ -41,13 +43,15 @@ def softmaxes(subject: Subject) -> Iterator[Problem]:
         elif kind.nbytes > _LOGITS:
             what = "One head's logits exceed the engine's own memory, so they travel; it works."
             cure = (
-                "split_einsum_v2 cuts the queries: 10 to 30 % faster on phones by Apple's account, slower to compile."
+                "split_einsum_v2 cuts the queries: faster on phones by Apple's account, the same on an M2 Pro by others', "
+                "and slower to compile."
             )
             yield Problem("W3", "note", what, cure, place)
 
 
 def fused_attention(subject: Subject) -> Iterator[Problem]:
-    """W8: attention as one operation."""
+    """W8: attention as one operation, or of three axes, which a GPU's compiler makes one of."""
+    yield from _flat_attention(subject)
     function = subject.function
     for op in function.operations:
         if op.kind == "scaled_dot_product_attention":
@@ -60,6 +64,36 @@ def fused_attention(subject: Subject) -> Iterator[Problem]:
                 "Spell it as split einsums, or look at Core ML's compute plan on the Mac it is for.",
                 subject.place(op, f"queries of {count / 1e6:.1f} million numbers; measured {where} on M4", count),
             )
+
+
+def _descends(function: Function, op: Operation, kind: str, through: frozenset[str]) -> bool:
+    """Whether an operation's input comes from a ``kind``, with nothing but ``through`` between."""
+    for name in function.tensors(op):
+        maker = function.producers.get(name)
+        if maker is not None and (
+            maker.kind == kind or (maker.kind in through and _descends(function, maker, kind, through))
+        ):
+            return True
+    return False
+
+
+def _flat_attention(subject: Subject) -> Iterator[Problem]:
+    """W8: products of three axes around a softmax, as coremltools before 9 wrote CLIP's."""
+    function = subject.function
+    for op in function.operations:
+        if op.kind != "matmul" or any(len(function.types[n].shape) != 3 for n in function.tensors(op)):
+            continue
+        share = function.source(op)
+        if share is None or share.kind != "softmax" or not _descends(function, share, "matmul", _BETWEEN):
+            continue
+        yield Problem(
+            "W8",
+            "note",
+            "Attention has three axes; text encoders of that form were seen to crash on the GPU under macOS 27.2's beta "
+            "(MochiDiffusion issue 521).",
+            "Run it with CPU_AND_NE, or convert it again with heads on an axis of their own.",
+            subject.place(op, megabytes(subject.bytes_of(op)), subject.bytes_of(op)),
+        )
 
 
 def compile_time(subject: Subject) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""W6, N2, N5: norms spelled out in small operations, squares that overflow, epsilons that are zero in fp16."""
+"""W6, N2, N5: norms spelled out in small operations, results that overflow on the way, epsilons that are zero in fp16."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ from converter.lint.subject import Subject, megabytes
 
 #: The smallest number of fp16; what is below half of it is zero.
 _TINY = 6e-8
+#: Operations that take a logarithm of exponentials, and what was measured of them on the engine: softplus in coremltools
+#: #2687 (M3 Max) and ANEForge #113 (M5), the sum over 32 channels in coremltools #2690.
+_EXPONENTIALS = {
+    "softplus": ("0 beyond 10.4", "Write max(x, 0) + log(1 + exp(-|x|)), whose exponential is at most 1."),
+    "reduce_log_sum_exp": (
+        "0 once the exponentials' sum exceeds 65504 (beyond 7.6 in each of 32 channels)",
+        "Subtract the maximum before, and add it to the result.",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -72,12 +81,12 @@ def _variances(function: Function) -> Iterator[_Variance]:
 
 
 def decomposed(subject: Subject) -> Iterator[Problem]:
-    """W6: a norm in small operations where Core ML has one; a note for the group norm it recognises itself."""
+    """W6: a norm in small operations where MIL has an operation for it; for group norm it has none, so a note."""
     for found in _variances(subject.function):
         size = subject.bytes_of(found.square)
         place = subject.place(found.mean, megabytes(size), size, subject.function.tensors(found.mean))
         if found.norm == "group":
-            what = "A group norm is spelled as coremltools lowers it, over five axes; Core ML recognises the form."
+            what = "A group norm is spelled as coremltools lowers it, over five axes: MIL has no operation for one."
             yield Problem("W6", "note", what, "Nothing to do unless a compute plan shows it on the CPU.", place)
         elif found.norm == "other":
             what = "A norm is spelled in small operations, which the engine runs one by one."
@@ -85,7 +94,8 @@ def decomposed(subject: Subject) -> Iterator[Problem]:
 
 
 def squares(subject: Subject) -> Iterator[Problem]:
-    """N2: squares in fp16 on the way to a mean: beyond 255 they are infinite."""
+    """N2: squares on the way to a mean, and exponentials on the way to a logarithm, that are infinite in fp16."""
+    yield from _exponentials(subject)
     for found in _variances(subject.function):
         op = found.square
         if subject.function.types[op.outputs[0]].dtype != "fp16" or found.norm == "bounded":
@@ -98,6 +108,16 @@ def squares(subject: Subject) -> Iterator[Problem]:
         else:
             what = "Values are squared in fp16 before their mean: beyond 255 the square is infinite."
             cure = "Use layer_norm, which does not overflow; a root mean square is that of x beside -x."
+            yield Problem("N2", "warning", what, cure, place)
+
+
+def _exponentials(subject: Subject) -> Iterator[Problem]:
+    """Logarithms of exponentials that the engine gives as 0 where an exponential exceeds fp16."""
+    for op in subject.function.operations:
+        if op.kind in _EXPONENTIALS and subject.placement.on_engine(op):
+            gives, cure = _EXPONENTIALS[op.kind]
+            what = f"{op.kind} takes exponentials in fp16: measured on the engine, the result is {gives}."
+            place = subject.place(op, megabytes(subject.bytes_of(op)), subject.bytes_of(op))
             yield Problem("N2", "warning", what, cure, place)
 
 

@@ -76,3 +76,30 @@ def test_a_scale_after_the_product_is_a_warning(mil, linted, serious):
     before = linted(lambda q, k: split(mil, mb.mul(x=q, y=np.float16(0.125)), k), *shapes)
     added = linted(lambda q, k: split(mil, q, k, lambda x: mb.add(x=x, y=masked)), *shapes)
     assert not serious(before) | serious(added)
+
+
+def flat_attention(mil, q, k, *, mask=None):
+    """As transformers wrote CLIP's: heads in the batch, the mask added at rank 4."""
+    mb = mil.mb
+    logits = mb.matmul(x=q, y=k, transpose_y=True)
+    if mask is not None:
+        heads, rows, keys = logits.shape
+        whole = mb.add(x=mb.reshape(x=logits, shape=(1, heads, rows, keys)), y=mask)
+        logits = mb.reshape(x=whole, shape=(heads, rows, keys))
+    return mb.matmul(x=mb.softmax(x=logits, axis=-1), y=k)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_of_three_axes_is_noted_for_the_gpu(mil, linted, masked):
+    mask = np.zeros((1, 1, 77, 77), np.float16) if masked else None
+    shapes = (12, 77, 64), (12, 77, 64)
+    found = [f for f in linted(lambda q, k: flat_attention(mil, q, k, mask=mask), *shapes) if f.rule == "W8"]
+    assert [(f.level, len(f.places)) for f in found] == [("note", 1)]
+    assert "macOS 27.2" in found[0].what
+
+
+def test_attention_of_four_axes_and_a_softmax_without_a_product_before_are_not_noted(mil, linted):
+    shapes = (1, 12, 77, 64), (1, 12, 77, 64)
+    four = linted(lambda q, k: flat_attention(mil, q, k), *shapes)
+    pooled = linted(lambda x, y: mil.mb.matmul(x=mil.mb.softmax(x=x, axis=-1), y=y), (12, 77, 77), (12, 77, 64))
+    assert "W8" not in {f.rule for f in [*four, *pooled]}

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
+import torch
+
+from converter.lint import lint_package
 
 FLAT, LONG = (1, 512, 1, 1024), (1, 512, 1024, 1)
 
@@ -89,3 +94,104 @@ def test_operations_that_change_nothing_are_reported_by_their_size(mil, linted, 
     small = linted(build, (1, 64, 1, 64))
     assert (serious(small), noted(small)) == (set(), {"W7"})
     assert not noted(linted(lambda x: mil.mb.transpose(x=x, perm=[0, 2, 1, 3]), (1, 64, 64, 64)))
+
+
+WEIGHT = np.ones((64, 64), np.float16)
+
+
+def hardswish(mil, x):
+    """As coremltools spells torch's."""
+    cut = mil.mb.thresholded_relu(x=x, alpha=np.float16(-3))
+    return mil.mb.mul(x=cut, y=mil.mb.sigmoid_hard(x=cut, alpha=np.float16(1 / 6), beta=np.float16(0.5)))
+
+
+def clamped(mil, x, shift=3):
+    """hardswish spelled out, as TensorFlow has it."""
+    gate = mil.mb.relu6(x=mil.mb.add(x=x, y=np.float16(shift)))
+    return mil.mb.mul(x=x, y=mil.mb.mul(x=gate, y=np.float16(1 / 6)))
+
+
+def flat(findings):
+    """The levels and places' words of N9."""
+    return [(f.level, f.places[0].detail) for f in findings if f.rule == "N9"]
+
+
+@pytest.mark.parametrize("product", ["linear", "matmul"])
+@pytest.mark.parametrize(
+    ("activation", "found"),
+    [
+        (hardswish, [("warning", "thresholded_relu")]),
+        (clamped, [("warning", "relu6")]),
+        (
+            lambda mil, x: mil.mb.sigmoid_hard(x=x, alpha=np.float16(1), beta=np.float16(0)),
+            [("warning", "sigmoid_hard")],
+        ),
+        (lambda mil, x: mil.mb.silu(x=x), [("note", "silu")]),
+        (lambda mil, x: mil.mb.relu(x=x), []),
+        (lambda mil, x: mil.mb.relu6(x=x), []),
+        (lambda mil, x: clamped(mil, x, shift=1), []),
+        (lambda mil, x: mil.mb.square(x=x), []),
+    ],
+)
+def test_a_product_of_rank_2_that_feeds_a_hard_activation_is_a_warning(mil, linted, product, activation, found):
+    def build(x):
+        if product == "linear":
+            return activation(mil, mil.mb.linear(x=x, weight=WEIGHT))
+        return activation(mil, mil.mb.matmul(x=x, y=WEIGHT))
+
+    assert flat(linted(build, (2, 64))) == found
+
+
+def test_a_product_of_two_activations_of_rank_2_counts_and_one_of_rank_3_does_not(mil, linted):
+    assert flat(linted(lambda x: hardswish(mil, mil.mb.matmul(x=x, y=x)), (64, 64)))
+    assert not flat(linted(lambda x: hardswish(mil, mil.mb.linear(x=x, weight=WEIGHT)), (1, 2, 64)))
+
+
+def test_what_stands_between_a_product_and_its_activation_hides_it_only_at_another_rank(mil, linted):
+    mb, bias = mil.mb, np.ones(64, np.float16)
+
+    def through(*steps):
+        def build(x):
+            y = mb.linear(x=x, weight=WEIGHT)
+            for step in steps:
+                y = step(y)
+            return hardswish(mil, y)
+
+        return flat(linted(build, (2, 64)))
+
+    assert through(
+        lambda y: mb.add(x=y, y=bias),
+        lambda y: mb.mul(x=y, y=np.float16(2)),
+        lambda y: mb.reshape(x=y, shape=(4, 32)),
+        lambda y: mb.split(x=y, num_splits=2, axis=1)[1],
+    )
+    assert not through(lambda y: mb.reshape(x=y, shape=(2, 64, 1, 1)))
+    assert not through(lambda y: mb.add(x=y, y=mb.relu(x=y)))
+    assert not through(lambda y: mb.square(x=y))
+
+
+def test_a_product_in_fp32_is_off_the_engine_and_no_flat_product(mil, linted):
+    def build(x):
+        return hardswish(mil, mil.mb.cast(x=mil.mb.linear(x=x, weight=np.ones((64, 64), np.float32)), dtype="fp16"))
+
+    assert not flat(linted(build, ((2, 64), "fp32")))
+
+
+@pytest.mark.parametrize(
+    ("activation", "level"), [(torch.nn.Hardswish, "warning"), (torch.nn.SiLU, "note"), (torch.nn.ReLU, None)]
+)
+def test_a_classifier_converted_by_coremltools_is_recognised(mil, tmp_path, activation, level):
+    """MobileNetV3's end, where the error was found, of fewer channels; its relu twin, where there was none."""
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(64, 128), activation(), torch.nn.Linear(128, 10)).eval()
+    x = torch.zeros(1, 64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = mil.ct.convert(
+            torch.jit.trace(module, x),
+            inputs=[mil.ct.TensorType(name="x", shape=x.shape)],
+            minimum_deployment_target=mil.ct.target.macOS13,
+            skip_model_load=True,
+        )
+        model.save(str(tmp_path / "end.mlpackage"))
+    assert [found[0] for found in flat(lint_package(tmp_path / "end.mlpackage"))] == ([level] if level else [])

@@ -82,3 +82,19 @@ def test_an_epsilon_that_is_zero_in_fp16_is_a_warning(mil, linted, serious, epsi
 
     assert serious(linted(build, SHAPE)) == broken
     assert serious(linted(lambda x: spelled(mil, x, [1], epsilon=epsilon), SHAPE)) == {"W6", "N2"} | broken
+
+
+def test_softplus_and_the_logarithm_of_a_sum_of_exponentials_overflow_on_the_engine(mil, linted, serious):
+    mb = mil.mb
+    assert serious(linted(lambda x: mb.softplus(x=x), SHAPE)) == {"N2"}
+    assert serious(linted(lambda x: mb.reduce_log_sum_exp(x=x, axes=[1], keep_dims=True), SHAPE)) == {"N2"}
+
+    def stable(x):
+        small = mb.exp(x=mb.mul(x=mb.abs(x=x), y=np.float16(-1)))
+        return mb.add(x=mb.relu(x=x), y=mb.log(x=mb.add(x=small, y=np.float16(1)), epsilon=np.float16(0)))
+
+    assert not serious(linted(stable, SHAPE))
+
+
+def test_softplus_in_fp32_is_off_the_engine_and_does_not_overflow(mil, linted):
+    assert "N2" not in {f.rule for f in linted(lambda x: mil.mb.softplus(x=x), (SHAPE, "fp32"))}
