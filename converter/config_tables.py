@@ -250,6 +250,9 @@ SCHEDULER_CLASSES: dict[str, Config] = {
 }
 
 
+#: What a UNet may predict.
+PREDICTION_TYPES: tuple[str, ...] = SCHEDULER["prediction_type"].accepted
+
 _TABLES: dict[str, Table] = {
     "scheduler/scheduler_config.json": SCHEDULER,
     "unet/config.json": UNET,

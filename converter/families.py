@@ -13,7 +13,6 @@ from converter.networks.unet_shape import UNetShape, unet_shape
 from converter.schedule import read_schedule
 from converter.source import Source
 
-PREDICTIONS: tuple[str, ...] = SCHEDULER["prediction_type"].accepted
 _SCHEDULER = "scheduler/scheduler_config.json"
 _AUTOENCODER = ("vae_decoder", "vae_encoder")
 #: Channels a UNet takes beside the noisy latents: none, or the mask and the masked picture's latents (inpainting).

@@ -14,6 +14,7 @@ from typing import Any
 
 from converter import clip_vocabulary
 from converter.checkpoint import content_hash, size_and_time
+from converter.config_tables import PREDICTION_TYPES
 from converter.errors import CheckpointError
 from converter.ldm import unet, vae
 from converter.ldm.clip import PLACES, TextEncoder, text_encoder_config, text_encoder_parts
@@ -22,7 +23,6 @@ from converter.ldm.prediction import MARKS, Prediction, prediction, sample_size,
 from converter.ldm.strangers import another_unet, known_stranger, part_of_a_checkpoint
 from converter.tensors import Part, Tensors
 
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 _SUPPORTED = (
     "this converter reads single files of Stable Diffusion 1.x, 2.x, SDXL and the SDXL refiner, and their inpainting "
     "models, with UNet, text encoders and VAE in one"

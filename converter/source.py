@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from converter.checkpoint import PICKLES, Checkpoint, pickle_refused
+from converter.config_tables import PREDICTION_TYPES
 from converter.errors import CheckpointError
-from converter.single_file import PREDICTION_TYPES, SingleFile
+from converter.single_file import SingleFile
 from converter.tensors import Tensors
 
 if TYPE_CHECKING:

@@ -10,15 +10,15 @@ from pathlib import Path
 from converter.apple.model import AppleModel
 from converter.apple.tokenizer import Vocabulary, find_vocabulary
 from converter.checkpoint import read_json
+from converter.config_tables import PREDICTION_TYPES
 from converter.errors import CheckpointError
-from converter.families import PREDICTIONS
 from converter.folder import GUIDED, UNGUIDED, USUAL, Defaults, SchedulerSettings
 from converter.schedule import read_schedule
 
 #: What is accepted for each of AppleSettings' fields.
 ACCEPTED = {
     "name": "what the model is to be called",
-    "prediction_type": ", ".join(PREDICTIONS),
+    "prediction_type": ", ".join(PREDICTION_TYPES),
     "vae_scaling_factor": "a number above 0, such as 0.18215 (Stable Diffusion 1 and 2) or 0.13025 (XL)",
     "scheduler_config": "the model's scheduler_config.json, as diffusers saves it",
     "tokenizer": "a folder with the model's vocab.json and merges.txt",
@@ -129,7 +129,7 @@ def _numbers_out_of_range(settings: AppleSettings) -> list[str]:
     scale, guidance = settings.vae_scaling_factor, settings.guidance_scale
     fine = {
         "name": settings.name is None or bool(settings.name.strip()),
-        "prediction_type": settings.prediction_type in (None, *PREDICTIONS),
+        "prediction_type": settings.prediction_type in (None, *PREDICTION_TYPES),
         "vae_scaling_factor": scale is None or (math.isfinite(scale) and scale > 0),
         "steps": settings.steps is None or settings.steps >= 1,
         "guidance_scale": guidance is None or (math.isfinite(guidance) and guidance >= 0),

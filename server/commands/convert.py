@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from converter.config_tables import PREDICTION_TYPES
 from converter.mil import TARGETS
 from converter.networks.layers import ATTENTIONS
 from converter.plan import ConvertOptions
-from converter.single_file import PREDICTION_TYPES
 from server.commands.flags import Commands, add_command, add_components, components, size
 
 

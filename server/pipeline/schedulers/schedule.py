@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.config_tables import PREDICTION_TYPES
 from converter.errors import ManifestError
-from converter.families import PREDICTIONS
 from converter.folder import FILE, Manifest, SchedulerSettings
 
 #: The share of signal at pure noise, in place of a 0 to divide by: diffusers' value, fp16's smallest (sigma is 4096).
@@ -96,7 +96,7 @@ class NoiseSchedule(SchedulerSettings):
             "timestep_spacing": self.timestep_spacing in _SPACINGS,
             "steps_offset": 0 <= self.steps_offset < count / 2,
             "trained_betas": betas is None or len(betas) == count,
-            "prediction_type": self.prediction_type in PREDICTIONS,
+            "prediction_type": self.prediction_type in PREDICTION_TYPES,
         }
         wrong = [f"{name} {getattr(self, name)!r:.80}" for name, fine in right.items() if not fine]
         if wrong:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from converter.config_tables import PREDICTION_TYPES
 from converter.errors import ManifestError
-from converter.families import PREDICTIONS
 from server.jobs.request import RequestError, make_request
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule, UnknownScheduler, find_scheduler
 from tests.server.fake_painter import MANIFEST
@@ -125,7 +125,7 @@ def cases():
     its LMS, begun part-way, takes coefficients for slopes it does not have.
     """
     runs = [(1, 1.0), (2, 1.0), (7, 1.0), (20, 1.0), (10, 0.55)]
-    for name, prediction, spacing, (steps, strength) in product(PEERS, PREDICTIONS, SPACINGS, runs):
+    for name, prediction, spacing, (steps, strength) in product(PEERS, PREDICTION_TYPES, SPACINGS, runs):
         if name != "lms" or strength == 1:
             yield name, prediction, spacing, steps, strength
 
@@ -149,7 +149,7 @@ def test_a_run_from_pure_noise_ends_where_diffusers_ends(name, prediction, spaci
         assert_same_run(name, schedule, steps)
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", PREDICTION_TYPES)
 @pytest.mark.parametrize("name", PEERS)
 def test_a_rescaled_schedule_begun_before_its_end_ends_where_diffusers_ends(name, prediction):
     assert_same_run(name, replace(ZERO_SNR, prediction_type=prediction), 20)
@@ -251,7 +251,7 @@ def sampled(name: str, prediction: str, steps: int, deviation: float, error: flo
     return x
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", PREDICTION_TYPES)
 @pytest.mark.parametrize("name", PEERS)
 def test_what_starts_at_pure_noise_samples_well_there_and_what_does_not_is_refused(name, prediction):
     # Brightness is the mean of 64 x 64 latents: on the axis of unit length that all of them share, of deviation 64.
