@@ -9,6 +9,7 @@ from converter.config_tables import SCHEDULER, SCHEDULER_CLASSES
 from converter.configs import read_config
 from converter.errors import CheckpointError
 from converter.folder import SchedulerSettings
+from converter.noise import PURE_NOISE, no_image_because, signal_left
 
 #: Configurations without a class are Stable Diffusion's own of 2022, which diffusers read with this one.
 _CLASS = "PNDMScheduler"
@@ -32,10 +33,16 @@ def read_schedule(where: str, given: dict[str, Any]) -> tuple[SchedulerSettings,
         raise CheckpointError(
             f"{where} has {len(betas)} trained_betas for num_train_timesteps = {config['num_train_timesteps']}"
         )
-    if not config["beta_start"] <= config["beta_end"] < 1:
-        raise CheckpointError(
-            f"{where} has betas from {config['beta_start']} to {config['beta_end']}; accepted: rising numbers below 1"
-        )
     values = {field.name: config[field.name] for field in fields(SchedulerSettings)}
     values["trained_betas"] = None if betas is None else tuple(float(beta) for beta in betas)
-    return SchedulerSettings(**values), config["prediction_type"]
+    settings, prediction_type = SchedulerSettings(**values), config["prediction_type"]
+    if (wrong := no_image_because(settings, prediction_type)) is not None:
+        raise CheckpointError(f"{where}: no image can be made with {wrong}")
+    from_the_end = config["timestep_spacing"] != "leading"
+    if prediction_type == "epsilon" and from_the_end and signal_left(settings)[-1] <= PURE_NOISE:
+        raise CheckpointError(
+            f"{where} has prediction_type = 'epsilon' and begins at pure noise (timestep_spacing = "
+            f"{config['timestep_spacing']!r}, rescale_betas_zero_snr = {settings.rescale_betas_zero_snr}), where the noise "
+            "it predicts says nothing of the image; where the model predicts v, give the prediction type"
+        )
+    return settings, prediction_type

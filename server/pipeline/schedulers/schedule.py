@@ -10,17 +10,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.config_tables import PREDICTION_TYPES
 from converter.errors import ManifestError
 from converter.folder import FILE, Manifest, SchedulerSettings
-
-#: The share of signal at pure noise, in place of a 0 to divide by: diffusers' value, fp16's smallest (sigma is 4096).
-PURE_NOISE = 2.0**-24
-#: A share below this is none. The least that a schedule has on purpose is squaredcos_cap_v2's last, 2.4e-9.
-_NO_SIGNAL = 1e-10
+from converter.noise import PURE_NOISE, Numbers, no_image_because, signal_left
 
 Latents = NDArray[np.float32]
-Numbers = NDArray[np.float64]
 Noise = Callable[[], Latents]
 
 
@@ -44,27 +38,6 @@ class Sampler(Protocol):
         """The latents after call ``i``; ``noise`` draws fresh noise where the sampler uses any."""
 
 
-def _squared_cosine(start: float, end: float, count: int) -> Numbers:
-    left: Numbers = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * np.pi / 2) ** 2
-    return np.minimum(1 - left[1:] / left[:-1], 0.999)
-
-
-def _laplace(start: float, end: float, count: int) -> Numbers:
-    """Hang et al. 2024, "Improved Noise Schedule for Diffusion Training", with diffusers' guard of the logarithm."""
-    from_middle = 0.5 - np.arange(count + 1) / count
-    logs: Numbers = -0.5 * np.copysign(1, from_middle) * np.log(1 - 2 * np.abs(from_middle) + 1e-6)
-    left: Numbers = np.sqrt(1 / (1 + np.exp(-logs)))
-    return np.minimum(1 - left[1:] / left[:-1], 0.999)
-
-
-#: Betas by beta_schedule, of the first, the last and how many there are.
-_BETAS: dict[str, Callable[[float, float, int], Numbers]] = {
-    "linear": np.linspace,
-    "scaled_linear": lambda start, end, count: np.linspace(start**0.5, end**0.5, count) ** 2,
-    "squaredcos_cap_v2": _squared_cosine,
-    "sigmoid": lambda start, end, count: start + (end - start) / (1 + np.exp(np.linspace(6, -6, count))),
-    "laplace": _laplace,
-}
 #: Timesteps by timestep_spacing, of how many there are, the steps and the offset, which is leading's alone. NumPy's
 #: arange adds up steps as rounded, so halves fall as diffusers' do; at 61 and more it can end with one at -1, cut here.
 _SPACINGS: dict[str, Callable[[int, int, int], Numbers]] = {
@@ -87,42 +60,13 @@ class NoiseSchedule(SchedulerSettings):
 
     def __post_init__(self) -> None:
         """Raise ManifestError where there is no sampling by these settings."""
-        count, betas = self.num_train_timesteps, self.trained_betas
-        right = {
-            "num_train_timesteps": count > 1,
-            "beta_start": 0 < self.beta_start < 1,
-            "beta_end": 0 < self.beta_end < 1,
-            "beta_schedule": self.beta_schedule in _BETAS,
-            "timestep_spacing": self.timestep_spacing in _SPACINGS,
-            "steps_offset": 0 <= self.steps_offset < count / 2,
-            "trained_betas": betas is None or len(betas) == count,
-            "prediction_type": self.prediction_type in PREDICTION_TYPES,
-        }
-        wrong = [f"{name} {getattr(self, name)!r:.80}" for name, fine in right.items() if not fine]
-        if wrong:
-            raise ManifestError(f"{FILE}: no image can be made with {', '.join(wrong)}; convert the model again")
-        between = np.all((self._betas > 0) & (self._betas <= 1))
-        if not between or np.count_nonzero(self.alphas_cumprod == PURE_NOISE) > 1:
-            raise ManifestError(
-                f"{FILE}: its scheduler's betas are not between 0 and 1, or leave no signal before the last timestep; "
-                "convert the model again"
-            )
-
-    @cached_property
-    def _betas(self) -> Numbers:
-        """The variance added at each training timestep."""
-        if self.trained_betas is not None:
-            return np.asarray(self.trained_betas, np.float64)
-        return _BETAS[self.beta_schedule](self.beta_start, self.beta_end, self.num_train_timesteps)
+        if (wrong := no_image_because(self, self.prediction_type)) is not None:
+            raise ManifestError(f"{FILE}: no image can be made with {wrong}; convert the model again")
 
     @cached_property
     def alphas_cumprod(self) -> Numbers:
         """The share of signal power left at each training timestep; PURE_NOISE where none is."""
-        alphas = np.cumprod(1 - self._betas)
-        if self.rescale_betas_zero_snr:
-            roots = np.sqrt(alphas)
-            alphas = ((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))) ** 2
-        return np.where(alphas < _NO_SIGNAL, PURE_NOISE, alphas)
+        return signal_left(self)
 
     @cached_property
     def sigmas(self) -> Numbers:
