@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from server.pipeline.schedulers.schedule import Latents, Noise, NoiseSchedule, Numbers
+from converter.noise import Numbers
+from server.pipeline.schedulers.schedule import Latents, Noise, NoiseSchedule
 
 _RHO = 7.0
 
