@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,23 +111,27 @@ def child(path: str, function: str, units: ComputeUnit, limit: float, report: in
     def say(**what: Any) -> None:
         os.write(report, json.dumps(what).encode() + b"\n")
 
+    say(**_outcome(Path(path), function, units, say))
+    # Without the interpreter's end: Core ML's threads still have this process's arrays.
+    os._exit(0)
+
+
+def _outcome(path: Path, function: str, units: ComputeUnit, say: Callable[..., None]) -> dict[str, str | None]:
     began = time.monotonic()
     try:
-        network = load(Path(path), function=function, compute_units=units)
+        network = load(path, function=function, compute_units=units)
         say(load_seconds=time.monotonic() - began)
         inputs, began = _inputs(network.inputs), time.monotonic()
         found = network.predict(inputs)
         say(predict_seconds=time.monotonic() - began)
     except (AnemoneError, ImportError) as error:
-        say(error=str(error))
-        return
+        return {"error": str(error)}
     except Exception as error:  # whatever Core ML says
-        say(done=f"{type(error).__name__}: {error}")
-        return
+        return {"done": f"{type(error).__name__}: {error}"}
     wrong = [name for name, array in found.items() if not np.isfinite(array).all()]
-    say(done=f"its {' and '.join(wrong)} has numbers that are not finite" if wrong else None)
+    return {"done": f"its {' and '.join(wrong)} has numbers that are not finite" if wrong else None}
 
 
 def _leave_with_parent() -> None:
-    sys.stdin.buffer.read()
+    os.read(sys.stdin.fileno(), 1)
     os._exit(1)

@@ -53,11 +53,40 @@ class _Finder:
         sys.modules.update(modules)
 
 
+class _Apple:
+    """The sys module of a Mac, for those of our modules that ask what machine this is.
+
+    Not for all: half of Python and of its packages chooses native modules by sys.platform, and only Linux's are here.
+    """
+
+    platform = "darwin"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys, name)
+
+
+class _OurFinder:
+    """Finds the modules of ours that run Core ML where they are, and gives them that sys module."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        if name not in ("converter.runtime", "converter.trials"):
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        assert spec is not None and spec.loader is not None
+        execute = spec.loader.exec_module
+
+        def as_apples(module: ModuleType) -> None:
+            execute(module)
+            module.__dict__["sys"] = _Apple()
+
+        spec.loader.exec_module = as_apples  # type: ignore[method-assign]
+        return spec
+
+
 def become(told: str) -> None:
     """Make this process a Mac's, before anything of the project's is imported."""
     mac = json.loads(told)
-    sys.platform = "darwin"
-    sys.meta_path.insert(0, _Finder(mac))  # type: ignore[arg-type]
+    sys.meta_path[:0] = [_Finder(mac), _OurFinder()]  # type: ignore[list-item]
     platform.mac_ver = lambda *_: (mac["version"], ("", "", ""), "arm64")  # type: ignore[assignment]
     run = subprocess.run
 
