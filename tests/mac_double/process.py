@@ -72,7 +72,8 @@ class _OurFinder:
         if name not in ("converter.runtime", "converter.trials"):
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         execute = spec.loader.exec_module
 
         def as_apples(module: ModuleType) -> None:
