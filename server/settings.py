@@ -65,8 +65,9 @@ class Settings(BaseSettings):
         BUNDLED_MODEL, description="A converted model folder, a checkpoint, or owner/name on the Hugging Face hub"
     )
     compute_units: Annotated[dict[str, ComputeUnit], NoDecode] = Field(
-        {"default": "CPU_AND_NE"},
-        description='Core ML compute unit of each network, e.g. {"default": "CPU_AND_NE", "vae_decoder": "CPU_AND_GPU"}',
+        {},
+        description='Core ML compute unit of a network, e.g. {"unet": "CPU_AND_NE"}; "default" is all the others\'. Those '
+        "that are not named follow the model, and move on where a trial on this machine fails",
     )
     precision: Precision = Field(
         "fast",

@@ -28,6 +28,7 @@ __all__ = [
     "UnsupportedOperator",
     "functions",
     "load",
+    "on_core_ml",
 ]
 
 ComputeUnit = Literal["CPU_AND_NE", "ALL", "CPU_AND_GPU", "CPU_ONLY"]
@@ -35,6 +36,11 @@ COMPUTE_UNITS: tuple[str, ...] = get_args(ComputeUnit)
 
 Precision = Literal["fast", "fp32", "fp16", "ane"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
+
+
+def on_core_ml(precision: str) -> bool:
+    """Whether networks of that precision are run by Core ML here."""
+    return sys.platform == "darwin" and precision == "fast"
 
 
 def load(path: Path, *, function: str = "main", compute_units: str = "CPU_AND_NE", precision: str = "fast") -> Network:
@@ -50,7 +56,7 @@ def load(path: Path, *, function: str = "main", compute_units: str = "CPU_AND_NE
         raise ValueError(f"compute_units is {compute_units!r}; accepted: {', '.join(COMPUTE_UNITS)}")
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; accepted: {', '.join(PRECISIONS)}")
-    if sys.platform == "darwin" and precision == "fast":
+    if on_core_ml(precision):
         from converter.runtime.coreml import CoreMLNetwork
 
         networks = [CoreMLNetwork(part, function, compute_units) for part in parts(path)]

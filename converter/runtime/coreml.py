@@ -6,10 +6,11 @@ temporary folder in each process is specialised anew each time: minutes for a la
 
 from __future__ import annotations
 
-import hashlib
+import ctypes
 import os
 import platform
 import shutil
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,21 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.runtime.feature import checked
+from converter.runtime.fingerprint import fingerprint
 from converter.runtime.program import own_features
 
 #: Hints exist from macOS 15 on; our shapes never change, and a model runs many times once loaded.
 _HINTS_FROM = 15
 
 
-def _fingerprint(path: Path) -> str:
-    """Changes whenever the package's program or weights are replaced."""
-    data = path / "Data" / "com.apple.CoreML"
-    digest = hashlib.sha256((data / "model.mlmodel").read_bytes())
-    weights = data / "weights" / "weight.bin"
-    if weights.is_file():
-        about = weights.stat()
-        digest.update(f"{about.st_size} {about.st_mtime_ns}".encode())
-    return digest.hexdigest()
+def partial_of(path: Path, pid: int) -> Path:
+    """Where process ``pid`` compiles the package at ``path`` to, before the result takes its place."""
+    return path.with_suffix(f".partial-{pid}.mlmodelc")
 
 
 def compiled(path: Path) -> Path:
@@ -40,17 +36,17 @@ def compiled(path: Path) -> Path:
     from coremltools.models.utils import compile_model
 
     target, stamp = path.with_suffix(".mlmodelc"), path.with_suffix(".mlmodelc.stamp")
-    fingerprint = _fingerprint(path)
-    if target.is_dir() and stamp.is_file() and stamp.read_text() == fingerprint:
+    now = fingerprint(path)
+    if target.is_dir() and stamp.is_file() and stamp.read_text() == now:
         return target
-    partial = path.with_suffix(f".partial-{os.getpid()}.mlmodelc")
+    partial = partial_of(path, os.getpid())
     shutil.rmtree(partial, ignore_errors=True)
     try:
         compile_model(str(path), str(partial))
         stamp.unlink(missing_ok=True)
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
-        stamp.write_text(fingerprint)
+        stamp.write_text(now)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
@@ -68,6 +64,37 @@ def _hints(function: str) -> dict[str, Any]:
     return found
 
 
+class _Buffers:
+    """The arrays one network's inputs are handed to Core ML in, one for each input and shape.
+
+    Core ML keeps hold of them after a prediction and lets them go about a second later on a thread of its own, without
+    the interpreter's lock: an array that nobody else owns then is a segmentation fault (coremltools #2827 and #2829).
+    """
+
+    def __init__(self) -> None:
+        #: Held while a prediction reads them.
+        self.lock = threading.Lock()
+        self._arrays: dict[tuple[str, tuple[int, ...]], NDArray[Any]] = {}
+
+    def filled(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
+        """The input's buffer with the array's values, fp16 as fp32.
+
+        coremltools hands fp16 arrays to Core ML as fp32 (rdar://92239209) in a copy of its own, which nobody would own.
+        """
+        buffer = self._arrays.get((name, array.shape))
+        if buffer is None:
+            buffer = np.empty(array.shape, np.float32 if array.dtype == np.float16 else array.dtype)
+            # One reference that is never given back: at the process's end, too, Core ML's must not be the last.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(buffer))
+            self._arrays[name, array.shape] = buffer
+        buffer[...] = array
+        return buffer
+
+
+#: By package and function, for the life of the process: a network that is unloaded and loaded again takes its old ones.
+_BUFFERS: dict[tuple[Path, str], _Buffers] = {}
+
+
 class CoreMLNetwork:
     """A package loaded by Core ML; of a network cut in two, one half."""
 
@@ -78,12 +105,14 @@ class CoreMLNetwork:
         ready = path if path.suffix == ".mlmodelc" else compiled(path)
         units = ct.ComputeUnit[compute_units]
         self._model = ct.models.CompiledMLModel(str(ready), compute_units=units, **_hints(function))
+        self._buffers = _BUFFERS.setdefault((path.resolve(), function), _Buffers())
 
     def predict(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Run the network once; raises InputError before anything runs."""
-        given = {}
-        for name, array in checked(inputs, self.inputs).items():
-            # coremltools hands fp16 arrays to Core ML as fp32 (rdar://92239209); the values are fp16's all the same.
-            given[name] = array.astype(np.float32) if array.dtype == np.float16 else array
-        found = self._model.predict(given)
-        return {name: np.asarray(found[name], feature.dtype) for name, feature in self.outputs.items()}
+        """Run the network once, one caller at a time; raises InputError before anything runs.
+
+        The outputs are copies, made by strides: the Neural Engine pads rows, and Core ML may write to its arrays again.
+        """
+        given = checked(inputs, self.inputs)
+        with self._buffers.lock:
+            found = self._model.predict({name: self._buffers.filled(name, array) for name, array in given.items()})
+            return {name: np.array(found[name], feature.dtype, order="C") for name, feature in self.outputs.items()}

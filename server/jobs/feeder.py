@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import multiprocessing.connection
+import signal
 import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import cast
 
 from server import metrics
@@ -19,7 +21,18 @@ from server.jobs.events import EventLog
 from server.jobs.held import HeldModel
 from server.jobs.job import JobFailure, Status
 from server.jobs.limits import Limits
-from server.jobs.messages import Ended, Finished, Holding, LoadFailed, Loading, Preparing, Progressed, Ready, Unable
+from server.jobs.messages import (
+    Ended,
+    Finished,
+    Holding,
+    LoadFailed,
+    Loading,
+    Preparing,
+    Progressed,
+    Ready,
+    Trying,
+    Unable,
+)
 from server.jobs.order import Order
 from server.jobs.pace import Paces
 from server.jobs.process import Launch, WorkerProcess
@@ -60,6 +73,8 @@ class Feeder:
         self.running: Running | None = None
         self._held = HeldModel(events)
         self._worker: WorkerProcess | None = None
+        #: What the worker last tried for the first time; the note is gone unless it is at that now, or died of it.
+        self._note: Path | None = None
         self._begun = self._stopping = False
         self._grace_seconds = 0.0
         self._deaths = 0
@@ -137,8 +152,7 @@ class Feeder:
         except (sqlite3.Error, OSError) as error:
             # A full or broken disk. Every job is in the store as it last was, and goes on with the next start.
             log.exception("the queue has stopped")
-            if self._worker is not None:
-                self._worker.end()
+            self._end_worker()
             self.running = None
             message = f"the data folder cannot be written ({error}); make room, then restart the server"
             self.tell(replace(self.readiness, state="failed", message=message))
@@ -203,6 +217,8 @@ class Feeder:
             self.tell(self.readiness.after(event))
         elif isinstance(event, Loading | LoadFailed | Holding):
             self._hold(event)
+        elif isinstance(event, Trying):
+            self._note = event.note
         elif isinstance(event, Progressed):
             self._step(event)
         elif isinstance(event, Finished):
@@ -255,10 +271,17 @@ class Feeder:
             self._retain()
 
     def _mourn(self, code: int | None) -> None:
-        """The worker is gone: its job is tried once more, and a new worker started unless dying is all it does."""
+        """The worker is gone: its job is tried once more, and a new worker started unless dying is all it does.
+
+        A death of a program's first load or prediction is the compute unit's: the next worker does not use that again.
+        """
+        unit = self._note is not None and self._note.exists() and code != -signal.SIGTERM
+        if not unit and self._note is not None:
+            self._note.unlink(missing_ok=True)
+        self._note = None
         with self.lock:
             running, self.running = self.running, None
-            back, over = self._store.interrupted(f"the worker died (exit status {code})", by_worker=True)
+            back, over = self._store.interrupted(f"the worker died (exit status {code})", by_worker=not unit)
             if running is not None:
                 self._order.done()
                 if running.job_id in back:
@@ -270,8 +293,8 @@ class Feeder:
         if self.readiness.state == "failed":
             return  # it said so, and left
         metrics.worker_died()
-        log.error("the worker died (exit status %s)", code)
-        if running is None:
+        log.error("the worker died (exit status %s)%s", code, " of a compute unit, which is marked" if unit else "")
+        if running is None and not unit:
             # A death in a job is the job's doing, and the job is failed for it; these are the worker's own.
             self._deaths += 1
         if self._deaths >= _MOST_DEATHS:
@@ -286,10 +309,16 @@ class Feeder:
             self._worker.send(messages.Stop())
         # What it still reports is kept: the job may have ended in this very moment.
         self._listen_until(lambda: self._worker is None, _STOP_SECONDS)
-        if self._worker is not None:
-            self._worker.end()
+        self._end_worker()
         if self.running is not None:
             self._store.requeue(self.running.job_id)
+
+    def _end_worker(self) -> None:
+        if self._worker is not None:
+            self._worker.end()
+        if self._note is not None:
+            # Killed from here, it did not die of what it tried.
+            self._note.unlink(missing_ok=True)
 
     def _listen_until(self, is_over: Callable[[], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds

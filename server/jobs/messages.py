@@ -102,6 +102,16 @@ class Holding:
 
 
 @dataclass(frozen=True)
+class Trying:
+    """The worker is at a program's first load or prediction on a compute unit, and may die of it, until the note is gone.
+
+    Where it does, ``note`` stays behind in the model folder and is the unit's verdict (see `converter.trials.noted`).
+    """
+
+    note: Path
+
+
+@dataclass(frozen=True)
 class Progressed:
     """A step of a job is done: ``step`` (from 1) of ``total`` for picture ``image`` (from 0).
 
@@ -142,4 +152,4 @@ class Ended:
 
 
 Order = Run | Cancel | Load | Unload | Stop
-Event = Preparing | Ready | Unable | Loading | LoadFailed | Holding | Progressed | Finished | Ended
+Event = Preparing | Ready | Unable | Loading | LoadFailed | Holding | Trying | Progressed | Finished | Ended

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from converter.runtime import ComputeUnit
+
 
 @dataclass(frozen=True)
 class ModelChoice:
@@ -13,7 +15,7 @@ class ModelChoice:
 
     source: a converted model or a checkpoint to make ready first; None begins with none.
     data_dir: where installed models are.
-    compute_units: network -> Core ML compute unit.
+    compute_units: network -> Core ML compute unit; those that are not named follow the model (see `converter.units`).
     extra: model folders that are not in ``data_dir``.
     memory_budget_gb: what the loaded networks' weights may take; None for what the machine has free.
     previews: whether steps come with previews.
@@ -22,7 +24,7 @@ class ModelChoice:
 
     source: Path | None
     data_dir: Path
-    compute_units: dict[str, str]
+    compute_units: dict[str, ComputeUnit]
     extra: tuple[Path, ...] = ()
     memory_budget_gb: float | None = None
     previews: bool = True

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from converter.errors import AnemoneError, MemoryShortage
 from converter.folder import Manifest, ModelFolder
+from converter.runtime import on_core_ml
 from server.jobs.messages import (
     Cancel,
     Ended,
@@ -32,6 +33,7 @@ from server.jobs.messages import (
     Progressed,
     Ready,
     Run,
+    Trying,
     Unable,
     Unload,
 )
@@ -67,22 +69,30 @@ class Painter(Protocol):
         """A small JPEG of a step, where there can be one."""
 
 
+#: Hears what may kill the process, while a model is loaded and after.
+Warn = Callable[[Trying], None]
 #: Makes the model to begin with ready, saying how far it is; returns it with its folder.
-Prepare = Callable[[ModelChoice, Callable[[Preparing], None]], tuple[Painter, Path]]
+Prepare = Callable[[ModelChoice, Callable[[Preparing], None], Warn], tuple[Painter, Path]]
 #: Loads an installed model by name, saying at which network it is, how many are loaded, and how many there are.
-Open = Callable[[ModelChoice, str, Callable[[str, int, int], None]], Painter]
+Open = Callable[[ModelChoice, str, Callable[[str, int, int], None], Warn], Painter]
 
 
-def _model(folder: ModelFolder, choice: ModelChoice) -> StableDiffusion:
+def _model(folder: ModelFolder, choice: ModelChoice, warn: Warn) -> StableDiffusion:
     # PyTorch comes with these, seconds that tests' painters need not.
+    from converter.trials import Trials
     from server.pipeline.networks import load_package
     from server.pipeline.stable_diffusion import StableDiffusion
 
     budget, loader = memory_budget(choice.memory_budget_gb), partial(load_package, precision=choice.precision)
-    return StableDiffusion(folder, choice.compute_units, loader, memory_budget=budget)
+    trials = None
+    if on_core_ml(choice.precision):
+        trials = Trials(folder, choice.compute_units, lambda note: warn(Trying(note)))
+    return StableDiffusion(folder, choice.compute_units, loader, memory_budget=budget, trials=trials)
 
 
-def prepare_model(choice: ModelChoice, progress: Callable[[Preparing], None]) -> tuple[Painter, Path]:
+def prepare_model(
+    choice: ModelChoice, progress: Callable[[Preparing], None], warn: Warn = lambda trying: None
+) -> tuple[Painter, Path]:
     """Download and convert the choice's source if need be, and load it."""
     from server.models.library import ready_model
 
@@ -93,14 +103,14 @@ def prepare_model(choice: ModelChoice, progress: Callable[[Preparing], None]) ->
         lambda p: progress(Preparing(_STAGES[p.stage], p.network, p.done_bytes, p.total_bytes)),
         lambda p: progress(Preparing("downloading", p.file, p.done_bytes, p.total_bytes)),
     )
-    model = _model(folder, choice)
+    model = _model(folder, choice, warn)
     model.load(lambda network, done, total: progress(Preparing("loading", network, done, total)))
     return model, folder.path
 
 
-def open_model(choice: ModelChoice, name: str, progress: Callable[[str, int, int], None]) -> Painter:
+def open_model(choice: ModelChoice, name: str, progress: Callable[[str, int, int], None], warn: Warn) -> Painter:
     """Load the installed model called ``name``; raises AnemoneError saying why it cannot be."""
-    model = _model(ModelFolder.open(InstalledModels(choice.data_dir, choice.extra).folder(name)), choice)
+    model = _model(ModelFolder.open(InstalledModels(choice.data_dir, choice.extra).folder(name)), choice, warn)
     model.load(progress)
     return model
 
@@ -151,7 +161,7 @@ class _Worker:
             self._hold(None, None)
             return True
         try:
-            model, folder = prepare(self._choice, self._orders.send)
+            model, folder = prepare(self._choice, self._orders.send, self._orders.send)
         except (AnemoneError, ValueError) as error:
             self._orders.send(Unable(str(error)))
             return False
@@ -186,7 +196,7 @@ class _Worker:
             self._listen(job_id)
 
         try:
-            model = self._open(self._choice, name, progress)
+            model = self._open(self._choice, name, progress, self._orders.send)
         except (MemoryError, MemoryShortage) as error:
             raise _Unavailable("not_enough_memory", f"{name} cannot be loaded: {error}") from error
         except _GivenUp:

@@ -8,13 +8,15 @@ from pathlib import Path
 
 from converter.errors import MemoryShortage
 from converter.folder import ModelFolder, Package
-from converter.runtime import Network, load
+from converter.runtime import ComputeUnit, Network, load
+from converter.trials import Trials
+from converter.units import preferred_units
 from server.models.memory import weight_bytes
 
 #: Loads a function of a package on a compute unit.
 Loader = Callable[[Path, str, str], Network]
-#: Network -> compute unit; a network that is not named takes the default.
-ComputeUnits = dict[str, str]
+#: Network -> compute unit (see `converter.units`); a network that is not named takes the default, or follows the model.
+ComputeUnits = dict[str, ComputeUnit]
 _GB = 10**9
 
 
@@ -32,9 +34,16 @@ class Networks:
     computes with comes on top.
     """
 
-    def __init__(self, folder: ModelFolder, units: ComputeUnits, loader: Loader, budget: int | None) -> None:
-        """``budget`` is in bytes; None sets no bound."""
-        self._folder, self._units, self._loader = folder, units, loader
+    def __init__(
+        self,
+        folder: ModelFolder,
+        units: ComputeUnits,
+        loader: Loader,
+        budget: int | None,
+        trials: Trials | None = None,
+    ) -> None:
+        """``budget`` is in bytes; None sets no bound. ``trials`` place the networks on compute units, where there are any."""
+        self._folder, self._units, self._loader, self._trials = folder, units, loader, trials
         self._budget = sys.maxsize if budget is None else budget
         #: Loaded networks with their bytes, the one asked for last at the end.
         self._held: dict[tuple[str, str], tuple[Network, int]] = {}
@@ -60,9 +69,14 @@ class Networks:
         else:
             needed = self._bytes(package)
             self._make_room(name, needed)
-            units = self._units.get(name, self._units.get("default", "CPU_AND_NE"))
-            self._held[key] = (self._loader(self._folder.path / package.path, package.function, units), needed)
+            self._held[key] = (self._load(name, package), needed)
         return self._held[key][0]
+
+    def _load(self, name: str, package: Package) -> Network:
+        if self._trials is not None:
+            return self._trials.load(name, package, self._loader)
+        units = preferred_units(self._folder.manifest, name, self._units)
+        return self._loader(self._folder.path / package.path, package.function, units)
 
     def _make_room(self, name: str, needed: int) -> None:
         if needed > self._budget:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from converter.folder import Manifest, ModelFolder, prompted, sized
 from converter.runtime import Network
+from converter.trials import Trials
 from server.jobs.request import GenerationRequest
 from server.pipeline.conditioning import Conditioner, Conditioning
 from server.pipeline.denoise import Picture, Step, denoise
@@ -41,10 +42,11 @@ class StableDiffusion:
         compute_units: ComputeUnits,
         loader: Loader = load_package,
         memory_budget: int | None = None,
+        trials: Trials | None = None,
     ) -> None:
         """``memory_budget`` is what the loaded networks' weights may take, in bytes; see `Networks`."""
         self._folder = folder
-        self._networks = Networks(folder, compute_units, loader, memory_budget)
+        self._networks = Networks(folder, compute_units, loader, memory_budget, trials)
         self._schedule = NoiseSchedule.of(folder.manifest)
         self._conditioner = Conditioner(folder, self.network)
         self._previewer = Previewer(folder.manifest, self.network)

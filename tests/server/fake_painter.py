@@ -20,7 +20,7 @@ from PIL import Image
 
 from converter.errors import AnemoneError, MemoryShortage
 from converter.folder import Conditions, Defaults, Manifest, SchedulerSettings, Source, Versions
-from server.jobs.messages import Preparing
+from server.jobs.messages import Preparing, Trying
 from server.jobs.request import GenerationRequest
 from server.jobs.start import ModelChoice
 
@@ -99,7 +99,9 @@ class FakePainter:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _prepare(choice: ModelChoice, progress: Callable[[Preparing], None]) -> tuple[FakePainter, Path]:
+def _prepare(
+    choice: ModelChoice, progress: Callable[[Preparing], None], warn: Callable[[Trying], None]
+) -> tuple[FakePainter, Path]:
     if choice.source.name == UNABLE:
         raise AnemoneError("the checkpoint is of an unknown architecture")
     if choice.source.name == DEADLY:
@@ -114,7 +116,9 @@ def _prepare(choice: ModelChoice, progress: Callable[[Preparing], None]) -> tupl
     return FakePainter(folder), folder
 
 
-def _open(choice: ModelChoice, name: str, progress: Callable[[str, int, int], None]) -> FakePainter:
+def _open(
+    choice: ModelChoice, name: str, progress: Callable[[str, int, int], None], warn: Callable[[Trying], None]
+) -> FakePainter:
     networks = 10 if LINGERING in name else 2
     for done in range(networks):
         progress(f"network {done}", done, networks)

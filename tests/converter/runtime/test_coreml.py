@@ -2,112 +2,29 @@
 
 from __future__ import annotations
 
-import enum
+import gc
 import json
 import os
 import shutil
 import sys
-import types
-from pathlib import Path
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from cut import cut
 
 from converter.runtime import InputError, load
-from converter.runtime.coreml import CoreMLNetwork, compiled
+from converter.runtime.coreml import CoreMLNetwork, _Buffers, compiled
 from converter.runtime.mil import MILNetwork
-
-
-class ComputeUnit(enum.Enum):
-    ALL = 1
-    CPU_AND_GPU = 2
-    CPU_ONLY = 3
-    CPU_AND_NE = 4
-
-
-class ReshapeFrequency(enum.Enum):
-    Frequent = 1
-    Infrequent = 2
-
-
-class SpecializationStrategy(enum.Enum):
-    Default = 1
-    FastPrediction = 2
-
-
-class Mac:
-    """What the double has seen, and the macOS it plays."""
-
-    def __init__(self, version: str) -> None:
-        self.version = version
-        self.compilations: list[str] = []
-        self.loads: list[tuple[str, str, dict[str, object]]] = []
-
-
-class CompiledMLModel:
-    """coremltools 9.0's class, its checks and Core ML's own; predictions come from the MIL runtime."""
-
-    mac: Mac
-
-    def __init__(self, path, compute_units=ComputeUnit.ALL, function_name=None, optimization_hints=None, asset=None):
-        if not isinstance(path, str):
-            raise TypeError('The "path" parameter must be of type "str".')
-        if not isinstance(compute_units, ComputeUnit):
-            raise TypeError('The "compute_units" parameter must be of type: "coremltools.ComputeUnit".')
-        if function_name is not None and not isinstance(function_name, str):
-            raise TypeError('The "function_name" parameter must be of type "str".')
-        if optimization_hints and int(self.mac.version.split(".")[0]) < 15:
-            raise ValueError("Optimization hints are only available on macOS >= 15.0")
-        for key, value in (optimization_hints or {}).items():
-            kinds = {"reshapeFrequency": ReshapeFrequency, "specializationStrategy": SpecializationStrategy}
-            if not isinstance(value, kinds[key]):
-                raise TypeError(key)
-        if not path.endswith(".mlmodelc") or not os.path.isdir(path):
-            raise RuntimeError(f"unable to load {path}: not a compiled model")
-        self.mac.loads.append((path, compute_units.name, optimization_hints or {}))
-        self._network = MILNetwork(Path(path, "source.mlpackage"))
-
-    def predict(self, data, state=None):
-        if type(data) is not dict:
-            raise TypeError('"data" parameter must be either a dict or list of dict.')
-        for name, feature in self._network.inputs.items():
-            if name not in data:
-                raise RuntimeError(f"Feature {name} is required but not specified.")
-            value = data[name]
-            if value.shape != feature.shape:
-                raise RuntimeError(f"MultiArray shape {value.shape} does not match the shape {feature.shape}")
-            if value.dtype not in (np.float32, np.float64, np.int32):
-                raise TypeError(f"{name}: the proxy takes no {value.dtype}")
-        if extra := set(data) - set(self._network.inputs):
-            raise KeyError(f"Provided keys {extra} do not match any of the model inputs")
-        return self._network.predict(data)
+from tests.mac_double.core_ml import Mac, ReshapeFrequency, SpecializationStrategy
 
 
 @pytest.fixture(params=["13.6", "15.1"])
 def mac(request, monkeypatch):
     found = Mac(request.param)
-    ct = types.ModuleType("coremltools")
-    models, utils = types.ModuleType("coremltools.models"), types.ModuleType("coremltools.models.utils")
-    ct.ComputeUnit, ct.ReshapeFrequency, ct.SpecializationStrategy = (
-        ComputeUnit,
-        ReshapeFrequency,
-        SpecializationStrategy,
-    )
-    ct.models, models.utils = models, utils
-    models.CompiledMLModel = type("CompiledMLModel", (CompiledMLModel,), {"mac": found})
-
-    def compile_model(model, destination_path=None):
-        assert isinstance(model, str)
-        assert destination_path.endswith(".mlmodelc")
-        shutil.copytree(model, os.path.join(destination_path, "source.mlpackage"))
-        found.compilations.append(model)
-        return destination_path
-
-    utils.compile_model = compile_model
-    for module in (ct, models, utils):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr("platform.mac_ver", lambda: (found.version, ("", "", ""), "arm64"))
+    found.install(monkeypatch)
     return found
 
 
@@ -208,3 +125,91 @@ def test_halves_are_models_of_their_own_to_core_ml(halves, mac, unet, monkeypatc
     found = network.predict(given())
     assert list(found) == ["noise_pred"]
     np.testing.assert_array_equal(found["noise_pred"], MILNetwork(unet).predict(given())["noise_pred"])
+
+
+def died_after(mac, predict):
+    """The inputs that nobody owned when Core ML let them go, after what ``predict`` did."""
+    dead = []
+    mac.release_seconds, mac.dead = 0.05, dead.append
+    predict()
+    gc.collect()
+    for thread in threading.enumerate():
+        if thread.name.startswith("MLE5"):
+            thread.join()
+    return dead
+
+
+def test_the_double_dies_of_inputs_that_nobody_owns(mac, unet):
+    model = sys.modules["coremltools"].models.CompiledMLModel(str(compiled(unet)))
+    arrays = {name: array.astype(np.float32) for name, array in given().items()}
+    assert died_after(mac, lambda: model.predict(arrays)) == []
+    assert sorted(died_after(mac, lambda: model.predict({n: a.copy() for n, a in arrays.items()}))) == sorted(arrays)
+
+
+def test_inputs_are_owned_when_core_ml_lets_them_go(mac, unet):
+    network = CoreMLNetwork(unet, "main", "CPU_AND_NE")
+    assert died_after(mac, lambda: network.predict(given())) == []
+
+
+def test_inputs_are_owned_when_the_network_is_gone(mac, unet):
+    def predict():
+        CoreMLNetwork(unet, "main", "CPU_AND_NE").predict(given())
+
+    assert died_after(mac, predict) == []
+
+
+def test_a_buffer_is_never_let_go():
+    kept = weakref.ref(_Buffers().filled("x", np.zeros(3, np.float32)))
+    gc.collect()
+    assert kept() is not None
+
+
+def test_buffers_are_taken_again_by_the_same_network_alone(mac, unet, monkeypatch):
+    seen = []
+    predict = sys.modules["coremltools"].models.CompiledMLModel.predict
+    monkeypatch.setattr(
+        sys.modules["coremltools"].models.CompiledMLModel,
+        "predict",
+        lambda self, data: seen.append(dict(data)) or predict(self, data),
+    )
+    other = unet.with_name("other.mlpackage")
+    shutil.copytree(unet, other)
+    for path in (unet, unet, other):
+        network = CoreMLNetwork(path, "main", "CPU_AND_NE")
+        for _ in range(2):
+            network.predict(given())
+    addresses = [{id(array) for array in data.values()} for data in seen]
+    assert addresses[0] == addresses[1] == addresses[2] == addresses[3]
+    assert addresses[4] == addresses[5]
+    assert not addresses[0] & addresses[4]
+    np.testing.assert_array_equal(seen[0]["sample"], given()["sample"].astype(np.float32))
+
+
+def test_outputs_with_padded_rows_are_copied_by_their_strides_and_stay(mac, unet):
+    network = CoreMLNetwork(unet, "main", "CPU_AND_NE")
+    first = network.predict(given())["noise_pred"]
+    assert first.flags.c_contiguous
+    assert first.flags.owndata
+    before = first.copy()
+    second = network.predict({**given(), "sample": -given()["sample"]})["noise_pred"]
+    np.testing.assert_array_equal(first, before)
+    assert not np.array_equal(first, second)
+
+
+def test_threads_predict_one_after_the_other_on_a_network(mac, unet):
+    network = CoreMLNetwork(unet, "main", "CPU_AND_NE")
+    inputs = [{**given(), "sample": given()["sample"] * np.float16(n)} for n in range(4)]
+    expected = [network.predict(one)["noise_pred"] for one in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda one: network.predict(one)["noise_pred"], inputs * 3))
+    for n, answer in enumerate(found):
+        np.testing.assert_array_equal(answer, expected[n % 4])
+
+
+def test_every_shape_of_a_flexible_input_has_a_buffer():
+    buffers = _Buffers()
+    small, large = np.ones((1, 3), np.int32), np.full((1, 5), 2, np.int32)
+    kept = [buffers.filled("x", array) for array in (small, large)]
+    np.testing.assert_array_equal(kept[0], small)
+    np.testing.assert_array_equal(kept[1], large)
+    assert buffers.filled("x", np.full((1, 3), 7, np.int32)) is kept[0]

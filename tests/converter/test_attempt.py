@@ -1,0 +1,58 @@
+"""Trials in a real child process, on a Mac as a double plays it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import pytest
+
+from converter.attempt import attempt
+from converter.errors import AnemoneError
+from tests.mac_double.process import environment
+
+
+@pytest.fixture
+def encoder(model_folder, tmp_path):
+    return shutil.copytree(model_folder.package("text_encoder"), tmp_path / "text_encoder.mlpackage")
+
+
+@pytest.fixture
+def mac(tmp_path, monkeypatch):
+    def behaving(how):
+        behaviour = {"text_encoder": {"CPU_AND_NE": how}}
+        for name, value in environment(tmp_path / "log", behaviour=behaviour, release_seconds=0.0).items():
+            monkeypatch.setenv(name, value)
+
+    return behaving
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("", None),
+        ("die", r"its process died in its first prediction \(SIGKILL\)"),
+        ("raise", "RuntimeError: Unable to compute the prediction"),
+        ("load", "RuntimeError: Error in building plan"),
+        ("nan", "its last_hidden_state.* numbers that are not finite"),
+    ],
+)
+def test_a_trial_says_how_a_unit_does(encoder, mac, how, reason):
+    mac(how)
+    found = attempt(encoder, "main", "CPU_AND_NE")
+    assert (found.reason is None) == (reason is None)
+    assert re.search(reason or "", found.reason or ""), found.reason
+    assert (found.load_seconds is None) == (how == "load")
+    assert (found.predict_seconds is None) == (how in ("die", "raise", "load"))
+
+
+def test_a_trial_that_hangs_is_given_up(encoder, mac):
+    mac("hang")
+    assert attempt(encoder, "main", "CPU_AND_NE", limit_seconds=15).reason.startswith("it had not finished 15 s later")
+
+
+def test_a_damaged_package_is_no_verdict_on_a_unit(encoder, mac):
+    mac("")
+    (encoder / "Data/com.apple.CoreML/model.mlmodel").write_bytes(b"no model")
+    with pytest.raises(AnemoneError, match="damaged"):
+        attempt(encoder, "main", "CPU_AND_NE")

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from converter import trials
+from converter.attempt import Attempt
+from converter.folder import ModelFolder
+from converter.trials import FILE, Trials, UnitError, Verdict, noted, read_verdicts, record, settle, this_machine
+
+DIED = Verdict("unet", "unet.mlpackage", "main", "CPU_AND_NE", False, "it died", 12.5, None)
+RUNS = Verdict("unet", "unet.mlpackage", "main", "CPU_AND_GPU", True, None, 2.0, 0.5)
+
+
+@pytest.fixture
+def folder(model_folder, tmp_path):
+    shutil.copytree(model_folder.package("unet", 64, 64), tmp_path / "unet.mlpackage")
+    return tmp_path
+
+
+def test_a_machine_names_its_cpu_and_its_system():
+    assert os.uname().release in this_machine()
+
+
+def test_a_folder_without_trials_has_no_verdicts(folder):
+    assert read_verdicts(folder) == ()
+
+
+def test_verdicts_come_back_as_they_were_recorded_and_the_last_counts(folder):
+    record(folder, replace(DIED, reason="once"))
+    record(folder, RUNS)
+    record(folder, DIED)
+    assert set(read_verdicts(folder)) == {DIED, RUNS}
+    assert [p.name for p in folder.iterdir() if p.name != "unet.mlpackage"] == [FILE]
+
+
+def test_another_chip_or_os_build_has_verdicts_of_its_own(folder, monkeypatch):
+    record(folder, DIED)
+    monkeypatch.setattr(trials, "this_machine", lambda: "Apple M2 Pro, macOS 26.1 (25B78)")
+    assert read_verdicts(folder) == ()
+    record(folder, RUNS)
+    monkeypatch.setattr(trials, "this_machine", lambda: "Apple M2 Pro, macOS 26.2 (25C56)")
+    assert read_verdicts(folder) == ()
+    monkeypatch.undo()
+    assert read_verdicts(folder) == (DIED,)
+
+
+@pytest.mark.parametrize("file", ["weights/weight.bin", "model.mlmodel"])
+def test_a_package_that_was_replaced_has_no_verdict(folder, file):
+    record(folder, DIED)
+    replaced = folder / "unet.mlpackage/Data/com.apple.CoreML" / file
+    replaced.write_bytes(replaced.read_bytes() + b"\0")
+    assert read_verdicts(folder) == ()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"verdicts": 3}', '{"verdicts": [3, {}]}', '{"verd'])
+def test_a_damaged_file_counts_for_nothing_and_is_written_anew(folder, text):
+    (folder / FILE).write_text(text)
+    assert read_verdicts(folder) == ()
+    record(folder, RUNS)
+    assert read_verdicts(folder) == (RUNS,)
+
+
+def test_a_later_versions_fields_are_passed_over(folder):
+    record(folder, RUNS)
+    written = json.loads((folder / FILE).read_text())
+    written["verdicts"][0]["watts"] = 3
+    (folder / FILE).write_text(json.dumps(written))
+    assert read_verdicts(folder) == (RUNS,)
+
+
+@pytest.fixture
+def model(model_folder, tmp_path):
+    return ModelFolder.open(shutil.copytree(model_folder.path, tmp_path / "tiny"))
+
+
+class Attempts:
+    """In place of `attempt`: what it is asked for, and how each unit does."""
+
+    def __init__(self, monkeypatch, **reasons):
+        self.asked, self.reasons = [], reasons
+        monkeypatch.setattr(trials, "attempt", self)
+
+    def __call__(self, path, function, units):
+        self.asked.append((path.name, units))
+        return Attempt(self.reasons.get(units), 1.0, 0.5)
+
+
+def placed(model, network="unet", **settings):
+    (package, *_) = model.manifest.networks[network]
+    return Trials(model, settings, lambda note: None).units(network, package)
+
+
+def test_what_fails_moves_on_to_the_next_unit_and_is_not_tried_again(model, monkeypatch, caplog):
+    attempts = Attempts(monkeypatch, CPU_AND_NE="it died", CPU_AND_GPU="it hung")
+    assert placed(model) == "CPU_ONLY"
+    assert [units for _, units in attempts.asked] == ["CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY"]
+    assert "unet does not run on CPU_AND_NE on this machine: it died" in caplog.text
+    assert placed(model) == "CPU_ONLY"
+    assert len(attempts.asked) == 3
+
+
+def test_a_unit_that_was_asked_for_is_tried_alone_and_refused_where_it_fails(model, monkeypatch):
+    attempts = Attempts(monkeypatch, ALL="it died")
+    with pytest.raises(
+        UnitError, match=r"ALL: it died.*compute_units asks for ALL; leave it out.*delete .*trials.json"
+    ):
+        placed(model, default="ALL")
+    assert placed(model, unet="CPU_ONLY", default="ALL") == "CPU_ONLY"
+    assert [units for _, units in attempts.asked] == ["ALL", "CPU_ONLY"]
+
+
+def test_a_network_that_runs_nowhere_is_refused_with_every_reason(model, monkeypatch):
+    Attempts(monkeypatch, CPU_AND_GPU="it died", CPU_ONLY="not finite")
+    with pytest.raises(UnitError, match=r"CPU_AND_GPU: it died; CPU_ONLY: not finite\). After a change"):
+        placed(model, "vae_decoder")
+
+
+def test_a_note_is_a_verdict_once_its_process_is_dead_and_not_before(folder):
+    program = f"""
+import os, signal, sys
+from pathlib import Path
+from converter.trials import Verdict, noted
+died = Verdict("unet", "unet.mlpackage", "main", "CPU_AND_NE", False, "its process died", None, None)
+with noted(Path({str(folder)!r}), died):
+    print("at it", flush=True)
+    sys.stdin.read()
+"""
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        settle(folder)
+        assert read_verdicts(folder) == ()
+        process.kill()
+        process.wait()
+        settle(folder)
+    assert [(v.units, v.ok, v.reason) for v in read_verdicts(folder)] == [("CPU_AND_NE", False, "its process died")]
+    assert not list(folder.glob(".*"))
+
+
+def test_a_note_that_is_over_or_half_written_is_no_verdict(folder):
+    with pytest.raises(RuntimeError), noted(folder, DIED):
+        raise RuntimeError
+    (folder / ".anemone-trying-1-0").write_text('{"mach')
+    settle(folder)
+    assert read_verdicts(folder) == ()
+    assert not list(folder.glob(".*"))
+
+
+def test_the_first_load_and_the_first_prediction_are_noted_and_later_ones_are_not(model, monkeypatch):
+    Attempts(monkeypatch)
+    notes, there = [], []
+
+    class Counting:
+        inputs, outputs = {}, {}
+
+        def predict(self, inputs):
+            there.append(len(list(model.path.glob(".anemone-trying-*"))))
+            return {}
+
+    def loader(path, function, units):
+        there.append(len(list(model.path.glob(".anemone-trying-*"))))
+        return Counting()
+
+    (package, *_) = model.manifest.networks["unet"]
+    network = Trials(model, {}, notes.append).load("unet", package, loader)
+    for _ in range(3):
+        network.predict({})
+    assert there == [1, 1, 0, 0]
+    assert len(notes) == 2
+    assert not any(note.exists() for note in notes)

@@ -1,0 +1,13 @@
+"""Run by every Python that finds this folder in PYTHONPATH: makes it a Mac's."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+if "MAC_DOUBLE" in os.environ:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from tests.mac_double.process import become
+
+    become(os.environ["MAC_DOUBLE"])
