@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from converter.errors import AnemoneError
 from converter.lint import CHIPS, DEFAULT_CHIP
 from converter.plan import ConvertOptions
 from server.commands.flags import Commands, add_command, add_components, components, size
@@ -19,10 +20,21 @@ def add_verify(commands: Commands) -> None:
         "is expected to give it, and as it is served here",
         "examples:\n  anemone verify ./sd15 --against ./stable-diffusion-v1-5\n"
         "  anemone verify ./sd15 --against ./stable-diffusion-v1-5 --precision ane --ranges\n"
-        "The exit status is 1 where something is under 35 dB.",
+        "  anemone verify ./sd15 --device --only unet\n"
+        "The exit status is 1 where something is under 35 dB; with --device, where a device does not run a network or its\n"
+        "numbers are not finite: how near a device comes to fp32 is told and not judged.",
     )
-    verify.add_argument("folder", type=Path, help="a converted model folder")
-    verify.add_argument("--against", required=True, metavar="SOURCE", help="what it was converted from")
+    verify.add_argument("folder", type=Path, help="a converted model folder; with --device also an .mlpackage")
+    beside = verify.add_mutually_exclusive_group(required=True)
+    beside.add_argument("--against", metavar="SOURCE", help="what it was converted from")
+    beside.add_argument(
+        "--device",
+        action="store_true",
+        help="on a Mac: each network on CPU, GPU and Neural Engine, block by block, and the first block at which one parts",
+    )
+    verify.add_argument(
+        "--only", action="append", metavar="NETWORK", help="with --device: this network; may be given several times"
+    )
     add_components(verify)
     verify.add_argument("--size", type=size, metavar="WxH", help="the picture size to compare at (the default size)")
     verify.add_argument("--prompt", default="a photograph of an astronaut riding a horse")
@@ -48,6 +60,12 @@ def add_verify(commands: Commands) -> None:
 
 
 def _verify(given: argparse.Namespace) -> int:
+    if given.device:
+        from server.devices import verify_devices
+
+        return verify_devices(given.folder, given.size, given.only or ())
+    if given.only:
+        raise AnemoneError("--only goes with --device; --against compares all networks")
     from server.verifying import Trial, verify_model
 
     options = ConvertOptions(**components(given))
