@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.runtime.feature import PackageError
+from converter.runtime.halves import parts
 
 #: coremltools' classes of compute devices (models/compute_device.py), in words.
 DEVICES = {
@@ -54,12 +55,8 @@ def _operations(block: Any) -> Iterator[Any]:
             yield from _operations(nested)
 
 
-def planned(path: Path, function: str, units: str) -> tuple[Share, ...]:
-    """How Core ML means to spread a program over the devices of a compute unit, the most costly first.
-
-    Constants have no device and are left out. Raises PackageError where there is no plan: of a pipeline, or of a function
-    that is not the package's default one.
-    """
+def _plan(path: Path, function: str, units: str) -> Iterator[tuple[str, float | None]]:
+    """The device of each operation of one package that has one, and the operation's estimated cost."""
     import coremltools as ct
     from coremltools.models.compute_plan import MLComputePlan
 
@@ -70,22 +67,27 @@ def planned(path: Path, function: str, units: str) -> tuple[Share, ...]:
     program = plan.model_structure.program
     if program is None or function not in program.functions:
         raise PackageError(f"Core ML has no compute plan for {path.name}, function {function}")
-    counts: dict[str, int] = {}
-    weights: dict[str, list[float]] = {}
     for op in _operations(program.functions[function].block):
         usage = plan.get_compute_device_usage_for_mlprogram_operation(op)
-        if usage is None or usage.preferred_compute_device is None:
-            continue
-        device = device_name(usage.preferred_compute_device)
-        counts[device] = counts.get(device, 0) + 1
-        cost = plan.get_estimated_cost_for_mlprogram_operation(op)
-        if cost is not None and cost.weight is not None:
-            weights.setdefault(device, []).append(float(cost.weight))
+        if usage is not None and usage.preferred_compute_device is not None:
+            cost = plan.get_estimated_cost_for_mlprogram_operation(op)
+            yield device_name(usage.preferred_compute_device), None if cost is None else cost.weight
+
+
+def planned(path: Path, function: str, units: str) -> tuple[Share, ...]:
+    """How Core ML means to spread a program over the devices of a compute unit, the most costly first.
+
+    Constants have no device and are left out; of a network cut in two both halves count. Raises PackageError where there
+    is no plan: of a pipeline, or of a function that is not the package's default one.
+    """
+    counts: dict[str, int] = {}
+    costs: dict[str, float] = {}
+    for part in parts(path):
+        for device, cost in _plan(part, function, units):
+            counts[device] = counts.get(device, 0) + 1
+            costs[device] = costs.get(device, 0.0) + (cost or 0.0)
     if not counts:
         raise PackageError(f"Core ML's compute plan for {path.name}, function {function}, places no operation")
-    total = sum(sum(found) for found in weights.values())
-    shares = [
-        Share(device, count, sum(weights.get(device, ())) / total if total else None)
-        for device, count in counts.items()
-    ]
+    total = sum(costs.values())
+    shares = [Share(device, count, costs[device] / total if total else None) for device, count in counts.items()]
     return tuple(sorted(shares, key=lambda share: (-(share.cost or 0.0), -share.operations)))
