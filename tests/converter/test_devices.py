@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 from cut import cut
@@ -13,8 +16,9 @@ UNITS = ("CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE")
 
 
 @pytest.fixture
-def unet(model_folder):
-    return model_folder.path / model_folder.manifest.networks["unet"][0].path
+def unet(model_folder, tmp_path):
+    """A package of its own, since compiled models are kept beside packages."""
+    return Path(shutil.copytree(model_folder.package("unet", 64, 64), tmp_path / "unet.mlpackage"))
 
 
 @pytest.mark.parametrize(
