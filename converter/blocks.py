@@ -34,7 +34,7 @@ _BLOCK = re.compile(
 #: How many places of a program without such names are looked at.
 _PLACES = 32
 #: What the results of blocks may take together in one program, fp32: a decoder's at 1024x1024 are 268 MB each.
-ROUND_BYTES = 2**30
+ROUND_BYTES = 2**29
 
 
 @dataclass(frozen=True)

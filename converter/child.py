@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 from converter.errors import AnemoneError
 
 Result = TypeVar("Result")
+#: Loading compiles for the device: 9 minutes for SDXL on a phone (ml-stable-diffusion #255). Three times that is no work.
+LIMIT_SECONDS = 30 * 60
 
 
 class ChildDied(AnemoneError):
@@ -36,21 +38,19 @@ def _do(answers: Connection, work: Callable[..., Any], arguments: tuple[Any, ...
     answers.send(answer)
 
 
-def _ending(code: int | None) -> str:
+def _ending(code: int) -> str:
     """Say how a process ended, by its exit code: below 0 the number of a signal."""
-    if code is None:
-        return "did not answer"
     if code >= 0:
         return f"ended with status {code}"
     named = {s.value: s.name for s in signal.Signals}
     return f"was ended by {named.get(-code, f'signal {-code}')}"
 
 
-def in_child(work: Callable[..., Result], *arguments: Any) -> Result:
+def in_child(work: Callable[..., Result], *arguments: Any, limit_seconds: float = LIMIT_SECONDS) -> Result:
     """Return ``work(*arguments)``, computed in a new process; all of them must be picklable.
 
-    Raises ChildDied where the process ends without an answer, saying by which signal, and WorkFailed with the message
-    of what ``work`` raised.
+    Raises ChildDied where the process ends without an answer, saying by which signal, or has none when its time is up
+    (it is then ended), and WorkFailed with the message of what ``work`` raised.
     """
     context = multiprocessing.get_context("spawn")
     answers, theirs = context.Pipe(duplex=False)
@@ -58,10 +58,13 @@ def in_child(work: Callable[..., Result], *arguments: Any) -> Result:
     process.start()
     theirs.close()
     try:
+        if not answers.poll(limit_seconds):
+            process.kill()
+            raise ChildDied(f"the process had no answer after {limit_seconds:.0f} s")
         done, answer = answers.recv()
     except EOFError:
         process.join()
-        raise ChildDied(f"the process {_ending(process.exitcode)}") from None
+        raise ChildDied(f"the process {_ending(process.exitcode or 0)}") from None
     finally:
         answers.close()
     process.join()

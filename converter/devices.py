@@ -10,7 +10,7 @@ its own. More outputs can change how Core ML cuts and fuses a program; the packa
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -47,9 +47,14 @@ class Row:
     psnr_db: dict[str, float]
 
     def loss(self, units: str) -> float:
-        """How far a compute unit is under what fp16 arithmetic gives here, in dB; below 0 where it is nearer."""
-        found = self.psnr_db[units]
-        return self.psnr_db[EXPECTED] - found if np.isfinite(found) else np.inf
+        """How far a compute unit is under what fp16 arithmetic gives here, in dB; below 0 where it is nearer.
+
+        0 where fp16 arithmetic itself is not finite.
+        """
+        found, expected = self.psnr_db[units], self.psnr_db[EXPECTED]
+        if not np.isfinite(expected):
+            return 0.0
+        return expected - found if np.isfinite(found) else np.inf
 
 
 @dataclass
@@ -95,24 +100,27 @@ class _Comparing:
         self._function, self._units, self._run = function, units, run
         self.found = DeviceComparison()
 
-    def _runs(self, path: Path, inputs: Arrays) -> dict[str, Arrays]:
-        """What each run of a package gives, of those that have not failed."""
+    def _runs(self, path: Path, inputs: Arrays) -> Iterator[tuple[str, Arrays]]:
+        """What each run of a package gives, of those that have not failed; one after the other, for they may be large."""
         here: Network = MILNetwork(path, self._function, precision=EXPECTED, stream=True)
-        found = {EXPECTED: here.predict(inputs)}
+        yield EXPECTED, here.predict(inputs)
         for units in self._units:
             if units not in self.found.failed:
                 try:
-                    found[units] = self._run(path, self._function, units, inputs)
+                    found = self._run(path, self._function, units, inputs)
                 except AnemoneError as error:
                     self.found.failed[units] = str(error)
-        return found
+                else:
+                    yield units, found
 
     def _rows(self, path: Path, inputs: Arrays, names: Mapping[str, str]) -> Arrays:
         """Add a row for each output in ``names`` (output -> block); returns the outputs in fp32."""
         expected = MILNetwork(path, self._function, stream=True).predict(inputs)
-        runs = self._runs(path, inputs)
-        for output, block in names.items():
-            self.found.rows.append(Row(block, {run: psnr(o[output], expected[output]) for run, o in runs.items()}))
+        rows = {output: Row(block, {}) for output, block in names.items()}
+        for run, found in self._runs(path, inputs):
+            for output, row in rows.items():
+                row.psnr_db[run] = psnr(found[output], expected[output])
+        self.found.rows += rows.values()
         return expected
 
     def part(self, path: Path, given: Arrays, alone: bool) -> Arrays:

@@ -25,12 +25,22 @@ def _installed(settings: Settings) -> tuple[dict[str, Path], list[Problem]]:
     found: dict[str, Path] = {}
     problems = []
     try:
-        for folder in FirstModel(settings.model, settings.data_dir).outside:
+        first = FirstModel(settings.model, settings.data_dir)
+        for folder in first.outside:
             found[folder.resolve().name] = folder
+        source = Path(first.order.source)
+        if source.is_absolute() and not source.exists():
+            what = f"there is no {source}, which a server would begin with"
+            problems.append(Problem(what, "give another model with --model, or in the settings"))
     except AnemoneError as error:
         problems.append(Problem(f"the model of the settings: {error}", "give another one with --model"))
     root = settings.data_dir / "models"
-    for folder in sorted(root.iterdir()) if root.is_dir() else ():
+    try:
+        there = sorted(root.iterdir()) if root.is_dir() else []
+    except OSError as error:
+        there = []
+        problems.append(Problem(f"the models in {root} cannot be listed: {error}", "give the folder back its rights"))
+    for folder in there:
         # Hidden ones are in the making or being deleted.
         if folder.is_dir() and not folder.name.startswith(".") and folder not in found.values():
             found[folder.name if folder.name not in found else str(folder)] = folder

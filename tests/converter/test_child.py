@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -48,3 +49,10 @@ def test_what_the_work_raises_is_told():
         in_child(refused)
     with pytest.raises(WorkFailed, match=r"^KeyError: 'key'$"):
         in_child(broken)
+
+
+def test_a_process_that_does_not_come_to_an_end_is_ended():
+    begun = time.monotonic()
+    with pytest.raises(ChildDied, match="no answer after 1 s"):
+        in_child(time.sleep, 600, limit_seconds=1)
+    assert time.monotonic() - begun < 60

@@ -96,6 +96,13 @@ def test_a_device_parts_where_it_loses_more_than_before():
     assert DeviceComparison(rows[:4]).apart("X") is None
 
 
+def test_where_fp16_itself_overflows_no_device_is_to_blame():
+    lost = Row("loud", {"fp16": -np.inf, "X": -np.inf, "Y": 40.0})
+    found = DeviceComparison([lost, Row("next", {"fp16": -np.inf, "X": -np.inf, "Y": 41.0})])
+    assert found.apart("X") is None
+    assert found.apart("Y") is None
+
+
 def test_inputs_are_the_same_each_time_and_ids_are_of_the_encoders_own_words(model_folder):
     path = model_folder.path / model_folder.manifest.networks["text_encoder"][0].path
     first, second = likely_inputs(path), likely_inputs(path)

@@ -115,6 +115,13 @@ def test_that_there_is_no_model_is_wrong(tmp_path: Path, capsys: pytest.CaptureF
     assert not (tmp_path / "data").exists()
 
 
+def test_a_model_of_the_settings_that_is_nowhere_is_wrong(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, found = run(capsys, "--data-dir", str(data), "--quick", "--model", str(data / "no.safetensors"))
+    assert status == 1
+    assert [model["name"] for model in found["models"]] == ["good"]
+    assert "no.safetensors" in found["problems"][0]["what"]
+
+
 def test_a_model_that_is_not_there_is_told(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--data-dir", str(data), "nobody"]) == 1
     assert "there is no model 'nobody'; installed: good" in capsys.readouterr().err
