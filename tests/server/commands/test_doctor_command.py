@@ -5,17 +5,26 @@ import os
 import re
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from converter.folder import FILE, ModelFolder
+from converter.runtime.fast.cpu import kernel_library
 from converter.trials import Verdict, record
 from server.cli import main
-from server.doctor import machine
+from server.doctor import machine, visit
 
+_KERNELS = cache(machine.kernel_state)
 pytestmark = pytest.mark.skipif(sys.platform == "darwin", reason="the double of a Mac is elsewhere")
+
+
+@pytest.fixture(autouse=True)
+def _kernels_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels are tried once for all tests, since PyTorch takes seconds to start."""
+    monkeypatch.setattr(visit, "kernel_state", _KERNELS)
 
 
 @pytest.fixture
@@ -72,6 +81,7 @@ def test_versions_and_the_machine_are_told_and_nothing_secret(
     assert found["versions"]["python"].startswith("3.")
     assert {"anemone", "coremltools", "torch", "numpy"} <= set(found["versions"])
     assert found["machine"]["memory"] > found["machine"]["memory_available"] > 0
+    assert found["kernels"]["usable"] == (kernel_library() is not None)
     assert found["storage"]["data_dir"] == "~"
     assert found["models"][0]["folder"] == "~/models/good"
     for secret in ("long-enough", "hf_token", "somebody", os.uname().nodename):
