@@ -61,6 +61,12 @@ def add_verify(commands: Commands) -> None:
 
 def _verify(given: argparse.Namespace) -> int:
     if given.device:
+        beside = {"vae": given.vae, "preview": given.preview, "safety-checker": given.safety_checker}
+        beside |= {"controlnet": given.controlnet, "ranges": given.ranges}
+        if named := [name for name, value in beside.items() if value]:
+            raise AnemoneError(
+                f"--{named[0]} goes with --against; --device compares the model's networks with themselves"
+            )
         from server.devices import verify_devices
 
         return verify_devices(given.folder, given.size, given.only or ())

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
 import psutil
+from converter.trials import FILE as TRIALS
+from converter.trials import Verdict, read_verdicts
+from converter.units import unit_order
 
 from converter.child import ChildDied, WorkFailed, in_child
 from converter.errors import AnemoneError
-from converter.folder import ModelFolder, Package, prompted, sized
+from converter.folder import Manifest, ModelFolder, Package, prompted, sized
 from converter.lint.chips import chip_named
 from converter.lint.listing import read_listing
 from converter.lint.placement import Placement, work_of
@@ -20,7 +23,6 @@ from converter.lint.stored import Blobs
 from converter.runtime.compute_plan import Share, planned
 from converter.runtime.halves import parts
 from converter.timing import Timing, timed
-from converter.trials import Verdict, read_verdicts
 from server.doctor.machine import Problem
 from server.models.memory import memory_budget, memory_need, weight_bytes
 from server.settings import Settings
@@ -113,10 +115,11 @@ def default_package(folder: ModelFolder, network: str) -> Package:
     return folder.best(network, *size, batch=2 if prompted(network) and guided else 1)
 
 
-def chosen_units(settings: Settings, network: str) -> str:
-    """The compute units that the server loads a network with."""
-    units: Mapping[str, str] = settings.compute_units
-    return units.get(network, units.get("default", "CPU_AND_NE"))
+def chosen_units(manifest: Manifest, network: str, settings: Settings, verdicts: Iterable[Verdict]) -> str | None:
+    """The compute units that the server loads a network with; None where trials found that it runs on none it may."""
+    failed = {verdict.units for verdict in verdicts if not verdict.ok}
+    order = unit_order(manifest, network, settings.compute_units)
+    return next((units for units in order if units not in failed), None)
 
 
 def _time(one: Examined, path: Path, precision: str) -> Iterator[Problem]:
@@ -158,8 +161,16 @@ def _networks(
         except AnemoneError as error:
             yield Problem(str(error), _AGAIN.format(folder=folder.path))
             continue
-        path, units = folder.path / package.path, chosen_units(settings, network)
+        path = folder.path / package.path
         own = tuple(v for v in verdicts if (v.path, v.function) == (package.path, package.function))
+        units = chosen_units(folder.manifest, network, settings, own)
+        if units is None:
+            reasons = "; ".join(f"{v.units}: {v.reason}" for v in own if not v.ok)
+            yield Problem(
+                f"{network} of {model.name} runs on none of the compute units it may run on ({reasons})",
+                f"let it run on others with --compute-units, or delete {folder.path / TRIALS} to have it tried again",
+            )
+            continue
         placed = _placed(path, package.function, units, chip)
         one = Examined(network, package.path, package.function, units, placed, own)
         model.networks.append(one)

@@ -97,6 +97,7 @@ def as_text(report: Report) -> str:
     """The report in words for a terminal."""
     machine, kernels, storage = report.machine, report.kernels, report.storage
     mac = "macOS" in machine.system
+    units = ", ".join(f"{name} {units}" for name, units in report.compute_units.items()) or "as each model is"
     libraries = (f"{name} {found or 'missing'}" for name, found in report.versions.items() if name != "anemone")
     ready = "ready" if kernels.usable else f"not used: {kernels.why}"
     state = "" if storage.exists else ", not there yet"
@@ -106,7 +107,7 @@ def as_text(report: Report) -> str:
         f"memory: {_gigabytes(machine.memory)}, {_gigabytes(machine.memory_available)} available",
         f"kernels of precision fast: {ready} ({kernels.cpu_class})",
         f"data folder: {storage.data_dir}{state}, {_gigabytes(storage.free)} free",
-        f"settings: precision {report.precision}, compute units {', '.join(f'{k} {v}' for k, v in report.compute_units.items())}",
+        f"settings: precision {report.precision}, compute units {units}",
     ]
     for model in report.models:
         lines += ["", *_model(model, mac)]

@@ -102,3 +102,5 @@ def test_the_two_ways_to_verify_exclude_each_other(model_folder, capsys):
         assert found.value.code == 2
     assert main(["verify", str(model_folder.path), "--against", "x", "--only", "unet"]) == 1
     assert "--only goes with --device" in capsys.readouterr().err
+    assert main(["verify", str(model_folder.path), "--device", "--ranges"]) == 1
+    assert "--ranges goes with --against" in capsys.readouterr().err

@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from converter.trials import Verdict, record
 from fake_coreml import MLCPUComputeDevice, MLGPUComputeDevice, pretend
 
+from converter import trials
 from converter.folder import FILE, ModelFolder
 from converter.timing import _timed
 from server.doctor import machine, networks
@@ -22,7 +24,8 @@ def mac(monkeypatch):
     for module in (machine, networks):
         monkeypatch.setattr(module, "in_child", lambda work, *arguments: work(*arguments))
         monkeypatch.setattr(networks, "timed", _timed)
-    monkeypatch.setattr(machine, "this_machine", lambda: "Apple M2 Pro, macOS 15.1 (24B83)")
+    for module in (machine, trials):
+        monkeypatch.setattr(module, "this_machine", lambda: "Apple M2 Pro, macOS 15.1 (24B83)")
     return found
 
 
@@ -32,8 +35,8 @@ def model(model_folder, tmp_path):
     return ModelFolder.open(Path(shutil.copytree(model_folder.path, tmp_path / "tiny")))
 
 
-def examined(folder, **told):
-    return examine("tiny", folder.path, Settings(**told), "M1", lambda *shown: None, quick=False)
+def examined(folder, quick=False, **told):
+    return examine("tiny", folder.path, Settings(**told), "M1", lambda *shown: None, quick=quick)
 
 
 def test_what_a_network_runs_on_is_core_mls_own_plan(model, mac):
@@ -42,8 +45,12 @@ def test_what_a_network_runs_on_is_core_mls_own_plan(model, mac):
     assert [one.network for one in found.networks] == ["text_encoder", "unet", "vae_decoder", "vae_encoder"]
     for one in found.networks:
         assert (one.placed.source, one.placed.chip) == ("compute plan", None)
-        assert one.placed.shares[0].device == "Neural Engine"
         assert one.timing is not None
+    devices = {one.network: one.placed.shares[0].device for one in found.networks}
+    assert devices == {
+        **dict.fromkeys(("text_encoder", "unet"), "Neural Engine"),
+        **dict.fromkeys(("vae_decoder", "vae_encoder"), "GPU"),
+    }
 
 
 def test_a_network_is_loaded_on_the_compute_units_that_the_settings_say(model, mac):
@@ -58,6 +65,29 @@ def test_a_network_is_loaded_on_the_compute_units_that_the_settings_say(model, m
     assert [loaded for _, loaded in mac.loads] == list(units.values())
     devices = {one.network: one.placed.shares[0].device for one in found.networks}
     assert (devices["unet"], devices["vae_decoder"]) == ("GPU", "CPU")
+
+
+def failed(model, network, *units):
+    package = model.manifest.networks[network][0]
+    for one in units:
+        record(model.path, Verdict(network, package.path, "main", one, False, "killed by SIGKILL", 2.5, None))
+
+
+def test_a_network_moves_on_from_units_that_a_trial_failed_on(model, mac):
+    failed(model, "unet", "CPU_AND_NE")
+    found, problems = examined(model, quick=True)
+    assert problems == []
+    units = {one.network: one.compute_units for one in found.networks}
+    assert (units["text_encoder"], units["unet"]) == ("CPU_AND_NE", "CPU_AND_GPU")
+
+
+def test_a_network_that_runs_on_no_unit_is_wrong(model, mac):
+    failed(model, "unet", "CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY")
+    found, (problem,) = examined(model, quick=True)
+    assert "unet" not in [one.network for one in found.networks]
+    assert problem.what.startswith("unet of tiny runs on none of the compute units it may run on (")
+    assert "CPU_AND_NE: killed by SIGKILL" in problem.what
+    assert "anemone-trials.json" in problem.remedy
 
 
 def test_numbers_that_are_not_finite_are_wrong(model, mac):
