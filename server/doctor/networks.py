@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
 import psutil
-from converter.trials import FILE as TRIALS
-from converter.trials import Verdict, read_verdicts
-from converter.units import unit_order
 
 from converter.child import ChildDied, WorkFailed, in_child
 from converter.errors import AnemoneError
@@ -23,6 +20,9 @@ from converter.lint.stored import Blobs
 from converter.runtime.compute_plan import Share, planned
 from converter.runtime.halves import parts
 from converter.timing import Timing, timed
+from converter.trials import FILE as TRIALS
+from converter.trials import Verdict, read_verdicts
+from converter.units import unit_order
 from server.doctor.machine import Problem
 from server.models.memory import memory_budget, memory_need, weight_bytes
 from server.settings import Settings

@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from converter.trials import Verdict, record
 from fake_coreml import MLCPUComputeDevice, MLGPUComputeDevice, pretend
 
 from converter import trials
 from converter.folder import FILE, ModelFolder
 from converter.timing import _timed
+from converter.trials import Verdict, record
 from server.doctor import machine, networks
 from server.doctor.networks import examine
 from server.settings import Settings
