@@ -34,8 +34,8 @@ check-model: .venv/.develop
 	$(BIN)/python -m demo.check --model build/anemone-demo --sheet build/sheet.png --table build/table.json
 
 # Speed and memory beside named peers, all of it (hours), or BENCH='conversion --size sdxl --peers' or
-# BENCH='inference --only unet'. Building one of the peers takes a C++ compiler.
-bench: .venv/.bench
+# BENCH='inference --only unet'. Building one of the peers takes a C++ compiler; BENCH=mac, for a Mac, has no peers.
+bench: $(if $(filter mac,$(firstword $(BENCH))),.venv/.develop,.venv/.bench)
 ifdef BENCH
 	$(BIN)/python -m benchmarks.$(BENCH)
 else

@@ -10,6 +10,7 @@ from converter import __version__
 from converter.errors import AnemoneError
 from server.commands.adopt import add_adopt
 from server.commands.convert import add_convert
+from server.commands.doctor import add_doctor
 from server.commands.generate import add_generate
 from server.commands.lint import add_lint
 from server.commands.models import add_models
@@ -43,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
         add_verify,
         add_lint,
         add_generate,
+        add_doctor,
     ):
         add(commands)
     return top

@@ -18,7 +18,9 @@ def anemone(*arguments: str, data: Path | None = None) -> subprocess.CompletedPr
     )
 
 
-@pytest.mark.parametrize("command", ["serve", "service", "models", "convert", "adopt", "verify", "lint", "generate"])
+@pytest.mark.parametrize(
+    "command", ["serve", "service", "models", "convert", "adopt", "verify", "lint", "generate", "doctor"]
+)
 def test_every_command_has_examples_in_its_help(command: str) -> None:
     ran = anemone(command, "--help")
     assert ran.returncode == 0

@@ -1,0 +1,93 @@
+"""What Core ML means to run each operation on, asked of its compute plan (MLComputePlan, macOS 14.4 and later).
+
+Only on a Mac. The plan is of a compiled model: asked of a package, the framework ends the process, so this compiles
+first, and whoever cannot afford to end calls it through `converter.child.in_child`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from converter.runtime.feature import PackageError
+from converter.runtime.halves import parts
+
+#: coremltools' classes of compute devices (models/compute_device.py), in words.
+DEVICES = {
+    "MLNeuralEngineComputeDevice": "Neural Engine",
+    "MLGPUComputeDevice": "GPU",
+    "MLCPUComputeDevice": "CPU",
+}
+
+
+@dataclass(frozen=True)
+class Share:
+    """What falls to one device.
+
+    operations: how many operations. cost: their part of the program's estimated cost, 0 to 1; None where Core ML gives
+    no estimate for any operation.
+    """
+
+    device: str
+    operations: int
+    cost: float | None
+
+
+def device_name(device: Any) -> str:
+    """A compute device of coremltools in words."""
+    name = type(device).__name__
+    return DEVICES.get(name, name)
+
+
+def machine_devices() -> tuple[str, ...]:
+    """The compute devices of this Mac; a virtual machine has no Neural Engine."""
+    from coremltools.models.compute_device import MLComputeDevice
+
+    return tuple(device_name(device) for device in MLComputeDevice.get_all_compute_devices())
+
+
+def _operations(block: Any) -> Iterator[Any]:
+    for op in block.operations:
+        yield op
+        for nested in op.blocks:
+            yield from _operations(nested)
+
+
+def _plan(path: Path, function: str, units: str) -> Iterator[tuple[str, float | None]]:
+    """The device of each operation of one package that has one, and the operation's estimated cost."""
+    import coremltools as ct
+    from coremltools.models.compute_plan import MLComputePlan
+
+    from converter.runtime.coreml import compiled
+
+    ready = path if path.suffix == ".mlmodelc" else compiled(path)
+    plan = MLComputePlan.load_from_path(path=str(ready), compute_units=ct.ComputeUnit[units])
+    program = plan.model_structure.program
+    if program is None or function not in program.functions:
+        raise PackageError(f"Core ML has no compute plan for {path.name}, function {function}")
+    for op in _operations(program.functions[function].block):
+        usage = plan.get_compute_device_usage_for_mlprogram_operation(op)
+        if usage is not None and usage.preferred_compute_device is not None:
+            cost = plan.get_estimated_cost_for_mlprogram_operation(op)
+            yield device_name(usage.preferred_compute_device), None if cost is None else cost.weight
+
+
+def planned(path: Path, function: str, units: str) -> tuple[Share, ...]:
+    """How Core ML means to spread a program over the devices of a compute unit, the most costly first.
+
+    Constants have no device and are left out; of a network cut in two both halves count. Raises PackageError where there
+    is no plan: of a pipeline, or of a function that is not the package's default one.
+    """
+    counts: dict[str, int] = {}
+    costs: dict[str, float] = {}
+    for part in parts(path):
+        for device, cost in _plan(part, function, units):
+            counts[device] = counts.get(device, 0) + 1
+            costs[device] = costs.get(device, 0.0) + (cost or 0.0)
+    if not counts:
+        raise PackageError(f"Core ML's compute plan for {path.name}, function {function}, places no operation")
+    total = sum(costs.values())
+    shares = [Share(device, count, costs[device] / total if total else None) for device, count in counts.items()]
+    return tuple(sorted(shares, key=lambda share: (-(share.cost or 0.0), -share.operations)))

@@ -1,0 +1,213 @@
+"""A model's networks: what each runs on, how trials went, how long it takes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import psutil
+
+from converter.child import ChildDied, WorkFailed, in_child
+from converter.errors import AnemoneError
+from converter.folder import Manifest, ModelFolder, Package, prompted, sized
+from converter.lint.chips import chip_named
+from converter.lint.listing import read_listing
+from converter.lint.placement import Placement, work_of
+from converter.lint.stored import Blobs
+from converter.runtime.compute_plan import Share, planned
+from converter.runtime.halves import parts
+from converter.timing import Timing, timed
+from converter.trials import FILE as TRIALS
+from converter.trials import Verdict, read_verdicts
+from converter.units import unit_order
+from server.doctor.machine import Problem
+from server.models.memory import memory_budget, memory_need, weight_bytes
+from server.settings import Settings
+
+#: Told what is being looked at: a label, how many are done, and of how many.
+Show: TypeAlias = Callable[[str, int, int], None]
+_AGAIN = "convert the model again (`anemone convert SOURCE -o {folder}`), or delete it"
+_ADOPT = "give a folder that `anemone convert` made, or have `anemone adopt` take one of Apple's converter"
+
+
+@dataclass(frozen=True)
+class Placed:
+    """What a program's operations run on.
+
+    source: "compute plan" where Core ML was asked, "prediction" where the lint judged from the package alone.
+    chip: the one it was judged for; None for a compute plan.
+    shares: by device; their cost is Core ML's estimate, or for a prediction the part of all multiplications.
+    """
+
+    source: str
+    chip: str | None
+    shares: tuple[Share, ...] = ()
+    problem: str | None = None
+
+
+@dataclass
+class Examined:
+    """One network of a model, in the program that the server's default request takes.
+
+    compute_units: what it is loaded with on a Mac. unmeasured: why it was not timed.
+    """
+
+    network: str
+    package: str
+    function: str
+    compute_units: str
+    placed: Placed
+    verdicts: tuple[Verdict, ...] = ()
+    timing: Timing | None = None
+    unmeasured: str | None = None
+
+
+@dataclass
+class Model:
+    """A model folder; family and what follows are None where it cannot be read."""
+
+    name: str
+    folder: str
+    family: str | None = None
+    attention: str | None = None
+    sizes: tuple[str, ...] = ()
+    weights: int | None = None
+    networks: list[Examined] = field(default_factory=list)
+
+
+def predicted(path: Path, function: str, chip: str) -> tuple[Share, ...]:
+    """What the lint expects of a program on a chip: the operations that the Neural Engine can run, and the others."""
+    counts, work = {True: 0, False: 0}, {True: 0, False: 0}
+    for part in parts(path):
+        listed = next(f for f in read_listing(part, Blobs()).functions if f.name == function)
+        placement = Placement(listed, chip_named(chip))
+        for op in listed.operations:
+            engine = placement.on_engine(op)
+            counts[engine] += 1
+            work[engine] += work_of(listed, op)
+    total = sum(work.values())
+    names = {True: "Neural Engine", False: "CPU or GPU"}
+    return tuple(Share(names[e], counts[e], work[e] / total if total else None) for e in (True, False) if counts[e])
+
+
+def _placed(path: Path, function: str, units: str, chip: str) -> Placed:
+    if sys.platform == "darwin":
+        try:
+            # In a process of its own, which Core ML may end.
+            return Placed("compute plan", None, in_child(planned, path, function, units))
+        except (ChildDied, WorkFailed) as error:
+            return Placed("compute plan", None, problem=str(error))
+    try:
+        return Placed("prediction", chip, predicted(path, function, chip))
+    except Exception as error:
+        # What a damaged package breaks is what there is to report.
+        return Placed("prediction", chip, problem=str(error) or type(error).__name__)
+
+
+def default_package(folder: ModelFolder, network: str) -> Package:
+    """The program of a network that a request with the model's defaults runs."""
+    manifest = folder.manifest
+    size = manifest.sizes[0] if sized(network) else ()
+    guided = manifest.defaults.guidance_scale > 1 and manifest.conditions.guidance_width is None
+    return folder.best(network, *size, batch=2 if prompted(network) and guided else 1)
+
+
+def chosen_units(manifest: Manifest, network: str, settings: Settings, verdicts: Iterable[Verdict]) -> str | None:
+    """The compute units that the server loads a network with; None where trials found that it runs on none it may."""
+    failed = {verdict.units for verdict in verdicts if not verdict.ok}
+    order = unit_order(manifest, network, settings.compute_units)
+    return next((units for units in order if units not in failed), None)
+
+
+def _time(one: Examined, path: Path, precision: str) -> Iterator[Problem]:
+    """Measure a network; gives what is wrong with it."""
+    needed, free = weight_bytes(path), int(psutil.virtual_memory().available)
+    if needed > free:
+        one.unmeasured = f"its weights take {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB of memory are free"
+        return
+    try:
+        one.timing = timed(path, one.function, one.compute_units, precision)
+    except (ChildDied, WorkFailed) as error:
+        one.unmeasured = str(error)
+        remedy = _AGAIN.format(folder=path.parent)
+        if sys.platform == "darwin":
+            remedy = (
+                f'try other compute units, such as --compute-units \'{{"{one.network}": "CPU_AND_GPU"}}\'; or {remedy}'
+            )
+        yield Problem(f"{one.network} of {path.parent.name} does not run: {error}", remedy)
+        return
+    if not one.timing.finite:
+        yield Problem(
+            f"{one.network} of {path.parent.name} gives numbers that are not finite",
+            f"find where by `anemone verify {path.parent} --against SOURCE --ranges`, or on a Mac with --device",
+        )
+
+
+def _networks(
+    folder: ModelFolder, settings: Settings, chip: str, model: Model, show: Show, quick: bool
+) -> Iterator[Problem]:
+    try:
+        verdicts = read_verdicts(folder.path)
+    except (OSError, AnemoneError) as error:
+        verdicts = ()
+        yield Problem(f"the trial verdicts of {model.name} cannot be read: {error}", _AGAIN.format(folder=folder.path))
+    for number, network in enumerate(folder.manifest.networks):
+        show(f"{model.name}: {network}", number, len(folder.manifest.networks))
+        try:
+            package = default_package(folder, network)
+        except AnemoneError as error:
+            yield Problem(str(error), _AGAIN.format(folder=folder.path))
+            continue
+        path = folder.path / package.path
+        own = tuple(v for v in verdicts if (v.path, v.function) == (package.path, package.function))
+        units = chosen_units(folder.manifest, network, settings, own)
+        if units is None:
+            reasons = "; ".join(f"{v.units}: {v.reason}" for v in own if not v.ok)
+            yield Problem(
+                f"{network} of {model.name} runs on none of the compute units it may run on ({reasons})",
+                f"let it run on others with --compute-units, or delete {folder.path / TRIALS} to have it tried again",
+            )
+            continue
+        placed = _placed(path, package.function, units, chip)
+        one = Examined(network, package.path, package.function, units, placed, own)
+        model.networks.append(one)
+        if quick:
+            one.unmeasured = "not asked for"
+            if placed.problem is not None and placed.source == "prediction":
+                yield Problem(
+                    f"{network} of {model.name} cannot be read: {placed.problem}", _AGAIN.format(folder=folder.path)
+                )
+            continue
+        yield from _time(one, path, settings.precision)
+
+
+def examine(
+    name: str, path: Path, settings: Settings, chip: str, show: Show, *, quick: bool
+) -> tuple[Model, list[Problem]]:
+    """Examine a model's folder, in whatever state it is; returns what it is and what is wrong with it.
+
+    ``quick`` times nothing.
+    """
+    model = Model(name, str(path))
+    try:
+        folder = ModelFolder.open(path)
+        model.family, model.attention = folder.manifest.family, folder.manifest.attention
+        model.sizes = tuple(f"{w}x{h}" for w, h in folder.manifest.sizes)
+        need = memory_need(folder)
+        model.weights = need.together
+        problems = []
+        try:
+            need.fit(memory_budget(settings.memory_budget_gb))
+        except AnemoneError as error:
+            problems.append(Problem(str(error), "convert it smaller, or give it more with memory_budget_gb"))
+        problems += _networks(folder, settings, chip, model, show, quick)
+    except AnemoneError as error:
+        return model, [Problem(str(error), f"{_AGAIN.format(folder=path)}; or {_ADOPT}")]
+    except Exception as error:
+        # A folder that somebody edited can break any assumption, and the doctor is there to tell which.
+        what = f"the model in {path} cannot be read: {type(error).__name__}: {error}"
+        return model, [Problem(what, _AGAIN.format(folder=path))]
+    return model, problems

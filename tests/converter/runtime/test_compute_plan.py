@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from fake_coreml import pretend
+
+from converter.runtime.compute_plan import machine_devices, planned
+from converter.runtime.feature import PackageError
+from converter.runtime.program import read_model
+
+
+@pytest.fixture
+def unet(model_folder, tmp_path):
+    """A package of its own, since compiled models are kept beside packages."""
+    return Path(shutil.copytree(model_folder.package("unet", 64, 64), tmp_path / "unet.mlpackage"))
+
+
+def kinds(path):
+    body = read_model(path).mlProgram.functions["main"]
+    return [op.type for op in body.block_specializations[body.opset].operations]
+
+
+def test_operations_are_counted_by_device_and_weighted_by_cost(unet, monkeypatch):
+    found = kinds(unet)
+    convs, casts, all_of_them = found.count("conv"), found.count("cast"), sum(kind != "const" for kind in found)
+    pretend(monkeypatch)
+    engine, cpu = planned(unet, "main", "CPU_AND_NE")
+    assert (engine.device, cpu.device) == ("Neural Engine", "CPU")
+    assert (engine.operations, cpu.operations) == (all_of_them - casts, casts)
+    assert engine.cost == pytest.approx(2 * convs / (2 * convs + casts))
+    assert engine.cost + cpu.cost == pytest.approx(1)
+    assert planned(unet, "main", "CPU_AND_GPU")[0].device == "GPU"
+
+
+def test_without_estimates_there_are_counts(unet, monkeypatch):
+    pretend(monkeypatch, weights=False)
+    found = planned(unet, "main", "CPU_AND_NE")
+    assert [share.cost for share in found] == [None, None]
+    assert found[0].operations > found[1].operations > 0
+
+
+def test_a_function_without_a_plan_is_told(unet, monkeypatch):
+    pretend(monkeypatch)
+    with pytest.raises(PackageError, match=r"no compute plan for unet\.mlpackage, function other"):
+        planned(unet, "other", "CPU_AND_NE")
+
+
+def test_the_devices_of_a_machine_are_named(monkeypatch):
+    pretend(monkeypatch)
+    assert machine_devices() == ("CPU", "GPU", "Neural Engine")
