@@ -22,13 +22,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.child import LIMIT_SECONDS
 from converter.errors import AnemoneError
 from converter.runtime import ComputeUnit, Feature, load
 from converter.runtime.halves import parts
 
-#: Loading compiles for the compute unit: 140 s where 667 MB failed on a Mac (coremltools #2758), 9 minutes for SDXL on a
-#: phone (ml-stable-diffusion #255). Three times that is no work any more.
-LIMIT_SECONDS = 30 * 60
 _LIMIT_EXCEEDED_SECONDS = 60
 _CHILD = (
     "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given.pop('sys_path'); "

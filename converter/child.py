@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 from converter.errors import AnemoneError
 
 Result = TypeVar("Result")
-#: Loading compiles for the device: 9 minutes for SDXL on a phone (ml-stable-diffusion #255). Three times that is no work.
+#: Loading compiles for the compute unit: 140 s where 667 MB failed on a Mac (coremltools #2758), 9 minutes for SDXL on a
+#: phone (ml-stable-diffusion #255). Three times that is no work any more.
 LIMIT_SECONDS = 30 * 60
 
 
