@@ -2,6 +2,7 @@
 
 "slow" takes a tenth of a second a step; "fail" raises an error for people, "bug" one for programmers; "die" kills the
 worker at the first step, "die late" a second later, "die once" only at the first attempt; "busy" keeps a core busy.
+"trying" leaves a note of trying a compute unit (``NOTE`` in the model's folder).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from server.jobs.request import GenerationRequest
 from server.jobs.start import ModelChoice
 
 STEP_SECONDS = 0.1
+NOTE = ".anemone-trying-1-0"
 #: Models' names: one as good as the first, one that cannot be loaded, and one that takes more memory than there is; a
 #: name with "lingering" takes a tenth of a second for each of ten networks.
 OTHER, BROKEN, HUGE, LINGERING = "other", "broken", "huge", "lingering"
@@ -53,8 +55,8 @@ MANIFEST = Manifest(
 
 
 class FakePainter:
-    def __init__(self, folder: Path, name: str = "fake") -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, warn: Callable[[Trying], None], name: str = "fake") -> None:
+        self._folder, self._warn = folder, warn
         self.manifest = replace(MANIFEST, name=name)
 
     def generate(self, request: GenerationRequest) -> Iterator[object]:
@@ -79,6 +81,9 @@ class FakePainter:
         return file.getvalue()
 
     def _behave(self, words: str) -> None:
+        if "trying" in words:
+            (self._folder / NOTE).touch()
+            self._warn(Trying(self._folder / NOTE))
         if "slow" in words:
             time.sleep(STEP_SECONDS)
         if "busy" in words:
@@ -113,7 +118,7 @@ def _prepare(
     folder = choice.data_dir / "models" / "fake"
     folder.mkdir(parents=True, exist_ok=True)
     MANIFEST.write(folder)
-    return FakePainter(folder), folder
+    return FakePainter(folder, warn), folder
 
 
 def _open(
@@ -130,7 +135,7 @@ def _open(
         raise MemoryShortage("its unet takes 99 GB")
     folder = choice.data_dir / "models" / name
     folder.mkdir(parents=True, exist_ok=True)
-    return FakePainter(folder, name)
+    return FakePainter(folder, warn, name)
 
 
 def start(orders: Connection, choice: ModelChoice) -> None:

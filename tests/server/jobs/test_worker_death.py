@@ -10,6 +10,8 @@ from pathlib import Path
 
 import httpx
 
+from server.jobs.store import MOST_ATTEMPTS
+from tests.server.fake_painter import NOTE
 from tests.server.live_server import PATIENCE, answers, enqueue, job, live, over, running, until
 
 
@@ -38,6 +40,21 @@ def test_a_job_that_was_cancelled_does_not_come_back_when_its_worker_dies(tmp_pa
         client.delete(f"/api/v1/jobs/{made['id']}")
         found = over(client, made["id"])
         assert (found["status"], found["attempts"]) == ("cancelled", 1)
+
+
+def test_deaths_of_a_compute_unit_are_not_counted_against_the_job(tmp_path: Path) -> None:
+    with live(tmp_path) as client:
+        found = over(client, enqueue(client, "trying, die")["id"])
+        assert (found["status"], found["attempts"]) == ("failed", MOST_ATTEMPTS)
+        assert over(client, enqueue(client, "a circle")["id"])["status"] == "succeeded"
+
+
+def test_a_worker_that_is_stopped_while_it_tries_a_compute_unit_has_not_died_of_it(tmp_path: Path) -> None:
+    note = tmp_path / "models" / "fake" / NOTE
+    with live(tmp_path) as client:
+        running(client, enqueue(client, "trying, slow", steps=100)["id"])
+        assert note.exists()
+    assert not note.exists()
 
 
 def test_a_client_that_waits_hears_of_its_jobs_death(tmp_path: Path) -> None:
