@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import CheckpointError
+from converter.snapshot import folder_name
 from converter.tensors import Tensors
 
 COMPONENTS = ("text_encoder", "text_encoder_2", "unet", "vae")
@@ -177,7 +178,7 @@ class Checkpoint:
     @property
     def name(self) -> str:
         """What the model is called: its repository on the hub, or its folder."""
-        return self.hub_name or self.folder.resolve().name
+        return self.hub_name or folder_name(self.folder)
 
     @property
     def kind(self) -> str:

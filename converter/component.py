@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.checkpoint import content_hash, read_json, weight_files
 from converter.errors import CheckpointError
+from converter.snapshot import short_name
 from converter.tensors import Tensors
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Component:
                 "owner/name of one on the Hugging Face hub"
             )
         weight_files(folder)
-        return Component(folder, path.resolve().name)
+        return Component(folder, short_name(path))
 
     @cached_property
     def config(self) -> dict[str, Any]:

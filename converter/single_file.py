@@ -21,6 +21,7 @@ from converter.ldm.clip import PLACES, TextEncoder, text_encoder_config, text_en
 from converter.ldm.leftovers import left_out_of_file
 from converter.ldm.prediction import MARKS, Prediction, prediction, sample_size, scheduler_config
 from converter.ldm.strangers import another_unet, known_stranger, part_of_a_checkpoint
+from converter.snapshot import file_name
 from converter.tensors import Part, Tensors
 
 _SUPPORTED = (
@@ -132,7 +133,7 @@ class SingleFile:
     @property
     def name(self) -> str:
         """What the model is called: the file without its suffix, after its repository where it is from the hub."""
-        return self.hub_name or self.path.stem
+        return self.hub_name or file_name(self.path)
 
     @property
     def kind(self) -> str:

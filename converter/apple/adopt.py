@@ -14,6 +14,7 @@ from converter.apple.settings import AppleSettings, Settled, settle
 from converter.errors import CheckpointError
 from converter.folder import FILE, Conditions, Manifest, ModelFolder, Package, Source, Versions
 from converter.runtime.halves import parts
+from converter.snapshot import folder_name
 
 
 def _digest(model: AppleModel, of: Callable[[Path], str]) -> str:
@@ -63,7 +64,9 @@ def _manifest(model: AppleModel, settled: Settled) -> Manifest:
         scheduler=settled.schedule,
         defaults=settled.defaults,
         networks={network: (_package(model, network, path),) for network, path in model.networks.items()},
-        source=Source("apple", model.version or model.folder.name, _digest(model, _content), _digest(model, _stamp)),
+        source=Source(
+            "apple", model.version or folder_name(model.folder), _digest(model, _content), _digest(model, _stamp)
+        ),
         converter=Versions(__version__, model.coremltools),
         plan="",
     )

@@ -14,6 +14,7 @@ from converter.config_tables import PREDICTION_TYPES
 from converter.errors import CheckpointError
 from converter.folder import GUIDED, UNGUIDED, USUAL, Defaults, SchedulerSettings
 from converter.schedule import read_schedule
+from converter.snapshot import folder_name
 
 #: What is accepted for each of AppleSettings' fields.
 ACCEPTED = {
@@ -177,7 +178,7 @@ def settle(model: AppleModel, settings: AppleSettings) -> Settled:
     usual = GUIDED if model.guidance_width else USUAL if named is None else named.defaults
     zeros = settings.zeros_for_no_prompt
     return Settled(
-        name=settings.name or model.version or model.folder.resolve().name,
+        name=settings.name or model.version or folder_name(model.folder),
         prediction_type=prediction,
         vae_scaling_factor=float(scale),
         schedule=schedule,

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 from converter.errors import AnemoneError, MemoryShortage
 from converter.folder import Manifest, ModelFolder
 from converter.runtime import on_core_ml
+from converter.snapshot import short_name
 from server.jobs.messages import (
     Cancel,
     Ended,
@@ -166,7 +167,7 @@ class _Worker:
             self._orders.send(Unable(str(error)))
             return False
         self._orders.send(Ready(folder))
-        self._hold(folder.resolve().name, model)  # as it is installed, whatever its manifest calls it
+        self._hold(short_name(folder), model)  # as it is installed, whatever its manifest calls it
         return True
 
     def serve(self) -> None:

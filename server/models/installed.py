@@ -9,6 +9,7 @@ from pathlib import Path
 
 from converter.errors import AnemoneError, ManifestError
 from converter.folder import FILE, Manifest
+from converter.snapshot import short_name
 
 #: What is being deleted has this behind its name, and is no model any more.
 _DELETED = ".deleted"
@@ -45,7 +46,7 @@ class InstalledModels:
     def __init__(self, data_dir: Path, extra: tuple[Path, ...] = (), default: str | None = None) -> None:
         """``default`` is the model of requests that name none; the first of ``extra`` where it is left out."""
         self._root, self._extra = data_dir / "models", extra
-        self._default = default or (extra[0].resolve().name if extra else None)
+        self._default = default or (short_name(extra[0]) if extra else None)
         self._seen: dict[Path, _Seen] = {}
 
     @property
@@ -69,7 +70,7 @@ class InstalledModels:
             if path in found.values() or not self._read(path):
                 continue
             # One outside may have been given as "."; a link inside is called what it is called.
-            name, number = (path if path.parent == self._root else path.resolve()).name, 1
+            name, number = path.name if path.parent == self._root else short_name(path), 1
             while (known := name if number == 1 else f"{name}-{number}") in found:
                 number += 1
             found[known] = path

@@ -14,6 +14,7 @@ from converter.errors import ManifestError
 from converter.folder import FILE, ModelFolder
 from converter.partial import conversion_lock
 from converter.plan import ConvertOptions, make_plan
+from converter.snapshot import file_name, short_name
 from converter.source import Source, open_source
 
 if TYPE_CHECKING:
@@ -26,10 +27,12 @@ _AS_USUAL = ConvertOptions()
 
 def model_name(source: Path) -> str:
     """What the checkpoint at ``source`` is called."""
+    if source.is_file():
+        return file_name(source).rpartition("/")[2]
     resolved = source.resolve()
     if resolved.name == "model" and resolved.parent.name == "demo":
         return _BUNDLED_NAME
-    return resolved.name.removesuffix(".safetensors")
+    return short_name(source).removesuffix(".safetensors")
 
 
 def _whole(folder: Path) -> ModelFolder | None:
