@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from converter.configs import read_json
 from converter.errors import CheckpointError
 from converter.snapshot import folder_name
 from converter.tensors import Tensors
+from converter.tokenizer import read_tokenizer, tokenizer_names
 
 COMPONENTS = ("text_encoder", "text_encoder_2", "unet", "vae")
 TOKENIZERS = ("tokenizer", "tokenizer_2")
@@ -22,9 +23,6 @@ PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 _STEMS = ("diffusion_pytorch_model", "model")
 #: Half the bytes to read come first; converted weights are fp16 whichever is read.
 _VARIANTS = (".fp16", "")
-_SPLIT_TOKENIZER = ("vocab.json", "merges.txt")
-_WHOLE_TOKENIZER = "tokenizer.json"
-_TOKENIZER_CONFIG, _SPECIAL_TOKENS = "tokenizer_config.json", "special_tokens_map.json"
 _INDEX = "model_index.json"
 
 
@@ -34,22 +32,6 @@ def pickle_refused(what: str) -> CheckpointError:
         f"{what}: pickle files can run any code when read, so they are refused. Get the safetensors version, or, where "
         "you trust the file, save one with diffusers' save_pretrained."
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; CheckpointError names the file that is missing or damaged."""
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path} is missing; a diffusers checkpoint has model_index.json and a folder per network"
-        )
-    try:
-        # Editors on Windows put a byte order mark first; JSON has none (RFC 8259, section 8.1).
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds a {type(found).__name__}, not an object")
-    return found
 
 
 def _index_names(stem: str, variant: str) -> tuple[str, str]:
@@ -85,45 +67,6 @@ def choose_weights(where: str, names: Collection[str], read_index: Callable[[str
     if pickles := sorted(name for name in names if name.endswith(PICKLES)):
         raise pickle_refused(f"{where} has its weights only as {', '.join(pickles)}")
     raise CheckpointError(f"{where} has no safetensors weights ({' or '.join(s + '.safetensors' for s in _STEMS)})")
-
-
-def tokenizer_names(where: str, names: Collection[str]) -> list[str]:
-    """The files among a tokenizer folder's ``names`` to read; raises CheckpointError where they are no CLIP tokenizer."""
-    split = all(name in names for name in _SPLIT_TOKENIZER)
-    if not split and _WHOLE_TOKENIZER not in names:
-        raise CheckpointError(f"{where} has neither vocab.json with merges.txt nor tokenizer.json")
-    wanted = _SPLIT_TOKENIZER if split else (_WHOLE_TOKENIZER,)
-    return [*wanted, *(name for name in (_TOKENIZER_CONFIG, _SPECIAL_TOKENS) if name in names)]
-
-
-def _taken_apart(path: Path) -> dict[str, bytes]:
-    model = read_json(path).get("model", {})
-    if model.get("type") != "BPE":
-        raise CheckpointError(f"{path} is a {model.get('type')!r} tokenizer; CLIP's is BPE")
-    merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
-    return {
-        "vocab.json": json.dumps(model["vocab"], ensure_ascii=False).encode(),
-        "merges.txt": ("#version: 0.2\n" + "".join(f"{m}\n" for m in merges)).encode(),
-    }
-
-
-def _tokenizer_files(folder: Path) -> dict[str, bytes]:
-    """CLIP's tokenizer as vocab.json and merges.txt, with tokenizer_config.json where there is one.
-
-    transformers 5 saves a tokenizer.json alone; the two are taken out of it. Before 4.34 it kept the token to pad with
-    in special_tokens_map.json, which Stable Diffusion 2's folders still have: what that says goes into the config.
-    """
-    names = tokenizer_names(str(folder), _names(folder))
-    found = {name: (folder / name).read_bytes() for name in names if name in (*_SPLIT_TOKENIZER, _TOKENIZER_CONFIG)}
-    if _WHOLE_TOKENIZER in names:
-        found |= _taken_apart(folder / _WHOLE_TOKENIZER)
-    if _SPECIAL_TOKENS in names:
-        config = read_json(folder / _TOKENIZER_CONFIG) if _TOKENIZER_CONFIG in names else {}
-        pad = read_json(folder / _SPECIAL_TOKENS).get("pad_token")
-        # The rule of transformers' from_pretrained: newer configs list their tokens, and are all there is to go by.
-        if pad is not None and "added_tokens_decoder" not in config:
-            found[_TOKENIZER_CONFIG] = json.dumps(config | {"pad_token": pad}, indent=2).encode()
-    return found
 
 
 def _names(folder: Path) -> set[str]:
@@ -242,7 +185,7 @@ class Checkpoint:
         names = [name for name in TOKENIZERS if self._place(name).is_dir()]
         if not names:
             raise CheckpointError(f"{self.folder} has no tokenizer folder")
-        return {name: _tokenizer_files(self._place(name)) for name in names}
+        return {name: read_tokenizer(self._place(name)) for name in names}
 
     def _files(self) -> list[Path]:
         """Every file a conversion reads."""

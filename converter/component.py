@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.checkpoint import content_hash, read_json, weight_files
+from converter.checkpoint import content_hash, weight_files
+from converter.configs import read_json
 from converter.errors import CheckpointError
 from converter.snapshot import short_name
 from converter.tensors import Tensors

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from converter.errors import CheckpointError
@@ -11,6 +13,22 @@ from converter.errors import CheckpointError
 Config: TypeAlias = dict[str, Any]
 #: There is no default: the key must be there.
 REQUIRED = object()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; CheckpointError names the file that is missing or damaged."""
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} is missing; a diffusers checkpoint has model_index.json and a folder per network"
+        )
+    try:
+        # Editors on Windows put a byte order mark first; JSON has none (RFC 8259, section 8.1).
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds a {type(found).__name__}, not an object")
+    return found
 
 
 @dataclass(frozen=True)

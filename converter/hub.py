@@ -31,7 +31,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import http_get, repo_folder_name
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-from converter.checkpoint import content_hash, read_json
+from converter.checkpoint import content_hash
+from converter.configs import read_json
 from converter.errors import CheckpointError, SpaceError
 from converter.hub_layout import (
     MODEL_INDEX,

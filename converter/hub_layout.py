@@ -5,16 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any
 
-from converter.checkpoint import (
-    COMPONENTS,
-    DEFAULTS,
-    PICKLES,
-    choose_weights,
-    pickle_refused,
-    shard_indexes,
-    tokenizer_names,
-)
+from converter.checkpoint import COMPONENTS, DEFAULTS, PICKLES, choose_weights, pickle_refused, shard_indexes
 from converter.errors import CheckpointError
+from converter.tokenizer import tokenizer_names
 
 MODEL_INDEX = "model_index.json"
 _SCHEDULER = "scheduler/scheduler_config.json"

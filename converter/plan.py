@@ -29,6 +29,7 @@ from converter.networks.catalog import Variant, component, write_graph
 from converter.networks.layers import Attention
 from converter.source import Source
 from converter.tensors import Tensors
+from converter.tokenizer import greatest_token
 
 Size = tuple[int, int]
 #: How many times CLIP's 77 tokens a prompt may be.
@@ -142,6 +143,7 @@ class ConversionPlan:
 
         Raises CheckpointError where a network lacks a tensor, or where what no network takes would change the image.
         """
+        self._check_tokens()
         found = settings_not_followed(self.checkpoint)
         for part in dict.fromkeys(component(network) for network in self.networks):
             taken = frozenset().union(*(names for n, names in self.taken.items() if component(n) == part))
@@ -178,6 +180,17 @@ class ConversionPlan:
     def weight_bytes(self) -> dict[str, int]:
         """Bytes of each network's weights in fp16."""
         return {network: self.tensors(network).half_bytes(names) for network, names in self.taken.items()}
+
+    def _check_tokens(self) -> None:
+        """Raise CheckpointError where a tokenizer gives a number that its text encoder has no row for."""
+        tokenizers = self.checkpoint.tokenizer_files()
+        for network in self.family.text_encoders:
+            files = tokenizers.get(network.replace("text_encoder", "tokenizer")) or next(iter(tokenizers.values()))
+            greatest, rows = greatest_token(files), self.config(network)["vocab_size"]
+            if greatest >= rows:
+                raise CheckpointError(
+                    f"the tokenizer of {network} numbers its tokens up to {greatest}, but the text encoder has {rows} rows"
+                )
 
     def largest_tensor(self) -> int:
         """Elements of the largest tensor that a network takes."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from converter.apple.model import AppleModel
 from converter.apple.tokenizer import Vocabulary, find_vocabulary
-from converter.checkpoint import read_json
 from converter.config_tables import PREDICTION_TYPES
+from converter.configs import read_json
 from converter.errors import CheckpointError
 from converter.folder import GUIDED, UNGUIDED, USUAL, Defaults, SchedulerSettings
 from converter.schedule import read_schedule

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from converter.apple.model import AppleModel
-from converter.checkpoint import read_json
 from converter.clip_vocabulary import END, tokenizer_files
+from converter.configs import read_json
 from converter.errors import CheckpointError
 
 _FILES = ("vocab.json", "merges.txt")

@@ -44,7 +44,9 @@ def text_encoder(layers: Layers, config: dict[str, Any], *, penultimate: bool = 
     g, root, width = layers.graph, "text_model.", config["hidden_size"]
     tokens, count, epsilon = config["max_position_embeddings"], config["num_hidden_layers"], config["layer_norm_eps"]
     ids = g.cast(g.input("input_ids", (1, tokens), FP32), INT32, "ids")
-    words = g.gather(layers.weight(f"{root}embeddings.token_embedding.weight"), ids, "words")
+    words = g.gather(
+        layers.weight(f"{root}embeddings.token_embedding.weight", (config["vocab_size"], width)), ids, "words"
+    )
     places = layers.weight(f"{root}embeddings.position_embedding.weight", (1, tokens, width))
     x = g.transpose(g.add(words, places, "embedded"), (0, 2, 1), "embedded.turned")
     x = g.expand_dims(x, [2], "embedded.channels")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from converter.errors import ManifestError
 
@@ -20,16 +20,22 @@ class PromptTokenizer:
     """Splits prompts exactly as transformers' CLIPTokenizer does, whose import takes a second that this does not."""
 
     def __init__(self, folder: Path, tokens: int) -> None:
-        """``folder`` has vocab.json and merges.txt; ``tokens`` is the length every prompt is padded or cut to."""
+        """``folder`` has vocab.json and merges.txt; ``tokens`` is the length every prompt is padded or cut to.
+
+        Tokens that were added to the vocabulary are in its tokenizer_config.json (see `converter.tokenizer`).
+        """
         vocabulary: dict[str, int] = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
         lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
         merges = [(a, b) for a, _, b in (line.partition(" ") for line in lines if not line.startswith("#version")) if b]
         for token in (_BEGIN, _END):
             if token not in vocabulary:
                 raise ManifestError(f"{folder / 'vocab.json'} lacks {token}")
-        config = folder / "tokenizer_config.json"
-        pad: Any = json.loads(config.read_text(encoding="utf-8")).get("pad_token", _END) if config.is_file() else _END
+        file = folder / "tokenizer_config.json"
+        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        pad = config.get("pad_token") or _END
         pad = pad["content"] if isinstance(pad, dict) else pad
+        added = {int(number): token for number, token in (config.get("added_tokens_decoder") or {}).items()}
+        vocabulary |= {token["content"]: number for number, token in added.items()}
         self._tokens = tokens
         self._begin, self._end = vocabulary[_BEGIN], vocabulary[_END]
         self._pad = vocabulary.get(pad, self._end)
@@ -45,6 +51,14 @@ class PromptTokenizer:
                 pre_tokenizers.ByteLevel(add_prefix_space=False),
             ]
         )
+
+        # Found in a prompt as they are written, before it is cut into words; the others as their flags say.
+        own = {word for word in (_BEGIN, _END, pad) if word in vocabulary} - {t["content"] for t in added.values()}
+        self._tokenizer.add_special_tokens([AddedToken(word, normalized=False, special=True) for word in sorted(own)])
+        for _, token in sorted(added.items()):
+            flags = {name: token[name] for name in ("single_word", "lstrip", "rstrip", "normalized", "special")}
+            add = self._tokenizer.add_special_tokens if token["special"] else self._tokenizer.add_tokens
+            add([AddedToken(token["content"], **flags)])
 
     def pieces(self, prompt: str, most: int) -> list[NDArray[np.float32]]:
         """The prompt's ids, fp32 [1, tokens] each: as many rows as it fills, at least one and at most ``most``.

@@ -103,5 +103,5 @@ def test_apples_packages_in_the_cache_have_their_repositorys_name_and_are_served
     settings = AppleSettings(prediction_type="epsilon", vae_scaling_factor=0.18215, tokenizer=checkpoint / "tokenizer")
     found = adopt(snapshot / "original" / "compiled", settings)
     assert found.manifest.name == "someone/tiny"
-    assert found.manifest.source.name == "someone/tiny"
+    assert found.manifest.source.path_or_id == "someone/tiny"
     assert InstalledModels(tmp_path / "data", (found.path,)).names() == ("tiny",)
