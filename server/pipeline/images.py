@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
+import struct
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +24,22 @@ _ACCEPTED = (
     f"a whole PNG, JPEG or WebP picture up to {LONGEST_SIDE} pixels a side and {MOST_PIXELS // 10**6} megapixels"
 )
 
+_PNG, _EXIF = b"\x89PNG\r\n\x1a\n", b"Exif\0\0"
+#: Plain text chunks up to so many bytes are left in: XMP is in one, which may say which way up the picture is.
+_LONGEST_TEXT = 1 << 16
+_ORIENTATION_TAG, _SHORT = 0x112, 3
+_XMP_ORIENTATION = re.compile(r'tiff:Orientation(?:="|>)([1-8])')
+#: EXIF's orientations but 1, and what turns each upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 Pixels = NDArray[np.uint8]
 
 
@@ -35,7 +55,9 @@ def decode_image(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+            # Of EXIF that it finds damaged as it looks for a resolution, which is not used here.
+            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+            picture: Image.Image = Image.open(io.BytesIO(without_long_text(data)), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise ImageError(f"this is no picture we can read ({len(data)} bytes); accepted: {_ACCEPTED}") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -45,16 +67,79 @@ def decode_image(data: bytes) -> Image.Image:
         raise ImageError(f"this picture is {width}x{height}; accepted: {_ACCEPTED}")
     try:
         picture.load()
-        picture = ImageOps.exif_transpose(picture)
     except (OSError, ValueError, SyntaxError, EOFError, IndexError) as error:
         raise ImageError(
             f"this {picture.format} picture is damaged or cut short: {error}; accepted: {_ACCEPTED}"
         ) from error
+    turn = _TURNS.get(orientation(picture.info))
+    if picture.mode.startswith("I"):
+        picture = _in_eight_bits(picture)
+    picture = picture if turn is None else picture.transpose(turn)
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         rgba = picture.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         picture = Image.alpha_composite(white, rgba)
     return Image.frombytes("RGB", picture.size, picture.convert("RGB").tobytes())
+
+
+def _in_eight_bits(picture: Image.Image) -> Image.Image:
+    """A 16-bit grey picture in 8 bits, one value of which may be transparent; Pillow would cut it at 255 (#2574)."""
+    values = np.asarray(picture).astype(np.uint32)
+    grey = Image.fromarray(np.minimum((values + 128) // 257, 255).astype(np.uint8))
+    clear = picture.info.get("transparency")
+    if not isinstance(clear, int):
+        return grey
+    grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def without_long_text(data: bytes) -> bytes:
+    """A PNG without its compressed and its long text chunks, which no picture needs; anything else as it is.
+
+    Pillow unpacks text as it opens a file and refuses all of it where a chunk is long, as ComfyUI's workflows are.
+    """
+    if not data.startswith(_PNG):
+        return data
+    kept, at = [_PNG], len(_PNG)
+    while at + 8 <= len(data):
+        size, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + size
+        packed = kind == b"zTXt" or (kind == b"iTXt" and data[at + 8 : end].partition(b"\0")[2][:1] != b"\0")
+        if not packed and (kind not in (b"tEXt", b"iTXt") or size <= _LONGEST_TEXT):
+            kept.append(data[at:end])
+        at = end
+    return b"".join([*kept, data[at:]])
+
+
+def orientation(info: Mapping[str | tuple[int, int], Any]) -> int:
+    """Which way up a picture is (EXIF's tag 274, 1 to 8; 1 where nothing readable says otherwise), from Pillow's ``info``.
+
+    Read here, from the first directory of the TIFF structure alone (EXIF 2.32, 4.6): Pillow's reader raises errors of many
+    kinds over entries that do not matter (#8348, #8605).
+    """
+    exif, xmp = info.get("exif"), info.get("XML:com.adobe.xmp", info.get("xmp"))
+    if isinstance(exif, bytes) and (found := _orientation_of_tiff(exif)) is not None:
+        return found
+    text = xmp.decode("latin-1") if isinstance(xmp, bytes) else xmp if isinstance(xmp, str) else ""
+    match = _XMP_ORIENTATION.search(text)
+    return int(match[1]) if match else 1
+
+
+def _orientation_of_tiff(exif: bytes) -> int | None:
+    while exif.startswith(_EXIF):
+        exif = exif.removeprefix(_EXIF)
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None or len(exif) < 10:
+        return None
+    (start,) = struct.unpack_from(f"{order}I", exif, 4)
+    if start + 2 > len(exif):
+        return None
+    (count,) = struct.unpack_from(f"{order}H", exif, start)
+    for at in range(start + 2, min(start + 2 + 12 * count, len(exif) - 11), 12):
+        tag, kind, number, value = struct.unpack_from(f"{order}HHIH", exif, at)
+        if (tag, kind, number) == (_ORIENTATION_TAG, _SHORT, 1):
+            return value if 1 <= value <= 8 else None
+    return None
 
 
 def fitted(picture: Image.Image, width: int, height: int) -> Pixels:

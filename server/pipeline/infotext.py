@@ -12,6 +12,8 @@ from server.jobs.request import GenerationRequest, PictureSeeds
 from server.pipeline.schedulers import SCHEDULERS
 
 _NEGATIVE = "Negative prompt: "
+#: Where prompts are written once more, whose own lines would be read otherwise.
+_WHOLE = ("Whole prompt", "Whole negative prompt")
 #: A1111's names of generators; it has none for NumPy's, which Apple's pipelines use.
 _RNGS = {"torch": "CPU", "numpy": "NumPy", "cuda": "NV"}
 _PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
@@ -50,12 +52,32 @@ def write_infotext(request: GenerationRequest, manifest: Manifest, seeds: Pictur
         settings["Denoising strength"] = f"{request.strength:g}"
     settings |= {"RNG": _RNGS[request.rng], "Version": f"Anemone {__version__}"}
     negative = f"\n{_NEGATIVE}{request.negative_prompt}" if request.negative_prompt else ""
-    return f"{request.prompt}{negative}\n" + ", ".join(f"{k}: {_quoted(v)}" for k, v in settings.items())
+    text = f"{request.prompt}{negative}\n" + ", ".join(f"{k}: {_quoted(v)}" for k, v in settings.items())
+    found = read_infotext(text)
+    if (found.prompt, found.negative_prompt) == (request.prompt, request.negative_prompt):
+        return text
+    prompts = (request.prompt, request.negative_prompt)
+    return text + "".join(
+        f", {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in zip(_WHOLE, prompts, strict=True) if value
+    )
+
+
+def _unquoted(value: str) -> str:
+    """As A1111 reads a value: what only looks quoted is taken as it stands (a Windows path, a quote that is not closed)."""
+    try:
+        found = json.loads(value) if value.startswith('"') else None
+    except json.JSONDecodeError:
+        found = None
+    return found if isinstance(found, str) else value.strip()
 
 
 def read_infotext(text: str) -> Parameters:
-    """What ``text`` says; a last line without at least three settings is part of the prompt, as in A1111."""
-    *lines, last = text.split("\n")
+    """What ``text`` says; a last line without at least three settings is part of the prompt, as in A1111.
+
+    A prompt with a line that begins as the negative prompt's does cannot be told from one in A1111's layout; we write such
+    prompts a second time among the settings, and take them from there.
+    """
+    *lines, last = text.rstrip().replace("\r\n", "\n").split("\n")
     pairs = _PAIR.findall(last)
     if len(pairs) < 3:
         lines, pairs = text.split("\n"), []
@@ -68,5 +90,8 @@ def read_infotext(text: str) -> Parameters:
             prompt.append(line)
         else:
             negative.append(line)
-    settings = {key: json.loads(value) if value.startswith('"') else value.strip() for key, value in pairs}
+    settings = {key: _unquoted(value) for key, value in pairs}
+    whole = [settings.pop(key, None) for key in _WHOLE]
+    if any(value is not None for value in whole):
+        return Parameters(whole[0] or "", whole[1] or "", settings)
     return Parameters("\n".join(prompt), "\n".join(negative or []), settings)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from server.pipeline.images import ImageError, decode_image, encode_png, fitted, to_network, to_pixels
 
@@ -92,3 +94,102 @@ def test_a_png_carries_its_parameters(text):
     read = Image.open(io.BytesIO(encode_png(pixels, text)))
     assert read.text["parameters"] == text
     np.testing.assert_array_equal(np.asarray(read), pixels)
+
+
+RAMP = np.tile(np.arange(0, 256, dtype=np.uint8), (8, 1))
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png_of(colour: int, rows: np.ndarray, *extra: bytes) -> bytes:
+    """A 16-bit PNG of big-endian ``rows`` [H, W, C]."""
+    height, width = rows.shape[:2]
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)))
+    return b"\x89PNG\r\n\x1a\n" + head + b"".join(extra) + body + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("colour", [0, 2, 4, 6], ids=["grey", "RGB", "grey with alpha", "RGBA"])
+def test_a_png_of_16_bits_a_channel_is_read_at_its_brightness(colour):
+    deep = (RAMP.astype(np.uint32) * 257)[:, :, None]
+    channels = [deep] * (3 if colour & 2 else 1) + [np.full_like(deep, 65535)] * (colour >= 4)
+    found = decode_image(png_of(colour, np.concatenate(channels, 2).astype(">u2")))
+    np.testing.assert_allclose(np.asarray(found).astype(int), np.repeat(RAMP[:, :, None], 3, 2), atol=1)
+
+
+def test_the_transparent_value_of_a_16_bit_grey_png_is_white():
+    rows = (RAMP.astype(np.uint32) * 257)[:, :, None].astype(">u2")
+    found = np.asarray(decode_image(png_of(0, rows, chunk(b"tRNS", struct.pack(">H", 100 * 257)))))
+    assert found[0, 100].tolist() == [255, 255, 255]
+    assert found[0, 101].tolist() == [101, 101, 101]
+
+
+def jpeg_with(exif: bytes) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (16, 8), "red").save(file, "JPEG")
+    data = file.getvalue()
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
+
+
+def tiff(*entries: tuple[int, int, int, int], order: str = "<") -> bytes:
+    mark = b"II*\0" if order == "<" else b"MM\0*"
+    packed = b"".join(struct.pack(f"{order}HHI", *entry[:3]) + value_of(entry, order) for entry in entries)
+    return b"Exif\0\0" + mark + struct.pack(f"{order}IH", 8, len(entries)) + packed + bytes(4)
+
+
+def value_of(entry: tuple[int, int, int, int], order: str) -> bytes:
+    return struct.pack(f"{order}HH", entry[3], 0) if entry[1] == 3 else struct.pack(f"{order}I", entry[3])
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_a_photograph_is_turned_upright_as_pillow_turns_it(turn, order):
+    data = jpeg_with(tiff((0x112, 3, 1, turn), order=order))
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    np.testing.assert_array_equal(np.asarray(decode_image(data)), np.asarray(expected))
+
+
+def test_odd_entries_of_exif_do_not_matter():
+    for kind in range(14):
+        for count in (0, 1, 5, 2**31):
+            for tag, offset in itertools.product((0x11A, 0x8769, 0x8825, 0x927C, 0x14A), (0, 8, 2**31)):
+                data = jpeg_with(tiff((0x112, 3, 1, 6), (tag, kind, count, offset)))
+                assert decode_image(data).size == (8, 16), (tag, kind, count, offset)
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"",
+        b"Exif\0\0",
+        b"Exif\0\0rubbish!rubbish!",
+        tiff((0x112, 2, 4, 0x36363636)),
+        tiff((0x112, 3, 1, 0)),
+        tiff((0x112, 3, 1, 9)),
+        tiff((0x112, 3, 1, 6))[:19],
+        b"Exif\0\0II*\0" + struct.pack("<I", 2**32 - 1),
+        b"Exif\0\0II*\0" + struct.pack("<IH", 8, 65535),
+    ],
+)
+def test_exif_that_says_nothing_readable_leaves_the_picture_as_it_is(exif):
+    assert decode_image(jpeg_with(exif)).size == (16, 8)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_png_with_a_long_text_is_read_without_it(packed):
+    info = PngInfo()
+    info.add_text("workflow", "x" * 3_000_000, zip=packed)
+    info.add_itxt("prompt", "y" * 3_000_000, zip=packed)
+    info.add_text("Raw profile type exif", "\nexif\n      10\nzz")
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), "blue").save(file, "PNG", pnginfo=info)
+    assert np.asarray(decode_image(file.getvalue()))[0, 0].tolist() == [0, 0, 255]
+
+
+def test_a_png_cut_within_a_chunk_is_still_refused():
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "blue").save(file, "PNG")
+    with pytest.raises(ImageError, match="damaged or cut short"):
+        decode_image(file.getvalue()[:-30])

@@ -69,3 +69,43 @@ def test_a_variation_is_told_with_each_pictures_own_seed(manifest):
 def test_text_without_settings_is_all_prompt():
     assert read_infotext("just words\nNegative prompt: none").prompt == "just words"
     assert read_infotext("a: b, c").settings == {}
+
+
+SETTINGS = "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512"
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        (f'cat\n{SETTINGS}, Model: "abc', "Model", '"abc'),
+        (f'cat\n{SETTINGS}, Template: "C:\\models\\x"', "Template", '"C:\\models\\x"'),
+        (f'cat\n{SETTINGS}, Template: "a\\nb, c"', "Template", "a\nb, c"),
+        (f'cat\n{SETTINGS}, Lora hashes: "x: 12ab, y: 34cd", Version: v1', "Lora hashes", "x: 12ab, y: 34cd"),
+        (f"cat\n{SETTINGS}\n", "Seed", "1"),
+        (f"cat\r\nNegative prompt: dog\r\n{SETTINGS}\r\n\r\n", "Seed", "1"),
+    ],
+)
+def test_texts_of_other_programs_are_read(text, key, value):
+    found = read_infotext(text)
+    assert found.settings[key] == value
+    assert found.prompt == "cat"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "negative"),
+    [
+        ("cat\nNegative prompt: x", "dog"),
+        ("cat\nNegative prompt: x", ""),
+        ("Negative prompt: all of it", ""),
+        ("cat", "dog\nNegative prompt: y"),
+        ("cat\r\nhat", "a\r\nb"),
+        ("cat\nSteps: 1, Seed: 2, Size: 1x1", ""),
+        ('say "hi", Whole prompt: "no"', 'a "b'),
+    ],
+)
+def test_prompts_that_look_like_the_layout_are_read_back_as_they_were(manifest, prompt, negative):
+    request = make_request(manifest, prompt=prompt, negative_prompt=negative)
+    found = read_infotext(write_infotext(request, manifest, PictureSeeds(42, None)))
+    assert (found.prompt, found.negative_prompt) == (prompt, negative)
+    assert found.settings["Seed"] == "42"
+    assert not set(found.settings) & {"Whole prompt", "Whole negative prompt"}
