@@ -19,6 +19,7 @@ from converter.runtime.compressed import Value, decodes
 from converter.runtime.constants import Constants, dtype_of
 from converter.runtime.feature import Feature, PackageError, features
 from converter.runtime.halves import parts, whole
+from converter.runtime.ranks import check_ranks
 
 __all__ = [
     "Operation",
@@ -224,7 +225,10 @@ def _read_program(path: Path, function: str) -> Program:
     constants = Constants(folder)
     known: dict[str, Value] = {}
     operations = []
+    types = {f.name: f.type for f in model.mlProgram.functions[function].inputs}
+    types |= {o.name: o.type for op in block.operations for o in op.outputs}
     try:
+        check_ranks(block.operations, types.get)
         for op in block.operations:
             if op.type == "const" and op.outputs:
                 known[op.outputs[0].name] = constants.decode(op.attributes["val"], op.outputs[0].name)

@@ -57,7 +57,8 @@ def _resample(
     across = _element(coordinates[..., 0].float(), x.shape[3], coordinates_mode, aligned)
     down = _element(coordinates[..., 1].float(), x.shape[2], coordinates_mode, aligned)
     if sampling_mode == "nearest":
-        return _picked(x, across.round(), down.round(), padding_mode, value)
+        # Half-way between two elements it is the later one, as coremltools' recorded values have it.
+        return _picked(x, (across + 0.5).floor(), (down + 0.5).floor(), padding_mode, value)
     left, top = across.floor(), down.floor()
     total = torch.zeros(())
     for step_x, share_x in ((0, 1 - (across - left)), (1, across - left)):
