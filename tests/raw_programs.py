@@ -86,6 +86,9 @@ def program_of(operations: Iterable[Operation], *, half: bool = False, known: bo
     for number, operation in enumerate(operations):
         op = block.operations.add(type=operation.kind)
         for parameter, given in operation.given.items():
+            if operation.kind == "const":
+                _value(op.attributes[parameter], np.asarray(given))
+                continue
             arguments = op.inputs[parameter].arguments
             for place, one in enumerate(given if isinstance(given, list) else [given]):
                 array = np.asarray(one)

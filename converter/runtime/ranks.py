@@ -39,7 +39,7 @@ RANKS: dict[tuple[str, str], Ranks] = {
     ("matmul", "y"): _VECTOR,
     ("resample", "coordinates"): _IMAGE,
 }
-#: Operators that have no result of nothing.
+#: Operators that have no result over nothing.
 _SOME = frozenset({"reduce_argmax", "reduce_argmin", "reduce_max", "reduce_min"})
 
 
@@ -56,6 +56,12 @@ def _sizes(kind: Any) -> list[int | None] | None:
     if any(d.WhichOneof("dimension") == "unknown" and d.unknown.variadic for d in dimensions):
         return None
     return [int(d.constant.size) if d.WhichOneof("dimension") == "constant" else None for d in dimensions]
+
+
+def _some(outputs: Any) -> bool:
+    """Whether an operation's first result has elements, as far as its type tells."""
+    sizes = _sizes(outputs[0].type) if outputs else None
+    return sizes is not None and None not in sizes and 0 not in sizes
 
 
 def check_ranks(operations: Iterable[Any], type_of: Callable[[str], Any]) -> None:
@@ -76,5 +82,5 @@ def check_ranks(operations: Iterable[Any], type_of: Callable[[str], Any]) -> Non
                     raise PackageError(
                         f"{where} ({op.type}): {parameter} has rank {len(sizes)}; rank {_words(ranks)} is accepted"
                     )
-                if parameter == "x" and op.type in _SOME and 0 in sizes:
-                    raise PackageError(f"{where} ({op.type}): x has no elements, of which none is the result")
+                if parameter == "x" and op.type in _SOME and 0 in sizes and _some(op.outputs):
+                    raise PackageError(f"{where} ({op.type}): x has no elements along the axes it is folded over")

@@ -27,6 +27,7 @@ from converter.runtime.fast.rounding import round_layers
 from converter.runtime.fast.shapes import DataDependent, infer_shapes
 from converter.runtime.feature import Network, checked
 from converter.runtime.mil import MILNetwork, OperationError, refuse_unknown
+from converter.runtime.ops import FAULTS
 from converter.runtime.program import Program, read_program
 
 #: In this order; each sees what those before it have made. An affine part takes two, its product and its sum.
@@ -102,7 +103,7 @@ class FastNetwork:
         for step in steps:
             try:
                 made = step.run(live)
-            except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            except FAULTS as error:
                 raise OperationError(f"{step.node.kind} {', '.join(step.node.outputs)}: {error}") from error
             live |= zip(step.node.outputs, made if isinstance(made, list) else [made], strict=True)
             for name in step.freed:
