@@ -94,7 +94,7 @@ class MILNetwork:
     def __init__(
         self,
         path: Path,
-        function: str = "main",
+        function: str | None = None,
         *,
         precision: str = "fp32",
         narrow_slices: bool = True,

@@ -67,7 +67,7 @@ class FastNetwork:
     Programs of flexible shapes are compiled anew for each shape they are given; the weights are shared.
     """
 
-    def __init__(self, path: Path, function: str = "main") -> None:
+    def __init__(self, path: Path, function: str | None = None) -> None:
         """Raises DataDependent where a shape depends on values or states are kept, UnsupportedOperator, PackageError."""
         self._program = read_program(path, function)
         if self._program.states:
@@ -111,7 +111,7 @@ class FastNetwork:
         return {n: live[n].contiguous().numpy().astype(f.dtype, copy=False) for n, f in self.outputs.items()}
 
 
-def compile_fast(path: Path, function: str = "main") -> Network:
+def compile_fast(path: Path, function: str | None = None) -> Network:
     """The package compiled; one that keeps states, or whose shapes depend on values, runs operation by operation."""
     try:
         return FastNetwork(path, function)
