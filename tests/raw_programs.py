@@ -79,7 +79,7 @@ def program_of(operations: Iterable[Operation], *, half: bool = False, known: bo
 
     With ``half`` results are fp16; unless ``known`` the program leaves the sizes of results open.
     """
-    model, inputs = ml().Model(specificationVersion=8), {}
+    model, inputs = ml().Model(specificationVersion=9), {}
     function = model.mlProgram.functions["main"]
     model.mlProgram.version, function.opset = 1, "CoreML8"
     block = function.block_specializations["CoreML8"]

@@ -260,6 +260,23 @@ def test_a_compiled_model_is_linted_as_its_package(model_folder, tmp_path):
     assert "unet.mlmodelc on" in lint(tmp_path)[0]
 
 
+@pytest.mark.parametrize("body", [lstm, gru, rnn, lists])
+def test_the_lint_reads_what_the_runtime_does_not_run(tmp_path, body):
+    path = built(tmp_path / "m.mlpackage", x_of(1, 3) if body is lists else x_of(4, 1, 3), body)
+    places = [place for finding in lint_package(path) for place in finding.places]
+    kind = "make_list" if body is lists else body.__name__
+    assert kind in {place.operation for place in places}
+
+
+@pytest.mark.parametrize("kind", ["imageType", "dictionaryType"])
+def test_the_lint_reads_packages_with_features_that_are_no_arrays(tmp_path, kind):
+    model = program()
+    for side in (model.description.input, model.description.output):
+        side[0].type.Clear()
+        getattr(side[0].type, kind).SetInParent()
+    assert {finding.rule for finding in lint_package(write_model(tmp_path / "m.mlpackage", model))} <= {"E1"}
+
+
 @pytest.mark.parametrize("body", [cond, while_loop])
 def test_the_lint_looks_into_nested_blocks(tmp_path, body):
     path = built(tmp_path / "m.mlpackage", x_of(1, 3), body)
