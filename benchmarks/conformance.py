@@ -3,6 +3,7 @@
     python -m benchmarks.conformance                       # every operator test: about 45 minutes on two cores
     python -m benchmarks.conformance --op conv --op linear # those whose code or name has one of these
     python -m benchmarks.conformance --sample 20           # one case in twenty, the same each time
+    python -m benchmarks.conformance --kept cases.jsonl    # and go on there, if it is stopped
 
 The tests are those installed with coremltools (``converters/mil/mil/ops/tests``), fp32 cases included, whose
 predictions go through our runtime instead of Core ML. A case applies if it predicts with an ML program; it then has
@@ -15,14 +16,15 @@ import argparse
 import collections
 import functools
 import inspect
+import json
 import os
 import re
 import signal
 import sys
 import time
 import zlib
-from collections.abc import Generator
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,35 @@ class TooSlow(BaseException):
     """A case took longer than it may; no Exception, so that no test catches it."""
 
 
+@dataclass(frozen=True)
+class Case:
+    """What became of one case.
+
+    operators: those of the programs it predicted with; None where it predicted with none.
+    reason: the error's class and words; "" where there was none.
+    """
+
+    name: str
+    outcome: str
+    operators: list[str] | None
+    reason: str
+
+
+class Kept:
+    """Cases in a file of JSON lines, each written as soon as it has run: a run that was stopped goes on where it was."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.cases = [] if path is None or not path.exists() else [Case(**json.loads(x)) for x in path.open()]
+        self._path = path
+
+    def add(self, case: Case) -> None:
+        """Keep one more."""
+        self.cases.append(case)
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(json.dumps(asdict(case)) + "\n")
+
+
 @dataclass
 class Tally:
     """What became of the cases that use an operator."""
@@ -47,20 +78,44 @@ class Tally:
     failed: int = 0
 
 
-@dataclass
 class Results:
     """What became of every case."""
 
-    operators: dict[str, Tally] = field(default_factory=lambda: collections.defaultdict(Tally))
-    total: Tally = field(default_factory=Tally)
-    inapplicable: collections.Counter[str] = field(default_factory=collections.Counter)
-    excuses: collections.Counter[str] = field(default_factory=collections.Counter)
-    failures: list[tuple[str, str]] = field(default_factory=list)
+    def __init__(self, cases: Iterable[Case]) -> None:
+        self.operators: dict[str, Tally] = collections.defaultdict(Tally)
+        self.total = Tally()
+        self.inapplicable: collections.Counter[str] = collections.Counter()
+        self.excuses: collections.Counter[str] = collections.Counter()
+        self.failures: list[Case] = []
+        for case in cases:
+            self._count(case)
+
+    def _count(self, case: Case) -> None:
+        passed = case.outcome == "passed"
+        if case.outcome == "skipped":
+            self.inapplicable["skipped by coremltools"] += 1
+        elif case.operators is None:
+            self.inapplicable["predicts nothing" if passed else "stops before it predicts"] += 1
+        else:
+            excused = None if passed else excuse(case.name, case.operators, case.reason)
+            for tally in [self.total, *(self.operators[op] for op in case.operators)]:
+                tally.passed += passed
+                tally.excused += not passed and excused is not None
+                tally.failed += not passed and excused is None
+            if excused is not None:
+                self.excuses[excused] += 1
+            elif not passed:
+                self.failures.append(case)
 
 
 @functools.cache
 def _code(tests: Any) -> str:
     return inspect.getsource(tests)
+
+
+def _name(node: str) -> str:
+    """A case's name from pytest's: the file below coremltools' operator tests, or the file alone, and the rest."""
+    return node.partition(_TESTS)[2].strip("/") or node.rpartition("/")[2]
 
 
 def _mentions(item: pytest.Function, wanted: list[str]) -> bool:
@@ -69,17 +124,18 @@ def _mentions(item: pytest.Function, wanted: list[str]) -> bool:
 
 
 class Conformance:
-    """A pytest plugin: chooses the cases, limits their time, and counts."""
+    """A pytest plugin: chooses the cases, limits their time, and keeps what became of them."""
 
-    def __init__(self, wanted: list[str], sample: int, limit: float) -> None:
-        self.results = Results()
-        self._wanted, self._sample, self._limit = wanted, sample, limit
+    def __init__(self, wanted: list[str], sample: int, limit: float, kept: Kept) -> None:
+        self._wanted, self._sample, self._limit, self._kept = wanted, sample, limit, kept
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        """Keep the cases asked for; each n-th by the hash of its name, so that a sample is the same each time."""
+        """Keep the cases asked for and not yet run; each n-th by the hash of its name, the same each time."""
         if self._wanted:
             items[:] = [i for i in items if _mentions(i, self._wanted)]
-        items[:] = [i for i in items if zlib.crc32(i.nodeid.encode()) % self._sample == 0]
+        ran = {case.name for case in self._kept.cases}
+        chosen = (i for i in items if zlib.crc32(i.nodeid.encode()) % self._sample == 0)
+        items[:] = [i for i in chosen if _name(i.nodeid) not in ran]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: Any) -> Generator[None, Any, Any]:
@@ -98,39 +154,22 @@ class Conformance:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: Any, call: Any) -> Generator[None, Any, Any]:
-        """Count a case once it has run."""
+        """Keep a case once it has run."""
         report = yield
         if call.when == "call" or (call.when == "setup" and report.outcome != "passed"):
-            self._count(item.nodeid, report.outcome, call.excinfo)
+            self._add(item.nodeid, report.outcome, call.excinfo)
         return report
 
-    def _count(self, name: str, outcome: str, error: Any) -> None:
+    def _add(self, node: str, outcome: str, error: Any) -> None:
         from benchmarks.conformance_proxy import PREDICTED
 
-        results, seen = self.results, PREDICTED.ran
+        seen = PREDICTED.ran
         if outcome == "failed" and not seen:  # what could not be loaded may have kept the case from predicting
             seen = [p for p in PREDICTED.loaded if p.error is not None]
-        operators = sorted(set().union(*(p.operators for p in seen)))
+        operators = sorted(set().union(*(p.operators for p in seen))) if seen else None
         PREDICTED.loaded, PREDICTED.ran = [], []
-        name = name.partition(_TESTS)[2].strip("/") or name.rpartition("/")[2]
         reason = "" if error is None else " ".join(f"{error.typename}: {error.value}".split())
-        if outcome == "skipped":
-            results.inapplicable["skipped by coremltools"] += 1
-        elif not seen:
-            results.inapplicable["predicts nothing" if outcome == "passed" else "stops before it predicts"] += 1
-        else:
-            self._applies(name, operators, outcome == "passed", reason)
-
-    def _applies(self, name: str, operators: list[str], passed: bool, reason: str) -> None:
-        excused = None if passed else excuse(name, operators, reason)
-        for tally in [self.results.total, *(self.results.operators[op] for op in operators)]:
-            tally.passed += passed
-            tally.excused += not passed and excused is not None
-            tally.failed += not passed and excused is None
-        if excused is not None:
-            self.results.excuses[excused] += 1
-        elif not passed:
-            self.results.failures.append((name, reason))
+        self._kept.add(Case(_name(node), outcome, operators, reason))
 
 
 def report(results: Results) -> str:
@@ -143,14 +182,12 @@ def report(results: Results) -> str:
     lines += [f"excused: {count} {why}" for why, count in results.excuses.most_common()]
     lines += [f"not run: {name}, {why}" for name, why in LEFT_OUT.items()]
     lines += [f"does not apply: {count} {why}" for why, count in results.inapplicable.most_common()]
-    lines += [f"FAILED {name}\n    {reason[:300]}" for name, reason in results.failures]
+    lines += [f"FAILED {case.name}\n    {case.reason[:300]}" for case in results.failures]
     return "\n".join(lines)
 
 
-def run(
-    wanted: list[str], sample: int, limit: float, *, torch: bool = False, chosen: list[str] | None = None
-) -> Results:
-    """Run the tests in this process and count; coremltools must not have been imported yet."""
+def run(wanted: list[str], sample: int, limit: float, where: list[str], kept: Kept) -> Results:
+    """Run the tests in this process and count those kept; coremltools must not have been imported yet."""
     os.environ |= {"PYMIL_TEST_TARGETS": "mlprogram", "INCLUDE_MIL_FP32_UNIT_TESTS": "1"}
     from benchmarks.conformance_proxy import install
 
@@ -158,12 +195,11 @@ def run(
     import coremltools
 
     root = Path(coremltools.__file__).parent
-    where = chosen or [_TORCH if torch else _TESTS]
-    plugin = Conformance(wanted, sample, limit)
+    plugin = Conformance(wanted, sample, limit, kept)
     options = ["-q", "-q", "--no-header", "--no-summary", "--tb=no", "-p", "no:cacheprovider", "-c", os.devnull]
     options += [f"--ignore-glob=*/{name}" for name in LEFT_OUT]
     pytest.main([*options, f"--rootdir={root}", "-W", "ignore", *(str(root / w) for w in where)], plugins=[plugin])
-    return plugin.results
+    return Results(kept.cases)
 
 
 def main() -> None:
@@ -174,9 +210,11 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=60, help="seconds for one case (60)")
     parser.add_argument("--torch", action="store_true", help="coremltools' PyTorch frontend tests, end to end")
     parser.add_argument("--file", action="append", help="a test file below coremltools, instead of all")
+    parser.add_argument("--kept", type=Path, help="a file that keeps what became of each case; those in it are not run")
     given = parser.parse_args()
     before = time.perf_counter()
-    results = run(given.op, given.sample, given.limit, torch=given.torch, chosen=given.file)
+    where = given.file or [_TORCH if given.torch else _TESTS]
+    results = run(given.op, given.sample, given.limit, where, Kept(given.kept))
     print(report(results))
     print(f"{time.perf_counter() - before:.0f} s")
     if results.failures or not results.total.passed:

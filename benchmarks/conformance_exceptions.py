@@ -38,16 +38,45 @@ EXCUSES = [
     Excuse("control flow, which no image network has", frozenset({"cond", "while_loop", "make_list", "list_write"})),
     Excuse("recurrent layers, which no image network has", frozenset({"lstm", "gru", "rnn"})),
     Excuse("a classifier's dictionary is no array", frozenset({"classify"})),
-    Excuse("the neural network format, which came before ML programs", error=r"\.mlmodel is not a Core ML package"),
-    Excuse("image features are not supported", error="is not a multi-array"),
+    Excuse("the neural network format, which came before ML programs", error=r"\.mlmodel is a model file of the kind"),
+    Excuse("image features are not supported", error="is of imageType; multi-arrays are supported"),
     Excuse(
         "indices out of bounds and not validated: anything may come out",
         name=r"test_ios17_invalid_indices.*validate_indices=False",
     ),
     Excuse(
-        "fp16 weights or inputs held to 1e-5 of a reference that has them in fp32",
-        name=r"precision='fp32'.*(numpy\.float16|dtype=fp16)",
+        "fp16 tables of values held to 1e-5 of a reference that has them in fp32: off by one rounding, 2 ** -11",
+        name=r"(TestConstexprLutToSparse|TestJointCompressionOps).*precision='fp32'.*dtype=fp16",
+        within=4.9e-4,
+    ),
+    Excuse(
+        "fp16 weights or inputs held to 1e-5 of a reference that has them in fp32: off by 1e-3 at most",
+        name=r"Test(Conv|ConvTranspose|NormalizationL2Norm|NormalizationBatchNorm|Resample)::.*precision='fp32'"
+        r".*numpy\.float16",
+        error=r"rtol=1e-05",
+        within=1e-3,
+    ),
+    Excuse(
+        "the same, of a gamma and a beta that are both rounded: off by 2e-3 at most",
+        name=r"TestNormalizationInstanceNorm::.*precision='fp32'.*numpy\.float16",
+        error=r"rtol=1e-05",
         within=2e-3,
+    ),
+    Excuse(
+        "the same in the PyTorch tests, whose reference computes in fp16",
+        name=r"TestLinear::test_linear_fp16\[.*'fp32'",
+        error=r"rtol=1e-05",
+        within=1e-3,
+    ),
+    Excuse(
+        "counts the casts of the program, which are as many in fp16 programs alone",
+        name=r"TestResample::.*precision='fp32'",
+        error=r"^AssertionError: assert \d+ == \d+$",
+    ),
+    Excuse(
+        "wants an error where default sizes do not fit and the sizes given do: computed here",
+        name=r"TestStack::test_stack_dynamic_range_dim",
+        error="DID NOT RAISE RuntimeError",
     ),
     Excuse(
         "three axes, of which Core ML takes the first for the channels and its documentation the second",

@@ -1,7 +1,7 @@
 """A package as the lint reads it: every function's operations with their types, and its weights.
 
-`converter.runtime.program` refuses what it cannot run (flexible shapes, nested blocks, packed weights); here these are
-what there is to report, so nothing a package may hold is refused.
+`converter.runtime.program` refuses what it cannot run (nested blocks, lists); here these are what there is to report, so
+nothing that a package may hold is refused. A compiled model's text with nested blocks is, when it is read.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ import numpy as np
 
 from converter.lint.stored import Blobs, Constant, Type, Weight, type_of
 from converter.runtime.feature import PackageError
-from converter.runtime.program import described, read_model
+from converter.runtime.package import described, opened
 
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """An operation that is computed; ``index`` is its place among them. Inputs name tensors and weights alike."""
+    """An operation that is computed; ``index`` is its place among them. Inputs name tensors and weights alike.
+
+    Those of a nested block stand before the operation it belongs to, which takes the block's results as inputs
+    ``block0`` and on.
+    """
 
     index: int
     kind: str
@@ -77,6 +81,11 @@ class Function:
                 else:
                     raise PackageError(f"{name} ({op.type}) uses {bound.name!r}, which nothing before it gives")
             inputs[parameter] = tuple(names)
+        for number, block in enumerate(op.blocks):
+            self.types |= {f.name: type_of(f.type) for f in block.inputs}
+            for inner in block.operations:
+                self._add(inner)
+            inputs[f"block{number}"] = tuple(block.outputs)
         if op.type.startswith("constexpr_"):
             self._fold(op, results[0], inputs)
             return
@@ -140,11 +149,10 @@ class Listing:
 
 
 def read_listing(path: Path, blobs: Blobs) -> Listing:
-    """The package at ``path``; raises PackageError where it cannot be read or is no ML program."""
-    model = read_model(path)
-    data = path / "Data" / "com.apple.CoreML"
+    """The package or compiled model at ``path``, or a model of a pipeline; raises PackageError where it cannot be read or is no ML program."""
+    model, data = opened(path)
     functions = [
-        Function(name, body, described(model, path, name), data, blobs)
+        Function(name, body, described(model, name), data, blobs)
         for name, body in sorted(model.mlProgram.functions.items())
     ]
     return Listing(path, int(model.specificationVersion), tuple(functions))

@@ -15,7 +15,10 @@ from converter.lint.rules import attention, engine, layout, norms, numerics, sto
 from converter.lint.stored import Blobs
 from converter.lint.subject import Subject
 from converter.runtime.halves import parts
+from converter.runtime.package import stages
 
+_SUFFIXES = (".mlpackage", ".mlmodelc")
+_ACCEPTED = "accepted: an .mlpackage or .mlmodelc, a model folder, a folder of packages"
 #: Every rule that looks at one function.
 _RULES = (
     engine.foreign_types,
@@ -66,21 +69,35 @@ def lint_package(path: Path, chip: str = DEFAULT_CHIP) -> list[Finding]:
     return _findings(path, chip_named(chip), Blobs())
 
 
+def _models(path: Path) -> dict[str, Path]:
+    """A package or compiled model by its name; of a pipeline its models."""
+    return {f"{path.name}/{model.name}": model for model in stages(path)} or {path.name: path}
+
+
+def _beside(compiled: Path) -> Path:
+    return compiled.with_suffix(".mlpackage")
+
+
 def packages_in(path: Path) -> dict[str, Path]:
-    """The packages that ``path`` is or has: one package, a model folder, or a folder of packages; by name.
+    """The packages that ``path`` is or has: a package or compiled model, a model folder, a folder of them; by name.
 
     Raises AnemoneError where there is none, and ManifestError for a damaged model folder.
     """
-    if path.suffix == ".mlpackage":
-        return {path.name: path}
+    if path.suffix in _SUFFIXES or path.is_file() or (path / "Manifest.json").is_file():
+        return _models(path)
+    if not path.exists():
+        raise AnemoneError(f"{path} does not exist; {_ACCEPTED}")
     if (path / FILE).is_file():
         folder = ModelFolder.open(path)
         networks = (path / p.path for packages in folder.manifest.networks.values() for p in packages)
         return {part.relative_to(path).as_posix(): part for network in networks for part in parts(network)}
-    found = sorted(path.glob("*.mlpackage"))
+    # A compiled model beside its package is what loading the package left there.
+    found = sorted(
+        p for suffix in _SUFFIXES for p in path.glob(f"*{suffix}") if suffix == ".mlpackage" or not _beside(p).exists()
+    )
     if not found:
-        raise AnemoneError(f"{path} has no packages; accepted: an .mlpackage, a model folder, a folder of .mlpackages")
-    return {package.name: package for package in found}
+        raise AnemoneError(f"{path} has no packages; {_ACCEPTED}")
+    return {name: model for package in found for name, model in _models(package).items()}
 
 
 def lint_folder(path: Path, chip: str = DEFAULT_CHIP) -> dict[str, list[Finding]]:

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 from converter.runtime.chunks import Chunked
 from converter.runtime.feature import Feature, InputError, Network, PackageError, UnsupportedOperator
 from converter.runtime.halves import parts
-from converter.runtime.program import declared, functions, stages
+from converter.runtime.program import declared, default_function, functions, stages
 
 __all__ = [
     "COMPUTE_UNITS",
@@ -43,12 +43,14 @@ def on_core_ml(precision: str) -> bool:
     return sys.platform == "darwin" and precision == "fast"
 
 
-def load(path: Path, *, function: str = "main", compute_units: str = "CPU_AND_NE", precision: str = "fast") -> Network:
+def load(
+    path: Path | str, *, function: str | None = None, compute_units: str = "CPU_AND_NE", precision: str = "fast"
+) -> Network:
     """The package, pipeline or compiled model at ``path``, ready to predict; of a network cut in two give the first half.
 
     ``precision`` fast is Core ML on a Mac and our engine for this CPU elsewhere; fp32 (the reference), fp16 (every result
     rounded) and ane (with the Neural Engine's reported limits as well: it shows overflow, not the engine's own error)
-    run operation by operation on any machine.
+    run operation by operation on any machine. ``function`` is one of `functions`, or else the package's default.
     ``compute_units`` is one of COMPUTE_UNITS and matters to Core ML alone. Raises PackageError where the package cannot
     be read and UnsupportedOperator where this machine cannot run it; never half-way through a prediction.
     """
@@ -56,17 +58,19 @@ def load(path: Path, *, function: str = "main", compute_units: str = "CPU_AND_NE
         raise ValueError(f"compute_units is {compute_units!r}; accepted: {', '.join(COMPUTE_UNITS)}")
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; accepted: {', '.join(PRECISIONS)}")
+    path = Path(path)
     if on_core_ml(precision):
         from converter.runtime.coreml import CoreMLNetwork
 
-        networks = [CoreMLNetwork(part, function, compute_units) for part in parts(path)]
+        name = function or default_function(path)
+        networks = [CoreMLNetwork(part, name, compute_units) for part in parts(path)]
         return networks[0] if len(networks) == 1 else Chunked(networks)
     if models := stages(path):
-        return Chunked([_compiled(model, "main", precision) for model in models], declared(path)[1])
+        return Chunked([_compiled(model, None, precision) for model in models], declared(path)[1])
     return _compiled(path, function, precision)
 
 
-def _compiled(path: Path, function: str, precision: str) -> Network:
+def _compiled(path: Path, function: str | None, precision: str) -> Network:
     if precision == "fast":
         from converter.runtime.fast.network import compile_fast
 

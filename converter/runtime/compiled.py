@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from converter.runtime.text import TextError, read_text
 
 #: The file with the program.
 COMPILED = "model.mil"
+#: What there is in its place in the format before ML programs.
+_NETWORK = "model.espresso.net"
+_OPSET = re.compile(r"CoreML(\d+)")
 _DTYPES = {"Float16": "FLOAT16", "Float32": "FLOAT32", "Double": "DOUBLE", "Int32": "INT32", "Int8": "INT8"}
 
 
@@ -57,6 +61,7 @@ def read_description(path: Path) -> Any:
         _features(description, about, path)
         for function in about.get("functions", []):
             _features(description.functions.add(name=function["name"]), function, path)
+        description.defaultFunctionName = str(about.get("defaultFunctionName", ""))
         description.metadata.versionString = str(about.get("version", ""))
         for key, text in about.get("userDefinedMetadata", {}).items():
             description.metadata.userDefined[str(key)] = str(text)
@@ -67,6 +72,8 @@ def read_description(path: Path) -> Any:
 
 def read_compiled(path: Path) -> Any:
     """The model message of a compiled ML program; raises PackageError naming the place that cannot be read."""
+    if (path / _NETWORK).is_file() and not (path / COMPILED).is_file():
+        raise PackageError(f"{path} is a compiled neural network ({_NETWORK}), not an ML program")
     model = ml().Model(description=read_description(path))
     try:
         text = (path / COMPILED).read_text(encoding="utf-8")
@@ -76,10 +83,13 @@ def read_compiled(path: Path) -> Any:
         model.mlProgram.CopyFrom(read_text(text))
     except TextError as error:
         raise PackageError(f"{path / COMPILED}, {error}") from error
+    # What a compiled model needs is no more in it; its operators came with a version of their own, CoreML7's with 8.
+    known = (_OPSET.fullmatch(function.opset) for function in model.mlProgram.functions.values())
+    model.specificationVersion = max((int(opset[1]) + 1 for opset in known if opset), default=0)
     return model
 
 
 def compiled_stages(path: Path) -> tuple[Path, ...]:
     """The folders of a compiled pipeline's models, model0 and so on, in the order they run in; none of an ML program."""
-    count = sum(1 for folder in path.glob("model*") if folder.name[5:].isdecimal() and (folder / COMPILED).is_file())
+    count = sum(1 for folder in path.glob("model*") if folder.name[5:].isdecimal() and folder.is_dir())
     return tuple(path / f"model{n}" for n in range(count))

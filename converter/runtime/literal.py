@@ -20,6 +20,9 @@ TYPE = r"(?:tensor<\s*\w+\s*,\s*\[[^\]]*\]\s*>|state<\s*tensor<\s*\w+\s*,\s*\[[^
 TEXT = r'"(?:[^"\\]|\\.)*"'
 _TENSOR = re.compile(r"(state<\s*)?tensor<\s*(\w+)\s*,\s*\[([^\]]*)\]\s*>(?(1)\s*>)")
 _NUMBERS = re.compile(rf"({TYPE})\(([^()\"]*)\)")
+#: Numbers that each name their type again, as texts written by hand have them.
+_EACH_TYPED = re.compile(rf"({TYPE})\(\s*\[((?:[^()\"]*\([^()\"]*\))+[^()\"]*)\]\s*\)")
+_ONE_TYPED = re.compile(r"(\w+)\(([^()]*)\)")
 _TEXTS = re.compile(rf"({TYPE})\(\s*\[?\s*({TEXT}(?:\s*,\s*{TEXT})*)\s*\]?\s*\)")
 _BLOB = re.compile(
     rf"({TYPE})\(\s*BLOBFILE\(\s*path\s*=\s*{TYPE}\(({TEXT})\)\s*,\s*offset\s*=\s*{TYPE}\((\d+)\)\s*\)\s*\)"
@@ -77,6 +80,8 @@ class Literals:
             if match[0] not in self._values:
                 self._values[match[0]] = self._numbers(match, at)
             return self._values[match[0]], match.end()
+        if (match := _EACH_TYPED.match(self._text, at)) is not None:
+            return self._numbers(match, at), match.end()
         if (match := _BLOB.match(self._text, at)) is not None:
             found = mil().Value(type=self.type(match[1], at))
             found.blobFileValue.fileName = unquoted(match[2])
@@ -100,8 +105,8 @@ class Literals:
             dimension = held.tensorType.dimensions.add()
             if size.isdecimal():
                 dimension.constant.size = int(size)
-            elif "?" in size:
-                dimension.unknown.variadic = size != "?"
+            elif "?" in size or size.isidentifier():  # a name is that of a size which is not fixed
+                dimension.unknown.variadic = "?" in size and size != "?"
             else:
                 raise LiteralError(f"{size!r} is no size of an axis", at)
         held.tensorType.rank = len(held.tensorType.dimensions)
@@ -111,7 +116,10 @@ class Literals:
         found = mil().Value(type=self.type(match[1], at))
         tensor = found.type.tensorType
         element = BY_NUMBER[tensor.dataType]
-        words = [w for w in match[2].translate(_BRACKETS).replace(",", " ").split() if w]
+        if other := [name for name, _ in _ONE_TYPED.findall(match[2]) if name != element.name]:
+            raise LiteralError(f"{match[1]} holds no {other[0]}", at)
+        numbers = _ONE_TYPED.sub(r"\2", match[2])
+        words = [w for w in numbers.translate(_BRACKETS).replace(",", " ").split() if w]
         count = math.prod(int(d.constant.size) for d in tensor.dimensions)
         if len(words) != count:
             raise LiteralError(f"{match[1]} holds {count} numbers, not {len(words)}", at)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from converter.errors import AnemoneError
 from converter.runtime.feature import UnsupportedOperator, checked
 from converter.runtime.held import Held, held
-from converter.runtime.ops import OPERATORS, TUPLES
+from converter.runtime.ops import FAULTS, OPERATORS, TUPLES
 from converter.runtime.precision import PRECISIONS, Format, result_format
 from converter.runtime.program import Operation, Program, Value, read_program
 from converter.runtime.ranges import Range, measured
@@ -94,7 +94,7 @@ class MILNetwork:
     def __init__(
         self,
         path: Path,
-        function: str = "main",
+        function: str | None = None,
         *,
         precision: str = "fp32",
         narrow_slices: bool = True,
@@ -179,7 +179,7 @@ class MILNetwork:
             constants = {k: v.fetch() if isinstance(v, _Stored) else v for k, v in step.constants.items()}
             try:
                 result = step.run(**constants, **tensors)
-            except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            except FAULTS as error:
                 raise OperationError(f"{step.describe(constants | tensors)}: {error}") from error
             results = result if isinstance(result, list) else [result]
             for index, (name, exact) in enumerate(zip(step.outputs, results, strict=True)):

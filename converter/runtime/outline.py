@@ -9,7 +9,7 @@ from typing import Any
 
 from converter.runtime.feature import Feature, features
 from converter.runtime.halves import parts, whole
-from converter.runtime.program import described, read_model
+from converter.runtime.package import described, function_of, read_model
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ def _operations(block: Any) -> Iterable[Operation]:
 
 def _outline(path: Path) -> Outline:
     model = read_model(path)
-    description = described(model, path, "main")
-    body = model.mlProgram.functions["main"]
+    function = function_of(model, path, None)
+    description, body = described(model, function), model.mlProgram.functions[function]
     return Outline(
         path,
         features(description.input),

@@ -127,8 +127,8 @@ def _begins_inside(op: Operation) -> bool:
         return bool(_numbers(op, "crop_width")[0])
     if "begin" in op.inputs:
         return True
-    masked = "begin_mask" in op.constants and bool(_numbers(op, "begin_mask")[-1])
-    return not masked and bool(_numbers(op, "begin")[-1])
+    masked = "begin_mask" in op.constants and bool(_numbers(op, "begin_mask")[-1:].any())
+    return not masked and bool(_numbers(op, "begin")[-1:].any())
 
 
 def result_format(op: Operation, precision: str, *, narrow_slices: bool) -> Format | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,30 +9,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
-from converter.mlproto import ml
-from converter.runtime.compiled import COMPILED, compiled_stages, read_compiled, read_description
 from converter.runtime.compressed import Value, decodes
 from converter.runtime.constants import Constants, dtype_of
 from converter.runtime.feature import Feature, PackageError, features
 from converter.runtime.halves import parts, whole
+from converter.runtime.package import (
+    default_function,
+    described,
+    function_of,
+    opened,
+    own_description,
+    read_model,
+    stages,
+)
+from converter.runtime.ranks import check_ranks
 
 __all__ = [
     "Operation",
     "Program",
     "Value",
     "declared",
-    "described",
+    "default_function",
     "functions",
     "own_features",
     "read_model",
     "read_program",
     "stages",
 ]
-
-#: A model of a pipeline: the pipeline's path and this, as coremlcompiler lays compiled pipelines out.
-_STAGE = re.compile(r"model(\d+)")
 
 
 @dataclass(frozen=True)
@@ -70,93 +72,25 @@ class Program:
         return self.features | {name for op in self.operations for name in op.outputs}
 
 
-def _read_package(path: Path) -> tuple[Any, Path]:
-    """A package's model message of whatever type, and the folder it calls @model_path."""
-    try:
-        manifest = json.loads((path / "Manifest.json").read_text())
-        item = path / "Data" / manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
-        raw = item.read_bytes()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PackageError(f"{path} is not a Core ML package: {error!r}") from error
-    model = ml().Model()
-    try:
-        model.ParseFromString(raw)
-    except DecodeError as error:
-        raise PackageError(f"{path}: its model is damaged: {error}") from error
-    return model, item.parent
-
-
-def _stage_of(path: Path) -> tuple[Path, int] | None:
-    """The pipeline package that ``path`` is a model of, and which."""
-    named = _STAGE.fullmatch(path.name)
-    return (path.parent, int(named[1])) if named and (path.parent / "Manifest.json").is_file() else None
-
-
-def _is_compiled(path: Path) -> bool:
-    """Whether ``path`` is a compiled model or pipeline, or a model of a compiled pipeline."""
-    return path.suffix == ".mlmodelc" or (path / COMPILED).is_file()
-
-
-def _read(path: Path) -> tuple[Any, Path]:
-    """The ML program's model message at ``path``, and the folder it calls @model_path."""
-    if _is_compiled(path):
-        return read_compiled(path), path
-    if (stage := _stage_of(path)) is not None:
-        pipeline, folder = _read_package(stage[0])
-        if stage[1] >= len(pipeline.pipeline.models):
-            raise PackageError(f"{stage[0]} has {len(pipeline.pipeline.models)} models, so no {path.name}")
-        model = pipeline.pipeline.models[stage[1]]
-    else:
-        model, folder = _read_package(path)
-    if model.WhichOneof("Type") != "mlProgram":
-        raise PackageError(f"{path} is a {model.WhichOneof('Type')}, not an ML program")
-    return model, folder
-
-
-def read_model(path: Path) -> Any:
-    """The model message (Model.proto) of an ML program; raises PackageError where it cannot be read or is none.
-
-    ``path`` is a package, a compiled model, or one of the `stages` of either.
-    """
-    return _read(path)[0]
-
-
-def stages(path: Path) -> tuple[Path, ...]:
-    """The paths of a pipeline's models in the order they run in; of an ML program none. Raises PackageError."""
-    if _is_compiled(path):
-        return compiled_stages(path)
-    if _stage_of(path) is not None:
-        return ()
-    model, _ = _read_package(path)
-    return tuple(path / f"model{n}" for n in range(len(model.pipeline.models)))
-
-
 def functions(path: Path) -> tuple[str, ...]:
     """The names of a package's functions, of a pipeline "main" alone; raises PackageError."""
     return ("main",) if stages(path) else tuple(sorted(read_model(path).mlProgram.functions))
 
 
-def described(model: Any, path: Path, function: str) -> Any:
-    """The description of one function's inputs and outputs; raises PackageError where there is no such function."""
-    known = model.mlProgram.functions
-    if function not in known:
-        raise PackageError(f"{path} has no function {function!r}; it has {', '.join(sorted(known))}")
-    return next((f for f in model.description.functions if f.name == function), model.description)
+def _features(description: Any, path: Path) -> dict[str, Feature]:
+    try:
+        return features(description)
+    except PackageError as error:
+        raise PackageError(f"{path}: {error}") from error
 
 
-def own_features(path: Path, function: str = "main") -> tuple[dict[str, Feature], dict[str, Feature]]:
+def own_features(path: Path, function: str | None = None) -> tuple[dict[str, Feature], dict[str, Feature]]:
     """What one package declares by itself, as `declared`, also where it is one half of a network."""
-    if _is_compiled(path):
-        description = read_description(path)
-        found = next((f for f in description.functions if f.name == function), description)
-    elif stages(path):
-        found = _read_package(path)[0].description
-    else:
-        found = described(read_model(path), path, function)
-    return features(found.input), features(found.output)
+    found = own_description(path, function)
+    return _features(found.input, path), _features(found.output, path)
 
 
-def declared(path: Path, function: str = "main") -> tuple[dict[str, Feature], dict[str, Feature]]:
+def declared(path: Path, function: str | None = None) -> tuple[dict[str, Feature], dict[str, Feature]]:
     """A function's (or a pipeline's) inputs and outputs by name, without reading its weights; raises PackageError.
 
     Of a network cut in two, ``path`` is the first half.
@@ -188,7 +122,7 @@ def _bound(op: Any, constants: Constants, known: dict[str, Value]) -> Operation:
         else:
             inputs[name] = [a.name for a in argument.arguments]
     outputs, kinds = [o.name for o in op.outputs], [o.type for o in op.outputs]
-    dtypes = [dtype_of(kind, name) for kind, name in zip(kinds, outputs, strict=True)]
+    dtypes = [dtype_of(kind, f"{name} ({op.type})") for kind, name in zip(kinds, outputs, strict=True)]
     return Operation(op.type, inputs, values, outputs, dtypes, [_fixed_shape(kind) for kind in kinds])
 
 
@@ -217,14 +151,19 @@ def _check_names(given: set[str], operations: list[Operation], outputs: list[str
         raise PackageError(f"{path}: nothing gives its outputs {', '.join(lost)}")
 
 
-def _read_program(path: Path, function: str) -> Program:
-    model, folder = _read(path)
-    description = described(model, path, function)
+def _read_program(path: Path, named: str | None) -> Program:
+    model, folder = opened(path)
+    function = function_of(model, path, named)
+    description = described(model, function)
+    inputs, outputs, states = (_features(f, path) for f in (description.input, description.output, description.state))
     block = _block(model, path, function)
     constants = Constants(folder)
     known: dict[str, Value] = {}
     operations = []
+    types = {f.name: f.type for f in model.mlProgram.functions[function].inputs}
+    types |= {o.name: o.type for op in block.operations for o in op.outputs}
     try:
+        check_ranks(block.operations, types.get)
         for op in block.operations:
             if op.type == "const" and op.outputs:
                 known[op.outputs[0].name] = constants.decode(op.attributes["val"], op.outputs[0].name)
@@ -238,7 +177,6 @@ def _read_program(path: Path, function: str) -> Program:
     used = {n for op in operations for names in op.inputs.values() for n in names}
     loose = [_constant(n, known[n]) for n in sorted(used & set(known))]
     loose += [_constant(n, known[n]) for n in block.outputs if n in known and n not in used]
-    inputs, outputs, states = (features(f) for f in (description.input, description.output, description.state))
     _check_names({*inputs, *states}, loose + operations, [*outputs], path)
     return Program(inputs, outputs, loose + operations, states)
 
@@ -253,8 +191,8 @@ def _in_a_row(programs: Sequence[Program]) -> Iterator[Operation]:
             yield replace(op, inputs=inputs, outputs=[own.get(n, n) for n in op.outputs])
 
 
-def read_program(path: Path, function: str = "main") -> Program:
-    """The function of the package or compiled model at ``path``; raises PackageError where it cannot be read.
+def read_program(path: Path, function: str | None = None) -> Program:
+    """A function (the default one) of the package or compiled model at ``path``; raises PackageError where it cannot be read.
 
     Both halves of a network cut in two are one program, if ``path`` is the first.
     """

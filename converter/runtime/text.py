@@ -21,20 +21,26 @@ from typing import Any, NoReturn
 from converter.mlproto import mil
 from converter.runtime.literal import TEXT, TYPE, LiteralError, Literals
 
-_SPACE = r"(?:\s|//[^\n]*)*"
+_SPACE = r"(?:\s|//[^\n]*|/\*(?s:.*?)\*/)*"
 #: Identifiers as MIL.proto has them.
 _NAME = r"[A-Za-z_][\w@]*"
+#: Between a type and a name; after ``>`` there need be none.
+_GAP = r"(?:\s+|(?<=>))"
+#: Types of values that are no tensors, wherever they stand.
+_NO_TENSOR = re.compile(rf"{_SPACE}\(?\s*(list|dict|tuple)\s*<")
 _PROGRAM = re.compile(rf"{_SPACE}program\s*\([\d.]+\){_SPACE}")
 _FUNCTION = re.compile(rf"{_SPACE}func\s+({_NAME})\s*<\s*(\w+)\s*>\s*\(([^()]*)\){_SPACE}")
 _OPEN = re.compile(rf"{{{_SPACE}")
 _CLOSE = re.compile(rf"{_SPACE}}}{_SPACE}")
 _RETURN = re.compile(rf"{_SPACE}}}\s*->\s*\(([^()]*)\)\s*;")
-_TYPED = re.compile(rf"\s*({TYPE})\s+({_NAME})\s*(?:,|$)")
+_TYPED = re.compile(rf"\s*({TYPE}){_GAP}({_NAME})\s*(?:,|$)")
 #: What an operation gives (one tensor, several with or without parentheses, or nothing), and its type.
-_ONE = re.compile(rf"{_SPACE}({TYPE})\s+({_NAME})\s*=\s*(\w+)\s*\({_SPACE}")
-_SEVERAL = re.compile(rf"{_SPACE}\(?\s*({TYPE}\s+{_NAME}(?:\s*,\s*{TYPE}\s+{_NAME})*)\s*\)?\s*=\s*(\w+)\s*\({_SPACE}")
+_ONE = re.compile(rf"{_SPACE}({TYPE}){_GAP}({_NAME})\s*=\s*(\w+)\s*\({_SPACE}")
+_SEVERAL = re.compile(
+    rf"{_SPACE}\(?\s*({TYPE}{_GAP}{_NAME}(?:\s*,\s*{TYPE}{_GAP}{_NAME})*)\s*\)?\s*=\s*(\w+)\s*\({_SPACE}"
+)
 _NONE = re.compile(rf"{_SPACE}(\w+)\s*\({_SPACE}")
-_TENSOR = re.compile(rf"(\w+)\s*=\s*({_NAME})\s*([,)]){_SPACE}")
+_TENSOR = re.compile(rf"(\w+)\s*=\s*({_NAME}){_SPACE}([,)]){_SPACE}")
 _KEY = re.compile(rf"(\w+)\s*=\s*(\()?{_SPACE}")
 _MEMBER = re.compile(rf"({_NAME})\s*([,)]){_SPACE}")
 _NEXT = re.compile(rf"{_SPACE}([,)\]]){_SPACE}")
@@ -43,6 +49,7 @@ _BLANK = re.compile(_SPACE)
 _END = re.compile(rf"{_SPACE};")
 _NESTED = re.compile(rf"{_SPACE}[({{]")
 _BRACKET = re.compile(rf'{TEXT}|[\[\](){{}}]|[^\[\](){{}}"]+')
+_TYPED_BRACKET = re.compile(rf'{TEXT}|[\[\](){{}}<>]|[^\[\](){{}}<>"]+')
 #: Operator sets by the systems that the text names them for.
 _OPSETS = {"ios15": "CoreML5", "ios16": "CoreML6", "ios17": "CoreML7", "ios18": "CoreML8", "ios26": "CoreML9"}
 
@@ -113,6 +120,8 @@ class _Reader:
         elif (match := self.maybe(_SEVERAL)) is not None:
             op.type = match[2]
             self.typed(op.outputs, match[1], match.start(1))
+        elif (match := _NO_TENSOR.match(self._text, self._at)) is not None:
+            self.fail(f"an operation gives a {match[1]}, which is not supported; tensors are", match.start(1))
         else:
             op.type = self.take(_NONE, "an operation")[1]
         self.inputs(op)
@@ -120,7 +129,8 @@ class _Reader:
             self.attributes(op)
         if self.maybe(_END) is None:
             if _NESTED.match(self._text, self._at):
-                self.fail(f"{op.type} has nested blocks, which are not supported")
+                where = f"{op.outputs[0].name} ({op.type})" if op.outputs else op.type
+                self.fail(f"{where} has nested blocks, which are not supported")
             self.expected(f"; after {op.type}")
 
     def inputs(self, op: Any) -> None:
@@ -153,12 +163,25 @@ class _Reader:
         more = True
         while more:
             match = self.take(_KEY, f"an attribute of {op.type}")
-            more = self.value(op.attributes[match[1]]) == ","
+            if match[1] not in ("name", "val") and _NO_TENSOR.match(self._text, self._at) is not None:
+                self.pass_value()
+                more = self.delimiter() == ","
+            else:
+                more = self.value(op.attributes[match[1]]) == ","
 
     def value(self, found: Any) -> str:
         value, self._at = self._literals.value(self._at)
         found.CopyFrom(value)
         return self.delimiter()
+
+    def pass_value(self) -> None:
+        """Pass over what an attribute says in a type that is no tensor: no operator computes with it."""
+        depth = 0
+        while (match := self.maybe(_TYPED_BRACKET)) is not None:
+            depth += (match[0] in "([{<") - (match[0] in ")]}>")
+            if depth == 0 and match[0] == ")":
+                return
+        self.expected(")")
 
     def delimiter(self) -> str:
         return self.take(_NEXT, "a comma or the end of a list")[1]
@@ -178,7 +201,7 @@ class _Reader:
 
 def read_text(text: str) -> Any:
     """The Program message (MIL.proto) of a program's text; raises TextError naming the line."""
-    reader, found = _Reader(text), mil().Program(version=1)
+    reader, found = _Reader(text.removeprefix("\ufeff")), mil().Program(version=1)
     try:
         reader.program(found)
     except LiteralError as error:

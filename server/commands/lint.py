@@ -19,7 +19,7 @@ def add_lint(commands: Commands) -> None:
         "examples:\n  anemone lint ./sd15\n  anemone lint Unet.mlpackage --chip M5 --notes\n"
         "The exit status is 1 where there is an error or a warning.",
     )
-    check.add_argument("folder", type=Path, help="a model folder, a folder of .mlpackages, or one .mlpackage")
+    check.add_argument("folder", type=Path, help="a model folder, a folder of packages, or one .mlpackage or .mlmodelc")
     check.add_argument("--chip", choices=CHIPS, default=DEFAULT_CHIP, help=f"the chip to judge for ({DEFAULT_CHIP})")
     check.add_argument("--notes", action="store_true", help="also what is worth knowing and nothing to act on")
     check.set_defaults(run=_lint)

@@ -105,7 +105,7 @@ class Lowering:
             "group_norm": self._group_norm,
             "channel_norm": self._channel_norm,
             "attention": self._attention,
-            "round": self._round,
+            "round_rows": self._round_rows,
             "layer": self._layer,
         }
         return make.get(node.kind, self._operator)(node)
@@ -187,7 +187,7 @@ class Lowering:
 
         return run
 
-    def _round(self, node: Node) -> Callable[[Live], Any]:
+    def _round_rows(self, node: Node) -> Callable[[Live], Any]:
         (x,), layout, kernels = node.inputs["x"], node.options["layout"], self._kernels
         images = self._graph.shapes[x][0] if node.options["by"] == "image" else None
         assert kernels is not None

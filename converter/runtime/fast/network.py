@@ -26,7 +26,8 @@ from converter.runtime.fast.norms import (
 from converter.runtime.fast.rounding import round_layers
 from converter.runtime.fast.shapes import DataDependent, infer_shapes
 from converter.runtime.feature import Network, checked
-from converter.runtime.mil import MILNetwork, refuse_unknown
+from converter.runtime.mil import MILNetwork, OperationError, refuse_unknown
+from converter.runtime.ops import FAULTS
 from converter.runtime.program import Program, read_program
 
 #: In this order; each sees what those before it have made. An affine part takes two, its product and its sum.
@@ -66,7 +67,7 @@ class FastNetwork:
     Programs of flexible shapes are compiled anew for each shape they are given; the weights are shared.
     """
 
-    def __init__(self, path: Path, function: str = "main") -> None:
+    def __init__(self, path: Path, function: str | None = None) -> None:
         """Raises DataDependent where a shape depends on values or states are kept, UnsupportedOperator, PackageError."""
         self._program = read_program(path, function)
         if self._program.states:
@@ -87,20 +88,30 @@ class FastNetwork:
 
     @torch.inference_mode()
     def predict(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Run the network once; raises InputError before anything runs."""
+        """Run the network once.
+
+        Raises InputError before anything runs and OperationError where an operation does not take what it is given.
+        """
         live: Live = {}
         for name, array in checked(inputs, self.inputs).items():
             wide = array.astype(np.float32) if array.dtype.kind == "f" else np.array(array)
             live[name] = torch.from_numpy(wide)
-        for step in self._steps({name: tuple(tensor.shape) for name, tensor in live.items()}):
-            made = step.run(live)
+        try:
+            steps = self._steps({name: tuple(tensor.shape) for name, tensor in live.items()})
+        except DataDependent as error:
+            raise OperationError(str(error)) from error
+        for step in steps:
+            try:
+                made = step.run(live)
+            except FAULTS as error:
+                raise OperationError(f"{step.node.kind} {', '.join(step.node.outputs)}: {error}") from error
             live |= zip(step.node.outputs, made if isinstance(made, list) else [made], strict=True)
             for name in step.freed:
                 del live[name]
         return {n: live[n].contiguous().numpy().astype(f.dtype, copy=False) for n, f in self.outputs.items()}
 
 
-def compile_fast(path: Path, function: str = "main") -> Network:
+def compile_fast(path: Path, function: str | None = None) -> Network:
     """The package compiled; one that keeps states, or whose shapes depend on values, runs operation by operation."""
     try:
         return FastNetwork(path, function)

@@ -50,7 +50,7 @@ def _rounding_norms(graph: Graph, chosen: set[str]) -> set[str]:
 
 
 def round_layers(graph: Graph) -> Graph:
-    """Eligible layers read rounded rows: from the norm before them, or through a ``round`` node.
+    """Eligible layers read rounded rows: from the norm before them, or through a ``round_rows`` node.
 
     A pointwise layer's rows may each have a scale; a window that crosses rows wants one scale for the image. Networks
     without windows are text encoders: they run once a picture, and all of it hangs on them, so they stay as they are.
@@ -75,7 +75,7 @@ def round_layers(graph: Graph) -> Graph:
             if name not in made:
                 made.add(name)
                 shapes[name] = shapes[x]
-                nodes.append(Node("round", (name,), {"x": (x,)}, {}, {"by": by, "layout": node.options["layout"]}))
+                nodes.append(Node("round_rows", (name,), {"x": (x,)}, {}, {"by": by, "layout": node.options["layout"]}))
             node = replace(node, inputs={**node.inputs, "x": (name,)})
         nodes.append(replace(node, options={**node.options, "rounded": True}))
     return Graph(nodes, shapes, graph.wanted)

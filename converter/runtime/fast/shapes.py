@@ -10,7 +10,7 @@ import torch
 
 from converter.runtime.compressed import Value
 from converter.runtime.held import held
-from converter.runtime.ops import OPERATORS, TUPLES
+from converter.runtime.ops import FAULTS, OPERATORS, TUPLES
 from converter.runtime.program import Program
 
 
@@ -50,7 +50,7 @@ def infer_shapes(program: Program, given: Mapping[str, tuple[int, ...]]) -> dict
         constants = {n: [constant(v) for v in vs] if n in TUPLES else constant(vs[0]) for n, vs in op.constants.items()}
         try:
             found = OPERATORS[op.kind](**constants, **tensors)
-        except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+        except FAULTS as error:
             raise DataDependent(f"{op.kind} {op.outputs[0]}: {error}") from error
         live |= zip(op.outputs, found if isinstance(found, list) else [found], strict=True)
     return {name: tuple(tensor.shape) for name, tensor in live.items() if isinstance(tensor, torch.Tensor)}

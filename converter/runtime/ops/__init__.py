@@ -60,5 +60,7 @@ _MODULES = (
 OPERATORS: dict[str, Callable[..., Any]] = {
     kind: function for module in _MODULES for kind, function in module.OPERATORS.items()
 }
+#: What an operator raises where it does not take what it is given.
+FAULTS = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
 #: Parameters that are lists even when they hold one tensor.
 TUPLES = frozenset({"values", "ref_tensors", "begins", "ends", "end_masks"})

@@ -39,11 +39,19 @@ def _batch_to_space(x: Tensor, block_shape: Tensor, crops: Tensor) -> Tensor:
     return x[..., top : h * b - bottom, left : w * d - right]
 
 
+def _pixel_unshuffle(x: Tensor, downscale_factor: Tensor) -> Tensor:
+    # PyTorch's own leaves an empty batch in the shape it had.
+    *lead, c, h, w = x.shape
+    b = int(downscale_factor)
+    split = x.reshape(*lead, c, h // b, b, w // b, b)
+    return split.movedim((-3, -1), (-4, -3)).reshape(*lead, c * b * b, h // b, w // b)
+
+
 OPERATORS: dict[str, Callable[..., Any]] = {
     "batch_to_space": _batch_to_space,
     "depth_to_space": _depth_to_space,
     "pixel_shuffle": lambda x, upscale_factor: F.pixel_shuffle(x, int(upscale_factor)),
-    "pixel_unshuffle": lambda x, downscale_factor: F.pixel_unshuffle(x, int(downscale_factor)),
+    "pixel_unshuffle": _pixel_unshuffle,
     "space_to_batch": _space_to_batch,
     "space_to_depth": _space_to_depth,
 }

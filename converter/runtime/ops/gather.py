@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -33,15 +34,13 @@ def _gather(
     along = number(axis, 0) % x.ndim
     batch = number(batch_dims, 0)
     picked = within(indices, x.shape[along], validate_indices)
+    shape = [*x.shape[:along], *indices.shape[batch:], *x.shape[along + 1 :]]
     if batch == 0:
-        found = x.index_select(along, picked.reshape(-1))
-        return found.reshape(*x.shape[:along], *indices.shape, *x.shape[along + 1 :])
-    lead = x.shape[:batch]
-    flat = [
-        _gather(a, i, torch.tensor(along - batch))
-        for a, i in zip(x.reshape(-1, *x.shape[batch:]), picked.reshape(-1, *indices.shape[batch:]), strict=True)
-    ]
-    return torch.stack(flat).reshape(*lead, *flat[0].shape)
+        return x.index_select(along, picked.reshape(-1)).reshape(shape)
+    count, before, after = (math.prod(x.shape[a:b]) for a, b in ((0, batch), (batch, along), (along + 1, x.ndim)))
+    each = math.prod(indices.shape[batch:])
+    places = picked.reshape(count, 1, each, 1).expand(count, before, each, after)
+    return x.reshape(count, before, x.shape[along], after).gather(2, places).reshape(shape)
 
 
 def _gather_along_axis(
@@ -55,13 +54,12 @@ def _gather_nd(
     x: Tensor, indices: Tensor, batch_dims: Tensor | None = None, validate_indices: Tensor | None = None
 ) -> Tensor:
     batch = number(batch_dims, 0)
-    if batch:
-        lead = x.shape[:batch]
-        pairs = zip(x.reshape(-1, *x.shape[batch:]), indices.reshape(-1, *indices.shape[batch:]), strict=True)
-        flat = torch.stack([_gather_nd(a, i, None, validate_indices) for a, i in pairs])
-        return flat.reshape(*lead, *flat.shape[1:])
-    places = zip(indices.unbind(-1), x.shape, strict=False)
-    return x[tuple(within(i, n, validate_indices) for i, n in places)]
+    lead, rest = x.shape[:batch], x.shape[batch:]
+    x, indices = (t.reshape(math.prod(lead), *t.shape[batch:]) for t in (x, indices))
+    places = [within(i, n, validate_indices) for i, n in zip(indices.unbind(-1), rest, strict=False)]
+    first = torch.arange(x.shape[0], device=x.device).reshape([-1] + [1] * (indices.ndim - 2))
+    found = x[(first, *places)]
+    return found.reshape([*lead, *found.shape[1:]])
 
 
 OPERATORS: dict[str, Callable[..., Any]] = {

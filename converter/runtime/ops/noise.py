@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -27,9 +28,9 @@ def _bernoulli(shape: Tensor, prob: Tensor | None = None, seed: Tensor | None = 
 
 def _categorical(x: Tensor, mode: str = "logits", size: Tensor | None = None, seed: Tensor | None = None) -> Tensor:
     chances = torch.softmax(x, -1) if mode == "logits" else x
-    rows = chances.reshape(-1, x.shape[-1])
-    drawn = torch.multinomial(rows, number(size, 1), replacement=True, generator=_generator(seed))
-    return drawn.reshape(*x.shape[:-1], -1).to(x.dtype)
+    rows, count = chances.reshape(math.prod(x.shape[:-1]), x.shape[-1]), number(size, 1)
+    drawn = torch.multinomial(rows, count, replacement=True, generator=_generator(seed))
+    return drawn.reshape(*x.shape[:-1], count).to(x.dtype)
 
 
 def _normal(

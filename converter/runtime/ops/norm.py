@@ -24,8 +24,8 @@ def _batch_norm(
 
 
 def _standardized(x: Tensor, axes: list[int], epsilon: float) -> Tensor:
-    variance, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
-    return (x - mean) * torch.rsqrt(variance + epsilon)
+    away = x - x.mean(axes, keepdim=True)
+    return away * torch.rsqrt((away * away).mean(axes, keepdim=True) + epsilon)
 
 
 def _layer_norm(

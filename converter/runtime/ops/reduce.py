@@ -19,6 +19,8 @@ def _reduction(fold: _Fold) -> Callable[..., Tensor]:
 
     def reduce(x: Tensor, axes: Tensor | None = None, keep_dims: Tensor | None = None) -> Tensor:
         along = sorted(n % x.ndim for n in numbers(axes, list(range(x.ndim))))
+        if not along:  # no axes are not all axes, as PyTorch takes them for
+            return fold(x.unsqueeze(-1), [x.ndim], False).to(x.dtype)
         return fold(x, along, flag(keep_dims)).to(x.dtype)
 
     return reduce

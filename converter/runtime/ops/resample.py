@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from converter.runtime.ops.grid import interpolated, points
@@ -57,7 +56,8 @@ def _resample(
     across = _element(coordinates[..., 0].float(), x.shape[3], coordinates_mode, aligned)
     down = _element(coordinates[..., 1].float(), x.shape[2], coordinates_mode, aligned)
     if sampling_mode == "nearest":
-        return _picked(x, across.round(), down.round(), padding_mode, value)
+        # Half-way between two elements it is the later one, as coremltools' recorded values have it.
+        return _picked(x, (across + 0.5).floor(), (down + 0.5).floor(), padding_mode, value)
     left, top = across.floor(), down.floor()
     total = torch.zeros(())
     for step_x, share_x in ((0, 1 - (across - left)), (1, across - left)):
@@ -65,6 +65,13 @@ def _resample(
             corner = _picked(x, left + step_x, top + step_y, padding_mode, value)
             total = total + corner * (share_x * share_y)[:, None]
     return total
+
+
+def _places(count: int, aligned: bool) -> Tensor:
+    """Where the elements of an axis lie between -1 and 1, with the ends at the first and the last if ``aligned``."""
+    if aligned:
+        return torch.linspace(-1, 1, count) if count > 1 else torch.zeros(count)
+    return (2 * torch.arange(count) + 1) / count - 1
 
 
 def _affine(
@@ -78,9 +85,10 @@ def _affine(
     coordinates_mode: str,
     align_corners: Tensor,
 ) -> Tensor:
-    size = [x.shape[0], 1, int(output_height), int(output_width)]
-    matrices = transform_matrix.reshape(-1, 2, 3).expand(x.shape[0], 2, 3)
-    grid = F.affine_grid(matrices, size, align_corners=flag(align_corners))
+    matrices = transform_matrix.reshape(transform_matrix.shape[0], 2, 3).expand(x.shape[0], 2, 3)
+    down, across = (_places(int(n), flag(align_corners)) for n in (output_height, output_width))
+    y, x_ = torch.meshgrid(down, across, indexing="ij")
+    grid = torch.einsum("hwk,njk->nhwj", torch.stack([x_, y, torch.ones_like(y)], -1), matrices.float())
     return _resample(x, grid, sampling_mode, padding_mode, padding_value, coordinates_mode, align_corners)
 
 
@@ -136,7 +144,8 @@ def _crop_resize(
     found = []
     for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
         found.append(_crops(x if indices is None else x[indices[i]], row, column, value))
-    crops = torch.stack(found)
+    sizes = (0, *(x.shape if indices is None else x.shape[1:])[:-2], rows.shape[1], columns.shape[1])
+    crops = torch.stack(found) if found else x.new_empty(sizes)
     return crops[:, None] if roi is not None and indices is not None else crops
 
 

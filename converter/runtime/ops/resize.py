@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ def _scaled(x: Tensor, height: Tensor | None, width: Tensor | None) -> tuple[int
 
 def _nearest(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Every output takes the element under its upper left corner."""
-    batched = x.reshape(1, -1, *x.shape[-2:])
+    batched = x.reshape(1, math.prod(x.shape[:-2]), *x.shape[-2:])
     return F.interpolate(batched, size, mode="nearest").reshape(*x.shape[:-2], *size)
 
 

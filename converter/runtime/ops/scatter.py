@@ -61,8 +61,9 @@ def _scatter_nd(
     place = torch.zeros(indices.shape[:-1], dtype=torch.int64)
     for index, size in zip(indices.unbind(-1), lead, strict=True):
         place = place * size + within(index, size, validate_indices)
-    rows = place.reshape(-1, 1).expand(-1, rest)
-    flat = _written(data.reshape(-1, rest), 0, rows, updates.reshape(-1, rest), mode)
+    count = place.numel()
+    rows = place.reshape(count, 1).expand(count, rest)
+    flat = _written(data.reshape(math.prod(lead), rest), 0, rows, updates.reshape(count, rest), mode)
     return flat.reshape(data.shape)
 
 

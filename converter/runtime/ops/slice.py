@@ -81,13 +81,15 @@ def _slice_update(
 
 def _slice_by_size(x: Tensor, begin: Tensor, size: Tensor) -> Tensor:
     for axis, (start, length) in enumerate(zip(numbers(begin), numbers(size), strict=True)):
-        first = start % x.shape[axis]
+        first = start % x.shape[axis] if start else 0  # also of an axis without elements
         x = x.narrow(axis, first, x.shape[axis] - first if length == -1 else length)
     return x
 
 
 def _sliding_windows(x: Tensor, axis: Tensor, size: Tensor, stride: Tensor | None = None) -> Tensor:
     along = int(axis) % x.ndim
+    if x.shape[along] < int(size):
+        return x.new_empty([*x.shape[:along], 0, int(size), *x.shape[along + 1 :]])
     return x.unfold(along, int(size), number(stride, 1)).movedim(-1, along + 1)
 
 

@@ -168,7 +168,7 @@ def test_a_broken_package_gives_status_1_and_says_what_to_do(tmp_path):
 def test_what_is_no_package_and_no_chip_is_refused(tmp_path):
     with pytest.raises(ChipError, match="'M9'; accepted: M1, M2, M3, M4, M5"):
         lint_package(tmp_path, "M9")
-    with pytest.raises(AnemoneError, match=r"has no packages; accepted: an \.mlpackage, a model folder"):
+    with pytest.raises(AnemoneError, match=r"has no packages; accepted: an \.mlpackage or \.mlmodelc, a model folder"):
         lint_folder(tmp_path)
     (tmp_path / "empty.mlpackage").mkdir()
     with pytest.raises(AnemoneError, match="not a Core ML package"):

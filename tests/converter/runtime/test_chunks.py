@@ -100,7 +100,7 @@ def test_the_models_of_a_pipeline_are_ml_programs_of_their_own(halves):
     path = folder / "pipeline.mlpackage"
     assert read_model(path / "model1").mlProgram.functions == read_model(stages(path)[1]).mlProgram.functions
     assert stages(path / "model0") == stages(folder / "1.mlpackage") == ()
-    with pytest.raises(PackageError, match="is a pipeline, not an ML program"):
+    with pytest.raises(PackageError, match="is of the kind pipeline, not an ML program"):
         read_model(path)
     with pytest.raises(PackageError, match="has 2 models, so no model2"):
         read_model(path / "model2")

@@ -119,7 +119,7 @@ def list_of_tensors(model, block):
         (dangling, r": \w+ takes nowhere, which nothing before it gives"),
         (lost_output, ": nothing gives its outputs other"),
         (no_opset, "its function main has no operations for its opset 'CoreML9'"),
-        (list_of_tensors, r": \w+ is a listType, which is not supported; tensors are"),
+        (list_of_tensors, r": \w+ \(silu\) is a listType, which is not supported; tensors are"),
     ],
 )
 def test_what_is_wrong_in_a_program_is_named_at_load(package, edit, words):

@@ -7,13 +7,16 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from mil_text import compiled
+from mil_text import compiled, read_spec
+from raw_programs import Operation, program_of, write_model
 from torch import nn
 
 from converter.mlproto import ml
-from converter.runtime import Feature, InputError, PackageError, load
+from converter.runtime import PRECISIONS, Feature, InputError, PackageError, load
 from converter.runtime.feature import checked, features
 from converter.runtime.program import declared, functions, read_program
+
+ONE = np.ones(1, np.float32)
 
 
 class Scaled(nn.Module):
@@ -163,3 +166,36 @@ def test_every_function_of_a_package_is_named_and_runs(ct, tmp_path):
             assert_runs(load(path, function=f"size_{size}", precision="fp32"), given(1, size))
         with pytest.raises(PackageError, match="has no function 'size_8'; it has size_2, size_4"):
             load(path, function="size_8")
+
+
+def renamed_default(package, name):
+    """The package with another default function, or none."""
+    model = read_spec(package)
+    model.description.defaultFunctionName = name
+    (package / "Data/com.apple.CoreML/model.mlmodel").write_bytes(model.SerializeToString())
+    return package
+
+
+def test_the_default_function_of_a_package_is_meant_where_none_is_named(tmp_path):
+    tables = {name: program_of([Operation("add", {"x": ONE, "y": ONE * number}, [ONE])])[0].mlProgram.functions["main"]
+              for number, name in enumerate(("a", "b", "main"))}  # fmt: skip
+    model = program_of([Operation("add", {"x": ONE, "y": ONE}, [ONE])])[0]
+    model.mlProgram.functions.clear()
+    for name, body in tables.items():
+        model.mlProgram.functions[name].CopyFrom(body)
+        added = model.description.functions.add(name=name)
+        added.output.extend(model.description.output)
+    package = write_model(tmp_path / "m.mlpackage", model)
+    for default, expected in (("a", 1), ("b", 2), ("", 3)):
+        renamed_default(package, default)
+        for precision in PRECISIONS:
+            assert load(str(package), precision=precision).predict({})["r0_0"] == expected
+    with pytest.raises(PackageError, match="has no function 'c', its default; it has a, b, main"):
+        load(renamed_default(package, "c"))
+    model.mlProgram.functions.pop("main")
+    (package / "Data/com.apple.CoreML/model.mlmodel").write_bytes(model.SerializeToString())
+    with pytest.raises(PackageError, match="has no function 'main' and names no default; it has a, b"):
+        load(package)
+    model.mlProgram.functions.pop("a")
+    (package / "Data/com.apple.CoreML/model.mlmodel").write_bytes(model.SerializeToString())
+    assert load(package).predict({})["r0_0"] == 2

@@ -165,6 +165,32 @@ def test_values_that_messages_hold_as_bytes_are_packed_lowest_bits_first(spellin
     assert parsed(f"int32 v = const()[val = {spelling}];").attributes["val"].immediateValue.tensor.bytes.values == data
 
 
+@pytest.mark.parametrize(
+    ("spelling", "canonical"),
+    [
+        ('tensor<fp16,[2]>y=relu(x=x)[name=string("y")] ;', 'tensor<fp16, [2]> y = relu(x = x)[name = string("y")];'),
+        ("tensor<fp16, [2]> y =\n  relu(\n x = x);", "tensor<fp16, [2]> y = relu(x = x);"),
+        ("/* one\n two */ fp16 y = relu(x = x /* three */); // four", "fp16 y = relu(x = x);"),
+        (
+            "tensor<fp16, [2]> y = const()[val = tensor<fp16, [2]>([fp16(1), fp16(0x1p-1)])];",
+            "tensor<fp16, [2]> y = const()[val = tensor<fp16, [2]>([1, 0x1p-1])];",
+        ),
+        (
+            'fp16 y = relu(x = x)[about = dict<string, list<fp16, ?>>({{"a)", [1]}}), name = string("y")];',
+            'fp16 y = relu(x = x)[name = string("y")];',
+        ),
+        ("tensor<fp16, [rows, 2]> y = relu(x = x);", "tensor<fp16, [?, 2]> y = relu(x = x);"),
+    ],
+)
+def test_texts_written_by_hand_say_the_same_otherwise(spelling, canonical):
+    assert parsed(spelling) == parsed(canonical)
+
+
+def test_a_byte_order_mark_is_passed_over():
+    text = PROGRAM.format("fp16 y = relu(x = x);")
+    assert read_text("\ufeff" + text) == read_text(text)
+
+
 def test_weights_are_referred_to_by_file_and_offset():
     for spelling in (
         'BLOBFILE(path = string("@model_path/weights/weight.bin"), offset = uint64(64))',
@@ -216,7 +242,15 @@ def test_states_and_flexible_sizes_are_in_the_types_of_a_function():
         ("fp16 y = const()[val = int8(300)];", "line 6: .*300"),
         ("fp16 y = const()[val = int4(8)];", "line 6: .*8 is no int4"),
         ("fp16 y = add(x = x, y = x)", "line 7: ; after add is expected"),
-        ("fp16 y = cond(pred = x) (bool b) { } -> (b);", "line 6: cond has nested blocks"),
+        ("fp16 y = cond(pred = x) (bool b) { } -> (b);", r"line 6: y \(cond\) has nested blocks"),
+        (
+            "list<fp16, 2> y = make_list(a = x);",
+            "line 6: an operation gives a list, which is not supported; tensors are",
+        ),
+        (
+            "fp16 y = const()[val = tensor<fp16, [2]>([fp16(1), fp32(2)])];",
+            r"line 6: tensor<fp16, \[2\]> holds no fp32",
+        ),
     ],
 )
 def test_damaged_text_is_refused_by_its_line(statement, words):

@@ -140,7 +140,7 @@ def tiff(*entries: tuple[int, int, int, int], order: str = "<") -> bytes:
 
 
 def value_of(entry: tuple[int, int, int, int], order: str) -> bytes:
-    return struct.pack(f"{order}HH", entry[3], 0) if entry[1] == 3 else struct.pack(f"{order}I", entry[3])
+    return struct.pack(f"{order}HH", entry[3] & 65535, 0) if entry[1] == 3 else struct.pack(f"{order}I", entry[3])
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

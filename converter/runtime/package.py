@@ -1,0 +1,159 @@
+"""What lies at a path: a package, a compiled model, a model of a pipeline, and which function of it is meant."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from converter.mlproto import ml
+from converter.runtime.compiled import COMPILED, compiled_stages, read_compiled, read_description
+from converter.runtime.feature import PackageError
+
+_MANIFEST = "Manifest.json"
+#: A model of a pipeline: the pipeline's path and this, as coremlcompiler lays compiled pipelines out.
+_STAGE = re.compile(r"model(\d+)")
+_ACCEPTED = "an .mlpackage or .mlmodelc with an ML program is accepted"
+
+
+def _parsed(raw: bytes, path: Path) -> Any:
+    model = ml().Model()
+    try:
+        model.ParseFromString(raw)
+    except DecodeError as error:
+        raise PackageError(f"{path}: its model is damaged: {error}") from error
+    return model
+
+
+def _refuse_other(path: Path) -> None:
+    """Raise PackageError for what is no folder of a package or compiled model at all, telling what it is."""
+    if not path.exists():
+        raise PackageError(f"{path} does not exist; {_ACCEPTED}")
+    if path.is_file():
+        kind = _parsed(path.read_bytes(), path).WhichOneof("Type") if path.suffix == ".mlmodel" else None
+        if kind == "mlProgram":
+            raise PackageError(f"{path} is a model file without its package; save it as an .mlpackage")
+        what = f"a model file of the kind {kind}, not an ML program" if kind else "a file"
+        raise PackageError(f"{path} is {what}; {_ACCEPTED}")
+    if not (path / _MANIFEST).is_file():
+        what = f"a folder without a {_MANIFEST}" if any(path.iterdir()) else "an empty folder"
+        raise PackageError(f"{path} is {what}; {_ACCEPTED}")
+
+
+def _read_package(path: Path) -> tuple[Any, Path]:
+    """A package's model message of whatever type, and the folder it calls @model_path."""
+    _refuse_other(path)
+    try:
+        manifest = json.loads((path / _MANIFEST).read_text())
+        item = path / "Data" / manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
+        raw = item.read_bytes()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PackageError(f"{path} is not a Core ML package: {error!r}") from error
+    return _parsed(raw, path), item.parent
+
+
+def _stage_of(path: Path) -> tuple[Path, int] | None:
+    """The pipeline package that ``path`` is a model of, and which."""
+    named = _STAGE.fullmatch(path.name)
+    return (path.parent, int(named[1])) if named and (path.parent / _MANIFEST).is_file() else None
+
+
+def is_compiled(path: Path) -> bool:
+    """Whether ``path`` is a compiled model or pipeline, or a model of a compiled pipeline."""
+    compiled = path.suffix == ".mlmodelc" or path.parent.suffix == ".mlmodelc" or (path / COMPILED).is_file()
+    return compiled and path.exists()
+
+
+def _kind(model: Any) -> str:
+    kind = model.WhichOneof("Type")
+    return f"is of the kind {kind}" if kind else "holds no model"
+
+
+def opened(path: Path) -> tuple[Any, Path]:
+    """The model message (Model.proto) of an ML program, and the folder it calls @model_path.
+
+    ``path`` is a package, a compiled model, or one of the `stages` of either. Raises PackageError where it cannot be
+    read or is none.
+    """
+    if is_compiled(path):
+        return read_compiled(path), path
+    if (stage := _stage_of(path)) is not None:
+        whole, number = stage
+        pipeline, folder = _read_package(whole)
+        count = len(pipeline.pipeline.models)
+        if number >= count:
+            raise PackageError(f"{whole} has {count} models, so no {path.name}")
+        model = pipeline.pipeline.models[number]
+        if model.WhichOneof("Type") != "mlProgram":
+            raise PackageError(
+                f"{whole}: model {number + 1} of its {count} {_kind(model)}; pipelines of ML programs alone are accepted"
+            )
+        return model, folder
+    model, folder = _read_package(path)
+    if model.WhichOneof("Type") != "mlProgram":
+        raise PackageError(f"{path} {_kind(model)}, not an ML program; {_ACCEPTED}")
+    return model, folder
+
+
+def read_model(path: Path) -> Any:
+    """The model message of `opened`."""
+    return opened(path)[0]
+
+
+def stages(path: Path) -> tuple[Path, ...]:
+    """The paths of a pipeline's models in the order they run in; of an ML program none. Raises PackageError."""
+    if is_compiled(path):
+        return compiled_stages(path)
+    if _stage_of(path) is not None:
+        return ()
+    model, _ = _read_package(path)
+    return tuple(path / f"model{n}" for n in range(len(model.pipeline.models)))
+
+
+def _chosen(path: Path, known: Collection[str], default: str, function: str | None) -> str:
+    name = function or default or ("main" if "main" in known or len(known) != 1 else next(iter(known)))
+    if name not in known:
+        what = "" if function else ", its default" if default else " and names no default"
+        raise PackageError(f"{path} has no function {name!r}{what}; it has {', '.join(sorted(known))}")
+    return name
+
+
+def function_of(model: Any, path: Path, function: str | None) -> str:
+    """Which function of a model message is meant: ``function``, or where that is None the package's default.
+
+    A package that names no default means "main", or the only function it has. Raises PackageError naming those there
+    are.
+    """
+    return _chosen(path, model.mlProgram.functions, model.description.defaultFunctionName, function)
+
+
+def described(model: Any, function: str) -> Any:
+    """The description of one function's inputs and outputs in a model message."""
+    return next((f for f in model.description.functions if f.name == function), model.description)
+
+
+def default_function(path: Path) -> str:
+    """The function that is meant where none is named; "main" of a pipeline. Raises PackageError where there is none."""
+    if stages(path):
+        return "main"
+    if not is_compiled(path):
+        return function_of(read_model(path), path, None)
+    description = read_description(path)
+    return _chosen(path, [f.name for f in description.functions] or ["main"], description.defaultFunctionName, None)
+
+
+def own_description(path: Path, function: str | None) -> Any:
+    """The description of a function, or of a pipeline, as quickly as it can be read; raises PackageError."""
+    if is_compiled(path):
+        whole = read_description(path)
+        name = default_function(path) if function is None else function
+    elif stages(path):
+        return _read_package(path)[0].description
+    else:
+        model = read_model(path)
+        return described(model, function_of(model, path, function))
+    return next((f for f in whole.functions if f.name == name), whole)
