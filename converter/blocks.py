@@ -24,7 +24,7 @@ from converter.mlproto import mil
 from converter.runtime.compressed import decodes
 from converter.runtime.constants import dtype_of
 from converter.runtime.feature import PackageError
-from converter.runtime.program import described, read_model
+from converter.runtime.package import described, function_of, read_model
 
 #: A block's module path as operations' names have it: a member of one of diffusers' or transformers' lists of modules,
 #: and within an attention module each of its transformer blocks.
@@ -106,8 +106,7 @@ def blocks(path: Path, function: str = "main") -> tuple[Block, ...]:
     is left out, and so is one whose result is an output already.
     """
     model = read_model(path)
-    described(model, path, function)
-    body = _body(model, function)
+    body = _body(model, function_of(model, path, function))
     operations = _computed(body)
     found = _named(operations)
     if sum(_BLOCK.fullmatch(name) is not None for name in found) < 2:
@@ -180,7 +179,7 @@ def with_block_outputs(path: Path, out: Path, found: Sequence[Block], function: 
     if path.suffix != ".mlpackage":
         raise PackageError(f"{path} is compiled; only an .mlpackage can be written anew with its blocks' results")
     model = read_model(path)
-    description = described(model, path, function)
+    description = described(model, function_of(model, path, function))
     body = _body(model, function)
     for block in found:
         _hand_on(body, block)
