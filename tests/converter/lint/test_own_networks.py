@@ -171,7 +171,7 @@ def test_what_is_no_package_and_no_chip_is_refused(tmp_path):
     with pytest.raises(AnemoneError, match=r"has no packages; accepted: an \.mlpackage or \.mlmodelc, a model folder"):
         lint_folder(tmp_path)
     (tmp_path / "empty.mlpackage").mkdir()
-    with pytest.raises(AnemoneError, match="not a Core ML package"):
+    with pytest.raises(AnemoneError, match="is an empty folder"):
         lint_folder(tmp_path)
 
 
