@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.config_tables import TEXT_ENCODER
 from converter.errors import AnemoneError
-from converter.families import text_encoder_config
 from converter.reference import ReferenceNetwork
 from converter.runtime import Feature, Network
 from converter.runtime.mil import MILNetwork
@@ -73,8 +73,8 @@ def random_inputs(features: Mapping[str, Feature], config: dict[str, Any], seed:
 
 def _prompt(tokens: int, config: dict[str, Any], rng: np.random.Generator) -> NDArray[Any]:
     """A prompt of a dozen words, its end and padding; ids of old checkpoints' end are the greatest there is."""
-    config = text_encoder_config("text_encoder", config)
-    last, end = config["vocab_size"] - 1, config["eos_token_id"]
+    last = config.get("vocab_size", TEXT_ENCODER["vocab_size"].default) - 1
+    end = config.get("eos_token_id", last)
     end = last if end == 2 else end
     ids = np.full((1, tokens), end)
     ids[0, 0] = end - 1

@@ -55,7 +55,7 @@ def double(monkeypatch):
     monkeypatch.setattr(mac, "compare_devices", partial(compare_devices, run=partial(in_here, _predict)))
     monkeypatch.setattr(mac, "this_machine", lambda: "Apple M2 Pro, macOS 15.1 (24B83)")
     monkeypatch.setattr(mac, "_IDLE_SECONDS", 0)
-    return pretend(monkeypatch, noisy=("encoder_layers_1_mlp_fc1", 0.01))
+    return pretend(monkeypatch, noisy=("text_model_encoder_layers_1_mlp_fc1", 0.01))
 
 
 def test_a_check_that_fails_is_reported_and_stops_nothing(checks, tmp_path, monkeypatch):
@@ -78,16 +78,16 @@ def test_a_check_that_fails_is_reported_and_stops_nothing(checks, tmp_path, monk
 
 def test_every_network_is_measured_on_every_compute_unit(checks, model, double):
     mac.check_networks(checks, model, mac.UNITS)
-    assert [check.name for check in checks.done if check.error] == []
+    assert [(check.name, check.error) for check in checks.done if check.error] == []
     assert len(checks.done) == 3 * 5 + 1
     near = {words[2]: found["last_hidden_state"] for words, found in checks.found("numbers")}
     assert near["CPU_ONLY"]["psnr_db"] > near["CPU_AND_GPU"]["psnr_db"] > near["CPU_AND_NE"]["psnr_db"] + 6
     assert near["CPU_AND_NE"]["drift"] == 0
     ((_, found),) = checks.found("blocks")
-    assert found["apart"] == {"CPU_ONLY": None, "CPU_AND_GPU": None, "CPU_AND_NE": "encoder_layers_1"}
+    assert found["apart"] == {"CPU_ONLY": None, "CPU_AND_GPU": None, "CPU_AND_NE": "text_model_encoder_layers_1"}
     text = mac.markdown(checks)
     assert text.startswith("# On Apple M2 Pro, macOS 15.1 (24B83)\n")
-    assert "| tiny text_encoder CPU_AND_NE | encoder_layers_1 |" in text
+    assert "| tiny text_encoder CPU_AND_NE | text_model_encoder_layers_1 |" in text
     row = next(line for line in text.splitlines() if line.startswith("| tiny text_encoder CPU_AND_NE | 0."))
     assert "Neural Engine" in row
     assert " dB " in row

@@ -65,7 +65,10 @@ def test_blocks_are_the_modules_of_the_network_in_order(model_folder):
         "mid_block_attentions_0",
         "mid_block_resnets_1",
     ]
-    assert [b.name for b in blocks(package(model_folder, "text_encoder"))] == ["encoder_layers_0", "encoder_layers_1"]
+    assert [b.name for b in blocks(package(model_folder, "text_encoder"))] == [
+        "text_model_encoder_layers_0",
+        "text_model_encoder_layers_1",
+    ]
 
 
 def test_a_block_hands_on_its_sum_and_not_something_within(model_folder):

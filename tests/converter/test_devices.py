@@ -72,7 +72,7 @@ def test_a_compute_unit_that_does_not_run_is_told_and_the_others_are_compared(un
 def test_without_a_double_a_package_runs_in_a_process_of_its_own(model_folder):
     path = model_folder.path / model_folder.manifest.networks["text_encoder"][0].path
     found = compare_devices(path, "main", ("CPU_ONLY",))
-    assert [row.block for row in found.rows[:2]] == ["encoder_layers_0", "encoder_layers_1"]
+    assert [row.block for row in found.rows[:2]] == ["text_model_encoder_layers_0", "text_model_encoder_layers_1"]
     assert min(row.psnr_db["CPU_ONLY"] for row in found.rows) > 30
 
 

@@ -64,13 +64,13 @@ def test_a_device_that_does_not_run_a_network_fails(model, monkeypatch, capsys):
     assert verify_devices(model.path, only=["text_encoder"], run=run) == 1
     text = capsys.readouterr().out
     assert "CPU_AND_NE does not run it: the process was ended by SIGKILL" in text
-    assert re.search(r"^encoder_layers_1 +[\d.]+ +[\d.]+ +[\d.]+ +-$", text, re.M)
+    assert re.search(r"^text_model_encoder_layers_1 +[\d.]+ +[\d.]+ +[\d.]+ +-$", text, re.M)
 
 
 def test_numbers_that_are_not_finite_fail(model, monkeypatch, capsys):
-    pretend(monkeypatch, noisy=("encoder_layers_1_mlp_fc1", float("inf")))
+    pretend(monkeypatch, noisy=("text_model_encoder_layers_1_mlp_fc1", float("inf")))
     assert verify_devices(model.path, only=["text_encoder"], run=_predict) == 1
-    assert "CPU_AND_NE parts at encoder_layers_1: not finite dB" in capsys.readouterr().out
+    assert "CPU_AND_NE parts at text_model_encoder_layers_1: not finite dB" in capsys.readouterr().out
 
 
 def test_a_package_by_itself_is_compared_too(model, monkeypatch, capsys, tmp_path):

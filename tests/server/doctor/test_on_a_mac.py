@@ -94,7 +94,7 @@ def test_numbers_that_are_not_finite_are_wrong(model, mac):
     manifest = json.loads((model.path / FILE).read_text())
     manifest["networks"] = {"text_encoder": manifest["networks"]["text_encoder"]}
     (model.path / FILE).write_text(json.dumps(manifest))
-    mac.noisy = ("encoder_layers_0_mlp_fc1", float("inf"))
+    mac.noisy = ("text_model_encoder_layers_0_mlp_fc1", float("inf"))
     _, (problem,) = examined(ModelFolder.open(model.path))
     assert problem.what == "text_encoder of tiny gives numbers that are not finite"
     assert "--device" in problem.remedy
