@@ -64,8 +64,8 @@ def _stage_of(path: Path) -> tuple[Path, int] | None:
 
 def is_compiled(path: Path) -> bool:
     """Whether ``path`` is a compiled model or pipeline, or a model of a compiled pipeline."""
-    compiled = path.suffix == ".mlmodelc" or path.parent.suffix == ".mlmodelc" or (path / COMPILED).is_file()
-    return compiled and path.exists()
+    stage = path.parent.suffix == ".mlmodelc" and _STAGE.fullmatch(path.name) is not None
+    return (path.suffix == ".mlmodelc" or stage or (path / COMPILED).is_file()) and path.exists()
 
 
 def _kind(model: Any) -> str:
