@@ -58,7 +58,9 @@ class Kept:
     """Cases in a file of JSON lines, each written as soon as it has run: a run that was stopped goes on where it was."""
 
     def __init__(self, path: Path | None) -> None:
-        self.cases = [] if path is None or not path.exists() else [Case(**json.loads(x)) for x in path.open()]
+        self.cases: list[Case] = []
+        if path is not None and path.exists():
+            self.cases = [Case(**json.loads(line)) for line in path.read_text().splitlines()]
         self._path = path
 
     def add(self, case: Case) -> None:

@@ -65,7 +65,7 @@ def _stage_of(path: Path) -> tuple[Path, int] | None:
 def is_compiled(path: Path) -> bool:
     """Whether ``path`` is a compiled model or pipeline, or a model of a compiled pipeline."""
     stage = path.parent.suffix == ".mlmodelc" and _STAGE.fullmatch(path.name) is not None
-    return path.exists() and (path.suffix == ".mlmodelc" or stage or (path / COMPILED).is_file())
+    return (path.suffix == ".mlmodelc" or stage or (path / COMPILED).is_file()) and path.exists()
 
 
 def _kind(model: Any) -> str:
