@@ -132,7 +132,7 @@ def _extra(config: dict[str, Any], file: Path, special: dict[str, Any], map_file
     """Special tokens that have no name, texts or with flags."""
     found: list[Any] = []
     for where, given in ((map_file, special), (file, config)):
-        value = next((given[key] for key in _EXTRA if given.get(key)), [])
+        value: Any = next((given[key] for key in _EXTRA if given.get(key)), [])
         listed = value.values() if isinstance(value, dict) else _listed(where, value, list)
         tokens = [(value, _token(str(where), value, special=True)) for value in listed]
         found += [token if isinstance(value, dict) else value for value, token in tokens]

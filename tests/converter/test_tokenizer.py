@@ -6,16 +6,21 @@ import json
 import shutil
 from random import Random
 
+import numpy as np
 import pytest
-from checkpoints import write_checkpoint, write_tokenizer
+import torch
+from checkpoints import write_checkpoint, write_tokenizer, write_xl_checkpoint
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from converter.clip_vocabulary import tokenizer_files
 from converter.convert import convert
 from converter.errors import CheckpointError
 from converter.plan import ConvertOptions
+from converter.runtime.mil import MILNetwork
 from converter.tokenizer import greatest_token, read_tokenizer
+from converter.verify import psnr
 from server.pipeline.prompt import PromptTokenizer
 
 END = 49407
@@ -245,3 +250,40 @@ def test_a_token_the_text_encoder_has_no_row_for_is_refused_when_it_is_converted
     with pytest.raises(CheckpointError, match=f"up to {rows}, but the text encoder has {rows} rows"):
         convert(source, tmp_path / "out", ConvertOptions(), lambda progress: None)
     shutil.rmtree(source)
+
+
+def with_a_token(source, token, *, end):
+    """Add a token to both tokenizers and a row to both text encoders, as textual inversion does."""
+    torch.manual_seed(5)
+    for number, name in enumerate(("tokenizer", "tokenizer_2")):
+        rows = len(json.loads((source / name / "vocab.json").read_text()))
+        # The second knows the token by another number, beyond a row that nothing names.
+        (source / name / "added_tokens.json").write_text(json.dumps({token: rows + number}))
+        encoder = source / name.replace("tokenizer", "text_encoder")
+        weights = load_file(encoder / "model.safetensors")
+        key = next(key for key in weights if key.endswith("token_embedding.weight"))
+        weights[key] = torch.cat([weights[key], torch.randn(2, weights[key].shape[1]).to(weights[key].dtype)])
+        save_file(weights, encoder / "model.safetensors", metadata={"format": "pt"})
+        config = json.loads((encoder / "config.json").read_text())
+        changed = {"vocab_size": rows + 2, "eos_token_id": 2 if end == "legacy" else rows - 1}
+        (encoder / "config.json").write_text(json.dumps(config | changed))
+    return rows
+
+
+@pytest.mark.parametrize("end", ["legacy", "said"])
+def test_a_pooled_prompt_with_an_added_token_is_transformers(end, tmp_path):
+    # Configurations from before transformers 4.31 call the end 2, and mean the greatest number in a prompt: with an added
+    # token that is not the end any more (modeling_clip.py), and the image it gives is nevertheless theirs.
+    source = write_xl_checkpoint(tmp_path / "source")
+    rows = with_a_token(source, "<cat>", end=end)
+    made = convert(source, tmp_path / "out", ConvertOptions(), lambda progress: None)  # verified, too
+    for network, number in (("text_encoder", rows), ("text_encoder_2", rows + 1)):
+        ids = PromptTokenizer(made.tokenizer(network), 77).pieces("red <cat> blue", 1)[0]
+        assert ids[0, 2] == number
+    reference = CLIPTextModelWithProjection.from_pretrained(source / "text_encoder_2", dtype=torch.float32).eval()
+    with torch.inference_mode():
+        expected = reference(torch.from_numpy(ids).long()).text_embeds.numpy()
+        at_the_end = reference(torch.from_numpy(np.where(ids == number, 5, ids)).long()).text_embeds.numpy()
+    found = MILNetwork(made.package("text_encoder_2")).predict({"input_ids": ids})["pooled_outputs"]
+    assert psnr(found, expected) > 60
+    assert psnr(at_the_end, expected) < 40
