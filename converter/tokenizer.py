@@ -75,14 +75,9 @@ def _token(where: str, given: Any, *, special: bool = False) -> Token:
     if not isinstance(text, str) or not text or not all(isinstance(said.get(flag, False), bool) for flag in _FLAGS):
         raise CheckpointError(f"{where} has {given!r} for a token; a text, or an object with its content, is accepted")
     special = special or said.get("special", False)
-    return (
-        {"content": text}
-        | {flag: said.get(flag, False) for flag in _FLAGS}
-        | {
-            "normalized": said.get("normalized", not special),
-            "special": special,
-        }
-    )
+    usual = {"normalized": not special}
+    flags = {flag: said.get(flag, usual.get(flag, False)) for flag in _FLAGS}
+    return {"content": text} | flags | {"special": special}
 
 
 def _text(token: Any) -> str:
@@ -134,8 +129,9 @@ def _extra(config: dict[str, Any], file: Path, special: dict[str, Any], map_file
     for where, given in ((map_file, special), (file, config)):
         value: Any = next((given[key] for key in _EXTRA if given.get(key)), [])
         listed = value.values() if isinstance(value, dict) else _listed(where, value, list)
-        tokens = [(value, _token(str(where), value, special=True)) for value in listed]
-        found += [token if isinstance(value, dict) else value for value, token in tokens]
+        for token in listed:
+            checked = _token(str(where), token, special=True)
+            found.append(checked if isinstance(token, dict) else token)
     return found
 
 
@@ -170,22 +166,29 @@ def read_tokenizer(folder: Path) -> dict[str, bytes]:
     vocabulary = _vocabulary(str(folder / "vocab.json"), files["vocab.json"])
     added, named = _added(folder, names, whole, config), _named(config, file, special, map_file)
     _check_numbers(folder, vocabulary, added)
-    called = {_text(token) for token in named.values()}
+    _number_the_others(file, vocabulary, added, list(named.values()), _extra(config, file, special, map_file))
+    stated = {key: _text(token) for key, token in named.items() if key in config or key in special}
+    config = {key: value for key, value in config.items() if key not in _EXTRA} | stated
+    config["added_tokens_decoder"] = {str(number): token for number, token in sorted(added.items())}
+    return files | {_CONFIG: json.dumps(config, indent=2, ensure_ascii=False).encode()}
+
+
+def _number_the_others(
+    file: Path, vocabulary: dict[str, int], added: dict[int, Token], named: list[Any], extra: list[Any]
+) -> None:
+    """Put tokens without a number of their own into ``added``: by the vocabulary's, else by the next."""
+    called = {_text(token) for token in named}
     known = vocabulary | {token["content"]: number for number, token in added.items()}
     for token in added.values():
         token["special"] = token["special"] or token["content"] in called
     there = {token["content"] for token in added.values()}
     others: list[Any] = []
-    for token in [*named.values(), *_extra(config, file, special, map_file)]:
+    for token in [*named, *extra]:
         if _text(token) not in there and token not in others:
             others.append(token)
     for token in others:  # of several with one text the last counts
         number = known.setdefault(_text(token), max(known.values(), default=-1) + 1)
         added[number] = _token(str(file), token, special=True)
-    stated = {key: _text(token) for key, token in named.items() if key in config or key in special}
-    config = {key: value for key, value in config.items() if key not in _EXTRA} | stated
-    config["added_tokens_decoder"] = {str(number): token for number, token in sorted(added.items())}
-    return files | {_CONFIG: json.dumps(config, indent=2, ensure_ascii=False).encode()}
 
 
 def _check_numbers(folder: Path, vocabulary: dict[str, int], added: dict[int, Token]) -> None:
