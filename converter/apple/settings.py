@@ -22,7 +22,7 @@ ACCEPTED = {
     "prediction_type": ", ".join(PREDICTION_TYPES),
     "vae_scaling_factor": "a number above 0, such as 0.18215 (Stable Diffusion 1 and 2) or 0.13025 (XL)",
     "scheduler_config": "the model's scheduler_config.json, as diffusers saves it",
-    "tokenizer": "a folder with the model's vocab.json and merges.txt",
+    "tokenizer": "a folder with the model's vocab.json and merges.txt (or tokenizer.json), or with tokenizer and tokenizer_2 in it",
     "zeros_for_no_prompt": "true or false",
     "steps": "a whole number from 1 on",
     "guidance_scale": "a number from 0 on",

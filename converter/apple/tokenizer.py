@@ -1,77 +1,85 @@
-"""The vocabulary of a folder of Apple's packages: given, in the folder, or CLIP's own."""
+"""The tokenizers of a folder of Apple's packages: given, in the folder, or CLIP's own."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from converter.apple.model import AppleModel
 from converter.clip_vocabulary import END, tokenizer_files
-from converter.configs import read_json
 from converter.errors import CheckpointError
+from converter.tokenizer import greatest_token, is_tokenizer, read_tokenizer
 
-_FILES = ("vocab.json", "merges.txt")
+_CONFIG = "tokenizer_config.json"
 #: OpenCLIP's encoders, Stable Diffusion 2's and SDXL's second, were trained on prompts filled up with token 0.
 _OPEN_CLIP_PAD = "!"
+
+Files = dict[str, bytes]
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The contents of vocab.json and merges.txt, and what prompts are filled up with for the first text encoder."""
+    """Each text encoder's tokenizer as a model folder keeps it: file name -> content."""
 
-    vocab: bytes
-    merges: bytes
-    pad: str
+    tokenizers: dict[str, Files]
 
-    def files(self, network: str) -> dict[str, bytes]:
-        """The tokenizer of a text encoder: file name -> content."""
-        pad = _OPEN_CLIP_PAD if network == "text_encoder_2" else self.pad
-        config = {"tokenizer_class": "CLIPTokenizer", "pad_token": pad}
-        return {
-            "vocab.json": self.vocab,
-            "merges.txt": self.merges,
-            "tokenizer_config.json": (json.dumps(config, indent=2) + "\n").encode(),
-        }
+    def files(self, network: str) -> Files:
+        """The tokenizer of a text encoder."""
+        return self.tokenizers[network]
 
 
-def _stated_pad(folder: Path) -> str | None:
-    """The padding token that a tokenizer's files name; special_tokens_map.json counts first, as in transformers 4."""
-    for file in ("special_tokens_map.json", "tokenizer_config.json"):
-        said: Any = read_json(folder / file).get("pad_token") if (folder / file).is_file() else None
-        said = said.get("content") if isinstance(said, dict) else said
-        if isinstance(said, str):
-            return said
-    return None
+def _padded(files: Files, pad: str, *, always: bool) -> Files:
+    """The tokenizer with what prompts are filled up with, where it does not say or ``always``."""
+    config = json.loads(files[_CONFIG])
+    stated = {} if "pad_token" in config and not always else {"pad_token": pad}
+    config = {"tokenizer_class": "CLIPTokenizer"} | config | stated
+    return files | {_CONFIG: (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()}
 
 
-def _check(vocab: bytes, where: str, tokens: int | None) -> None:
-    """Raise CheckpointError where vocab.json is none, or has tokens that the text encoder does not know."""
-    try:
-        greatest = max(int(number) for number in json.loads(vocab).values())
-    except (ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{where} is not an object of tokens and their numbers: {error}") from error
+def _places(model: AppleModel, network: str, given: Path | None) -> Iterator[Path]:
+    """Where a text encoder's tokenizer may lie, the likeliest first. ``given`` may be a checkpoint's folder, with two."""
+    own = network.replace("text_encoder", "tokenizer")
+    if given is not None:
+        yield from (given, given / own)
+        return
+    yield model.folder / own
+    yield from (model.folder / name for name in ("tokenizer", "tokenizer_2", ".", "Resources"))
+
+
+def _check(files: Files, where: str, tokens: int | None) -> None:
+    """Raise CheckpointError where it has no tokens, or tokens that the text encoder does not know."""
+    greatest = greatest_token(files)
+    if not json.loads(files["vocab.json"]):
+        raise CheckpointError(f"{where}'s vocab.json has no tokens")
     if tokens is not None and greatest >= tokens:
         raise CheckpointError(f"{where} numbers tokens up to {greatest}; the text encoder knows {tokens}, from 0 on")
 
 
-def find_vocabulary(model: AppleModel, given: Path | None) -> Vocabulary | None:
-    """The model's vocabulary: the one in the folder ``given``, or else in its own, or CLIP's where it is published.
-
-    None where none of these is there. Raises CheckpointError where one is damaged or not this model's.
-    """
-    pad = _OPEN_CLIP_PAD if model.family == "sd2" else END
-    own = (model.folder / "tokenizer", model.folder / "tokenizer_2", model.folder, model.folder / "Resources")
-    for folder in own if given is None else (given,):
-        if all((folder / file).is_file() for file in _FILES):
-            vocab, merges = ((folder / file).read_bytes() for file in _FILES)
-            _check(vocab, str(folder / "vocab.json"), model.vocabulary)
-            return Vocabulary(vocab, merges, _stated_pad(folder) or pad)
+def _files(model: AppleModel, network: str, given: Path | None) -> Files | None:
+    pad = _OPEN_CLIP_PAD if model.family == "sd2" or network == "text_encoder_2" else END
+    for folder in _places(model, network, given):
+        if is_tokenizer(folder):
+            files = read_tokenizer(folder)
+            _check(files, str(folder), model.vocabulary)
+            # A tokenizer for all is the first encoder's.
+            shared = network == "text_encoder_2" and folder.name != "tokenizer_2"
+            return _padded(files, pad, always=shared)
     if given is not None:
-        raise CheckpointError(f"{given} lacks {' or '.join(_FILES)}")
+        raise CheckpointError(f"{given} lacks vocab.json or merges.txt, and has no tokenizer.json")
     if not model.published:
         return None
     files = tokenizer_files(pad)
-    _check(files["vocab.json"], "CLIP's vocabulary", model.vocabulary)
-    return Vocabulary(files["vocab.json"], files["merges.txt"], pad)
+    _check(files, "CLIP's vocabulary", model.vocabulary)
+    return files
+
+
+def find_vocabulary(model: AppleModel, given: Path | None) -> Vocabulary | None:
+    """The model's tokenizers: those in the folder ``given``, or else in its own, or CLIP's where it is published.
+
+    None where none of these is there. Raises CheckpointError where one is damaged or not this model's.
+    """
+    found = {network: _files(model, network, given) for network in model.text_encoders}
+    there = {network: files for network, files in found.items() if files is not None}
+    return Vocabulary(there) if len(there) == len(found) else None

@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 from converter.errors import ManifestError
 
 _BEGIN, _END = "<|startoftext|>", "<|endoftext|>"
-_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 class PromptTokenizer:
@@ -51,14 +51,11 @@ class PromptTokenizer:
                 pre_tokenizers.ByteLevel(add_prefix_space=False),
             ]
         )
-
-        # Found in a prompt as they are written, before it is cut into words; the others as their flags say.
+        # Folders that were converted before tokens were listed, and single files', say only what they pad with.
         own = {word for word in (_BEGIN, _END, pad) if word in vocabulary} - {t["content"] for t in added.values()}
-        self._tokenizer.add_special_tokens([AddedToken(word, normalized=False, special=True) for word in sorted(own)])
-        for _, token in sorted(added.items()):
-            flags = {name: token[name] for name in ("single_word", "lstrip", "rstrip", "normalized", "special")}
-            add = self._tokenizer.add_special_tokens if token["special"] else self._tokenizer.add_tokens
-            add([AddedToken(token["content"], **flags)])
+        self._tokenizer.add_tokens([AddedToken(word, normalized=False, special=True) for word in sorted(own)])
+        # In the order of their numbers, as transformers adds them: of two that are normalized to one text, one counts.
+        self._tokenizer.add_tokens([AddedToken(**token) for _, token in sorted(added.items())])
 
     def pieces(self, prompt: str, most: int) -> list[NDArray[np.float32]]:
         """The prompt's ids, fp32 [1, tokens] each: as many rows as it fills, at least one and at most ``most``.

@@ -311,6 +311,7 @@ def test_a_model_of_published_widths_needs_its_tokenizer_alone(tmp_path):
 )
 def test_published_models_settle_themselves(custom, family, version, expected):
     shown = replace(recognise_apple(custom[1]), family=family, version=version, published=True, vocabulary=49408)
+    shown = replace(shown, networks=shown.networks | {"text_encoder_2": custom[1]})
     found = settle(shown, AppleSettings())
     assert (found.prediction_type, found.vae_scaling_factor) == expected[:2]
     assert (found.schedule.timestep_spacing, found.defaults.steps) == expected[2:]
@@ -353,6 +354,42 @@ def test_a_tokenizer_says_itself_what_prompts_are_filled_up_with(custom, apple, 
     (own / "special_tokens_map.json").write_text(json.dumps({"pad_token": {"content": "!"}}))
     adopt(apple, settings_of(custom[2], tokenizer=own))
     assert json.loads((apple / "tokenizer" / "tokenizer_config.json").read_text())["pad_token"] == "!"
+
+
+def test_a_tokenizer_with_added_tokens_is_read_as_a_checkpoints_is_and_fits_the_text_encoder(custom, apple, tmp_path):
+    shown = recognise_apple(apple)
+    own = tmp_path / "tokenizer"
+    size = write_tokenizer(own)
+    (own / "added_tokens.json").write_text(json.dumps({"<cat>": size}))
+    with pytest.raises(AppleSettingsError, match=rf"--tokenizer.*up to {size}; the text encoder knows {size}"):
+        settle(shown, settings_of(custom[2], tokenizer=own))
+    roomy = replace(shown, vocabulary=size + 1)
+    files = settle(roomy, settings_of(custom[2], tokenizer=own)).vocabulary.files("text_encoder")
+    config = json.loads(files["tokenizer_config.json"])
+    assert config["added_tokens_decoder"][str(size)]["content"] == "<cat>"
+
+
+def test_each_text_encoder_has_its_own_tokenizer_where_there_are_two(custom, tmp_path):
+    shown = recognise_apple(custom[1])
+    shown = replace(shown, vocabulary=None, networks=shown.networks | {"text_encoder_2": custom[1]})
+    for name, token in (("tokenizer", "<cat>"), ("tokenizer_2", "<dog>")):
+        size = write_tokenizer(tmp_path / name)
+        (tmp_path / name / "added_tokens.json").write_text(json.dumps({token: size}))
+    for given in (tmp_path, None):
+        model = shown if given else replace(shown, folder=tmp_path)
+        found = settle(model, settings_of(custom[2], tokenizer=given)).vocabulary
+        for network, token in (("text_encoder", "<cat>"), ("text_encoder_2", "<dog>")):
+            config = json.loads(found.files(network)["tokenizer_config.json"])
+            assert config["added_tokens_decoder"][str(size)]["content"] == token
+
+
+def test_a_tokenizer_json_alone_is_a_tokenizer(custom, apple, tmp_path):
+    from transformers import CLIPTokenizer
+
+    CLIPTokenizer.from_pretrained(custom[2] / "tokenizer").save_pretrained(tmp_path / "tokenizer")
+    assert not (tmp_path / "tokenizer" / "vocab.json").exists()
+    found = adopt(apple, settings_of(custom[2], tokenizer=tmp_path / "tokenizer"))
+    np.testing.assert_array_equal(picture(found), picture(custom[0]))
 
 
 @pytest.mark.parametrize("content", ['["a"]', '{"a": "b"}', "{}", "no json"])

@@ -120,7 +120,7 @@ def test_only_what_a_conversion_reads_is_downloaded(hub, files):
         "safety_checker/config.json",
         "safety_checker/model.safetensors",
         "feature_extractor/preprocessor_config.json",
-        "tokenizer/tokenizer.json",
+        "tokenizer/README.md",
     ):
         files[name] = b"{}"
     hub.repositories["owner/tiny"] = Repository(files)

@@ -242,6 +242,11 @@ def test_a_folder_s_tokenizer_pads_as_transformers_does(config, special, checkpo
 def test_files_that_are_not_read_do_not_make_it_another_checkpoint(checkpoint, tmp_path):
     folder = a_copy(checkpoint, tmp_path / "model")
     before = open_source(folder).stamp
-    for name in ("README.md", "tokenizer/tokenizer.json", "unet/diffusion_pytorch_model.bin", "safety_checker.txt"):
+    for name in (
+        "README.md",
+        "tokenizer/chat_template.jinja",
+        "unet/diffusion_pytorch_model.bin",
+        "safety_checker.txt",
+    ):
         (folder / name).write_text("{}")
     assert open_source(folder).stamp == before
