@@ -12,7 +12,7 @@ from typing import Literal
 from converter.errors import CheckpointError
 from converter.folder import ModelFolder
 from converter.manifest import make_manifest
-from converter.partial import Partial
+from converter.partial import Partial, require_replaceable
 from converter.plan import ConversionPlan, ConvertOptions, make_plan
 from converter.programs import write_network
 from converter.room import require_memory, require_space
@@ -96,6 +96,7 @@ def convert(
     into ``out`` too. Raises CheckpointError (source, size or option not convertible), SpaceError and MemoryShortage
     before anything is written, and VerificationError where a network does not give what its source gives.
     """
+    require_replaceable(out)
     plan = make_plan(open_source(source) if isinstance(source, str | Path) else source, options)
     left_out = plan.left_out()
     totals = plan.weight_bytes()

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from converter.folder import ModelFolder, Package
+from converter.errors import CheckpointError
+from converter.folder import FILE, ModelFolder, Package
 
 _STATE = "conversion.json"
 
@@ -26,6 +27,20 @@ def conversion_lock(out: Path) -> Iterator[None]:
     with out.with_name(f".{out.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def require_replaceable(out: Path) -> None:
+    """Raise CheckpointError unless ``out`` is free, an empty folder or a model, which a conversion into it replaces."""
+    if not out.name or out.name == "..":
+        raise CheckpointError(f"{out} is no name of a new folder; give one, such as ./my-model")
+    if out.is_symlink():
+        raise CheckpointError(f"{out} is a link, which a conversion would replace; give the folder itself")
+    if not out.exists() or (out.is_dir() and ((out / FILE).is_file() or not any(out.iterdir()))):
+        return
+    raise CheckpointError(
+        f"{out} is there and is no converted model (it has no {FILE}), so it is left alone; give the name of a new folder or "
+        "of a model to replace"
+    )
 
 
 @dataclass(frozen=True)

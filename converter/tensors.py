@@ -307,7 +307,8 @@ class Tensors:
         most = max((int((raw[i : i + _CHUNK] & sign).max()) for i in range(0, raw.size, _CHUNK)), default=0)
         if most >= _NOT_FINITE[entry.kind]:
             raise CheckpointError(f"{name} has values that are infinite or no numbers; the checkpoint is damaged")
-        scaled = entry.scale is not None and np.abs(self.array(name)).max(initial=0) >= _INFINITE_IN_FP16
+        # The comparison is that way round for a factor that is no number.
+        scaled = entry.scale is not None and not np.abs(self.array(name)).max(initial=0) < _INFINITE_IN_FP16
         if scaled or most >= _TOO_LARGE.get(entry.kind, _NOT_FINITE[entry.kind]):
             raise CheckpointError(f"{name} has values beyond 65504, the largest of the fp16 that models are made of")
 

@@ -371,3 +371,28 @@ def test_a_manifest_that_lacks_what_has_no_default_is_refused_by_the_field(model
     (tmp_path / "anemone.json").write_text(json.dumps(written))
     with pytest.raises(ManifestError, match="'scheduler' lacks beta_start"):
         Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("there", ["photographs", "source", "a file", "a link"])
+def test_what_is_there_and_is_no_model_is_left_alone(there, checkpoint, tmp_path):
+    out = tmp_path / "out"
+    if there == "photographs":
+        out.mkdir()
+        (out / "my-photos.txt").write_text("dear")
+    elif there == "source":
+        shutil.copytree(checkpoint, out)
+    elif there == "a file":
+        out.write_text("dear")
+    else:
+        (tmp_path / "elsewhere").mkdir()
+        out.symlink_to(tmp_path / "elsewhere")
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    with pytest.raises(CheckpointError, match="out is (there and is no converted model|a link)"):
+        convert(out if there == "source" else checkpoint, out, ConvertOptions(), quietly)
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", [".", "/", ".."])
+def test_a_place_without_a_name_of_its_own_is_refused(name, checkpoint):
+    with pytest.raises(CheckpointError, match="is no name of a new folder"):
+        convert(checkpoint, type(checkpoint)(name), ConvertOptions(), quietly)
