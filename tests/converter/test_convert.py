@@ -387,7 +387,7 @@ def test_what_is_there_and_is_no_model_is_left_alone(there, checkpoint, tmp_path
         (tmp_path / "elsewhere").mkdir()
         out.symlink_to(tmp_path / "elsewhere")
     before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
-    with pytest.raises(CheckpointError, match="out is (there and is no converted model|a link)"):
+    with pytest.raises(CheckpointError, match=r"out is (there and is no converted model|a link)"):
         convert(out if there == "source" else checkpoint, out, ConvertOptions(), quietly)
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
 
