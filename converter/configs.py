@@ -24,7 +24,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         # Editors on Windows put a byte order mark first; JSON has none (RFC 8259, section 8.1).
         found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits and deep nesting among them
         raise CheckpointError(f"{path} is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} holds a {type(found).__name__}, not an object")

@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -138,8 +139,8 @@ def _taken(entry: _Entry, part: Part) -> _Entry:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise CheckpointError(f"its header names {next(n for n in names if names.count(n) > 1)!r} twice")
+        (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise CheckpointError(f"its header names {twice!r} twice")
     return found
 
 
@@ -209,7 +210,7 @@ class Tensors:
             found = self._entries_of(data, 8 + length, header)
         except CheckpointError as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{path} has an unreadable safetensors header: {error!r}") from error
         if twice := sorted(set(found) & set(self._entries)):
             raise CheckpointError(f"{path} has {twice[0]}, which another of the network's files has as well")

@@ -10,7 +10,7 @@ import pytest
 import transformers
 
 from converter.config_tables import CONTROLNET, SCHEDULER, SCHEDULER_CLASSES, TEXT_ENCODER, UNET, VAE, as_markdown
-from converter.configs import REQUIRED, not_followed, read_config
+from converter.configs import REQUIRED, not_followed, read_config, read_json
 from converter.errors import CheckpointError
 
 LEVELS = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2, "block_out_channels": [32, 64]}
@@ -113,3 +113,10 @@ def test_what_is_not_followed_is_said():
 def test_the_docs_have_the_table():
     docs = Path(__file__).parents[2] / "docs" / "configurations.md"
     assert docs.read_text(encoding="utf-8") == as_markdown()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"steps": ' + "9" * 5000 + "}", '{"a": \udcff}', "[1]", ""])
+def test_a_file_that_is_no_json_object_is_refused(text, tmp_path):
+    (tmp_path / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(CheckpointError, match=r"config\.json (is not JSON|holds a list)"):
+        read_json(tmp_path / "config.json")

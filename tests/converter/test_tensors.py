@@ -89,6 +89,7 @@ def test_an_unused_tensor_of_a_type_that_is_not_read_is_no_reason_to_refuse_a_fi
         (b'{"a": {"dtype": "F16", "shape": [4], "data_offsets": [0, 8]}, "a": {}}', "'a' twice"),
         (b"[" * 5000, "unreadable"),
         (b"{}\xff", "unreadable"),
+        (b'{"a": {"dtype": "F16", "shape": [' + b"9" * 5000 + b'], "data_offsets": [0, 8]}}', "unreadable"),
     ],
 )
 def test_a_damaged_header_is_refused_with_what_is_wrong(header, words, tmp_path):
