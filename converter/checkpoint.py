@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from converter.configs import read_json
+from converter.config_tables import DEFAULTS as RECOMMENDED
+from converter.configs import read_config, read_json
 from converter.errors import CheckpointError
 from converter.snapshot import folder_name
 from converter.tensors import Tensors
@@ -167,7 +168,8 @@ class Checkpoint:
     def defaults(self) -> dict[str, Any]:
         """Steps and guidance scale its makers recommend, where they say (``anemone-defaults.json``)."""
         path = self.folder / DEFAULTS
-        return read_json(path) if path.is_file() else {}
+        found = read_config(str(path), read_json(path), RECOMMENDED) if path.is_file() else {}
+        return {name: value for name, value in found.items() if value is not None}
 
     @cached_property
     def leftovers(self) -> tuple[str, ...]:

@@ -17,11 +17,13 @@ from converter.configs import (
     FLAG,
     INDEX,
     NAMES,
+    NOT_NEGATIVE_OR_NONE,
     NUMBER,
     PER_LEVEL,
     POSITIVE,
     REQUIRED,
     SIDE,
+    TEXT_OR_NONE,
     WHOLE,
     WHOLE_OR_NONE,
     WIDTHS,
@@ -250,6 +252,12 @@ SCHEDULER_CLASSES: dict[str, Config] = {
 }
 
 
+#: anemone-defaults.json: what a checkpoint's makers recommend.
+DEFAULTS: Table = {
+    "steps": _read(None, WHOLE_OR_NONE),
+    "guidance_scale": _read(None, NOT_NEGATIVE_OR_NONE),
+    "scheduler": _read(None, TEXT_OR_NONE),
+}
 #: What a UNet may predict.
 PREDICTION_TYPES: tuple[str, ...] = SCHEDULER["prediction_type"].accepted
 

@@ -64,6 +64,8 @@ WHOLE_OR_NONE = Kind("a whole number from 1, or null", _either(_whole, _none))
 INDEX = Kind("a whole number from 0", lambda value: type(value) is int and value >= 0)
 NUMBER = Kind("a number", _number)
 POSITIVE = Kind("a number above 0", lambda value: _number(value) and value > 0)
+NOT_NEGATIVE_OR_NONE = Kind("a number from 0, or null", lambda value: value is None or (_number(value) and value >= 0))
+TEXT_OR_NONE = Kind("a text, or null", lambda value: value is None or isinstance(value, str))
 FLAG = Kind("true or false", lambda value: type(value) is bool)
 PER_LEVEL = Kind("a whole number from 1, or one for each level", _either(_whole, _list_of(_whole)))
 DEPTHS = Kind(

@@ -144,6 +144,7 @@ class ConversionPlan:
         Raises CheckpointError where a network lacks a tensor, or where what no network takes would change the image.
         """
         self._check_tokens()
+        _ = self.checkpoint.defaults  # refused here where they are damaged, and not once everything is written
         found = settings_not_followed(self.checkpoint)
         for part in dict.fromkeys(component(network) for network in self.networks):
             taken = frozenset().union(*(names for n, names in self.taken.items() if component(n) == part))

@@ -221,3 +221,22 @@ def test_a_weight_of_another_shape_than_its_configuration_says_is_refused_by_nam
     change_config(source / "text_encoder/config.json", max_position_embeddings=64)
     with pytest.raises(CheckpointError, match=r"position_embedding\.weight is \[77, 32\]"):
         convert(source, tmp_path / "out", ConvertOptions(), lambda progress: None)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"steps": "abc"},
+        {"steps": -1},
+        {"steps": [1]},
+        {"guidance_scale": "x"},
+        {"guidance_scale": -2},
+        {"scheduler": 5},
+    ],
+)
+def test_recommendations_that_are_none_are_refused_before_anything_is_written(said, tmp_path):
+    source = write_checkpoint(tmp_path / "source")
+    (source / "anemone-defaults.json").write_text(json.dumps(said))
+    with pytest.raises(CheckpointError, match=rf"anemone-defaults\.json has {next(iter(said))} = .*; accepted"):
+        convert(source, tmp_path / "out", ConvertOptions(), lambda progress: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
