@@ -1,6 +1,6 @@
 """coremltools' own operator tests against our runtime: a table of operators, passed and failed.
 
-    python -m benchmarks.conformance                       # every operator test: about 45 minutes on two cores
+    python -m benchmarks.conformance                       # every operator test: an hour and more on two cores
     python -m benchmarks.conformance --op conv --op linear # those whose code or name has one of these
     python -m benchmarks.conformance --sample 20           # one case in twenty, the same each time
     python -m benchmarks.conformance --kept cases.jsonl    # and go on there, if it is stopped
