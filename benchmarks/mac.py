@@ -39,7 +39,6 @@ from converter.timing import timed
 from converter.trials import this_machine
 from converter.verify import psnr
 from server.devices import UNITS
-from server.doctor.networks import default_package
 from server.doctor.report import without_home
 from server.settings import BUNDLED_MODEL
 
@@ -55,7 +54,7 @@ _TAIL = 4000
 
 @dataclass
 class Check:
-    """One check. found: its figures; error: why there are none. Exactly one of them is not None."""
+    """One check. found: its figures; error: why there are none. One of the two is always None."""
 
     name: str
     seconds: float
@@ -198,7 +197,7 @@ def check_networks(checks: Checks, folder: ModelFolder, units: Sequence[str]) ->
     """Every network of a model on every compute unit."""
     model = folder.path.name
     for network in folder.manifest.networks:
-        package = default_package(folder, network)
+        package = folder.default(network)
         path = folder.path / package.path
         for one in units:
             words = f"{model} {network} {one}"

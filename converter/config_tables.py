@@ -226,7 +226,7 @@ _SAMPLING_KEYS: Config = {
 SCHEDULER: Table = {
     **_NOISE,
     **{
-        name: Key("passed over", default, why=_SAMPLING, told=default is not None)
+        name: Key("passed over", default, why=_SAMPLING, reported=default is not None)
         for name, default in _SAMPLING_KEYS.items()
     },
 }

@@ -15,17 +15,22 @@ Config: TypeAlias = dict[str, Any]
 REQUIRED = object()
 
 
+def parse_json(where: str, content: bytes) -> Any:
+    """The value of a JSON file; raises CheckpointError that begins with ``where``."""
+    try:
+        # Editors on Windows put a byte order mark first; JSON has none (RFC 8259, section 8.1).
+        return json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits and deep nesting among them
+        raise CheckpointError(f"{where} is not JSON: {error}") from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; CheckpointError names the file that is missing or damaged."""
     if not path.is_file():
         raise CheckpointError(
             f"{path} is missing; a diffusers checkpoint has model_index.json and a folder per network"
         )
-    try:
-        # Editors on Windows put a byte order mark first; JSON has none (RFC 8259, section 8.1).
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits and deep nesting among them
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    found = parse_json(str(path), path.read_bytes())
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} holds a {type(found).__name__}, not an object")
     return found
@@ -64,8 +69,8 @@ WHOLE_OR_NONE = Kind("a whole number from 1, or null", _either(_whole, _none))
 INDEX = Kind("a whole number from 0", lambda value: type(value) is int and value >= 0)
 NUMBER = Kind("a number", _number)
 POSITIVE = Kind("a number above 0", lambda value: _number(value) and value > 0)
-NOT_NEGATIVE_OR_NONE = Kind("a number from 0, or null", lambda value: value is None or (_number(value) and value >= 0))
-TEXT_OR_NONE = Kind("a text, or null", lambda value: value is None or isinstance(value, str))
+NOT_NEGATIVE_OR_NONE = Kind("a number from 0, or null", _either(_none, lambda value: _number(value) and value >= 0))
+TEXT_OR_NONE = Kind("a text, or null", _either(_none, lambda value: isinstance(value, str)))
 FLAG = Kind("true or false", lambda value: type(value) is bool)
 PER_LEVEL = Kind("a whole number from 1, or one for each level", _either(_whole, _list_of(_whole)))
 DEPTHS = Kind(
@@ -91,7 +96,7 @@ class Key:
 
     fate: ``read``, ``only`` (refused unless it has one of ``accepted``) or ``passed over``, as ``why`` says.
     default: what the library takes where the key is missing.
-    told: whether a value other than the default is told of, though it is passed over.
+    reported: whether `not_followed` reports a value other than the default, though the key is passed over.
     """
 
     fate: Literal["read", "only", "passed over"]
@@ -99,7 +104,7 @@ class Key:
     kind: Kind = ANYTHING
     accepted: tuple[Any, ...] = ()
     why: str = ""
-    told: bool = False
+    reported: bool = False
 
 
 Table: TypeAlias = Mapping[str, Key]
@@ -117,6 +122,16 @@ def listed(values: tuple[Any, ...]) -> str:
     return " or ".join("null" if v is None else repr(v) for v in values)
 
 
+def _one_for_all(value: Any) -> Any:
+    """A list of one value for every level as that value, with which diffusers fills such a list; others as they are."""
+    return value[0] if isinstance(value, list) and value and all(v == value[0] for v in value) else value
+
+
+def _is(value: Any, accepted: Any) -> bool:
+    """Whether they are equal; 1 and true are not."""
+    return bool(value == accepted and isinstance(value, bool) == isinstance(accepted, bool))
+
+
 def read_config(where: str, given: Config, table: Table, defaults: Config | None = None) -> Config:
     """The configuration with defaults for what it lacks, and only the keys of ``table``.
 
@@ -128,17 +143,8 @@ def read_config(where: str, given: Config, table: Table, defaults: Config | None
         value = given.get(name, (defaults or {}).get(name, key.default))
         if value is REQUIRED:
             raise CheckpointError(f"{where} lacks {name}; accepted: {key.kind.words}")
-        # diffusers fills a setting of every level with one value; a list that has it everywhere means the same.
-        same = (
-            value[0]
-            if isinstance(value, list) and key.fate == "only" and value and value not in key.accepted
-            else value
-        )
-        if isinstance(value, list) and any(v != same for v in value):
-            same = value
-        if key.fate == "only" and not any(
-            same == a and isinstance(same, bool) == isinstance(a, bool) for a in key.accepted
-        ):
+        same = _one_for_all(value) if key.fate == "only" and value not in key.accepted else value
+        if key.fate == "only" and not any(_is(same, accepted) for accepted in key.accepted):
             because = f" ({key.why})" if key.why else ""
             raise CheckpointError(
                 f"{where} has {name} = {value!r}; this converter knows {listed(key.accepted)}{because}"
@@ -156,7 +162,7 @@ def not_followed(where: str, given: Config, table: Table) -> list[str]:
         key = table.get(name)
         if key is None and not name.startswith("_"):
             found.append(f"{where} has {name} = {value!r}, which its library does not read either")
-        elif key is not None and key.told and value != key.default:
+        elif key is not None and key.reported and value != key.default:
             found.append(f"{where} has {name} = {value!r}: {key.why}")
     return found
 

@@ -119,7 +119,7 @@ def convert(
                 networks[network] = write_network(network, plan, folder, written, verified)
             partial.finish(network, networks[network])
         course.finish(network, skipped=there)
-    for name, files in plan.checkpoint.tokenizer_files().items():
+    for name, files in plan.tokenizers.items():
         (partial.path / name).mkdir(exist_ok=True)
         for file, content in files.items():
             (partial.path / name / file).write_bytes(content)

@@ -9,6 +9,13 @@ AnemoneError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+
+def shown(names: Sequence[str], most: int = 3) -> str:
+    """The first few of the names, and how many more there are, for a message."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
 
 class AnemoneError(Exception):
     """An error whose message is meant for the person who asked: what was wrong and what is accepted."""

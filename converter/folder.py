@@ -279,6 +279,13 @@ class ModelFolder:
         shortest = [p for p in long if p.tokens == long[0].tokens]
         return next((p for p in shortest if p.batch >= batch), shortest[-1])
 
+    def default(self, network: str) -> Package:
+        """The program of a network that a request with the model's defaults runs. Raises ManifestError."""
+        defaults, conditions = self.manifest.defaults, self.manifest.conditions
+        guided = defaults.guidance_scale > 1 and conditions.guidance_width is None
+        size = self.manifest.sizes[0] if sized(network) else ()
+        return self.best(network, *size, batch=2 if guided and prompted(network) else 1)
+
     def package(self, network: str, width: int | None = None, height: int | None = None) -> Path:
         """The folder of a network's package for a size: the one with the largest batch."""
         return self.path / max(self.packages(network, width, height), key=lambda p: p.batch).path

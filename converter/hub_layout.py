@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from converter.checkpoint import COMPONENTS, DEFAULTS, PICKLES, choose_weights, pickle_refused, shard_indexes
-from converter.errors import CheckpointError
+from converter.errors import CheckpointError, shown
 from converter.tokenizer import tokenizer_names
 
 MODEL_INDEX = "model_index.json"
@@ -27,10 +27,6 @@ def _inside(folder: str, names: Collection[str]) -> list[str]:
     return [name for name in found if "/" not in name]
 
 
-def _shown(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-
-
 def _single_files(names: Collection[str]) -> list[str]:
     # Those at the top are the likeliest to be whole checkpoints.
     return sorted((name for name in names if name.endswith(".safetensors")), key=lambda name: (name.count("/"), name))
@@ -40,11 +36,11 @@ def not_diffusers(where: str, names: Collection[str]) -> CheckpointError:
     """What to say of a repository without model_index.json."""
     if files := _single_files(names):
         return CheckpointError(
-            f"{where} is no diffusers checkpoint (it has no {MODEL_INDEX}), but has {_shown(files)}; give the file as "
+            f"{where} is no diffusers checkpoint (it has no {MODEL_INDEX}), but has {shown(files, _SHOWN)}; give the file as "
             f"{where}/{files[0]}"
         )
     if pickles := sorted(name for name in names if name.endswith(PICKLES)):
-        return pickle_refused(f"{where} has no safetensors, only {_shown(pickles)}")
+        return pickle_refused(f"{where} has no safetensors, only {shown(pickles, _SHOWN)}")
     return CheckpointError(f"{where} holds no checkpoint: it has neither {MODEL_INDEX} nor a .safetensors file")
 
 
@@ -52,7 +48,7 @@ def checkpoint_file(where: str, file: str, names: Collection[str]) -> str:
     """``file``, where the repository has it; raises CheckpointError naming those it has."""
     if file not in names:
         others = _single_files(names)
-        raise CheckpointError(f"{where} has no {file}" + (f"; it has {_shown(others)}" if others else ""))
+        raise CheckpointError(f"{where} has no {file}" + (f"; it has {shown(others, _SHOWN)}" if others else ""))
     return file
 
 

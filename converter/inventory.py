@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from converter.errors import CheckpointError
+from converter.errors import CheckpointError, shown
 from converter.mil import Unwritten, Weights
 from converter.tensors import Tensors
 
@@ -38,11 +38,6 @@ _ADDED = (
     (re.compile(r"\.add_[kqv]_proj\."), "attention with further inputs"),
     (re.compile(r"hypernet"), "a hypernetwork"),
 )
-_SHOWN = 3
-
-
-def _shown(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def names_taken(tensors: Tensors, write: Callable[[Tensors, Weights], object]) -> frozenset[str]:
@@ -64,4 +59,4 @@ def left_out(component: str, tensors: Tensors, taken: frozenset[str]) -> tuple[s
             what = next((words for pattern, words in _ADDED if pattern.search(name)), "something this converter lacks")
             raise CheckpointError(f"{component} has {name}, which is of {what}; without it the images would be others")
         reasons.setdefault(why, []).append(name)
-    return tuple(f"{component}: {_shown(names)} ({why})" for why, names in reasons.items())
+    return tuple(f"{component}: {shown(names)} ({why})" for why, names in reasons.items())

@@ -182,9 +182,14 @@ class ConversionPlan:
         """Bytes of each network's weights in fp16."""
         return {network: self.tensors(network).half_bytes(names) for network, names in self.taken.items()}
 
+    @cached_property
+    def tokenizers(self) -> dict[str, dict[str, bytes]]:
+        """Each tokenizer (tokenizer, tokenizer_2): file name -> content. Raises CheckpointError."""
+        return self.checkpoint.tokenizer_files()
+
     def _check_tokens(self) -> None:
         """Raise CheckpointError where a tokenizer gives a number that its text encoder has no row for."""
-        tokenizers = self.checkpoint.tokenizer_files()
+        tokenizers = self.tokenizers
         for network in self.family.text_encoders:
             files = tokenizers.get(network.replace("text_encoder", "tokenizer")) or next(iter(tokenizers.values()))
             greatest, rows = greatest_token(files), self.config(network)["vocab_size"]

@@ -136,6 +136,18 @@ def _taken(entry: _Entry, part: Part) -> _Entry:
     return _Entry(entry.file, entry.kind, shape, begin, begin + size, part.form == "transposed", scale)
 
 
+def _stored(entry: _Entry) -> NDArray[Any]:
+    return entry.file[entry.begin : entry.end].view(_TYPES[entry.kind])
+
+
+def _values(entry: _Entry) -> NDArray[Any]:
+    """The values in a row, unscaled: as stored, or in fp32 where NumPy has no such type."""
+    raw = _stored(entry)
+    if entry.kind == "BF16":
+        return (raw.astype(np.uint32) << 16).view(np.float32)
+    return _FP8[entry.kind][raw] if entry.kind in _FP8 else raw
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
@@ -182,10 +194,7 @@ def _factors(name: str, entry: _Entry, key: str, scale: _Entry) -> NDArray[np.fl
             f"{name} is scaled by {key} ({scale.kind} {list(scale.shape)}); this converter reads one factor for a "
             "weight or one for each of its rows, as floats"
         )
-    raw = scale.file[scale.begin : scale.end].view(_TYPES[scale.kind])
-    if scale.kind == "BF16":
-        raw = (raw.astype(np.uint32) << 16).view(np.float32)
-    return raw.astype(np.float32)
+    return _values(scale).astype(np.float32)
 
 
 class Tensors:
@@ -253,16 +262,15 @@ class Tensors:
 
         Raises CheckpointError where a part's source is missing, of a type that is not read or of another shape.
         """
-        found = Tensors([])
-        found.metadata = self.metadata
-        found._entries = {name: _taken(self._entry(part.source), part) for name, part in parts.items()}
-        return found
+        return self._view({name: _taken(self._entry(part.source), part) for name, part in parts.items()})
 
     def under(self, names: Mapping[str, str]) -> Tensors:
         """These files' tensors under other names (new name -> present name), whatever their types: views."""
+        return self._view({to: self._entries[name] for to, name in names.items()})
+
+    def _view(self, entries: dict[str, _Entry]) -> Tensors:
         found = Tensors([])
-        found.metadata = self.metadata
-        found._entries = {to: self._entries[name] for to, name in names.items()}
+        found.metadata, found._entries = self.metadata, entries
         return found
 
     def noting(self, names: set[str]) -> Tensors:
@@ -282,18 +290,10 @@ class Tensors:
     def array(self, name: str) -> NDArray[Any]:
         """The tensor's values: a view of the file, or fp32 where the file holds bfloat16 or 8-bit floats."""
         entry = self._entry(name)
-        raw = self._stored(entry)
-        if entry.kind == "BF16":
-            raw = (raw.astype(np.uint32) << 16).view(np.float32)
-        elif entry.kind in _FP8:
-            raw = _FP8[entry.kind][raw]
-        raw = raw.reshape(entry.shape[::-1] if entry.turned else entry.shape)
+        raw = _values(entry).reshape(entry.shape[::-1] if entry.turned else entry.shape)
         if entry.scale is not None:
             raw = raw * entry.scale.reshape(-1, *[1] * (raw.ndim - 1))
         return raw.T if entry.turned else raw
-
-    def _stored(self, entry: _Entry) -> NDArray[Any]:
-        return entry.file[entry.begin : entry.end].view(_TYPES[entry.kind])
 
     def require_fp16(self, name: str) -> None:
         """Raise CheckpointError where the tensor has an infinity or NaN, or a value that is infinite in fp16.
@@ -303,7 +303,7 @@ class Tensors:
         entry = self._entry(name)
         if entry.kind not in _NOT_FINITE:
             return
-        raw = self._stored(entry).view(f"u{_TYPES[entry.kind].itemsize}")
+        raw = _stored(entry).view(f"u{_TYPES[entry.kind].itemsize}")
         sign = raw.dtype.type(~(1 << (8 * raw.dtype.itemsize - 1)) & ((1 << 8 * raw.dtype.itemsize) - 1))
         most = max((int((raw[i : i + _CHUNK] & sign).max()) for i in range(0, raw.size, _CHUNK)), default=0)
         if most >= _NOT_FINITE[entry.kind]:

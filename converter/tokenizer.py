@@ -14,7 +14,7 @@ from typing import Any
 
 from converter.clip_vocabulary import BEGIN, END
 from converter.config_tables import TOKENIZER
-from converter.configs import read_config, read_json
+from converter.configs import parse_json, read_config, read_json
 from converter.errors import CheckpointError
 
 _SPLIT = ("vocab.json", "merges.txt")
@@ -59,10 +59,7 @@ def _taken_apart(path: Path) -> tuple[dict[str, bytes], list[Token]]:
 
 
 def _vocabulary(where: str, content: bytes) -> dict[str, int]:
-    try:
-        found = json.loads(content.decode("utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{where} is not JSON: {error}") from error
+    found = parse_json(where, content)
     if not isinstance(found, dict) or not all(type(n) is int and n >= 0 for n in found.values()):
         raise CheckpointError(f"{where} must be an object of tokens and their numbers, from 0 on")
     return found

@@ -27,8 +27,8 @@ from converter.attempt import attempt
 from converter.errors import AnemoneError
 from converter.folder import ModelFolder, Package
 from converter.runtime import ComputeUnit, Network
-from converter.runtime.fingerprint import fingerprint
 from converter.runtime.halves import parts
+from converter.runtime.package import fingerprint
 from converter.units import Settings, asked_units, unit_order
 
 log = logging.getLogger("anemone.trials")
@@ -174,7 +174,7 @@ def settle(folder: Path) -> None:
 class Trials:
     """Where a model's programs run on this machine, which is tried where nobody knows yet.
 
-    ``settings`` are a person's (see `converter.units`). ``tell`` hears of every note (see `noted`) that is written.
+    ``settings`` are a person's (see `converter.units`). ``tell`` is called with every note (see `noted`) as it is written.
     """
 
     def __init__(self, model: ModelFolder, settings: Settings, tell: Callable[[Path], None]) -> None:

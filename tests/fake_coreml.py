@@ -45,7 +45,7 @@ class MLNeuralEngineComputeDevice:
 
 @dataclass
 class FakeMac:
-    """What the double is told and has seen.
+    """What the double is set to and has seen.
 
     noisy: the operation whose result the engine gets wrong, and by how much of its greatest magnitude.
     weights: whether the plan estimates costs. refused: compute units at which nothing loads.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from converter.errors import CheckpointError
+from converter.errors import CheckpointError, shown
 
 #: Names that no network takes, and what they are of; the first that fits counts.
 _KNOWN = (
@@ -25,7 +25,6 @@ _KNOWN = (
 )
 #: Where the networks lie; what is there and is not known might be part of one.
 _NETWORKS = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.")
-_SHOWN = 3
 
 
 def left_out_of_file(names: Iterable[tuple[str, tuple[int, ...]]]) -> tuple[str, ...]:
@@ -41,8 +40,4 @@ def left_out_of_file(names: Iterable[tuple[str, tuple[int, ...]]]) -> tuple[str,
                 f"it has {name}, which this converter does not know; without it images might be others"
             )
         reasons.setdefault(why or "of no network of Stable Diffusion", []).append(name)
-    found = []
-    for why, group in reasons.items():
-        more = f" and {len(group) - _SHOWN} more" if len(group) > _SHOWN else ""
-        found.append(f"the file has {', '.join(sorted(group)[:_SHOWN])}{more} ({why})")
-    return tuple(found)
+    return tuple(f"the file has {shown(sorted(group))} ({why})" for why, group in reasons.items())

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.runtime.feature import checked
-from converter.runtime.fingerprint import fingerprint
+from converter.runtime.package import fingerprint
 from converter.runtime.program import own_features
 
 #: Hints exist from macOS 15 on; our shapes never change, and a model runs many times once loaded.

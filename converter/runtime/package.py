@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Collection
@@ -18,6 +19,10 @@ _MANIFEST = "Manifest.json"
 #: A model of a pipeline: the pipeline's path and this, as coremlcompiler lays compiled pipelines out.
 _STAGE = re.compile(r"model(\d+)")
 _ACCEPTED = "an .mlpackage or .mlmodelc with an ML program is accepted"
+
+
+#: A package's program, small enough to be read; weights, which are gigabytes, count by size and time.
+_PROGRAMS = ("model.mlmodel", "model.mil")
 
 
 def _parsed(raw: bytes, path: Path) -> Any:
@@ -157,3 +162,17 @@ def own_description(path: Path, function: str | None) -> Any:
         model = read_model(path)
         return described(model, function_of(model, path, function))
     return next((f for f in whole.functions if f.name == name), whole)
+
+
+def fingerprint(*packages: Path) -> str:
+    """A digest that changes whenever the program or the weights of one of the packages or compiled models are replaced."""
+    digest = hashlib.sha256()
+    for package in packages:
+        for file in sorted(p for p in package.rglob("*") if p.is_file()):
+            digest.update(f"{package.name}/{file.relative_to(package).as_posix()}\n".encode())
+            if file.name in _PROGRAMS:
+                digest.update(hashlib.sha256(file.read_bytes()).digest())
+            else:
+                about = file.stat()
+                digest.update(f"{about.st_size} {about.st_mtime_ns}\n".encode())
+    return digest.hexdigest()

@@ -12,7 +12,7 @@ import psutil
 
 from converter.child import ChildDied, WorkFailed, in_child
 from converter.errors import AnemoneError
-from converter.folder import Manifest, ModelFolder, Package, prompted, sized
+from converter.folder import Manifest, ModelFolder
 from converter.lint.chips import chip_named
 from converter.lint.listing import read_listing
 from converter.lint.placement import Placement, work_of
@@ -107,14 +107,6 @@ def _placed(path: Path, function: str, units: str, chip: str) -> Placed:
         return Placed("prediction", chip, problem=str(error) or type(error).__name__)
 
 
-def default_package(folder: ModelFolder, network: str) -> Package:
-    """The program of a network that a request with the model's defaults runs."""
-    manifest = folder.manifest
-    size = manifest.sizes[0] if sized(network) else ()
-    guided = manifest.defaults.guidance_scale > 1 and manifest.conditions.guidance_width is None
-    return folder.best(network, *size, batch=2 if prompted(network) and guided else 1)
-
-
 def chosen_units(manifest: Manifest, network: str, settings: Settings, verdicts: Iterable[Verdict]) -> str | None:
     """The compute units that the server loads a network with; None where trials found that it runs on none it may."""
     failed = {verdict.units for verdict in verdicts if not verdict.ok}
@@ -157,7 +149,7 @@ def _networks(
     for number, network in enumerate(folder.manifest.networks):
         show(f"{model.name}: {network}", number, len(folder.manifest.networks))
         try:
-            package = default_package(folder, network)
+            package = folder.default(network)
         except AnemoneError as error:
             yield Problem(str(error), _AGAIN.format(folder=folder.path))
             continue

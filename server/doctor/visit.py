@@ -60,7 +60,7 @@ def _named(which: str, settings: Settings) -> dict[str, Path]:
 def visit(settings: Settings, which: str | None, chip: str, show: Show, *, quick: bool) -> Report:
     """Examine the machine and the model ``which``, or all; raises UnknownModel where there is no such model.
 
-    ``quick`` times no network. ``show`` is told what is being looked at.
+    ``quick`` times no network. ``show`` is called with what is being looked at.
     """
     here, problems = machine()
     disk, found = storage(settings.data_dir)

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
+from converter.clip_vocabulary import BEGIN, END
 from converter.errors import ManifestError
 
-_BEGIN, _END = "<|startoftext|>", "<|endoftext|>"
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
@@ -27,20 +27,20 @@ class PromptTokenizer:
         vocabulary: dict[str, int] = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
         lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
         merges = [(a, b) for a, _, b in (line.partition(" ") for line in lines if not line.startswith("#version")) if b]
-        for token in (_BEGIN, _END):
+        for token in (BEGIN, END):
             if token not in vocabulary:
                 raise ManifestError(f"{folder / 'vocab.json'} lacks {token}")
         file = folder / "tokenizer_config.json"
         config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        pad = config.get("pad_token") or _END
+        pad = config.get("pad_token") or END
         pad = pad["content"] if isinstance(pad, dict) else pad
         added = {int(number): token for number, token in (config.get("added_tokens_decoder") or {}).items()}
         vocabulary |= {token["content"]: number for number, token in added.items()}
         self._tokens = tokens
-        self._begin, self._end = vocabulary[_BEGIN], vocabulary[_END]
+        self._begin, self._end = vocabulary[BEGIN], vocabulary[END]
         self._pad = vocabulary.get(pad, self._end)
         self._tokenizer = Tokenizer(
-            models.BPE(vocabulary, merges, continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=_END)
+            models.BPE(vocabulary, merges, continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=END)
         )
         self._tokenizer.normalizer = normalizers.Sequence(
             [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
@@ -52,7 +52,7 @@ class PromptTokenizer:
             ]
         )
         # Folders that were converted before tokens were listed, and single files', say only what they pad with.
-        own = {word for word in (_BEGIN, _END, pad) if word in vocabulary} - {t["content"] for t in added.values()}
+        own = {word for word in (BEGIN, END, pad) if word in vocabulary} - {t["content"] for t in added.values()}
         self._tokenizer.add_tokens([AddedToken(word, normalized=False, special=True) for word in sorted(own)])
         # In the order of their numbers, as transformers adds them: of two that are normalized to one text, one counts.
         self._tokenizer.add_tokens([AddedToken(**token) for _, token in sorted(added.items())])

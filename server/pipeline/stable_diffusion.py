@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.folder import Manifest, ModelFolder, prompted, sized
+from converter.folder import Manifest, ModelFolder
 from converter.runtime import Network
 from converter.trials import Trials
 from server.jobs.request import GenerationRequest
@@ -68,13 +68,11 @@ class StableDiffusion:
         Where not all of it fits into memory at once, each is loaded once all the same: a model that cannot run shows it
         here, and Core ML has compiled it when it is loaded again.
         """
-        size = self.manifest.sizes[0]
-        guided = self.manifest.defaults.guidance_scale > 1 and self.manifest.conditions.guidance_width is None
         names = [n for n in self.manifest.networks if n.startswith("text_encoder") or n in _TXT2IMG]
         for done, name in enumerate(names):
             progress(name, done, len(names))
-            at = size if sized(name) else ()
-            self.network(name, *at, batch=2 if guided and prompted(name) else 1)
+            package = self._folder.default(name)
+            self.network(name, package.width, package.height, batch=package.batch)
         progress(names[-1], len(names), len(names))
 
     def preview(self, step: Step, request: GenerationRequest) -> bytes | None:

@@ -87,7 +87,7 @@ def test_a_picture_is_the_one_diffusers_makes(pair, name):
 
 
 def rescaled(theirs, spacing):
-    """Our pipeline of the same model, trained to zero terminal SNR, and what diffusers' schedulers are told of it."""
+    """Our pipeline of the same model, trained to zero terminal SNR, and the settings of it that diffusers' schedulers take."""
     settings = {"rescale_betas_zero_snr": True, "timestep_spacing": spacing}
     manifest = theirs.converted.manifest
     manifest = replace(manifest, scheduler=replace(manifest.scheduler, **settings))
