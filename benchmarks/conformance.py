@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import collections
 import functools
+import gc
 import inspect
 import json
 import os
@@ -138,6 +139,7 @@ class Conformance:
         ran = {case.name for case in self._kept.cases}
         chosen = (i for i in items if zlib.crc32(i.nodeid.encode()) % self._sample == 0)
         items[:] = [i for i in chosen if _name(i.nodeid) not in ran]
+        gc.freeze()  # ct.convert collects garbage each time: a third of a run, with so many cases to walk over
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: Any) -> Generator[None, Any, Any]:
