@@ -6,6 +6,7 @@ reference of a network of any size fits where the network's converter does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -19,6 +20,8 @@ from converter.tensors import Tensors
 
 def _fetch(layer: torch.nn.Module, inputs: Any, *, stored: dict[str, tuple[str, torch.Size]], tensors: Tensors) -> None:
     for own, (name, shape) in stored.items():
+        if math.prod(tensors.shape(name)) != math.prod(shape):
+            raise CheckpointError(f"{name} is {list(tensors.shape(name))}, where its network has {list(shape)}")
         value = torch.from_numpy(tensors.array(name).astype(np.float32)).reshape(shape)
         layer._parameters[own] = torch.nn.Parameter(value, requires_grad=False)
 

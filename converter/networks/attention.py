@@ -19,21 +19,24 @@ from converter.networks.layers import Layers
 #: take 4. Apple's form cuts every layer of 512 or more, which makes twice as many operations to compile.
 _LARGEST_LOGITS = 8 * 2**20
 _CHUNK = 512
+#: How much wider than its input a feed-forward is inside; its gate is as wide again.
+_WIDER = 4
 
 
 @dataclass(frozen=True)
 class Projections:
-    """Module paths of an attention's four linear layers."""
+    """Module paths of an attention's four linear layers, and whether the first three have biases; the last always has."""
 
     query: str
     key: str
     value: str
     out: str
+    bias: bool
 
 
-def diffusers_projections(path: str) -> Projections:
+def diffusers_projections(path: str, *, bias: bool) -> Projections:
     """The names diffusers gives them."""
-    return Projections(f"{path}.to_q", f"{path}.to_k", f"{path}.to_v", f"{path}.to_out.0")
+    return Projections(f"{path}.to_q", f"{path}.to_k", f"{path}.to_v", f"{path}.to_out.0", bias)
 
 
 def _pieces(batch: int, keys: int, queries: int) -> list[tuple[int, int]]:
@@ -83,15 +86,15 @@ def _whole(layers: Layers, q: Tensor, k: Tensor, v: Tensor, path: str, heads: in
     )
 
 
-def keys_values(layers: Layers, context: Tensor, names: Projections) -> tuple[Tensor, Tensor]:
+def keys_values(layers: Layers, context: Tensor, names: Projections, width: int) -> tuple[Tensor, Tensor]:
     """What attention over ``context`` [B, D, 1, K] looks at: values [B, C, 1, K], and keys in the order it reads them.
 
-    That is [B, K, 1, C], or for the ``original`` spelling [B, C, 1, K].
+    C is ``width``. The keys are [B, K, 1, C], or for the ``original`` spelling [B, C, 1, K].
     """
-    k = layers.linear(context, names.key)
+    k = layers.linear(context, names.key, width, bias=names.bias)
     if layers.attention != "original":
         k = layers.graph.transpose(k, (0, 3, 2, 1), f"{names.key}.turned")
-    return k, layers.linear(context, names.value)
+    return k, layers.linear(context, names.value, width, bias=names.bias)
 
 
 def attend(
@@ -108,43 +111,43 @@ def attend(
     The logits' scale is folded into the query weights: before it they would reach sqrt(head size) times further
     towards fp16's limit, which is how v-prediction models come out black. ``mask`` [1, K, 1, Q] is added to them.
     """
-    width = layers.tensors.shape(f"{names.query}.weight")[0] // heads
-    q = layers.linear(x, names.query, scale=width**-0.5)
+    channels = x.shape[1]
+    q = layers.linear(x, names.query, channels, scale=(channels // heads) ** -0.5, bias=names.bias)
     k, v = looked_at()
     if layers.attention == "original":
         mixed = _whole(layers, q, k, v, path, heads, mask)
     else:
         mixed = _split(layers, q, k, v, path, heads, mask, cut=layers.attention == "split_einsum_v2")
-    return layers.linear(mixed, names.out)
+    return layers.linear(mixed, names.out, channels)
 
 
 def attention(
     layers: Layers, x: Tensor, context: Tensor, names: Projections, path: str, heads: int, mask: Tensor | None = None
 ) -> Tensor:
     """Multi-head attention of ``x`` [B, C, 1, Q] over ``context`` [B, D, 1, K]; see `attend`."""
-    return attend(layers, x, lambda: keys_values(layers, context, names), names, path, heads, mask)
+    return attend(layers, x, lambda: keys_values(layers, context, names, x.shape[1]), names, path, heads, mask)
 
 
 class Prompt(Protocol):
     """What cross attention is told of the prompt."""
 
-    def keys_values(self, layers: Layers, path: str) -> tuple[Tensor, Tensor]:
-        """Keys and values of the cross attention at ``path``."""
+    def keys_values(self, layers: Layers, path: str, width: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the cross attention at ``path``, ``width`` channels each."""
 
 
 def transformer_block(layers: Layers, x: Tensor, prompt: Prompt, path: str, heads: int) -> Tensor:
     """Self attention, cross attention and a GEGLU feed-forward, each added to its input, of [B, C, 1, S]."""
-    g = layers.graph
+    g, width, own, cross = layers.graph, x.shape[1], f"{path}.attn1", f"{path}.attn2"
     h = layers.layer_norm(x, f"{path}.norm1")
-    x = g.add(x, attention(layers, h, h, diffusers_projections(f"{path}.attn1"), f"{path}.attn1", heads), f"{path}.1")
+    x = g.add(x, attention(layers, h, h, diffusers_projections(own, bias=False), own, heads), f"{path}.1")
     h = layers.layer_norm(x, f"{path}.norm2")
-    cross = f"{path}.attn2"
-    told = attend(layers, h, lambda: prompt.keys_values(layers, cross), diffusers_projections(cross), cross, heads)
+    names = diffusers_projections(cross, bias=False)
+    told = attend(layers, h, lambda: prompt.keys_values(layers, cross, width), names, cross, heads)
     x = g.add(x, told, f"{path}.2")
-    h = layers.linear(layers.layer_norm(x, f"{path}.norm3"), f"{path}.ff.net.0.proj")
+    h = layers.linear(layers.layer_norm(x, f"{path}.norm3"), f"{path}.ff.net.0.proj", 2 * _WIDER * width)
     value, gate = g.split(h, 2, 1, f"{path}.ff.halves")
     h = g.mul(value, g.gelu(gate, f"{path}.ff.gate"), f"{path}.ff.gated")
-    return g.add(x, layers.linear(h, f"{path}.ff.net.2"), f"{path}.3")
+    return g.add(x, layers.linear(h, f"{path}.ff.net.2", width), f"{path}.3")
 
 
 def spatial_transformer(
@@ -155,8 +158,8 @@ def spatial_transformer(
     b, c, h, w = x.shape
     y = layers.group_norm(x, f"{path}.norm", groups, 1e-6)
     y = g.reshape(y, (b, c, 1, h * w), f"{path}.flat")
-    y = layers.linear(y, f"{path}.proj_in")
+    y = layers.linear(y, f"{path}.proj_in", c)
     for index in range(blocks):
         y = transformer_block(layers, y, prompt, f"{path}.transformer_blocks.{index}", heads)
-    y = layers.linear(y, f"{path}.proj_out")
+    y = layers.linear(y, f"{path}.proj_out", c)
     return g.add(g.reshape(y, x.shape, f"{path}.map"), x, f"{path}.sum")

@@ -27,10 +27,10 @@ def _pooled(layers: Layers, ids: Tensor, states: Tensor, config: dict[str, Any])
     return g.gather_nd(states, g.stack([first, row], 1, "end.index"), "pooled")
 
 
-def _projected(layers: Layers, pooled: Tensor) -> Tensor:
-    g, width = layers.graph, layers.tensors.shape("text_projection.weight")[0]
+def _projected(layers: Layers, pooled: Tensor, width: int) -> Tensor:
+    g = layers.graph
     column = g.expand_dims(pooled, [2, 3], "pooled.channels")
-    return g.reshape(layers.linear(column, "text_projection"), (1, width), "projected")
+    return g.reshape(layers.linear(column, "text_projection", width, bias=False), (1, width), "projected")
 
 
 def text_encoder(layers: Layers, config: dict[str, Any], *, penultimate: bool = False) -> None:
@@ -71,7 +71,7 @@ def text_encoder(layers: Layers, config: dict[str, Any], *, penultimate: bool = 
     states = rows(layers.layer_norm(layer(x, count - 1), f"{root}final_layer_norm", epsilon), "states")
     pooled = _pooled(layers, ids, states, config)
     if is_projected(config):
-        pooled = _projected(layers, pooled)
+        pooled = _projected(layers, pooled, config["projection_dim"])
     if not penultimate:
         g.output(states, "last_hidden_state")
     g.output(pooled, "pooled_outputs")

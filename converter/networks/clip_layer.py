@@ -9,7 +9,7 @@ from converter.networks.attention import Projections, attention
 from converter.networks.layers import Layers
 
 #: What the settings are where a configuration does not say (transformers' CLIPTextConfig and CLIPVisionConfig).
-EPSILON, ACTIVATION = 1e-5, "quick_gelu"
+EPSILON, ACTIVATION, INNER = 1e-5, "quick_gelu", 3072
 
 
 def _activation(layers: Layers, x: Tensor, kind: str, name: str) -> Tensor:
@@ -22,10 +22,11 @@ def _activation(layers: Layers, x: Tensor, kind: str, name: str) -> Tensor:
 def clip_layer(layers: Layers, x: Tensor, path: str, config: dict[str, Any], mask: Tensor | None = None) -> Tensor:
     """Self attention and a feed-forward, each added to its input, of [B, C, 1, S]; ``config`` is the tower's."""
     g, epsilon = layers.graph, float(config.get("layer_norm_eps", EPSILON))
-    names = Projections(*(f"{path}.self_attn.{p}_proj" for p in ("q", "k", "v", "out")))
+    query, key, value, out = (f"{path}.self_attn.{p}_proj" for p in ("q", "k", "v", "out"))
+    names = Projections(query, key, value, out, bias=True)
     h = layers.layer_norm(x, f"{path}.layer_norm1", epsilon)
-    heads = int(config.get("num_attention_heads", 12))
+    heads, inner = int(config.get("num_attention_heads", 12)), int(config.get("intermediate_size", INNER))
     x = g.add(x, attention(layers, h, h, names, f"{path}.self_attn", heads, mask), f"{path}.1")
-    h = layers.linear(layers.layer_norm(x, f"{path}.layer_norm2", epsilon), f"{path}.mlp.fc1")
+    h = layers.linear(layers.layer_norm(x, f"{path}.layer_norm2", epsilon), f"{path}.mlp.fc1", inner)
     h = _activation(layers, h, str(config.get("hidden_act", ACTIVATION)), f"{path}.mlp.act")
-    return g.add(x, layers.linear(h, f"{path}.mlp.fc2"), f"{path}.2")
+    return g.add(x, layers.linear(h, f"{path}.mlp.fc2", x.shape[1]), f"{path}.2")

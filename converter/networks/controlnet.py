@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from converter.mil import FP16
 from converter.networks.layers import Layers
 from converter.networks.prompt import PromptStates
@@ -24,16 +26,18 @@ def controlnet(layers: Layers, shape: UNetShape, *, batch: int, tokens: int, hei
     context = g.input("encoder_hidden_states", (batch, shape.context_width, 1, tokens), FP16)
     path = "controlnet_cond_embedding"
     picture = g.input("controlnet_cond", (batch, 3, _FACTOR * height, _FACTOR * width), FP16)
-    y = layers.silu(layers.conv(picture, f"{path}.conv_in"), f"{path}.act_in")
-    index = 0
-    while layers.has(f"{path}.blocks.{index}.weight"):
+    first, *_ = widths = shape.condition_widths
+    y = layers.silu(layers.conv(picture, f"{path}.conv_in", first, 3), f"{path}.act_in")
+    for index, out in enumerate(out for pair in itertools.pairwise(widths) for out in pair):
         # Every second one halves the size.
-        y = layers.silu(layers.conv(y, f"{path}.blocks.{index}", stride=1 + index % 2), f"{path}.act_{index}")
-        index += 1
-    y = layers.conv(y, f"{path}.conv_out")
+        y = layers.silu(layers.conv(y, f"{path}.blocks.{index}", out, 3, stride=1 + index % 2), f"{path}.act_{index}")
+    lowest = shape.levels[0].width
+    y = layers.conv(y, f"{path}.conv_out", lowest, 3)
 
     trunk = Trunk(layers, shape, time, PromptStates(context))
-    handed = trunk.down(g.add(layers.conv(sample, "conv_in"), y, "conditioned"))
+    handed = trunk.down(g.add(layers.conv(sample, "conv_in", lowest, 3), y, "conditioned"))
     for index, tensor in enumerate(handed):
-        g.output(layers.conv(tensor, f"controlnet_down_blocks.{index}"), f"additional_residual_{index}")
-    g.output(layers.conv(trunk.middle(handed[-1]), "controlnet_mid_block"), f"additional_residual_{len(handed)}")
+        residual = layers.conv(tensor, f"controlnet_down_blocks.{index}", tensor.shape[1], 1)
+        g.output(residual, f"additional_residual_{index}")
+    x = trunk.middle(handed[-1])
+    g.output(layers.conv(x, "controlnet_mid_block", x.shape[1], 1), f"additional_residual_{len(handed)}")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +13,16 @@ from converter.mil import FP16, Graph, Tensor
 from converter.tensors import Tensors
 
 Half = NDArray[np.float16]
+Change: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 #: How attention is spelled; see `converter.networks.attention`.
 Attention = Literal["split_einsum", "split_einsum_v2", "original"]
 ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    """In words, without the 1s at the end, by which a linear layer and a 1x1 convolution differ."""
+    kept = "x".join(map(str, shape)).removesuffix("x1").removesuffix("x1")
+    return kept or "one number"
 
 
 class Layers:
@@ -31,47 +37,52 @@ class Layers:
         """Whether the checkpoint has this tensor."""
         return path in self.tensors
 
-    def weight(
-        self,
-        path: str,
-        shape: tuple[int, ...] | None = None,
-        change: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
-    ) -> Tensor:
-        """The checkpoint tensor ``path`` as an fp16 constant, in ``shape`` where given.
+    def expect(self, path: str, shape: tuple[int, ...]) -> None:
+        """Raise CheckpointError where the checkpoint has no tensor ``path``, or one of other sizes.
 
-        ``change`` is applied in fp32 before rounding to fp16.
+        Sizes of 1 do not count: a linear layer may be stored as a 1x1 convolution.
         """
-
         stored = self.tensors.shape(path)
+        if [n for n in stored if n != 1] != [n for n in shape if n != 1]:
+            raise CheckpointError(
+                f"{path} is {_sizes(stored)}, but by its network's configuration it should be {_sizes(shape)}"
+            )
+
+    def weight(self, path: str, shape: tuple[int, ...], change: Change | None = None) -> Tensor:
+        """The checkpoint tensor ``path`` as an fp16 constant of ``shape``.
+
+        ``change`` is applied in fp32 before rounding to fp16. Raises CheckpointError as `expect` does.
+        """
+        self.expect(path, shape)
 
         def values() -> Half:
             array = self.tensors.array(path)
             if change is not None:
                 array = change(array.astype(np.float32))
-            half = array.astype(np.float16, copy=False)
-            return half if shape is None else half.reshape(shape)
+            return array.astype(np.float16, copy=False).reshape(shape)
 
-        if math.prod(shape or stored) != math.prod(stored):
-            raise CheckpointError(f"{path} is {list(stored)}, but its configuration makes it {list(shape or ())}")
-        return self.graph.weight(path, shape or stored, FP16, values)
+        return self.graph.weight(path, shape, FP16, values)
 
-    def conv(self, x: Tensor, path: str, *, stride: int = 1, pad: int | None = None) -> Tensor:
-        """The convolution at ``path``; ``pad`` None keeps the size at stride 1 (half the kernel on every side)."""
-        weight = self.weight(f"{path}.weight")
-        bias = self.weight(f"{path}.bias") if self.has(f"{path}.bias") else None
-        pad = weight.shape[-1] // 2 if pad is None else pad
-        return self.graph.conv(x, weight, bias, path, stride=stride, pad=pad)
+    def conv(
+        self, x: Tensor, path: str, out: int, kernel: int, *, stride: int = 1, pad: int | None = None, bias: bool = True
+    ) -> Tensor:
+        """The convolution at ``path`` of [B, C, H, W] to ``out`` channels with a square ``kernel``.
 
-    def linear(self, x: Tensor, path: str, *, scale: float = 1.0) -> Tensor:
-        """The linear layer (or 1x1 convolution) at ``path`` as a 1x1 convolution of [B, C, 1, S].
+        ``pad`` None keeps the size at stride 1 (half the kernel on every side).
+        """
+        weight = self.weight(f"{path}.weight", (out, x.shape[1], kernel, kernel))
+        added = self.weight(f"{path}.bias", (out,)) if bias else None
+        return self.graph.conv(x, weight, added, path, stride=stride, pad=kernel // 2 if pad is None else pad)
+
+    def linear(self, x: Tensor, path: str, out: int, *, scale: float = 1.0, bias: bool = True) -> Tensor:
+        """The linear layer (or 1x1 convolution) at ``path`` of [B, C, 1, S] to ``out`` channels, as a 1x1 convolution.
 
         ``scale`` multiplies weight and bias, exactly where it is a power of two and in fp32 before rounding otherwise.
         """
-        out, inner = self.tensors.shape(f"{path}.weight")[:2]
         change = None if scale == 1 else lambda w: w * np.float32(scale)
-        weight = self.weight(f"{path}.weight", (out, inner, 1, 1), change)
-        bias = self.weight(f"{path}.bias", None, change) if self.has(f"{path}.bias") else None
-        return self.graph.conv(x, weight, bias, path)
+        weight = self.weight(f"{path}.weight", (out, x.shape[1], 1, 1), change)
+        added = self.weight(f"{path}.bias", (out,), change) if bias else None
+        return self.graph.conv(x, weight, added, path)
 
     def silu(self, x: Tensor, name: str) -> Tensor:
         """x * sigmoid(x)."""
@@ -79,7 +90,7 @@ class Layers:
 
     def layer_norm(self, x: Tensor, path: str, epsilon: float = 1e-5) -> Tensor:
         """Layer norm over the channels of [B, C, 1, S]."""
-        gamma, beta = self.weight(f"{path}.weight"), self.weight(f"{path}.bias")
+        gamma, beta = (self.weight(f"{path}.{kind}", (x.shape[1],)) for kind in ("weight", "bias"))
         return self.graph.layer_norm(x, 1, gamma, beta, epsilon, path)
 
     def group_norm(self, x: Tensor, path: str, groups: int, epsilon: float) -> Tensor:
@@ -98,18 +109,18 @@ class Layers:
         g, c = self.graph, even.shape[1]
         zeros = g.weight(f"zeros_{c}", (c,), FP16, lambda: np.zeros(c, np.float16))
         ones = g.weight(f"ones_{c}", (c,), FP16, lambda: np.ones(c, np.float16))
-        gamma, beta = self.weight(f"{path}.weight"), self.weight(f"{path}.bias")
+        gamma, beta = (self.weight(f"{path}.{kind}", (c,)) for kind in ("weight", "bias"))
         return g.batch_norm(even, zeros, ones, gamma, beta, 1e-5, path)
 
-    def resnet(self, x: Tensor, path: str, time: Tensor | None, groups: int, epsilon: float) -> Tensor:
-        """A residual block; ``time`` is SiLU of the time embedding, [B, T, 1, 1]; None in autoencoders."""
+    def resnet(self, x: Tensor, path: str, out: int, time: Tensor | None, groups: int, epsilon: float) -> Tensor:
+        """A residual block to ``out`` channels; ``time`` is SiLU of the time embedding, [B, T, 1, 1]; None in autoencoders."""
         g = self.graph
         h = self.silu(self.group_norm(x, f"{path}.norm1", groups, epsilon), f"{path}.act1")
-        h = self.conv(h, f"{path}.conv1")
+        h = self.conv(h, f"{path}.conv1", out, 3)
         if time is not None:
-            h = g.add(h, self.linear(time, f"{path}.time_emb_proj"), f"{path}.timed")
+            h = g.add(h, self.linear(time, f"{path}.time_emb_proj", out), f"{path}.timed")
         h = self.silu(self.group_norm(h, f"{path}.norm2", groups, epsilon), f"{path}.act2")
-        h = self.conv(h, f"{path}.conv2")
-        if self.has(f"{path}.conv_shortcut.weight"):
-            x = self.conv(x, f"{path}.conv_shortcut")
+        h = self.conv(h, f"{path}.conv2", out, 3)
+        if x.shape[1] != out:
+            x = self.conv(x, f"{path}.conv_shortcut", out, 1)
         return g.add(x, h, f"{path}.sum")

@@ -20,9 +20,9 @@ class PromptStates:
 
     states: Tensor
 
-    def keys_values(self, layers: Layers, path: str) -> tuple[Tensor, Tensor]:
-        """Keys and values of the cross attention at ``path``."""
-        return keys_values(layers, self.states, diffusers_projections(path))
+    def keys_values(self, layers: Layers, path: str, width: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the cross attention at ``path``, ``width`` channels each."""
+        return keys_values(layers, self.states, diffusers_projections(path, bias=False), width)
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class PromptInputs:
                     g.slice(values, 1, begin, end, f"{path}.values"),
                 )
 
-    def keys_values(self, layers: Layers, path: str) -> tuple[Tensor, Tensor]:
-        """Keys and values of the cross attention at ``path``."""
+    def keys_values(self, layers: Layers, path: str, width: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the cross attention at ``path``, ``width`` channels each."""
         return self._found[path]
 
 
@@ -83,6 +83,6 @@ def unet_prompt(layers: Layers, shape: UNetShape, *, batch: int, tokens: int) ->
     g, axis = layers.graph, 1 if layers.attention == "original" else 3
     states = PromptStates(g.input("encoder_hidden_states", (batch, shape.context_width, 1, tokens), FP16))
     for number, transformer in enumerate(transformers(shape)):
-        pairs = [states.keys_values(layers, path) for path in transformer.crossings()]
+        pairs = [states.keys_values(layers, path, transformer.width) for path in transformer.crossings()]
         g.output(g.concat([k for k, _ in pairs], axis, f"{transformer.path}.keys"), f"keys_{number}")
         g.output(g.concat([v for _, v in pairs], 1, f"{transformer.path}.values"), f"values_{number}")

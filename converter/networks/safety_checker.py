@@ -7,6 +7,7 @@ with non_zero and scatter, which have dynamic shapes and leave the Neural Engine
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ from converter.configs import expect
 from converter.errors import CheckpointError
 from converter.mil import FP16, FP32, Tensor
 from converter.networks.clip_layer import EPSILON, clip_layer
-from converter.networks.layers import Layers
+from converter.networks.layers import Half, Layers
 
 _WHERE = "safety_checker/config.json"
+#: What CLIPVisionConfig and CLIPConfig take where the configuration does not say.
+_WIDTH, _PATCH, _SIDE, _LAYERS, _PROJECTION = 768, 32, 224, 12, 512
 #: Added to every concept's score where a concept that needs special care was found.
 _CARE = 0.01
 #: diffusers rounds a score to three decimals before it asks whether it is above 0; this is where that begins.
@@ -38,37 +41,37 @@ def _vision(config: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _patches(layers: Layers, root: str, side: int) -> Tensor:
+def _patches(layers: Layers, root: str, vision: dict[str, Any]) -> Tensor:
     """clip_input as a row of its patches behind CLIP's class token, with their places: [1, D, 1, 1 + patches]."""
     g = layers.graph
-    weight = layers.weight(f"{root}embeddings.patch_embedding.weight")
-    channels, patch = weight.shape[0], weight.shape[-1]
+    channels, patch = int(vision.get("hidden_size", _WIDTH)), int(vision.get("patch_size", _PATCH))
+    side = int(vision.get("image_size", _SIDE))
     count = (side // patch) ** 2
-    places, _ = layers.tensors.shape(f"{root}embeddings.position_embedding.weight")
-    if places != count + 1:
-        raise CheckpointError(
-            f"{_WHERE} has image_size = {side}, which is {count} patches of {patch} pixels, but the checkpoint has "
-            f"places for {places - 1}"
-        )
+    weight = layers.weight(f"{root}embeddings.patch_embedding.weight", (channels, 3, patch, patch))
     x = g.conv(g.input("clip_input", (1, 3, side, side), FP16), weight, None, "patches", stride=patch)
     x = g.reshape(x, (1, channels, 1, count), "patches.row")
     token = layers.weight(f"{root}embeddings.class_embedding", (1, channels, 1, 1))
     x = g.concat([token, x], 3, "patches.all")
-    path = f"{root}embeddings.position_embedding.weight"
-    return g.add(x, layers.weight(path, (1, channels, 1, places), lambda w: w.T), "patches.placed")
+    path, placed = f"{root}embeddings.position_embedding.weight", (1, channels, 1, count + 1)
+    layers.expect(path, (count + 1, channels))
+
+    def turned() -> Half:
+        return np.ascontiguousarray(layers.tensors.array(path).T).astype(np.float16).reshape(placed)
+
+    return g.add(x, g.weight(path, placed, FP16, turned), "patches.placed")
 
 
-def _embedding(layers: Layers, config: dict[str, Any]) -> Tensor:
-    """The picture in CLIP's space, fp16 [1, P, 1, 1]."""
+def _embedding(layers: Layers, config: dict[str, Any], width: int) -> Tensor:
+    """The picture in CLIP's space, fp16 [1, ``width``, 1, 1]."""
     g = layers.graph
     root = "vision_model.vision_model."
     epsilon = float(config.get("layer_norm_eps", EPSILON))
-    x = _patches(layers, root, int(config.get("image_size", 224)))
+    x = _patches(layers, root, config)
     x = layers.layer_norm(x, f"{root}pre_layrnorm", epsilon)  # so spelled in every checkpoint
-    for index in range(int(config.get("num_hidden_layers", 12))):
+    for index in range(int(config.get("num_hidden_layers", _LAYERS))):
         x = clip_layer(layers, x, f"{root}encoder.layers.{index}", config)
     token = layers.layer_norm(g.slice(x, 3, 0, 1, "class_token"), f"{root}post_layernorm", epsilon)
-    return layers.linear(token, "visual_projection")
+    return layers.linear(token, "visual_projection", width, bias=False)
 
 
 def _margins(layers: Layers, embedding: Tensor) -> Tensor:
@@ -77,13 +80,11 @@ def _margins(layers: Layers, embedding: Tensor) -> Tensor:
     In fp32: cosines are about 0.2, which fp16 knows to 0.0001, and 0.001 decides.
     """
     g, tensors = layers.graph, layers.tensors
-    names = ("concept_embeds", "special_care_embeds")
-    for name in names:
-        if tensors.shape(f"{name}_weights") != tensors.shape(name)[:1]:
-            raise CheckpointError(
-                f"{name}_weights is {list(tensors.shape(f'{name}_weights'))}, not one for each concept"
-            )
-    count, width = sum(tensors.shape(name)[0] for name in names), tensors.shape(names[0])[1]
+    names, width = ("concept_embeds", "special_care_embeds"), embedding.shape[1]
+    counts = [math.prod(tensors.shape(f"{name}_weights")) for name in names]
+    for name, number in zip(names, counts, strict=True):
+        layers.expect(name, (number, width))  # one threshold for each concept
+    count = sum(counts)
 
     def directions() -> NDArray[np.float32]:
         rows: NDArray[np.float32] = np.concatenate([tensors.array(name) for name in names]).astype(np.float32)
@@ -122,10 +123,10 @@ def safety_checker(layers: Layers, config: dict[str, Any], *, height: int, width
     finds more. Raises CheckpointError where the configuration is none that this converter knows.
     """
     g, vision = layers.graph, _vision(config)
-    margins = _margins(layers, _embedding(layers, vision))
+    margins = _margins(layers, _embedding(layers, vision, int(config.get("projection_dim", _PROJECTION))))
     images = g.input("images", (1, height, width, 3), FP16)
     adjustment = g.cast(g.input("adjustment", (1,), FP16), FP32, "adjustment.wide")
-    concepts, count = layers.tensors.shape("concept_embeds")[0], margins.shape[1]
+    concepts, count = math.prod(layers.tensors.shape("concept_embeds_weights")), margins.shape[1]
     cares = g.add(g.slice(margins, 1, concepts, count, "cares"), adjustment, "cares.adjusted")
     added = g.mul(_found(layers, cares, "care"), _CARE, "care.added")
     scores = g.add(g.slice(margins, 1, 0, concepts, "concepts.margins"), added, "scores")

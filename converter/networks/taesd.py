@@ -29,8 +29,8 @@ _FIXED: dict[str, Any] = {
 _REACH = 3
 
 
-def _levels(config: dict[str, Any]) -> list[int]:
-    """Residual blocks of each level, from the latents' up."""
+def _levels(config: dict[str, Any]) -> tuple[int, list[int]]:
+    """The channels of all levels, and the residual blocks of each from the latents' up."""
     for name, value in _FIXED.items():
         expect(_WHERE, config, name, (value,), value)
     widths = list(config.get("decoder_block_out_channels", (64, 64, 64, 64)))
@@ -43,7 +43,7 @@ def _levels(config: dict[str, Any]) -> list[int]:
         raise CheckpointError(
             f"{_WHERE} gives num_decoder_blocks for {len(blocks)} levels and widths for {len(widths)}"
         )
-    return blocks
+    return widths[0], blocks
 
 
 def _relu(layers: Layers, x: Tensor, name: str) -> Tensor:
@@ -52,16 +52,18 @@ def _relu(layers: Layers, x: Tensor, name: str) -> Tensor:
 
 def _block(layers: Layers, x: Tensor, path: str) -> Tensor:
     """Three convolutions, added to their input (AutoencoderTinyBlock; its widths are alike, so nothing is projected)."""
-    h = _relu(layers, layers.conv(x, f"{path}.conv.0"), f"{path}.act0")
-    h = _relu(layers, layers.conv(h, f"{path}.conv.2"), f"{path}.act2")
-    return _relu(layers, layers.graph.add(layers.conv(h, f"{path}.conv.4"), x, f"{path}.sum"), f"{path}.fuse")
+    width = x.shape[1]
+    h = _relu(layers, layers.conv(x, f"{path}.conv.0", width, 3), f"{path}.act0")
+    h = _relu(layers, layers.conv(h, f"{path}.conv.2", width, 3), f"{path}.act2")
+    h = layers.conv(h, f"{path}.conv.4", width, 3)
+    return _relu(layers, layers.graph.add(h, x, f"{path}.sum"), f"{path}.fuse")
 
 
 def _picture(layers: Layers, x: Tensor, path: str) -> Tensor:
     """The last convolution, whose [0, 1] is stretched to [-1, 1] in its weights: doubling them is exact."""
-    weight = layers.weight(f"{path}.weight", None, lambda w: w * np.float32(2))
-    bias = layers.weight(f"{path}.bias", None, lambda b: b * np.float32(2) - np.float32(1))
-    return layers.graph.conv(x, weight, bias, path, pad=weight.shape[-1] // 2)
+    weight = layers.weight(f"{path}.weight", (3, x.shape[1], 3, 3), lambda w: w * np.float32(2))
+    bias = layers.weight(f"{path}.bias", (3,), lambda b: b * np.float32(2) - np.float32(1))
+    return layers.graph.conv(x, weight, bias, path, pad=1)
 
 
 def taesd_decoder(layers: Layers, config: dict[str, Any], *, height: int, width: int) -> None:
@@ -70,17 +72,18 @@ def taesd_decoder(layers: Layers, config: dict[str, Any], *, height: int, width:
     f is 2 for every level but one (8). ``latent_magnitude`` and ``latent_shift`` are about storing latents as bytes
     and are not used in decoding. Raises CheckpointError naming a setting that this converter does not know.
     """
-    g, levels = layers.graph, _levels(config)
+    g, (channels, levels) = layers.graph, _levels(config)
     factor = 2 ** (len(levels) - 1)
     z = g.input("z", (1, int(config.get("latent_channels", 4)), height // factor, width // factor), FP16)
     x = g.mul(g.unary("tanh", g.mul(z, 1 / _REACH, "z.small"), "z.bounded"), _REACH, "z.clamped")
-    x = _relu(layers, layers.conv(x, "decoder.layers.0"), "decoder.layers.1")
+    x = _relu(layers, layers.conv(x, "decoder.layers.0", channels, 3), "decoder.layers.1")
     index = 2
     for level, blocks in enumerate(levels):
         for _ in range(blocks):
             x = _block(layers, x, f"decoder.layers.{index}")
             index += 1
         if level < len(levels) - 1:
-            x = layers.conv(g.upsample(x, f"decoder.layers.{index}"), f"decoder.layers.{index + 1}")
+            x = g.upsample(x, f"decoder.layers.{index}")
+            x = layers.conv(x, f"decoder.layers.{index + 1}", channels, 3, bias=False)
             index += 2
     g.output(_picture(layers, x, f"decoder.layers.{index}"), "image")

@@ -49,17 +49,17 @@ def conditions(layers: Layers, shape: UNetShape, batch: int) -> Tensor:
     x = _channels(g, _waves(g, g.input("timestep", (batch,), FP16), shape.levels[0].width, shape, "time"), "time")
     if shape.guidance_width:
         guidance = _channels(g, g.input("timestep_cond", (batch, shape.guidance_width), FP16), "guidance")
-        x = g.add(x, layers.linear(guidance, "time_embedding.cond_proj"), "time.guided")
-    x = layers.silu(layers.linear(x, "time_embedding.linear_1"), "time_embedding.act")
-    x = layers.linear(x, "time_embedding.linear_2")
+        x = g.add(x, layers.linear(guidance, "time_embedding.cond_proj", x.shape[1], bias=False), "time.guided")
+    x = layers.silu(layers.linear(x, "time_embedding.linear_1", shape.time_width), "time_embedding.act")
+    x = layers.linear(x, "time_embedding.linear_2", shape.time_width)
     if (more := shape.addition) is not None:
         ids = g.input("time_ids", (batch, more.ids), FP16)
         text = g.input("text_embeds", (batch, more.text_width), FP16)
         waves = _waves(g, g.reshape(ids, (batch * more.ids,), "ids.flat"), more.id_width, shape, "ids")
         waves = g.reshape(waves, (batch, more.ids * more.id_width), "ids.rows")
         y = _channels(g, g.concat([text, waves], 1, "ids.joined"), "ids")
-        y = layers.silu(layers.linear(y, "add_embedding.linear_1"), "add_embedding.act")
-        x = g.add(x, layers.linear(y, "add_embedding.linear_2"), "time_embedding.sum")
+        y = layers.silu(layers.linear(y, "add_embedding.linear_1", shape.time_width), "add_embedding.act")
+        x = g.add(x, layers.linear(y, "add_embedding.linear_2", shape.time_width), "time_embedding.sum")
     return layers.silu(x, "time_embedding.ready")
 
 
@@ -71,8 +71,8 @@ class Trunk:
 
     def block(self, x: Tensor, path: str, level: int, index: int, blocks: int) -> Tensor:
         """A resnet and, where ``blocks`` is not 0, that many transformer blocks."""
-        shape = self._shape
-        x = self._layers.resnet(x, f"{path}.resnets.{index}", self._time, shape.groups, shape.epsilon)
+        shape, width = self._shape, self._shape.levels[level].width
+        x = self._layers.resnet(x, f"{path}.resnets.{index}", width, self._time, shape.groups, shape.epsilon)
         if not blocks:
             return x
         return spatial_transformer(
@@ -94,7 +94,7 @@ class Trunk:
                 x = self.block(x, path, number, index, blocks)
                 handed.append(x)
             if number < len(self._shape.levels) - 1:
-                x = self._layers.conv(x, f"{path}.downsamplers.0.conv", stride=2)
+                x = self._layers.conv(x, f"{path}.downsamplers.0.conv", level.width, 3, stride=2)
                 handed.append(x)
         return handed
 

@@ -18,7 +18,7 @@ def _upsampled(layers: Layers, x: Tensor, like: Tensor, path: str) -> Tensor:
     x = layers.graph.upsample(x, f"{path}.upsampled")
     for axis in (2, 3):
         x = layers.graph.slice(x, axis, 0, like.shape[axis], f"{path}.cut")
-    return layers.conv(x, f"{path}.upsamplers.0.conv")
+    return layers.conv(x, f"{path}.upsamplers.0.conv", x.shape[1], 3)
 
 
 def unet(
@@ -49,7 +49,7 @@ def unet(
         prompt = PromptStates(g.input("encoder_hidden_states", (batch, shape.context_width, 1, tokens), FP16))
     trunk = Trunk(layers, shape, time, prompt)
 
-    handed = trunk.down(layers.conv(sample, "conv_in"))
+    handed = trunk.down(layers.conv(sample, "conv_in", shape.levels[0].width, 3))
     x = trunk.middle(handed[-1])
     if control:
         residuals = [
@@ -66,4 +66,4 @@ def unet(
             x = _upsampled(layers, x, handed[-1], path)
 
     x = layers.silu(layers.group_norm(x, "conv_norm_out", shape.groups, shape.epsilon), "conv_act")
-    g.output(layers.conv(x, "conv_out"), "noise_pred")
+    g.output(layers.conv(x, "conv_out", shape.out_channels, 3), "noise_pred")

@@ -39,11 +39,14 @@ class UNetShape:
     """What the graph of a UNet (or a ControlNet, which has no way up) depends on.
 
     middle: transformer blocks of the middle; 0 where its one resnet stands alone; None where there is no middle.
+    out_channels: those of what is predicted; 0 of a ControlNet.
+    condition_widths: of a ControlNet, those of the condition's embedding; empty of a UNet.
     guidance_width: the width of the guidance scale's embedding (LCM); None where guidance is no input.
     addition: SDXL's further conditions; None for the others.
     """
 
     in_channels: int
+    out_channels: int
     context_width: int
     groups: int
     epsilon: float
@@ -51,8 +54,14 @@ class UNetShape:
     middle: int | None
     flip_sin_to_cos: bool
     frequency_shift: float
+    condition_widths: tuple[int, ...]
     guidance_width: int | None
     addition: Addition | None
+
+    @property
+    def time_width(self) -> int:
+        """The width of the time embedding."""
+        return 4 * self.levels[0].width
 
     @property
     def scale_factor(self) -> int:
@@ -122,6 +131,12 @@ def unet_shape(
         raise CheckpointError(
             f"{where} has attention_head_dim = {wrong[0][1]} heads, which do not divide {wrong[0][0]}"
         )
+    shift, embedded = config["freq_shift"], [widths[0], config["addition_time_embed_dim"] or widths[0]]
+    if wrong := [width for width in embedded if width % 2 or width // 2 <= shift]:
+        raise CheckpointError(
+            f"{where} has freq_shift = {shift} and embeds its timesteps in {wrong[0]} channels; an even number whose half is "
+            "greater than the shift is accepted"
+        )
     for name in ("down_block_types", "up_block_types"):
         if name in config and len(config[name]) != count:
             raise CheckpointError(f"{where} has {len(config[name])} {name} for {count} block_out_channels")
@@ -135,6 +150,7 @@ def unet_shape(
     deepest = depth[-1][0] if isinstance(depth[-1], list | tuple) else depth[-1]
     return UNetShape(
         in_channels=config["in_channels"],
+        out_channels=config.get("out_channels", 0),
         context_width=context[0],
         groups=groups,
         epsilon=float(config["norm_eps"]),
@@ -142,6 +158,7 @@ def unet_shape(
         middle=None if kind is None else deepest * _MIDDLES[kind],
         flip_sin_to_cos=config["flip_sin_to_cos"],
         frequency_shift=float(config["freq_shift"]),
+        condition_widths=tuple(config.get("conditioning_embedding_out_channels", ())),
         guidance_width=config.get("time_cond_proj_dim"),
         addition=_addition(where, config, pooled_width),
     )

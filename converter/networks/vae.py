@@ -8,15 +8,13 @@ whose result does not depend on the size of its input once its epsilon is scaled
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from converter.mil import FP16, Tensor
 from converter.networks.attention import attention, diffusers_projections
-from converter.networks.layers import Layers
+from converter.networks.layers import Change, Layers
 
 _EPSILON = 1e-6
 #: SDXL's scaling factor, by which its autoencoder is known.
@@ -56,12 +54,7 @@ class _ScaledLayers(Layers):
         super().__init__(layers.graph, layers.tensors, layers.attention)
         self._scale = scale
 
-    def weight(
-        self,
-        path: str,
-        shape: tuple[int, ...] | None = None,
-        change: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
-    ) -> Tensor:
+    def weight(self, path: str, shape: tuple[int, ...], change: Change | None = None) -> Tensor:
         """As in `Layers`; biases of what writes to the sums are scaled."""
         module, _, kind = path.rpartition(".")
         if kind != "bias" or not module.endswith((*_ENTRIES, *_PASSAGES)):
@@ -72,13 +65,15 @@ class _ScaledLayers(Layers):
     def _entering(self, x: Tensor, path: str) -> Tensor:
         return self.graph.mul(x, self._scale, f"{path}.scaled") if path.endswith(_ENTRIES) else x
 
-    def conv(self, x: Tensor, path: str, *, stride: int = 1, pad: int | None = None) -> Tensor:
+    def conv(
+        self, x: Tensor, path: str, out: int, kernel: int, *, stride: int = 1, pad: int | None = None, bias: bool = True
+    ) -> Tensor:
         """As in `Layers`, scaled where it writes to the sums."""
-        return super().conv(self._entering(x, path), path, stride=stride, pad=pad)
+        return super().conv(self._entering(x, path), path, out, kernel, stride=stride, pad=pad, bias=bias)
 
-    def linear(self, x: Tensor, path: str, *, scale: float = 1.0) -> Tensor:
+    def linear(self, x: Tensor, path: str, out: int, *, scale: float = 1.0, bias: bool = True) -> Tensor:
         """As in `Layers`, scaled where it writes to the sums."""
-        return super().linear(self._entering(x, path), path, scale=scale)
+        return super().linear(self._entering(x, path), path, out, scale=scale, bias=bias)
 
     def group_norm(self, x: Tensor, path: str, groups: int, epsilon: float) -> Tensor:
         """Group norm of scaled [B, C, H, W], of any magnitude.
@@ -112,52 +107,52 @@ def _attention(layers: Layers, x: Tensor, path: str, groups: int) -> Tensor:
     g = layers.graph
     b, c, h, w = x.shape
     y = g.reshape(layers.group_norm(x, f"{path}.group_norm", groups, _EPSILON), (b, c, 1, h * w), f"{path}.flat")
-    y = attention(layers, y, y, diffusers_projections(path), path, heads=1)
+    y = attention(layers, y, y, diffusers_projections(path, bias=True), path, heads=1)
     return g.add(g.reshape(y, x.shape, f"{path}.map"), x, f"{path}.sum")
 
 
 def _middle(layers: Layers, x: Tensor, path: str, config: dict[str, Any]) -> Tensor:
-    groups = config["norm_num_groups"]
-    x = layers.resnet(x, f"{path}.resnets.0", None, groups, _EPSILON)
+    groups, width = config["norm_num_groups"], x.shape[1]
+    x = layers.resnet(x, f"{path}.resnets.0", width, None, groups, _EPSILON)
     if config["mid_block_add_attention"]:
         x = _attention(layers, x, f"{path}.attentions.0", groups)
-    return layers.resnet(x, f"{path}.resnets.1", None, groups, _EPSILON)
+    return layers.resnet(x, f"{path}.resnets.1", width, None, groups, _EPSILON)
 
 
 def vae_decoder(layers: Layers, config: dict[str, Any], *, height: int, width: int) -> None:
     """z fp16 [1, L, height/f, width/f], already divided by the scaling factor -> image fp32 [1, 3, height, width]."""
     layers, graph = _in_range(layers, config), layers.graph
-    groups, levels = config["norm_num_groups"], len(config["block_out_channels"])
-    factor = 2 ** (levels - 1)
-    x = graph.input("z", (1, config["latent_channels"], height // factor, width // factor), FP16)
+    groups, widths, latents = config["norm_num_groups"], config["block_out_channels"][::-1], config["latent_channels"]
+    factor = 2 ** (len(widths) - 1)
+    x = graph.input("z", (1, latents, height // factor, width // factor), FP16)
     if config["use_post_quant_conv"]:
-        x = layers.conv(x, "post_quant_conv")
-    x = _middle(layers, layers.conv(x, "decoder.conv_in"), "decoder.mid_block", config)
-    for level in range(levels):
+        x = layers.conv(x, "post_quant_conv", latents, 1)
+    x = _middle(layers, layers.conv(x, "decoder.conv_in", widths[0], 3), "decoder.mid_block", config)
+    for level, out in enumerate(widths):
         path = f"decoder.up_blocks.{level}"
         for index in range(config["layers_per_block"] + 1):
-            x = layers.resnet(x, f"{path}.resnets.{index}", None, groups, _EPSILON)
-        if level < levels - 1:
-            x = layers.conv(graph.upsample(x, f"{path}.upsampled"), f"{path}.upsamplers.0.conv")
+            x = layers.resnet(x, f"{path}.resnets.{index}", out, None, groups, _EPSILON)
+        if level < len(widths) - 1:
+            x = layers.conv(graph.upsample(x, f"{path}.upsampled"), f"{path}.upsamplers.0.conv", out, 3)
     x = layers.silu(layers.group_norm(x, "decoder.conv_norm_out", groups, _EPSILON), "decoder.act")
-    graph.output(layers.conv(x, "decoder.conv_out"), "image")
+    graph.output(layers.conv(x, "decoder.conv_out", 3, 3), "image")
 
 
 def vae_encoder(layers: Layers, config: dict[str, Any], *, height: int, width: int) -> None:
     """x fp16 [1, 3, height, width] in [-1, 1] -> latent fp32 [1, 2L, height/f, width/f]: mean, then log variance."""
     layers, graph = _in_range(layers, config), layers.graph
-    groups, levels = config["norm_num_groups"], len(config["block_out_channels"])
-    x = layers.conv(graph.input("x", (1, 3, height, width), FP16), "encoder.conv_in")
-    for level in range(levels):
+    groups, widths, moments = config["norm_num_groups"], config["block_out_channels"], 2 * config["latent_channels"]
+    x = layers.conv(graph.input("x", (1, 3, height, width), FP16), "encoder.conv_in", widths[0], 3)
+    for level, out in enumerate(widths):
         path = f"encoder.down_blocks.{level}"
         for index in range(config["layers_per_block"]):
-            x = layers.resnet(x, f"{path}.resnets.{index}", None, groups, _EPSILON)
-        if level < levels - 1:
+            x = layers.resnet(x, f"{path}.resnets.{index}", out, None, groups, _EPSILON)
+        if level < len(widths) - 1:
             padded = graph.pad_bottom_right(x, f"{path}.padded")
-            x = layers.conv(padded, f"{path}.downsamplers.0.conv", stride=2, pad=0)
+            x = layers.conv(padded, f"{path}.downsamplers.0.conv", out, 3, stride=2, pad=0)
     x = _middle(layers, x, "encoder.mid_block", config)
     x = layers.silu(layers.group_norm(x, "encoder.conv_norm_out", groups, _EPSILON), "encoder.act")
-    x = layers.conv(x, "encoder.conv_out")
+    x = layers.conv(x, "encoder.conv_out", moments, 3)
     if config["use_quant_conv"]:
-        x = layers.conv(x, "quant_conv")
+        x = layers.conv(x, "quant_conv", moments, 1)
     graph.output(x, "latent")

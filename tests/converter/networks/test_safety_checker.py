@@ -138,7 +138,7 @@ def test_every_spelling_of_attention_gives_the_same_scores(tmp_path, attention, 
         (lambda c: c["vision_config"].update(num_channels=4), "num_channels = 4; this converter knows 3"),
         (
             lambda c: c["vision_config"].update(image_size=35),
-            "25 patches of 7 pixels, but the checkpoint has places for 16",
+            "position_embedding.weight is 17x32, but by its network's configuration it should be 26x32",
         ),
     ],
 )

@@ -164,7 +164,7 @@ def test_a_group_of_one_value_and_a_group_near_the_epsilon_are_normalised_exactl
 )
 def test_only_sdxls_own_autoencoder_is_scaled(tmp_path, config, scale):
     levels = {
-        "block_out_channels": [8],
+        "block_out_channels": [32],
         "down_block_types": ["DownEncoderBlock2D"],
         "up_block_types": ["UpDecoderBlock2D"],
     }
