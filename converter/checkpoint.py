@@ -11,7 +11,7 @@ from typing import Any
 
 from converter.config_tables import DEFAULTS as RECOMMENDED
 from converter.configs import read_config, read_json
-from converter.errors import CheckpointError
+from converter.errors import CheckpointError, shown
 from converter.snapshot import folder_name
 from converter.tensors import Tensors
 from converter.tokenizer import read_tokenizer, tokenizer_names
@@ -58,10 +58,12 @@ def choose_weights(where: str, names: Collection[str], read_index: Callable[[str
                 if index in names:
                     listed = read_index(index).get("weight_map")
                     shards = sorted({str(name) for name in listed.values()}) if isinstance(listed, dict) else []
-                    if not shards or any(name not in names for name in shards):
+                    if not shards:
                         raise CheckpointError(
-                            f"{where}/{index} names files that are not beside it: {', '.join(shards)}"
+                            f"{where}/{index} lists no shards; an object weight_map is expected there"
                         )
+                    if missing := [name for name in shards if name not in names]:
+                        raise CheckpointError(f"{where}/{index} names files that are not beside it: {shown(missing)}")
                     return shards
             if f"{stem}{variant}.safetensors" in names:
                 return [f"{stem}{variant}.safetensors"]
@@ -153,6 +155,9 @@ class Checkpoint:
         if component != "scheduler":
             return read_json(self._place(component) / "config.json")
         found = read_json(self.folder / component / "scheduler_config.json")
+        # diffusers makes a scheduler of the class that model_index.json names, whatever its own file says.
+        if isinstance(kind := self.part_classes.get(component), str):
+            found = found | {"_class_name": kind}
         return found if self.prediction_type is None else found | {"prediction_type": self.prediction_type}
 
     def tensors(self, component: str) -> Tensors:
@@ -164,6 +169,12 @@ class Checkpoint:
         """model_index.json."""
         return read_json(self.folder / _INDEX)
 
+    @property
+    def part_classes(self) -> dict[str, Any]:
+        """Part of the pipeline -> the class that model_index.json names for it; parts the pipeline does without are left out."""
+        parts = {name: about for name, about in self.index.items() if isinstance(about, list) and len(about) == 2}
+        return {name: kind for name, (library, kind) in parts.items() if library or kind}
+
     @cached_property
     def defaults(self) -> dict[str, Any]:
         """Steps and guidance scale its makers recommend, where they say (``anemone-defaults.json``)."""
@@ -174,11 +185,10 @@ class Checkpoint:
     @cached_property
     def leftovers(self) -> tuple[str, ...]:
         """The parts of the pipeline that are not converted, in sentences."""
-        parts = {name: about for name, about in self.index.items() if isinstance(about, list) and any(about)}
         known = (*COMPONENTS, *TOKENIZERS, "scheduler", "feature_extractor")
         return tuple(
-            f"{name} ({about[-1]}) is not converted with the checkpoint"
-            for name, about in parts.items()
+            f"{name} ({kind!s:.100}) is not converted with the checkpoint"
+            for name, kind in self.part_classes.items()
             if name not in known
         )
 

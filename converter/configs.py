@@ -8,11 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from converter.errors import CheckpointError
+from converter.errors import CheckpointError, quoted
 
 Config: TypeAlias = dict[str, Any]
 #: There is no default: the key must be there.
 REQUIRED = object()
+#: More blocks, layers or levels than any network has; each is written out in its program.
+_MANY = 1000
+
+
+#: tokenizer.json, the largest there is, takes 3.6 MB.
+_LARGEST_JSON = 64_000_000
 
 
 def parse_json(where: str, content: bytes) -> Any:
@@ -30,6 +36,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is missing; a diffusers checkpoint has model_index.json and a folder per network"
         )
+    if (size := path.stat().st_size) > _LARGEST_JSON:
+        raise CheckpointError(f"{path} has {size} bytes; a configuration has at most {_LARGEST_JSON}")
     found = parse_json(str(path), path.read_bytes())
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} holds a {type(found).__name__}, not an object")
@@ -46,6 +54,10 @@ class Kind:
 
 def _whole(value: Any) -> bool:
     return type(value) is int and value > 0
+
+
+def _few(value: Any) -> bool:
+    return _whole(value) and value <= _MANY
 
 
 def _list_of(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -73,12 +85,13 @@ NOT_NEGATIVE_OR_NONE = Kind("a number from 0, or null", _either(_none, lambda va
 TEXT_OR_NONE = Kind("a text, or null", _either(_none, lambda value: isinstance(value, str)))
 FLAG = Kind("true or false", lambda value: type(value) is bool)
 PER_LEVEL = Kind("a whole number from 1, or one for each level", _either(_whole, _list_of(_whole)))
+COUNT = Kind(f"a whole number from 1 to {_MANY}", _few)
+COUNTS = Kind(f"{COUNT.words}, or one for each level", _either(_few, _list_of(_few)))
 DEPTHS = Kind(
-    "a whole number from 1, or one (or a list) for each level",
-    _either(_whole, _list_of(_either(_whole, _list_of(_whole)))),
+    f"{COUNT.words}, or one (or a list) for each level", _either(_few, _list_of(_either(_few, _list_of(_few))))
 )
 DEPTHS_OR_NONE = Kind(f"{DEPTHS.words}, or null", _either(_none, DEPTHS.accepts))
-WIDTHS = Kind("a list of whole numbers", _list_of(_whole))
+WIDTHS = Kind("a list of whole numbers from 1", _list_of(_whole))
 NAMES = Kind("a list of names", _list_of(lambda value: isinstance(value, str)))
 SIDE = Kind(
     "a whole number, [height, width] or null",
@@ -114,7 +127,7 @@ def expect(where: str, config: Config, name: str, accepted: tuple[Any, ...], def
     """Raise CheckpointError unless ``config`` has one of the accepted values under ``name``."""
     found = config.get(name, default)
     if found not in accepted:
-        raise CheckpointError(f"{where} has {name} = {found!r}; this converter knows {listed(accepted)}")
+        raise CheckpointError(f"{where} has {name} = {quoted(found)}; this converter knows {listed(accepted)}")
 
 
 def listed(values: tuple[Any, ...]) -> str:
@@ -147,10 +160,10 @@ def read_config(where: str, given: Config, table: Table, defaults: Config | None
         if key.fate == "only" and not any(_is(same, accepted) for accepted in key.accepted):
             because = f" ({key.why})" if key.why else ""
             raise CheckpointError(
-                f"{where} has {name} = {value!r}; this converter knows {listed(key.accepted)}{because}"
+                f"{where} has {name} = {quoted(value)}; this converter knows {listed(key.accepted)}{because}"
             )
         if not key.kind.accepts(value):
-            raise CheckpointError(f"{where} has {name} = {value!r}; accepted: {key.kind.words}")
+            raise CheckpointError(f"{where} has {name} = {quoted(value)}; accepted: {key.kind.words}")
         found[name] = same
     return found
 
@@ -161,9 +174,9 @@ def not_followed(where: str, given: Config, table: Table) -> list[str]:
     for name, value in given.items():
         key = table.get(name)
         if key is None and not name.startswith("_"):
-            found.append(f"{where} has {name} = {value!r}, which its library does not read either")
+            found.append(f"{where} has {name} = {quoted(value)}, which its library does not read either")
         elif key is not None and key.reported and value != key.default:
-            found.append(f"{where} has {name} = {value!r}: {key.why}")
+            found.append(f"{where} has {name} = {quoted(value)}: {key.why}")
     return found
 
 

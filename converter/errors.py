@@ -17,6 +17,12 @@ def shown(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def quoted(value: object, most: int = 200) -> str:
+    """A value of a file as Python writes it, cut where it is long, for a message."""
+    found = repr(value)
+    return found if len(found) <= most else f"{found[:most]}... ({len(found)} characters)"
+
+
 class AnemoneError(Exception):
     """An error whose message is meant for the person who asked: what was wrong and what is accepted."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from converter.config_tables import CONTROLNET, SCHEDULER, TEXT_ENCODER, UNET, VAE
 from converter.configs import Config, expect, is_projected, not_followed, read_config
-from converter.errors import CheckpointError
+from converter.errors import CheckpointError, quoted
 from converter.folder import SchedulerSettings
 from converter.networks.unet_shape import UNetShape, unet_shape
 from converter.schedule import read_schedule
@@ -17,6 +18,18 @@ _SCHEDULER = "scheduler/scheduler_config.json"
 _AUTOENCODER = ("vae_decoder", "vae_encoder")
 #: Channels a UNet takes beside the noisy latents: none, or the mask and the masked picture's latents (inpainting).
 _INPAINTING = 1
+#: Pipelines whose images follow from the networks and the scheduler alone; the sampler's own ways are each request's.
+_PIPELINES = re.compile(
+    r"(StableDiffusion(XL)?(KDiffusion|ControlNet|LongPromptWeighting)?|LatentConsistencyModel)"
+    r"(Img2Img|Inpaint)?Pipeline(Legacy|Safe)?"
+)
+#: The classes of a pipeline's parts. That of the scheduler is read with its configuration.
+_PARTS = {
+    "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL",),
+}
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,9 @@ def vae_config(given: Config) -> Config:
                 f"{where} has {kinds} = {config[kinds]} for {len(config['block_out_channels'])} block_out_channels; this "
                 f"converter knows {kind} only, one for each"
             )
+    groups = config["norm_num_groups"]
+    if wrong := [width for width in config["block_out_channels"] if width % groups]:
+        raise CheckpointError(f"{where} has norm_num_groups = {groups}, which does not divide {wrong[0]} channels")
     return config
 
 
@@ -99,11 +115,29 @@ def _side(given: Any) -> tuple[int, int] | None:
     return None if given is None else (given, given) if isinstance(given, int) else (given[0], given[1])
 
 
+def _expect_pipeline(checkpoint: Source) -> None:
+    """Raise CheckpointError where model_index.json names a pipeline or a part that is none of Stable Diffusion's."""
+    pipeline = checkpoint.index.get("_class_name")
+    if pipeline is not None and not (isinstance(pipeline, str) and _PIPELINES.fullmatch(pipeline)):
+        raise CheckpointError(
+            f"model_index.json is of {quoted(pipeline)}, whose images are made in another way than those of "
+            "StableDiffusionPipeline, StableDiffusionXLPipeline, LatentConsistencyModelPipeline and their Img2Img, Inpaint "
+            "and ControlNet forms, which this converter knows"
+        )
+    for part, kind in checkpoint.part_classes.items():
+        accepted = _PARTS.get(part.removesuffix("_2"))
+        if accepted is not None and kind not in accepted:
+            raise CheckpointError(
+                f"model_index.json has {quoted(kind)} for {part}; this converter knows {' and '.join(accepted)}"
+            )
+
+
 def recognise(checkpoint: Source, vae: Config | None = None) -> Family:
     """The checkpoint's family; raises CheckpointError saying what was found and what is supported.
 
     ``vae`` is the configuration of an autoencoder that replaces the checkpoint's; None takes its own.
     """
+    _expect_pipeline(checkpoint)
     given = checkpoint.config("unet")
     expect("unet/config.json", given, "_class_name", ("UNet2DConditionModel",), "UNet2DConditionModel")
     schedule, prediction_type = read_schedule(_SCHEDULER, checkpoint.config("scheduler"))

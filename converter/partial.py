@@ -54,25 +54,32 @@ class Partial:
     def open(out: Path, fingerprint: str) -> Partial:
         """The partial folder for ``out``: as a cut-off conversion of the same plan left it, otherwise not there yet."""
         partial = Partial(out.with_name(f".{out.name}.partial"), fingerprint)
-        state = partial.path / _STATE
-        if not state.is_file() or json.loads(state.read_text())["fingerprint"] != fingerprint:
-            shutil.rmtree(partial.path, ignore_errors=True)
+        if partial._state()[0] != fingerprint and partial.path.is_dir():
+            shutil.rmtree(partial.path)
         return partial
 
-    def _write(self, networks: dict[str, list[dict[str, object]]]) -> None:
-        beside = self.path / f"{_STATE}.new"
-        beside.write_text(json.dumps({"fingerprint": self.fingerprint, "networks": networks}))
-        beside.rename(self.path / _STATE)
+    def _state(self) -> tuple[str | None, dict[str, tuple[Package, ...]]]:
+        """The fingerprint and the finished networks' packages.
 
-    def _networks(self) -> dict[str, list[dict[str, object]]]:
-        state = self.path / _STATE
-        found: dict[str, list[dict[str, object]]] = json.loads(state.read_text())["networks"] if state.is_file() else {}
-        return found
+        None and nothing where there is no such file, or where it is none that this class wrote: all is made anew then.
+        """
+        file = self.path / _STATE
+        try:
+            found = json.loads(file.read_bytes()) if file.is_file() else {"fingerprint": None, "networks": {}}
+            networks = {name: tuple(Package(**p) for p in packages) for name, packages in found["networks"].items()}
+            return found["fingerprint"], networks
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return None, {}
+
+    def _write(self, networks: dict[str, tuple[Package, ...]]) -> None:
+        beside = self.path / f"{_STATE}.new"
+        told = {name: [asdict(package) for package in packages] for name, packages in networks.items()}
+        beside.write_text(json.dumps({"fingerprint": self.fingerprint, "networks": told}))
+        beside.rename(self.path / _STATE)
 
     def finished(self, network: str) -> tuple[Package, ...] | None:
         """The packages of a network that was finished before; None where it was not."""
-        found = self._networks().get(network)
-        return None if found is None else tuple(Package(**p) for p in found)  # type: ignore[arg-type]
+        return self._state()[1].get(network)
 
     @contextmanager
     def writing(self, network: str) -> Iterator[Path]:
@@ -93,7 +100,7 @@ class Partial:
             shutil.rmtree(target, ignore_errors=True)
             (folder / path).rename(target)
         shutil.rmtree(folder)
-        self._write(self._networks() | {network: [asdict(p) for p in packages]})
+        self._write(self._state()[1] | {network: packages})
 
     def take_over(self, network: str, there: ModelFolder) -> None:
         """Take a network from a model that was converted by the same plan; its files are linked, not copied."""

@@ -13,7 +13,7 @@ from typing import Any
 from converter import __version__
 from converter.canonical import canonical
 from converter.component import Component
-from converter.errors import CheckpointError
+from converter.errors import CheckpointError, quoted
 from converter.families import (
     Family,
     controlnet_shape,
@@ -32,6 +32,10 @@ from converter.tensors import Tensors
 from converter.tokenizer import greatest_token
 
 Size = tuple[int, int]
+#: The longest side of a picture, in pixels: SDXL's at 4096 take 16 times the work of those at its own 1024.
+LARGEST_SIDE = 4096
+#: A model's name is part of its files' names, which may have 255 bytes.
+_LONGEST_NAME = 100
 #: How many times CLIP's 77 tokens a prompt may be.
 _LONGEST_PROMPT = 3
 #: Nothing but their names tells few-step models that were distilled without guidance from the others.
@@ -229,11 +233,21 @@ def _sizes(family: Family, options: ConvertOptions) -> tuple[Size, ...]:
     height, width = (side * family.vae_scale_factor for side in family.sample_size or (0, 0))
     sizes = tuple(dict.fromkeys(options.sizes or ((width, height),)))
     for width, height in sizes:
+        if max(width, height) > LARGEST_SIDE:
+            raise CheckpointError(f"size {width}x{height} is too large: sides of up to {LARGEST_SIDE} are accepted")
         if min(width, height) < family.multiple or width % family.multiple or height % family.multiple:
             raise CheckpointError(
                 f"size {width}x{height} does not fit this model: sides must be multiples of {family.multiple}"
             )
     return sizes
+
+
+def _name(given: str) -> str:
+    if not given.isprintable() or not 0 < len(given.encode()) <= _LONGEST_NAME:
+        raise CheckpointError(
+            f"the model cannot be called {quoted(given)}; give a name of 1 to {_LONGEST_NAME} bytes without control characters"
+        )
+    return given
 
 
 def _batches(name: str, family: Family, options: ConvertOptions) -> tuple[int, ...]:
@@ -282,7 +296,7 @@ def make_plan(checkpoint: Source, options: ConvertOptions) -> ConversionPlan:
     return ConversionPlan(
         checkpoint=checkpoint,
         family=family,
-        name=options.name or checkpoint.name,
+        name=_name(checkpoint.name if options.name is None else options.name),
         sizes=_sizes(family, options),
         attention=options.attention,
         batches=_batches(checkpoint.name, family, options),

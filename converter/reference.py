@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from converter.canonical import canonical_name
+from converter.errors import CheckpointError
 from converter.networks.prompt import Transformer, transformers
 from converter.networks.unet_shape import unet_shape
 from converter.runtime import Feature
@@ -217,7 +218,7 @@ class ReferenceNetwork:
         """``inputs`` and ``outputs`` are those of the package it stands for."""
         self.inputs, self.outputs = inputs, outputs
         kind = network.partition("/")[0]
-        self._run = _RUNS[kind]
+        self._network, self._run = network, _RUNS[kind]
         cut = kind.startswith("text_encoder") and "pooled_outputs" not in outputs
         self._module = streamed(
             lambda: _without_last_layer(config) if cut else make_module(network, config),
@@ -227,7 +228,13 @@ class ReferenceNetwork:
 
     @torch.inference_mode()
     def predict(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Run the network once; raises InputError before anything runs."""
+        """Run the network once. Raises InputError before anything runs, and CheckpointError where the sizes do not fit."""
         given = checked(inputs, self.inputs)
-        found = self._run(self._module, {n: torch.from_numpy(np.asarray(a, np.float32)) for n, a in given.items()})
+        try:
+            found = self._run(self._module, {n: torch.from_numpy(np.asarray(a, np.float32)) for n, a in given.items()})
+        except RuntimeError as error:  # PyTorch's, of sizes that do not fit
+            raise CheckpointError(
+                f"the source's {self._network} cannot be run on what the package takes, so the package is not made of it "
+                f"({str(error).strip().splitlines()[0]})"
+            ) from error
         return {name: _as_declared(found[name].numpy(), feature) for name, feature in self.outputs.items()}

@@ -76,7 +76,7 @@ def recognise_file(tensors: Tensors, prediction_type: str | None = None) -> Arch
     if not found:
         raise CheckpointError(f"it is {part_of_a_checkpoint(tensors)}; {_SUPPORTED}")
     (family, encoders), *_ = found
-    channels, latents = tensors.shape(_INPUT)[1], tensors.shape(_DECODER)[1]
+    channels, latents = tensors.size(_INPUT, 1), tensors.size(_DECODER, 1)
     if channels not in (latents, 2 * latents + 1):
         raise CheckpointError(f"it is {another_unet(channels)}; {_SUPPORTED}")
     inpainting = channels != latents
@@ -86,7 +86,7 @@ def recognise_file(tensors: Tensors, prediction_type: str | None = None) -> Arch
 
 def _expect_vocabulary(tensors: Tensors, encoder: TextEncoder) -> None:
     # More rows are embeddings that were trained and merged in: the ids before them stay.
-    rows = tensors.shape(encoder.embedding)[0]
+    rows = tensors.size(encoder.embedding, 0)
     if rows < clip_vocabulary.SIZE:
         raise CheckpointError(
             f"{encoder.embedding} has {rows} rows; CLIP's vocabulary, with which single files are read, has "
@@ -201,6 +201,11 @@ class SingleFile:
             return {"_class_name": f"{kind}Img2ImgPipeline", "force_zeros_for_empty_prompt": False}
         found: dict[str, Any] = {"_class_name": f"{kind}Pipeline"}
         return found | {"force_zeros_for_empty_prompt": True} if self.architecture.family == "sdxl" else found
+
+    @property
+    def part_classes(self) -> dict[str, Any]:
+        """The classes of a pipeline's parts: such files do not say."""
+        return {}
 
     @property
     def defaults(self) -> dict[str, Any]:

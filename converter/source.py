@@ -47,6 +47,10 @@ class Source(Protocol):
         """model_index.json."""
 
     @property
+    def part_classes(self) -> dict[str, Any]:
+        """Part of the pipeline -> the class that model_index.json names for it, where there is one."""
+
+    @property
     def defaults(self) -> dict[str, Any]:
         """Steps, guidance scale and scheduler its makers recommend, where they say."""
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.errors import CheckpointError
+from converter.errors import CheckpointError, quoted
 
 _TYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype(np.float16),
@@ -50,8 +50,11 @@ _UNREAD = {
 }
 _BITS = {kind: 8 * dtype.itemsize for kind, dtype in _TYPES.items()} | _UNREAD
 _LONGEST_HEADER = 100_000_000
+#: NumPy's own limit, and more tensors than any checkpoint has: SDXL's files with averaged copies have 5,000.
+_MOST_AXES, _MOST_TENSORS = 32, 200_000
 #: The least value that rounds to infinity in fp16.
 _INFINITE_IN_FP16 = 65520.0
+_BEYOND_FP16 = "has values beyond 65504, the largest of the fp16 that models are made of"
 #: Bit patterns, without the sign, from which on a value is infinite or no number, and from which on it is so in fp16.
 _NOT_FINITE = {
     "F16": 0x7C00,
@@ -157,8 +160,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _numbers(found: Any, what: str) -> tuple[int, ...]:
-    if not isinstance(found, list) or not all(type(n) is int and n >= 0 for n in found):
-        raise CheckpointError(f"it has {what} {found!r}; a list of whole numbers from 0 is accepted")
+    if not isinstance(found, list) or len(found) > _MOST_AXES or not all(type(n) is int and n >= 0 for n in found):
+        raise CheckpointError(
+            f"it has {what} {quoted(found)}; a list of at most {_MOST_AXES} whole numbers from 0 is accepted"
+        )
     return tuple(found)
 
 
@@ -179,17 +184,20 @@ def _scaled(entries: dict[str, _Entry]) -> dict[str, _Entry]:
         if entry.kind not in _FP8 or not name.endswith(".weight"):
             continue
         layer = name.removesuffix(".weight")
-        for key in (f"{layer}{ending}" for ending in _SCALES):
-            if key in found:
-                found[name] = replace(entry, scale=_factors(name, entry, key, found.pop(key)))
+        scales = [f"{layer}{ending}" for ending in _SCALES if f"{layer}{ending}" in found]
+        if len(scales) > 1:
+            raise CheckpointError(f"{name} is scaled by both {' and '.join(scales)}; one of them is accepted")
+        for key in scales:
+            found[name] = replace(entry, scale=_factors(name, entry, key, found.pop(key)))
         for ending in _SCALE_COMPANIONS:
             found.pop(f"{layer}{ending}", None)
     return {name: entry for name, entry in found.items() if name.rpartition(".")[2] != _SCALED_MARK}
 
 
 def _factors(name: str, entry: _Entry, key: str, scale: _Entry) -> NDArray[np.float32]:
-    count = math.prod(scale.shape)
-    if scale.kind not in ("F32", "F16", "BF16") or count not in (1, entry.shape[0]):
+    one = math.prod(scale.shape) == 1
+    rows = scale.shape == (*entry.shape[:1], *[1] * (len(scale.shape) - 1))
+    if scale.kind not in ("F32", "F16", "BF16") or not (one or rows):
         raise CheckpointError(
             f"{name} is scaled by {key} ({scale.kind} {list(scale.shape)}); this converter reads one factor for a "
             "weight or one for each of its rows, as floats"
@@ -227,6 +235,8 @@ class Tensors:
 
     def _entries_of(self, data: NDArray[np.uint8], start: int, header: dict[str, Any]) -> dict[str, _Entry]:
         found: dict[str, _Entry] = {}
+        if len(header) > _MOST_TENSORS:
+            raise CheckpointError(f"it has {len(header)} tensors; at most {_MOST_TENSORS} are read")
         for name, about in header.items():
             if name == "__metadata__":
                 self.metadata |= {str(key): str(value) for key, value in (about or {}).items()}
@@ -283,6 +293,13 @@ class Tensors:
         """The tensor's shape, without touching its data."""
         return self._entry(name).shape
 
+    def size(self, name: str, axis: int) -> int:
+        """The tensor's size along one axis, from 0. Raises CheckpointError where it has none such."""
+        shape = self.shape(name)
+        if axis >= len(shape):
+            raise CheckpointError(f"{name} is {list(shape)}; more than {axis} axes were expected")
+        return shape[axis]
+
     def stored_shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor of any type, read or not."""
         return self._entries[name].shape
@@ -302,6 +319,8 @@ class Tensors:
         """
         entry = self._entry(name)
         if entry.kind not in _NOT_FINITE:
+            if np.abs(_stored(entry).astype(np.float64)).max(initial=0) >= _INFINITE_IN_FP16:
+                raise CheckpointError(f"{name} {_BEYOND_FP16}")
             return
         raw = _stored(entry).view(f"u{_TYPES[entry.kind].itemsize}")
         sign = raw.dtype.type(~(1 << (8 * raw.dtype.itemsize - 1)) & ((1 << 8 * raw.dtype.itemsize) - 1))
@@ -311,7 +330,7 @@ class Tensors:
         # The comparison is that way round for a factor that is no number.
         scaled = entry.scale is not None and not np.abs(self.array(name)).max(initial=0) < _INFINITE_IN_FP16
         if scaled or most >= _TOO_LARGE.get(entry.kind, _NOT_FINITE[entry.kind]):
-            raise CheckpointError(f"{name} has values beyond 65504, the largest of the fp16 that models are made of")
+            raise CheckpointError(f"{name} {_BEYOND_FP16}")
 
     def half_bytes(self, names: Iterable[str]) -> int:
         """Bytes of these tensors once they are fp16."""

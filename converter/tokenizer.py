@@ -17,6 +17,7 @@ from converter.config_tables import TOKENIZER
 from converter.configs import parse_json, read_config, read_json
 from converter.errors import CheckpointError
 
+_MOST_MERGES = 1_000_000
 _SPLIT = ("vocab.json", "merges.txt")
 _WHOLE = "tokenizer.json"
 _CONFIG, _SPECIAL, _ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
@@ -160,6 +161,8 @@ def read_tokenizer(folder: Path) -> dict[str, bytes]:
     config = read_json(file) if _CONFIG in names else {}
     read_config(str(file), config, TOKENIZER)
     special = read_json(map_file) if _SPECIAL in names and "added_tokens_decoder" not in config else {}
+    if (merges := files["merges.txt"].count(b"\n")) > _MOST_MERGES:
+        raise CheckpointError(f"{folder} has {merges} merges; CLIP's tokenizer has 48,894, and {_MOST_MERGES} are read")
     vocabulary = _vocabulary(str(folder / "vocab.json"), files["vocab.json"])
     added, named = _added(folder, names, whole, config), _named(config, file, special, map_file)
     _check_numbers(folder, vocabulary, added)

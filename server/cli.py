@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -17,6 +18,7 @@ from server.commands.models import add_models
 from server.commands.serve import add_serve
 from server.commands.service import add_service
 from server.commands.verify import add_verify
+from server.terminal import printable
 
 _EXAMPLES = """examples:
   anemone serve
@@ -57,7 +59,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(given)
     except AnemoneError as error:
-        print(f"anemone: {error}", file=sys.stderr)
+        print(f"anemone: {printable(str(error))}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # Whoever read the output has enough of it; nothing more is to be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        about = f": {error.filename}" if error.filename else ""
+        print(f"anemone: {printable(f'{error.strerror or error}{about}')}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nanemone: interrupted", file=sys.stderr)

@@ -22,7 +22,7 @@ from server.pipeline.denoise import Step
 from server.pipeline.images import encode_png
 from server.pipeline.infotext import write_infotext
 from server.settings import Settings
-from server.terminal import Bar
+from server.terminal import Bar, printable
 
 if TYPE_CHECKING:
     from converter.hub import DownloadProgress
@@ -70,7 +70,7 @@ def convert_checkpoint(
     for network, psnr_db in agreed.items():
         print(f"{network}: {psnr_db:.0f} dB of the source's")
     for line in made.manifest.left_out:
-        print(f"left out: {line}")
+        print(printable(f"left out: {line}"))
     shown = ", ".join(f"{w}x{h}" for w, h in made.manifest.sizes)
     print(f"{out}: {made.manifest.name} ({made.manifest.family}), {shown}, in {time.monotonic() - began:.1f} s")
     return 0

@@ -9,6 +9,11 @@ _WIDTH = 28
 _SECONDS_BETWEEN_LINES = 2.0
 
 
+def printable(text: str) -> str:
+    """A text with what a terminal would obey (a checkpoint's names may hold escapes) written out; lines stay lines."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
 class Bar:
     """A progress bar on standard error."""
 

@@ -129,6 +129,11 @@ def verify_model(path: Path, against: str, options: ConvertOptions, trial: Trial
     folder = ModelFolder.open(path)
     options = replace(options, prompt_once="unet_prompt" in folder.manifest.networks)
     plan = make_plan(open_source(against), options)
+    if plan.family.name != folder.manifest.family:
+        raise CheckpointError(
+            f"{against} is of family {plan.family.name} and {path} of {folder.manifest.family}; give the source it was made "
+            "from"
+        )
     networks, bar = _references(folder, plan), Bar()
     size = trial.size or folder.manifest.sizes[0]
     recorded: Recorded = []

@@ -86,7 +86,7 @@ def _layers(tensors: Tensors, encoder: TextEncoder) -> int:
         return min(found, encoder.layers)
     if not encoder.openclip and "final_layer_norm" not in paths:
         found += 1  # its last layer is gone with its norm
-    return max(found, _PUBLISHED_LAYERS.get(tensors.shape(encoder.embedding)[1], 0))
+    return max(found, _PUBLISHED_LAYERS.get(tensors.size(encoder.embedding, 1), 0))
 
 
 def _openclip(tensors: Tensors, encoder: TextEncoder) -> dict[str, Part]:
@@ -118,7 +118,7 @@ def text_encoder_parts(tensors: Tensors, encoder: TextEncoder) -> dict[str, Part
 
 def text_encoder_config(tensors: Tensors, encoder: TextEncoder) -> dict[str, Any]:
     """The config.json transformers would have; token ids are those of the published checkpoints."""
-    vocabulary, width = tensors.shape(encoder.embedding)
+    vocabulary, width = (tensors.size(encoder.embedding, axis) for axis in (0, 1))
     if encoder.openclip:
         places, inner = "positional_embedding", "transformer.resblocks.0.mlp.c_fc.weight"
     else:
@@ -127,7 +127,7 @@ def text_encoder_config(tensors: Tensors, encoder: TextEncoder) -> dict[str, Any
     if encoder.projected:
         linear = f"{encoder.prefix}text_projection.weight"
         projection = (
-            tensors.shape(linear)[0] if linear in tensors else tensors.shape(f"{encoder.prefix}text_projection")[1]
+            tensors.size(linear, 0) if linear in tensors else tensors.size(f"{encoder.prefix}text_projection", 1)
         )
     return {
         "architectures": ["CLIPTextModelWithProjection" if encoder.projected else "CLIPTextModel"],
@@ -139,9 +139,9 @@ def text_encoder_config(tensors: Tensors, encoder: TextEncoder) -> dict[str, Any
         "hidden_size": width,
         "initializer_factor": 1.0,
         "initializer_range": 0.02,
-        "intermediate_size": tensors.shape(encoder.prefix + inner)[0],
+        "intermediate_size": tensors.size(encoder.prefix + inner, 0),
         "layer_norm_eps": 1e-05,
-        "max_position_embeddings": tensors.shape(encoder.prefix + places)[0],
+        "max_position_embeddings": tensors.size(encoder.prefix + places, 0),
         "model_type": "clip_text_model",
         "num_attention_heads": width // _HEAD_WIDTH,
         "num_hidden_layers": _layers(tensors, encoder),

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from converter.errors import CheckpointError
+from converter.errors import CheckpointError, quoted
 from converter.tensors import Tensors
 
 #: Empty tensors that say what the UNet predicts and that it was trained from pure noise (ComfyUI's convention).
@@ -43,6 +43,8 @@ _TELLTALE_SPREAD = 0.09
 #: Latents a side at which a family was trained, and pixels in a latent.
 _SAMPLE_SIZES = {"sd1": 64, "sd2": 64, "sdxl": 128, "sdxl_refiner": 128}
 _SD2_768 = 96
+#: Of a side in pixels; one that is too large is refused with the sizes.
+_MOST_DIGITS = 9
 _FACTOR = 8
 
 
@@ -63,7 +65,7 @@ def _side(metadata: Mapping[str, str]) -> int | None:
     """The side of the square pictures a model is for, where its metadata have it (512x512, or kohya's (512, 512))."""
     stated = metadata.get("modelspec.resolution") or metadata.get("ss_resolution") or ""
     sides = [side.strip() for side in stated.strip("()").replace("x", ",").split(",")]
-    if len(sides) != 2 or sides[0] != sides[1] or not sides[0].isdecimal():
+    if len(sides) != 2 or sides[0] != sides[1] or not sides[0].isdecimal() or len(sides[0]) > _MOST_DIGITS:
         return None
     return int(sides[0])
 
@@ -75,7 +77,7 @@ def _stated(metadata: Mapping[str, str]) -> str | None:
             return _WORDS[word]
         if word:
             raise CheckpointError(
-                f"its metadata have {key} = {metadata[key]!r}; this converter knows {', '.join(_WORDS)}. Where that is "
+                f"its metadata have {key} = {quoted(metadata[key])}; this converter knows {', '.join(_WORDS)}. Where that is "
                 "wrong of the file, give the prediction type"
             )
     architecture = metadata.get("modelspec.architecture", "").partition("/")[0].lower()

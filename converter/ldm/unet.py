@@ -164,7 +164,7 @@ def _context(tensors: Tensors, layout: UNetLayout) -> tuple[int, bool]:
     entries = [PREFIX + path for path in layout.modules if f"{PREFIX}{path}.proj_in.weight" in tensors]
     if not entries:
         raise CheckpointError(f"{_WHERE} has no transformer, so no text can steer it")
-    width = tensors.shape(f"{entries[0]}.transformer_blocks.0.attn2.to_k.weight")[1]
+    width = tensors.size(f"{entries[0]}.transformer_blocks.0.attn2.to_k.weight", 1)
     return width, len(tensors.shape(f"{entries[0]}.proj_in.weight")) == 2
 
 
@@ -173,7 +173,7 @@ def unet_config(tensors: Tensors, layout: UNetLayout, *, eight_heads: bool, samp
 
     ``eight_heads`` (Stable Diffusion 1) and ``sample_size`` (latents a side) are what tensors cannot tell.
     """
-    widths = [tensors.shape(f"{PREFIX}{level.resnet}.out_layers.3.weight")[0] for level in layout.down]
+    widths = [tensors.size(f"{PREFIX}{level.resnet}.out_layers.3.weight", 0) for level in layout.down]
     layers = [len(level.depths) for level in layout.down]
     context, linear = _context(tensors, layout)
     config: dict[str, Any] = {
@@ -187,7 +187,7 @@ def unet_config(tensors: Tensors, layout: UNetLayout, *, eight_heads: bool, samp
         "downsample_padding": 1,
         "flip_sin_to_cos": True,
         "freq_shift": 0,
-        "in_channels": tensors.shape(f"{PREFIX}input_blocks.0.0.weight")[1],
+        "in_channels": tensors.size(f"{PREFIX}input_blocks.0.0.weight", 1),
         "layers_per_block": layers[0] if len(set(layers)) == 1 else layers,
         "mid_block_scale_factor": 1,
         "mid_block_type": None
@@ -197,7 +197,7 @@ def unet_config(tensors: Tensors, layout: UNetLayout, *, eight_heads: bool, samp
         else "UNetMidBlock2D",
         "norm_eps": 1e-05,
         "norm_num_groups": 32,
-        "out_channels": tensors.shape(f"{PREFIX}out.2.weight")[0],
+        "out_channels": tensors.size(f"{PREFIX}out.2.weight", 0),
         "sample_size": sample_size,
         "up_block_types": _kinds(layout.up[::-1], "UpBlock2D"),
         "use_linear_projection": linear,
@@ -207,5 +207,5 @@ def unet_config(tensors: Tensors, layout: UNetLayout, *, eight_heads: bool, samp
         config["addition_embed_type"] = "text_time"
         config["addition_embed_type_num_heads"] = 64
         config["addition_time_embed_dim"] = _SIZE_WIDTH
-        config["projection_class_embeddings_input_dim"] = tensors.shape(f"{PREFIX}label_emb.0.0.weight")[1]
+        config["projection_class_embeddings_input_dim"] = tensors.size(f"{PREFIX}label_emb.0.0.weight", 1)
     return config

@@ -70,15 +70,15 @@ def vae_config(tensors: Tensors, *, scaling_factor: float, latents: int) -> dict
         "_class_name": "AutoencoderKL",
         "act_fn": "silu",
         "block_out_channels": [
-            tensors.shape(f"{PREFIX}encoder.down.{level}.block.0.conv2.weight")[0] for level in range(levels)
+            tensors.size(f"{PREFIX}encoder.down.{level}.block.0.conv2.weight", 0) for level in range(levels)
         ],
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "force_upcast": True,
-        "in_channels": tensors.shape(f"{PREFIX}encoder.conv_in.weight")[1],
-        "latent_channels": tensors.shape(f"{PREFIX}decoder.conv_in.weight")[1],
+        "in_channels": tensors.size(f"{PREFIX}encoder.conv_in.weight", 1),
+        "latent_channels": tensors.size(f"{PREFIX}decoder.conv_in.weight", 1),
         "layers_per_block": layers.pop(),
         "norm_num_groups": 32,
-        "out_channels": tensors.shape(f"{PREFIX}decoder.conv_out.weight")[0],
+        "out_channels": tensors.size(f"{PREFIX}decoder.conv_out.weight", 0),
         "sample_size": latents * 2 ** (levels - 1),
         "scaling_factor": scaling_factor,
         "up_block_types": ["UpDecoderBlock2D"] * levels,

@@ -10,13 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from converter.mil import TargetName
 from converter.networks.layers import Attention
+from converter.plan import LARGEST_SIDE
 from server.models.conversion import Conversion, ConversionStatus
 from server.models.orders import NAME
 from server.routes.wire import SizeOut, Whole
 
 _HUB = "owner/name on the Hugging Face hub, also @revision"
 #: The plan judges what a model can do; this only bounds what is kept and hashed.
-_Side = Annotated[Whole, Field(ge=8, le=4096)]
+_Side = Annotated[Whole, Field(ge=8, le=LARGEST_SIDE)]
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 
 

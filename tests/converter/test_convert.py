@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 from checkpoints import tiny_unet, write_checkpoint
+from diffusers import DiffusionPipeline
 
 from converter.convert import convert
 from converter.errors import CheckpointError, ManifestError, MemoryShortage, SpaceError
@@ -23,6 +24,9 @@ from converter.networks.layers import ATTENTIONS
 from converter.partial import conversion_lock
 from converter.plan import ConvertOptions
 from converter.runtime.program import read_program
+
+#: diffusers reads the scheduler alone.
+WITHOUT_NETWORKS = {"unet": None, "vae": None, "text_encoder": None, "tokenizer": None, "feature_extractor": None}
 
 
 def quietly(progress):
@@ -396,3 +400,78 @@ def test_what_is_there_and_is_no_model_is_left_alone(there, checkpoint, tmp_path
 def test_a_place_without_a_name_of_its_own_is_refused(name, checkpoint):
     with pytest.raises(CheckpointError, match="is no name of a new folder"):
         convert(checkpoint, type(checkpoint)(name), ConvertOptions(), quietly)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff",
+        b"7",
+        b'{"fingerprint": "x"}',
+        b'{"fingerprint": "x", "networks": {"unet": [{"a": 1}]}}',
+    ],
+)
+def test_rubbish_where_a_cut_off_conversion_would_be_is_made_anew(checkpoint, tmp_path, state):
+    partial = tmp_path / ".out.partial"
+    partial.mkdir()
+    (partial / "conversion.json").write_bytes(state)
+    made = convert(checkpoint, tmp_path / "out", ConvertOptions(verify=False), quietly)
+    assert made.manifest.family == "sd1"
+    assert not partial.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            ConvertOptions(name="x" * 100_000),
+            r"cannot be called 'x+\.\.\. \(100002 characters\); give a name of 1 to 100 bytes",
+        ),
+        (ConvertOptions(name=""), "cannot be called ''"),
+        (ConvertOptions(name="a\x1b[2Jb"), r"cannot be called 'a\\x1b\[2Jb'"),
+        (ConvertOptions(name="\udcff"), "cannot be called"),
+        (ConvertOptions(sizes=((1_000_000, 1_000_000),)), "1000000x1000000 is too large: sides of up to 4096"),
+    ],
+)
+def test_a_name_or_size_that_no_model_has_is_refused(checkpoint, tmp_path, options, words):
+    with pytest.raises(CheckpointError, match=words):
+        convert(checkpoint, tmp_path / "out", options, quietly)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"_class_name": "StableDiffusion3Pipeline"}, "StableDiffusion3Pipeline.*made in another way"),
+        ({"_class_name": "StableDiffusionInstructPix2PixPipeline"}, "InstructPix2Pix"),
+        ({"_class_name": "AltDiffusionPipeline"}, "AltDiffusionPipeline"),
+        ({"_class_name": ["x" * 10**6]}, r"model_index\.json is of \['x+\.\.\. \(1000004 characters\)"),
+        ({"text_encoder": ["transformers", "T5EncoderModel"]}, "'T5EncoderModel' for text_encoder; .* CLIPTextModel"),
+        ({"vae": ["diffusers", "AutoencoderTiny"]}, "'AutoencoderTiny' for vae"),
+        ({"scheduler": ["diffusers", "EDMEulerScheduler"]}, "'EDMEulerScheduler'.*sampled in another way"),
+    ],
+)
+def test_a_pipeline_of_other_classes_is_refused_by_name(checkpoint, tmp_path, changes, words):
+    source = tmp_path / "source"
+    shutil.copytree(checkpoint, source)
+    file = source / "model_index.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    with pytest.raises(CheckpointError, match=words):
+        convert(source, tmp_path / "out", ConvertOptions(), quietly)
+
+
+def test_the_scheduler_is_of_the_class_that_model_index_names(checkpoint, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(checkpoint, source)
+    file, settings = source / "model_index.json", source / "scheduler/scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"scheduler": ["diffusers", "EulerDiscreteScheduler"]}))
+    said = json.loads(settings.read_text())
+    settings.write_text(json.dumps({k: v for k, v in said.items() if k != "timestep_spacing"}))
+    # EulerDiscreteScheduler's default is linspace, and that of DDIMScheduler, which the settings name, is leading.
+    made = convert(source, tmp_path / "out", ConvertOptions(verify=False), quietly)
+    assert made.manifest.scheduler.timestep_spacing == "linspace"
+    expected = DiffusionPipeline.from_pretrained(source, safety_checker=None, **WITHOUT_NETWORKS).scheduler
+    assert expected.config.timestep_spacing == "linspace"

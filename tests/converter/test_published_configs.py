@@ -52,8 +52,8 @@ def test_a_published_folder_is_recognised(name, tmp_path):
     ("name", "words"),
     [
         ("playgroundai/playground-v2.5-1024px-aesthetic", "EDMDPMSolverMultistepScheduler"),
-        ("stabilityai/stable-diffusion-x4-upscaler", "only_cross_attention"),
-        ("Kwai-Kolors/Kolors", "encoder_hid_dim"),
+        ("stabilityai/stable-diffusion-x4-upscaler", "StableDiffusionUpscalePipeline"),
+        ("Kwai-Kolors/Kolors", "ChatGLMModel"),
     ],
 )
 def test_a_published_folder_of_another_kind_is_refused_by_what_sets_it_apart(name, words, tmp_path):

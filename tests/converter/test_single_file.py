@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from subprocess import run
 
@@ -11,8 +12,10 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders import single_file_utils as oracle
 from published_configs import CROSS_DOWN, CROSS_UP, DOWN, UP
-from single_files import OPENCLIP, TINY_UNETS, public, tiny, write
+from single_files import OPENCLIP, TINY_UNETS, public, tiny, write, write_headers
 
+from converter.errors import CheckpointError
+from converter.plan import ConvertOptions, make_plan
 from converter.single_file import SingleFile
 
 
@@ -152,3 +155,14 @@ def test_reading_needs_no_pytorch(tmp_path):
         "assert 'torch' not in sys.modules"
     )
     run([sys.executable, "-c", code, str(path)], check=True)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_a_tensor_of_too_few_axes_is_refused_with_a_sentence(family, tmp_path):
+    _, state = tiny(family)
+    kinds = {re.sub(r"\d+", "0", name): name for name, tensor in state.items() if tensor.ndim > 1}
+    for number, name in enumerate(n for n in kinds.values() if "position_ids" not in n and "model_ema" not in n):
+        harmed = state[name].reshape(-1) if number % 2 else state[name].reshape(-1)[0]
+        file = write_headers(tmp_path / "m.safetensors", state | {name: harmed})
+        with pytest.raises(CheckpointError, match=r" is (\[|\d|one number)| has \w+ = "):
+            make_plan(SingleFile.open(file), ConvertOptions()).left_out()

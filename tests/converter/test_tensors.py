@@ -142,3 +142,32 @@ def test_a_scaled_weight_that_overflows_fp16_is_refused(tmp_path):
     state = {"l.weight": torch.full((2, 2), 400.0).to(torch.float8_e4m3fn), "l.weight_scale": torch.tensor(200.0)}
     with pytest.raises(CheckpointError, match=r"l\.weight has values beyond 65504"):
         opened(tmp_path / "m.safetensors", state).require_fp16("l.weight")
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        # As many factors as there are rows, but beside the columns: they would be multiplied the wrong way round.
+        ({"l.weight_scale": torch.ones(1, 8)}, r"l\.weight is scaled by l\.weight_scale \(F32 \[1, 8\]\)"),
+        ({"l.weight_scale": torch.ones(1), "l.scale_weight": torch.ones(1)}, "both l.weight_scale and l.scale_weight"),
+    ],
+)
+def test_scales_that_are_not_one_for_a_weight_or_one_for_a_row_are_refused(state, words, tmp_path):
+    weight = torch.zeros(8, 8).to(torch.float8_e4m3fn)
+    with pytest.raises(CheckpointError, match=words):
+        opened(tmp_path / "m.safetensors", {"l.weight": weight} | state)
+
+
+def test_whole_numbers_beyond_fp16_are_refused(tmp_path):
+    tensors = opened(tmp_path / "m.safetensors", {"a": torch.tensor([1, 2**62]), "b": torch.tensor([-65504])})
+    with pytest.raises(CheckpointError, match="a has values beyond 65504"):
+        tensors.require_fp16("a")
+    tensors.require_fp16("b")
+
+
+def test_a_header_of_more_tensors_or_axes_than_any_network_has_is_refused(tmp_path):
+    many = {f"t{i}": entry("F16", [0], 0, 0) for i in range(200_001)}
+    with pytest.raises(CheckpointError, match="200001 tensors; at most 200000"):
+        Tensors([written(tmp_path / "m.safetensors", many, b"")])
+    with pytest.raises(CheckpointError, match=r"shape \[1, 1, .*\.\.\. \(30000 characters\); a list of at most 32"):
+        Tensors([written(tmp_path / "m.safetensors", {"a": entry("F16", [1] * 10_000, 0, 2)}, bytes(2))])

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -91,3 +94,32 @@ def test_two_servers_do_not_share_a_data_folder_and_ctrl_c_ends_the_first_quietl
     _, errors = first.communicate(timeout=30)
     assert first.returncode == 130
     assert "Traceback" not in errors
+
+
+def test_what_the_disk_refuses_is_said_in_a_line(tmp_path: Path, checkpoint: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / ".busy.partial").write_text("")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for out, words in {
+        "x" * 250: "File name too long",
+        "file/model": "Not a directory|File exists",
+        "busy": r"File exists: .*\.busy\.partial|Not a directory: .*\.busy\.partial",
+        "dangling": "is a link, which a conversion would replace",
+    }.items():
+        ran = anemone("convert", str(checkpoint), "--no-verify", "-o", str(tmp_path / out), data=tmp_path)
+        assert ran.returncode == 1
+        assert re.search(f"^anemone: .*({words})", ran.stderr, re.M), (out, ran.stderr)
+        assert "Traceback" not in ran.stderr
+
+
+def test_a_checkpoints_names_do_not_reach_the_terminal_as_escapes(tmp_path: Path, checkpoint: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(checkpoint, source)
+    index = {"_class_name": "StableDiffusionPipeline", "a\x1b[31m\r": ["x", "\x1b]0;gone\x07"]}
+    (source / "model_index.json").write_text(json.dumps(index))
+    ran = anemone("convert", str(source), "--no-verify", "-o", str(tmp_path / "out"), data=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert r"left out: a\x1b[31m\r (\x1b]0;gone\x07) is not converted" in ran.stdout
+    (source / "unet/config.json").write_text('{"_class_name": "\\u001b[2J"}')
+    ran = anemone("convert", str(source), "-o", str(tmp_path / "out"), data=tmp_path)
+    assert (ran.returncode, "\x1b" in ran.stderr) == (1, False)

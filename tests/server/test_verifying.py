@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from checkpoints import tiny_unet, tiny_vae, write_checkpoint, write_xl_checkpoint
 from safetensors.numpy import load_file, save_file
 
 from converter.convert import convert
@@ -101,3 +102,14 @@ def test_a_model_of_other_weights_fails_by_name(checkpoint, model_folder, tmp_pa
 def test_what_there_is_nothing_to_compare_with_is_told(checkpoint, tmp_path, capsys):
     assert main(["verify", str(tmp_path), "--against", str(checkpoint)]) == 1
     assert "not a converted model" in capsys.readouterr().err
+
+
+def test_a_model_of_another_family_or_width_is_told_from_the_source(checkpoint, model_folder, tmp_path, capsys):
+    other = write_xl_checkpoint(tmp_path / "xl")
+    assert main(["verify", str(model_folder.path), "--against", str(other)]) == 1
+    assert re.search(r"xl is of family sdxl and .* of sd1; give the source it was made from", capsys.readouterr().err)
+    wider = write_checkpoint(
+        tmp_path / "wider", vae=tiny_vae(latent_channels=8), unet=tiny_unet(in_channels=8, out_channels=8)
+    )
+    assert main(["verify", str(model_folder.path), "--against", str(wider)]) == 1
+    assert "the source's unet cannot be run on what the package takes" in capsys.readouterr().err
