@@ -6,6 +6,7 @@ prediction (coremltools #2758): nothing can be caught, only lost.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -22,12 +23,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.child import LIMIT_SECONDS
+from converter.child import LIMIT_SECONDS, ending
 from converter.errors import AnemoneError
 from converter.runtime import ComputeUnit, Feature, load
 from converter.runtime.halves import parts
 
 _LIMIT_EXCEEDED_SECONDS = 60
+_LONGEST = 1000
 _CHILD = (
     "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given.pop('sys_path'); "
     "from converter.attempt import child; child(**given)"
@@ -67,7 +69,10 @@ def attempt(path: Path, function: str, units: ComputeUnit, limit_seconds: float 
                 _clear(part, process.pid)
         said: dict[str, Any] = {}
         for line in report.read().splitlines():
-            said |= json.loads(line)
+            try:
+                said |= json.loads(line)
+            except (ValueError, TypeError):
+                continue  # half a line, of a process that died as it wrote
     if "error" in said or (status is not None and status > 0):
         raise AnemoneError(said.get("error", f"{path} could not be tried: its process left with status {status}"))
     times = said.get("load_seconds"), said.get("predict_seconds")
@@ -76,7 +81,7 @@ def attempt(path: Path, function: str, units: ComputeUnit, limit_seconds: float 
     when = "while it was loaded" if times[0] is None else "in its first prediction"
     if status is None:
         return Attempt(f"it had not finished {limit_seconds:.0f} s later, {when}", *times)
-    return Attempt(f"its process died {when} ({signal.Signals(-status).name})", *times)
+    return Attempt(f"its process died {when} (it {ending(status)})", *times)
 
 
 def _clear(path: Path, pid: int) -> None:
@@ -123,11 +128,20 @@ def _outcome(path: Path, function: str, units: ComputeUnit, say: Callable[..., N
         found = network.predict(inputs)
         say(predict_seconds=time.monotonic() - began)
     except (AnemoneError, ImportError) as error:
-        return {"error": str(error)}
+        return {"error": _short(str(error))}
+    except (OSError, MemoryError) as error:  # a full disk, as a package is compiled, says nothing of the unit
+        return {"error": _short(f"{path} could not be tried: {error}")}
     except Exception as error:  # whatever Core ML says
-        return {"done": f"{type(error).__name__}: {error}"}
+        if os.strerror(errno.ENOSPC) in str(error):
+            return {"error": _short(f"{path} could not be tried: {error}")}
+        return {"done": _short(f"{type(error).__name__}: {error}")}
     wrong = [name for name, array in found.items() if not np.isfinite(array).all()]
     return {"done": f"its {' and '.join(wrong)} has numbers that are not finite" if wrong else None}
+
+
+def _short(message: str) -> str:
+    """A message that a pipe holds whole, since nobody reads it before the process has ended, and a person to its end."""
+    return message if len(message) <= _LONGEST else f"{message[:_LONGEST]}..."
 
 
 def _leave_with_parent() -> None:

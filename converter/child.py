@@ -39,7 +39,7 @@ def _do(answers: Connection, work: Callable[..., Any], arguments: tuple[Any, ...
     answers.send(answer)
 
 
-def _ending(code: int) -> str:
+def ending(code: int) -> str:
     """Say how a process ended, by its exit code: below 0 the number of a signal."""
     if code >= 0:
         return f"ended with status {code}"
@@ -65,7 +65,7 @@ def in_child(work: Callable[..., Result], *arguments: Any, limit_seconds: float 
         done, answer = answers.recv()
     except EOFError:
         process.join()
-        raise ChildDied(f"the process {_ending(process.exitcode or 0)}") from None
+        raise ChildDied(f"the process {ending(process.exitcode or 0)}") from None
     finally:
         answers.close()
     process.join()

@@ -82,6 +82,7 @@ INDEX = Kind("a whole number from 0", lambda value: type(value) is int and value
 NUMBER = Kind("a number", _number)
 POSITIVE = Kind("a number above 0", lambda value: _number(value) and value > 0)
 NOT_NEGATIVE_OR_NONE = Kind("a number from 0, or null", _either(_none, lambda value: _number(value) and value >= 0))
+TEXT = Kind("a text", lambda value: isinstance(value, str))
 TEXT_OR_NONE = Kind("a text, or null", _either(_none, lambda value: isinstance(value, str)))
 FLAG = Kind("true or false", lambda value: type(value) is bool)
 PER_LEVEL = Kind("a whole number from 1, or one for each level", _either(_whole, _list_of(_whole)))

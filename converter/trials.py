@@ -24,7 +24,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from converter.attempt import attempt
-from converter.errors import AnemoneError
+from converter.configs import FLAG, NOT_NEGATIVE_OR_NONE, REQUIRED, TEXT, TEXT_OR_NONE, Key, Table, read_config
+from converter.errors import AnemoneError, CheckpointError
 from converter.folder import ModelFolder, Package
 from converter.runtime import ComputeUnit, Network
 from converter.runtime.halves import parts
@@ -85,7 +86,29 @@ def this_machine() -> str:
 
 def _fingerprint(folder: Path, path: str) -> str:
     package = folder / path
-    return fingerprint(*parts(package)) if package.is_dir() else ""
+    # Path.is_dir raises for a name that is too long to be one.
+    return fingerprint(*parts(package)) if os.path.isdir(package) else ""
+
+
+#: A verdict as its file has it: on a machine, and on a package as it was then.
+_ENTRY: Table = {
+    **{
+        name: Key("read", REQUIRED, TEXT) for name in ("machine", "fingerprint", "network", "path", "function", "units")
+    },
+    "ok": Key("read", REQUIRED, FLAG),
+    "reason": Key("read", REQUIRED, TEXT_OR_NONE),
+    **{name: Key("read", REQUIRED, NOT_NEGATIVE_OR_NONE) for name in ("load_seconds", "predict_seconds")},
+}
+
+
+def _whole(where: Path, found: Any) -> bool:
+    """Whether a value of a file is a verdict; what is none counts for nothing, and is found again."""
+    try:
+        read_config(str(where), found if isinstance(found, dict) else {}, _ENTRY)
+    except CheckpointError as error:
+        log.warning("%s, so it counts for nothing", error)
+        return False
+    return True
 
 
 def _entries(folder: Path) -> list[dict[str, Any]]:
@@ -94,22 +117,22 @@ def _entries(folder: Path) -> list[dict[str, Any]]:
         found = json.loads((folder / FILE).read_text(encoding="utf-8"))["verdicts"]
     except FileNotFoundError:
         return []
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         log.warning("%s is damaged (%r) and counts for nothing", folder / FILE, error)
         return []
-    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+    return [entry for entry in found if _whole(folder / FILE, entry)] if isinstance(found, list) else []
 
 
 def _verdicts(folder: Path) -> Iterator[Verdict]:
     names = [field.name for field in fields(Verdict)]
     known: dict[str, str] = {}
     for entry in _entries(folder):
-        if entry.get("machine") != this_machine() or not all(name in entry for name in names):
+        if entry["machine"] != this_machine():
             continue
         verdict = Verdict(**{name: entry[name] for name in names})
         if verdict.path not in known:
             known[verdict.path] = _fingerprint(folder, verdict.path)
-        if entry.get("fingerprint") == known[verdict.path]:
+        if entry["fingerprint"] == known[verdict.path]:
             yield verdict
 
 
@@ -125,10 +148,20 @@ def _entry(folder: Path, verdict: Verdict) -> dict[str, Any]:
 
 def _write(folder: Path, entry: dict[str, Any]) -> None:
     key = ("machine", "path", "function", "units")
-    others = [other for other in _entries(folder) if any(other.get(name) != entry[name] for name in key)]
     partial = folder / f".{FILE}.{os.getpid()}"
-    partial.write_text(json.dumps({"verdicts": [*others, entry]}, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / FILE)
+    lock = os.open(folder, os.O_RDONLY)  # the folder itself, so that no file of a lock is left in it
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        others = [other for other in _entries(folder) if any(other[name] != entry[name] for name in key)]
+        partial.write_text(json.dumps({"verdicts": [*others, entry]}, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, folder / FILE)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        log.warning(
+            "%s cannot be written (%s): units are tried again whenever the model is loaded", folder / FILE, error
+        )
+    finally:
+        os.close(lock)
 
 
 def record(folder: Path, verdict: Verdict) -> None:
@@ -137,14 +170,20 @@ def record(folder: Path, verdict: Verdict) -> None:
 
 
 @contextmanager
-def noted(folder: Path, verdict: Verdict) -> Iterator[Path]:
+def noted(folder: Path, verdict: Verdict) -> Iterator[Path | None]:
     """Do what may kill this process: the verdict lies in a note meanwhile, and is true if the process does not come back.
 
-    Yields the note's path. The note is locked as long as this process lives; `settle` finds those that are not.
+    Yields the note's path, or None where the folder cannot be written to: there such a death is not remembered. The note
+    is locked as long as this process lives; `settle` finds those that are not.
     """
     note = folder / f"{_NOTE}{os.getpid()}-{next(_NUMBERS)}"
     partial = note.with_name(f"{note.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
+    try:
+        file = partial.open("w", encoding="utf-8")
+    except OSError:
+        yield None
+        return
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         json.dump(_entry(folder, verdict), file)
         file.flush()
@@ -164,9 +203,12 @@ def settle(folder: Path) -> None:
                 entry = json.load(file)
         except (BlockingIOError, FileNotFoundError):
             continue  # it is being done, or is done by now
-        except ValueError:
+        except (ValueError, RecursionError):
             entry = None  # half written, so nothing had begun
-        if entry is not None:
+        except OSError as error:
+            log.warning("%s cannot be read (%s) and counts for nothing", note, error)
+            continue
+        if entry is not None and _whole(note, entry):
             _write(folder, entry)
         note.unlink(missing_ok=True)
 
@@ -180,6 +222,7 @@ class Trials:
     def __init__(self, model: ModelFolder, settings: Settings, tell: Callable[[Path], None]) -> None:
         self._model, self._settings, self._tell = model, settings, tell
         self._said: set[Verdict] = set()
+        self._tried: dict[tuple[str, str, str], Verdict] = {}
 
     def units(self, network: str, package: Package) -> ComputeUnit:
         """The best compute unit the program runs on; a trial of a large network takes minutes. Raises UnitError."""
@@ -191,7 +234,9 @@ class Trials:
         }
         failed = []
         for units in unit_order(self._model.manifest, network, self._settings):
-            verdict = known.get(units) or self._try(network, package, units)
+            # Where the file cannot be written, what this object tried counts.
+            mine = self._tried.get((package.path, package.function, units))
+            verdict = known.get(units) or mine or self._try(network, package, units)
             if verdict.ok:
                 return units
             failed.append(verdict)
@@ -219,6 +264,7 @@ class Trials:
             found.load_seconds,
             found.predict_seconds,
         )
+        self._tried[package.path, package.function, units] = verdict
         record(self._model.path, verdict)
         return verdict
 
@@ -233,7 +279,8 @@ class Trials:
     def _first(self, network: str, package: Package, units: ComputeUnit, when: str) -> Iterator[None]:
         died = Verdict(network, package.path, package.function, units, False, f"its process died {when}", None, None)
         with noted(self._model.path, died) as note:
-            self._tell(note)
+            if note is not None:
+                self._tell(note)
             yield
 
 

@@ -14,6 +14,7 @@ from converter.lint.report import report
 from converter.lint.rules import attention, engine, layout, norms, numerics, storage
 from converter.lint.stored import Blobs
 from converter.lint.subject import Subject
+from converter.runtime.feature import PackageError
 from converter.runtime.halves import parts
 from converter.runtime.package import stages
 
@@ -71,11 +72,20 @@ def lint_package(path: Path, chip: str = DEFAULT_CHIP) -> list[Finding]:
 
 def _models(path: Path) -> dict[str, Path]:
     """A package or compiled model by its name; of a pipeline its models."""
-    return {f"{path.name}/{model.name}": model for model in stages(path)} or {path.name: path}
+    try:
+        found = stages(path)
+    except PackageError:
+        found = ()  # whoever reads it is told why it cannot be read
+    return {f"{path.name}/{model.name}": model for model in found} or {path.name: path}
 
 
 def _beside(compiled: Path) -> Path:
     return compiled.with_suffix(".mlpackage")
+
+
+def _is_one(path: Path) -> bool:
+    """Whether a path is a package or compiled model, and not a folder of them."""
+    return path.suffix in _SUFFIXES or path.is_file() or (path / "Manifest.json").is_file()
 
 
 def packages_in(path: Path) -> dict[str, Path]:
@@ -83,7 +93,7 @@ def packages_in(path: Path) -> dict[str, Path]:
 
     Raises AnemoneError where there is none, and ManifestError for a damaged model folder.
     """
-    if path.suffix in _SUFFIXES or path.is_file() or (path / "Manifest.json").is_file():
+    if _is_one(path):
         return _models(path)
     if not path.exists():
         raise AnemoneError(f"{path} does not exist; {_ACCEPTED}")
@@ -109,8 +119,20 @@ def lint_folder(path: Path, chip: str = DEFAULT_CHIP) -> dict[str, list[Finding]
 def lint(path: Path, chip: str = DEFAULT_CHIP, *, notes: bool = False) -> tuple[str, int]:
     """`lint_folder` in words for a terminal, and the exit status: 0 where there is nothing but notes, otherwise 1.
 
-    ``notes`` spells these out, too.
+    ``notes`` spells these out, too. Of several packages one that cannot be read is told of among the others; a package
+    that is given itself raises PackageError.
     """
-    found = lint_folder(path, chip)
-    parts = [f"{name} on {chip}\n{report(findings, notes=notes)}" for name, findings in found.items()]
-    return "\n\n".join(parts), max(exit_status(findings) for findings in found.values())
+    limits, blobs, packages = chip_named(chip), Blobs(), packages_in(path)
+    told, status = [], 0
+    for name, package in packages.items():
+        try:
+            findings = _findings(package, limits, blobs)
+        except PackageError as error:
+            if _is_one(path):
+                raise
+            told.append(f"{name}\ncannot be read: {error}")
+            status = 1
+            continue
+        told.append(f"{name} on {chip}\n{report(findings, notes=notes)}")
+        status = max(status, exit_status(findings))
+    return "\n\n".join(told), status

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.mlproto import ml
-from converter.runtime.feature import PackageError
+from converter.runtime.feature import PackageError, spoken
 from converter.runtime.text import TextError, read_text
 
 #: The file with the program.
@@ -66,7 +66,7 @@ def read_description(path: Path) -> Any:
         for key, text in about.get("userDefinedMetadata", {}).items():
             description.metadata.userDefined[str(key)] = str(text)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PackageError(f"{path} is not a compiled Core ML model: {error!r}") from error
+        raise PackageError(f"{path} is not a compiled Core ML model: {spoken(error)}") from error
     return description
 
 
@@ -78,7 +78,7 @@ def read_compiled(path: Path) -> Any:
     try:
         text = (path / COMPILED).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise PackageError(f"{path} is not a compiled Core ML model: {error!r}") from error
+        raise PackageError(f"{path} is not a compiled Core ML model: {spoken(error)}") from error
     try:
         model.mlProgram.CopyFrom(read_text(text))
     except TextError as error:

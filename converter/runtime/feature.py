@@ -118,12 +118,19 @@ def features(description: Any) -> dict[str, Feature]:
     return found
 
 
+def spoken(error: Exception) -> str:
+    """What went wrong as a package's file was read: an OSError names the file, others their kind."""
+    return str(error) if isinstance(error, OSError) else repr(error)
+
+
 def checked(inputs: Mapping[str, NDArray[Any]], declared: Mapping[str, Feature]) -> dict[str, NDArray[Any]]:
     """The inputs in their declared types, those with a default filled in; raises InputError naming what does not fit.
 
     Any floating type is taken for a floating feature (it is rounded to the declared one); integers must be integers.
     """
-    unknown = sorted(set(inputs) - set(declared))
+    if not isinstance(inputs, Mapping):
+        raise InputError(f"inputs are a {type(inputs).__name__}; a dict of NumPy arrays by name is accepted")
+    unknown = sorted(map(str, set(inputs) - set(declared)))
     missing = sorted(name for name, f in declared.items() if f.default is None and name not in inputs)
     if unknown or missing:
         what = [f"unknown: {', '.join(unknown)}"] if unknown else []

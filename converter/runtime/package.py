@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from converter.mlproto import ml
 from converter.runtime.compiled import COMPILED, compiled_stages, read_compiled, read_description
-from converter.runtime.feature import PackageError
+from converter.runtime.feature import PackageError, spoken
 
 _MANIFEST = "Manifest.json"
 #: A model of a pipeline: the pipeline's path and this, as coremlcompiler lays compiled pipelines out.
@@ -56,8 +56,8 @@ def _read_package(path: Path) -> tuple[Any, Path]:
         manifest = json.loads((path / _MANIFEST).read_text())
         item = path / "Data" / manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
         raw = item.read_bytes()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PackageError(f"{path} is not a Core ML package: {error!r}") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise PackageError(f"{path} is not a Core ML package: {spoken(error)}") from error
     return _parsed(raw, path), item.parent
 
 

@@ -72,8 +72,9 @@ class Program:
         return self.features | {name for op in self.operations for name in op.outputs}
 
 
-def functions(path: Path) -> tuple[str, ...]:
+def functions(path: Path | str) -> tuple[str, ...]:
     """The names of a package's functions, of a pipeline "main" alone; raises PackageError."""
+    path = Path(path)
     return ("main",) if stages(path) else tuple(sorted(read_model(path).mlProgram.functions))
 
 

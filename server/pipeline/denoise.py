@@ -19,7 +19,7 @@ from server.pipeline.schedulers.schedule import Latents, Noise
 
 
 class NotFinite(AnemoneError):
-    """The UNet gave infinities or no numbers."""
+    """A network gave infinities or no numbers."""
 
 
 @dataclass(frozen=True)

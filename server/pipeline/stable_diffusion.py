@@ -13,7 +13,7 @@ from converter.runtime import Network
 from converter.trials import Trials
 from server.jobs.request import GenerationRequest
 from server.pipeline.conditioning import Conditioner, Conditioning
-from server.pipeline.denoise import Picture, Step, denoise
+from server.pipeline.denoise import NotFinite, Picture, Step, denoise
 from server.pipeline.images import Pixels, decode_image, fitted, to_network, to_pixels
 from server.pipeline.networks import ComputeUnits, Loader, Networks, load_package
 from server.pipeline.noise import PictureNoise
@@ -154,4 +154,7 @@ class StableDiffusion:
     def _decoded(self, latents: Latents, request: GenerationRequest) -> Pixels:
         decoder = self.network("vae_decoder", request.width, request.height)
         z = (latents / np.float32(self.manifest.vae_scaling_factor)).astype(np.float16)
-        return to_pixels(decoder.predict({"z": z})["image"])
+        image = decoder.predict({"z": z})["image"]
+        if not np.isfinite(image).all():
+            raise NotFinite("the VAE decoder's output is not finite: its numbers overflowed")
+        return to_pixels(image)

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from converter.attempt import attempt
+from converter.attempt import _outcome, attempt
 from converter.errors import AnemoneError
 from tests.mac_double.process import environment
 
@@ -31,7 +31,7 @@ def mac(tmp_path, monkeypatch):
     ("how", "reason"),
     [
         ("", None),
-        ("die", r"its process died in its first prediction \(SIGKILL\)"),
+        ("die", r"its process died in its first prediction \(it was ended by SIGKILL\)"),
         ("raise", "RuntimeError: Unable to compute the prediction"),
         ("load", "RuntimeError: Error in building plan"),
         ("nan", "its last_hidden_state.* numbers that are not finite"),
@@ -46,9 +46,45 @@ def test_a_trial_says_how_a_unit_does(encoder, mac, how, reason):
     assert (found.predict_seconds is None) == (how in ("die", "raise", "load"))
 
 
+@pytest.mark.parametrize(
+    ("ends", "reason"),
+    [
+        ("import os; os._exit(0)", r"died while it was loaded \(it ended with status 0\)"),
+        ("import os, sys; os.kill(os.getpid(), 40)", r"died while it was loaded \(it was ended by signal 40\)"),
+        (
+            'import os; os.write({report}, b\'{{"load_seconds": 1}}\\n{{"done": nu\'); os.abort()',
+            "first prediction .*SIGABRT",
+        ),
+    ],
+)
+def test_a_process_that_ends_in_another_way_is_told_of(encoder, monkeypatch, ends, reason):
+    of_report = "import json, sys; report = json.loads(sys.argv[1])['report']; "
+    program = of_report + ends.replace("{report}", "report").replace("{{", "{").replace("}}", "}")
+    monkeypatch.setattr("converter.attempt._CHILD", program)
+    assert re.search(reason, attempt(encoder, "main", "CPU_ONLY").reason)
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (OSError(28, "No space left on device"), True),
+        (RuntimeError("compile: No space left on device"), True),
+        (RuntimeError("x" * 10**6), False),
+    ],
+)
+def test_a_full_disk_is_no_verdict_and_long_messages_are_cut(encoder, monkeypatch, error, raised):
+    def fails(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("converter.attempt.load", fails)
+    ((kind, message),) = _outcome(encoder, "main", "CPU_AND_NE", lambda **what: None).items()
+    assert kind == ("error" if raised else "done")
+    assert len(message) < 1010
+
+
 def test_a_trial_that_hangs_is_given_up(encoder, mac):
     mac("hang")
-    assert attempt(encoder, "main", "CPU_AND_NE", limit_seconds=15).reason.startswith("it had not finished 15 s later")
+    assert attempt(encoder, "main", "CPU_AND_NE", limit_seconds=8).reason.startswith("it had not finished 8 s later")
 
 
 def test_a_damaged_package_is_no_verdict_on_a_unit(encoder, mac):

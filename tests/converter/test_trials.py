@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import product
 
 import pytest
 
@@ -40,6 +41,19 @@ def test_verdicts_come_back_as_they_were_recorded_and_the_last_counts(folder):
     assert [p.name for p in folder.iterdir() if p.name != "unet.mlpackage"] == [FILE]
 
 
+def test_processes_that_record_at_once_lose_no_verdict(folder):
+    program = f"""
+import sys
+from pathlib import Path
+from converter.trials import Verdict, record
+for i in range(8):
+    record(Path({str(folder)!r}), Verdict("unet", "unet.mlpackage", sys.argv[1] + str(i), "ALL", True, None, 1.0, 1.0))
+"""
+    both = [subprocess.Popen([sys.executable, "-c", program, name]) for name in "ab"]
+    assert [process.wait(60) for process in both] == [0, 0]
+    assert {verdict.function for verdict in read_verdicts(folder)} == {f"{name}{i}" for name in "ab" for i in range(8)}
+
+
 def test_another_chip_or_os_build_has_verdicts_of_its_own(folder, monkeypatch):
     record(folder, DIED)
     monkeypatch.setattr(trials, "this_machine", lambda: "Apple M2 Pro, macOS 26.1 (25B78)")
@@ -59,12 +73,59 @@ def test_a_package_that_was_replaced_has_no_verdict(folder, file):
     assert read_verdicts(folder) == ()
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"verdicts": 3}', '{"verdicts": [3, {}]}', '{"verd'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", '{"verdicts": 3}', '{"verdicts": [3, {}]}', '{"verd', "[" * 100_000, '{"verdicts": [[[]]]}', "\ud800"],
+)
 def test_a_damaged_file_counts_for_nothing_and_is_written_anew(folder, text):
-    (folder / FILE).write_text(text)
+    (folder / FILE).write_text(text, errors="surrogatepass")
     assert read_verdicts(folder) == ()
     record(folder, RUNS)
     assert read_verdicts(folder) == (RUNS,)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *product(["machine", "fingerprint", "path", "units"], [5, None, [], {"a": 1}]),
+        *product(["ok"], [1, None, []]),
+        *product(["reason"], [5, []]),
+        *product(["load_seconds"], ["1", -1, 1e400, []]),
+        ("path", "x" * 5000),
+        ("path", "\0"),
+    ],
+)
+def test_an_entry_of_other_types_counts_for_nothing(folder, name, value):
+    record(folder, DIED)
+    written = json.loads((folder / FILE).read_text())
+    written["verdicts"][0][name] = value
+    (folder / FILE).write_text(json.dumps(written))
+    assert read_verdicts(folder) == ()
+    record(folder, RUNS)
+    assert read_verdicts(folder) == (RUNS,)
+
+
+@pytest.mark.parametrize("rubbish", ["[" * 100_000, "{}", "5", '{"path": [1]}', None])
+def test_a_note_of_rubbish_is_no_verdict(folder, rubbish):
+    note = folder / ".anemone-trying-1-0"
+    note.mkdir() if rubbish is None else note.write_text(rubbish)
+    settle(folder)
+    assert read_verdicts(folder) == ()
+
+
+def test_where_the_folder_cannot_be_written_a_network_is_tried_once_and_runs(model, monkeypatch, caplog):
+    attempts = Attempts(monkeypatch, CPU_AND_NE="it died")
+    monkeypatch.setattr(trials, "FILE", "gone/anemone-trials.json")
+    monkeypatch.setattr(trials, "_NOTE", "gone/.anemone-trying-")
+    noted_paths = []
+    found = Trials(model, {}, noted_paths.append)
+    (package, *_) = model.manifest.networks["unet"]
+    assert [found.units("unet", package) for _ in range(2)] == ["CPU_AND_GPU"] * 2
+    assert [units for _, units in attempts.asked] == ["CPU_AND_NE", "CPU_AND_GPU"]
+    assert "units are tried again whenever the model is loaded" in caplog.text
+    with found._first("unet", package, "CPU_ONLY", "while it was loaded"):
+        pass
+    assert noted_paths == []
 
 
 def test_a_later_versions_fields_are_passed_over(folder):

@@ -12,6 +12,7 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from packages import package_of
 from transformers import CLIPConfig
 
+from converter.config_tables import CONTROLNET
 from converter.convert import convert
 from converter.errors import AnemoneError
 from converter.lint import ChipError, lint, lint_folder, lint_package, report, worst
@@ -67,6 +68,7 @@ def package(network, folder, side, attention="split_einsum"):
     shape = unet_shape(dict(module.config))
     if network == "controlnet":
         module = ControlNetModel.from_unet(module, conditioning_channels=3)
+        shape = unet_shape(dict(module.config), table=CONTROLNET)
         return package_of(module, folder, lambda layers: controlnet(layers, shape, **rows, **latents), attention)
     control = network == "controlled unet"
     return package_of(module, folder, lambda layers: unet(layers, shape, **rows, **latents, control=control), attention)

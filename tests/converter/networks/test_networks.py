@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -36,6 +38,36 @@ def run_unet(source, folder, timestep=981.0):
     return found, expected
 
 
+#: Settings that no tensor's shape tells, each far from its default, so that a network that ignored one would show it.
+UNSEEN = [
+    {"flip_sin_to_cos": False},
+    {"freq_shift": 4},
+    {"norm_num_groups": 8},
+    {"norm_eps": 0.1},
+    {"attention_head_dim": 4},
+]
+UNSEEN_OF_TEXT = [{"layer_norm_eps": 0.1}, {"hidden_act": "gelu"}, {"num_attention_heads": 4}]
+
+
+def outputs(module):
+    """What a UNet or a text encoder gives on fixed inputs."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        if isinstance(module, CLIPTextModel):
+            return module(torch.randint(0, 500, (1, 77))).last_hidden_state.numpy()
+        sample, states = torch.randn(1, 4, 8, 8), torch.randn(1, 77, TEXT_WIDTH)
+        return module(sample, 981.0, states).sample.numpy()
+
+
+@pytest.mark.parametrize("make", [tiny_unet, partial(tiny_text_encoder, 515)], ids=["unet", "text encoder"])
+def test_a_network_that_ignored_a_setting_tried_here_would_show_it(make):
+    as_shipped = make()
+    for changes in UNSEEN if make is tiny_unet else UNSEEN_OF_TEXT:
+        changed = make(**changes)
+        changed.load_state_dict(as_shipped.state_dict())
+        assert psnr(outputs(as_shipped), outputs(changed)) < 60, changes
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -46,10 +78,9 @@ def run_unet(source, folder, timestep=981.0):
             "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
             "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
         },
-        {"flip_sin_to_cos": False, "freq_shift": 1},
-        {"norm_num_groups": 8, "norm_eps": 1e-6},
+        *UNSEEN,
     ],
-    ids=["sd1", "sd2", "deeper", "attention below", "other time embedding", "other norms"],
+    ids=["sd1", "sd2", "deeper", "attention below", *(next(iter(changes)) for changes in UNSEEN)],
 )
 def test_a_unet_predicts_what_diffusers_predicts(tmp_path, changes):
     source, folder = converted(tmp_path, unet=tiny_unet(**changes))
@@ -70,8 +101,9 @@ def test_the_time_embedding_is_exact_at_every_timestep(checkpoint, model_folder,
         {"mid_block_add_attention": False},
         {"use_quant_conv": False, "use_post_quant_conv": False},
         {"layers_per_block": 2},
+        {"norm_num_groups": 8},
     ],
-    ids=["as shipped", "no attention", "no quant convs", "deeper"],
+    ids=["as shipped", "no attention", "no quant convs", "deeper", "other norms"],
 )
 def test_an_autoencoder_encodes_and_decodes_as_diffusers_does(tmp_path, changes):
     source, folder = converted(tmp_path, vae=tiny_vae(**changes))
@@ -88,7 +120,7 @@ def test_an_autoencoder_encodes_and_decodes_as_diffusers_does(tmp_path, changes)
     assert psnr(found, latent) > 80
 
 
-@pytest.mark.parametrize("changes", [{}, {"hidden_act": "gelu"}, {"eos_token_id": 2}], ids=["sd1", "sd2", "old eos"])
+@pytest.mark.parametrize("changes", [{}, {"eos_token_id": 2}, *UNSEEN_OF_TEXT])
 def test_a_text_encoder_gives_the_states_transformers_gives(tmp_path, changes):
     source, folder = converted(tmp_path, text=changes)
     reference = CLIPTextModel.from_pretrained(source / "text_encoder", dtype=torch.float32).eval()

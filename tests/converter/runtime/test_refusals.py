@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import warnings
 
@@ -16,7 +17,7 @@ from converter.lint import lint, lint_package
 from converter.lint.listing import read_listing
 from converter.lint.stored import Blobs
 from converter.mlproto import ml
-from converter.runtime import PackageError, UnsupportedOperator, functions, load
+from converter.runtime import InputError, PackageError, UnsupportedOperator, functions, load
 
 ONE = np.ones((1, 3), np.float32)
 
@@ -226,6 +227,46 @@ def test_what_is_no_model_at_all_is_refused_by_what_it_is(tmp_path, precision):
         lint(tmp_path / "other")
     with pytest.raises(AnemoneError, match="gone does not exist; accepted"):
         lint(tmp_path / "gone")
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        b"",
+        b"[]",
+        b"5",
+        b"\xff",
+        b'{"rootModelIdentifier": 5, "itemInfoEntries": []}',
+        b'{"rootModelIdentifier": "a", "itemInfoEntries": {"a": []}}',
+        b'{"rootModelIdentifier": "a", "itemInfoEntries": {"a": {"path": 7}}}',
+        b'{"rootModelIdentifier": "a", "itemInfoEntries": {"a": {"path": "gone"}}}',
+    ],
+)
+def test_a_package_whose_manifest_is_none_is_refused_and_linted_among_others(tmp_path, model_folder, manifest):
+    bad = tmp_path / "bad.mlpackage"
+    bad.mkdir()
+    (bad / "Manifest.json").write_bytes(manifest)
+    for attempt in (load, functions, lint):
+        with pytest.raises(PackageError, match=r"bad\.mlpackage is not a Core ML package"):
+            attempt(bad)
+    shutil.copytree(model_folder.package("vae_decoder", 64, 64), tmp_path / "good.mlpackage")
+    text, status = lint(tmp_path)
+    assert status == 1
+    assert re.search(r"^bad\.mlpackage\ncannot be read: .*not a Core ML package", text, re.M)
+    assert re.search(r"^good\.mlpackage on ", text, re.M)
+
+
+def test_inputs_that_are_no_arrays_by_name_are_refused(model_folder):
+    network = load(model_folder.package("vae_decoder", 64, 64))
+    for given, words in ((None, "NoneType"), ([1], "list"), (5, "int")):
+        with pytest.raises(InputError, match=f"inputs are a {words}; a dict of NumPy arrays by name is accepted"):
+            network.predict(given)
+    with pytest.raises(InputError, match="unknown: 5, x; missing: z"):
+        network.predict({5: 1, "x": 2})
+
+
+def test_functions_are_told_of_a_path_that_is_a_string(model_folder):
+    assert functions(str(model_folder.package("vae_decoder", 64, 64))) == ("main",)
 
 
 def test_a_compiled_neural_network_is_refused_by_its_kind(tmp_path):

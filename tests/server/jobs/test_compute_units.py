@@ -97,7 +97,7 @@ def test_a_unit_that_kills_is_tried_once_in_a_child_and_the_image_comes_from_the
         assert server.units["text_encoder"] == ["CPU_AND_NE", "CPU_AND_GPU"]
         assert server.units["vae_decoder"] == ["CPU_AND_GPU"]
     known = verdicts(model, monkeypatch)
-    assert known["unet", "CPU_AND_NE"].reason == "its process died in its first prediction (SIGKILL)"
+    assert known["unet", "CPU_AND_NE"].reason == "its process died in its first prediction (it was ended by SIGKILL)"
     assert known["unet", "CPU_AND_NE"].load_seconds is not None
     assert "not finite" in str(known["text_encoder", "CPU_AND_NE"].reason)
     assert known["unet", "CPU_AND_GPU"].ok

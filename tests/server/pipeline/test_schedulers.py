@@ -110,14 +110,14 @@ def our_run(name: str, schedule: NoiseSchedule, steps: int, strength: float, sta
     return sampler.timesteps[begin:], x
 
 
-def assert_same_run(name: str, schedule: NoiseSchedule, steps: int, strength: float = 1.0) -> None:
+def assert_same_run(name: str, schedule: NoiseSchedule, steps: int, strength: float = 1.0, error: float = 2e-4) -> None:
     rng = np.random.default_rng(0)
     start, noise = (rng.standard_normal((1, 4, 4, 4)).astype(np.float32) for _ in range(2))
     theirs_at, theirs = their_run(name, schedule, steps, strength, start, noise)
     ours_at, ours = our_run(name, schedule, steps, strength, start, noise)
     assert np.isfinite(theirs).all()
     np.testing.assert_allclose(ours_at, theirs_at, atol=1e-3)
-    np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-4 * np.abs(theirs).max())
+    np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=error * np.abs(theirs).max())
 
 
 def cases():
@@ -146,7 +146,8 @@ def test_a_run_from_pure_noise_ends_where_diffusers_ends(name, prediction, spaci
     schedule = replace(ZERO_SNR, prediction_type=prediction, timestep_spacing=spacing)
     for steps in (2, 20):
         assert schedule.pure_noise_at(SCHEDULERS[name].make(schedule, steps).timesteps[0])
-        assert_same_run(name, schedule, steps)
+        # diffusers' fp32 knows latents of sigma 4096 to 2.4e-4, and how it rounds them differs from CPU to CPU.
+        assert_same_run(name, schedule, steps, error=1e-3)
 
 
 @pytest.mark.parametrize("prediction", PREDICTION_TYPES)
