@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, Field, asdict, dataclass, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated
 
-from converter.errors import ManifestError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+
+from converter.errors import ManifestError, quoted
 
 FORMAT = 1
 FILE = "anemone.json"
@@ -23,6 +25,20 @@ NETWORKS = (
     "safety_checker",
     "controlnet",
 )
+
+
+def _within(path: str) -> str:
+    """A path as it is; raises ValueError where it leads out of the folder it is relative to."""
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or pure == PurePosixPath() or "\0" in path:
+        raise ValueError("a path inside the model folder is accepted")
+    return path
+
+
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Within = Annotated[str, AfterValidator(_within)]
 
 
 def kind(network: str) -> str:
@@ -48,14 +64,14 @@ class SchedulerSettings:
     rescale_betas_zero_snr: whether the schedule is rescaled to end at pure noise (Lin et al. 2023, algorithm 1).
     """
 
-    num_train_timesteps: int
-    beta_start: float
-    beta_end: float
+    num_train_timesteps: Count
+    beta_start: Finite
+    beta_end: Finite
     beta_schedule: str
     timestep_spacing: str
     steps_offset: int
     set_alpha_to_one: bool
-    trained_betas: tuple[float, ...] | None = None
+    trained_betas: tuple[Finite, ...] | None = None
     rescale_betas_zero_snr: bool = False
 
 
@@ -63,8 +79,8 @@ class SchedulerSettings:
 class Defaults:
     """What a request gets when it does not say."""
 
-    steps: int
-    guidance_scale: float
+    steps: Count
+    guidance_scale: Finite
     scheduler: str
 
 
@@ -103,11 +119,11 @@ class Package:
     function: which function of the package it is; main where the package has one alone.
     """
 
-    path: str
-    width: int | None
-    height: int | None
-    batch: int
-    tokens: int | None = None
+    path: Within
+    width: Count | None
+    height: Count | None
+    batch: Count
+    tokens: Count | None = None
     control: bool = False
     function: str = "main"
 
@@ -123,8 +139,8 @@ class Conditions:
     """
 
     inpainting: bool
-    guidance_width: int | None
-    time_ids: int | None
+    guidance_width: Count | None
+    time_ids: Count | None
     zeros_for_no_prompt: bool
 
 
@@ -141,15 +157,15 @@ class Manifest:
     prediction_type: str
     attention: str
     precision: str
-    sizes: tuple[tuple[int, int], ...]
-    latent_channels: int
-    vae_scale_factor: int
-    vae_scaling_factor: float
-    tokens: int
+    sizes: Annotated[tuple[tuple[Count, Count], ...], Field(min_length=1)]
+    latent_channels: Count
+    vae_scale_factor: Count
+    vae_scaling_factor: Positive
+    tokens: Count
     conditions: Conditions
     scheduler: SchedulerSettings
     defaults: Defaults
-    networks: dict[str, tuple[Package, ...]]
+    networks: dict[str, Annotated[tuple[Package, ...], Field(min_length=1)]]
     source: Source
     converter: Versions
     plan: str
@@ -168,55 +184,22 @@ class Manifest:
             raise ManifestError(f"{folder} is not a converted model: it has no {FILE}")
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise ManifestError(f"{path} is not JSON: {error}") from error
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             what = found.get("format") if isinstance(found, dict) else found
-            raise ManifestError(f"{path} has format {what!r}; this version reads {FORMAT}")
-        values = {}
-        for field in fields(Manifest):
-            if field.name in found:
-                values[field.name] = found[field.name]
-            elif _required(field):
-                raise ManifestError(f"{path} lacks {field.name!r}")
-        for name, kind in _PARTS.items():
-            values[name] = _part(path, name, kind, values[name])
-        values["left_out"] = tuple(found.get("left_out", ()))
+            raise ManifestError(f"{path} has format {quoted(what)}; this version reads {FORMAT}")
         try:
-            values["sizes"] = tuple((int(w), int(h)) for w, h in values["sizes"])
-        except (TypeError, ValueError) as error:
-            raise ManifestError(f"{path}: 'sizes' must be a list of [width, height]") from error
-        networks = values["networks"]
-        if not isinstance(networks, dict) or not all(isinstance(n, list) and n for n in networks.values()):
-            raise ManifestError(f"{path}: 'networks' must be an object of lists of packages")
-        values["networks"] = {
-            network: tuple(_part(path, f"networks.{network}", Package, package) for package in packages)
-            for network, packages in networks.items()
-        }
-        return Manifest(**values)
+            # As JSON, in which pydantic takes lists for tuples. Fields of a later version are ignored.
+            return _MANIFEST.validate_json(json.dumps(found), strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            has = "" if first["type"] == "missing" else f" (it is {quoted(first['input'])})"
+            raise ManifestError(f"{path}: {where}: {first['msg']}{has}") from error
 
 
-_PARTS: dict[str, type] = {
-    "conditions": Conditions,
-    "scheduler": SchedulerSettings,
-    "defaults": Defaults,
-    "source": Source,
-    "converter": Versions,
-}
-
-
-def _required(field: Field[Any]) -> bool:
-    return field.default is MISSING and field.default_factory is MISSING
-
-
-def _part(path: Path, name: str, kind: type, found: Any) -> Any:
-    """An object of the manifest. Unknown fields (a later version's) are ignored; missing ones take their defaults."""
-    wanted = fields(kind)
-    lacks = [f.name for f in wanted if _required(f) and (not isinstance(found, dict) or f.name not in found)]
-    if lacks:
-        raise ManifestError(f"{path}: {name!r} lacks {', '.join(lacks)}")
-    given = {f.name: found[f.name] for f in wanted if f.name in found}
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
+_MANIFEST = TypeAdapter(Manifest)
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,9 @@ def packages_in(path: Path) -> dict[str, Path]:
         raise AnemoneError(f"{path} does not exist; {_ACCEPTED}")
     if (path / FILE).is_file():
         folder = ModelFolder.open(path)
-        networks = (path / p.path for packages in folder.manifest.networks.values() for p in packages)
+        networks = [path / p.path for packages in folder.manifest.networks.values() for p in packages]
+        if not networks:
+            raise AnemoneError(f"{path} is a model without networks; {_ACCEPTED}")
         return {part.relative_to(path).as_posix(): part for network in networks for part in parts(network)}
     # A compiled model beside its package is what loading the package left there.
     found = sorted(

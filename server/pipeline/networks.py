@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from converter.errors import MemoryShortage
+from converter.errors import ManifestError, MemoryShortage
 from converter.folder import ModelFolder, Package
 from converter.runtime import ComputeUnit, Network, load
 from converter.trials import Trials
@@ -18,6 +18,13 @@ Loader = Callable[[Path, str, str], Network]
 #: Network -> compute unit (see `converter.units`); a network that is not named takes the default, or follows the model.
 ComputeUnits = dict[str, ComputeUnit]
 _GB = 10**9
+#: An input by which each network is known, in case a package was put in another's place.
+_TAKES = {
+    **dict.fromkeys(("text_encoder", "text_encoder_2"), "input_ids"),
+    "unet": "sample",
+    "vae_encoder": "x",
+    **dict.fromkeys(("vae_decoder", "preview_decoder"), "z"),
+}
 
 
 def load_package(path: Path, function: str, compute_units: str, precision: str = "fast") -> Network:
@@ -69,7 +76,12 @@ class Networks:
         else:
             needed = self._bytes(package)
             self._make_room(name, needed)
-            self._held[key] = (self._load(name, package), needed)
+            network = self._load(name, package)
+            if (takes := _TAKES.get(name)) is not None and takes not in network.inputs:
+                raise ManifestError(
+                    f"{self._folder.path / package.path} is no {name}: it takes {', '.join(network.inputs)}, and not {takes}"
+                )
+            self._held[key] = (network, needed)
         return self._held[key][0]
 
     def _load(self, name: str, package: Package) -> Network:

@@ -12,8 +12,22 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 
 from converter.clip_vocabulary import BEGIN, END
 from converter.errors import ManifestError
+from converter.tokenizer import Token
 
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+def _read(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]], str, dict[int, Token]]:
+    """Token -> number, the merges, what fills a prompt up, and the added tokens by number."""
+    vocabulary: dict[str, int] = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+    merges = [(a, b) for a, _, b in (line.partition(" ") for line in lines if not line.startswith("#version")) if b]
+    file = folder / "tokenizer_config.json"
+    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    pad = config.get("pad_token") or END
+    added = {int(number): token for number, token in (config.get("added_tokens_decoder") or {}).items()}
+    vocabulary |= {token["content"]: number for number, token in added.items()}
+    return vocabulary, merges, pad["content"] if isinstance(pad, dict) else pad, added
 
 
 class PromptTokenizer:
@@ -22,26 +36,25 @@ class PromptTokenizer:
     def __init__(self, folder: Path, tokens: int) -> None:
         """``folder`` has vocab.json and merges.txt; ``tokens`` is the length every prompt is padded or cut to.
 
-        Tokens that were added to the vocabulary are in its tokenizer_config.json (see `converter.tokenizer`).
+        Tokens that were added to the vocabulary are in its tokenizer_config.json (see `converter.tokenizer`). Raises
+        ManifestError where a file is damaged.
         """
-        vocabulary: dict[str, int] = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
-        merges = [(a, b) for a, _, b in (line.partition(" ") for line in lines if not line.startswith("#version")) if b]
+        try:
+            vocabulary, merges, pad, added = _read(folder)
+            model = models.BPE(
+                vocabulary, merges, continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=END
+            )
+        except OSError:
+            raise
+        except Exception as error:  # tokenizers has no class of its own for merges of unknown tokens
+            raise ManifestError(f"the tokenizer in {folder} is damaged: {error!r}") from error
         for token in (BEGIN, END):
             if token not in vocabulary:
                 raise ManifestError(f"{folder / 'vocab.json'} lacks {token}")
-        file = folder / "tokenizer_config.json"
-        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        pad = config.get("pad_token") or END
-        pad = pad["content"] if isinstance(pad, dict) else pad
-        added = {int(number): token for number, token in (config.get("added_tokens_decoder") or {}).items()}
-        vocabulary |= {token["content"]: number for number, token in added.items()}
         self._tokens = tokens
         self._begin, self._end = vocabulary[BEGIN], vocabulary[END]
         self._pad = vocabulary.get(pad, self._end)
-        self._tokenizer = Tokenizer(
-            models.BPE(vocabulary, merges, continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=END)
-        )
+        self._tokenizer = Tokenizer(model)
         self._tokenizer.normalizer = normalizers.Sequence(
             [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
         )

@@ -6,8 +6,10 @@ import json
 
 import numpy as np
 import pytest
+from checkpoints import write_tokenizer
 from transformers import CLIPTokenizer
 
+from converter.errors import ManifestError
 from server.pipeline.prompt import PromptTokenizer
 
 
@@ -51,3 +53,17 @@ def test_the_pad_token_is_the_tokenizers_own(checkpoint, tmp_path):
     (ids,) = PromptTokenizer(tmp_path, 77).pieces("red", 1)
     vocabulary = json.loads((tmp_path / "vocab.json").read_text())
     assert ids[0, -1] == vocabulary["!"]
+
+
+@pytest.mark.parametrize("file", ["vocab.json", "merges.txt", "tokenizer_config.json"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe", b"[1]", b"[" * 100_000, b"q w\n", b'{"added_tokens_decoder": {"a": 1}}']
+)
+def test_a_damaged_tokenizer_is_named(tmp_path, file, content):
+    write_tokenizer(tmp_path)
+    (tmp_path / file).write_bytes(content)
+    if file == "merges.txt" and content in (b"", b"[1]", b"[" * 100_000):
+        PromptTokenizer(tmp_path, 77)  # lines without a pair are no merges
+        return
+    with pytest.raises(ManifestError, match=str(tmp_path)):
+        PromptTokenizer(tmp_path, 77)
