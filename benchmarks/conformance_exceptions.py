@@ -74,6 +74,11 @@ EXCUSES = [
         error=r"^AssertionError: assert \d+ == \d+$",
     ),
     Excuse(
+        "asks for an index type of coremltools' program, whatever predicts with it, which fp32 ones do not have",
+        name=r"test_gather_nd_int16_indices\[.*'fp32'.*dynamic=True",
+        error=r"^AssertionError: assert False$",
+    ),
+    Excuse(
         "wants an error where default sizes do not fit and the sizes given do: computed here",
         name=r"TestStack::test_stack_dynamic_range_dim",
         error="DID NOT RAISE RuntimeError",
