@@ -232,7 +232,8 @@ class ModelFolder:
         found = self.manifest.networks.get(network, ())
         right = [p for p in found if (p.width, p.height) == (width, height)]
         if not right:
-            have = ", ".join("any size" if p.width is None else f"{p.width}x{p.height}" for p in found) or "none"
+            sizes = dict.fromkeys("any size" if p.width is None else f"{p.width}x{p.height}" for p in found)
+            have = ", ".join(sizes) or "none"
             wanted = "any size" if width is None else f"{width}x{height}"
             raise ManifestError(f"{self.path} has no {network} for {wanted}; it has {have}")
         return tuple(sorted(right, key=lambda p: (p.control, p.tokens or 0, p.batch)))

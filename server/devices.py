@@ -11,6 +11,7 @@ import numpy as np
 from converter.devices import EXPECTED, LOSS_DB, DeviceComparison, Run, compare_devices, run_in_child
 from converter.errors import AnemoneError
 from converter.folder import ModelFolder, sized
+from converter.runtime.package import default_function
 from server.terminal import Bar
 
 #: Each leaves Core ML one processor beside the CPU, or none.
@@ -25,7 +26,9 @@ _NO_MAC = (
 def _programs(path: Path, size: tuple[int, int] | None, only: Sequence[str]) -> dict[str, tuple[Path, str]]:
     """The networks of a model folder, or a package alone: by name, with their functions."""
     if path.suffix == ".mlpackage":
-        return {path.name: (path, "main")}
+        if size is not None or only:
+            raise AnemoneError(f"{path.name} is one package; --size and --only choose among those of a model folder")
+        return {path.name: (path, default_function(path))}
     folder = ModelFolder.open(path)
     networks = folder.manifest.networks
     if unknown := [name for name in only if name not in networks]:

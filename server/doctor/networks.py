@@ -12,19 +12,22 @@ import psutil
 
 from converter.child import ChildDied, WorkFailed, in_child
 from converter.errors import AnemoneError
-from converter.folder import Manifest, ModelFolder
+from converter.folder import FILE, Manifest, ModelFolder, kind
 from converter.lint.chips import chip_named
 from converter.lint.listing import read_listing
 from converter.lint.placement import Placement, work_of
 from converter.lint.stored import Blobs
 from converter.runtime.compute_plan import Share, planned
 from converter.runtime.halves import parts
+from converter.runtime.program import declared
 from converter.timing import Timing, timed
 from converter.trials import FILE as TRIALS
 from converter.trials import Verdict, read_verdicts
 from converter.units import unit_order
 from server.doctor.machine import Problem
 from server.models.memory import memory_budget, memory_need, weight_bytes
+from server.pipeline.networks import expect_network
+from server.pipeline.prompt import PromptTokenizer
 from server.settings import Settings
 
 #: Told what is being looked at: a label, how many are done, and of how many.
@@ -146,6 +149,11 @@ def _networks(
     except (OSError, AnemoneError) as error:
         verdicts = ()
         yield Problem(f"the trial verdicts of {model.name} cannot be read: {error}", _AGAIN.format(folder=folder.path))
+    for network in (n for n in folder.manifest.networks if kind(n).startswith("text_encoder")):
+        try:
+            PromptTokenizer(folder.tokenizer(network), folder.manifest.tokens)
+        except (OSError, AnemoneError) as error:
+            yield Problem(f"prompts cannot be read for {network}: {error}", _AGAIN.format(folder=folder.path))
     for number, network in enumerate(folder.manifest.networks):
         show(f"{model.name}: {network}", number, len(folder.manifest.networks))
         try:
@@ -166,6 +174,12 @@ def _networks(
         placed = _placed(path, package.function, units, chip)
         one = Examined(network, package.path, package.function, units, placed, own)
         model.networks.append(one)
+        if placed.problem is None:
+            try:
+                expect_network(network, path, declared(path, package.function)[0])
+            except AnemoneError as error:
+                yield Problem(f"{network} of {model.name}: {error}", _AGAIN.format(folder=folder.path))
+                continue
         if quick:
             one.unmeasured = "not asked for"
             if placed.problem is not None and placed.source == "prediction":
@@ -197,7 +211,9 @@ def examine(
             problems.append(Problem(str(error), "convert it smaller, or give it more with memory_budget_gb"))
         problems += _networks(folder, settings, chip, model, show, quick)
     except AnemoneError as error:
-        return model, [Problem(str(error), f"{_AGAIN.format(folder=path)}; or {_ADOPT}")]
+        # What is no model may be somebody's checkpoint: nothing is said of deleting it.
+        ours = (path / FILE).is_file()
+        return model, [Problem(str(error), f"{_AGAIN.format(folder=path)}; or {_ADOPT}" if ours else _ADOPT)]
     except Exception as error:
         # A folder that somebody edited can break any assumption, and the doctor is there to tell which.
         what = f"the model in {path} cannot be read: {type(error).__name__}: {error}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from converter.errors import ManifestError, MemoryShortage
@@ -30,6 +30,13 @@ _TAKES = {
 def load_package(path: Path, function: str, compute_units: str, precision: str = "fast") -> Network:
     """The function of the package at ``path``, on the compute unit and in the precision."""
     return load(path, function=function, compute_units=compute_units, precision=precision)
+
+
+def expect_network(name: str, path: Path, inputs: Collection[str]) -> None:
+    """Raise ManifestError where the package at ``path`` has inputs of another network than ``name``."""
+    takes = _TAKES.get(name)
+    if takes is not None and takes not in inputs:
+        raise ManifestError(f"{path} is no {name}: it takes {', '.join(inputs)}, and not {takes}")
 
 
 class Networks:
@@ -77,10 +84,7 @@ class Networks:
             needed = self._bytes(package)
             self._make_room(name, needed)
             network = self._load(name, package)
-            if (takes := _TAKES.get(name)) is not None and takes not in network.inputs:
-                raise ManifestError(
-                    f"{self._folder.path / package.path} is no {name}: it takes {', '.join(network.inputs)}, and not {takes}"
-                )
+            expect_network(name, self._folder.path / package.path, network.inputs)
             self._held[key] = (network, needed)
         return self._held[key][0]
 

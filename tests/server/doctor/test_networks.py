@@ -44,6 +44,13 @@ def package_file(network: str, name: str, content: bytes | None):
     return change
 
 
+def swapped(folder: Path) -> None:
+    """Name the decoder's package as the UNet's."""
+    networks = json.loads((folder / FILE).read_text())["networks"]
+    decoder = networks["vae_decoder"][0]["path"]
+    edit(networks=networks | {"unet": [package | {"path": decoder} for package in networks["unet"]]})(folder)
+
+
 _PROGRAM, _WEIGHTS = "Data/com.apple.CoreML/model.mlmodel", "Data/com.apple.CoreML/weights/weight.bin"
 _BROKEN = {
     "no manifest": (lambda folder: (folder / FILE).unlink(), "not a converted model"),
@@ -53,14 +60,27 @@ _BROKEN = {
     "no networks": (edit(networks=[]), "networks: Input should be"),
     "no sizes": (edit(sizes=[]), "sizes: "),
     "a size that is none": (edit(sizes=[[7, 7]]), "for 7x7"),
-    "a number for a path": (edit(networks={"unet": [{"path": 3, "width": 64, "height": 64, "batch": 1}]}), "networks.unet.0.path"),
+    "a number for a path": (
+        edit(networks={"unet": [{"path": 3, "width": 64, "height": 64, "batch": 1}]}),
+        "networks.unet.0.path",
+    ),
     "no package": (edit(networks={"unet": [{"path": "gone", "width": 64, "height": 64, "batch": 1}]}), "gone"),
     "a file that is no folder": (lambda folder: (shutil.rmtree(folder), folder.mkdir()), "not a converted model"),
     "a damaged program": (package_file("unet", _PROGRAM, b"\xff\xff\xff"), "unet of bad"),
     "no program": (package_file("unet", _PROGRAM, None), "unet of bad"),
     "no list of files": (package_file("vae_decoder", "Manifest.json", None), "vae_decoder of bad"),
+    "another network's package": (swapped, "is no unet: it takes z, and not sample"),
+    "no words": (lambda folder: (folder / "tokenizer/vocab.json").write_text(""), "prompts cannot be read"),
+    "no merges": (lambda folder: (folder / "tokenizer/merges.txt").unlink(), "prompts cannot be read"),
     "a strange list of files": (package_file("vae_decoder", "Manifest.json", b'{"rootModelIdentifier": []}'), "vae_"),
 }
+
+
+def test_a_checkpoint_is_not_to_be_deleted(checkpoint):
+    _, (problem,) = examined(checkpoint)
+    assert "not a converted model" in problem.what
+    assert "delete" not in problem.remedy
+    assert "anemone convert" in problem.remedy
 
 
 @pytest.mark.parametrize("how", _BROKEN)
