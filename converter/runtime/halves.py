@@ -35,4 +35,6 @@ def whole(path: Path, declared: Iterable[Declared]) -> tuple[dict[str, Feature],
     try:
         return chained(declared)
     except PackageError as error:
+        if _FIRST.fullmatch(path.name) is None:
+            raise
         raise PackageError(f"{path} and its second half do not fit together: {error}") from error

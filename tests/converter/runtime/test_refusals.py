@@ -18,6 +18,7 @@ from converter.lint.listing import read_listing
 from converter.lint.stored import Blobs
 from converter.mlproto import ml
 from converter.runtime import InputError, PackageError, UnsupportedOperator, functions, load
+from converter.runtime.program import declared
 
 ONE = np.ones((1, 3), np.float32)
 
@@ -157,8 +158,8 @@ def test_a_package_of_another_kind_is_refused_by_its_kind(tmp_path, kind):
     model = neural_network() if kind == "neuralNetwork" else ml().Model()
     getattr(model, kind).SetInParent()
     path = write_model(tmp_path / "m.mlpackage", ml().Model.FromString(model.SerializeToString()))
-    for attempt in (load, functions, lint_package):
-        with pytest.raises(PackageError, match=rf"m\.mlpackage is of the kind {kind}, not an ML program"):
+    for attempt in (load, functions, lint_package, declared):
+        with pytest.raises(PackageError, match=rf"^\S+m\.mlpackage is of the kind {kind}, not an ML program"):
             attempt(path)
 
 
