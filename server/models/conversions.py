@@ -147,7 +147,9 @@ class Conversions:
     def _require_free(self, order: ConversionOrder) -> None:
         other = self.making(order.name)
         if order.name in self._models.names() or (other is not None and other.id != order.id):
-            raise NameTaken(f"there is a model {order.name} already; give this one another name, or delete that one")
+            raise NameTaken(
+                f"there is a model {order.name} already, or one is being made; give this one another name, or delete that one"
+            )
 
     def _require_place(self) -> None:
         if sum(c.open for c in self._all.values()) >= MOST_OPEN:

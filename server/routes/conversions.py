@@ -66,7 +66,8 @@ def _order(body: ConversionIn, conversions: Conversions) -> ConversionOrder:
     name = body.name or usual_name(source)
     if not NAME.fullmatch(name) or name == _RESERVED:
         accepted = f"letters, digits, dots, dashes and underscores, up to 64, and not {_RESERVED}"
-        raise RequestError("name", name, accepted)
+        because = "" if body.name else "; give one, because the name of the source is none such"
+        raise RequestError("name", name, f"{accepted}{because}")
     return ConversionOrder(
         source=source,
         name=name,
