@@ -129,10 +129,9 @@ def _outcome(path: Path, function: str, units: ComputeUnit, say: Callable[..., N
         say(predict_seconds=time.monotonic() - began)
     except (AnemoneError, ImportError) as error:
         return {"error": _short(str(error))}
-    except (OSError, MemoryError) as error:  # a full disk, as a package is compiled, says nothing of the unit
-        return {"error": _short(f"{path} could not be tried: {error}")}
     except Exception as error:  # whatever Core ML says
-        if os.strerror(errno.ENOSPC) in str(error):
+        # A full disk, as a package is compiled, says nothing of the unit.
+        if isinstance(error, OSError | MemoryError) or os.strerror(errno.ENOSPC) in str(error):
             return {"error": _short(f"{path} could not be tried: {error}")}
         return {"done": _short(f"{type(error).__name__}: {error}")}
     wrong = [name for name, array in found.items() if not np.isfinite(array).all()]

@@ -116,7 +116,7 @@ def _side(given: Any) -> tuple[int, int] | None:
 
 
 def _expect_pipeline(checkpoint: Source) -> None:
-    """Raise CheckpointError where model_index.json names a pipeline or a part that is none of Stable Diffusion's."""
+    """Raise CheckpointError where model_index.json names a pipeline or a component of a class other than Stable Diffusion's."""
     pipeline = checkpoint.index.get("_class_name")
     if pipeline is not None and not (isinstance(pipeline, str) and _PIPELINES.fullmatch(pipeline)):
         raise CheckpointError(

@@ -183,7 +183,8 @@ class Manifest:
         if not path.is_file():
             raise ManifestError(f"{folder} is not a converted model: it has no {FILE}")
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            content = path.read_bytes()
+            found = json.loads(content.decode("utf-8"))
         except (ValueError, RecursionError) as error:
             raise ManifestError(f"{path} is not JSON: {error}") from error
         if not isinstance(found, dict) or found.get("format") != FORMAT:
@@ -191,7 +192,7 @@ class Manifest:
             raise ManifestError(f"{path} has format {quoted(what)}; this version reads {FORMAT}")
         try:
             # As JSON, in which pydantic takes lists for tuples. Fields of a later version are ignored.
-            return _MANIFEST.validate_json(json.dumps(found), strict=True)
+            return _MANIFEST.validate_json(content, strict=True)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"]))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
 
 from converter.errors import CheckpointError
 from converter.folder import FILE, ModelFolder, Package
@@ -44,6 +45,17 @@ def require_replaceable(out: Path) -> None:
 
 
 @dataclass(frozen=True)
+class _State:
+    """How far a conversion is: of which plan, and the packages of its finished networks."""
+
+    fingerprint: str | None
+    networks: dict[str, tuple[Package, ...]]
+
+
+_STATES = TypeAdapter(_State)
+
+
+@dataclass(frozen=True)
 class Partial:
     """The folder a conversion of ``fingerprint`` writes into, beside the one it is to become."""
 
@@ -54,32 +66,26 @@ class Partial:
     def open(out: Path, fingerprint: str) -> Partial:
         """The partial folder for ``out``: as a cut-off conversion of the same plan left it, otherwise not there yet."""
         partial = Partial(out.with_name(f".{out.name}.partial"), fingerprint)
-        if partial._state()[0] != fingerprint and partial.path.is_dir():
+        if partial._state().fingerprint != fingerprint and partial.path.is_dir():
             shutil.rmtree(partial.path)
         return partial
 
-    def _state(self) -> tuple[str | None, dict[str, tuple[Package, ...]]]:
-        """The fingerprint and the finished networks' packages.
-
-        None and nothing where there is no such file, or where it is none that this class wrote: all is made anew then.
-        """
+    def _state(self) -> _State:
+        """What is finished; nothing where there is no file, or a damaged one: everything is converted again then."""
         file = self.path / _STATE
         try:
-            found = json.loads(file.read_bytes()) if file.is_file() else {"fingerprint": None, "networks": {}}
-            networks = {name: tuple(Package(**p) for p in packages) for name, packages in found["networks"].items()}
-            return found["fingerprint"], networks
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            return None, {}
+            return _STATES.validate_json(file.read_bytes(), strict=True) if file.is_file() else _State(None, {})
+        except ValidationError:
+            return _State(None, {})
 
     def _write(self, networks: dict[str, tuple[Package, ...]]) -> None:
         beside = self.path / f"{_STATE}.new"
-        told = {name: [asdict(package) for package in packages] for name, packages in networks.items()}
-        beside.write_text(json.dumps({"fingerprint": self.fingerprint, "networks": told}))
+        beside.write_bytes(_STATES.dump_json(_State(self.fingerprint, networks)))
         beside.rename(self.path / _STATE)
 
     def finished(self, network: str) -> tuple[Package, ...] | None:
         """The packages of a network that was finished before; None where it was not."""
-        return self._state()[1].get(network)
+        return self._state().networks.get(network)
 
     @contextmanager
     def writing(self, network: str) -> Iterator[Path]:
@@ -100,7 +106,7 @@ class Partial:
             shutil.rmtree(target, ignore_errors=True)
             (folder / path).rename(target)
         shutil.rmtree(folder)
-        self._write(self._state()[1] | {network: packages})
+        self._write(self._state().networks | {network: packages})
 
     def take_over(self, network: str, there: ModelFolder) -> None:
         """Take a network from a model that was converted by the same plan; its files are linked, not copied."""

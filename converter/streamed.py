@@ -6,7 +6,6 @@ reference of a network of any size fits where the network's converter does.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,13 +14,12 @@ import numpy as np
 import torch
 
 from converter.errors import CheckpointError
-from converter.tensors import Tensors
+from converter.tensors import Tensors, expect_shape
 
 
 def _fetch(layer: torch.nn.Module, inputs: Any, *, stored: dict[str, tuple[str, torch.Size]], tensors: Tensors) -> None:
     for own, (name, shape) in stored.items():
-        if math.prod(tensors.shape(name)) != math.prod(shape):
-            raise CheckpointError(f"{name} is {list(tensors.shape(name))}, where its network has {list(shape)}")
+        expect_shape(tensors, name, tuple(shape))
         value = torch.from_numpy(tensors.array(name).astype(np.float32)).reshape(shape)
         layer._parameters[own] = torch.nn.Parameter(value, requires_grad=False)
 

@@ -337,6 +337,24 @@ class Tensors:
         return sum(2 * math.prod(self.shape(name)) for name in names)
 
 
+def _sizes(shape: tuple[int, ...]) -> str:
+    """In words, without the 1s at the end, by which a linear layer and a 1x1 convolution differ."""
+    kept = "x".join(map(str, shape)).removesuffix("x1").removesuffix("x1")
+    return kept or "one number"
+
+
+def expect_shape(tensors: Tensors, name: str, shape: tuple[int, ...]) -> None:
+    """Raise CheckpointError where there is no tensor ``name``, or one of another shape.
+
+    Sizes of 1 do not count: a linear layer may be stored as a 1x1 convolution.
+    """
+    stored = tensors.shape(name)
+    if [n for n in stored if n != 1] != [n for n in shape if n != 1]:
+        raise CheckpointError(
+            f"{name} is {_sizes(stored)}, but by its network's configuration it should be {_sizes(shape)}"
+        )
+
+
 class _Noting(Tensors):
     names: set[str]
 

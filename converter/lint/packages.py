@@ -75,7 +75,7 @@ def _models(path: Path) -> dict[str, Path]:
     try:
         found = stages(path)
     except PackageError:
-        found = ()  # whoever reads it is told why it cannot be read
+        found = ()  # reading the package raises the same error again
     return {f"{path.name}/{model.name}": model for model in found} or {path.name: path}
 
 
@@ -121,8 +121,8 @@ def lint_folder(path: Path, chip: str = DEFAULT_CHIP) -> dict[str, list[Finding]
 def lint(path: Path, chip: str = DEFAULT_CHIP, *, notes: bool = False) -> tuple[str, int]:
     """`lint_folder` in words for a terminal, and the exit status: 0 where there is nothing but notes, otherwise 1.
 
-    ``notes`` spells these out, too. Of several packages one that cannot be read is told of among the others; a package
-    that is given itself raises PackageError.
+    ``notes`` prints the notes as well. In a folder, a package that cannot be read is reported and the others are still
+    checked; where ``path`` is that package itself, PackageError is raised.
     """
     limits, blobs, packages = chip_named(chip), Blobs(), packages_in(path)
     told, status = [], 0

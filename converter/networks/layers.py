@@ -8,21 +8,14 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.errors import CheckpointError
 from converter.mil import FP16, Graph, Tensor
-from converter.tensors import Tensors
+from converter.tensors import Tensors, expect_shape
 
 Half = NDArray[np.float16]
 Change: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 #: How attention is spelled; see `converter.networks.attention`.
 Attention = Literal["split_einsum", "split_einsum_v2", "original"]
 ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
-
-
-def _sizes(shape: tuple[int, ...]) -> str:
-    """In words, without the 1s at the end, by which a linear layer and a 1x1 convolution differ."""
-    kept = "x".join(map(str, shape)).removesuffix("x1").removesuffix("x1")
-    return kept or "one number"
 
 
 class Layers:
@@ -37,23 +30,12 @@ class Layers:
         """Whether the checkpoint has this tensor."""
         return path in self.tensors
 
-    def expect(self, path: str, shape: tuple[int, ...]) -> None:
-        """Raise CheckpointError where the checkpoint has no tensor ``path``, or one of other sizes.
-
-        Sizes of 1 do not count: a linear layer may be stored as a 1x1 convolution.
-        """
-        stored = self.tensors.shape(path)
-        if [n for n in stored if n != 1] != [n for n in shape if n != 1]:
-            raise CheckpointError(
-                f"{path} is {_sizes(stored)}, but by its network's configuration it should be {_sizes(shape)}"
-            )
-
     def weight(self, path: str, shape: tuple[int, ...], change: Change | None = None) -> Tensor:
         """The checkpoint tensor ``path`` as an fp16 constant of ``shape``.
 
-        ``change`` is applied in fp32 before rounding to fp16. Raises CheckpointError as `expect` does.
+        ``change`` is applied in fp32 before rounding to fp16. Raises CheckpointError as `expect_shape` does.
         """
-        self.expect(path, shape)
+        expect_shape(self.tensors, path, shape)
 
         def values() -> Half:
             array = self.tensors.array(path)

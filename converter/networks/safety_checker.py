@@ -18,6 +18,7 @@ from converter.errors import CheckpointError
 from converter.mil import FP16, FP32, Tensor
 from converter.networks.clip_layer import EPSILON, clip_layer
 from converter.networks.layers import Half, Layers
+from converter.tensors import expect_shape
 
 _WHERE = "safety_checker/config.json"
 #: What CLIPVisionConfig and CLIPConfig take where the configuration does not say.
@@ -53,7 +54,7 @@ def _patches(layers: Layers, root: str, vision: dict[str, Any]) -> Tensor:
     token = layers.weight(f"{root}embeddings.class_embedding", (1, channels, 1, 1))
     x = g.concat([token, x], 3, "patches.all")
     path, placed = f"{root}embeddings.position_embedding.weight", (1, channels, 1, count + 1)
-    layers.expect(path, (count + 1, channels))
+    expect_shape(layers.tensors, path, (count + 1, channels))
 
     def turned() -> Half:
         return np.ascontiguousarray(layers.tensors.array(path).T).astype(np.float16).reshape(placed)
@@ -83,7 +84,7 @@ def _margins(layers: Layers, embedding: Tensor) -> Tensor:
     names, width = ("concept_embeds", "special_care_embeds"), embedding.shape[1]
     counts = [math.prod(tensors.shape(f"{name}_weights")) for name in names]
     for name, number in zip(names, counts, strict=True):
-        layers.expect(name, (number, width))  # one threshold for each concept
+        expect_shape(tensors, name, (number, width))  # one threshold for each concept
     count = sum(counts)
 
     def directions() -> NDArray[np.float32]:
