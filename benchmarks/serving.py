@@ -314,7 +314,7 @@ def _beside_pipeline(source: Path, data_dir: Path, jobs: int) -> None:
 def _serve(data_dir: Path) -> None:
     """The server that is measured: the tests' painter, and room for ten thousand jobs."""
     from server.jobs.limits import Limits
-    from tests.server.live_server import bound, server
+    from tests.support.live_server import bound, server
 
     with bound() as listening:
         print(listening.getsockname()[1], flush=True)

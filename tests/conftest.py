@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from checkpoints import write_checkpoint
 
 from converter.convert import convert
 from converter.plan import ConvertOptions
+from tests.support.checkpoints import write_checkpoint
 
 
 @pytest.fixture(scope="session", autouse=True)

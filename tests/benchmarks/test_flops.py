@@ -1,8 +1,6 @@
 """The count of a program's products beside PyTorch's own count of the module it was made of."""
 
 import torch
-from checkpoints import tiny_unet, tiny_vae
-from packages import package_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -12,6 +10,8 @@ from converter.networks.unet import unet
 from converter.networks.unet_shape import unet_shape
 from converter.networks.vae import vae_decoder
 from converter.runtime.program import read_model
+from tests.support.checkpoints import tiny_unet, tiny_vae
+from tests.support.packages import package_of
 
 
 def counted_by_torch(run):

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from fake_coreml import pretend
 from PIL import Image
 
 from benchmarks import mac
@@ -22,6 +21,7 @@ from converter.devices import _predict, compare_devices
 from converter.errors import AnemoneError
 from converter.folder import FILE, ModelFolder
 from converter.timing import _timed
+from tests.support.fake_coreml import pretend
 
 ROOT = Path(__file__).resolve().parents[2]
 

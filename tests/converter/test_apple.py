@@ -12,10 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoints import SIDE, TEXT_WIDTH, tiny_unet, tiny_vae, write_checkpoint, write_tokenizer, write_xl_checkpoint
-from cut import cut
-from mil_text import compiled
-from packages import psnr
 
 from converter.apple import ACCEPTED, AppleSettings, AppleSettingsError, adopt, is_apple, option, recognise_apple
 from converter.apple.model import attention_spelling
@@ -34,6 +30,18 @@ from server.cli import main
 from server.jobs.request import make_request
 from server.models.library import ready_model
 from server.pipeline.stable_diffusion import Picture, StableDiffusion
+from tests.support.checkpoints import (
+    SIDE,
+    TEXT_WIDTH,
+    tiny_unet,
+    tiny_vae,
+    write_checkpoint,
+    write_tokenizer,
+    write_xl_checkpoint,
+)
+from tests.support.cut import cut
+from tests.support.mil_text import compiled
+from tests.support.packages import psnr
 
 #: Stable Diffusion 1's width of the prompt's states, in an otherwise tiny model.
 PUBLISHED = {"unet": {"cross_attention_dim": 768}, "text": {"hidden_size": 768}}

@@ -9,7 +9,7 @@ import pytest
 
 from converter.attempt import _outcome, attempt
 from converter.errors import AnemoneError
-from tests.mac_double.process import environment
+from tests.support.mac_double.process import environment
 
 
 @pytest.fixture

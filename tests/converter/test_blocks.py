@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from half_programs import half, mb, package_of_program
 
 from converter.blocks import blocks, in_rounds, with_block_outputs
 from converter.devices import likely_inputs
 from converter.runtime.feature import PackageError
 from converter.runtime.mil import MILNetwork
 from converter.runtime.program import own_features
+from tests.support.half_programs import half, mb, package_of_program
 
 NETWORKS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
 

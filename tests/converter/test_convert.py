@@ -14,7 +14,6 @@ import threading
 import numpy as np
 import psutil
 import pytest
-from checkpoints import tiny_unet, write_checkpoint
 from diffusers import DiffusionPipeline
 
 from converter.convert import convert
@@ -24,6 +23,7 @@ from converter.networks.layers import ATTENTIONS
 from converter.partial import conversion_lock
 from converter.plan import ConvertOptions
 from converter.runtime.program import read_program
+from tests.support.checkpoints import tiny_unet, write_checkpoint
 
 #: diffusers reads the scheduler alone.
 WITHOUT_NETWORKS = {"unet": None, "vae": None, "text_encoder": None, "tokenizer": None, "feature_extractor": None}

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cut import cut
-from fake_coreml import pretend
 
 from converter.blocks import blocks
 from converter.devices import DeviceComparison, Row, _predict, compare_devices, likely_inputs
 from converter.errors import AnemoneError
+from tests.support.cut import cut
+from tests.support.fake_coreml import pretend
 
 UNITS = ("CPU_ONLY", "CPU_AND_NE")
 

@@ -10,13 +10,13 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from emitted import NETWORKS, TinyNetworks
 from torch import nn
 
 from converter.mil import FP16, FP32, TARGETS, Graph, TargetError, target_named
 from converter.mlproto import mil, ml
 from converter.runtime import load as load_package
 from converter.runtime.program import read_model
+from tests.support.emitted import NETWORKS, TinyNetworks
 
 #: Int16 indices are what coremltools gives tables smaller than 2**15 rows; CLIP's has 49408.
 ROWS = 2**15 + 1

@@ -12,15 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from fake_hub import TOKEN, FakeHub, Repository
 from huggingface_hub import close_session, constants
-from single_files import tiny, write
 
 from converter.checkpoint import Checkpoint
 from converter.component import Component
 from converter.errors import CheckpointError, SpaceError
 from converter.hub import HubAddress, fetch
 from converter.source import open_source
+from tests.support.fake_hub import TOKEN, FakeHub, Repository
+from tests.support.single_files import tiny, write
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 INDEX = {

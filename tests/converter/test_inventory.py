@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import write_checkpoint, write_xl_checkpoint
 from diffusers import AutoencoderTiny, ControlNetModel, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
@@ -19,6 +18,7 @@ from converter.component import Component
 from converter.errors import CheckpointError
 from converter.plan import ConvertOptions, make_plan
 from converter.source import open_source
+from tests.support.checkpoints import write_checkpoint, write_xl_checkpoint
 
 UNET, VAE = "unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"
 TEXT, TEXT_2 = "text_encoder/model.safetensors", "text_encoder_2/model.safetensors"

@@ -6,14 +6,14 @@ import warnings
 
 import numpy as np
 import pytest
-from emitted import TinyNetworks
-from packages import METADATA, as_written
 
 from converter.mil import FP16, INT32, MACOS13, MACOS14, MACOS15, Graph, TargetError
 from converter.mlproto import ml
 from converter.package import write_functions, write_package
 from converter.runtime import PackageError
 from converter.runtime.program import read_model
+from tests.support.emitted import TinyNetworks
+from tests.support.packages import METADATA, as_written
 
 NETWORKS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
 

@@ -8,14 +8,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from checkpoints import write_checkpoint, write_xl_checkpoint
 from safetensors.torch import load_file, save_file
-from single_files import tiny, write
 
 from converter.convert import convert
 from converter.errors import CheckpointError
 from converter.plan import ConvertOptions
 from converter.runtime import load
+from tests.support.checkpoints import write_checkpoint, write_xl_checkpoint
+from tests.support.single_files import tiny, write
 
 LEAST_DB = 60
 PROJECTION = "conditioner.embedders.1.model.text_projection"

@@ -11,12 +11,12 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders import single_file_utils as oracle
-from published_configs import CROSS_DOWN, CROSS_UP, DOWN, UP
-from single_files import OPENCLIP, TINY_UNETS, public, tiny, write, write_headers
 
 from converter.errors import CheckpointError
 from converter.plan import ConvertOptions, make_plan
 from converter.single_file import SingleFile
+from tests.support.published_configs import CROSS_DOWN, CROSS_UP, DOWN, UP
+from tests.support.single_files import OPENCLIP, TINY_UNETS, public, tiny, write, write_headers
 
 
 def asked_of_diffusers(family, component, state, modules):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from mil_text import compiled
 
 from converter.apple import AppleSettings, adopt
 from converter.checkpoint import Checkpoint
@@ -16,6 +15,7 @@ from converter.snapshot import Snapshot, file_name, folder_name, short_name
 from converter.source import open_source
 from server.models.installed import InstalledModels
 from server.models.library import model_name
+from tests.support.mil_text import compiled
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

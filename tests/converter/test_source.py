@@ -11,7 +11,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from single_files import TINY_UNETS, tiny, write
 from transformers import CLIPTokenizer
 
 from converter.checkpoint import Checkpoint
@@ -23,6 +22,7 @@ from converter.folder import Manifest
 from converter.plan import ConvertOptions
 from converter.single_file import SingleFile
 from converter.source import open_source
+from tests.support.single_files import TINY_UNETS, tiny, write
 
 END, BANG = 49407, 0
 

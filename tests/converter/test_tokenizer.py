@@ -9,7 +9,6 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from checkpoints import write_checkpoint, write_tokenizer, write_xl_checkpoint
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
@@ -22,6 +21,7 @@ from converter.runtime.mil import MILNetwork
 from converter.tokenizer import greatest_token, read_tokenizer
 from converter.verify import psnr
 from server.pipeline.prompt import PromptTokenizer
+from tests.support.checkpoints import write_checkpoint, write_tokenizer, write_xl_checkpoint
 
 END = 49407
 NORMALIZED = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": False}

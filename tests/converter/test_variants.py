@@ -7,10 +7,8 @@ import os
 import numpy as np
 import pytest
 import torch
-from checkpoints import diffusers_pipeline, tiny_unet, tiny_vae, write_checkpoint
 from diffusers import AutoencoderTiny, ControlNetModel
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
-from packages import as_written
 from transformers import CLIPConfig
 
 from converter.component import Component
@@ -21,6 +19,8 @@ from converter.plan import ConvertOptions
 from converter.verify import random_inputs
 from server.jobs.request import make_request
 from server.pipeline.stable_diffusion import Picture, StableDiffusion
+from tests.support.checkpoints import diffusers_pipeline, tiny_unet, tiny_vae, write_checkpoint
+from tests.support.packages import as_written
 
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
 

@@ -8,9 +8,7 @@ import hashlib
 import numpy as np
 import pytest
 import torch
-from checkpoints import write_checkpoint, write_xl_checkpoint
 from diffusers import UNet2DConditionModel
-from packages import as_written
 
 import converter.programs
 from converter.checkpoint import Checkpoint
@@ -19,6 +17,8 @@ from converter.networks.catalog import write_graph
 from converter.plan import ConvertOptions
 from converter.reference import ReferenceNetwork
 from converter.verify import VerificationError, psnr, random_inputs, verify_package
+from tests.support.checkpoints import write_checkpoint, write_xl_checkpoint
+from tests.support.packages import as_written
 
 
 def quietly(progress):

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.server.live_server import live
+from tests.support.live_server import live
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from checkpoints import diffusers_pipeline
 from PIL import Image
 
 from converter.errors import ManifestError
@@ -21,7 +20,8 @@ from demo.pixels import look
 from server.cli import main
 from server.pipeline.infotext import read_infotext
 from server.settings import BUNDLED_MODEL
-from tests.server.live_server import answers, until
+from tests.support.checkpoints import diffusers_pipeline
+from tests.support.live_server import answers, until
 
 
 @pytest.fixture(scope="module")

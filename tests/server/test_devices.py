@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_coreml import pretend
 
 from converter.devices import DeviceComparison, _predict
 from converter.errors import AnemoneError
 from converter.folder import ModelFolder
 from server.cli import main
 from server.devices import verify_devices
+from tests.support.fake_coreml import pretend
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.server.live_server import over
+from tests.support.live_server import over
 
 Encoded = Callable[..., bytes]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.server.live_server import enqueue, live, over, running, until, watch
+from tests.support.live_server import enqueue, live, over, running, until, watch
 
 
 def test_a_job_is_watched_from_its_place_in_the_queue_to_its_end(client: httpx.Client) -> None:

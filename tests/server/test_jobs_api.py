@@ -3,7 +3,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from tests.server.live_server import enqueue, job, over, running
+from tests.support.live_server import enqueue, job, over, running
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from server.security.gate import Access
 from server.security.key import COOKIE, ApiKey, Door
-from tests.server.live_server import answers, enqueue, live, over
+from tests.support.live_server import answers, enqueue, live, over
 
 KEY = "the-key-of-a-household"
 SESSION = "/api/v1/session"

@@ -5,7 +5,7 @@ import re
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.server.live_server import enqueue, over, until
+from tests.support.live_server import enqueue, over, until
 
 
 def counted(client: httpx.Client) -> dict[tuple[str, str], float]:

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from server.models.conversions import MOST_OPEN
-from tests.server import fake_converter, fake_painter
-from tests.server.live_server import enqueue, live, over, running, until
+from tests.support import fake_converter, fake_painter
+from tests.support.live_server import enqueue, live, over, running, until
 
 MODELS = "/api/v1/models"
 

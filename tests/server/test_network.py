@@ -16,7 +16,7 @@ import pytest
 
 from server.security.hosts import own_addresses
 from server.security.key import FILE
-from tests.server.live_server import answers, until
+from tests.support.live_server import answers, until
 
 
 @contextmanager

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.server import fake_painter
-from tests.server.live_server import enqueue, live, over, running, until
+from tests.support import fake_painter
+from tests.support.live_server import enqueue, live, over, running, until
 
 
 def test_readyz_tells_the_progress_until_it_is_ready(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from schemathesis.core.parameters import ParameterLocation
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from server.openapi import EXPORTED
-from tests.server.live_server import live
+from tests.support.live_server import live
 
 api = schemathesis.openapi.from_path(EXPORTED)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from tests.server.live_server import enqueue, live, over, running
+from tests.support.live_server import enqueue, live, over, running
 
 
 def _left_while_running(data_dir: Path, steps: int, grace: float) -> tuple[str, str, list[httpx.Response]]:

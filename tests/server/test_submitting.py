@@ -10,7 +10,7 @@ import pytest
 
 from server.jobs.limits import Limits
 from server.jobs.store import Retention
-from tests.server.live_server import enqueue, job, live, over, running, until
+from tests.support.live_server import enqueue, job, live, over, running, until
 
 
 def send(client: httpx.Client, key: str | None = None, prompt: str = "a circle", **fields: Any) -> httpx.Response:

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.server.live_server import over
+from tests.support.live_server import over
 
 
 def make(client: httpx.Client, **fields: Any) -> httpx.Response:

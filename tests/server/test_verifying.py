@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from checkpoints import tiny_unet, tiny_vae, write_checkpoint, write_xl_checkpoint
 from safetensors.numpy import load_file, save_file
 
 from converter.convert import convert
@@ -15,6 +14,7 @@ from converter.plan import ConvertOptions
 from converter.runtime.mil import MILNetwork
 from server import verifying
 from server.cli import main
+from tests.support.checkpoints import tiny_unet, tiny_vae, write_checkpoint, write_xl_checkpoint
 
 #: What serves packages on this machine.
 SERVED = "Core ML" if sys.platform == "darwin" else "fast"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from published_configs import CROSS_DOWN, CROSS_UP, DOWN, UP
-from single_files import tiny, with_zeros, write
 
 from converter.errors import CheckpointError
 from converter.single_file import SingleFile
+from tests.support.published_configs import CROSS_DOWN, CROSS_UP, DOWN, UP
+from tests.support.single_files import tiny, with_zeros, write
 
 
 def predicted(path, state, metadata=None, asked=None):

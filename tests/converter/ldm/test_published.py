@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from published_configs import PUBLISHED
-from single_files import (
+
+from converter.single_file import SingleFile
+from tests.support.published_configs import PUBLISHED
+from tests.support.single_files import (
     OPENCLIP,
     original_clip,
     original_openclip,
@@ -16,8 +18,6 @@ from single_files import (
     text_encoder,
     write_headers,
 )
-
-from converter.single_file import SingleFile
 
 
 def full_size(family, configs):

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from single_files import write_headers
 
 from benchmarks.checkpoints import SIZES, file_shapes
 from converter.ldm.leftovers import left_out_of_file
 from converter.ldm.prediction import MARKS
 from converter.single_file import SingleFile
+from tests.support.single_files import write_headers
 
 DATA = Path(__file__).parents[2] / "data"
 FAMILIES = {"sd1-ldm": ("sd15", "sd1"), "sdxl-sgm": ("sdxl", "sdxl")}

@@ -7,10 +7,10 @@ import struct
 
 import pytest
 import torch
-from single_files import tiny, with_zeros, write, write_headers
 
 from converter.errors import CheckpointError
 from converter.single_file import SingleFile
+from tests.support.single_files import tiny, with_zeros, write, write_headers
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,8 @@ import json
 
 import pytest
 import torch
-from checkpoints import tiny_text_encoder, tiny_unet, tiny_vae, write_checkpoint, write_xl_checkpoint
 from diffusers import AutoencoderTiny, ControlNetModel
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
-from packages import package_of
 from transformers import CLIPConfig
 
 from converter.config_tables import CONTROLNET
@@ -24,6 +22,8 @@ from converter.networks.unet import unet
 from converter.networks.unet_shape import unet_shape
 from converter.networks.vae import vae_decoder, vae_encoder
 from converter.plan import ConvertOptions
+from tests.support.checkpoints import tiny_text_encoder, tiny_unet, tiny_vae, write_checkpoint, write_xl_checkpoint
+from tests.support.packages import package_of
 
 #: As many levels as Stable Diffusion 1 has, with few channels: shapes of logits are what they are there.
 LEVELS = {

@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from checkpoints import TEXT_WIDTH, tiny_unet
 from diffusers import ControlNetModel
-from packages import as_written, halved, package_of, psnr
 
 from converter.config_tables import CONTROLNET
 from converter.networks.controlnet import controlnet
@@ -15,6 +13,8 @@ from converter.networks.layers import ATTENTIONS
 from converter.networks.unet import unet
 from converter.networks.unet_shape import unet_shape
 from converter.runtime.program import read_program
+from tests.support.checkpoints import TEXT_WIDTH, tiny_unet
+from tests.support.packages import as_written, halved, package_of, psnr
 
 POOLED = 24
 XL = {

@@ -7,13 +7,13 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from checkpoints import SIDE, TEXT_WIDTH, tiny_text_encoder, tiny_unet, tiny_vae, write_checkpoint
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from packages import as_written, psnr
 from transformers import CLIPTextModel
 
 from converter.convert import convert
 from converter.plan import ConvertOptions
+from tests.support.checkpoints import SIDE, TEXT_WIDTH, tiny_text_encoder, tiny_unet, tiny_vae, write_checkpoint
+from tests.support.packages import as_written, psnr
 
 
 def converted(folder, **parts):

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker, cosine_distance
-from packages import as_written, halved, package_of
 from transformers import CLIPConfig
 
 from converter.errors import CheckpointError
 from converter.networks.layers import ATTENTIONS
 from converter.networks.safety_checker import safety_checker
 from converter.runtime.program import read_program
+from tests.support.packages import as_written, halved, package_of
 
 HEIGHT, WIDTH = 12, 16
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderTiny
-from packages import as_written, halved, package_of, psnr
 
 from converter.errors import CheckpointError
 from converter.mil import FP32, Graph, Weights
 from converter.networks.layers import Layers
 from converter.networks.taesd import taesd_decoder
 from converter.runtime.program import read_program
+from tests.support.packages import as_written, halved, package_of, psnr
 
 #: What published TAESD and TAESDXL say of themselves.
 PUBLISHED = {

@@ -7,14 +7,14 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from checkpoints import SIDE, tiny_vae
 from diffusers.models.resnet import ResnetBlock2D
-from packages import as_written, halved, package_of, psnr
 
 from converter.families import vae_config
 from converter.networks.vae import trunk_scale, vae_decoder, vae_encoder
 from converter.runtime.ops import OPERATORS
 from converter.runtime.program import read_program
+from tests.support.checkpoints import SIDE, tiny_vae
+from tests.support.packages import as_written, halved, package_of, psnr
 
 XL = {"scaling_factor": 0.13025, "force_upcast": True}
 FITTED = {"scaling_factor": 0.13025, "force_upcast": False}

@@ -7,11 +7,11 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from mil_text import compiled
 from torch import nn
 
 from converter.runtime import Chunked, Feature, InputError, PackageError, functions, load
 from converter.runtime.program import declared, read_model, stages
+from tests.support.mil_text import compiled
 
 
 class First(nn.Module):

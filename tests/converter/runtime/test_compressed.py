@@ -8,13 +8,13 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from mil_text import compiled
 from torch import nn
 
 from converter.blob import BlobError, BlobReader, packed_size, unpack
 from converter.runtime import PackageError, load
 from converter.runtime.compressed import Compressed, dense
 from converter.runtime.program import read_program
+from tests.support.mil_text import compiled
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fake_coreml import pretend
 
 from converter.runtime.compute_plan import machine_devices, planned
 from converter.runtime.feature import PackageError
 from converter.runtime.program import read_model
+from tests.support.fake_coreml import pretend
 
 
 @pytest.fixture

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from checkpoints import TEXT_WIDTH, tiny_text_encoder, tiny_unet, tiny_vae
 from diffusers import ControlNetModel, SD3Transformer2DModel
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
-from packages import halved, psnr
 from torch import nn
 from transformers import CLIPConfig, T5Config, T5EncoderModel
 
 from converter.runtime import load
 from converter.runtime.mil import MILNetwork
+from tests.support.checkpoints import TEXT_WIDTH, tiny_text_encoder, tiny_unet, tiny_vae
+from tests.support.packages import halved, psnr
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from cut import cut
 
 from converter.runtime import InputError, load
 from converter.runtime.coreml import CoreMLNetwork, _Buffers, compiled
 from converter.runtime.mil import MILNetwork
-from tests.mac_double.core_ml import Mac, ReshapeFrequency, SpecializationStrategy
+from tests.support.cut import cut
+from tests.support.mac_double.core_ml import Mac, ReshapeFrequency, SpecializationStrategy
 
 
 @pytest.fixture(params=["13.6", "15.1"])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from mil_text import compiled, read_spec
 
 from converter.mlproto import mil
 from converter.runtime import PackageError, load
+from tests.support.mil_text import compiled, read_spec
 
 MODEL = "Data/com.apple.CoreML/model.mlmodel"
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"

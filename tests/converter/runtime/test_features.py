@@ -7,14 +7,14 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from mil_text import compiled, read_spec
-from raw_programs import Operation, program_of, write_model
 from torch import nn
 
 from converter.mlproto import ml
 from converter.runtime import PRECISIONS, Feature, InputError, PackageError, load
 from converter.runtime.feature import checked, features
 from converter.runtime.program import declared, functions, read_program
+from tests.support.mil_text import compiled, read_spec
+from tests.support.raw_programs import Operation, program_of, write_model
 
 ONE = np.ones(1, np.float32)
 

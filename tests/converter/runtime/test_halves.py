@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cut import cut
-from half_programs import half, mb, package_of_program
-from mil_text import compiled
 
 from converter.runtime import PackageError, functions, load
 from converter.runtime.halves import parts
 from converter.runtime.outline import read_outline
 from converter.runtime.program import declared, own_features, read_program
+from tests.support.cut import cut
+from tests.support.half_programs import half, mb, package_of_program
+from tests.support.mil_text import compiled
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from half_programs import half, mb, package_of_program, types
-from packages import psnr
 
 from converter.checkpoint import Checkpoint
 from converter.reference import ReferenceNetwork
 from converter.runtime.mil import MILNetwork
 from converter.verify import random_inputs
+from tests.support.half_programs import half, mb, package_of_program, types
+from tests.support.packages import psnr
 
 RNG = np.random.default_rng(0)
 

@@ -7,14 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from checkpoints import SIDE, tiny_vae
 from diffusers.models.resnet import ResnetBlock2D
-from half_programs import half, mb, package_of_program
-from packages import halved, package_of
 
 from converter.networks.vae import vae_decoder
 from converter.runtime.mil import MILNetwork
 from converter.runtime.ranges import nearest, report
+from tests.support.checkpoints import SIDE, tiny_vae
+from tests.support.half_programs import half, mb, package_of_program
+from tests.support.packages import halved, package_of
 
 LARGEST = 65504.0
 

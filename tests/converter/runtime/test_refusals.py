@@ -8,9 +8,6 @@ import warnings
 
 import numpy as np
 import pytest
-from half_programs import ct, mb, types
-from mil_text import compiled, read_spec
-from raw_programs import Operation, program_of, write_model
 
 from converter.errors import AnemoneError
 from converter.lint import lint, lint_package
@@ -19,6 +16,9 @@ from converter.lint.stored import Blobs
 from converter.mlproto import ml
 from converter.runtime import InputError, PackageError, UnsupportedOperator, functions, load
 from converter.runtime.program import declared
+from tests.support.half_programs import ct, mb, types
+from tests.support.mil_text import compiled, read_spec
+from tests.support.raw_programs import Operation, program_of, write_model
 
 ONE = np.ones((1, 3), np.float32)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from half_programs import half, mb, package_of_program, state
 
 from converter.runtime import InputError
 from converter.runtime.mil import MILNetwork
+from tests.support.half_programs import half, mb, package_of_program, state
 
 
 @pytest.fixture(scope="module")

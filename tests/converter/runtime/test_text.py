@@ -6,13 +6,13 @@ import warnings
 
 import numpy as np
 import pytest
-from mil_text import Printer, compiled
 from torch import nn
 
 from converter.mlproto import mil
 from converter.runtime import PackageError, load
 from converter.runtime.program import functions, read_model, read_program
 from converter.runtime.text import TextError, read_text
+from tests.support.mil_text import Printer, compiled
 
 NETWORKS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
 

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fake_coreml import MLCPUComputeDevice, MLGPUComputeDevice, pretend
 
 from converter import trials
 from converter.folder import FILE, ModelFolder
@@ -16,6 +15,7 @@ from converter.trials import Verdict, record
 from server.doctor import machine, networks
 from server.doctor.networks import examine
 from server.settings import Settings
+from tests.support.fake_coreml import MLCPUComputeDevice, MLGPUComputeDevice, pretend
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ import pytest
 from converter import trials
 from converter.folder import ModelFolder
 from converter.trials import Verdict, read_verdicts
-from tests.mac_double.process import environment
-from tests.server.live_server import answers, enqueue, over, until
+from tests.support.live_server import answers, enqueue, over, until
+from tests.support.mac_double.process import environment
 
 CHIP = "Apple M2 Pro, macOS 26.1 (25B78)"
 

@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 from server.jobs.limits import Limits
-from tests.server import fake_painter
-from tests.server.live_server import enqueue, job, live, over, until
+from tests.support import fake_painter
+from tests.support.live_server import enqueue, job, live, over, until
 
 
 def test_an_idle_model_is_unloaded_and_comes_back_with_the_next_job(tmp_path: Path) -> None:

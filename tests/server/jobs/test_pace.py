@@ -7,7 +7,7 @@ from server.jobs.messages import Progressed
 from server.jobs.order import Waiting
 from server.jobs.pace import Pace, Paces, Shape, Tally, Work, work_of
 from server.jobs.running import Running
-from tests.server.jobs.asking import request
+from tests.support.asking import request
 
 SHAPE = Shape("fake", 64, 64, 2)
 

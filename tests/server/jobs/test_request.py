@@ -7,7 +7,7 @@ import json
 import pytest
 
 from server.jobs.request import RequestError, as_json, from_json, make_request
-from tests.server.fake_painter import MANIFEST
+from tests.support.fake_painter import MANIFEST
 
 
 def request(**fields):

@@ -29,8 +29,8 @@ from server.jobs.messages import (
 from server.jobs.request import GenerationRequest, make_request
 from server.jobs.start import ModelChoice
 from server.pipeline.infotext import read_infotext
-from tests.server import fake_painter
-from tests.server.fake_painter import BROKEN, HUGE, LINGERING, MANIFEST, OTHER
+from tests.support import fake_painter
+from tests.support.fake_painter import BROKEN, HUGE, LINGERING, MANIFEST, OTHER
 
 PATIENCE = 60.0
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 
 from server.jobs.store import MOST_ATTEMPTS
-from tests.server.fake_painter import NOTE
-from tests.server.live_server import PATIENCE, answers, enqueue, job, live, over, running, until
+from tests.support.fake_painter import NOTE
+from tests.support.live_server import PATIENCE, answers, enqueue, job, live, over, running, until
 
 
 def test_a_job_whose_worker_died_runs_again_once(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_stopping_in_good_order_queues_the_running_job_for_the_next_start(tmp_pa
 
 @contextmanager
 def killable(data_dir: Path) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
-    command = [sys.executable, "-m", "tests.server.live_server", str(data_dir)]
+    command = [sys.executable, "-m", "tests.support.live_server", str(data_dir)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

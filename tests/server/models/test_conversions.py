@@ -14,7 +14,7 @@ from server.models.conversion import Conversion, ConversionFiles
 from server.models.conversions import MOST_OPEN, Conversions, NameTaken, TooManyConversions
 from server.models.installed import InstalledModels
 from server.models.orders import ConversionOrder
-from tests.server import fake_converter
+from tests.support import fake_converter
 
 
 @contextmanager

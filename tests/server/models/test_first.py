@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from fake_hub import FakeHub, Repository
 
 from server.jobs.events import EventLog
 from server.jobs.readiness import Readiness
 from server.models.conversions import Conversions, LaunchConversion, launch_conversion
 from server.models.first import FirstModel
-from tests.server import fake_converter
+from tests.support import fake_converter
+from tests.support.fake_hub import FakeHub, Repository
 
 PATIENCE = 300  # a conversion verifies itself with PyTorch and diffusers, which a busy machine takes minutes to import
 

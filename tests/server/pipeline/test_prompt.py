@@ -6,11 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from checkpoints import write_tokenizer
 from transformers import CLIPTokenizer
 
 from converter.errors import ManifestError
 from server.pipeline.prompt import PromptTokenizer
+from tests.support.checkpoints import write_tokenizer
 
 
 @pytest.mark.parametrize(

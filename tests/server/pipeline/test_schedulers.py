@@ -15,7 +15,7 @@ from converter.config_tables import PREDICTION_TYPES
 from converter.errors import ManifestError
 from server.jobs.request import RequestError, make_request
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule, UnknownScheduler, find_scheduler
-from tests.server.fake_painter import MANIFEST
+from tests.support.fake_painter import MANIFEST
 
 STABLE_DIFFUSION = NoiseSchedule(
     num_train_timesteps=1000,

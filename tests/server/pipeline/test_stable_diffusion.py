@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from checkpoints import diffusers_pipeline, tiny_unet, write_checkpoint
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
@@ -33,6 +32,7 @@ from server.pipeline.noise import NumpyGenerator
 from server.pipeline.philox import PhiloxGenerator
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
 from server.pipeline.stable_diffusion import Picture, StableDiffusion
+from tests.support.checkpoints import diffusers_pipeline, tiny_unet, write_checkpoint
 
 PEERS = {
     "euler": (EulerDiscreteScheduler, {}),

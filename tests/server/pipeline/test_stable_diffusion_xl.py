@@ -7,19 +7,19 @@ import io
 import numpy as np
 import pytest
 import torch
-from checkpoints import write_xl_checkpoint, xl_parts
 from diffusers import (
     EulerDiscreteScheduler,
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
 )
-from packages import psnr
 from PIL import Image
 
 from converter.convert import convert
 from converter.plan import ConvertOptions
 from server.jobs.request import make_request
 from server.pipeline.stable_diffusion import Picture, StableDiffusion
+from tests.support.checkpoints import write_xl_checkpoint, xl_parts
+from tests.support.packages import psnr
 
 
 def pair(folder, kind, **options):

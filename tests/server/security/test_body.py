@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from server.security.body import LARGEST_BODY, LimitedBody
-from tests.server.security.asgi import ask, gated, hello
+from tests.support.asgi import ask, gated, hello
 
 MB = b" " * 2**20
 

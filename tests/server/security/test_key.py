@@ -9,7 +9,7 @@ from converter.errors import AnemoneError
 from server.security.gate import Access
 from server.security.hosts import Hosts
 from server.security.key import COOKIE, FILE, ApiKey, Door, kept_key
-from tests.server.security.asgi import HERE, LAN, ask, gated
+from tests.support.asgi import HERE, LAN, ask, gated
 
 KEY = "a-key-for-tests-0123456789"
 

@@ -8,9 +8,6 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from emitted import NETWORKS, TinyNetworks
-from mil_programs import package_program
-from packages import psnr
 
 import converter.runtime.fast.network as network_module
 from converter.mil import MACOS13, MACOS15
@@ -18,6 +15,9 @@ from converter.runtime import load
 from converter.runtime.fast.kernels import kernels
 from converter.runtime.fast.network import FastNetwork, compile_fast
 from converter.runtime.mil import MILNetwork
+from tests.support.emitted import NETWORKS, TinyNetworks
+from tests.support.mil_programs import package_program
+from tests.support.packages import psnr
 
 #: Attention and norms as programs write them; none of it is to be left.
 _SPELLED_OUT = {"softmax", "einsum", "matmul", "reduce_mean", "square", "sqrt", "real_div", "batch_norm", "layer_norm"}

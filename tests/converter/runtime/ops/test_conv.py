@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from mil_programs import assert_same, run_program
+
+from tests.support.mil_programs import assert_same, run_program
 
 DRAWN = np.random.default_rng(0)
 

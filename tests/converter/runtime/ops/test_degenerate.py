@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from degenerate import case, drawn, f, i, ints, operations
-from raw_programs import program_of, write_model
 
 from converter.runtime import PRECISIONS, PackageError, load
 from converter.runtime.mil import OperationError
 from converter.runtime.ops import OPERATORS
 from converter.runtime.ranks import RANKS
+from tests.support.degenerate import case, drawn, f, i, ints, operations
+from tests.support.raw_programs import program_of, write_model
 
 TABLE = operations()
 #: (precision, whether the program tells the sizes of results): fast finds them out itself where it does not.
@@ -94,7 +94,8 @@ def test_what_an_operator_cannot_compute_is_a_sentence_that_names_it(tmp_path, o
 def test_one_size_of_a_flexible_input_is_a_number(tmp_path, ct):
     """What converters write for ``x.shape[1]``: a gather of one place in a vector, whose result has rank 0."""
     from coremltools.converters.mil.mil import get_new_symbol
-    from half_programs import mb, types
+
+    from tests.support.half_programs import mb, types
 
     @mb.program(input_specs=[mb.TensorSpec((1, get_new_symbol()), dtype=types.fp32)], opset_version=ct.target.iOS16)
     def program(x):

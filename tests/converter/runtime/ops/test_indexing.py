@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from mil_programs import assert_same, run_program
+
+from tests.support.mil_programs import assert_same, run_program
 
 DRAWN = np.random.default_rng(0)
 X = DRAWN.standard_normal((3, 4, 5)).astype(np.float32)

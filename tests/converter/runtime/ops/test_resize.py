@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mil_programs import assert_same, run_program
+
+from tests.support.mil_programs import assert_same, run_program
 
 DRAWN = np.random.default_rng(0)
 X = DRAWN.standard_normal((1, 3, 6, 5)).astype(np.float32)

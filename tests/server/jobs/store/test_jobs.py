@@ -10,7 +10,7 @@ import pytest
 from server.jobs.job import Job, JobFailure, Submission
 from server.jobs.pace import Pace, Shape
 from server.jobs.store import MOST_ATTEMPTS, JobStore
-from tests.server.jobs.asking import request
+from tests.support.asking import request
 
 
 @pytest.fixture

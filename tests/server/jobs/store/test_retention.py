@@ -8,7 +8,7 @@ import pytest
 
 from server.jobs.job import Submission
 from server.jobs.store import JobStore, Retention
-from tests.server.jobs.asking import request
+from tests.support.asking import request
 
 DAY = 86_400.0
 

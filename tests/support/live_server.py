@@ -28,7 +28,7 @@ from server.models.conversions import Conversions
 from server.models.installed import InstalledModels
 from server.security.gate import Access
 from server.shutdown import Server
-from tests.server import fake_converter, fake_painter
+from tests.support import fake_converter, fake_painter
 
 PATIENCE = 60.0
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from published_configs import CROSS_DOWN, CROSS_UP, DOWN, UP
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from benchmarks.original import OPENCLIP, State, original_clip, original_openclip, original_unet, original_vae
+from tests.support.published_configs import CROSS_DOWN, CROSS_UP, DOWN, UP
 
 
 def write_headers(path: Path, state: State, metadata: dict[str, str] | None = None) -> Path:

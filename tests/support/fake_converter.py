@@ -19,12 +19,12 @@ from server.models.conversion import ConversionProgress
 from server.models.conversions import LaunchConversion
 from server.models.converting import ConversionFailed, Converted
 from server.models.orders import ConversionOrder
-from tests.server.fake_painter import MANIFEST
+from tests.support.fake_painter import MANIFEST
 
 PIECES = 100
 # A fresh interpreter for each, as the server starts them, takes a second; copies of one that has imported all this do not.
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["tests.server.fake_converter"])
+_PROCESSES.set_forkserver_preload(["tests.support.fake_converter"])
 
 
 def convert(pipe: Connection, order: ConversionOrder, data_dir: Path) -> None:

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from checkpoints import tiny_text_encoder, tiny_unet, tiny_vae
 from diffusers import ControlNetModel
-from packages import METADATA, component_of
 from transformers import CLIPTextModelWithProjection
 
 from converter.blob import BlobWriter
@@ -28,6 +26,8 @@ from converter.networks.unet_shape import unet_shape
 from converter.networks.vae import vae_decoder, vae_encoder
 from converter.package import write_functions, write_package
 from converter.tensors import Tensors
+from tests.support.checkpoints import tiny_text_encoder, tiny_unet, tiny_vae
+from tests.support.packages import METADATA, component_of
 
 POOLED = 24
 XL = {

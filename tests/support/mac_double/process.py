@@ -39,7 +39,7 @@ class _Finder:
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        from tests.mac_double.core_ml import Mac
+        from tests.support.mac_double.core_ml import Mac
 
         told = dict(self._told)
         log = told.pop("log")

@@ -7,7 +7,8 @@ import warnings
 from typing import Any
 
 import numpy as np
-from raw_programs import Operation
+
+from tests.support.raw_programs import Operation
 
 DRAWN = np.random.default_rng(3)
 SHAPES = [(), (1,), (0,), (3,), (2, 0), (1, 1), (2, 3), (1, 3, 1), (2, 1, 3, 2), (1, 2, 0, 1, 2), (2, 1, 2, 1, 3)]
