@@ -21,9 +21,9 @@ _ROOT = Path(__file__).resolve().parent.parent
 _UNET = """
 import sys
 from pathlib import Path
-from converter.plan import ConvertOptions, make_plan
-from converter.programs import write_network
-from converter.source import open_source
+from converter.conversion.plan import ConvertOptions, make_plan
+from converter.conversion.programs import write_network
+from converter.sources.source import open_source
 out = Path(sys.argv[2])
 out.mkdir()
 plan = make_plan(open_source(sys.argv[1]), ConvertOptions(verify=False))

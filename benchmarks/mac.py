@@ -29,16 +29,16 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.table import table
-from converter.child import in_child
-from converter.devices import compare_devices, likely_inputs
+from converter.devices.child import in_child
+from converter.devices.comparison import compare_devices, likely_inputs
+from converter.devices.timing import timed
+from converter.devices.trials import this_machine
 from converter.errors import AnemoneError
 from converter.folder import ModelFolder
 from converter.runtime import load
 from converter.runtime.compute_plan import machine_devices, planned
-from converter.timing import timed
-from converter.trials import this_machine
-from converter.verify import psnr
-from server.devices import UNITS
+from converter.verification.verify import psnr
+from server.cli.devices import UNITS
 from server.doctor.report import without_home
 from server.settings import BUNDLED_MODEL
 

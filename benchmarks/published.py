@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks.checkpoints import SIZES, write_checkpoint, write_file
 from benchmarks.measure import cost
-from converter.clip_vocabulary import END, tokenizer_files
+from converter.sources.clip_vocabulary import END, tokenizer_files
 
 _AGREEMENT = re.compile(r"(\d+) dB of the source's")
 

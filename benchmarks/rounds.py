@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.measure import cost
 from benchmarks.peers import REFERENCE, Peer
 from benchmarks.workload import Workload
-from converter.verify import psnr
+from converter.verification.verify import psnr
 
 
 @dataclass

@@ -31,7 +31,7 @@ import httpx
 from PIL import Image
 
 from benchmarks.measure import memory
-from server.jobs.request import GenerationRequest
+from server.pipeline.request import GenerationRequest
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PATIENCE_S = 300.0

@@ -148,7 +148,7 @@ class Conditions:
 class Manifest:
     """anemone.json. Sizes are pictures' (width, height) in pixels, the first the default.
 
-    plan: the fingerprint of the conversion that made it (see `converter.plan`); empty where another converter did.
+    plan: the fingerprint of the conversion that made it (see `converter.conversion.plan`); empty where another converter did.
     left_out: what the checkpoint has that is not in the folder and changes no image, in sentences.
     """
 

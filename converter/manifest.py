@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from converter import __version__
+from converter.conversion.plan import ConversionPlan
 from converter.folder import (
     GUIDED,
     UNGUIDED,
@@ -16,7 +17,6 @@ from converter.folder import (
     Source,
     Versions,
 )
-from converter.plan import ConversionPlan
 
 #: SDXL's pipelines take an empty negative prompt for zeros unless model_index.json says otherwise.
 _ZEROS = "force_zeros_for_empty_prompt"

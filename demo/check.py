@@ -22,7 +22,7 @@ from converter.folder import ModelFolder
 from demo.captions import caption
 from demo.pixels import Seen, look
 from demo.scenes import Scene, Thing, held_out, random_scene
-from server.jobs.request import make_request
+from server.pipeline.request import make_request
 from server.pipeline.stable_diffusion import Picture, StableDiffusion
 
 

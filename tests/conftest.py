@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from converter.convert import convert
-from converter.plan import ConvertOptions
+from converter.conversion.convert import convert
+from converter.conversion.plan import ConvertOptions
 from tests.support.checkpoints import write_checkpoint
 
 

@@ -33,8 +33,8 @@ def prepare(
     workload: Workload, *, precision: str, attention: Attention = "split_einsum", path: str | None = None
 ) -> None:
     """Convert the checkpoint once, unless there is a package given by its ``path``."""
-    from converter.convert import convert
-    from converter.plan import ConvertOptions
+    from converter.conversion.convert import convert
+    from converter.conversion.plan import ConvertOptions
 
     folder = converted(workload, attention)
     if path is None and not folder.exists():
@@ -59,7 +59,7 @@ def _loader(precision: str) -> Callable[[Path, str, str], Network]:
 
 
 def _painter(workload: Workload, precision: str, attention: Attention) -> Step:
-    from server.jobs.request import make_request
+    from server.pipeline.request import make_request
     from server.pipeline.stable_diffusion import Picture, StableDiffusion
 
     model = StableDiffusion(ModelFolder.open(converted(workload, attention)), {}, _loader(precision))

@@ -14,7 +14,7 @@ from converter.apple.settings import AppleSettings, Settled, settle
 from converter.errors import CheckpointError
 from converter.folder import FILE, Conditions, Manifest, ModelFolder, Package, Source, Versions
 from converter.runtime.halves import parts
-from converter.snapshot import folder_name
+from converter.sources.snapshot import folder_name
 
 
 def _digest(model: AppleModel, of: Callable[[Path], str]) -> str:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from converter.apple.model import AppleModel
 from converter.apple.tokenizer import Vocabulary, find_vocabulary
-from converter.config_tables import PREDICTION_TYPES
-from converter.configs import read_json
 from converter.errors import CheckpointError
+from converter.families.schedule import read_schedule
 from converter.folder import GUIDED, UNGUIDED, USUAL, Defaults, SchedulerSettings
-from converter.schedule import read_schedule
-from converter.snapshot import folder_name
+from converter.sources.config_tables import PREDICTION_TYPES
+from converter.sources.configs import read_json
+from converter.sources.snapshot import folder_name
 
 #: What is accepted for each of AppleSettings' fields.
 ACCEPTED = {

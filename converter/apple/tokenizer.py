@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from converter.apple.model import AppleModel
-from converter.clip_vocabulary import END, tokenizer_files
 from converter.errors import CheckpointError
-from converter.tokenizer import greatest_token, is_tokenizer, read_tokenizer
+from converter.sources.clip_vocabulary import END, tokenizer_files
+from converter.sources.tokenizer import greatest_token, is_tokenizer, read_tokenizer
 
 _CONFIG = "tokenizer_config.json"
 #: OpenCLIP's encoders, Stable Diffusion 2's and SDXL's second, were trained on prompts filled up with token 0.

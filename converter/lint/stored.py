@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.blob import BlobError, BlobReader
 from converter.lint.finding import Shape
-from converter.mlproto import mil
+from converter.mil.mlproto import mil
 from converter.runtime.feature import PackageError
+from converter.weights.blob import BlobError, BlobReader
 
 _WORDS = {"FLOAT": "fp", "UINT": "uint", "INT": "int", "BFLOAT": "bf"}
 _ARRAYS: dict[str, np.dtype[Any]] = {

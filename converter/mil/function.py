@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from converter.mil.mlproto import mil
 from converter.mil.target import MACOS13, Target
 from converter.mil.tensor import (
     FP16,
@@ -22,7 +23,6 @@ from converter.mil.tensor import (
     type_number,
 )
 from converter.mil.weights import Weights
-from converter.mlproto import mil
 
 #: Below this many elements coremltools keeps a constant inside the program (backend/mil/load.py).
 _INLINE_BELOW = 10

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.mlproto import mil
+from converter.mil.mlproto import mil
 
 Array = NDArray[Any]
 FP16, FP32, INT32, BOOL, UINT16 = (np.dtype(t) for t in (np.float16, np.float32, np.int32, np.bool_, np.uint16))

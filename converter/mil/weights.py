@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from converter.blob import BlobWriter
 from converter.mil.tensor import Array
+from converter.weights.blob import BlobWriter
 
 
 class Weights:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from converter.families import Family, controlnet_shape
+from converter.families.family import Family, controlnet_shape
 from converter.folder import kind
 from converter.mil import Graph, Target, Weights
 from converter.networks.clip import text_encoder
@@ -16,7 +16,7 @@ from converter.networks.safety_checker import safety_checker
 from converter.networks.taesd import taesd_decoder
 from converter.networks.unet import unet
 from converter.networks.vae import vae_decoder, vae_encoder
-from converter.tensors import Tensors
+from converter.sources.tensors import Tensors
 
 _ABOUT = {
     "text_encoder": "CLIP text encoder of Stable Diffusion",

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from converter.configs import is_projected
 from converter.mil import FP16, FP32, INT32, Tensor
 from converter.networks.clip_layer import clip_layer
 from converter.networks.layers import Layers
+from converter.sources.configs import is_projected
 
 #: Below any logit, and no infinity: the Neural Engine's softmax does not survive one. exp(-4e4) is 0 in fp16.
 _HIDDEN = -4e4

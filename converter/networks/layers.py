@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.mil import FP16, Graph, Tensor
-from converter.tensors import Tensors, expect_shape
+from converter.sources.tensors import Tensors, expect_shape
 
 Half = NDArray[np.float16]
 Change: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]

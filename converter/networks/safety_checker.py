@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.configs import expect
 from converter.errors import CheckpointError
 from converter.mil import FP16, FP32, Tensor
 from converter.networks.clip_layer import EPSILON, clip_layer
 from converter.networks.layers import Half, Layers
-from converter.tensors import expect_shape
+from converter.sources.configs import expect
+from converter.sources.tensors import expect_shape
 
 _WHERE = "safety_checker/config.json"
 #: What CLIPVisionConfig and CLIPConfig take where the configuration does not say.

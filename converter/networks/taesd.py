@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from converter.configs import expect
 from converter.errors import CheckpointError
 from converter.mil import FP16, Tensor
 from converter.networks.layers import Layers
+from converter.sources.configs import expect
 
 _WHERE = "the tiny autoencoder's config.json"
 #: Settings that change the decoder's graph, each with the one value this converter writes and diffusers' default.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from converter.config_tables import UNET
-from converter.configs import Table, read_config
 from converter.errors import CheckpointError
+from converter.sources.config_tables import UNET
+from converter.sources.configs import Table, read_config
 
 _DOWN = ("CrossAttnDownBlock2D", "DownBlock2D")
 _UP = ("CrossAttnUpBlock2D", "UpBlock2D")

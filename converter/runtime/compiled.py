@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from converter.mlproto import ml
+from converter.mil.mlproto import ml
 from converter.runtime.feature import PackageError, spoken
 from converter.runtime.text import TextError, read_text
 

@@ -15,9 +15,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.blob import unpack
 from converter.runtime.element import ELEMENTS
 from converter.runtime.feature import PackageError
+from converter.weights.blob import unpack
 
 Array: TypeAlias = NDArray[Any]
 

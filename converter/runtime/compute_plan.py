@@ -1,7 +1,7 @@
 """What Core ML means to run each operation on, asked of its compute plan (MLComputePlan, macOS 14.4 and later).
 
 Only on a Mac. The plan is of a compiled model: asked of a package, the framework ends the process, so this compiles
-first, and whoever cannot afford to end calls it through `converter.child.in_child`.
+first, and whoever cannot afford to end calls it through `converter.devices.child.in_child`.
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from converter.blob import BlobError, BlobReader, packed_size
 from converter.runtime.compressed import Compressed, Value
 from converter.runtime.element import BY_NUMBER, Element
 from converter.runtime.feature import PackageError
+from converter.weights.blob import BlobError, BlobReader, packed_size
 
 _MODEL_PATH = "@model_path/"
 

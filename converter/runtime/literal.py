@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.mlproto import mil
+from converter.mil.mlproto import mil
 from converter.runtime.element import BY_NAME, BY_NUMBER, Element
 
 #: A type of one element, of a tensor, or of a state, which holds a tensor.

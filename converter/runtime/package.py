@@ -11,7 +11,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from converter.mlproto import ml
+from converter.mil.mlproto import ml
 from converter.runtime.compiled import COMPILED, compiled_stages, read_compiled, read_description
 from converter.runtime.feature import PackageError, spoken
 

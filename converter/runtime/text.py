@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from typing import Any, NoReturn
 
-from converter.mlproto import mil
+from converter.mil.mlproto import mil
 from converter.runtime.literal import TEXT, TYPE, LiteralError, Literals
 
 _SPACE = r"(?:\s|//[^\n]*|/\*(?s:.*?)\*/)*"

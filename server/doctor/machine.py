@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 
 from converter import __version__
-from converter.child import ChildDied, WorkFailed, in_child
+from converter.devices.child import ChildDied, WorkFailed, in_child
+from converter.devices.trials import this_machine
 from converter.runtime.fast.cpu import NEEDED, cpu_flags, kernel_library
-from converter.trials import this_machine
 
 #: What decides how a model converts and runs.
 _LIBRARIES = ("coremltools", "torch", "numpy", "diffusers", "transformers", "tokenizers", "protobuf", "fastapi")

@@ -10,7 +10,11 @@ from typing import TypeAlias
 
 import psutil
 
-from converter.child import ChildDied, WorkFailed, in_child
+from converter.devices.child import ChildDied, WorkFailed, in_child
+from converter.devices.timing import Timing, timed
+from converter.devices.trials import FILE as TRIALS
+from converter.devices.trials import Verdict, read_verdicts
+from converter.devices.units import unit_order
 from converter.errors import AnemoneError
 from converter.folder import FILE, Manifest, ModelFolder, kind
 from converter.lint.chips import chip_named
@@ -20,10 +24,6 @@ from converter.lint.stored import Blobs
 from converter.runtime.compute_plan import Share, planned
 from converter.runtime.halves import parts
 from converter.runtime.program import declared
-from converter.timing import Timing, timed
-from converter.trials import FILE as TRIALS
-from converter.trials import Verdict, read_verdicts
-from converter.units import unit_order
 from server.doctor.machine import Problem
 from server.models.memory import memory_budget, memory_need, weight_bytes
 from server.pipeline.networks import expect_network

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import cast
 
 from server import metrics
+from server.events import EventLog
 from server.jobs import messages
-from server.jobs.events import EventLog
 from server.jobs.held import HeldModel
 from server.jobs.job import JobFailure, Status
 from server.jobs.limits import Limits

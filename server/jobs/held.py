@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from server import metrics
-from server.jobs.events import EventLog
+from server.events import EventLog
 from server.jobs.messages import Holding, LoadFailed, Loading
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.jobs.request import GenerationRequest
+from server.pipeline.request import GenerationRequest
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Holding:
 class Trying:
     """The worker is at a program's first load or prediction on a compute unit, and may die of it, until the note is gone.
 
-    Where it does, ``note`` stays behind in the model folder and is the unit's verdict (see `converter.trials.noted`).
+    Where it does, ``note`` stays behind in the model folder and is the unit's verdict (see `converter.devices.trials.noted`).
     """
 
     note: Path

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from server.jobs.request import GenerationRequest
+from server.pipeline.request import GenerationRequest
 
 #: What a new measurement counts against all before it.
 _WEIGHT = 0.3

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from converter.errors import AnemoneError
 from server import metrics
-from server.jobs.events import EventLog
+from server.events import EventLog
 from server.jobs.feeder import Feeder
 from server.jobs.job import OPEN, Job, Status, Submission
 from server.jobs.limits import Limits

@@ -15,7 +15,7 @@ class ModelChoice:
 
     source: a converted model or a checkpoint to make ready first; None begins with none.
     data_dir: where installed models are.
-    compute_units: network -> Core ML compute unit; those that are not named follow the model (see `converter.units`).
+    compute_units: network -> Core ML compute unit; those that are not named follow the model (see `converter.devices.units`).
     extra: model folders that are not in ``data_dir``.
     memory_budget_gb: what the loaded networks' weights may take; None for what the machine has free.
     previews: whether steps come with previews.

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 from converter.errors import AnemoneError, MemoryShortage
 from converter.folder import Manifest, ModelFolder
 from converter.runtime import on_core_ml
-from converter.snapshot import short_name
+from converter.sources.snapshot import short_name
 from server.jobs.messages import (
     Cancel,
     Ended,
@@ -38,13 +38,13 @@ from server.jobs.messages import (
     Unable,
     Unload,
 )
-from server.jobs.request import GenerationRequest
 from server.jobs.start import ModelChoice
 from server.models.installed import InstalledModels
 from server.models.memory import memory_budget
 from server.pipeline.denoise import Picture, Step
 from server.pipeline.images import ImageError, encode_png
 from server.pipeline.infotext import write_infotext
+from server.pipeline.request import GenerationRequest
 
 if TYPE_CHECKING:
     from server.pipeline.stable_diffusion import StableDiffusion
@@ -80,7 +80,7 @@ Open = Callable[[ModelChoice, str, Callable[[str, int, int], None], Warn], Paint
 
 def _model(folder: ModelFolder, choice: ModelChoice, warn: Warn) -> StableDiffusion:
     # PyTorch comes with these, seconds that tests' painters need not.
-    from converter.trials import Trials
+    from converter.devices.trials import Trials
     from server.pipeline.networks import load_package
     from server.pipeline.stable_diffusion import StableDiffusion
 

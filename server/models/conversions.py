@@ -15,7 +15,7 @@ from pathlib import Path
 
 from converter.errors import AnemoneError
 from server import metrics
-from server.jobs.events import EventLog
+from server.events import EventLog
 from server.logs import LogFormat, about_job
 from server.models.conversion import Conversion, ConversionFiles, ConversionProgress, ConversionStatus
 from server.models.converting import ConversionFailed, Converted, Report, convert_ordered

@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converter.apple import AppleSettings, adopt, is_apple
-from converter.component import Component
-from converter.convert import ConvertProgress
+from converter.conversion.convert import ConvertProgress
+from converter.conversion.plan import ConvertOptions
 from converter.errors import AnemoneError
 from converter.folder import FILE
-from converter.plan import ConvertOptions
-from converter.source import open_source
+from converter.sources.component import Component
+from converter.sources.source import open_source
 from server.logs import LogFormat, about_job, log_as
 from server.models.conversion import ConversionProgress
 from server.models.library import from_hub, installed_from
 from server.models.orders import ConversionOrder
 
 if TYPE_CHECKING:
-    from converter.hub import DownloadProgress
+    from converter.sources.hub import DownloadProgress
 
 log = logging.getLogger("anemone.conversion")
 #: Progress comes for every tensor and every piece of a download; more of it than this nobody could read.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from converter.errors import AnemoneError, ManifestError
 from converter.folder import FILE, Manifest
-from converter.snapshot import short_name
+from converter.sources.snapshot import short_name
 
 #: What is being deleted has this behind its name, and is no model any more.
 _DELETED = ".deleted"

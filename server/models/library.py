@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 from converter import __version__
 from converter.apple import AppleSettings, adopt, is_apple
-from converter.convert import ConvertProgress, convert
+from converter.conversion.convert import ConvertProgress, convert
+from converter.conversion.partial import conversion_lock
+from converter.conversion.plan import ConvertOptions, make_plan
 from converter.errors import ManifestError
 from converter.folder import FILE, ModelFolder
-from converter.partial import conversion_lock
-from converter.plan import ConvertOptions, make_plan
-from converter.snapshot import file_name, short_name
-from converter.source import Source, open_source
+from converter.sources.snapshot import file_name, short_name
+from converter.sources.source import Source, open_source
 
 if TYPE_CHECKING:
-    from converter.hub import DownloadProgress
+    from converter.sources.hub import DownloadProgress
 
 #: The bundled checkpoint lies in a folder called just "model".
 _BUNDLED_NAME = "anemone-demo"

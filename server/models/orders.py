@@ -15,7 +15,7 @@ from server.models.library import model_name
 
 #: A model's name is its folder's, and part of addresses.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
-#: A repository on the hub, one of its files, a revision: what `converter.hub` takes for an address.
+#: A repository on the hub, one of its files, a revision: what `converter.sources.hub` takes for an address.
 _HUB = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}(/\S{1,200}\.safetensors)?(@[^\s@]{1,100})?", re.ASCII)
 
 

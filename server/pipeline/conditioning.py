@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from converter.folder import ModelFolder
 from converter.runtime import Network
-from server.jobs.request import GenerationRequest
 from server.pipeline.prompt import PromptTokenizer
+from server.pipeline.request import GenerationRequest
 
 Half = NDArray[np.float16]
 #: What SDXL's refiner was told of good pictures and of bad ones (diffusers' aesthetic_score defaults).

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from converter.errors import AnemoneError
 from converter.runtime import Network
-from server.jobs.request import PictureSeeds
 from server.pipeline.conditioning import Conditioning
 from server.pipeline.images import Pixels
+from server.pipeline.request import PictureSeeds
 from server.pipeline.schedulers import NoiseSchedule, Sampler
 from server.pipeline.schedulers.schedule import Latents, Noise
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from converter import __version__
 from converter.folder import Manifest
-from server.jobs.request import GenerationRequest, PictureSeeds
+from server.pipeline.request import GenerationRequest, PictureSeeds
 from server.pipeline.schedulers import SCHEDULERS
 
 _NEGATIVE = "Negative prompt: "

@@ -6,16 +6,16 @@ import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from converter.devices.trials import Trials
+from converter.devices.units import preferred_units
 from converter.errors import ManifestError, MemoryShortage
 from converter.folder import ModelFolder, Package
 from converter.runtime import ComputeUnit, Network, load
-from converter.trials import Trials
-from converter.units import preferred_units
 from server.models.memory import weight_bytes
 
 #: Loads a function of a package on a compute unit.
 Loader = Callable[[Path, str, str], Network]
-#: Network -> compute unit (see `converter.units`); a network that is not named takes the default, or follows the model.
+#: Network -> compute unit (see `converter.devices.units`); a network that is not named takes the default, or follows the model.
 ComputeUnits = dict[str, ComputeUnit]
 _GB = 10**9
 #: An input by which each network is known, in case a package was put in another's place.

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from server.jobs.request import PictureSeeds
 from server.pipeline.philox import PhiloxGenerator
+from server.pipeline.request import PictureSeeds
 
 Noise = NDArray[np.float32]
 #: Mean cosine from which A1111 takes two noises for parallel, where the arc between them has no direction.

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from converter.clip_vocabulary import BEGIN, END
 from converter.errors import ManifestError
-from converter.tokenizer import Token
+from converter.sources.clip_vocabulary import BEGIN, END
+from converter.sources.tokenizer import Token
 
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
@@ -36,7 +36,7 @@ class PromptTokenizer:
     def __init__(self, folder: Path, tokens: int) -> None:
         """``folder`` has vocab.json and merges.txt; ``tokens`` is the length every prompt is padded or cut to.
 
-        Tokens that were added to the vocabulary are in its tokenizer_config.json (see `converter.tokenizer`). Raises
+        Tokens that were added to the vocabulary are in its tokenizer_config.json (see `converter.sources.tokenizer`). Raises
         ManifestError where a file is damaged.
         """
         try:

@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.devices.trials import Trials
 from converter.folder import Manifest, ModelFolder
 from converter.runtime import Network
-from converter.trials import Trials
-from server.jobs.request import GenerationRequest
 from server.pipeline.conditioning import Conditioner, Conditioning
 from server.pipeline.denoise import NotFinite, Picture, Step, denoise
 from server.pipeline.images import Pixels, decode_image, fitted, to_network, to_pixels
 from server.pipeline.networks import ComputeUnits, Loader, Networks, load_package
 from server.pipeline.noise import PictureNoise
 from server.pipeline.preview import Previewer
+from server.pipeline.request import GenerationRequest
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
 from server.pipeline.schedulers.schedule import Latents
 

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import ErrorDetail, error_response
+from server.api.errors import ErrorDetail, error_response
 from server.security.headers import header
 
 #: Base64 of the largest picture we decode, with room for the rest of the request.

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.middleware.cors import ALL_METHODS, CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.errors import ErrorDetail, error_response
+from server.api.errors import ErrorDetail, error_response
 from server.security.body import LimitedBody
 from server.security.headers import ALWAYS, header
 from server.security.hosts import Hosts, host_of, is_loopback

@@ -17,10 +17,10 @@ from PIL import Image
 
 from benchmarks import mac
 from benchmarks.mac import Checks
-from converter.devices import _predict, compare_devices
+from converter.devices.comparison import _predict, compare_devices
+from converter.devices.timing import _timed
 from converter.errors import AnemoneError
 from converter.folder import FILE, ModelFolder
-from converter.timing import _timed
 from tests.support.fake_coreml import pretend
 
 ROOT = Path(__file__).resolve().parents[2]

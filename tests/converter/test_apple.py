@@ -16,19 +16,19 @@ import torch
 from converter.apple import ACCEPTED, AppleSettings, AppleSettingsError, adopt, is_apple, option, recognise_apple
 from converter.apple.model import attention_spelling
 from converter.apple.settings import settle
-from converter.clip_vocabulary import tokenizer_files
-from converter.convert import convert
+from converter.conversion.convert import convert
+from converter.conversion.plan import ConvertOptions
 from converter.errors import CheckpointError
 from converter.folder import ModelFolder
 from converter.lint.packages import packages_in
-from converter.mlproto import ml
-from converter.plan import ConvertOptions
+from converter.mil.mlproto import ml
 from converter.runtime import Feature, PackageError, load
 from converter.runtime.outline import Operation, Outline
 from converter.runtime.program import read_model
-from server.cli import main
-from server.jobs.request import make_request
+from converter.sources.clip_vocabulary import tokenizer_files
+from server.cli.main import main
 from server.models.library import ready_model
+from server.pipeline.request import make_request
 from server.pipeline.stable_diffusion import Picture, StableDiffusion
 from tests.support.checkpoints import (
     SIDE,

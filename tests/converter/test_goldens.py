@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from converter.mil import FP16, FP32, TARGETS, Graph, TargetError, target_named
-from converter.mlproto import mil, ml
+from converter.mil.mlproto import mil, ml
 from converter.runtime import load as load_package
 from converter.runtime.program import read_model
 from tests.support.emitted import NETWORKS, TinyNetworks

@@ -17,7 +17,7 @@ from PIL import Image
 from converter.errors import ManifestError
 from converter.folder import ModelFolder
 from demo.pixels import look
-from server.cli import main
+from server.cli.main import main
 from server.pipeline.infotext import read_infotext
 from server.settings import BUNDLED_MODEL
 from tests.support.checkpoints import diffusers_pipeline

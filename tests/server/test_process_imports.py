@@ -6,8 +6,8 @@ import sys
 
 def test_the_http_process_loads_no_machine_learning_library() -> None:
     program = (
-        "import sys, server.cli, server.serve, server.app\n"
-        "server.app.create_app(lambda: None).openapi()\n"
+        "import sys, server.cli.main, server.cli.serving, server.api.app\n"
+        "server.api.app.create_app(lambda: None).openapi()\n"
         "print([m for m in ('torch', 'transformers', 'diffusers', 'coremltools', 'tokenizers') if m in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

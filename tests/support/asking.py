@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from server.jobs.request import GenerationRequest
+from server.pipeline.request import GenerationRequest
 
 
 def request(prompt: str = "a circle", image: bytes | None = None, **fields: Any) -> GenerationRequest:

@@ -12,11 +12,9 @@ import torch
 from diffusers import ControlNetModel
 from transformers import CLIPTextModelWithProjection
 
-from converter.blob import BlobWriter
-from converter.canonical import canonical
-from converter.config_tables import CONTROLNET
-from converter.families import text_encoder_config
+from converter.families.family import text_encoder_config
 from converter.mil import Graph, Target, Weights
+from converter.mil.package import write_functions, write_package
 from converter.networks.clip import text_encoder
 from converter.networks.controlnet import controlnet
 from converter.networks.layers import Attention, Layers
@@ -24,8 +22,10 @@ from converter.networks.prompt import unet_prompt
 from converter.networks.unet import unet
 from converter.networks.unet_shape import unet_shape
 from converter.networks.vae import vae_decoder, vae_encoder
-from converter.package import write_functions, write_package
-from converter.tensors import Tensors
+from converter.sources.canonical import canonical
+from converter.sources.config_tables import CONTROLNET
+from converter.sources.tensors import Tensors
+from converter.weights.blob import BlobWriter
 from tests.support.checkpoints import tiny_text_encoder, tiny_unet, tiny_vae
 from tests.support.packages import METADATA, component_of
 

@@ -22,8 +22,8 @@ from PIL import Image
 from converter.errors import AnemoneError, MemoryShortage
 from converter.folder import Conditions, Defaults, Manifest, SchedulerSettings, Source, Versions
 from server.jobs.messages import Preparing, Trying
-from server.jobs.request import GenerationRequest
 from server.jobs.start import ModelChoice
+from server.pipeline.request import GenerationRequest
 
 STEP_SECONDS = 0.1
 NOTE = ".anemone-trying-1-0"

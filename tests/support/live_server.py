@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import uvicorn
 
-from server.app import create_app
-from server.backend import Backend
+from server.api.app import create_app
+from server.api.backend import Backend
 from server.jobs.limits import Limits
 from server.jobs.process import launch_worker
 from server.jobs.queue import JobQueue
@@ -52,7 +52,7 @@ def server(
 
 
 def bound() -> socket.socket:
-    found = socket.socket(proto=socket.IPPROTO_TCP)  # as server.serve does, for the same reason
+    found = socket.socket(proto=socket.IPPROTO_TCP)  # as server.cli.serving does, for the same reason
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     found.bind(("127.0.0.1", 0))
     return found

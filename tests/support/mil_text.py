@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 
-from converter.mlproto import mil, ml
+from converter.mil.mlproto import mil, ml
 
 _WORDS = {"FLOAT16": "fp16", "FLOAT32": "fp32", "FLOAT64": "fp64", "BFLOAT16": "bf16"}
 _WIDE = {"FLOAT32": "floats", "FLOAT64": "doubles", "INT64": "longInts", "UINT64": "longInts", "BOOL": "bools"}

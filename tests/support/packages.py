@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from converter.blob import BlobWriter
-from converter.canonical import canonical
 from converter.mil import Graph, Weights
+from converter.mil.package import write_package
 from converter.networks.catalog import describe
 from converter.networks.layers import Attention, Layers
-from converter.package import write_package
 from converter.runtime import Network, load
-from converter.tensors import Tensors
+from converter.sources.canonical import canonical
+from converter.sources.tensors import Tensors
+from converter.weights.blob import BlobWriter
 
 METADATA = {"com.github.apple.coremltools.version": "9.0"}
 

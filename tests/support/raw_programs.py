@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from converter.mlproto import mil, ml
+from converter.mil.mlproto import mil, ml
 
 _TYPES = {"f": "FLOAT32", "i": "INT32", "b": "BOOL", "u": "UINT8", "U": "STRING"}
 

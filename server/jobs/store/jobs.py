@@ -16,9 +16,9 @@ from server.jobs.job import PRIORITIES, Job, JobFailure, JobImage, Status, Submi
 from server.jobs.line import Place
 from server.jobs.order import Waiting
 from server.jobs.pace import Pace, Shape, work_of
-from server.jobs.request import GenerationRequest, as_json, from_json
 from server.jobs.store.pictures import Pictures
 from server.jobs.store.schema import connect, durably, migrate
+from server.pipeline.request import GenerationRequest, as_json, from_json
 
 #: A job whose worker dies in it is tried again once; whether it is to blame shows in the second death.
 MOST_DEATHS = 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from converter.noise import Numbers
+from converter.families.noise import Numbers
 from server.pipeline.schedulers.schedule import Latents, Noise, NoiseSchedule
 
 _RHO = 7.0

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.errors import ManifestError
+from converter.families.noise import PURE_NOISE, Numbers, no_image_because, signal_left
 from converter.folder import FILE, Manifest, SchedulerSettings
-from converter.noise import PURE_NOISE, Numbers, no_image_because, signal_left
 
 Latents = NDArray[np.float32]
 Noise = Callable[[], Latents]

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from converter.blob import BlobWriter
 from converter.lint import lint_package
 from converter.mil import Graph, Weights
-from converter.package import write_package
+from converter.mil.package import write_package
 from converter.runtime.program import read_model
+from converter.weights.blob import BlobWriter
 
 
 @pytest.fixture(scope="session")

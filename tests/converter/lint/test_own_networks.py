@@ -10,8 +10,8 @@ from diffusers import AutoencoderTiny, ControlNetModel
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from transformers import CLIPConfig
 
-from converter.config_tables import CONTROLNET
-from converter.convert import convert
+from converter.conversion.convert import convert
+from converter.conversion.plan import ConvertOptions
 from converter.errors import AnemoneError
 from converter.lint import ChipError, lint, lint_folder, lint_package, report, worst
 from converter.networks.clip import text_encoder
@@ -21,7 +21,7 @@ from converter.networks.taesd import taesd_decoder
 from converter.networks.unet import unet
 from converter.networks.unet_shape import unet_shape
 from converter.networks.vae import vae_decoder, vae_encoder
-from converter.plan import ConvertOptions
+from converter.sources.config_tables import CONTROLNET
 from tests.support.checkpoints import tiny_text_encoder, tiny_unet, tiny_vae, write_checkpoint, write_xl_checkpoint
 from tests.support.packages import package_of
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from converter.blob import BlobWriter
 from converter.lint import lint_package
 from converter.lint.rules import storage
 from converter.mil import FP16, MACOS15, Graph, Weights
-from converter.package import write_functions
+from converter.mil.package import write_functions
+from converter.weights.blob import BlobWriter
 
 ROW = (1, 64, 1, 256)
 

@@ -10,8 +10,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
-from converter.convert import convert
-from converter.plan import ConvertOptions
+from converter.conversion.convert import convert
+from converter.conversion.plan import ConvertOptions
 from tests.support.checkpoints import SIDE, TEXT_WIDTH, tiny_text_encoder, tiny_unet, tiny_vae, write_checkpoint
 from tests.support.packages import as_written, psnr
 

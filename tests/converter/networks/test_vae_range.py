@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers.models.resnet import ResnetBlock2D
 
-from converter.families import vae_config
+from converter.families.family import vae_config
 from converter.networks.vae import trunk_scale, vae_decoder, vae_encoder
 from converter.runtime.ops import OPERATORS
 from converter.runtime.program import read_program

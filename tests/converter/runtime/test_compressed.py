@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from converter.blob import BlobError, BlobReader, packed_size, unpack
 from converter.runtime import PackageError, load
 from converter.runtime.compressed import Compressed, dense
 from converter.runtime.program import read_program
+from converter.weights.blob import BlobError, BlobReader, packed_size, unpack
 from tests.support.mil_text import compiled
 
 

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from converter.mlproto import mil
+from converter.mil.mlproto import mil
 from converter.runtime import PackageError, load
 from tests.support.mil_text import compiled, read_spec
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from converter.mlproto import ml
+from converter.mil.mlproto import ml
 from converter.runtime import PRECISIONS, Feature, InputError, PackageError, load
 from converter.runtime.feature import checked, features
 from converter.runtime.program import declared, functions, read_program

@@ -172,7 +172,7 @@ def test_unknown_compute_units_are_refused(unet):
 def test_weights_are_read_as_coremltools_reads_them(unet):
     from coremltools.libmilstoragepython import _BlobStorageReader
 
-    from converter.blob import BlobReader
+    from converter.weights.blob import BlobReader
 
     path = unet / "Data/com.apple.CoreML/weights/weight.bin"
     theirs, ours = _BlobStorageReader(str(path)), BlobReader(path)

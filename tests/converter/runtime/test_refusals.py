@@ -13,7 +13,7 @@ from converter.errors import AnemoneError
 from converter.lint import lint, lint_package
 from converter.lint.listing import read_listing
 from converter.lint.stored import Blobs
-from converter.mlproto import ml
+from converter.mil.mlproto import ml
 from converter.runtime import InputError, PackageError, UnsupportedOperator, functions, load
 from converter.runtime.program import declared
 from tests.support.half_programs import ct, mb, types

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from converter.mlproto import mil
+from converter.mil.mlproto import mil
 from converter.runtime import PackageError, load
 from converter.runtime.program import functions, read_model, read_program
 from converter.runtime.text import TextError, read_text
@@ -276,7 +276,7 @@ def test_functions_are_named_and_told_apart(ct, tmp_path):
 
 
 def read_spec_of_functions():
-    from converter.mlproto import ml
+    from converter.mil.mlproto import ml
 
     model = ml().Model()
     for name, size in (("small", 2), ("large", 4)):

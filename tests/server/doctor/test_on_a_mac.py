@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from converter import trials
+from converter.devices import trials
+from converter.devices.timing import _timed
+from converter.devices.trials import Verdict, record
 from converter.folder import FILE, ModelFolder
-from converter.timing import _timed
-from converter.trials import Verdict, record
 from server.doctor import machine, networks
 from server.doctor.networks import examine
 from server.settings import Settings

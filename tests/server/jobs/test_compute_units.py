@@ -16,9 +16,9 @@ from typing import Any
 import httpx
 import pytest
 
-from converter import trials
+from converter.devices import trials
+from converter.devices.trials import Verdict, read_verdicts
 from converter.folder import ModelFolder
-from converter.trials import Verdict, read_verdicts
 from tests.support.live_server import answers, enqueue, over, until
 from tests.support.mac_double.process import environment
 

@@ -26,9 +26,9 @@ from server.jobs.messages import (
     Stop,
     Unload,
 )
-from server.jobs.request import GenerationRequest, make_request
 from server.jobs.start import ModelChoice
 from server.pipeline.infotext import read_infotext
+from server.pipeline.request import GenerationRequest, make_request
 from tests.support import fake_painter
 from tests.support.fake_painter import BROKEN, HUGE, LINGERING, MANIFEST, OTHER
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from server.jobs.events import EventLog
+from server.events import EventLog
 from server.models.conversion import Conversion, ConversionFiles
 from server.models.conversions import MOST_OPEN, Conversions, NameTaken, TooManyConversions
 from server.models.installed import InstalledModels

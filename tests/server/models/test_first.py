@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from server.jobs.events import EventLog
+from server.events import EventLog
 from server.jobs.readiness import Readiness
 from server.models.conversions import Conversions, LaunchConversion, launch_conversion
 from server.models.first import FirstModel

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from converter.folder import Manifest
-from server.jobs.request import PictureSeeds, make_request
 from server.pipeline.infotext import read_infotext, write_infotext
+from server.pipeline.request import PictureSeeds, make_request
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import pytest
 
 from converter.errors import MemoryShortage
 from converter.runtime import load
-from server.jobs.request import make_request
 from server.pipeline.denoise import Step
 from server.pipeline.networks import Networks, weight_bytes
+from server.pipeline.request import make_request
 from server.pipeline.stable_diffusion import Picture, StableDiffusion
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from server.jobs.request import RNGS, PictureSeeds
 from server.pipeline.noise import NumpyGenerator, PictureNoise, slerp
 from server.pipeline.philox import PhiloxGenerator, philox
+from server.pipeline.request import RNGS, PictureSeeds
 
 SHAPE = (1, 4, 8, 8)
 

@@ -11,15 +11,15 @@ import torch
 from diffusers import AutoencoderTiny
 from PIL import Image
 
-from converter.component import Component
-from converter.convert import convert
-from converter.plan import ConvertOptions
+from converter.conversion.convert import convert
+from converter.conversion.plan import ConvertOptions
 from converter.runtime import Feature
-from server.jobs.request import make_request
+from converter.sources.component import Component
 from server.pipeline import preview
 from server.pipeline.denoise import Step
 from server.pipeline.networks import weight_bytes
 from server.pipeline.preview import Previewer, fitted_factors
+from server.pipeline.request import make_request
 from server.pipeline.stable_diffusion import Picture, StableDiffusion
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from converter.config_tables import PREDICTION_TYPES
 from converter.errors import ManifestError
-from server.jobs.request import RequestError, make_request
+from converter.sources.config_tables import PREDICTION_TYPES
+from server.pipeline.request import RequestError, make_request
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule, UnknownScheduler, find_scheduler
 from tests.support.fake_painter import MANIFEST
 

@@ -22,14 +22,14 @@ from diffusers import (
 )
 from PIL import Image
 
-from converter.convert import convert
-from converter.plan import ConvertOptions
+from converter.conversion.convert import convert
+from converter.conversion.plan import ConvertOptions
 from converter.runtime import Feature
-from server.jobs.request import RequestError, make_request
 from server.pipeline.conditioning import Conditioning
 from server.pipeline.denoise import NotFinite, Step, denoise
 from server.pipeline.noise import NumpyGenerator
 from server.pipeline.philox import PhiloxGenerator
+from server.pipeline.request import RequestError, make_request
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
 from server.pipeline.stable_diffusion import Picture, StableDiffusion
 from tests.support.checkpoints import diffusers_pipeline, tiny_unet, write_checkpoint

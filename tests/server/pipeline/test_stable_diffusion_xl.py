@@ -14,9 +14,9 @@ from diffusers import (
 )
 from PIL import Image
 
-from converter.convert import convert
-from converter.plan import ConvertOptions
-from server.jobs.request import make_request
+from converter.conversion.convert import convert
+from converter.conversion.plan import ConvertOptions
+from server.pipeline.request import make_request
 from server.pipeline.stable_diffusion import Picture, StableDiffusion
 from tests.support.checkpoints import write_xl_checkpoint, xl_parts
 from tests.support.packages import psnr

@@ -69,7 +69,7 @@ class _OurFinder:
     """Finds the modules of ours that run Core ML where they are, and gives them that sys module."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        if name not in ("converter.runtime", "converter.trials"):
+        if name not in ("converter.runtime", "converter.devices.trials"):
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         assert spec is not None

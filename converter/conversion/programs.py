@@ -1,0 +1,129 @@
+"""A network on disk: its programs, on one weights file, as packages or as functions of one package; verified."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from converter import __version__
+from converter.conversion.plan import ConversionPlan
+from converter.folder import Package, kind, prompted, sized
+from converter.mil import Graph, Weights
+from converter.mil.package import write_functions, write_package
+from converter.networks.catalog import Variant, about, describe, write_graph
+from converter.weights.blob import BlobWriter
+
+Graphs = list[tuple[Variant, Graph]]
+
+
+def _label(network: str, variant: Variant) -> str:
+    parts = [f"{variant.width}x{variant.height}"] if sized(network) else []
+    if prompted(network):
+        parts += [f"batch{variant.batch}", f"tokens{variant.tokens}"]
+    return "_".join(parts)
+
+
+def _stem(network: str, plan: ConversionPlan, *, control: bool = False) -> str:
+    """Apple's file name."""
+    if kind(network) == "controlnet":
+        return f"ControlNet_{network.partition('/')[2]}"
+    name = plan.name.replace("/", "_")
+    return f"Stable_Diffusion_version_{name}_{'control-unet' if control else network}"
+
+
+def _write_packages(
+    network: str, plan: ConversionPlan, out: Path, blob: Path, graphs: Graphs, words: dict[str, Any]
+) -> list[Package]:
+    """A package for each program; the first bears Apple's file name, as does the first that takes residuals."""
+    found: list[Package] = []
+    for variant, graph in graphs:
+        stem = _stem(network, plan, control=variant.control)
+        first = all(package.control != variant.control for package in found)
+        file = f"{stem}.mlpackage" if first else f"{stem}_{_label(network, variant)}.mlpackage"
+        write_package(out / file, graph, blob, **words)
+        found.append(_package(network, file, variant))
+    return found
+
+
+def _write_functions(
+    network: str, plan: ConversionPlan, out: Path, blob: Path, graphs: Graphs, words: dict[str, Any]
+) -> list[Package]:
+    """One package under Apple's file name; its functions are named after what sets them apart, the first is main."""
+    file, named, found = f"{_stem(network, plan)}.mlpackage", {}, []
+    for index, (variant, graph) in enumerate(graphs):
+        control = "_control" if variant.control else ""
+        function = f"at_{_label(network, variant)}{control}" if index else "main"
+        named[function] = graph
+        found.append(replace(_package(network, file, variant), function=function))
+    write_functions(out / file, named, blob, default="main", **words)
+    return found
+
+
+def _metadata(network: str, plan: ConversionPlan) -> dict[str, str]:
+    return {
+        "com.github.apple.coremltools.version": version("coremltools"),
+        "app.anemone.converter.version": __version__,
+        "app.anemone.family": plan.family.name,
+        "app.anemone.model": plan.name,
+        "app.anemone.network": network,
+        "app.anemone.attention": plan.attention,
+        "app.anemone.prediction_type": plan.family.prediction_type,
+        "app.anemone.vae_scaling_factor": repr(plan.family.vae_scaling_factor),
+    }
+
+
+def _package(network: str, file: str, variant: Variant) -> Package:
+    return Package(
+        file,
+        variant.width if sized(network) else None,
+        variant.height if sized(network) else None,
+        variant.batch,
+        tokens=variant.tokens if prompted(network) else None,
+        control=variant.control,
+    )
+
+
+def write_network(
+    network: str,
+    plan: ConversionPlan,
+    out: Path,
+    written: Callable[[int], None],
+    verified: Callable[[float | None], None],
+) -> tuple[Package, ...]:
+    """Write a network's packages into ``out``, all on one weights file; the first bears Apple's file name.
+
+    ``written`` hears the bytes of each weight; ``verified`` None as verification begins and the least PSNR in dB as it
+    ends. Raises VerificationError.
+    """
+    tensors, config = plan.tensors(network), plan.config(network)
+    blob = out / "weights"
+    with BlobWriter(blob) as writer:
+        weights = Weights(writer, written)
+
+        def graph_of(variant: Variant) -> Graph:
+            return write_graph(network, tensors, config, plan.family, variant, weights, plan.target)
+
+        graphs = [(variant, graph_of(variant)) for variant in plan.variants(network)]
+        checked = [graph_of(variant) for variant in plan.verified(network)] if plan.verify else []
+
+    words: dict[str, Any] = {"about": about(network), "describe": describe, "metadata": _metadata(network, plan)}
+    packages = (_write_functions if plan.functions else _write_packages)(network, plan, out, blob, graphs, words)
+    if checked:
+        # Its import of PyTorch takes a second, which conversion without it does not need.
+        from converter.verification.verify import verify_package
+
+        verified(None)
+        least = float("inf")
+        for graph in checked:
+            write_package(out / "verify.mlpackage", graph, blob, **words)
+            least = min(
+                least, verify_package(network, out / "verify.mlpackage", plan.published_config(network), tensors)
+            )
+            shutil.rmtree(out / "verify.mlpackage")
+        verified(least)
+    blob.unlink()
+    return tuple(packages)

@@ -1,0 +1,1 @@
+"""Try, time and compare packages on the compute units of this machine."""

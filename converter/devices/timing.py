@@ -1,0 +1,61 @@
+"""How long a network takes to load and to run here, and how much memory; measured in a process of its own."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from converter.devices.child import in_child
+from converter.devices.comparison import likely_inputs
+from converter.runtime import load
+
+#: ru_maxrss is in bytes on macOS and in kilobytes on Linux (getrusage's manual pages).
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a network takes, in seconds, and the most memory of its process in bytes, mapped files included.
+
+    load: the first load of a package on a Mac compiles it, and Core ML fits it to the device. first: the first
+    prediction. step: the one after it. finite: whether all its numbers were.
+    """
+
+    load: float
+    first: float
+    step: float
+    memory: int
+    finite: bool
+
+
+def _timed(path: Path, function: str, units: str, precision: str) -> Timing:
+    if sys.platform == "darwin":
+        import coremltools  # noqa: F401  (2.3 s that are not the network's)
+    inputs = likely_inputs(path, function)
+    begun = time.perf_counter()
+    network = load(path, function=function, compute_units=units, precision=precision)
+    loaded = time.perf_counter()
+    found = network.predict(inputs)
+    first = time.perf_counter()
+    network.predict(inputs)
+    second = time.perf_counter()
+    return Timing(
+        loaded - begun,
+        first - loaded,
+        second - first,
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT,
+        all(bool(np.isfinite(array).all()) for array in found.values()),
+    )
+
+
+def timed(path: Path, function: str = "main", units: str = "CPU_AND_NE", precision: str = "fast") -> Timing:
+    """Load a function of a package as the server does and run it twice on random inputs.
+
+    Raises ChildDied where that ends its process and WorkFailed with the message of what it raises.
+    """
+    return in_child(_timed, path, function, units, precision)

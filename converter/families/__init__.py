@@ -1,0 +1,1 @@
+"""Model families: which networks they have and how they are sampled."""

@@ -1,0 +1,141 @@
+"""An .mlpackage on disk: a manifest, the program of one or several functions, and their weights file."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from converter.mil import FP16, FP32, INT32, MACOS15, Graph, TargetError, Tensor, is_identifier
+from converter.mil.mlproto import mil, ml
+
+_NAMESPACE = uuid.UUID("7b1c1a2e-6a5e-4c1e-9a43-6a2f0f4f7a10")
+#: The function of a package that has one, by coremltools' and Core ML's convention.
+_ONLY = "main"
+
+
+def _describe(features: Any, tensors: Sequence[Tensor], describe: Callable[[str], str]) -> None:
+    for tensor in tensors:
+        feature = features.add()
+        feature.name = tensor.name
+        feature.shortDescription = describe(tensor.name)
+        array = feature.type.multiArrayType
+        array.shape.extend(tensor.shape)
+        array.dataType = {FP16: array.FLOAT16, FP32: array.FLOAT32, INT32: array.INT32}[tensor.dtype]
+
+
+def _build_info(program: Any, versions: Mapping[str, str]) -> None:
+    info = program.attributes["buildInfo"]
+    text = mil().STRING
+    info.type.dictionaryType.keyType.tensorType.dataType = text
+    info.type.dictionaryType.valueType.tensorType.dataType = text
+    for key, value in versions.items():
+        pair = info.immediateValue.dictionary.values.add()
+        for side, words in ((pair.key, key), (pair.value, value)):
+            side.type.tensorType.dataType = text
+            side.immediateValue.tensor.strings.values.append(words)
+
+
+def _model(graphs: Mapping[str, Graph], about: str, metadata: Mapping[str, str]) -> Any:
+    """The model message with everything but the descriptions of inputs and outputs."""
+    model = ml().Model()
+    model.specificationVersion = next(iter(graphs.values())).target.specification_version
+    model.description.metadata.shortDescription = about
+    for key in sorted(metadata):
+        model.description.metadata.userDefined[key] = metadata[key]
+    model.mlProgram.version = 1
+    for name, graph in graphs.items():
+        model.mlProgram.functions[name].CopyFrom(graph.function)
+    _build_info(model.mlProgram, {"coremltools-version": metadata["com.github.apple.coremltools.version"]})
+    return model
+
+
+def _write(path: Path, model: Any, weights: Path) -> None:
+    data = path / "Data" / "com.apple.CoreML"
+    (data / "weights").mkdir(parents=True)
+    (data / "model.mlmodel").write_bytes(model.SerializeToString(deterministic=True))
+    try:
+        os.link(weights, data / "weights" / "weight.bin")
+    except OSError:  # a file system without hard links
+        (data / "weights" / "weight.bin").write_bytes(weights.read_bytes())
+    root, other = (str(uuid.uuid5(_NAMESPACE, f"{path.name}/{part}")) for part in ("model", "weights"))
+    manifest = {
+        "fileFormatVersion": "1.0.0",
+        "itemInfoEntries": {
+            root: {
+                "author": "com.apple.CoreML",
+                "description": "CoreML Model Specification",
+                "name": "model.mlmodel",
+                "path": "com.apple.CoreML/model.mlmodel",
+            },
+            other: {
+                "author": "com.apple.CoreML",
+                "description": "CoreML Model Weights",
+                "name": "weights",
+                "path": "com.apple.CoreML/weights",
+            },
+        },
+        "rootModelIdentifier": root,
+    }
+    # In the order in which coremltools writes it back whenever it opens a package.
+    (path / "Manifest.json").write_text(json.dumps(manifest, indent=4, sort_keys=True) + "\n")
+
+
+def write_package(
+    path: Path, graph: Graph, weights: Path, *, about: str, describe: Callable[[str], str], metadata: Mapping[str, str]
+) -> None:
+    """Write ``graph`` as the package ``path``, whose weights are a hard link to (or a copy of) ``weights``.
+
+    Its one function is called main. The same graph gives the same bytes. ``describe`` gives the words for an input or
+    output; ``metadata`` becomes the model's user-defined strings.
+    """
+    model = _model({_ONLY: graph}, about, metadata)
+    _describe(model.description.input, graph.inputs, describe)
+    _describe(model.description.output, graph.outputs, describe)
+    _write(path, model, weights)
+
+
+def _refuse(graphs: Mapping[str, Graph], default: str) -> None:
+    if default not in graphs:
+        raise ValueError(f"the default function {default!r} is none of {', '.join(graphs) or 'no functions at all'}")
+    for name, graph in graphs.items():
+        if not graph.target.at_least(MACOS15):
+            raise TargetError(
+                f"a package of several functions needs macOS 15 (function {name} is for {graph.target.name}); "
+                f"write a package for each of {', '.join(graphs)}, or convert for macOS15"
+            )
+        if not is_identifier(name):
+            raise ValueError(f"{name!r} cannot name a function: ML programs take letters, digits and _, no digit first")
+        if graph.target != graphs[default].target or graph.weights is not graphs[default].weights:
+            raise ValueError(f"functions {name} and {default} are not of one target and one weights file")
+
+
+def write_functions(
+    path: Path,
+    graphs: Mapping[str, Graph],
+    weights: Path,
+    *,
+    default: str,
+    about: str,
+    describe: Callable[[str], str],
+    metadata: Mapping[str, str],
+) -> None:
+    """Write ``graphs``, by function name and in their order, as one package; the rest is as in `write_package`.
+
+    The form is that of ``ct.utils.save_multifunction`` (coremltools 9.0): every function has a description of its own,
+    and ``default`` is what Core ML loads where none is named. Raises TargetError for a target before macOS 15 and
+    ValueError where a name is none (a function is called size_512x768, not 512x768), where ``default`` is no function,
+    or where the graphs do not share their `Weights`.
+    """
+    _refuse(graphs, default)
+    model = _model(graphs, about, metadata)
+    for name, graph in graphs.items():
+        function = model.description.functions.add()
+        function.name = name
+        _describe(function.input, graph.inputs, describe)
+        _describe(function.output, graph.outputs, describe)
+    model.description.defaultFunctionName = default
+    _write(path, model, weights)

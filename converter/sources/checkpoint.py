@@ -1,0 +1,227 @@
+"""A diffusers folder on disk as a source of weights. Nothing is unpickled, ever."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from converter.errors import CheckpointError, shown
+from converter.sources.config_tables import DEFAULTS as RECOMMENDED
+from converter.sources.configs import read_config, read_json
+from converter.sources.snapshot import folder_name
+from converter.sources.tensors import Tensors
+from converter.sources.tokenizer import read_tokenizer, tokenizer_names
+
+COMPONENTS = ("text_encoder", "text_encoder_2", "unet", "vae")
+TOKENIZERS = ("tokenizer", "tokenizer_2")
+#: What a checkpoint's makers recommend, where they say.
+DEFAULTS = "anemone-defaults.json"
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+_STEMS = ("diffusion_pytorch_model", "model")
+#: Half the bytes to read come first; converted weights are fp16 whichever is read.
+_VARIANTS = (".fp16", "")
+_INDEX = "model_index.json"
+
+
+def pickle_refused(what: str) -> CheckpointError:
+    """The refusal of ``what`` (pickle files, named), saying why and what to do."""
+    return CheckpointError(
+        f"{what}: pickle files can run any code when read, so they are refused. Get the safetensors version, or, where "
+        "you trust the file, save one with diffusers' save_pretrained."
+    )
+
+
+def _index_names(stem: str, variant: str) -> tuple[str, str]:
+    # The second is an older spelling, which diffusers calls legacy.
+    return f"{stem}.safetensors.index{variant}.json", f"{stem}.safetensors{variant}.index.json"
+
+
+def shard_indexes(names: Collection[str]) -> list[str]:
+    """The files among a network folder's ``names`` that list shards."""
+    spelled = {name for variant in _VARIANTS for stem in _STEMS for name in _index_names(stem, variant)}
+    return sorted(spelled.intersection(names))
+
+
+def choose_weights(where: str, names: Collection[str], read_index: Callable[[str], dict[str, Any]]) -> list[str]:
+    """The one set of safetensors files among a network folder's ``names`` to read: fp16 where there is one, else full.
+
+    ``read_index`` gives the content of one of `shard_indexes`. Raises CheckpointError that begins with ``where``: no
+    safetensors (pickles are refused by name), or shards that are missing.
+    """
+    for variant in _VARIANTS:
+        for stem in _STEMS:
+            for index in _index_names(stem, variant):
+                if index in names:
+                    listed = read_index(index).get("weight_map")
+                    shards = sorted({str(name) for name in listed.values()}) if isinstance(listed, dict) else []
+                    if not shards:
+                        raise CheckpointError(
+                            f"{where}/{index} lists no shards; an object weight_map is expected there"
+                        )
+                    if missing := [name for name in shards if name not in names]:
+                        raise CheckpointError(f"{where}/{index} names files that are not beside it: {shown(missing)}")
+                    return shards
+            if f"{stem}{variant}.safetensors" in names:
+                return [f"{stem}{variant}.safetensors"]
+    if pickles := sorted(name for name in names if name.endswith(PICKLES)):
+        raise pickle_refused(f"{where} has its weights only as {', '.join(pickles)}")
+    raise CheckpointError(f"{where} has no safetensors weights ({' or '.join(s + '.safetensors' for s in _STEMS)})")
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.is_file()} if folder.is_dir() else set()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a network's folder that are read; raises CheckpointError where there are none."""
+    names = choose_weights(str(folder), _names(folder), lambda name: read_json(folder / name))
+    return [folder / name for name in names]
+
+
+def content_hash(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def size_and_time(path: Path) -> str:
+    """A file's size in bytes and modification time in ns."""
+    found = path.stat()
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A Stable Diffusion checkpoint in the diffusers layout.
+
+    prediction_type: overrules what the scheduler's configuration says the UNet predicts.
+    hub_name: owner/name, where the folder is a copy of a repository on the Hugging Face hub.
+    """
+
+    folder: Path
+    prediction_type: str | None = None
+    hub_name: str | None = None
+
+    @staticmethod
+    def open(path: Path, prediction_type: str | None = None, hub_name: str | None = None) -> Checkpoint:
+        """The checkpoint at ``path``; raises CheckpointError where there is none that can be read safely."""
+        if path.is_file() and path.suffix in PICKLES:
+            raise pickle_refused(str(path))
+        if not path.is_dir():
+            raise CheckpointError(f"{path} is not a folder; give a diffusers checkpoint folder (with {_INDEX})")
+        files = sorted(name for name in _names(path) if name.endswith(".safetensors"))
+        if files and not (path / _INDEX).is_file():
+            raise CheckpointError(
+                f"{path} has no {_INDEX}, but {', '.join(files)}; where that is a whole checkpoint, give the file itself"
+            )
+        read_json(path / _INDEX)
+        return Checkpoint(path, prediction_type, hub_name)
+
+    @property
+    def name(self) -> str:
+        """What the model is called: its repository on the hub, or its folder."""
+        return self.hub_name or folder_name(self.folder)
+
+    @property
+    def kind(self) -> str:
+        """``hub`` or ``diffusers``, for a folder that was given."""
+        return "hub" if self.hub_name else "diffusers"
+
+    @cached_property
+    def _second_in_first_place(self) -> bool:
+        """Whether the only text encoder is SDXL's second, in the first's folder: so the refiner 0.9 and 1.0 were saved."""
+        first = self.folder / "text_encoder" / "config.json"
+        if (self.folder / "text_encoder_2").is_dir() or not first.is_file():
+            return False
+        refiner = str(self.index.get("_class_name")).startswith("StableDiffusionXL")
+        return refiner and read_json(first).get("architectures") == ["CLIPTextModelWithProjection"]
+
+    def _place(self, part: str) -> Path:
+        """The folder of a component or tokenizer."""
+        if part in ("text_encoder", "text_encoder_2", *TOKENIZERS) and self._second_in_first_place:
+            return self.folder / (part.removesuffix("_2") if part.endswith("_2") else f"no_{part}")
+        return self.folder / part
+
+    def has(self, component: str) -> bool:
+        """Whether the checkpoint has this network."""
+        return (self._place(component) / "config.json").is_file()
+
+    def config(self, component: str) -> dict[str, Any]:
+        """A network's config.json, or the scheduler's scheduler_config.json."""
+        if component != "scheduler":
+            return read_json(self._place(component) / "config.json")
+        found = read_json(self.folder / component / "scheduler_config.json")
+        # diffusers makes a scheduler of the class that model_index.json names, whatever its own file says.
+        if isinstance(kind := self.part_classes.get(component), str):
+            found = found | {"_class_name": kind}
+        return found if self.prediction_type is None else found | {"prediction_type": self.prediction_type}
+
+    def tensors(self, component: str) -> Tensors:
+        """A network's weights, mapped."""
+        return Tensors(weight_files(self._place(component)))
+
+    @cached_property
+    def index(self) -> dict[str, Any]:
+        """model_index.json."""
+        return read_json(self.folder / _INDEX)
+
+    @property
+    def part_classes(self) -> dict[str, Any]:
+        """Part of the pipeline -> the class that model_index.json names for it; parts the pipeline does without are left out."""
+        parts = {name: about for name, about in self.index.items() if isinstance(about, list) and len(about) == 2}
+        return {name: kind for name, (library, kind) in parts.items() if library or kind}
+
+    @cached_property
+    def defaults(self) -> dict[str, Any]:
+        """Steps and guidance scale its makers recommend, where they say (``anemone-defaults.json``)."""
+        path = self.folder / DEFAULTS
+        found = read_config(str(path), read_json(path), RECOMMENDED) if path.is_file() else {}
+        return {name: value for name, value in found.items() if value is not None}
+
+    @cached_property
+    def leftovers(self) -> tuple[str, ...]:
+        """The parts of the pipeline that are not converted, in sentences."""
+        known = (*COMPONENTS, *TOKENIZERS, "scheduler", "feature_extractor")
+        return tuple(
+            f"{name} ({kind!s:.100}) is not converted with the checkpoint"
+            for name, kind in self.part_classes.items()
+            if name not in known
+        )
+
+    def tokenizer_files(self) -> dict[str, dict[str, bytes]]:
+        """Each of the checkpoint's tokenizers (tokenizer, tokenizer_2): file name -> content."""
+        names = [name for name in TOKENIZERS if self._place(name).is_dir()]
+        if not names:
+            raise CheckpointError(f"{self.folder} has no tokenizer folder")
+        return {name: read_tokenizer(self._place(name)) for name in names}
+
+    def _files(self) -> list[Path]:
+        """Every file a conversion reads."""
+        found = [self.folder / _INDEX, self.folder / "scheduler" / "scheduler_config.json"]
+        for component in (c for c in COMPONENTS if self.has(c)):
+            found += [self._place(component) / "config.json", *weight_files(self._place(component))]
+        for folder in (self._place(name) for name in TOKENIZERS if self._place(name).is_dir()):
+            found += [folder / name for name in tokenizer_names(str(folder), _names(folder))]
+        return [*found, self.folder / DEFAULTS] if (self.folder / DEFAULTS).is_file() else found
+
+    def _digest(self, of: Callable[[Path], str]) -> str:
+        whole = hashlib.sha256()
+        for path in self._files():
+            whole.update(f"{path.relative_to(self.folder).as_posix()} {of(path)}\n".encode())
+        if self.prediction_type is not None:
+            whole.update(f"prediction_type {self.prediction_type}\n".encode())
+        return whole.hexdigest()
+
+    @cached_property
+    def sha256(self) -> str:
+        """One hash over the names and contents of all files that a conversion reads, and the prediction type asked for."""
+        return self._digest(content_hash)
+
+    @cached_property
+    def stamp(self) -> str:
+        """The same over the names, sizes and modification times of the files: found without reading them."""
+        return self._digest(size_and_time)

@@ -1,0 +1,144 @@
+"""What a single file's UNet predicts, which its tensors' shapes do not tell, and its scheduler_config.json.
+
+Programs leave it in three places: tensors named v_pred and ztsnr (ComfyUI, comfy/supported_models.py), the metadata of
+Stability's ModelSpec (https://github.com/Stability-AI/ModelSpec), and that of kohya's trainer (ss_...).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from converter.errors import CheckpointError, quoted
+from converter.sources.tensors import Tensors
+
+#: Empty tensors that say what the UNet predicts and that it was trained from pure noise (ComfyUI's convention).
+_V_MARK, _ZERO_MARK = MARKS = ("v_pred", "ztsnr")
+_WORDS = {
+    "epsilon": "epsilon",
+    "eps": "epsilon",
+    "v": "v_prediction",
+    "v_prediction": "v_prediction",
+    "v-prediction": "v_prediction",
+    "sample": "sample",
+    "x0": "sample",
+    "x0_prediction": "sample",
+}
+#: ModelSpec's key, and the one ComfyUI writes in its place.
+_KEYS = ("modelspec.prediction_type", "modelspec.predict_key")
+#: ModelSpec's architectures and kohya's base model versions that imply a prediction type.
+_IMPLIED = {
+    "stable-diffusion-v2-512": "epsilon",
+    "stable-diffusion-v2-768-v": "v_prediction",
+    "sd_v1_v": "v_prediction",
+    "sd_v2": "epsilon",
+    "sd_v2_v": "v_prediction",
+}
+#: ComfyUI tells Stable Diffusion 2's v-prediction models from the others by how far this tensor's values spread.
+_TELLTALE = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
+_TELLTALE_SPREAD = 0.09
+#: Latents a side at which a family was trained, and pixels in a latent.
+_SAMPLE_SIZES = {"sd1": 64, "sd2": 64, "sdxl": 128, "sdxl_refiner": 128}
+_SD2_768 = 96
+#: Of a side in pixels; one that is too large is refused with the sizes.
+_MOST_DIGITS = 9
+_FACTOR = 8
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the UNet predicts (diffusers' prediction_type).
+
+    guessed: nothing in the file says it, and models of its family differ (Stable Diffusion 2 base and 768-v).
+    zero_terminal_snr: it was trained to begin at pure noise (Lin et al. 2023).
+    """
+
+    type: str
+    guessed: bool
+    zero_terminal_snr: bool
+
+
+def _side(metadata: Mapping[str, str]) -> int | None:
+    """The side of the square pictures a model is for, where its metadata have it (512x512, or kohya's (512, 512))."""
+    stated = metadata.get("modelspec.resolution") or metadata.get("ss_resolution") or ""
+    sides = [side.strip() for side in stated.strip("()").replace("x", ",").split(",")]
+    if len(sides) != 2 or sides[0] != sides[1] or not sides[0].isdecimal() or len(sides[0]) > _MOST_DIGITS:
+        return None
+    return int(sides[0])
+
+
+def _stated(metadata: Mapping[str, str]) -> str | None:
+    for key in _KEYS:
+        word = metadata.get(key, "").strip().lower()
+        if word in _WORDS:
+            return _WORDS[word]
+        if word:
+            raise CheckpointError(
+                f"its metadata have {key} = {quoted(metadata[key])}; this converter knows {', '.join(_WORDS)}. Where that is "
+                "wrong of the file, give the prediction type"
+            )
+    architecture = metadata.get("modelspec.architecture", "").partition("/")[0].lower()
+    return _IMPLIED.get(architecture) or _IMPLIED.get(metadata.get("ss_base_model_version", ""))
+
+
+def _looks_like_v(tensors: Tensors) -> bool:
+    if _side(tensors.metadata) == _SD2_768 * _FACTOR:
+        return True
+    return _TELLTALE in tensors and float(np.std(tensors.array(_TELLTALE).astype(np.float64))) > _TELLTALE_SPREAD
+
+
+def prediction(tensors: Tensors, family: str, *, inpainting: bool, asked: str | None) -> Prediction:
+    """What the UNet predicts: as ``asked``, else as the file says, else a guess for Stable Diffusion 2.
+
+    The other families' models, and Stable Diffusion 2's inpainting, predict epsilon unless they say otherwise.
+    """
+    zero = _ZERO_MARK in tensors or tensors.metadata.get("ss_zero_terminal_snr") == "True"
+    found = asked or ("v_prediction" if _V_MARK in tensors else _stated(tensors.metadata))
+    if found is not None:
+        return Prediction(found, guessed=False, zero_terminal_snr=zero)
+    if family != "sd2" or inpainting:
+        return Prediction("epsilon", guessed=False, zero_terminal_snr=zero)
+    kind = "v_prediction" if _looks_like_v(tensors) else "epsilon"
+    return Prediction(kind, guessed=True, zero_terminal_snr=zero)
+
+
+def sample_size(metadata: Mapping[str, str], family: str, prediction_type: str) -> int:
+    """Latents a side of the pictures the model was made for: as its metadata say, else as its family's."""
+    side = _side(metadata)
+    if side is not None and side > 0 and side % _FACTOR == 0:
+        return side // _FACTOR
+    return _SD2_768 if (family, prediction_type) == ("sd2", "v_prediction") else _SAMPLE_SIZES[family]
+
+
+def scheduler_config(family: str, prediction: Prediction) -> dict[str, Any]:
+    """The scheduler_config.json of the family's published checkpoints, with this model's prediction type."""
+    config: dict[str, Any] = {
+        "_class_name": "PNDMScheduler",
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "clip_sample": False,
+        "num_train_timesteps": 1000,
+        "prediction_type": prediction.type,
+        "set_alpha_to_one": False,
+        "skip_prk_steps": True,
+        "steps_offset": 1,
+        "trained_betas": None,
+    }
+    if family == "sd2" and prediction.type == "v_prediction":
+        config["_class_name"] = "DDIMScheduler"
+    if family.startswith("sdxl"):
+        config |= {
+            "_class_name": "EulerDiscreteScheduler",
+            "interpolation_type": "linear",
+            "sample_max_value": 1.0,
+            "timestep_spacing": "leading",
+            "use_karras_sigmas": False,
+        }
+    if prediction.zero_terminal_snr:
+        # The last timestep is pure noise only where sampling begins at it.
+        config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return config

@@ -1,0 +1,52 @@
+"""Copies of repositories in the Hugging Face hub's cache, known by their paths alone.
+
+The cache keeps a repository as ``models--owner--name/snapshots/<commit>``, with links into ``blobs`` for files
+(https://huggingface.co/docs/huggingface_hub/guides/manage-cache). `converter.sources.hub` fills it, and takes a fifth of a second
+to import.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+_PREFIX, _SNAPSHOTS = "models--", "snapshots"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A path into a repository's copy. repo: owner/name; within: the path inside, empty for the copy itself."""
+
+    repo: str
+    within: Path
+
+    @staticmethod
+    def of(path: Path) -> Snapshot | None:
+        """The copy that ``path`` leads to or into; None where it is no path of a hub cache.
+
+        A link that a file is is not followed, since it leads to a blob, which no longer tells whose it is.
+        """
+        absolute = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
+        parts = absolute.parts
+        for at in reversed(range(1, len(parts) - 1)):
+            if parts[at] == _SNAPSHOTS and parts[at - 1].startswith(_PREFIX):
+                # Names of repositories and owners have no "--" (huggingface_hub, validate_repo_id).
+                return Snapshot(parts[at - 1].removeprefix(_PREFIX).replace("--", "/"), Path(*parts[at + 2 :]))
+        return None
+
+
+def folder_name(folder: Path) -> str:
+    """Return what a folder is called: its repository (owner/name) where it is in a hub cache, else its own name."""
+    snapshot = Snapshot.of(folder)
+    return folder.resolve().name if snapshot is None else snapshot.repo
+
+
+def short_name(folder: Path) -> str:
+    """Return `folder_name` without an owner, as folders, networks and installed models are called."""
+    return folder_name(folder).rpartition("/")[2]
+
+
+def file_name(file: Path) -> str:
+    """Return what a file is called without its suffix: owner/name/file in a hub cache, as `HubAddress.name` has it."""
+    snapshot = Snapshot.of(file)
+    return file.stem if snapshot is None else f"{snapshot.repo}/{snapshot.within.with_suffix('').as_posix()}"

@@ -1,0 +1,1 @@
+"""Compare converted networks with PyTorch's."""

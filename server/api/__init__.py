@@ -1,0 +1,1 @@
+"""The HTTP API: what every dialect shares, and a package for each dialect."""

@@ -1,0 +1,149 @@
+"""What this server can do, for clients that ask before they ask for a picture."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from converter import __version__
+from converter.folder import Manifest
+from server.api.dependencies import Models, Queue
+from server.api.native.schemas import SizeOut
+from server.jobs.job import PRIORITIES
+from server.models.installed import InstalledModels, UnknownModel
+from server.pipeline.request import (
+    DEFAULT_STRENGTH,
+    GUIDANCE,
+    LONGEST_PROMPT,
+    PICTURES,
+    RNGS,
+    SEEDS,
+    STEPS,
+    VARIATION_STRENGTHS,
+)
+from server.pipeline.schedulers import SCHEDULERS
+from server.security.body import LARGEST_BODY
+
+router = APIRouter(prefix="/api/v1", tags=["native"])
+
+#: What a client can count on; a word here never changes what it means.
+FEATURES = (
+    "txt2img",
+    "img2img",
+    "batches",
+    "per_image_seeds",
+    "variations",
+    "cancel_queued",
+    "cancel_running",
+    "events",
+    "previews",
+    "priorities",
+    "idempotency_keys",
+    "model_switching",
+    "conversions",
+)
+
+
+class DefaultsOut(BaseModel):
+    """What a request gets when it does not say."""
+
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    scheduler: str
+    strength: float
+
+
+class ModelOut(BaseModel):
+    """An installed model, as far as requests to it go; `GET /api/v1/models/{name}` says more."""
+
+    name: str
+    family: str
+    prediction_type: str
+    attention: str
+    precision: str
+    sizes: list[SizeOut]
+    source_sha256: str
+    inpainting: bool = Field(description="Whether it was trained to paint masked parts anew")
+    defaults: DefaultsOut
+
+
+class LimitsOut(BaseModel):
+    """What a request may ask, each from and to."""
+
+    steps: tuple[int, int] = STEPS
+    guidance_scale: tuple[float, float] = GUIDANCE
+    n: tuple[int, int] = PICTURES
+    seed: tuple[int, int] = SEEDS
+    variation_strength: tuple[float, float] = VARIATION_STRENGTHS
+    prompt_characters: int = LONGEST_PROMPT
+    body_bytes: int = LARGEST_BODY
+    queue: int = Field(description="Jobs that may wait at once")
+
+
+class CapabilitiesOut(BaseModel):
+    """What this server can do now. ``model`` and ``defaults`` are null until the default model is there."""
+
+    version: str
+    model: ModelOut | None = Field(description="The default model, which requests without `model` mean")
+    defaults: DefaultsOut | None = Field(description="The default model's")
+    models: list[ModelOut] = Field(description="All that are installed, the default one included")
+    loaded: str | None = Field(description="The model that is loaded; another one takes its time to be")
+    schedulers: list[str]
+    rngs: list[str] = Field(description="Whose random numbers a request may ask for")
+    priorities: list[str]
+    features: list[str]
+    limits: LimitsOut
+
+
+def _defaults(manifest: Manifest) -> DefaultsOut:
+    width, height = manifest.sizes[0]
+    usual = manifest.defaults
+    return DefaultsOut(
+        width=width,
+        height=height,
+        steps=usual.steps,
+        guidance_scale=usual.guidance_scale,
+        scheduler=usual.scheduler,
+        strength=DEFAULT_STRENGTH,
+    )
+
+
+def _model(name: str, models: InstalledModels) -> ModelOut:
+    manifest = models.manifest(name)
+    return ModelOut(
+        name=name,
+        family=manifest.family,
+        prediction_type=manifest.prediction_type,
+        attention=manifest.attention,
+        precision=manifest.precision,
+        sizes=[SizeOut(width=w, height=h) for w, h in manifest.sizes],
+        source_sha256=manifest.source.sha256,
+        inpainting=manifest.conditions.inpainting,
+        defaults=_defaults(manifest),
+    )
+
+
+@router.get("/capabilities", summary="What this server can do")
+def capabilities(queue: Queue, models: Models) -> CapabilitiesOut:
+    """Models with their sizes and defaults, schedulers, random numbers, features and limits."""
+    there: list[ModelOut] = []
+    for name in models.names():
+        with suppress(UnknownModel):  # deleted since its name was read
+            there.append(_model(name, models))
+    default = next((m for m in there if m.name == models.default), None)
+    return CapabilitiesOut(
+        version=__version__,
+        model=default,
+        defaults=None if default is None else default.defaults,
+        models=there,
+        loaded=queue.loaded,
+        schedulers=list(SCHEDULERS),
+        rngs=list(RNGS),
+        priorities=list(PRIORITIES),
+        features=list(FEATURES),
+        limits=LimitsOut(queue=queue.limits.max_queue),
+    )

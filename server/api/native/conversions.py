@@ -1,0 +1,195 @@
+"""Conversions: a model is brought from the hub or the owner's folder, watched, cancelled."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from server.api.dependencies import Answers, Queue, error
+from server.api.errors import ApiError
+from server.api.native.model_schemas import ConversionIn, ConversionOut, ConversionsOut, conversion_out, conversion_url
+from server.api.native.upload import json_only
+from server.api.sse import Standing, watch
+from server.events import Subscription
+from server.models.conversion import Conversion
+from server.models.conversions import Conversions, NameTaken, TooManyConversions
+from server.models.orders import NAME, ConversionOrder, hub_source, usual_name
+from server.pipeline.request import RequestError
+
+#: To be included before the models' own routes, which would take `conversions` for a model's name.
+router = APIRouter(prefix="/api/v1/models", tags=["models"])
+
+#: A model of this name would be where the conversions are.
+_RESERVED = "conversions"
+
+_NO_CONVERSION: Answers = {404: error("There is no such conversion"), 422: error("A parameter is not acceptable")}
+
+
+def _conversions(request: Request) -> Conversions:
+    conversions: Conversions = request.app.state.conversions
+    return conversions
+
+
+AllConversions = Annotated[Conversions, Depends(_conversions)]
+
+
+def _source(given: str, conversions: Conversions) -> str:
+    """The source as an order has it; raises RequestError where it is neither of the two that are accepted."""
+    lying = conversions.checkpoints()
+    if given in lying:
+        return str(lying[given])
+    address = hub_source(given)
+    if address is None:
+        raise RequestError(
+            "source",
+            given,
+            "owner/name on the Hugging Face hub (also @revision or /file.safetensors), or what lies in the data folder's "
+            f"checkpoints: {', '.join(lying) or 'nothing yet'}",
+        )
+    return address
+
+
+def _beside(field: str, given: str | None) -> str | None:
+    if given is None:
+        return None
+    address = hub_source(given)
+    if address is None or ".safetensors" in address:
+        raise RequestError(field, given, "owner/name on the Hugging Face hub, also @revision")
+    return address
+
+
+def _order(body: ConversionIn, conversions: Conversions) -> ConversionOrder:
+    source = _source(body.source, conversions)
+    name = body.name or usual_name(source)
+    if not NAME.fullmatch(name) or name == _RESERVED:
+        accepted = f"letters, digits, dots, dashes and underscores, up to 64, and not {_RESERVED}"
+        because = "" if body.name else "; give one, because the name of the source is none such"
+        raise RequestError("name", name, f"{accepted}{because}")
+    return ConversionOrder(
+        source=source,
+        name=name,
+        prediction_type=body.prediction_type,
+        sizes=tuple((s.width, s.height) for s in body.sizes) if body.sizes else None,
+        attention=body.attention,
+        batches=tuple(body.batches) if body.batches else None,
+        tokens=tuple(body.tokens) if body.tokens else None,
+        vae=_beside("vae", body.vae),
+        preview=_beside("preview", body.preview),
+        safety_checker=_beside("safety_checker", body.safety_checker),
+        controlnets=tuple(net for given in body.controlnets if (net := _beside("controlnets", given))),
+        prompt_once=body.prompt_once,
+        target=body.target,
+        functions=body.functions,
+    )
+
+
+_ORDERING: Answers = {
+    200: {"model": ConversionOut, "description": "The conversion there is of this already"},
+    202: {"model": ConversionOut, "description": "A conversion that now waits or begins"},
+    400: error("The body is not JSON"),
+    409: error("Another model has this name"),
+    415: error("The body is not JSON by its type"),
+    422: error("A field is not acceptable; the message names it"),
+    429: error("Too many conversions wait, or too many requests came; Retry-After says when to come back"),
+}
+
+
+@router.post(
+    "",
+    status_code=202,
+    response_model=ConversionOut,
+    responses=_ORDERING,
+    dependencies=[Depends(json_only)],
+    summary="Download and convert a model",
+)
+def convert(body: ConversionIn, conversions: AllConversions) -> Response:
+    """Answers at once; how it goes is told at the conversion's `url` and its `/events`.
+
+    The same source with the same options is one conversion, however often it is asked for. One that failed or was
+    cancelled goes on with what it had finished when it is asked for again. Only safetensors are read.
+    """
+    order = _order(body, conversions)
+    before = conversions.get(order.id)
+    try:
+        conversion = conversions.submit(order)
+    except NameTaken as taken:
+        raise ApiError(409, "name_taken", str(taken), field="name", value=order.name) from taken
+    except TooManyConversions as full:
+        raise ApiError(429, "too_many_conversions", str(full), headers={"Retry-After": "60"}) from full
+    there = before is not None and before.created == conversion.created
+    headers = {"Location": conversion_url(conversion.id)}
+    return Response(
+        conversion_out(conversion).model_dump_json(), 200 if there else 202, headers, media_type="application/json"
+    )
+
+
+@router.get("/conversions", summary="The conversions there were")
+def all_conversions(conversions: AllConversions) -> ConversionsOut:
+    """The newest first."""
+    return ConversionsOut(conversions=[conversion_out(c) for c in conversions.all()])
+
+
+def _found(conversion: Conversion | None, conversion_id: str) -> Conversion:
+    if conversion is None:
+        raise ApiError(404, "no_such_conversion", f"there is no conversion {conversion_id[:40]!r}")
+    return conversion
+
+
+@router.get("/conversions/{conversion_id}", responses=_NO_CONVERSION, summary="A conversion as it stands")
+def conversion(conversion_id: str, conversions: AllConversions) -> ConversionOut:
+    """Its status, progress and error."""
+    return conversion_out(_found(conversions.get(conversion_id), conversion_id))
+
+
+@router.delete("/conversions/{conversion_id}", responses=_NO_CONVERSION, summary="Cancel a conversion")
+def cancel(conversion_id: str, conversions: AllConversions) -> ConversionOut:
+    """It is stopped, and what it had finished is kept for when it is asked for again; one that is over stays as it is."""
+    return conversion_out(_found(conversions.cancel(conversion_id), conversion_id))
+
+
+async def _watched(
+    conversion_id: str,
+    queue: Queue,
+    conversions: AllConversions,
+    last_event_id: Annotated[
+        int | None, Header(description="The id of the last event seen; what came after it is sent first")
+    ] = None,
+) -> AsyncIterator[Subscription]:
+    events = queue.events.subscribe(conversion_id, last_event_id)
+    try:
+        _found(conversions.get(conversion_id), conversion_id)
+        yield events
+    finally:
+        events.close()
+
+
+_STREAM: Answers = {
+    200: {
+        "description": "`state` events hold the conversion as `GET /api/v1/models/conversions/{id}` gives it, `progress` "
+        "events its `stage`, `item`, `done` and `total` bytes, and `eta_s` or null. Comments come while nothing happens.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    },
+    **_NO_CONVERSION,
+}
+
+
+@router.get(
+    "/conversions/{conversion_id}/events",
+    response_class=EventSourceResponse,
+    responses=_STREAM,
+    summary="Watch a conversion (Server-Sent Events)",
+)
+async def events(
+    conversion_id: str, conversions: AllConversions, watched: Annotated[Subscription, Depends(_watched)]
+) -> AsyncIterator[ServerSentEvent]:
+    """Begins with the conversion as it stands, or where `Last-Event-ID` says, and ends after the state in which it is over."""
+
+    def standing() -> Standing | None:
+        found = conversions.get(conversion_id)
+        return None if found is None else Standing(conversion_out(found), found.open)
+
+    async for event in watch(watched, standing):
+        yield event

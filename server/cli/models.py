@@ -1,0 +1,59 @@
+"""``anemone models``: the models that are installed, without a server."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from converter.folder import ModelFolder
+from server.cli.flags import Commands
+from server.cli.serve import add_config, settings_of
+from server.models.first import FirstModel
+from server.models.installed import InstalledModels
+from server.models.memory import memory_need
+
+
+def add_models(commands: Commands) -> None:
+    """Add the command and its flags."""
+    command = commands.add_parser(
+        "models",
+        help="List the installed models",
+        description="List the installed models with their families, picture sizes, and room on disk and in memory.",
+        epilog="examples:\n  anemone models\n  anemone models --json\n"
+        "A running server also loads, converts and deletes them: see /api/v1/models.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_config(command)
+    command.add_argument("--data-dir", type=Path, help="where models are kept (the user's data folder)")
+    command.add_argument("--json", action="store_true", help="for programs")
+    command.set_defaults(run=_list)
+
+
+def _told(name: str, models: InstalledModels) -> dict[str, Any]:
+    folder = ModelFolder(models.folder(name), models.manifest(name))
+    return {
+        "name": name,
+        "family": folder.manifest.family,
+        "sizes": [f"{w}x{h}" for w, h in folder.manifest.sizes],
+        "disk_bytes": models.disk_bytes(name),
+        "memory_bytes": memory_need(folder).together,
+        "folder": str(folder.path),
+    }
+
+
+def _list(given: argparse.Namespace) -> int:
+    settings = settings_of(given)
+    models = FirstModel(settings.model, settings.data_dir).models
+    told = [_told(name, models) for name in models.names()]
+    if given.json:
+        print(json.dumps(told, indent=2))
+        return 0
+    if not told:
+        print(f"no models in {models.root} yet; `anemone serve` converts the bundled one, `anemone convert` others")
+    width = max((len(m["name"]) for m in told), default=0)
+    for m in told:
+        room = f"{m['disk_bytes'] / 1e9:.2f} GB on disk, {m['memory_bytes'] / 1e9:.2f} GB loaded"
+        print(f"{m['name']:{width}}  {m['family']}  {', '.join(m['sizes'])}  {room}")
+    return 0

@@ -1,0 +1,143 @@
+"""``anemone generate`` and ``anemone convert``: the work without a server."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from converter.conversion.convert import ConvertProgress, convert
+from converter.conversion.partial import conversion_lock
+from converter.conversion.plan import ConvertOptions
+from converter.errors import AnemoneError
+from converter.sources.component import Component
+from converter.sources.source import open_source
+from server.jobs.messages import Preparing
+from server.jobs.start import ModelChoice
+from server.jobs.worker import prepare_model
+from server.pipeline.denoise import Step
+from server.pipeline.images import encode_png
+from server.pipeline.infotext import write_infotext
+from server.pipeline.request import make_request
+from server.settings import Settings
+from server.terminal import Bar, printable
+
+if TYPE_CHECKING:
+    from converter.sources.hub import DownloadProgress
+
+
+def _of(done: int, total: int) -> str:
+    return f"{done / 2**20:.0f} of {total / 2**20:.0f} MB"
+
+
+def _arriving(bar: Bar) -> Callable[[DownloadProgress], None]:
+    """Shows a download's progress."""
+    return lambda p: bar.show(f"downloading {p.file}", p.done_bytes, p.total_bytes, _of(p.done_bytes, p.total_bytes))
+
+
+def open_component(source: str | None, within: str | None = None) -> Component | None:
+    """The network ``source`` names, with a bar while it is downloaded; None for None. See `Component.open`."""
+    if source is None:
+        return None
+    bar = Bar()
+    try:
+        return Component.open(source, within, _arriving(bar))
+    finally:
+        bar.close()
+
+
+def convert_checkpoint(
+    source: str, prediction_type: str | None, out: Path, options: ConvertOptions, only: list[str]
+) -> int:
+    """Convert ``source`` into ``out``, with a bar; only the networks in ``only`` where it names some."""
+    bar, began = Bar(), time.monotonic()
+    agreed: dict[str, float] = {}
+
+    def show(p: ConvertProgress) -> None:
+        if p.psnr_db is not None:
+            agreed[p.network] = p.psnr_db
+        left = "" if p.eta_s is None else f", {p.eta_s:.0f} s left"
+        bar.show(f"{p.stage} {p.network}", p.done_bytes, p.total_bytes, f"{_of(p.done_bytes, p.total_bytes)}{left}")
+
+    try:
+        opened = open_source(source, prediction_type=prediction_type, progress=_arriving(bar))
+        with conversion_lock(out):
+            made = convert(opened, out, options, show, only)
+    finally:
+        bar.close()
+    for network, psnr_db in agreed.items():
+        print(f"{network}: {psnr_db:.0f} dB of the source's")
+    for line in made.manifest.left_out:
+        print(printable(f"left out: {line}"))
+    shown = ", ".join(f"{w}x{h}" for w, h in made.manifest.sizes)
+    print(f"{out}: {made.manifest.name} ({made.manifest.family}), {shown}, in {time.monotonic() - began:.1f} s")
+    return 0
+
+
+def _targets(out: Path, count: int) -> list[Path]:
+    if count == 1:
+        return [out]
+    return [out.with_name(f"{out.stem}-{i}{out.suffix}") for i in range(count)]
+
+
+def generate(settings: Settings, given: argparse.Namespace) -> int:
+    """Make the pictures ``given`` asks for and write them."""
+    if not given.out.absolute().parent.is_dir():
+        raise AnemoneError(f"there is no folder {given.out.absolute().parent} to write {given.out.name} into")
+    image = None
+    if given.image is not None:
+        if not given.image.is_file():
+            raise AnemoneError(f"there is no picture {given.image}")
+        image = given.image.read_bytes()
+    bar = Bar()
+
+    def preparing(p: Preparing) -> None:
+        bar.show(f"{p.stage} {p.network}", p.done, p.total)
+
+    try:
+        model, _ = prepare_model(
+            ModelChoice(
+                settings.model,
+                settings.data_dir,
+                dict(settings.compute_units),
+                memory_budget_gb=settings.memory_budget_gb,
+                precision=settings.precision,
+            ),
+            preparing,
+        )
+        width, height = given.size or (None, None)
+        request = make_request(
+            model.manifest,
+            prompt=given.prompt,
+            negative_prompt=given.negative_prompt,
+            width=width,
+            height=height,
+            steps=given.steps,
+            guidance_scale=given.guidance_scale,
+            seed=given.seed,
+            seeds=given.seeds,
+            rng=given.rng,
+            variation_seed=given.variation_seed,
+            variation_strength=given.variation_strength,
+            scheduler=given.scheduler,
+            n=given.n,
+            strength=given.strength,
+            image=image,
+        )
+        targets = _targets(given.out, request.n)
+        began, written = time.monotonic(), []
+        for event in model.generate(request):
+            if isinstance(event, Step):
+                bar.show(f"picture {event.image + 1} of {request.n}", event.index, event.total)
+                continue
+            target = targets[event.index]
+            partial = target.with_name(f".{target.name}.partial")
+            partial.write_bytes(encode_png(event.pixels, write_infotext(request, model.manifest, event.seeds)))
+            partial.rename(target)
+            written.append(f"{target} (seed {event.seeds.seed})")
+    finally:
+        bar.close()
+    print(f"{', '.join(written)} in {time.monotonic() - began:.1f} s")
+    return 0

@@ -1,1 +1,0 @@
-"""Subcommands of ``anemone``, each with its flags and what it does."""

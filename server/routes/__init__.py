@@ -1,1 +1,0 @@
-"""Dialects: each turns its wire format into one GenerationRequest."""

@@ -1,0 +1,67 @@
+"""Configurations of repositories on the hub, as they are published: recognised, or refused by what sets them apart."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from converter.errors import CheckpointError
+from converter.families.family import recognise, settings_not_followed
+from converter.sources.checkpoint import Checkpoint
+
+PUBLISHED = json.loads((Path(__file__).parents[2] / "data" / "published_configs.json").read_text())
+
+
+def published(name, folder):
+    """A folder of the repository's configurations, without weights."""
+    for part, config in PUBLISHED[name].items():
+        file = {"index": "model_index.json", "scheduler": "scheduler/scheduler_config.json"}.get(
+            part, f"{part}/config.json"
+        )
+        file = f"{part}.json" if part.endswith("special_tokens_map") else file
+        file = f"{part}/tokenizer_config.json" if part.startswith("tokenizer") and "/" not in part else file
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(json.dumps(config))
+    return Checkpoint.open(folder)
+
+
+FAMILIES = {
+    "runwayml/stable-diffusion-v1-5": ("sd1", False, "epsilon"),
+    "runwayml/stable-diffusion-inpainting": ("sd1", True, "epsilon"),
+    "stabilityai/stable-diffusion-2-1": ("sd2", False, "v_prediction"),
+    "stabilityai/stable-diffusion-2-inpainting": ("sd2", True, "epsilon"),
+    "stabilityai/stable-diffusion-xl-base-1.0": ("sdxl", False, "epsilon"),
+    "stabilityai/stable-diffusion-xl-refiner-1.0": ("sdxl_refiner", False, "epsilon"),
+    "diffusers/stable-diffusion-xl-1.0-inpainting-0.1": ("sdxl", True, "epsilon"),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_published_folder_is_recognised(name, tmp_path):
+    found = recognise(published(name, tmp_path))
+    assert (found.name, found.inpainting, found.prediction_type) == FAMILIES[name]
+    assert found.tokens == 77
+    scheduler = PUBLISHED[name]["scheduler"]
+    stated = {key: getattr(found.schedule, key) for key in ("beta_start", "beta_end", "beta_schedule", "steps_offset")}
+    assert stated == {key: scheduler[key] for key in stated}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("playgroundai/playground-v2.5-1024px-aesthetic", "EDMDPMSolverMultistepScheduler"),
+        ("stabilityai/stable-diffusion-x4-upscaler", "StableDiffusionUpscalePipeline"),
+        ("Kwai-Kolors/Kolors", "ChatGLMModel"),
+    ],
+)
+def test_a_published_folder_of_another_kind_is_refused_by_what_sets_it_apart(name, words, tmp_path):
+    with pytest.raises(CheckpointError, match=words):
+        recognise(published(name, tmp_path))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_nothing_of_a_published_folder_is_passed_over_but_how_its_makers_sample_and_what_nobody_reads(name, tmp_path):
+    found = settings_not_followed(published(name, tmp_path))
+    assert [line for line in found if not line.endswith("which its library does not read either")] == []

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import json
+import re
+
+import httpx
+
+from server.api.openapi import EXPORTED, document
+
+
+def test_the_exported_document_is_current() -> None:
+    assert EXPORTED.read_text(encoding="utf-8") == document(), "run python -m server.api.openapi"
+
+
+def test_every_reference_of_the_document_leads_somewhere(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    for name in re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)):
+        assert name in document["components"]["schemas"], name
+    assert '"#/$defs/' not in json.dumps(document)
+
+
+def test_every_answer_that_is_no_success_has_the_shape_of_an_error(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            for status, answer in operation["responses"].items():
+                if status >= "400" and path != "/readyz":
+                    schema = answer["content"]["application/json"]["schema"]
+                    assert schema == {"$ref": "#/components/schemas/ErrorBody"}, (method, path, status)
+
+
+def test_bodies_are_described_field_by_field(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    for path in ("/api/v1/txt2img", "/api/v1/img2img"):
+        assert document["paths"][path]["post"]["requestBody"]["content"]
+    for field in document["components"]["schemas"]["Txt2Img"]["properties"].values():
+        assert field["description"]

@@ -1,0 +1,43 @@
+"""What the OpenAPI document says, held against a server: schemathesis makes requests of it, right and wrong ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis import Case
+from schemathesis.core.parameters import ParameterLocation
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
+
+from server.api.openapi import EXPORTED
+from tests.support.live_server import live
+
+api = schemathesis.openapi.from_path(EXPORTED)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    with live(tmp_path_factory.mktemp("data")) as found:
+        yield found
+
+
+@api.parametrize()
+@settings(
+    max_examples=20,
+    phases=[Phase.explicit, Phase.generate],
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+def test_no_request_gets_an_answer_that_the_document_does_not_have(case: Case, server: httpx.Client) -> None:
+    # Which sizes and models are accepted is the models' affair, not the document's.
+    excluded = [positive_data_acceptance]
+    headers = case.meta.components.get(ParameterLocation.HEADER) if case.meta is not None else None
+    if headers is not None and headers.mode.is_negative:
+        # A preference or retry count that means nothing is ignored (RFC 7240), so such a request may succeed.
+        excluded.append(negative_data_rejection)
+    case.call_and_validate(base_url=str(server.base_url), excluded_checks=excluded)

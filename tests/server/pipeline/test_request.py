@@ -1,0 +1,91 @@
+"""What a request fills in, refuses, and tells of its pictures' seeds."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from server.pipeline.request import RequestError, as_json, from_json, make_request
+from tests.support.fake_painter import MANIFEST
+
+
+def request(**fields):
+    return make_request(MANIFEST, prompt="a circle", **fields)
+
+
+def seeds(**fields):
+    return [tuple(pair) for pair in request(**fields).picture_seeds]
+
+
+def test_seeds_are_counted_up_from_the_first_and_go_round():
+    assert seeds(seed=2**32 - 1, n=3) == [(2**32 - 1, None), (0, None), (1, None)]
+
+
+def test_each_picture_has_the_seed_it_was_given():
+    assert seeds(seeds=[5, 9, 5]) == [(5, None), (9, None), (5, None)]
+    made = request(seeds=(5, 9))
+    assert (made.n, made.seed) == (2, 5)
+
+
+def test_of_variations_the_seed_stays_and_the_variations_is_counted_up():
+    assert seeds(seed=1, n=3, variation_seed=2**32 - 1, variation_strength=0.3) == [(1, 2**32 - 1), (1, 0), (1, 1)]
+    assert seeds(seeds=[4, 7], variation_seed=1, variation_strength=0.3) == [(4, 1), (7, 2)]
+
+
+def test_a_variation_of_no_strength_plays_no_part():
+    assert seeds(seed=1, n=2, variation_seed=8) == [(1, None), (2, None)]
+    assert request(variation_seed=-1, variation_strength=0).variation_seed is None
+
+
+@pytest.mark.parametrize("given", [None, -1])
+def test_seeds_that_are_left_open_are_drawn_when_the_request_is_made(given):
+    made = request(seed=given, variation_seed=given, variation_strength=0.5)
+    assert 0 <= made.seed < 2**32
+    assert made.variation_seed is not None
+    assert 0 <= made.variation_seed < 2**32
+    drawn = request(seeds=[-1, 3]).seeds
+    assert drawn is not None
+    assert 0 <= drawn[0] < 2**32
+    assert drawn[1] == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "accepted"),
+    [
+        ({"rng": "gpu"}, "rng", "torch, numpy, cuda"),
+        ({"variation_strength": 1.01}, "variation_strength", "0.0 to 1.0"),
+        ({"variation_strength": float("nan")}, "variation_strength", "0.0 to 1.0"),
+        ({"variation_seed": 2**32, "variation_strength": 0.1}, "variation_seed", "0 to 4294967295"),
+        ({"variation_seed": -2}, "variation_seed", "0 to 4294967295"),
+        ({"seeds": []}, "seeds", "1 to 8 seeds"),
+        ({"seeds": list(range(9))}, "seeds", "1 to 8 seeds"),
+        ({"seeds": [1, -2]}, "seeds", "0 to 4294967295"),
+        ({"seeds": [1, 2], "n": 3}, "n", "the number of seeds, 2"),
+        ({"seeds": [1, 2], "seed": 1}, "seed", "nothing beside seeds"),
+    ],
+)
+def test_what_is_refused_is_named_with_what_is_accepted(fields, field, accepted):
+    with pytest.raises(RequestError) as refused:
+        request(**fields)
+    assert refused.value.field == field
+    assert accepted in refused.value.accepted
+
+
+def test_a_request_is_bound_to_a_model_by_the_name_it_is_installed_by():
+    assert request().model == "fake"
+    assert request(model="fake-2").model == "fake-2"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"seed": 1},
+        {"seeds": [3, 1], "rng": "numpy"},
+        {"seed": 2, "variation_seed": 4, "variation_strength": 0.5, "rng": "cuda", "model": "other"},
+        {"seed": 2, "image": b"png", "strength": 0.4},
+    ],
+)
+def test_a_request_is_read_back_from_json_as_it_was(fields):
+    made = request(**fields)
+    assert from_json(json.loads(json.dumps(as_json(made))), made.image) == made
