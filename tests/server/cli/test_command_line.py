@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,15 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     assert port in ran.stderr
 
 
+@pytest.fixture
+def _children_take_sigint() -> Iterator[None]:
+    """Let children start with SIGINT's default: a shell without job control starts background commands ignoring it."""
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, inherited)
+
+
+@pytest.mark.usefixtures("_children_take_sigint")
 def test_two_servers_do_not_share_a_data_folder_and_ctrl_c_ends_the_first_quietly(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "server", "serve", "--port", "0", "--data-dir", str(tmp_path)]
     first = subprocess.Popen([*command, "--model", str(tmp_path)], stderr=subprocess.PIPE, text=True)
