@@ -1,7 +1,9 @@
 """Builds the kernels of precision "fast" where a C compiler is at hand; without them it runs in fp32.
 
-They are plain C without Python's headers, loaded by `converter.runtime.fast.kernels`. OpenMP is compiled for but not
-linked: they use the one PyTorch brings, and so its threads.
+They are plain C without Python's headers, loaded by `converter.runtime.fast.kernels`, and built twice: with AVX-512
+VNNI, and in a portable form that tests use on every machine. OpenMP is compiled for but not linked: they use the one
+PyTorch brings, and so its threads. Neither build may join products and sums by itself, so that both compute the same
+bits.
 """
 
 import platform
@@ -10,15 +12,24 @@ import sys
 from setuptools import Extension, setup
 
 NATIVE = "converter/runtime/fast/native"
-FLAGS = "-O3 -fopenmp -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mfma -mf16c -mprefer-vector-width=512"
+COMMON = ["-O3", "-ffp-contract=off"] + (["-fopenmp"] if sys.platform == "linux" else [])
+VNNI = [f"-m{name}" for name in ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni", "fma", "f16c")]
+VNNI.append("-mprefer-vector-width=512")
 
-kernels = Extension(
-    "converter.runtime.fast._kernels",
-    [f"{NATIVE}/{name}.c" for name in ("attention", "norm", "product")],
-    depends=[f"{NATIVE}/vector.h"],
-    extra_compile_args=FLAGS.split(),
-    libraries=["m"],
-    optional=True,
-)
 
-setup(ext_modules=[kernels] if sys.platform == "linux" and platform.machine() == "x86_64" else [])
+def _library(name: str, flags: list[str]) -> Extension:
+    return Extension(
+        f"converter.runtime.fast.{name}",
+        [f"{NATIVE}/{source}.c" for source in ("attention", "norm", "product")],
+        depends=[f"{NATIVE}/{header}.h" for header in ("vector", "portable")],
+        extra_compile_args=COMMON + flags,
+        libraries=["m"],
+        optional=True,
+    )
+
+
+builds = [_library("_kernels_portable", ["-DPORTABLE"])] if sys.platform in ("linux", "darwin") else []
+if sys.platform == "linux" and platform.machine() == "x86_64":
+    builds.append(_library("_kernels", VNNI))
+
+setup(ext_modules=builds)

@@ -15,7 +15,7 @@ import psutil
 from converter import __version__
 from converter.devices.child import ChildDied, WorkFailed, in_child
 from converter.devices.trials import this_machine
-from converter.runtime.fast.cpu import NEEDED, cpu_flags, kernel_library
+from converter.runtime.fast.library import NEEDED, built_library, cpu_flags, kernel_library
 
 #: What decides how a model converts and runs.
 _LIBRARIES = ("coremltools", "torch", "numpy", "diffusers", "transformers", "tokenizers", "protobuf", "fastapi")
@@ -103,9 +103,7 @@ def _cpu_class() -> str:
 
 def kernel_state() -> Kernels:
     """Whether the kernels are built and usable, found out by running one in a process of its own."""
-    import converter.runtime.fast.kernels as module
-
-    built = any(Path(module.__file__).parent.glob("_kernels*.so"))
+    built = built_library() is not None
     kind = _cpu_class()
     if sys.platform == "darwin":
         return Kernels(kind, built, False, "Core ML runs networks on a Mac, and needs none")

@@ -11,7 +11,7 @@ import psutil
 
 from converter.errors import MemoryShortage
 from converter.folder import ModelFolder
-from converter.runtime.fast.cpu import kernel_library
+from converter.runtime.fast.library import kernel_library
 
 #: What a model may take of a machine's memory where nobody has said: the rest is the system's and its owner's.
 _SHARE = 0.6

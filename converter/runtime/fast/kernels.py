@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from converter.runtime.fast.cpu import kernel_library
+from converter.runtime.fast.library import Build, kernel_library
 
 _i64 = ctypes.c_int64
 #: glibc's malloc.h
@@ -93,15 +94,17 @@ class Weights:
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
-    """The kernels, loaded; None where there are none for this machine."""
-    built = kernel_library()
-    openmp = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
-    if built is None or not openmp:
+def _loaded(build: Build) -> ctypes.CDLL | None:
+    file = kernel_library(build)
+    if file is None:
         return None
-    ctypes.CDLL(str(openmp[0]), ctypes.RTLD_GLOBAL)
-    _keep_freed_memory()
-    return ctypes.CDLL(str(built))
+    if sys.platform == "linux":
+        openmp = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+        if not openmp:
+            return None
+        ctypes.CDLL(str(openmp[0]), ctypes.RTLD_GLOBAL)
+        _keep_freed_memory()
+    return ctypes.CDLL(str(file))
 
 
 def _keep_freed_memory() -> None:
@@ -252,7 +255,7 @@ class Kernels:
         return made
 
 
-def kernels() -> Kernels | None:
-    """The kernels, ready to call; None where there are none for this machine."""
-    loaded = library()
+def kernels(build: Build = "vnni") -> Kernels | None:
+    """Return the kernels, ready to call; None if that build is missing or cannot run on this machine."""
+    loaded = _loaded(build)
     return None if loaded is None else Kernels(loaded)

@@ -13,7 +13,7 @@ import pytest
 
 from converter.devices.trials import Verdict, record
 from converter.folder import FILE, ModelFolder
-from converter.runtime.fast.cpu import kernel_library
+from converter.runtime.fast.library import kernel_library
 from server.cli.main import main
 from server.doctor import machine, visit
 

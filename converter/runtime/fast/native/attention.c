@@ -178,7 +178,7 @@ static void attend(const Attention *s, const Head *head, const float *q, float *
         const __m512 rate = _mm512_set1_ps(bound > 0 ? 127.0f / bound : 0.0f), zero = _mm512_set1_ps(128.0f);
         for (int64_t c = 0; c < s->depth; c += 16) {
             const __mmask16 mask = first_lanes((int)(s->depth - c));
-            _mm_mask_storeu_epi8(queries + r * deep + c, mask, to_u8(_mm512_mul_ps(_mm512_maskz_loadu_ps(mask, from + c), rate), zero));
+            _mm_mask_storeu_epi8(queries + r * deep + c, mask, to_u8(_mm512_maskz_loadu_ps(mask, from + c), rate, zero));
         }
         scale[r] = bound / 127.0f * s->scale * 1.44269504f;
     }
@@ -232,10 +232,10 @@ static void attend(const Attention *s, const Head *head, const float *q, float *
     for (int r = 0; r < rows; r++) {
         const __m512 share = _mm512_set1_ps(1.0f / totals[r]);
         for (int64_t c = 0; c < s->depth; c += 16) {
-            const __m512 v = _mm512_mul_ps(_mm512_mul_ps(_mm512_load_ps(sums + r * wide + c), share),
-                                           _mm512_loadu_ps(head->value_scale + c));
+            const __m512 v = _mm512_mul_ps(_mm512_load_ps(sums + r * wide + c), share);
             _mm512_mask_storeu_ps(out + r * s->out_stride + c, first_lanes((int)(s->depth - c)),
-                                  _mm512_add_ps(v, _mm512_loadu_ps(head->value_mean + c)));
+                                  _mm512_fmadd_ps(v, _mm512_loadu_ps(head->value_scale + c),
+                                                  _mm512_loadu_ps(head->value_mean + c)));
         }
     }
 }

@@ -86,14 +86,14 @@ void group_norm(const GroupNorm *s, const float *x, const float *shift, const fl
             for (int64_t c = begin; c < begin + wide; c++) {
                 const int64_t at = image * channels + c;
                 const double own = sum[at] / s->pixels, off = own + pivot[c] + (shift ? shift[at] : 0) - mean;
-                second += square[at] / s->pixels - own * own + off * off;
+                second += __builtin_fma(off, off, __builtin_fma(-own, own, square[at] / s->pixels));
             }
             const double rate = 1.0 / __builtin_sqrt(second / wide + s->epsilon);
             for (int64_t c = begin; c < begin + wide; c++) {
                 const int64_t at = image * channels + c;
                 a[at] = (float)(rate * gamma[c]);
-                b[at] = (float)(beta[c] + ((shift ? shift[at] : 0) - mean) * rate * gamma[c]);
-                const float one = a[at] * low[at] + b[at], two = a[at] * high[at] + b[at];
+                b[at] = (float)__builtin_fma(((shift ? shift[at] : 0) - mean) * rate, gamma[c], beta[c]);
+                const float one = __builtin_fmaf(a[at], low[at], b[at]), two = __builtin_fmaf(a[at], high[at], b[at]);
                 least = one < least ? one : least, least = two < least ? two : least;
                 most = one > most ? one : most, most = two > most ? two : most;
             }
@@ -122,7 +122,7 @@ void group_norm(const GroupNorm *s, const float *x, const float *shift, const fl
                     __m512 v = _mm512_maskz_loadu_ps(mask, x + row * channels + c);
                     v = _mm512_fmadd_ps(v, _mm512_maskz_loadu_ps(mask, ia + c), _mm512_maskz_loadu_ps(mask, ib + c));
                     if (s->silu) v = silu_ps(v);
-                    if (q) _mm_mask_storeu_epi8(q + row * channels + c, mask, to_u8(_mm512_mul_ps(v, inverse), add));
+                    if (q) _mm_mask_storeu_epi8(q + row * channels + c, mask, to_u8(v, inverse, add));
                     else _mm512_mask_storeu_ps(y + row * channels + c, mask, v);
                 }
         }
@@ -168,7 +168,7 @@ void layer_norm(int64_t rows, int64_t channels, float epsilon, const float *x, c
             for (int64_t c = 0; c < channels; c += 16) {
                 const __mmask16 mask = first_lanes((int)(channels - c));
                 _mm_mask_storeu_epi8(q + row * channels + c, mask,
-                                     to_u8(_mm512_mul_ps(_mm512_maskz_loadu_ps(mask, line + c), inverse), add));
+                                     to_u8(_mm512_maskz_loadu_ps(mask, line + c), inverse, add));
             }
         }
         free(line);
@@ -212,7 +212,7 @@ void round_rows(int64_t blocks, int64_t rows, int64_t channels, const float *x, 
             for (int64_t i = p * part; i < end; i += 16) {
                 const __mmask16 mask = first_lanes((int)(end - i));
                 const __m512 v = _mm512_maskz_loadu_ps(mask, x + block * size + i);
-                _mm_mask_storeu_epi8(q + block * size + i, mask, to_u8(_mm512_mul_ps(v, inverse), add));
+                _mm_mask_storeu_epi8(q + block * size + i, mask, to_u8(v, inverse, add));
             }
         }
     free(lows);

@@ -1,4 +1,4 @@
-/* Products of eight-bit integers: convolutions and linear layers as one kernel, on AVX-512 VNNI.
+/* Products of eight-bit integers: convolutions and linear layers as one kernel.
  *
  * Activations are u8 rows of channels with a scale and zero point for each row, weights s8 with a scale for each output
  * channel. Six rows by 64 columns of sums stay in registers; a convolution reads its rows where they lie, tap by tap,
@@ -161,8 +161,8 @@ static inline __attribute__((always_inline)) void tile(const Shape *s, const Job
             const int64_t c = column + j * 16;
             __m512 v = _mm512_cvtepi32_ps(_mm512_load_si512(whole + r * COLUMNS + j * 16));
             v = _mm512_fnmadd_ps(zero, _mm512_loadu_ps(job->total + c), v);
-            v = _mm512_mul_ps(v, _mm512_mul_ps(x_scale, _mm512_loadu_ps(job->scale + c)));
-            y[j] = _mm512_add_ps(v, _mm512_loadu_ps(job->bias + c));
+            const __m512 unit = _mm512_mul_ps(x_scale, _mm512_loadu_ps(job->scale + c));
+            y[j] = _mm512_fmadd_ps(v, unit, _mm512_loadu_ps(job->bias + c));
         }
         int64_t c = column;
         int vectors = 4;

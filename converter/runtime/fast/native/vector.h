@@ -1,7 +1,16 @@
-/* What the kernels share: vectors of sixteen floats, and the functions the networks apply to them. */
+/* What the kernels share: vectors of sixteen floats, and the functions the networks apply to them.
+ *
+ * The kernels are compiled twice, with AVX-512 VNNI and, where PORTABLE is defined, in plain C for any CPU; both compute
+ * the same bits. Compilers must therefore join no product and sum of their own accord (-ffp-contract=off): where one
+ * rounding is wanted for both, the code says so.
+ */
 #pragma once
 
+#ifdef PORTABLE
+#include "portable.h"
+#else
 #include <immintrin.h>
+#endif
 #include <stdint.h>
 
 /* 2^x, relative error 4e-6 (a polynomial of degree 5 on [-1/2, 1/2], fitted at Chebyshev's points); 0 below -126. */
@@ -49,9 +58,9 @@ static inline __mmask16 first_lanes(int count) {
     return count >= 16 ? (__mmask16)0xFFFF : (__mmask16)((1u << count) - 1u);
 }
 
-/* Rounds to u8 after adding the zero point; what lies outside saturates. */
-static inline __m128i to_u8(__m512 scaled, __m512 zero) {
-    const __m512i whole = _mm512_cvtps_epi32(_mm512_add_ps(scaled, zero));
+/* Rounds x rate + zero to u8; what lies outside saturates. */
+static inline __m128i to_u8(__m512 x, __m512 rate, __m512 zero) {
+    const __m512i whole = _mm512_cvtps_epi32(_mm512_fmadd_ps(x, rate, zero));
     return _mm512_cvtusepi32_epi8(_mm512_max_epi32(whole, _mm512_setzero_si512()));
 }
 

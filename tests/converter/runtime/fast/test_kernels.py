@@ -10,17 +10,79 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from converter.runtime.fast.cpu import NEEDED, cpu_flags
-from converter.runtime.fast.kernels import COLUMNS, Rounded, Weights, kernels
-
-available = kernels()
-needed = pytest.mark.skipif(available is None, reason="no kernels for this machine")
+from converter.runtime.fast import library
+from converter.runtime.fast.kernels import COLUMNS, Kernels, Rounded, Weights, kernels
+from converter.runtime.fast.library import NEEDED, cpu_flags, describe, kernel_library
 
 
-def test_the_kernels_are_there_where_the_cpu_and_a_compiler_are():
-    if sys.platform != "linux" or shutil.which("cc") is None or not cpu_flags() >= NEEDED:
+@pytest.fixture(params=["vnni", "portable"])
+def available(request) -> Kernels:
+    """The kernels in either build; the portable one runs wherever there is a C compiler."""
+    found = kernels(request.param)
+    if found is None:
+        pytest.skip(f"no {request.param} kernels for this machine")
+    return found
+
+
+@pytest.mark.parametrize("build", ["vnni", "portable"])
+def test_the_kernels_are_there_where_the_cpu_and_a_compiler_are(build):
+    if sys.platform != "linux" or shutil.which("cc") is None:
         pytest.skip("this machine cannot have them")
-    assert available is not None
+    assert (kernels(build) is not None) == (build == "portable" or cpu_flags() >= NEEDED)
+
+
+def test_what_kernels_are_in_use_is_said_in_words(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(library, "built_library", lambda build="vnni": None)
+    assert describe() == "not built"
+    monkeypatch.setattr(library, "built_library", lambda build="vnni": "_kernels.so")
+    for flags, words in ((NEEDED, "AVX-512 VNNI"), (NEEDED - {"avx512_vnni"}, "none (this CPU has no AVX-512 VNNI)")):
+        kernel_library.cache_clear()
+        monkeypatch.setattr(library, "cpu_flags", lambda flags=flags: flags)
+        assert describe() == words
+    kernel_library.cache_clear()
+
+
+def results(c: Kernels) -> dict[str, torch.Tensor]:
+    """What every kernel makes of the same numbers, sizes that fill no vector among them."""
+    torch.manual_seed(6)
+    rows, shift = torch.randn(2 * 63, 36) * 3 + 1, torch.randn(2, 36)
+    gamma, beta, residual = torch.randn(36), torch.randn(36), torch.randn(2 * 63, 70)
+    found: dict[str, torch.Tensor | Rounded | Weights] = {
+        "each image": c.rounded(rows, 2),
+        "each row": c.rounded(rows, None),
+        "halves": c.pack(torch.randn(70, 36, 3, 3).half().numpy(), torch.randn(70).numpy(), gated=False),
+        "gated": c.pack(torch.randn(192, 36).numpy(), torch.randn(192).numpy(), gated=True),
+        "channel norm": c.channel_norm(rows, 1e-5, gamma, beta),
+        "channel norm, rounded": c.channel_norm(rows, 1e-5, gamma, beta, rounded=True),
+    }
+    for silu in (True, False):
+        found[f"group norm, {silu}"] = c.group_norm(rows, 2, 4, 1e-5, gamma, beta, shift, silu=silu)
+        found[f"group norm, rounded, {silu}"] = c.group_norm(
+            rows, 2, 4, 1e-5, gamma, beta, shift, silu=silu, rounded=True
+        )
+    image = {"image": (2, 7, 9), "window": (3, 3), "pad": (1, 1), "columns": 70}
+    found["convolution"] = c.product(found["each image"], found["halves"], out=(7, 9), residual=residual, **image)
+    found["strided"] = c.product(found["each image"], found["halves"], out=(4, 5), stride=2, **image)
+    found["doubled"] = c.product(found["each image"], found["halves"], out=(14, 18), up=True, **image)
+    found["gelu"] = c.product(
+        found["each row"], found["gated"], image=(1, 1, 126), out=(1, 126), window=(1, 1), columns=96, gated=True
+    )
+    for depth, sharpness in ((40, 1.0), (20, 30.0), (160, 4.0)):
+        q, k, v = torch.randn(70, depth) * sharpness, torch.randn(130, depth) + 3, torch.randn(130, depth)
+        found[f"attention, {depth}"] = c.attention(q, k, v, 1, 1, depth**-0.5)
+    tensors: dict[str, torch.Tensor] = {}
+    for name, one in found.items():
+        fields = {"": one} if isinstance(one, torch.Tensor) else vars(one)
+        tensors |= {f"{name} {field}": t for field, t in fields.items() if t is not None}
+    return tensors
+
+
+@pytest.mark.skipif(kernels() is None or kernels("portable") is None, reason="needs both builds")
+def test_both_builds_compute_the_same_bits():
+    vnni, portable = (results(kernels(build)) for build in ("vnni", "portable"))
+    assert [name for name, tensor in vnni.items() if not torch.equal(tensor, portable[name])] == []
+    assert len(vnni) > 30
 
 
 def exact(x: Rounded) -> torch.Tensor:
@@ -42,7 +104,6 @@ def unpacked(weights: Weights, shape: tuple[int, ...], gated: bool) -> torch.Ten
     return whole[:out].reshape(shape)
 
 
-@needed
 @pytest.mark.parametrize(
     ("channels", "out", "size", "window", "stride", "pad", "up"),
     [
@@ -56,7 +117,9 @@ def unpacked(weights: Weights, shape: tuple[int, ...], gated: bool) -> torch.Ten
     ],
 )
 @pytest.mark.parametrize("half", [True, False])
-def test_a_convolution_is_exactly_that_of_the_rounded_values(channels, out, size, window, stride, pad, up, half):
+def test_a_convolution_is_exactly_that_of_the_rounded_values(
+    available, channels, out, size, window, stride, pad, up, half
+):
     torch.manual_seed(0)
     x = torch.randn(2, *size, channels) + 0.3
     weight = torch.randn(out, channels, window, window).to(torch.float16 if half else torch.float32)
@@ -85,9 +148,8 @@ def test_a_convolution_is_exactly_that_of_the_rounded_values(channels, out, size
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
 
 
-@needed
 @pytest.mark.parametrize("rows", [1, 6, 17, 400])
-def test_a_gated_linear_is_one_half_times_the_gelu_of_the_other(rows):
+def test_a_gated_linear_is_one_half_times_the_gelu_of_the_other(available, rows):
     torch.manual_seed(1)
     x, weight, bias = torch.randn(rows, 48), torch.randn(192, 48) / 5, torch.randn(192)
     rounded, packed = available.rounded(x, None), available.pack(weight.numpy(), bias.numpy(), gated=True)
@@ -96,8 +158,7 @@ def test_a_gated_linear_is_one_half_times_the_gelu_of_the_other(rows):
     torch.testing.assert_close(found.double(), kept * F.gelu(gate), rtol=1e-4, atol=1e-4)
 
 
-@needed
-def test_rounding_is_to_the_nearest_of_256_steps_that_have_zero_among_them():
+def test_rounding_is_to_the_nearest_of_256_steps_that_have_zero_among_them(available):
     x = torch.cat([torch.randn(5, 40) * torch.tensor([[1e-3], [1], [50], [1], [0]]), torch.full((1, 40), 3.0)])
     found = available.rounded(x, None)
     low, high = x.amin(1).clamp_max(0), x.amax(1).clamp_min(0)
@@ -105,8 +166,7 @@ def test_rounding_is_to_the_nearest_of_256_steps_that_have_zero_among_them():
     assert torch.all(found.zero == found.zero.round())
 
 
-@needed
-def test_each_image_has_steps_of_its_own_and_zero_outside_of_it():
+def test_each_image_has_steps_of_its_own_and_zero_outside_of_it(available):
     x = torch.randn(2, 30, 36) * torch.tensor([1.0, 100.0])[:, None, None]
     found = available.rounded(x.reshape(60, 36), 2)
     assert found.scale[0] * 20 < found.scale[-1]
@@ -114,10 +174,9 @@ def test_each_image_has_steps_of_its_own_and_zero_outside_of_it():
     assert torch.equal(found.outside.float(), found.zero.reshape(2, 30)[:, :1].expand(2, 36))
 
 
-@needed
 @pytest.mark.parametrize("silu", [True, False])
 @pytest.mark.parametrize(("channels", "groups", "pixels"), [(64, 32, 700), (96, 3, 25), (40, 8, 1), (320, 32, 257)])
-def test_group_norm_is_pytorchs(channels, groups, pixels, silu):
+def test_group_norm_is_pytorchs(available, channels, groups, pixels, silu):
     torch.manual_seed(2)
     x = torch.randn(2, pixels, channels) * 3 + 20
     gamma, beta, shift = torch.randn(channels), torch.randn(channels), torch.randn(2, channels)
@@ -133,9 +192,8 @@ def test_group_norm_is_pytorchs(channels, groups, pixels, silu):
     assert torch.all(rounded.scale.reshape(2, -1)[:, 0] <= spread / 255 * 1.2)
 
 
-@needed
 @pytest.mark.parametrize("channels", [20, 64, 330])
-def test_channel_norm_is_pytorchs_layer_norm(channels):
+def test_channel_norm_is_pytorchs_layer_norm(available, channels):
     torch.manual_seed(3)
     x, gamma, beta = torch.randn(13, channels) * 2 + 5, torch.randn(channels), torch.randn(channels)
     expected = F.layer_norm(x.double(), (channels,), gamma.double(), beta.double(), 1e-5)
@@ -148,7 +206,6 @@ def heads_of(x: torch.Tensor, batch: int, heads: int) -> torch.Tensor:
     return x.double().reshape(batch, -1, heads, x.shape[-1] // heads).transpose(1, 2)
 
 
-@needed
 @pytest.mark.parametrize(
     ("batch", "heads", "queries", "keys", "depth"),
     [
@@ -161,7 +218,7 @@ def heads_of(x: torch.Tensor, batch: int, heads: int) -> torch.Tensor:
     ],
 )
 @pytest.mark.parametrize("sharpness", [0.5, 4.0])
-def test_attention_is_pytorchs_to_a_hundredth(batch, heads, queries, keys, depth, sharpness):
+def test_attention_is_pytorchs_to_a_hundredth(available, batch, heads, queries, keys, depth, sharpness):
     torch.manual_seed(4)
     width = heads * depth
     q, k, v = (
@@ -178,8 +235,7 @@ def test_attention_is_pytorchs_to_a_hundredth(batch, heads, queries, keys, depth
     assert (found - expected).abs().max() < 0.35 * v.std()
 
 
-@needed
-def test_attention_reads_keys_and_values_among_wider_rows():
+def test_attention_reads_keys_and_values_among_wider_rows(available):
     torch.manual_seed(5)
     q, wide = torch.randn(20, 32), torch.randn(24, 96)
     apart = available.attention(q, wide[:, 32:64].contiguous(), wide[:, 64:].contiguous(), 1, 2, 0.25)

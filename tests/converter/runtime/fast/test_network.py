@@ -60,6 +60,15 @@ def test_without_kernels_a_network_is_fused_and_still_the_reference(packages, na
         np.testing.assert_allclose(found[output], array, rtol=1e-3, atol=1e-4 * max(1e-6, np.abs(array).max()))
 
 
+@pytest.fixture(params=["vnni", "portable"])
+def in_eight_bits(request, monkeypatch):
+    """Have networks compiled for either build of the kernels."""
+    if kernels(request.param) is None:
+        pytest.skip(f"no {request.param} kernels for this machine")
+    monkeypatch.setattr(network_module, "kernels", lambda: kernels(request.param))
+
+
+@pytest.mark.usefixtures("in_eight_bits")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_eight_bits_stay_near_the_reference(packages, name):
     reference, network = MILNetwork(packages[name]), FastNetwork(packages[name])
@@ -75,7 +84,7 @@ def test_nothing_of_a_norm_or_an_attention_is_left_apart(packages, name):
     assert not _SPELLED_OUT & set(kinds(FastNetwork(packages[name])))
 
 
-@pytest.mark.skipif(kernels() is None, reason="no kernels for this machine")
+@pytest.mark.usefixtures("in_eight_bits")
 def test_wide_layers_are_in_eight_bits_and_the_networks_ends_are_not(packages):
     (steps,) = FastNetwork(packages["unet for a GPU"])._compiled.values()
     layers = {s.node.output: s.node for s in steps if s.node.kind == "layer"}
@@ -89,7 +98,7 @@ def test_wide_layers_are_in_eight_bits_and_the_networks_ends_are_not(packages):
     assert not shortcuts & rounded
 
 
-@pytest.mark.skipif(kernels() is None, reason="no kernels for this machine")
+@pytest.mark.usefixtures("in_eight_bits")
 def test_a_text_encoder_is_not_rounded(packages):
     for name in ("text_encoder", "text_encoder_2"):
         (steps,) = FastNetwork(packages[name])._compiled.values()
