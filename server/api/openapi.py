@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, NoReturn
 
+from server.api.native.schemas import Img2Img, Img2ImgJson
 from server.security.gate import SESSION
 
 EXPORTED = Path(__file__).resolve().parents[2] / "openapi" / "anemone.json"
@@ -26,9 +27,9 @@ _NO_KEY = ("/healthz", "/readyz", SESSION)
 def completed(document: dict[str, Any]) -> dict[str, Any]:
     """The document with the key, the gate's answers, and the schemas of bodies that routes read themselves."""
     schemas = document["components"]["schemas"]
-    for model in (schemas.Img2Img, schemas.Img2ImgJson):
+    for model in (Img2Img, Img2ImgJson):
         schemas[model.__name__] = model.model_json_schema()
-    form = schemas["Img2ImgForm"] = schemas.Img2ImgJson.model_json_schema()
+    form = schemas["Img2ImgForm"] = Img2ImgJson.model_json_schema()
     form["properties"]["image"] = {"type": "string", "format": "binary", "description": "PNG, JPEG or WebP"}
     form["title"], form["description"] = "Img2ImgForm", "img2img as a form with a file."
     for replaced in (_FASTAPIS, "ValidationError"):
