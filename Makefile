@@ -25,7 +25,7 @@ setup: .venv/.develop
 
 # The API's document, exported from the app.
 openapi: .venv/.serve
-	$(BIN)/python -m server.api.openapi
+	$(BIN)/python -m server.cli.openapi
 
 # Paints held-out prompts and judges their pixels: a table and a contact sheet in build/.
 check-model: .venv/.develop

@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
+from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
 
 from converter import __version__
-from server.api import health, metrics, page, session
+from server.api import health, metrics, page
 from server.api.backend import Backend
+from server.api.dialect import OPEN, Dialect, Dialects
 from server.api.errors import install_error_handlers
-from server.api.native import capabilities, conversions, images, jobs, models
+from server.api.native.dialect import NATIVE
 from server.api.openapi import completed
 from server.bonjour import Announcement, announced
 from server.security.gate import Access, Gate
 from server.shutdown import Shutdown
 
-_ABOUT = "Makes pictures from words on this machine; nothing typed or uploaded leaves it."
+_ABOUT = "Makes images from text on this machine; nothing typed or uploaded leaves it."
+
+#: A new dialect is a folder beside native/ and its name here.
+DIALECTS = (NATIVE,)
+
+
+class _App(FastAPI):
+    """An app whose document has what its dialects and its gate add."""
+
+    def __init__(self, dialects: Dialects, **options: Any) -> None:
+        super().__init__(**options)
+        self._dialects = dialects
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document; made once."""
+        if self.openapi_schema is None:
+            self.openapi_schema = completed(super().openapi(), self._dialects)
+        return self.openapi_schema
+
+
+def open_routes(app: FastAPI) -> frozenset[tuple[str, str]]:
+    """Return the method and path of every route that needs no API key."""
+    extras = [(route, getattr(route, "openapi_extra", None) or {}) for route in iter_route_contexts(app.routes)]
+    routes = [route for route, extra in extras if extra.get("security") == OPEN["security"]]
+    return frozenset((method, str(route.path)) for route in routes for method in route.methods or ())
 
 
 def create_app(
@@ -25,12 +52,14 @@ def create_app(
     access: Access | None = None,
     grace_seconds: float = 0.0,
     announcement: Announcement | None = None,
+    dialects: Sequence[Dialect] = DIALECTS,
 ) -> FastAPI:
-    """The app, as open as ``access`` says: by default to this machine, without a key.
+    """Return the app, open to whom ``access`` says: by default to this machine, without a key.
 
-    ``open_backend`` is called when it starts, and what it gives is closed when it stops; the job that runs then may end
-    within ``grace_seconds``, and goes back to the queue otherwise. ``announcement`` is told the network meanwhile.
+    It calls ``open_backend`` when it starts and closes the backend when it stops; a job that runs then has
+    ``grace_seconds`` to finish before it goes back to the queue. It announces ``announcement`` by Bonjour while it runs.
     """
+    spoken = Dialects(dialects)
     access = access or Access()
 
     @asynccontextmanager
@@ -48,21 +77,18 @@ def create_app(
             backend.close()
 
     # FastAPI's own documentation pages load scripts from another host.
-    app = FastAPI(
-        title="Anemone", version=__version__, description=_ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None
+    app = _App(
+        spoken,
+        title="Anemone",
+        version=__version__,
+        description=_ABOUT,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
     )
-    install_error_handlers(app)
-    app.state.door = access.door
-    app.add_middleware(Gate, access=access)
-    app.include_router(images.router)
-    app.include_router(jobs.router)
-    app.include_router(conversions.router)
-    app.include_router(models.router)
-    app.include_router(capabilities.router)
-    app.include_router(health.router)
-    app.include_router(metrics.router)
-    app.include_router(session.router)
-    app.include_router(page.router)
-    plain = app.openapi
-    app.openapi = lambda: completed(plain())  # type: ignore[method-assign]
+    app.state.authenticator = access.authenticator
+    for router in (*(r for d in spoken.all for r in d.routers), health.router, metrics.router, page.router):
+        app.include_router(router)
+    install_error_handlers(app, spoken.render_error)
+    app.add_middleware(Gate, access=access, render=spoken.render_error, open_routes=open_routes(app))
     return app

@@ -1,4 +1,4 @@
-"""What routes are given: the queue, the store, the models, and who asks; and how their errors are documented."""
+"""What routes depend on: the queue, the store, the models, and the client; and what they have in common in OpenAPI."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from server.api.errors import ErrorBody
 from server.jobs.queue import JobQueue
 from server.jobs.store import JobStore
 from server.models.installed import InstalledModels
@@ -17,12 +16,7 @@ Answers = dict[int | str, dict[str, Any]]
 PNG: dict[str, Any] = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
 
 
-def error(description: str) -> dict[str, Any]:
-    """An error in a route's ``responses``."""
-    return {"model": ErrorBody, "description": description}
-
-
-# Asynchronous, all of them: FastAPI takes a plain function to a thread and back, which is longer than a job's row takes.
+# Asynchronous, all of them: FastAPI runs a plain function in a thread, which takes longer than reading a job's row.
 async def _queue(request: Request) -> JobQueue:
     queue: JobQueue = request.app.state.queue
     return queue
@@ -45,5 +39,5 @@ async def _client(request: Request) -> str:
 Queue = Annotated[JobQueue, Depends(_queue)]
 Store = Annotated[JobStore, Depends(_store)]
 Models = Annotated[InstalledModels, Depends(_models)]
-#: Whose turn it is goes by address: a household's machines share one key.
+#: Clients take turns by address: a household's machines share one key.
 Client = Annotated[str, Depends(_client)]

@@ -1,28 +1,48 @@
-"""Is it alive, can it make a picture."""
+"""Health: whether the HTTP process is alive, and whether it can make an image."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field
 
-from server.api.native.schemas import HealthOut, ReadyOut
+from server.api.dialect import OPEN
 from server.jobs.queue import JobQueue
 
 router = APIRouter(tags=["health"])
 
 
-@router.get("/healthz", summary="Whether the HTTP side is alive")
+class HealthOut(BaseModel):
+    """The HTTP process is alive."""
+
+    status: str = "ok"
+
+
+class ReadyOut(BaseModel):
+    """Whether the server can make an image, and its progress until then."""
+
+    ready: bool
+    state: str = Field(description="starting, downloading, converting, verifying, loading, ready or failed")
+    network: str | None = Field(description="The network being converted or loaded, or the file being downloaded")
+    done: int = Field(description="Bytes downloaded or converted, or networks loaded")
+    total: int
+    fraction: float | None = Field(description="done / total")
+    message: str | None = Field(description="Why it failed")
+
+
+@router.get("/healthz", openapi_extra=OPEN, summary="Whether the HTTP process is alive")
 async def healthz() -> HealthOut:
-    """Answers at once, whatever the model is doing."""
+    """Answers at once, also while the model loads or runs."""
     return HealthOut()
 
 
 @router.get(
     "/readyz",
-    responses={503: {"model": ReadyOut, "description": "Not yet, or never"}},
-    summary="Whether it can make a picture",
+    responses={503: {"model": ReadyOut, "description": "Not ready yet, or the model cannot be loaded"}},
+    openapi_extra=OPEN,
+    summary="Whether it can make an image",
 )
 async def readyz(request: Request, response: Response) -> ReadyOut:
-    """200 once the model is loaded; until then 503, saying how far it is."""
+    """Answers 200 once the model is loaded, and 503 with the progress until then."""
     queue: JobQueue = request.app.state.queue
     now = queue.readiness
     ready = now.state == "ready"

@@ -1,4 +1,4 @@
-"""The page at /: everything it needs comes from here."""
+"""The page at / and its files; it loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -7,30 +7,32 @@ from pathlib import Path
 from fastapi import APIRouter
 from fastapi.responses import FileResponse
 
+from server.api.dialect import OPEN
+
 _WEB = Path(__file__).resolve().parent.parent / "web"
 
 router = APIRouter(include_in_schema=False)
 
 
-@router.get("/")
+@router.get("/", openapi_extra=OPEN)
 def index() -> FileResponse:
-    """The page."""
+    """Return the page."""
     return FileResponse(_WEB / "index.html", media_type="text/html")
 
 
-@router.get("/page.css")
+@router.get("/page.css", openapi_extra=OPEN)
 def style() -> FileResponse:
-    """How it looks."""
+    """Return its styles."""
     return FileResponse(_WEB / "page.css", media_type="text/css")
 
 
-@router.get("/page.js")
+@router.get("/page.js", openapi_extra=OPEN)
 def script() -> FileResponse:
-    """What it does."""
+    """Return its script."""
     return FileResponse(_WEB / "page.js", media_type="text/javascript")
 
 
-@router.get("/icon.svg")
+@router.get("/icon.svg", openapi_extra=OPEN)
 def icon() -> FileResponse:
-    """Its sign."""
+    """Return its icon."""
     return FileResponse(_WEB / "icon.svg", media_type="image/svg+xml")

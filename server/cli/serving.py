@@ -25,7 +25,7 @@ from server.models.first import FirstModel
 from server.models.memory import memory_budget
 from server.security.gate import Access
 from server.security.hosts import Hosts, own_addresses, own_names
-from server.security.key import FILE, ApiKey, Door, kept_key
+from server.security.key import FILE, ApiKey, Authenticator, kept_key
 from server.security.tls import Certificate, given_certificate, own_certificate
 from server.settings import Settings
 from server.shutdown import Server
@@ -97,7 +97,7 @@ def _access(settings: Settings) -> Access:
     return Access(
         hosts=Hosts(settings.on_network, settings.allowed_hosts),
         origins=settings.cors_origins,
-        door=Door(ApiKey(text) if text is not None else None),
+        authenticator=Authenticator(ApiKey(text) if text is not None else None),
         rate=settings.rate_limit,
     )
 

@@ -1,1 +1,1 @@
-"""What every request passes before the app sees it: whom the server answers, whose pages may change things, how much."""
+"""Checks of every request before the app sees it: host, origin, rate, API key, body size."""

@@ -1,4 +1,4 @@
-"""How much a request may carry, and how long it may take to send it."""
+"""Limits of a request's body: its size, and the pauses while it is sent."""
 
 from __future__ import annotations
 
@@ -10,32 +10,33 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.api.errors import ErrorDetail, error_response
+from server.errors import ApiError, RenderError
 from server.security.headers import header
 
-#: Base64 of the largest picture we decode, with room for the rest of the request.
+#: Bytes: base64 of the largest image we decode, and the rest of the request.
 LARGEST_BODY = 48 * 2**20
-#: Between two parts of a body; who sends nothing for so long holds a connection and no more.
-_PAUSE_SECONDS = 30.0
+#: Seconds between two parts of a body, after which the connection is given up.
+PAUSE_SECONDS = 30.0
 _DRAIN_SECONDS = 3.0
-_TOO_LARGE = ErrorDetail(code="too_large", message=f"the body is too large; accepted: up to {LARGEST_BODY // 2**20} MB")
-_TOO_SLOW = ErrorDetail(
-    code="too_slow", message=f"no more of the body came; accepted: pauses up to {_PAUSE_SECONDS:g} seconds"
+# The connection is closed: what is left of the body would be taken for its next request.
+_CLOSE = {"connection": "close"}
+_TOO_LARGE = ApiError(
+    413, "too_large", f"the body is too large; accepted: up to {LARGEST_BODY // 2**20} MB", headers=_CLOSE
 )
 
 
 class _Refused(Exception):
-    """The body goes past a limit."""
+    """The body exceeds a limit."""
 
 
 def announced_too_large(scope: Scope) -> bool:
-    """Whether the request says itself that its body is past the limit."""
+    """Return whether the request's Content-Length exceeds the limit."""
     length = header(scope, b"content-length")
     return length is not None and length.isdigit() and int(length) > LARGEST_BODY
 
 
 async def drain(receive: Receive) -> None:
-    """Read on for a while: a client still sending would have its connection reset and never see the answer."""
+    """Read on for a while: the connection of a client that is still sending would be reset before it sees the answer."""
     drained = 0
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_DRAIN_SECONDS):
@@ -47,20 +48,23 @@ async def drain(receive: Receive) -> None:
 
 
 class LimitedBody:
-    """ASGI middleware: counts the body as it comes, and answers 413 or 408 whatever the app made of a body cut short."""
+    """ASGI middleware: counts the body as it comes, and answers 413 or 408 whatever the app does with a body cut short."""
 
-    def __init__(self, app: ASGIApp, pause: float = _PAUSE_SECONDS) -> None:
+    def __init__(self, app: ASGIApp, render: RenderError, pause: float = PAUSE_SECONDS) -> None:
         """``pause``: seconds that may pass between two parts of a body."""
-        self._app, self._pause = app, pause
+        self._app, self._render, self._pause = app, render, pause
+        self._too_slow = ApiError(
+            408, "too_slow", f"no more of the body came; accepted: pauses up to {pause:g} seconds", headers=_CLOSE
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if announced_too_large(scope):
-            await error_response(413, _TOO_LARGE, {"connection": "close"})(scope, receive, send)
+            await self._render(scope["path"], _TOO_LARGE)(scope, receive, send)
             return
         started = whole = False
         seen = 0
-        refusal: tuple[int, ErrorDetail] | None = None
+        refusal: ApiError | None = None
 
         async def counted() -> Message:
             nonlocal seen, whole, refusal
@@ -71,12 +75,12 @@ class LimitedBody:
                 async with asyncio.timeout(None if whole else self._pause):
                     message = await receive()
             except TimeoutError:
-                refusal = 408, _TOO_SLOW
+                refusal = self._too_slow
                 raise _Refused from None
             seen += len(message.get("body", b""))
             whole = not message.get("more_body", False)
             if seen > LARGEST_BODY:
-                refusal = 413, _TOO_LARGE
+                refusal = _TOO_LARGE
                 raise _Refused
             return message
 
@@ -95,7 +99,7 @@ class LimitedBody:
             if started or refusal is None:
                 raise
         except ClientDisconnect:
-            return  # it hung up while it was sending: there is nobody to answer
-        if refusal[0] == 413 and not whole:
+            return  # it hung up while it was sending
+        if refusal is _TOO_LARGE and not whole:
             await drain(receive)
-        await error_response(*refusal, {"connection": "close"})(scope, receive, send)
+        await self._render(scope["path"], refusal)(scope, receive, send)

@@ -1,4 +1,4 @@
-"""Every request's way in: its host, its origin, its client's rate, its key and its body, in this order."""
+"""Middleware that every request passes: its host, its origin, its client's rate, its key and its body, in this order."""
 
 from __future__ import annotations
 
@@ -10,61 +10,56 @@ from typing import Any
 from starlette.middleware.cors import ALL_METHODS, CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.api.errors import ErrorDetail, error_response
-from server.security.body import LimitedBody
+from server.errors import ApiError, RenderError
+from server.security.body import PAUSE_SECONDS, LimitedBody
 from server.security.headers import ALWAYS, header
 from server.security.hosts import Hosts, host_of, is_loopback
-from server.security.key import COOKIE, Door
+from server.security.key import COOKIE, Authenticator
 from server.security.origin import READING, is_preflight, may_change
 from server.security.rate import Buckets, client_of
 
-#: Where a browser's user gives the key.
-SESSION = "/api/v1/session"
-#: What needs no key: whether the server is alive and ready, and the page, which holds nothing.
-_OPEN = ("/healthz", "/readyz", "/", "/page.js", "/page.css", "/icon.svg")
 _READABLE = ("Location", "Content-Location", "Preference-Applied", "Retry-After", "X-Anemone-Job", "X-Anemone-Seed")
+# Bearer and not Basic, though both are accepted: browsers answer a Basic challenge with a dialog of their own.
+_CHALLENGE = {"www-authenticate": "Bearer"}
 
 
 @dataclass(frozen=True)
 class Access:
-    """Who may do what.
+    """Whom the server lets in, and how much they may send.
 
-    hosts: the names that are answered.
-    origins: other sites whose pages may call, as browsers write them.
-    door: knows the key, where one is needed.
+    hosts: the host names it answers to.
+    origins: other sites whose pages may call it, as browsers write them.
+    authenticator: checks the API key, where one is required.
     rate: requests a minute of one client, unless it is on this machine.
+    pause_seconds: how long a client may pause while it sends a body.
     """
 
     hosts: Hosts = field(default_factory=Hosts)
     origins: tuple[str, ...] = ()
-    door: Door = field(default_factory=lambda: Door(None))
+    authenticator: Authenticator = field(default_factory=lambda: Authenticator(None))
     rate: int = 600
+    pause_seconds: float = PAUSE_SECONDS
 
 
-class _Refusal(Exception):
-    """The request is not let in."""
-
-    def __init__(self, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status, self.detail, self.headers = status, ErrorDetail(code=code, message=message), headers or {}
-
-
-def _seconds(wait: float) -> dict[str, str]:
-    return {"retry-after": str(math.ceil(wait))}
+def _retry_after(seconds: float) -> dict[str, str]:
+    return {"retry-after": str(math.ceil(seconds))}
 
 
 class Gate:
-    """ASGI middleware: lets requests in that may come in, and gives every answer its headers."""
+    """ASGI middleware: refuses requests that may not come in, and adds the security headers to every answer."""
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
-        self._access = access
+    def __init__(
+        self, app: ASGIApp, access: Access, render: RenderError, open_routes: frozenset[tuple[str, str]] = frozenset()
+    ) -> None:
+        """``open_routes``: the method and path of routes that need no key."""
+        self._access, self._render, self._open = access, render, open_routes
         self._rate = Buckets(access.rate)
-        self._app = app
-        self._limited = LimitedBody(app)
-        self._way: ASGIApp = self._in
+        self._inner = app
+        self._limited = LimitedBody(app, render, access.pause_seconds)
+        self._app: ASGIApp = self._keyed
         if access.origins:
-            self._way = CORSMiddleware(
-                self._in,
+            self._app = CORSMiddleware(
+                self._keyed,
                 allow_origins=access.origins,
                 allow_methods=ALL_METHODS,
                 allow_headers=("*",),
@@ -74,10 +69,10 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._inner(scope, receive, send)
             return
 
-        async def headed(message: MutableMapping[str, Any]) -> None:
+        async def with_headers(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": [*message["headers"], *ALWAYS]}
             await send(message)
@@ -85,20 +80,26 @@ class Gate:
         try:
             self._check_host(scope)
             self._check_origin(scope)
-        except _Refusal as refusal:
-            await _refuse(refusal, scope, receive, headed)
+        except ApiError as refusal:
+            await self._refuse(refusal, scope, receive, with_headers)
             return
-        await self._way(scope, receive, headed)
+        await self._app(scope, receive, with_headers)
 
-    async def _in(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Behind CORS's headers, so that an allowed site's page can read why it was not let in.
+    async def _keyed(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Inside CORS, so that an allowed site's page can read why it is refused.
         try:
             self._check_rate(scope)
             self._check_key(scope)
-        except _Refusal as refusal:
-            await _refuse(refusal, scope, receive, send)
+        except ApiError as refusal:
+            await self._refuse(refusal, scope, receive, send)
             return
         await self._limited(scope, receive, send)
+
+    async def _refuse(self, refusal: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] not in READING:
+            # A body that was not read would be taken for the connection's next request.
+            refusal.headers["connection"] = "close"
+        await self._render(scope["path"], refusal)(scope, receive, send)
 
     def _check_host(self, scope: Scope) -> None:
         host = header(scope, b"host") or ""
@@ -106,7 +107,7 @@ class Gate:
         if not self._access.hosts.accepts(host_of(host), reached):
             names = self._access.hosts.accepted
             message = f"this server does not answer for the host {host[:80]!r}; accepted: {names}"
-            raise _Refusal(403, "wrong_host", message)
+            raise ApiError(403, "wrong_host", message)
 
     def _check_origin(self, scope: Scope) -> None:
         origins = self._access.origins
@@ -118,39 +119,34 @@ class Gate:
             origin = (header(scope, b"origin") or "unknown")[:80]
             others = f" and {', '.join(origins)}" if origins else ""
             message = f"a page of another site ({origin}) may not change anything here; accepted: its own page{others}"
-            raise _Refusal(403, "cross_site", message)
+            raise ApiError(403, "cross_site", message)
 
     def _check_rate(self, scope: Scope) -> None:
         client = client_of(scope)
         if not is_loopback(client) and (wait := self._rate.take(client)) > 0:
             message = f"too many requests; accepted: {self._access.rate} a minute"
-            raise _Refusal(429, "too_many_requests", message, _seconds(wait))
+            raise ApiError(429, "too_many_requests", message, headers=_retry_after(wait))
 
     def _check_key(self, scope: Scope) -> None:
-        door, path = self._access.door, scope["path"]
-        if path in _OPEN and scope["method"] in READING:
+        authenticator, path, is_reading = self._access.authenticator, scope["path"], scope["method"] in READING
+        # HEAD and OPTIONS show no more than GET.
+        is_open = ("GET" if is_reading else scope["method"], path) in self._open
+        if is_open and is_reading:
             return
-        if (wait := door.wait(scope)) > 0:
-            raise _Refusal(
-                429, "too_many_wrong_keys", "too many wrong keys; wait, then try the right one", _seconds(wait)
-            )
-        if path == SESSION:
+        if (wait := authenticator.wait(scope)) > 0:
+            message = "too many wrong keys; wait, then send the right one"
+            raise ApiError(429, "too_many_wrong_keys", message, headers=_retry_after(wait))
+        if is_open:
             return
-        opened = door.opens(scope)
-        if opened is None:
+        is_right = authenticator.authenticate(scope)
+        if is_right is None:
             message = (
-                "this server needs its API key; accepted: the header 'Authorization: Bearer KEY', or its page's login"
+                "this server needs its API key; accepted: the header 'Authorization: Bearer KEY', Basic credentials with "
+                "the key as user name or password, or its page's login"
             )
-            raise _Refusal(401, "key_missing", message, {"www-authenticate": "Bearer"})
-        if not opened:
-            # An old cookie is taken back, so that a browser does not go on showing it.
+            raise ApiError(401, "key_missing", message, headers=_CHALLENGE)
+        if not is_right:
+            # Delete an old cookie, so that the browser does not keep sending it.
             stale = {"set-cookie": f"{COOKIE}=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict"}
-            message = "the API key is not this server's; accepted: the one it was given or made at its first start"
-            raise _Refusal(401, "key_wrong", message, {"www-authenticate": "Bearer", **stale})
-
-
-async def _refuse(refusal: _Refusal, scope: Scope, receive: Receive, send: Send) -> None:
-    # A body that was not read would be taken for the connection's next request.
-    closing = {} if scope["method"] in READING else {"connection": "close"}
-    headers = {**closing, **refusal.headers}
-    await error_response(refusal.status, refusal.detail, headers)(scope, receive, send)
+            message = "the API key is wrong; accepted: the one that the server was given, or made at its first start"
+            raise ApiError(401, "key_wrong", message, headers={**_CHALLENGE, **stale})

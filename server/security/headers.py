@@ -1,10 +1,10 @@
-"""Headers that every answer carries."""
+"""Headers of every answer."""
 
 from __future__ import annotations
 
 from starlette.types import Scope
 
-#: Browsers neither guess what an answer is, nor show it in another site's page, nor load anything for ours from elsewhere.
+#: Browsers must not guess an answer's type, show it in another site's page, or load anything for our page from elsewhere.
 ALWAYS = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"x-content-type-options", b"nosniff"),
@@ -17,5 +17,5 @@ ALWAYS = (
 
 
 def header(scope: Scope, name: bytes) -> str | None:
-    """A request's header, the first of that name (in lower case); None where there is none."""
+    """Return a request's first header of that name (in lower case), or None."""
     return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)

@@ -1,7 +1,7 @@
-"""Which names this server answers to.
+"""Host names that this server answers to.
 
-A page of any site can reach it by a name of that site's own that resolves here (DNS rebinding: Ollama's CVE-2024-28224),
-so names are checked wherever it listens. An address cannot be rebound; one that is this machine's own is answered.
+Any site can point a name of its own at this machine, and its pages then reach the server (DNS rebinding: Ollama's
+CVE-2024-28224), so names are always checked. An address cannot be rebound; this machine's own are accepted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import psutil
 
 
 def host_of(header: str) -> str:
-    """The name in a Host header, without its port, in lower case; empty where it is malformed."""
+    """Return the name in a Host header without its port, in lower case; empty if it is malformed."""
     try:
         return (urlsplit(f"//{header}").hostname or "").rstrip(".")
     except ValueError:
@@ -24,45 +24,46 @@ def host_of(header: str) -> str:
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        found = ipaddress.ip_address(text.partition("%")[0])
+        address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return None
-    return getattr(found, "ipv4_mapped", None) or found
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def is_loopback(text: str) -> bool:
-    """Whether an address is this machine's own, reached from nowhere else; a name never is."""
-    found = _address(text)
-    return found is not None and found.is_loopback
+    """Return whether the text is a loopback address; a name never is."""
+    address = _address(text)
+    return address is not None and address.is_loopback
 
 
 def own_names() -> tuple[str, ...]:
-    """What this machine is called on its network, in lower case: its host name, alone and under Bonjour's ``.local``."""
+    """Return this machine's names on its network, in lower case: its host name, alone and under Bonjour's ``.local``."""
     full = socket.gethostname().lower().rstrip(".")
     short = full.partition(".")[0]
     return tuple(sorted({full, short, f"{short}.local"}))
 
 
 def own_addresses() -> tuple[str, ...]:
-    """This machine's IPv4 addresses at this moment, but for loopback's."""
-    found = {a.address for addresses in psutil.net_if_addrs().values() for a in addresses if a.family == socket.AF_INET}
-    return tuple(sorted(a for a in found if not is_loopback(a)))
+    """Return this machine's current IPv4 addresses without loopback's."""
+    interfaces = psutil.net_if_addrs().values()
+    addresses = {a.address for interface in interfaces for a in interface if a.family == socket.AF_INET}
+    return tuple(sorted(a for a in addresses if not is_loopback(a)))
 
 
 @dataclass(frozen=True)
 class Hosts:
-    """The names that are answered.
+    """The names that the server answers to.
 
-    on_network: other machines can connect. ``.local`` is taken only then, when a key is asked for as well: whoever
-    shares the network can point such a name at 127.0.0.1.
-    names: further ones, in lower case.
+    on_network: other machines can connect. ``.local`` names are accepted only then, because a key is then required:
+        anyone on the network can point such a name at 127.0.0.1.
+    names: further names, in lower case.
     """
 
     on_network: bool = False
     names: tuple[str, ...] = ()
 
     def accepts(self, host: str, reached: str | None) -> bool:
-        """Whether a request for ``host`` that arrived at this machine's address ``reached`` is answered."""
+        """Return whether to answer a request for ``host`` that arrived at this machine's address ``reached``."""
         if host == "localhost" or host.endswith(".localhost") or host in self.names:
             return True
         address = _address(host)
@@ -72,6 +73,6 @@ class Hosts:
 
     @property
     def accepted(self) -> str:
-        """The names in words, for the refusal."""
+        """The names in words, for error messages."""
         network = (*own_names(), "this machine's address") if self.on_network else ()
         return ", ".join(("localhost", "127.0.0.1", *network, *self.names))

@@ -1,7 +1,7 @@
-"""Whose pages may change things here.
+"""Which sites' pages may send requests that change something.
 
-Any page its user opens can post to a server on localhost (ComfyUI's CVE-2024-10481); browsers say where a request comes
-from, and programs that are no browser say nothing. The rule is that of Go's CrossOriginProtection.
+Any page a user opens can post to a server on localhost (ComfyUI's CVE-2024-10481). Browsers send a request's origin, other
+programs send none. The rule is that of Go's CrossOriginProtection.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ READING = ("GET", "HEAD", "OPTIONS")
 
 
 def is_preflight(scope: Scope) -> bool:
-    """Whether a browser asks if a page of another site may send its request."""
+    """Return whether the request is a CORS preflight."""
     return scope["method"] == "OPTIONS" and header(scope, b"access-control-request-method") is not None
 
 
 def may_change(scope: Scope, allowed: tuple[str, ...]) -> bool:
-    """Whether the request comes from this server's own page, from no page, or from one of the ``allowed`` origins.
+    """Return whether the request comes from this server's own page, from no page, or from one of the ``allowed`` origins.
 
-    ``Origin: null`` is what a sandboxed frame of any site sends, and is refused.
+    ``Origin: null``, which a sandboxed frame of any site sends, is refused.
     """
     site, origin = header(scope, b"sec-fetch-site"), header(scope, b"origin")
     if origin in allowed:

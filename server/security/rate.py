@@ -1,4 +1,4 @@
-"""How often one client may ask."""
+"""Rate limits for each client."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_CLIENTS = 10_000
 
 
 def client_of(scope: Scope) -> str:
-    """The client's address; an IPv6 client's network of 64 bits, all of which one machine may use."""
+    """Return the client's address; for IPv6 its /64 network, all of which one machine may use."""
     text = scope["client"][0] if scope.get("client") else "unknown"
     try:
         address = ipaddress.ip_address(str(text).partition("%")[0])
@@ -35,7 +35,7 @@ class _Bucket:
 
 
 class Buckets:
-    """A token bucket for each client: ``a_minute`` tokens fit and are given back in the course of a minute."""
+    """A token bucket for each client, which holds ``a_minute`` tokens and refills within a minute."""
 
     def __init__(self, a_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._most, self._clock = a_minute, clock
@@ -53,11 +53,11 @@ class Buckets:
         return bucket
 
     def wait(self, client: str) -> float:
-        """Seconds until ``client`` has a token; 0 where it has one."""
+        """Return the seconds until ``client`` has a token, 0 if it has one."""
         return max(0.0, (1 - self._bucket(client).tokens) * 60 / self._most)
 
     def take(self, client: str) -> float:
-        """Take a token of ``client``'s; the seconds until there is one where there is none, else 0."""
+        """Take a token of ``client`` and return 0, or return the seconds until it has one."""
         bucket = self._bucket(client)
         if bucket.tokens < 1:
             return (1 - bucket.tokens) * 60 / self._most

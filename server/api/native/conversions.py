@@ -8,11 +8,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from server.api.dependencies import Answers, Queue, error
-from server.api.errors import ApiError
+from server.api.dependencies import Answers, Queue
+from server.api.native.errors import error
 from server.api.native.model_schemas import ConversionIn, ConversionOut, ConversionsOut, conversion_out, conversion_url
 from server.api.native.upload import json_only
 from server.api.sse import Standing, watch
+from server.errors import ApiError
 from server.events import Subscription
 from server.models.conversion import Conversion
 from server.models.conversions import Conversions, NameTaken, TooManyConversions

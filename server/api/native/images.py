@@ -12,15 +12,18 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from converter.folder import Manifest
-from server.api.dependencies import PNG, Answers, Client, Models, Queue, Store, error
-from server.api.errors import ApiError
+from server.api.dependencies import PNG, Answers, Client, Models, Queue, Store
+from server.api.native.errors import error
 from server.api.native.jobs import found, job_response, picture
 from server.api.native.schemas import (
+    Img2Img,
+    Img2ImgJson,
     JobOut,
     Txt2Img,
     job_url,
 )
 from server.api.native.upload import img2img_fields, json_only
+from server.errors import ApiError
 from server.jobs.job import OPEN, Submission
 from server.jobs.queue import JobQueue, KeyReused, QueueFull
 from server.jobs.store import JobStore
@@ -169,6 +172,20 @@ async def txt2img(
     submission = _submission(asked, request.url.path, body.model_dump(), bound)
     return await _answer(submission, asked.prefer, queue, store)
 
+
+def _form() -> dict[str, Any]:
+    form = Img2ImgJson.model_json_schema()
+    form["properties"]["image"] = {"type": "string", "format": "binary", "description": "PNG, JPEG or WebP"}
+    form["title"], form["description"] = "Img2ImgForm", "img2img as a form with a file."
+    return form
+
+
+#: Schemas of the bodies that img2img reads itself, which FastAPI cannot see.
+BODIES = {
+    "Img2Img": Img2Img.model_json_schema(),
+    "Img2ImgJson": Img2ImgJson.model_json_schema(),
+    "Img2ImgForm": _form(),
+}
 
 _IMG2IMG_BODY: dict[str, Any] = {
     "requestBody": {

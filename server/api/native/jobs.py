@@ -9,10 +9,11 @@ from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from server.api.dependencies import PNG, Answers, Queue, Store, error
-from server.api.errors import ApiError
+from server.api.dependencies import PNG, Answers, Queue, Store
+from server.api.native.errors import error
 from server.api.native.schemas import JobOut, JobsOut, job_out
 from server.api.sse import Standing, watch
+from server.errors import ApiError
 from server.events import Subscription
 from server.jobs.job import OPEN, Job, JobImage, Status
 from server.jobs.queue import JobQueue

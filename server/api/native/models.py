@@ -11,9 +11,9 @@ from fastapi.concurrency import run_in_threadpool
 
 from converter.errors import MemoryShortage
 from converter.folder import ModelFolder
-from server.api.dependencies import Answers, Models, Queue, error
-from server.api.errors import ApiError
+from server.api.dependencies import Answers, Models, Queue
 from server.api.native.conversions import AllConversions
+from server.api.native.errors import error
 from server.api.native.model_schemas import (
     InstalledModelOut,
     MemoryOut,
@@ -22,6 +22,7 @@ from server.api.native.model_schemas import (
     model_url,
 )
 from server.api.native.schemas import SizeOut
+from server.errors import ApiError
 from server.jobs.queue import JobQueue
 from server.models.installed import InstalledModels, NotDeletable, UnknownModel
 from server.models.memory import memory_need

@@ -152,24 +152,6 @@ class JobsOut(BaseModel):
     next: int | None = Field(description="`before` of the following page; null where this is the last")
 
 
-class ReadyOut(BaseModel):
-    """Whether the server can make a picture, and how far it is."""
-
-    ready: bool
-    state: str = Field(description="starting, downloading, converting, verifying, loading, ready or failed")
-    network: str | None = Field(description="The network being converted or loaded, or the file being downloaded")
-    done: int = Field(description="Bytes downloaded or converted, or networks loaded")
-    total: int
-    fraction: float | None = Field(description="done / total")
-    message: str | None = Field(description="Why it failed")
-
-
-class HealthOut(BaseModel):
-    """The HTTP side is alive."""
-
-    status: str = "ok"
-
-
 class SizeOut(BaseModel):
     """A picture size in pixels."""
 

@@ -12,8 +12,9 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 
-from server.api.errors import ApiError, from_validation
+from server.api.errors import from_validation
 from server.api.native.schemas import Img2Img, Img2ImgJson
+from server.errors import ApiError
 from server.pipeline.request import RequestError
 
 _FIELDS = 30

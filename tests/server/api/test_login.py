@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from server.security.gate import Access
-from server.security.key import COOKIE, ApiKey, Door
+from server.security.key import COOKIE, ApiKey, Authenticator
 from tests.support.live_server import answers, enqueue, live, over
 
 KEY = "the-key-of-a-household"
@@ -15,7 +15,7 @@ SESSION = "/api/v1/session"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with live(tmp_path_factory.mktemp("keyed"), access=Access(door=Door(ApiKey(KEY)))) as found:
+    with live(tmp_path_factory.mktemp("keyed"), access=Access(authenticator=Authenticator(ApiKey(KEY)))) as found:
         yield found
 
 

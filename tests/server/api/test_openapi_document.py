@@ -5,11 +5,13 @@ import re
 
 import httpx
 
-from server.api.openapi import EXPORTED, document
+from server.api.app import DIALECTS
+from server.api.dialect import Dialects
+from server.cli.openapi import EXPORTED, document
 
 
 def test_the_exported_document_is_current() -> None:
-    assert EXPORTED.read_text(encoding="utf-8") == document(), "run python -m server.api.openapi"
+    assert EXPORTED.read_text(encoding="utf-8") == document(), "run python -m server.cli.openapi"
 
 
 def test_every_reference_of_the_document_leads_somewhere(client: httpx.Client) -> None:
@@ -19,14 +21,16 @@ def test_every_reference_of_the_document_leads_somewhere(client: httpx.Client) -
     assert '"#/$defs/' not in json.dumps(document)
 
 
-def test_every_answer_that_is_no_success_has_the_shape_of_an_error(client: httpx.Client) -> None:
+def test_every_error_has_the_shape_of_its_paths_dialect(client: httpx.Client) -> None:
     document = client.get("/openapi.json").json()
+    dialects = Dialects(DIALECTS)
     for path, operations in document["paths"].items():
+        body = dialects.of(path).error_body.__name__
         for method, operation in operations.items():
             for status, answer in operation["responses"].items():
                 if status >= "400" and path != "/readyz":
                     schema = answer["content"]["application/json"]["schema"]
-                    assert schema == {"$ref": "#/components/schemas/ErrorBody"}, (method, path, status)
+                    assert schema == {"$ref": f"#/components/schemas/{body}"}, (method, path, status)
 
 
 def test_bodies_are_described_field_by_field(client: httpx.Client) -> None:

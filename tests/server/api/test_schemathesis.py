@@ -12,7 +12,7 @@ from schemathesis import Case
 from schemathesis.core.parameters import ParameterLocation
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
-from server.api.openapi import EXPORTED
+from server.cli.openapi import EXPORTED
 from tests.support.live_server import live
 
 api = schemathesis.openapi.from_path(EXPORTED)

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from server.security.body import LARGEST_BODY, LimitedBody
-from tests.support.asgi import ask, gated, hello
+from tests.support.asgi import ask, gated, hello, render_error
 
 MB = b" " * 2**20
 
@@ -28,7 +28,7 @@ def test_a_body_announced_too_large_is_refused_unread() -> None:
 
 
 def test_a_body_that_stops_coming_is_given_up() -> None:
-    answer = ask(LimitedBody(hello, pause=0.01), "POST", body=[b"abc", None])
+    answer = ask(LimitedBody(hello, render_error, pause=0.01), "POST", body=[b"abc", None])
     assert (answer.status, answer.error()["code"]) == (408, "too_slow")
 
 
@@ -39,7 +39,7 @@ def test_an_app_that_swallows_the_refusal_does_not_change_it() -> None:
         except Exception:
             await send({"type": "http.response.start", "status": 400, "headers": []})
 
-    assert ask(LimitedBody(careless), "POST", body=[MB] * 49).status == 413
+    assert ask(LimitedBody(careless, render_error), "POST", body=[MB] * 49).status == 413
 
 
 def test_a_client_that_waits_for_its_answer_is_not_given_up() -> None:
@@ -48,7 +48,7 @@ def test_a_client_that_waits_for_its_answer_is_not_given_up() -> None:
         await asyncio.sleep(0.05)
         await hello({**scope, "method": "GET"}, receive, send)
 
-    assert ask(LimitedBody(slow, pause=0.01), "POST", body=[b"abc"]).status == 200
+    assert ask(LimitedBody(slow, render_error, pause=0.01), "POST", body=[b"abc"]).status == 200
 
 
 def test_a_client_that_hangs_up_while_sending_is_not_answered() -> None:
@@ -63,5 +63,5 @@ def test_a_client_that_hangs_up_while_sending_is_not_answered() -> None:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    asyncio.run(LimitedBody(reading)({"type": "http", "method": "POST", "headers": []}, gone, send))
+    asyncio.run(LimitedBody(reading, render_error)({"type": "http", "method": "POST", "headers": []}, gone, send))
     assert sent == []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import stat
 from pathlib import Path
 
@@ -8,18 +9,23 @@ import pytest
 from converter.errors import AnemoneError
 from server.security.gate import Access
 from server.security.hosts import Hosts
-from server.security.key import COOKIE, FILE, ApiKey, Door, kept_key
+from server.security.key import COOKIE, FILE, ApiKey, Authenticator, kept_key
 from tests.support.asgi import HERE, LAN, ask, gated
 
 KEY = "a-key-for-tests-0123456789"
 
 
 def keyed(key: str = KEY) -> Access:
-    return Access(Hosts(True), door=Door(ApiKey(key)))
+    return Access(Hosts(True), authenticator=Authenticator(ApiKey(key)))
 
 
 def bearer(key: str) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"}
+
+
+def basic(credentials: str | bytes) -> dict[str, str]:
+    raw = credentials if isinstance(credentials, bytes) else credentials.encode()
+    return {"authorization": f"Basic {base64.b64encode(raw).decode()}"}
 
 
 @pytest.mark.parametrize("client", [HERE, LAN])
@@ -41,7 +47,19 @@ def test_being_alive_and_the_page_need_none(path: str) -> None:
 
 @pytest.mark.parametrize(
     "headers",
-    [bearer(KEY), {"authorization": f"bearer  {KEY} "}, {"cookie": f"x=1; {COOKIE}={ApiKey(KEY).session}; y"}],
+    [
+        bearer(KEY),
+        {"authorization": f"bearer  {KEY} "},
+        {"cookie": f"x=1; {COOKIE}={ApiKey(KEY).session}; y"},
+        basic(f"{KEY}:"),
+        basic(f":{KEY}"),
+        basic(f"anemone:{KEY}"),
+        basic(f"{KEY}:anything: at all"),
+        basic(KEY),
+        basic(f"{KEY}:".encode() + b"\xff"),
+        {"authorization": f"bASIC  {base64.b64encode(f'a:{KEY}'.encode()).decode()} "},
+        {**basic(":"), "cookie": f"{COOKIE}={ApiKey(KEY).session}"},
+    ],
 )
 def test_the_key_opens_as_a_header_or_a_cookie(headers: dict[str, str]) -> None:
     assert ask(gated(keyed()), headers=headers).status == 200
@@ -56,6 +74,15 @@ def test_the_key_opens_as_a_header_or_a_cookie(headers: dict[str, str]) -> None:
         bearer(KEY + "x"),
         bearer(KEY[:-1]),
         bearer("\xff" * 20),
+        basic("user:password"),
+        basic("user:"),
+        basic(f"{KEY}x:{KEY[:-1]}"),
+        basic(f"a:b:{KEY}"),
+        basic("no colon"),
+        basic(b"\xff\xfe:\x80"),
+        {"authorization": f"Basic {KEY}"},
+        {"authorization": "Basic ====", "cookie": f"{COOKIE}={ApiKey(KEY).session}"},
+        {"authorization": "Basic \xff\xff"},
         {"cookie": f"{COOKIE}={KEY}"},
         {"cookie": f"{COOKIE}={ApiKey('another key of tests').session}"},
         {**bearer("wrong"), "cookie": f"{COOKIE}={ApiKey(KEY).session}"},
@@ -64,18 +91,30 @@ def test_the_key_opens_as_a_header_or_a_cookie(headers: dict[str, str]) -> None:
 def test_a_wrong_key_does_not(headers: dict[str, str]) -> None:
     answer = ask(gated(keyed()), headers=headers)
     assert (answer.status, answer.error()["code"]) == (401, "key_wrong")
+    # Never Basic: a browser would ask its user with a dialog of its own.
+    assert answer.header("www-authenticate") == "Bearer"
     assert KEY not in answer.body.decode()
 
 
 @pytest.mark.parametrize(
-    "headers", [{}, {"authorization": f"Basic {KEY}"}, {"authorization": KEY}, {"cookie": "a;b=;=c"}]
+    "headers",
+    [
+        {},
+        {"authorization": ""},
+        {"authorization": "Basic "},
+        basic(":"),
+        {"authorization": f"Digest {KEY}"},
+        {"authorization": KEY},
+        {"cookie": "a;b=;=c"},
+    ],
 )
 def test_who_shows_no_key_is_told_how(headers: dict[str, str]) -> None:
     assert ask(gated(keyed()), headers=headers).error()["code"] == "key_missing"
 
 
 def test_a_server_without_a_key_does_not_mind_one() -> None:
-    assert ask(gated(), headers=bearer("sk-anything")).status == 200
+    for headers in (bearer("sk-anything"), basic("user:password"), {"authorization": "Basic "}):
+        assert ask(gated(), headers=headers).status == 200
 
 
 def test_who_tries_keys_is_made_to_wait_even_for_the_right_one() -> None:
@@ -89,9 +128,15 @@ def test_who_tries_keys_is_made_to_wait_even_for_the_right_one() -> None:
     assert ask(gate, path="/healthz", client=LAN).status == 200
 
 
-def test_requests_without_a_key_do_not_count_as_tries() -> None:
+def test_wrong_basic_credentials_count_as_tries() -> None:
     gate = gated(keyed())
-    assert {ask(gate, client=LAN).status for _ in range(30)} == {401}
+    assert [ask(gate, headers=basic(f"a:guess {n}"), client=LAN).status for n in range(11)] == [401] * 10 + [429]
+
+
+@pytest.mark.parametrize("headers", [{}, {"authorization": "Basic "}, basic(":")])
+def test_requests_without_a_key_do_not_count_as_tries(headers: dict[str, str]) -> None:
+    gate = gated(keyed())
+    assert {ask(gate, headers=headers, client=LAN).status for _ in range(30)} == {401}
     assert ask(gate, headers=bearer(KEY), client=LAN).status == 200
 
 
@@ -116,4 +161,4 @@ def test_a_file_that_holds_no_key_is_named(tmp_path: Path, content: bytes) -> No
 
 def test_a_key_is_not_printed_by_accident() -> None:
     key = ApiKey(KEY)
-    assert KEY not in f"{key} {key!r} {[key]} {Access(door=Door(key))}"
+    assert KEY not in f"{key} {key!r} {[key]} {Access(authenticator=Authenticator(key))}"

@@ -1,0 +1,23 @@
+"""The native dialect, and the errors of every path that no other dialect has."""
+
+from __future__ import annotations
+
+from server.api.dialect import Dialect
+from server.api.native import capabilities, conversions, images, jobs, models, session
+from server.api.native.errors import ErrorBody, render_error
+
+NATIVE = Dialect(
+    prefixes=("/api/v1", ""),
+    # The conversions' fixed paths go before the models', which take any name.
+    routers=(
+        images.router,
+        jobs.router,
+        conversions.router,
+        models.router,
+        capabilities.router,
+        session.router,
+    ),
+    render_error=render_error,
+    error_body=ErrorBody,
+    schemas=images.BODIES,
+)

@@ -1,0 +1,41 @@
+"""The native dialect's errors: one JSON shape, whose message says what was wrong and what is accepted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from server.errors import ApiError
+
+
+class ErrorDetail(BaseModel):
+    """What was wrong."""
+
+    code: str = Field(description="A word for programs", examples=["bad_request"])
+    message: str = Field(description="A sentence for people", examples=["steps is 0; accepted: 1 to 150"])
+    field: str | None = Field(
+        default=None, description="The field that was wrong, where it was one", examples=["steps"]
+    )
+    value: Any = Field(default=None, description="What the field held, shortened", examples=[0])
+    accepted: str | None = Field(default=None, description="What the field accepts", examples=["1 to 150"])
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer that is not a success."""
+
+    error: ErrorDetail
+
+
+def render_error(error: ApiError) -> JSONResponse:
+    """Render an error as an `ErrorBody`."""
+    detail = ErrorDetail(
+        code=error.code, message=error.message, field=error.field, value=error.value, accepted=error.accepted
+    )
+    return JSONResponse({"error": detail.model_dump(exclude_none=True)}, error.status, error.headers)
+
+
+def error(description: str) -> dict[str, Any]:
+    """Describe an error in a route's ``responses``."""
+    return {"model": ErrorBody, "description": description}

@@ -1,0 +1,58 @@
+"""Errors of requests, before a dialect writes them in its own form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from starlette.responses import Response
+
+#: Characters of a rejected value that an answer repeats.
+_LONGEST_VALUE = 80
+
+
+def encodable(text: str) -> str:
+    """Return the text with half surrogate pairs escaped, which UTF-8 cannot encode."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def shown(value: Any) -> Any:
+    """Return a rejected value as short JSON."""
+    if value is None or (isinstance(value, bool | int) and abs(value) < 2**53):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    text = encodable(value if isinstance(value, str) else repr(value))
+    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
+
+
+class ApiError(Exception):
+    """A request that cannot be answered as asked.
+
+    status: of HTTP, for dialects without one of their own for this code.
+    code: a word for programs. message: a sentence for people.
+    field, value, accepted: the field that was wrong, its shortened value and what it accepts, where there is one.
+    headers: of the answer, whatever the dialect.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        field: str | None = None,
+        value: Any = None,
+        accepted: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, encodable(message)
+        self.field = None if field is None else encodable(field)
+        self.value, self.accepted = shown(value), None if accepted is None else encodable(accepted)
+        self.headers = dict(headers or {})
+
+
+#: Renders an error for the request's path, in the form of the dialect that the path belongs to.
+RenderError = Callable[[str, ApiError], Response]
