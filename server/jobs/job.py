@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from server.pipeline.cost import Cost
 from server.pipeline.request import GenerationRequest
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -20,6 +21,7 @@ PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
 class Submission:
     """A request as a client hands it in.
 
+    cost: what the request costs (see `server.pipeline.cost`).
     client: who asks; clients take turns, and a key or fingerprint means something only within one client.
     key: the client's Idempotency-Key; a second submission with it is the same job.
     fingerprint: a hash of what the client sent, before defaults were filled in and a seed drawn.
@@ -27,6 +29,7 @@ class Submission:
     """
 
     request: GenerationRequest
+    cost: Cost
     client: str = ""
     priority: Priority = "normal"
     key: str | None = None

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from server.pipeline.cost import Cost
 from server.pipeline.request import GenerationRequest
 
 #: What a new measurement counts against all before it.
@@ -24,18 +25,17 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """What a job has to do: ``steps`` in all its pictures together, and ``pictures`` to encode and decode."""
+    """What a job has to do: ``steps`` (calls of the UNet) in all its pictures together, and ``pictures`` to encode and decode."""
 
     shape: Shape
     steps: int
     pictures: int
 
 
-def work_of(request: GenerationRequest) -> Work:
-    """The work of a request. img2img leaves out the first steps, as many as its strength spares."""
-    steps = request.steps if request.strength is None else max(1, int(request.steps * request.strength))
-    shape = Shape(request.model, request.width, request.height, 2 if request.guidance_scale > 1 else 1)
-    return Work(shape, steps * request.n, request.n)
+def work_of(request: GenerationRequest, cost: Cost) -> Work:
+    """Return the work of a request that costs this."""
+    shape = Shape(request.model, request.width, request.height, cost.rows)
+    return Work(shape, cost.calls, cost.decodes)
 
 
 class Tally:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from converter.folder import ModelFolder
 from converter.runtime import Network
+from server.pipeline.cost import is_guided
 from server.pipeline.prompt import PromptTokenizer
 from server.pipeline.request import GenerationRequest
 
@@ -110,6 +111,4 @@ class Conditioner:
         if wanted.guidance_width is not None:
             row = guidance_embedding(request.guidance_scale, wanted.guidance_width).astype(np.float16)
             inputs["timestep_cond"] = np.stack([row, row])
-        return Conditioning(
-            inputs, tokens=states.shape[1], guided=request.guidance_scale > 1 and wanted.guidance_width is None
-        )
+        return Conditioning(inputs, tokens=states.shape[1], guided=is_guided(request, self._manifest))

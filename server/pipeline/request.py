@@ -74,6 +74,11 @@ class GenerationRequest:
     variation_strength: float = 0.0
 
     @property
+    def skipped_steps(self) -> int:
+        """How many of the first steps img2img leaves out; 0 for txt2img."""
+        return 0 if self.strength is None else _skipped_steps(self.steps, self.strength)
+
+    @property
     def picture_seeds(self) -> tuple[PictureSeeds, ...]:
         """The seeds of each picture, as A1111 counts them (processing.py): without variation seed + i; with it the seed
         stays and the variation's seed is counted up.
@@ -85,6 +90,10 @@ class GenerationRequest:
             seeds = tuple((self.seed + (i if varied is None else 0)) % 2**32 for i in range(self.n))
         variations = [None if varied is None else (varied + i) % 2**32 for i in range(self.n)]
         return tuple(map(PictureSeeds, seeds, variations))
+
+
+def _skipped_steps(steps: int, strength: float) -> int:
+    return steps - int(steps * strength)
 
 
 def _within(field: str, value: float, limits: tuple[float, float]) -> None:
@@ -205,7 +214,7 @@ def make_request(
         strength = DEFAULT_STRENGTH if strength is None else strength
         if not 0 < strength <= 1:
             raise RequestError("strength", strength, "above 0 and at most 1")
-        if int(steps * strength) < 1:
+        if _skipped_steps(steps, strength) == steps:
             least = -(-1 // strength)
             raise RequestError(
                 "strength", strength, f"enough for one step: at {steps} steps, {1 / steps:.3g}; or {least:.0f} steps"

@@ -12,6 +12,7 @@ from converter.devices.trials import Trials
 from converter.folder import Manifest, ModelFolder
 from converter.runtime import Network
 from server.pipeline.conditioning import Conditioner, Conditioning
+from server.pipeline.cost import first_call
 from server.pipeline.denoise import NotFinite, Picture, Step, denoise
 from server.pipeline.images import Pixels, decode_image, fitted, to_network, to_pixels
 from server.pipeline.networks import ComputeUnits, Loader, Networks, load_package
@@ -140,11 +141,10 @@ class StableDiffusion:
             "unet", request.width, request.height, batch=2 if conditioning.guided else 1, tokens=conditioning.tokens
         )
         sampler = SCHEDULERS[request.scheduler].make(self._schedule, request.steps)
-        begin = 0
-        if first is None or request.strength is None:
+        begin = first_call(request, sampler)
+        if first is None:
             latents = noise.start() * np.float32(sampler.init_noise_sigma)
         else:
-            begin = (request.steps - int(request.steps * request.strength)) * sampler.order
             drawn = (first.mean + first.deviation * noise.encoding()) * np.float32(self.manifest.vae_scaling_factor)
             latents = sampler.add_noise(np.asarray(drawn, np.float32), noise.start(), begin)
         yield from denoise(

@@ -28,6 +28,7 @@ from server.jobs.job import OPEN, Submission
 from server.jobs.queue import JobQueue, KeyReused, QueueFull
 from server.jobs.store import JobStore
 from server.models.installed import InstalledModels, UnknownModel
+from server.pipeline.cost import cost
 from server.pipeline.images import ImageError, decode_image
 from server.pipeline.request import RequestError, make_request
 
@@ -113,8 +114,10 @@ def _submission(
     priority = fields.pop("priority")
     name, found = manifest
     retries = asked.retries or ""
+    request = make_request(found, **{**fields, "model": name}, image=image)
     return Submission(
-        make_request(found, **{**fields, "model": name}, image=image),
+        request,
+        cost(request, found),
         asked.client,
         priority,
         asked.key,

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from server.jobs.order import Waiting
 from server.jobs.pace import Pace, Shape, work_of
 from server.jobs.store.pictures import Pictures
 from server.jobs.store.schema import connect, durably, migrate
+from server.pipeline.cost import Cost
 from server.pipeline.request import GenerationRequest, as_json, from_json
 
 #: A job whose worker dies in it is tried again once; whether it is to blame shows in the second death.
@@ -86,6 +88,7 @@ class JobStore:
             "client": submission.client,
             "key": submission.key,
             "fingerprint": submission.fingerprint,
+            **asdict(submission.cost),
         }
         with self._writing, durably(self._db):
             # Numbers of expired jobs are not given again: a page of jobs begins after one.
@@ -96,7 +99,8 @@ class JobStore:
                             {", ".join(f":{name}" for name in row)}) RETURNING number""",
                 row,
             ).fetchall()
-        return Waiting(str(row["id"]), Place(turn, number), submission.priority, submission.client, work_of(request))
+        work = work_of(request, submission.cost)
+        return Waiting(str(row["id"]), Place(turn, number), submission.priority, submission.client, work)
 
     def with_key(self, client: str, key: str) -> tuple[str, str | None] | None:
         """The job that a client submitted with this key, and its fingerprint; None where there is none."""
@@ -112,13 +116,13 @@ class JobStore:
 
     def waiting(self) -> list[Waiting]:
         """Every queued job."""
-        query = "SELECT id, turn, number, priority, client, request FROM jobs WHERE status = 'queued'"
-        return [
-            Waiting(
-                job_id, Place(turn, number), PRIORITIES[priority], client, work_of(from_json(json.loads(text), None))
-            )
-            for job_id, turn, number, priority, client, text in self._rows(query)
-        ]
+        query = """SELECT id, turn, number, priority, client, request, calls, rows, decodes
+                   FROM jobs WHERE status = 'queued'"""
+        found = []
+        for job_id, turn, number, priority, client, text, *cost in self._rows(query):
+            work = work_of(from_json(json.loads(text), None), Cost(*cost))
+            found.append(Waiting(job_id, Place(turn, number), PRIORITIES[priority], client, work))
+        return found
 
     def name_model(self, model: str) -> None:
         """Bind open jobs of a version that had only one model to this one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -65,6 +66,24 @@ def _m002_scheduling_and_expiry(db: sqlite3.Connection) -> None:
              model TEXT NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL, batch INTEGER NOT NULL,
              step REAL NOT NULL, picture REAL NOT NULL, PRIMARY KEY (model, width, height, batch))"""
     )
+
+
+@_migration
+def _m003_costs(db: sqlite3.Connection) -> None:
+    for column in ("calls", "rows", "decodes"):
+        db.execute(f"ALTER TABLE jobs ADD COLUMN {column} INTEGER NOT NULL DEFAULT 1")
+    for job_id, text in db.execute("SELECT id, request FROM jobs").fetchall():
+        request = json.loads(text)
+        steps, images = request["steps"], request.get("n", 1)
+        calls = steps if request.get("strength") is None else max(1, int(steps * request["strength"]))
+        if request["scheduler"] == "heun":
+            calls = 2 * calls - 1
+        elif request["scheduler"] == "pndm" and steps > 1:
+            calls += 1
+        db.execute(
+            "UPDATE jobs SET calls = ?, rows = ?, decodes = ? WHERE id = ?",
+            (calls * images, 2 if request["guidance_scale"] > 1 else 1, images, job_id),
+        )
 
 
 def connect(path: Path) -> sqlite3.Connection:

@@ -7,6 +7,7 @@ from server.jobs.messages import Progressed
 from server.jobs.order import Waiting
 from server.jobs.pace import Pace, Paces, Shape, Tally, Work, work_of
 from server.jobs.running import Running
+from server.pipeline.cost import Cost
 from tests.support.asking import request
 
 SHAPE = Shape("fake", 64, 64, 2)
@@ -25,9 +26,8 @@ def running(pictures: int = 2, clock: Clock | None = None) -> Running:
 
 
 def test_work_is_what_the_request_makes_the_worker_do() -> None:
-    assert work_of(request(n=3, steps=10)) == Work(SHAPE, 30, 3)
-    assert work_of(request(image=b"x", steps=10)) == Work(SHAPE, 5, 1)
-    assert work_of(request(guidance_scale=1.0)).shape.batch == 1
+    assert work_of(request(), Cost(30, 2, 3)) == Work(SHAPE, 30, 3)
+    assert work_of(request(), Cost(5, 1, 1)).shape.batch == 1
 
 
 def test_the_first_measurement_counts_whole_and_later_ones_a_part() -> None:

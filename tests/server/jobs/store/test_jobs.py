@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from server.jobs.job import Job, JobFailure, Submission
+from server.jobs.job import Job, JobFailure
 from server.jobs.pace import Pace, Shape
 from server.jobs.store import MOST_ATTEMPTS, JobStore
-from tests.support.asking import request
+from tests.support.asking import request, submission
 
 
 @pytest.fixture
@@ -20,8 +20,8 @@ def store(tmp_path: Path) -> Iterator[JobStore]:
     found.close()
 
 
-def add(store: JobStore, prompt: str = "a circle", **submission: object) -> str:
-    return store.add(Submission(request(prompt), **submission)).job_id  # type: ignore[arg-type]
+def add(store: JobStore, prompt: str = "a circle", **fields: object) -> str:
+    return store.add(submission(request(prompt), **fields)).job_id
 
 
 def got(store: JobStore, job_id: str) -> Job:
@@ -33,7 +33,7 @@ def got(store: JobStore, job_id: str) -> Job:
 def test_a_job_is_there_for_the_next_server_as_it_was_asked_for(tmp_path: Path) -> None:
     first = JobStore(tmp_path)
     asked = request(image=b"picture", seeds=(3, 4), n=2)
-    kept = first.add(Submission(asked, "10.0.0.1", "high"), 5.0)
+    kept = first.add(submission(asked, client="10.0.0.1", priority="high"), 5.0)
     first.close()
     second = JobStore(tmp_path)
     assert second.waiting() == [kept]
@@ -118,7 +118,7 @@ def test_ids_cannot_be_guessed_from_each_other(store: JobStore) -> None:
 
 
 def test_pages_are_of_the_newest_first_and_of_what_was_asked_for(store: JobStore) -> None:
-    made = [store.add(Submission(request(model="odd" if i % 2 else "even"))).job_id for i in range(6)]
+    made = [store.add(submission(request(model="odd" if i % 2 else "even"))).job_id for i in range(6)]
     for job_id in made[:3]:
         store.end(job_id, "cancelled")
     store.end(made[3], "failed", JobFailure("internal", "a bug"))

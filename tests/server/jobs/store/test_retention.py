@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from server.jobs.job import Submission
 from server.jobs.store import JobStore, Retention
-from tests.support.asking import request
+from tests.support.asking import request, submission
 
 DAY = 86_400.0
 
@@ -21,7 +20,7 @@ def store(tmp_path: Path) -> Iterator[JobStore]:
 
 
 def over(store: JobStore, picture: bytes = b"") -> str:
-    job_id = store.add(Submission(request())).job_id
+    job_id = store.add(submission()).job_id
     if picture:
         store.add_image(job_id, 0, 7, picture)
     store.end(job_id, "succeeded")
@@ -30,7 +29,7 @@ def over(store: JobStore, picture: bytes = b"") -> str:
 
 def test_what_is_over_goes_when_it_is_too_old_and_what_waits_never(store: JobStore) -> None:
     old = [over(store) for _ in range(120)]
-    waiting = store.add(Submission(request())).job_id
+    waiting = store.add(submission()).job_id
     assert Retention(days=30).apply(store, lambda: time.time() + 29 * DAY) == 0
     assert Retention(days=30).apply(store, lambda: time.time() + 31 * DAY) == 120
     assert all(store.is_expired(job_id) for job_id in old)
@@ -45,7 +44,7 @@ def test_pictures_beyond_the_room_go_with_the_jobs_that_were_over_first(store: J
 
 
 def test_room_that_running_jobs_take_is_left_to_them(store: JobStore) -> None:
-    job_id = store.add(Submission(request(n=2))).job_id
+    job_id = store.add(submission(request(n=2))).job_id
     store.start(job_id)
     store.add_image(job_id, 0, 7, b"x" * 1000)
     assert Retention(gigabytes=1e-9).apply(store) == 0

@@ -1,0 +1,38 @@
+"""What a request costs: how often its networks are called, and on how much."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from converter.folder import Manifest
+from server.pipeline.request import GenerationRequest
+from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule, Sampler
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Calls of the denoising network for all images together, the rows of each call, and images to decode."""
+
+    calls: int
+    rows: int
+    decodes: int
+
+
+def is_guided(request: GenerationRequest, manifest: Manifest) -> bool:
+    """Whether each step takes a row for the negative prompt, too (classifier-free guidance).
+
+    Models that take the guidance scale as an input (latent consistency models) do not need one.
+    """
+    return request.guidance_scale > 1 and manifest.conditions.guidance_width is None
+
+
+def first_call(request: GenerationRequest, scheduler: Sampler) -> int:
+    """Return the index of the first call: img2img leaves out the steps that its strength spares."""
+    return request.skipped_steps * scheduler.order
+
+
+def cost(request: GenerationRequest, manifest: Manifest) -> Cost:
+    """Return what the request costs with the model it is bound to."""
+    scheduler = SCHEDULERS[request.scheduler].make(NoiseSchedule.of(manifest), request.steps)
+    calls = len(scheduler.timesteps) - first_call(request, scheduler)
+    return Cost(calls * request.n, 2 if is_guided(request, manifest) else 1, request.n)

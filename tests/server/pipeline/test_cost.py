@@ -1,0 +1,75 @@
+"""What a request costs, held against the calls that a pipeline makes for it."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from converter.runtime import load
+from server.pipeline.cost import Cost, cost
+from server.pipeline.denoise import Step
+from server.pipeline.request import make_request
+from server.pipeline.schedulers import SCHEDULERS
+from server.pipeline.stable_diffusion import StableDiffusion
+from tests.support.fake_painter import MANIFEST
+
+
+class Counted:
+    """A network whose calls are counted; a denoiser predicts nothing."""
+
+    def __init__(self, path, function, calls):
+        self._network, self._calls = load(path, function=function), calls
+        self.inputs, self.outputs = self._network.inputs, self._network.outputs
+
+    def predict(self, given):
+        if "sample" in given:
+            self._calls["unet"] += 1
+            return {"noise_pred": np.zeros(given["sample"].shape, np.float32)}
+        if "z" in given:
+            self._calls["decoder"] += 1
+        return self._network.predict(given)
+
+
+@pytest.fixture(scope="module")
+def counted(model_folder):
+    calls = Counter()
+    return StableDiffusion(model_folder, {}, lambda path, function, units: Counted(path, function, calls)), calls
+
+
+def image():
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("fields", [{}, {"strength": 0.2}, {"strength": 0.5}, {"strength": 0.75}, {"strength": 1.0}])
+@pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
+def test_a_request_costs_the_calls_the_pipeline_makes(counted, name, fields, guidance_scale):
+    model, calls = counted
+    calls.clear()
+    given = {"image": image(), **fields} if fields else {}
+    request = make_request(
+        model.manifest, prompt="red", steps=5, scheduler=name, guidance_scale=guidance_scale, **given
+    )
+    steps = [event for event in model.generate(request) if isinstance(event, Step)]
+    found = cost(request, model.manifest)
+    assert found.calls == calls["unet"] == len(steps) == steps[-1].total
+    assert found.decodes == calls["decoder"] == 1
+    assert found.rows == (2 if guidance_scale > 1 else 1)
+
+
+@pytest.mark.parametrize(("name", "calls"), [("euler", 10), ("heun", 19), ("pndm", 11), ("lcm", 10)])
+def test_some_schedulers_call_the_network_more_often_than_they_take_steps(name, calls):
+    request = make_request(MANIFEST, prompt="red", steps=10, scheduler=name, n=3)
+    assert cost(request, MANIFEST) == Cost(3 * calls, 2, 3)
+
+
+def test_a_model_that_takes_the_guidance_scale_as_an_input_needs_one_row():
+    distilled = replace(MANIFEST, conditions=replace(MANIFEST.conditions, guidance_width=256))
+    assert cost(make_request(distilled, prompt="red", guidance_scale=8.0), distilled).rows == 1
