@@ -4,13 +4,20 @@ PIP_FLAGS ?=
 BIN := .venv/bin
 BUILT_FROM := pyproject.toml setup.py $(wildcard converter/runtime/fast/native/*)
 
-.PHONY: serve test lint format setup openapi check-model bench conformance clean
+.PHONY: serve test test-fast lint format setup openapi check-model bench conformance clean
 
 serve: .venv/.serve
 	$(BIN)/anemone serve $(ARGS)
 
+# A process for each core, but no more than 4: each takes about 1 GB.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+
 test: .venv/.develop
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+# Without what takes several seconds each.
+test-fast: .venv/.develop
+	$(PYTEST) -m "not slow" $(ARGS)
 
 lint: .venv/.develop
 	$(BIN)/ruff check .

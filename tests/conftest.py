@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -10,9 +12,13 @@ from converter.conversion.plan import ConvertOptions
 from tests.support.checkpoints import write_checkpoint
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _few_threads():
-    torch.set_num_threads(2)
+def pytest_configure(config):
+    """Share the cores: test processes with more threads than cores wait for one another by spinning."""
+    processes = getattr(config.option, "numprocesses", None) or 1
+    threads = max(1, min(2, (os.cpu_count() or 1) // processes))
+    # Also for the processes that tests start; a pytest-xdist worker has it from the process that started it.
+    threads = int(os.environ.setdefault("OMP_NUM_THREADS", str(threads)))
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
