@@ -2,7 +2,8 @@
 PYTHON ?= python3
 PIP_FLAGS ?=
 BIN := .venv/bin
-BUILT_FROM := pyproject.toml setup.py $(wildcard converter/runtime/fast/native/*)
+BUILT_FROM := pyproject.toml constraints.txt setup.py $(wildcard converter/runtime/fast/native/*)
+INSTALL = $(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt
 
 .PHONY: serve test test-fast lint format setup openapi check-model bench conformance clean
 
@@ -23,6 +24,7 @@ lint: .venv/.develop
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 
 format: .venv/.develop
 	$(BIN)/ruff check --fix .
@@ -60,15 +62,15 @@ $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
 .venv/.serve: $(BUILT_FROM) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e .
+	$(INSTALL) -e .
 	touch $@
 
 .venv/.develop: $(BUILT_FROM) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e '.[dev,demo]'
+	$(INSTALL) -e '.[dev,demo]'
 	touch $@ .venv/.serve
 
-.venv/.bench: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -e '.[bench,dev,demo]'
+.venv/.bench: $(BUILT_FROM) | $(BIN)/python
+	$(INSTALL) -e '.[bench,dev,demo]'
 	touch $@ .venv/.develop .venv/.serve
 
 clean:

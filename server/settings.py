@@ -26,7 +26,8 @@ from converter.folder import NETWORKS
 from converter.runtime import ComputeUnit, Precision
 from server.security.key import SHORTEST, is_key
 
-BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "demo" / "model"
+#: In a checkout, a link to demo/model.
+BUNDLED_MODEL = Path(__file__).resolve().parent / "data" / "anemone-demo"
 _PREFIX = "ANEMONE_"
 #: The variable that names the file is no setting of its own: a file cannot name itself.
 _CONFIG = f"{_PREFIX}CONFIG"

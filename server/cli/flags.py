@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from server.cli.serve import add_config
-from server.settings import BUNDLED_MODEL
 
 #: What `add_subparsers` returns, whose class takes no parameters when the program runs.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -56,7 +55,7 @@ def add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--model",
         type=Path,
-        help=f"a checkpoint or converted model folder, or owner/name on the Hugging Face hub ({BUNDLED_MODEL.parent.name}/model, the bundled one)",
+        help="a checkpoint or converted model folder, or owner/name on the Hugging Face hub (the bundled model)",
     )
     command.add_argument(
         "--data-dir", type=Path, help="where models, jobs and pictures are kept (the user's data folder)"

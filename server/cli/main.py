@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from converter import __version__
 from converter.errors import AnemoneError
+from converter.runtime.fast.library import describe
 from server.cli.adopt import add_adopt
 from server.cli.convert import add_convert
 from server.cli.doctor import add_doctor
@@ -35,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--version", action="version", version=f"anemone {__version__}")
+    top.add_argument("--version", action="version", version=f"anemone {__version__}, kernels: {describe()}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
         add_serve,
