@@ -16,6 +16,7 @@ from server.api.dialect import OPEN, Dialect, Dialects
 from server.api.errors import install_error_handlers
 from server.api.native.dialect import NATIVE
 from server.api.openapi import completed
+from server.api.service import Service
 from server.bonjour import Announcement, announced
 from server.security.gate import Access, Gate
 from server.shutdown import Shutdown
@@ -65,7 +66,8 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         backend = open_backend()
-        app.state.store, app.state.queue, app.state.models = backend.store, backend.queue, backend.models
+        app.state.queue, app.state.models = backend.queue, backend.models
+        app.state.service = Service(backend.queue, backend.store, backend.models)
         app.state.conversions, app.state.memory_budget = backend.conversions, backend.memory_budget
         app.state.shutdown = Shutdown(lambda: backend.stop(grace_seconds))
         backend.start()

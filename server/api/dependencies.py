@@ -1,13 +1,13 @@
-"""What routes depend on: the queue, the store, the models, and the client; and what they have in common in OpenAPI."""
+"""What routes depend on: the service, the queue, the models and the client; and what they have in common in OpenAPI."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 
+from server.api.service import LONGEST_KEY, Service
 from server.jobs.queue import JobQueue
-from server.jobs.store import JobStore
 from server.models.installed import InstalledModels
 from server.security.rate import client_of
 
@@ -22,9 +22,9 @@ async def _queue(request: Request) -> JobQueue:
     return queue
 
 
-async def _store(request: Request) -> JobStore:
-    store: JobStore = request.app.state.store
-    return store
+async def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
 
 
 async def _models(request: Request) -> InstalledModels:
@@ -37,7 +37,29 @@ async def _client(request: Request) -> str:
 
 
 Queue = Annotated[JobQueue, Depends(_queue)]
-Store = Annotated[JobStore, Depends(_store)]
+Generation = Annotated[Service, Depends(_service)]
 Models = Annotated[InstalledModels, Depends(_models)]
 #: Clients take turns by address: a household's machines share one key.
 Client = Annotated[str, Depends(_client)]
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description=f"Up to {LONGEST_KEY} visible characters of your own: the same request with the same key is the same "
+        "job, however often it is sent, until that job expires",
+    ),
+]
+RetryCount = Annotated[
+    str | None,
+    Header(
+        alias="X-Stainless-Retry-Count",
+        description="Above 0, as OpenAI's SDK sends it: a request identical to one of the last hour is the same job, also "
+        "without a key",
+    ),
+]
+
+
+def is_retry(count: str | None) -> bool:
+    """Return whether a retry count says that the request was sent before; one that is no number says nothing."""
+    return count is not None and count.isdecimal() and int(count[:9]) > 0

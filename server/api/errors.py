@@ -1,8 +1,8 @@
-"""Exception handlers: whatever goes wrong becomes one `ApiError`, which the path's dialect renders."""
+"""Errors by way of one `ApiError`: from refusals, validation and Starlette, rendered by the path's dialect."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -10,8 +10,46 @@ from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from server.api.service import Reason, Refusal
 from server.errors import ApiError, RenderError, shown
 from server.pipeline.request import RequestError
+
+_T = TypeVar("_T")
+
+_STATUS: dict[Reason, int] = {
+    "unknown_model": 422,
+    "not_ready": 503,
+    "model_failed": 503,
+    "queue_full": 429,
+    "key_reused": 422,
+    "no_such_job": 404,
+    "no_such_image": 404,
+    "expired": 410,
+    "cancelled": 409,
+    "not_now": 503,
+    "failed": 500,
+}
+
+
+def require(result: _T | Refusal) -> _T:
+    """Return what the service returned; raise ApiError if it refused."""
+    if not isinstance(result, Refusal):
+        return result
+    headers = {}
+    if result.retry_after is not None:
+        headers["Retry-After"] = str(result.retry_after)
+    if result.reason == "failed":
+        # OpenAI's SDK would send it again twice; it would fail again, or be the failed job once more.
+        headers["X-Should-Retry"] = "false"
+    raise ApiError(
+        _STATUS[result.reason],
+        result.code,
+        result.message,
+        field=result.field,
+        value=result.value,
+        accepted=result.accepted,
+        headers=headers,
+    )
 
 
 def from_request_error(error: RequestError) -> ApiError:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Request, Response
-from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi import APIRouter, Depends, Request, Response
 
-from server.api.dependencies import Answers, Queue
+from server.api.dependencies import Answers
 from server.api.native.errors import error
-from server.api.native.model_schemas import ConversionIn, ConversionOut, ConversionsOut, conversion_out, conversion_url
+from server.api.native.model_schemas import (
+    ConversionErrorOut,
+    ConversionIn,
+    ConversionOut,
+    ConversionProgressOut,
+    ConversionsOut,
+)
 from server.api.native.upload import json_only
-from server.api.sse import Standing, watch
+from server.api.sse import Snapshot, TakeSnapshot, add_event_route
 from server.errors import ApiError
-from server.events import Subscription
 from server.models.conversion import Conversion
 from server.models.conversions import Conversions, NameTaken, TooManyConversions
 from server.models.orders import NAME, ConversionOrder, hub_source, usual_name
@@ -87,6 +91,37 @@ def _order(body: ConversionIn, conversions: Conversions) -> ConversionOrder:
     )
 
 
+def conversion_url(conversion_id: str) -> str:
+    """Return the path of a conversion."""
+    return f"/api/v1/models/conversions/{conversion_id}"
+
+
+def conversion_out(conversion: Conversion) -> ConversionOut:
+    """Return the conversion's JSON."""
+    at, error, order = conversion.progress, conversion.error, conversion.order
+    progress = None
+    if at is not None:
+        fraction = round(at.done / at.total, 4) if at.total else None
+        progress = ConversionProgressOut(
+            stage=at.stage, item=at.item, done=at.done, total=at.total, fraction=fraction, eta_s=at.eta_s
+        )
+    return ConversionOut(
+        id=conversion.id,
+        url=conversion_url(conversion.id),
+        status=conversion.status,
+        model=order.name,
+        # Only the end of a path: clients need not know the server's folders.
+        source=Path(order.source).name if order.source.startswith("/") else order.source,
+        options=order.options,
+        progress=progress,
+        error=None if error is None else ConversionErrorOut(code=error[0], message=error[1]),
+        created=conversion.created,
+        started=conversion.started,
+        finished=conversion.finished,
+        attempts=conversion.attempts,
+    )
+
+
 _ORDERING: Answers = {
     200: {"model": ConversionOut, "description": "The conversion there is of this already"},
     202: {"model": ConversionOut, "description": "A conversion that now waits or begins"},
@@ -151,46 +186,18 @@ def cancel(conversion_id: str, conversions: AllConversions) -> ConversionOut:
     return conversion_out(_found(conversions.cancel(conversion_id), conversion_id))
 
 
-async def _watched(
-    conversion_id: str,
-    queue: Queue,
-    conversions: AllConversions,
-    last_event_id: Annotated[
-        int | None, Header(description="The id of the last event seen; what came after it is sent first")
-    ] = None,
-) -> AsyncIterator[Subscription]:
-    events = queue.events.subscribe(conversion_id, last_event_id)
-    try:
-        _found(conversions.get(conversion_id), conversion_id)
-        yield events
-    finally:
-        events.close()
+async def _snapshots(conversions: AllConversions) -> TakeSnapshot:
+    def take(conversion_id: str) -> Snapshot:
+        conversion = _found(conversions.get(conversion_id), conversion_id)
+        return Snapshot(conversion_out(conversion), is_open=conversion.open)
+
+    return take
 
 
-_STREAM: Answers = {
-    200: {
-        "description": "`state` events hold the conversion as `GET /api/v1/models/conversions/{id}` gives it, `progress` "
-        "events its `stage`, `item`, `done` and `total` bytes, and `eta_s` or null. Comments come while nothing happens.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
-    },
-    **_NO_CONVERSION,
-}
-
-
-@router.get(
-    "/conversions/{conversion_id}/events",
-    response_class=EventSourceResponse,
-    responses=_STREAM,
-    summary="Watch a conversion (Server-Sent Events)",
+_EVENTS = (
+    "`state` events hold the conversion as `GET /api/v1/models/conversions/{id}` gives it, `progress` events its `stage`, "
+    "`item`, `done` and `total` bytes, and `eta_s` or null. Comments come while nothing happens."
 )
-async def events(
-    conversion_id: str, conversions: AllConversions, watched: Annotated[Subscription, Depends(_watched)]
-) -> AsyncIterator[ServerSentEvent]:
-    """Begins with the conversion as it stands, or where `Last-Event-ID` says, and ends after the state in which it is over."""
-
-    def standing() -> Standing | None:
-        found = conversions.get(conversion_id)
-        return None if found is None else Standing(conversion_out(found), found.open)
-
-    async for event in watch(watched, standing):
-        yield event
+add_event_route(
+    router, "/conversions/{conversion_id}/events", "conversion", _snapshots, about=_EVENTS, absent=_NO_CONVERSION
+)

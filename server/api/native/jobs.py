@@ -1,23 +1,18 @@
-"""The native API's jobs: listed, looked at, watched, cancelled; their pictures."""
+"""The native API's jobs: list, look up, watch, cancel; their images."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import time
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Response
-from fastapi.concurrency import run_in_threadpool
-from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi import APIRouter, Query, Response
 
-from server.api.dependencies import PNG, Answers, Queue, Store
+from server.api.dependencies import PNG, Answers, Generation, Queue
+from server.api.errors import require
 from server.api.native.errors import error
-from server.api.native.schemas import JobOut, JobsOut, job_out
-from server.api.sse import Standing, watch
-from server.errors import ApiError
-from server.events import Subscription
-from server.jobs.job import OPEN, Job, JobImage, Status
-from server.jobs.queue import JobQueue
-from server.jobs.store import JobStore
+from server.api.native.schemas import JobErrorOut, JobImageOut, JobOut, JobsOut, ProgressOut, TimingsOut
+from server.api.sse import Snapshot, TakeSnapshot, add_event_route
+from server.jobs.job import OPEN, Job, Status
 
 router = APIRouter(prefix="/api/v1", tags=["jobs"])
 
@@ -27,40 +22,58 @@ _MOST, _USUAL = 100, 50
 _LARGEST = 2**62
 
 _ABSENT: Answers = {
-    404: error("There is no such job or picture"),
-    410: error("There was such a job; its time, or the room for pictures, is over"),
+    404: error("There is no such job or image"),
+    410: error("The job has expired"),
     422: error("A parameter is not acceptable; the message names it"),
 }
 
 
-def found(job: Job | None, job_id: str, store: JobStore) -> Job:
-    """The job; raises ApiError 404 where there is none, 410 where it has expired."""
-    if job is not None:
-        return job
-    if store.is_expired(job_id):
-        raise ApiError(
-            410, "expired", f"job {job_id} and its pictures were deleted: they were too old, or took too much room"
-        )
-    raise ApiError(404, "no_such_job", f"there is no job {job_id[:40]!r}")
+def job_url(job_id: str) -> str:
+    """Return the path of a job."""
+    return f"/api/v1/jobs/{job_id}"
+
+
+def job_out(job: Job) -> JobOut:
+    """Return the job's JSON."""
+    progress = None
+    if job.step is not None and job.steps and job.image is not None:
+        images = int(job.request.get("n", 1))
+        fraction = min(1.0, (job.image + job.step / job.steps) / images)
+        progress = ProgressOut(image=job.image, step=job.step, steps=job.steps, fraction=round(fraction, 4))
+    url = job_url(job.id)
+    until = job.finished or time.time()
+    timings = TimingsOut(
+        queued=round(max(0.0, (job.started or until) - job.created), 3),
+        running=None if job.started is None else round(max(0.0, until - job.started), 3),
+        step=round(job.step_seconds / job.steps_done, 4) if job.steps_done else None,
+    )
+    return JobOut(
+        id=job.id,
+        status=job.status,
+        model=job.model,
+        priority=job.priority,
+        url=url,
+        request=job.request,
+        position=job.position,
+        eta=None if job.eta is None else round(job.eta, 3),
+        progress=progress,
+        images=[JobImageOut(index=i.index, seed=i.seed, url=f"{url}/images/{i.index}") for i in job.images],
+        error=JobErrorOut(code=job.failure.code, message=job.failure.message) if job.failure else None,
+        created=job.created,
+        started=job.started,
+        finished=job.finished,
+        timings=timings,
+        attempts=job.attempts,
+    )
 
 
 def job_response(job: Job, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A job as the whole answer."""
-    # Written here and not by FastAPI, which would check it field by field once more: clients ask for jobs all the time.
+    """Answer with a job."""
+    # Not by FastAPI, which would check it field by field once more: clients ask for jobs all the time.
     return Response(job_out(job).model_dump_json(), status, headers, "application/json")
 
 
-async def picture(job: Job, image: JobImage, queue: JobQueue, store: JobStore) -> bytes:
-    """A job's picture; raises ApiError where its file is gone, 410 if the job expired in this very moment."""
-    try:
-        return await run_in_threadpool(store.image_path(image).read_bytes)
-    except FileNotFoundError as missing:
-        found(queue.job(job.id), job.id, store)
-        message = f"the file of picture {image.index} of job {job.id} is gone from the data folder"
-        raise ApiError(404, "no_such_image", message) from missing
-
-
-@router.get("/jobs", responses={422: _ABSENT[422]}, summary="Jobs, the newest first")
+@router.get("/jobs", responses={422: _ABSENT[422]}, summary="List jobs, the newest first")
 def jobs(
     queue: Queue,
     status: Annotated[
@@ -70,85 +83,48 @@ def jobs(
     before: Annotated[int | None, Query(ge=0, le=_LARGEST, description="`next` of the page before this one")] = None,
     limit: Annotated[int, Query(ge=1, le=_MOST, description="Jobs on this page")] = _USUAL,
 ) -> JobsOut:
-    """A page of them; `next`, where it is not null, is the `before` of the following page."""
+    """A page of jobs; its `next`, unless null, is the `before` of the following page."""
     page = queue.jobs(limit + 1, before, tuple(status or ()), model)
     following = page[limit - 1].number if len(page) > limit else None
     return JobsOut(jobs=[job_out(job) for job in page[:limit]], next=following)
 
 
-@router.get(
-    "/jobs/{job_id}", response_model=JobOut, response_class=Response, responses=_ABSENT, summary="A job as it stands"
-)
-async def job(job_id: str, queue: Queue, store: Store) -> Response:
-    """Its status, place, progress, estimated time, pictures and error."""
+@router.get("/jobs/{job_id}", response_model=JobOut, response_class=Response, responses=_ABSENT, summary="Get a job")
+async def job(job_id: str, service: Generation) -> Response:
+    """Its status, position, progress, estimated time, images and error."""
     # Not in a thread: reading a row takes less time than going to one and back.
-    return job_response(found(queue.job(job_id), job_id, store))
+    return job_response(require(service.job(job_id)))
 
 
 @router.delete("/jobs/{job_id}", response_model=JobOut, responses=_ABSENT, summary="Cancel a job")
-def cancel(job_id: str, queue: Queue, store: Store) -> Response:
-    """A queued job is cancelled at once, a running one after the step it is in; one that is over stays as it is."""
-    return job_response(found(queue.cancel(job_id), job_id, store))
-
-
-async def _watched(
-    job_id: str,
-    queue: Queue,
-    store: Store,
-    last_event_id: Annotated[
-        int | None, Header(description="The id of the last event seen; what came after it is sent first")
-    ] = None,
-) -> AsyncIterator[Subscription]:
-    events = queue.events.subscribe(job_id, last_event_id)
-    try:
-        found(queue.job(job_id), job_id, store)
-        yield events
-    finally:
-        events.close()
-
-
-_STREAM: Answers = {
-    200: {
-        "description": "`state` events hold the job as `GET /api/v1/jobs/{id}` gives it, `progress` events a step: "
-        "`image` (from 0), `step` of `steps`, `fraction` of the whole job, `eta` in seconds or null, and `preview`, a "
-        "small JPEG in base64 or null. Comments come while nothing happens.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
-    },
-    **_ABSENT,
-}
-
-
-@router.get(
-    "/jobs/{job_id}/events",
-    response_class=EventSourceResponse,
-    responses=_STREAM,
-    summary="Watch a job (Server-Sent Events)",
-)
-async def events(
-    job_id: str, queue: Queue, watched: Annotated[Subscription, Depends(_watched)]
-) -> AsyncIterator[ServerSentEvent]:
-    """Begins with the job as it stands, or where `Last-Event-ID` says, and ends after the state in which it is over."""
-
-    def standing() -> Standing | None:
-        job = queue.job(job_id)
-        return None if job is None else Standing(job_out(job), job.status in OPEN)
-
-    async for event in watch(watched, standing):
-        yield event
+def cancel(job_id: str, service: Generation) -> Response:
+    """Cancels a queued job at once and a running one after its current step; a job that has ended stays as it is."""
+    return job_response(require(service.cancel(job_id)))
 
 
 @router.get(
     "/jobs/{job_id}/images/{index}",
-    responses={200: {"content": PNG, "description": "The picture"}, **_ABSENT},
+    responses={200: {"content": PNG, "description": "The image"}, **_ABSENT},
     response_class=Response,
-    summary="A job's picture",
+    summary="Get a job's image",
 )
-async def job_image(job_id: str, index: int, queue: Queue, store: Store) -> Response:
+async def job_image(job_id: str, index: int, service: Generation) -> Response:
     """The PNG, whose `parameters` text says how to make it again on this machine. Images are numbered from 0."""
-    job = found(queue.job(job_id), job_id, store)
-    image = next((i for i in job.images if i.index == index), None)
-    if image is None:
-        message = f"job {job_id} ({job.status}) has {len(job.images)} pictures; there is no {index}"
-        raise ApiError(404, "no_such_image", message)
-    png = await picture(job, image, queue, store)
+    png = require(await service.image(require(service.job(job_id)), index))
     return Response(png, media_type="image/png")
+
+
+async def _snapshots(service: Generation) -> TakeSnapshot:
+    def take(job_id: str) -> Snapshot:
+        job = require(service.job(job_id))
+        return Snapshot(job_out(job), is_open=job.status in OPEN)
+
+    return take
+
+
+_EVENTS = (
+    "`state` events hold the job as `GET /api/v1/jobs/{id}` gives it, `progress` events a step: `image` (from 0), `step` of "
+    "`steps`, `fraction` of the whole job, `eta` in seconds or null, and `preview`, a small JPEG in base64 or null. Comments "
+    "come while nothing happens."
+)
+add_event_route(router, "/jobs/{job_id}/events", "job", _snapshots, about=_EVENTS, absent=_ABSENT)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,7 +10,7 @@ from converter.conversion.plan import LARGEST_SIDE
 from converter.mil import TargetName
 from converter.networks.layers import Attention
 from server.api.native.schemas import SizeOut, Whole
-from server.models.conversion import Conversion, ConversionStatus
+from server.models.conversion import ConversionStatus
 from server.models.orders import NAME
 
 _HUB = "owner/name on the Hugging Face hub, also @revision"
@@ -152,39 +150,3 @@ class ConversionsOut(BaseModel):
     """Every conversion that is remembered, the newest first."""
 
     conversions: list[ConversionOut]
-
-
-def model_url(name: str) -> str:
-    """Where a model is."""
-    return f"/api/v1/models/{quote(name, safe='')}"
-
-
-def conversion_url(conversion_id: str) -> str:
-    """Where a conversion is."""
-    return f"/api/v1/models/conversions/{conversion_id}"
-
-
-def conversion_out(conversion: Conversion) -> ConversionOut:
-    """A conversion as JSON."""
-    at, error, order = conversion.progress, conversion.error, conversion.order
-    progress = None
-    if at is not None:
-        fraction = round(at.done / at.total, 4) if at.total else None
-        progress = ConversionProgressOut(
-            stage=at.stage, item=at.item, done=at.done, total=at.total, fraction=fraction, eta_s=at.eta_s
-        )
-    return ConversionOut(
-        id=conversion.id,
-        url=conversion_url(conversion.id),
-        status=conversion.status,
-        model=order.name,
-        # Of a path only its end: where the server's files are is none of its clients' business.
-        source=Path(order.source).name if order.source.startswith("/") else order.source,
-        options=order.options,
-        progress=progress,
-        error=None if error is None else ConversionErrorOut(code=error[0], message=error[1]),
-        created=conversion.created,
-        started=conversion.started,
-        finished=conversion.finished,
-        attempts=conversion.attempts,
-    )

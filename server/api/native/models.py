@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from typing import Annotated
+from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -12,14 +13,12 @@ from fastapi.concurrency import run_in_threadpool
 from converter.errors import MemoryShortage
 from converter.folder import ModelFolder
 from server.api.dependencies import Answers, Models, Queue
-from server.api.native.conversions import AllConversions
+from server.api.native.conversions import AllConversions, conversion_out
 from server.api.native.errors import error
 from server.api.native.model_schemas import (
     InstalledModelOut,
     MemoryOut,
     ModelsOut,
-    conversion_out,
-    model_url,
 )
 from server.api.native.schemas import SizeOut
 from server.errors import ApiError
@@ -43,6 +42,11 @@ def _budget(request: Request) -> int:
 
 
 Budget = Annotated[int, Depends(_budget)]
+
+
+def model_url(name: str) -> str:
+    """Return the path of a model."""
+    return f"/api/v1/models/{quote(name, safe='')}"
 
 
 def _known(models: InstalledModels, name: str) -> str:

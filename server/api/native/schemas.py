@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from server.jobs.job import PRIORITIES, Job, Priority, Status
+from server.jobs.job import PRIORITIES, Priority, Status
 from server.pipeline.request import GUIDANCE, LONGEST_PROMPT, PICTURES, RNGS, SEEDS, STEPS
 from server.pipeline.schedulers import SCHEDULERS
 
@@ -157,42 +156,3 @@ class SizeOut(BaseModel):
 
     width: int
     height: int
-
-
-def job_url(job_id: str) -> str:
-    """Where a job is."""
-    return f"/api/v1/jobs/{job_id}"
-
-
-def job_out(job: Job) -> JobOut:
-    """A job as JSON."""
-    progress = None
-    if job.step is not None and job.steps and job.image is not None:
-        pictures = int(job.request.get("n", 1))
-        fraction = min(1.0, (job.image + job.step / job.steps) / pictures)
-        progress = ProgressOut(image=job.image, step=job.step, steps=job.steps, fraction=round(fraction, 4))
-    url = job_url(job.id)
-    until = job.finished or time.time()
-    timings = TimingsOut(
-        queued=round(max(0.0, (job.started or until) - job.created), 3),
-        running=None if job.started is None else round(max(0.0, until - job.started), 3),
-        step=round(job.step_seconds / job.steps_done, 4) if job.steps_done else None,
-    )
-    return JobOut(
-        id=job.id,
-        status=job.status,
-        model=job.model,
-        priority=job.priority,
-        url=url,
-        request=job.request,
-        position=job.position,
-        eta=None if job.eta is None else round(job.eta, 3),
-        progress=progress,
-        images=[JobImageOut(index=i.index, seed=i.seed, url=f"{url}/images/{i.index}") for i in job.images],
-        error=JobErrorOut(code=job.failure.code, message=job.failure.message) if job.failure else None,
-        created=job.created,
-        started=job.started,
-        finished=job.finished,
-        timings=timings,
-        attempts=job.attempts,
-    )

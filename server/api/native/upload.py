@@ -1,9 +1,11 @@
-"""The body of img2img: a form with a file, or JSON with base64."""
+"""Reading of img2img's body: a form with a file, or JSON with base64."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request
@@ -20,48 +22,56 @@ from server.pipeline.request import RequestError
 _FIELDS = 30
 
 
+@dataclass(frozen=True)
+class Upload:
+    """A request's fields, and its files by the name of their field, undecoded."""
+
+    fields: Mapping[str, Any]
+    attachments: Mapping[str, bytes] = field(default_factory=dict)
+
+
 def _unbase64(text: str) -> bytes:
     data = text.partition(",")[2] if text.startswith("data:") else text
     try:
         return base64.b64decode("".join(data.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise RequestError("image", text[:40], f"base64 of a PNG, JPEG or WebP picture ({error})") from error
+        raise RequestError("image", text[:40], f"base64 of a PNG, JPEG or WebP image ({error})") from error
 
 
-async def _form_fields(request: Request) -> tuple[dict[str, Any], bytes]:
+async def _read_form(request: Request) -> Upload:
     try:
         async with request.form(max_files=1, max_fields=_FIELDS) as form:
             image = form.get("image")
             if not isinstance(image, UploadFile):
                 raise ApiError(422, "missing_field", "image is missing; it is required, as a file", field="image")
             fields = {key: value for key, value in form.items() if key != "image"}
-            return Img2Img.model_validate(fields).model_dump(), await image.read()
+            return Upload(Img2Img.model_validate(fields).model_dump(), {"image": await image.read()})
     except (MultiPartException, HTTPException) as error:
         reason = error.message if isinstance(error, MultiPartException) else error.detail
         raise ApiError(400, "invalid_form", f"the form cannot be parsed: {reason}") from error
 
 
 def media_type(request: Request) -> str:
-    """The body's type without its parameters, in lower case; empty where the request does not say."""
+    """Return the body's type without its parameters, in lower case; empty if the request has none."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def json_only(request: Request) -> None:
-    """Raise ApiError 415 where the body does not say it is JSON; a page of another site can send the other types."""
+    """Raise ApiError 415 unless the body's type is JSON; pages of other sites can send the other types."""
     kind = media_type(request)
     if kind != "application/json":
         raise ApiError(415, "wrong_type", f"the body is {kind[:80] or 'untyped'}; accepted: application/json")
 
 
-async def img2img_fields(request: Request) -> tuple[dict[str, Any], bytes]:
-    """The request's fields and its picture, undecoded; raises ApiError naming what cannot be used."""
+async def read_upload(request: Request) -> Upload:
+    """Read img2img's body; raises ApiError naming what is wrong."""
     kind = media_type(request)
     try:
         if kind == "application/json":
             body = Img2ImgJson.model_validate_json(await request.body())
-            return body.model_dump(exclude={"image"}), _unbase64(body.image)
+            return Upload(body.model_dump(exclude={"image"}), {"image": _unbase64(body.image)})
         if kind == "multipart/form-data":
-            return await _form_fields(request)
+            return await _read_form(request)
     except ValidationError as error:
         raise from_validation(list(error.errors())) from error
     message = f"the body is {kind or 'untyped'}; accepted: multipart/form-data, application/json"

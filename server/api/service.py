@@ -1,0 +1,198 @@
+"""Generation for every dialect: bind a model, submit a request, wait for its job. Nothing here knows of HTTP.
+
+What cannot be done is returned as a `Refusal`, which each dialect answers in its own way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from fastapi.concurrency import run_in_threadpool
+
+from converter.folder import Manifest
+from server.jobs.job import OPEN, Job, Priority, Submission
+from server.jobs.queue import Accepted, JobQueue, KeyReused, QueueFull
+from server.jobs.store import JobStore
+from server.models.installed import InstalledModels, UnknownModel
+from server.pipeline.cost import cost
+from server.pipeline.request import GenerationRequest, RequestError
+
+#: Characters of a client's Idempotency-Key.
+LONGEST_KEY = 200
+#: Seconds after which a client should ask again whether the first model is ready.
+_NOT_READY_SECONDS = 5
+
+Reason = Literal[
+    "unknown_model",
+    "not_ready",
+    "model_failed",
+    "queue_full",
+    "key_reused",
+    "no_such_job",
+    "no_such_image",
+    "expired",
+    "cancelled",
+    "not_now",
+    "failed",
+]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why something cannot be done.
+
+    code: a word for programs, more exact than ``reason`` where a job failed.
+    field, value, accepted: the field of the request that was wrong, where there is one.
+    retry_after: seconds after which the same request may succeed; None where that is not known.
+    """
+
+    reason: Reason
+    code: str
+    message: str
+    field: str | None = None
+    value: Any = None
+    accepted: str | None = None
+    retry_after: int | None = None
+
+
+@dataclass(frozen=True)
+class BoundModel:
+    """The installed model that a request will run on."""
+
+    name: str
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class SubmitOptions:
+    """How a client submits a request.
+
+    client: who submits it; clients take turns, and keys and fingerprints count within one client.
+    key: the client's Idempotency-Key: the same key and fingerprint are the same job.
+    fingerprint: of what the client sent; see `fingerprint_of`.
+    is_retry: the client says that it sends this again, though without a key.
+
+    Raises RequestError for a key that is not 1 to 200 visible ASCII characters.
+    """
+
+    client: str
+    priority: Priority = "normal"
+    key: str | None = None
+    fingerprint: str | None = None
+    is_retry: bool = False
+
+    def __post_init__(self) -> None:
+        key = self.key
+        if key is not None and not (0 < len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
+            raise RequestError("Idempotency-Key", key, f"1 to {LONGEST_KEY} visible ASCII characters")
+
+
+#: A job that succeeded, or why there are no images.
+Outcome: TypeAlias = Job | Refusal
+
+
+def fingerprint_of(path: str, fields: Mapping[str, Any], attachments: Mapping[str, bytes]) -> str:
+    """Return a hash of a request as the client sent it, which a repeated request has too.
+
+    ``fields`` must be those that were sent: with a seed drawn in, every request would be another.
+    """
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in attachments.items()}
+    return hashlib.sha256(json.dumps([path, fields, digests], sort_keys=True).encode()).hexdigest()
+
+
+class Service:
+    """Binds models, submits requests and waits for jobs, on behalf of a dialect's routes."""
+
+    def __init__(self, queue: JobQueue, store: JobStore, models: InstalledModels) -> None:
+        self._queue, self._store, self._models = queue, store, models
+
+    def bind(self, name: str | None) -> BoundModel | Refusal:
+        """Return the installed model called ``name``, or the default one for None."""
+        readiness = self._queue.readiness
+        if readiness.state == "failed":
+            return Refusal("model_failed", "model_failed", f"the model cannot be loaded: {readiness.message}")
+        try:
+            known = self._models.find(name if name is not None else self._models.default or "")
+            return BoundModel(known, self._models.manifest(known))
+        except UnknownModel:
+            if name is not None and name != self._models.default:
+                wrong = RequestError("model", name, ", ".join(self._models.names()) or "none yet")
+                return Refusal(
+                    "unknown_model",
+                    "invalid_field",
+                    str(wrong),
+                    field="model",
+                    value=name,
+                    accepted=wrong.accepted,
+                )
+        percent = f", {100 * readiness.done // readiness.total} % done" if readiness.total else ""
+        message = f"the model is not ready: {readiness.state}{percent}; see /readyz"
+        return Refusal("not_ready", "not_ready", message, retry_after=_NOT_READY_SECONDS)
+
+    async def submit(self, model: BoundModel, request: GenerationRequest, options: SubmitOptions) -> Accepted | Refusal:
+        """Store a request for ``model`` as a job, on disk when this returns, or return the job that it repeats."""
+        submission = Submission(
+            request,
+            cost(request, model.manifest),
+            client=options.client,
+            priority=options.priority,
+            key=options.key,
+            fingerprint=options.fingerprint,
+            retried=options.is_retry,
+        )
+        try:
+            return await run_in_threadpool(self._queue.submit, submission)
+        except QueueFull as full:
+            return Refusal("queue_full", "queue_full", str(full), retry_after=full.retry_after)
+        except KeyReused as reused:
+            return Refusal("key_reused", "key_reused", str(reused), field="Idempotency-Key", value=options.key)
+
+    async def result(self, job_id: str) -> Outcome:
+        """Wait until the job ends, or cannot run before the server stops."""
+        job = self._present(await self._queue.wait(job_id), job_id)
+        if isinstance(job, Refusal):
+            return job
+        if job.failure is not None:
+            return Refusal("failed", job.failure.code, job.failure.message)
+        if job.status == "cancelled":
+            return Refusal("cancelled", "cancelled", f"job {job_id} was cancelled before it finished")
+        if job.status in OPEN:
+            why = self._queue.readiness.message or "the server is stopping"
+            return Refusal("not_now", "not_now", f"{why}; job {job_id} is kept and runs when the server can run it")
+        return job
+
+    def job(self, job_id: str) -> Job | Refusal:
+        """Return the job with its present position and progress."""
+        return self._present(self._queue.job(job_id), job_id)
+
+    def cancel(self, job_id: str) -> Job | Refusal:
+        """Cancel a queued job at once, a running one after its step; a job that has ended stays as it is."""
+        return self._present(self._queue.cancel(job_id), job_id)
+
+    async def image(self, job: Job, index: int) -> bytes | Refusal:
+        """Read the PNG of a job's image, counted from 0."""
+        image = next((i for i in job.images if i.index == index), None)
+        if image is None:
+            message = (
+                f"job {job.id} ({job.status}) has {len(job.images)} images, counted from 0; it has no image {index}"
+            )
+            return Refusal("no_such_image", "no_such_image", message)
+        try:
+            return await run_in_threadpool(self._store.image_path(image).read_bytes)
+        except FileNotFoundError:
+            # The job may have expired since it was read.
+            now = self.job(job.id)
+            message = f"the file of image {index} of job {job.id} is missing from the data folder"
+            return now if isinstance(now, Refusal) else Refusal("no_such_image", "no_such_image", message)
+
+    def _present(self, job: Job | None, job_id: str) -> Job | Refusal:
+        if job is not None:
+            return job
+        if self._store.is_expired(job_id):
+            message = f"job {job_id} has expired: it was deleted with its images, by age or by their total size"
+            return Refusal("expired", "expired", message)
+        return Refusal("no_such_job", "no_such_job", f"there is no job {job_id[:40]!r}")
