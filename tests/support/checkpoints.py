@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -30,7 +31,7 @@ def write_tokenizer(folder: Path) -> int:
     return len(tokens)
 
 
-def tiny_unet(**changes) -> UNet2DConditionModel:
+def tiny_unet(**changes: Any) -> UNet2DConditionModel:
     """A UNet with every kind of block a Stable Diffusion 1 has, random weights."""
     torch.manual_seed(1)
     settings = {
@@ -48,7 +49,7 @@ def tiny_unet(**changes) -> UNet2DConditionModel:
     return UNet2DConditionModel(**(settings | changes)).eval()
 
 
-def tiny_vae(**changes) -> AutoencoderKL:
+def tiny_vae(**changes: Any) -> AutoencoderKL:
     """An f8 autoencoder, random weights."""
     torch.manual_seed(2)
     settings = {
@@ -63,7 +64,7 @@ def tiny_vae(**changes) -> AutoencoderKL:
     return AutoencoderKL(**(settings | changes)).eval()
 
 
-def tiny_text_encoder(vocabulary: int, kind=CLIPTextModel, **changes):
+def tiny_text_encoder(vocabulary: int, kind: type[Any] = CLIPTextModel, **changes: Any) -> Any:
     """A CLIP text encoder (of class ``kind``) of two layers, random weights."""
     torch.manual_seed(3)
     settings = {
@@ -80,7 +81,7 @@ def tiny_text_encoder(vocabulary: int, kind=CLIPTextModel, **changes):
     return kind(CLIPTextConfig(**(settings | changes))).eval()
 
 
-def save_published(module: torch.nn.Module, folder: Path) -> None:
+def save_published(module: Any, folder: Path) -> None:
     """Save a module in fp16 under the tensor names that the hub's folders have, whatever today's libraries write.
 
     There CLIP's are text_model.*, with the numbers of the positions beside them; transformers 5 leaves both out.
@@ -95,7 +96,14 @@ def save_published(module: torch.nn.Module, folder: Path) -> None:
         save_file(state, file, metadata={"format": "pt"})
 
 
-def write_checkpoint(folder: Path, *, prediction_type: str = "epsilon", unet=None, vae=None, text=None) -> Path:
+def write_checkpoint(
+    folder: Path,
+    *,
+    prediction_type: str = "epsilon",
+    unet: Any = None,
+    vae: Any = None,
+    text: dict[str, Any] | None = None,
+) -> Path:
     """A whole Stable Diffusion checkpoint in ``folder`` as they are published, fp16."""
     vocabulary = write_tokenizer(folder / "tokenizer")
     text_encoder = tiny_text_encoder(vocabulary, **(text or {}))
@@ -144,10 +152,10 @@ def write_xl_checkpoint(folder: Path, *, refiner: bool = False) -> Path:
     return folder
 
 
-def xl_parts(checkpoint: Path) -> dict:
+def xl_parts(checkpoint: Path) -> dict[str, Any]:
     """The modules of an XL checkpoint in fp32, as diffusers' pipelines take them; what it lacks is None."""
 
-    def part(kind, name, **settings):
+    def part(kind: Any, name: str, **settings: Any) -> Any:
         return kind.from_pretrained(checkpoint / name, **settings) if (checkpoint / name).is_dir() else None
 
     return {

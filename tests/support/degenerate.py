@@ -43,7 +43,7 @@ def ints(*numbers: int) -> np.ndarray:
     return np.array(numbers, np.int32)
 
 
-def f(number: float) -> np.ndarray:
+def f(number: Any) -> np.ndarray:
     return np.array(number, np.float32)
 
 
@@ -58,11 +58,11 @@ def case(kind: str, results: Any, fed: frozenset[str] = FED, **given: Any) -> Op
 
 
 def _erf(x: np.ndarray) -> np.ndarray:
-    return np.vectorize(math.erf, otypes=[np.float32])(x)
+    return np.asarray(np.vectorize(math.erf, otypes=[np.float32])(x))
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
+    return np.asarray(1 / (1 + np.exp(-x)))
 
 
 UNARY: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -399,7 +399,7 @@ def _windows() -> list[Operation]:
             for kind, same in (("avg_pool", x), ("max_pool", x), ("l2_pool", np.abs(x))):
                 found += [case(kind, same, x=x, kernel_sizes=ints(*[1] * rank), pad_type="valid")]
             axes = tuple(range(2, x.ndim))
-            whole_window = {"kernel_sizes": ints(*spatial), "pad_type": "valid"}
+            whole_window: dict[str, Any] = {"kernel_sizes": ints(*spatial), "pad_type": "valid"}
             found += [
                 case("avg_pool", x.mean(axes, keepdims=True), x=x, **whole_window),
                 case("max_pool", x.max(axes, keepdims=True), x=x, **whole_window),
@@ -429,7 +429,7 @@ def _images() -> list[Operation]:
         deep = x.reshape(n, 2, 2, 1, h, w).transpose(0, 3, 4, 1, 5, 2).reshape(n, 1, 2 * h, 2 * w)
         shuffled = x.reshape(n, 1, 2, 2, h, w).transpose(0, 1, 4, 2, 5, 3).reshape(n, 1, 2 * h, 2 * w)
         where = np.zeros((n, h, w, 2), np.float32) + np.stack(np.meshgrid(np.arange(w), np.arange(h)), -1)
-        sampling = {"sampling_mode": "bilinear", "padding_mode": "constant", "padding_value": f(0),
+        sampling: dict[str, Any] = {"sampling_mode": "bilinear", "padding_mode": "constant", "padding_value": f(0),
                     "align_corners": np.True_}  # fmt: skip
         found += [
             case("depth_to_space", deep, x=x, block_size=i(2)),
@@ -443,7 +443,7 @@ def _images() -> list[Operation]:
                  output_height=i(h), output_width=i(w), coordinates_mode="normalized_minus_one_to_one", **sampling),
         ]  # fmt: skip
         if n == 1:
-            box = {"target_height": i(h), "target_width": i(w), "sampling_mode": "ALIGN_CORNERS"}
+            box: dict[str, Any] = {"target_height": i(h), "target_width": i(w), "sampling_mode": "ALIGN_CORNERS"}
             found += [case("crop_resize", x, x=x, boxes=f([[0, 0, h - 1, w - 1]]), box_indices=ints(0), **box)]
         found += [case("crop_resize", np.zeros((0, c, 2, 2), np.float32), x=x, boxes=np.zeros((0, 4), np.float32),
                        box_indices=ints(), target_height=i(2), target_width=i(2))]  # fmt: skip

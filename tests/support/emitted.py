@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import ControlNetModel
@@ -55,16 +56,16 @@ MODULES: dict[str, Callable[[], torch.nn.Module]] = {
 }
 
 
-def _unet(layers: Layers, config: dict, height: int, width: int, **forms: bool) -> None:
+def _unet(layers: Layers, config: dict[str, Any], height: int, width: int, **forms: bool) -> None:
     shape = unet_shape(config, pooled_width=POOLED)
     unet(layers, shape, batch=2, tokens=7, height=height, width=width, **forms)
 
 
-def _prompt(layers: Layers, config: dict, height: int, width: int) -> None:
+def _prompt(layers: Layers, config: dict[str, Any], height: int, width: int) -> None:
     unet_prompt(layers, unet_shape(config, pooled_width=POOLED), batch=2, tokens=7)
 
 
-def _controlnet(layers: Layers, config: dict, height: int, width: int) -> None:
+def _controlnet(layers: Layers, config: dict[str, Any], height: int, width: int) -> None:
     shape = unet_shape(config, "controlnet/config.json", table=CONTROLNET)
     controlnet(layers, shape, batch=2, tokens=7, height=height, width=width)
 
@@ -74,7 +75,7 @@ class Network:
     """One network: whose weights it takes, how attention is spelled, and what writes it at a size of latents."""
 
     module: str
-    write: Callable[[Layers, dict, int, int], None]
+    write: Callable[[Layers, dict[str, Any], int, int], None]
     attention: Attention = "split_einsum"
 
 
@@ -102,11 +103,11 @@ class TinyNetworks:
         #: Module -> the part of a checkpoint it is.
         self._saved: dict[str, str] = {}
 
-    def _source(self, module: str) -> tuple[Tensors, dict]:
+    def _source(self, module: str) -> tuple[Tensors, dict[str, Any]]:
         folder = self._folder / module
         if module not in self._saved:
             torch.manual_seed(5)
-            made = MODULES[module]().half()
+            made: Any = MODULES[module]().half()
             made.save_pretrained(folder, safe_serialization=True)
             self._saved[module] = component_of(made)
         part = self._saved[module]
@@ -117,7 +118,7 @@ class TinyNetworks:
         return canonical(part, tensors), text_encoder_config(part, config) if part == "text_encoder" else config
 
     @contextmanager
-    def weights(self, blob: Path):
+    def weights(self, blob: Path) -> Iterator[Weights]:
         """The open weights file ``blob``."""
         with BlobWriter(blob) as writer:
             yield Weights(writer, lambda size: None)

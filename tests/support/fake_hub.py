@@ -14,6 +14,7 @@ import sys
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 TOKEN = "hf_of_somebody_allowed"
@@ -38,7 +39,7 @@ class Request:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def handle_error(self, request, client_address):
+    def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exception(), ConnectionError):  # clients that go away are part of the tests
             super().handle_error(request, client_address)
 
@@ -55,7 +56,7 @@ class FakeHub:
     requests: list[Request] = field(default_factory=list)
     corrupt: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()
@@ -82,16 +83,16 @@ class _Handler(BaseHTTPRequestHandler):
     hub: FakeHub
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, *_):
+    def log_message(self, *_: Any) -> None:
         pass
 
-    def do_HEAD(self):
+    def do_HEAD(self) -> None:
         self._answer()
 
-    def do_GET(self):
+    def do_GET(self) -> None:
         self._answer()
 
-    def _answer(self):
+    def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append(Request(self.command, path, {k.lower(): v for k, v in self.headers.items()}))
         if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/(.+)", path):
@@ -103,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(404, b"")
 
-    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None):
+    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)
@@ -121,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
             return False
         return True
 
-    def _info(self, name: str, revision: str):
+    def _info(self, name: str, revision: str) -> None:
         if self._refused(name, revision):
             return
         found, siblings = self.hub.repositories[name], []
@@ -134,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.dumps({"id": name, "sha": found.commit, "siblings": siblings, "gated": found.gated}).encode()
         self._send(200, body, {"Content-Type": "application/json"})
 
-    def _resolve(self, name: str, revision: str, path: str):
+    def _resolve(self, name: str, revision: str, path: str) -> None:
         if self._refused(name, revision):
             return
         found = self.hub.repositories[name]
@@ -151,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers["Location"] = f"http://localhost:{self.hub.port}/cdn/{name}/{path}"
         self._send(302, b"", headers)
 
-    def _large(self, path: str):
+    def _large(self, path: str) -> None:
         owner, name, inside = path.split("/", 2)
         content = self.hub.repositories[f"{owner}/{name}"].files[inside]
         if self.hub.corrupt:

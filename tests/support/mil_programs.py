@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from converter.runtime.mil import MILNetwork
 
 
-def package_program(folder: Path, opset: str, inputs: dict[str, np.ndarray], build: Callable) -> Path:
+def package_program(folder: Path, opset: str, inputs: dict[str, np.ndarray], build: Callable[..., Any]) -> Path:
     """A package of ``build(mb, **inputs)``, its results named result_0 and on; types a model cannot return as int32.
 
     The program is written for an opset such as "iOS16" and is in fp32; nothing is optimized before, so that
@@ -48,13 +49,13 @@ def package_program(folder: Path, opset: str, inputs: dict[str, np.ndarray], bui
     return path
 
 
-def run_program(folder: Path, opset: str, inputs: dict[str, np.ndarray], build: Callable) -> list[np.ndarray]:
+def run_program(folder: Path, opset: str, inputs: dict[str, np.ndarray], build: Callable[..., Any]) -> list[np.ndarray]:
     """The results of `package_program`'s program for the inputs, in its order."""
     found = MILNetwork(package_program(folder, opset, inputs, build)).predict(inputs)
     return [found[f"result_{i}"] for i in range(len(found))]
 
 
-def assert_same(found: list[np.ndarray], expected: Iterable, rtol: float = 1e-4, atol: float = 1e-5) -> None:
+def assert_same(found: list[np.ndarray], expected: Iterable[Any], rtol: float = 1e-4, atol: float = 1e-5) -> None:
     """Every result has the shape and the values of what is expected, arrays or tensors."""
     for place, (ours, theirs) in enumerate(zip(found, map(np.asarray, expected), strict=True)):
         assert ours.shape == theirs.shape, f"result {place}"

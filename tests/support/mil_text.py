@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,14 +20,14 @@ _SCHEMA_TYPES = {65552: "Float16", 65568: "Float32", 65600: "Double", 131104: "I
 class Printer:
     """Spells programs as coremlcompiler does: up to iOS 17 every number is a tensor, from iOS 18 on not those alone."""
 
-    def __init__(self, bare):
+    def __init__(self, bare: bool) -> None:
         self.bare = bare
 
-    def word(self, number):
-        name = mil().DataType.Name(number)
+    def word(self, number: int) -> str:
+        name: str = mil().DataType.Name(number)
         return _WORDS.get(name, name.lower())
 
-    def type(self, value_type):
+    def type(self, value_type: Any) -> str:
         if value_type.WhichOneof("type") == "stateType":
             return f"state<{self.type(value_type.stateType.wrappedType)}>"
         tensor = value_type.tensorType
@@ -33,14 +36,14 @@ class Printer:
             return self.word(tensor.dataType)
         return f"tensor<{self.word(tensor.dataType)}, [{', '.join(sizes)}]>"
 
-    def plain(self, word, text):
+    def plain(self, word: str, text: str) -> str:
         return f"{word}({text})" if self.bare else f"tensor<{word}, []>({text})"
 
-    def text(self, text):
+    def text(self, text: str) -> str:
         inner = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
         return f'"{inner}"'
 
-    def number(self, number, name):
+    def number(self, number: float, name: str) -> str:
         if name == "BOOL":
             return "true" if number else "false"
         if not name.startswith("FLOAT"):
@@ -50,7 +53,7 @@ class Printer:
         mantissa, exponent = float(number).hex().split("p")
         return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}p{exponent}"
 
-    def numbers(self, value):
+    def numbers(self, value: Any) -> np.ndarray:
         tensor, held = value.type.tensorType, value.immediateValue.tensor
         name, kind = mil().DataType.Name(tensor.dataType), held.WhichOneof("value")
         if kind == "strings":
@@ -67,10 +70,10 @@ class Printer:
         signed = name.startswith("INT")
         return np.array([str(n - (1 << bits) if signed and n >> (bits - 1) else n) for n in found], object)
 
-    def nested(self, words):
+    def nested(self, words: Any) -> str:
         return words if isinstance(words, str) else f"[{', '.join(self.nested(w) for w in words)}]"
 
-    def value(self, value):
+    def value(self, value: Any) -> str:
         if value.WhichOneof("value") == "blobFileValue":
             path = self.plain("string", self.text(value.blobFileValue.fileName))
             offset = self.plain("uint64", str(value.blobFileValue.offset))
@@ -78,22 +81,22 @@ class Printer:
         words = self.numbers(value).reshape([d.constant.size for d in value.type.tensorType.dimensions])
         return f"{self.type(value.type)}({self.nested(words.tolist())})"
 
-    def binding(self, binding):
-        return binding.name if binding.WhichOneof("binding") == "name" else self.value(binding.value)
+    def binding(self, binding: Any) -> str:
+        return str(binding.name) if binding.WhichOneof("binding") == "name" else self.value(binding.value)
 
-    def argument(self, name, argument):
+    def argument(self, name: str, argument: Any) -> str:
         if name == "values":
             return f"({', '.join(self.binding(b) for b in argument.arguments)})"
         (binding,) = argument.arguments
         return self.binding(binding)
 
-    def operation(self, op):
+    def operation(self, op: Any) -> str:
         given = ", ".join(f"{self.type(o.type)} {o.name}" for o in op.outputs)
         taken = ", ".join(f"{name} = {self.argument(name, a)}" for name, a in sorted(op.inputs.items()))
         about = ", ".join(f"{name} = {self.value(v)}" for name, v in sorted(op.attributes.items()))
         return f"            {given}{' = ' if given else ''}{op.type}({taken})[{about}];"
 
-    def program(self, model):
+    def program(self, model: Any) -> str:
         pair = "string, string" if self.bare else "tensor<string, []>, tensor<string, []>"
         lines = ["program(1.3)" if self.bare else "program(1.0)"]
         lines += [
@@ -109,7 +112,7 @@ class Printer:
         return "\n".join([*lines, "}"])
 
 
-def _schema(features):
+def _schema(features: Iterable[Any]) -> list[dict[str, str]]:
     found = []
     for feature in features:
         state = feature.type.WhichOneof("Type") == "stateType"
@@ -131,18 +134,18 @@ def _schema(features):
     return found
 
 
-def _about(description):
+def _about(description: Any) -> dict[str, Any]:
     return {f"{part}Schema": _schema(getattr(description, part)) for part in ("input", "output", "state")}
 
 
-def read_spec(package):
+def read_spec(package: Path) -> Any:
     """A package's model message."""
     model = ml().Model()
     model.ParseFromString((package / "Data/com.apple.CoreML/model.mlmodel").read_bytes())
     return model
 
 
-def compiled(package, out, bare=False):
+def compiled(package: Path, out: Path, bare: bool = False) -> Path:
     """The package as coremlcompiler leaves it, as far as it is documented; a pipeline's models in model0 and so on."""
     model = read_spec(package)
     parts = {out / f"model{n}": m for n, m in enumerate(model.pipeline.models)} or {out: model}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ def component_of(module: torch.nn.Module) -> str:
 
 
 def package_of(
-    module: torch.nn.Module, folder: Path, write: Callable[[Layers], None], attention: Attention = "split_einsum"
+    module: Any, folder: Path, write: Callable[[Layers], None], attention: Attention = "split_einsum"
 ) -> Path:
     """The package that ``write`` makes of the module's weights."""
     module.half().save_pretrained(folder / "module", safe_serialization=True)

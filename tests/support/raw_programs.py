@@ -17,7 +17,7 @@ _TYPES = {"f": "FLOAT32", "i": "INT32", "b": "BOOL", "u": "UINT8", "U": "STRING"
 
 def _data_type(array: np.ndarray, half: bool) -> int:
     word = "FLOAT16" if half and array.dtype.kind == "f" else _TYPES[array.dtype.kind]
-    return getattr(mil(), "INT8" if array.dtype == np.int8 else word)
+    return int(getattr(mil(), "INT8" if array.dtype == np.int8 else word))
 
 
 def _type(held: Any, array: np.ndarray, half: bool, known: bool) -> None:
@@ -74,7 +74,9 @@ def write_model(path: Path, model: Any) -> Path:
     return path
 
 
-def program_of(operations: Iterable[Operation], *, half: bool = False, known: bool = True) -> tuple[Any, dict]:
+def program_of(
+    operations: Iterable[Operation], *, half: bool = False, known: bool = True
+) -> tuple[Any, dict[str, np.ndarray]]:
     """The model message of a program of these operations, result ``r0_0`` and on, and what to give it.
 
     With ``half`` results are fp16; unless ``known`` the program leaves the sizes of results open.

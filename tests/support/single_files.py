@@ -49,10 +49,11 @@ def text_encoder(width: int, layers: int, *, projected: bool = False, **changes:
         }
         | changes
     )
-    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
+    module: torch.nn.Module = (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
+    return module
 
 
-TINY_UNETS = {
+TINY_UNETS: dict[str, dict[str, Any]] = {
     "sd1": {
         "sample_size": 64,
         "block_out_channels": (32, 64, 64),
@@ -99,7 +100,7 @@ TINY_UNETS = {
 }
 
 
-def text_encoders(family):
+def text_encoders(family: str) -> dict[str, tuple[torch.nn.Module, State]]:
     """Each text encoder's module and what it is in the file: component -> (module, original state)."""
     if family == "sd1":
         module = text_encoder(64, 2)
@@ -118,18 +119,18 @@ def text_encoders(family):
     }
 
 
-def tiny(family, **changes):
+def tiny(family: str, **changes: Any) -> tuple[dict[str, torch.nn.Module], State]:
     """A family's modules, and the state of its single file; the tensors are not to be changed."""
     modules, state = _build(family, changes) if changes else _built(family)
     return dict(modules), dict(state)
 
 
 @cache
-def _built(family):
+def _built(family: str) -> tuple[dict[str, torch.nn.Module], State]:
     return _build(family, {})
 
 
-def _build(family, changes):
+def _build(family: str, changes: dict[str, Any]) -> tuple[dict[str, torch.nn.Module], State]:
     torch.manual_seed(5)
     unet = UNet2DConditionModel(**(TINY_UNETS[family] | changes))
     vae = AutoencoderKL(
@@ -155,17 +156,17 @@ def _build(family, changes):
     return modules, state | (leftovers if family == "sd1" else {})
 
 
-def write(path, state, dtype=torch.float16, metadata=None):
+def write(path: Path, state: State, dtype: torch.dtype = torch.float16, metadata: dict[str, str] | None = None) -> Path:
     made = {n: (t.to(dtype) if t.is_floating_point() else t).contiguous() for n, t in state.items()}
     save_file(made, path, metadata=metadata)
     return path
 
 
-def with_zeros(state, *names):
+def with_zeros(state: State, *names: str) -> State:
     return state | {name: torch.zeros(0) for name in names}
 
 
-def public(config):
+def public(config: Any) -> dict[str, Any]:
     """A diffusers configuration with its defaults filled in, lists for tuples, one number where all are the same."""
     found = {}
     for name, value in dict(config).items():
