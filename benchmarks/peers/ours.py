@@ -59,8 +59,9 @@ def _loader(precision: str) -> Callable[[Path, str, str], Network]:
 
 
 def _painter(workload: Workload, precision: str, attention: Attention) -> Step:
+    from server.pipeline.denoise import Picture
     from server.pipeline.request import make_request
-    from server.pipeline.stable_diffusion import Picture, StableDiffusion
+    from server.pipeline.stable_diffusion import StableDiffusion
 
     model = StableDiffusion(ModelFolder.open(converted(workload, attention)), {}, _loader(precision))
     model.load(lambda network, done, total: None)
