@@ -32,4 +32,4 @@ def checkpoint(tmp_path_factory):
 def model_folder(checkpoint, tmp_path_factory):
     """The tiny checkpoint converted, at two sizes."""
     out = tmp_path_factory.mktemp("models") / "tiny"
-    return convert(checkpoint, out, ConvertOptions(sizes=((64, 64), (96, 64))), lambda progress: None)
+    return convert(checkpoint, out, ConvertOptions(sizes=((64, 64), (96, 64))))

@@ -50,8 +50,6 @@ if TYPE_CHECKING:
     from server.pipeline.stable_diffusion import StableDiffusion
 
 log = logging.getLogger("anemone.worker")
-#: A conversion's stages as readiness tells them.
-_STAGES = {"writing": "converting", "verifying": "verifying"}
 #: At most one preview in so many seconds: making one takes a few milliseconds, which fast steps would feel.
 _PREVIEW_SECONDS = 0.5
 
@@ -101,18 +99,17 @@ def prepare_model(
     folder = ready_model(
         choice.source,
         choice.data_dir,
-        lambda p: progress(Preparing(_STAGES[p.stage], p.network, p.done_bytes, p.total_bytes)),
-        lambda p: progress(Preparing("downloading", p.file, p.done_bytes, p.total_bytes)),
+        lambda p: progress(Preparing(p.stage, p.item, p.done, p.total)),
     )
     model = _model(folder, choice, warn)
-    model.load(lambda network, done, total: progress(Preparing("loading", network, done, total)))
+    model.load(lambda p: progress(Preparing(p.stage, p.item, p.done, p.total)))
     return model, folder.path
 
 
 def open_model(choice: ModelChoice, name: str, progress: Callable[[str, int, int], None], warn: Warn) -> Painter:
     """Load the installed model called ``name``; raises AnemoneError saying why it cannot be."""
     model = _model(ModelFolder.open(InstalledModels(choice.data_dir, choice.extra).folder(name)), choice, warn)
-    model.load(progress)
+    model.load(lambda p: progress(p.item, p.done, p.total))
     return model
 
 
