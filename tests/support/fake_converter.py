@@ -19,7 +19,7 @@ from converter.progress import Progress
 from server.models.conversions import LaunchConversion
 from server.models.converting import ConversionFailed, Converted
 from server.models.orders import ConversionOrder
-from tests.support.fake_painter import MANIFEST
+from tests.support.fake_pipeline import MANIFEST
 
 PIECES = 100
 # A fresh interpreter for each, as the server starts them, takes a second; copies of one that has imported all this do not.
