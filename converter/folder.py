@@ -13,18 +13,6 @@ from converter.errors import ManifestError, quoted
 
 FORMAT = 1
 FILE = "anemone.json"
-#: Every network a model folder may hold; which ones it does hold depends on its family and the conversion's options.
-NETWORKS = (
-    "text_encoder",
-    "text_encoder_2",
-    "unet",
-    "unet_prompt",
-    "vae_decoder",
-    "vae_encoder",
-    "preview_decoder",
-    "safety_checker",
-    "controlnet",
-)
 
 
 def _within(path: str) -> str:
@@ -39,21 +27,6 @@ Count = Annotated[int, Field(ge=1, lt=2**31)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Within = Annotated[str, AfterValidator(_within)]
-
-
-def kind(network: str) -> str:
-    """Which network it is: of the ControlNets, which have names of their own (controlnet/canny), controlnet."""
-    return network.partition("/")[0]
-
-
-def sized(network: str) -> bool:
-    """Whether its programs are for pictures of one size."""
-    return not network.startswith("text_encoder") and network != "unet_prompt"
-
-
-def prompted(network: str) -> bool:
-    """Whether its programs are for rows of prompts of one length."""
-    return kind(network) in ("unet", "unet_prompt", "controlnet")
 
 
 @dataclass(frozen=True)
@@ -130,7 +103,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the UNet takes beside latents, timestep and prompt.
+    """What the denoiser takes beside latents, timestep and prompt.
 
     inpainting: whether a mask and the masked picture's latents follow the noisy ones.
     guidance_width: the width of the guidance scale's embedding (LCM); None where guidance is no input.
@@ -220,9 +193,9 @@ class ModelFolder:
                     raise ManifestError(f"{path} lacks the package {package.path} that its {FILE} names")
         return folder
 
-    def tokenizer(self, network: str) -> Path:
-        """The folder of a text encoder's vocab.json and merges.txt."""
-        own = self.path / network.replace("text_encoder", "tokenizer")
+    def tokenizer(self, name: str) -> Path:
+        """Return the folder of the tokenizer (vocab.json and merges.txt) of this name, or of the one for all encoders."""
+        own = self.path / name
         return own if own.is_dir() else self.path / "tokenizer"
 
     def packages(self, network: str, width: int | None = None, height: int | None = None) -> tuple[Package, ...]:
@@ -268,8 +241,10 @@ class ModelFolder:
         """The program of a network that a request with the model's defaults runs. Raises ManifestError."""
         defaults, conditions = self.manifest.defaults, self.manifest.conditions
         guided = defaults.guidance_scale > 1 and conditions.guidance_width is None
-        size = self.manifest.sizes[0] if sized(network) else ()
-        return self.best(network, *size, batch=2 if guided and prompted(network) else 1)
+        packages = self.manifest.networks.get(network, ())
+        size = self.manifest.sizes[0] if any(package.width is not None for package in packages) else ()
+        takes_prompts = any(package.tokens is not None for package in packages)
+        return self.best(network, *size, batch=2 if guided and takes_prompts else 1)
 
     def package(self, network: str, width: int | None = None, height: int | None = None) -> Path:
         """The folder of a network's package for a size: the one with the largest batch."""

@@ -10,7 +10,6 @@ from converter.folder import (
     GUIDED,
     UNGUIDED,
     USUAL,
-    Conditions,
     Defaults,
     Manifest,
     Package,
@@ -18,12 +17,9 @@ from converter.folder import (
     Versions,
 )
 
-#: SDXL's pipelines take an empty negative prompt for zeros unless model_index.json says otherwise.
-_ZEROS = "force_zeros_for_empty_prompt"
-
 
 def _defaults(plan: ConversionPlan) -> Defaults:
-    usual = GUIDED if plan.family.unet.guidance_width else UNGUIDED if plan.batches == (1,) else USUAL
+    usual = GUIDED if plan.family.takes_guidance else UNGUIDED if plan.batches == (1,) else USUAL
     said = plan.checkpoint.defaults
     return Defaults(
         steps=int(said.get("steps", usual.steps)),
@@ -34,7 +30,7 @@ def _defaults(plan: ConversionPlan) -> Defaults:
 
 def make_manifest(plan: ConversionPlan, networks: dict[str, tuple[Package, ...]], left_out: list[str]) -> Manifest:
     """The manifest of a finished conversion; ``left_out`` has what of the checkpoint is not in it, in sentences."""
-    family, addition = plan.family, plan.family.unet.addition
+    family = plan.family
     return Manifest(
         name=plan.name,
         family=family.name,
@@ -43,15 +39,10 @@ def make_manifest(plan: ConversionPlan, networks: dict[str, tuple[Package, ...]]
         precision="float16",
         sizes=plan.sizes,
         latent_channels=family.latent_channels,
-        vae_scale_factor=family.vae_scale_factor,
+        vae_scale_factor=family.sizes.latent_factor,
         vae_scaling_factor=family.vae_scaling_factor,
         tokens=family.tokens,
-        conditions=Conditions(
-            inpainting=family.inpainting,
-            guidance_width=family.unet.guidance_width,
-            time_ids=None if addition is None else addition.ids,
-            zeros_for_no_prompt=addition is not None and bool(plan.checkpoint.index.get(_ZEROS, True)),
-        ),
+        conditions=family.conditions(plan.checkpoint.index),
         scheduler=family.schedule,
         defaults=_defaults(plan),
         networks={name: networks[name] for name in plan.networks},

@@ -22,7 +22,7 @@ from pydantic_settings import (
 )
 
 from converter.errors import AnemoneError
-from converter.folder import NETWORKS
+from converter.networks.registry import KINDS
 from converter.runtime import ComputeUnit, Precision
 from server.security.key import SHORTEST, is_key
 
@@ -145,7 +145,7 @@ class Settings(BaseSettings):
     @field_validator("compute_units")
     @classmethod
     def _networks(cls, units: dict[str, ComputeUnit]) -> dict[str, ComputeUnit]:
-        known = {"default", *NETWORKS}
+        known = {"default", *(kind.name for kind in KINDS)}
         if unknown := sorted(set(units) - known):
             raise ValueError(f"compute_units names {', '.join(unknown)}; accepted: {', '.join(sorted(known))}")
         return units

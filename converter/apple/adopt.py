@@ -13,6 +13,7 @@ from converter.apple.model import AppleModel, recognise_apple
 from converter.apple.settings import AppleSettings, Settled, settle
 from converter.errors import CheckpointError
 from converter.folder import FILE, Conditions, Manifest, ModelFolder, Package, Source, Versions
+from converter.networks.registry import kind_of
 from converter.runtime.halves import parts
 from converter.sources.snapshot import folder_name
 
@@ -36,11 +37,10 @@ def _stamp(path: Path) -> str:
 
 
 def _package(model: AppleModel, network: str, path: Path) -> Package:
-    if network.startswith("text_encoder"):
-        return Package(path.name, None, None, 1)
-    if network == "unet":
-        return Package(path.name, model.width, model.height, model.batch, model.tokens)
-    return Package(path.name, model.width, model.height, 1)
+    kind = kind_of(network)
+    width, height = (model.width, model.height) if kind.per_size else (None, None)
+    batch, tokens = (model.batch, model.tokens) if kind.per_prompt else (1, None)
+    return Package(path.name, width, height, batch, tokens)
 
 
 def _manifest(model: AppleModel, settled: Settled) -> Manifest:
@@ -73,9 +73,9 @@ def _manifest(model: AppleModel, settled: Settled) -> Manifest:
 
 
 def _tokenizers(model: AppleModel, settled: Settled) -> Iterator[tuple[Path, bytes]]:
-    for network in model.text_encoders:
+    for network, tokenizer in model.tokenizers.items():
         for file, content in settled.vocabulary.files(network).items():
-            yield Path(network.replace("text_encoder", "tokenizer")) / file, content
+            yield Path(tokenizer) / file, content
 
 
 def _write(model: AppleModel, settled: Settled, *, over: bool) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from converter.errors import CheckpointError
+from converter.networks.registry import CONTROLNET, KINDS
 
 #: torch2coreml.py, get_out_path: the model's version with every "/" as "_", then the network.
 _PACKAGE = re.compile(
@@ -16,10 +17,7 @@ _PACKAGE = re.compile(
 )
 _CONTROLNET = re.compile(r"ControlNet_.+\.mlpackage")
 #: The Swift package's names for compiled models (its +Resources.swift files).
-_COMPILED = {
-    "TextEncoder": "text_encoder",
-    "TextEncoder2": "text_encoder_2",
-    "Unet": "unet",
+_COMPILED = {kind.resource: kind.name for kind in KINDS if kind.resource is not None} | {
     "UnetChunk1": "unet_chunk1",
     "UnetChunk2": "unet_chunk2",
     "UnetRefiner": "refiner",
@@ -31,9 +29,6 @@ _COMPILED = {
     "MultiModalDiffusionTransformer": "mmdit",
     "MultiModalDiffusionTransformerChunk1": "mmdit_chunk1",
     "MultiModalDiffusionTransformerChunk2": "mmdit_chunk2",
-    "VAEDecoder": "vae_decoder",
-    "VAEEncoder": "vae_encoder",
-    "SafetyChecker": "safety_checker",
 }
 
 
@@ -86,12 +81,12 @@ def find_layout(folder: Path) -> Layout:
                 f"{folder} holds no models by the names of Apple's converter: Stable_Diffusion_version_*_unet.mlpackage "
                 "and the like, or Unet.mlmodelc and the like"
             )
-        beside = tuple(sorted(path.stem for path in (folder / "controlnet").glob("*.mlmodelc")))
-        return Layout(folder, "", compiled, True, beside)
+        controlnets = tuple(sorted(path.stem for path in (folder / CONTROLNET.name).glob("*.mlmodelc")))
+        return Layout(folder, "", compiled, True, controlnets)
     versions = sorted({version for version, _, _ in packages})
     if len(versions) > 1:
         raise CheckpointError(
             f"{folder} holds packages of several models ({', '.join(versions)}); give each a folder of its own"
         )
-    beside = tuple(sorted(p.stem for p in folder.glob("*.mlpackage") if _CONTROLNET.fullmatch(p.name)))
-    return Layout(folder, versions[0], {network: path for _, network, path in packages}, False, beside)
+    controlnets = tuple(sorted(p.stem for p in folder.glob("*.mlpackage") if _CONTROLNET.fullmatch(p.name)))
+    return Layout(folder, versions[0], {network: path for _, network, path in packages}, False, controlnets)

@@ -9,23 +9,20 @@ import numpy as np
 
 from converter.apple.layout import Layout, find_layout
 from converter.errors import CheckpointError
+from converter.families.registry import MODELS
+from converter.networks.registry import TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAE_DECODER, VAE_ENCODER, text_encoders
 from converter.runtime.halves import parts
 from converter.runtime.outline import Outline, read_outline
 
-_AUTOENCODER = ("vae_decoder", "vae_encoder")
+_AUTOENCODER = (VAE_DECODER.name, VAE_ENCODER.name)
 #: The networks beside the UNet.
-_OTHERS = ("text_encoder", "text_encoder_2", *_AUTOENCODER)
+_OTHERS = (TEXT_ENCODER.name, TEXT_ENCODER_2.name, *_AUTOENCODER)
 _STATES = ("last_hidden_state", "hidden_embeds")
 _NEEDED = ("sample", "timestep", "encoder_hidden_states")
 _XL = ("time_ids", "text_embeds")
 _GUIDANCE = "timestep_cond"
 #: Numbers of sizes and crops a picture -> SDXL (with both text encoders) or its refiner (with the second alone).
 _XL_FAMILIES = {6: "sdxl", 5: "sdxl_refiner"}
-_ENCODERS = {"sdxl": ("text_encoder", "text_encoder_2"), "sdxl_refiner": ("text_encoder_2",)}
-#: Widths of the prompt's states in the published models; Stable Diffusion 1's and 2's text encoders also differ in
-#: their activation, by which they are told apart.
-_PUBLISHED = {"sd1": 768, "sd2": 1024, "sdxl": 2048, "sdxl_refiner": 1280}
-_PUBLISHED_LATENTS = 4
 _COREMLTOOLS = "com.github.apple.coremltools.version"
 _BATCHES = (1, 2)
 #: What stands in a UNet's place where there is none that runs here, and what to do about it.
@@ -75,9 +72,9 @@ class AppleModel:
     coremltools: str
 
     @property
-    def text_encoders(self) -> tuple[str, ...]:
-        """The text encoders it has and uses."""
-        return tuple(name for name in self.networks if name.startswith("text_encoder"))
+    def tokenizers(self) -> dict[str, str]:
+        """The text encoders it has and uses, each with its tokenizer's folder."""
+        return text_encoders(self.networks)
 
 
 def _refuse(outline: Outline, what: str, accepted: str) -> CheckpointError:
@@ -143,12 +140,12 @@ def _unet(outline: Outline) -> _UNet:
 def _family(unet: _UNet, text_encoder: Outline | None) -> str:
     if unet.time_ids is not None:
         return _XL_FAMILIES[unet.time_ids]
-    # CLIP's quick_gelu is spelled with a sigmoid; OpenCLIP's encoder, Stable Diffusion 2's, has the exact one.
+    # The two text encoders differ in their activation: CLIP's quick_gelu has a sigmoid; OpenCLIP's encoder, Stable Diffusion 2's, has the exact one.
     return "sd2" if text_encoder is not None and "gelu" in text_encoder.kinds else "sd1"
 
 
-def attention_spelling(unet: Outline) -> str:
-    """Which of Apple's spellings of attention a UNet has (see `converter.networks.attention`); of others "unknown"."""
+def attention_implementation(unet: Outline) -> str:
+    """Return which of Apple's implementations of attention a UNet has (see `converter.networks.attention`), or "unknown"."""
     if "einsum" not in unet.kinds:
         return "original" if "matmul" in unet.kinds else "unknown"
     # Rows of queries lie on the last axis, as in the convolutions that make them; split_einsum_v2 cuts them to 512,
@@ -179,7 +176,7 @@ def _check_text(encoders: dict[str, Outline], unet: _UNet, unet_name: str) -> No
 
 def _check_autoencoder(outlines: dict[str, Outline], unet: _UNet, unet_name: str) -> tuple[int, int]:
     """The latents' channels and how many pixels a latent is a side."""
-    decoder = outlines["vae_decoder"]
+    decoder = outlines[VAE_DECODER.name]
     _, channels, height, width = _input(decoder, "z", 4, "[1, channels, height, width]")
     image = _output(decoder, ("image",), 4, "[1, 3, height, width]")
     if (height, width) != (unet.height, unet.width):
@@ -196,7 +193,7 @@ def _check_autoencoder(outlines: dict[str, Outline], unet: _UNet, unet_name: str
         raise _refuse(
             decoder, f"pictures {image[3]}x{image[2]} of latents {width}x{height}", "pictures 8 times as large"
         )
-    if (encoder := outlines.get("vae_encoder")) is not None:
+    if (encoder := outlines.get(VAE_ENCODER.name)) is not None:
         picture = _input(encoder, "x", 4, "[1, 3, height, width]")
         if picture[2:] != image[2:]:
             raise CheckpointError(
@@ -208,7 +205,7 @@ def _check_autoencoder(outlines: dict[str, Outline], unet: _UNet, unet_name: str
 
 def _unet_name(layout: Layout) -> str:
     """The package that serves as UNet (or its first half): the UNet, or of a folder that has none the refiner's."""
-    known = ("unet", "unet_chunk1", *_INSTEAD, "refiner", "refiner_chunk1")
+    known = (UNET.name, "unet_chunk1", *_INSTEAD, "refiner", "refiner_chunk1")
     found = next((name for name in known if name in layout.paths), None)
     if found is None:
         raise CheckpointError(f"{layout.folder} has no unet, only {', '.join(layout.paths)}")
@@ -228,8 +225,9 @@ def recognise_apple(folder: Path) -> AppleModel:
     outline = read_outline(layout.paths[unet_name])
     unet = _unet(outline)
     outlines = {name: read_outline(path) for name, path in layout.paths.items() if name in _OTHERS}
-    family = _family(unet, outlines.get("text_encoder"))
-    wanted = (*_ENCODERS.get(family, ("text_encoder",)), "vae_decoder")
+    family = _family(unet, outlines.get(TEXT_ENCODER.name))
+    published = MODELS[family]
+    wanted = (*published.text_encoders, VAE_DECODER.name)
     if missing := [name for name in wanted if name not in layout.paths]:
         raise CheckpointError(
             f"{folder} lacks {' and '.join(missing)}, which {family} needs; it has {', '.join(layout.paths)}"
@@ -249,11 +247,11 @@ def recognise_apple(folder: Path) -> AppleModel:
     return AppleModel(
         folder=folder,
         version=next(versions, layout.version),
-        networks={"unet" if name == unet_name else name: layout.paths[name] for name in used},
+        networks={UNET.name if name == unet_name else name: layout.paths[name] for name in used},
         unused=(*sorted(name for name, path in layout.paths.items() if path not in run), *layout.controlnets),
         compiled=layout.compiled,
         family=family,
-        published=(unet.context_width, channels) == (_PUBLISHED[family], _PUBLISHED_LATENTS),
+        published=(unet.context_width, channels) == (published.context_width, published.latent_channels),
         batch=unet.batch,
         width=unet.width * factor,
         height=unet.height * factor,
@@ -264,7 +262,7 @@ def recognise_apple(folder: Path) -> AppleModel:
         inpainting=unet.channels != channels,
         guidance_width=unet.guidance_width,
         time_ids=unet.time_ids,
-        attention=attention_spelling(outline),
+        attention=attention_implementation(outline),
         precision="compressed" if compressed else outline.inputs["sample"].dtype.name,
         coremltools=next(tools, "unknown"),
     )

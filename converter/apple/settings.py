@@ -14,6 +14,7 @@ from converter.families.schedule import read_schedule
 from converter.folder import GUIDED, UNGUIDED, USUAL, Defaults, SchedulerSettings
 from converter.sources.config_tables import PREDICTION_TYPES
 from converter.sources.configs import read_json
+from converter.sources.single_file import SCALING_FACTORS
 from converter.sources.snapshot import folder_name
 
 #: What is accepted for each of AppleSettings' fields.
@@ -37,8 +38,6 @@ _SCHEDULE = SchedulerSettings(
     steps_offset=1,
     set_alpha_to_one=False,
 )
-#: What latents are multiplied by (vae/config.json of the published models).
-_SCALING_FACTORS = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025, "sdxl_refiner": 0.13025}
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,7 @@ def settle(model: AppleModel, settings: AppleSettings) -> Settled:
 
     scale = settings.vae_scaling_factor
     if scale is None and model.published:
-        scale = _SCALING_FACTORS[model.family]
+        scale = SCALING_FACTORS[model.family]
     if scale is None:
         problems.append(_missing("vae_scaling_factor"))
 

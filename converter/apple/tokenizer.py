@@ -9,7 +9,9 @@ from pathlib import Path
 
 from converter.apple.model import AppleModel
 from converter.errors import CheckpointError
+from converter.networks.registry import TEXT_ENCODER_2
 from converter.sources.clip_vocabulary import END, tokenizer_files
+from converter.sources.component_kinds import TOKENIZERS
 from converter.sources.tokenizer import greatest_token, is_tokenizer, read_tokenizer
 
 _CONFIG = "tokenizer_config.json"
@@ -40,12 +42,12 @@ def _padded(files: Files, pad: str, *, always: bool) -> Files:
 
 def _places(model: AppleModel, network: str, given: Path | None) -> Iterator[Path]:
     """Where a text encoder's tokenizer may lie, the likeliest first. ``given`` may be a checkpoint's folder, with two."""
-    own = network.replace("text_encoder", "tokenizer")
+    own = model.tokenizers[network]
     if given is not None:
         yield from (given, given / own)
         return
     yield model.folder / own
-    yield from (model.folder / name for name in ("tokenizer", "tokenizer_2", ".", "Resources"))
+    yield from (model.folder / name for name in (*TOKENIZERS, ".", "Resources"))
 
 
 def _check(files: Files, where: str, tokens: int | None) -> None:
@@ -58,13 +60,13 @@ def _check(files: Files, where: str, tokens: int | None) -> None:
 
 
 def _files(model: AppleModel, network: str, given: Path | None) -> Files | None:
-    pad = _OPEN_CLIP_PAD if model.family == "sd2" or network == "text_encoder_2" else END
+    pad = _OPEN_CLIP_PAD if model.family == "sd2" or network == TEXT_ENCODER_2.name else END
     for folder in _places(model, network, given):
         if is_tokenizer(folder):
             files = read_tokenizer(folder)
             _check(files, str(folder), model.vocabulary)
             # A tokenizer for all is the first encoder's.
-            shared = network == "text_encoder_2" and folder.name != "tokenizer_2"
+            shared = network == TEXT_ENCODER_2.name and folder.name != model.tokenizers[network]
             return _padded(files, pad, always=shared)
     if given is not None:
         raise CheckpointError(f"{given} lacks vocab.json or merges.txt, and has no tokenizer.json")
@@ -80,6 +82,6 @@ def find_vocabulary(model: AppleModel, given: Path | None) -> Vocabulary | None:
 
     None where none of these is there. Raises CheckpointError where one is damaged or not this model's.
     """
-    found = {network: _files(model, network, given) for network in model.text_encoders}
+    found = {network: _files(model, network, given) for network in model.tokenizers}
     there = {network: files for network, files in found.items() if files is not None}
     return Vocabulary(there) if len(there) == len(found) else None

@@ -12,21 +12,24 @@ from typing import Any
 
 from converter import __version__
 from converter.errors import CheckpointError, quoted
-from converter.families.family import (
-    Family,
-    controlnet_shape,
-    recognise,
-    settings_not_followed,
-    text_encoder_config,
-    vae_config,
-)
-from converter.folder import kind, prompted, sized
-from converter.mil import MACOS15, Target, TargetError, TargetName, Weights, target_named
-from converter.networks.catalog import Variant, component, write_graph
+from converter.families.family import Family
+from converter.families.registry import recognise, settings_not_followed
+from converter.mil import MACOS15, Target, TargetError, TargetName, target_named
 from converter.networks.layers import Attention
+from converter.networks.registry import (
+    CONTROLNET,
+    PREVIEW_DECODER,
+    SAFETY_CHECKER,
+    Variant,
+    component_name,
+    kind_of,
+    tensors_taken,
+    text_encoders,
+)
 from converter.sources.canonical import canonical
 from converter.sources.component import Component
-from converter.sources.inventory import left_out, names_taken
+from converter.sources.component_kinds import VAE
+from converter.sources.inventory import left_out
 from converter.sources.source import Source
 from converter.sources.tensors import Tensors
 from converter.sources.tokenizer import greatest_token
@@ -50,7 +53,7 @@ class ConvertOptions:
 
     name: what the model is called; None takes the source's name.
     sizes: pictures' (width, height) in pixels, the default first; None takes the size the checkpoint was trained at.
-    attention: how attention is spelled: split_einsum for the Neural Engine, split_einsum_v2 the same with long rows
+    attention: which implementation of attention: split_einsum for the Neural Engine, split_einsum_v2 the same with long rows
         of queries cut, original for GPUs.
     batches: how many rows the UNet takes at once, a package each; 2 is the negative and the positive prompt of
         classifier-free guidance. None takes 1 where the checkpoint was distilled to do without it (the guidance scale
@@ -104,28 +107,26 @@ class ConversionPlan:
     @property
     def networks(self) -> tuple[str, ...]:
         """The networks to write, in order."""
-        prompt = ("unet_prompt",) if self.prompt_once else ()
-        return (*self.family.networks, *prompt, *(name for name in self.extras if name != "vae"))
+        own = self.family.networks
+        projections = [p.name for network in own if (p := kind_of(network).prompt_network) is not None]
+        return (*own, *(projections if self.prompt_once else ()), *(name for name in self.extras if name != VAE.name))
 
     def tensors(self, network: str) -> Tensors:
         """The weights of the component a network is made of, under their canonical names, mapped."""
-        part = component(network)
+        part = component_name(network)
         if part not in self._mapped:
             own = self.extras[part].tensors if part in self.extras else self.checkpoint.tensors(part)
-            self._mapped[part] = canonical(part, own)
+            self._mapped[part] = canonical(part, own, kind_of(network).component.canonical_name)
         return self._mapped[part]
 
     def published_config(self, network: str) -> dict[str, Any]:
         """A network's config.json as it was published."""
-        part = component(network)
+        part = component_name(network)
         return self.extras[part].config if part in self.extras else self.checkpoint.config(part)
 
     def config(self, network: str) -> dict[str, Any]:
         """A network's configuration, with defaults for what config.json lacks where this converter reads it by a table."""
-        given, part = self.published_config(network), component(network)
-        if part == "vae":
-            return vae_config(given)
-        return text_encoder_config(part, given) if part.startswith("text_encoder") else given
+        return kind_of(network).read_config(component_name(network), self.published_config(network))
 
     @cached_property
     def taken(self) -> dict[str, frozenset[str]]:
@@ -133,12 +134,9 @@ class ConversionPlan:
         return {network: self._taken(network) for network in self.networks}
 
     def _taken(self, network: str) -> frozenset[str]:
-        def write(tensors: Tensors, weights: Weights) -> None:
-            variant = self.variants(network)[0]
-            write_graph(network, tensors, self.config(network), self.family, variant, weights, self.target)
-
+        tensors, config, variant = self.tensors(network), self.config(network), self.variants(network)[0]
         try:
-            return names_taken(self.tensors(network), write)
+            return tensors_taken(network, tensors, config, self.family.sizes, variant, self.target)
         except CheckpointError as error:
             raise CheckpointError(f"{network}: {error}") from error
 
@@ -150,19 +148,21 @@ class ConversionPlan:
         self._check_tokens()
         _ = self.checkpoint.defaults  # refused here where they are damaged, and not once everything is written
         found = settings_not_followed(self.checkpoint)
-        for part in dict.fromkeys(component(network) for network in self.networks):
-            taken = frozenset().union(*(names for n, names in self.taken.items() if component(n) == part))
-            found += left_out(part, self.tensors(part), taken)
+        for part, network in {component_name(network): network for network in self.networks}.items():
+            taken = frozenset().union(*(names for n, names in self.taken.items() if component_name(n) == part))
+            found += left_out(part, kind_of(network).component, self.tensors(network), taken)
         return [*found, *self.checkpoint.leftovers]
 
     def variants(self, network: str) -> list[Variant]:
         """The programs of a network, the first of them first of all in the weights file."""
-        sizes = self.sizes if sized(network) else self.sizes[:1]
-        if not prompted(network):
+        kind = kind_of(network)
+        sizes = self.sizes if kind.per_size else self.sizes[:1]
+        if not kind.per_prompt:
             return [Variant(w, h, 1, self.family.tokens, self.attention) for w, h in sizes]
-        controls = (False, True) if network == "unet" and self.controlled else (False,)
+        controls = (False, True) if kind.takes_residuals and self.controlled else (False,)
+        projected = kind.prompt_network is not None and self.prompt_once
         return [
-            Variant(w, h, batch, tokens, self.attention, control, network == "unet" and self.prompt_once)
+            Variant(w, h, batch, tokens, self.attention, control, projected)
             for control in controls
             for w, h in sizes
             for batch in self.batches
@@ -171,7 +171,7 @@ class ConversionPlan:
 
     def verified(self, network: str) -> list[Variant]:
         """What is compared with the source: small pictures on the installed weights, so that it takes seconds."""
-        side = _VERIFIED_AT * self.family.vae_scale_factor
+        side = _VERIFIED_AT * self.family.sizes.latent_factor
         found: dict[bool, Variant] = {}
         for v in self.variants(network):
             found.setdefault(v.control, replace(v, width=min(v.width, side), height=min(v.height, side)))
@@ -180,7 +180,7 @@ class ConversionPlan:
     @property
     def controlled(self) -> bool:
         """Whether there are ControlNets."""
-        return any(kind(name) == "controlnet" for name in self.extras)
+        return any(name.startswith(f"{CONTROLNET.name}/") for name in self.extras)
 
     def weight_bytes(self) -> dict[str, int]:
         """Bytes of each network's weights in fp16."""
@@ -194,8 +194,8 @@ class ConversionPlan:
     def _check_tokens(self) -> None:
         """Raise CheckpointError where a tokenizer gives a number that its text encoder has no row for."""
         tokenizers = self.tokenizers
-        for network in self.family.text_encoders:
-            files = tokenizers.get(network.replace("text_encoder", "tokenizer")) or next(iter(tokenizers.values()))
+        for network, tokenizer in text_encoders(self.family.networks).items():
+            files = tokenizers.get(tokenizer) or next(iter(tokenizers.values()))
             greatest, rows = greatest_token(files), self.config(network)["vocab_size"]
             if greatest >= rows:
                 raise CheckpointError(
@@ -230,14 +230,15 @@ def _sizes(family: Family, options: ConvertOptions) -> tuple[Size, ...]:
             "unet/config.json has no sample_size, so the checkpoint does not say which size it was trained at; give one "
             "or more with --size, such as 512x512"
         )
-    height, width = (side * family.vae_scale_factor for side in family.sample_size or (0, 0))
+    multiple = family.sizes.latent_factor
+    height, width = (side * multiple for side in family.sample_size or (0, 0))
     sizes = tuple(dict.fromkeys(options.sizes or ((width, height),)))
     for width, height in sizes:
         if max(width, height) > LARGEST_SIDE:
             raise CheckpointError(f"size {width}x{height} is too large: sides of up to {LARGEST_SIDE} are accepted")
-        if min(width, height) < family.multiple or width % family.multiple or height % family.multiple:
+        if min(width, height) < multiple or width % multiple or height % multiple:
             raise CheckpointError(
-                f"size {width}x{height} does not fit this model: sides must be multiples of {family.multiple}"
+                f"size {width}x{height} does not fit this model: sides must be multiples of {multiple}"
             )
     return sizes
 
@@ -251,7 +252,7 @@ def _name(given: str) -> str:
 
 
 def _batches(name: str, family: Family, options: ConvertOptions) -> tuple[int, ...]:
-    alone = family.unet.guidance_width is not None or _WITHOUT_GUIDANCE.search(name.lower())
+    alone = family.takes_guidance or _WITHOUT_GUIDANCE.search(name.lower())
     batches = options.batches or ((1,) if alone else (2,))
     if wrong := [b for b in batches if b not in (1, 2)]:
         raise CheckpointError(f"batch {wrong[0]} is not one a UNet is used with; accepted: 1, 2")
@@ -280,13 +281,18 @@ def _target(options: ConvertOptions) -> Target:
 
 def _extras(family: Family, options: ConvertOptions) -> dict[str, Component]:
     found: dict[str, Component] = {}
-    given = {"vae": options.vae, "preview_decoder": options.preview, "safety_checker": options.safety_checker}
+    given = {
+        VAE.name: options.vae,
+        PREVIEW_DECODER.name: options.preview,
+        SAFETY_CHECKER.name: options.safety_checker,
+    }
     found |= {name: part for name, part in given.items() if part is not None}
     for net in options.controlnets:
-        controlnet_shape(net.config, family)
-        if f"controlnet/{net.name}" in found:
+        family.check_control(net.config)
+        name = f"{CONTROLNET.name}/{net.name}"
+        if name in found:
             raise CheckpointError(f"two ControlNets are called {net.name}; rename the folder of one")
-        found[f"controlnet/{net.name}"] = net
+        found[name] = net
     return found
 
 

@@ -11,26 +11,28 @@ from typing import Any
 
 from converter import __version__
 from converter.conversion.plan import ConversionPlan
-from converter.folder import Package, kind, prompted, sized
+from converter.folder import Package
 from converter.mil import Graph, Weights
 from converter.mil.package import write_functions, write_package
-from converter.networks.catalog import Variant, about, describe, write_graph
+from converter.networks.features import describe
+from converter.networks.registry import Variant, kind_of, write_graph
 from converter.weights.blob import BlobWriter
 
 Graphs = list[tuple[Variant, Graph]]
 
 
 def _label(network: str, variant: Variant) -> str:
-    parts = [f"{variant.width}x{variant.height}"] if sized(network) else []
-    if prompted(network):
+    kind = kind_of(network)
+    parts = [f"{variant.width}x{variant.height}"] if kind.per_size else []
+    if kind.per_prompt:
         parts += [f"batch{variant.batch}", f"tokens{variant.tokens}"]
     return "_".join(parts)
 
 
 def _stem(network: str, plan: ConversionPlan, *, control: bool = False) -> str:
     """Apple's file name."""
-    if kind(network) == "controlnet":
-        return f"ControlNet_{network.partition('/')[2]}"
+    if (prefix := kind_of(network).named) is not None:
+        return f"{prefix}_{network.partition('/')[2]}"
     name = plan.name.replace("/", "_")
     return f"Stable_Diffusion_version_{name}_{'control-unet' if control else network}"
 
@@ -77,12 +79,13 @@ def _metadata(network: str, plan: ConversionPlan) -> dict[str, str]:
 
 
 def _package(network: str, file: str, variant: Variant) -> Package:
+    kind = kind_of(network)
     return Package(
         file,
-        variant.width if sized(network) else None,
-        variant.height if sized(network) else None,
+        variant.width if kind.per_size else None,
+        variant.height if kind.per_size else None,
         variant.batch,
-        tokens=variant.tokens if prompted(network) else None,
+        tokens=variant.tokens if kind.per_prompt else None,
         control=variant.control,
     )
 
@@ -91,15 +94,13 @@ def write_network(
     network: str,
     plan: ConversionPlan,
     out: Path,
-    *,
-    written: Callable[[int], None] = lambda size: None,
-    verifying: Callable[[], None] = lambda: None,
-    verified: Callable[[float], None] = lambda psnr_db: None,
+    written: Callable[[int], None],
+    verified: Callable[[float | None], None],
 ) -> tuple[Package, ...]:
     """Write a network's packages into ``out``, all on one weights file; the first bears Apple's file name.
 
-    ``written`` is called with the bytes of each weight, ``verifying`` as verification begins, and ``verified`` with the
-    least PSNR in dB as it ends. Raises VerificationError.
+    ``written`` hears the bytes of each weight; ``verified`` None as verification begins and the least PSNR in dB as it
+    ends. Raises VerificationError.
     """
     tensors, config = plan.tensors(network), plan.config(network)
     blob = out / "weights"
@@ -107,18 +108,22 @@ def write_network(
         weights = Weights(writer, written)
 
         def graph_of(variant: Variant) -> Graph:
-            return write_graph(network, tensors, config, plan.family, variant, weights, plan.target)
+            return write_graph(network, tensors, config, plan.family.sizes, variant, weights, plan.target)
 
         graphs = [(variant, graph_of(variant)) for variant in plan.variants(network)]
         checked = [graph_of(variant) for variant in plan.verified(network)] if plan.verify else []
 
-    words: dict[str, Any] = {"about": about(network), "describe": describe, "metadata": _metadata(network, plan)}
+    words: dict[str, Any] = {
+        "about": kind_of(network).about,
+        "describe": describe,
+        "metadata": _metadata(network, plan),
+    }
     packages = (_write_functions if plan.functions else _write_packages)(network, plan, out, blob, graphs, words)
     if checked:
         # Its import of PyTorch takes a second, which conversion without it does not need.
         from converter.verification.verify import verify_package
 
-        verifying()
+        verified(None)
         least = float("inf")
         for graph in checked:
             write_package(out / "verify.mlpackage", graph, blob, **words)

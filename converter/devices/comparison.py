@@ -20,12 +20,13 @@ import numpy as np
 from converter.devices.blocks import blocks, in_rounds, with_block_outputs
 from converter.devices.child import in_child
 from converter.errors import AnemoneError
+from converter.networks.features import Arrays, random_inputs
 from converter.runtime import Network, load
 from converter.runtime.halves import parts
 from converter.runtime.mil import MILNetwork
 from converter.runtime.outline import read_outline
 from converter.runtime.program import declared, own_features
-from converter.verification.verify import Arrays, psnr, random_inputs
+from converter.verification.verify import psnr
 
 #: The arithmetic that a device is expected to have: every result rounded to fp16, computed here.
 EXPECTED = "fp16"
@@ -78,7 +79,7 @@ class DeviceComparison:
 
 
 def likely_inputs(path: Path, function: str = "main") -> Arrays:
-    """Inputs such as the network at ``path`` meets, always the same; see `converter.verification.verify.random_inputs`."""
+    """Inputs such as the network at ``path`` meets, always the same; see `converter.networks.features.random_inputs`."""
     inputs, _ = declared(path, function)
     words = read_outline(path).embedding_rows if "input_ids" in inputs else None
     # A compressed embedding does not show its rows; CLIP's are taken for it then.

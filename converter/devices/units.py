@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from converter.folder import Manifest, kind
+from converter.folder import Manifest
+from converter.networks.registry import kind_of
 from converter.runtime import ComputeUnit
 
 #: Network -> compute unit, as a person sets them; "default" is for those that are not named.
 Settings = Mapping[str, ComputeUnit]
-#: Apple's Swift pipelines give the autoencoder to the GPU where the rest is for the Neural Engine
-#: (ml-stable-diffusion, StableDiffusionPipeline+Resources.swift); what it makes is seen, and the GPU is the nearer to fp32.
-_AUTOENCODERS = ("vae_decoder", "vae_encoder", "preview_decoder")
 #: Forms of attention that were made for the Neural Engine (see `converter.networks.attention`).
 _SPLIT = ("split_einsum", "split_einsum_v2")
 #: What comes next where a program does not run on its unit.
@@ -20,12 +18,12 @@ _NEXT: tuple[ComputeUnit, ...] = ("CPU_AND_GPU", "CPU_ONLY")
 
 def asked_units(network: str, settings: Settings) -> ComputeUnit | None:
     """The unit a person wants the network on; None where nothing is said."""
-    return settings.get(kind(network), settings.get("default"))
+    return settings.get(kind_of(network).name, settings.get("default"))
 
 
 def usual_units(manifest: Manifest, network: str) -> ComputeUnit:
-    """The unit for the network as its model is: the Neural Engine is for split attention alone, and for no autoencoder."""
-    return "CPU_AND_NE" if kind(network) not in _AUTOENCODERS and manifest.attention in _SPLIT else "CPU_AND_GPU"
+    """Return the unit that suits the network: the Neural Engine for split attention alone, and for no autoencoder."""
+    return "CPU_AND_GPU" if kind_of(network).prefers_gpu or manifest.attention not in _SPLIT else "CPU_AND_NE"
 
 
 def unit_order(manifest: Manifest, network: str, settings: Settings) -> tuple[ComputeUnit, ...]:

@@ -7,13 +7,31 @@ from typing import Any
 
 import numpy as np
 
+from converter.errors import CheckpointError
 from converter.mil import FP16, FP32, INT32, Tensor
 from converter.networks.clip_layer import clip_layer
 from converter.networks.layers import Layers
-from converter.sources.configs import is_projected
+from converter.sources.config_tables import TEXT_ENCODER
+from converter.sources.configs import Config, is_projected, read_config
 
 #: Below any logit, and no infinity: the Neural Engine's softmax does not survive one. exp(-4e4) is 0 in fp16.
 _HIDDEN = -4e4
+
+
+def text_encoder_config(name: str, given: Config) -> Config:
+    """Return a text encoder's configuration with its defaults; raises CheckpointError where it is not a CLIP text encoder."""
+    where = f"{name}/config.json"
+    config = read_config(where, given, TEXT_ENCODER)
+    if config["hidden_size"] % config["num_attention_heads"]:
+        raise CheckpointError(
+            f"{where} has num_attention_heads = {config['num_attention_heads']}, which does not divide hidden_size = "
+            f"{config['hidden_size']}"
+        )
+    if config["eos_token_id"] >= config["vocab_size"]:
+        raise CheckpointError(
+            f"{where} has eos_token_id = {config['eos_token_id']} in a vocabulary of {config['vocab_size']}"
+        )
+    return config
 
 
 def _pooled(layers: Layers, ids: Tensor, states: Tensor, config: dict[str, Any]) -> Tensor:

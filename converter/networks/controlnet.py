@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 from converter.mil import FP16
 from converter.networks.layers import Layers
 from converter.networks.prompt import PromptStates
 from converter.networks.trunk import Trunk, conditions
-from converter.networks.unet_shape import UNetShape
+from converter.networks.unet_shape import UNetShape, unet_shape
+from converter.sources.component_kinds import CONTROLNET
+from converter.sources.config_tables import CONTROLNET as KEYS
+from converter.sources.configs import expect
 
+#: What a ControlNet's config.json is called in errors.
+WHERE = "the ControlNet's config.json"
 #: The condition is a picture; its embedding halves it three times to the latents' size.
 _FACTOR = 8
+
+
+def controlnet_shape(config: dict[str, Any], pooled_width: int) -> UNetShape:
+    """Return the shape of a ControlNet; ``pooled_width`` as in `unet_shape`. Raises CheckpointError."""
+    expect(WHERE, config, "_class_name", CONTROLNET.classes, *CONTROLNET.classes)
+    return unet_shape(config, WHERE, pooled_width=pooled_width, table=KEYS)
 
 
 def controlnet(layers: Layers, shape: UNetShape, *, batch: int, tokens: int, height: int, width: int) -> None:

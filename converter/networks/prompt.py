@@ -1,4 +1,4 @@
-"""How a UNet is told the prompt: as states that every layer projects, or projected once by a network of its own.
+"""Cross-attention inputs: text embeddings, or keys and values projected once per prompt.
 
 Keys and values of cross attention depend on the prompt alone, not on the step. Projecting them is 1 % of an SDXL
 UNet's work but 13 % of its weights, which a UNet that is given them does without.
@@ -33,8 +33,8 @@ class Transformer:
     blocks: int
     width: int
 
-    def crossings(self) -> list[str]:
-        """The paths of its cross attentions."""
+    def cross_attentions(self) -> list[str]:
+        """Return the paths of its cross-attention modules."""
         return [f"{self.path}.transformer_blocks.{index}.attn2" for index in range(self.blocks)]
 
 
@@ -66,7 +66,7 @@ class PromptInputs:
             across = (batch, whole, 1, tokens)
             keys = g.input(f"keys_{number}", (batch, tokens, 1, whole) if turned else across, FP16)
             values = g.input(f"values_{number}", across, FP16)
-            for index, path in enumerate(transformer.crossings()):
+            for index, path in enumerate(transformer.cross_attentions()):
                 begin, end = index * transformer.width, (index + 1) * transformer.width
                 self._found[path] = (
                     g.slice(keys, 3 if turned else 1, begin, end, f"{path}.keys"),
@@ -83,6 +83,6 @@ def unet_prompt(layers: Layers, shape: UNetShape, *, batch: int, tokens: int) ->
     g, axis = layers.graph, 1 if layers.attention == "original" else 3
     states = PromptStates(g.input("encoder_hidden_states", (batch, shape.context_width, 1, tokens), FP16))
     for number, transformer in enumerate(transformers(shape)):
-        pairs = [states.keys_values(layers, path, transformer.width) for path in transformer.crossings()]
+        pairs = [states.keys_values(layers, path, transformer.width) for path in transformer.cross_attentions()]
         g.output(g.concat([k for k, _ in pairs], axis, f"{transformer.path}.keys"), f"keys_{number}")
         g.output(g.concat([v for _, v in pairs], 1, f"{transformer.path}.values"), f"values_{number}")

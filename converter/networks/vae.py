@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from converter.errors import CheckpointError
 from converter.mil import FP16, Tensor
 from converter.networks.attention import attention, diffusers_projections
 from converter.networks.layers import Change, Layers
+from converter.sources.config_tables import VAE
+from converter.sources.configs import Config, expect, read_config
 
 _EPSILON = 1e-6
 #: SDXL's scaling factor, by which its autoencoder is known.
@@ -31,6 +34,23 @@ _PASSAGES = (".conv_shortcut", "samplers.0.conv")
 _REACH = 16.0
 #: Added to a group's greatest value, for groups of nothing but one value; a sixteenth of it is a normal fp16.
 _LEAST = 2.0**-10
+
+
+def vae_config(component: str, given: Config) -> Config:
+    """Return an autoencoder's configuration with its defaults; raises CheckpointError where it is another kind of network."""
+    where = f"{component}/config.json"
+    expect(where, given, "_class_name", ("AutoencoderKL",), "AutoencoderKL")
+    config = read_config(where, given, VAE)
+    for kinds, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
+        if set(config[kinds]) != {kind} or len(config[kinds]) != len(config["block_out_channels"]):
+            raise CheckpointError(
+                f"{where} has {kinds} = {config[kinds]} for {len(config['block_out_channels'])} block_out_channels; this "
+                f"converter knows {kind} only, one for each"
+            )
+    groups = config["norm_num_groups"]
+    if wrong := [width for width in config["block_out_channels"] if width % groups]:
+        raise CheckpointError(f"{where} has norm_num_groups = {groups}, which does not divide {wrong[0]} channels")
+    return config
 
 
 def trunk_scale(config: dict[str, Any]) -> float:

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import CheckpointError, shown
+from converter.sources.component_kinds import COMPONENTS, TEXT_ENCODER, TEXT_ENCODER_2, TOKENIZERS
 from converter.sources.config_tables import DEFAULTS as RECOMMENDED
 from converter.sources.configs import read_config, read_json
 from converter.sources.snapshot import folder_name
 from converter.sources.tensors import Tensors
 from converter.sources.tokenizer import read_tokenizer, tokenizer_names
 
-COMPONENTS = ("text_encoder", "text_encoder_2", "unet", "vae")
-TOKENIZERS = ("tokenizer", "tokenizer_2")
 #: What a checkpoint's makers recommend, where they say.
 DEFAULTS = "anemone-defaults.json"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
@@ -134,16 +133,19 @@ class Checkpoint:
     @cached_property
     def _second_in_first_place(self) -> bool:
         """Whether the only text encoder is SDXL's second, in the first's folder: so the refiner 0.9 and 1.0 were saved."""
-        first = self.folder / "text_encoder" / "config.json"
-        if (self.folder / "text_encoder_2").is_dir() or not first.is_file():
+        first = self.folder / TEXT_ENCODER.name / "config.json"
+        if (self.folder / TEXT_ENCODER_2.name).is_dir() or not first.is_file():
             return False
         refiner = str(self.index.get("_class_name")).startswith("StableDiffusionXL")
         return refiner and read_json(first).get("architectures") == ["CLIPTextModelWithProjection"]
 
     def _place(self, part: str) -> Path:
         """The folder of a component or tokenizer."""
-        if part in ("text_encoder", "text_encoder_2", *TOKENIZERS) and self._second_in_first_place:
-            return self.folder / (part.removesuffix("_2") if part.endswith("_2") else f"no_{part}")
+        if self._second_in_first_place:
+            moved = {TEXT_ENCODER_2.name: TEXT_ENCODER.name, TEXT_ENCODER_2.tokenizer: TEXT_ENCODER.tokenizer}
+            if part in moved.values():
+                return self.folder / f"no_{part}"
+            part = moved.get(part) or part
         return self.folder / part
 
     def has(self, component: str) -> bool:
@@ -185,7 +187,7 @@ class Checkpoint:
     @cached_property
     def leftovers(self) -> tuple[str, ...]:
         """The parts of the pipeline that are not converted, in sentences."""
-        known = (*COMPONENTS, *TOKENIZERS, "scheduler", "feature_extractor")
+        known = (*(component.name for component in COMPONENTS), *TOKENIZERS, "scheduler", "feature_extractor")
         return tuple(
             f"{name} ({kind!s:.100}) is not converted with the checkpoint"
             for name, kind in self.part_classes.items()
@@ -202,7 +204,7 @@ class Checkpoint:
     def _files(self) -> list[Path]:
         """Every file a conversion reads."""
         found = [self.folder / _INDEX, self.folder / "scheduler" / "scheduler_config.json"]
-        for component in (c for c in COMPONENTS if self.has(c)):
+        for component in (c.name for c in COMPONENTS if self.has(c.name)):
             found += [self._place(component) / "config.json", *weight_files(self._place(component))]
         for folder in (self._place(name) for name in TOKENIZERS if self._place(name).is_dir()):
             found += [folder / name for name in tokenizer_names(str(folder), _names(folder))]

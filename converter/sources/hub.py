@@ -32,13 +32,12 @@ from huggingface_hub.file_download import http_get, repo_folder_name
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from converter.errors import CheckpointError, SpaceError
-from converter.progress import OnProgress, Progress, ignore
 from converter.sources.checkpoint import content_hash
 from converter.sources.configs import read_json
 from converter.sources.hub_layout import (
     MODEL_INDEX,
+    checkpoint_components,
     checkpoint_file,
-    checkpoint_networks,
     network_files,
     network_folder,
     not_diffusers,
@@ -80,6 +79,15 @@ class HubAddress:
     def storage(self) -> Path:
         """The repository's folder in the cache."""
         return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=self.repo, repo_type="model")
+
+
+@dataclass(frozen=True)
+class DownloadProgress:
+    """How far a download is: the file on its way, and bytes of weights that are there of all files'."""
+
+    file: str
+    done_bytes: int
+    total_bytes: int
 
 
 @dataclass(frozen=True)
@@ -240,21 +248,17 @@ class _Repository:
             beside.replace(ref)
 
 
-def _get_all(found: _Repository, large: list[str], progress: OnProgress) -> None:
+def _get_all(found: _Repository, large: list[str], progress: Callable[[DownloadProgress], None]) -> None:
     found.require_space(large)
     done, total = 0, sum(found.files[name].size for name in large)
     for name in large:
-
-        def report(at: int, name: str = name, before: int = done) -> None:
-            progress(Progress("downloading", name, before + at, total))
-
-        found.get(name, report)
+        found.get(name, lambda at, name=name, before=done: progress(DownloadProgress(name, before + at, total)))  # type: ignore[misc]
         done += found.files[name].size
-        report(found.files[name].size)
+        progress(DownloadProgress(name, done, total))
     found.finished()
 
 
-def _download(found: _Repository, progress: OnProgress) -> Path:
+def _download(found: _Repository, progress: Callable[[DownloadProgress], None]) -> Path:
     where, names = found.address.repo, found.files.keys()
     if found.address.file is not None:
         path, large = found.folder / found.address.file, [checkpoint_file(where, found.address.file, names)]
@@ -262,10 +266,10 @@ def _download(found: _Repository, progress: OnProgress) -> Path:
         if MODEL_INDEX not in names:
             raise not_diffusers(where, names)
         path, index = found.folder, read_json(found.get(MODEL_INDEX))
-        networks = checkpoint_networks(where, index, names)
-        for name in settings_files(where, networks, names):
+        components = checkpoint_components(where, index, names)
+        for name in settings_files(where, components, names):
             found.get(name)
-        large = weights_of(where, networks, names, lambda name: read_json(found.folder / name))
+        large = weights_of(where, components, names, lambda name: read_json(found.folder / name))
     _get_all(found, large, progress)
     return path
 
@@ -293,9 +297,9 @@ def _cached(address: HubAddress) -> Path | None:
     if address.file is not None:
         return folder / address.file if address.file in names else None
     try:
-        networks = checkpoint_networks(address.repo, read_json(folder / MODEL_INDEX), names)
-        settings_files(address.repo, networks, names)
-        weights_of(address.repo, networks, names, lambda name: read_json(folder / name))
+        components = checkpoint_components(address.repo, read_json(folder / MODEL_INDEX), names)
+        settings_files(address.repo, components, names)
+        weights_of(address.repo, components, names, lambda name: read_json(folder / name))
     except CheckpointError:
         return None
     return folder
@@ -315,10 +319,10 @@ def _fetched(address: HubAddress, cached: Callable[[], Path | None], download: C
         return download(found)
 
 
-def fetch(address: HubAddress, progress: OnProgress = ignore) -> Path:
+def fetch(address: HubAddress, progress: Callable[[DownloadProgress], None]) -> Path:
     """Copy what a conversion reads into the cache: the folder there, or the file that ``address`` names.
 
-    ``progress`` is called as weights arrive. Where the hub does not answer, or no longer has the repository, a whole
+    ``progress`` hears of weights as they arrive. Where the hub does not answer, or no longer has the repository, a whole
     copy in the cache will do. Raises CheckpointError (unknown, gated or private repository, nothing in it that is
     converted, no network) and SpaceError before any weights are downloaded.
     """
@@ -337,7 +341,7 @@ def _cached_network(address: HubAddress, within: str | None) -> Path | None:
     return folder / inside
 
 
-def fetch_network(address: HubAddress, within: str | None, progress: OnProgress = ignore) -> Path:
+def fetch_network(address: HubAddress, within: str | None, progress: Callable[[DownloadProgress], None]) -> Path:
     """Copy one network into the cache (a repository that is one, or its folder ``within``): the folder there.
 
     Otherwise as `fetch`.

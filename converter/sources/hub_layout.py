@@ -6,19 +6,12 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from converter.errors import CheckpointError, shown
-from converter.sources.checkpoint import COMPONENTS, DEFAULTS, PICKLES, choose_weights, pickle_refused, shard_indexes
+from converter.sources.checkpoint import DEFAULTS, PICKLES, choose_weights, pickle_refused, shard_indexes
+from converter.sources.component_kinds import COMPONENTS, ComponentKind
 from converter.sources.tokenizer import tokenizer_names
 
 MODEL_INDEX = "model_index.json"
 _SCHEDULER = "scheduler/scheduler_config.json"
-_TEXT = ("CLIPTextModel", "CLIPTextModelWithProjection")
-#: What model_index.json calls the networks we convert; others are refused before gigabytes are downloaded.
-_CLASSES = {
-    "text_encoder": _TEXT,
-    "text_encoder_2": _TEXT,
-    "unet": ("UNet2DConditionModel",),
-    "vae": ("AutoencoderKL",),
-}
 _SHOWN = 5
 
 
@@ -52,50 +45,55 @@ def checkpoint_file(where: str, file: str, names: Collection[str]) -> str:
     return file
 
 
-def checkpoint_networks(where: str, index: dict[str, Any], names: Collection[str]) -> list[str]:
-    """The networks of the checkpoint whose model_index.json is ``index``; raises CheckpointError where it is another's."""
+def checkpoint_components(where: str, index: dict[str, Any], names: Collection[str]) -> list[ComponentKind]:
+    """Return the components of the checkpoint whose model_index.json is ``index``.
+
+    Raises CheckpointError where a component is of another class or missing, before gigabytes are downloaded.
+    """
     found = []
-    for network, classes in _CLASSES.items():
-        listed = index.get(network)
+    for component in COMPONENTS:
+        listed = index.get(component.name)
         kind = listed[-1] if isinstance(listed, list) and listed else None
-        if kind not in (None, *classes):
+        if kind not in (None, *component.classes):
             raise CheckpointError(
-                f"{where} has a {kind} for its {network}; this converter reads {' and '.join(classes)}"
+                f"{where} has a {kind} for its {component.name}; this converter reads {' and '.join(component.classes)}"
             )
-        if kind is not None or (network not in index and f"{network}/config.json" in names):
-            found.append(network)
-    if not {"unet", "vae"} <= set(found) or not any(name.startswith("text_encoder") for name in found):
+        if kind is not None or (component.name not in index and f"{component.name}/config.json" in names):
+            found.append(component)
+    if {component.role for component in found} != {component.role for component in COMPONENTS}:
         raise CheckpointError(
-            f"{where} is a {index.get('_class_name', 'model')} with {' and '.join(found) or 'none'} of the networks of "
-            f"Stable Diffusion ({', '.join(COMPONENTS)})"
+            f"{where} is a {index.get('_class_name', 'model')} with {' and '.join(c.name for c in found) or 'none'} of the "
+            f"networks of Stable Diffusion ({', '.join(c.name for c in COMPONENTS)})"
         )
     return found
 
 
-def settings_files(where: str, networks: Collection[str], names: Collection[str]) -> list[str]:
-    """The small files: configurations, lists of shards, tokenizers. Raises CheckpointError where one is missing."""
-    wanted = [MODEL_INDEX, _SCHEDULER, *(f"{network}/config.json" for network in networks)]
-    for network in networks:
-        wanted += [f"{network}/{name}" for name in shard_indexes(_inside(network, names))]
-        if network.startswith("text_encoder"):
-            tokenizer = network.replace("text_encoder", "tokenizer")
-            found = tokenizer_names(f"{where}/{tokenizer}", _inside(tokenizer, names))
-            wanted += [f"{tokenizer}/{name}" for name in found]
+def settings_files(where: str, components: Collection[ComponentKind], names: Collection[str]) -> list[str]:
+    """Return the small files: configurations, lists of shards, tokenizers. Raises CheckpointError where one is missing."""
+    wanted = [MODEL_INDEX, _SCHEDULER, *(f"{component.name}/config.json" for component in components)]
+    for component in components:
+        wanted += [f"{component.name}/{name}" for name in shard_indexes(_inside(component.name, names))]
+        if component.tokenizer is not None:
+            found = tokenizer_names(f"{where}/{component.tokenizer}", _inside(component.tokenizer, names))
+            wanted += [f"{component.tokenizer}/{name}" for name in found]
     if missing := [name for name in wanted if name not in names]:
         raise CheckpointError(f"{where} lacks {', '.join(missing)}")
     return [*wanted, DEFAULTS] if DEFAULTS in names else wanted
 
 
 def weights_of(
-    where: str, networks: Collection[str], names: Collection[str], read_json: Callable[[str], dict[str, Any]]
+    where: str,
+    components: Collection[ComponentKind],
+    names: Collection[str],
+    read_json: Callable[[str], dict[str, Any]],
 ) -> list[str]:
-    """One set of safetensors files for each network, fp16 where there is one; ``read_json`` reads a list of shards.
+    """Return one set of safetensors files for each component, fp16 where there is one; ``read_json`` reads a list of shards.
 
     Raises CheckpointError where there are none, or only pickles.
     """
     return [
         f"{network}/{name}"
-        for network in networks
+        for network in (component.name for component in components)
         for name in choose_weights(
             f"{where}/{network}",
             _inside(network, names),

@@ -15,12 +15,13 @@ from typing import Any
 from converter.errors import CheckpointError
 from converter.sources import clip_vocabulary
 from converter.sources.checkpoint import content_hash, size_and_time
+from converter.sources.component_kinds import UNET, VAE
 from converter.sources.config_tables import PREDICTION_TYPES
 from converter.sources.ldm import unet, vae
 from converter.sources.ldm.clip import PLACES, TextEncoder, text_encoder_config, text_encoder_parts
 from converter.sources.ldm.leftovers import left_out_of_file
 from converter.sources.ldm.prediction import MARKS, Prediction, prediction, sample_size, scheduler_config
-from converter.sources.ldm.unsupported import another_unet, known_stranger, part_of_a_checkpoint
+from converter.sources.ldm.unsupported import another_unet, describe_unsupported, part_of_a_checkpoint
 from converter.sources.snapshot import file_name
 from converter.sources.tensors import Part, Tensors
 
@@ -31,10 +32,8 @@ _SUPPORTED = (
 _INPUT = f"{unet.PREFIX}input_blocks.0.0.weight"
 _SIZES_AND_POOLED_TEXT = f"{unet.PREFIX}label_emb.0.0.weight"
 _DECODER = f"{vae.PREFIX}decoder.conv_in.weight"
-#: What latents are multiplied by (scale_factor in the original models' yaml).
-_SCALING_FACTORS = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025, "sdxl_refiner": 0.13025}
-#: A text encoder's tokenizer in a diffusers folder.
-_TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+#: What the published models' latents are multiplied by (scale_factor in the original yaml, vae/config.json).
+SCALING_FACTORS = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025, "sdxl_refiner": 0.13025}
 #: What fills a prompt up: OpenCLIP's tokenizer leaves zeros behind the end (id 0 is "!"), OpenAI's repeats the end.
 _OPENCLIP_PAD = "!"
 
@@ -61,9 +60,9 @@ def recognise_file(tensors: Tensors, prediction_type: str | None = None) -> Arch
 
     ``prediction_type`` overrules what the file says, or fails to say, of itself.
     """
-    stranger = known_stranger(tensors)
-    if stranger is not None:
-        raise CheckpointError(f"it is {stranger}; {_SUPPORTED}")
+    unsupported = describe_unsupported(tensors)
+    if unsupported is not None:
+        raise CheckpointError(f"it is {unsupported}; {_SUPPORTED}")
     # The conditions beside the text tell SDXL's refiner from Stable Diffusion 2 in the same layout (SD Turbo).
     xl = _SIZES_AND_POOLED_TEXT in tensors
     whole = _INPUT in tensors and _DECODER in tensors
@@ -143,7 +142,7 @@ class SingleFile:
     @property
     def components(self) -> tuple[str, ...]:
         """The networks in the file: text_encoder, text_encoder_2 (whichever there are), unet and vae."""
-        return (*(encoder.component for encoder in self.architecture.text_encoders), "unet", "vae")
+        return (*(encoder.component.name for encoder in self.architecture.text_encoders), UNET.name, VAE.name)
 
     @cached_property
     def _layout(self) -> unet.UNetLayout:
@@ -151,7 +150,7 @@ class SingleFile:
 
     def _text_encoder(self, component: str) -> TextEncoder:
         for encoder in self.architecture.text_encoders:
-            if encoder.component == component:
+            if encoder.component.name == component:
                 return encoder
         raise CheckpointError(f"{self.path} has no {component}, only {', '.join(self.components)}")
 
@@ -164,19 +163,19 @@ class SingleFile:
         family, size = self.architecture.family, self.architecture.sample_size
         if component == "scheduler":
             return scheduler_config(family, self.architecture.prediction)
-        if component == "unet":
+        if component == UNET.name:
             config = unet.unet_config(self.source, self._layout, eight_heads=family == "sd1", sample_size=size)
             if (family, self.architecture.prediction.type) == ("sd2", "v_prediction"):
                 config["upcast_attention"] = True  # Stable Diffusion 2.1's attention scores overflow fp16
             return config
-        if component == "vae":
-            return vae.vae_config(self.source, scaling_factor=_SCALING_FACTORS[family], latents=size)
+        if component == VAE.name:
+            return vae.vae_config(self.source, scaling_factor=SCALING_FACTORS[family], latents=size)
         return text_encoder_config(self.source, self._text_encoder(component))
 
     def _parts(self, component: str) -> dict[str, Part]:
-        if component == "unet":
+        if component == UNET.name:
             return unet.unet_parts(self.source, self._layout)
-        if component == "vae":
+        if component == VAE.name:
             return vae.vae_parts(self.source)
         return text_encoder_parts(self.source, self._text_encoder(component))
 
@@ -215,10 +214,11 @@ class SingleFile:
     def tokenizer_files(self) -> dict[str, dict[str, bytes]]:
         """CLIP's tokenizer for each text encoder (tokenizer, tokenizer_2): file name -> content."""
         return {
-            _TOKENIZERS[encoder.component]: clip_vocabulary.tokenizer_files(
+            encoder.component.tokenizer: clip_vocabulary.tokenizer_files(
                 _OPENCLIP_PAD if encoder.openclip else clip_vocabulary.END
             )
             for encoder in self.architecture.text_encoders
+            if encoder.component.tokenizer is not None
         }
 
     def _with_what_was_asked(self, digest: str) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 
 from converter.devices.comparison import EXPECTED, LOSS_DB, DeviceComparison, Run, compare_devices, run_in_child
 from converter.errors import AnemoneError
-from converter.folder import ModelFolder, sized
+from converter.folder import ModelFolder
+from converter.networks.registry import kind_of
 from converter.runtime.package import default_function
 from server.terminal import Bar
 
@@ -35,7 +36,7 @@ def _programs(path: Path, size: tuple[int, int] | None, only: Sequence[str]) -> 
         raise AnemoneError(f"{path} has no {unknown[0]}; it has {', '.join(networks)}")
     found = {}
     for network in only or networks:
-        package = folder.packages(network, *(size or folder.manifest.sizes[0] if sized(network) else ()))[0]
+        package = folder.packages(network, *(size or folder.manifest.sizes[0] if kind_of(network).per_size else ()))[0]
         found[network] = (path / package.path, package.function)
     return found
 

@@ -13,8 +13,9 @@ import numpy as np
 
 from converter.conversion.plan import ConversionPlan, ConvertOptions, make_plan
 from converter.errors import CheckpointError
-from converter.folder import ModelFolder, sized
+from converter.folder import ModelFolder
 from converter.lint import CHIPS, DEFAULT_CHIP
+from converter.networks.registry import kind_of
 from converter.runtime import Network, load
 from converter.runtime.mil import MILNetwork
 from converter.runtime.program import declared
@@ -147,7 +148,7 @@ def verify_model(path: Path, against: str, options: ConvertOptions, trial: Trial
     try:
         for number, network in enumerate(folder.manifest.networks):
             bar.show(f"comparing {network}", number, len(folder.manifest.networks))
-            package = folder.packages(network, *(size if sized(network) else ()))[0]
+            package = folder.packages(network, *(size if kind_of(network).per_size else ()))[0]
             file, function = path / package.path, package.function
             runs = {name: bound(loader, file, function, "", stream=True) for name, loader in loaders.items()}
             least = agreed.setdefault(network, {})

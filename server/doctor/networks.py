@@ -16,11 +16,12 @@ from converter.devices.trials import FILE as TRIALS
 from converter.devices.trials import Verdict, read_verdicts
 from converter.devices.units import unit_order
 from converter.errors import AnemoneError
-from converter.folder import FILE, Manifest, ModelFolder, kind
+from converter.folder import FILE, Manifest, ModelFolder
 from converter.lint.chips import chip_named
 from converter.lint.listing import read_listing
 from converter.lint.placement import Placement, work_of
 from converter.lint.stored import Blobs
+from converter.networks.registry import text_encoders
 from converter.runtime.compute_plan import Share, planned
 from converter.runtime.halves import parts
 from converter.runtime.program import declared
@@ -149,9 +150,9 @@ def _networks(
     except (OSError, AnemoneError) as error:
         verdicts = ()
         yield Problem(f"the trial verdicts of {model.name} cannot be read: {error}", _AGAIN.format(folder=folder.path))
-    for network in (n for n in folder.manifest.networks if kind(n).startswith("text_encoder")):
+    for network, tokenizer in text_encoders(folder.manifest.networks).items():
         try:
-            PromptTokenizer(folder.tokenizer(network), folder.manifest.tokens)
+            PromptTokenizer(folder.tokenizer(tokenizer), folder.manifest.tokens)
         except (OSError, AnemoneError) as error:
             yield Problem(f"prompts cannot be read for {network}: {error}", _AGAIN.format(folder=folder.path))
     for number, network in enumerate(folder.manifest.networks):

@@ -1,4 +1,4 @@
-"""How far the server is from making its first image."""
+"""How far the server is from making its first picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The worker: a process of its own that has a model loaded and does one job at a time.
+"""The worker: a process of its own that holds a model and does one job at a time.
 
 Whatever happens here (a crash, the out-of-memory killer, a five-minute Neural Engine compile) the HTTP process goes on
 answering; and nothing here is imported there.
@@ -23,13 +23,13 @@ from converter.runtime import on_core_ml
 from converter.sources.snapshot import short_name
 from server.jobs.messages import (
     Cancel,
-    Command,
     Ended,
     Finished,
+    Holding,
     Load,
-    Loaded,
     LoadFailed,
     Loading,
+    Order,
     Preparing,
     Progressed,
     Ready,
@@ -50,11 +50,13 @@ if TYPE_CHECKING:
     from server.pipeline.stable_diffusion import StableDiffusion
 
 log = logging.getLogger("anemone.worker")
+#: A conversion's stages as readiness tells them.
+_STAGES = {"writing": "converting", "verifying": "verifying"}
 #: At most one preview in so many seconds: making one takes a few milliseconds, which fast steps would feel.
 _PREVIEW_SECONDS = 0.5
 
 
-class Pipeline(Protocol):
+class Painter(Protocol):
     """What the worker needs of a loaded model."""
 
     @property
@@ -62,7 +64,7 @@ class Pipeline(Protocol):
         """The model's manifest."""
 
     def generate(self, request: GenerationRequest) -> Iterator[Step | Picture]:
-        """Steps and images of a request."""
+        """Steps and pictures of a request."""
 
     def preview(self, step: Step, request: GenerationRequest) -> bytes | None:
         """A small JPEG of a step, where there can be one."""
@@ -71,13 +73,13 @@ class Pipeline(Protocol):
 #: Hears what may kill the process, while a model is loaded and after.
 Warn = Callable[[Trying], None]
 #: Makes the model to begin with ready, saying how far it is; returns it with its folder.
-Prepare = Callable[[ModelChoice, Callable[[Preparing], None], Warn], tuple[Pipeline, Path]]
+Prepare = Callable[[ModelChoice, Callable[[Preparing], None], Warn], tuple[Painter, Path]]
 #: Loads an installed model by name, saying at which network it is, how many are loaded, and how many there are.
-Open = Callable[[ModelChoice, str, Callable[[str, int, int], None], Warn], Pipeline]
+Open = Callable[[ModelChoice, str, Callable[[str, int, int], None], Warn], Painter]
 
 
 def _model(folder: ModelFolder, choice: ModelChoice, warn: Warn) -> StableDiffusion:
-    # PyTorch comes with these, seconds that tests' pipelines need not.
+    # PyTorch comes with these, seconds that tests' painters need not.
     from converter.devices.trials import Trials
     from server.pipeline.networks import load_package
     from server.pipeline.stable_diffusion import StableDiffusion
@@ -91,7 +93,7 @@ def _model(folder: ModelFolder, choice: ModelChoice, warn: Warn) -> StableDiffus
 
 def prepare_model(
     choice: ModelChoice, progress: Callable[[Preparing], None], warn: Warn = lambda trying: None
-) -> tuple[Pipeline, Path]:
+) -> tuple[Painter, Path]:
     """Download and convert the choice's source if need be, and load it."""
     from server.models.library import ready_model
 
@@ -99,17 +101,18 @@ def prepare_model(
     folder = ready_model(
         choice.source,
         choice.data_dir,
-        lambda p: progress(Preparing(p.stage, p.item, p.done, p.total)),
+        lambda p: progress(Preparing(_STAGES[p.stage], p.network, p.done_bytes, p.total_bytes)),
+        lambda p: progress(Preparing("downloading", p.file, p.done_bytes, p.total_bytes)),
     )
     model = _model(folder, choice, warn)
-    model.load(lambda p: progress(Preparing(p.stage, p.item, p.done, p.total)))
+    model.load(lambda network, done, total: progress(Preparing("loading", network, done, total)))
     return model, folder.path
 
 
-def open_model(choice: ModelChoice, name: str, progress: Callable[[str, int, int], None], warn: Warn) -> Pipeline:
+def open_model(choice: ModelChoice, name: str, progress: Callable[[str, int, int], None], warn: Warn) -> Painter:
     """Load the installed model called ``name``; raises AnemoneError saying why it cannot be."""
     model = _model(ModelFolder.open(InstalledModels(choice.data_dir, choice.extra).folder(name)), choice, warn)
-    model.load(lambda p: progress(p.item, p.done, p.total))
+    model.load(progress)
     return model
 
 
@@ -118,7 +121,7 @@ class _GivenUp(Exception):
 
 
 class _Unavailable(AnemoneError):
-    """A model cannot be loaded; ``code`` is a job's that asked for it."""
+    """A model cannot be held; ``code`` is a job's that asked for it."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -126,75 +129,75 @@ class _Unavailable(AnemoneError):
 
 
 class _Worker:
-    def __init__(self, pipe: Connection, choice: ModelChoice, open_model: Open) -> None:
-        self._pipe, self._choice, self._open = pipe, choice, open_model
+    def __init__(self, orders: Connection, choice: ModelChoice, open_model: Open) -> None:
+        self._orders, self._choice, self._open = orders, choice, open_model
         self._waiting: deque[Run | Load | Unload] = deque()
         self._cancelled: set[str] = set()
         self._stopped = False
         self._name: str | None = None
-        self._model: Pipeline | None = None
+        self._model: Painter | None = None
 
-    def _take(self, command: Command) -> None:
-        if isinstance(command, Run | Load | Unload):
-            self._waiting.append(command)
-        elif isinstance(command, Cancel):
-            self._cancelled.add(command.job_id)
+    def _take(self, order: Order) -> None:
+        if isinstance(order, Run | Load | Unload):
+            self._waiting.append(order)
+        elif isinstance(order, Cancel):
+            self._cancelled.add(order.job_id)
         else:
             self._stopped = True
 
     def _listen(self, job_id: str | None) -> None:
-        """Take whatever commands have come, without waiting; raises _GivenUp where they end the job that is being done."""
-        while self._pipe.poll():
-            self._take(self._pipe.recv())
+        """Take whatever orders have come, without waiting; raises _GivenUp where they end the job that is being done."""
+        while self._orders.poll():
+            self._take(self._orders.recv())
         if self._stopped or job_id in self._cancelled:
             raise _GivenUp
 
-    def _set_loaded(self, name: str | None, model: Pipeline | None) -> None:
+    def _hold(self, name: str | None, model: Painter | None) -> None:
         self._name, self._model = name, model
-        self._pipe.send(Loaded(name))
+        self._orders.send(Holding(name))
 
     def begin(self, prepare: Prepare) -> bool:
-        """Load the model to begin with; whether that worked."""
+        """Hold the model to begin with; whether that worked."""
         if self._choice.source is None:
-            self._set_loaded(None, None)
+            self._hold(None, None)
             return True
         try:
-            model, folder = prepare(self._choice, self._pipe.send, self._pipe.send)
+            model, folder = prepare(self._choice, self._orders.send, self._orders.send)
         except (AnemoneError, ValueError) as error:
-            self._pipe.send(Unable(str(error)))
+            self._orders.send(Unable(str(error)))
             return False
-        self._pipe.send(Ready(folder))
-        self._set_loaded(short_name(folder), model)  # as it is installed, whatever its manifest calls it
+        self._orders.send(Ready(folder))
+        self._hold(short_name(folder), model)  # as it is installed, whatever its manifest calls it
         return True
 
     def serve(self) -> None:
-        """Do what is commanded until told to stop."""
+        """Do what is ordered until told to stop."""
         while not self._stopped:
             if not self._waiting:
-                self._take(self._pipe.recv())
+                self._take(self._orders.recv())
                 continue
-            command = self._waiting.popleft()
-            if isinstance(command, Run):
-                self._run(command)
-            elif isinstance(command, Load):
-                self._load(command.model)
-            elif command.model == self._name:
-                self._set_loaded(None, None)
+            order = self._waiting.popleft()
+            if isinstance(order, Run):
+                self._run(order)
+            elif isinstance(order, Load):
+                self._load(order.model)
+            elif order.model == self._name:
+                self._hold(None, None)
 
-    def _loaded_pipeline(self, name: str, job_id: str | None) -> Pipeline:
-        """The model called ``name``, loaded if it was not; raises _Unavailable, and _GivenUp as `_listen` does."""
+    def _holding(self, name: str, job_id: str | None) -> Painter:
+        """The model called ``name``, which is held from now on; raises _Unavailable, and _GivenUp as `_listen` does."""
         if self._model is not None and name == self._name:
             return self._model
         if self._model is not None:
             # Before the other is loaded: there may be no room for both.
-            self._set_loaded(None, None)
+            self._hold(None, None)
 
         def progress(network: str, done: int, total: int) -> None:
-            self._pipe.send(Loading(name, network, done, total))
+            self._orders.send(Loading(name, network, done, total))
             self._listen(job_id)
 
         try:
-            model = self._open(self._choice, name, progress, self._pipe.send)
+            model = self._open(self._choice, name, progress, self._orders.send)
         except (MemoryError, MemoryShortage) as error:
             raise _Unavailable("not_enough_memory", f"{name} cannot be loaded: {error}") from error
         except _GivenUp:
@@ -206,24 +209,24 @@ class _Worker:
             raise _Unavailable(
                 "model_unavailable", f"{name} cannot be loaded: {type(error).__name__}: {error}"
             ) from error
-        self._set_loaded(name, model)
+        self._hold(name, model)
         return model
 
     def _load(self, name: str) -> None:
         if name == self._name:
-            self._pipe.send(Loaded(name))
+            self._orders.send(Holding(name))
             return
         try:
-            self._loaded_pipeline(name, None)
+            self._holding(name, None)
         except _Unavailable as error:
-            self._pipe.send(LoadFailed(name, error.code, str(error)))
+            self._orders.send(LoadFailed(name, error.code, str(error)))
         except _GivenUp:
             return
 
     def _run(self, run: Run) -> None:
         try:
             self._listen(run.job_id)
-            self._generate(self._loaded_pipeline(run.request.model, run.job_id), run)
+            self._paint(self._holding(run.request.model, run.job_id), run)
             ended = Ended(run.job_id, "succeeded")
         except _GivenUp:
             ended = Ended(run.job_id, "cancelled")
@@ -242,10 +245,10 @@ class _Worker:
             ended = Ended(run.job_id, "failed", "internal", f"{type(error).__name__}: {error}")
         if not self._stopped:
             # A job that the end of the server cut short is not over.
-            self._pipe.send(ended)
+            self._orders.send(ended)
         self._cancelled.discard(run.job_id)
 
-    def _generate(self, model: Pipeline, run: Run) -> None:
+    def _paint(self, model: Painter, run: Run) -> None:
         shown = time.monotonic()
         with closing(model.generate(run.request)) as events:  # type: ignore[type-var]
             for event in events:
@@ -253,21 +256,21 @@ class _Worker:
                 if isinstance(event, Picture):
                     text = write_infotext(run.request, model.manifest, event.seeds)
                     png = encode_png(event.pixels, text)
-                    self._pipe.send(Finished(run.job_id, event.index, event.seeds.seed, png))
+                    self._orders.send(Finished(run.job_id, event.index, event.seeds.seed, png))
                     continue
                 preview = None
                 if self._choice.previews and time.monotonic() - shown >= _PREVIEW_SECONDS:
                     preview, shown = model.preview(event, run.request), time.monotonic()
-                self._pipe.send(Progressed(run.job_id, event.image, event.index, event.total, event.seconds, preview))
+                self._orders.send(Progressed(run.job_id, event.image, event.index, event.total, event.seconds, preview))
 
 
-def work(pipe: Connection, choice: ModelChoice, prepare: Prepare, open_model: Open) -> None:
+def work(orders: Connection, choice: ModelChoice, prepare: Prepare, open_model: Open) -> None:
     """The worker process's main: make a first model ready, then serve until told to stop or the other end is gone."""
     # Ctrl-C reaches the whole terminal group; the HTTP process decides when the worker goes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        worker = _Worker(pipe, choice, open_model)
+        worker = _Worker(orders, choice, open_model)
         if worker.begin(prepare):
             worker.serve()
     except (EOFError, BrokenPipeError, ConnectionResetError):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.folder import ModelFolder
+from converter.networks.registry import UNET, UNET_PROMPT, text_encoders
 from converter.runtime import Network
 from server.pipeline.cost import is_guided
 from server.pipeline.prompt import PromptTokenizer
@@ -55,10 +56,9 @@ class Conditioner:
 
     def __init__(self, folder: ModelFolder, network: Callable[..., Network]) -> None:
         self._manifest, self._network = folder.manifest, network
-        names = [name for name in ("text_encoder", "text_encoder_2") if name in folder.manifest.networks]
-        tokens = folder.manifest.tokens
-        self._tokenizers = {name: PromptTokenizer(folder.tokenizer(name), tokens) for name in names}
-        self._lengths = sorted({package.tokens or tokens for package in folder.manifest.networks["unet"]})
+        tokens, encoders = folder.manifest.tokens, text_encoders(folder.manifest.networks)
+        self._tokenizers = {name: PromptTokenizer(folder.tokenizer(own), tokens) for name, own in encoders.items()}
+        self._lengths = sorted({package.tokens or tokens for package in folder.manifest.networks[UNET.name]})
 
     def _pieces(self, prompt: str) -> int:
         """How many times the text encoders' length a prompt takes, of what the UNet has programs for."""
@@ -82,9 +82,9 @@ class Conditioner:
 
     def _prompt(self, states: Half) -> dict[str, Half]:
         """How the UNet is told the prompts' states, [2, D, 1, T]: as they are, or projected to keys and values."""
-        if "unet_prompt" not in self._manifest.networks:
+        if UNET_PROMPT.name not in self._manifest.networks:
             return {"encoder_hidden_states": states}
-        network = self._network("unet_prompt", batch=len(states), tokens=states.shape[3])
+        network = self._network(UNET_PROMPT.name, batch=len(states), tokens=states.shape[3])
         rows = network.inputs["encoder_hidden_states"].shape[0]
         calls = [network.predict({"encoder_hidden_states": states[i : i + rows]}) for i in range(0, len(states), rows)]
         return {name: np.concatenate([call[name] for call in calls]).astype(np.float16) for name in network.outputs}

@@ -10,6 +10,7 @@ from converter.devices.trials import Trials
 from converter.devices.units import preferred_units
 from converter.errors import ManifestError, MemoryShortage
 from converter.folder import ModelFolder, Package
+from converter.networks.registry import kind_of
 from converter.runtime import ComputeUnit, Network, load
 from server.models.memory import weight_bytes
 
@@ -18,13 +19,6 @@ Loader = Callable[[Path, str, str], Network]
 #: Network -> compute unit (see `converter.devices.units`); a network that is not named takes the default, or follows the model.
 ComputeUnits = dict[str, ComputeUnit]
 _GB = 10**9
-#: An input by which each network is known, in case a package was put in another's place.
-_TAKES = {
-    **dict.fromkeys(("text_encoder", "text_encoder_2"), "input_ids"),
-    "unet": "sample",
-    "vae_encoder": "x",
-    **dict.fromkeys(("vae_decoder", "preview_decoder"), "z"),
-}
 
 
 def load_package(path: Path, function: str, compute_units: str, precision: str = "fast") -> Network:
@@ -34,8 +28,8 @@ def load_package(path: Path, function: str, compute_units: str, precision: str =
 
 def expect_network(name: str, path: Path, inputs: Collection[str]) -> None:
     """Raise ManifestError where the package at ``path`` has inputs of another network than ``name``."""
-    takes = _TAKES.get(name)
-    if takes is not None and takes not in inputs:
+    takes = kind_of(name).marking_input
+    if takes not in inputs:
         raise ManifestError(f"{path} is no {name}: it takes {', '.join(inputs)}, and not {takes}")
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from converter.folder import Manifest
+from converter.networks.registry import PREVIEW_DECODER, VAE_DECODER
 from converter.runtime import Network
 from server.pipeline.images import Pixels, to_pixels
 from server.pipeline.schedulers.schedule import Latents
@@ -78,18 +79,18 @@ class Previewer:
 
     def needs(self, width: int, height: int) -> str | None:
         """The network that a preview of this size (pixels) runs now; None where it runs none."""
-        tiny = self._manifest.networks.get("preview_decoder", ())
+        tiny = self._manifest.networks.get(PREVIEW_DECODER.name, ())
         if any((p.width, p.height) == (width, height) for p in tiny):
-            return "preview_decoder"
-        return None if self._factors is not None else "vae_decoder"
+            return PREVIEW_DECODER.name
+        return None if self._factors is not None else VAE_DECODER.name
 
     def _pixels(self, clean: Latents, width: int, height: int) -> Pixels:
-        if self.needs(width, height) == "preview_decoder":
-            decoder = self._network("preview_decoder", width, height)
+        if self.needs(width, height) == PREVIEW_DECODER.name:
+            decoder = self._network(PREVIEW_DECODER.name, width, height)
             return to_pixels(decoder.predict({"z": clean.astype(np.float16)})["image"])
         if self._factors is None:
             self._factors = fitted_factors(
-                self._network("vae_decoder", width, height), self._manifest.vae_scaling_factor
+                self._network(VAE_DECODER.name, width, height), self._manifest.vae_scaling_factor
             )
         return coloured(clean, self._factors)
 

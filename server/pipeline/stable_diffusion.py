@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from converter.devices.trials import Trials
 from converter.folder import Manifest, ModelFolder
-from converter.progress import OnProgress, Progress, ignore
+from converter.networks.registry import UNET, UNET_PROMPT, VAE_DECODER, VAE_ENCODER, text_encoders
 from converter.runtime import Network
 from server.pipeline.conditioning import Conditioner, Conditioning
 from server.pipeline.cost import first_call
@@ -24,7 +24,7 @@ from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
 from server.pipeline.schedulers.schedule import Latents
 
 #: What a picture takes beside the text encoders.
-_TXT2IMG = ("unet", "unet_prompt", "vae_decoder")
+_TXT2IMG = (UNET.name, UNET_PROMPT.name, VAE_DECODER.name)
 
 
 @dataclass(frozen=True)
@@ -64,31 +64,31 @@ class StableDiffusion:
         """One of its networks; see `Networks.get`."""
         return self._networks.get(name, width, height, batch=batch, tokens=tokens)
 
-    def load(self, progress: OnProgress = ignore) -> None:
-        """Load what a request of the default size needs; ``progress`` is called for each network.
+    def load(self, progress: Callable[[str, int, int], None]) -> None:
+        """Load what a request of the default size needs; ``progress`` hears network, number done, number in all.
 
         Where not all of it fits into memory at once, each is loaded once all the same: a model that cannot run shows it
         here, and Core ML has compiled it when it is loaded again.
         """
-        names = [n for n in self.manifest.networks if n.startswith("text_encoder") or n in _TXT2IMG]
+        names = [n for n in self.manifest.networks if n in text_encoders([n]) or n in _TXT2IMG]
         for done, name in enumerate(names):
-            progress(Progress("loading", name, done, len(names)))
+            progress(name, done, len(names))
             package = self._folder.default(name)
             self.network(name, package.width, package.height, batch=package.batch)
-        progress(Progress("loading", names[-1], len(names), len(names)))
+        progress(names[-1], len(names), len(names))
 
     def preview(self, step: Step, request: GenerationRequest) -> bytes | None:
         """A small JPEG of a step; None where it would take more memory than there is beside the UNet."""
         at = {"width": request.width, "height": request.height}
         needed = self._previewer.needs(**at)
-        if needed is not None and not self._networks.together("unet", needed, **at):
+        if needed is not None and not self._networks.together(UNET.name, needed, **at):
             return None
         return self._previewer.jpeg(step.clean, **at)
 
     def _encoded(self, image: bytes, request: GenerationRequest) -> Encoded:
         """The first picture as the encoder's distribution of latents (Kingma and Welling 2014)."""
         pixels = to_network(fitted(decode_image(image), request.width, request.height))
-        encoder = self.network("vae_encoder", request.width, request.height)
+        encoder = self.network(VAE_ENCODER.name, request.width, request.height)
         mean, log_variance = np.split(encoder.predict({"x": pixels})["latent"], 2, 1)
         return Encoded(mean, np.exp(0.5 * np.clip(log_variance, -30, 20)))
 
@@ -98,7 +98,7 @@ class StableDiffusion:
         """
         if not self.manifest.conditions.inpainting:
             return np.empty((1, 0, *shape[2:]), np.float16)
-        encoder = self.network("vae_encoder", request.width, request.height)
+        encoder = self.network(VAE_ENCODER.name, request.width, request.height)
         nothing = np.zeros((1, 3, request.height, request.width), np.float16)
         mean, _ = np.split(encoder.predict({"x": nothing})["latent"], 2, 1)
         mask = np.ones((1, 1, *shape[2:]), np.float16)
@@ -115,7 +115,7 @@ class StableDiffusion:
         shape = (1, self.manifest.latent_channels, request.height // factor, request.width // factor)
         conditioning = self._conditioner.conditioning(request)
         beside = self._beside(request, shape)
-        at_once = self._networks.together("unet", "vae_decoder", width=request.width, height=request.height)
+        at_once = self._networks.together(UNET.name, VAE_DECODER.name, width=request.width, height=request.height)
         first = None if request.image is None else self._encoded(request.image, request)
         waiting: list[tuple[int, Latents]] = []
         for number, seeds in enumerate(request.picture_seeds):
@@ -139,7 +139,7 @@ class StableDiffusion:
     ) -> Iterator[Step]:
         """The steps of one picture, from noise or from a draw of the ``first`` picture's latents."""
         unet = self.network(
-            "unet", request.width, request.height, batch=2 if conditioning.guided else 1, tokens=conditioning.tokens
+            UNET.name, request.width, request.height, batch=2 if conditioning.guided else 1, tokens=conditioning.tokens
         )
         sampler = SCHEDULERS[request.scheduler].make(self._schedule, request.steps)
         begin = first_call(request, sampler)
@@ -153,7 +153,7 @@ class StableDiffusion:
         )
 
     def _decoded(self, latents: Latents, request: GenerationRequest) -> Pixels:
-        decoder = self.network("vae_decoder", request.width, request.height)
+        decoder = self.network(VAE_DECODER.name, request.width, request.height)
         z = (latents / np.float32(self.manifest.vae_scaling_factor)).astype(np.float16)
         image = decoder.predict({"z": z})["image"]
         if not np.isfinite(image).all():

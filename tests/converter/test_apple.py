@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from converter.apple import ACCEPTED, AppleSettings, AppleSettingsError, adopt, is_apple, option, recognise_apple
-from converter.apple.model import attention_spelling
+from converter.apple.model import attention_implementation
 from converter.apple.settings import settle
 from converter.conversion.convert import convert
 from converter.conversion.plan import ConvertOptions
@@ -56,6 +56,10 @@ SWIFT = {
 }
 
 
+def quietly(*progress):
+    pass
+
+
 def changed(package, change):
     """Change a package's model message where it lies."""
     model = read_model(package)
@@ -87,7 +91,7 @@ def as_apple_writes_it(ours, out, version):
 
 def pair(folder, source, version="someone/tiny-model", **options):
     """Our folder of a checkpoint and Apple's."""
-    ours = convert(source, folder / "ours", ConvertOptions(name=version, verify=False, **options))
+    ours = convert(source, folder / "ours", ConvertOptions(name=version, verify=False, **options), quietly)
     return ours, as_apple_writes_it(ours, folder / "apple", version)
 
 
@@ -196,7 +200,7 @@ def test_attention_is_told_by_how_long_its_rows_of_queries_are(maps, queries, ex
     asked = [Operation("einsum", f"logits_{n}", (2, 77, 1, n), None) for n in queries]
     states = Feature("encoder_hidden_states", (2, 768, 1, 77), np.dtype(np.float16))
     unet = Outline(Path("unet.mlpackage"), {states.name: states}, {}, (*made, *asked), "", {})
-    assert attention_spelling(unet) == expected
+    assert attention_implementation(unet) == expected
 
 
 def test_all_that_is_missing_is_asked_for_at_once_by_name(apple):
@@ -265,9 +269,9 @@ def test_the_noise_schedule_and_what_is_predicted_come_from_a_scheduler_config(c
 def test_a_second_opening_needs_no_settings(custom, apple, tmp_path):
     ours, _, source = custom
     with pytest.raises(AppleSettingsError, match="--prediction-type"):
-        ready_model(apple, tmp_path / "data")
+        ready_model(apple, tmp_path / "data", quietly)
     adopt(apple, settings_of(source))
-    found = ready_model(apple, tmp_path / "data")
+    found = ready_model(apple, tmp_path / "data", quietly)
     assert found.path == apple
     np.testing.assert_array_equal(picture(found, steps=1), picture(ours, steps=1))
     assert not (tmp_path / "data").exists()
@@ -296,7 +300,7 @@ def test_a_model_of_published_widths_needs_its_tokenizer_alone(tmp_path):
     (folder / "Resources").mkdir()
     for file in ("vocab.json", "merges.txt"):
         shutil.copy(source / "tokenizer" / file, folder / "Resources" / file)
-    found = ready_model(folder, tmp_path / "data")
+    found = ready_model(folder, tmp_path / "data", quietly)
     np.testing.assert_array_equal(picture(found), picture(ours))
 
 
@@ -674,7 +678,7 @@ def test_a_picture_from_a_unet_cut_in_two_is_the_one_from_the_whole(custom, chun
     halves = sorted(path.name for path in folder.iterdir() if "chunk" in path.name.lower())
     found = adopt(folder, settings_of(source))
     assert [package.path for package in found.manifest.networks["unet"]] == halves[:1]
-    np.testing.assert_array_equal(picture(ready_model(folder, tmp_path / "data")), picture(ours))
+    np.testing.assert_array_equal(picture(ready_model(folder, tmp_path / "data", quietly)), picture(ours))
 
 
 def test_both_halves_count_for_what_a_model_is_and_for_the_lint(custom, chunked, tmp_path):

@@ -13,10 +13,9 @@ import torch
 from diffusers import ControlNetModel
 from transformers import CLIPTextModelWithProjection
 
-from converter.families.family import text_encoder_config
 from converter.mil import Graph, Target, Weights
 from converter.mil.package import write_functions, write_package
-from converter.networks.clip import text_encoder
+from converter.networks.clip import text_encoder, text_encoder_config
 from converter.networks.controlnet import controlnet
 from converter.networks.layers import Attention, Layers
 from converter.networks.prompt import unet_prompt
@@ -24,6 +23,7 @@ from converter.networks.unet import unet
 from converter.networks.unet_shape import unet_shape
 from converter.networks.vae import vae_decoder, vae_encoder
 from converter.sources.canonical import canonical
+from converter.sources.component_kinds import TEXT_ENCODER, ComponentKind
 from converter.sources.config_tables import CONTROLNET
 from converter.sources.tensors import Tensors
 from converter.weights.blob import BlobWriter
@@ -101,7 +101,7 @@ class TinyNetworks:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         #: Module -> the part of a checkpoint it is.
-        self._saved: dict[str, str] = {}
+        self._saved: dict[str, ComponentKind] = {}
 
     def _source(self, module: str) -> tuple[Tensors, dict[str, Any]]:
         folder = self._folder / module
@@ -115,7 +115,8 @@ class TinyNetworks:
             Tensors(sorted(folder.glob("*.safetensors"))),
             json.loads((folder / "config.json").read_text()),
         )
-        return canonical(part, tensors), text_encoder_config(part, config) if part == "text_encoder" else config
+        config = text_encoder_config(part.name, config) if part is TEXT_ENCODER else config
+        return canonical(part.name, tensors, part.canonical_name), config
 
     @contextmanager
     def weights(self, blob: Path) -> Iterator[Weights]:

@@ -11,10 +11,11 @@ import torch
 
 from converter.mil import Graph, Weights
 from converter.mil.package import write_package
-from converter.networks.catalog import describe
+from converter.networks.features import describe
 from converter.networks.layers import Attention, Layers
 from converter.runtime import Network, load
 from converter.sources.canonical import canonical
+from converter.sources.component_kinds import SAFETY_CHECKER, TEXT_ENCODER, UNET, VAE, ComponentKind
 from converter.sources.tensors import Tensors
 from converter.weights.blob import BlobWriter
 
@@ -26,10 +27,10 @@ def halved(module: torch.nn.Module) -> torch.nn.Module:
     return module.half().float().eval()
 
 
-def component_of(module: torch.nn.Module) -> str:
-    """The part of a checkpoint that a module is."""
-    kinds = {"CLIPText": "text_encoder", "AutoencoderKL": "vae", "StableDiffusionSafetyChecker": "safety_checker"}
-    return next((part for kind, part in kinds.items() if type(module).__name__.startswith(kind)), "unet")
+def component_of(module: torch.nn.Module) -> ComponentKind:
+    """Return the component of a checkpoint that a module is."""
+    kinds = {"CLIPText": TEXT_ENCODER, "AutoencoderKL": VAE, "StableDiffusionSafetyChecker": SAFETY_CHECKER}
+    return next((part for kind, part in kinds.items() if type(module).__name__.startswith(kind)), UNET)
 
 
 def package_of(
@@ -38,7 +39,8 @@ def package_of(
     """The package that ``write`` makes of the module's weights."""
     module.half().save_pretrained(folder / "module", safe_serialization=True)
     module.float()
-    tensors = canonical(component_of(module), Tensors(sorted((folder / "module").glob("*.safetensors"))))
+    tensors, kind = Tensors(sorted((folder / "module").glob("*.safetensors"))), component_of(module)
+    tensors = canonical(kind.name, tensors, kind.canonical_name)
     blob = folder / "weights"
     with BlobWriter(blob) as writer:
         graph = Graph(Weights(writer, lambda size: None))

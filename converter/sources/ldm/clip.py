@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from converter.sources.component_kinds import TEXT_ENCODER, TEXT_ENCODER_2, ComponentKind
 from converter.sources.ldm.names import beneath, count, module_paths
 from converter.sources.tensors import Part, Tensors
 
@@ -36,12 +37,11 @@ _OPENCLIP_LAYER = {
 class TextEncoder:
     """Where a text encoder lies in a single file, and what it becomes.
 
-    component: text_encoder or text_encoder_2.
     layers: at most so many are used; None for all.
     projected: whether the pooled state is projected (CLIPTextModelWithProjection).
     """
 
-    component: str
+    component: ComponentKind
     prefix: str
     openclip: bool
     layers: int | None = None
@@ -55,7 +55,7 @@ class TextEncoder:
 
 # Some early fine-tunes have no text_model between; AUTOMATIC1111's loader knows them as well.
 _OPENAI = tuple(
-    TextEncoder("text_encoder", prefix, openclip=False)
+    TextEncoder(TEXT_ENCODER, prefix, openclip=False)
     for prefix in (
         "cond_stage_model.transformer.text_model.",
         "cond_stage_model.transformer.",
@@ -63,11 +63,11 @@ _OPENAI = tuple(
     )
 )
 _SD2 = tuple(
-    TextEncoder("text_encoder", prefix, openclip=True, layers=_SD2_LAYERS)
+    TextEncoder(TEXT_ENCODER, prefix, openclip=True, layers=_SD2_LAYERS)
     for prefix in ("cond_stage_model.model.", "conditioner.embedders.0.model.")
 )
 _PROJECTED = tuple(
-    TextEncoder("text_encoder_2", f"conditioner.embedders.{index}.model.", openclip=True, projected=True)
+    TextEncoder(TEXT_ENCODER_2, f"conditioner.embedders.{index}.model.", openclip=True, projected=True)
     for index in (0, 1)
 )
 #: Family -> its text encoders, in each of the places they may lie.

@@ -14,10 +14,10 @@ from converter.sources.tensors import Tensors
 _NAMES = tuple(
     (re.compile(pattern), words)
     for pattern, words in (
-        (r"^lora_controlnet$|\blllite_", "a ControlNet in LoRA form, which guides a model and is none itself"),
+        (r"^lora_controlnet$|\blllite_", "a ControlLoRA, not a complete checkpoint"),
         (
             r"[._]lora[._](down|up|mid|A|B|linear_layer)\.|\.(hada_w1_a|lokr_w1(_a)?|oft_blocks|dora_scale)$",
-            "a LoRA, which changes a model and is none itself; merge it into a checkpoint first",
+            "a LoRA, not a complete checkpoint; merge it into a checkpoint first",
         ),
         (r"^(control_model\.|input_hint_block\.)|controlnet_cond_embedding\.", "a ControlNet"),
         (r"^(adapter\.)?body\.\d+\.(block\d|in_conv|resnets)|^adapter\.body\.", "a T2I-Adapter"),
@@ -49,8 +49,8 @@ _CHANNELS = {5: "depth-to-image", 7: "the x4 upscaler", 8: "InstructPix2Pix"}
 _SHOWN = 3
 
 
-def known_stranger(tensors: Tensors) -> str | None:
-    """What the file is, where a name says that it is no checkpoint we convert."""
+def describe_unsupported(tensors: Tensors) -> str | None:
+    """Return what the file is, where a tensor's name shows that it is not a checkpoint we convert."""
     names = list(tensors)
     # SDXL's embeddings have nothing but one tensor for each text encoder.
     if names and set(names) <= {"clip_l", "clip_g"}:

@@ -9,8 +9,7 @@ import pytest
 import torch
 from diffusers.models.resnet import ResnetBlock2D
 
-from converter.families.family import vae_config
-from converter.networks.vae import trunk_scale, vae_decoder, vae_encoder
+from converter.networks.vae import trunk_scale, vae_config, vae_decoder, vae_encoder
 from converter.runtime.ops import OPERATORS
 from converter.runtime.program import read_program
 from tests.support.checkpoints import SIDE, tiny_vae
@@ -168,9 +167,9 @@ def test_only_sdxls_own_autoencoder_is_scaled(tmp_path, config, scale):
         "down_block_types": ["DownEncoderBlock2D"],
         "up_block_types": ["UpDecoderBlock2D"],
     }
-    assert trunk_scale(vae_config(levels | config)) == scale
+    assert trunk_scale(vae_config("vae", levels | config)) == scale
     module = tiny_vae()
-    settings = vae_config({k: v for k, v in module.config.items() if k not in XL} | config)
+    settings = vae_config("vae", {k: v for k, v in module.config.items() if k not in XL} | config)
     kinds = {op.kind for op in read_program(package(vae_decoder, module, tmp_path, settings)).operations}
     assert ("reduce_max" in kinds) == (scale != 1)
 

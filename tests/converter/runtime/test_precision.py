@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from converter.networks.features import random_inputs
 from converter.runtime.mil import MILNetwork
 from converter.sources.checkpoint import Checkpoint
 from converter.verification.reference import ReferenceNetwork
-from converter.verification.verify import random_inputs
 from tests.support.half_programs import half, mb, package_of_program, types
 from tests.support.packages import psnr
 

@@ -7,7 +7,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from converter.errors import CheckpointError
-from converter.sources.canonical import canonical, canonical_name
+from converter.networks.registry import kind_of
+from converter.sources.canonical import canonical, clip_name
 from converter.sources.tensors import Tensors
 
 
@@ -21,8 +22,12 @@ from converter.sources.tensors import Tensors
         ("safety_checker", "vision_model.encoder.layers.0.mlp.fc1.weight", None),
         ("safety_checker", "vision_model.pre_layrnorm.bias", None),
         ("safety_checker", "visual_projection.weight", "visual_projection.weight"),
-        ("vae", "decoder.mid_block.attentions.0.query.weight", "decoder.mid_block.attentions.0.to_q.weight"),
-        ("vae", "encoder.mid_block.attentions.0.proj_attn.bias", "encoder.mid_block.attentions.0.to_out.0.bias"),
+        ("vae_decoder", "decoder.mid_block.attentions.0.query.weight", "decoder.mid_block.attentions.0.to_q.weight"),
+        (
+            "vae_encoder",
+            "encoder.mid_block.attentions.0.proj_attn.bias",
+            "encoder.mid_block.attentions.0.to_out.0.bias",
+        ),
         ("vae_decoder", "decoder.mid_block.attentions.0.value.weight", "decoder.mid_block.attentions.0.to_v.weight"),
         ("unet", "mid_block.attentions.0.transformer_blocks.0.attn1.to_q.weight", "mid_block.attentions.0."),
         ("controlnet", "controlnet_cond_embedding.conv_in.weight", "controlnet_cond_embedding.conv_in.weight"),
@@ -30,15 +35,16 @@ from converter.sources.tensors import Tensors
 )
 def test_each_spelling_of_a_tensor_has_one_name(network, name, published):
     expected = f"vision_model.{name}" if published is None else name if published.endswith(".") else published
-    assert canonical_name(network, name) == expected
-    assert canonical_name(network, expected) == expected
+    rename = kind_of(network).component.canonical_name
+    assert rename(name) == expected
+    assert rename(expected) == expected
 
 
 def test_tensors_are_found_under_the_one_name_whichever_they_were_saved_under(tmp_path):
     rows = np.arange(6, dtype=np.float16).reshape(2, 3)
     for name in ("embeddings.token_embedding.weight", "text_model.embeddings.token_embedding.weight"):
         save_file({name: rows}, tmp_path / "m.safetensors")
-        found = canonical("text_encoder", Tensors([tmp_path / "m.safetensors"]))
+        found = canonical("text_encoder", Tensors([tmp_path / "m.safetensors"]), clip_name)
         np.testing.assert_array_equal(found.array("text_model.embeddings.token_embedding.weight"), rows)
 
 
@@ -46,4 +52,4 @@ def test_a_file_with_both_spellings_of_one_tensor_is_refused(tmp_path):
     rows = np.zeros((2, 3), np.float16)
     save_file({"final_layer_norm.weight": rows, "text_model.final_layer_norm.weight": rows}, tmp_path / "m.safetensors")
     with pytest.raises(CheckpointError, match=r"both .*final_layer_norm\.weight.* the same tensor"):
-        canonical("text_encoder", Tensors([tmp_path / "m.safetensors"]))
+        canonical("text_encoder", Tensors([tmp_path / "m.safetensors"]), clip_name)

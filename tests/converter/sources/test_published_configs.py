@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from converter.errors import CheckpointError
-from converter.families.family import recognise, settings_not_followed
+from converter.families.registry import recognise, settings_not_followed
 from converter.sources.checkpoint import Checkpoint
 
 PUBLISHED = json.loads((Path(__file__).parents[2] / "data" / "published_configs.json").read_text())

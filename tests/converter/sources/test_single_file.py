@@ -62,7 +62,7 @@ def test_the_configurations_build_the_modules_the_file_was_written_from(family, 
         for name, tensor in modules[component].state_dict().items():
             assert torch.equal(built.state_dict()[name], tensor), name
     for component in found.architecture.text_encoders:
-        config, made = found.config(component.component), modules[component.component].config
+        config, made = found.config(component.component.name), modules[component.component.name].config
         for name in (
             "vocab_size",
             "hidden_size",

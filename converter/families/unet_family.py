@@ -1,0 +1,158 @@
+"""What the families have in common whose denoiser is a UNet (diffusers' UNet2DConditionModel) and whose text is CLIP's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from converter.errors import CheckpointError
+from converter.families.schedule import read_schedule
+from converter.folder import Conditions, SchedulerSettings
+from converter.networks.clip import text_encoder_config
+from converter.networks.controlnet import WHERE as CONTROLNET
+from converter.networks.controlnet import controlnet_shape
+from converter.networks.registry import TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAE_DECODER, VAE_ENCODER, ModelSizes
+from converter.networks.unet_shape import UNetShape, unet_shape
+from converter.networks.vae import vae_config
+from converter.sources.component_kinds import VAE
+from converter.sources.configs import Config, expect, read_config
+from converter.sources.source import Source
+
+_SCHEDULER = "scheduler/scheduler_config.json"
+_UNET = f"{UNET.component.name}/config.json"
+#: Channels a UNet takes beside the noisy latents: none, or the mask and the masked picture's latents (inpainting).
+_INPAINTING = 1
+#: SDXL's pipelines take an empty negative prompt for zeros unless model_index.json says otherwise.
+_ZEROS = "force_zeros_for_empty_prompt"
+
+
+@dataclass(frozen=True)
+class UNetFamily:
+    """A checkpoint whose denoiser is a UNet; see `converter.families.family.Family`.
+
+    inpainting: whether the UNet also takes a mask and the masked image.
+    """
+
+    name: str
+    text_encoders: tuple[str, ...]
+    unet: UNetShape
+    inpainting: bool
+    prediction_type: str
+    schedule: SchedulerSettings
+    latent_channels: int
+    vae_scale_factor: int
+    vae_scaling_factor: float
+    tokens: int
+    sample_size: tuple[int, int] | None
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The text encoders, the UNet and both halves of the autoencoder."""
+        return (*self.text_encoders, UNET.name, VAE_DECODER.name, VAE_ENCODER.name)
+
+    @property
+    def sizes(self) -> ModelSizes:
+        """SDXL, which is given pooled text, takes the text encoders' states before the last layer."""
+        addition = self.unet.addition
+        return ModelSizes(self.vae_scale_factor, 0 if addition is None else addition.text_width, addition is not None)
+
+    @property
+    def takes_guidance(self) -> bool:
+        """LCM's UNets do."""
+        return self.unet.guidance_width is not None
+
+    def conditions(self, index: Mapping[str, Any]) -> Conditions:
+        """Return the UNet's conditions."""
+        addition = self.unet.addition
+        return Conditions(
+            inpainting=self.inpainting,
+            guidance_width=self.unet.guidance_width,
+            time_ids=None if addition is None else addition.ids,
+            zeros_for_no_prompt=addition is not None and bool(index.get(_ZEROS, True)),
+        )
+
+    def check_control(self, config: Config) -> None:
+        """Raise CheckpointError where this is not the config.json of a ControlNet we convert, or it is for another UNet."""
+
+        def compared(shape: UNetShape) -> dict[str, Any]:
+            return {
+                "cross_attention_dim": shape.context_width,
+                "block_out_channels": [level.width for level in shape.levels],
+                "layers_per_block": [len(level.down) for level in shape.levels],
+                "addition_embed_type": None if shape.addition is None else "text_time",
+            }
+
+        shape = controlnet_shape(config, self.sizes.pooled_width)
+        for (name, own), theirs in zip(compared(shape).items(), compared(self.unet).values(), strict=True):
+            if own != theirs:
+                raise CheckpointError(
+                    f"{CONTROLNET} has {name} = {own}, but the UNet has {theirs}: it is a ControlNet of another family"
+                )
+
+
+def has_unet(checkpoint: Source) -> bool:
+    """Return whether the checkpoint's denoiser is a UNet."""
+    return checkpoint.has(UNET.component.name)
+
+
+def addition_type(checkpoint: Source) -> object:
+    """Return which conditions the UNet takes beside the prompt's states; None where it takes none."""
+    return checkpoint.config(UNET.component.name).get("addition_embed_type")
+
+
+def _text_encoders(checkpoint: Source) -> dict[str, Config]:
+    names = [kind.component.name for kind in (TEXT_ENCODER, TEXT_ENCODER_2) if checkpoint.has(kind.component.name)]
+    if not names:
+        raise CheckpointError(f"{checkpoint.name} has no text encoder")
+    return {name: text_encoder_config(name, checkpoint.config(name)) for name in names}
+
+
+def _height_and_width(given: Any) -> tuple[int, int] | None:
+    return None if given is None else (given, given) if isinstance(given, int) else (given[0], given[1])
+
+
+def recognise_unet_family(
+    checkpoint: Source, vae: Config | None, name_of: Callable[[dict[str, Config]], str | None]
+) -> UNetFamily:
+    """Return the checkpoint's family; see `converter.families.family.FamilyModule.recognise`.
+
+    ``name_of`` gives the model's name for its text encoders' configurations; None where they are not the family's.
+    """
+    given = checkpoint.config(UNET.component.name)
+    expect(_UNET, given, "_class_name", UNET.component.classes, *UNET.component.classes)
+    schedule, prediction_type = read_schedule(_SCHEDULER, checkpoint.config("scheduler"))
+    autoencoder = vae_config(VAE.name, checkpoint.config(VAE.name) if vae is None else vae)
+    text = _text_encoders(checkpoint)
+    last = text[next(reversed(text))]
+    shape = unet_shape(given, pooled_width=last["projection_dim"])
+    name = name_of(text)
+    if name is None:
+        raise CheckpointError(
+            f"{checkpoint.name} has {' and '.join(text)} and a UNet whose addition_embed_type is "
+            f"{given.get('addition_embed_type')!r}; one text encoder goes with None, SDXL's two (or the refiner's "
+            "text_encoder_2 alone) with 'text_time'"
+        )
+    width = sum(config["hidden_size"] for config in text.values())
+    if width != shape.context_width:
+        raise CheckpointError(
+            f"{_UNET} has cross_attention_dim = {shape.context_width}, but the states of "
+            f"{' and '.join(text)} are {width} wide"
+        )
+    latents = autoencoder["latent_channels"]
+    unet = read_config(_UNET, given, UNET.component.keys)
+    expect(_UNET, unet, "in_channels", (latents, 2 * latents + _INPAINTING))
+    expect(_UNET, unet, "out_channels", (latents,))
+    return UNetFamily(
+        name=name,
+        text_encoders=tuple(text),
+        unet=shape,
+        inpainting=shape.in_channels != latents,
+        prediction_type=prediction_type,
+        schedule=schedule,
+        latent_channels=latents,
+        vae_scale_factor=2 ** (len(autoencoder["block_out_channels"]) - 1),
+        vae_scaling_factor=float(autoencoder["scaling_factor"]),
+        tokens=last["max_position_embeddings"],
+        sample_size=_height_and_width(unet["sample_size"]),
+    )

@@ -1,0 +1,96 @@
+"""What networks' inputs and outputs are called, what each is, and the random values that verification gives an input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converter.runtime import Feature
+from converter.sources.config_tables import TEXT_ENCODER
+
+Arrays = dict[str, NDArray[Any]]
+Draw = Callable[[np.random.Generator, tuple[int, ...], dict[str, Any]], NDArray[Any]]
+#: Inputs and outputs of ControlNets and UNets that are numbered by this prefix.
+RESIDUAL = "additional_residual_"
+_TIMESTEP = 801.0
+_SIZES = (0, 512, 768, 1024)
+
+
+def _normal(rng: np.random.Generator, shape: tuple[int, ...], config: dict[str, Any]) -> NDArray[Any]:
+    return rng.standard_normal(shape)
+
+
+def _prompt(rng: np.random.Generator, shape: tuple[int, ...], config: dict[str, Any]) -> NDArray[Any]:
+    """Draw a prompt of a dozen words, its end and padding; ids of old checkpoints' end are the greatest there is."""
+    last = config.get("vocab_size", TEXT_ENCODER["vocab_size"].default) - 1
+    end = config.get("eos_token_id", last)
+    end = last if end == 2 else end
+    ids = np.full((1, shape[1]), end)
+    ids[0, 0] = end - 1
+    ids[0, 1:13] = rng.integers(3, last - 2, 12)
+    return ids
+
+
+@dataclass(frozen=True)
+class _FeatureKind:
+    about: str
+    draw: Draw = _normal
+
+
+_FEATURES = {
+    "input_ids": _FeatureKind("Token ids of the prompt", _prompt),
+    "last_hidden_state": _FeatureKind("A state for every token"),
+    "hidden_embeds": _FeatureKind("A state for every token, before the last layer"),
+    "pooled_outputs": _FeatureKind("The state at the end of the prompt"),
+    "sample": _FeatureKind("Noisy latents"),
+    "timestep": _FeatureKind(
+        "The timestep of each picture of the batch", lambda rng, shape, config: np.full(shape, _TIMESTEP)
+    ),
+    "timestep_cond": _FeatureKind("Embedding of the guidance scale"),
+    "time_ids": _FeatureKind(
+        "Original size, crop and target size of each picture", lambda rng, shape, config: rng.choice(_SIZES, shape)
+    ),
+    "text_embeds": _FeatureKind("Pooled states of the prompt"),
+    "encoder_hidden_states": _FeatureKind("Prompt states, channels first"),
+    "noise_pred": _FeatureKind("What the model predicts of the noise (see prediction_type)"),
+    "z": _FeatureKind("Latents, divided by the scaling factor"),
+    "image": _FeatureKind("The picture, in [-1, 1]"),
+    "x": _FeatureKind("The picture, in [-1, 1]", lambda rng, shape, config: rng.uniform(-1, 1, shape)),
+    "latent": _FeatureKind("Mean, then log variance, of the latents"),
+    "controlnet_cond": _FeatureKind(
+        "The picture to follow, in [0, 1]", lambda rng, shape, config: rng.uniform(0, 1, shape)
+    ),
+    "clip_input": _FeatureKind("The picture at CLIP's size, with CLIP's mean and deviation"),
+    "images": _FeatureKind("The picture, channels last"),
+    "adjustment": _FeatureKind("What is added to the scores of concepts that need special care; 0 usually"),
+    "filtered_images": _FeatureKind("The picture, black where a concept was found in it"),
+    "has_nsfw_concepts": _FeatureKind("1 where a concept was found, otherwise 0"),
+    "concept_scores": _FeatureKind("How far each concept is above its threshold"),
+}
+
+
+def describe(feature: str) -> str:
+    """Return what a package says of an input or output."""
+    if feature.startswith(RESIDUAL):
+        return f"What a ControlNet adds to the UNet's tensor {feature.removeprefix(RESIDUAL)}"
+    side, _, number = feature.rpartition("_")
+    if side in ("keys", "values"):
+        return f"{side.capitalize()} of the prompt for the UNet's spatial transformer {number}"
+    return _FEATURES[feature].about
+
+
+def random_inputs(features: Mapping[str, Feature], config: dict[str, Any], seed: int = 0) -> Arrays:
+    """Draw inputs such as a network gets: normal latents and states, sizes in time_ids, a prompt of token ids.
+
+    ``config`` is the network's, of which a text encoder's vocabulary is read.
+    """
+    rng = np.random.default_rng(seed)
+    found: Arrays = {}
+    for name, feature in features.items():
+        draw = _FEATURES[name].draw if name in _FEATURES else _normal
+        found[name] = draw(rng, feature.shape, config).astype(feature.dtype)
+    return found

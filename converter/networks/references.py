@@ -1,0 +1,203 @@
+"""The networks' references: each as diffusers or transformers has it, run under a package's input and output names.
+
+PyTorch takes a second to import, diffusers and transformers four; they are imported where a reference is made or run.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from converter.networks.features import RESIDUAL
+from converter.networks.prompt import Transformer, transformers
+from converter.networks.unet_shape import unet_shape
+from converter.sources.configs import Config
+
+if TYPE_CHECKING:
+    import torch
+
+Arrays: TypeAlias = "dict[str, torch.Tensor]"
+Make: TypeAlias = "Callable[[Config, Collection[str]], torch.nn.Module]"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """How a network's original is made and run.
+
+    make: a config.json as published and the names of a package's outputs -> the module.
+    run: the module and a package's inputs, fp32 -> its outputs.
+    """
+
+    make: Make
+    run: Callable[[Any, Arrays], Arrays]
+
+
+def _diffusers_module(name: str) -> Make:
+    def make(config: Config, outputs: Collection[str]) -> torch.nn.Module:
+        import diffusers
+
+        kind = getattr(diffusers, name)
+        # Configurations have what a network worked out for itself, too, which its constructor does not take.
+        accepted = inspect.signature(kind.__init__).parameters
+        module: torch.nn.Module = kind(**{name: value for name, value in config.items() if name in accepted})
+        return module
+
+    return make
+
+
+def _make_clip(config: Config) -> torch.nn.Module:
+    import transformers
+
+    kind = (config.get("architectures") or ["CLIPTextModel"])[0]
+    module: torch.nn.Module = getattr(transformers, kind)(transformers.CLIPTextConfig(**config))
+    return module
+
+
+def _make_text_encoder(config: Config, outputs: Collection[str]) -> torch.nn.Module:
+    """Make a text encoder; without its last layer and norm, which many files of SDXL lack, where nothing is pooled."""
+    if "pooled_outputs" in outputs:
+        return _make_clip(config)
+    import torch
+
+    class WithoutLastLayer(torch.nn.Module):
+        def __init__(self, encoder: torch.nn.Module) -> None:
+            super().__init__()
+            self.text_model = encoder
+            encoder.final_layer_norm = torch.nn.Identity()
+
+        def forward(self, *args: Any, **options: Any) -> Any:
+            states = self.text_model(*args, **options)
+            states.hidden_states = (*states.hidden_states, None)
+            return states
+
+    return WithoutLastLayer(_make_clip(config | {"num_hidden_layers": config["num_hidden_layers"] - 1}))
+
+
+def _make_safety_checker(config: Config, outputs: Collection[str]) -> torch.nn.Module:
+    import transformers
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+
+    module: torch.nn.Module = StableDiffusionSafetyChecker(transformers.CLIPConfig(**config))
+    return module
+
+
+def _text_encoder(module: Any, given: Arrays) -> Arrays:
+    states = module(given["input_ids"].long(), output_hidden_states=True)
+    return {
+        "last_hidden_state": states.last_hidden_state,
+        "hidden_embeds": states.hidden_states[-2],
+        "pooled_outputs": states.text_embeds if hasattr(states, "text_embeds") else states.pooler_output,
+    }
+
+
+def _denoising(module: Any, given: Arrays, **more: Any) -> Any:
+    """Run a UNet or a ControlNet, whose inputs have the same names."""
+    context = given.pop("encoder_hidden_states")[:, :, 0].transpose(1, 2)
+    added = {name: given.pop(name) for name in ("time_ids", "text_embeds") if name in given}
+    sample, timestep = given.pop("sample"), given.pop("timestep")
+    return module(sample, timestep, context, added_cond_kwargs=added, **given, **more)
+
+
+def _transformers(module: Any, given: Arrays) -> list[Transformer]:
+    pooled = given["text_embeds"].shape[1] if "text_embeds" in given else module.config.cross_attention_dim
+    return transformers(unet_shape(dict(module.config), pooled_width=pooled))
+
+
+def _slices(whole: torch.Tensor, transformer: Transformer, side: str) -> list[torch.Tensor]:
+    """Return the keys or values of each block, [B, K, C], from a UNet's input."""
+    channels_last = side == "keys" and whole.shape[3] == transformer.blocks * transformer.width
+    rows = whole[:, :, 0] if channels_last else whole[:, :, 0].transpose(1, 2)
+    return [rows[:, :, begin : begin + transformer.width] for begin in range(0, rows.shape[2], transformer.width)]
+
+
+@contextmanager
+def _given_keys_and_values(module: Any, given: Arrays) -> Iterator[None]:
+    """Make the module's cross attention use the keys and values in ``given``, whatever states it gets."""
+    handles = []
+    for number, transformer in enumerate(_transformers(module, given)):
+        for side, layer in (("keys", "to_k"), ("values", "to_v")):
+            parts = _slices(given.pop(f"{side}_{number}"), transformer, side)
+            for path, part in zip(transformer.cross_attentions(), parts, strict=True):
+                projection = module.get_submodule(f"{path}.{layer}")
+                handles.append(projection.register_forward_hook(lambda *_, part=part: part))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _unet(module: Any, given: Arrays) -> Arrays:
+    residuals = [given.pop(f"{RESIDUAL}{i}") for i in range(sum(name.startswith(RESIDUAL) for name in given))]
+    more = {}
+    if residuals:
+        *down, middle = residuals
+        more = {"down_block_additional_residuals": tuple(down), "mid_block_additional_residual": middle}
+    if "keys_0" not in given:
+        return {"noise_pred": _denoising(module, given, **more).sample}
+    with _given_keys_and_values(module, given):
+        width = module.config.cross_attention_dim
+        given["encoder_hidden_states"] = given["sample"].new_zeros(given["sample"].shape[0], width, 1, 1)
+        return {"noise_pred": _denoising(module, given, **more).sample}
+
+
+def _unet_prompt(module: Any, given: Arrays) -> Arrays:
+    """Return keys [B, K, 1, C] and values [B, C, 1, K], each transformer's blocks side by side."""
+    import torch
+
+    states = given["encoder_hidden_states"][:, :, 0].transpose(1, 2)
+    found = {}
+    for number, transformer in enumerate(_transformers(module, given)):
+        for side, layer in (("keys", "to_k"), ("values", "to_v")):
+            rows = [module.get_submodule(f"{path}.{layer}")(states) for path in transformer.cross_attentions()]
+            found[f"{side}_{number}"] = torch.cat(rows, 2)[:, :, None]
+        found[f"values_{number}"] = found[f"values_{number}"].permute(0, 3, 2, 1)
+    return found
+
+
+def _controlnet(module: Any, given: Arrays) -> Arrays:
+    found = _denoising(module, given)
+    residuals = [*found.down_block_res_samples, found.mid_block_res_sample]
+    return {f"{RESIDUAL}{index}": residual for index, residual in enumerate(residuals)}
+
+
+def _vae_encoder(module: Any, given: Arrays) -> Arrays:
+    moments = module.encoder(given["x"])
+    return {"latent": module.quant_conv(moments) if module.quant_conv is not None else moments}
+
+
+def _decoder(module: Any, given: Arrays) -> Arrays:
+    return {"image": module.decode(given["z"]).sample}
+
+
+def _safety_checker(module: Any, given: Arrays) -> Arrays:
+    """Return the scores of StableDiffusionSafetyChecker.forward before it rounds them; see there for the 0.01."""
+    import torch
+
+    embedding = module.visual_projection(module.vision_model(given["clip_input"])[1])
+
+    def margins(concepts: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.normalize(embedding) @ torch.nn.functional.normalize(concepts).T - thresholds
+
+    cares = margins(module.special_care_embeds, module.special_care_embeds_weights) + given["adjustment"]
+    scores = margins(module.concept_embeds, module.concept_embeds_weights)
+    scores = scores + 0.01 * (cares.round(decimals=3) > 0).any()
+    unsafe = (scores.round(decimals=3) > 0).any().float()
+    return {
+        "filtered_images": given["images"] * (1 - unsafe),
+        "has_nsfw_concepts": unsafe.reshape(1, 1, 1, 1),
+        "concept_scores": scores,
+    }
+
+
+TEXT_ENCODER = Reference(_make_text_encoder, _text_encoder)
+UNET = Reference(_diffusers_module("UNet2DConditionModel"), _unet)
+UNET_PROMPT = Reference(_diffusers_module("UNet2DConditionModel"), _unet_prompt)
+CONTROLNET = Reference(_diffusers_module("ControlNetModel"), _controlnet)
+VAE_DECODER = Reference(_diffusers_module("AutoencoderKL"), _decoder)
+VAE_ENCODER = Reference(_diffusers_module("AutoencoderKL"), _vae_encoder)
+PREVIEW_DECODER = Reference(_diffusers_module("AutoencoderTiny"), _decoder)
+SAFETY_CHECKER = Reference(_make_safety_checker, _safety_checker)
