@@ -27,7 +27,7 @@ from converter.sources.source import open_source
 out = Path(sys.argv[2])
 out.mkdir()
 plan = make_plan(open_source(sys.argv[1]), ConvertOptions(verify=False))
-write_network("unet", plan, out, lambda size: None, lambda psnr_db: None)
+write_network("unet", plan, out)
 """
 _CT = """
 import sys, torch, numpy as np, coremltools as ct

@@ -40,7 +40,7 @@ def _packages(workload: Workload, sides: Sequence[int]) -> dict[tuple[int, int],
     plan = make_plan(open_source(workload.checkpoint), ConvertOptions(sizes=sizes, verify=False))
     # Plans are for pictures, whose UNet takes one or two rows; the programs take any number.
     plan = replace(plan, batches=BATCHES)
-    for package in write_network("unet", plan, folder, lambda size: None, lambda psnr_db: None):
+    for package in write_network("unet", plan, folder):
         assert package.width is not None
         (folder / package.path).rename(paths[package.width, package.batch])
     return paths

@@ -3,8 +3,9 @@
     python -m benchmarks.serving
     python -m benchmarks.serving --model demo/model
 
-The jobs' side is measured with a painter whose steps take a known time, in a real worker behind a real server; with
-``--model`` one job of a real model is compared with its bare pipeline as well.
+The jobs' side is measured with the tests' fake painter (tests/support/live_server.py), whose steps take a known time,
+in a real worker behind a real server; with ``--model`` one job of a real model is compared with its bare pipeline as
+well.
 """
 
 from __future__ import annotations
@@ -193,6 +194,11 @@ def _growth(data_dir: Path, jobs: int) -> None:
     _report(f"memory of the server over {jobs} jobs", f"{late / 1e6:.0f} MB, {change:+.1f} %", "+-5 %")
 
 
+def _first_step(client: httpx.Client, job_id: str) -> None:
+    """Wait until the job has made a step."""
+    _until(lambda: _job(client, job_id)["progress"])
+
+
 def _cancelling(data_dir: Path, times: int) -> None:
     """How many steps a job still makes once its cancelling is answered."""
     with _serving(data_dir) as (_, client):
@@ -200,7 +206,7 @@ def _cancelling(data_dir: Path, times: int) -> None:
         steps = []
         for _ in range(times):
             made = _enqueue(client, "slow", steps=150)
-            _until(lambda job_id=made: _job(client, job_id)["progress"])
+            _first_step(client, made)
             before = client.delete(f"/api/v1/jobs/{made}").json()["progress"]["step"]
             steps.append(_over(client, made)["timings"]["running"] / 0.1 - before)
     _report("steps a job makes after its cancelling", f"{max(steps):.1f} at most", "<= 1, and starting it")

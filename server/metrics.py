@@ -37,7 +37,7 @@ _JOB_SECONDS = Histogram(
 )  # fmt: skip
 _STEP_SECONDS = Histogram("anemone_step_seconds", "One denoising step", buckets=_STEP_BUCKETS, registry=REGISTRY)
 _LOADS = Counter("anemone_model_loads", "Models loaded, or that could not be", ["outcome"], registry=REGISTRY)
-_LOADED = Gauge("anemone_model_loaded", "Whether the worker holds a model", registry=REGISTRY)
+_LOADED = Gauge("anemone_model_loaded", "Whether a model is loaded", registry=REGISTRY)
 _DEATHS = Counter("anemone_worker_deaths", "Times the worker process died", registry=REGISTRY)
 _CONVERSIONS = Counter("anemone_conversions", "Conversions that are over", ["status"], registry=REGISTRY)
 
@@ -74,8 +74,8 @@ def model_loaded(outcome: Literal["loaded", "failed"]) -> None:
     _LOADS.labels(outcome).inc()
 
 
-def model_held(model: str | None) -> None:
-    """Note whether the worker now holds a model; which one is not told."""
+def model_is_loaded(model: str | None) -> None:
+    """Note whether a model is now loaded; its name is not counted."""
     _LOADED.set(model is not None)
 
 

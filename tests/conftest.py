@@ -12,13 +12,14 @@ from converter.conversion.plan import ConvertOptions
 from tests.support.checkpoints import write_checkpoint
 
 
-def pytest_configure(config):
-    """Share the cores: test processes with more threads than cores wait for one another by spinning."""
-    processes = getattr(config.option, "numprocesses", None) or 1
-    threads = max(1, min(2, (os.cpu_count() or 1) // processes))
-    # Also for the processes that tests start; a pytest-xdist worker has it from the process that started it.
-    threads = int(os.environ.setdefault("OMP_NUM_THREADS", str(threads)))
-    torch.set_num_threads(threads)
+def pytest_configure():
+    """Compute in one thread, here and in the processes that tests start.
+
+    Tiny networks gain nothing from more, and threads of several processes on the same cores wait for each other by
+    spinning: with two in each of two processes on two busy cores, converting the tiny refiner took 17 s of CPU, not 2.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(scope="session")
@@ -31,4 +32,4 @@ def checkpoint(tmp_path_factory):
 def model_folder(checkpoint, tmp_path_factory):
     """The tiny checkpoint converted, at two sizes."""
     out = tmp_path_factory.mktemp("models") / "tiny"
-    return convert(checkpoint, out, ConvertOptions(sizes=((64, 64), (96, 64))), lambda progress: None)
+    return convert(checkpoint, out, ConvertOptions(sizes=((64, 64), (96, 64))))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -25,7 +27,8 @@ class UNet(torch.nn.Module):
 
     def forward(self, sample: torch.Tensor, timestep: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         """One prediction."""
-        return self.network(sample, timestep, states, return_dict=False)[0]
+        noise: torch.Tensor = self.network(sample, timestep, states, return_dict=False)[0]
+        return noise
 
 
 class Decoder(torch.nn.Module):
@@ -38,7 +41,8 @@ class Decoder(torch.nn.Module):
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """One picture."""
-        return self.network.decode(z, return_dict=False)[0]
+        image: torch.Tensor = self.network.decode(z, return_dict=False)[0]
+        return image
 
 
 MODULES = {"unet": UNet, "vae_decoder": Decoder}
@@ -81,7 +85,7 @@ def load(workload: Workload, *, dtype: str, channels_last: bool = False) -> Step
             return np.asarray(image)
 
         return timed(paint)
-    module = MODULES[workload.network](workload, kind)
+    module: Any = MODULES[workload.network](workload, kind)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     module = module.to(memory_format=layout)
 

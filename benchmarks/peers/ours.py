@@ -40,7 +40,7 @@ def prepare(
     if path is None and not folder.exists():
         size = (workload.width, workload.height)
         options = ConvertOptions(sizes=(size,), attention=attention, batches=(workload.batch,), verify=False)
-        convert(workload.checkpoint, folder, options, lambda progress: None)
+        convert(workload.checkpoint, folder, options)
 
 
 def _arranged(inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -59,11 +59,12 @@ def _loader(precision: str) -> Callable[[Path, str, str], Network]:
 
 
 def _painter(workload: Workload, precision: str, attention: Attention) -> Step:
+    from server.pipeline.denoise import Picture
     from server.pipeline.request import make_request
-    from server.pipeline.stable_diffusion import Picture, StableDiffusion
+    from server.pipeline.stable_diffusion import StableDiffusion
 
     model = StableDiffusion(ModelFolder.open(converted(workload, attention)), {}, _loader(precision))
-    model.load(lambda network, done, total: None)
+    model.load()
     request = make_request(
         model.manifest, prompt=PROMPT, steps=workload.steps, guidance_scale=GUIDANCE, seed=SEED, scheduler="ddim"
     )

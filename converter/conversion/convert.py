@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from functools import partial as bound
 from pathlib import Path
-from typing import Literal
 
 from converter.conversion.partial import Partial, require_replaceable
 from converter.conversion.plan import ConversionPlan, ConvertOptions, make_plan
@@ -16,55 +14,33 @@ from converter.conversion.programs import write_network
 from converter.errors import CheckpointError
 from converter.folder import ModelFolder
 from converter.manifest import make_manifest
+from converter.progress import OnProgress, Progress, Stage, ignore
 from converter.sources.source import Source, open_source
 
 
-@dataclass(frozen=True)
-class ConvertProgress:
-    """How far a conversion is.
+class _ProgressCounter:
+    """Counts the bytes written and the time taken, and reports them."""
 
-    stage: writing a network, or verifying what was written.
-    done_bytes, total_bytes: weights of all networks.
-    eta_s: seconds to go, from the speed so far; None before there is one.
-    psnr_db: how near a network that was just verified is to its source, at its worst output; None otherwise.
-    """
-
-    stage: Literal["writing", "verifying"]
-    network: str
-    done_bytes: int
-    total_bytes: int
-    eta_s: float | None = None
-    psnr_db: float | None = None
-
-
-class _Course:
-    """Counts bytes and time, and tells."""
-
-    def __init__(self, totals: dict[str, int], tell: Callable[[ConvertProgress], None]) -> None:
-        self._totals, self._tell = totals, tell
+    def __init__(self, totals: dict[str, int], report: OnProgress) -> None:
+        self._totals, self._report = totals, report
         self._done, self._before, self._skipped = 0, 0, 0
         self._began = time.monotonic()
 
-    def say(
-        self, network: str, stage: Literal["writing", "verifying"] = "writing", psnr_db: float | None = None
-    ) -> None:
+    def report(self, network: str, stage: Stage = "converting") -> None:
         total, worked = sum(self._totals.values()), self._done - self._skipped
         eta = (time.monotonic() - self._began) * (total - self._done) / worked if worked else None
-        self._tell(ConvertProgress(stage, network, self._done, total, eta, psnr_db))
+        self._report(Progress(stage, network, self._done, total, eta))
 
     def written(self, network: str, size: int) -> None:
         # Constants that are no checkpoint tensors (masks, frequencies) are not in the total.
         self._done = min(self._before + self._totals[network], self._done + size)
-        self.say(network)
-
-    def verified(self, network: str, psnr_db: float | None) -> None:
-        self.say(network, "verifying", psnr_db)
+        self.report(network)
 
     def finish(self, network: str, *, skipped: bool) -> None:
         self._before += self._totals[network]
         self._done = self._before
         self._skipped += self._totals[network] if skipped else 0
-        self.say(network)
+        self.report(network)
 
 
 def _taken_over(plan: ConversionPlan, partial: Partial, out: Path, only: Collection[str]) -> None:
@@ -85,12 +61,15 @@ def convert(
     source: str | Path | Source,
     out: Path,
     options: ConvertOptions,
-    progress: Callable[[ConvertProgress], None],
+    progress: OnProgress = ignore,
     only: Collection[str] = (),
+    *,
+    verified: Callable[[str, float], None] = lambda network, psnr_db: None,
 ) -> ModelFolder:
     """Convert ``source`` (opened, or what `open_source` takes) into the model folder ``out``, replacing what is there.
 
-    ``progress`` hears of every tensor written. The folder appears whole or not at all. After a crash the networks that
+    ``progress`` is called for every tensor written, ``verified`` with each network's PSNR in dB at its worst output,
+    compared with its source. The folder appears whole or not at all. After a crash the networks that
     were finished are kept and taken up again by the next conversion of the same checkpoint with the same options. With
     ``only``, the other networks stay as they are in ``out``. Hold `conversion_lock` where another process might convert
     into ``out`` too. Raises CheckpointError (source, size or option not convertible), SpaceError and MemoryShortage
@@ -110,15 +89,21 @@ def convert(
         plan.require_fp16(network)
     require_space(out.parent, sum(size for network, size in totals.items() if network not in networks))
 
-    course = _Course(totals, progress)
+    counter = _ProgressCounter(totals, progress)
     for network in plan.networks:
         there = network in networks
         if not there:
             with partial.writing(network) as folder:
-                written, verified = bound(course.written, network), bound(course.verified, network)
-                networks[network] = write_network(network, plan, folder, written, verified)
+                networks[network] = write_network(
+                    network,
+                    plan,
+                    folder,
+                    written=bound(counter.written, network),
+                    verifying=bound(counter.report, network, "verifying"),
+                    verified=bound(verified, network),
+                )
             partial.finish(network, networks[network])
-        course.finish(network, skipped=there)
+        counter.finish(network, skipped=there)
     for name, files in plan.tokenizers.items():
         (partial.path / name).mkdir(exist_ok=True)
         for file, content in files.items():

@@ -94,13 +94,15 @@ def write_network(
     network: str,
     plan: ConversionPlan,
     out: Path,
-    written: Callable[[int], None],
-    verified: Callable[[float | None], None],
+    *,
+    written: Callable[[int], None] = lambda size: None,
+    verifying: Callable[[], None] = lambda: None,
+    verified: Callable[[float], None] = lambda psnr_db: None,
 ) -> tuple[Package, ...]:
     """Write a network's packages into ``out``, all on one weights file; the first bears Apple's file name.
 
-    ``written`` hears the bytes of each weight; ``verified`` None as verification begins and the least PSNR in dB as it
-    ends. Raises VerificationError.
+    ``written`` is called with the bytes of each weight, ``verifying`` as verification begins, and ``verified`` with the
+    least PSNR in dB as it ends. Raises VerificationError.
     """
     tensors, config = plan.tensors(network), plan.config(network)
     blob = out / "weights"
@@ -123,7 +125,7 @@ def write_network(
         # Its import of PyTorch takes a second, which conversion without it does not need.
         from converter.verification.verify import verify_package
 
-        verified(None)
+        verifying()
         least = float("inf")
         for graph in checked:
             write_package(out / "verify.mlpackage", graph, blob, **words)

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from converter.errors import CheckpointError
+from converter.progress import OnProgress, ignore
 from converter.sources.checkpoint import content_hash, weight_files
 from converter.sources.configs import read_json
 from converter.sources.snapshot import short_name
 from converter.sources.tensors import Tensors
 
-if TYPE_CHECKING:
-    from converter.sources.hub import DownloadProgress
 
-
-def _from_hub(given: str, within: str | None, progress: Callable[[DownloadProgress], None]) -> Component | None:
+def _from_hub(given: str, within: str | None, progress: OnProgress) -> Component | None:
     # huggingface_hub takes a fifth of a second to import, which folders need not wait for.
     from converter.sources.hub import HubAddress, fetch_network
 
@@ -40,11 +37,11 @@ class Component:
     def open(
         given: str | Path,
         within: str | None = None,
-        progress: Callable[[DownloadProgress], None] = lambda progress: None,
+        progress: OnProgress = ignore,
     ) -> Component:
         """The network in a folder, or owner/name of one on the Hugging Face hub where there is no such folder.
 
-        Where a whole checkpoint is there, the one in its folder ``within``. ``progress`` hears of a download. Raises
+        Where a whole checkpoint is there, the one in its folder ``within``. ``progress`` is called during a download. Raises
         CheckpointError saying what is missing.
         """
         path = Path(given).expanduser()

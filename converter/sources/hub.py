@@ -32,6 +32,7 @@ from huggingface_hub.file_download import http_get, repo_folder_name
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from converter.errors import CheckpointError, SpaceError
+from converter.progress import OnProgress, Progress, ignore
 from converter.sources.checkpoint import content_hash
 from converter.sources.configs import read_json
 from converter.sources.hub_layout import (
@@ -79,15 +80,6 @@ class HubAddress:
     def storage(self) -> Path:
         """The repository's folder in the cache."""
         return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=self.repo, repo_type="model")
-
-
-@dataclass(frozen=True)
-class DownloadProgress:
-    """How far a download is: the file on its way, and bytes of weights that are there of all files'."""
-
-    file: str
-    done_bytes: int
-    total_bytes: int
 
 
 @dataclass(frozen=True)
@@ -248,17 +240,21 @@ class _Repository:
             beside.replace(ref)
 
 
-def _get_all(found: _Repository, large: list[str], progress: Callable[[DownloadProgress], None]) -> None:
+def _get_all(found: _Repository, large: list[str], progress: OnProgress) -> None:
     found.require_space(large)
     done, total = 0, sum(found.files[name].size for name in large)
     for name in large:
-        found.get(name, lambda at, name=name, before=done: progress(DownloadProgress(name, before + at, total)))  # type: ignore[misc]
+
+        def report(at: int, name: str = name, before: int = done) -> None:
+            progress(Progress("downloading", name, before + at, total))
+
+        found.get(name, report)
         done += found.files[name].size
-        progress(DownloadProgress(name, done, total))
+        report(found.files[name].size)
     found.finished()
 
 
-def _download(found: _Repository, progress: Callable[[DownloadProgress], None]) -> Path:
+def _download(found: _Repository, progress: OnProgress) -> Path:
     where, names = found.address.repo, found.files.keys()
     if found.address.file is not None:
         path, large = found.folder / found.address.file, [checkpoint_file(where, found.address.file, names)]
@@ -319,10 +315,10 @@ def _fetched(address: HubAddress, cached: Callable[[], Path | None], download: C
         return download(found)
 
 
-def fetch(address: HubAddress, progress: Callable[[DownloadProgress], None]) -> Path:
+def fetch(address: HubAddress, progress: OnProgress = ignore) -> Path:
     """Copy what a conversion reads into the cache: the folder there, or the file that ``address`` names.
 
-    ``progress`` hears of weights as they arrive. Where the hub does not answer, or no longer has the repository, a whole
+    ``progress`` is called as weights arrive. Where the hub does not answer, or no longer has the repository, a whole
     copy in the cache will do. Raises CheckpointError (unknown, gated or private repository, nothing in it that is
     converted, no network) and SpaceError before any weights are downloaded.
     """
@@ -341,7 +337,7 @@ def _cached_network(address: HubAddress, within: str | None) -> Path | None:
     return folder / inside
 
 
-def fetch_network(address: HubAddress, within: str | None, progress: Callable[[DownloadProgress], None]) -> Path:
+def fetch_network(address: HubAddress, within: str | None, progress: OnProgress = ignore) -> Path:
     """Copy one network into the cache (a repository that is one, or its folder ``within``): the folder there.
 
     Otherwise as `fetch`.

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from converter.errors import CheckpointError
+from converter.progress import OnProgress, ignore
 from converter.sources.checkpoint import PICKLES, Checkpoint, pickle_refused
 from converter.sources.config_tables import PREDICTION_TYPES
 from converter.sources.single_file import SingleFile
 from converter.sources.tensors import Tensors
-
-if TYPE_CHECKING:
-    from converter.sources.hub import DownloadProgress
 
 ACCEPTED = (
     "a diffusers checkpoint folder, a .safetensors file with a whole checkpoint, or owner/name of a repository on the "
@@ -70,9 +67,7 @@ class Source(Protocol):
         """A hash that changes when a file does, found from names, sizes and times without reading weights."""
 
 
-def _from_hub(
-    given: str, prediction_type: str | None, progress: Callable[[DownloadProgress], None]
-) -> Checkpoint | SingleFile | None:
+def _from_hub(given: str, prediction_type: str | None, progress: OnProgress) -> Checkpoint | SingleFile | None:
     # huggingface_hub takes a fifth of a second to import, which files on this disk need not wait for.
     from converter.sources.hub import HubAddress, fetch
 
@@ -94,12 +89,12 @@ def open_source(
     source: str | Path,
     *,
     prediction_type: str | None = None,
-    progress: Callable[[DownloadProgress], None] = lambda progress: None,
+    progress: OnProgress = ignore,
 ) -> Source:
     """The checkpoint that ``source`` names: a folder, a .safetensors file, or an address on the hub where neither exists.
 
-    ``prediction_type`` (one of PREDICTION_TYPES) overrules what the checkpoint says of itself. ``progress`` hears of a
-    download. Where a folder bears the owner's name, ``owner/name@main`` still means the hub. Raises CheckpointError that
+    ``prediction_type`` (one of PREDICTION_TYPES) overrules what the checkpoint says of itself. ``progress`` is called
+    during a download. Where a folder bears the owner's name, ``owner/name@main`` still means the hub. Raises CheckpointError that
     says what is wrong and what is accepted, and SpaceError.
     """
     if prediction_type not in (None, *PREDICTION_TYPES):

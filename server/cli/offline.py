@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from converter.conversion.convert import ConvertProgress, convert
+from converter.conversion.convert import convert
 from converter.conversion.partial import conversion_lock
 from converter.conversion.plan import ConvertOptions
 from converter.errors import AnemoneError
+from converter.progress import OnProgress, Progress
 from converter.sources.component import Component
 from converter.sources.source import open_source
 from server.jobs.messages import Preparing
@@ -24,17 +23,19 @@ from server.pipeline.request import make_request
 from server.settings import Settings
 from server.terminal import Bar, printable
 
-if TYPE_CHECKING:
-    from converter.sources.hub import DownloadProgress
-
 
 def _of(done: int, total: int) -> str:
     return f"{done / 2**20:.0f} of {total / 2**20:.0f} MB"
 
 
-def _arriving(bar: Bar) -> Callable[[DownloadProgress], None]:
-    """Shows a download's progress."""
-    return lambda p: bar.show(f"downloading {p.file}", p.done_bytes, p.total_bytes, _of(p.done_bytes, p.total_bytes))
+def _showing(bar: Bar) -> OnProgress:
+    """Return a listener that shows bytes of weights on the bar."""
+
+    def show(p: Progress) -> None:
+        left = "" if p.eta_s is None else f", {p.eta_s:.0f} s left"
+        bar.show(f"{p.stage} {p.item}", p.done, p.total, f"{_of(p.done, p.total)}{left}")
+
+    return show
 
 
 def open_component(source: str | None, within: str | None = None) -> Component | None:
@@ -43,7 +44,7 @@ def open_component(source: str | None, within: str | None = None) -> Component |
         return None
     bar = Bar()
     try:
-        return Component.open(source, within, _arriving(bar))
+        return Component.open(source, within, _showing(bar))
     finally:
         bar.close()
 
@@ -55,16 +56,10 @@ def convert_checkpoint(
     bar, began = Bar(), time.monotonic()
     agreed: dict[str, float] = {}
 
-    def show(p: ConvertProgress) -> None:
-        if p.psnr_db is not None:
-            agreed[p.network] = p.psnr_db
-        left = "" if p.eta_s is None else f", {p.eta_s:.0f} s left"
-        bar.show(f"{p.stage} {p.network}", p.done_bytes, p.total_bytes, f"{_of(p.done_bytes, p.total_bytes)}{left}")
-
     try:
-        opened = open_source(source, prediction_type=prediction_type, progress=_arriving(bar))
+        opened = open_source(source, prediction_type=prediction_type, progress=_showing(bar))
         with conversion_lock(out):
-            made = convert(opened, out, options, show, only)
+            made = convert(opened, out, options, _showing(bar), only, verified=agreed.__setitem__)
     finally:
         bar.close()
     for network, psnr_db in agreed.items():

@@ -39,7 +39,7 @@ class Submission:
 
 @dataclass(frozen=True)
 class JobImage:
-    """A finished picture of a job: its number, seed, and file name in the images folder."""
+    """A finished image of a job: its number, seed, and file name in the images folder."""
 
     index: int
     seed: int
@@ -63,7 +63,7 @@ class Job:
     steps_done, step_seconds: denoising steps of the last attempt, and what they took together.
     position: how many jobs go before it; None unless it is queued.
     eta: how long until it is over, by what such jobs took before; None where nothing is known, or it is over.
-    image, step, steps: the picture being made and how far it is; None before the first step.
+    image, step, steps: the image being made and how far it is; None before the first step.
     """
 
     id: str

@@ -1,8 +1,8 @@
 """What the HTTP process and the worker say to each other, over a pipe.
 
-Orders go to the worker, events come back. The worker holds one model at a time. Where it was started with a model, it
-first makes that ready (Preparing, then Ready or Unable); then it says what it holds (Holding) and takes orders. A Run
-whose model is another one switches (Loading, then Holding), and so does Load; Unload lets a model go.
+Commands go to the worker, events come back. The worker has one model loaded at a time. Where it was started with a model, it
+first makes that ready (Preparing, then Ready or Unable); then it says which model is loaded (Loaded) and takes commands. A Run
+whose model is another one switches (Loading, then Loaded), and so does Load; Unload lets a model go.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from server.pipeline.request import GenerationRequest
 
 @dataclass(frozen=True)
 class Run:
-    """Make this job's pictures."""
+    """Make this job's images."""
 
     job_id: str
     request: GenerationRequest
@@ -30,14 +30,14 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Load:
-    """Hold this model, for jobs to come, once what was ordered before is done; answered by Holding or LoadFailed."""
+    """Load this model, for jobs to come, once what was sent before is done; answered by Loaded or LoadFailed."""
 
     model: str
 
 
 @dataclass(frozen=True)
 class Unload:
-    """Let this model go; nothing, where it is not the one that is held."""
+    """Let this model go; nothing if it is not the one that is loaded."""
 
     model: str
 
@@ -87,7 +87,7 @@ class Loading:
 
 @dataclass(frozen=True)
 class LoadFailed:
-    """What Load asked for cannot be held; ``code`` and ``message`` say why, as a job's would that asked for it."""
+    """What Load asked for cannot be loaded; ``code`` and ``message`` say why, as a job's would that asked for it."""
 
     model: str
     code: str
@@ -95,7 +95,7 @@ class LoadFailed:
 
 
 @dataclass(frozen=True)
-class Holding:
+class Loaded:
     """The model that is loaded now; None where none is."""
 
     model: str | None
@@ -113,10 +113,10 @@ class Trying:
 
 @dataclass(frozen=True)
 class Progressed:
-    """A step of a job is done: ``step`` (from 1) of ``total`` for picture ``image`` (from 0).
+    """A step of a job is done: ``step`` (from 1) of ``total`` for image ``image`` (from 0).
 
     seconds: how long the step took.
-    preview: what the picture looks like now, as a small JPEG; None where there is none of this step.
+    preview: what the image looks like now, as a small JPEG; None where there is none of this step.
     """
 
     job_id: str
@@ -129,7 +129,7 @@ class Progressed:
 
 @dataclass(frozen=True)
 class Finished:
-    """A picture of a job, whole."""
+    """A image of a job, whole."""
 
     job_id: str
     image: int
@@ -151,5 +151,5 @@ class Ended:
     message: str | None = None
 
 
-Order = Run | Cancel | Load | Unload | Stop
-Event = Preparing | Ready | Unable | Loading | LoadFailed | Holding | Trying | Progressed | Finished | Ended
+Command = Run | Cancel | Load | Unload | Stop
+Event = Preparing | Ready | Unable | Loading | LoadFailed | Loaded | Trying | Progressed | Finished | Ended

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
-from server.jobs.messages import Event, Order
+from server.jobs.messages import Command, Event
 
 #: Starts the worker process on its end of a pipe.
 Launch = Callable[[Connection], SpawnProcess]
@@ -26,11 +26,11 @@ class WorkerProcess:
         theirs.close()
         self._sending = threading.Lock()
 
-    def send(self, order: Order) -> None:
+    def send(self, command: Command) -> None:
         """Tell the worker. One that has just died is not told; `receive` says so."""
         with self._sending, contextlib.suppress(BrokenPipeError, ConnectionResetError):
             if not self.pipe.closed:
-                self.pipe.send(order)
+                self.pipe.send(command)
 
     def receive(self) -> Event | None:
         """The next event, waited for; None where the worker is dead."""

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from converter.errors import AnemoneError
 from server import metrics
 from server.events import EventLog
-from server.jobs.feeder import Feeder
+from server.jobs.dispatcher import Dispatcher
+from server.jobs.estimates import StepTimes
+from server.jobs.fair_queue import FairQueue
 from server.jobs.job import OPEN, Job, Status, Submission
 from server.jobs.limits import Limits
 from server.jobs.messages import Cancel, Load, Unload
-from server.jobs.order import Order
-from server.jobs.pace import Paces
 from server.jobs.process import Launch
 from server.jobs.readiness import Readiness
 from server.jobs.store import JobStore
@@ -60,13 +60,13 @@ class JobQueue:
         """``notice`` hears of every change of readiness, in the queue's thread. ``events`` may be shared."""
         self._store, self._limits = store, limits or Limits()
         self.events = events or EventLog()
-        self._order, self._paces = Order(), Paces(store.paces())
-        self._feeder = Feeder(store, launch, self._order, self._paces, self.events, notice, self._limits)
+        self._queue, self._step_times = FairQueue(), StepTimes(store.step_times())
+        self._dispatcher = Dispatcher(store, launch, self._queue, self._step_times, self.events, notice, self._limits)
 
     @property
     def readiness(self) -> Readiness:
         """How far the model is, now."""
-        return self._feeder.readiness
+        return self._dispatcher.readiness
 
     @property
     def limits(self) -> Limits:
@@ -75,8 +75,8 @@ class JobQueue:
 
     @property
     def loaded(self) -> str | None:
-        """The model the worker holds."""
-        return self._feeder.loaded
+        """The loaded model."""
+        return self._dispatcher.loaded
 
     def start(self, default_model: str | None = None, *, begin: bool = True) -> None:
         """Take up what an earlier server left, and begin; or only when `begin` is called.
@@ -86,22 +86,22 @@ class JobQueue:
         if default_model is not None:
             self._store.name_model(default_model)
         self._store.interrupted("the server was killed", by_worker=False)
-        for waiting in self._store.waiting():
-            self._order.add(waiting)
-        metrics.queue_changed({"queued": len(self._order), "running": 0})
-        self._feeder.start(begin)
+        for job in self._store.queued():
+            self._queue.add(job)
+        metrics.queue_changed({"queued": len(self._queue), "running": 0})
+        self._dispatcher.start(begin)
 
     def begin(self) -> None:
         """Start the worker, where `start` did not."""
-        self._feeder.begin()
+        self._dispatcher.begin()
 
-    def tell(self, readiness: Readiness) -> None:
+    def set_readiness(self, readiness: Readiness) -> None:
         """Show how the model is coming along before the worker is started; ``failed`` says that it never will be."""
-        self._feeder.tell(readiness)
+        self._dispatcher.set_readiness(readiness)
 
     def stop(self, grace_seconds: float = 0.0) -> None:
         """Stop the worker. The job it is at may end within the grace; then it goes back to the queue."""
-        self._feeder.stop(grace_seconds)
+        self._dispatcher.stop(grace_seconds)
         self.events.close()
 
     # --- jobs -----------------------------------------------------------------------------------------------------
@@ -111,17 +111,17 @@ class JobQueue:
 
         Raises QueueFull, and KeyReused where its key belongs to another request.
         """
-        with self._feeder.lock:
+        with self._dispatcher.lock:
             known = self._repeated(submission)
             if known is not None:
                 return Accepted(known, True)
-            if len(self._order) >= self._limits.max_queue:
-                raise QueueFull(len(self._order), self._retry_after())
-            turn = self._order.turn(submission.client, submission.priority)
-            waiting = self._store.add(submission, turn)
-            self._order.add(waiting)
-        self._feeder.wake()
-        return Accepted(waiting.job_id, False)
+            if len(self._queue) >= self._limits.max_queue:
+                raise QueueFull(len(self._queue), self._retry_after())
+            start_tag = self._queue.start_tag(submission.client, submission.priority)
+            job = self._store.add(submission, start_tag)
+            self._queue.add(job)
+        self._dispatcher.wake()
+        return Accepted(job.job_id, False)
 
     def _repeated(self, submission: Submission) -> str | None:
         if submission.key is not None:
@@ -138,8 +138,8 @@ class JobQueue:
         return None
 
     def _retry_after(self) -> int:
-        running = self._feeder.running
-        left = None if running is None else running.seconds_left(self._paces.of(running.waiting.work.shape))
+        running = self._dispatcher.running
+        left = None if running is None else running.seconds_left(self._step_times.of(running.job.cost.shape))
         low, high = _COME_BACK
         return 10 if left is None else min(max(math.ceil(left), low), high)
 
@@ -155,41 +155,41 @@ class JobQueue:
         return [self._as_it_stands(job) for job in self._store.page(limit, before, statuses, model)]
 
     def _as_it_stands(self, job: Job) -> Job:
-        running = self._feeder.running
-        left = None if running is None else running.seconds_left(self._paces.of(running.waiting.work.shape))
+        running = self._dispatcher.running
+        left = None if running is None else running.seconds_left(self._step_times.of(running.job.cost.shape))
         if job.status == "queued":
-            ahead = self._order.ahead(job.id)
+            ahead = self._queue.ahead(job.id)
             if ahead is None:
                 return replace(job, position=0)  # it is being handed to the worker in this moment
-            count, tally = ahead
-            work = self._paces.seconds(tally)
-            known = work is not None and (running is None or left is not None)
-            eta = (work or 0.0) + (left or 0.0) if known else None
+            count, total = ahead
+            seconds = self._step_times.seconds(total)
+            known = seconds is not None and (running is None or left is not None)
+            eta = (seconds or 0.0) + (left or 0.0) if known else None
             return replace(job, position=count, eta=eta)
         if job.status == "running" and running is not None and running.job_id == job.id:
-            at = running.at
-            if at is not None:
-                job = replace(job, image=at.image, step=at.step, steps=at.total)
+            last = running.last_step
+            if last is not None:
+                job = replace(job, image=last.image, step=last.step, steps=last.total)
             return replace(job, eta=left, steps_done=running.steps_done, step_seconds=running.step_seconds)
         return job
 
     def preview(self, job_id: str) -> bytes | None:
         """What a running job's picture looks like now, as a small JPEG; None where there is nothing to see."""
-        running = self._feeder.running
+        running = self._dispatcher.running
         return running.preview if running is not None and running.job_id == job_id else None
 
     def cancel(self, job_id: str) -> Job | None:
         """Cancel a queued job at once, a running one after its step; the job as it stands then."""
-        with self._feeder.lock:
-            running = self._feeder.running
+        with self._dispatcher.lock:
+            running = self._dispatcher.running
             if running is not None and running.job_id == job_id:
                 # Noted first: whatever dies before the step is over, the job does not come back.
                 self._store.cancelling(job_id)
                 running.is_cancelling = True
-                self._feeder.send(Cancel(job_id))
-            elif self._order.remove(job_id):
+                self._dispatcher.send(Cancel(job_id))
+            elif self._queue.remove(job_id):
                 self._store.end(job_id, "cancelled")
-                self._feeder.ended(job_id, "cancelled", None)
+                self._dispatcher.publish_end(job_id, "cancelled", None)
         return self.job(job_id)
 
     async def wait(self, job_id: str) -> Job | None:
@@ -210,14 +210,14 @@ class JobQueue:
     # --- models ---------------------------------------------------------------------------------------------------
 
     def load(self, model: str) -> None:
-        """Have the worker hold a model for jobs to come; how it goes is told in the events of ``models/NAME``."""
-        self._feeder.send(Load(model))
+        """Have the worker load a model for jobs to come; how it goes is told in the events of ``models/NAME``."""
+        self._dispatcher.send(Load(model))
 
     def unload(self, model: str) -> None:
         """Have the worker let a model go once the job it is at is over."""
-        self._feeder.send(Unload(model))
+        self._dispatcher.send(Unload(model))
 
     def jobs_for(self, model: str) -> int:
         """How many jobs wait for a model or are made with it."""
-        running = self._feeder.running
-        return self._order.count_of(model) + (running is not None and running.waiting.work.shape.model == model)
+        running = self._dispatcher.running
+        return self._queue.count_of(model) + (running is not None and running.job.cost.shape.model == model)

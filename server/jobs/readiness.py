@@ -1,4 +1,4 @@
-"""How far the server is from making its first picture."""
+"""How far the server is from making its first image."""
 
 from __future__ import annotations
 

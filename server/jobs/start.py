@@ -31,8 +31,8 @@ class ModelChoice:
     precision: str = "fast"
 
 
-def start_worker(orders: Connection, choice: ModelChoice) -> None:
+def start_worker(pipe: Connection, choice: ModelChoice) -> None:
     """The worker process's entry point."""
     from server.jobs.worker import open_model, prepare_model, work
 
-    work(orders, choice, prepare_model, open_model)
+    work(pipe, choice, prepare_model, open_model)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from converter.progress import Progress
 from server.models.orders import ConversionOrder
 
 log = logging.getLogger("anemone.conversions")
@@ -16,23 +17,6 @@ log = logging.getLogger("anemone.conversions")
 ConversionStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 #: Conversions that are over and still told of; the oldest are forgotten first, their models are not.
 _MOST_KEPT = 200
-
-
-@dataclass(frozen=True)
-class ConversionProgress:
-    """How far it is.
-
-    stage: downloading, converting or verifying.
-    item: the file or network it is at.
-    done, total: bytes of weights; of the download, or of all networks.
-    eta_s: seconds to go; None where that is not known.
-    """
-
-    stage: Literal["downloading", "converting", "verifying"]
-    item: str
-    done: int
-    total: int
-    eta_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +35,7 @@ class Conversion:
     finished: float | None = None
     attempts: int = 0
     error: tuple[str, str] | None = None
-    progress: ConversionProgress | None = None
+    progress: Progress | None = None
 
     @property
     def id(self) -> str:

@@ -14,10 +14,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from converter.errors import AnemoneError
+from converter.progress import Progress
 from server import metrics
 from server.events import EventLog
 from server.logs import LogFormat, about_job
-from server.models.conversion import Conversion, ConversionFiles, ConversionProgress, ConversionStatus
+from server.models.conversion import Conversion, ConversionFiles, ConversionStatus
 from server.models.converting import ConversionFailed, Converted, Report, convert_ordered
 from server.models.installed import InstalledModels
 from server.models.orders import ConversionOrder
@@ -229,12 +230,12 @@ class Conversions:
             report: Report | None = pipe.recv()
         except (EOFError, OSError):  # OSError where it was killed in the middle of a message
             report = None
-        if isinstance(report, ConversionProgress):
+        if isinstance(report, Progress):
             self._progressed(report)
         else:
             self._ended(report)
 
-    def _progressed(self, progress: ConversionProgress) -> None:
+    def _progressed(self, progress: Progress) -> None:
         with self._lock:
             assert self._running is not None
             self._all[self._running] = replace(self._all[self._running], progress=progress)

@@ -9,22 +9,17 @@ import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from converter.apple import AppleSettings, adopt, is_apple
-from converter.conversion.convert import ConvertProgress
 from converter.conversion.plan import ConvertOptions
 from converter.errors import AnemoneError
 from converter.folder import FILE
+from converter.progress import Progress
 from converter.sources.component import Component
 from converter.sources.source import open_source
 from server.logs import LogFormat, about_job, log_as
-from server.models.conversion import ConversionProgress
 from server.models.library import from_hub, installed_from
 from server.models.orders import ConversionOrder
-
-if TYPE_CHECKING:
-    from converter.sources.hub import DownloadProgress
 
 log = logging.getLogger("anemone.conversion")
 #: Progress comes for every tensor and every piece of a download; more of it than this nobody could read.
@@ -48,7 +43,7 @@ class ConversionFailed:
     message: str
 
 
-Report = ConversionProgress | Converted | ConversionFailed
+Report = Progress | Converted | ConversionFailed
 
 
 class _Reporter:
@@ -57,18 +52,11 @@ class _Reporter:
     def __init__(self, pipe: Connection) -> None:
         self._pipe, self._at, self._sent = pipe, ("", ""), 0.0
 
-    def _say(self, progress: ConversionProgress) -> None:
+    def __call__(self, progress: Progress) -> None:
         at, now = (progress.stage, progress.item), time.monotonic()
         if at != self._at or now - self._sent >= _SECONDS_BETWEEN or progress.done == progress.total:
             self._pipe.send(progress)
             self._at, self._sent = at, now
-
-    def converting(self, p: ConvertProgress) -> None:
-        stage = "converting" if p.stage == "writing" else "verifying"
-        self._say(ConversionProgress(stage, p.network, p.done_bytes, p.total_bytes, p.eta_s))  # type: ignore[arg-type]
-
-    def downloading(self, p: DownloadProgress) -> None:
-        self._say(ConversionProgress("downloading", p.file, p.done_bytes, p.total_bytes))
 
 
 def _carried_out(order: ConversionOrder, data_dir: Path, report: _Reporter) -> Path:
@@ -82,9 +70,9 @@ def _carried_out(order: ConversionOrder, data_dir: Path, report: _Reporter) -> P
         return found.path
 
     def beside(source: str | None, within: str | None = None) -> Component | None:
-        return None if source is None else Component.open(source, within, report.downloading)
+        return None if source is None else Component.open(source, within, report)
 
-    opened = open_source(order.source, prediction_type=order.prediction_type, progress=report.downloading)
+    opened = open_source(order.source, prediction_type=order.prediction_type, progress=report)
     options = ConvertOptions(
         name=order.name,
         sizes=order.sizes,
@@ -99,7 +87,7 @@ def _carried_out(order: ConversionOrder, data_dir: Path, report: _Reporter) -> P
         target=order.target,
         functions=order.functions,
     )
-    return installed_from(opened, out, options, report.converting).path
+    return installed_from(opened, out, options, report).path
 
 
 def convert_ordered(pipe: Connection, order: ConversionOrder, data_dir: Path, log_format: LogFormat) -> None:

@@ -22,7 +22,7 @@ class Beginning(Protocol):
     def begin(self) -> None:
         """Start the worker."""
 
-    def tell(self, readiness: Readiness) -> None:
+    def set_readiness(self, readiness: Readiness) -> None:
         """Show how the model is coming along."""
 
 
@@ -68,11 +68,13 @@ class FirstModel:
     def _heard(self, conversion: Conversion, queue: Beginning) -> None:
         at = conversion.progress
         if conversion.status == "succeeded":
-            queue.tell(Readiness())
+            queue.set_readiness(Readiness())
             queue.begin()
         elif conversion.status == "failed":
-            queue.tell(Readiness("failed", message=conversion.error[1] if conversion.error else None))
+            queue.set_readiness(Readiness("failed", message=conversion.error[1] if conversion.error else None))
         elif conversion.status == "cancelled":
-            queue.tell(Readiness("failed", message="its conversion was cancelled; restart the server to go on with it"))
+            queue.set_readiness(
+                Readiness("failed", message="its conversion was cancelled; restart the server to go on with it")
+            )
         elif at is not None:
-            queue.tell(Readiness(at.stage, at.item, at.done, at.total))
+            queue.set_readiness(Readiness(at.stage, at.item, at.done, at.total))

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from converter import __version__
 from converter.apple import AppleSettings, adopt, is_apple
-from converter.conversion.convert import ConvertProgress, convert
+from converter.conversion.convert import convert
 from converter.conversion.partial import conversion_lock
 from converter.conversion.plan import ConvertOptions, make_plan
 from converter.errors import ManifestError
 from converter.folder import FILE, ModelFolder
+from converter.progress import OnProgress, ignore
 from converter.sources.snapshot import file_name, short_name
 from converter.sources.source import Source, open_source
-
-if TYPE_CHECKING:
-    from converter.sources.hub import DownloadProgress
 
 #: The bundled checkpoint lies in a folder called just "model".
 _BUNDLED_NAME = "anemone-demo"
@@ -79,9 +75,7 @@ def from_hub(folder: Path, address: str) -> ModelFolder | None:
     return found if found.manifest.source.path_or_id == repository else None
 
 
-def installed_from(
-    opened: Source, out: Path, options: ConvertOptions, progress: Callable[[ConvertProgress], None]
-) -> ModelFolder:
+def installed_from(opened: Source, out: Path, options: ConvertOptions, progress: OnProgress) -> ModelFolder:
     """The checkpoint's model in ``out``, converted if it is not there yet; waits for another process that does so.
 
     Raises what `convert` raises.
@@ -96,8 +90,7 @@ def installed_from(
 def ready_model(
     source: Path,
     data_dir: Path,
-    progress: Callable[[ConvertProgress], None],
-    downloading: Callable[[DownloadProgress], None] = lambda progress: None,
+    progress: OnProgress = ignore,
 ) -> ModelFolder:
     """The model at ``source``, or at that address on the hub, converted into ``data_dir`` if it is not yet.
 
@@ -108,5 +101,5 @@ def ready_model(
     if source.is_dir() and is_apple(source):
         return adopt(source, AppleSettings())
     name = model_name(source)
-    opened = open_source(source, progress=downloading)
+    opened = open_source(source, progress=progress)
     return installed_from(opened, data_dir / "models" / name, ConvertOptions(name=name), progress)

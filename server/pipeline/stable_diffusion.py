@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from converter.devices.trials import Trials
 from converter.folder import Manifest, ModelFolder
 from converter.networks.registry import UNET, UNET_PROMPT, VAE_DECODER, VAE_ENCODER, text_encoders
+from converter.progress import OnProgress, Progress, ignore
 from converter.runtime import Network
 from server.pipeline.conditioning import Conditioner, Conditioning
 from server.pipeline.cost import first_call
@@ -64,18 +65,18 @@ class StableDiffusion:
         """One of its networks; see `Networks.get`."""
         return self._networks.get(name, width, height, batch=batch, tokens=tokens)
 
-    def load(self, progress: Callable[[str, int, int], None]) -> None:
-        """Load what a request of the default size needs; ``progress`` hears network, number done, number in all.
+    def load(self, progress: OnProgress = ignore) -> None:
+        """Load what a request of the default size needs; ``progress`` is called for each network.
 
         Where not all of it fits into memory at once, each is loaded once all the same: a model that cannot run shows it
         here, and Core ML has compiled it when it is loaded again.
         """
         names = [n for n in self.manifest.networks if n in text_encoders([n]) or n in _TXT2IMG]
         for done, name in enumerate(names):
-            progress(name, done, len(names))
+            progress(Progress("loading", name, done, len(names)))
             package = self._folder.default(name)
             self.network(name, package.width, package.height, batch=package.batch)
-        progress(names[-1], len(names), len(names))
+        progress(Progress("loading", names[-1], len(names), len(names)))
 
     def preview(self, step: Step, request: GenerationRequest) -> bytes | None:
         """A small JPEG of a step; None where it would take more memory than there is beside the UNet."""

@@ -56,10 +56,6 @@ SWIFT = {
 }
 
 
-def quietly(*progress):
-    pass
-
-
 def changed(package, change):
     """Change a package's model message where it lies."""
     model = read_model(package)
@@ -91,7 +87,7 @@ def as_apple_writes_it(ours, out, version):
 
 def pair(folder, source, version="someone/tiny-model", **options):
     """Our folder of a checkpoint and Apple's."""
-    ours = convert(source, folder / "ours", ConvertOptions(name=version, verify=False, **options), quietly)
+    ours = convert(source, folder / "ours", ConvertOptions(name=version, verify=False, **options))
     return ours, as_apple_writes_it(ours, folder / "apple", version)
 
 
@@ -269,9 +265,9 @@ def test_the_noise_schedule_and_what_is_predicted_come_from_a_scheduler_config(c
 def test_a_second_opening_needs_no_settings(custom, apple, tmp_path):
     ours, _, source = custom
     with pytest.raises(AppleSettingsError, match="--prediction-type"):
-        ready_model(apple, tmp_path / "data", quietly)
+        ready_model(apple, tmp_path / "data")
     adopt(apple, settings_of(source))
-    found = ready_model(apple, tmp_path / "data", quietly)
+    found = ready_model(apple, tmp_path / "data")
     assert found.path == apple
     np.testing.assert_array_equal(picture(found, steps=1), picture(ours, steps=1))
     assert not (tmp_path / "data").exists()
@@ -300,7 +296,7 @@ def test_a_model_of_published_widths_needs_its_tokenizer_alone(tmp_path):
     (folder / "Resources").mkdir()
     for file in ("vocab.json", "merges.txt"):
         shutil.copy(source / "tokenizer" / file, folder / "Resources" / file)
-    found = ready_model(folder, tmp_path / "data", quietly)
+    found = ready_model(folder, tmp_path / "data")
     np.testing.assert_array_equal(picture(found), picture(ours))
 
 
@@ -678,7 +674,7 @@ def test_a_picture_from_a_unet_cut_in_two_is_the_one_from_the_whole(custom, chun
     halves = sorted(path.name for path in folder.iterdir() if "chunk" in path.name.lower())
     found = adopt(folder, settings_of(source))
     assert [package.path for package in found.manifest.networks["unet"]] == halves[:1]
-    np.testing.assert_array_equal(picture(ready_model(folder, tmp_path / "data", quietly)), picture(ours))
+    np.testing.assert_array_equal(picture(ready_model(folder, tmp_path / "data")), picture(ours))
 
 
 def test_both_halves_count_for_what_a_model_is_and_for_the_lint(custom, chunked, tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 from server.jobs.job import Submission
 from server.pipeline.cost import cost
 from server.pipeline.request import GenerationRequest
-from tests.support.fake_painter import MANIFEST
+from tests.support.fake_pipeline import MANIFEST
 
 
 def request(prompt: str = "a circle", image: bytes | None = None, **fields: Any) -> GenerationRequest:

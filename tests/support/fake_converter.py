@@ -15,11 +15,11 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from server.models.conversion import ConversionProgress
+from converter.progress import Progress
 from server.models.conversions import LaunchConversion
 from server.models.converting import ConversionFailed, Converted
 from server.models.orders import ConversionOrder
-from tests.support.fake_painter import MANIFEST
+from tests.support.fake_pipeline import MANIFEST
 
 PIECES = 100
 # A fresh interpreter for each, as the server starts them, takes a second; copies of one that has imported all this do not.
@@ -30,7 +30,7 @@ _PROCESSES.set_forkserver_preload(["tests.support.fake_converter"])
 def convert(pipe: Connection, order: ConversionOrder, data_dir: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     (data_dir / "begun").open("a").write(f"{order.source}\n")
-    pipe.send(ConversionProgress("downloading", "unet.safetensors", 50, 100))
+    pipe.send(Progress("downloading", "unet.safetensors", 50, 100))
     if "bad" in order.source:
         pipe.send(ConversionFailed("not_converted", f"{order.source} is of an unknown architecture"))
         return
@@ -40,7 +40,7 @@ def convert(pipe: Connection, order: ConversionOrder, data_dir: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     pieces = next((count for word, count in (("slow", PIECES), ("steady", 5)) if word in order.source), 1)
     for piece in range(pieces):
-        pipe.send(ConversionProgress("converting", "unet", piece, PIECES, 1.0))
+        pipe.send(Progress("converting", "unet", piece, PIECES, 1.0))
         if pieces > 1:
             time.sleep(0.1)
     folder = data_dir / "models" / order.name

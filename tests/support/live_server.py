@@ -1,4 +1,4 @@
-"""A real server on a real port, with a fake painter in a real worker process."""
+"""A real server on a real port, with a fake pipeline in a real worker process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from server.models.conversions import Conversions
 from server.models.installed import InstalledModels
 from server.security.gate import Access
 from server.shutdown import Server
-from tests.support import fake_converter, fake_painter
+from tests.support import fake_converter, fake_pipeline
 
 PATIENCE = 60.0
 
@@ -43,7 +43,7 @@ def server(
 
     def open_backend() -> Backend:
         store = JobStore(data_dir)
-        queue = JobQueue(store, launch_worker(fake_painter.start, choice), announce, limits)
+        queue = JobQueue(store, launch_worker(fake_pipeline.start, choice), announce, limits)
         models = InstalledModels(data_dir, default="fake")
         conversions = Conversions(data_dir, models, queue.events, fake_converter.launcher(data_dir))
         return Backend(store, queue, models, conversions)

@@ -13,17 +13,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from server.jobs.estimates import Shape, StepTime, shape_cost
+from server.jobs.fair_queue import QueuedJob, QueueKey
 from server.jobs.job import PRIORITIES, Job, JobFailure, JobImage, Status, Submission
-from server.jobs.line import Place
-from server.jobs.order import Waiting
-from server.jobs.pace import Pace, Shape, work_of
-from server.jobs.store.pictures import Pictures
+from server.jobs.store.images import ImageFiles
 from server.jobs.store.schema import connect, durably, migrate
 from server.pipeline.cost import Cost
 from server.pipeline.request import GenerationRequest, as_json, from_json
 
 #: A job whose worker dies in it is tried again once; whether it is to blame shows in the second death.
-MOST_DEATHS = 2
+MOST_DEATHS_IN_JOB = 2
 #: A killed server is seldom the job's doing, but a job that takes the whole machine down must not run for ever either.
 MOST_ATTEMPTS = 5
 
@@ -34,13 +33,13 @@ _COLUMNS = (
 
 
 class JobStore:
-    """Jobs and their pictures in a data folder. Safe to call from several threads.
+    """Jobs and their images in a data folder. Safe to call from several threads.
 
     Reading has a connection of its own: it does not wait for a write that is on its way to the disk.
     """
 
     def __init__(self, data_dir: Path) -> None:
-        self.pictures = Pictures(data_dir / "images")
+        self.images = ImageFiles(data_dir / "images")
         self._writing, self._reading = threading.RLock(), threading.Lock()
         self._db = connect(data_dir / "jobs.sqlite3")
         try:
@@ -49,7 +48,7 @@ class JobStore:
             self._db.close()
             raise
         self._read = connect(data_dir / "jobs.sqlite3")
-        self.pictures.sweep({file for (file,) in self._db.execute("SELECT file FROM images")})
+        self.images.sweep({file for (file,) in self._db.execute("SELECT file FROM images")})
 
     def close(self) -> None:
         """Close the database."""
@@ -72,9 +71,9 @@ class JobStore:
         with self._reading:
             return self._read.execute(query, values).fetchall()
 
-    # --- jobs come ------------------------------------------------------------------------------------------------
+    # --- insert ------------------------------------------------------------------------------------------------
 
-    def add(self, submission: Submission, turn: float = 0.0) -> Waiting:
+    def add(self, submission: Submission, start_tag: float = 0.0) -> QueuedJob:
         """Keep a new job, queued; it is on disk when this returns."""
         request = submission.request
         row = {
@@ -84,7 +83,7 @@ class JobStore:
             "created": time.time(),
             "model": request.model,
             "priority": PRIORITIES.index(submission.priority),
-            "turn": turn,
+            "turn": start_tag,
             "client": submission.client,
             "key": submission.key,
             "fingerprint": submission.fingerprint,
@@ -99,8 +98,8 @@ class JobStore:
                             {", ".join(f":{name}" for name in row)}) RETURNING number""",
                 row,
             ).fetchall()
-        work = work_of(request, submission.cost)
-        return Waiting(str(row["id"]), Place(turn, number), submission.priority, submission.client, work)
+        cost = shape_cost(request, submission.cost)
+        return QueuedJob(str(row["id"]), QueueKey(start_tag, number), submission.priority, submission.client, cost)
 
     def with_key(self, client: str, key: str) -> tuple[str, str | None] | None:
         """The job that a client submitted with this key, and its fingerprint; None where there is none."""
@@ -114,14 +113,14 @@ class JobStore:
         found = self._rows(query, (client, fingerprint, since))
         return str(found[0][0]) if found else None
 
-    def waiting(self) -> list[Waiting]:
+    def queued(self) -> list[QueuedJob]:
         """Every queued job."""
         query = """SELECT id, turn, number, priority, client, request, calls, rows, decodes
                    FROM jobs WHERE status = 'queued'"""
         found = []
-        for job_id, turn, number, priority, client, text, *cost in self._rows(query):
-            work = work_of(from_json(json.loads(text), None), Cost(*cost))
-            found.append(Waiting(job_id, Place(turn, number), PRIORITIES[priority], client, work))
+        for job_id, start_tag, number, priority, client, text, *counts in self._rows(query):
+            cost = shape_cost(from_json(json.loads(text), None), Cost(*counts))
+            found.append(QueuedJob(job_id, QueueKey(start_tag, number), PRIORITIES[priority], client, cost))
         return found
 
     def name_model(self, model: str) -> None:
@@ -133,7 +132,7 @@ class JobStore:
                 {"model": model},
             )
 
-    # --- jobs are looked at ---------------------------------------------------------------------------------------
+    # --- query ---------------------------------------------------------------------------------------
 
     def _jobs(self, rest: str, values: Sequence[Any]) -> list[Job]:
         rows = self._rows(f"SELECT {', '.join(_COLUMNS)} FROM jobs {rest}", values)
@@ -171,10 +170,10 @@ class JobStore:
         return bool(self._rows("SELECT 1 FROM tombstones WHERE id = ?", (job_id,)))
 
     def image_path(self, image: JobImage) -> Path:
-        """Where a picture's file is."""
-        return self.pictures.path(image.file)
+        """Where a image's file is."""
+        return self.images.path(image.file)
 
-    # --- jobs run -------------------------------------------------------------------------------------------------
+    # --- run -------------------------------------------------------------------------------------------------
 
     def start(self, job_id: str) -> GenerationRequest:
         """Mark a queued job as running, its attempt counted; what it asks for. Raises KeyError where it is not queued."""
@@ -190,12 +189,12 @@ class JobStore:
         return from_json(json.loads(request), upload)
 
     def add_image(self, job_id: str, index: int, seed: int, png: bytes) -> None:
-        """Keep a finished picture: written whole, then named, then entered, in place of an earlier attempt's."""
-        name = self.pictures.write(png)
+        """Keep a finished image: written whole, then named, then entered, in place of an earlier attempt's."""
+        name = self.images.write(png)
         with self._transaction() as db:
             former = db.execute("SELECT file FROM images WHERE job = ? AND number = ?", (job_id, index)).fetchall()
             db.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", (job_id, index, seed, name))
-        self.pictures.remove(file for (file,) in former)
+        self.images.remove(file for (file,) in former)
 
     def cancelling(self, job_id: str) -> None:
         """Note that a running job is to be cancelled, so that it does not come back whatever happens now."""
@@ -233,7 +232,7 @@ class JobStore:
                 deaths += by_worker
                 if cancelling:
                     self.end(job_id, "cancelled")
-                elif deaths >= MOST_DEATHS or attempts >= MOST_ATTEMPTS:
+                elif deaths >= MOST_DEATHS_IN_JOB or attempts >= MOST_ATTEMPTS:
                     times = f"{deaths} times" if by_worker else f"the {attempts}th time"
                     self.end(job_id, "failed", JobFailure("worker_died", f"{reason}, {times} during this job"))
                 else:
@@ -259,16 +258,16 @@ class JobStore:
             if db.execute("SELECT 1 FROM jobs WHERE id = ? AND status = 'running'", (job_id,)).fetchall():
                 self.end(job_id, "cancelled")
 
-    # --- what is learnt, what is let go ---------------------------------------------------------------------------
+    # --- step times and expiry ---------------------------------------------------------------------------
 
-    def paces(self) -> dict[Shape, Pace]:
+    def step_times(self) -> dict[Shape, StepTime]:
         """How long steps took, by shape."""
         rows = self._rows("SELECT model, width, height, batch, step, picture FROM paces")
-        return {Shape(*row[:4]): Pace(*row[4:]) for row in rows}
+        return {Shape(*row[:4]): StepTime(*row[4:]) for row in rows}
 
-    def keep_pace(self, shape: Shape, pace: Pace) -> None:
+    def keep_step_time(self, shape: Shape, step_time: StepTime) -> None:
         """Keep how long steps of a shape take."""
-        row = (shape.model, shape.width, shape.height, shape.batch, pace.step, pace.picture)
+        row = (shape.model, shape.width, shape.height, shape.batch, step_time.step, step_time.image)
         with self._writing:
             self._db.execute("INSERT OR REPLACE INTO paces VALUES (?, ?, ?, ?, ?, ?)", row)
 
@@ -278,14 +277,14 @@ class JobStore:
         return [str(job_id) for (job_id,) in self._rows(query, (2.0**62 if moment is None else moment, limit))]
 
     def expire(self, job_ids: Sequence[str]) -> None:
-        """Forget jobs that are over and delete their pictures; only that they were there is kept."""
+        """Forget jobs that are over and delete their images; only that they were there is kept."""
         names: list[str] = []
         with self._transaction() as db:
             for job_id in job_ids:
                 names += [file for (file,) in db.execute("DELETE FROM images WHERE job = ? RETURNING file", (job_id,))]
                 db.execute("INSERT INTO tombstones SELECT id, number, ? FROM jobs WHERE id = ?", (time.time(), job_id))
                 db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
-        self.pictures.remove(names)
+        self.images.remove(names)
 
     def forget_expired(self, before: float) -> None:
         """Drop what is kept of jobs that expired before this moment (seconds since 1970)."""

@@ -1,4 +1,4 @@
-"""How long what is over is kept: by age, and by how much room pictures take."""
+"""Deletes finished jobs by age and by total image size."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _AT_ONCE = 50
 
 @dataclass(frozen=True)
 class Retention:
-    """Jobs are kept for so many ``days`` after their end, and pictures up to so many ``gigabytes`` (10^9 bytes)."""
+    """Jobs are kept for so many ``days`` after their end, and images up to so many ``gigabytes`` (10^9 bytes)."""
 
     days: float = 30
     gigabytes: float = 10
 
     @property
     def bytes(self) -> float:
-        """How much room pictures may take."""
+        """How much room images may take."""
         return self.gigabytes * 1e9
 
     def apply(self, store: JobStore, clock: Callable[[], float] = time.time) -> int:
-        """Let go what is too old, and the jobs that were over first while pictures take too much; how many went.
+        """Let go what is too old, and the jobs that were over first while images take too much; how many went.
 
         Jobs that are not over are never touched.
         """
@@ -38,7 +38,7 @@ class Retention:
         while job_ids := store.finished_before(now - self.days * _DAY, _AT_ONCE):
             store.expire(job_ids)
             gone += len(job_ids)
-        while store.pictures.bytes > self.bytes and (job_ids := store.finished_before(None, 1)):
+        while store.images.bytes > self.bytes and (job_ids := store.finished_before(None, 1)):
             store.expire(job_ids)
             gone += 1
         store.forget_expired(now - _TOMBSTONE_DAYS * _DAY)

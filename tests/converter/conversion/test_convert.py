@@ -29,10 +29,6 @@ from tests.support.checkpoints import tiny_unet, write_checkpoint
 WITHOUT_NETWORKS = {"unet": None, "vae": None, "text_encoder": None, "tokenizer": None, "feature_extractor": None}
 
 
-def quietly(progress):
-    pass
-
-
 def digests(folder):
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -54,8 +50,8 @@ def test_the_manifest_says_what_a_server_needs(model_folder):
 
 
 def test_converting_twice_gives_the_same_bytes(checkpoint, tmp_path):
-    first = convert(checkpoint, tmp_path / "a", ConvertOptions(name="m"), quietly)
-    second = convert(checkpoint, tmp_path / "b", ConvertOptions(name="m"), quietly)
+    first = convert(checkpoint, tmp_path / "a", ConvertOptions(name="m"))
+    second = convert(checkpoint, tmp_path / "b", ConvertOptions(name="m"))
     assert digests(first.path) == digests(second.path)
 
 
@@ -70,14 +66,14 @@ def test_a_second_size_shares_the_weights_of_the_first(model_folder):
 def test_progress_ends_at_the_total_and_never_goes_back(checkpoint, tmp_path):
     seen = []
     convert(checkpoint, tmp_path / "out", ConvertOptions(), seen.append)
-    assert [p.done_bytes for p in seen] == sorted(p.done_bytes for p in seen)
-    assert seen[-1].done_bytes == seen[-1].total_bytes
-    assert list(dict.fromkeys(p.network for p in seen)) == ["text_encoder", "unet", "vae_decoder", "vae_encoder"]
+    assert [p.done for p in seen] == sorted(p.done for p in seen)
+    assert seen[-1].done == seen[-1].total
+    assert list(dict.fromkeys(p.item for p in seen)) == ["text_encoder", "unet", "vae_decoder", "vae_encoder"]
 
 
 def cut_off_at(network):
     def progress(p):
-        if p.network == network:
+        if p.item == network:
             raise KeyboardInterrupt
 
     return progress
@@ -85,7 +81,7 @@ def cut_off_at(network):
 
 def test_a_conversion_that_is_cut_off_leaves_the_old_model_as_it_was(checkpoint, tmp_path):
     out = tmp_path / "out"
-    convert(checkpoint, out, ConvertOptions(), quietly)
+    convert(checkpoint, out, ConvertOptions())
     before = digests(out)
     with pytest.raises(KeyboardInterrupt):
         convert(checkpoint, out, ConvertOptions(), cut_off_at("unet"))
@@ -93,14 +89,14 @@ def test_a_conversion_that_is_cut_off_leaves_the_old_model_as_it_was(checkpoint,
 
 
 def test_a_conversion_that_was_cut_off_goes_on_with_the_networks_it_had_finished(checkpoint, tmp_path):
-    whole = convert(checkpoint, tmp_path / "whole", ConvertOptions(name="m"), quietly)
+    whole = convert(checkpoint, tmp_path / "whole", ConvertOptions(name="m"))
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         convert(checkpoint, out, ConvertOptions(name="m"), cut_off_at("vae_decoder"))
     assert not out.exists()
     tensors = []
     made = convert(checkpoint, out, ConvertOptions(name="m"), tensors.append)
-    assert [p.network for p in tensors].count("unet") == 1  # only the word that it is done
+    assert [p.item for p in tensors].count("unet") == 1  # only the word that it is done
     assert digests(made.path) == digests(whole.path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "whole"]
 
@@ -112,7 +108,7 @@ from converter.conversion.convert import convert
 from converter.conversion.plan import ConvertOptions
 
 def progress(p):
-    if p.network == "vae_decoder" and p.stage == "writing":
+    if p.item == "vae_decoder" and p.stage == "converting":
         os.kill(os.getpid(), signal.SIGKILL)
 
 convert(Path(sys.argv[1]), Path(sys.argv[2]), ConvertOptions(name="m", verify=False), progress)
@@ -126,15 +122,15 @@ def test_a_conversion_that_was_killed_goes_on_with_the_networks_it_had_finished(
     assert not out.exists()
     seen = []
     made = convert(checkpoint, out, ConvertOptions(name="m"), seen.append)
-    assert {p.network for p in seen if p.stage == "verifying"} == {"vae_decoder", "vae_encoder"}
-    whole = convert(checkpoint, tmp_path / "whole", ConvertOptions(name="m"), quietly)
+    assert {p.item for p in seen if p.stage == "verifying"} == {"vae_decoder", "vae_encoder"}
+    whole = convert(checkpoint, tmp_path / "whole", ConvertOptions(name="m"))
     assert digests(made.path) == digests(whole.path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "whole"]
 
 
 def test_one_network_is_made_anew_and_the_others_are_kept(checkpoint, tmp_path):
     out = tmp_path / "out"
-    made = convert(checkpoint, out, ConvertOptions(name="m"), quietly)
+    made = convert(checkpoint, out, ConvertOptions(name="m"))
     decoder = made.package("vae_decoder", 64, 64) / "Manifest.json"
     before = decoder.stat().st_ino
     damaged = made.package("unet", 64, 64) / "Data/com.apple.CoreML/model.mlmodel"
@@ -144,25 +140,25 @@ def test_one_network_is_made_anew_and_the_others_are_kept(checkpoint, tmp_path):
     convert(checkpoint, out, ConvertOptions(name="m"), seen.append, only=("unet",))
     assert digests(out) == whole
     assert decoder.stat().st_ino == before
-    assert {p.network for p in seen if p.stage == "verifying"} == {"unet"}
+    assert {p.item for p in seen if p.stage == "verifying"} == {"unet"}
 
 
 def test_one_network_cannot_be_made_into_a_model_of_another_kind(checkpoint, tmp_path):
     out = tmp_path / "out"
-    convert(checkpoint, out, ConvertOptions(name="m"), quietly)
+    convert(checkpoint, out, ConvertOptions(name="m"))
     with pytest.raises(CheckpointError, match="convert it whole"):
-        convert(checkpoint, out, ConvertOptions(name="m", attention="original"), quietly, only=("unet",))
+        convert(checkpoint, out, ConvertOptions(name="m", attention="original"), only=("unet",))
     with pytest.raises(CheckpointError, match="no network x; accepted: text_encoder, unet"):
-        convert(checkpoint, out, ConvertOptions(name="m"), quietly, only=("x",))
+        convert(checkpoint, out, ConvertOptions(name="m"), only=("x",))
     with pytest.raises(ManifestError, match="not a converted model"):
-        convert(checkpoint, tmp_path / "none", ConvertOptions(name="m"), quietly, only=("unet",))
+        convert(checkpoint, tmp_path / "none", ConvertOptions(name="m"), only=("unet",))
 
 
 def test_networks_finished_with_other_options_are_not_taken_up(checkpoint, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         convert(checkpoint, out, ConvertOptions(name="m"), cut_off_at("vae_decoder"))
-    made = convert(checkpoint, out, ConvertOptions(name="m", attention="original"), quietly)
+    made = convert(checkpoint, out, ConvertOptions(name="m", attention="original"))
     kinds = {op.kind for op in read_program(made.package("unet", 64, 64)).operations}
     assert "matmul" in kinds
     assert "einsum" not in kinds
@@ -187,7 +183,7 @@ def test_two_conversions_into_one_folder_take_turns(tmp_path):
 def test_every_attention_and_batch_shares_the_same_weights(checkpoint, tmp_path):
     weights = set()
     for attention in ATTENTIONS:
-        made = convert(checkpoint, tmp_path / attention, ConvertOptions(attention=attention, batches=(2, 1)), quietly)
+        made = convert(checkpoint, tmp_path / attention, ConvertOptions(attention=attention, batches=(2, 1)))
         for package in made.packages("unet", 64, 64):
             file = made.path / package.path / "Data/com.apple.CoreML/weights/weight.bin"
             weights.add(hashlib.sha256(file.read_bytes()).hexdigest())
@@ -203,7 +199,7 @@ def test_the_tokenizer_of_a_checkpoint_saved_by_transformers_5_is_taken_apart(ch
     CLIPTokenizer.from_pretrained(checkpoint / "tokenizer").save_pretrained(source / "tokenizer")
     (source / "tokenizer" / "vocab.json").unlink(missing_ok=True)
     (source / "tokenizer" / "merges.txt").unlink(missing_ok=True)
-    found = convert(source, tmp_path / "out", ConvertOptions(), quietly)
+    found = convert(source, tmp_path / "out", ConvertOptions())
     whole = json.loads((checkpoint / "tokenizer" / "vocab.json").read_text())
     assert json.loads((found.tokenizer("text_encoder") / "vocab.json").read_text()) == whole
 
@@ -215,8 +211,8 @@ def test_sharded_weights_are_read_as_one(tmp_path):
     shutil.rmtree(sharded / "unet")
     tiny_unet().half().save_pretrained(sharded / "unet", safe_serialization=True, max_shard_size="100KB")
     assert (sharded / "unet" / "diffusion_pytorch_model.safetensors.index.json").is_file()
-    a = convert(whole, tmp_path / "a", ConvertOptions(name="m"), quietly)
-    b = convert(sharded, tmp_path / "b", ConvertOptions(name="m"), quietly)
+    a = convert(whole, tmp_path / "a", ConvertOptions(name="m"))
+    b = convert(sharded, tmp_path / "b", ConvertOptions(name="m"))
     weights = "Data/com.apple.CoreML/weights/weight.bin"
     assert (a.package("unet", 64, 64) / weights).read_bytes() == (b.package("unet", 64, 64) / weights).read_bytes()
 
@@ -225,8 +221,8 @@ def test_full_precision_weights_become_halves(tmp_path, checkpoint):
     source = tmp_path / "source"
     shutil.copytree(checkpoint, source)
     tiny_unet().float().save_pretrained(source / "unet", safe_serialization=True)
-    a = convert(checkpoint, tmp_path / "a", ConvertOptions(name="m"), quietly)
-    b = convert(source, tmp_path / "b", ConvertOptions(name="m"), quietly)
+    a = convert(checkpoint, tmp_path / "a", ConvertOptions(name="m"))
+    b = convert(source, tmp_path / "b", ConvertOptions(name="m"))
     sizes = [(f.package("unet", 64, 64) / "Data/com.apple.CoreML/weights/weight.bin").stat().st_size for f in (a, b)]
     assert sizes[0] == sizes[1]
 
@@ -253,7 +249,7 @@ def altered(checkpoint, folder, component, **changes):
 def test_an_architecture_we_do_not_convert_is_refused_by_name(checkpoint, tmp_path, component, changes, words):
     source = altered(checkpoint, tmp_path / "source", component, **changes)
     with pytest.raises(CheckpointError, match=words):
-        convert(source, tmp_path / "out", ConvertOptions(), quietly)
+        convert(source, tmp_path / "out", ConvertOptions())
     assert not (tmp_path / "out").exists()
 
 
@@ -262,7 +258,7 @@ def test_pickled_weights_are_refused_with_the_reason(checkpoint, tmp_path):
     shutil.copytree(checkpoint, source)
     (source / "unet" / "diffusion_pytorch_model.safetensors").rename(source / "unet" / "diffusion_pytorch_model.bin")
     with pytest.raises(CheckpointError, match=r"diffusion_pytorch_model\.bin.*can run any code"):
-        convert(source, tmp_path / "out", ConvertOptions(), quietly)
+        convert(source, tmp_path / "out", ConvertOptions())
 
 
 def test_a_file_that_is_cut_short_is_refused_by_name(checkpoint, tmp_path):
@@ -271,7 +267,7 @@ def test_a_file_that_is_cut_short_is_refused_by_name(checkpoint, tmp_path):
     weights = source / "vae" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="cut short"):
-        convert(source, tmp_path / "out", ConvertOptions(), quietly)
+        convert(source, tmp_path / "out", ConvertOptions())
 
 
 @pytest.mark.parametrize(
@@ -282,22 +278,22 @@ def test_rubbish_in_place_of_weights_is_refused_by_name(checkpoint, tmp_path, co
     shutil.copytree(checkpoint, source)
     (source / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"diffusion_pytorch_model\.safetensors"):
-        convert(source, tmp_path / "out", ConvertOptions(), quietly)
+        convert(source, tmp_path / "out", ConvertOptions())
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"model_index\.json is missing"):
-        convert(tmp_path, tmp_path / "out", ConvertOptions(), quietly)
+        convert(tmp_path, tmp_path / "out", ConvertOptions())
 
 
 def test_a_size_the_network_cannot_halve_is_refused(checkpoint, tmp_path):
     with pytest.raises(CheckpointError, match="multiples of 8"):
-        convert(checkpoint, tmp_path / "out", ConvertOptions(sizes=((64, 76),)), quietly)
+        convert(checkpoint, tmp_path / "out", ConvertOptions(sizes=((64, 76),)))
 
 
 def test_a_model_distilled_without_guidance_gets_a_unet_of_one_row_and_few_steps(checkpoint, tmp_path):
     shutil.copytree(checkpoint, tmp_path / "tiny-turbo")
-    made = convert(tmp_path / "tiny-turbo", tmp_path / "out", ConvertOptions(), quietly)
+    made = convert(tmp_path / "tiny-turbo", tmp_path / "out", ConvertOptions())
     assert [p.batch for p in made.packages("unet", 64, 64)] == [1]
     assert (made.manifest.defaults.guidance_scale, made.manifest.defaults.steps) == (1.0, 4)
 
@@ -305,14 +301,14 @@ def test_a_model_distilled_without_guidance_gets_a_unet_of_one_row_and_few_steps
 @pytest.mark.parametrize("tokens", [(76,), (77, 308)])
 def test_a_prompt_length_that_is_no_multiple_of_the_text_encoders_is_refused(checkpoint, tmp_path, tokens):
     with pytest.raises(CheckpointError, match="accepted: 77, 154, 231"):
-        convert(checkpoint, tmp_path / "out", ConvertOptions(tokens=tokens), quietly)
+        convert(checkpoint, tmp_path / "out", ConvertOptions(tokens=tokens))
 
 
 def test_too_little_memory_is_noticed_before_anything_is_written(checkpoint, tmp_path, monkeypatch):
     available = psutil.virtual_memory()._replace(available=2**20)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: available)
     with pytest.raises(MemoryShortage, match="1 MB are available"):
-        convert(checkpoint, tmp_path / "out", ConvertOptions(), quietly)
+        convert(checkpoint, tmp_path / "out", ConvertOptions())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -327,7 +323,7 @@ def test_a_full_disk_is_noticed_before_anything_is_written(checkpoint, tmp_path,
     usage = type(shutil.disk_usage(tmp_path))(total=10**9, used=10**9, free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(SpaceError, match="MB are free"):
-        convert(checkpoint, tmp_path / "out", ConvertOptions(), quietly)
+        convert(checkpoint, tmp_path / "out", ConvertOptions())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -417,14 +413,14 @@ def test_what_is_there_and_is_no_model_is_left_alone(there, checkpoint, tmp_path
         out.symlink_to(tmp_path / "elsewhere")
     before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
     with pytest.raises(CheckpointError, match=r"out is (there and is no converted model|a link)"):
-        convert(out if there == "source" else checkpoint, out, ConvertOptions(), quietly)
+        convert(out if there == "source" else checkpoint, out, ConvertOptions())
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", [".", "/", ".."])
 def test_a_place_without_a_name_of_its_own_is_refused(name, checkpoint):
     with pytest.raises(CheckpointError, match="is no name of a new folder"):
-        convert(checkpoint, type(checkpoint)(name), ConvertOptions(), quietly)
+        convert(checkpoint, type(checkpoint)(name), ConvertOptions())
 
 
 @pytest.mark.parametrize(
@@ -443,7 +439,7 @@ def test_rubbish_where_a_cut_off_conversion_would_be_is_made_anew(checkpoint, tm
     partial = tmp_path / ".out.partial"
     partial.mkdir()
     (partial / "conversion.json").write_bytes(state)
-    made = convert(checkpoint, tmp_path / "out", ConvertOptions(verify=False), quietly)
+    made = convert(checkpoint, tmp_path / "out", ConvertOptions(verify=False))
     assert made.manifest.family == "sd1"
     assert not partial.exists()
 
@@ -463,7 +459,7 @@ def test_rubbish_where_a_cut_off_conversion_would_be_is_made_anew(checkpoint, tm
 )
 def test_a_name_or_size_that_no_model_has_is_refused(checkpoint, tmp_path, options, words):
     with pytest.raises(CheckpointError, match=words):
-        convert(checkpoint, tmp_path / "out", options, quietly)
+        convert(checkpoint, tmp_path / "out", options)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -485,7 +481,7 @@ def test_a_pipeline_of_other_classes_is_refused_by_name(checkpoint, tmp_path, ch
     file = source / "model_index.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     with pytest.raises(CheckpointError, match=words):
-        convert(source, tmp_path / "out", ConvertOptions(), quietly)
+        convert(source, tmp_path / "out", ConvertOptions())
 
 
 def test_the_scheduler_is_of_the_class_that_model_index_names(checkpoint, tmp_path):
@@ -496,7 +492,7 @@ def test_the_scheduler_is_of_the_class_that_model_index_names(checkpoint, tmp_pa
     said = json.loads(settings.read_text())
     settings.write_text(json.dumps({k: v for k, v in said.items() if k != "timestep_spacing"}))
     # EulerDiscreteScheduler's default is linspace, and that of DDIMScheduler, which the settings name, is leading.
-    made = convert(source, tmp_path / "out", ConvertOptions(verify=False), quietly)
+    made = convert(source, tmp_path / "out", ConvertOptions(verify=False))
     assert made.manifest.scheduler.timestep_spacing == "linspace"
     expected = DiffusionPipeline.from_pretrained(source, safety_checker=None, **WITHOUT_NETWORKS).scheduler
     assert expected.config.timestep_spacing == "linspace"

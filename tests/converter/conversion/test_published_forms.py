@@ -24,10 +24,11 @@ FIRST_UNET_WEIGHT = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.
 
 def converted(source, out, **options):
     """The model of a checkpoint, each of whose networks gives what diffusers' or transformers' gives."""
-    least = []
-    made = convert(source, out, ConvertOptions(**({"sizes": ((64, 64),)} | options)), lambda p: least.append(p.psnr_db))
-    assert min(db for db in least if db is not None) > LEAST_DB
-    assert sum(db is not None for db in least) == len(made.manifest.networks)
+    least = {}
+    options = {"sizes": ((64, 64),)} | options
+    made = convert(source, out, ConvertOptions(**options), verified=least.__setitem__)
+    assert min(least.values()) > LEAST_DB
+    assert least.keys() == made.manifest.networks.keys()
     return made
 
 
@@ -130,7 +131,7 @@ def without_the_last_layer(state):
 
 def test_an_sdxl_file_without_the_first_encoders_last_layer_gives_the_states_it_would_have(tmp_path):
     options = ConvertOptions(sizes=((64, 64),), verify=False)
-    whole = convert(file_of("sdxl")(tmp_path / "whole"), tmp_path / "a", options, lambda progress: None)
+    whole = convert(file_of("sdxl")(tmp_path / "whole"), tmp_path / "a", options)
     cut = converted(file_of("sdxl", without_the_last_layer)(tmp_path / "cut"), tmp_path / "b")
     ids = np.full((1, 77), 49407, np.float32)
     ids[0, :4] = [49406, 320, 2368, 539]
@@ -142,7 +143,7 @@ def test_an_sdxl_file_without_the_first_encoders_last_layer_gives_the_states_it_
 def test_an_sdxl_file_without_its_projection_is_refused_by_name(tmp_path):
     source = file_of("sdxl", lambda state: {n: t for n, t in state.items() if n != PROJECTION})(tmp_path / "source")
     with pytest.raises(CheckpointError, match=r"no tensor 'conditioner\.embedders\.1\.model\.text_projection'"):
-        convert(source, tmp_path / "out", ConvertOptions(), lambda progress: None)
+        convert(source, tmp_path / "out", ConvertOptions())
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_a_tensor_that_changes_the_image_is_refused_by_name(name, shape, words, 
     source = write_checkpoint(tmp_path / "source")
     change_weights(source / "unet", lambda w: w | {name: torch.zeros(shape).half()})
     with pytest.raises(CheckpointError, match=words) as caught:
-        convert(source, tmp_path / "out", ConvertOptions(verify=False), lambda progress: None)
+        convert(source, tmp_path / "out", ConvertOptions(verify=False))
     assert name in str(caught.value)
     assert not (tmp_path / "out").exists()
 
@@ -177,7 +178,7 @@ def test_what_changes_no_image_is_left_out_and_listed(tmp_path):
     change_weights(source / "text_encoder", lambda w: w | more, "model.safetensors")
     change_config(source / "scheduler/scheduler_config.json", use_karras_sigmas=True)
     change_config(source / "model_index.json", safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])
-    made = convert(source, tmp_path / "out", ConvertOptions(verify=False), lambda progress: None)
+    made = convert(source, tmp_path / "out", ConvertOptions(verify=False))
     assert made.manifest.left_out == (
         "scheduler/scheduler_config.json has use_karras_sigmas = True: how to sample is each request's choice of scheduler",
         "text_encoder: logit_scale (of CLIP's other half, which reads images)",
@@ -188,7 +189,7 @@ def test_what_changes_no_image_is_left_out_and_listed(tmp_path):
 
 
 def test_what_a_single_file_has_beside_its_networks_is_listed_or_refused(tmp_path):
-    made = convert(file_of("sd1")(tmp_path / "source"), tmp_path / "out", ConvertOptions(verify=False), lambda p: None)
+    made = convert(file_of("sd1")(tmp_path / "source"), tmp_path / "out", ConvertOptions(verify=False))
     assert set(made.manifest.left_out) == {
         "the file has model_ema.decay, model_ema.diffusion_modelinput_blocks00weight (of the training)",
         "the file has betas (the noise schedule's numbers, which follow from a few)",
@@ -198,7 +199,7 @@ def test_what_a_single_file_has_beside_its_networks_is_listed_or_refused(tmp_pat
     }
     more = {"cond_stage_model.adapter.weight": torch.zeros(3)}
     with pytest.raises(CheckpointError, match=r"cond_stage_model\.adapter\.weight, which this converter does not know"):
-        convert(file_of("sd1", lambda s: s | more)(tmp_path / "b"), tmp_path / "c", ConvertOptions(), lambda p: None)
+        convert(file_of("sd1", lambda s: s | more)(tmp_path / "b"), tmp_path / "c", ConvertOptions())
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
@@ -213,7 +214,7 @@ def test_weights_that_are_not_finite_are_refused_before_anything_is_written(part
 
     change_weights(source / part, damaged, file)
     with pytest.raises(CheckpointError, match="has values that are infinite or no numbers"):
-        convert(source, tmp_path / "out", ConvertOptions(), lambda progress: None)
+        convert(source, tmp_path / "out", ConvertOptions())
     assert not any(path.is_dir() for path in tmp_path.iterdir() if path.name != "source")
 
 
@@ -221,7 +222,7 @@ def test_a_weight_of_another_shape_than_its_configuration_says_is_refused_by_nam
     source = write_checkpoint(tmp_path / "source")
     change_config(source / "text_encoder/config.json", max_position_embeddings=64)
     with pytest.raises(CheckpointError, match=r"position_embedding\.weight is 77x32.*should be 1x64x32"):
-        convert(source, tmp_path / "out", ConvertOptions(), lambda progress: None)
+        convert(source, tmp_path / "out", ConvertOptions())
 
 
 @pytest.mark.parametrize(
@@ -239,5 +240,5 @@ def test_recommendations_that_are_none_are_refused_before_anything_is_written(sa
     source = write_checkpoint(tmp_path / "source")
     (source / "anemone-defaults.json").write_text(json.dumps(said))
     with pytest.raises(CheckpointError, match=rf"anemone-defaults\.json has {next(iter(said))} = .*; accepted"):
-        convert(source, tmp_path / "out", ConvertOptions(), lambda progress: None)
+        convert(source, tmp_path / "out", ConvertOptions())
     assert [path.name for path in tmp_path.iterdir()] == ["source"]

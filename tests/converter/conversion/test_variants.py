@@ -29,10 +29,6 @@ def exactly(path, function, compute_units):
     return as_written(path, function=function)
 
 
-def quietly(progress):
-    pass
-
-
 def saved(module, folder):
     module.half().save_pretrained(folder, safe_serialization=True)
     return folder
@@ -48,15 +44,11 @@ def guide(**changes):
     return found
 
 
-def agreed(seen):
-    return {p.network: p.psnr_db for p in seen if p.psnr_db is not None}
-
-
 def test_a_controlnet_brings_a_package_of_its_own_and_a_unet_that_takes_its_residuals(checkpoint, tmp_path):
-    net, seen = Component.open(saved(guide(), tmp_path / "canny")), []
+    net, agreed = Component.open(saved(guide(), tmp_path / "canny")), {}
     options = ConvertOptions(name="m", controlnets=(net,))
-    made = convert(checkpoint, tmp_path / "out", options, seen.append)
-    assert min(agreed(seen)[network] for network in ("unet", "controlnet/canny")) > 60
+    made = convert(checkpoint, tmp_path / "out", options, verified=agreed.__setitem__)
+    assert min(agreed[network] for network in ("unet", "controlnet/canny")) > 60
     plain, controlled = (made.best("unet", 64, 64, batch=2, control=control) for control in (False, True))
     assert controlled.path == "Stable_Diffusion_version_m_control-unet.mlpackage"
     assert os.path.samefile(made.path / plain.path / WEIGHTS, made.path / controlled.path / WEIGHTS)
@@ -72,19 +64,19 @@ def test_a_controlnet_brings_a_package_of_its_own_and_a_unet_that_takes_its_resi
 def test_a_controlnet_for_another_unet_is_refused(checkpoint, tmp_path):
     net = Component.open(saved(guide(cross_attention_dim=16), tmp_path / "canny"))
     with pytest.raises(CheckpointError, match="cross_attention_dim = 16, but the UNet has 32"):
-        convert(checkpoint, tmp_path / "out", ConvertOptions(controlnets=(net,)), quietly)
+        convert(checkpoint, tmp_path / "out", ConvertOptions(controlnets=(net,)))
     options = ConvertOptions(controlnets=(Component.open(checkpoint / "unet"),))
     with pytest.raises(CheckpointError, match="ControlNetModel"):
-        convert(checkpoint, tmp_path / "out", options, quietly)
+        convert(checkpoint, tmp_path / "out", options)
     with pytest.raises(CheckpointError, match=r"no network; accepted: a folder with config\.json"):
         Component.open(tmp_path)
 
 
 def test_functions_of_one_package_are_what_packages_would_be(checkpoint, tmp_path):
     sizes = ((64, 64), (96, 64))
-    packages = convert(checkpoint, tmp_path / "packages", ConvertOptions(sizes=sizes, batches=(1, 2)), quietly)
+    packages = convert(checkpoint, tmp_path / "packages", ConvertOptions(sizes=sizes, batches=(1, 2)))
     options = ConvertOptions(sizes=sizes, batches=(1, 2), target="macOS15", functions=True)
-    functions = convert(checkpoint, tmp_path / "functions", options, quietly)
+    functions = convert(checkpoint, tmp_path / "functions", options)
     assert len(list(functions.path.glob("*.mlpackage"))) == len(functions.manifest.networks)
     for width in (64, 96):
         two = [folder.best("unet", width, 64, batch=2) for folder in (packages, functions)]
@@ -95,19 +87,19 @@ def test_functions_of_one_package_are_what_packages_would_be(checkpoint, tmp_pat
         results = [network.predict(inputs)["noise_pred"] for network in ours]
         np.testing.assert_array_equal(*results)
     with pytest.raises(TargetError, match="macOS 15"):
-        convert(checkpoint, tmp_path / "out", ConvertOptions(functions=True), quietly)
+        convert(checkpoint, tmp_path / "out", ConvertOptions(functions=True))
 
 
 @pytest.mark.parametrize("target", ["macOS14", "macOS15"])
 def test_a_later_target_changes_the_programs_and_not_the_weights(checkpoint, model_folder, tmp_path, target):
-    seen = []
-    made = convert(checkpoint, tmp_path / "out", ConvertOptions(target=target), seen.append)
-    assert min(agreed(seen).values()) > 60
+    agreed = {}
+    made = convert(checkpoint, tmp_path / "out", ConvertOptions(target=target), verified=agreed.__setitem__)
+    assert min(agreed.values()) > 60
     for network in ("unet", "vae_decoder"):
         files = [(f.package(network, 64, 64) / WEIGHTS).read_bytes() for f in (made, model_folder)]
         assert files[0] == files[1]
     with pytest.raises(TargetError, match="accepted: macOS13, macOS14, macOS15"):
-        convert(checkpoint, tmp_path / "none", ConvertOptions(target="macOS12"), quietly)
+        convert(checkpoint, tmp_path / "none", ConvertOptions(target="macOS12"))
 
 
 def test_a_safety_checker_is_converted_beside_the_checkpoint(checkpoint, tmp_path):
@@ -118,9 +110,9 @@ def test_a_safety_checker_is_converted_beside_the_checkpoint(checkpoint, tmp_pat
     )
     for embeds in (module.concept_embeds, module.special_care_embeds):
         torch.nn.init.normal_(embeds)
-    checker, seen = Component.open(saved(module, tmp_path / "checker")), []
-    made = convert(checkpoint, tmp_path / "out", ConvertOptions(safety_checker=checker), seen.append)
-    assert agreed(seen)["safety_checker"] > 60
+    checker, agreed = Component.open(saved(module, tmp_path / "checker")), {}
+    made = convert(checkpoint, tmp_path / "out", ConvertOptions(safety_checker=checker), verified=agreed.__setitem__)
+    assert agreed["safety_checker"] > 60
     assert as_written(made.package("safety_checker", 64, 64)).outputs["filtered_images"].shape == (1, 64, 64, 3)
 
 
@@ -128,10 +120,10 @@ def test_another_autoencoder_takes_the_place_of_the_checkpoints(checkpoint, tmp_
     torch.manual_seed(9)
     other = tiny_vae(scaling_factor=0.5)
     torch.nn.init.normal_(other.decoder.conv_out.bias)
-    vae, seen = Component.open(saved(other, tmp_path / "vae")), []
-    made = convert(checkpoint, tmp_path / "out", ConvertOptions(vae=vae), seen.append)
+    vae, agreed = Component.open(saved(other, tmp_path / "vae")), {}
+    made = convert(checkpoint, tmp_path / "out", ConvertOptions(vae=vae), verified=agreed.__setitem__)
     assert made.manifest.vae_scaling_factor == 0.5
-    assert min(agreed(seen).values()) > 60
+    assert min(agreed.values()) > 60
     z = np.random.default_rng(0).standard_normal((1, 4, 8, 8)).astype(np.float16)
     with torch.no_grad():
         expected = other.float().decode(torch.from_numpy(z).float()).sample.numpy()
@@ -143,7 +135,7 @@ def test_another_autoencoder_takes_the_place_of_the_checkpoints(checkpoint, tmp_
 def test_an_autoencoder_that_does_not_fit_the_unet_is_refused(checkpoint, tmp_path):
     vae = Component.open(saved(tiny_vae(latent_channels=8), tmp_path / "vae"))
     with pytest.raises(CheckpointError, match="in_channels = 4"):
-        convert(checkpoint, tmp_path / "out", ConvertOptions(vae=vae), quietly)
+        convert(checkpoint, tmp_path / "out", ConvertOptions(vae=vae))
 
 
 def test_a_tiny_autoencoder_becomes_the_decoder_of_previews(checkpoint, tmp_path):
@@ -154,9 +146,9 @@ def test_a_tiny_autoencoder_becomes_the_decoder_of_previews(checkpoint, tmp_path
         num_encoder_blocks=(1,) * 4,
         num_decoder_blocks=(1,) * 4,
     )
-    preview, seen = Component.open(saved(tiny, tmp_path / "taesd")), []
-    made = convert(checkpoint, tmp_path / "out", ConvertOptions(preview=preview), seen.append)
-    assert agreed(seen)["preview_decoder"] > 60
+    preview, agreed = Component.open(saved(tiny, tmp_path / "taesd")), {}
+    made = convert(checkpoint, tmp_path / "out", ConvertOptions(preview=preview), verified=agreed.__setitem__)
+    assert agreed["preview_decoder"] > 60
     assert as_written(made.package("preview_decoder", 64, 64)).outputs["image"].shape == (1, 3, 64, 64)
 
 
@@ -164,10 +156,12 @@ def test_a_tiny_autoencoder_becomes_the_decoder_of_previews(checkpoint, tmp_path
 def test_a_unet_that_is_given_keys_and_values_makes_the_same_picture_without_their_weights(
     checkpoint, tmp_path, attention
 ):
-    seen, options = [], {"attention": attention, "tokens": (77, 154)}
-    usual = convert(checkpoint, tmp_path / "usual", ConvertOptions(**options), quietly)
-    once = convert(checkpoint, tmp_path / "once", ConvertOptions(**options, prompt_once=True), seen.append)
-    assert min(agreed(seen)[network] for network in ("unet", "unet_prompt")) > 60
+    agreed, options = {}, {"attention": attention, "tokens": (77, 154)}
+    usual = convert(checkpoint, tmp_path / "usual", ConvertOptions(**options))
+    once = convert(
+        checkpoint, tmp_path / "once", ConvertOptions(**options, prompt_once=True), verified=agreed.__setitem__
+    )
+    assert min(agreed[network] for network in ("unet", "unet_prompt")) > 60
     assert "encoder_hidden_states" not in as_written(once.package("unet", 64, 64)).inputs
     unets = [(model.package("unet", 64, 64) / WEIGHTS).stat().st_size for model in (usual, once)]
     assert unets[1] + (once.package("unet_prompt") / WEIGHTS).stat().st_size == pytest.approx(unets[0], rel=0.05)
@@ -187,7 +181,7 @@ def test_a_unet_that_is_given_keys_and_values_makes_the_same_picture_without_the
 
 def test_a_prompt_longer_than_the_text_encoder_steers_the_picture_to_its_end(tmp_path):
     source = write_checkpoint(tmp_path / "source")
-    made = convert(source, tmp_path / "out", ConvertOptions(tokens=(77, 154)), quietly)
+    made = convert(source, tmp_path / "out", ConvertOptions(tokens=(77, 154)))
     long = made.best("unet", 64, 64, batch=2, tokens=154)
     assert os.path.samefile(made.path / long.path / WEIGHTS, made.package("unet", 64, 64) / WEIGHTS)
     ours, theirs = StableDiffusion(made, {}), diffusers_pipeline(source)

@@ -90,7 +90,7 @@ def test_a_checkpoint_of_sdxl_has_nothing_but_notes(tmp_path):
     out = tmp_path / "out"
     for attention in ("split_einsum", "split_einsum_v2"):
         options = ConvertOptions(sizes=((1024, 1024), (768, 512)), attention=attention)
-        convert(source, out, options, lambda progress: None)
+        convert(source, out, options)
         found = lint_folder(out)
         assert len(found) >= 8
         for name, findings in found.items():
@@ -136,7 +136,7 @@ def test_a_picture_too_large_for_m1_is_an_error_there(tmp_path):
 def test_a_folder_s_packages_are_linted_by_name(tmp_path):
     source = write_checkpoint(tmp_path / "source")
     out = tmp_path / "out"
-    convert(source, out, ConvertOptions(sizes=((64, 64), (96, 64))), lambda progress: None)
+    convert(source, out, ConvertOptions(sizes=((64, 64), (96, 64))))
     by_manifest = lint_folder(out)
     networks = json.loads((out / "anemone.json").read_text())["networks"]
     assert set(by_manifest) == {p["path"] for packages in networks.values() for p in packages}

@@ -18,7 +18,7 @@ from tests.support.packages import as_written, psnr
 
 def converted(folder, **parts):
     source = write_checkpoint(folder / "source", **parts)
-    return source, convert(source, folder / "out", ConvertOptions(verify=False), lambda progress: None)
+    return source, convert(source, folder / "out", ConvertOptions(verify=False))
 
 
 def run_unet(source, folder, timestep=981.0):

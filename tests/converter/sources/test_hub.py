@@ -35,10 +35,6 @@ INDEX = {
 }
 
 
-def quietly(progress):
-    pass
-
-
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """A hub without repositories, and a cache without files; chunks are small, so that small files have several."""
@@ -124,14 +120,14 @@ def test_only_what_a_conversion_reads_is_downloaded(hub, files):
     ):
         files[name] = b"{}"
     hub.repositories["owner/tiny"] = Repository(files)
-    assert downloaded(fetch(address("owner/tiny"), quietly)) == wanted
+    assert downloaded(fetch(address("owner/tiny"))) == wanted
 
 
 def test_fp16_is_downloaded_in_place_of_full_precision(hub, files):
     files["unet/diffusion_pytorch_model.fp16.safetensors"] = files[UNET]
     files[UNET] = b"not read"
     hub.repositories["owner/tiny"] = Repository(files)
-    found = downloaded(fetch(address("owner/tiny"), quietly))
+    found = downloaded(fetch(address("owner/tiny")))
     assert "unet/diffusion_pytorch_model.fp16.safetensors" in found
     assert UNET not in found
     assert "vae/diffusion_pytorch_model.safetensors" in found
@@ -157,7 +153,7 @@ def test_all_shards_are_downloaded(index, shard, hub, files):
     files[f"unet/{shards[1]}"] = files["vae/diffusion_pytorch_model.safetensors"]
     files[f"unet/{index}"] = json.dumps({"weight_map": {"a": shards[0], "b": shards[1]}}).encode()
     hub.repositories["owner/tiny"] = Repository(files)
-    found = downloaded(fetch(address("owner/tiny"), quietly))
+    found = downloaded(fetch(address("owner/tiny")))
     assert {f"unet/{index}", *(f"unet/{name}" for name in shards)} <= found
     opened = open_source("owner/tiny").tensors("unet")
     assert "conv_in.weight" in opened
@@ -169,18 +165,18 @@ def test_progress_ends_at_the_total_and_never_goes_back(hub, files):
     seen = []
     fetch(address("owner/tiny"), seen.append)
     weights = {name: len(content) for name, content in files.items() if name.endswith(".safetensors")}
-    assert {p.total_bytes for p in seen} == {sum(weights.values())}
-    assert [p.done_bytes for p in seen] == sorted(p.done_bytes for p in seen)
-    assert seen[-1].done_bytes == sum(weights.values())
-    assert {p.file for p in seen} == set(weights)
-    assert len({p.done_bytes for p in seen}) > 2 * len(weights)
+    assert {p.total for p in seen} == {sum(weights.values())}
+    assert [p.done for p in seen] == sorted(p.done for p in seen)
+    assert seen[-1].done == sum(weights.values())
+    assert {p.item for p in seen} == set(weights)
+    assert len({p.done for p in seen}) > 2 * len(weights)
 
 
 @pytest.mark.parametrize("ending", ["close", "reset"])
 def test_a_download_goes_on_after_the_connection_is_lost(ending, hub, files):
     hub.repositories["owner/tiny"] = Repository(files)
     hub.faults[f"owner/tiny/{UNET}"] = [(20_000, ending), (10_000, ending)]
-    folder = fetch(address("owner/tiny"), quietly)
+    folder = fetch(address("owner/tiny"))
     assert (folder / UNET).read_bytes() == files[UNET]
     assert len(hub.got(f"owner/tiny/{UNET}")) == 3
     if ending == "close":  # after a reset, what had arrived may be lost with the connection
@@ -193,14 +189,14 @@ def test_a_download_that_was_stopped_goes_on_in_the_next_run(hub, files):
     seen = []
 
     def stop(progress):
-        seen.append(progress.file)
+        seen.append(progress.item)
         if seen.count(UNET) == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         fetch(address("owner/tiny"), stop)
     begun = len(hub.requests)
-    folder = fetch(address("owner/tiny"), quietly)
+    folder = fetch(address("owner/tiny"))
     assert (folder / UNET).read_bytes() == files[UNET]
     again = [r.path for r in hub.requests[begun:]]
     assert "/cdn/owner/tiny/text_encoder/model.safetensors" not in again
@@ -212,7 +208,7 @@ def test_a_download_that_was_stopped_goes_on_in_the_next_run(hub, files):
 def test_two_downloads_of_one_repository_share_the_work(hub, files):
     hub.repositories["owner/tiny"] = Repository(files)
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda text: fetch(address(text), quietly), ["owner/tiny", "owner/tiny@main"])
+        first, second = pool.map(lambda text: fetch(address(text)), ["owner/tiny", "owner/tiny@main"])
     assert first == second
     assert (first / UNET).read_bytes() == files[UNET]
     assert len(hub.got(f"owner/tiny/{UNET}")) == 1
@@ -222,25 +218,25 @@ def test_what_arrived_damaged_is_refused_and_not_kept(hub, files):
     hub.repositories["owner/tiny"] = Repository(files)
     hub.corrupt = True
     with pytest.raises(CheckpointError, match="arrived damaged"):
-        fetch(address("owner/tiny"), quietly)
+        fetch(address("owner/tiny"))
     hub.corrupt = False
-    assert (fetch(address("owner/tiny"), quietly) / UNET).read_bytes() == files[UNET]
+    assert (fetch(address("owner/tiny")) / UNET).read_bytes() == files[UNET]
 
 
 def test_what_is_in_the_cache_is_not_downloaded_again(hub, files):
     hub.repositories["owner/tiny"] = Repository(files)
-    first = fetch(address("owner/tiny"), quietly)
+    first = fetch(address("owner/tiny"))
     begun = len(hub.requests)
-    assert fetch(address("owner/tiny"), quietly) == first
+    assert fetch(address("owner/tiny")) == first
     assert [r.path for r in hub.requests[begun:]] == ["/api/models/owner/tiny/revision/main"]
 
 
 def test_a_new_commit_is_fetched_and_shares_what_did_not_change(hub, files):
     hub.repositories["owner/tiny"] = Repository(files)
-    old = fetch(address("owner/tiny"), quietly)
+    old = fetch(address("owner/tiny"))
     changed = files | {"scheduler/scheduler_config.json": b'{"prediction_type": "v_prediction"}'}
     hub.repositories["owner/tiny"] = Repository(changed, commit="b" * 40)
-    new = fetch(address("owner/tiny"), quietly)
+    new = fetch(address("owner/tiny"))
     assert (old.name, new.name) == ("a" * 40, "b" * 40)
     assert len(hub.got(f"owner/tiny/{UNET}")) == 1
     assert open_source("owner/tiny").config("scheduler")["prediction_type"] == "v_prediction"
@@ -250,30 +246,30 @@ def test_a_new_commit_is_fetched_and_shares_what_did_not_change(hub, files):
 @pytest.mark.parametrize("text", ["owner/tiny", f"owner/tiny@{'a' * 40}", f"owner/tiny/{UNET}"])
 def test_without_a_network_the_cache_will_do(text, cause, hub, files, monkeypatch):
     hub.repositories["owner/tiny"] = Repository(files)
-    there = fetch(address(text), quietly)
+    there = fetch(address(text))
     if cause == "offline":
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     else:
         monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     begun = len(hub.requests)
-    assert fetch(address(text), quietly) == there
+    assert fetch(address(text)) == there
     assert len(hub.requests) == begun
 
 
 def test_a_repository_that_was_deleted_is_still_read_from_the_cache(hub, files):
     hub.repositories["owner/tiny"] = Repository(files)
-    there = fetch(address("owner/tiny"), quietly)
+    there = fetch(address("owner/tiny"))
     del hub.repositories["owner/tiny"]
-    assert fetch(address("owner/tiny"), quietly) == there
+    assert fetch(address("owner/tiny")) == there
 
 
 def test_without_a_network_a_part_in_the_cache_is_not_taken_for_the_whole(hub, files, monkeypatch):
     hub.repositories["owner/tiny"] = Repository(files)
-    there = fetch(address("owner/tiny"), quietly)
+    there = fetch(address("owner/tiny"))
     (there / UNET).unlink()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointError, match=r"does not answer .* does not have all of owner/tiny"):
-        fetch(address("owner/tiny"), quietly)
+        fetch(address("owner/tiny"))
 
 
 def test_without_a_network_and_a_cache_it_says_so(hub, monkeypatch):
@@ -390,7 +386,7 @@ def test_a_network_alone_is_downloaded_with_one_set_of_its_weights(hub, files, c
     assert found.name == "other-vae"
     assert found.config == Component.open(checkpoint, "vae").config
     assert downloaded(found.folder) == {"config.json", weights}
-    assert seen[-1].done_bytes == seen[-1].total_bytes == len(alone[weights])
+    assert seen[-1].done == seen[-1].total == len(alone[weights])
 
 
 def test_a_network_of_a_whole_checkpoint_is_downloaded_without_the_others(hub, files, monkeypatch):

@@ -93,7 +93,7 @@ def test_a_network_in_the_cache_has_its_repositorys_name(checkpoint, tmp_path):
 
 
 def test_apples_packages_in_the_cache_have_their_repositorys_name_and_are_served_by_it(checkpoint, tmp_path):
-    ours = convert(checkpoint, tmp_path / "ours", ConvertOptions(verify=False), lambda progress: None)
+    ours = convert(checkpoint, tmp_path / "ours", ConvertOptions(verify=False))
     packages = tmp_path / "given" / "original" / "compiled"
     packages.mkdir(parents=True)
     names = {"text_encoder": "TextEncoder", "unet": "Unet", "vae_decoder": "VAEDecoder", "vae_encoder": "VAEEncoder"}

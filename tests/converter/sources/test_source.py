@@ -69,7 +69,7 @@ def test_a_single_file_is_recognised_as_the_folder_is(family, tmp_path):
 def test_a_single_file_is_converted_to_the_weights_of_the_folder(tmp_path):
     options, found = ConvertOptions(name="m", sizes=((64, 64),), verify=False), []
     for number, source in enumerate(diffusers_folder(tmp_path, "sd1")):
-        made = convert(source, tmp_path / str(number), options, lambda progress: None)
+        made = convert(source, tmp_path / str(number), options)
         paths = sorted(made.path.rglob("weight.bin"))
         found.append([(p.relative_to(made.path), hashlib.sha256(p.read_bytes()).hexdigest()) for p in paths])
         manifest = Manifest.read(made.path)

@@ -248,7 +248,7 @@ def test_a_token_the_text_encoder_has_no_row_for_is_refused_when_it_is_converted
     rows = len(json.loads((source / "tokenizer" / "vocab.json").read_text()))
     (source / "tokenizer" / "added_tokens.json").write_text(json.dumps({"<cat>": rows}))
     with pytest.raises(CheckpointError, match=f"up to {rows}, but the text encoder has {rows} rows"):
-        convert(source, tmp_path / "out", ConvertOptions(), lambda progress: None)
+        convert(source, tmp_path / "out", ConvertOptions())
     shutil.rmtree(source)
 
 
@@ -276,7 +276,7 @@ def test_a_pooled_prompt_with_an_added_token_is_transformers(end, tmp_path):
     # token that is not the end any more (modeling_clip.py), and the image it gives is nevertheless theirs.
     source = write_xl_checkpoint(tmp_path / "source")
     rows = with_a_token(source, "<cat>", end=end)
-    made = convert(source, tmp_path / "out", ConvertOptions(), lambda progress: None)  # verified, too
+    made = convert(source, tmp_path / "out", ConvertOptions())  # verified, too
     for network, number in (("text_encoder", rows), ("text_encoder_2", rows + 1)):
         ids = PromptTokenizer(made.tokenizer(network), 77).pieces("red <cat> blue", 1)[0]
         assert ids[0, 2] == number

@@ -21,10 +21,6 @@ from tests.support.checkpoints import write_checkpoint, write_xl_checkpoint
 from tests.support.packages import as_written
 
 
-def quietly(progress):
-    pass
-
-
 def test_the_reference_is_what_diffusers_gives(checkpoint, model_folder):
     source = Checkpoint.open(checkpoint)
     package = as_written(model_folder.package("unet", 64, 64))
@@ -56,9 +52,8 @@ def test_a_package_of_other_weights_is_refused_with_its_figure(checkpoint, model
 
 @pytest.mark.parametrize("write", [write_checkpoint, write_xl_checkpoint])
 def test_conversion_verifies_every_network(tmp_path, write):
-    seen = []
-    made = convert(write(tmp_path / "source"), tmp_path / "out", ConvertOptions(), seen.append)
-    agreed = {p.network: p.psnr_db for p in seen if p.psnr_db is not None}
+    agreed = {}
+    made = convert(write(tmp_path / "source"), tmp_path / "out", ConvertOptions(), verified=agreed.__setitem__)
     assert set(agreed) == set(made.manifest.networks)
     assert all(psnr_db > 60 for psnr_db in agreed.values())
     assert not list(tmp_path.glob("out/*verify*"))
@@ -72,15 +67,15 @@ def test_a_network_that_is_not_its_source_is_not_installed(checkpoint, tmp_path,
 
     monkeypatch.setattr(converter.conversion.programs, "write_graph", wrong)
     with pytest.raises(VerificationError, match=r"unet .* not installed"):
-        convert(checkpoint, tmp_path / "out", ConvertOptions(), quietly)
+        convert(checkpoint, tmp_path / "out", ConvertOptions())
     assert not (tmp_path / "out").exists()
-    convert(checkpoint, tmp_path / "out", ConvertOptions(verify=False), quietly)
+    convert(checkpoint, tmp_path / "out", ConvertOptions(verify=False))
 
 
 def test_verification_leaves_the_weights_as_they_are(checkpoint, tmp_path):
     found = set()
     for verify in (True, False):
-        made = convert(checkpoint, tmp_path / str(verify), ConvertOptions(name="m", verify=verify), quietly)
+        made = convert(checkpoint, tmp_path / str(verify), ConvertOptions(name="m", verify=verify))
         file = made.package("unet", 64, 64) / "Data/com.apple.CoreML/weights/weight.bin"
         found.add(hashlib.sha256(file.read_bytes()).hexdigest())
     assert len(found) == 1

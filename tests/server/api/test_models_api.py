@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from server.models.conversions import MOST_OPEN
-from tests.support import fake_converter, fake_painter
+from tests.support import fake_converter, fake_pipeline
 from tests.support.live_server import enqueue, live, over, running, until
 
 MODELS = "/api/v1/models"
@@ -20,7 +20,7 @@ MODELS = "/api/v1/models"
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("models-api")
-    for name in (fake_painter.OTHER, fake_painter.BROKEN, "spare"):
+    for name in (fake_pipeline.OTHER, fake_pipeline.BROKEN, "spare"):
         put(made, name)
     (made / "checkpoints" / "folder").mkdir(parents=True)
     (made / "checkpoints" / "one.safetensors").touch()
@@ -37,7 +37,7 @@ def server(data: Path) -> Iterator[httpx.Client]:
 def put(data_dir: Path, name: str) -> None:
     folder = data_dir / "models" / name
     folder.mkdir(parents=True)
-    replace(fake_painter.MANIFEST, name=name).write(folder)
+    replace(fake_pipeline.MANIFEST, name=name).write(folder)
 
 
 def convert(server: httpx.Client, source: str, **fields: Any) -> httpx.Response:

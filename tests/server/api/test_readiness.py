@@ -6,12 +6,12 @@ from pathlib import Path
 
 import httpx
 
-from tests.support import fake_painter
+from tests.support import fake_pipeline
 from tests.support.live_server import enqueue, live, over, running, until
 
 
 def test_readyz_tells_the_progress_until_it_is_ready(tmp_path: Path) -> None:
-    with live(tmp_path, fake_painter.SLOW, ready=False) as client:
+    with live(tmp_path, fake_pipeline.SLOW, ready=False) as client:
         seen = []
         while (answer := client.get("/readyz")).status_code == 503:
             seen.append(answer.json())
@@ -22,7 +22,7 @@ def test_readyz_tells_the_progress_until_it_is_ready(tmp_path: Path) -> None:
 
 
 def test_before_the_model_is_known_requests_are_told_to_come_back(tmp_path: Path) -> None:
-    with live(tmp_path, fake_painter.SLOW, ready=False) as client:
+    with live(tmp_path, fake_pipeline.SLOW, ready=False) as client:
         answer = client.post("/api/v1/txt2img", json={"prompt": "a"})
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) > 0
@@ -30,7 +30,7 @@ def test_before_the_model_is_known_requests_are_told_to_come_back(tmp_path: Path
 
 
 def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
-    with live(tmp_path, fake_painter.UNABLE, ready=False) as client:
+    with live(tmp_path, fake_pipeline.UNABLE, ready=False) as client:
         found = until(lambda: (r := client.get("/readyz").json())["state"] == "failed" and r)
         assert "unknown architecture" in found["message"]
         answer = client.post("/api/v1/txt2img", json={"prompt": "a"})
@@ -40,7 +40,7 @@ def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_only_dies_is_not_started_for_ever(tmp_path: Path) -> None:
-    with live(tmp_path, fake_painter.DEADLY, ready=False) as client:
+    with live(tmp_path, fake_pipeline.DEADLY, ready=False) as client:
         found = until(lambda: (r := client.get("/readyz").json())["state"] == "failed" and r)
         assert "died 3 times" in found["message"]
 

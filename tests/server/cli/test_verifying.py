@@ -61,7 +61,7 @@ def test_a_network_that_overflows_in_fp16_fails_and_the_operation_is_named(check
     # The first norm's groups get values of 1000 to both sides of their mean, and it squares them.
     tensors["conv_in.bias"][::2], tensors["conv_in.bias"][1::2] = 1000, -1000
     save_file(tensors, weights)
-    model = convert(loud, tmp_path / "model", ConvertOptions(), lambda progress: None)
+    model = convert(loud, tmp_path / "model", ConvertOptions())
     assert main(["verify", str(model.path), "--against", str(loud), "--steps", "0", "--ranges", "1"]) == 1
     out = capsys.readouterr().out
     assert re.search(rf"^unet +fp32 +\d+\.\d dB, fp16 +\S+ dB, {SERVED} +\S+ dB  under 35 dB$", out, re.M)

@@ -1,4 +1,4 @@
-"""The worker process on its own: orders in, events out."""
+"""The worker process on its own: commands in, events out."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from server.jobs.messages import (
     Ended,
     Event,
     Finished,
-    Holding,
     Load,
+    Loaded,
     LoadFailed,
     Loading,
     Progressed,
@@ -29,37 +29,37 @@ from server.jobs.messages import (
 from server.jobs.start import ModelChoice
 from server.pipeline.infotext import read_infotext
 from server.pipeline.request import GenerationRequest, make_request
-from tests.support import fake_painter
-from tests.support.fake_painter import BROKEN, HUGE, LINGERING, MANIFEST, OTHER
+from tests.support import fake_pipeline
+from tests.support.fake_pipeline import BROKEN, HUGE, LINGERING, MANIFEST, OTHER
 
 PATIENCE = 60.0
 
 
 class Worker:
-    def __init__(self, orders: Connection) -> None:
-        self._orders = orders
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
 
-    def order(self, *orders: object) -> None:
-        for order in orders:
-            self._orders.send(order)
+    def send(self, *commands: object) -> None:
+        for command in commands:
+            self._pipe.send(command)
 
     def until(self, last: Callable[[Event], bool]) -> list[Event]:
         """What it says up to the event that is ``last``."""
         said: list[Event] = []
         while not said or not last(said[-1]):
-            assert self._orders.poll(PATIENCE), f"nothing more after {said}"
-            said.append(self._orders.recv())
+            assert self._pipe.poll(PATIENCE), f"nothing more after {said}"
+            said.append(self._pipe.recv())
         return said
 
     def run(self, job_id: str, request: GenerationRequest) -> list[Event]:
         """What it says of a job, to its end."""
-        self.order(Run(job_id, request))
+        self.send(Run(job_id, request))
         return self.until(lambda event: isinstance(event, Ended))
 
 
 def started(choice: ModelChoice) -> Iterator[Worker]:
     ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=fake_painter.start, args=(theirs, choice))
+    process = multiprocessing.get_context("spawn").Process(target=fake_pipeline.start, args=(theirs, choice))
     process.start()
     theirs.close()
     try:
@@ -79,10 +79,10 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
 
 @pytest.fixture
 def worker(fresh: Worker) -> Worker:
-    """A worker that holds nothing."""
-    fresh.order(Load(OTHER), Unload(OTHER))
-    fresh.until(lambda event: event == Holding(OTHER))
-    fresh.until(lambda event: event == Holding(None))
+    """A worker with nothing loaded."""
+    fresh.send(Load(OTHER), Unload(OTHER))
+    fresh.until(lambda event: event == Loaded(OTHER))
+    fresh.until(lambda event: event == Loaded(None))
     return fresh
 
 
@@ -98,16 +98,16 @@ def ended(said: list[Event]) -> tuple[str, str | None]:
 
 def test_a_job_loads_its_model_telling_how_far_it_is(worker: Worker) -> None:
     said = worker.run("a", request())
-    assert said[:3] == [Loading(OTHER, "network 0", 0, 2), Loading(OTHER, "network 1", 1, 2), Holding(OTHER)]
+    assert said[:3] == [Loading(OTHER, "network 0", 0, 2), Loading(OTHER, "network 1", 1, 2), Loaded(OTHER)]
     assert ended(said) == ("succeeded", None)
 
 
 def test_the_next_job_of_the_same_model_loads_nothing_and_one_of_another_lets_it_go_first(worker: Worker) -> None:
     worker.run("a", request())
-    assert not [e for e in worker.run("b", request()) if isinstance(e, Loading | Holding)]
-    said = [e for e in worker.run("c", request(model="third")) if isinstance(e, Loading | Holding)]
-    assert said[0] == Holding(None)
-    assert said[-1] == Holding("third")
+    assert not [e for e in worker.run("b", request()) if isinstance(e, Loading | Loaded)]
+    said = [e for e in worker.run("c", request(model="third")) if isinstance(e, Loading | Loaded)]
+    assert said[0] == Loaded(None)
+    assert said[-1] == Loaded("third")
 
 
 @pytest.mark.parametrize(
@@ -125,29 +125,29 @@ def test_a_model_that_cannot_be_loaded_fails_its_job_alone(worker: Worker, model
 
 
 def test_a_model_can_be_loaded_ahead_and_let_go(worker: Worker) -> None:
-    worker.order(Load(OTHER), Unload("third"), Unload(OTHER))
-    said = worker.until(lambda event: event == Holding(None))
-    assert said[-2:] == [Holding(OTHER), Holding(None)]
+    worker.send(Load(OTHER), Unload("third"), Unload(OTHER))
+    said = worker.until(lambda event: event == Loaded(None))
+    assert said[-2:] == [Loaded(OTHER), Loaded(None)]
 
 
 def test_a_load_that_fails_says_why(worker: Worker) -> None:
-    worker.order(Load(HUGE))
+    worker.send(Load(HUGE))
     failed = worker.until(lambda event: isinstance(event, LoadFailed))[-1]
     assert isinstance(failed, LoadFailed)
     assert (failed.model, failed.code) == (HUGE, "not_enough_memory")
 
 
 def test_a_job_is_cancelled_while_its_model_loads(worker: Worker) -> None:
-    worker.order(Run("a", request(model=LINGERING)))
+    worker.send(Run("a", request(model=LINGERING)))
     worker.until(lambda event: isinstance(event, Loading))
-    worker.order(Cancel("a"))
+    worker.send(Cancel("a"))
     said = worker.until(lambda event: isinstance(event, Ended))
     assert ended(said) == ("cancelled", None)
-    assert Holding(LINGERING) not in said
+    assert Loaded(LINGERING) not in said
 
 
 def test_a_job_that_was_cancelled_before_its_turn_does_not_load_its_model(worker: Worker) -> None:
-    worker.order(Run("a", request("slow")), Run("b", request(model="third")), Cancel("b"))
+    worker.send(Run("a", request("slow")), Run("b", request(model="third")), Cancel("b"))
     first = worker.until(lambda event: isinstance(event, Ended))
     assert ended(first) == ("succeeded", None)
     assert worker.until(lambda event: isinstance(event, Ended)) == [Ended("b", "cancelled")]
@@ -157,7 +157,7 @@ def test_steps_are_told_with_their_picture_and_how_long_they_took(worker: Worker
     said = worker.run("a", request("slow", n=2, steps=2))
     steps = [e for e in said if isinstance(e, Progressed)]
     assert [(s.image, s.step, s.total) for s in steps] == [(0, 1, 2), (0, 2, 2), (1, 1, 2), (1, 2, 2)]
-    assert all(s.seconds >= fake_painter.STEP_SECONDS for s in steps)
+    assert all(s.seconds >= fake_pipeline.STEP_SECONDS for s in steps)
 
 
 def test_slow_steps_come_with_a_preview_now_and_then(worker: Worker) -> None:
@@ -168,14 +168,14 @@ def test_slow_steps_come_with_a_preview_now_and_then(worker: Worker) -> None:
     assert all(Image.open(io.BytesIO(p)).format == "JPEG" for p in shown)
 
 
-def test_pictures_carry_what_makes_them_again(worker: Worker) -> None:
+def test_images_carry_what_makes_them_again(worker: Worker) -> None:
     fields = {"n": 2, "seed": 5, "rng": "cuda", "variation_seed": 9, "variation_strength": 0.25}
-    pictures = [e for e in worker.run("a", request(**fields)) if isinstance(e, Finished)]
+    images = [e for e in worker.run("a", request(**fields)) if isinstance(e, Finished)]
     told = []
-    for picture in pictures:
-        found = Image.open(io.BytesIO(picture.png))
+    for image in images:
+        found = Image.open(io.BytesIO(image.png))
         told.append(read_infotext(found.text["parameters"]).settings)  # type: ignore[attr-defined]
-    assert [p.seed for p in pictures] == [5, 5]
+    assert [p.seed for p in images] == [5, 5]
     assert [s["Variation seed"] for s in told] == ["9", "10"]
     assert {(s["RNG"], s["Seed"], s["Variation seed strength"], s["Model"]) for s in told} == {
         ("NV", "5", "0.25", OTHER)
@@ -184,8 +184,8 @@ def test_pictures_carry_what_makes_them_again(worker: Worker) -> None:
 
 def test_a_worker_started_with_a_model_has_it_ready_and_shows_no_previews_where_none_are_wanted(tmp_path: Path) -> None:
     for worker in started(ModelChoice(Path("fake"), tmp_path, {}, previews=False)):
-        said = worker.until(lambda event: isinstance(event, Holding))
-        assert said[-2:] == [Ready(tmp_path / "models" / "fake"), Holding("fake")]
+        said = worker.until(lambda event: isinstance(event, Loaded))
+        assert said[-2:] == [Ready(tmp_path / "models" / "fake"), Loaded("fake")]
         said = worker.run("a", request("slow", model="fake", steps=8))
-        assert not [e for e in said if isinstance(e, Loading | Holding)]
+        assert not [e for e in said if isinstance(e, Loading | Loaded)]
         assert {e.preview for e in said if isinstance(e, Progressed)} == {None}

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 
 from server.jobs.store import MOST_ATTEMPTS
-from tests.support.fake_painter import NOTE
+from tests.support.fake_pipeline import NOTE
 from tests.support.live_server import PATIENCE, answers, enqueue, job, live, over, running, until
 
 

@@ -29,7 +29,7 @@ class Queue:
     def begin(self) -> None:
         self.begun += 1
 
-    def tell(self, readiness: Readiness) -> None:
+    def set_readiness(self, readiness: Readiness) -> None:
         self.told.append(readiness)
 
     @property

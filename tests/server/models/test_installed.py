@@ -8,7 +8,7 @@ import pytest
 
 from converter.folder import FILE
 from server.models.installed import InstalledModels, NotDeletable, UnknownModel
-from tests.support.fake_painter import MANIFEST
+from tests.support.fake_pipeline import MANIFEST
 
 
 def put(folder: Path, name: str | None = None) -> Path:

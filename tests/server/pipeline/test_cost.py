@@ -16,7 +16,7 @@ from server.pipeline.denoise import Step
 from server.pipeline.request import make_request
 from server.pipeline.schedulers import SCHEDULERS
 from server.pipeline.stable_diffusion import StableDiffusion
-from tests.support.fake_painter import MANIFEST
+from tests.support.fake_pipeline import MANIFEST
 
 
 class Counted:

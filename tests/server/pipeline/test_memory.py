@@ -86,7 +86,7 @@ def test_what_was_asked_for_longest_ago_goes_first(model_folder):
 def test_loading_ahead_tries_every_network_even_without_room_for_all(model_folder):
     loads, told = Loads(), []
     budget = size(model_folder, "unet")
-    StableDiffusion(model_folder, {}, loads, budget).load(lambda *progress: told.append(progress))
+    StableDiffusion(model_folder, {}, loads, budget).load(lambda p: told.append((p.item, p.done, p.total)))
     assert len(loads.names) == 3
     assert told[-1] == ("vae_decoder", 3, 3)
     assert loads.bytes <= budget

@@ -97,7 +97,7 @@ def test_a_tiny_autoencoder_makes_the_previews_of_a_model_that_has_one(checkpoin
     tiny.half().save_pretrained(tmp_path / "taesd", safe_serialization=True)
     tiny.float()
     options = ConvertOptions(preview=Component.open(str(tmp_path / "taesd")), verify=False)
-    model = StableDiffusion(convert(checkpoint, tmp_path / "out", options, lambda progress: None), {})
+    model = StableDiffusion(convert(checkpoint, tmp_path / "out", options), {})
     request = make_request(model.manifest, prompt="red", steps=3, seed=1)
     step = next(e for e in model.generate(request) if isinstance(e, Step))
     found = Image.open(io.BytesIO(model.preview(step, request)))

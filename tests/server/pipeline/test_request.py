@@ -7,7 +7,7 @@ import json
 import pytest
 
 from server.pipeline.request import RequestError, as_json, from_json, make_request
-from tests.support.fake_painter import MANIFEST
+from tests.support.fake_pipeline import MANIFEST
 
 
 def request(**fields):

@@ -15,7 +15,7 @@ from converter.errors import ManifestError
 from converter.sources.config_tables import PREDICTION_TYPES
 from server.pipeline.request import RequestError, make_request
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule, UnknownScheduler, find_scheduler
-from tests.support.fake_painter import MANIFEST
+from tests.support.fake_pipeline import MANIFEST
 
 STABLE_DIFFUSION = NoiseSchedule(
     num_train_timesteps=1000,

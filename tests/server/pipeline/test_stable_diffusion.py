@@ -52,7 +52,7 @@ def pair(request, tmp_path_factory):
     """Our pipeline and diffusers', of one random checkpoint."""
     folder = tmp_path_factory.mktemp(request.param)
     source = write_checkpoint(folder / "source", prediction_type=request.param)
-    converted = convert(source, folder / "out", ConvertOptions(), lambda progress: None)
+    converted = convert(source, folder / "out", ConvertOptions())
     ours = StableDiffusion(converted, {})
     theirs = diffusers_pipeline(source)
     theirs.converted = converted
@@ -233,7 +233,7 @@ def test_networks_of_a_size_are_loaded_when_it_is_first_asked_for(model_folder):
         return load(path)
 
     model = StableDiffusion(model_folder, {"default": "ALL", "unet": "CPU_AND_GPU"}, loader)
-    model.load(lambda network, done, total: None)
+    model.load()
     assert [units for _, units in loaded] == ["ALL", "CPU_AND_GPU", "ALL"]
     request = make_request(model.manifest, prompt="red", width=96, height=64, steps=1, seed=1)
     (picture,) = (e for e in model.generate(replace(request, n=1)) if isinstance(e, Picture))
@@ -243,7 +243,7 @@ def test_networks_of_a_size_are_loaded_when_it_is_first_asked_for(model_folder):
 
 def test_a_latent_consistency_model_takes_its_guidance_as_an_input(tmp_path):
     source = write_checkpoint(tmp_path / "source", unet=tiny_unet(time_cond_proj_dim=16))
-    folder = convert(source, tmp_path / "out", ConvertOptions(), lambda progress: None)
+    folder = convert(source, tmp_path / "out", ConvertOptions())
     assert (folder.manifest.defaults.steps, folder.manifest.defaults.scheduler) == (4, "lcm")
     theirs = diffusers_pipeline(source)
     theirs.scheduler = LCMScheduler.from_config(theirs.scheduler.config)
@@ -258,7 +258,7 @@ def test_a_latent_consistency_model_takes_its_guidance_as_an_input(tmp_path):
 
 def test_an_inpainting_model_paints_all_of_a_picture_it_is_not_given(tmp_path):
     source = write_checkpoint(tmp_path / "source", unet=tiny_unet(in_channels=9))
-    folder = convert(source, tmp_path / "out", ConvertOptions(), lambda progress: None)
+    folder = convert(source, tmp_path / "out", ConvertOptions())
     (found,) = pictures(StableDiffusion(folder, {}), prompt="red", steps=3, seed=2, guidance_scale=5)
     parts = diffusers_pipeline(source).components
     theirs = StableDiffusionInpaintPipeline(**parts, requires_safety_checker=False)

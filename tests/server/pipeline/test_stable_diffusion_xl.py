@@ -24,7 +24,7 @@ from tests.support.packages import psnr
 
 def pair(folder, kind, **options):
     source = write_xl_checkpoint(folder / "source", refiner=kind is StableDiffusionXLImg2ImgPipeline)
-    made = convert(source, folder / "out", ConvertOptions(**options), lambda progress: None)
+    made = convert(source, folder / "out", ConvertOptions(**options))
     extra = {"requires_aesthetics_score": True} if kind is StableDiffusionXLImg2ImgPipeline else {}
     theirs = kind(
         **xl_parts(source),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from server.jobs.estimates import Shape, StepTime
 from server.jobs.job import Job, JobFailure
-from server.jobs.pace import Pace, Shape
 from server.jobs.store import MOST_ATTEMPTS, JobStore
 from tests.support.asking import request, submission
 
@@ -36,7 +36,7 @@ def test_a_job_is_there_for_the_next_server_as_it_was_asked_for(tmp_path: Path) 
     kept = first.add(submission(asked, client="10.0.0.1", priority="high"), 5.0)
     first.close()
     second = JobStore(tmp_path)
-    assert second.waiting() == [kept]
+    assert second.queued() == [kept]
     assert second.start(kept.job_id) == asked
     second.close()
 
@@ -55,7 +55,7 @@ def test_a_job_that_is_over_stays_as_it_ended(store: JobStore) -> None:
     store.end(job_id, "cancelled")
     store.end(job_id, "succeeded")
     assert got(store, job_id).status == "cancelled"
-    assert store.waiting() == []
+    assert store.queued() == []
 
 
 def test_a_job_whose_worker_died_is_tried_once_more_and_then_failed_with_the_reason(store: JobStore) -> None:
@@ -101,7 +101,7 @@ def test_a_job_put_back_has_its_attempt_forgiven_unless_it_was_being_cancelled(s
     assert got(store, given_up).status == "cancelled"
 
 
-def test_a_later_attempts_picture_takes_the_place_of_the_earlier_ones(store: JobStore, tmp_path: Path) -> None:
+def test_a_later_attempts_image_takes_the_place_of_the_earlier_ones(store: JobStore, tmp_path: Path) -> None:
     job_id = add(store)
     store.add_image(job_id, 0, 7, b"first attempt")
     store.add_image(job_id, 0, 7, b"second attempt")
@@ -172,14 +172,14 @@ def test_numbers_of_expired_jobs_are_not_given_again(store: JobStore) -> None:
     assert got(store, add(store)).number > number
 
 
-def test_paces_are_kept(tmp_path: Path) -> None:
+def test_step_times_are_kept(tmp_path: Path) -> None:
     first = JobStore(tmp_path)
     shape = Shape("fake", 64, 96, 2)
-    first.keep_pace(shape, Pace(9.0, 9.0))
-    first.keep_pace(shape, Pace(0.5, 1.5))
+    first.keep_step_time(shape, StepTime(9.0, 9.0))
+    first.keep_step_time(shape, StepTime(0.5, 1.5))
     first.close()
     second = JobStore(tmp_path)
-    assert second.paces() == {shape: Pace(0.5, 1.5)}
+    assert second.step_times() == {shape: StepTime(0.5, 1.5)}
     second.close()
 
 

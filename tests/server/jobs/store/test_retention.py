@@ -40,7 +40,7 @@ def test_pictures_beyond_the_room_go_with_the_jobs_that_were_over_first(store: J
     made = [over(store, b"x" * 1000) for _ in range(5)]
     assert Retention(gigabytes=2.5e-6).apply(store) == 3
     assert [store.is_expired(job_id) for job_id in made] == [True] * 3 + [False] * 2
-    assert store.pictures.bytes == 2000
+    assert store.images.bytes == 2000
 
 
 def test_room_that_running_jobs_take_is_left_to_them(store: JobStore) -> None:

@@ -45,7 +45,7 @@ def test_jobs_of_the_first_schema_are_taken_over(tmp_path: Path) -> None:
     store = JobStore(tmp_path)
     store.name_model("fake")
     store.interrupted("the server was killed", by_worker=False)
-    assert sorted(w.job_id for w in store.waiting()) == ["queued", "running"]
+    assert sorted(w.job_id for w in store.queued()) == ["queued", "running"]
     assert store.start("queued").model == "fake"
     old = store.get("succeeded")
     assert old is not None

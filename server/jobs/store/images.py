@@ -1,4 +1,4 @@
-"""Finished pictures as files, under names that say nothing."""
+"""Finished images, stored under random file names."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 
-class Pictures:
-    """A folder of pictures. ``bytes`` is what they take together, once `sweep` has counted them."""
+class ImageFiles:
+    """A folder of images. ``bytes`` is what they take together, once `sweep` has counted them."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -19,11 +19,11 @@ class Pictures:
         self._unsettled: list[str] = []
 
     def path(self, name: str) -> Path:
-        """Where a picture's file is."""
+        """Where a image's file is."""
         return self._folder / name
 
     def write(self, png: bytes) -> str:
-        """Keep a picture; its name, which is never that of half a one, and outlives a power cut after `settle`."""
+        """Keep a image; its name, which is never that of half a one, and outlives a power cut after `settle`."""
         name = f"{secrets.token_hex(16)}.png"
         partial = self.path(f"{name}.partial")
         partial.write_bytes(png)
@@ -36,7 +36,7 @@ class Pictures:
         """Wait until what was written is on the disk. Not done by `write`, whose caller's client is waiting."""
         if not self._unsettled:
             return
-        # The folder last: a name must not outlive a power cut without what it names.
+        # The files before the folder: a name must not outlive a power cut without its content.
         for path in [*map(self.path, self._unsettled), self._folder]:
             with suppress(FileNotFoundError):  # replaced or expired meanwhile
                 opened = os.open(path, os.O_RDONLY)
@@ -47,7 +47,7 @@ class Pictures:
         self._unsettled.clear()
 
     def remove(self, names: Iterable[str]) -> None:
-        """Delete pictures; those that are gone already are."""
+        """Delete images; those that are gone already are."""
         for name in names:
             path = self.path(name)
             try:

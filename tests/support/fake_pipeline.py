@@ -1,4 +1,4 @@
-"""A model for tests: real worker process, real messages, pictures of one colour. The prompt says how it behaves.
+"""A model for tests: real worker process, real messages, images of one color. The prompt says how it behaves.
 
 "slow" takes a tenth of a second a step; "fail" raises an error for people, "bug" one for programmers; "die" kills the
 worker at the first step, "die late" a second later, "die once" only at the first attempt; "busy" keeps a core busy.
@@ -54,7 +54,7 @@ MANIFEST = Manifest(
 )
 
 
-class FakePainter:
+class FakePipeline:
     def __init__(self, folder: Path, warn: Callable[[Trying], None], name: str = "fake") -> None:
         self._folder, self._warn = folder, warn
         self.manifest = replace(MANIFEST, name=name)
@@ -70,10 +70,10 @@ class FakePainter:
                 began = time.perf_counter()
                 self._behave(words)
                 yield Step(step + 1, request.steps, latents, latents, time.perf_counter() - began, index)
-            colour = np.random.default_rng(seeds.seed).integers(0, 256, 3, np.uint8)
+            color = np.random.default_rng(seeds.seed).integers(0, 256, 3, np.uint8)
             if request.image is not None:
-                colour = np.asarray(decode_image(request.image))[0, 0]
-            yield Picture(index, seeds, np.broadcast_to(colour, (request.height, request.width, 3)).copy())
+                color = np.asarray(decode_image(request.image))[0, 0]
+            yield Picture(index, seeds, np.broadcast_to(color, (request.height, request.width, 3)).copy())
 
     def preview(self, step: object, request: GenerationRequest) -> bytes:
         file = io.BytesIO()
@@ -106,7 +106,7 @@ class FakePainter:
 
 def _prepare(
     choice: ModelChoice, progress: Callable[[Preparing], None], warn: Callable[[Trying], None]
-) -> tuple[FakePainter, Path]:
+) -> tuple[FakePipeline, Path]:
     if choice.source.name == UNABLE:
         raise AnemoneError("the checkpoint is of an unknown architecture")
     if choice.source.name == DEADLY:
@@ -118,12 +118,12 @@ def _prepare(
     folder = choice.data_dir / "models" / "fake"
     folder.mkdir(parents=True, exist_ok=True)
     MANIFEST.write(folder)
-    return FakePainter(folder, warn), folder
+    return FakePipeline(folder, warn), folder
 
 
 def _open(
     choice: ModelChoice, name: str, progress: Callable[[str, int, int], None], warn: Callable[[Trying], None]
-) -> FakePainter:
+) -> FakePipeline:
     networks = 10 if LINGERING in name else 2
     for done in range(networks):
         progress(f"network {done}", done, networks)
@@ -135,11 +135,11 @@ def _open(
         raise MemoryShortage("its unet takes 99 GB")
     folder = choice.data_dir / "models" / name
     folder.mkdir(parents=True, exist_ok=True)
-    return FakePainter(folder, warn, name)
+    return FakePipeline(folder, warn, name)
 
 
-def start(orders: Connection, choice: ModelChoice) -> None:
+def start(pipe: Connection, choice: ModelChoice) -> None:
     """The worker process's entry point."""
     from server.jobs.worker import work
 
-    work(orders, choice, _prepare, _open)
+    work(pipe, choice, _prepare, _open)

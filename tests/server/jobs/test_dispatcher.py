@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from server.jobs.limits import Limits
-from tests.support import fake_painter
+from tests.support import fake_pipeline
 from tests.support.live_server import enqueue, job, live, over, until
 
 
@@ -32,27 +32,27 @@ def test_a_data_folder_that_cannot_be_written_is_told_and_loses_no_job(tmp_path:
 
 
 def test_jobs_of_several_models_are_all_made_with_their_own(tmp_path: Path) -> None:
-    other = tmp_path / "models" / fake_painter.OTHER
+    other = tmp_path / "models" / fake_pipeline.OTHER
     other.mkdir(parents=True)
-    fake_painter.MANIFEST.write(other)
+    fake_pipeline.MANIFEST.write(other)
     with live(tmp_path) as client:
-        models = ["fake", fake_painter.OTHER, "fake", fake_painter.OTHER]
+        models = ["fake", fake_pipeline.OTHER, "fake", fake_pipeline.OTHER]
         made = [enqueue(client, "slow", steps=2, model=model)["id"] for model in models]
         done = [over(client, job_id) for job_id in made]
         assert [d["status"] for d in done] == ["succeeded"] * 4
         assert [d["model"] for d in done] == models
-        listed = client.get(f"/api/v1/jobs?model={fake_painter.OTHER}").json()["jobs"]
+        listed = client.get(f"/api/v1/jobs?model={fake_pipeline.OTHER}").json()["jobs"]
         assert [j["id"] for j in listed] == [made[3], made[1]]
         # The loaded model's second job went before the other model's first: two loads rather than four.
         assert [d["id"] for d in sorted(done, key=lambda d: d["started"])] == [made[0], made[2], made[1], made[3]]
 
 
 def test_a_model_that_cannot_be_loaded_fails_its_job_and_no_other(tmp_path: Path) -> None:
-    broken = tmp_path / "models" / fake_painter.BROKEN
+    broken = tmp_path / "models" / fake_pipeline.BROKEN
     broken.mkdir(parents=True)
-    fake_painter.MANIFEST.write(broken)
+    fake_pipeline.MANIFEST.write(broken)
     with live(tmp_path) as client:
-        bad = over(client, enqueue(client, "a", model=fake_painter.BROKEN)["id"])
+        bad = over(client, enqueue(client, "a", model=fake_pipeline.BROKEN)["id"])
         assert (bad["status"], bad["error"]["code"]) == ("failed", "model_unavailable")
         assert over(client, enqueue(client, "a")["id"])["status"] == "succeeded"
         answer = client.post("/api/v1/txt2img", json={"prompt": "a", "model": "nothing"})

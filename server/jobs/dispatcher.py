@@ -18,13 +18,15 @@ from typing import cast
 from server import metrics
 from server.events import EventLog
 from server.jobs import messages
-from server.jobs.held import HeldModel
+from server.jobs.estimates import StepTimes
+from server.jobs.fair_queue import FairQueue
 from server.jobs.job import JobFailure, Status
 from server.jobs.limits import Limits
+from server.jobs.loaded import LoadedModel
 from server.jobs.messages import (
     Ended,
     Finished,
-    Holding,
+    Loaded,
     LoadFailed,
     Loading,
     Preparing,
@@ -33,8 +35,6 @@ from server.jobs.messages import (
     Trying,
     Unable,
 )
-from server.jobs.order import Order
-from server.jobs.pace import Paces
 from server.jobs.process import Launch, WorkerProcess
 from server.jobs.readiness import Readiness
 from server.jobs.running import Running
@@ -44,14 +44,14 @@ from server.logs import about_job
 log = logging.getLogger("anemone.queue")
 
 #: Deaths in a row without a job done after which the worker is left down: it would only die again.
-_MOST_DEATHS = 3
+_MOST_DEATHS_OUTSIDE_JOBS = 3
 _STOP_SECONDS = 5.0
 _RETENTION_SECONDS = 3600.0
 _OVER = ("succeeded", "failed", "cancelled")
 
 
-class Feeder:
-    """One worker, fed from the store in the order's order. Its thread does all the waiting.
+class Dispatcher:
+    """One worker, fed from the store in the fair queue's order. Its thread does all the waiting.
 
     ``lock`` is held by whoever moves a job from one state to another; `running` may be looked at without.
     """
@@ -60,18 +60,18 @@ class Feeder:
         self,
         store: JobStore,
         launch: Launch,
-        order: Order,
-        paces: Paces,
+        queue: FairQueue,
+        step_times: StepTimes,
         events: EventLog,
         notice: Callable[[Readiness], None],
         limits: Limits,
     ) -> None:
-        self._store, self._launch, self._order, self._paces = store, launch, order, paces
+        self._store, self._launch, self._queue, self._step_times = store, launch, queue, step_times
         self._events, self._notice, self._limits = events, notice, limits
         self.lock = threading.RLock()
         self.readiness = Readiness()
         self.running: Running | None = None
-        self._held = HeldModel(events)
+        self._loaded = LoadedModel(events)
         self._worker: WorkerProcess | None = None
         #: What the worker last tried for the first time; the note is gone unless it is at that now, or died of it.
         self._note: Path | None = None
@@ -85,8 +85,8 @@ class Feeder:
 
     @property
     def loaded(self) -> str | None:
-        """The model the worker holds."""
-        return self._held.name
+        """The loaded model."""
+        return self._loaded.name
 
     def start(self, begin: bool) -> None:
         """Start the thread, and with it the worker if that is to ``begin``."""
@@ -108,33 +108,33 @@ class Feeder:
         """Have the thread look for work."""
         self._wake.send_bytes(b"x")
 
-    def send(self, order: messages.Cancel | messages.Load | messages.Unload) -> None:
-        """Tell the worker something; where there is none at the moment, nobody is told."""
+    def send(self, command: messages.Cancel | messages.Load | messages.Unload) -> None:
+        """Tell the worker something; where there is none at the moment, nobody is progress."""
         worker = self._worker
         if worker is not None:
-            worker.send(order)
+            worker.send(command)
 
-    def tell(self, readiness: Readiness) -> None:
+    def set_readiness(self, readiness: Readiness) -> None:
         """Take over a change of readiness."""
         self.readiness = readiness
         self._notice(readiness)
         if readiness.state == "failed":
             # Whoever waits for a job looks at it again, and sees that nobody is left to do it.
-            self._moved()
+            self._publish_positions()
 
-    def ended(self, job_id: str, status: Status, seconds: float | None) -> None:
+    def publish_end(self, job_id: str, status: Status, seconds: float | None) -> None:
         """Tell everyone of a job's end, which is in the store."""
         with about_job(job_id):
             log.info("job %s %s", job_id, status)
         metrics.job_ended(status, seconds)  # type: ignore[arg-type]
         self._events.publish(job_id, "state", {"status": status}, last=True)
-        self._moved()
+        self._publish_positions()
 
-    def _moved(self) -> None:
+    def _publish_positions(self) -> None:
         """The queue has moved on: who watches a waiting job hears of its new place."""
-        metrics.queue_changed({"queued": len(self._order), "running": int(self.running is not None)})
+        metrics.queue_changed({"queued": len(self._queue), "running": int(self.running is not None)})
         for channel in self._events.watched():
-            if channel in self._order:
+            if channel in self._queue:
                 self._events.publish(channel, "state", {"status": "queued"})
 
     # --- the thread -----------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ class Feeder:
                 if self._begun and self._worker is None and self.readiness.state != "failed":
                     self._worker = WorkerProcess(self._launch)
                 self._feed()
-                self._store.pictures.settle()
+                self._store.images.settle()
                 self._listen(self._until_next())
             self._stop_worker()
         except (sqlite3.Error, OSError) as error:
@@ -155,7 +155,7 @@ class Feeder:
             self._end_worker()
             self.running = None
             message = f"the data folder cannot be written ({error}); make room, then restart the server"
-            self.tell(replace(self.readiness, state="failed", message=message))
+            self.set_readiness(replace(self.readiness, state="failed", message=message))
 
     def _until_next(self) -> float:
         """Seconds until something is due by the clock; does what is due now."""
@@ -191,7 +191,7 @@ class Feeder:
                     continue
                 code, self._worker = worker.ended(), None
                 if not self._stopping:
-                    self._mourn(code)
+                    self._on_worker_death(code)
 
     def _feed(self) -> None:
         """Give the worker the next job if it is free."""
@@ -199,7 +199,7 @@ class Feeder:
         if self.readiness.state != "ready" or worker is None or self.running is not None:
             return
         with self.lock:
-            following = self._order.take(self.loaded)
+            following = self._queue.take(self.loaded)
             if following is None:
                 return
             request = self._store.start(following.job_id)
@@ -207,16 +207,16 @@ class Feeder:
         with about_job(following.job_id):
             log.info("job %s runs", following.job_id)
         self._events.publish(following.job_id, "state", {"status": "running"})
-        self._moved()
-        # Not under the lock: a large picture to start from waits in the pipe until the worker reads.
+        self._publish_positions()
+        # Not under the lock: a large image to start from waits in the pipe until the worker reads.
         worker.send(messages.Run(following.job_id, request))
 
     def _keep(self, event: messages.Event) -> None:
         """Act on what the worker says."""
         if isinstance(event, Preparing | Ready | Unable):
-            self.tell(self.readiness.after(event))
-        elif isinstance(event, Loading | LoadFailed | Holding):
-            self._hold(event)
+            self.set_readiness(self.readiness.after(event))
+        elif isinstance(event, Loading | LoadFailed | Loaded):
+            self._on_load_event(event)
         elif isinstance(event, Trying):
             self._note = event.note
         elif isinstance(event, Progressed):
@@ -228,15 +228,15 @@ class Feeder:
         else:
             self._end(event)
 
-    def _hold(self, event: Loading | LoadFailed | Holding) -> None:
-        self._held.follow(event)
-        if not isinstance(event, Holding):
+    def _on_load_event(self, event: Loading | LoadFailed | Loaded) -> None:
+        self._loaded.follow(event)
+        if not isinstance(event, Loaded):
             return
         self._idle_since = time.monotonic()
         if event.model is not None and self.running is not None:
-            self.running.loaded()
+            self.running.model_loaded()
         if self.readiness.state not in ("ready", "failed"):
-            self.tell(Readiness("ready", manifest=self.readiness.manifest))
+            self.set_readiness(Readiness("ready", manifest=self.readiness.manifest))
 
     def _step(self, event: Progressed) -> None:
         running = self.running
@@ -244,8 +244,8 @@ class Feeder:
             return
         running.step(event)
         metrics.step_done(event.seconds)
-        told = running.told(self._paces.of(running.waiting.work.shape))
-        self._events.publish(event.job_id, "progress", told)
+        progress = running.to_dict(self._step_times.of(running.job.cost.shape))
+        self._events.publish(event.job_id, "progress", progress)
 
     def _end(self, event: Ended) -> None:
         if event.status not in _OVER:
@@ -260,17 +260,17 @@ class Feeder:
                 event.job_id, status, failure, steps_done=running.steps_done, step_seconds=running.step_seconds
             )
             self.running = None
-            self._order.done()
+            self._queue.done()
         measured = running.measured() if status == "succeeded" else None
         if measured is not None:
-            shape = running.waiting.work.shape
-            self._store.keep_pace(shape, self._paces.learn(shape, measured))
+            shape = running.job.cost.shape
+            self._store.keep_step_time(shape, self._step_times.learn(shape, measured))
         self._deaths, self._idle_since = 0, time.monotonic()
-        self.ended(event.job_id, status, running.seconds)
-        if self._store.pictures.bytes > self._limits.retention.bytes:
+        self.publish_end(event.job_id, status, running.seconds)
+        if self._store.images.bytes > self._limits.retention.bytes:
             self._retain()
 
-    def _mourn(self, code: int | None) -> None:
+    def _on_worker_death(self, code: int | None) -> None:
         """The worker is gone: its job is tried once more, and a new worker started unless dying is all it does.
 
         A death of a program's first load or prediction is the compute unit's: the next worker does not use that again.
@@ -283,13 +283,13 @@ class Feeder:
             running, self.running = self.running, None
             back, over = self._store.interrupted(f"the worker died (exit status {code})", by_worker=not unit)
             if running is not None:
-                self._order.done()
+                self._queue.done()
                 if running.job_id in back:
-                    self._order.add(running.waiting)
-        self._held.gone()
-        self._moved()
+                    self._queue.add(running.job)
+        self._loaded.gone()
+        self._publish_positions()
         for job_id in over:
-            self.ended(job_id, "cancelled" if running and running.is_cancelling else "failed", None)
+            self.publish_end(job_id, "cancelled" if running and running.is_cancelling else "failed", None)
         if self.readiness.state == "failed":
             return  # it said so, and left
         metrics.worker_died()
@@ -297,11 +297,11 @@ class Feeder:
         if running is None and not unit:
             # A death in a job is the job's doing, and the job is failed for it; these are the worker's own.
             self._deaths += 1
-        if self._deaths >= _MOST_DEATHS:
+        if self._deaths >= _MOST_DEATHS_OUTSIDE_JOBS:
             message = f"the worker died {self._deaths} times in a row (last exit status {code}); restart the server"
-            self.tell(replace(self.readiness, state="failed", message=message))
+            self.set_readiness(replace(self.readiness, state="failed", message=message))
             return
-        self.tell(replace(self.readiness, state="starting", network=None, done=0, total=0))
+        self.set_readiness(replace(self.readiness, state="starting", network=None, done=0, total=0))
 
     def _stop_worker(self) -> None:
         self._listen_until(lambda: self.running is None, self._grace_seconds)

@@ -1,0 +1,106 @@
+"""How long jobs take, by how long those of the same shape took before."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from server.pipeline.cost import Cost
+from server.pipeline.request import GenerationRequest
+
+#: Weight of a new measurement in the moving average.
+_WEIGHT = 0.3
+
+
+class Shape(NamedTuple):
+    """What the length of a step depends on. ``batch`` is the denoiser's rows: 2 with guidance, 1 without."""
+
+    model: str
+    width: int
+    height: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class ShapeCost:
+    """What a job costs: ``calls`` of the denoiser at a shape, for all its images together, and ``images`` to encode and decode."""
+
+    shape: Shape
+    calls: int
+    images: int
+
+
+def shape_cost(request: GenerationRequest, cost: Cost) -> ShapeCost:
+    """Return what a request costs, with the shape that its time depends on."""
+    shape = Shape(request.model, request.width, request.height, cost.rows)
+    return ShapeCost(shape, cost.calls, cost.decodes)
+
+
+class CostSum:
+    """The cost of several jobs together: calls and images by shape."""
+
+    def __init__(self) -> None:
+        self.by_shape: dict[Shape, tuple[int, int]] = {}
+
+    def add(self, cost: ShapeCost) -> None:
+        """Add a job's cost."""
+        self._add(cost.shape, cost.calls, cost.images)
+
+    def subtract(self, cost: ShapeCost) -> None:
+        """Take away a job's cost that was added before."""
+        self._add(cost.shape, -cost.calls, -cost.images)
+        if self.by_shape[cost.shape] == (0, 0):
+            del self.by_shape[cost.shape]
+
+    def merge(self, other: CostSum) -> None:
+        """Add another sum."""
+        for shape, (calls, images) in other.by_shape.items():
+            self._add(shape, calls, images)
+
+    def _add(self, shape: Shape, calls: int, images: int) -> None:
+        before = self.by_shape.get(shape, (0, 0))
+        self.by_shape[shape] = before[0] + calls, before[1] + images
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds that a ``step`` takes, and what an ``image`` takes beyond its steps."""
+
+    step: float
+    image: float
+
+
+class StepTimes:
+    """A moving average for every shape that was measured. Safe to call from several threads."""
+
+    def __init__(self, known: Mapping[Shape, StepTime]) -> None:
+        self._known = dict(known)
+        self._lock = threading.Lock()
+
+    def learn(self, shape: Shape, measured: StepTime) -> StepTime:
+        """Add what a job has just taken; returns the new average."""
+        with self._lock:
+            before = self._known.get(shape, measured)
+            now = StepTime(
+                before.step + _WEIGHT * (measured.step - before.step),
+                before.image + _WEIGHT * (measured.image - before.image),
+            )
+            self._known[shape] = now
+            return now
+
+    def of(self, shape: Shape) -> StepTime | None:
+        """Return the step time of a shape; None before its first job is done."""
+        with self._lock:
+            return self._known.get(shape)
+
+    def seconds(self, total: CostSum) -> float | None:
+        """Return how long the summed cost takes; None if any of its shapes was never measured."""
+        seconds = 0.0
+        for shape, (calls, images) in total.by_shape.items():
+            known = self.of(shape)
+            if known is None:
+                return None
+            seconds += calls * known.step + images * known.image
+        return seconds

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from server.jobs.store.images import ImageFiles
+
+
+def test_what_no_job_knows_of_is_swept_and_the_rest_counted(tmp_path: Path) -> None:
+    images = ImageFiles(tmp_path)
+    known, orphan = images.write(b"known"), images.write(b"orphan")
+    images.path("half.png.partial").write_bytes(b"ha")
+    images.path("notes.txt").write_bytes(b"somebody else's")
+    assert images.sweep({known}) == 2
+    assert images.bytes == len(b"known")
+    assert not images.path(orphan).exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([known, "notes.txt"])
+
+
+def test_bytes_follow_what_is_written_and_removed(tmp_path: Path) -> None:
+    images = ImageFiles(tmp_path)
+    first, second = images.write(b"12345"), images.write(b"123")
+    assert images.bytes == 8
+    images.remove([first, first, "never-there.png"])
+    assert images.bytes == 3
+    assert images.path(second).read_bytes() == b"123"
+
+
+def test_names_say_nothing_and_no_half_written_file_has_one(tmp_path: Path) -> None:
+    images = ImageFiles(tmp_path)
+    names = {images.write(b"same") for _ in range(20)}
+    assert len(names) == 20
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_pictures_settle_whether_or_not_they_are_still_there(tmp_path: Path) -> None:
+    images = ImageFiles(tmp_path)
+    kept, gone = images.write(b"kept"), images.write(b"gone")
+    images.remove([gone])
+    images.settle()
+    images.settle()
+    assert [p.name for p in tmp_path.iterdir()] == [kept]
