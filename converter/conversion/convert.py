@@ -7,13 +7,13 @@ from collections.abc import Callable, Collection
 from functools import partial as bound
 from pathlib import Path
 
+from converter.conversion.manifest import make_manifest
 from converter.conversion.partial import Partial, require_replaceable
 from converter.conversion.plan import ConversionPlan, ConvertOptions, make_plan
 from converter.conversion.preflight import require_memory, require_space
 from converter.conversion.programs import write_network
 from converter.errors import CheckpointError
 from converter.folder import ModelFolder
-from converter.manifest import make_manifest
 from converter.progress import OnProgress, Progress, Stage, ignore
 from converter.sources.source import Source, open_source
 

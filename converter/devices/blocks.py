@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from converter.lint.placement import HEAVY
+from converter.mil.graph import HEAVY
 from converter.mil.mlproto import mil
 from converter.mil.tensor import FP32, is_identifier, set_string, set_type, type_number
 from converter.runtime.compressed import decodes

@@ -15,9 +15,8 @@ import numpy as np
 
 from converter.lint.chips import Chip
 from converter.lint.listing import Function, Operation
+from converter.mil.graph import HEAVY
 
-#: Operations that are worth the engine for their multiplications.
-HEAVY = frozenset({"conv", "conv_transpose", "linear", "matmul", "einsum", "scaled_dot_product_attention"})
 #: Operations no generation of the engine has a path for, in two public lists that agree. Not softplus, which one of
 #: them names too: it was measured on the engine of M3 Max and M5 (coremltools #2687, ANEForge #113).
 NO_PATH = frozenset(

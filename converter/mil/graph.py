@@ -15,6 +15,9 @@ from converter.mil.function import Function
 from converter.mil.target import MACOS14
 from converter.mil.tensor import BOOL, FP16, FP32, INT32, UINT16, Tensor
 
+#: Operations whose multiplications are nearly all of a network's work.
+HEAVY = frozenset({"conv", "conv_transpose", "linear", "matmul", "einsum", "scaled_dot_product_attention"})
+
 
 class Graph(Function):
     """One function of an ML program, built by calling its operations in order.

@@ -9,8 +9,8 @@ import numpy as np
 from converter.lint.chips import WIDEST
 from converter.lint.finding import Problem
 from converter.lint.listing import Operation
-from converter.lint.placement import HEAVY
 from converter.lint.subject import MIB, Subject, megabytes
+from converter.mil.graph import HEAVY
 
 #: Beyond this an operation at the program's ends is no small change any more.
 _LARGE = MIB
