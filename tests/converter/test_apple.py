@@ -43,6 +43,8 @@ from tests.support.cut import cut
 from tests.support.mil_text import compiled
 from tests.support.packages import psnr
 
+pytestmark = pytest.mark.slow
+
 #: Stable Diffusion 1's width of the prompt's states, in an otherwise tiny model.
 PUBLISHED = {"unet": {"cross_attention_dim": 768}, "text": {"hidden_size": 768}}
 SWIFT = {

@@ -18,6 +18,8 @@ from converter.runtime import load as load_package
 from converter.runtime.program import read_model
 from tests.support.emitted import NETWORKS, TinyNetworks
 
+pytestmark = pytest.mark.slow
+
 #: Int16 indices are what coremltools gives tables smaller than 2**15 rows; CLIP's has 49408.
 ROWS = 2**15 + 1
 

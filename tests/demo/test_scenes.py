@@ -22,6 +22,7 @@ def test_the_judge_sees_the_shape_that_was_drawn(shape, style):
     assert [(s.shape, s.colour, s.place) for s in seen] == [(shape, "red", "top right")]
 
 
+@pytest.mark.slow
 def test_the_judge_is_right_on_drawn_scenes_of_every_kind():
     rng = np.random.default_rng(5)
     right, asked = Counter(), Counter()

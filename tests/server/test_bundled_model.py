@@ -23,6 +23,8 @@ from server.settings import BUNDLED_MODEL
 from tests.support.checkpoints import diffusers_pipeline
 from tests.support.live_server import answers, until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):

@@ -18,6 +18,8 @@ from server.security.hosts import own_addresses
 from server.security.key import FILE
 from tests.support.live_server import answers, until
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def started(data_dir: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[bytes], str, Path]]:

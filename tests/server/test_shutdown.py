@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.support.live_server import enqueue, live, over, running
+
+pytestmark = pytest.mark.slow
 
 
 def _left_while_running(data_dir: Path, steps: int, grace: float) -> tuple[str, str, list[httpx.Response]]:

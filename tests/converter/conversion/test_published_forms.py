@@ -17,6 +17,8 @@ from converter.runtime import load
 from tests.support.checkpoints import write_checkpoint, write_xl_checkpoint
 from tests.support.single_files import tiny, write
 
+pytestmark = pytest.mark.slow
+
 LEAST_DB = 60
 PROJECTION = "conditioner.embedders.1.model.text_projection"
 FIRST_UNET_WEIGHT = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight"

@@ -22,6 +22,8 @@ from server.pipeline.stable_diffusion import Picture, StableDiffusion
 from tests.support.checkpoints import diffusers_pipeline, tiny_unet, tiny_vae, write_checkpoint
 from tests.support.packages import as_written
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
 
 

@@ -11,6 +11,8 @@ from converter.devices.attempt import _outcome, attempt
 from converter.errors import AnemoneError
 from tests.support.mac_double.process import environment
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def encoder(model_folder, tmp_path):

@@ -12,6 +12,8 @@ from converter.errors import AnemoneError
 from tests.support.cut import cut
 from tests.support.fake_coreml import pretend
 
+pytestmark = pytest.mark.slow
+
 UNITS = ("CPU_ONLY", "CPU_AND_NE")
 
 

@@ -19,6 +19,8 @@ from converter.runtime.mil import MILNetwork
 from tests.support.checkpoints import TEXT_WIDTH, tiny_text_encoder, tiny_unet, tiny_vae
 from tests.support.packages import halved, psnr
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def ct():

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def anemone(*arguments: str, data: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "ANEMONE_DATA_DIR": str(data)} if data else dict(os.environ)

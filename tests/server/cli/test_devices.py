@@ -14,6 +14,8 @@ from server.cli.devices import verify_devices
 from server.cli.main import main
 from tests.support.fake_coreml import pretend
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def model(model_folder, tmp_path):

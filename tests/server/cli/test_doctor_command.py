@@ -40,6 +40,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict]
     return status, json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_each_network_is_loaded_run_and_placed(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # Two networks are enough to load.
     manifest = json.loads((data / "models" / "good" / FILE).read_text())

@@ -22,6 +22,8 @@ from converter.folder import ModelFolder
 from tests.support.live_server import answers, enqueue, over, until
 from tests.support.mac_double.process import environment
 
+pytestmark = pytest.mark.slow
+
 CHIP = "Apple M2 Pro, macOS 26.1 (25B78)"
 
 

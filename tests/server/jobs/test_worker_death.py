@@ -9,10 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 
 from server.jobs.store import MOST_ATTEMPTS
 from tests.support.fake_pipeline import NOTE
 from tests.support.live_server import PATIENCE, answers, enqueue, job, live, over, running, until
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_job_whose_worker_died_runs_again_once(tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
 from server.pipeline.stable_diffusion import Picture, StableDiffusion
 from tests.support.checkpoints import diffusers_pipeline, tiny_unet, write_checkpoint
 
+pytestmark = pytest.mark.slow
+
 PEERS = {
     "euler": (EulerDiscreteScheduler, {}),
     "euler_a": (EulerAncestralDiscreteScheduler, {}),

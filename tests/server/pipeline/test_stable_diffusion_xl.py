@@ -21,6 +21,8 @@ from server.pipeline.stable_diffusion import Picture, StableDiffusion
 from tests.support.checkpoints import write_xl_checkpoint, xl_parts
 from tests.support.packages import psnr
 
+pytestmark = pytest.mark.slow
+
 
 def pair(folder, kind, **options):
     source = write_xl_checkpoint(folder / "source", refiner=kind is StableDiffusionXLImg2ImgPipeline)

@@ -15,6 +15,15 @@ from converter.runtime.fast.kernels import COLUMNS, Kernels, Rounded, Weights, k
 from converter.runtime.fast.library import NEEDED, cpu_flags, describe, kernel_library
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _two_threads():
+    """Have the kernels divide their work between threads, as other tests do not."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(params=["vnni", "portable"])
 def available(request) -> Kernels:
     """The kernels in either build; the portable one runs wherever there is a C compiler."""
