@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,16 +14,8 @@ from numpy.typing import NDArray
 from converter.lint.finding import Shape
 from converter.mil.mlproto import mil
 from converter.runtime.feature import PackageError
-from converter.weights.blob import BlobError, BlobReader
-
-_WORDS = {"FLOAT": "fp", "UINT": "uint", "INT": "int", "BFLOAT": "bf"}
-_ARRAYS: dict[str, np.dtype[Any]] = {
-    "fp16": np.dtype(np.float16),
-    "fp32": np.dtype(np.float32),
-    "fp64": np.dtype(np.float64),
-    "bool": np.dtype(np.bool_),
-    **{f"{sign}int{bits}": np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)},
-}
+from converter.weights.blob import BlobError, BlobReader, packed_size
+from converter.weights.dtypes import BY_NAME, BY_NUMBER
 
 
 @dataclass(frozen=True)
@@ -47,8 +38,8 @@ class Type:
     @property
     def nbytes(self) -> int:
         """Bytes of the elements, packed."""
-        bits = re.search(r"\d+", self.dtype)
-        return self.count if bits is None else -(-self.count * int(bits.group()) // 8)
+        stored = BY_NAME.get(self.dtype)
+        return self.count if stored is None else packed_size(stored.bits or 8, (self.count,))
 
 
 class Blobs:
@@ -86,10 +77,10 @@ def type_of(value_type: Any) -> Type:
     if held != "tensorType":
         return Type("other", ())
     tensor = value_type.tensorType
-    name = mil().DataType.Name(tensor.dataType)
-    word = re.sub(r"^(BFLOAT|FLOAT|UINT|INT)(?=\d)", lambda m: _WORDS[m.group()], name)
+    stored = BY_NUMBER.get(tensor.dataType)
+    name = mil().DataType.Name(tensor.dataType).lower() if stored is None else stored.name
     fixed = [d.constant.size if d.WhichOneof("dimension") == "constant" else None for d in tensor.dimensions]
-    return Type(word if word != name else name.lower(), tuple(fixed))
+    return Type(name, tuple(fixed))
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,9 +120,10 @@ class Constant:
 
     def array(self) -> NDArray[Any] | None:
         """Its values; None where NumPy has no such type (text, packed integers). Raises PackageError."""
-        dtype, shape = _ARRAYS.get(self.type.dtype), self.type.fixed
-        if dtype is None:
+        stored, shape = BY_NAME.get(self.type.dtype), self.type.fixed
+        if stored is None or stored.numpy is None or stored.packed or stored.numpy.kind == "U":
             return None
+        dtype = stored.numpy
         if self.in_file:
             return self._blobs.array(self._path, int(self._value.blobFileValue.offset), dtype, shape)
         held = self._value.immediateValue.tensor

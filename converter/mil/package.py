@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from converter.mil import FP16, FP32, INT32, MACOS15, Graph, TargetError, Tensor, is_identifier
+from converter.mil import MACOS15, Graph, TargetError, Tensor, is_identifier
 from converter.mil.mlproto import mil, ml
+from converter.weights.dtypes import stored_as
 
 _NAMESPACE = uuid.UUID("7b1c1a2e-6a5e-4c1e-9a43-6a2f0f4f7a10")
 #: The function of a package that has one, by coremltools' and Core ML's convention.
@@ -24,7 +25,7 @@ def _describe(features: Any, tensors: Sequence[Tensor], describe: Callable[[str]
         feature.shortDescription = describe(tensor.name)
         array = feature.type.multiArrayType
         array.shape.extend(tensor.shape)
-        array.dataType = {FP16: array.FLOAT16, FP32: array.FLOAT32, INT32: array.INT32}[tensor.dtype]
+        array.dataType = getattr(array, str(stored_as(tensor.dtype).array).upper())
 
 
 def _build_info(program: Any, versions: Mapping[str, str]) -> None:

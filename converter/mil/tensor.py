@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.mil.mlproto import mil
+from converter.weights.blob import pack
+from converter.weights.dtypes import DType, stored_as
 
 Array = NDArray[Any]
 FP16, FP32, INT32, BOOL, UINT16 = (np.dtype(t) for t in (np.float16, np.float32, np.int32, np.bool_, np.uint16))
@@ -45,9 +47,8 @@ def identifier(name: str) -> str:
 
 
 def type_number(dtype: np.dtype[Any]) -> int:
-    """MIL's number for a type."""
-    m = mil()
-    return int({FP16: m.FLOAT16, FP32: m.FLOAT32, INT32: m.INT32, BOOL: m.BOOL, UINT16: m.UINT16}[dtype])
+    """Return MIL's number for a type."""
+    return stored_as(dtype).number
 
 
 def set_type(target: Any, shape: Sequence[int], number: int) -> None:
@@ -66,14 +67,15 @@ def set_string(value: Any, text: str) -> None:
 
 
 def set_array(value: Any, array: Array) -> None:
-    """Make the Value ``value`` hold ``array`` (fp16, fp32, int32 or bool) inside the program."""
-    set_type(value.type, array.shape, type_number(array.dtype))
-    held = value.immediateValue.tensor
-    if array.dtype == FP16:
-        held.bytes.values = array.tobytes()
-    elif array.dtype == FP32:
-        held.floats.values.extend(array.reshape(-1).tolist())
-    elif array.dtype == BOOL:
-        held.bools.values.extend(array.reshape(-1).tolist())
+    """Make the Value ``value`` hold ``array`` inside the program."""
+    dtype = stored_as(array.dtype)
+    set_type(value.type, array.shape, dtype.number)
+    set_numbers(value.immediateValue.tensor, dtype, array)
+
+
+def set_numbers(tensor: Any, dtype: DType, array: Array) -> None:
+    """Put numbers of that type into a TensorValue; raises ValueError if packed integers do not fit into it."""
+    if dtype.field == "bytes":
+        tensor.bytes.values = pack(array, dtype) if dtype.packed else array.tobytes()
     else:
-        held.ints.values.extend(array.reshape(-1).tolist())
+        getattr(tensor, dtype.field).values.extend(array.reshape(-1).tolist())

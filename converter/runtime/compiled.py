@@ -10,13 +10,13 @@ from typing import Any
 from converter.mil.mlproto import ml
 from converter.runtime.feature import PackageError, spoken
 from converter.runtime.text import TextError, read_text
+from converter.weights.dtypes import BY_ARRAY
 
 #: The file with the program.
 COMPILED = "model.mil"
 #: What there is in its place in the format before ML programs.
 _NETWORK = "model.espresso.net"
 _OPSET = re.compile(r"CoreML(\d+)")
-_DTYPES = {"Float16": "FLOAT16", "Float32": "FLOAT32", "Double": "DOUBLE", "Int32": "INT32", "Int8": "INT8"}
 
 
 def _sizes(text: str) -> Any:
@@ -35,9 +35,9 @@ def _fill(feature: Any, entry: dict[str, Any], path: Path) -> None:
         feature.type.dictionaryType.SetInParent()
         return
     array = feature.type.multiArrayType if kind == "MultiArray" else feature.type.stateType.arrayType
-    if entry["dataType"] not in _DTYPES:
+    if entry["dataType"] not in BY_ARRAY:
         raise PackageError(f"{path}: {entry['name']} is of type {entry['dataType']}, which is not supported")
-    array.dataType = getattr(array, _DTYPES[entry["dataType"]])
+    array.dataType = getattr(array, entry["dataType"].upper())
     array.shape.extend(_sizes(entry["shape"]))
     for shape in _sizes(entry.get("enumeratedShapes", "")):
         array.enumeratedShapes.shapes.add(shape=shape)

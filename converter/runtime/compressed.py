@@ -15,9 +15,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.runtime.element import ELEMENTS
 from converter.runtime.feature import PackageError
 from converter.weights.blob import unpack
+from converter.weights.dtypes import DTYPES
 
 Array: TypeAlias = NDArray[Any]
 
@@ -185,7 +185,7 @@ def _either(first: Callable[..., Array], second: Callable[..., Array]) -> Callab
 
 
 _DECODERS: dict[tuple[str, int], Callable[..., Array]] = {
-    **{(e.name, 0): partial(_packed, e.bits, e.name.startswith("i")) for e in ELEMENTS if e.packed},
+    **{(dtype.name, 0): partial(_packed, dtype.bits, dtype.signed) for dtype in DTYPES if dtype.packed},
     ("constexpr_affine_dequantize", 0): _affine_dequantize,
     ("constexpr_cast", 0): _cast,
     ("constexpr_blockwise_shift_scale", 0): _shift_scale,

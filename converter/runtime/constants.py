@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 
 from converter.runtime.compressed import Compressed, Value
-from converter.runtime.element import BY_NUMBER, Element
 from converter.runtime.feature import PackageError
 from converter.weights.blob import BlobError, BlobReader, packed_size
+from converter.weights.dtypes import BY_NUMBER, DType
 
 _MODEL_PATH = "@model_path/"
 
 
-def element_of(value_type: Any, where: str) -> Element:
-    """The element type of a tensor's (or of a state's tensor's) ValueType message; raises PackageError."""
+def stored_dtype(value_type: Any, where: str) -> DType:
+    """Return the element type of a tensor's (or of a state's tensor's) ValueType message; raises PackageError."""
     kind = value_type.WhichOneof("type")
     if kind == "stateType":
-        return element_of(value_type.stateType.wrappedType, where)
+        return stored_dtype(value_type.stateType.wrappedType, where)
     if kind != "tensorType":
         raise PackageError(f"{where} is a {kind}, which is not supported; tensors are")
     number = value_type.tensorType.dataType
@@ -30,15 +30,15 @@ def element_of(value_type: Any, where: str) -> Element:
     return BY_NUMBER[number]
 
 
-def _dtype(element: Element, where: str) -> np.dtype[Any]:
-    if element.dtype is None:
-        raise PackageError(f"{where} is a tensor of {element.name}, which is not supported")
-    return element.dtype
+def _dtype(stored: DType, where: str) -> np.dtype[Any]:
+    if stored.numpy is None:
+        raise PackageError(f"{where} is a tensor of {stored.name}, which is not supported")
+    return stored.numpy
 
 
 def dtype_of(value_type: Any, where: str) -> np.dtype[Any]:
     """What NumPy holds such a tensor in; raises PackageError where it has no such type."""
-    return _dtype(element_of(value_type, where), where)
+    return _dtype(stored_dtype(value_type, where), where)
 
 
 def shape_of(value_type: Any, where: str) -> tuple[int, ...]:
@@ -61,13 +61,13 @@ class Constants:
 
     def decode(self, value: Any, where: str) -> Value:
         """A Value message's array, string or packed integers; raises PackageError naming ``where``."""
-        element = element_of(value.type, where)
-        dtype = _dtype(element, where)
+        stored = stored_dtype(value.type, where)
+        dtype = _dtype(stored, where)
         shape = shape_of(value.type, where)
         try:
             if value.WhichOneof("value") == "blobFileValue":
-                return self._stored(value.blobFileValue, element, dtype, shape, where)
-            return self._immediate(value, element, dtype, shape, where)
+                return self._stored(value.blobFileValue, stored, dtype, shape, where)
+            return self._immediate(value, stored, dtype, shape, where)
         except (ValueError, OverflowError) as error:
             raise PackageError(f"{where} is damaged: {error}") from error
 
@@ -101,19 +101,17 @@ class Constants:
             self._readers[name] = BlobReader(self._folder / path)
         return self._readers[name]
 
-    def _stored(self, blob: Any, element: Element, dtype: np.dtype[Any], shape: tuple[int, ...], where: str) -> Value:
+    def _stored(self, blob: Any, stored: DType, dtype: np.dtype[Any], shape: tuple[int, ...], where: str) -> Value:
         try:
             reader = self._reader(str(blob.fileName))
-            if not element.packed:
+            if not stored.packed:
                 return reader.read(int(blob.offset), dtype, shape)
-            data = reader.packed(int(blob.offset), element.bits, dtype.kind == "i", shape)
-            return Compressed(where, element.name, 0, shape, dtype, {"data": data})
+            data = reader.packed(int(blob.offset), stored, shape)
+            return Compressed(where, stored.name, 0, shape, dtype, {"data": data})
         except BlobError as error:
             raise PackageError(f"{where}: {error}") from error
 
-    def _immediate(
-        self, value: Any, element: Element, dtype: np.dtype[Any], shape: tuple[int, ...], where: str
-    ) -> Value:
+    def _immediate(self, value: Any, stored: DType, dtype: np.dtype[Any], shape: tuple[int, ...], where: str) -> Value:
         held = value.immediateValue.tensor
         kind = held.WhichOneof("value")
         count = math.prod(shape)
@@ -123,11 +121,11 @@ class Constants:
             return str(held.strings.values[0])
         if kind == "bytes":
             data = np.frombuffer(held.bytes.values, np.uint8)
-            if not element.packed:
+            if not stored.packed:
                 return data.view(dtype).reshape(shape)
-            if data.size != packed_size(element.bits, shape):
-                raise PackageError(f"{where} is {data.size} bytes, not {list(shape)} of {element.name}")
-            return Compressed(where, element.name, 0, shape, dtype, {"data": data})
+            if data.size != packed_size(stored.bits, shape):
+                raise PackageError(f"{where} is {data.size} bytes, not {list(shape)} of {stored.name}")
+            return Compressed(where, stored.name, 0, shape, dtype, {"data": data})
         numbers = [] if kind is None else getattr(held, kind).values
         if len(numbers) != count:
             raise PackageError(f"{where} is {len(numbers)} numbers, not the {count} of its shape {list(shape)}")

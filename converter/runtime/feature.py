@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.errors import AnemoneError
+from converter.weights.dtypes import BY_ARRAY
 
 #: The least and the greatest size of an axis; None where there is no greatest.
 Range = tuple[int, int | None]
@@ -98,11 +99,7 @@ def features(description: Any) -> dict[str, Feature]:
             )
         array = feature.type.multiArrayType if kind == "multiArrayType" else feature.type.stateType.arrayType
         dtypes = {
-            array.FLOAT16: np.float16,
-            array.FLOAT32: np.float32,
-            array.DOUBLE: np.float64,
-            array.INT32: np.int32,
-            array.INT8: np.int8,
+            getattr(array, word.upper()): dtype.numpy for word, dtype in BY_ARRAY.items() if dtype.numpy is not None
         }
         if array.dataType not in dtypes:
             raise PackageError(f"{feature.name} has array type {array.dataType}, which is not supported")
@@ -113,7 +110,7 @@ def features(description: Any) -> dict[str, Feature]:
         )
         shape = tuple(int(n) for n in array.shape) or (shapes[0] if shapes else tuple(low for low, _ in ranges))
         found[feature.name] = Feature(
-            feature.name, shape, np.dtype(dtypes[array.dataType]), shapes, ranges, _default(feature, array)
+            feature.name, shape, dtypes[array.dataType], shapes, ranges, _default(feature, array)
         )
     return found
 

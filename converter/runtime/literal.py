@@ -10,10 +10,10 @@ import re
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from converter.mil.mlproto import mil
-from converter.runtime.element import BY_NAME, BY_NUMBER, Element
+from converter.mil.tensor import set_numbers
+from converter.weights.dtypes import BY_NAME, BY_NUMBER, DType
 
 #: A type of one element, of a tensor, or of a state, which holds a tensor.
 TYPE = r"(?:tensor<\s*\w+\s*,\s*\[[^\]]*\]\s*>|state<\s*tensor<\s*\w+\s*,\s*\[[^\]]*\]\s*>\s*>|\w+)"
@@ -31,8 +31,6 @@ _ONE_TEXT = re.compile(TEXT)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0"}
 _BRACKETS = str.maketrans("[]", "  ")
-#: The list of numbers of MIL.proto's TensorValue that holds an element type.
-_LISTS = {"bool": "bools", "fp32": "floats", "fp64": "doubles", "int64": "longInts", "uint64": "longInts"}
 
 
 class LiteralError(ValueError):
@@ -50,14 +48,6 @@ def unquoted(text: str) -> str:
 
 def _number(word: str) -> float:
     return float.fromhex(word) if "x" in word else float(word)
-
-
-def _packed(numbers: NDArray[Any], element: Element) -> bytes:
-    low = -(1 << (element.bits - 1)) if numbers.dtype.kind == "i" else 0
-    if outside := [n for n in numbers.tolist() if not low <= n < low + (1 << element.bits)]:
-        raise ValueError(f"{outside[0]} is no {element.name}")
-    bit = (numbers.astype(np.uint8)[:, None] >> np.arange(element.bits, dtype=np.uint8)) & 1
-    return np.packbits(bit.reshape(-1), bitorder="little").tobytes()
 
 
 class Literals:
@@ -115,8 +105,8 @@ class Literals:
     def _numbers(self, match: re.Match[str], at: int) -> Any:
         found = mil().Value(type=self.type(match[1], at))
         tensor = found.type.tensorType
-        element = BY_NUMBER[tensor.dataType]
-        if other := [name for name, _ in _ONE_TYPED.findall(match[2]) if name != element.name]:
+        dtype = BY_NUMBER[tensor.dataType]
+        if other := [name for name, _ in _ONE_TYPED.findall(match[2]) if name != dtype.name]:
             raise LiteralError(f"{match[1]} holds no {other[0]}", at)
         numbers = _ONE_TYPED.sub(r"\2", match[2])
         words = [w for w in numbers.translate(_BRACKETS).replace(",", " ").split() if w]
@@ -124,23 +114,19 @@ class Literals:
         if len(words) != count:
             raise LiteralError(f"{match[1]} holds {count} numbers, not {len(words)}", at)
         try:
-            _fill(found.immediateValue.tensor, element, words)
+            _fill(found.immediateValue.tensor, dtype, words)
         except (ValueError, OverflowError) as error:
             raise LiteralError(f"{match[0][:60]!r} is no value: {error}", at) from error
         return found
 
 
-def _fill(held: Any, element: Element, words: list[str]) -> None:
-    if element.name == "bool":
+def _fill(tensor: Any, dtype: DType, words: list[str]) -> None:
+    if dtype.name == "bool":
         if unknown := set(words) - {"true", "false"}:
             raise ValueError(f"{sorted(unknown)[0]} is neither true nor false")
-        held.bools.values.extend(w == "true" for w in words)
-    elif element.dtype is None or element.dtype.kind == "U":
-        raise ValueError(f"{element.name} is not written in numbers")
-    elif element.in_bytes:
-        numbers = [_number(w) if element.dtype.kind == "f" else int(w) for w in words]
-        array = np.array(numbers, element.dtype)
-        held.bytes.values = _packed(array, element) if element.packed else array.tobytes()
+        tensor.bools.values.extend(w == "true" for w in words)
+    elif dtype.numpy is None or dtype.numpy.kind == "U":
+        raise ValueError(f"{dtype.name} is not written in numbers")
     else:
-        numbers = [_number(w) if element.dtype.kind == "f" else int(w) for w in words]
-        getattr(held, _LISTS.get(element.name, "ints")).values.extend(numbers)
+        numbers = [_number(w) if dtype.numpy.kind == "f" else int(w) for w in words]
+        set_numbers(tensor, dtype, np.array(numbers, dtype.numpy))

@@ -16,49 +16,39 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.weights.dtypes import DType, stored_as
+
 _HEADER = struct.Struct("<II56x")
 _RECORD = struct.Struct("<IIQQQ32x")
 _SENTINEL = 0xDEADBEEF
 _ALIGNMENT = 64
 
-#: Blob type numbers that a numpy array can hold whole.
-BLOB_TYPES: dict[int, np.dtype[Any]] = {
-    1: np.dtype(np.float16),
-    2: np.dtype(np.float32),
-    3: np.dtype(np.uint8),
-    4: np.dtype(np.int8),
-    6: np.dtype(np.int16),
-    7: np.dtype(np.uint16),
-    14: np.dtype(np.int32),
-    15: np.dtype(np.uint32),
-}
-_NUMBERS = {dtype: number for number, dtype in BLOB_TYPES.items()}
-#: Blob type numbers of integers narrower than a byte, by their bits and whether they are signed.
-PACKED_TYPES: dict[tuple[int, bool], int] = {
-    (4, True): 8,
-    (1, False): 9,
-    (2, False): 10,
-    (4, False): 11,
-    (3, False): 12,
-    (6, False): 13,
-}
 #: Bits of the smallest group of whole bytes that holds whole integers of any of these widths.
 _GROUP = 24
 
 
 class BlobError(ValueError):
-    """weight.bin is not what the program says it is."""
+    """weight.bin does not hold what the program says."""
 
 
 def packed_size(bits: int, shape: tuple[int, ...]) -> int:
-    """How many bytes the integers of that width take, packed."""
+    """Return how many bytes integers of that width take, packed."""
     return -(-math.prod(shape) * bits // 8)
 
 
-def unpack(data: NDArray[np.uint8], bits: int, signed: bool, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Integers of 1, 2, 3, 4, 6 or 8 bits as int8 or uint8; the first lies in the lowest bits of the first byte.
+def pack(integers: NDArray[Any], dtype: DType) -> bytes:
+    """Return integers packed as `unpack` reads them; raises ValueError if ``dtype`` cannot hold one of them."""
+    low = -(1 << (dtype.bits - 1)) if dtype.signed else 0
+    if outside := [n for n in integers.reshape(-1).tolist() if not low <= n < low + (1 << dtype.bits)]:
+        raise ValueError(f"{outside[0]} is outside of {dtype.name}'s {low} to {low + (1 << dtype.bits) - 1}")
+    bit = (integers.reshape(-1).astype(np.uint8)[:, None] >> np.arange(dtype.bits, dtype=np.uint8)) & 1
+    return np.packbits(bit.reshape(-1), bitorder="little").tobytes()
 
-    Raises ValueError where ``data`` is not as long as they are.
+
+def unpack(data: NDArray[np.uint8], bits: int, signed: bool, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return integers of 1, 2, 3, 4, 6 or 8 bits as int8 or uint8; the first is in the lowest bits of the first byte.
+
+    Raises ValueError if ``data`` has another length than they take.
     """
     if data.size != packed_size(bits, shape):
         raise ValueError(
@@ -96,10 +86,16 @@ class BlobWriter:
         self._file.close()
 
     def write(self, array: NDArray[Any]) -> int:
-        """Append an array (any of `BLOB_TYPES`, any shape) and return the offset a program refers to it by."""
+        """Append an array of any shape and return the offset a program refers to it by.
+
+        Raises ValueError if weights files have no such type.
+        """
+        dtype = stored_as(array.dtype)
+        if dtype.blob is None:
+            raise ValueError(f"weights files have no {dtype.name}")
         record = self._file.tell()
         data = np.ascontiguousarray(array)
-        self._file.write(_RECORD.pack(_SENTINEL, _NUMBERS[data.dtype], data.nbytes, record + _RECORD.size, 0))
+        self._file.write(_RECORD.pack(_SENTINEL, dtype.blob, data.nbytes, record + _RECORD.size, 0))
         self._file.write(data.reshape(-1).view(np.uint8).data)
         self._file.write(b"\0" * (-data.nbytes % _ALIGNMENT))
         self._count += 1
@@ -107,11 +103,11 @@ class BlobWriter:
 
 
 class BlobReader:
-    """weight.bin as memory-mapped arrays: nothing is read before it is used."""
+    """Reads weight.bin as memory-mapped arrays: no byte is read before it is used."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        # A plain array of the map's: what is computed from a memmap would pass for one, too.
+        # A plain array over the map: arrays computed from a memmap would be memmaps too.
         self._bytes: NDArray[np.uint8] = np.memmap(path, np.uint8, "r").view(np.ndarray)
         _, version = (
             _HEADER.unpack(self._bytes[: _HEADER.size].tobytes()) if self._bytes.size >= _HEADER.size else (0, 0)
@@ -120,25 +116,24 @@ class BlobReader:
             raise BlobError(f"{path}: not a version 2 weights file")
 
     def read(self, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-        """The array whose record is at ``offset``; raises BlobError where it is not of that type and size."""
+        """Return the array whose record is at ``offset``; raises BlobError if its type or size is another."""
         size = math.prod(shape) * dtype.itemsize
-        data = self._blob(offset, _NUMBERS.get(dtype), size, f"{dtype} {list(shape)}")
+        data = self._blob(offset, stored_as(dtype).blob, size, f"{dtype} {list(shape)}")
         return data.view(dtype).reshape(shape)
 
-    def packed(self, offset: int, bits: int, signed: bool, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        """The bytes of integers narrower than one, as `unpack` takes them; raises BlobError as `read` does."""
-        words = f"{'' if signed else 'u'}int{bits} {list(shape)}"
-        return self._blob(offset, PACKED_TYPES.get((bits, signed)), packed_size(bits, shape), words)
+    def packed(self, offset: int, dtype: DType, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Return the bytes of packed integers, as `unpack` takes them; raises BlobError as `read` does."""
+        return self._blob(offset, dtype.blob, packed_size(dtype.bits, shape), f"{dtype.name} {list(shape)}")
 
     def _blob(self, offset: int, expected: int | None, size: int, words: str) -> NDArray[np.uint8]:
         if offset + _RECORD.size > self._bytes.size:
             raise BlobError(f"{self._path}: no blob at {offset}; the file ends at {self._bytes.size}")
-        sentinel, number, found, start, _ = _RECORD.unpack_from(self._bytes.data, offset)
+        sentinel, number, stored, start, _ = _RECORD.unpack_from(self._bytes.data, offset)
         if sentinel != _SENTINEL:
             raise BlobError(f"{self._path}: no blob record at {offset}")
-        if number != expected or found != size or start + size > self._bytes.size:
+        if number != expected or stored != size or start + size > self._bytes.size:
             raise BlobError(
-                f"{self._path}: the blob at {offset} is type {number} of {found} bytes, "
+                f"{self._path}: the blob at {offset} is type {number} of {stored} bytes, "
                 f"but the program expects {words} of {size}"
             )
         return self._bytes[start : start + size]

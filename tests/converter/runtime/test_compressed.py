@@ -14,6 +14,7 @@ from converter.runtime import PackageError, load
 from converter.runtime.compressed import Compressed, dense
 from converter.runtime.program import read_program
 from converter.weights.blob import BlobError, BlobReader, packed_size, unpack
+from converter.weights.dtypes import BY_NAME
 from tests.support.mil_text import compiled
 
 
@@ -332,7 +333,7 @@ def test_blobs_are_read_as_coremltools_writes_them(tmp_path, kind):
     if bits >= 8:
         found = reader.read(offset, dtype, values.shape)
     else:
-        found = unpack(reader.packed(offset, bits, signed, values.shape), bits, signed, values.shape)
+        found = unpack(reader.packed(offset, BY_NAME[kind], values.shape), bits, signed, values.shape)
     assert found.dtype == dtype
     np.testing.assert_array_equal(found, values)
     np.testing.assert_array_equal(found.reshape(-1), expected)
@@ -345,9 +346,9 @@ def test_packed_integers_of_another_width_or_number_are_refused(tmp_path):
     offset = writer.write_uint4_data(np.arange(9, dtype=np.uint8))
     del writer
     reader = BlobReader(tmp_path / "weight.bin")
-    for bits, signed, shape in ((4, True, (9,)), (2, False, (9,)), (4, False, (11,))):
+    for kind, shape in (("int4", (9,)), ("uint2", (9,)), ("uint4", (11,))):
         with pytest.raises(BlobError, match="the blob at 64 is type 11 of 5 bytes, but the program expects"):
-            reader.packed(offset, bits, signed, shape)
+            reader.packed(offset, BY_NAME[kind], shape)
     with pytest.raises(ValueError, match="take 2 bytes, not 1"):
         unpack(np.zeros(1, np.uint8), 3, False, (4,))
     assert packed_size(3, (3, 3)) == 4

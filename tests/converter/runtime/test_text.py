@@ -240,7 +240,7 @@ def test_states_and_flexible_sizes_are_in_the_types_of_a_function():
         ("fp16 y = const()[val = fp17(1)];", "line 6: fp17 is no type"),
         ("fp16 y = const()[val = tensor<bool, [1]>([maybe])];", "line 6: .*maybe is neither true nor false"),
         ("fp16 y = const()[val = int8(300)];", "line 6: .*300"),
-        ("fp16 y = const()[val = int4(8)];", "line 6: .*8 is no int4"),
+        ("fp16 y = const()[val = int4(8)];", "line 6: .*8 is outside of int4's -8 to 7"),
         ("fp16 y = add(x = x, y = x)", "line 7: ; after add is expected"),
         ("fp16 y = cond(pred = x) (bool b) { } -> (b);", r"line 6: y \(cond\) has nested blocks"),
         (
