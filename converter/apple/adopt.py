@@ -14,13 +14,13 @@ from converter.apple.settings import AppleSettings, Settled, settle
 from converter.errors import CheckpointError
 from converter.folder import FILE, Conditions, Manifest, ModelFolder, Package, Source, Versions
 from converter.networks.registry import kind_of
-from converter.runtime.halves import parts
+from converter.runtime.chunks import chunk_paths
 from converter.sources.snapshot import folder_name
 
 
 def _digest(model: AppleModel, of: Callable[[Path], str]) -> str:
     whole = hashlib.sha256()
-    for path in (part for network in model.networks.values() for part in parts(network)):
+    for path in (part for network in model.networks.values() for part in chunk_paths(network)):
         for file in sorted(p for p in path.rglob("*") if p.is_file()):
             whole.update(f"{file.relative_to(model.folder).as_posix()} {of(file)}\n".encode())
     return whole.hexdigest()

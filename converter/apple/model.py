@@ -11,7 +11,7 @@ from converter.apple.layout import Layout, find_layout
 from converter.errors import CheckpointError
 from converter.families.registry import MODELS
 from converter.networks.registry import TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAE_DECODER, VAE_ENCODER, text_encoders
-from converter.runtime.halves import parts
+from converter.runtime.chunks import chunk_paths
 from converter.runtime.outline import Outline, read_outline
 
 _AUTOENCODER = (VAE_DECODER.name, VAE_ENCODER.name)
@@ -242,7 +242,7 @@ def recognise_apple(folder: Path) -> AppleModel:
     said = [outline, *outlines.values()]
     versions = (one.version for one in said if one.version)
     tools = (one.metadata[_COREMLTOOLS] for one in said if _COREMLTOOLS in one.metadata)
-    run = {part for name in used for part in parts(layout.paths[name])}
+    run = {part for name in used for part in chunk_paths(layout.paths[name])}
     compressed = any(kind.startswith("constexpr_") for kind in outline.kinds)
     return AppleModel(
         folder=folder,

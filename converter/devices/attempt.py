@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from converter.devices.child import LIMIT_SECONDS, ending
 from converter.errors import AnemoneError
 from converter.runtime import ComputeUnit, Feature, load
-from converter.runtime.halves import parts
+from converter.runtime.chunks import chunk_paths
 
 _LIMIT_EXCEEDED_SECONDS = 60
 _LONGEST = 1000
@@ -65,7 +65,7 @@ def attempt(path: Path, function: str, units: ComputeUnit, limit_seconds: float 
             process.kill()
             process.wait()
             process.stdin.close()  # type: ignore[union-attr]
-            for part in parts(path):
+            for part in chunk_paths(path):
                 _clear(part, process.pid)
         said: dict[str, Any] = {}
         for line in report.read().splitlines():

@@ -22,7 +22,7 @@ from converter.devices.child import in_child
 from converter.errors import AnemoneError
 from converter.networks.features import Arrays, random_inputs
 from converter.runtime import Network, load
-from converter.runtime.halves import parts
+from converter.runtime.chunks import chunk_paths
 from converter.runtime.mil import MILNetwork
 from converter.runtime.outline import read_outline
 from converter.runtime.program import declared, own_features
@@ -151,7 +151,7 @@ def compare_devices(
     """
     comparing = _Comparing(function, units, run)
     live = dict(likely_inputs(path, function) if inputs is None else inputs)
-    packages = parts(path)
+    packages = chunk_paths(path)
     for package in packages:
         live |= comparing.part(package, live, len(packages) == 1)
     return comparing.found

@@ -28,7 +28,7 @@ from converter.devices.units import Settings, asked_units, unit_order
 from converter.errors import AnemoneError, CheckpointError
 from converter.folder import ModelFolder, Package
 from converter.runtime import ComputeUnit, Network
-from converter.runtime.halves import parts
+from converter.runtime.chunks import chunk_paths
 from converter.runtime.package import fingerprint
 from converter.sources.configs import FLAG, NOT_NEGATIVE_OR_NONE, REQUIRED, TEXT, TEXT_OR_NONE, Key, Table, read_config
 
@@ -87,7 +87,7 @@ def this_machine() -> str:
 def _fingerprint(folder: Path, path: str) -> str:
     package = folder / path
     # Path.is_dir raises for a name that is too long to be one.
-    return fingerprint(*parts(package)) if os.path.isdir(package) else ""
+    return fingerprint(*chunk_paths(package)) if os.path.isdir(package) else ""
 
 
 #: A verdict as its file has it: on a machine, and on a package as it was then.

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from converter.errors import AnemoneError
 from converter.folder import FILE, ModelFolder
 from converter.lint.chips import DEFAULT_CHIP, Chip, chip_named
+from converter.lint.context import RuleContext
 from converter.lint.finding import Finding, exit_status, gathered
 from converter.lint.listing import read_listing
 from converter.lint.placement import Placement
 from converter.lint.report import report
 from converter.lint.rules import attention, engine, layout, norms, numerics, storage
 from converter.lint.stored import Blobs
-from converter.lint.subject import Subject
+from converter.runtime.chunks import chunk_paths
 from converter.runtime.feature import PackageError
-from converter.runtime.halves import parts
 from converter.runtime.package import stages
 
 _SUFFIXES = (".mlpackage", ".mlmodelc")
@@ -56,9 +58,9 @@ _RULES = (
 
 def _findings(path: Path, chip: Chip, blobs: Blobs) -> list[Finding]:
     listing = read_listing(path, blobs)
-    subjects = [Subject(listing, f, chip, Placement(f, chip)) for f in listing.functions]
-    problems = [problem for subject in subjects for rule in _RULES for problem in rule(subject)]
-    return gathered([*problems, *storage.twice_stored(listing, subjects)])
+    contexts = [RuleContext(listing, f, chip, Placement(f, chip)) for f in listing.functions]
+    problems = [problem for context in contexts for rule in _RULES for problem in rule(context)]
+    return gathered([*problems, *storage.twice_stored(listing, contexts)])
 
 
 def lint_package(path: Path, chip: str = DEFAULT_CHIP) -> list[Finding]:
@@ -102,7 +104,7 @@ def packages_in(path: Path) -> dict[str, Path]:
         networks = [path / p.path for packages in folder.manifest.networks.values() for p in packages]
         if not networks:
             raise AnemoneError(f"{path} is a model without networks; {_ACCEPTED}")
-        return {part.relative_to(path).as_posix(): part for network in networks for part in parts(network)}
+        return {part.relative_to(path).as_posix(): part for network in networks for part in chunk_paths(network)}
     # A compiled model beside its package is what loading the package left there.
     found = sorted(
         p for suffix in _SUFFIXES for p in path.glob(f"*{suffix}") if suffix == ".mlpackage" or not _beside(p).exists()
@@ -112,29 +114,34 @@ def packages_in(path: Path) -> dict[str, Path]:
     return {name: model for package in found for name, model in _models(package).items()}
 
 
-def lint_folder(path: Path, chip: str = DEFAULT_CHIP) -> dict[str, list[Finding]]:
-    """`lint_package` for each package of `packages_in`, by name; weights that packages share are read once."""
+def _checks(path: Path, chip: str) -> Iterator[tuple[str, Callable[[], list[Finding]]]]:
+    """Yield each package of `packages_in` by name, with its check; weights that packages share are read once."""
     limits, blobs = chip_named(chip), Blobs()
-    return {name: _findings(package, limits, blobs) for name, package in packages_in(path).items()}
+    for name, package in packages_in(path).items():
+        yield name, partial(_findings, package, limits, blobs)
+
+
+def lint_folder(path: Path, chip: str = DEFAULT_CHIP) -> dict[str, list[Finding]]:
+    """Return `lint_package` for each package of `packages_in`, by name."""
+    return {name: check() for name, check in _checks(path, chip)}
 
 
 def lint(path: Path, chip: str = DEFAULT_CHIP, *, notes: bool = False) -> tuple[str, int]:
-    """`lint_folder` in words for a terminal, and the exit status: 0 where there is nothing but notes, otherwise 1.
+    """Return `lint_folder` in words for a terminal, and the exit status: 0 if it found nothing but notes, otherwise 1.
 
     ``notes`` prints the notes as well. In a folder, a package that cannot be read is reported and the others are still
-    checked; where ``path`` is that package itself, PackageError is raised.
+    checked; if ``path`` is that package itself, PackageError is raised.
     """
-    limits, blobs, packages = chip_named(chip), Blobs(), packages_in(path)
-    told, status = [], 0
-    for name, package in packages.items():
+    sections, status = [], 0
+    for name, check in _checks(path, chip):
         try:
-            findings = _findings(package, limits, blobs)
+            findings = check()
         except PackageError as error:
             if _is_one(path):
                 raise
-            told.append(f"{name}\ncannot be read: {error}")
+            sections.append(f"{name}\ncannot be read: {error}")
             status = 1
             continue
-        told.append(f"{name} on {chip}\n{report(findings, notes=notes)}")
+        sections.append(f"{name} on {chip}\n{report(findings, notes=notes)}")
         status = max(status, exit_status(findings))
-    return "\n\n".join(told), status
+    return "\n\n".join(sections), status

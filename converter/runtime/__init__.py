@@ -10,9 +10,8 @@ import sys
 from pathlib import Path
 from typing import Literal, get_args
 
-from converter.runtime.chunks import Chunked
+from converter.runtime.chunks import Chunked, chunk_paths
 from converter.runtime.feature import Feature, InputError, Network, PackageError, UnsupportedOperator
-from converter.runtime.halves import parts
 from converter.runtime.program import declared, default_function, functions, stages
 
 __all__ = [
@@ -63,7 +62,7 @@ def load(
         from converter.runtime.coreml import CoreMLNetwork
 
         name = function or default_function(path)
-        networks = [CoreMLNetwork(part, name, compute_units) for part in parts(path)]
+        networks = [CoreMLNetwork(part, name, compute_units) for part in chunk_paths(path)]
         return networks[0] if len(networks) == 1 else Chunked(networks)
     if models := stages(path):
         return Chunked([_compiled(model, None, precision) for model in models], declared(path)[1])

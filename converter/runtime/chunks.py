@@ -1,11 +1,13 @@
-"""Networks run one after the other: a pipeline's models, or the halves of one that was cut in two.
+"""Networks that run one after the other: a pipeline's models, or the chunks of one that Apple's converter cut in two.
 
 >>> Chunked([load(Path("encoder.mlpackage")), load(Path("decoder.mlpackage"))])
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,6 +17,23 @@ from converter.runtime.feature import Feature, Network, PackageError, checked
 
 #: What a network declares: its inputs and its outputs, by name.
 Declared: TypeAlias = tuple[Mapping[str, Feature], Mapping[str, Feature]]
+#: A first chunk (chunk_mlprogram.py); the second lies beside it. The packages' ends of names (torch2coreml.py) and the
+#: compiled models' (the Swift package's).
+_FIRST = re.compile(r"(?P<network>.+(?:_chunk|Chunk))1(?P<kind>\.mlpackage|\.mlmodelc)")
+
+
+def chunk_paths(path: Path) -> tuple[Path, ...]:
+    """Return the packages of the network at ``path`` in the order they run in: itself, and after a first chunk its second.
+
+    Raises PackageError naming the second chunk if it is missing.
+    """
+    named = _FIRST.fullmatch(path.name)
+    if named is None:
+        return (path,)
+    second = path.with_name(f"{named['network']}2{named['kind']}")
+    if not second.is_dir():
+        raise PackageError(f"{second}, the second half of {path.name}, is missing")
+    return path, second
 
 
 def _fitting(name: str, given: Feature, taken: Feature) -> None:
@@ -26,8 +45,8 @@ def _fitting(name: str, given: Feature, taken: Feature) -> None:
         raise PackageError(f"{name} is given as {given.dtype} and taken as {taken.dtype}")
 
 
-def chained(networks: Iterable[Declared]) -> tuple[dict[str, Feature], dict[str, Feature]]:
-    """The inputs and outputs of networks in a row: what none before gives, and what no later one takes.
+def chained_features(networks: Iterable[Declared]) -> tuple[dict[str, Feature], dict[str, Feature]]:
+    """Return the inputs and outputs of networks in a row: what none before gives, and what no later one takes.
 
     Raises PackageError where they do not fit together.
     """
@@ -48,6 +67,19 @@ def chained(networks: Iterable[Declared]) -> tuple[dict[str, Feature], dict[str,
     return inputs, unused
 
 
+def chunk_features(path: Path, declared: Iterable[Declared]) -> tuple[dict[str, Feature], dict[str, Feature]]:
+    """Return the inputs and outputs of the network at ``path``, given those of each of its `chunk_paths`.
+
+    Raises PackageError if they do not fit together.
+    """
+    try:
+        return chained_features(declared)
+    except PackageError as error:
+        if _FIRST.fullmatch(path.name) is None:
+            raise
+        raise PackageError(f"{path} and its second half do not fit together: {error}") from error
+
+
 class Chunked:
     """Several networks as one: each takes the caller's inputs and what those before it give, by name.
 
@@ -57,7 +89,7 @@ class Chunked:
 
     def __init__(self, networks: Sequence[Network], outputs: Iterable[str] | None = None) -> None:
         self._networks = tuple(networks)
-        self.inputs, unused = chained((n.inputs, n.outputs) for n in self._networks)
+        self.inputs, unused = chained_features((n.inputs, n.outputs) for n in self._networks)
         given = {name: feature for network in self._networks for name, feature in network.outputs.items()}
         if lost := [name for name in outputs or () if name not in given]:
             raise PackageError(f"no network gives {', '.join(lost)}; they give {', '.join(given)}")

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from converter.runtime.chunks import chunk_paths
 from converter.runtime.feature import PackageError
-from converter.runtime.halves import parts
 
 #: coremltools' classes of compute devices (models/compute_device.py), in words.
 DEVICES = {
@@ -82,7 +82,7 @@ def planned(path: Path, function: str, units: str) -> tuple[Share, ...]:
     """
     counts: dict[str, int] = {}
     costs: dict[str, float] = {}
-    for part in parts(path):
+    for part in chunk_paths(path):
         for device, cost in _plan(part, function, units):
             counts[device] = counts.get(device, 0) + 1
             costs[device] = costs.get(device, 0.0) + (cost or 0.0)

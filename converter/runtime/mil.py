@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from converter.errors import AnemoneError
 from converter.runtime.feature import UnsupportedOperator, checked
-from converter.runtime.held import Held, held
 from converter.runtime.ops import FAULTS, OPERATORS, TUPLES
+from converter.runtime.ops.parameter import to_tensor
 from converter.runtime.precision import PRECISIONS, Format, result_format
 from converter.runtime.program import Operation, Program, Value, read_program
 from converter.runtime.ranges import Range, measured
@@ -31,8 +31,8 @@ class _Stored:
 
     value: Value
 
-    def fetch(self) -> Held:
-        return held(self.value)
+    def fetch(self) -> torch.Tensor | str:
+        return to_tensor(self.value)
 
 
 class OperationError(AnemoneError):
@@ -110,15 +110,15 @@ class MILNetwork:
         #: choose numbers have none.
         self.ranges: dict[str, Range] = {}
         self._precision, self._narrow_slices, self._record, self._stream = precision, narrow_slices, record, stream
-        self._shared: dict[int, Held | _Stored] = {}
+        self._shared: dict[int, torch.Tensor | str | _Stored] = {}
         self._steps = self._compile(program)
 
-    def _constant(self, value: Value) -> Held | _Stored:
+    def _constant(self, value: Value) -> torch.Tensor | str | _Stored:
         """One tensor for each stored constant, however many operations use it."""
         key = id(value)
         if key not in self._shared:
             large = not isinstance(value, str) and value.size >= _LARGE
-            self._shared[key] = _Stored(value) if self._stream and large else held(value)
+            self._shared[key] = _Stored(value) if self._stream and large else to_tensor(value)
         return self._shared[key]
 
     def _compile(self, program: Program) -> list[_Step]:

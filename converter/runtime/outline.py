@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from converter.runtime.chunks import chunk_features, chunk_paths
 from converter.runtime.feature import Feature, features
-from converter.runtime.halves import parts, whole
 from converter.runtime.package import described, function_of, read_model
 
 
@@ -84,7 +84,7 @@ def read_outline(path: Path) -> Outline:
 
     Raises PackageError where it cannot be read or is no ML program.
     """
-    outlines = [_outline(part) for part in parts(path)]
-    inputs, outputs = whole(path, ((o.inputs, o.outputs) for o in outlines))
+    outlines = [_outline(part) for part in chunk_paths(path)]
+    inputs, outputs = chunk_features(path, ((o.inputs, o.outputs) for o in outlines))
     operations = tuple(operation for outline in outlines for operation in outline.operations)
     return replace(outlines[0], inputs=inputs, outputs=outputs, operations=operations)

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from converter.runtime.chunks import chunk_features, chunk_paths
 from converter.runtime.compressed import Value, decodes
 from converter.runtime.constants import Constants, dtype_of
 from converter.runtime.feature import Feature, PackageError, features
-from converter.runtime.halves import parts, whole
 from converter.runtime.package import (
     default_function,
     described,
@@ -96,7 +96,7 @@ def declared(path: Path, function: str | None = None) -> tuple[dict[str, Feature
 
     Of a network cut in two, ``path`` is the first half.
     """
-    return whole(path, (own_features(part, function) for part in parts(path)))
+    return chunk_features(path, (own_features(part, function) for part in chunk_paths(path)))
 
 
 def _fixed_shape(kind: Any) -> tuple[int, ...] | None:
@@ -197,9 +197,9 @@ def read_program(path: Path, function: str | None = None) -> Program:
 
     Both halves of a network cut in two are one program, if ``path`` is the first.
     """
-    programs = [_read_program(part, function) for part in parts(path)]
+    programs = [_read_program(part, function) for part in chunk_paths(path)]
     if len(programs) == 1:
         return programs[0]
-    inputs, outputs = whole(path, ((program.inputs, program.outputs) for program in programs))
+    inputs, outputs = chunk_features(path, ((program.inputs, program.outputs) for program in programs))
     states = {name: state for program in programs for name, state in program.states.items()}
     return Program(inputs, outputs, list(_in_a_row(programs)), states)

@@ -8,6 +8,7 @@ program refers to a blob by the offset of its record.
 from __future__ import annotations
 
 import math
+import mmap
 import struct
 from pathlib import Path
 from types import TracebackType
@@ -137,3 +138,21 @@ class BlobReader:
                 f"but the program expects {words} of {size}"
             )
         return self._bytes[start : start + size]
+
+
+def release_pages(array: NDArray[Any]) -> None:
+    """Give back the memory that a memory-mapped array's pages take; later uses read them from the file again.
+
+    Arrays that are not memory-mapped stay as they are.
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray) and not isinstance(base.base, mmap.mmap):
+        base = base.base
+    if not isinstance(base, np.ndarray) or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    mapping: Any = base.base
+    begin = array.__array_interface__["data"][0] - base.__array_interface__["data"][0]
+    first = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
+    last = (begin + array.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if last > first:
+        mapping.madvise(mmap.MADV_DONTNEED, first, last - first)

@@ -22,8 +22,8 @@ from converter.lint.listing import read_listing
 from converter.lint.placement import Placement, work_of
 from converter.lint.stored import Blobs
 from converter.networks.registry import text_encoders
+from converter.runtime.chunks import chunk_paths
 from converter.runtime.compute_plan import Share, planned
-from converter.runtime.halves import parts
 from converter.runtime.program import declared
 from server.doctor.machine import Problem
 from server.models.memory import memory_budget, memory_need, weight_bytes
@@ -85,7 +85,7 @@ class Model:
 def predicted(path: Path, function: str, chip: str) -> tuple[Share, ...]:
     """What the lint expects of a program on a chip: the operations that the Neural Engine can run, and the others."""
     counts, work = {True: 0, False: 0}, {True: 0, False: 0}
-    for part in parts(path):
+    for part in chunk_paths(path):
         listed = next(f for f in read_listing(part, Blobs()).functions if f.name == function)
         placement = Placement(listed, chip_named(chip))
         for op in listed.operations:

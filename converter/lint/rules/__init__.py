@@ -1,1 +1,1 @@
-"""The rules, each a function of a `Subject` giving a `Problem` for every place where it is broken."""
+"""The rules, each a function of a `RuleContext` giving a `Problem` for every place where it is broken."""

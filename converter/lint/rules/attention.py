@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from converter.lint.context import MIB, RuleContext, megabytes
 from converter.lint.finding import Problem
 from converter.lint.listing import Function, Operation
-from converter.lint.subject import MIB, Subject, megabytes
 
 #: Logits that fit the engine's memory of some tens of MB; a head's beyond that travel, all the more so as they grow.
 _LOGITS, _HUGE_LOGITS = 16 * MIB, 512 * MIB
@@ -22,16 +22,16 @@ _BETWEEN = frozenset({"add", "cast", "mul", "real_div", "reshape"})
 _MANY_EINSUMS = 6000
 
 
-def softmaxes(subject: Subject) -> Iterator[Problem]:
+def softmaxes(context: RuleContext) -> Iterator[Problem]:
     """W3: softmax over the last axis, and logits too large for the engine's memory."""
-    function = subject.function
+    function = context.function
     for op in function.operations:
         if op.kind != "softmax":
             continue
         kind = function.types[op.outputs[0]]
         rank = len(kind.shape)
         last = function.axes(op, "axis", rank) == (rank - 1,) and rank > 2
-        place = subject.place(op, megabytes(kind.nbytes), kind.nbytes)
+        place = context.place(op, megabytes(kind.nbytes), kind.nbytes)
         if last and kind.nbytes > _ROW_LOGITS:
             what = "A softmax runs over the last axis of a large tensor: all heads' logits at once, within rows."
             cure = "Convert with split_einsum: each head for itself, the keys on the channel axis."
@@ -49,10 +49,10 @@ def softmaxes(subject: Subject) -> Iterator[Problem]:
             yield Problem("W3", "note", what, cure, place)
 
 
-def fused_attention(subject: Subject) -> Iterator[Problem]:
+def fused_attention(context: RuleContext) -> Iterator[Problem]:
     """W8: attention as one operation, or of three axes, which a GPU's compiler makes one of."""
-    yield from _flat_attention(subject)
-    function = subject.function
+    yield from _flat_attention(context)
+    function = context.function
     for op in function.operations:
         if op.kind == "scaled_dot_product_attention":
             count = function.types[function.first(op, "query") or ""].count
@@ -62,7 +62,7 @@ def fused_attention(subject: Subject) -> Iterator[Problem]:
                 "warning",
                 "Where scaled_dot_product_attention runs depends on its size and on the system.",
                 "Spell it as split einsums, or look at Core ML's compute plan on the Mac it is for.",
-                subject.place(op, f"queries of {count / 1e6:.1f} million numbers; measured {where} on M4", count),
+                context.place(op, f"queries of {count / 1e6:.1f} million numbers; measured {where} on M4", count),
             )
 
 
@@ -77,9 +77,9 @@ def _descends(function: Function, op: Operation, kind: str, through: frozenset[s
     return False
 
 
-def _flat_attention(subject: Subject) -> Iterator[Problem]:
+def _flat_attention(context: RuleContext) -> Iterator[Problem]:
     """W8: products of three axes around a softmax, as coremltools before 9 wrote CLIP's."""
-    function = subject.function
+    function = context.function
     for op in function.operations:
         if op.kind != "matmul" or any(len(function.types[n].shape) != 3 for n in function.tensors(op)):
             continue
@@ -92,20 +92,20 @@ def _flat_attention(subject: Subject) -> Iterator[Problem]:
             "Attention has three axes; text encoders of that form were seen to crash on the GPU under macOS 27.2's beta "
             "(MochiDiffusion issue 521).",
             "Run it with CPU_AND_NE, or convert it again with heads on an axis of their own.",
-            subject.place(op, megabytes(subject.bytes_of(op)), subject.bytes_of(op)),
+            context.place(op, megabytes(context.bytes_of(op)), context.bytes_of(op)),
         )
 
 
-def compile_time(subject: Subject) -> Iterator[Problem]:
+def compile_time(context: RuleContext) -> Iterator[Problem]:
     """W9: more products than the engine's compiler gets through."""
-    count = sum(op.kind in ("einsum", "matmul") for op in subject.function.operations)
+    count = sum(op.kind in ("einsum", "matmul") for op in context.function.operations)
     if count > _MANY_EINSUMS:
         yield Problem(
             "W9",
             "warning",
             f"More than {_MANY_EINSUMS} matrix products: compiling for the engine takes very long or never ends.",
             "Use split_einsum instead of split_einsum_v2, a smaller picture, or cut the network into two packages.",
-            subject.whole(f"{count} products among {len(subject.function.operations)} operations", count),
+            context.whole(f"{count} products among {len(context.function.operations)} operations", count),
         )
 
 
@@ -133,9 +133,9 @@ def _reaches_softmax(function: Function, name: str, steps: int = 4) -> bool:
     )
 
 
-def late_scale(subject: Subject) -> Iterator[Problem]:
+def late_scale(context: RuleContext) -> Iterator[Problem]:
     """N3: logits scaled after their product, in fp16."""
-    function = subject.function
+    function = context.function
     for op in function.operations:
         if op.kind not in ("mul", "real_div") or (scale := _scale(function, op)) is None:
             continue
@@ -151,5 +151,5 @@ def late_scale(subject: Subject) -> Iterator[Problem]:
                 "warning",
                 "The logits are scaled after their product, which may overflow fp16 before (black pictures).",
                 "Fold the scale into the query's weights.",
-                subject.place(op, reach, function.types[op.outputs[0]].nbytes),
+                context.place(op, reach, function.types[op.outputs[0]].nbytes),
             )

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from converter.lint.chips import WIDEST
+from converter.lint.context import MIB, RuleContext, megabytes
 from converter.lint.finding import Problem
 from converter.lint.listing import Operation
-from converter.lint.subject import MIB, Subject, megabytes
 from converter.mil.graph import HEAVY
 
 #: Beyond this an operation at the program's ends is no small change any more.
@@ -26,23 +26,23 @@ _INSTEAD = {
 }
 
 
-def _types(subject: Subject, op: Operation) -> str:
-    function = subject.function
+def _types(context: RuleContext, op: Operation) -> str:
+    function = context.function
     taken = " and ".join(sorted({function.types[n].dtype for n in function.tensors(op)})) or "nothing"
     given = " and ".join(sorted({function.types[n].dtype for n in op.outputs}))
-    return f"{taken} in, {given} out, {megabytes(subject.bytes_of(op))}"
+    return f"{taken} in, {given} out, {megabytes(context.bytes_of(op))}"
 
 
-def foreign_types(subject: Subject) -> Iterator[Problem]:
+def foreign_types(context: RuleContext) -> Iterator[Problem]:
     """E1: operations that compute in fp32, integers or bool; a note where they stand at the program's ends."""
-    placement = subject.placement
-    off = [op for op in subject.function.operations if placement.reasons[op.index] == "type"]
+    placement = context.placement
+    off = [op for op in context.function.operations if placement.reasons[op.index] == "type"]
     nothing_else = placement.total == 0 and any(op.kind in HEAVY for op in off)
     for op in off:
         if placement.at_edge(op):
             continue  # W11 speaks of the inputs' and outputs' own types
-        large = subject.bytes_of(op)
-        place = subject.place(op, _types(subject, op), large)
+        large = context.bytes_of(op)
+        place = context.place(op, _types(context, op), large)
         cure = "Keep it in fp16, or move it before or after all of the engine's work."
         if placement.between(op):
             what = "An operation between the engine's computes in a type it lacks: the data goes to the CPU and back."
@@ -55,10 +55,10 @@ def foreign_types(subject: Subject) -> Iterator[Problem]:
             yield Problem("E1", "note", what, _NOTHING_TO_DO, place)
 
 
-def no_path(subject: Subject) -> Iterator[Problem]:
+def no_path(context: RuleContext) -> Iterator[Problem]:
     """E5: operations no engine runs, or this chip's does not."""
-    placement, chip = subject.placement, subject.chip
-    for op in subject.function.operations:
+    placement, chip = context.placement, context.chip
+    for op in context.function.operations:
         reason = placement.reasons[op.index]
         if op.kind in chip.emulated:
             yield Problem(
@@ -66,13 +66,13 @@ def no_path(subject: Subject) -> Iterator[Problem]:
                 "note",
                 f"{chip.name} has no unit for this operation and builds it from others.",
                 "Nothing to do for M2 and later.",
-                subject.place(op, megabytes(subject.bytes_of(op)), subject.bytes_of(op)),
+                context.place(op, megabytes(context.bytes_of(op)), context.bytes_of(op)),
             )
         if reason not in ("operation", "chip"):
             continue
         whose = "The Neural Engine" if reason == "operation" else f"{chip.name}'s Neural Engine"
-        place = subject.place(op, megabytes(subject.bytes_of(op)), subject.bytes_of(op))
-        if placement.between(op) or subject.bytes_of(op) > _LARGE:
+        place = context.place(op, megabytes(context.bytes_of(op)), context.bytes_of(op))
+        if placement.between(op) or context.bytes_of(op) > _LARGE:
             cure = _INSTEAD.get(op.kind, "Rewrite it with operations the engine has, or move it out of the network.")
             yield Problem("E5", "error", f"{whose} has no path for {op.kind}.", cure, place)
         else:
@@ -80,9 +80,9 @@ def no_path(subject: Subject) -> Iterator[Problem]:
             yield Problem("E5", "note", what, _NOTHING_TO_DO, place)
 
 
-def ranks(subject: Subject) -> Iterator[Problem]:
+def ranks(context: RuleContext) -> Iterator[Problem]:
     """E2: tensors of more than five axes."""
-    function = subject.function
+    function = context.function
     for op in function.operations:
         names = [n for n in (*op.outputs, *function.tensors(op)) if len(function.types[n].shape) > 5]
         if names:
@@ -92,15 +92,15 @@ def ranks(subject: Subject) -> Iterator[Problem]:
                 "error",
                 "A tensor has more than five axes, which the engine cannot hold.",
                 "Merge neighbouring axes, or do the step on slices.",
-                subject.place(op, f"{rank} axes", rank, names),
+                context.place(op, f"{rank} axes", rank, names),
             )
 
 
-def axes(subject: Subject) -> Iterator[Problem]:
+def axes(context: RuleContext) -> Iterator[Problem]:
     """E3: axes longer than the engine's."""
-    function, chip, seen = subject.function, subject.chip, set[str]()
+    function, chip, seen = context.function, context.chip, set[str]()
     for op in function.operations:
-        if not subject.placement.on_engine(op):
+        if not context.placement.on_engine(op):
             continue
         for name in (*function.tensors(op), *op.outputs):
             shape = function.types[name].fixed
@@ -117,7 +117,7 @@ def axes(subject: Subject) -> Iterator[Problem]:
                 f"An axis is longer than {chip.name}'s engine takes: {chip.axis} for depth, height and width, {WIDEST} "
                 "for batch and channels.",
                 "Convert for a smaller picture, or cut the axis into pieces.",
-                subject.place(op, f"an axis of {longest}", longest, (name,)),
+                context.place(op, f"an axis of {longest}", longest, (name,)),
             )
 
 
@@ -129,9 +129,9 @@ def _factors(number: int) -> bool:
     return number == 1
 
 
-def _kernel_faults(subject: Subject, op: Operation) -> Iterator[tuple[str, str, str]]:
+def _kernel_faults(context: RuleContext, op: Operation) -> Iterator[tuple[str, str, str]]:
     """What is wrong with a convolution or pooling: what, cure, detail."""
-    function, chip = subject.function, subject.chip
+    function, chip = context.function, context.chip
     strides = [int(s) for s in np.atleast_1d(v)] if (v := function.value(op, "strides")) is not None else [1]
     if op.kind.endswith("_pool"):
         if not set(strides) <= {1, 2, 4}:
@@ -157,22 +157,22 @@ def _kernel_faults(subject: Subject, op: Operation) -> Iterator[tuple[str, str, 
         yield what, "Pad the channels to an even number of groups.", f"{int(groups)} groups"
 
 
-def kernels(subject: Subject) -> Iterator[Problem]:
+def kernels(context: RuleContext) -> Iterator[Problem]:
     """E8: kernels, strides, dilations and groups the engine does not take; a note for little work at the ends."""
-    placement = subject.placement
-    for op in subject.function.operations:
+    placement = context.placement
+    for op in context.function.operations:
         if placement.on_engine(op) and op.kind in ("conv", "conv_transpose", "avg_pool", "max_pool", "l2_pool"):
             # A pool weighs nothing, but a program of nothing heavier has no ends either.
             matters = placement.between(op) or placement.weighs(op) or placement.total == 0
-            for what, cure, detail in _kernel_faults(subject, op):
-                place = subject.place(op, detail, subject.bytes_of(op))
+            for what, cure, detail in _kernel_faults(context, op):
+                place = context.place(op, detail, context.bytes_of(op))
                 yield Problem("E8", "error" if matters else "note", what, cure, place)
 
 
-def islands(subject: Subject) -> Iterator[Problem]:
+def islands(context: RuleContext) -> Iterator[Problem]:
     """W10: the times the program leaves the engine and comes back."""
-    function = subject.function
-    for island in subject.placement.islands:
+    function = context.function
+    for island in context.placement.islands:
         inside = {n for op in island for n in op.outputs}
         entering = {n for op in island for n in function.tensors(op) if n not in inside}
         moved = sum(function.types[n].nbytes for n in entering | inside)
@@ -182,5 +182,5 @@ def islands(subject: Subject) -> Iterator[Problem]:
             "warning",
             "The program leaves the engine here and comes back: a copy each way and another start of the engine.",
             "Cure what E1 and E5 say of these operations.",
-            subject.place(island[0], f"{len(island)} operations, {casts} casts, {megabytes(moved)}", moved),
+            context.place(island[0], f"{len(island)} operations, {casts} casts, {megabytes(moved)}", moved),
         )

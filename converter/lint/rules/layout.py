@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from converter.lint.context import COPY, MIB, RuleContext, megabytes
 from converter.lint.finding import Problem
 from converter.lint.listing import Function, Operation
-from converter.lint.subject import COPY, MIB, Subject, megabytes
 
 #: The engine's rows are of whole 64 bytes: 32 numbers of fp16.
 _ROW = 64
@@ -44,12 +44,12 @@ _CURVED = frozenset(
 _AFFINE = frozenset({"add", "mul", "real_div", "sub"})
 
 
-def linear_layers(subject: Subject) -> Iterator[Problem]:
+def linear_layers(context: RuleContext) -> Iterator[Problem]:
     """W1: products with a weight that are no convolutions; N9: products of rank 2 that feed an activation."""
-    yield from _flat_products(subject)
-    function = subject.function
+    yield from _flat_products(context)
+    function = context.function
     for op in function.operations:
-        if op.kind not in ("linear", "matmul") or not subject.placement.on_engine(op):
+        if op.kind not in ("linear", "matmul") or not context.placement.on_engine(op):
             continue
         x, constant = function.first(op), function.first(op, "weight" if op.kind == "linear" else "y")
         if constant not in function.weights or x in function.weights or x is None:
@@ -63,7 +63,7 @@ def linear_layers(subject: Subject) -> Iterator[Problem]:
             if many
             else f"A {op.kind} of single rows could be a convolution; of so few it matters little.",
             "Keep the tensor as (batch, channels, 1, length) and use a 1x1 convolution.",
-            subject.place(op, f"{work / 1e6:.1f} million multiplications", work, (x,)),
+            context.place(op, f"{work / 1e6:.1f} million multiplications", work, (x,)),
         )
 
 
@@ -88,9 +88,9 @@ def _activations(function: Function, name: str, shifted: bool = False) -> Iterat
                 yield from _activations(function, out, shifted or three)
 
 
-def _flat_products(subject: Subject) -> Iterator[Problem]:
+def _flat_products(context: RuleContext) -> Iterator[Problem]:
     """N9: products of rank 2 that feed an activation; a note for activations of which nothing is reported."""
-    function, placement = subject.function, subject.placement
+    function, placement = context.function, context.placement
     for op in function.operations:
         if op.kind not in ("linear", "matmul") or not placement.on_engine(op):
             continue
@@ -108,17 +108,17 @@ def _flat_products(subject: Subject) -> Iterator[Problem]:
                 else " of a kind nobody has measured there; with hardswish results were 3.9 % off on the engine."
             )
             cure = "Do both at rank 4, where the error was gone: (batch, channels, 1, 1) and a 1x1 convolution."
-            size = subject.bytes_of(op)
-            yield Problem("N9", "warning" if hard else "note", what, cure, subject.place(op, " and ".join(named), size))
+            size = context.bytes_of(op)
+            yield Problem("N9", "warning" if hard else "note", what, cure, context.place(op, " and ".join(named), size))
 
 
-def padding(subject: Subject) -> Iterator[Problem]:
+def padding(context: RuleContext) -> Iterator[Problem]:
     """W2: tensors whose last axis the engine pads to many times their size."""
-    function = subject.function
+    function = context.function
     plain = padded = 0
     found = []
     for op in function.operations:
-        if not subject.placement.on_engine(op):
+        if not context.placement.on_engine(op):
             continue
         for name in op.outputs:
             kind = function.types[name]
@@ -132,14 +132,14 @@ def padding(subject: Subject) -> Iterator[Problem]:
     for op, name, size, takes in found:
         detail = f"{megabytes(size)} take {megabytes(takes)}"
         cure = "Put a long axis last, best a multiple of 32: (batch, channels, 1, length)."
-        if takes >= _WASTEFUL * size and takes > _WASTED_LARGE and subject.placement.between(op):
+        if takes >= _WASTEFUL * size and takes > _WASTED_LARGE and context.placement.between(op):
             what = "The engine pads the last axis to 64 bytes, which makes this tensor many times as large."
-            yield Problem("W2", "warning", what, cure, subject.place(op, detail, takes - size, (name,)))
+            yield Problem("W2", "warning", what, cure, context.place(op, detail, takes - size, (name,)))
         elif takes > _NOTED * size and takes - size > _WASTED_NOTED:
             what = "The engine pads the last axis to 64 bytes. All activations of this function: "
             what += f"{megabytes(plain)} take {megabytes(padded)}."
             cure = "Sizes of picture that keep widths a multiple of 32 at every level pad least."
-            yield Problem("W2", "note", what, cure, subject.place(op, detail, takes - size, (name,)))
+            yield Problem("W2", "note", what, cure, context.place(op, detail, takes - size, (name,)))
 
 
 def _only_products(function: Function, op: Operation) -> bool:
@@ -170,11 +170,11 @@ def _turns_rows(function: Function, op: Operation) -> bool:
     return before[-1:] != after[-1:] and not flat and not _only_products(function, op)
 
 
-def turned_rows(subject: Subject) -> Iterator[Problem]:
+def turned_rows(context: RuleContext) -> Iterator[Problem]:
     """W4: transposes and reshapes of the last axis amid the engine's work."""
-    function, placement = subject.function, subject.placement
+    function, placement = context.function, context.placement
     for op in function.operations:
-        size = subject.bytes_of(op)
+        size = context.bytes_of(op)
         if op.kind not in ("transpose", "reshape") or not placement.on_engine(op) or size < COPY:
             continue
         if placement.between(op) and function.first(op) not in function.weights and _turns_rows(function, op):
@@ -184,16 +184,16 @@ def turned_rows(subject: Subject) -> Iterator[Problem]:
                 "warning",
                 f"A {op.kind} between the engine's work takes the last axis apart: every number is copied.",
                 "Keep (batch, channels, 1, length) throughout, so that only whole rows move.",
-                subject.place(op, f"from {before}, {megabytes(size)}", size),
+                context.place(op, f"from {before}, {megabytes(size)}", size),
             )
 
 
-def joined_rows(subject: Subject) -> Iterator[Problem]:
+def joined_rows(context: RuleContext) -> Iterator[Problem]:
     """W5: tensors joined along the last axis where a row does not begin at a multiple of 32."""
-    function = subject.function
+    function = context.function
     for op in function.operations:
-        size = subject.bytes_of(op)
-        if op.kind != "concat" or not subject.placement.on_engine(op) or size < COPY:
+        size = context.bytes_of(op)
+        if op.kind != "concat" or not context.placement.on_engine(op) or size < COPY:
             continue
         rank = len(function.types[op.outputs[0]].shape)
         if rank < 3 or function.axes(op, "axis", rank) != (rank - 1,):
@@ -205,13 +205,13 @@ def joined_rows(subject: Subject) -> Iterator[Problem]:
                 "warning",
                 "Tensors are joined along the last axis, where a piece does not begin at a multiple of 32.",
                 "Join along the channels, or make the pieces' widths multiples of 32.",
-                subject.place(op, f"widths {widths}, {megabytes(size)}", size),
+                context.place(op, f"widths {widths}, {megabytes(size)}", size),
             )
 
 
-def idle_operations(subject: Subject) -> Iterator[Problem]:
+def idle_operations(context: RuleContext) -> Iterator[Problem]:
     """W7: casts, reshapes and transposes that change nothing."""
-    function = subject.function
+    function = context.function
     for op in function.operations:
         x = function.first(op)
         if op.kind not in ("cast", "reshape", "transpose") or x is None or x in function.weights:
@@ -221,11 +221,11 @@ def idle_operations(subject: Subject) -> Iterator[Problem]:
             order = np.atleast_1d(function.value(op, "perm")) % len(function.types[x].shape)
             same = order.tolist() == list(range(order.size))
         if same:
-            size = subject.bytes_of(op)
+            size = context.bytes_of(op)
             yield Problem(
                 "W7",
                 "warning" if size >= COPY else "note",
                 f"A {op.kind} changes nothing.",
                 "Remove it.",
-                subject.place(op, megabytes(size), size),
+                context.place(op, megabytes(size), size),
             )

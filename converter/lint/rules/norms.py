@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from converter.lint.context import RuleContext, megabytes
 from converter.lint.finding import Problem
 from converter.lint.listing import Function, Operation
-from converter.lint.subject import Subject, megabytes
 
 #: The smallest number of fp16; what is below half of it is zero.
 _TINY = 6e-8
@@ -80,11 +80,11 @@ def _variances(function: Function) -> Iterator[_Variance]:
             yield _Variance(square, op, _norm(function, squared, axes))
 
 
-def decomposed(subject: Subject) -> Iterator[Problem]:
+def decomposed(context: RuleContext) -> Iterator[Problem]:
     """W6: a norm in small operations where MIL has an operation for it; for group norm it has none, so a note."""
-    for found in _variances(subject.function):
-        size = subject.bytes_of(found.square)
-        place = subject.place(found.mean, megabytes(size), size, subject.function.tensors(found.mean))
+    for found in _variances(context.function):
+        size = context.bytes_of(found.square)
+        place = context.place(found.mean, megabytes(size), size, context.function.tensors(found.mean))
         if found.norm == "group":
             what = "A group norm is spelled as coremltools lowers it, over five axes: MIL has no operation for one."
             yield Problem("W6", "note", what, "Nothing to do unless a compute plan shows it on the CPU.", place)
@@ -93,14 +93,14 @@ def decomposed(subject: Subject) -> Iterator[Problem]:
             yield Problem("W6", "warning", what, "Use layer_norm (or instance_norm).", place)
 
 
-def squares(subject: Subject) -> Iterator[Problem]:
+def squares(context: RuleContext) -> Iterator[Problem]:
     """N2: squares on the way to a mean, and exponentials on the way to a logarithm, that are infinite in fp16."""
-    yield from _exponentials(subject)
-    for found in _variances(subject.function):
+    yield from _exponentials(context)
+    for found in _variances(context.function):
         op = found.square
-        if subject.function.types[op.outputs[0]].dtype != "fp16" or found.norm == "bounded":
+        if context.function.types[op.outputs[0]].dtype != "fp16" or found.norm == "bounded":
             continue
-        place = subject.place(op, megabytes(subject.bytes_of(op)), subject.bytes_of(op))
+        place = context.place(op, megabytes(context.bytes_of(op)), context.bytes_of(op))
         if found.norm == "group":
             what = "A group norm squares its centred values in fp16: infinite beyond 255 where it is not fused."
             cure = "If pictures come out black, use a checkpoint made for fp16 (such as sdxl-vae-fp16-fix)."
@@ -111,19 +111,19 @@ def squares(subject: Subject) -> Iterator[Problem]:
             yield Problem("N2", "warning", what, cure, place)
 
 
-def _exponentials(subject: Subject) -> Iterator[Problem]:
+def _exponentials(context: RuleContext) -> Iterator[Problem]:
     """Logarithms of exponentials that the engine gives as 0 where an exponential exceeds fp16."""
-    for op in subject.function.operations:
-        if op.kind in _EXPONENTIALS and subject.placement.on_engine(op):
+    for op in context.function.operations:
+        if op.kind in _EXPONENTIALS and context.placement.on_engine(op):
             gives, cure = _EXPONENTIALS[op.kind]
             what = f"{op.kind} takes exponentials in fp16: measured on the engine, the result is {gives}."
-            place = subject.place(op, megabytes(subject.bytes_of(op)), subject.bytes_of(op))
+            place = context.place(op, megabytes(context.bytes_of(op)), context.bytes_of(op))
             yield Problem("N2", "warning", what, cure, place)
 
 
-def epsilons(subject: Subject) -> Iterator[Problem]:
+def epsilons(context: RuleContext) -> Iterator[Problem]:
     """N5: epsilons that fp16 does not have."""
-    function = subject.function
+    function = context.function
     for op in function.operations:
         if function.types[op.outputs[0]].dtype != "fp16" if op.outputs else True:
             continue
@@ -138,5 +138,5 @@ def epsilons(subject: Subject) -> Iterator[Problem]:
                 "warning",
                 "An epsilon is zero in fp16, so a variance of zero is divided by.",
                 "Use at least 1e-7; checkpoints' 1e-5 and 1e-6 are kept.",
-                subject.place(op, f"epsilon {float(np.ravel(value)[0]):g}", 1.0),
+                context.place(op, f"epsilon {float(np.ravel(value)[0]):g}", 1.0),
             )

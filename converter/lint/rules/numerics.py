@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.lint.context import RuleContext
 from converter.lint.finding import Problem
 from converter.lint.listing import Function, Operation
 from converter.lint.rules.layout import MOVES
 from converter.lint.stored import Constant
-from converter.lint.subject import Subject
 
 _LARGEST_HALF = 65504.0
 #: exp of this is already 0 in fp16, and the sum with any logit is finite.
@@ -51,9 +51,9 @@ def _masks(function: Function, name: str) -> bool:
     )
 
 
-def constants(subject: Subject) -> Iterator[Problem]:
+def constants(context: RuleContext) -> Iterator[Problem]:
     """N1: infinities, numbers beyond fp16, masks so low that the sum with a logit is infinite."""
-    function = subject.function
+    function = context.function
     for name, weight in function.weights.items():
         if not function.uses(name) and name not in function.outputs:
             continue
@@ -61,7 +61,7 @@ def constants(subject: Subject) -> Iterator[Problem]:
         if count:
             what = "A constant holds infinities or NaN; the engine's softmax does not survive one."
             cure = "Use a finite number, -40000 for a mask."
-            yield Problem("N1", "warning", what, cure, subject.weight(weight, f"{count} of {weight.type.count}", count))
+            yield Problem("N1", "warning", what, cure, context.weight(weight, f"{count} of {weight.type.count}", count))
             continue
         array = weight.constant.array() if weight.constant is not None else None
         if array is None or array.dtype.kind != "f" or not array.size:
@@ -72,11 +72,11 @@ def constants(subject: Subject) -> Iterator[Problem]:
             peak = float(np.abs(array).max())
             if peak > _LARGEST_HALF:
                 what = "A constant beyond fp16's 65504 is cast to it and becomes infinite."
-                yield Problem("N1", "warning", what, "Scale it.", subject.weight(weight, f"up to {peak:g}", peak))
+                yield Problem("N1", "warning", what, "Scale it.", context.weight(weight, f"up to {peak:g}", peak))
         if array.dtype == np.float16 and _masks(function, name) and float(array.min()) < _LOWEST_MASK:
             what = "A mask is so low that its sum with a logit may be infinite in fp16."
             detail = f"down to {float(array.min()):g}"
-            yield Problem("N1", "warning", what, "Use -40000.", subject.weight(weight, detail, -float(array.min())))
+            yield Problem("N1", "warning", what, "Use -40000.", context.weight(weight, detail, -float(array.min())))
 
 
 def _origin(function: Function, name: str, through: frozenset[str]) -> str:
@@ -89,9 +89,9 @@ def _origin(function: Function, name: str, through: frozenset[str]) -> str:
     return name
 
 
-def angles(subject: Subject) -> Iterator[Problem]:
+def angles(context: RuleContext) -> Iterator[Problem]:
     """N4: sines and cosines of an input in fp16."""
-    function = subject.function
+    function = context.function
     for op in function.operations:
         x = function.first(op)
         if op.kind not in ("sin", "cos") or x is None or function.types[x].dtype != "fp16":
@@ -102,7 +102,7 @@ def angles(subject: Subject) -> Iterator[Problem]:
                 "warning",
                 f"A {op.kind} of an input in fp16: an angle near 1000 is known to half a radian there.",
                 "Compute the angle and its sine in fp32, or hand the embedding in.",
-                subject.place(op, "", function.types[x].count, (x,)),
+                context.place(op, "", function.types[x].count, (x,)),
             )
 
 
@@ -121,14 +121,14 @@ def _added(function: Function, name: str) -> float:
     return reach
 
 
-def narrow_slices(subject: Subject) -> Iterator[Problem]:
+def narrow_slices(context: RuleContext) -> Iterator[Problem]:
     """N6: slices that begin within the last axis, of values a constant has moved beyond +-4094."""
-    function = subject.function
-    if not subject.chip.narrow_slices:
+    function = context.function
+    if not context.chip.narrow_slices:
         return
     for op in function.operations:
         x, begin = function.first(op), function.value(op, "begin")
-        if not op.kind.startswith("slice_by") or x is None or begin is None or not subject.placement.on_engine(op):
+        if not op.kind.startswith("slice_by") or x is None or begin is None or not context.placement.on_engine(op):
             continue
         if not int(np.ravel(begin)[-1]) or _masked_begin(function, op) or (reach := _added(function, x)) <= _NARROW:
             continue
@@ -137,7 +137,7 @@ def narrow_slices(subject: Subject) -> Iterator[Problem]:
             "warning",
             f"A slice that begins within the last axis saturates beyond {_NARROW:.0f} on chips before M4.",
             "Slice before the constant is added, or along the channels.",
-            subject.place(op, f"a constant of {reach:g} is in the values", reach, (x,)),
+            context.place(op, f"a constant of {reach:g} is in the values", reach, (x,)),
         )
 
 
@@ -147,9 +147,9 @@ def _masked_begin(function: Function, op: Operation) -> bool:
     return mask is not None and bool(np.ravel(mask)[-1])
 
 
-def inexact_indices(subject: Subject) -> Iterator[Problem]:
+def inexact_indices(context: RuleContext) -> Iterator[Problem]:
     """N7: indices that were fp16 numbers, into more rows than fp16 counts."""
-    function = subject.function
+    function = context.function
     for op in function.operations:
         indices = function.first(op, "indices")
         if op.kind not in ("gather", "gather_along_axis", "gather_nd") or indices is None:
@@ -163,7 +163,7 @@ def inexact_indices(subject: Subject) -> Iterator[Problem]:
                 "warning",
                 f"Indices are fp16 numbers, which skip integers beyond {_EXACT_INTEGERS}: other rows are taken.",
                 "Declare them fp32 or int32.",
-                subject.place(op, f"{shape[axes[0]]} rows, indices from {origin}", shape[axes[0]], (indices,)),
+                context.place(op, f"{shape[axes[0]]} rows, indices from {origin}", shape[axes[0]], (indices,)),
             )
 
 
@@ -173,9 +173,9 @@ def _doubles(palette: NDArray[Any], vector: bool) -> int:
     return sum(len(group) - len(np.unique(group, axis=0)) for group in entries)
 
 
-def palettes(subject: Subject) -> Iterator[Problem]:
+def palettes(context: RuleContext) -> Iterator[Problem]:
     """N8: palettes with infinities or with entries twice."""
-    function = subject.function
+    function = context.function
     for name, weight in function.weights.items():
         if not function.uses(name):
             continue
@@ -185,9 +185,9 @@ def palettes(subject: Subject) -> Iterator[Problem]:
                 continue
             if bad := _infinite(constant):
                 what = "A palette holds infinities or NaN."
-                place = subject.weight(weight, f"{bad} of {array.size} entries", bad)
+                place = context.weight(weight, f"{bad} of {array.size} entries", bad)
                 yield Problem("N8", "warning", what, "Compress the layer again from finite weights.", place)
             elif twice := _doubles(array, array.ndim > 2):
                 what = "A palette has the same entry more than once, so it could be smaller or more exact."
-                place = subject.weight(weight, f"{twice} of {array.size} entries are there already", twice)
+                place = context.weight(weight, f"{twice} of {array.size} entries are there already", twice)
                 yield Problem("N8", "note", what, "Compress the layer with fewer bits.", place)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from converter.lint.context import MIB, SMALL, RuleContext, megabytes
 from converter.lint.finding import Problem
 from converter.lint.listing import Function, Listing
 from converter.lint.stored import Constant, Weight
-from converter.lint.subject import MIB, SMALL, Subject, megabytes
 
 #: Opset -> the least version of Core ML's format that has it: macOS 12, 13, 14, 15, 26.
 SPECIFICATIONS = {"CoreML5": 6, "CoreML6": 7, "CoreML7": 8, "CoreML8": 9, "CoreML9": 10}
@@ -41,23 +41,23 @@ _LARGEST_PROGRAM = 2 * 2**30
 _MUCH_TRAFFIC = 16 * MIB
 
 
-def flexible_shapes(subject: Subject) -> Iterator[Problem]:
+def flexible_shapes(context: RuleContext) -> Iterator[Problem]:
     """E4: shapes that are not fixed, in the description or the program."""
-    function = subject.function
+    function = context.function
     what = "A shape is not fixed; the engine runs fixed shapes only (or the default one alone)."
     cure = "Convert a package (or function) for each size; they can share one weights file."
     for feature in function.description.input:
         array, image = feature.type.multiArrayType, feature.type.imageType
         kind = array.WhichOneof("ShapeFlexibility") or image.WhichOneof("SizeFlexibility")
         if kind:
-            yield Problem("E4", "error", what, cure, subject.feature(feature.name, f"declared by {kind}", 2.0))
+            yield Problem("E4", "error", what, cure, context.feature(feature.name, f"declared by {kind}", 2.0))
     for op in function.operations:
         if any(None in function.types[n].shape for n in op.outputs):
-            yield Problem("E4", "error", what, cure, subject.place(op, "its size depends on data", 1.0))
+            yield Problem("E4", "error", what, cure, context.place(op, "its size depends on data", 1.0))
 
 
-def _streamed(subject: Subject, weight: Weight) -> bool:
-    return not subject.chip.unstreamed & set(weight.kinds)
+def _streamed(context: RuleContext, weight: Weight) -> bool:
+    return not context.chip.unstreamed & set(weight.kinds)
 
 
 def _used(function: Function) -> list[Weight]:
@@ -70,20 +70,20 @@ def _used(function: Function) -> list[Weight]:
     return list(found.values())
 
 
-def sizes(subject: Subject) -> Iterator[Problem]:
+def sizes(context: RuleContext) -> Iterator[Problem]:
     """E6: weights larger than the engine's compiler takes, as they lie in memory when it runs."""
-    function, total, stored = subject.function, 0, 0
+    function, total, stored = context.function, 0, 0
     for weight in _used(function):
-        held = weight.stored if _streamed(subject, weight) else weight.type.nbytes
+        held = weight.stored if _streamed(context, weight) else weight.type.nbytes
         total, stored = total + held, stored + weight.stored
-        on_engine = any(subject.placement.on_engine(op) for op in function.uses(weight.name))
+        on_engine = any(context.placement.on_engine(op) for op in function.uses(weight.name))
         if weight.type.nbytes > _LARGEST_WEIGHT and on_engine:
             yield Problem(
                 "E6",
                 "error",
                 f"A weight is larger than the {megabytes(_LARGEST_WEIGHT)} the engine's compiler takes.",
                 "Cut the layer into two along its output channels.",
-                subject.weight(weight, megabytes(weight.type.nbytes), weight.type.nbytes),
+                context.weight(weight, megabytes(weight.type.nbytes), weight.type.nbytes),
             )
     if total > _LARGEST_PROGRAM:
         yield Problem(
@@ -91,57 +91,57 @@ def sizes(subject: Subject) -> Iterator[Problem]:
             "error",
             f"The function's weights exceed the {megabytes(_LARGEST_PROGRAM)} that one program may have on the engine.",
             "Compress the weights (a palette of 6 bits or fewer), or cut the network into two packages.",
-            subject.whole(f"{megabytes(total)} when it runs, {megabytes(stored)} in the package", total),
+            context.whole(f"{megabytes(total)} when it runs, {megabytes(stored)} in the package", total),
         )
 
 
-def versions(subject: Subject) -> Iterator[Problem]:
+def versions(context: RuleContext) -> Iterator[Problem]:
     """E7: what the package's own version does not have, so that it does not load."""
-    function, version = subject.function, subject.listing.specification
+    function, version = context.function, context.listing.specification
     what = "The package says it is for an older system than it needs, so it does not load."
     cure = "Convert with the deployment target that has it (macOS 13 is version 7, 14 is 8, 15 is 9)."
     needed = SPECIFICATIONS.get(function.opset, 0)
     if needed > version:
         detail = f"{function.opset} came with version {needed}; the package is version {version}"
-        yield Problem("E7", "error", what, cure, subject.whole(detail, needed))
-    if len(subject.listing.functions) > 1 and version < _SEVERAL_FUNCTIONS:
+        yield Problem("E7", "error", what, cure, context.whole(detail, needed))
+    if len(context.listing.functions) > 1 and version < _SEVERAL_FUNCTIONS:
         detail = f"several functions came with version {_SEVERAL_FUNCTIONS}; the package is version {version}"
-        yield Problem("E7", "error", what, cure, subject.whole(detail, _SEVERAL_FUNCTIONS))
+        yield Problem("E7", "error", what, cure, context.whole(detail, _SEVERAL_FUNCTIONS))
     for feature in (*function.description.input, *function.description.output):
         array = feature.type.multiArrayType
         if array.dataType == array.FLOAT16 and version < _HALF_FEATURES:
             detail = f"fp16 inputs and outputs came with version {_HALF_FEATURES}; the package is version {version}"
-            yield Problem("E7", "error", what, cure, subject.feature(feature.name, detail, _HALF_FEATURES))
+            yield Problem("E7", "error", what, cure, context.feature(feature.name, detail, _HALF_FEATURES))
     offered = SPECIFICATIONS.get(function.opset, max(SPECIFICATIONS.values()))
     for op in function.operations:
         if (since := _SINCE.get(op.kind, 0)) > offered:
             detail = f"{op.kind} came with version {since}; {function.opset} is version {offered}"
-            yield Problem("E7", "error", what, cure, subject.place(op, detail, since))
+            yield Problem("E7", "error", what, cure, context.place(op, detail, since))
     for weight in function.weights.values():
         if (since := max((_SINCE.get(k, 0) for k in weight.kinds), default=0)) > offered:
             detail = f"{weight.kinds[-1]} came with version {since}; {function.opset} is version {offered}"
-            yield Problem("E7", "error", what, cure, subject.weight(weight, detail, since))
+            yield Problem("E7", "error", what, cure, context.weight(weight, detail, since))
 
 
-def compression(subject: Subject) -> Iterator[Problem]:
+def compression(context: RuleContext) -> Iterator[Problem]:
     """E9: compressed weights that the chip does not use as they are."""
-    function, chip = subject.function, subject.chip
+    function, chip = context.function, context.chip
     for weight in function.weights.values():
         if not function.uses(weight.name):
             continue
         sizes = f"{megabytes(weight.stored)} stored, {megabytes(weight.type.nbytes)} when it runs"
         if "constexpr_cast" in weight.kinds:
             what = "The engine has no path for weights that are cast when loaded."
-            yield Problem("E9", "error", what, "Store them in fp16.", subject.weight(weight, sizes, weight.type.nbytes))
-        elif not _streamed(subject, weight):
+            yield Problem("E9", "error", what, "Store them in fp16.", context.weight(weight, sizes, weight.type.nbytes))
+        elif not _streamed(context, weight):
             what = f"{chip.name} unfolds these compressed weights to fp16 in memory: smaller on disk, not when running."
             cure = "Use a palette (constexpr_lut_to_dense), which every chip reads as it is."
-            yield Problem("E9", "warning", what, cure, subject.weight(weight, sizes, weight.type.nbytes))
+            yield Problem("E9", "warning", what, cure, context.weight(weight, sizes, weight.type.nbytes))
 
 
-def traffic(subject: Subject) -> Iterator[Problem]:
+def traffic(context: RuleContext) -> Iterator[Problem]:
     """W11: what goes in and out of the program at every call."""
-    function = subject.function
+    function = context.function
     total = 0
     for name in (*function.inputs, *function.outputs):
         kind, fixed = function.types[name], function.types[name].fixed
@@ -149,25 +149,25 @@ def traffic(subject: Subject) -> Iterator[Problem]:
         if name in function.inputs and kind.dtype.startswith(("int", "uint")):
             what = "An integer input keeps the program's beginning off the engine, and some systems the whole of it."
             cure = "Declare it fp32 and cast it in the program; integers are exact below 16777216."
-            yield Problem("W11", "warning", what, cure, subject.feature(name, kind.dtype, kind.nbytes))
+            yield Problem("W11", "warning", what, cure, context.feature(name, kind.dtype, kind.nbytes))
         elif kind.dtype == "fp32" and kind.nbytes >= SMALL:
             what = "An fp32 input or output is cast on the CPU at every call."
             cure = "Declare it fp16 where the program that calls can take it."
-            yield Problem("W11", "note", what, cure, subject.feature(name, megabytes(kind.nbytes), kind.nbytes))
+            yield Problem("W11", "note", what, cure, context.feature(name, megabytes(kind.nbytes), kind.nbytes))
         if name in function.inputs and len(fixed) > 1 and fixed[-1] == 1 and kind.count * 64 >= MIB:
             what = "An input's last axis is 1, which the engine pads to 64 bytes."
             detail = f"{megabytes(kind.nbytes)} take {megabytes(kind.count * 64)}"
             cure = "Put a long axis last: (batch, channels, 1, length)."
-            yield Problem("W11", "warning", what, cure, subject.feature(name, detail, kind.count * 64))
+            yield Problem("W11", "warning", what, cure, context.feature(name, detail, kind.count * 64))
     if total > _MUCH_TRAFFIC:
         what = "Much data goes in and out at every call."
         cure = "Keep what does not change between calls inside, as a state (macOS 15) or a constant, or use fp16."
-        yield Problem("W11", "note", what, cure, subject.whole(megabytes(total), total))
+        yield Problem("W11", "note", what, cure, context.whole(megabytes(total), total))
 
 
-def unused_constants(subject: Subject) -> Iterator[Problem]:
+def unused_constants(context: RuleContext) -> Iterator[Problem]:
     """W7: weights that nothing takes."""
-    function = subject.function
+    function = context.function
     if any(op.nested for op in function.operations):
         return  # what a nested block takes is not listed
     taken = {n for op in function.operations for names in op.inputs.values() for n in names}
@@ -175,7 +175,7 @@ def unused_constants(subject: Subject) -> Iterator[Problem]:
     for name, weight in function.weights.items():
         if name not in taken and weight.stored >= SMALL:
             what = "A weight is stored that nothing takes."
-            place = subject.weight(weight, megabytes(weight.stored), weight.stored)
+            place = context.weight(weight, megabytes(weight.stored), weight.stored)
             yield Problem("W7", "warning", what, "Remove it.", place)
 
 
@@ -187,12 +187,12 @@ def _same(a: Constant, b: Constant) -> bool:
     return bool(a.known[key])
 
 
-def twice_stored(listing: Listing, subjects: list[Subject]) -> Iterator[Problem]:
+def twice_stored(listing: Listing, contexts: list[RuleContext]) -> Iterator[Problem]:
     """W7: weights that lie in the file twice; across all of a package's functions."""
     seen: set[object] = set()
     groups: dict[object, list[Constant]] = {}
-    for subject in subjects:
-        for weight in subject.function.weights.values():
+    for context in contexts:
+        for weight in context.function.weights.values():
             constant = weight.constant
             if constant is None or constant.identity in seen or constant.type.nbytes < SMALL or not constant.in_file:
                 continue
@@ -204,7 +204,7 @@ def twice_stored(listing: Listing, subjects: list[Subject]) -> Iterator[Problem]
             rivals = groups.setdefault((constant.type.dtype, constant.type.nbytes, head), [])
             if any(_same(other, constant) for other in rivals):
                 what = "A weight lies in the file twice."
-                place = subject.weight(weight, megabytes(weight.stored), weight.stored)
+                place = context.weight(weight, megabytes(weight.stored), weight.stored)
                 yield Problem("W7", "warning", what, "Store it once and let both layers take it.", place)
             else:
                 rivals.append(constant)

@@ -19,9 +19,9 @@ from torch import Tensor
 from converter.runtime.compressed import Value
 from converter.runtime.fast.graph import Graph, Node, Shape
 from converter.runtime.fast.kernels import Kernels, Rounded, Weights
-from converter.runtime.fast.mapped import forget
-from converter.runtime.held import held
 from converter.runtime.ops import OPERATORS, TUPLES
+from converter.runtime.ops.parameter import to_tensor
+from converter.weights.blob import release_pages
 
 Live = dict[str, Any]
 
@@ -60,16 +60,16 @@ class Store:
 
     def __init__(self, kernels: Kernels | None) -> None:
         self.kernels = kernels
-        self._held: dict[int, Any] = {}
+        self._tensors: dict[int, Any] = {}
         self._packed: dict[tuple[int, bool], Weights] = {}
 
-    def held(self, value: Value) -> Any:
+    def tensor(self, value: Value) -> Any:
         """A constant as the operators take it: floats in fp32."""
-        if id(value) not in self._held:
-            self._held[id(value)] = held(value)
+        if id(value) not in self._tensors:
+            self._tensors[id(value)] = to_tensor(value)
             if isinstance(value, np.ndarray):
-                forget(value)
-        return self._held[id(value)]
+                release_pages(value)
+        return self._tensors[id(value)]
 
     def packed(self, node: Node) -> Weights:
         """A layer's weights in eight bits."""
@@ -78,7 +78,7 @@ class Store:
             assert self.kernels is not None
             weight, bias = node.constant("weight"), node.constant("bias")
             self._packed[id(value), gated] = self.kernels.pack(weight, bias, gated=gated)
-            forget(weight)
+            release_pages(weight)
         return self._packed[id(value), gated]
 
 
@@ -113,7 +113,7 @@ class Lowering:
     def _operator(self, node: Node) -> Callable[[Live], Any]:
         operator = OPERATORS[node.kind]
         constants = {
-            name: [self._store.held(v) for v in values] if name in TUPLES else self._store.held(values[0])
+            name: [self._store.tensor(v) for v in values] if name in TUPLES else self._store.tensor(values[0])
             for name, values in node.constants.items()
         }
         inputs = tuple(node.inputs.items())
@@ -221,9 +221,9 @@ class Lowering:
 
     def _plain_layer(self, node: Node) -> Callable[[Live], Any]:
         (x,), residual, options = node.inputs["x"], node.source("residual"), node.options
-        weight, bias = self._store.held(node.constants["weight"][0]), None
+        weight, bias = self._store.tensor(node.constants["weight"][0]), None
         if "bias" in node.constants:
-            bias = self._store.held(node.constants["bias"][0]).reshape(-1)
+            bias = self._store.tensor(node.constants["bias"][0]).reshape(-1)
         if weight.ndim == 4:
             weight = weight.contiguous(memory_format=torch.channels_last)
         layout, shape = options["layout"], self._graph.shapes[node.output]

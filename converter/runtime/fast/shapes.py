@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from converter.runtime.compressed import Value
-from converter.runtime.held import held
 from converter.runtime.ops import FAULTS, OPERATORS, TUPLES
+from converter.runtime.ops.parameter import to_tensor
 from converter.runtime.program import Program
 
 
@@ -22,7 +22,7 @@ def _stand_in(value: Value) -> Any:
     """A constant as operators look at it: whole numbers and single values as they are, weights as shapes alone."""
     if not isinstance(value, str) and value.size > 64 and np.issubdtype(value.dtype, np.floating):
         return torch.empty(value.shape, device="meta")
-    whole = held(value)
+    whole = to_tensor(value)
     return whole if isinstance(whole, str) or not whole.is_floating_point() or whole.ndim == 0 else whole.to("meta")
 
 

@@ -8,57 +8,34 @@ the program says; integer and bool types are kept, but for 16-bit unsigned integ
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
-from converter.runtime.ops import (
-    activation,
-    attention,
-    block,
-    boxes,
-    conv,
-    create,
-    elementwise,
-    gather,
-    noise,
-    norm,
-    order,
-    pool,
-    product,
-    quantize,
-    reduce,
-    resample,
-    resize,
-    scatter,
-    shape,
-    slice,
-)
-
-_MODULES = (
-    activation,
-    attention,
-    block,
-    boxes,
-    conv,
-    create,
-    elementwise,
-    gather,
-    noise,
-    norm,
-    order,
-    pool,
-    product,
-    quantize,
-    reduce,
-    resample,
-    resize,
-    scatter,
-    shape,
-    slice,
-)
+_MODULES = [
+    "activation",
+    "block",
+    "boxes",
+    "conv",
+    "create",
+    "elementwise",
+    "gather",
+    "noise",
+    "norm",
+    "order",
+    "pool",
+    "product",
+    "quantize",
+    "reduce",
+    "resample",
+    "resize",
+    "scatter",
+    "shape",
+    "slice",
+]
 
 #: Operator -> function giving its one result, or a list of its results.
 OPERATORS: dict[str, Callable[..., Any]] = {
-    kind: function for module in _MODULES for kind, function in module.OPERATORS.items()
+    kind: function for module in _MODULES for kind, function in import_module(f"{__name__}.{module}").OPERATORS.items()
 }
 #: What an operator raises where it does not take what it is given.
 FAULTS = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)

@@ -1,8 +1,24 @@
-"""Constant parameters of operators as plain numbers."""
+"""Constant parameters of operators: as the tensors they take, and as plain numbers."""
 
 from __future__ import annotations
 
+import numpy as np
+import torch
 from torch import Tensor
+
+from converter.runtime.compressed import Value, dense
+
+
+def to_tensor(value: Value) -> Tensor | str:
+    """Return a constant decoded and copied out of its file: floats in fp32, 16-bit unsigned integers in int32."""
+    if isinstance(value, str):
+        return value
+    array = dense(value)
+    if array.dtype == np.float16:
+        return torch.from_numpy(array.astype(np.float32))
+    if array.dtype == np.uint16:
+        return torch.from_numpy(array.astype(np.int32))
+    return torch.from_numpy(np.array(array))
 
 
 def numbers(x: Tensor | None, default: list[int] | None = None) -> list[int]:

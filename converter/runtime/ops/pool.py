@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,68 +26,56 @@ def _overhang(size: int, kernel: int, stride: int, sides: Sides) -> int:
     return max(0, (windows - 1) * stride + kernel - size - before - after)
 
 
+class _Windows(NamedTuple):
+    """A pool's windows: their sizes and strides, the padding of each axis, and the overhang of its last window."""
+
+    sizes: list[int]
+    strides: list[int]
+    sides: list[Sides]
+    overhang: list[Sides]
+
+    def pad(self, x: Tensor, value: float = 0.0, beyond: float = 0.0) -> Tensor:
+        """Pad with ``value``, and where the last window reaches further with ``beyond``."""
+        return padded(padded(x, self.sides, value), self.overhang, beyond)
+
+    def average(self, x: Tensor) -> Tensor:
+        """Return the average of each window of a padded tensor."""
+        return _AVERAGES[len(self.sizes) - 1](x, self.sizes, self.strides)
+
+
 def _windows(
     x: Tensor,
     kernel_sizes: Tensor,
-    strides: Tensor | None,
     pad_type: str,
-    pad: Tensor | None,
-    ceil_mode: Tensor | None,
-) -> tuple[list[int], list[int], list[Sides], list[Sides]]:
-    """The windows' sizes and strides, the padding of each axis, and what of the padding is only overhang."""
-    kernels = numbers(kernel_sizes)
-    stride = numbers(strides, [1] * len(kernels))
-    sides = padding(pad_type, pad, x.shape[2:], kernels, stride)
-    over = [0] * len(kernels)
+    strides: Tensor | None = None,
+    pad: Tensor | None = None,
+    ceil_mode: Tensor | None = None,
+) -> _Windows:
+    sizes = numbers(kernel_sizes)
+    steps = numbers(strides, [1] * len(sizes))
+    sides = padding(pad_type, pad, x.shape[2:], sizes, steps)
+    over = [0] * len(sizes)
     if flag(ceil_mode):
-        over = [_overhang(n, k, s, p) for n, k, s, p in zip(x.shape[2:], kernels, stride, sides, strict=True)]
-    return kernels, stride, sides, [(0, n) for n in over]
+        over = [_overhang(n, k, s, p) for n, k, s, p in zip(x.shape[2:], sizes, steps, sides, strict=True)]
+    return _Windows(sizes, steps, sides, [(0, n) for n in over])
 
 
-def _average(x: Tensor, kernels: list[int], stride: list[int]) -> Tensor:
-    return _AVERAGES[len(kernels) - 1](x, kernels, stride)
-
-
-def _avg_pool(
-    x: Tensor,
-    kernel_sizes: Tensor,
-    pad_type: str,
-    strides: Tensor | None = None,
-    pad: Tensor | None = None,
-    exclude_padding_from_average: Tensor | None = None,
-    ceil_mode: Tensor | None = None,
-) -> Tensor:
-    kernels, stride, sides, over = _windows(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
-    sums = _average(padded(padded(x, sides), over), kernels, stride)
+def _avg_pool(x: Tensor, exclude_padding_from_average: Tensor | None = None, **parameters: Any) -> Tensor:
+    windows = _windows(x, **parameters)
     # An element counts if it is the input's, or padding that was asked for; never what a last window overhangs.
-    counted = torch.ones(1, 1, *x.shape[2:])
-    counted = padded(counted, sides, 0.0 if flag(exclude_padding_from_average) else 1.0)
-    return sums / _average(padded(counted, over), kernels, stride)
+    counted = windows.pad(torch.ones(1, 1, *x.shape[2:]), 0.0 if flag(exclude_padding_from_average) else 1.0)
+    return windows.average(windows.pad(x)) / windows.average(counted)
 
 
-def _l2_pool(
-    x: Tensor,
-    kernel_sizes: Tensor,
-    pad_type: str,
-    strides: Tensor | None = None,
-    pad: Tensor | None = None,
-    ceil_mode: Tensor | None = None,
-) -> Tensor:
-    kernels, stride, sides, over = _windows(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
-    return torch.sqrt(_average(padded(padded(x * x, sides), over), kernels, stride) * math.prod(kernels))
+def _l2_pool(x: Tensor, **parameters: Any) -> Tensor:
+    windows = _windows(x, **parameters)
+    return torch.sqrt(windows.average(windows.pad(x * x)) * math.prod(windows.sizes))
 
 
-def _max_pool(
-    x: Tensor,
-    kernel_sizes: Tensor,
-    pad_type: str,
-    strides: Tensor | None = None,
-    pad: Tensor | None = None,
-    ceil_mode: Tensor | None = None,
-) -> Tensor:
-    kernels, stride, sides, over = _windows(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
+def _max_pool(x: Tensor, **parameters: Any) -> Tensor:
+    windows = _windows(x, **parameters)
     low = float("-inf")
-    return _MAXIMA[len(kernels) - 1](padded(padded(x, sides, low), over, low), kernels, stride)
+    return _MAXIMA[len(windows.sizes) - 1](windows.pad(x, low, low), windows.sizes, windows.strides)
 
 
 OPERATORS: dict[str, Callable[..., Any]] = {"avg_pool": _avg_pool, "l2_pool": _l2_pool, "max_pool": _max_pool}

@@ -1,4 +1,4 @@
-"""Products of matrices."""
+"""Products of matrices, and attention as one operator."""
 
 from __future__ import annotations
 
@@ -35,4 +35,15 @@ def _einsum(values: list[Tensor], equation: str) -> Tensor:
     return torch.einsum(equation, a, b)
 
 
-OPERATORS: dict[str, Callable[..., Any]] = {"einsum": _einsum, "linear": _linear, "matmul": _matmul}
+def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    if attn_mask is not None:
+        attn_mask = attn_mask.expand(*query.shape[:-1], key.shape[-2])
+    return F.scaled_dot_product_attention(query, key, value, attn_mask)
+
+
+OPERATORS: dict[str, Callable[..., Any]] = {
+    "einsum": _einsum,
+    "linear": _linear,
+    "matmul": _matmul,
+    "scaled_dot_product_attention": _attention,
+}

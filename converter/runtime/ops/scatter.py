@@ -26,21 +26,6 @@ def _written(data: Tensor, axis: int, places: Tensor, updates: Tensor, mode: str
     return data.scatter_reduce(axis, places, updates, _FOLDS[mode])
 
 
-def _scatter(
-    data: Tensor,
-    indices: Tensor,
-    updates: Tensor,
-    axis: Tensor | None = None,
-    mode: str = "add",
-    validate_indices: Tensor | None = None,
-) -> Tensor:
-    along = number(axis, 0) % data.ndim
-    shape = [-1 if i == along else 1 for i in range(data.ndim)]
-    updates = updates.reshape(*data.shape[:along], indices.numel(), *data.shape[along + 1 :])
-    places = within(indices, data.shape[along], validate_indices).reshape(shape).expand(updates.shape)
-    return _written(data, along, places, updates, mode)
-
-
 def _scatter_along_axis(
     data: Tensor,
     indices: Tensor,
@@ -51,6 +36,14 @@ def _scatter_along_axis(
 ) -> Tensor:
     along = number(axis, 0) % data.ndim
     return _written(data, along, within(indices, data.shape[along], validate_indices), updates, mode)
+
+
+def _scatter(data: Tensor, indices: Tensor, updates: Tensor, axis: Tensor | None = None, **options: Any) -> Tensor:
+    """Scatter whole slices along an axis: every place of one has the same index."""
+    along = number(axis, 0) % data.ndim
+    updates = updates.reshape(*data.shape[:along], indices.numel(), *data.shape[along + 1 :])
+    places = indices.reshape([-1 if i == along else 1 for i in range(data.ndim)]).expand(updates.shape)
+    return _scatter_along_axis(data, places, updates, axis, **options)
 
 
 def _scatter_nd(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,70 +12,54 @@ from torch import Tensor
 from converter.runtime.ops.parameter import flags, number, numbers, real
 
 
-def _ranges(
+class _Part(NamedTuple):
+    """A slice of a tensor, with steps above 0: the axes it reverses and then drops, and its shape before it does."""
+
+    slices: tuple[slice, ...]
+    reversed: list[int]
+    dropped: list[int]
+    shape: list[int]
+
+
+def _part(
     x: Tensor,
     begin: Tensor,
     end: Tensor,
-    stride: Tensor | None,
-    begin_mask: Tensor | None,
-    end_mask: Tensor | None,
-    squeeze_mask: Tensor | None,
-) -> tuple[list[range], list[int]]:
-    """Which elements a slice takes of each axis, and the axes it then drops."""
-    open_begin, open_end, gone = (flags(m, x.ndim) for m in (begin_mask, end_mask, squeeze_mask))
+    stride: Tensor | None = None,
+    begin_mask: Tensor | None = None,
+    end_mask: Tensor | None = None,
+    squeeze_mask: Tensor | None = None,
+) -> _Part:
+    open_begin, open_end, dropped = (flags(m, x.ndim) for m in (begin_mask, end_mask, squeeze_mask))
     bounds = zip(numbers(begin), numbers(end), numbers(stride, [1] * x.ndim), strict=True)
-    found = []
+    part = _Part((), [], [axis for axis in range(x.ndim) if dropped[axis]], [])
+    slices = []
     for axis, (first, last, step) in enumerate(bounds):
         size = x.shape[axis]
-        if gone[axis]:
-            found.append(range(first % size, first % size + 1))
+        if dropped[axis]:
+            places = range(first % size, first % size + 1)
         else:
             window = slice(None if open_begin[axis] else first, None if open_end[axis] else last, step)
-            found.append(range(*window.indices(size)))
-    return found, [axis for axis in range(x.ndim) if gone[axis]]
+            places = range(*window.indices(size))
+        part.shape.append(len(places))
+        if places.step < 0 and places:
+            part.reversed.append(axis)
+            places = places[::-1]
+        slices.append(slice(places.start, places.start + len(places) * abs(places.step), abs(places.step)))
+    return part._replace(slices=tuple(slices))
 
 
-def _ascending(taken: list[range]) -> tuple[tuple[slice, ...], list[int]]:
-    """The same elements as slices with positive steps, and the axes along which they come in reverse."""
-    slices, turned = [], []
-    for axis, r in enumerate(taken):
-        if r.step < 0 and len(r):
-            turned.append(axis)
-            r = r[::-1]
-        slices.append(slice(r.start, r.start + len(r) * abs(r.step), abs(r.step)))
-    return tuple(slices), turned
+def _slice_by_index(x: Tensor, **bounds: Any) -> Tensor:
+    part = _part(x, **bounds)
+    cut = x[part.slices]
+    cut = cut.flip(part.reversed) if part.reversed else cut
+    return cut.squeeze(part.dropped) if part.dropped else cut
 
 
-def _slice_by_index(
-    x: Tensor,
-    begin: Tensor,
-    end: Tensor,
-    stride: Tensor | None = None,
-    begin_mask: Tensor | None = None,
-    end_mask: Tensor | None = None,
-    squeeze_mask: Tensor | None = None,
-) -> Tensor:
-    taken, gone = _ranges(x, begin, end, stride, begin_mask, end_mask, squeeze_mask)
-    slices, turned = _ascending(taken)
-    found = x[slices]
-    found = found.flip(turned) if turned else found
-    return found.squeeze(gone) if gone else found
-
-
-def _slice_update(
-    x: Tensor,
-    update: Tensor,
-    begin: Tensor,
-    end: Tensor,
-    stride: Tensor | None = None,
-    begin_mask: Tensor | None = None,
-    end_mask: Tensor | None = None,
-    squeeze_mask: Tensor | None = None,
-) -> Tensor:
-    taken, _ = _ranges(x, begin, end, stride, begin_mask, end_mask, squeeze_mask)
-    slices, turned = _ascending(taken)
+def _slice_update(x: Tensor, update: Tensor, **bounds: Any) -> Tensor:
+    part = _part(x, **bounds)
     written = x.clone()
-    written[slices] = update.reshape([len(r) for r in taken]).flip(turned)
+    written[part.slices] = update.reshape(part.shape).flip(part.reversed)
     return written
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from converter.runtime import PackageError, functions, load
-from converter.runtime.halves import parts
+from converter.runtime.chunks import chunk_paths
 from converter.runtime.outline import read_outline
 from converter.runtime.program import declared, own_features, read_program
 from tests.support.cut import cut
@@ -48,15 +48,15 @@ def given(path):
 )
 def test_the_second_half_lies_beside_the_first_by_its_name(tmp_path, name, second):
     with pytest.raises(PackageError, match=f"{second}, the second half of {name}, is missing"):
-        parts(tmp_path / name)
+        chunk_paths(tmp_path / name)
     (tmp_path / second).mkdir()
-    assert parts(tmp_path / name) == (tmp_path / name, tmp_path / second)
-    assert parts(tmp_path / second) == (tmp_path / second,)
+    assert chunk_paths(tmp_path / name) == (tmp_path / name, tmp_path / second)
+    assert chunk_paths(tmp_path / second) == (tmp_path / second,)
 
 
 @pytest.mark.parametrize("name", ["unet.mlpackage", "unet_chunk2.mlpackage", "unet_chunk1", "unet_chunk11.mlpackage"])
 def test_other_packages_are_whole(name):
-    assert parts(Path(name)) == (Path(name),)
+    assert chunk_paths(Path(name)) == (Path(name),)
 
 
 @pytest.mark.parametrize("precision", ["fast", "fp32", "fp16", "ane"])

@@ -1,4 +1,4 @@
-"""What a rule is asked about: one function of a package on one chip."""
+"""What a rule looks at: one function of a package on one chip."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def megabytes(count: float) -> str:
 
 
 @dataclass(frozen=True)
-class Subject:
+class RuleContext:
     """One function, where its operations can run, and the package it is in."""
 
     listing: Listing
