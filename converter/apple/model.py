@@ -12,7 +12,7 @@ from converter.errors import CheckpointError
 from converter.families.registry import MODELS
 from converter.networks.registry import TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAE_DECODER, VAE_ENCODER, text_encoders
 from converter.runtime.chunks import chunk_paths
-from converter.runtime.outline import Outline, read_outline
+from converter.runtime.summary import ProgramSummary, read_summary
 
 _AUTOENCODER = (VAE_DECODER.name, VAE_ENCODER.name)
 #: The networks beside the UNet.
@@ -77,26 +77,26 @@ class AppleModel:
         return text_encoders(self.networks)
 
 
-def _refuse(outline: Outline, what: str, accepted: str) -> CheckpointError:
-    return CheckpointError(f"{outline.path.name} has {what}; Apple's converter gives {accepted}")
+def _refuse(summary: ProgramSummary, what: str, accepted: str) -> CheckpointError:
+    return CheckpointError(f"{summary.path.name} has {what}; Apple's converter gives {accepted}")
 
 
-def _input(outline: Outline, name: str, rank: int, accepted: str) -> tuple[int, ...]:
-    feature = outline.inputs.get(name)
+def _input(summary: ProgramSummary, name: str, rank: int, accepted: str) -> tuple[int, ...]:
+    feature = summary.inputs.get(name)
     if feature is None:
-        raise _refuse(outline, f"no input {name}, but {', '.join(outline.inputs)}", accepted)
+        raise _refuse(summary, f"no input {name}, but {', '.join(summary.inputs)}", accepted)
     if len(feature.shape) != rank or not np.issubdtype(feature.dtype, np.floating):
-        raise _refuse(outline, f"{name} {feature.dtype} {list(feature.shape)}", f"{name} {accepted}")
+        raise _refuse(summary, f"{name} {feature.dtype} {list(feature.shape)}", f"{name} {accepted}")
     return feature.shape
 
 
-def _output(outline: Outline, names: tuple[str, ...], rank: int, accepted: str) -> tuple[int, ...]:
-    name = next((n for n in names if n in outline.outputs), None)
+def _output(summary: ProgramSummary, names: tuple[str, ...], rank: int, accepted: str) -> tuple[int, ...]:
+    name = next((n for n in names if n in summary.outputs), None)
     if name is None:
-        raise _refuse(outline, f"the outputs {', '.join(outline.outputs)}", " or ".join(names))
-    shape = outline.shape(name)
+        raise _refuse(summary, f"the outputs {', '.join(summary.outputs)}", " or ".join(names))
+    shape = summary.shape(name)
     if len(shape) != rank:
-        raise _refuse(outline, f"{name} {list(shape)}", f"{name} {accepted}")
+        raise _refuse(summary, f"{name} {list(shape)}", f"{name} {accepted}")
     return shape
 
 
@@ -113,38 +113,38 @@ class _UNet:
     guidance_width: int | None
 
 
-def _unet(outline: Outline) -> _UNet:
-    unknown = sorted(set(outline.inputs) - {*_NEEDED, *_XL, _GUIDANCE})
+def _unet(summary: ProgramSummary) -> _UNet:
+    unknown = sorted(set(summary.inputs) - {*_NEEDED, *_XL, _GUIDANCE})
     if unknown:
-        raise _refuse(outline, f"the inputs {', '.join(unknown)}", ", ".join((*_NEEDED, *_XL)))
-    batch, channels, height, width = _input(outline, "sample", 4, "[batch, channels, height, width]")
+        raise _refuse(summary, f"the inputs {', '.join(unknown)}", ", ".join((*_NEEDED, *_XL)))
+    batch, channels, height, width = _input(summary, "sample", 4, "[batch, channels, height, width]")
     if batch not in _BATCHES:
-        raise _refuse(outline, f"a batch of {batch}", "2, or 1 with --unet-batch-one")
-    states = _input(outline, "encoder_hidden_states", 4, "[batch, width, 1, tokens]")
-    if states[0] != batch or states[2] != 1 or _input(outline, "timestep", 1, "[batch]") != (batch,):
-        raise _refuse(outline, f"encoder_hidden_states {list(states)} for {batch} rows", "[batch, width, 1, tokens]")
+        raise _refuse(summary, f"a batch of {batch}", "2, or 1 with --unet-batch-one")
+    states = _input(summary, "encoder_hidden_states", 4, "[batch, width, 1, tokens]")
+    if states[0] != batch or states[2] != 1 or _input(summary, "timestep", 1, "[batch]") != (batch,):
+        raise _refuse(summary, f"encoder_hidden_states {list(states)} for {batch} rows", "[batch, width, 1, tokens]")
     ids = pooled = None
-    if given := [name for name in _XL if name in outline.inputs]:
+    if given := [name for name in _XL if name in summary.inputs]:
         if len(given) != len(_XL):
-            raise _refuse(outline, f"{given[0]} alone", " with ".join(_XL))
+            raise _refuse(summary, f"{given[0]} alone", " with ".join(_XL))
         # Packages of 2023 have the two rows as one of twelve numbers.
-        ids, rest = divmod(int(np.prod(outline.inputs["time_ids"].shape)), batch)
+        ids, rest = divmod(int(np.prod(summary.inputs["time_ids"].shape)), batch)
         if rest or ids not in _XL_FAMILIES:
-            shape = list(outline.inputs["time_ids"].shape)
-            raise _refuse(outline, f"time_ids {shape} for {batch} rows", "6 numbers a row, 5 for the refiner")
-        pooled = _input(outline, "text_embeds", 2, "[batch, width]")[1]
-    guidance = _input(outline, _GUIDANCE, 2, "[batch, width]")[1] if _GUIDANCE in outline.inputs else None
+            shape = list(summary.inputs["time_ids"].shape)
+            raise _refuse(summary, f"time_ids {shape} for {batch} rows", "6 numbers a row, 5 for the refiner")
+        pooled = _input(summary, "text_embeds", 2, "[batch, width]")[1]
+    guidance = _input(summary, _GUIDANCE, 2, "[batch, width]")[1] if _GUIDANCE in summary.inputs else None
     return _UNet(batch, channels, height, width, states[1], states[3], ids, pooled, guidance)
 
 
-def _family(unet: _UNet, text_encoder: Outline | None) -> str:
+def _family(unet: _UNet, text_encoder: ProgramSummary | None) -> str:
     if unet.time_ids is not None:
         return _XL_FAMILIES[unet.time_ids]
     # The two text encoders differ in their activation: CLIP's quick_gelu has a sigmoid; OpenCLIP's encoder, Stable Diffusion 2's, has the exact one.
     return "sd2" if text_encoder is not None and "gelu" in text_encoder.kinds else "sd1"
 
 
-def attention_implementation(unet: Outline) -> str:
+def attention_implementation(unet: ProgramSummary) -> str:
     """Return which of Apple's implementations of attention a UNet has (see `converter.networks.attention`), or "unknown"."""
     if "einsum" not in unet.kinds:
         return "original" if "matmul" in unet.kinds else "unknown"
@@ -156,13 +156,13 @@ def attention_implementation(unet: Outline) -> str:
     return "split_einsum_v2" if cut else "split_einsum"
 
 
-def _check_text(encoders: dict[str, Outline], unet: _UNet, unet_name: str) -> None:
+def _check_text(encoders: dict[str, ProgramSummary], unet: _UNet, unet_name: str) -> None:
     states = {}
-    for name, outline in encoders.items():
-        tokens = _input(outline, "input_ids", 2, "fp32 [1, tokens]")[1]
-        states[name] = _output(outline, _STATES, 3, "[1, tokens, width]")[2]
+    for name, summary in encoders.items():
+        tokens = _input(summary, "input_ids", 2, "fp32 [1, tokens]")[1]
+        states[name] = _output(summary, _STATES, 3, "[1, tokens, width]")[2]
         if tokens != unet.tokens:
-            raise CheckpointError(f"{outline.path.name} gives {tokens} tokens, {unet_name} takes {unet.tokens}")
+            raise CheckpointError(f"{summary.path.name} gives {tokens} tokens, {unet_name} takes {unet.tokens}")
     if sum(states.values()) != unet.context_width:
         widths = " and ".join(f"{name}'s {width}" for name, width in states.items())
         raise CheckpointError(f"{unet_name} takes states {unet.context_width} wide, which are not {widths}")
@@ -174,9 +174,9 @@ def _check_text(encoders: dict[str, Outline], unet: _UNet, unet_name: str) -> No
         )
 
 
-def _check_autoencoder(outlines: dict[str, Outline], unet: _UNet, unet_name: str) -> tuple[int, int]:
+def _check_autoencoder(summaries: dict[str, ProgramSummary], unet: _UNet, unet_name: str) -> tuple[int, int]:
     """The latents' channels and how many pixels a latent is a side."""
-    decoder = outlines[VAE_DECODER.name]
+    decoder = summaries[VAE_DECODER.name]
     _, channels, height, width = _input(decoder, "z", 4, "[1, channels, height, width]")
     image = _output(decoder, ("image",), 4, "[1, 3, height, width]")
     if (height, width) != (unet.height, unet.width):
@@ -193,7 +193,7 @@ def _check_autoencoder(outlines: dict[str, Outline], unet: _UNet, unet_name: str
         raise _refuse(
             decoder, f"pictures {image[3]}x{image[2]} of latents {width}x{height}", "pictures 8 times as large"
         )
-    if (encoder := outlines.get(VAE_ENCODER.name)) is not None:
+    if (encoder := summaries.get(VAE_ENCODER.name)) is not None:
         picture = _input(encoder, "x", 4, "[1, 3, height, width]")
         if picture[2:] != image[2:]:
             raise CheckpointError(
@@ -222,28 +222,28 @@ def recognise_apple(folder: Path) -> AppleModel:
     """
     layout = find_layout(folder)
     unet_name = _unet_name(layout)
-    outline = read_outline(layout.paths[unet_name])
-    unet = _unet(outline)
-    outlines = {name: read_outline(path) for name, path in layout.paths.items() if name in _OTHERS}
-    family = _family(unet, outlines.get(TEXT_ENCODER.name))
+    summary = read_summary(layout.paths[unet_name])
+    unet = _unet(summary)
+    summaries = {name: read_summary(path) for name, path in layout.paths.items() if name in _OTHERS}
+    family = _family(unet, summaries.get(TEXT_ENCODER.name))
     published = MODELS[family]
     wanted = (*published.text_encoders, VAE_DECODER.name)
     if missing := [name for name in wanted if name not in layout.paths]:
         raise CheckpointError(
             f"{folder} lacks {' and '.join(missing)}, which {family} needs; it has {', '.join(layout.paths)}"
         )
-    used = (*wanted[:-1], unet_name, *(name for name in _AUTOENCODER if name in outlines))
-    encoders = {name: outlines[name] for name in wanted[:-1]}
-    _check_text(encoders, unet, outline.path.name)
-    channels, factor = _check_autoencoder(outlines, unet, outline.path.name)
+    used = (*wanted[:-1], unet_name, *(name for name in _AUTOENCODER if name in summaries))
+    encoders = {name: summaries[name] for name in wanted[:-1]}
+    _check_text(encoders, unet, summary.path.name)
+    channels, factor = _check_autoencoder(summaries, unet, summary.path.name)
     rows = [one.embedding_rows for one in encoders.values()]
     known = [n for n in rows if n is not None]
     # A UNet that was cut in two has lost what its maker said of it.
-    said = [outline, *outlines.values()]
+    said = [summary, *summaries.values()]
     versions = (one.version for one in said if one.version)
     tools = (one.metadata[_COREMLTOOLS] for one in said if _COREMLTOOLS in one.metadata)
     run = {part for name in used for part in chunk_paths(layout.paths[name])}
-    compressed = any(kind.startswith("constexpr_") for kind in outline.kinds)
+    compressed = any(kind.startswith("constexpr_") for kind in summary.kinds)
     return AppleModel(
         folder=folder,
         version=next(versions, layout.version),
@@ -262,7 +262,7 @@ def recognise_apple(folder: Path) -> AppleModel:
         inpainting=unet.channels != channels,
         guidance_width=unet.guidance_width,
         time_ids=unet.time_ids,
-        attention=attention_implementation(outline),
-        precision="compressed" if compressed else outline.inputs["sample"].dtype.name,
+        attention=attention_implementation(summary),
+        precision="compressed" if compressed else summary.inputs["sample"].dtype.name,
         coremltools=next(tools, "unknown"),
     )

@@ -21,6 +21,7 @@ import numpy as np
 from converter.mil.graph import HEAVY
 from converter.mil.mlproto import mil
 from converter.mil.tensor import FP32, is_identifier, set_string, set_type, type_number
+from converter.runtime.body import type_of
 from converter.runtime.compressed import decodes
 from converter.runtime.constants import dtype_of
 from converter.runtime.feature import PackageError
@@ -120,7 +121,7 @@ def blocks(path: Path, function: str = "main") -> tuple[Block, ...]:
     for name, within in found.items():
         inner = {places[o.name] for op in within for o in op.outputs}
         handed_on = [
-            Block(name, o.name, shape, dtype_of(o.type, o.name))
+            Block(name, o.name, shape, dtype_of(type_of(o.type), o.name))
             for op in within
             for o in op.outputs
             if takers.get(o.name, set()) - inner and o.name not in body.outputs and is_identifier(o.name)

@@ -24,8 +24,8 @@ from converter.networks.features import Arrays, random_inputs
 from converter.runtime import Network, load
 from converter.runtime.chunks import chunk_paths
 from converter.runtime.mil import MILNetwork
-from converter.runtime.outline import read_outline
 from converter.runtime.program import declared, own_features
+from converter.runtime.summary import read_summary
 from converter.verification.verify import psnr
 
 #: The arithmetic that a device is expected to have: every result rounded to fp16, computed here.
@@ -81,7 +81,7 @@ class DeviceComparison:
 def likely_inputs(path: Path, function: str = "main") -> Arrays:
     """Inputs such as the network at ``path`` meets, always the same; see `converter.networks.features.random_inputs`."""
     inputs, _ = declared(path, function)
-    words = read_outline(path).embedding_rows if "input_ids" in inputs else None
+    words = read_summary(path).embedding_rows if "input_ids" in inputs else None
     # A compressed embedding does not show its rows; CLIP's are taken for it then.
     return random_inputs(inputs, {"vocab_size": words} if words else {})
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from converter.lint.chips import Chip
 from converter.lint.finding import Place
-from converter.lint.listing import Function, Listing, Operation
+from converter.lint.listing import Function, Operation, ProgramListing
 from converter.lint.placement import Placement
 from converter.lint.stored import Weight
 
@@ -27,7 +27,7 @@ def megabytes(count: float) -> str:
 class RuleContext:
     """One function, where its operations can run, and the package it is in."""
 
-    listing: Listing
+    listing: ProgramListing
     function: Function
     chip: Chip
     placement: Placement

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from converter.lint.stored import Blobs, Constant, Type, Weight, type_of
+from converter.lint.stored import Blobs, Constant, Weight
+from converter.runtime.body import Body, Literal, Statement, read_body
+from converter.runtime.constants import Constants
 from converter.runtime.feature import PackageError
 from converter.runtime.package import described, opened
 
@@ -36,77 +38,73 @@ class Operation:
 class Function:
     """One function of a package, with who makes and who uses each tensor."""
 
-    def __init__(self, name: str, body: Any, description: Any, data: Path, blobs: Blobs) -> None:
-        self.name, self.opset, self.description = name, str(body.opset), description
-        self.types: dict[str, Type] = {f.name: type_of(f.type) for f in body.inputs}
+    def __init__(self, name: str, opset: str, body: Body, description: Any, constants: Constants, blobs: Blobs) -> None:
+        self.name, self.opset, self.description, self.outputs = name, opset, description, body.outputs
+        self.types = dict(body.inputs)
         #: What a caller hands in; states stay with the model.
-        self.inputs = tuple(f.name for f in body.inputs if f.type.WhichOneof("type") != "stateType")
+        self.inputs = tuple(name for name, kind in body.inputs.items() if not kind.state)
         self.weights: dict[str, Weight] = {}
         self.operations: list[Operation] = []
         self.producers: dict[str, Operation] = {}
         self.consumers: dict[str, list[Operation]] = {}
         #: Names that constexpr operations take; they are no weights of the computation itself.
         self.folded: set[str] = set()
-        self._data, self._blobs = data, blobs
-        block = body.block_specializations[body.opset]
-        self.outputs = tuple(block.outputs)
-        for op in block.operations:
+        self._constants, self._blobs = constants, blobs
+        for op in body.statements:
             self._add(op)
 
-    def _constant(self, value: Any) -> Constant:
-        return Constant(type_of(value.type), value, self._data, self._blobs)
+    def _constant(self, literal: Literal) -> Constant:
+        return Constant(literal.type, literal, self._constants, self._blobs)
 
-    def _add(self, op: Any) -> None:
-        results = [o.name for o in op.outputs]
-        for out in op.outputs:
-            self.types[out.name] = type_of(out.type)
-        if op.type == "const":
+    def _add(self, op: Statement) -> None:
+        self.types |= op.outputs
+        if op.kind == "const" and "val" in op.attributes:
             constant = self._constant(op.attributes["val"])
-            self.weights[results[0]] = Weight(results[0], constant.type, (), (("val", constant),))
+            self.weights[op.name] = Weight(op.name, constant.type, (), (("val", constant),))
             return
-        name = self._constant(op.attributes["name"]).text() if "name" in op.attributes else None
-        name = name or (results[0] if results else op.type)
+        name = (op.attributes["name"].text if "name" in op.attributes else None) or op.name
         inputs: dict[str, tuple[str, ...]] = {}
-        for parameter, argument in op.inputs.items():
+        for parameter, arguments in op.inputs.items():
             names = []
-            for number, bound in enumerate(argument.arguments):
-                if bound.WhichOneof("binding") == "value":
+            for number, argument in enumerate(arguments):
+                if isinstance(argument, Literal):
                     # A value given in place becomes a weight of its own, so that rules see one kind.
-                    given, constant = f"{name}.{parameter}.{number}", self._constant(bound.value)
+                    given, constant = f"{name}.{parameter}.{number}", self._constant(argument)
                     self.weights[given] = Weight(given, constant.type, (), ((parameter, constant),))
                     self.types[given] = constant.type
                     names.append(given)
-                elif bound.name in self.types:
-                    names.append(bound.name)
+                elif argument in self.types:
+                    names.append(argument)
                 else:
-                    raise PackageError(f"{name} ({op.type}) uses {bound.name!r}, which nothing before it gives")
+                    raise PackageError(f"{name} ({op.kind}) uses {argument!r}, which nothing before it gives")
             inputs[parameter] = tuple(names)
         for number, block in enumerate(op.blocks):
-            self.types |= {f.name: type_of(f.type) for f in block.inputs}
-            for inner in block.operations:
+            self.types |= block.inputs
+            for inner in block.statements:
                 self._add(inner)
-            inputs[f"block{number}"] = tuple(block.outputs)
-        if op.type.startswith("constexpr_"):
-            self._fold(op, results[0], inputs)
+            inputs[f"block{number}"] = block.outputs
+        if op.kind.startswith("constexpr_"):
+            self._fold(op, inputs)
             return
-        operation = Operation(len(self.operations), op.type, name, inputs, tuple(results), bool(op.blocks))
+        operation = Operation(len(self.operations), op.kind, name, inputs, tuple(op.outputs), bool(op.blocks))
         self.operations.append(operation)
-        self.producers |= dict.fromkeys(results, operation)
+        self.producers |= dict.fromkeys(op.outputs, operation)
         for used in dict.fromkeys(n for names in inputs.values() for n in names):
             self.consumers.setdefault(used, []).append(operation)
 
-    def _fold(self, op: Any, name: str, inputs: dict[str, tuple[str, ...]]) -> None:
+    def _fold(self, op: Statement, inputs: dict[str, tuple[str, ...]]) -> None:
+        name = op.name
         parts = [(k, self._constant(v)) for k, v in op.attributes.items() if k != "name"]
         kinds: list[str] = []
         for parameter, names in inputs.items():
             for used in names:
                 self.folded.add(used)
                 if used not in self.weights:
-                    raise PackageError(f"{name} ({op.type}) unfolds {used!r}, which is no constant")
+                    raise PackageError(f"{name} ({op.kind}) unfolds {used!r}, which is no constant")
                 inner = self.weights[used]
                 kinds += inner.kinds
                 parts += [(k if inner.kinds else parameter, c) for k, c in inner.parts]
-        self.weights[name] = Weight(name, self.types[name], (*kinds, op.type), tuple(parts))
+        self.weights[name] = Weight(name, self.types[name], (*kinds, op.kind), tuple(parts))
 
     def tensors(self, op: Operation) -> list[str]:
         """The inputs that are computed, not constant."""
@@ -126,7 +124,7 @@ class Function:
         weight = self.weights.get(self.first(op, parameter) or "")
         if weight is None or weight.constant is None:
             return None
-        text = weight.constant.text()
+        text = weight.constant.literal.text
         return weight.constant.array() if text is None else text
 
     def axes(self, op: Operation, parameter: str, rank: int) -> tuple[int, ...]:
@@ -140,7 +138,7 @@ class Function:
 
 
 @dataclass(frozen=True)
-class Listing:
+class ProgramListing:
     """A package: the version of Core ML's format it asks for, and its functions."""
 
     path: Path
@@ -148,11 +146,12 @@ class Listing:
     functions: tuple[Function, ...]
 
 
-def read_listing(path: Path, blobs: Blobs) -> Listing:
-    """The package or compiled model at ``path``, or a model of a pipeline; raises PackageError where it cannot be read or is no ML program."""
+def read_listing(path: Path, blobs: Blobs) -> ProgramListing:
+    """List the package or compiled model at ``path``, or a model of a pipeline; raises PackageError if it is no ML program."""
     model, data = opened(path)
+    constants = Constants(data, blobs.open)
     functions = [
-        Function(name, body, described(model, name), data, blobs)
-        for name, body in sorted(model.mlProgram.functions.items())
+        Function(name, function.opset, read_body(model, path, name), described(model, name), constants, blobs)
+        for name, function in sorted(model.mlProgram.functions.items())
     ]
-    return Listing(path, int(model.specificationVersion), tuple(functions))
+    return ProgramListing(path, int(model.specificationVersion), tuple(functions))

@@ -88,16 +88,16 @@ def work_of(function: Function, op: Operation) -> int:
         letters = str(equation).split("->")[0].split(",")
         sizes: dict[str, int] = {}
         for word, used in zip(letters, op.inputs["values"], strict=False):
-            sizes |= dict(zip(word.strip(), function.types[used].fixed, strict=False))
+            sizes |= dict(zip(word.strip(), function.types[used].sizes, strict=False))
         return math.prod(sizes.values())
     if op.kind == "matmul":
         name, turned = function.first(op, "x"), function.value(op, "transpose_x")
-        shape = function.types[name or ""].fixed
+        shape = function.types[name or ""].sizes
         return results * (shape[-2] if turned is not None and bool(turned) and len(shape) > 1 else shape[-1])
     if op.kind == "scaled_dot_product_attention":
-        query, key = (function.types[function.first(op, p) or ""].fixed for p in ("query", "key"))
+        query, key = (function.types[function.first(op, p) or ""].sizes for p in ("query", "key"))
         return 2 * math.prod(query) * key[-2]
-    weight = function.types[function.first(op, "weight") or ""].fixed
+    weight = function.types[function.first(op, "weight") or ""].sizes
     if op.kind == "conv_transpose":
         return function.types[function.first(op) or ""].count * math.prod(weight[1:])
     return results * math.prod(weight[1:])

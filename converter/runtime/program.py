@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from converter.runtime.body import Literal, Statement, read_body
 from converter.runtime.chunks import chunk_features, chunk_paths
 from converter.runtime.compressed import Value, decodes
 from converter.runtime.constants import Constants, dtype_of
@@ -99,44 +100,26 @@ def declared(path: Path, function: str | None = None) -> tuple[dict[str, Feature
     return chunk_features(path, (own_features(part, function) for part in chunk_paths(path)))
 
 
-def _fixed_shape(kind: Any) -> tuple[int, ...] | None:
-    dimensions = kind.tensorType.dimensions
-    fixed = all(d.WhichOneof("dimension") == "constant" for d in dimensions)
-    return tuple(int(d.constant.size) for d in dimensions) if fixed else None
-
-
-def _bound(op: Any, constants: Constants, known: dict[str, Value]) -> Operation:
-    where = op.outputs[0].name if op.outputs else op.type
+def _runnable(op: Statement, constants: Constants, known: dict[str, Value]) -> Operation:
     if op.blocks:
-        raise PackageError(f"{where} ({op.type}) has nested blocks, which are not supported")
+        raise PackageError(f"{op.name} ({op.kind}) has nested blocks, which are not supported")
     inputs: dict[str, list[str]] = {}
     values: dict[str, list[Value]] = {}
-    for name, argument in op.inputs.items():
-        inline = [a.WhichOneof("binding") == "value" for a in argument.arguments]
-        if all(i or a.name in known for i, a in zip(inline, argument.arguments, strict=True)):
-            values[name] = [
-                constants.decode(a.value, f"{where}: {name}") if i else known[a.name]
-                for i, a in zip(inline, argument.arguments, strict=True)
-            ]
-        elif any(inline):
-            raise PackageError(f"{where} ({op.type}): {name} mixes tensors and values written in place")
+    for name, arguments in op.inputs.items():
+        if all(isinstance(a, Literal) or a in known for a in arguments):
+            where = f"{op.name}: {name}"
+            values[name] = [constants.decode(a, where) if isinstance(a, Literal) else known[a] for a in arguments]
+        elif any(isinstance(a, Literal) for a in arguments):
+            raise PackageError(f"{op.name} ({op.kind}): {name} mixes tensors and values written in place")
         else:
-            inputs[name] = [a.name for a in argument.arguments]
-    outputs, kinds = [o.name for o in op.outputs], [o.type for o in op.outputs]
-    dtypes = [dtype_of(kind, f"{name} ({op.type})") for kind, name in zip(kinds, outputs, strict=True)]
-    return Operation(op.type, inputs, values, outputs, dtypes, [_fixed_shape(kind) for kind in kinds])
+            inputs[name] = [a for a in arguments if isinstance(a, str)]
+    dtypes = [dtype_of(kind, f"{name} ({op.kind})") for name, kind in op.outputs.items()]
+    return Operation(op.kind, inputs, values, list(op.outputs), dtypes, [kind.fixed for kind in op.outputs.values()])
 
 
 def _constant(name: str, value: Value) -> Operation:
     dtype = np.dtype(np.str_) if isinstance(value, str) else value.dtype
     return Operation("const", {}, {"val": [value]}, [name], [dtype], [() if isinstance(value, str) else value.shape])
-
-
-def _block(model: Any, path: Path, function: str) -> Any:
-    body = model.mlProgram.functions[function]
-    if body.opset not in body.block_specializations:
-        raise PackageError(f"{path}: its function {function} has no operations for its opset {body.opset!r}")
-    return body.block_specializations[body.opset]
 
 
 def _check_names(given: set[str], operations: list[Operation], outputs: list[str], path: Path) -> None:
@@ -157,27 +140,30 @@ def _read_program(path: Path, named: str | None) -> Program:
     function = function_of(model, path, named)
     description = described(model, function)
     inputs, outputs, states = (_features(f, path) for f in (description.input, description.output, description.state))
-    block = _block(model, path, function)
+    body = read_body(model, path, function)
     constants = Constants(folder)
     known: dict[str, Value] = {}
     operations = []
-    types = {f.name: f.type for f in model.mlProgram.functions[function].inputs}
-    types |= {o.name: o.type for op in block.operations for o in op.outputs}
+    types = dict(body.inputs)
+    for op in body.statements:
+        types |= op.outputs
     try:
-        check_ranks(block.operations, types.get)
-        for op in block.operations:
-            if op.type == "const" and op.outputs:
-                known[op.outputs[0].name] = constants.decode(op.attributes["val"], op.outputs[0].name)
-            elif decodes(op.type, len(op.outputs)):
-                known |= {constant.name: constant for constant in constants.unfold(op, known)}
+        check_ranks(body.statements, types)
+        for op in body.statements:
+            if op.kind == "const" and op.outputs:
+                if "val" not in op.attributes:
+                    raise PackageError(f"{op.name} is a constant without a value")
+                known[op.name] = constants.decode(op.attributes["val"], op.name)
+            elif decodes(op.kind, len(op.outputs)):
+                known |= constants.unfold(op, known)
             else:
-                operations.append(_bound(op, constants, known))
+                operations.append(_runnable(op, constants, known))
     except PackageError as error:
         raise PackageError(f"{path}: {error}") from error
     # A tuple parameter may mix tensors and constants; the constants then travel as an operation of their own.
     used = {n for op in operations for names in op.inputs.values() for n in names}
     loose = [_constant(n, known[n]) for n in sorted(used & set(known))]
-    loose += [_constant(n, known[n]) for n in block.outputs if n in known and n not in used]
+    loose += [_constant(n, known[n]) for n in body.outputs if n in known and n not in used]
     _check_names({*inputs, *states}, loose + operations, [*outputs], path)
     return Program(inputs, outputs, loose + operations, states)
 

@@ -6,9 +6,9 @@ our operators compute as documented.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
 
+from converter.runtime.body import Statement, Type
 from converter.runtime.feature import PackageError
 
 #: The least and the greatest rank of a parameter; None where there is no greatest.
@@ -48,39 +48,29 @@ def _words(ranks: Ranks) -> str:
     return str(least) if least == greatest else f"{least} or more" if greatest is None else f"{least} to {greatest}"
 
 
-def _sizes(kind: Any) -> list[int | None] | None:
-    """A tensor's sizes, None where they are not fixed; None of a type that does not tell even their number."""
-    if kind.WhichOneof("type") != "tensorType":
-        return None
-    dimensions = kind.tensorType.dimensions
-    if any(d.WhichOneof("dimension") == "unknown" and d.unknown.variadic for d in dimensions):
-        return None
-    return [int(d.constant.size) if d.WhichOneof("dimension") == "constant" else None for d in dimensions]
-
-
-def _some(outputs: Any) -> bool:
+def _some(op: Statement) -> bool:
     """Whether an operation's first result has elements, as far as its type tells."""
-    sizes = _sizes(outputs[0].type) if outputs else None
-    return sizes is not None and None not in sizes and 0 not in sizes
+    first = next(iter(op.outputs.values()), None)
+    return first is not None and bool(first.fixed is not None and 0 not in first.fixed)
 
 
-def check_ranks(operations: Iterable[Any], type_of: Callable[[str], Any]) -> None:
-    """Raise PackageError naming the first of the operation messages that is given a tensor of a rank it does not take.
+def check_ranks(statements: Iterable[Statement], types: Mapping[str, Type]) -> None:
+    """Raise PackageError naming the first operation that is given a tensor of a rank it does not take.
 
-    ``type_of`` gives the ValueType message of a named value, or None.
+    ``types`` are those of the named values.
     """
-    for op in operations:
-        where = op.outputs[0].name if op.outputs else op.type
-        for parameter, argument in op.inputs.items():
-            for bound in argument.arguments:
-                kind = bound.value.type if bound.WhichOneof("binding") == "value" else type_of(bound.name)
-                sizes = None if kind is None else _sizes(kind)
-                if sizes is None:
+    for op in statements:
+        for parameter, arguments in op.inputs.items():
+            least, greatest = RANKS.get((op.kind, parameter), (0, None))
+            for argument in arguments:
+                given = types.get(argument) if isinstance(argument, str) else argument.type
+                if given is None or given.kind != "tensorType" or given.state or not given.ranked:
                     continue
-                ranks = RANKS.get((op.type, parameter), (0, None))
-                if len(sizes) < ranks[0] or (ranks[1] is not None and len(sizes) > ranks[1]):
+                rank = len(given.shape)
+                if rank < least or (greatest is not None and rank > greatest):
                     raise PackageError(
-                        f"{where} ({op.type}): {parameter} has rank {len(sizes)}; rank {_words(ranks)} is accepted"
+                        f"{op.name} ({op.kind}): {parameter} has rank {rank}; "
+                        f"rank {_words((least, greatest))} is accepted"
                     )
-                if parameter == "x" and op.type in _SOME and 0 in sizes and _some(op.outputs):
-                    raise PackageError(f"{where} ({op.type}): x has no elements along the axes it is folded over")
+                if parameter == "x" and op.kind in _SOME and 0 in given.shape and _some(op):
+                    raise PackageError(f"{op.name} ({op.kind}): x has no elements along the axes it is folded over")

@@ -23,8 +23,8 @@ from converter.folder import ModelFolder
 from converter.lint.packages import packages_in
 from converter.mil.mlproto import ml
 from converter.runtime import Feature, PackageError, load
-from converter.runtime.outline import Operation, Outline
 from converter.runtime.program import read_model
+from converter.runtime.summary import Operation, ProgramSummary
 from converter.sources.clip_vocabulary import tokenizer_files
 from server.cli.main import main
 from server.models.library import ready_model
@@ -197,7 +197,7 @@ def test_attention_is_told_by_how_long_its_rows_of_queries_are(maps, queries, ex
     made = [Operation("conv", f"to_q_{n}", (2, 8, 1, n), "h") for n in (*maps, 77)]
     asked = [Operation("einsum", f"logits_{n}", (2, 77, 1, n), None) for n in queries]
     states = Feature("encoder_hidden_states", (2, 768, 1, 77), np.dtype(np.float16))
-    unet = Outline(Path("unet.mlpackage"), {states.name: states}, {}, (*made, *asked), "", {})
+    unet = ProgramSummary(Path("unet.mlpackage"), {states.name: states}, {}, (*made, *asked), "", {})
     assert attention_implementation(unet) == expected
 
 

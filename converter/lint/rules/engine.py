@@ -103,7 +103,7 @@ def axes(context: RuleContext) -> Iterator[Problem]:
         if not context.placement.on_engine(op):
             continue
         for name in (*function.tensors(op), *op.outputs):
-            shape = function.types[name].fixed
+            shape = function.types[name].sizes
             # Of three axes the last is the width for certain; of two neither need be.
             inner = shape[2:] if len(shape) > 2 else ()
             over = max(max(inner, default=0) / chip.axis, max(shape[: len(shape) - len(inner)], default=0) / WIDEST)
@@ -138,7 +138,7 @@ def _kernel_faults(context: RuleContext, op: Operation) -> Iterator[tuple[str, s
             yield "The engine pools at strides of 1, 2 and 4 only.", "Pool in steps of 2 or 4.", f"stride {strides}"
         return
     weight = function.weights.get(function.first(op, "weight") or "")
-    kernel = function.types[function.first(op, "weight") or ""].fixed[2:]
+    kernel = function.types[function.first(op, "weight") or ""].sizes[2:]
     if kernel and max(kernel) > chip.kernel:
         what = f"A kernel is larger than {chip.name}'s engine takes ({chip.kernel} a side)."
         yield what, "Compose it of smaller kernels.", f"kernel {list(kernel)}"

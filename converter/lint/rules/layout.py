@@ -55,7 +55,7 @@ def linear_layers(context: RuleContext) -> Iterator[Problem]:
         if constant not in function.weights or x in function.weights or x is None:
             continue
         many = len(function.types[x].shape) > 2
-        work = function.types[op.outputs[0]].count * function.types[x].fixed[-1]
+        work = function.types[op.outputs[0]].count * function.types[x].sizes[-1]
         yield Problem(
             "W1",
             "warning" if many else "note",
@@ -124,7 +124,7 @@ def padding(context: RuleContext) -> Iterator[Problem]:
             kind = function.types[name]
             if not kind.shape or kind.dtype != "fp16":
                 continue
-            row = kind.fixed[-1] * 2
+            row = kind.sizes[-1] * 2
             takes = kind.nbytes // row * -(-row // _ROW) * _ROW
             plain, padded = plain + kind.nbytes, padded + takes
             if takes > kind.nbytes:
@@ -161,7 +161,7 @@ def _only_products(function: Function, op: Operation) -> bool:
 
 def _turns_rows(function: Function, op: Operation) -> bool:
     """Whether a transpose or reshape takes rows of the last axis apart."""
-    before, after = function.types[function.first(op) or ""].fixed, function.types[op.outputs[0]].fixed
+    before, after = function.types[function.first(op) or ""].sizes, function.types[op.outputs[0]].sizes
     if op.kind == "transpose":
         order = np.atleast_1d(function.value(op, "perm"))
         return int(order[-1]) % len(before) != len(before) - 1 and not _only_products(function, op)
@@ -198,7 +198,7 @@ def joined_rows(context: RuleContext) -> Iterator[Problem]:
         rank = len(function.types[op.outputs[0]].shape)
         if rank < 3 or function.axes(op, "axis", rank) != (rank - 1,):
             continue
-        widths = [function.types[n].fixed[-1] for n in op.inputs["values"]]
+        widths = [function.types[n].sizes[-1] for n in op.inputs["values"]]
         if any(w % _HALVES for w in widths[:-1]):
             yield Problem(
                 "W5",

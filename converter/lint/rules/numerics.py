@@ -154,7 +154,7 @@ def inexact_indices(context: RuleContext) -> Iterator[Problem]:
         indices = function.first(op, "indices")
         if op.kind not in ("gather", "gather_along_axis", "gather_nd") or indices is None:
             continue
-        shape = function.types[function.first(op) or ""].fixed
+        shape = function.types[function.first(op) or ""].sizes
         axes = function.axes(op, "axis", len(shape)) or (0,)
         origin = _origin(function, indices, MOVES | {"cast"})
         if function.types[origin].dtype == "fp16" and shape[axes[0]] > _EXACT_INTEGERS:

@@ -8,7 +8,7 @@ import numpy as np
 
 from converter.lint.context import MIB, SMALL, RuleContext, megabytes
 from converter.lint.finding import Problem
-from converter.lint.listing import Function, Listing
+from converter.lint.listing import Function, ProgramListing
 from converter.lint.stored import Constant, Weight
 
 #: Opset -> the least version of Core ML's format that has it: macOS 12, 13, 14, 15, 26.
@@ -144,7 +144,7 @@ def traffic(context: RuleContext) -> Iterator[Problem]:
     function = context.function
     total = 0
     for name in (*function.inputs, *function.outputs):
-        kind, fixed = function.types[name], function.types[name].fixed
+        kind, fixed = function.types[name], function.types[name].sizes
         total += kind.nbytes
         if name in function.inputs and kind.dtype.startswith(("int", "uint")):
             what = "An integer input keeps the program's beginning off the engine, and some systems the whole of it."
@@ -187,7 +187,7 @@ def _same(a: Constant, b: Constant) -> bool:
     return bool(a.known[key])
 
 
-def twice_stored(listing: Listing, contexts: list[RuleContext]) -> Iterator[Problem]:
+def twice_stored(listing: ProgramListing, contexts: list[RuleContext]) -> Iterator[Problem]:
     """W7: weights that lie in the file twice; across all of a package's functions."""
     seen: set[object] = set()
     groups: dict[object, list[Constant]] = {}

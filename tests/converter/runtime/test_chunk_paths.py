@@ -10,8 +10,8 @@ import pytest
 
 from converter.runtime import PackageError, functions, load
 from converter.runtime.chunks import chunk_paths
-from converter.runtime.outline import read_outline
 from converter.runtime.program import declared, own_features, read_program
+from converter.runtime.summary import read_summary
 from tests.support.cut import cut
 from tests.support.half_programs import half, mb, package_of_program
 from tests.support.mil_text import compiled
@@ -72,13 +72,13 @@ def test_what_the_first_half_hands_to_the_second_does_not_show(unet, halves):
     assert len(handed) > 1
     assert handed < set(own_features(halves[1])[0])
     assert declared(halves[0]) == declared(unet)
-    assert (read_outline(halves[0]).inputs, read_outline(halves[0]).outputs) == declared(unet)
+    assert (read_summary(halves[0]).inputs, read_summary(halves[0]).outputs) == declared(unet)
     assert functions(halves[0]) == ("main",)
 
 
-def test_an_outline_shows_the_operations_of_both_halves(halves, tmp_path):
-    alone = [read_outline(Path(shutil.copytree(path, tmp_path / f"{n}.mlpackage"))) for n, path in enumerate(halves)]
-    assert read_outline(halves[0]).operations == alone[0].operations + alone[1].operations
+def test_a_summary_shows_the_operations_of_both_halves(halves, tmp_path):
+    alone = [read_summary(Path(shutil.copytree(path, tmp_path / f"{n}.mlpackage"))) for n, path in enumerate(halves)]
+    assert read_summary(halves[0]).operations == alone[0].operations + alone[1].operations
 
 
 def test_compiled_halves_are_read_as_the_packages(halves, tmp_path):
@@ -115,7 +115,7 @@ def test_values_of_one_name_in_both_halves_are_kept_apart(tmp_path, precision):
 
 def test_a_missing_half_is_named(copies):
     shutil.rmtree(copies[1])
-    for read in (load, declared, read_outline, read_program):
+    for read in (load, declared, read_summary, read_program):
         with pytest.raises(PackageError, match=rf"{copies[1].name}, the second half of {copies[0].name}, is missing"):
             read(copies[0])
 
@@ -132,6 +132,6 @@ def test_a_damaged_half_is_named(copies, which, file):
 def test_halves_of_different_networks_are_refused(tmp_path):
     path = small(tmp_path, [half(2)], lambda x: mb.relu(x=x, name="h"), "n_chunk1.mlpackage")
     small(tmp_path, [half(3)], lambda h: mb.relu(x=h, name="y"), "n_chunk2.mlpackage")
-    for read in (load, declared, read_outline):
+    for read in (load, declared, read_summary):
         with pytest.raises(PackageError, match=r"n_chunk1.*not fit together: h is given as \[2\] and taken as \[3\]"):
             read(path)

@@ -1,12 +1,12 @@
-"""What a package's or compiled model's program shows of itself without its weights: features, operations, shapes."""
+"""A package's or compiled model's program in short, without its weights: features, operations, shapes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from converter.runtime.body import Body, read_body
 from converter.runtime.chunks import chunk_features, chunk_paths
 from converter.runtime.feature import Feature, features
 from converter.runtime.package import described, function_of, read_model
@@ -23,7 +23,7 @@ class Operation:
 
 
 @dataclass(frozen=True)
-class Outline:
+class ProgramSummary:
     """A model's inputs, outputs and operations.
 
     version: what its maker said the model is (Apple's converter: the --model-version).
@@ -55,36 +55,34 @@ class Outline:
         return next((shape[0] for shape in looked_up if len(shape) == 2), None)
 
 
-def _operations(block: Any) -> Iterable[Operation]:
-    for op in block.operations:
-        kind = op.outputs[0].type if op.outputs else None
-        if kind is None or kind.WhichOneof("type") != "tensorType":
-            continue
-        shape = tuple(int(d.constant.size) for d in kind.tensorType.dimensions)
-        arguments = op.inputs["x"].arguments if "x" in op.inputs else ()
-        yield Operation(op.type, op.outputs[0].name, shape, arguments[0].name if arguments else None)
+def _operations(body: Body) -> Iterator[Operation]:
+    for op in body.statements:
+        if op.outputs:
+            output, kind = next(iter(op.outputs.items()))
+            if kind.kind == "tensorType" and not kind.state:
+                yield Operation(op.kind, output, tuple([n or 0 for n in kind.shape]), op.argument("x"))
 
 
-def _outline(path: Path) -> Outline:
+def _summary(path: Path) -> ProgramSummary:
     model = read_model(path)
     function = function_of(model, path, None)
-    description, body = described(model, function), model.mlProgram.functions[function]
-    return Outline(
+    description = described(model, function)
+    return ProgramSummary(
         path,
         features(description.input),
         features(description.output),
-        tuple(_operations(body.block_specializations[body.opset])),
+        tuple(_operations(read_body(model, path, function))),
         model.description.metadata.versionString,
         dict(model.description.metadata.userDefined),
     )
 
 
-def read_outline(path: Path) -> Outline:
-    """The outline of an .mlpackage or .mlmodelc, or of both halves of a network cut in two if ``path`` is the first.
+def read_summary(path: Path) -> ProgramSummary:
+    """Return the summary of an .mlpackage or .mlmodelc, or of both halves of a network cut in two if ``path`` is the first.
 
     Raises PackageError where it cannot be read or is no ML program.
     """
-    outlines = [_outline(part) for part in chunk_paths(path)]
-    inputs, outputs = chunk_features(path, ((o.inputs, o.outputs) for o in outlines))
-    operations = tuple(operation for outline in outlines for operation in outline.operations)
-    return replace(outlines[0], inputs=inputs, outputs=outputs, operations=operations)
+    summaries = [_summary(part) for part in chunk_paths(path)]
+    inputs, outputs = chunk_features(path, ((o.inputs, o.outputs) for o in summaries))
+    operations = tuple(operation for summary in summaries for operation in summary.operations)
+    return replace(summaries[0], inputs=inputs, outputs=outputs, operations=operations)
