@@ -17,10 +17,14 @@ def shown(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def cut(text: str, most: int) -> str:
+    """Return a text, or its first ``most`` characters and how many there are."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
+
+
 def quoted(value: object, most: int = 200) -> str:
-    """A value of a file as Python writes it, cut where it is long, for a message."""
-    found = repr(value)
-    return found if len(found) <= most else f"{found[:most]}... ({len(found)} characters)"
+    """Return a value of a file as Python writes it, cut where it is long, for a message."""
+    return cut(repr(value), most)
 
 
 class AnemoneError(Exception):

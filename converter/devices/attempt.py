@@ -1,7 +1,8 @@
-"""A program's first load and prediction on a compute unit, in a process of its own that may die of it.
+"""A program's first load and prediction on a compute unit, in a child process that may die of it.
 
 Core ML loads a program for the Neural Engine whose compilation for it failed, and kills the process in the first
-prediction (coremltools #2758): nothing can be caught, only lost.
+prediction (coremltools #2758): nothing can be caught. `converter.devices.child` cannot be used here: the server's worker
+is a daemonic process, and multiprocessing gives those no children.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.devices.child import LIMIT_SECONDS, ending
-from converter.errors import AnemoneError
+from converter.errors import AnemoneError, cut
 from converter.runtime import ComputeUnit, Feature, load
 from converter.runtime.chunks import chunk_paths
 
 _LIMIT_EXCEEDED_SECONDS = 60
-_LONGEST = 1000
+#: Characters of a message: a pipe holds it whole, since nobody reads it before the process has ended.
+_LONGEST = 900
 _CHILD = (
     "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given.pop('sys_path'); "
     "from converter.devices.attempt import child; child(**given)"
@@ -128,19 +130,14 @@ def _outcome(path: Path, function: str, units: ComputeUnit, say: Callable[..., N
         found = network.predict(inputs)
         say(predict_seconds=time.monotonic() - began)
     except (AnemoneError, ImportError) as error:
-        return {"error": _short(str(error))}
+        return {"error": cut(str(error), _LONGEST)}
     except Exception as error:  # whatever Core ML says
         # A full disk, as a package is compiled, says nothing of the unit.
         if isinstance(error, OSError | MemoryError) or os.strerror(errno.ENOSPC) in str(error):
-            return {"error": _short(f"{path} could not be tried: {error}")}
-        return {"done": _short(f"{type(error).__name__}: {error}")}
+            return {"error": cut(f"{path} could not be tried: {error}", _LONGEST)}
+        return {"done": cut(f"{type(error).__name__}: {error}", _LONGEST)}
     wrong = [name for name, array in found.items() if not np.isfinite(array).all()]
     return {"done": f"its {' and '.join(wrong)} has numbers that are not finite" if wrong else None}
-
-
-def _short(message: str) -> str:
-    """A message that a pipe holds whole, since nobody reads it before the process has ended, and a person to its end."""
-    return message if len(message) <= _LONGEST else f"{message[:_LONGEST]}..."
 
 
 def _leave_with_parent() -> None:

@@ -18,19 +18,20 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from itertools import count
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter, ValidationError
 
 from converter.devices.attempt import attempt
 from converter.devices.units import Settings, asked_units, unit_order
-from converter.errors import AnemoneError, CheckpointError
+from converter.errors import AnemoneError
 from converter.folder import ModelFolder, Package
 from converter.runtime import ComputeUnit, Network
 from converter.runtime.chunks import chunk_paths
 from converter.runtime.package import fingerprint
-from converter.sources.configs import FLAG, NOT_NEGATIVE_OR_NONE, REQUIRED, TEXT, TEXT_OR_NONE, Key, Table, read_config
 
 log = logging.getLogger("anemone.trials")
 
@@ -41,6 +42,9 @@ _NUMBERS = count()
 
 class UnitError(AnemoneError):
     """A network runs on none of the compute units it may run on."""
+
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,8 @@ class Verdict:
     units: str
     ok: bool
     reason: str | None
-    load_seconds: float | None
-    predict_seconds: float | None
+    load_seconds: Seconds
+    predict_seconds: Seconds
 
 
 def _cpu() -> str:
@@ -90,50 +94,49 @@ def _fingerprint(folder: Path, path: str) -> str:
     return fingerprint(*chunk_paths(package)) if os.path.isdir(package) else ""
 
 
-#: A verdict as its file has it: on a machine, and on a package as it was then.
-_ENTRY: Table = {
-    **{
-        name: Key("read", REQUIRED, TEXT) for name in ("machine", "fingerprint", "network", "path", "function", "units")
-    },
-    "ok": Key("read", REQUIRED, FLAG),
-    "reason": Key("read", REQUIRED, TEXT_OR_NONE),
-    **{name: Key("read", REQUIRED, NOT_NEGATIVE_OR_NONE) for name in ("load_seconds", "predict_seconds")},
-}
+@dataclass(frozen=True)
+class _Entry(Verdict):
+    """A verdict as its file has it: of a machine, and of a package as it was then."""
+
+    machine: str
+    fingerprint: str
 
 
-def _whole(where: Path, found: Any) -> bool:
-    """Whether a value of a file is a verdict; what is none counts for nothing, and is found again."""
+_ENTRY = TypeAdapter(_Entry)
+
+
+def _read_entry(where: Path, value: Any) -> _Entry | None:
+    """Return a value of a file as a verdict; None where it is not one: such a verdict is found again."""
     try:
-        read_config(str(where), found if isinstance(found, dict) else {}, _ENTRY)
-    except CheckpointError as error:
-        log.warning("%s, so it counts for nothing", error)
-        return False
-    return True
+        return _ENTRY.validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        log.warning("%s has a verdict that is not one (%s), so it counts for nothing", where, error.errors()[0]["msg"])
+        return None
 
 
-def _entries(folder: Path) -> list[dict[str, Any]]:
-    """The file's verdicts of all machines; none where there is no file, or it is damaged: they are found again."""
+def _entries(folder: Path) -> list[_Entry]:
+    """Return the file's verdicts of all machines; none if it is missing or damaged: they are found again."""
     try:
-        found = json.loads((folder / FILE).read_text(encoding="utf-8"))["verdicts"]
+        values = json.loads((folder / FILE).read_text(encoding="utf-8"))["verdicts"]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         log.warning("%s is damaged (%r) and counts for nothing", folder / FILE, error)
         return []
-    return [entry for entry in found if _whole(folder / FILE, entry)] if isinstance(found, list) else []
+    if not isinstance(values, list):
+        return []
+    return [entry for value in values if (entry := _read_entry(folder / FILE, value)) is not None]
 
 
 def _verdicts(folder: Path) -> Iterator[Verdict]:
-    names = [field.name for field in fields(Verdict)]
     known: dict[str, str] = {}
     for entry in _entries(folder):
-        if entry["machine"] != this_machine():
+        if entry.machine != this_machine():
             continue
-        verdict = Verdict(**{name: entry[name] for name in names})
-        if verdict.path not in known:
-            known[verdict.path] = _fingerprint(folder, verdict.path)
-        if entry["fingerprint"] == known[verdict.path]:
-            yield verdict
+        if entry.path not in known:
+            known[entry.path] = _fingerprint(folder, entry.path)
+        if entry.fingerprint == known[entry.path]:
+            yield Verdict(**{field.name: getattr(entry, field.name) for field in fields(Verdict)})
 
 
 def read_verdicts(folder: Path) -> tuple[Verdict, ...]:
@@ -141,19 +144,19 @@ def read_verdicts(folder: Path) -> tuple[Verdict, ...]:
     return tuple(_verdicts(folder))
 
 
-def _entry(folder: Path, verdict: Verdict) -> dict[str, Any]:
-    fingerprint = _fingerprint(folder, verdict.path)
-    return {"machine": this_machine(), "fingerprint": fingerprint, **asdict(verdict)}
+def _entry(folder: Path, verdict: Verdict) -> _Entry:
+    return _Entry(**asdict(verdict), machine=this_machine(), fingerprint=_fingerprint(folder, verdict.path))
 
 
-def _write(folder: Path, entry: dict[str, Any]) -> None:
-    key = ("machine", "path", "function", "units")
+def _write(folder: Path, entry: _Entry) -> None:
+    key = attrgetter("machine", "path", "function", "units")
     partial = folder / f".{FILE}.{os.getpid()}"
     lock = os.open(folder, os.O_RDONLY)  # the folder itself, so that no file of a lock is left in it
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        others = [other for other in _entries(folder) if any(other[name] != entry[name] for name in key)]
-        partial.write_text(json.dumps({"verdicts": [*others, entry]}, indent=2) + "\n", encoding="utf-8")
+        others = [other for other in _entries(folder) if key(other) != key(entry)]
+        verdicts = [asdict(one) for one in (*others, entry)]
+        partial.write_text(json.dumps({"verdicts": verdicts}, indent=2) + "\n", encoding="utf-8")
         os.replace(partial, folder / FILE)
     except OSError as error:
         partial.unlink(missing_ok=True)
@@ -185,7 +188,7 @@ def noted(folder: Path, verdict: Verdict) -> Iterator[Path | None]:
         return
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        json.dump(_entry(folder, verdict), file)
+        json.dump(asdict(_entry(folder, verdict)), file)
         file.flush()
         partial.rename(note)
         try:
@@ -200,7 +203,7 @@ def settle(folder: Path) -> None:
         try:
             with note.open(encoding="utf-8") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                entry = json.load(file)
+                entry = _read_entry(note, json.load(file))
         except (BlockingIOError, FileNotFoundError):
             continue  # it is being done, or is done by now
         except (ValueError, RecursionError):
@@ -208,7 +211,7 @@ def settle(folder: Path) -> None:
         except OSError as error:
             log.warning("%s cannot be read (%s) and counts for nothing", note, error)
             continue
-        if entry is not None and _whole(note, entry):
+        if entry is not None:
             _write(folder, entry)
         note.unlink(missing_ok=True)
 
