@@ -30,7 +30,7 @@ from converter.runtime import ComputeUnit, Feature, load
 from converter.runtime.chunks import chunk_paths
 
 _LIMIT_EXCEEDED_SECONDS = 60
-#: Characters of a message: a pipe holds it whole, since nobody reads it before the process has ended.
+#: Characters of a message: a pipe holds it whole, since it is read after the process has ended.
 _LONGEST = 900
 _CHILD = (
     "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given.pop('sys_path'); "

@@ -217,7 +217,7 @@ def settle(folder: Path) -> None:
 
 
 class Trials:
-    """Where a model's programs run on this machine, which is tried where nobody knows yet.
+    """The compute units of a model's programs on this machine, found by trial where it is not known yet.
 
     ``settings`` are a person's (see `converter.devices.units`). ``tell`` is called with every note (see `noted`) as it is written.
     """

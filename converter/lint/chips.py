@@ -1,10 +1,10 @@
-"""What the Neural Engine of each Apple chip can hold and run, where the generations differ.
+"""The limits of each Apple chip's Neural Engine, as far as the generations differ.
 
 None of this is documented by Apple in one place: the axis limits are the compiler's own message, the rest is from
 public measurements of the engine (the "ANE book", hollance/neural-engine). M5 is M4 here: ANEForge's
 docs/numeric-cliffs.md and aneforge/_targets.py, measured on M5, find more cores in it and no other limits.
 
-How fast a chip's engine is beside its GPU is no limit and not told from a package.
+The speed of a chip's engine beside its GPU is not a limit, and a package does not show it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ WIDEST = 65536
 
 
 def chip_named(name: str) -> Chip:
-    """The limits of a chip; raises ChipError naming those there are."""
+    """Return the limits of a chip; raises ChipError naming the known ones."""
     if name not in CHIPS:
         raise ChipError(f"chip is {name!r}; accepted: {', '.join(CHIPS)}")
     return CHIPS[name]

@@ -19,7 +19,7 @@ SMALL = 64 * 1024
 
 
 def megabytes(count: float) -> str:
-    """Bytes in words."""
+    """Return a number of bytes in words."""
     return f"{count / MIB:.1f} MB" if count >= MIB / 10 else f"{count / 1024:.1f} kB"
 
 
@@ -33,26 +33,26 @@ class RuleContext:
     placement: Placement
 
     def place(self, op: Operation, detail: str, cost: float, of: Iterable[str] | None = None) -> Place:
-        """An operation as a place, with the shapes of its results or of the tensors ``of``."""
+        """Return an operation as a place, with the shapes of its results or of the tensors ``of``."""
         shapes = tuple(self.function.types[n].shape for n in (op.outputs if of is None else of))
         return Place(self.function.name, op.index, op.kind, op.name, shapes, detail, cost)
 
     def weight(self, weight: Weight, detail: str, cost: float) -> Place:
-        """A constant as a place."""
+        """Return a constant as a place."""
         kind = weight.kinds[-1] if weight.kinds else "const"
         return Place(self.function.name, None, kind, weight.name, (weight.type.shape,), detail, cost)
 
     def feature(self, name: str, detail: str, cost: float) -> Place:
-        """An input or output as a place."""
+        """Return an input or output as a place."""
         kind = "input" if name in self.function.inputs else "output"
         types = self.function.types
         return Place(self.function.name, None, kind, name, (types[name].shape,) if name in types else (), detail, cost)
 
     def whole(self, detail: str, cost: float) -> Place:
-        """The function as a place."""
+        """Return the function as a place."""
         return Place(self.function.name, None, "program", self.function.name, (), detail, cost)
 
     def bytes_of(self, op: Operation) -> int:
-        """Bytes of the largest tensor an operation takes or gives."""
+        """Return the bytes of the largest tensor an operation takes or gives."""
         names = (*self.function.tensors(op), *op.outputs)
         return max((self.function.types[n].nbytes for n in names), default=0)

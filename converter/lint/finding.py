@@ -1,4 +1,4 @@
-"""What the lint found: a rule, how bad it is, what is wrong, the cure, and every place in the program."""
+"""A finding of the lint: the rule, how bad it is, what is wrong, the cure, and every place in the program."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 #: An error leaves the engine or fails to load, a warning is slow or inexact, a note never fails a check.
 Level = Literal["error", "warning", "note"]
 _LEVELS: tuple[Level, ...] = ("error", "warning", "note")
-#: A rule's first letter -> what comes of breaking it.
+#: A rule's first letter -> the effect of breaking it.
 _EFFECTS = {"E": "off the engine", "W": "slow", "N": "numerics"}
 
 Shape = tuple[int | None, ...]
@@ -18,11 +18,11 @@ Shape = tuple[int | None, ...]
 
 @dataclass(frozen=True)
 class Place:
-    """Where in a program.
+    """A place in a program.
 
-    function: the package's function. position: the operation's number there, constants not counted; None where it is
+    function: the package's function. position: the operation's number there, constants not counted; None if it is
     no operation. operation: its type ("softmax"), or "input", "output", "const", "program". shapes: of its results
-    (of its first input where the finding is about that); None is a size that is not fixed. detail: what is particular
+    (of its first input where the finding is about that); None is a size that is not fixed. detail: the particulars
     here, with the numbers. cost: in the rule's own unit, for finding the worst.
     """
 
@@ -58,7 +58,7 @@ class Finding:
 
     @property
     def severity(self) -> str:
-        """What comes of it: off the engine, slow, or numerics."""
+        """The effect: off the engine, slow, or numerics."""
         return _EFFECTS[self.rule[0]]
 
 
@@ -68,7 +68,7 @@ def _order(finding: Finding) -> tuple[int, str, int]:
 
 
 def gathered(problems: Iterable[Problem]) -> list[Finding]:
-    """Problems that say the same at different places as one finding each; errors first, then by rule."""
+    """Join problems that say the same at different places into one finding each; errors first, then by rule."""
     groups: dict[tuple[str, Level, str, str], list[Place]] = {}
     for problem in problems:
         groups.setdefault((problem.rule, problem.level, problem.what, problem.cure), []).append(problem.place)
@@ -80,10 +80,10 @@ def gathered(problems: Iterable[Problem]) -> list[Finding]:
 
 
 def worst(findings: Sequence[Finding]) -> Level | None:
-    """The highest level there is; None where nothing was found."""
+    """Return the highest level there is; None if nothing was found."""
     return min((f.level for f in findings), key=_LEVELS.index, default=None)
 
 
 def exit_status(findings: Sequence[Finding]) -> int:
-    """0 where nothing but notes was found, otherwise 1."""
+    """Return 0 if there are only notes, otherwise 1."""
     return int(worst(findings) in ("error", "warning"))

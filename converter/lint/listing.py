@@ -1,7 +1,7 @@
-"""A package as the lint reads it: every function's operations with their types, and its weights.
+"""A package as the lint reads it: the operations of every function with their types, and the weights.
 
-`converter.runtime.program` refuses what it cannot run (nested blocks, lists); here these are what there is to report, so
-nothing that a package may hold is refused. A compiled model's text with nested blocks is, when it is read.
+`converter.runtime.program` refuses what it cannot run (nested blocks, lists); here these are reported, so nothing
+that a package may hold is refused, except a compiled model's text with nested blocks, which cannot be read.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ class Operation:
 
 
 class Function:
-    """One function of a package, with who makes and who uses each tensor."""
+    """One function of a package, with the producer and the consumers of each tensor."""
 
     def __init__(self, name: str, opset: str, body: Body, description: Any, constants: Constants, blobs: Blobs) -> None:
         self.name, self.opset, self.description, self.outputs = name, opset, description, body.outputs
         self.types = dict(body.inputs)
-        #: What a caller hands in; states stay with the model.
+        #: A caller's inputs; states stay with the model.
         self.inputs = tuple(name for name, kind in body.inputs.items() if not kind.state)
         self.weights: dict[str, Weight] = {}
         self.operations: list[Operation] = []
         self.producers: dict[str, Operation] = {}
         self.consumers: dict[str, list[Operation]] = {}
-        #: Names that constexpr operations take; they are no weights of the computation itself.
+        #: Names that constexpr operations take: not weights of the computation itself.
         self.folded: set[str] = set()
         self._constants, self._blobs = constants, blobs
         for op in body.statements:
@@ -107,20 +107,20 @@ class Function:
         self.weights[name] = Weight(name, self.types[name], (*kinds, op.kind), tuple(parts))
 
     def tensors(self, op: Operation) -> list[str]:
-        """The inputs that are computed, not constant."""
+        """Return the inputs that are computed, not constant."""
         return [n for names in op.inputs.values() for n in names if n not in self.weights]
 
     def first(self, op: Operation, parameter: str = "x") -> str | None:
-        """The one input called ``parameter``."""
+        """Return the one input called ``parameter``."""
         names = op.inputs.get(parameter, ())
         return names[0] if names else None
 
     def source(self, op: Operation, parameter: str = "x") -> Operation | None:
-        """What computes that input; None where it is constant or an input of the function."""
+        """Return the operation that computes that input; None if it is constant or an input of the function."""
         return self.producers.get(self.first(op, parameter) or "")
 
     def value(self, op: Operation, parameter: str) -> Any:
-        """A parameter's constant value: text, a NumPy array (of rank 0 for a number); None where it has none."""
+        """Return a parameter's constant value: text, a NumPy array (of rank 0 for a number); None if it has none."""
         weight = self.weights.get(self.first(op, parameter) or "")
         if weight is None or weight.constant is None:
             return None
@@ -128,12 +128,12 @@ class Function:
         return weight.constant.array() if text is None else text
 
     def axes(self, op: Operation, parameter: str, rank: int) -> tuple[int, ...]:
-        """A parameter's axes, counted from the front."""
+        """Return a parameter's axes, counted from the front."""
         value = self.value(op, parameter)
         return () if value is None else tuple(sorted(int(a) % rank for a in np.atleast_1d(value)))
 
     def uses(self, name: str) -> list[Operation]:
-        """The operations that take ``name``."""
+        """Return the operations that take ``name``."""
         return self.consumers.get(name, [])
 
 

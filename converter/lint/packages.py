@@ -36,7 +36,7 @@ _RULES = (
     layout.linear_layers,
     layout.padding,
     attention.softmaxes,
-    layout.turned_rows,
+    layout.transposed_rows,
     layout.joined_rows,
     norms.decomposed,
     storage.unused_constants,
@@ -64,16 +64,16 @@ def _findings(path: Path, chip: Chip, blobs: Blobs) -> list[Finding]:
 
 
 def lint_package(path: Path, chip: str = DEFAULT_CHIP) -> list[Finding]:
-    """What would leave the Neural Engine of ``chip``, slow it or lose precision there, in a package's functions.
+    """Find what would leave the Neural Engine of ``chip``, slow it or lose precision, in a package's functions.
 
-    Errors first. Nothing is run and no Mac is needed. Raises PackageError where the package cannot be read and
+    Errors first. Nothing is run and no Mac is needed. Raises PackageError if the package cannot be read and
     ChipError for a chip other than those of `CHIPS`.
     """
     return _findings(path, chip_named(chip), Blobs())
 
 
 def _models(path: Path) -> dict[str, Path]:
-    """A package or compiled model by its name; of a pipeline its models."""
+    """Return a package or compiled model by its name; of a pipeline its models."""
     try:
         found = stages(path)
     except PackageError:
@@ -91,9 +91,9 @@ def _is_one(path: Path) -> bool:
 
 
 def packages_in(path: Path) -> dict[str, Path]:
-    """The packages that ``path`` is or has: a package or compiled model, a model folder, a folder of them; by name.
+    """Return the packages that ``path`` is or has: a package or compiled model, a model folder, a folder of them; by name.
 
-    Raises AnemoneError where there is none, and ManifestError for a damaged model folder.
+    Raises AnemoneError if there is none, and ManifestError for a damaged model folder.
     """
     if _is_one(path):
         return _models(path)

@@ -1,6 +1,6 @@
 """Which operations can run on the Neural Engine, how much work each is, and where the program must leave the engine.
 
-Core ML decides placement from measurements that are on no package; what can be told from one is which operations the
+Core ML decides placement from measurements that no package has; a package shows which operations the
 engine has no path for, and whether these stand at the program's ends (the CPU does them before or after) or between
 work that would be the engine's.
 """
@@ -79,7 +79,7 @@ Reason = Literal["operation", "type", "chip"]
 
 
 def work_of(function: Function, op: Operation) -> int:
-    """Multiplications of a heavy operation; nothing for the others, which are not what the engine is for."""
+    """Return the multiplications of a heavy operation; 0 for the others, which are not worth the engine."""
     if op.kind not in HEAVY:
         return 0
     results = function.types[op.outputs[0]].count
@@ -158,7 +158,7 @@ class Placement:
 
     @cached_property
     def islands(self) -> list[list[Operation]]:
-        """Operations off the engine between its work, each with those of them it touches, in program order."""
+        """Return operations off the engine between its work, each with those of them it touches, in program order."""
         function = self._function
         off = {op.index: op for op in function.operations if not self.on_engine(op) and self.between(op)}
         roots = {index: index for index in off}

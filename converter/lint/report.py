@@ -26,7 +26,7 @@ def _count(number: int, word: str) -> str:
 
 
 def report(findings: Sequence[Finding], *, notes: bool = True) -> str:
-    """Every finding with how often and its worst place; the other places are in `Finding.places`.
+    """Say every finding, how often and its worst place; the other places are in `Finding.places`.
 
     Without ``notes`` these are counted only.
     """

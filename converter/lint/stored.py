@@ -21,11 +21,11 @@ class Blobs:
 
     def __init__(self) -> None:
         self._readers: dict[tuple[int, int], BlobReader] = {}
-        #: What a rule has found out about a blob, by the blob's identity and the rule's name for it.
+        #: Results of rules about a blob, by the blob's identity and the rule's name for the result.
         self.known: dict[tuple[tuple[int, int, int], str], Any] = {}
 
     def identity(self, path: Path, offset: int) -> tuple[int, int, int]:
-        """The same for the same bytes, whichever package they are read through; raises PackageError."""
+        """Return a key of the blob's bytes, the same in every package that shares them; raises PackageError."""
         try:
             stat = path.stat()
         except OSError as error:
@@ -56,7 +56,7 @@ class Constant:
 
     @cached_property
     def identity(self) -> tuple[int, int, int] | None:
-        """The same for the same bytes in the same file; None inside the program."""
+        """A key of its bytes in the weights file; None inside the program."""
         if not self.in_file:
             return None
         blob = self.literal.message.blobFileValue
@@ -64,11 +64,11 @@ class Constant:
 
     @property
     def known(self) -> dict[tuple[tuple[int, int, int], str], Any]:
-        """What is known of blobs, shared by the run."""
+        """Results of rules about blobs, shared by the run."""
         return self._blobs.known
 
     def array(self) -> NDArray[Any] | None:
-        """Its values; None if NumPy has no such type (text, packed integers). Raises PackageError."""
+        """Return its values; None if NumPy has no such type (text, packed integers). Raises PackageError."""
         stored = self.type.stored
         if stored is None or stored.numpy is None or stored.packed:
             return None
@@ -95,5 +95,5 @@ class Weight:
 
     @property
     def constant(self) -> Constant | None:
-        """The constant it is, where nothing has to be unfolded."""
+        """Its constant; None if it is unfolded from several."""
         return None if self.kinds else self.parts[0][1]

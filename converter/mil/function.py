@@ -26,7 +26,7 @@ from converter.mil.weights import Weights
 
 #: Below this many elements coremltools keeps a constant inside the program (backend/mil/load.py).
 _INLINE_BELOW = 10
-#: A parameter of an operation: tensors, or what becomes a constant.
+#: A parameter of an operation: tensors, or the value of a constant.
 Parameter = Tensor | Sequence[Tensor] | Array | np.generic | str | bool | int | list[int] | list[bool]
 
 
@@ -63,7 +63,7 @@ class Function:
         self._names.add(name)
 
     def input(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Tensor:
-        """Declare an input of the program; its name is kept as it is. Raises ValueError where it cannot be."""
+        """Declare an input of the program; its name is kept as it is. Raises ValueError if it cannot be kept."""
         self._own(name)
         entry = self.function.inputs.add()
         entry.name = name
@@ -80,9 +80,9 @@ class Function:
         return op, unique
 
     def constant(self, name: str, value: Array | np.generic | str | bool | int | list[int] | list[bool]) -> Tensor:
-        """A constant kept inside the program: text, flags, integers, fewer than ten floats.
+        """Add a constant kept inside the program: text, flags, integers, fewer than ten floats.
 
-        Raises ValueError where there are more floats than that: coremltools would put them in the weights file.
+        Raises ValueError if there are more floats than that: coremltools would put them in the weights file.
         Integers stay inside on every target, however many they are, so that targets share one weights file.
         """
         op, unique = self._const(name)
@@ -101,7 +101,7 @@ class Function:
         return Tensor(unique, array.shape, array.dtype)
 
     def weight(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], values: Callable[[], Array]) -> Tensor:
-        """A constant of the weights file; ``values()`` must give an array of that shape and type."""
+        """Add a constant of the weights file; ``values()`` must give an array of that shape and type."""
         if int(np.prod(shape)) < _INLINE_BELOW:
             return self.constant(name, values())
         op, unique = self._const(name)
@@ -115,7 +115,7 @@ class Function:
     # --- operations -----------------------------------------------------------------------------------------------
 
     def _bound(self, op_name: str, parameters: Mapping[str, Parameter]) -> dict[str, list[Tensor]]:
-        """Every parameter as tensors, those that are none as constants written before the first operation with them.
+        """Return every parameter as tensors; others become constants, written before the first operation with them.
 
         Operations share them: the program of SDXL's UNet, whose heads are sliced alike in every layer, is 9 MB, not 17.
         """

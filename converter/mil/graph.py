@@ -75,7 +75,7 @@ class Graph(Function):
         return self._op("greater", name, [(x.shape, BOOL)], x=x, y=x.dtype.type(y))[0]
 
     def unary(self, kind: str, x: Tensor, name: str) -> Tensor:
-        """An elementwise operation without parameters: silu, sigmoid, square, sqrt, sin, cos."""
+        """Apply an elementwise operation without parameters: silu, sigmoid, square, sqrt, sin, cos."""
         return self._op(kind, name, [(x.shape, x.dtype)], x=x)[0]
 
     def gelu(self, x: Tensor, name: str) -> Tensor:
@@ -92,17 +92,17 @@ class Graph(Function):
         return self._op("softmax", name, [(x.shape, x.dtype)], x=x, axis=axis)[0]
 
     def reduce_mean(self, x: Tensor, axes: list[int], name: str) -> Tensor:
-        """The mean over ``axes``, which stay as ones."""
+        """Return the mean over ``axes``, which stay as ones."""
         shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
         return self._op("reduce_mean", name, [(shape, x.dtype)], x=x, axes=axes, keep_dims=True)[0]
 
     def reduce_max(self, x: Tensor, axes: list[int], name: str) -> Tensor:
-        """The greatest value over ``axes``, which stay as ones."""
+        """Return the greatest value over ``axes``, which stay as ones."""
         shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
         return self._op("reduce_max", name, [(shape, x.dtype)], x=x, axes=axes, keep_dims=True)[0]
 
     def reduce_argmax(self, x: Tensor, axis: int, name: str) -> Tensor:
-        """The first index of the greatest value along ``axis``, int32; the axis goes."""
+        """Return the first index of the greatest value along ``axis``, int32; the axis goes."""
         shape = tuple(n for i, n in enumerate(x.shape) if i != axis % len(x.shape))
         typed = {"output_dtype": "int32"} if self.target.at_least(MACOS14) else {}
         return self._op("reduce_argmax", name, [(shape, INT32)], x=x, axis=axis, keep_dims=False, **typed)[0]
@@ -124,22 +124,22 @@ class Graph(Function):
         )[0]
 
     def reshape(self, x: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
-        """The same values in another shape, row-major."""
+        """Return the same values in another shape, row-major."""
         return self._op("reshape", name, [(shape, x.dtype)], x=x, shape=list(shape))[0]
 
     def transpose(self, x: Tensor, order: tuple[int, ...], name: str) -> Tensor:
-        """Axes in another order."""
+        """Return x with its axes in another order."""
         shape = tuple(x.shape[i] for i in order)
         return self._op("transpose", name, [(shape, x.dtype)], x=x, perm=list(order))[0]
 
     def expand_dims(self, x: Tensor, axes: list[int], name: str) -> Tensor:
-        """Ones inserted at ``axes`` of the result."""
+        """Insert axes of 1 at ``axes`` of the result."""
         rest = iter(x.shape)
         shape = tuple(1 if i in axes else next(rest) for i in range(len(x.shape) + len(axes)))
         return self._op("expand_dims", name, [(shape, x.dtype)], x=x, axes=axes)[0]
 
     def concat(self, values: Sequence[Tensor], axis: int, name: str) -> Tensor:
-        """Tensors side by side along ``axis``; one alone stays as it is."""
+        """Join tensors along ``axis``; one alone stays as it is."""
         first = values[0]
         if len(values) == 1:
             return first
@@ -147,13 +147,13 @@ class Graph(Function):
         return self._op("concat", name, [(shape, first.dtype)], values=list(values), axis=axis, interleave=False)[0]
 
     def stack(self, values: Sequence[Tensor], axis: int, name: str) -> Tensor:
-        """Tensors along a new axis."""
+        """Join tensors along a new axis."""
         shape = list(values[0].shape)
         shape.insert(axis, len(values))
         return self._op("stack", name, [(tuple(shape), values[0].dtype)], values=list(values), axis=axis)[0]
 
     def split(self, x: Tensor, parts: int, axis: int, name: str) -> list[Tensor]:
-        """``parts`` equal pieces along ``axis``."""
+        """Split into ``parts`` equal tensors along ``axis``."""
         size = x.shape[axis] // parts
         shape = tuple(size if i == axis else n for i, n in enumerate(x.shape))
         return self._op("split", name, [(shape, x.dtype)] * parts, x=x, split_sizes=[size] * parts, axis=axis)
@@ -171,7 +171,7 @@ class Graph(Function):
         return self._op("slice_by_index", name, result, x=x, begin=starts, end=ends, end_mask=whole)[0]
 
     def einsum(self, equation: str, a: Tensor, b: Tensor, name: str) -> Tensor:
-        """A product of two tensors of rank 4 in the two forms the Neural Engine has: see coremltools' einsum."""
+        """Return a product of two tensors of rank 4 in the two forms the Neural Engine has: see coremltools' einsum."""
         left, right = equation.split("->")[0].split(",")
         sizes = dict(zip(left, a.shape, strict=True)) | dict(zip(right, b.shape, strict=True))
         shape = tuple(sizes[i] for i in equation.split("->")[1])
@@ -180,7 +180,7 @@ class Graph(Function):
     def matmul(
         self, x: Tensor, y: Tensor, name: str, *, transpose_x: bool = False, transpose_y: bool = False
     ) -> Tensor:
-        """Matrix products over the last two axes, each turned first where asked; the leading axes are alike."""
+        """Matrix products over the last two axes, each transposed first if asked; the leading axes are alike."""
         rows = x.shape[-1] if transpose_x else x.shape[-2]
         columns = y.shape[-2] if transpose_y else y.shape[-1]
         result = [((*x.shape[:-2], rows, columns), x.dtype)]
@@ -209,7 +209,7 @@ class Graph(Function):
         return self._op("gather_nd", name, result, x=x, indices=indices, batch_dims=0, **self._unchecked())[0]
 
     def upsample(self, x: Tensor, name: str) -> Tensor:
-        """Twice the height and width by repeating pixels."""
+        """Double height and width by repeating pixels."""
         b, c, h, w = x.shape
         two = np.float32(2)
         result = [((b, c, 2 * h, 2 * w), x.dtype)]
@@ -218,7 +218,7 @@ class Graph(Function):
         )[0]
 
     def pad_bottom_right(self, x: Tensor, name: str) -> Tensor:
-        """One row of zeros below and one column to the right."""
+        """Pad with one row of zeros below and one column to the right."""
         b, c, h, w = x.shape
         result = [((b, c, h + 1, w + 1), x.dtype)]
         zero = x.dtype.type(0)

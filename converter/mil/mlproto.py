@@ -34,10 +34,10 @@ def _module(name: str) -> Any:
 
 
 def ml() -> Any:
-    """The module of CoreML.Specification messages: ``ml().Model()`` is a whole .mlmodel (Model.proto)."""
+    """Return the module of CoreML.Specification messages: ``ml().Model()`` is a whole .mlmodel (Model.proto)."""
     return _module("Model_pb2")
 
 
 def mil() -> Any:
-    """The module of ML program messages: ``mil().Program``, ``mil().Operation``, the DataType numbers (MIL.proto)."""
+    """Return the module of ML program messages: ``mil().Program``, ``mil().Operation``, the DataType numbers (MIL.proto)."""
     return _module("MIL_pb2")

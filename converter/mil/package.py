@@ -41,7 +41,7 @@ def _build_info(program: Any, versions: Mapping[str, str]) -> None:
 
 
 def _model(graphs: Mapping[str, Graph], about: str, metadata: Mapping[str, str]) -> Any:
-    """The model message with everything but the descriptions of inputs and outputs."""
+    """Return the model message with everything but the descriptions of inputs and outputs."""
     model = ml().Model()
     model.specificationVersion = next(iter(graphs.values())).target.specification_version
     model.description.metadata.shortDescription = about
@@ -101,7 +101,7 @@ def write_package(
 
 def _refuse(graphs: Mapping[str, Graph], default: str) -> None:
     if default not in graphs:
-        raise ValueError(f"the default function {default!r} is none of {', '.join(graphs) or 'no functions at all'}")
+        raise ValueError(f"the default function {default!r} is not one of {', '.join(graphs) or 'no functions at all'}")
     for name, graph in graphs.items():
         if not graph.target.at_least(MACOS15):
             raise TargetError(
@@ -128,8 +128,8 @@ def write_functions(
 
     The form is that of ``ct.utils.save_multifunction`` (coremltools 9.0): every function has a description of its own,
     and ``default`` is what Core ML loads where none is named. Raises TargetError for a target before macOS 15 and
-    ValueError where a name is none (a function is called size_512x768, not 512x768), where ``default`` is no function,
-    or where the graphs do not share their `Weights`.
+    ValueError if a name is not valid (a function is called size_512x768, not 512x768), if ``default`` is not a function,
+    or if the graphs do not share their `Weights`.
     """
     _refuse(graphs, default)
     model = _model(graphs, about, metadata)

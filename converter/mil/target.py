@@ -1,4 +1,4 @@
-"""The oldest macOS a program runs on: it decides the opset, and so how some operations are spelled."""
+"""The oldest macOS a program runs on: it decides the opset, and so the form of some operations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from converter.errors import AnemoneError
 
 
 class TargetError(AnemoneError):
-    """There is no such deployment target, or it cannot have what was asked."""
+    """A deployment target is unknown, or lacks a feature that was asked for."""
 
 
 TargetName = Literal["macOS13", "macOS14", "macOS15"]
@@ -41,8 +41,8 @@ TARGETS: dict[TargetName, Target] = {t.name: t for t in (MACOS13, MACOS14, MACOS
 
 
 def target_named(name: str) -> Target:
-    """The target called ``name``; raises TargetError where there is none."""
+    """Return the target called ``name``; raises TargetError if there is none."""
     for target in TARGETS.values():
         if target.name == name:
             return target
-    raise TargetError(f"there is no deployment target {name!r}; accepted: {', '.join(TARGETS)}")
+    raise TargetError(f"unknown deployment target {name!r}; accepted: {', '.join(TARGETS)}")

@@ -41,7 +41,7 @@ def is_identifier(name: str) -> bool:
 
 
 def identifier(name: str) -> str:
-    """``name`` with what MIL does not take replaced."""
+    """Return ``name`` with the characters that MIL does not take replaced."""
     found = re.sub(r"[^A-Za-z0-9_]", "_", name)
     return found if is_identifier(found) else f"var_{found}"
 

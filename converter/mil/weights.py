@@ -1,4 +1,4 @@
-"""Where each weight of a network lies in its weights file."""
+"""The place of each weight of a network in its weights file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from converter.weights.blob import BlobWriter
 
 
 class Weights:
-    """The weights file of one network, shared by its programs for several picture sizes.
+    """The weights file of one network, shared by its programs for several image sizes.
 
     A weight is written when it is first placed and found again by name afterwards, so the programs of further sizes
     add nothing to the file. Nothing of it depends on a program's target.
@@ -21,7 +21,7 @@ class Weights:
         self._offsets: dict[str, int] = {}
 
     def place(self, name: str, values: Callable[[], Array]) -> int:
-        """The offset of weight ``name``; ``values`` is called only when it has not been written yet."""
+        """Return the offset of weight ``name``; ``values`` is called only when it has not been written yet."""
         if name not in self._offsets:
             array = values()
             self._offsets[name] = self._writer.write(array)
@@ -30,11 +30,11 @@ class Weights:
 
 
 class Unwritten(Weights):
-    """The weights of a program that is only looked at: placed nowhere, their values never asked for."""
+    """The weights of a program that is not written: they have no place, and their values are never read."""
 
     def __init__(self) -> None:
         self._offsets = {}
 
     def place(self, name: str, values: Callable[[], Array]) -> int:
-        """Always 0."""
+        """Return 0."""
         return 0

@@ -45,12 +45,12 @@ def on_core_ml(precision: str) -> bool:
 def load(
     path: Path | str, *, function: str | None = None, compute_units: str = "CPU_AND_NE", precision: str = "fast"
 ) -> Network:
-    """The package, pipeline or compiled model at ``path``, ready to predict; of a network cut in two give the first half.
+    """Load the package, pipeline or compiled model at ``path``; of a network cut in two give the first half.
 
     ``precision`` fast is Core ML on a Mac and our engine for this CPU elsewhere; fp32 (the reference), fp16 (every result
     rounded) and ane (with the Neural Engine's reported limits as well: it shows overflow, not the engine's own error)
     run operation by operation on any machine. ``function`` is one of `functions`, or else the package's default.
-    ``compute_units`` is one of COMPUTE_UNITS and matters to Core ML alone. Raises PackageError where the package cannot
+    ``compute_units`` is one of COMPUTE_UNITS and matters to Core ML alone. Raises PackageError if the package cannot
     be read and UnsupportedOperator where this machine cannot run it; never half-way through a prediction.
     """
     if compute_units not in COMPUTE_UNITS:

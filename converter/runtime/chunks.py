@@ -48,7 +48,7 @@ def _fitting(name: str, given: Feature, taken: Feature) -> None:
 def chained_features(networks: Iterable[Declared]) -> tuple[dict[str, Feature], dict[str, Feature]]:
     """Return the inputs and outputs of networks in a row: what none before gives, and what no later one takes.
 
-    Raises PackageError where they do not fit together.
+    Raises PackageError if they do not fit together.
     """
     inputs: dict[str, Feature] = {}
     given: dict[str, Feature] = {}
@@ -83,7 +83,7 @@ def chunk_features(path: Path, declared: Iterable[Declared]) -> tuple[dict[str, 
 class Chunked:
     """Several networks as one: each takes the caller's inputs and what those before it give, by name.
 
-    Its outputs are ``outputs``, or else what no later network takes. Raises PackageError where the networks do not fit
+    Its outputs are ``outputs``, or else what no later network takes. Raises PackageError if the networks do not fit
     together.
     """
 

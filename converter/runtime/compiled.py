@@ -1,4 +1,4 @@
-"""Compiled models (.mlmodelc), what coremlcompiler leaves of a package: its description as JSON, its program as text."""
+"""Compiled models (.mlmodelc), which coremlcompiler makes of a package: its description as JSON, its program as text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from converter.weights.dtypes import BY_ARRAY
 
 #: The file with the program.
 COMPILED = "model.mil"
-#: What there is in its place in the format before ML programs.
+#: The file in its place in the format before ML programs.
 _NETWORK = "model.espresso.net"
 _OPSET = re.compile(r"CoreML(\d+)")
 
@@ -52,7 +52,7 @@ def _features(description: Any, about: dict[str, Any], path: Path) -> None:
 
 
 def read_description(path: Path) -> Any:
-    """The ModelDescription message of a compiled model or pipeline; raises PackageError where it cannot be read."""
+    """Return the ModelDescription message of a compiled model or pipeline; raises PackageError if it cannot be read."""
     description = ml().ModelDescription()
     try:
         (about,) = json.loads((path / "metadata.json").read_text(encoding="utf-8"))
@@ -71,7 +71,7 @@ def read_description(path: Path) -> Any:
 
 
 def read_compiled(path: Path) -> Any:
-    """The model message of a compiled ML program; raises PackageError naming the place that cannot be read."""
+    """Return the model message of a compiled ML program; raises PackageError naming the place that cannot be read."""
     if (path / _NETWORK).is_file() and not (path / COMPILED).is_file():
         raise PackageError(f"{path} is a compiled neural network ({_NETWORK}), not an ML program")
     model = ml().Model(description=read_description(path))
@@ -83,13 +83,13 @@ def read_compiled(path: Path) -> Any:
         model.mlProgram.CopyFrom(read_text(text))
     except TextError as error:
         raise PackageError(f"{path / COMPILED}, {error}") from error
-    # What a compiled model needs is no more in it; its operators came with a version of their own, CoreML7's with 8.
+    # A compiled model does not hold the version it needs any more; its operators came with a version of their own, CoreML7's with 8.
     known = (_OPSET.fullmatch(function.opset) for function in model.mlProgram.functions.values())
     model.specificationVersion = max((int(opset[1]) + 1 for opset in known if opset), default=0)
     return model
 
 
 def compiled_stages(path: Path) -> tuple[Path, ...]:
-    """The folders of a compiled pipeline's models, model0 and so on, in the order they run in; none of an ML program."""
+    """Return the folders of a compiled pipeline's models, model0 and so on, in the order they run in; none of an ML program."""
     count = sum(1 for folder in path.glob("model*") if folder.name[5:].isdecimal() and folder.is_dir())
     return tuple(path / f"model{n}" for n in range(count))

@@ -42,11 +42,11 @@ class Compressed:
 
     @property
     def size(self) -> int:
-        """How many elements the dense array has."""
+        """The number of elements of the dense array."""
         return math.prod(self.shape)
 
     def dense(self) -> Array:
-        """The array, decoded anew at each call; raises PackageError where the parts do not fit together."""
+        """Return the array, decoded anew at each call; raises PackageError if the parts do not fit together."""
         decode = _DECODERS[self.kind, self.output]
         sources = {name: value if isinstance(value, str) else dense(value) for name, value in self.sources.items()}
         try:
@@ -60,7 +60,7 @@ Value: TypeAlias = Array | str | Compressed
 
 
 def dense(value: Array | Compressed) -> Array:
-    """The array that a numeric constant is."""
+    """Return the array that a numeric constant is."""
     return value.dense() if isinstance(value, Compressed) else value
 
 
@@ -74,7 +74,7 @@ def _packed(bits: int, signed: bool, shape: tuple[int, ...], /, data: Array) -> 
 
 
 def _along(value: Array, axis: int, rank: int) -> Array:
-    """A vector laid along one axis; a number as it is."""
+    """Return a vector laid along one axis; a number as it is."""
     fit = [1] * rank
     fit[axis] = -1
     return value.astype(np.float32) if value.ndim == 0 else value.astype(np.float32).reshape(fit)
@@ -180,7 +180,7 @@ def _shift_scale_sparse(
 
 
 def _either(first: Callable[..., Array], second: Callable[..., Array]) -> Callable[..., Array]:
-    """iOS 16's operation, which has a parameter ``shape``, or iOS 18's of the same name, which has none."""
+    """Choose iOS 16's operation, which has a parameter ``shape``, or iOS 18's of the same name, which has none."""
     return lambda expected, /, **sources: (first if "shape" in sources else second)(expected, **sources)
 
 

@@ -26,7 +26,7 @@ DEVICES = {
 class Share:
     """What falls to one device.
 
-    operations: how many operations. cost: their part of the program's estimated cost, 0 to 1; None where Core ML gives
+    operations: how many operations. cost: their part of the program's estimated cost, 0 to 1; None if Core ML gives
     no estimate for any operation.
     """
 
@@ -36,13 +36,13 @@ class Share:
 
 
 def device_name(device: Any) -> str:
-    """A compute device of coremltools in words."""
+    """Return a compute device of coremltools in words."""
     name = type(device).__name__
     return DEVICES.get(name, name)
 
 
 def machine_devices() -> tuple[str, ...]:
-    """The compute devices of this Mac; a virtual machine has no Neural Engine."""
+    """Return the compute devices of this Mac; a virtual machine has no Neural Engine."""
     from coremltools.models.compute_device import MLComputeDevice
 
     return tuple(device_name(device) for device in MLComputeDevice.get_all_compute_devices())
@@ -56,7 +56,7 @@ def _operations(block: Any) -> Iterator[Any]:
 
 
 def _plan(path: Path, function: str, units: str) -> Iterator[tuple[str, float | None]]:
-    """The device of each operation of one package that has one, and the operation's estimated cost."""
+    """Yield the device of each operation of one package that has one, and the operation's estimated cost."""
     import coremltools as ct
     from coremltools.models.compute_plan import MLComputePlan
 
@@ -75,9 +75,9 @@ def _plan(path: Path, function: str, units: str) -> Iterator[tuple[str, float | 
 
 
 def planned(path: Path, function: str, units: str) -> tuple[Share, ...]:
-    """How Core ML means to spread a program over the devices of a compute unit, the most costly first.
+    """Return Core ML's plan of a program on a compute unit: each device's share, the most costly first.
 
-    Constants have no device and are left out; of a network cut in two both halves count. Raises PackageError where there
+    Constants have no device and are left out; of a network cut in two both halves count. Raises PackageError if there
     is no plan: of a pipeline, or of a function that is not the package's default one.
     """
     counts: dict[str, int] = {}

@@ -27,12 +27,12 @@ _HINTS_FROM = 15
 
 
 def partial_of(path: Path, pid: int) -> Path:
-    """Where process ``pid`` compiles the package at ``path`` to, before the result takes its place."""
+    """Return the path that process ``pid`` compiles the package at ``path`` to, before the result is renamed."""
     return path.with_suffix(f".partial-{pid}.mlmodelc")
 
 
 def compiled(path: Path) -> Path:
-    """The package's compiled form, ``<name>.mlmodelc`` beside it; made if it is missing or of another package."""
+    """Return the package's compiled form, ``<name>.mlmodelc`` beside it; made if it is missing or of another package."""
     from coremltools.models.utils import compile_model
 
     target, stamp = path.with_suffix(".mlmodelc"), path.with_suffix(".mlmodelc.stamp")
@@ -65,26 +65,26 @@ def _hints(function: str) -> dict[str, Any]:
 
 
 class _Buffers:
-    """The arrays one network's inputs are handed to Core ML in, one for each input and shape.
+    """One network's input arrays for Core ML, one for each input and shape.
 
-    Core ML keeps hold of them after a prediction and lets them go about a second later on a thread of its own, without
-    the interpreter's lock: an array that nobody else owns then is a segmentation fault (coremltools #2827 and #2829).
+    Core ML keeps them after a prediction and releases them about a second later on a thread of its own, without
+    the interpreter's lock: an array without another owner is then a segmentation fault (coremltools #2827 and #2829).
     """
 
     def __init__(self) -> None:
-        #: Held while a prediction reads them.
+        #: Locked while a prediction reads them.
         self.lock = threading.Lock()
         self._arrays: dict[tuple[str, tuple[int, ...]], NDArray[Any]] = {}
 
     def filled(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
-        """The input's buffer with the array's values, fp16 as fp32.
+        """Return the input's buffer with the array's values, fp16 as fp32.
 
-        coremltools hands fp16 arrays to Core ML as fp32 (rdar://92239209) in a copy of its own, which nobody would own.
+        coremltools hands fp16 arrays to Core ML as fp32 (rdar://92239209) in a copy of its own, which would have no other owner.
         """
         buffer = self._arrays.get((name, array.shape))
         if buffer is None:
             buffer = np.empty(array.shape, np.float32 if array.dtype == np.float16 else array.dtype)
-            # One reference that is never given back: at the process's end, too, Core ML's must not be the last.
+            # One reference that is never released: Core ML's must not be the last, at the process's end either.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(buffer))
             self._arrays[name, array.shape] = buffer
         buffer[...] = array

@@ -1,4 +1,4 @@
-"""What goes into a network and comes out of it, and the check of what a caller gives."""
+"""Inputs and outputs of networks, and the check of a caller's arrays."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from converter.errors import AnemoneError
 from converter.weights.dtypes import BY_ARRAY
 
-#: The least and the greatest size of an axis; None where there is no greatest.
+#: The least and the greatest size of an axis; None if there is no greatest.
 Range = tuple[int, int | None]
 
 
@@ -35,7 +35,7 @@ class Feature:
     shape: its shape, the default one where several are accepted.
     shapes: all the shapes accepted, where they are enumerated.
     ranges: the sizes accepted of each axis, where they are ranges.
-    default: what an input that need not be given is filled with; None where it must be given.
+    default: what an input that need not be given is filled with; None if it must be given.
     """
 
     name: str
@@ -89,7 +89,7 @@ def _default(feature: Any, array: Any) -> float | None:
 
 
 def features(description: Any) -> dict[str, Feature]:
-    """The multi-array features of a model description's ``input``, ``output`` or ``state``; raises PackageError."""
+    """Return the multi-array features of a model description's ``input``, ``output`` or ``state``; raises PackageError."""
     found = {}
     for feature in description:
         kind = feature.type.WhichOneof("Type")
@@ -104,7 +104,7 @@ def features(description: Any) -> dict[str, Feature]:
         if array.dataType not in dtypes:
             raise PackageError(f"{feature.name} has array type {array.dataType}, which is not supported")
         shapes = tuple(tuple(int(n) for n in s.shape) for s in array.enumeratedShapes.shapes)
-        # Core ML's least and greatest sizes are what they say; a greatest below zero is none.
+        # Core ML's least and greatest sizes are what they say; a greatest below zero means no limit.
         ranges = tuple(
             (int(r.lowerBound), None if r.upperBound < 0 else int(r.upperBound)) for r in array.shapeRange.sizeRanges
         )
@@ -116,12 +116,12 @@ def features(description: Any) -> dict[str, Feature]:
 
 
 def spoken(error: Exception) -> str:
-    """What went wrong as a package's file was read: an OSError names the file, others their kind."""
+    """Return an error of reading a package's file in words: an OSError names the file, others their kind."""
     return str(error) if isinstance(error, OSError) else repr(error)
 
 
 def checked(inputs: Mapping[str, NDArray[Any]], declared: Mapping[str, Feature]) -> dict[str, NDArray[Any]]:
-    """The inputs in their declared types, those with a default filled in; raises InputError naming what does not fit.
+    """Return the inputs in their declared types, those with a default filled in; raises InputError naming what does not fit.
 
     Any floating type is taken for a floating feature (it is rounded to the declared one); integers must be integers.
     """

@@ -34,7 +34,7 @@ _BRACKETS = str.maketrans("[]", "  ")
 
 
 class LiteralError(ValueError):
-    """A type or value that cannot be read; ``at`` is where in the text it begins."""
+    """A type or value that cannot be read; ``at`` is its position in the text."""
 
     def __init__(self, words: str, at: int) -> None:
         super().__init__(words)
@@ -42,7 +42,7 @@ class LiteralError(ValueError):
 
 
 def unquoted(text: str) -> str:
-    """What a string in quotes stands for."""
+    """Return the text of a string in quotes."""
     return _ESCAPE.sub(lambda m: _ESCAPES.get(m[1], m[1]), text[1:-1])
 
 
@@ -59,13 +59,13 @@ class Literals:
         self._values: dict[str, Any] = {}
 
     def type(self, spelling: str, at: int) -> Any:
-        """The ValueType message of a type; raises LiteralError."""
+        """Return the ValueType message of a type; raises LiteralError."""
         if spelling not in self._types:
             self._types[spelling] = self._type(spelling, at)
         return self._types[spelling]
 
     def value(self, at: int) -> tuple[Any, int]:
-        """The Value message of the value that begins at ``at``, and where it ends; raises LiteralError."""
+        """Return the Value message of the value that begins at ``at``, and where it ends; raises LiteralError."""
         if (match := _NUMBERS.match(self._text, at)) is not None:
             if match[0] not in self._values:
                 self._values[match[0]] = self._numbers(match, at)

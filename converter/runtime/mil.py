@@ -1,4 +1,4 @@
-"""An ML program on PyTorch, operation by operation: the reference, and what fp16 arithmetic makes of it.
+"""An ML program on PyTorch, operation by operation: the reference, and its results in fp16 arithmetic.
 
 Compiled once at load into a list of steps; each tensor is freed at its last use.
 """
@@ -36,12 +36,12 @@ class _Stored:
 
 
 class OperationError(AnemoneError):
-    """An operation of a program could not be carried out on what it was given."""
+    """An operation of a program failed on its inputs."""
 
 
 @dataclass(frozen=True)
 class _Step:
-    """One operation ready to run: constants bound, tensors named, what is kept of its results, what to free then."""
+    """One operation ready to run: constants bound, tensors named, the formats of its results, the values to free then."""
 
     kind: str
     run: Callable[..., Any]
@@ -52,7 +52,7 @@ class _Step:
     freed: tuple[str, ...]
 
     def describe(self, given: Mapping[str, Any]) -> str:
-        """The operation and the shapes of what it is given, in words."""
+        """Return the operation and the shapes of what it is given, in words."""
         words = []
         for name, one in given.items():
             parts = [p for p in (one if isinstance(one, list) else [one]) if isinstance(p, torch.Tensor)]
@@ -67,7 +67,7 @@ _LARGE = 4096
 
 
 def refuse_unknown(path: Path, program: Program) -> None:
-    """Raise UnsupportedOperator naming the operators of a program that there are none of here, and where they are."""
+    """Raise UnsupportedOperator naming the operators of a program that this runtime lacks, and their first places."""
     missing = Counter(op.kind for op in program.operations if op.kind not in _OPERATORS)
     if missing:
         first = {op.kind: (op.outputs or ["its end"])[0] for op in reversed(program.operations)}
@@ -114,7 +114,7 @@ class MILNetwork:
         self._steps = self._compile(program)
 
     def _constant(self, value: Value) -> torch.Tensor | str | _Stored:
-        """One tensor for each stored constant, however many operations use it."""
+        """Return one tensor for each stored constant, however many operations use it."""
         key = id(value)
         if key not in self._shared:
             large = not isinstance(value, str) and value.size >= _LARGE
@@ -148,7 +148,7 @@ class MILNetwork:
         return _Step(op.kind, _OPERATORS[op.kind], constants, inputs, tuple(op.outputs), formats, freed)
 
     def _kept(self, step: _Step, index: int, exact: torch.Tensor, given: Mapping[str, Any]) -> torch.Tensor:
-        """What remains of an operation's result in the network's precision; its range is recorded where wanted."""
+        """Return an operation's result in the network's precision; its range is recorded if asked for."""
         form = step.formats[index]
         if form is None:
             return exact
@@ -159,7 +159,7 @@ class MILNetwork:
         return exact if self._precision == "fp32" else form.keep(exact)
 
     def make_state(self) -> State:
-        """States of zeros, for predictions that go on from one another; a network without any has an empty one."""
+        """Return states of zeros, for predictions that go on from one another; a network without any has an empty one."""
         return State(self._states)
 
     @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""What lies at a path: a package, a compiled model, a model of a pipeline, and which function of it is meant."""
+"""Opens what is at a path: a package, a compiled model, a model of a pipeline; and finds the function asked for."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _parsed(raw: bytes, path: Path) -> Any:
 
 
 def _refuse_other(path: Path) -> None:
-    """Raise PackageError for what is no folder of a package or compiled model at all, telling what it is."""
+    """Raise PackageError for a path that is not a package's or compiled model's folder, saying what it is."""
     if not path.exists():
         raise PackageError(f"{path} does not exist; {_ACCEPTED}")
     if path.is_file():
@@ -50,7 +50,7 @@ def _refuse_other(path: Path) -> None:
 
 
 def _read_package(path: Path) -> tuple[Any, Path]:
-    """A package's model message of whatever type, and the folder it calls @model_path."""
+    """Return a package's model message of whatever type, and the folder it calls @model_path."""
     _refuse_other(path)
     try:
         manifest = json.loads((path / _MANIFEST).read_text())
@@ -62,7 +62,7 @@ def _read_package(path: Path) -> tuple[Any, Path]:
 
 
 def _stage_of(path: Path) -> tuple[Path, int] | None:
-    """The pipeline package that ``path`` is a model of, and which."""
+    """Return the pipeline package that ``path`` is a model of, and which."""
     named = _STAGE.fullmatch(path.name)
     return (path.parent, int(named[1])) if named and (path.parent / _MANIFEST).is_file() else None
 
@@ -79,10 +79,10 @@ def _kind(model: Any) -> str:
 
 
 def opened(path: Path) -> tuple[Any, Path]:
-    """The model message (Model.proto) of an ML program, and the folder it calls @model_path.
+    """Return the model message (Model.proto) of an ML program, and the folder it calls @model_path.
 
-    ``path`` is a package, a compiled model, or one of the `stages` of either. Raises PackageError where it cannot be
-    read or is none.
+    ``path`` is a package, a compiled model, or one of the `stages` of either. Raises PackageError if it cannot be
+    read or is something else.
     """
     if is_compiled(path):
         return read_compiled(path), path
@@ -105,12 +105,12 @@ def opened(path: Path) -> tuple[Any, Path]:
 
 
 def read_model(path: Path) -> Any:
-    """The model message of `opened`."""
+    """Return the model message of `opened`."""
     return opened(path)[0]
 
 
 def stages(path: Path) -> tuple[Path, ...]:
-    """The paths of a pipeline's models in the order they run in; of an ML program none. Raises PackageError."""
+    """Return the paths of a pipeline's models in the order they run in; of an ML program none. Raises PackageError."""
     if is_compiled(path):
         return compiled_stages(path)
     if _stage_of(path) is not None:
@@ -128,21 +128,21 @@ def _chosen(path: Path, known: Collection[str], default: str, function: str | No
 
 
 def function_of(model: Any, path: Path, function: str | None) -> str:
-    """Which function of a model message is meant: ``function``, or where that is None the package's default.
+    """Return the name of a function of a model message: ``function``, or if that is None the package's default.
 
-    A package that names no default means "main", or the only function it has. Raises PackageError naming those there
-    are.
+    A package that names no default means "main", or the only function it has. Raises PackageError naming the
+    functions.
     """
     return _chosen(path, model.mlProgram.functions, model.description.defaultFunctionName, function)
 
 
 def described(model: Any, function: str) -> Any:
-    """The description of one function's inputs and outputs in a model message."""
+    """Return the description of one function's inputs and outputs in a model message."""
     return next((f for f in model.description.functions if f.name == function), model.description)
 
 
 def default_function(path: Path) -> str:
-    """The function that is meant where none is named; "main" of a pipeline. Raises PackageError where there is none."""
+    """Return the name of a package's default function; "main" of a pipeline. Raises PackageError if it has none."""
     if stages(path):
         return "main"
     if not is_compiled(path):
@@ -152,7 +152,7 @@ def default_function(path: Path) -> str:
 
 
 def own_description(path: Path, function: str | None) -> Any:
-    """The description of a function, or of a pipeline, as quickly as it can be read; raises PackageError."""
+    """Return the description of a function, or of a pipeline, as quickly as it can be read; raises PackageError."""
     if is_compiled(path):
         whole = read_description(path)
         name = default_function(path) if function is None else function
@@ -165,7 +165,7 @@ def own_description(path: Path, function: str | None) -> Any:
 
 
 def fingerprint(*packages: Path) -> str:
-    """A digest that changes whenever the program or the weights of one of the packages or compiled models are replaced."""
+    """Return a digest that changes whenever the program or the weights of one of the packages or compiled models are replaced."""
     digest = hashlib.sha256()
     for package in packages:
         for file in sorted(p for p in package.rglob("*") if p.is_file()):

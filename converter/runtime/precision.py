@@ -53,7 +53,7 @@ class Format:
     flushed: bool = False
 
     def keep(self, x: torch.Tensor) -> torch.Tensor:
-        """What is left of ``x`` (fp32, any shape) in this format, as fp32 again; NaN and infinities stay."""
+        """Round ``x`` (fp32, any shape) to this format, as fp32 again; NaN and infinities stay."""
         kept = x.half().float()
         if self.ceiling < FP16.ceiling:
             kept = torch.where(kept.abs() > self.ceiling, kept * torch.inf, kept)
@@ -132,7 +132,7 @@ def _begins_inside(op: Operation) -> bool:
 
 
 def result_format(op: Operation, precision: str, *, narrow_slices: bool) -> Format | None:
-    """The format that the fp16 results of an operation have; None where they are numbers it was given.
+    """Return the format that the fp16 results of an operation have; None if they are numbers it was given.
 
     In ``fp32`` it is that of ``fp16``: what the results would have to fit. ``narrow_slices`` tells whether the engine
     is one from before A16; it matters to ``ane`` only.

@@ -49,7 +49,7 @@ class Operation:
     constants: dict[str, list[Value]]
     outputs: list[str]
     dtypes: list[np.dtype[Any]]
-    #: Of each output; None where the program does not fix it.
+    #: Of each output; None if the program does not fix it.
     shapes: list[tuple[int, ...] | None]
 
 
@@ -74,7 +74,7 @@ class Program:
 
 
 def functions(path: Path | str) -> tuple[str, ...]:
-    """The names of a package's functions, of a pipeline "main" alone; raises PackageError."""
+    """Return the names of a package's functions, of a pipeline "main" alone; raises PackageError."""
     path = Path(path)
     return ("main",) if stages(path) else tuple(sorted(read_model(path).mlProgram.functions))
 
@@ -87,13 +87,13 @@ def _features(description: Any, path: Path) -> dict[str, Feature]:
 
 
 def own_features(path: Path, function: str | None = None) -> tuple[dict[str, Feature], dict[str, Feature]]:
-    """What one package declares by itself, as `declared`, also where it is one half of a network."""
+    """Return one package's own inputs and outputs, as `declared`, also of one half of a network."""
     found = own_description(path, function)
     return _features(found.input, path), _features(found.output, path)
 
 
 def declared(path: Path, function: str | None = None) -> tuple[dict[str, Feature], dict[str, Feature]]:
-    """A function's (or a pipeline's) inputs and outputs by name, without reading its weights; raises PackageError.
+    """Return a function's (or a pipeline's) inputs and outputs by name, without reading its weights; raises PackageError.
 
     Of a network cut in two, ``path`` is the first half.
     """
@@ -123,7 +123,7 @@ def _constant(name: str, value: Value) -> Operation:
 
 
 def _check_names(given: set[str], operations: list[Operation], outputs: list[str], path: Path) -> None:
-    """Refuse a program in which something takes what nothing before it gives."""
+    """Refuse a program in which an operation takes a value that no earlier one gives."""
     for op in operations:
         for name in (n for names in op.inputs.values() for n in names):
             if name not in given:
@@ -169,7 +169,7 @@ def _read_program(path: Path, named: str | None) -> Program:
 
 
 def _in_a_row(programs: Sequence[Program]) -> Iterator[Operation]:
-    """The operations of all programs; what several call the same without handing it on gets names of its own in each."""
+    """Yield the operations of all programs; equal names that are not handed on become different ones."""
     times = Counter(name for program in programs for name in program.names)
     for number, program in enumerate(programs, 1):
         own = {name: f"{name}#{number}" for name in program.names - program.features if times[name] > 1}
@@ -179,7 +179,7 @@ def _in_a_row(programs: Sequence[Program]) -> Iterator[Operation]:
 
 
 def read_program(path: Path, function: str | None = None) -> Program:
-    """A function (the default one) of the package or compiled model at ``path``; raises PackageError where it cannot be read.
+    """Read a function (the default one) of the package or compiled model at ``path``; raises PackageError if it cannot be read.
 
     Both halves of a network cut in two are one program, if ``path`` is the first.
     """

@@ -39,7 +39,7 @@ class Range:
         return 20 * math.log10(self.ceiling / self.peak) if self.peak else math.inf
 
     def also(self, other: Range) -> Range:
-        """This and another prediction's range of the same output."""
+        """Join this and another prediction's range of the same output."""
         return Range(
             self.output,
             self.kind,
@@ -56,7 +56,7 @@ class Range:
 def measured(
     output: str, kind: str, form: Format, exact: torch.Tensor, *, finite_operands: Callable[[], bool]
 ) -> Range:
-    """The range of an operation's results before rounding (fp32, any shape).
+    """Return the range of an operation's results before rounding (fp32, any shape).
 
     ``finite_operands`` is asked only where a result is infinite already before rounding.
     """
@@ -81,12 +81,12 @@ def measured(
 
 
 def nearest(ranges: Iterable[Range]) -> list[Range]:
-    """Those that overflowed first, then by headroom, the least first; the program's order among equals."""
+    """Return those that overflowed first, then by headroom, the least first; the program's order among equals."""
     return sorted(ranges, key=lambda r: (not r.overflowed, r.headroom_db))
 
 
 def report(ranges: Iterable[Range], most: int) -> str:
-    """A table of the ``most`` operations nearest to overflow, and what became of those behind one that did."""
+    """Return a table of the ``most`` operations nearest to overflow, and the fate of those behind one that did."""
     found = nearest(ranges)
     lines = [f"{'operation':40} {'kind':16} {'peak':>10} {'limit':>6} {'headroom':>9}"]
     for one in found[:most]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from converter.runtime.body import Statement, Type
 from converter.runtime.feature import PackageError
 
-#: The least and the greatest rank of a parameter; None where there is no greatest.
+#: The least and the greatest rank of a parameter; None if there is no greatest.
 Ranks = tuple[int, int | None]
 
 _IMAGE: Ranks = (4, 4)

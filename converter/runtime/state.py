@@ -1,4 +1,4 @@
-"""What a stateful network keeps between predictions, and the operations that read and write it."""
+"""States, which a network keeps between predictions, and the operations that read and write them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class State:
         self.tensors = {name: _tensor(np.zeros(f.shape, f.dtype)) for name, f in features.items()}
 
     def read(self, name: str) -> NDArray[Any]:
-        """A copy of a state, in its declared type."""
+        """Return a copy of a state, in its declared type."""
         return self.tensors[name].numpy().astype(self.features[name].dtype)
 
     def write(self, name: str, array: NDArray[Any]) -> None:
-        """Replace a state, rounded to its declared type; raises InputError where it has another shape."""
+        """Replace a state, rounded to its declared type; raises InputError if it has another shape."""
         feature = self.features[name]
         if array.shape != feature.shape:
             raise InputError(f"state {name} has shape {list(array.shape)}; {list(feature.shape)} is accepted")
@@ -39,7 +39,7 @@ def _tensor(array: NDArray[Any]) -> torch.Tensor:
 
 
 def checked_state(state: State | None, declared: Mapping[str, Feature]) -> dict[str, torch.Tensor]:
-    """The tensors of a prediction's states; raises InputError where they are not those of the network."""
+    """Return the tensors of a prediction's states; raises InputError if they are not those of the network."""
     if state is None and declared:
         raise InputError(f"the network keeps states ({', '.join(declared)}); give one of its make_state()")
     found = {} if state is None else state.tensors
@@ -58,7 +58,7 @@ STATE_OPERATORS: dict[str, Callable[..., Any]] = {
 
 
 def without_states(op: Operation, states: Mapping[str, Feature]) -> Operation:
-    """The operation with what it writes to a state as its first result, which bears the state's name."""
+    """Return the operation with the value it writes to a state as its first result, which has the state's name."""
     if op.kind == "write_state":
         (name,) = op.inputs["input"]
     elif op.kind == "coreml_update_state":

@@ -14,7 +14,7 @@ from converter.runtime.package import described, function_of, read_model
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation (or constant): its kind, its output's name and shape, and what it works on (parameter x)."""
+    """One operation (or constant): its kind, its output's name and shape, and its operand (parameter x)."""
 
     kind: str
     output: str
@@ -26,7 +26,7 @@ class Operation:
 class ProgramSummary:
     """A model's inputs, outputs and operations.
 
-    version: what its maker said the model is (Apple's converter: the --model-version).
+    version: the model's name by its maker (Apple's converter: the --model-version).
     metadata: its user-defined strings.
     """
 
@@ -38,7 +38,7 @@ class ProgramSummary:
     metadata: dict[str, str]
 
     def shape(self, output: str) -> tuple[int, ...]:
-        """An output's shape; where it is not declared (it need not be), that of the operation which gives it."""
+        """Return an output's shape; where it is not declared (it need not be), that of the operation which gives it."""
         declared = self.outputs[output].shape
         return declared or next((o.shape for o in reversed(self.operations) if o.output == output), ())
 
@@ -49,7 +49,7 @@ class ProgramSummary:
 
     @property
     def embedding_rows(self) -> int | None:
-        """How many tokens a text encoder knows; None where its embedding is compressed."""
+        """The number of tokens a text encoder knows; None if its embedding is compressed."""
         tables = {o.output: o.shape for o in self.operations if o.kind == "const"}
         looked_up = (tables[o.x] for o in self.operations if o.kind == "gather" and o.x in tables)
         return next((shape[0] for shape in looked_up if len(shape) == 2), None)
@@ -80,7 +80,7 @@ def _summary(path: Path) -> ProgramSummary:
 def read_summary(path: Path) -> ProgramSummary:
     """Return the summary of an .mlpackage or .mlmodelc, or of both halves of a network cut in two if ``path`` is the first.
 
-    Raises PackageError where it cannot be read or is no ML program.
+    Raises PackageError if it cannot be read or is no ML program.
     """
     summaries = [_summary(part) for part in chunk_paths(path)]
     inputs, outputs = chunk_features(path, ((o.inputs, o.outputs) for o in summaries))

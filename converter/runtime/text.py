@@ -153,7 +153,7 @@ class _Reader:
             more = self.delimiter() == ","
 
     def member(self, arguments: Any) -> bool:
-        """One of a tuple's tensors or values; whether another follows."""
+        """Return one of a tuple's tensors or values; whether another follows."""
         if (match := self.maybe(_MEMBER)) is not None:
             arguments.add(name=match[1])
             return match[2] == ","
@@ -175,7 +175,7 @@ class _Reader:
         return self.delimiter()
 
     def pass_value(self) -> None:
-        """Pass over what an attribute says in a type that is no tensor: no operator computes with it."""
+        """Pass over an attribute's value of a type that is not a tensor: no operator computes with it."""
         depth = 0
         while (match := self.maybe(_TYPED_BRACKET)) is not None:
             depth += (match[0] in "([{<") - (match[0] in ")]}>")
@@ -187,7 +187,7 @@ class _Reader:
         return self.take(_NEXT, "a comma or the end of a list")[1]
 
     def skip_attributes(self) -> None:
-        """Pass over what a program or function has in brackets: build versions, and shapes that its description has."""
+        """Pass over a program's or function's brackets: build versions, and shapes that its description has."""
         if not self._text.startswith("[", self._at):
             return
         depth = 0
@@ -200,7 +200,7 @@ class _Reader:
 
 
 def read_text(text: str) -> Any:
-    """The Program message (MIL.proto) of a program's text; raises TextError naming the line."""
+    """Return the Program message (MIL.proto) of a program's text; raises TextError naming the line."""
     reader, found = _Reader(text.removeprefix("\ufeff")), mil().Program(version=1)
     try:
         reader.program(found)

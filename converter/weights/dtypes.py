@@ -19,8 +19,8 @@ class DType:
     number: its DataType in MIL.proto.
     bits: its width where tensors are stored; 0 for text.
     field: where an immediate tensor keeps it (coremltools' IMMEDIATE_VALUE_TYPES_IN_BYTES, as its frontend writes them).
-    numpy: what NumPy holds it in once unpacked; None where NumPy has no such type.
-    blob: its number in weight.bin (MILBlob's BlobDataType.hpp); None where weights are not of it.
+    numpy: what NumPy holds it in once unpacked; None if NumPy has no such type.
+    blob: its number in weight.bin (MILBlob's BlobDataType.hpp); None if weights are not of it.
     array: its word in a description of inputs and outputs; in capitals it is the ArrayDataType of FeatureTypes.proto.
     """
 

@@ -38,7 +38,7 @@ def softmaxes(context: RuleContext) -> Iterator[Problem]:
             yield Problem("W3", "warning", what, cure, place)
         elif kind.nbytes > _HUGE_LOGITS:
             what = f"One head's logits exceed {megabytes(_HUGE_LOGITS)}; the engine has some tens of MB of its own."
-            cure = "Convert with split_einsum_v2, which cuts the queries, or for a smaller picture."
+            cure = "Convert with split_einsum_v2, which cuts the queries, or for a smaller image."
             yield Problem("W3", "warning", what, cure, place)
         elif kind.nbytes > _LOGITS:
             what = "One head's logits exceed the engine's own memory, so they travel; it works."
@@ -104,13 +104,13 @@ def compile_time(context: RuleContext) -> Iterator[Problem]:
             "W9",
             "warning",
             f"More than {_MANY_EINSUMS} matrix products: compiling for the engine takes very long or never ends.",
-            "Use split_einsum instead of split_einsum_v2, a smaller picture, or cut the network into two packages.",
+            "Use split_einsum instead of split_einsum_v2, a smaller image, or cut the network into two packages.",
             context.whole(f"{count} products among {len(context.function.operations)} operations", count),
         )
 
 
 def _scale(function: Function, op: Operation) -> float | None:
-    """The number below 1 that an operation multiplies by, if it does."""
+    """Return the number below 1 that an operation multiplies by, if it does."""
     for parameter in ("x", "y"):
         value = function.value(op, parameter)
         if value is not None and value.size == 1:
@@ -149,7 +149,7 @@ def late_scale(context: RuleContext) -> Iterator[Problem]:
             yield Problem(
                 "N3",
                 "warning",
-                "The logits are scaled after their product, which may overflow fp16 before (black pictures).",
+                "The logits are scaled after their product, which may overflow fp16 before (black images).",
                 "Fold the scale into the query's weights.",
                 context.place(op, reach, function.types[op.outputs[0]].nbytes),
             )

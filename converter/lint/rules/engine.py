@@ -116,7 +116,7 @@ def axes(context: RuleContext) -> Iterator[Problem]:
                 "error",
                 f"An axis is longer than {chip.name}'s engine takes: {chip.axis} for depth, height and width, {WIDEST} "
                 "for batch and channels.",
-                "Convert for a smaller picture, or cut the axis into pieces.",
+                "Convert for a smaller image, or cut the axis into pieces.",
                 context.place(op, f"an axis of {longest}", longest, (name,)),
             )
 
@@ -130,7 +130,7 @@ def _factors(number: int) -> bool:
 
 
 def _kernel_faults(context: RuleContext, op: Operation) -> Iterator[tuple[str, str, str]]:
-    """What is wrong with a convolution or pooling: what, cure, detail."""
+    """Return the faults of a convolution or pooling: what, cure, detail."""
     function, chip = context.function, context.chip
     strides = [int(s) for s in np.atleast_1d(v)] if (v := function.value(op, "strides")) is not None else [1]
     if op.kind.endswith("_pool"):

@@ -24,7 +24,7 @@ _PRODUCTS = frozenset({"einsum", "matmul", "scaled_dot_product_attention"})
 #: two. relu6 and clip are its hard sigmoid only behind an addition of 3.
 _HARD = frozenset({"sigmoid_hard", "thresholded_relu"})
 _CLAMPS = frozenset({"clip", "relu6"})
-#: Activations that are curved, too, of which nobody has reported either.
+#: Activations that are curved, too, of which there is no report either.
 _CURVED = frozenset(
     {
         "elu",
@@ -68,7 +68,7 @@ def linear_layers(context: RuleContext) -> Iterator[Problem]:
 
 
 def _activations(function: Function, name: str, shifted: bool = False) -> Iterator[Operation]:
-    """The activations that take a tensor of rank 2, scaled, shifted, cast, cut or reshaped in it at most.
+    """Return the activations that take a tensor of rank 2, scaled, shifted, cast, cut or reshaped in it at most.
 
     ``shifted``: whether 3 was added on the way, as hard sigmoids spelled out do before they clamp.
     """
@@ -105,7 +105,7 @@ def _flat_products(context: RuleContext) -> Iterator[Problem]:
             what += (
                 ": with hardswish, its results were seen to be 3.9 % off on the engine (coreai-torch issue 51)."
                 if hard
-                else " of a kind nobody has measured there; with hardswish results were 3.9 % off on the engine."
+                else " of a kind that was not measured there; with hardswish results were 3.9 % off on the engine."
             )
             cure = "Do both at rank 4, where the error was gone: (batch, channels, 1, 1) and a 1x1 convolution."
             size = context.bytes_of(op)
@@ -138,7 +138,7 @@ def padding(context: RuleContext) -> Iterator[Problem]:
         elif takes > _NOTED * size and takes - size > _WASTED_NOTED:
             what = "The engine pads the last axis to 64 bytes. All activations of this function: "
             what += f"{megabytes(plain)} take {megabytes(padded)}."
-            cure = "Sizes of picture that keep widths a multiple of 32 at every level pad least."
+            cure = "Sizes of image that keep widths a multiple of 32 at every level pad least."
             yield Problem("W2", "note", what, cure, context.place(op, detail, takes - size, (name,)))
 
 
@@ -170,7 +170,7 @@ def _turns_rows(function: Function, op: Operation) -> bool:
     return before[-1:] != after[-1:] and not flat and not _only_products(function, op)
 
 
-def turned_rows(context: RuleContext) -> Iterator[Problem]:
+def transposed_rows(context: RuleContext) -> Iterator[Problem]:
     """W4: transposes and reshapes of the last axis amid the engine's work."""
     function, placement = context.function, context.placement
     for op in function.operations:

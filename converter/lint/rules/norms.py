@@ -38,7 +38,7 @@ class _Variance:
 
 
 def _squared(function: Function, op: Operation) -> str | None:
-    """What an operation squares."""
+    """Return the tensor that an operation squares."""
     x = function.first(op)
     if op.kind == "square":
         return x
@@ -60,7 +60,7 @@ def _bounded(function: Function, divided: Operation) -> bool:
 
 
 def _norm(function: Function, squared: str, axes: tuple[int, ...]) -> str:
-    """What norm a mean of squares over ``axes`` belongs to, by where the squared values come from."""
+    """Return the norm that a mean of squares over ``axes`` belongs to, by the source of the squared values."""
     centred = function.producers.get(squared)
     if centred is not None and centred.kind == "real_div" and _bounded(function, centred):
         return "bounded"
@@ -103,7 +103,7 @@ def squares(context: RuleContext) -> Iterator[Problem]:
         place = context.place(op, megabytes(context.bytes_of(op)), context.bytes_of(op))
         if found.norm == "group":
             what = "A group norm squares its centred values in fp16: infinite beyond 255 where it is not fused."
-            cure = "If pictures come out black, use a checkpoint made for fp16 (such as sdxl-vae-fp16-fix)."
+            cure = "If images come out black, use a checkpoint made for fp16 (such as sdxl-vae-fp16-fix)."
             yield Problem("N2", "note", what, cure, place)
         else:
             what = "Values are squared in fp16 before their mean: beyond 255 the square is infinite."
@@ -112,7 +112,7 @@ def squares(context: RuleContext) -> Iterator[Problem]:
 
 
 def _exponentials(context: RuleContext) -> Iterator[Problem]:
-    """Logarithms of exponentials that the engine gives as 0 where an exponential exceeds fp16."""
+    """Yield logarithms of exponentials that the engine gives as 0 where an exponential exceeds fp16."""
     for op in context.function.operations:
         if op.kind in _EXPONENTIALS and context.placement.on_engine(op):
             gives, cure = _EXPONENTIALS[op.kind]

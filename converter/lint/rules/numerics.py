@@ -25,7 +25,7 @@ _CHUNK = 2**22
 
 
 def _infinite(constant: Constant) -> int:
-    """How many of a constant's numbers are no finite ones; each blob is read once in a run."""
+    """Count a constant's numbers that are not finite; each blob is read once in a run."""
     key = (constant.identity, "infinite") if constant.identity is not None else None
     if key is not None and key in constant.known:
         return int(constant.known[key])
@@ -80,7 +80,7 @@ def constants(context: RuleContext) -> Iterator[Problem]:
 
 
 def _origin(function: Function, name: str, through: frozenset[str]) -> str:
-    """The first tensor up the program that something else than ``through`` makes."""
+    """Return the first tensor up the program that another kind than ``through`` makes."""
     while (maker := function.producers.get(name)) is not None and maker.kind in through:
         tensors = function.tensors(maker)
         if len(tensors) != 1:
@@ -107,7 +107,7 @@ def angles(context: RuleContext) -> Iterator[Problem]:
 
 
 def _added(function: Function, name: str) -> float:
-    """The largest constant that has been added to a tensor, or multiplies it, since anything else was done to it."""
+    """Return the largest constant that was added to a tensor, or multiplies it, after its last other operation."""
     reach = 0.0
     while (maker := function.producers.get(name)) is not None and maker.kind in MOVES | {"add", "sub", "mul"}:
         for parameter in ("x", "y"):
@@ -168,7 +168,7 @@ def inexact_indices(context: RuleContext) -> Iterator[Problem]:
 
 
 def _doubles(palette: NDArray[Any], vector: bool) -> int:
-    """Entries of a palette that another entry equals already, over all its groups."""
+    """Count entries of a palette that equal an earlier one, over all its groups."""
     entries = palette.reshape(-1, *palette.shape[-2:]) if vector else palette.reshape(1, -1, 1)
     return sum(len(group) - len(np.unique(group, axis=0)) for group in entries)
 

@@ -61,7 +61,7 @@ def _streamed(context: RuleContext, weight: Weight) -> bool:
 
 
 def _used(function: Function) -> list[Weight]:
-    """The weights the computation takes, each stored blob once."""
+    """Return the weights the computation takes, each stored blob once."""
     found = {}
     for name, weight in function.weights.items():
         if function.uses(name) or name in function.outputs:
@@ -96,7 +96,7 @@ def sizes(context: RuleContext) -> Iterator[Problem]:
 
 
 def versions(context: RuleContext) -> Iterator[Problem]:
-    """E7: what the package's own version does not have, so that it does not load."""
+    """E7: operations and types that the package's own version lacks, so that it does not load."""
     function, version = context.function, context.listing.specification
     what = "The package says it is for an older system than it needs, so it does not load."
     cure = "Convert with the deployment target that has it (macOS 13 is version 7, 14 is 8, 15 is 9)."
@@ -140,7 +140,7 @@ def compression(context: RuleContext) -> Iterator[Problem]:
 
 
 def traffic(context: RuleContext) -> Iterator[Problem]:
-    """W11: what goes in and out of the program at every call."""
+    """W11: the bytes in and out of the program at every call."""
     function = context.function
     total = 0
     for name in (*function.inputs, *function.outputs):
@@ -166,7 +166,7 @@ def traffic(context: RuleContext) -> Iterator[Problem]:
 
 
 def unused_constants(context: RuleContext) -> Iterator[Problem]:
-    """W7: weights that nothing takes."""
+    """W7: weights that no operation takes."""
     function = context.function
     if any(op.nested for op in function.operations):
         return  # what a nested block takes is not listed

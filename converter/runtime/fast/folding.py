@@ -10,7 +10,7 @@ _FLOATS = ("fp16", "fp32")
 
 
 def _renamed_value(graph: Graph, node: Node, floats: frozenset[str]) -> str | None:
-    """The value that a node only passes on; None where it does more."""
+    """Return the value that a node only passes on; None if it does more."""
     x = node.source("x")
     if x is None or len(node.outputs) != 1:
         return None
@@ -28,7 +28,7 @@ def _renamed_value(graph: Graph, node: Node, floats: frozenset[str]) -> str | No
 
 
 def drop_casts(graph: Graph, floats: frozenset[str]) -> Graph:
-    """Without casts between floats, identities, and reshapes that change nothing. ``floats``: the values that are."""
+    """Drop casts between floats, identities, and reshapes that change nothing. ``floats``: the floating values."""
     names = {}
     for node in graph.nodes:
         passed = _renamed_value(graph, node, floats)
@@ -43,7 +43,7 @@ def _same_rows(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
 
 
 def respaced(graph: Graph, name: str) -> str:
-    """The value whose rows of channels ``name`` has, before reshapes that only write the pixels otherwise."""
+    """Return the value whose rows of channels ``name`` has, before reshapes that only write the pixels otherwise."""
     node = graph.made(name, "reshape")
     while (
         node is not None
@@ -55,7 +55,7 @@ def respaced(graph: Graph, name: str) -> str:
 
 
 def pass_respaced(graph: Graph, node: Node) -> Node | None:
-    """A layer that looks at one pixel at a time reads the rows as they were before such reshapes."""
+    """Have a layer that looks at one pixel at a time read the rows as they were before such reshapes."""
     if node.kind != "layer" or not node.options["pointwise"]:
         return None
     (x,) = node.inputs["x"]

@@ -1,7 +1,7 @@
-"""A program as a graph that passes rewrite: nodes by what they make, and who uses it.
+"""A program as a graph that passes rewrite: nodes by the values they make, and the users of each.
 
 A pass looks at a node that ends a pattern, finds the rest of it through its inputs, and puts one node in its place
-that makes a value of the same name; what the pattern leaves without users goes in `Graph.swept`.
+that makes a value of the same name; nodes of the pattern that are left without users go in `Graph.swept`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Shape = tuple[int, ...]
 class Node:
     """One operation: an operator of MIL, or one of this engine's own, which stands for several.
 
-    inputs: parameter -> names of tensors. constants: parameter -> constant values. options: what a pass has decided.
+    inputs: parameter -> names of tensors. constants: parameter -> constant values. options: decisions of passes.
     """
 
     kind: str
@@ -41,24 +41,24 @@ class Node:
         return tuple(name for names in self.inputs.values() for name in names)
 
     def source(self, parameter: str) -> str | None:
-        """The tensor given for a parameter; None where it is a constant or absent."""
+        """Return the tensor given for a parameter; None if it is a constant or absent."""
         names = self.inputs.get(parameter, ())
         return names[0] if len(names) == 1 else None
 
     def constant(self, parameter: str) -> Any:
-        """A constant parameter as an array or text; None where it is a tensor or absent."""
+        """Return a constant parameter as an array or text; None if it is a tensor or absent."""
         values = self.constants.get(parameter)
         if not values:
             return None
         return values[0] if isinstance(values[0], str) else dense(values[0])
 
     def numbers(self, parameter: str) -> list[int] | None:
-        """A constant parameter as whole numbers; None where it is a tensor or absent."""
+        """Return a constant parameter as whole numbers; None if it is a tensor or absent."""
         found = self.constant(parameter)
         return None if found is None else [int(n) for n in found.reshape(-1)]
 
     def scalar(self, parameter: str) -> float | None:
-        """A constant parameter of one element; None where it is anything else."""
+        """Return a constant parameter of one element; None if it is anything else."""
         found = self.constant(parameter)
         return (
             float(found.reshape(-1)[0])
@@ -85,25 +85,25 @@ class Graph:
 
     @staticmethod
     def of(program: Program, shapes: Mapping[str, Shape]) -> Graph:
-        """The program as it is."""
+        """Return the program as it is."""
         return Graph(map(_node, program.operations), shapes, program.outputs)
 
     def made(self, name: str | None, *kinds: str) -> Node | None:
-        """The node that makes a value, if it is of one of these kinds."""
+        """Return the node that makes a value, if it is of one of these kinds."""
         node = self.producer.get(name) if name is not None else None
         return node if node is not None and node.kind in kinds else None
 
     def alone(self, name: str) -> bool:
-        """Whether one node uses the value, once, and nobody else wants it."""
+        """Whether one node uses the value, once, and it is not an output."""
         users = self.users.get(name, [])
         return name not in self.wanted and len(users) == 1 and users[0].sources.count(name) == 1
 
     def rewritten(self, rewrite: Callable[[Graph, Node], Node | None]) -> Graph:
-        """Every node for which ``rewrite`` gives another one replaced by that, and what nobody uses any more gone."""
+        """Replace every node for which ``rewrite`` returns another one, and drop nodes without users."""
         return Graph((rewrite(self, node) or node for node in self.nodes), self.shapes, self.wanted).swept()
 
     def renamed(self, names: Mapping[str, str]) -> Graph:
-        """Every use of a value replaced by a use of another; ``names`` may go on through several."""
+        """Replace every use of a value by a use of another; ``names`` may lead through several."""
 
         def final(name: str) -> str:
             while name in names:
@@ -117,7 +117,7 @@ class Graph:
         return Graph(nodes, self.shapes, self.wanted).swept()
 
     def swept(self) -> Graph:
-        """Without the nodes whose results nobody uses."""
+        """Return the graph without the nodes whose results have no users."""
         used, kept = set(self.wanted), []
         for node in reversed(self.nodes):
             if used.intersection(node.outputs):

@@ -23,12 +23,12 @@ class _Part:
 class _Head:
     """A head's, or a chunk of one's: stretches of query, key and value, and what its logits are multiplied by.
 
-    turned: whether the key's tensor is [B, K, 1, C], its stretch being told as if it were [B, C, 1, K] all the same.
+    transposed: whether the key's tensor is [B, K, 1, C], its stretch being told as if it were [B, C, 1, K] all the same.
     """
 
     query: _Part
     key: _Part
-    turned: bool
+    transposed: bool
     value: _Part
     scale: float
 
@@ -60,7 +60,7 @@ def _turned(graph: Graph, name: str) -> str | None:
 
 
 def _key(graph: Graph, name: str) -> tuple[_Part, bool]:
-    """A head's keys [B, K, 1, d] as a stretch of [B, C, 1, K], and whether what they are a stretch of is [B, K, 1, C]."""
+    """Return a head's keys [B, K, 1, d] as a slice of [B, C, 1, K], and whether the sliced tensor is [B, K, 1, C]."""
     part = _part(graph, name)
     source = _turned(graph, part.source)
     if source is not None and part.source == name:
@@ -71,7 +71,7 @@ def _key(graph: Graph, name: str) -> tuple[_Part, bool]:
 
 
 def _scaled(graph: Graph, name: str | None) -> tuple[str | None, float]:
-    """Logits and what they are multiplied by after the product."""
+    """Return logits and the factor they are multiplied by after the product."""
     node = graph.made(name, "mul", "real_div")
     if node is None:
         return name, 1.0
@@ -83,7 +83,7 @@ def _scaled(graph: Graph, name: str | None) -> tuple[str | None, float]:
 
 
 def _shares(graph: Graph, name: str | None, axis: int) -> tuple[str | None, float]:
-    """What a softmax over an axis is of, and what that was multiplied by."""
+    """Return the logits of a softmax over an axis, and the factor they were multiplied by."""
     node = graph.made(name, "softmax")
     if node is None or (node.numbers("axis") or [-1])[0] % 4 != axis:
         return None, 1.0
@@ -99,8 +99,8 @@ def _head(graph: Graph, name: str) -> _Head | None:
     logits = graph.made(inside, "einsum")
     if logits is None or logits.constant("equation") != _LOGITS or len(logits.inputs.get("values", ())) != 2:
         return None
-    key, turned = _key(graph, logits.inputs["values"][0])
-    return _Head(_part(graph, logits.inputs["values"][1]), key, turned, _part(graph, value), scale)
+    key, transposed = _key(graph, logits.inputs["values"][0])
+    return _Head(_part(graph, logits.inputs["values"][1]), key, transposed, _part(graph, value), scale)
 
 
 def _values(graph: Graph, name: str, axis: int) -> tuple[str, ...]:
@@ -116,8 +116,8 @@ def _values(graph: Graph, name: str, axis: int) -> tuple[str, ...]:
 
 
 def _attention(output: str, q: str, k: str, v: str, heads: int, scale: float, layout: str, **options: Any) -> Node:
-    """key_begin, value_begin: where their channels begin in their tensors. turned: keys are [B, K, 1, C]."""
-    chosen = {"key_begin": 0, "value_begin": 0, "turned": False, **options}
+    """Build the node. key_begin, value_begin: first channels in their tensors. transposed: keys are [B, K, 1, C]."""
+    chosen = {"key_begin": 0, "value_begin": 0, "transposed": False, **options}
     options = {"heads": heads, "scale": scale, "layout": layout, **chosen}
     return Node("attention", (output,), {"q": (q,), "k": (k,), "v": (v,)}, {}, options)
 
@@ -126,8 +126,8 @@ def _covers(row: list[_Head], first: _Head, own: tuple[int, int], queries: int, 
     """Whether the chunks of a head have its channels of query, key and value, all of its keys, and each query once."""
     reached = 0
     for part in row:
-        if (part.query.source, part.key.source, part.value.source, part.scale, part.turned) != (
-            (first.query.source, first.key.source, first.value.source, first.scale, first.turned)
+        if (part.query.source, part.key.source, part.value.source, part.scale, part.transposed) != (
+            (first.query.source, first.key.source, first.value.source, first.scale, first.transposed)
         ):
             return False
         for stretch, begin in ((part.query, 0), (part.key, first.key.begin[1]), (part.value, first.value.begin[1])):
@@ -143,7 +143,7 @@ def _covers(row: list[_Head], first: _Head, own: tuple[int, int], queries: int, 
 
 
 def _split_heads(graph: Graph, node: Node) -> Node | None:
-    """Apple's forms: an einsum a head, perhaps a chunk of its queries; all heads side by side in [B, C, 1, S]."""
+    """Match Apple's forms: an einsum a head, perhaps a chunk of its queries; all heads side by side in [B, C, 1, S]."""
     rows = [[_head(graph, chunk) for chunk in _values(graph, head, 3)] for head in _values(graph, node.output, 1)]
     parts = [[part for part in row if part is not None] for row in rows]
     if [len(row) for row in rows] != [len(row) for row in parts] or not parts[0]:
@@ -158,12 +158,12 @@ def _split_heads(graph: Graph, node: Node) -> Node | None:
             return None
     return _attention(
         node.output, first.query.source, first.key.source, first.value.source, len(parts), first.scale, "channels",
-        key_begin=first.key.begin[1], value_begin=first.value.begin[1], turned=first.turned,
+        key_begin=first.key.begin[1], value_begin=first.value.begin[1], transposed=first.transposed,
     )  # fmt: skip
 
 
 def _by_head(graph: Graph, name: str | None, channels: int) -> tuple[str, int] | None:
-    """What [B, heads, d, S] was reshaped from, [B, C, 1, S], and the number of heads."""
+    """Return the tensor [B, C, 1, S] that [B, heads, d, S] was reshaped from, and the number of heads."""
     node = graph.made(name, "reshape")
     source = node.source("x") if node is not None else None
     if node is None or source is None:
@@ -174,7 +174,7 @@ def _by_head(graph: Graph, name: str | None, channels: int) -> tuple[str, int] |
 
 
 def _one_matmul(graph: Graph, node: Node) -> Node | None:
-    """The `original` form: every head in one product, [B, heads, d, S]."""
+    """Match the `original` form: every head in one product, [B, heads, d, S]."""
     shape = graph.shapes[node.output]
     mix = graph.made(node.source("x"), "matmul") if node.kind == "reshape" else None
     if mix is None or len(shape) != 4 or shape[2] != 1 or mix.scalar("transpose_x") or not mix.scalar("transpose_y"):
@@ -201,10 +201,10 @@ class _ByHead:
 
 def _rows_by_head(graph: Graph, name: str | None) -> _ByHead | None:
     inner, after = _scaled(graph, name)
-    turned = graph.made(inner, "transpose")
-    if turned is None or [n % 4 for n in turned.numbers("perm") or []] != [0, 2, 1, 3]:
+    transposed = graph.made(inner, "transpose")
+    if transposed is None or [n % 4 for n in transposed.numbers("perm") or []] != [0, 2, 1, 3]:
         return None
-    inside, before = _scaled(graph, turned.source("x"))
+    inside, before = _scaled(graph, transposed.source("x"))
     split = graph.made(inside, "reshape")
     source = split.source("x") if split is not None else None
     if split is None or source is None:
@@ -215,15 +215,15 @@ def _rows_by_head(graph: Graph, name: str | None) -> _ByHead | None:
 
 
 def _rows(graph: Graph, node: Node) -> Node | None:
-    """The form of ct.convert: rows of channels [B, S, C], by scaled_dot_product_attention or by two products."""
-    turned = graph.made(node.source("x"), "transpose") if node.kind == "reshape" else None
+    """Match the form of ct.convert: rows of channels [B, S, C], by scaled_dot_product_attention or by two products."""
+    transposed = graph.made(node.source("x"), "transpose") if node.kind == "reshape" else None
     if (
-        turned is None
-        or [n % 4 for n in turned.numbers("perm") or []] != [0, 2, 1, 3]
+        transposed is None
+        or [n % 4 for n in transposed.numbers("perm") or []] != [0, 2, 1, 3]
         or len(graph.shapes[node.output]) != 3
     ):
         return None
-    mix = graph.made(turned.source("x"), "scaled_dot_product_attention", "matmul")
+    mix = graph.made(transposed.source("x"), "scaled_dot_product_attention", "matmul")
     if mix is None:
         return None
     if mix.kind == "scaled_dot_product_attention":
@@ -251,7 +251,7 @@ def _rows(graph: Graph, node: Node) -> Node | None:
 
 
 def find_attention(graph: Graph, node: Node) -> Node | None:
-    """An attention without a mask where its last operation stands."""
+    """Put one node for an attention without a mask in the place of its last operation."""
     if node.kind in ("concat", "einsum"):
         return _split_heads(graph, node)
     return _one_matmul(graph, node) or _rows(graph, node) if node.kind == "reshape" else None

@@ -73,8 +73,8 @@ class _Attention(ctypes.Structure):
 class Rounded:
     """Rows of channels as u8: value = scale * (q - zero).
 
-    q: uint8 [rows, channels]. scale, zero: fp32 [rows]. outside: uint8 [images, channels], what lies outside of each
-    image; None where each row has its own scale, so that no window may cross rows.
+    q: uint8 [rows, channels]. scale, zero: fp32 [rows]. outside: uint8 [images, channels], the padding around each
+    image; None if each row has its own scale, so that no window may cross rows.
     """
 
     q: Tensor
@@ -123,11 +123,11 @@ def _at(tensor: Tensor | None) -> ctypes.c_void_p | None:
     return None if tensor is None else ctypes.c_void_p(tensor.data_ptr())
 
 
-def _results(made: Tensor | Rounded) -> tuple[ctypes.c_void_p | None, ...]:
-    """Where a norm writes: fp32, or else what is rounded, its scales and its zero points."""
-    if isinstance(made, Rounded):
-        return None, _at(made.q), _at(made.scale), _at(made.zero)
-    return _at(made), None, None, None
+def _results(result: Tensor | Rounded) -> tuple[ctypes.c_void_p | None, ...]:
+    """Return a norm's output pointers: fp32, or else rounded values, their scales and their zero points."""
+    if isinstance(result, Rounded):
+        return None, _at(result.q), _at(result.scale), _at(result.zero)
+    return _at(result), None, None, None
 
 
 class Kernels:
@@ -137,7 +137,7 @@ class Kernels:
         self._c = loaded
 
     def pack(self, weight: NDArray[Any], bias: NDArray[Any] | None, *, gated: bool) -> Weights:
-        """Weights [out, in, ...] of fp16 or fp32, rounded to s8 with a scale for each output channel.
+        """Pack weights [out, in, ...] of fp16 or fp32, rounded to s8 with a scale for each output channel.
 
         ``in`` must be a multiple of 4 and, gated, ``out`` of 64.
         """
@@ -172,21 +172,21 @@ class Kernels:
         gated: bool = False,
         residual: Tensor | None = None,
     ) -> Tensor:
-        """A convolution of images ``image`` (count, height, width) to ``out``; rows fp32 [rows, columns].
+        """Convolve images ``image`` (count, height, width) to ``out``; rows fp32 [rows, columns].
 
         window, stride, pad (top, left): the convolution's; up: of the image doubled; gated: half of the columns times
         the gelu of the other half; residual: rows added to the result.
         """
-        made = torch.empty(image[0] * out[0] * out[1], columns)
+        result = torch.empty(image[0] * out[0] * out[1], columns)
         shape = _Product(
             *image, x.q.shape[1], *out, *window, stride, *pad, int(up), columns, int(gated), columns,
             columns if residual is not None else 0,
         )  # fmt: skip
         self._c.product(
             ctypes.byref(shape), _at(x.q), _at(x.outside), _at(x.scale), _at(x.zero), _at(weights.panels),
-            _at(weights.scale), _at(weights.total), _at(weights.bias), _at(residual), _at(made),
+            _at(weights.scale), _at(weights.total), _at(weights.bias), _at(residual), _at(result),
         )  # fmt: skip
-        return made
+        return result
 
     def group_norm(
         self,
@@ -203,12 +203,12 @@ class Kernels:
     ) -> Tensor | Rounded:
         """Group norm of rows; shift: [images, channels] added first; silu, rounded (a scale for each image): the result."""
         shape = _GroupNorm(images, x.shape[0] // images, x.shape[1], groups, epsilon, int(silu))
-        made = self._room(x, images) if rounded else torch.empty_like(x)
-        outside = made.outside if isinstance(made, Rounded) else None
+        result = self._room(x, images) if rounded else torch.empty_like(x)
+        outside = result.outside if isinstance(result, Rounded) else None
         self._c.group_norm(
-            ctypes.byref(shape), _at(x), _at(shift), _at(gamma), _at(beta), *_results(made), _at(outside)
+            ctypes.byref(shape), _at(x), _at(shift), _at(gamma), _at(beta), *_results(result), _at(outside)
         )
-        return made
+        return result
 
     @staticmethod
     def _room(x: Tensor, images: int | None) -> Rounded:
@@ -221,25 +221,31 @@ class Kernels:
         self, x: Tensor, epsilon: float, gamma: Tensor, beta: Tensor, *, rounded: bool = False
     ) -> Tensor | Rounded:
         """Layer norm of each row; rounded: with a scale for each row."""
-        made = self._room(x, None) if rounded else torch.empty_like(x)
+        result = self._room(x, None) if rounded else torch.empty_like(x)
         self._c.layer_norm(
-            _i64(x.shape[0]), _i64(x.shape[1]), ctypes.c_float(epsilon), _at(x), _at(gamma), _at(beta), *_results(made)
+            _i64(x.shape[0]),
+            _i64(x.shape[1]),
+            ctypes.c_float(epsilon),
+            _at(x),
+            _at(gamma),
+            _at(beta),
+            *_results(result),
         )
-        return made
+        return result
 
     def rounded(self, x: Tensor, images: int | None) -> Rounded:
-        """Rows rounded with a scale for each image, or, where images is None, for each row."""
-        made = self._room(x, images)
+        """Round rows with a scale for each image, or, if images is None, for each row."""
+        result = self._room(x, images)
         blocks = x.shape[0] if images is None else images
         self._c.round_rows(
-            _i64(blocks), _i64(x.shape[0] // blocks), _i64(x.shape[1]), _at(x), _at(made.q), _at(made.scale),
-            _at(made.zero), _at(made.outside),
+            _i64(blocks), _i64(x.shape[0] // blocks), _i64(x.shape[1]), _at(x), _at(result.q), _at(result.scale),
+            _at(result.zero), _at(result.outside),
         )  # fmt: skip
-        return made
+        return result
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, batch: int, heads: int, scale: float) -> Tensor:
         """softmax(q k^T scale) v of rows [batch * tokens, heads * depth]."""
-        made = torch.empty_like(q)
+        result = torch.empty_like(q)
         width = q.shape[1]
         shape = _Attention(
             batch,
@@ -251,8 +257,8 @@ class Kernels:
             width,
             scale,
         )
-        self._c.attention(ctypes.byref(shape), _at(q), _at(k), _at(v), _at(made))
-        return made
+        self._c.attention(ctypes.byref(shape), _at(q), _at(k), _at(v), _at(result))
+        return result
 
 
 def kernels(build: Build = "vnni") -> Kernels | None:

@@ -10,7 +10,7 @@ from converter.runtime.fast.graph import Graph, Node
 
 
 def find_silu(graph: Graph, node: Node) -> Node | None:
-    """``x * sigmoid(x)`` as one silu."""
+    """Rewrite ``x * sigmoid(x)`` as one silu."""
     if node.kind != "mul":
         return None
     for one, other in (("x", "y"), ("y", "x")):
@@ -21,7 +21,7 @@ def find_silu(graph: Graph, node: Node) -> Node | None:
 
 
 def find_layers(graph: Graph, node: Node) -> Node | None:
-    """Convolutions of two dimensions without groups or dilation, and linears, as layers."""
+    """Rewrite convolutions of two dimensions without groups or dilation, and linears, as layers."""
     if (x := node.source("x")) is None or node.constant("weight") is None:
         return None
     bias = {"bias": node.constants["bias"]} if "bias" in node.constants else {}
@@ -54,7 +54,7 @@ def find_layers(graph: Graph, node: Node) -> Node | None:
 
 
 def take_in_doubling(graph: Graph, node: Node) -> Node | None:
-    """Nearest upsampling by two right before a convolution, done as the convolution reads."""
+    """Have a convolution do the nearest upsampling by two right before it as it reads."""
     if node.kind != "layer" or node.options["up"] or node.options["layout"] != "channels" or node.options["pointwise"]:
         return None
     up = graph.made(node.source("x"), "upsample_nearest_neighbor")
@@ -66,7 +66,7 @@ def take_in_doubling(graph: Graph, node: Node) -> Node | None:
 
 
 def _half(graph: Graph, name: str | None) -> tuple[str, int] | None:
-    """The tensor that was split into two equal halves of its channels, and which half this is."""
+    """Return the tensor that was split into two equal halves of its channels, and which half this is."""
     node = graph.made(name, "split")
     if node is None or name is None or len(node.outputs) != 2 or (x := node.source("x")) is None:
         return None
@@ -81,7 +81,7 @@ def _half(graph: Graph, name: str | None) -> tuple[str, int] | None:
 
 
 def take_in_gate(graph: Graph, node: Node) -> Node | None:
-    """GEGLU (Shazeer 2020) right after a layer: one half of its channels times the gelu of the other."""
+    """Have a layer do the GEGLU (Shazeer 2020) right after it: half of its channels times the gelu of the others."""
     if node.kind != "mul":
         return None
     for one, other in (("x", "y"), ("y", "x")):
@@ -100,7 +100,7 @@ def take_in_gate(graph: Graph, node: Node) -> Node | None:
 
 
 def take_in_residual(graph: Graph, node: Node) -> Node | None:
-    """An addition of a tensor of the same rows right after a layer, done by the layer."""
+    """Have a layer do the addition of a tensor of the same rows right after it."""
     if node.kind != "add":
         return None
     for one, other in (("y", "x"), ("x", "y")):

@@ -1,7 +1,7 @@
-"""From a graph to steps: what runs for each node, and which values are freed after it.
+"""From a graph to steps: the function of each node, and the values freed after it.
 
 Values are PyTorch tensors in fp32 that look as the program has them; images are kept with their channels last in
-memory, so that a pixel's channels are a row, and what the kernels take and give are views.
+memory, so that a pixel's channels are a row, and the kernels' inputs and outputs are views.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def _vector(node: Node, name: str) -> Tensor:
 
 
 def rows_of(x: Tensor, layout: str) -> Tensor:
-    """A tensor's rows of channels, [rows, channels], a view wherever its memory allows."""
+    """Return a tensor's rows of channels, [rows, channels], a view wherever its memory allows."""
     last = x.permute(0, *range(2, x.ndim), 1) if layout == "channels" else x
     return last.reshape(-1, last.shape[-1]).contiguous()
 
 
 def as_tensor(rows: Tensor, shape: Shape, layout: str) -> Tensor:
-    """Rows of channels as the tensor the program has."""
+    """Return rows of channels as the tensor the program has."""
     if layout != "channels":
         return rows.view(shape)
     return rows.view(shape[0], *shape[2:], shape[1]).permute(0, len(shape) - 1, *range(1, len(shape) - 1))
@@ -55,7 +55,7 @@ def as_tensor(rows: Tensor, shape: Shape, layout: str) -> Tensor:
 class Store:
     """A program's constants as steps use them, each made once however many graphs of the program there are.
 
-    kernels: None where there are none for this machine.
+    kernels: None on a machine without them.
     """
 
     def __init__(self, kernels: Kernels | None) -> None:
@@ -64,7 +64,7 @@ class Store:
         self._packed: dict[tuple[int, bool], Weights] = {}
 
     def tensor(self, value: Value) -> Any:
-        """A constant as the operators take it: floats in fp32."""
+        """Return a constant as the operators take it: floats in fp32."""
         if id(value) not in self._tensors:
             self._tensors[id(value)] = to_tensor(value)
             if isinstance(value, np.ndarray):
@@ -72,7 +72,7 @@ class Store:
         return self._tensors[id(value)]
 
     def packed(self, node: Node) -> Weights:
-        """A layer's weights in eight bits."""
+        """Return a layer's weights in eight bits."""
         value, gated = node.constants["weight"][0], bool(node.options["gated"])
         if (id(value), gated) not in self._packed:
             assert self.kernels is not None
@@ -89,7 +89,7 @@ class Lowering:
         self._graph, self._store, self._kernels = graph, store, store.kernels
 
     def steps(self) -> list[Step]:
-        """The graph's steps in order."""
+        """Return the graph's steps in order."""
         last: dict[str, int] = {}
         for index, node in enumerate(self._graph.nodes):
             last |= dict.fromkeys((*node.sources, *node.outputs), index)

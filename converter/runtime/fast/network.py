@@ -43,7 +43,7 @@ def _floats(program: Program) -> frozenset[str]:
 
 
 def fused(program: Program, shapes: Mapping[str, Shape]) -> Graph:
-    """The program's graph with one node for whatever the engine does in one go, still in fp32."""
+    """Return the program's graph with one node for each fused operation, still in fp32."""
     graph = drop_casts(Graph.of(program, shapes).swept(), _floats(program))
     for rewrite in _REWRITES:
         graph = graph.rewritten(rewrite)
@@ -51,7 +51,7 @@ def fused(program: Program, shapes: Mapping[str, Shape]) -> Graph:
 
 
 def _shapes(program: Program, given: Mapping[str, Shape]) -> Mapping[str, Shape]:
-    """Every value's shape for inputs of these; raises DataDependent."""
+    """Return every value's shape for inputs of these; raises DataDependent."""
     found = dict(given)
     for op in program.operations:
         for name, shape in zip(op.outputs, op.shapes, strict=True):
@@ -62,13 +62,13 @@ def _shapes(program: Program, given: Mapping[str, Shape]) -> Mapping[str, Shape]
 
 
 class FastNetwork:
-    """A package run by fused kernels, or, where those are not at hand, by fused PyTorch in fp32.
+    """A package run by fused kernels, or, on a machine without them, by fused PyTorch in fp32.
 
     Programs of flexible shapes are compiled anew for each shape they are given; the weights are shared.
     """
 
     def __init__(self, path: Path, function: str | None = None) -> None:
-        """Raises DataDependent where a shape depends on values or states are kept, UnsupportedOperator, PackageError."""
+        """Raises DataDependent if a shape depends on values or states are kept, UnsupportedOperator, PackageError."""
         self._program = read_program(path, function)
         if self._program.states:
             raise DataDependent(f"{path.name} keeps {', '.join(self._program.states)}")
@@ -112,7 +112,7 @@ class FastNetwork:
 
 
 def compile_fast(path: Path, function: str | None = None) -> Network:
-    """The package compiled; one that keeps states, or whose shapes depend on values, runs operation by operation."""
+    """Compile a package; one that keeps states, or whose shapes depend on values, runs operation by operation."""
     try:
         return FastNetwork(path, function)
     except DataDependent:

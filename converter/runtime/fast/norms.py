@@ -14,7 +14,7 @@ Vector = NDArray[Any]
 
 
 def _mean_of(graph: Graph, name: str | None) -> tuple[str, list[int]] | None:
-    """What a reduce_mean that keeps its axes is of, and over which axes."""
+    """Return the operand and the axes of a reduce_mean that keeps its axes."""
     node = graph.made(name, "reduce_mean")
     if node is None or not node.scalar("keep_dims") or (x := node.source("x")) is None:
         return None
@@ -31,7 +31,7 @@ def _squared(graph: Graph, name: str | None) -> str | None:
 
 
 def _plus(graph: Graph, name: str | None) -> tuple[str, float] | None:
-    """A tensor plus a number."""
+    """Match a tensor plus a number."""
     node = graph.made(name, "add")
     if node is None:
         return None
@@ -63,8 +63,8 @@ def _inverse_deviation(graph: Graph, node: Node) -> tuple[str, str, float] | Non
     return None
 
 
-def _normalised(graph: Graph, name: str | None) -> tuple[str, list[int], float] | None:
-    """What a value is the normalised form of: source, axes, epsilon."""
+def _normalized(graph: Graph, name: str | None) -> tuple[str, list[int], float] | None:
+    """Match a normalized value: its source, axes, epsilon."""
     node = graph.made(name, "real_div", "mul")
     found = _inverse_deviation(graph, node) if node is not None else None
     if found is None:
@@ -79,9 +79,9 @@ def _normalised(graph: Graph, name: str | None) -> tuple[str, list[int], float] 
 
 
 def _grouped(graph: Graph, name: str | None) -> tuple[str, int, float] | None:
-    """What a value [B, C, H, W] or [B, C, S] is the group-normalised form of: source, groups, epsilon."""
+    """Match a group-normalized value [B, C, H, W] or [B, C, S]: its source, groups, epsilon."""
     whole = graph.made(name, "reshape")
-    found = _normalised(graph, whole.source("x")) if whole is not None else None
+    found = _normalized(graph, whole.source("x")) if whole is not None else None
     if whole is None or found is None:
         return None
     groups = graph.made(found[0], "reshape")
@@ -95,7 +95,7 @@ def _grouped(graph: Graph, name: str | None) -> tuple[str, int, float] | None:
 
 
 def _batch_affine(node: Node) -> tuple[Vector, Vector] | None:
-    """What a batch_norm multiplies each channel by and then adds."""
+    """Return a batch_norm's factor and summand of each channel."""
     mean, variance = node.constant("mean"), node.constant("variance")
     if mean is None or variance is None:
         return None
@@ -113,7 +113,7 @@ def _norm(source: str, output: str, gamma: Vector, beta: Vector, **options: Any)
 
 
 def find_group_norms(graph: Graph, node: Node) -> Node | None:
-    """A group norm (Wu and He 2018) where its last operation stands, its affine part still apart if it is not a batch_norm."""
+    """Put a group norm (Wu and He 2018) in its last operation's place; an affine part that is no batch_norm stays."""
     if node.kind == "batch_norm":
         found, affine = _grouped(graph, node.source("x")), _batch_affine(node)
         if found is None or affine is None:
@@ -133,7 +133,7 @@ def find_group_norms(graph: Graph, node: Node) -> Node | None:
 
 
 def find_layer_norms(graph: Graph, node: Node) -> Node | None:
-    """layer_norm over a pixel's channels or a row's: the forms the kernels have."""
+    """Match layer_norm over a pixel's channels or a row's: the forms the kernels have."""
     if node.kind != "layer_norm" or (x := node.source("x")) is None:
         return None
     shape, axes = graph.shapes[x], node.numbers("axes")
@@ -153,7 +153,7 @@ def find_layer_norms(graph: Graph, node: Node) -> Node | None:
 
 
 def _per_channel(graph: Graph, node: Node, tensor: str, other: str) -> tuple[str, Vector] | None:
-    """A norm's output and the constant, one number for each channel, that meets it."""
+    """Return a norm's output and the constant, one number for each channel, that meets it."""
     x, value = node.source(tensor), node.constant(other)
     norm = graph.made(x, "group_norm", "channel_norm")
     if x is None or value is None or isinstance(value, str) or norm is None:
@@ -168,7 +168,7 @@ def _per_channel(graph: Graph, node: Node, tensor: str, other: str) -> tuple[str
 
 
 def take_in_affine(graph: Graph, node: Node) -> Node | None:
-    """A multiplication or addition of one constant a channel, right after a norm, done by the norm."""
+    """Have a norm do the multiplication or addition of one constant a channel right after it."""
     if node.kind not in ("mul", "add"):
         return None
     found = _per_channel(graph, node, "x", "y") or _per_channel(graph, node, "y", "x")
@@ -186,7 +186,7 @@ def take_in_affine(graph: Graph, node: Node) -> Node | None:
 
 
 def take_in_silu(graph: Graph, node: Node) -> Node | None:
-    """A silu right after a group norm, done by the norm."""
+    """Have a group norm do the silu right after it."""
     norm = graph.made(node.source("x"), "group_norm") if node.kind == "silu" else None
     if norm is None or not graph.alone(norm.output):
         return None
@@ -194,7 +194,7 @@ def take_in_silu(graph: Graph, node: Node) -> Node | None:
 
 
 def take_in_shift(graph: Graph, node: Node) -> Node | None:
-    """The time embedding's addition, one number for each image and channel, done by the group norm after it."""
+    """Have a group norm do the time embedding's addition before it, one number for each image and channel."""
     added = graph.made(node.source("x"), "add") if node.kind == "group_norm" and not node.options["shifted"] else None
     if added is None or not graph.alone(added.output):
         return None

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from converter.runtime.fast.graph import Graph, Node
 
-#: Narrower layers (the latents' own, the picture's) cost nothing and carry everything.
+#: Narrower layers (the latents' own, the image's) cost nothing and carry everything.
 _NARROWEST = 32
 #: Layers of fewer rows are the time embedding, which shifts whole channels; they take as long as reading their weights.
 _FEWEST_ROWS = 16
@@ -36,7 +36,7 @@ def _eligible(graph: Graph, node: Node) -> bool:
 
 
 def _rounding_norms(graph: Graph, chosen: set[str]) -> set[str]:
-    """The norms whose results nobody reads but chosen layers, and those only as their input."""
+    """Return the norms whose results only chosen layers read, and those only as their input."""
     found = set()
     for node in graph.nodes:
         if node.kind not in ("group_norm", "channel_norm") or node.output in graph.wanted:
@@ -50,10 +50,10 @@ def _rounding_norms(graph: Graph, chosen: set[str]) -> set[str]:
 
 
 def round_layers(graph: Graph) -> Graph:
-    """Eligible layers read rounded rows: from the norm before them, or through a ``round_rows`` node.
+    """Have eligible layers read rounded rows: from the norm before them, or through a ``round_rows`` node.
 
     A pointwise layer's rows may each have a scale; a window that crosses rows wants one scale for the image. Networks
-    without windows are text encoders: they run once a picture, and all of it hangs on them, so they stay as they are.
+    without windows are text encoders: they run once a image, and all of it hangs on them, so they stay as they are.
     """
     if all(node.options["pointwise"] for node in graph.nodes if node.kind == "layer"):
         return graph

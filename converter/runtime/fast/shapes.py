@@ -19,7 +19,7 @@ class DataDependent(Exception):
 
 
 def _stand_in(value: Value) -> Any:
-    """A constant as operators look at it: whole numbers and single values as they are, weights as shapes alone."""
+    """Return a constant as operators look at it: whole numbers and single values as they are, weights as shapes alone."""
     if not isinstance(value, str) and value.size > 64 and np.issubdtype(value.dtype, np.floating):
         return torch.empty(value.shape, device="meta")
     whole = to_tensor(value)
@@ -29,7 +29,7 @@ def _stand_in(value: Value) -> Any:
 def infer_shapes(program: Program, given: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
     """Name -> shape of the inputs and every result. Runs the operators on PyTorch's meta device, which has no data.
 
-    Raises DataDependent where an operator has to look at data to know its result's shape.
+    Raises DataDependent if an operator has to look at data to know its result's shape.
     """
     kinds = {"f": torch.float32, "i": torch.int32, "b": torch.bool, "u": torch.int32}
     live: dict[str, Any] = {

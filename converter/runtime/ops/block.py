@@ -1,4 +1,4 @@
-"""Operators that move blocks of pixels between the picture's axes and its channels or batch."""
+"""Operators that move blocks of pixels between the image's axes and its channels or batch."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from converter.runtime.ops.parameter import flag
 
 
 def _overlaps(boxes: Tensor) -> Tensor:
-    """The intersection over the union of each pair of boxes [B, 4], given as centre and size; 0 where both are empty."""
+    """Return the intersection over the union of each pair of boxes [B, 4], given as centre and size; 0 where both are empty."""
     centre, size = boxes[:, None, :2], boxes[:, None, 2:]
     low, high = centre - size / 2, centre + size / 2
     shared = (torch.minimum(high, high.transpose(0, 1)) - torch.maximum(low, low.transpose(0, 1))).clamp(min=0).prod(-1)
@@ -22,7 +22,7 @@ def _overlaps(boxes: Tensor) -> Tensor:
 
 
 def _chosen(boxes: Tensor, scores: Tensor, overlap: float, least: float, most: int, per_class: bool) -> list[int]:
-    """The numbers of at most ``most`` of the boxes, the best first."""
+    """Return the numbers of at most ``most`` of the boxes, the best first."""
     best, kind = scores.max(1)
     pairs = _overlaps(boxes) > overlap
     found: list[int] = []

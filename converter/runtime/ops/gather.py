@@ -13,9 +13,9 @@ from converter.runtime.ops.parameter import flag, number
 
 
 def within(indices: Tensor, length: int, validate: Tensor | None = None) -> Tensor:
-    """Indices into an axis of ``length`` elements, none negative, as int64.
+    """Return indices into an axis of ``length`` elements, none negative, as int64.
 
-    Raises IndexError where the program asks for valid ones (from iOS 17 on it can) and one is not; negative ones are
+    Raises IndexError if the program asks for valid ones (from iOS 17 on it can) and one is not; negative ones are
     invalid then, too.
     """
     whole = indices.long()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def points(first: Tensor, last: Tensor, count: int, mode: str) -> Tensor:
-    """``count`` points along the interval from the element ``first`` to the element ``last``, fp32.
+    """Return ``count`` points along the interval from the element ``first`` to the element ``last``, fp32.
 
     The modes are those of ``resize_bilinear`` in coremltools' documentation, where the interval is a whole axis.
     Either end may be a vector; there is then a row of points for each. Points stay within the interval, which may run
@@ -29,12 +29,12 @@ def points(first: Tensor, last: Tensor, count: int, mode: str) -> Tensor:
 
 
 def axis_points(size: int, count: int, mode: str) -> Tensor:
-    """``count`` points along an axis of ``size`` elements."""
+    """Return ``count`` points along an axis of ``size`` elements."""
     return points(torch.tensor(0.0), torch.tensor(size - 1.0), count, mode)
 
 
 def interpolated(x: Tensor, axis: int, at: Tensor) -> Tensor:
-    """The values between the elements of ``x`` along an axis at the points ``at``, which lie within it."""
+    """Return the values between the elements of ``x`` along an axis at the points ``at``, which lie within it."""
     low = at.floor().clamp(0, x.shape[axis] - 1)
     high = (low + 1).clamp(max=x.shape[axis] - 1)
     share = (at - low).reshape([-1 if i == axis % x.ndim else 1 for i in range(x.ndim)])

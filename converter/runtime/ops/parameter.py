@@ -22,24 +22,24 @@ def to_tensor(value: Value) -> Tensor | str:
 
 
 def numbers(x: Tensor | None, default: list[int] | None = None) -> list[int]:
-    """The integers of a vector, or ``default`` where the program leaves the parameter out."""
+    """Return the integers of a vector, or ``default`` where the program leaves the parameter out."""
     if x is None:
         return [] if default is None else default
     return [int(n) for n in x.reshape(-1).tolist()]
 
 
 def number(x: Tensor | None, default: int) -> int:
-    """An integer."""
+    """Return an integer."""
     return default if x is None else int(x)
 
 
 def real(x: Tensor | None, default: float) -> float:
-    """A floating-point number."""
+    """Return a floating-point number."""
     return default if x is None else float(x)
 
 
 def flag(x: Tensor | None, default: bool = False) -> bool:
-    """A truth value."""
+    """Return a truth value."""
     return default if x is None else bool(x)
 
 

@@ -18,7 +18,7 @@ _MAXIMA = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
 
 
 def _overhang(size: int, kernel: int, stride: int, sides: Sides) -> int:
-    """How far behind the padding the last window reaches when the number of windows is rounded up."""
+    """Return how far beyond the padding the last window reaches if the number of windows is rounded up."""
     before, after = sides
     windows = -(-(size + before + after - kernel) // stride) + 1
     if (windows - 1) * stride >= size + before and (before or after):

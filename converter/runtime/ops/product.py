@@ -13,7 +13,7 @@ from converter.runtime.ops.parameter import flag
 
 
 def _alike(*factors: Tensor) -> tuple[Tensor, ...]:
-    """The factors in one type: from iOS 17 on, integers may meet reals."""
+    """Return the factors in one type: from iOS 17 on, integers may meet reals."""
     return factors if len({f.dtype for f in factors}) == 1 else tuple(f.float() for f in factors)
 
 

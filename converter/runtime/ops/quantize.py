@@ -14,7 +14,7 @@ _RANGES = {"int8": (-128, 127, torch.int8), "uint8": (0, 255, torch.uint8)}
 
 
 def _along(values: Tensor, like: Tensor, axis: Tensor | None) -> Tensor:
-    """A scale or zero point, one for all or one for each place of an axis, in fp32 against ``like``."""
+    """Return a scale or zero point, one for all or one for each place of an axis, in fp32 against ``like``."""
     if values.ndim == 0:
         return values.float()
     at = number(axis, 0) % like.ndim

@@ -15,7 +15,7 @@ _Fold = Callable[[Tensor, list[int], bool], Tensor]
 
 
 def _reduction(fold: _Fold) -> Callable[..., Tensor]:
-    """The operator of a fold; whole numbers stay whole."""
+    """Return the operator of a fold; whole numbers stay whole."""
 
     def reduce(x: Tensor, axes: Tensor | None = None, keep_dims: Tensor | None = None) -> Tensor:
         along = sorted(n % x.ndim for n in numbers(axes, list(range(x.ndim))))
@@ -27,7 +27,7 @@ def _reduction(fold: _Fold) -> Callable[..., Tensor]:
 
 
 def _real(fold: _Fold) -> _Fold:
-    """A fold that PyTorch has for real numbers only."""
+    """Return a fold that PyTorch has for real numbers only."""
     return lambda x, axes, keep: fold(x.float(), axes, keep)
 
 

@@ -1,4 +1,4 @@
-"""Sampling a picture at places of its own: given coordinates, an affine map's, or a grid in each of several boxes."""
+"""Sampling a image at places of its own: given coordinates, an affine map's, or a grid in each of several boxes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from converter.runtime.ops.parameter import flag, number, numbers, real
 
 
 def _element(at: Tensor, size: int, coordinates_mode: str, aligned: bool) -> Tensor:
-    """Coordinates along an axis as places among its elements."""
+    """Return coordinates along an axis as places among its elements."""
     if coordinates_mode == "unnormalized":
         return at
     unit = (at + 1) / 2 if coordinates_mode == "normalized_minus_one_to_one" else at
@@ -21,7 +21,7 @@ def _element(at: Tensor, size: int, coordinates_mode: str, aligned: bool) -> Ten
 
 
 def _inside(index: Tensor, size: int, padding_mode: str) -> tuple[Tensor, Tensor]:
-    """Which element stands at an index of the padded axis, and whether that is one of the axis itself."""
+    """Return the element at an index of the padded axis, and whether it is one of the axis itself."""
     if padding_mode == "reflection":
         span = max(1, 2 * (size - 1))
         index = index % span
@@ -34,7 +34,7 @@ def _inside(index: Tensor, size: int, padding_mode: str) -> tuple[Tensor, Tensor
 
 
 def _picked(x: Tensor, column: Tensor, row: Tensor, padding_mode: str, value: float) -> Tensor:
-    """The elements of ``x`` [B, C, H, W] at the indices [B, h, w] of the padded picture, [B, C, h, w]."""
+    """Return the elements of ``x`` [B, C, H, W] at the indices [B, h, w] of the padded image, [B, C, h, w]."""
     height, width = x.shape[2:]
     column, across = _inside(column, width, padding_mode)
     row, down = _inside(row, height, padding_mode)
@@ -68,7 +68,7 @@ def _resample(
 
 
 def _places(count: int, aligned: bool) -> Tensor:
-    """Where the elements of an axis lie between -1 and 1, with the ends at the first and the last if ``aligned``."""
+    """Return the places of an axis's elements between -1 and 1, with the ends at the first and the last if ``aligned``."""
     if aligned:
         return torch.linspace(-1, 1, count) if count > 1 else torch.zeros(count)
     return (2 * torch.arange(count) + 1) / count - 1
@@ -93,7 +93,7 @@ def _affine(
 
 
 def _corners(boxes: Tensor, mode: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Top, left, bottom, right of boxes [N, 4]."""
+    """Return top, left, bottom, right of boxes [N, 4]."""
     a, b, c, d = boxes.float().unbind(1)
     if mode == "CORNERS_HEIGHT_FIRST":
         return a, b, c, d
@@ -105,7 +105,7 @@ def _corners(boxes: Tensor, mode: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _crops(x: Tensor, rows: Tensor, columns: Tensor, value: float) -> Tensor:
-    """``x`` [..., H, W] at each row and column; what lies outside is ``value``."""
+    """Return ``x`` [..., H, W] at each row and column; ``value`` outside of it."""
     found = interpolated(interpolated(x, -2, rows), -1, columns)
     down = (rows >= 0) & (rows <= x.shape[-2] - 1)
     across = (columns >= 0) & (columns <= x.shape[-1] - 1)

@@ -19,7 +19,7 @@ def _scaled(x: Tensor, height: Tensor | None, width: Tensor | None) -> tuple[int
 
 
 def _nearest(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Every output takes the element under its upper left corner."""
+    """Have every output take the element under its upper left corner."""
     batched = x.reshape(1, math.prod(x.shape[:-2]), *x.shape[-2:])
     return F.interpolate(batched, size, mode="nearest").reshape(*x.shape[:-2], *size)
 

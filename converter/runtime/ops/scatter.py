@@ -16,7 +16,7 @@ _FOLDS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 
 
 def _written(data: Tensor, axis: int, places: Tensor, updates: Tensor, mode: str) -> Tensor:
-    """``data`` with ``updates`` at ``places`` along an axis; all have the same rank."""
+    """Return ``data`` with ``updates`` at ``places`` along an axis; all have the same rank."""
     if mode == "update":
         return data.scatter(axis, places, updates)
     if mode == "sub":

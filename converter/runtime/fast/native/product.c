@@ -2,7 +2,7 @@
  *
  * Activations are u8 rows of channels with a scale and zero point for each row, weights s8 with a scale for each output
  * channel. Six rows by 64 columns of sums stay in registers; a convolution reads its rows where they lie, tap by tap,
- * and rows outside the picture from a row of zero points. What follows the product (bias, a residual, gelu gating) is
+ * and rows outside the image from a row of zero points. What follows the product (bias, a residual, gelu gating) is
  * done on the sums before they leave the registers.
  */
 #include <stdlib.h>
@@ -14,7 +14,7 @@
 #define COLUMNS 64
 
 typedef struct {
-    /* input: images of in_h x in_w rows of channels; up: 1 where the picture is doubled first (nearest) */
+    /* input: images of in_h x in_w rows of channels; up: 1 where the image is doubled first (nearest) */
     int64_t images, in_h, in_w, channels, out_h, out_w, kernel_h, kernel_w, stride, pad_top, pad_left, up;
     /* output channels; for gated ones, half of the weights' */
     int64_t columns, gated;
