@@ -300,7 +300,7 @@ def test_targets_differ_in_spelling_alone(packages, network):
 
 def test_an_unknown_target_is_refused_by_name():
     assert target_named("macOS14").opset == "CoreML7"
-    with pytest.raises(TargetError, match="no deployment target 'macOS12'; accepted: macOS13, macOS14, macOS15"):
+    with pytest.raises(TargetError, match="unknown deployment target 'macOS12'; accepted: macOS13, macOS14, macOS15"):
         target_named("macOS12")
 
 

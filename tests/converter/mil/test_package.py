@@ -217,8 +217,8 @@ def identity(weights, target=MACOS15, dtype=FP16):
     [
         (["512x768"], "512x768", "'512x768' cannot name a function"),
         (["tensor"], "tensor", "'tensor' cannot name a function"),
-        (["a", "b"], "main", "the default function 'main' is none of a, b"),
-        ([], "main", "none of no functions at all"),
+        (["a", "b"], "main", "there is no function 'main' to be the default; there are: a, b"),
+        ([], "main", "there are: none at all"),
     ],
 )
 def test_functions_that_core_ml_would_not_take_are_refused(networks, tmp_path, names, default, wanted):
