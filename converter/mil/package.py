@@ -101,7 +101,9 @@ def write_package(
 
 def _refuse(graphs: Mapping[str, Graph], default: str) -> None:
     if default not in graphs:
-        raise ValueError(f"there is no function {default!r} to be the default; there are: {', '.join(graphs) or 'none at all'}")
+        raise ValueError(
+            f"there is no function {default!r} to be the default; there are: {', '.join(graphs) or 'none at all'}"
+        )
     for name, graph in graphs.items():
         if not graph.target.at_least(MACOS15):
             raise TargetError(
