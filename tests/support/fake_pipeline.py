@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -24,6 +25,9 @@ from converter.folder import Conditions, Defaults, Manifest, SchedulerSettings, 
 from server.jobs.messages import Preparing, Trying
 from server.jobs.start import ModelChoice
 from server.pipeline.request import GenerationRequest
+
+if TYPE_CHECKING:
+    from server.pipeline.denoise import Picture, Step
 
 STEP_SECONDS = 0.1
 NOTE = ".anemone-trying-1-0"
@@ -59,7 +63,7 @@ class FakePipeline:
         self._folder, self._warn = folder, warn
         self.manifest = replace(MANIFEST, name=name)
 
-    def generate(self, request: GenerationRequest) -> Iterator[object]:
+    def generate(self, request: GenerationRequest) -> Iterator[Step | Picture]:
         from server.pipeline.denoise import Picture, Step
         from server.pipeline.images import decode_image
 
@@ -75,7 +79,7 @@ class FakePipeline:
                 color = np.asarray(decode_image(request.image))[0, 0]
             yield Picture(index, seeds, np.broadcast_to(color, (request.height, request.width, 3)).copy())
 
-    def preview(self, step: object, request: GenerationRequest) -> bytes:
+    def preview(self, step: Step, request: GenerationRequest) -> bytes:
         file = io.BytesIO()
         Image.new("RGB", (16, 16), "grey").save(file, "JPEG")
         return file.getvalue()
@@ -107,6 +111,7 @@ class FakePipeline:
 def _prepare(
     choice: ModelChoice, progress: Callable[[Preparing], None], warn: Callable[[Trying], None]
 ) -> tuple[FakePipeline, Path]:
+    assert choice.source is not None
     if choice.source.name == UNABLE:
         raise AnemoneError("the checkpoint is of an unknown architecture")
     if choice.source.name == DEADLY:
