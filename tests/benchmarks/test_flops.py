@@ -11,7 +11,7 @@ from converter.networks.unet_shape import unet_shape
 from converter.networks.vae import vae_decoder
 from converter.runtime.program import read_model
 from tests.support.checkpoints import tiny_unet, tiny_vae
-from tests.support.packages import package_of
+from tests.support.mil_packages import package_of
 
 
 def counted_by_torch(run):

@@ -30,6 +30,7 @@ from server.cli.main import main
 from server.models.library import ready_model
 from server.pipeline.request import make_request
 from server.pipeline.stable_diffusion import Picture, StableDiffusion
+from tests.support.apple_chunks import cut_in_two
 from tests.support.checkpoints import (
     SIDE,
     TEXT_WIDTH,
@@ -39,9 +40,8 @@ from tests.support.checkpoints import (
     write_tokenizer,
     write_xl_checkpoint,
 )
-from tests.support.cut import cut
+from tests.support.mil_packages import psnr
 from tests.support.mil_text import compiled
-from tests.support.packages import psnr
 
 pytestmark = pytest.mark.slow
 
@@ -651,7 +651,7 @@ def test_a_picture_from_compiled_models_is_the_one_from_our_own(custom, tmp_path
 def with_cut_unet(apple, out):
     """Apple's packages as --chunk-unet leaves them."""
     folder = copied(apple, out)
-    cut(unet_of(folder), folder)
+    cut_in_two(unet_of(folder), folder)
     shutil.rmtree(unet_of(folder))
     return folder
 
@@ -706,7 +706,7 @@ def test_a_refiner_cut_in_two_alone_is_the_model(tmp_path):
     _, whole = pair(tmp_path, source)
     unet_of(whole).rename(str(unet_of(whole)).replace("_unet.", "_refiner."))
     expected = recognise_apple(whole)
-    cut(expected.networks["unet"], whole)
+    cut_in_two(expected.networks["unet"], whole)
     shutil.rmtree(expected.networks["unet"])
     shown = recognise_apple(whole)
     assert (shown.family, shown.attention, shown.unused) == ("sdxl_refiner", expected.attention, ())

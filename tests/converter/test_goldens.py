@@ -16,7 +16,7 @@ from converter.mil import FP16, FP32, TARGETS, Graph, TargetError, target_named
 from converter.mil.mlproto import mil, ml
 from converter.runtime import load as load_package
 from converter.runtime.program import read_model
-from tests.support.emitted import NETWORKS, TinyNetworks
+from tests.support.tiny_networks import NETWORKS, TinyNetworks
 
 pytestmark = pytest.mark.slow
 

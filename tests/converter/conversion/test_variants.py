@@ -20,7 +20,7 @@ from converter.sources.component import Component
 from server.pipeline.request import make_request
 from server.pipeline.stable_diffusion import Picture, StableDiffusion
 from tests.support.checkpoints import diffusers_pipeline, tiny_unet, tiny_vae, write_checkpoint
-from tests.support.packages import as_written
+from tests.support.mil_packages import as_written
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from converter.devices.comparison import likely_inputs
 from converter.runtime.feature import PackageError
 from converter.runtime.mil import MILNetwork
 from converter.runtime.program import own_features
-from tests.support.half_programs import half, mb, package_of_program
+from tests.support.fp16_programs import half, mb, package_of_program
 
 NETWORKS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
 

@@ -9,7 +9,7 @@ import pytest
 from converter.devices.blocks import blocks
 from converter.devices.comparison import DeviceComparison, Row, _predict, compare_devices, likely_inputs
 from converter.errors import AnemoneError
-from tests.support.cut import cut
+from tests.support.apple_chunks import cut_in_two
 from tests.support.fake_coreml import pretend
 
 pytestmark = pytest.mark.slow
@@ -77,7 +77,7 @@ def test_without_a_double_a_package_runs_in_a_process_of_its_own(model_folder):
 
 
 def test_a_network_cut_in_two_is_compared_half_by_half(unet, monkeypatch, tmp_path):
-    first, _ = cut(unet, tmp_path)
+    first, _ = cut_in_two(unet, tmp_path)
     pretend(monkeypatch, noisy=None)
     found = compare_devices(first, "main", ("CPU_ONLY",), run=_predict)
     names = [row.block for row in found.rows]

@@ -14,7 +14,7 @@ from converter.networks.unet_shape import unet_shape
 from converter.runtime.program import read_program
 from converter.sources.config_tables import CONTROLNET
 from tests.support.checkpoints import TEXT_WIDTH, tiny_unet
-from tests.support.packages import as_written, halved, package_of, psnr
+from tests.support.mil_packages import as_written, halved, package_of, psnr
 
 POOLED = 24
 XL = {

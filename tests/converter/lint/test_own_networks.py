@@ -23,7 +23,7 @@ from converter.networks.unet_shape import unet_shape
 from converter.networks.vae import vae_decoder, vae_encoder
 from converter.sources.config_tables import CONTROLNET
 from tests.support.checkpoints import tiny_text_encoder, tiny_unet, tiny_vae, write_checkpoint, write_xl_checkpoint
-from tests.support.packages import package_of
+from tests.support.mil_packages import package_of
 
 #: As many levels as Stable Diffusion 1 has, with few channels: shapes of logits are what they are there.
 LEVELS = {

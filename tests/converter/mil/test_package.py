@@ -12,8 +12,8 @@ from converter.mil.mlproto import ml
 from converter.mil.package import write_functions, write_package
 from converter.runtime import PackageError
 from converter.runtime.program import read_model
-from tests.support.emitted import TinyNetworks
-from tests.support.packages import METADATA, as_written
+from tests.support.mil_packages import METADATA, as_written
+from tests.support.tiny_networks import TinyNetworks
 
 NETWORKS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
 

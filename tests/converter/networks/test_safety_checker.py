@@ -14,7 +14,7 @@ from converter.errors import CheckpointError
 from converter.networks.layers import ATTENTIONS
 from converter.networks.safety_checker import safety_checker
 from converter.runtime.program import read_program
-from tests.support.packages import as_written, halved, package_of
+from tests.support.mil_packages import as_written, halved, package_of
 
 HEIGHT, WIDTH = 12, 16
 

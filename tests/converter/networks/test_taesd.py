@@ -14,7 +14,7 @@ from converter.mil import FP32, Graph, Weights
 from converter.networks.layers import Layers
 from converter.networks.taesd import taesd_decoder
 from converter.runtime.program import read_program
-from tests.support.packages import as_written, halved, package_of, psnr
+from tests.support.mil_packages import as_written, halved, package_of, psnr
 
 #: What published TAESD and TAESDXL say of themselves.
 PUBLISHED = {

@@ -13,7 +13,7 @@ from converter.networks.vae import trunk_scale, vae_config, vae_decoder, vae_enc
 from converter.runtime.ops import OPERATORS
 from converter.runtime.program import read_program
 from tests.support.checkpoints import SIDE, tiny_vae
-from tests.support.packages import as_written, halved, package_of, psnr
+from tests.support.mil_packages import as_written, halved, package_of, psnr
 
 XL = {"scaling_factor": 0.13025, "force_upcast": True}
 FITTED = {"scaling_factor": 0.13025, "force_upcast": False}

@@ -12,8 +12,8 @@ from converter.runtime import PackageError, functions, load
 from converter.runtime.chunks import chunk_paths
 from converter.runtime.program import declared, own_features, read_program
 from converter.runtime.summary import read_summary
-from tests.support.cut import cut
-from tests.support.half_programs import half, mb, package_of_program
+from tests.support.apple_chunks import cut_in_two
+from tests.support.fp16_programs import half, mb, package_of_program
 from tests.support.mil_text import compiled
 
 
@@ -25,7 +25,7 @@ def unet(model_folder):
 @pytest.fixture(scope="module")
 def halves(unet, tmp_path_factory):
     """Both halves of a UNet, beside each other."""
-    return cut(unet, tmp_path_factory.mktemp("halves"))
+    return cut_in_two(unet, tmp_path_factory.mktemp("halves"))
 
 
 @pytest.fixture

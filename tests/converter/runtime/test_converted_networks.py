@@ -17,7 +17,7 @@ from transformers import CLIPConfig, T5Config, T5EncoderModel
 from converter.runtime import load
 from converter.runtime.mil import MILNetwork
 from tests.support.checkpoints import TEXT_WIDTH, tiny_text_encoder, tiny_unet, tiny_vae
-from tests.support.packages import halved, psnr
+from tests.support.mil_packages import halved, psnr
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ import pytest
 from converter.runtime import InputError, load
 from converter.runtime.coreml import CoreMLNetwork, _Buffers, compiled
 from converter.runtime.mil import MILNetwork
-from tests.support.cut import cut
+from tests.support.apple_chunks import cut_in_two
 from tests.support.mac_double.core_ml import Mac, ReshapeFrequency, SpecializationStrategy
 
 
@@ -114,7 +114,7 @@ def test_a_model_that_comes_compiled_is_loaded_as_it_is(mac, unet):
 
 @pytest.fixture(scope="module")
 def halves(model_folder, tmp_path_factory):
-    return cut(model_folder.package("unet", 64, 64), tmp_path_factory.mktemp("halves"))
+    return cut_in_two(model_folder.package("unet", 64, 64), tmp_path_factory.mktemp("halves"))
 
 
 def test_halves_are_models_of_their_own_to_core_ml(halves, mac, unet, monkeypatch):

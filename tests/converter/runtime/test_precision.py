@@ -9,8 +9,8 @@ from converter.networks.features import random_inputs
 from converter.runtime.mil import MILNetwork
 from converter.sources.checkpoint import Checkpoint
 from converter.verification.reference import ReferenceNetwork
-from tests.support.half_programs import half, mb, package_of_program, types
-from tests.support.packages import psnr
+from tests.support.fp16_programs import half, mb, package_of_program, types
+from tests.support.mil_packages import psnr
 
 RNG = np.random.default_rng(0)
 

@@ -13,8 +13,8 @@ from converter.networks.vae import vae_decoder
 from converter.runtime.mil import MILNetwork
 from converter.runtime.ranges import nearest, report
 from tests.support.checkpoints import SIDE, tiny_vae
-from tests.support.half_programs import half, mb, package_of_program
-from tests.support.packages import halved, package_of
+from tests.support.fp16_programs import half, mb, package_of_program
+from tests.support.mil_packages import halved, package_of
 
 LARGEST = 65504.0
 

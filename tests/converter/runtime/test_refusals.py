@@ -16,7 +16,7 @@ from converter.lint.stored import Blobs
 from converter.mil.mlproto import ml
 from converter.runtime import InputError, PackageError, UnsupportedOperator, functions, load
 from converter.runtime.program import declared
-from tests.support.half_programs import ct, mb, types
+from tests.support.fp16_programs import ct, mb, types
 from tests.support.mil_text import compiled, read_spec
 from tests.support.raw_programs import Operation, program_of, write_model
 

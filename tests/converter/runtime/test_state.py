@@ -7,7 +7,7 @@ import pytest
 
 from converter.runtime import InputError
 from converter.runtime.mil import MILNetwork
-from tests.support.half_programs import half, mb, package_of_program, state
+from tests.support.fp16_programs import half, mb, package_of_program, state
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from converter.sources.checkpoint import Checkpoint
 from converter.verification.reference import ReferenceNetwork
 from converter.verification.verify import VerificationError, psnr, verify_package
 from tests.support.checkpoints import write_checkpoint, write_xl_checkpoint
-from tests.support.packages import as_written
+from tests.support.mil_packages import as_written
 
 
 def test_the_reference_is_what_diffusers_gives(checkpoint, model_folder):

@@ -19,7 +19,7 @@ from server.security.body import LARGEST_BODY
 from server.security.gate import Access
 from server.security.hosts import Hosts
 from server.security.key import ApiKey, Authenticator
-from tests.support.asgi import LAN, Answer, ask
+from tests.support.asgi_client import LAN, Answer, ask
 
 KEY = "a-key-for-tests-0123456789"
 JSON = {"content-type": "application/json"}

@@ -7,7 +7,7 @@ from server.jobs.fair_queue import QueuedJob, QueueKey
 from server.jobs.messages import Progressed
 from server.jobs.running import Running
 from server.pipeline.cost import Cost
-from tests.support.asking import request
+from tests.support.generation_requests import request
 
 SHAPE = Shape("fake", 64, 64, 2)
 

@@ -19,7 +19,7 @@ from converter.conversion.plan import ConvertOptions
 from server.pipeline.request import make_request
 from server.pipeline.stable_diffusion import Picture, StableDiffusion
 from tests.support.checkpoints import write_xl_checkpoint, xl_parts
-from tests.support.packages import psnr
+from tests.support.mil_packages import psnr
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from server.security.body import LARGEST_BODY, LimitedBody
-from tests.support.asgi import ask, gated, hello, render_error
+from tests.support.asgi_client import ask, gated, hello, render_error
 
 MB = b" " * 2**20
 

@@ -4,7 +4,7 @@ import pytest
 
 from server.security.gate import Access
 from server.security.hosts import Hosts, host_of, own_names
-from tests.support.asgi import LAN, ask, gated
+from tests.support.asgi_client import LAN, ask, gated
 
 OWN = "192.168.1.2"
 

@@ -10,7 +10,7 @@ from converter.errors import AnemoneError
 from server.security.gate import Access
 from server.security.hosts import Hosts
 from server.security.key import COOKIE, FILE, ApiKey, Authenticator, kept_key
-from tests.support.asgi import HERE, LAN, ask, gated
+from tests.support.asgi_client import HERE, LAN, ask, gated
 
 KEY = "a-key-for-tests-0123456789"
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from server.security.gate import Access
-from tests.support.asgi import ask, gated
+from tests.support.asgi_client import ask, gated
 
 STUDIO = "https://studio.example:8443"
 FOREIGN = [

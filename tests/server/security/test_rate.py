@@ -5,7 +5,7 @@ from starlette.types import Scope
 
 from server.security.gate import Access
 from server.security.rate import Buckets, client_of
-from tests.support.asgi import HERE, LAN, ask, gated
+from tests.support.asgi_client import HERE, LAN, ask, gated
 
 
 class Clock:

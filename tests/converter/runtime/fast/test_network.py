@@ -15,9 +15,9 @@ from converter.runtime import load
 from converter.runtime.fast.kernels import kernels
 from converter.runtime.fast.network import FastNetwork, compile_fast
 from converter.runtime.mil import MILNetwork
-from tests.support.emitted import NETWORKS, TinyNetworks
+from tests.support.mil_packages import psnr
 from tests.support.mil_programs import package_program
-from tests.support.packages import psnr
+from tests.support.tiny_networks import NETWORKS, TinyNetworks
 
 #: Attention and norms as programs write them; none of it is to be left.
 _SPELLED_OUT = {"softmax", "einsum", "matmul", "reduce_mean", "square", "sqrt", "real_div", "batch_norm", "layer_norm"}

@@ -95,7 +95,7 @@ def test_one_size_of_a_flexible_input_is_a_number(tmp_path, ct):
     """What converters write for ``x.shape[1]``: a gather of one place in a vector, whose result has rank 0."""
     from coremltools.converters.mil.mil import get_new_symbol
 
-    from tests.support.half_programs import mb, types
+    from tests.support.fp16_programs import mb, types
 
     @mb.program(input_specs=[mb.TensorSpec((1, get_new_symbol()), dtype=types.fp32)], opset_version=ct.target.iOS16)
     def program(x):

@@ -10,7 +10,7 @@ import pytest
 from server.jobs.estimates import Shape, StepTime
 from server.jobs.job import Job, JobFailure
 from server.jobs.store import MOST_ATTEMPTS, JobStore
-from tests.support.asking import request, submission
+from tests.support.generation_requests import request, submission
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from server.jobs.store import JobStore, Retention
-from tests.support.asking import request, submission
+from tests.support.generation_requests import request, submission
 
 DAY = 86_400.0
 

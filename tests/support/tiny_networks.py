@@ -28,7 +28,7 @@ from converter.sources.config_tables import CONTROLNET
 from converter.sources.tensors import Tensors
 from converter.weights.blob import BlobWriter
 from tests.support.checkpoints import tiny_text_encoder, tiny_unet, tiny_vae
-from tests.support.packages import METADATA, component_of
+from tests.support.mil_packages import METADATA, component_of
 
 POOLED = 24
 XL = {

@@ -6,10 +6,10 @@ import logging
 import warnings
 from pathlib import Path
 
-__all__ = ["cut"]
+__all__ = ["cut_in_two"]
 
 
-def cut(package: Path, out: Path) -> tuple[Path, Path]:
+def cut_in_two(package: Path, out: Path) -> tuple[Path, Path]:
     """Both halves of a package, in ``out``; coremltools makes them, to whom Apple's chunk_mlprogram.py leaves it."""
     logging.getLogger("coremltools").setLevel(logging.ERROR)
     with warnings.catch_warnings():
