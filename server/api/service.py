@@ -110,14 +110,21 @@ class Service:
     def __init__(self, queue: JobQueue, store: JobStore, models: InstalledModels) -> None:
         self._queue, self._store, self._models = queue, store, models
 
-    def bind(self, name: str | None) -> BoundModel | Refusal:
+    async def bind(self, name: str | None) -> BoundModel | Refusal:
         """Return the installed model called ``name``, or the default one for None."""
         readiness = self._queue.readiness
         if readiness.state == "failed":
             return Refusal("model_failed", "model_failed", f"the model cannot be loaded: {readiness.message}")
+        # Scanning the models folder would hold up the event loop: 0.8 ms with ten models, against 13 us for its stamps.
+        model = self._models.cached(name)
+        if model is None:
+            return await run_in_threadpool(self._look_up, name)
+        return BoundModel(model.name, model.manifest)
+
+    def _look_up(self, name: str | None) -> BoundModel | Refusal:
         try:
-            known = self._models.find(name if name is not None else self._models.default or "")
-            return BoundModel(known, self._models.manifest(known))
+            model = self._models.get(name if name is not None else self._models.default or "")
+            return BoundModel(model.name, model.manifest)
         except UnknownModel:
             if name is not None and name != self._models.default:
                 wrong = RequestError("model", name, ", ".join(self._models.names()) or "none yet")
@@ -129,6 +136,7 @@ class Service:
                     value=name,
                     accepted=wrong.accepted,
                 )
+        readiness = self._queue.readiness
         percent = f", {100 * readiness.done // readiness.total} % done" if readiness.total else ""
         message = f"the model is not ready: {readiness.state}{percent}; see /readyz"
         return Refusal("not_ready", "not_ready", message, retry_after=_NOT_READY_SECONDS)

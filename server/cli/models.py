@@ -32,7 +32,8 @@ def add_models(commands: Commands) -> None:
 
 
 def _told(name: str, models: InstalledModels) -> dict[str, Any]:
-    folder = ModelFolder(models.folder(name), models.manifest(name))
+    model = models.get(name)
+    folder = ModelFolder(model.folder, model.manifest)
     return {
         "name": name,
         "family": folder.manifest.family,

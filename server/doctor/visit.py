@@ -53,8 +53,8 @@ def _named(which: str, settings: Settings) -> dict[str, Path]:
     for folder in (given, own):
         if folder.is_dir():
             return {folder.resolve().name: folder}
-    models = InstalledModels(settings.data_dir)
-    return {models.find(which): models.folder(which)}
+    model = InstalledModels(settings.data_dir).get(which)
+    return {model.name: model.folder}
 
 
 def visit(settings: Settings, which: str | None, chip: str, show: Show, *, quick: bool) -> Report:

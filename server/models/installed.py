@@ -1,9 +1,11 @@
-"""The models there are: every converted folder in the data folder, and those that were named outside of it."""
+"""The installed models: every converted folder in the data folder, and those named outside of it."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +13,9 @@ from converter.errors import AnemoneError, ManifestError
 from converter.folder import FILE, Manifest
 from converter.sources.snapshot import short_name
 
-#: What is being deleted has this behind its name, and is no model any more.
+#: Nanoseconds without a change after which a folder's time is trusted: on some file systems it counts whole seconds.
+_SETTLED_NS = 2_000_000_000
+#: Suffix of a hidden folder that is being deleted.
 _DELETED = ".deleted"
 
 
@@ -23,111 +27,163 @@ class NotDeletable(AnemoneError):
     """The model's folder is not one that the server made."""
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """A manifest as it was read, and the state of its file then."""
+def _read(folder: Path) -> Manifest | None:
+    """Return the folder's manifest; None if it is not a converted model, or a damaged one."""
+    try:
+        return Manifest.read(folder)
+    except (OSError, ManifestError):
+        return None
 
-    stamp: tuple[int, int]
+
+@dataclass(frozen=True)
+class InstalledModel:
+    """A model, by the name that requests call it."""
+
+    name: str
+    folder: Path
     manifest: Manifest
 
 
-def _stamp(folder: Path) -> tuple[int, int]:
-    found = (folder / FILE).stat()
-    return found.st_mtime_ns, found.st_size
+#: The state of a file or folder: when it changed (ns), its size and its inode; None if there is none.
+_Stamp = tuple[int, int, int] | None
+
+
+def _stamp(path: str) -> _Stamp:
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """The models as one scan found them, and the stamps of all that it read, by path."""
+
+    models: dict[str, InstalledModel]
+    root: tuple[str, _Stamp]
+    manifests: dict[str, _Stamp]
+    #: The manifests outside the models folder, which are first in taking names.
+    extra: tuple[str, ...]
+    #: Whether the models folder had been quiet long enough that a later change cannot have the same stamp.
+    is_settled: bool
+
+    def holds_for(self, manifests: Iterable[str]) -> bool:
+        """Return whether the models folder, and these manifests in it, are as they were."""
+        if not self.is_settled or _stamp(self.root[0]) != self.root[1]:
+            return False
+        return all(_stamp(path) == self.manifests[path] for path in (*self.extra, *manifests))
 
 
 class InstalledModels:
     """Converted model folders by name: those in ``data_dir``/models, and ``extra`` ones anywhere else.
 
-    A model's name is its folder's. Of two folders of one name the ``extra`` one keeps it and the other is called
-    ``name-2``. What is on disk is looked at each time, so that a conversion's result is there once its folder is.
+    A model's name is its folder's. If two folders share a name, the ``extra`` one keeps it and the other becomes
+    ``name-2``. Changes on disk are seen at once: the folder is read again when its stamp or a manifest's has changed.
     """
 
     def __init__(self, data_dir: Path, extra: tuple[Path, ...] = (), default: str | None = None) -> None:
-        """``default`` is the model of requests that name none; the first of ``extra`` where it is left out."""
+        """``default`` is the model of requests that name none; the first of ``extra`` if it is left out."""
         self._root, self._extra = data_dir / "models", extra
         self._default = default or (short_name(extra[0]) if extra else None)
-        self._seen: dict[Path, _Seen] = {}
+        self._scanned: _Listing | None = None
 
     @property
     def root(self) -> Path:
-        """Where the server's own models lie."""
+        """The folder of the server's own models."""
         return self._root
 
     @property
     def default(self) -> str | None:
-        """The model of requests that name none; None where there is no model at all. It may still be converting."""
+        """The model of requests that name none; None if there is no model at all. It may still be converting."""
         if self._default is not None:
             return self._default
         return next(iter(self.names()), None)
 
-    def _folders(self) -> dict[str, Path]:
-        # Hidden ones are in the making; a name that cannot be written cannot be asked for either.
-        there = self._root.iterdir() if self._root.is_dir() else ()
-        own = sorted(p for p in there if p.name[0] != "." and p.name.isprintable())
-        found: dict[str, Path] = {}
-        for path in (*self._extra, *own):
-            if path in found.values() or not self._read(path):
-                continue
-            # One outside may have been given as "."; a link inside is called what it is called.
-            name, number = path.name if path.parent == self._root else short_name(path), 1
-            while (known := name if number == 1 else f"{name}-{number}") in found:
-                number += 1
-            found[known] = path
-        return found
+    def _listing(self) -> _Listing:
+        """Return the last scan if nothing has changed since, or a new one."""
+        last = self._scanned
+        if last is not None and last.holds_for(last.manifests):
+            return last
+        self._scanned = listing = self._scan(last)
+        return listing
 
-    def _read(self, path: Path) -> Manifest | None:
-        """The folder's manifest; None where it is no converted model, or a damaged one."""
-        try:
-            stamp = _stamp(path)
-            seen = self._seen.get(path)
-            if seen is None or seen.stamp != stamp:
-                seen = self._seen[path] = _Seen(stamp, Manifest.read(path))
-            return seen.manifest
-        except (OSError, ManifestError):
-            return None
+    def _scan(self, last: _Listing | None) -> _Listing:
+        known = {} if last is None else {str(m.folder / FILE): m.manifest for m in last.models.values()}
+        before, root = time.time_ns(), (str(self._root), _stamp(str(self._root)))
+        # Hidden folders are being converted or deleted; a name that cannot be printed cannot be requested either.
+        inside = self._root.iterdir() if self._root.is_dir() else ()
+        own = sorted(p for p in inside if p.name[0] != "." and p.name.isprintable())
+        models: dict[str, InstalledModel] = {}
+        stamps: dict[str, _Stamp] = {}
+        for path in dict.fromkeys((*self._extra, *own)):
+            file = str(path / FILE)
+            stamps[file] = _stamp(file)
+            is_known = last is not None and file in known and last.manifests[file] == stamps[file]
+            manifest = known[file] if is_known else _read(path)
+            if manifest is None:
+                continue
+            # An extra path may be "."; a link in the models folder keeps its own name.
+            base, number = path.name if path.parent == self._root else short_name(path), 1
+            while (name := base if number == 1 else f"{base}-{number}") in models:
+                number += 1
+            models[name] = InstalledModel(name, path, manifest)
+        is_settled = root[1] is None or root[1][0] < before - _SETTLED_NS
+        extra = tuple(str(path / FILE) for path in self._extra)
+        return _Listing(models, root, stamps, extra, is_settled)
 
     def names(self) -> tuple[str, ...]:
-        """The names of all, those outside the data folder first."""
-        return tuple(self._folders())
+        """Return the names of all, those outside the data folder first."""
+        return tuple(self._listing().models)
+
+    def cached(self, name: str | None) -> InstalledModel | None:
+        """Return the model called exactly ``name``, or the default one for None, if that takes no scan.
+
+        For an event loop: it reads two stamps, and returns None for whatever `get` must answer.
+        """
+        listing = self._scanned
+        if listing is None:
+            return None
+        wanted = self._default or next(iter(listing.models), None) if name is None else name
+        model = None if wanted is None else listing.models.get(wanted)
+        return model if model is not None and listing.holds_for((str(model.folder / FILE),)) else None
+
+    def get(self, name: str) -> InstalledModel:
+        """Return the model by its name in any case, or by its manifest's; raises UnknownModel naming the installed ones."""
+        models = self._listing().models
+        if name in models:
+            return models[name]
+        for model in models.values():
+            if name.casefold() in (model.name.casefold(), model.manifest.name.casefold()):
+                return model
+        raise UnknownModel(f"there is no model {name[:80]!r}; installed: {', '.join(models) or 'none yet'}")
 
     def find(self, name: str) -> str:
-        """The model's name in any case, or the name its manifest gives it; raises UnknownModel naming what there is."""
-        folders = self._folders()
-        if name in folders:
-            return name
-        for known, path in folders.items():
-            manifest = self._read(path)
-            if name.casefold() in (known.casefold(), manifest.name.casefold() if manifest else None):
-                return known
-        there = ", ".join(folders) or "none yet"
-        raise UnknownModel(f"there is no model {name[:80]!r}; installed: {there}")
+        """Return the model's own name; raises UnknownModel."""
+        return self.get(name).name
 
     def folder(self, name: str) -> Path:
-        """Where the model is; raises UnknownModel."""
-        return self._folders()[self.find(name)]
+        """Return the model's folder; raises UnknownModel."""
+        return self.get(name).folder
 
     def manifest(self, name: str) -> Manifest:
-        """The model's manifest; raises UnknownModel."""
-        found = self._read(folder := self.folder(name))
-        if found is None:
-            raise UnknownModel(f"the model in {folder.name} went while it was read")
-        return found
+        """Return the model's manifest; raises UnknownModel."""
+        return self.get(name).manifest
 
     def disk_bytes(self, name: str) -> int:
-        """How much the model takes on disk; files that packages share are counted once."""
+        """Return the model's bytes on disk; files that packages share are counted once."""
         sizes: dict[tuple[int, int], int] = {}
         for where, _, files in os.walk(self.folder(name)):
             for file in files:
-                found = os.stat(os.path.join(where, file), follow_symlinks=False)
-                sizes[found.st_dev, found.st_ino] = found.st_size
+                stat = os.stat(os.path.join(where, file), follow_symlinks=False)
+                sizes[stat.st_dev, stat.st_ino] = stat.st_size
         return sum(sizes.values())
 
     def delete(self, name: str) -> None:
-        """Remove a model from the data folder, at once and whole; raises UnknownModel and NotDeletable."""
+        """Delete a model's folder in the data folder, by one rename; raises UnknownModel and NotDeletable."""
         folder = self.folder(name)
         if folder.parent != self._root:
-            raise NotDeletable(f"{name} was not made here; remove its folder yourself")
+            raise NotDeletable(f"{name} is outside the data folder; delete its folder yourself")
         if folder.is_symlink():
             folder.unlink()
             return
@@ -137,6 +193,6 @@ class InstalledModels:
         shutil.rmtree(gone)
 
     def sweep(self) -> None:
-        """Remove what is left of models whose deletion was cut short."""
+        """Delete what is left of models whose deletion was interrupted."""
         for gone in self._root.glob(f".*{_DELETED}"):
             shutil.rmtree(gone)

@@ -62,11 +62,11 @@ class _Submit:
 Submit = Annotated[_Submit, Depends()]
 
 
-def _prepare(
+async def _prepare(
     service: Service, submit: _Submit, path: str, upload: Upload
 ) -> tuple[BoundModel, GenerationRequest, SubmitOptions]:
     """Bind the model and check the request against it; raises RequestError and ApiError naming what is wrong."""
-    model = require(service.bind(upload.fields["model"]))
+    model = require(await service.bind(upload.fields["model"]))
     fields = {**upload.fields, "model": model.name}
     options = SubmitOptions(
         client=submit.client,
@@ -105,7 +105,7 @@ async def _answer(
 )
 async def txt2img(body: Txt2Img, request: Request, service: Generation, submit: Submit) -> Response:
     """Answers with the PNG when it is made. With `Prefer: respond-async` it answers 202 with a job at once."""
-    return await _answer(service, submit, *_prepare(service, submit, request.url.path, Upload(body.model_dump())))
+    return await _answer(service, submit, *await _prepare(service, submit, request.url.path, Upload(body.model_dump())))
 
 
 def _form() -> dict[str, Any]:
@@ -143,7 +143,7 @@ _IMG2IMG_BODY: dict[str, Any] = {
 async def img2img(request: Request, service: Generation, submit: Submit) -> Response:
     """The image comes as a multipart file or as base64 in JSON; it is scaled to cover the size and cropped to it."""
     upload = await read_upload(request)
-    prepared = _prepare(service, submit, request.url.path, upload)
+    prepared = await _prepare(service, submit, request.url.path, upload)
     try:
         await run_in_threadpool(decode_image, upload.attachments["image"])
     except ImageError as bad:

@@ -67,31 +67,31 @@ def _memory(folder: ModelFolder, budget: int) -> MemoryOut:
 def _model_out(name: str, models: InstalledModels, queue: JobQueue, budget: int) -> InstalledModelOut:
     """A model as JSON; raises ApiError 404 where it goes while it is looked at."""
     try:
-        return _told(name, models, queue, budget)
+        return _describe(name, models, queue, budget)
     except (UnknownModel, FileNotFoundError) as gone:
         raise ApiError(404, "no_such_model", f"the model {name} has just been deleted") from gone
 
 
-def _told(name: str, models: InstalledModels, queue: JobQueue, budget: int) -> InstalledModelOut:
-    folder = ModelFolder(models.folder(name), models.manifest(name))
-    told = folder.manifest
+def _describe(name: str, models: InstalledModels, queue: JobQueue, budget: int) -> InstalledModelOut:
+    model = models.get(name)
+    manifest = model.manifest
     return InstalledModelOut(
         name=name,
         url=model_url(name),
         default=name == models.default,
         loaded=name == queue.loaded,
         jobs=queue.jobs_for(name),
-        manifest_name=told.name,
-        family=told.family,
-        prediction_type=told.prediction_type,
-        attention=told.attention,
-        precision=told.precision,
-        sizes=[SizeOut(width=w, height=h) for w, h in told.sizes],
-        networks=list(told.networks),
-        source=told.source.path_or_id,
-        source_sha256=told.source.sha256,
+        manifest_name=manifest.name,
+        family=manifest.family,
+        prediction_type=manifest.prediction_type,
+        attention=manifest.attention,
+        precision=manifest.precision,
+        sizes=[SizeOut(width=w, height=h) for w, h in manifest.sizes],
+        networks=list(manifest.networks),
+        source=manifest.source.path_or_id,
+        source_sha256=manifest.source.sha256,
         disk_bytes=models.disk_bytes(name),
-        memory=_memory(folder, budget),
+        memory=_memory(ModelFolder(model.folder, manifest), budget),
     )
 
 
@@ -101,7 +101,7 @@ def all_models(models: Models, queue: Queue, conversions: AllConversions, budget
     there: list[InstalledModelOut] = []
     for name in models.names():
         with contextlib.suppress(UnknownModel, FileNotFoundError):  # deleted since its name was read
-            there.append(_told(name, models, queue, budget))
+            there.append(_describe(name, models, queue, budget))
     return ModelsOut(
         default=models.default,
         models=there,
@@ -132,13 +132,14 @@ async def load(name: str, models: Models, queue: Queue, budget: Budget) -> Respo
         raise ApiError(503, "not_ready", f"nothing can be loaded now: {queue.readiness.state}; see /readyz")
     await run_in_threadpool(_require_room, known, models, budget)
     is_loaded = await _loaded(known, queue)
-    told = await run_in_threadpool(_model_out, known, models, queue, budget)
-    return Response(told.model_dump_json(), 200 if is_loaded else 202, media_type="application/json")
+    body = await run_in_threadpool(_model_out, known, models, queue, budget)
+    return Response(body.model_dump_json(), 200 if is_loaded else 202, media_type="application/json")
 
 
 def _require_room(name: str, models: InstalledModels, budget: int) -> None:
     try:
-        memory_need(ModelFolder(models.folder(name), models.manifest(name))).fit(budget)
+        model = models.get(name)
+        memory_need(ModelFolder(model.folder, model.manifest)).fit(budget)
     except MemoryShortage as short:
         raise ApiError(409, "not_enough_memory", f"{name} cannot be loaded: {short}") from short
     except (UnknownModel, FileNotFoundError) as gone:

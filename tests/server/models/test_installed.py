@@ -102,3 +102,84 @@ def test_files_that_packages_share_are_counted_once(tmp_path: Path) -> None:
     (folder / "weights.bin").write_bytes(bytes(1000))
     os.link(folder / "weights.bin", folder / "again.bin")
     assert InstalledModels(tmp_path).disk_bytes("a") == before + 1000
+
+
+def settle(tmp_path: Path) -> None:
+    """Make the models folder look unchanged for long, so that its time is trusted."""
+    os.utime(tmp_path / "models", (1e9, 1e9))
+
+
+def test_what_has_not_changed_is_not_scanned_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "models" / "a")
+    put(tmp_path / "models" / "b", "a name of its own")
+    settle(tmp_path)
+    models = InstalledModels(tmp_path)
+    assert models.cached("a") is None
+    assert models.names() == ("a", "b")
+
+    def scanned(path: Path) -> None:
+        raise AssertionError("it is scanned again")
+
+    monkeypatch.setattr(Path, "iterdir", scanned)
+    assert models.names() == ("a", "b")
+    assert models.get("a name of its own").name == "b"
+    assert models.cached("a") == models.get("a")
+    assert models.cached(None) == models.get("a")
+    assert [models.cached(name) for name in ("", "A", "a name of its own", "c")] == [None] * 4
+
+
+def test_no_change_is_missed_however_soon_it_comes(tmp_path: Path) -> None:
+    put(tmp_path / "models" / "a")
+    models = InstalledModels(tmp_path)
+    for n in range(20):
+        name = f"new-{n}"
+        put(tmp_path / "models" / name)
+        assert models.cached(name) is None
+        assert models.find(name) == name
+        models.delete(name)
+        assert models.cached(name) is None
+        assert models.names() == ("a",)
+
+
+def test_after_a_quiet_time_every_change_is_seen_at_once(tmp_path: Path) -> None:
+    a = put(tmp_path / "models" / "a")
+    half = tmp_path / "models" / "half"
+    half.mkdir()
+    settle(tmp_path)
+    models = InstalledModels(tmp_path)
+    assert models.names() == ("a",)
+    replace(MANIFEST, name="another name").write(a)
+    assert models.cached("a") is None
+    assert models.manifest("a").name == "another name"
+    settle(tmp_path)
+    assert models.names() == ("a",)
+    replace(MANIFEST, name="half").write(half)
+    settle(tmp_path)
+    assert models.names() == ("a", "half")
+    (a / FILE).unlink()
+    assert models.cached("a") is None
+    assert models.names() == ("half",)
+
+
+def test_a_model_outside_that_appears_later_takes_its_name(tmp_path: Path) -> None:
+    inside, outside = put(tmp_path / "models" / "a"), tmp_path / "elsewhere" / "a"
+    settle(tmp_path)
+    models = InstalledModels(tmp_path, (outside,))
+    assert models.folder("a") == inside
+    assert models.cached("a") is not None
+    put(outside)
+    assert models.cached("a") is None
+    assert models.folder("a") == outside
+    assert models.folder("a-2") == inside
+
+
+def test_a_model_replaced_as_a_whole_is_seen_at_once(tmp_path: Path) -> None:
+    folder = put(tmp_path / "models" / "a")
+    settle(tmp_path)
+    models = InstalledModels(tmp_path)
+    assert models.manifest("a").name == "a"
+    put(tmp_path / "models" / ".a.partial", "A")
+    folder.rename(tmp_path / "models" / ".a.deleted")
+    (tmp_path / "models" / ".a.partial").rename(folder)
+    assert models.cached("a") is None
+    assert models.manifest("a").name == "A"
