@@ -1,4 +1,4 @@
-"""What a server is told: by flags, by ANEMONE_* variables, by a TOML file, by default; the first that says counts."""
+"""Settings of the server: from flags, ANEMONE_* variables, a TOML file or defaults; the first of them that has one counts."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ from server.security.key import SHORTEST, is_key
 #: In a checkout, a link to demo/model.
 BUNDLED_MODEL = Path(__file__).resolve().parent / "data" / "anemone-demo"
 _PREFIX = "ANEMONE_"
-#: The variable that names the file is no setting of its own: a file cannot name itself.
+#: The variable that names the settings file; not a setting, since a file cannot name itself.
 _CONFIG = f"{_PREFIX}CONFIG"
 
 
 def default_data_dir() -> Path:
-    """The platform's folder for a user's application data."""
+    """Return the platform's folder for a user's application data."""
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / "Anemone"
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "anemone"
 
 
 def default_config() -> Path:
-    """The settings file that is read where none is named; it need not be there."""
+    """Return the settings file that is read if none is named; it need not exist."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "anemone" / "anemone.toml"
 
 
-#: Several words: a list in TOML and code, words with commas between them in a flag or variable.
+#: Several words: a list in TOML and code, separated by commas in a flag or variable.
 Words = Annotated[tuple[str, ...], NoDecode]
 
 
 class Settings(BaseSettings):
-    """Settings of a server; every one is also an environment variable, ANEMONE_PORT=7861 for instance."""
+    """Settings of a server; each is also an environment variable, for example ANEMONE_PORT=7861."""
 
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, hide_input_in_errors=True
@@ -67,8 +67,8 @@ class Settings(BaseSettings):
     )
     compute_units: Annotated[dict[str, ComputeUnit], NoDecode] = Field(
         {},
-        description='Core ML compute unit of a network, e.g. {"unet": "CPU_AND_NE"}; "default" is all the others\'. Those '
-        "that are not named follow the model, and move on where a trial on this machine fails",
+        description='Core ML compute unit of a network, e.g. {"unet": "CPU_AND_NE"}; "default" applies to all others. '
+        "Networks without one use the model's unit, or another where a trial on this machine fails",
     )
     precision: Precision = Field(
         "fast",
@@ -78,35 +78,37 @@ class Settings(BaseSettings):
     )
     api_key: SecretStr | None = Field(
         None,
-        description=f"The key every client must show, {SHORTEST} characters or more; on the network, where none is "
-        "given, one is made and kept in the data folder",
+        description=f"The key that every client must send, {SHORTEST} characters or more; without one, a server on the network "
+        "makes one and keeps it in the data folder",
     )
-    allowed_hosts: Words = Field((), description="Further names this server may be called by (Host), such as a proxy's")
+    allowed_hosts: Words = Field((), description="Further host names that the server answers to, such as a proxy's")
     cors_origins: Words = Field(
-        (), description="Other sites whose pages may call this server, such as https://studio.example:8443"
+        (), description="Other sites whose pages may call the server, such as https://studio.example:8443"
     )
-    tls: bool = Field(False, description="Serve HTTPS, with a certificate made here unless one is given")
+    tls: bool = Field(False, description="Serve HTTPS, with the certificate of tls_cert or one that the server makes")
     tls_cert: Path | None = Field(None, description="A certificate (chain) to serve HTTPS with, PEM")
     tls_key: Path | None = Field(None, description="The certificate's private key, PEM, not encrypted")
     rate_limit: int = Field(
-        600, ge=1, description="Requests a minute that one client may make over the network; this machine's are free"
+        600,
+        ge=1,
+        description="Requests a minute that one client may send over the network; this machine's own are not limited",
     )
-    max_queue: int = Field(100, ge=1, description="Jobs that may wait at once; further ones are told to come back")
-    retention_days: float = Field(30, gt=0, description="Days a finished job and its pictures are kept")
-    retention_gb: float = Field(10, gt=0, description="Gigabytes of pictures that are kept; the oldest go first")
+    max_queue: int = Field(100, ge=1, description="Jobs that may wait at once; more are refused with 429")
+    retention_days: float = Field(30, gt=0, description="Days to keep a finished job and its images")
+    retention_gb: float = Field(10, gt=0, description="Gigabytes of images to keep; the oldest are deleted first")
     idle_unload_minutes: float | None = Field(
-        None, gt=0, description="Minutes without a job after which the model is unloaded; never, where none are given"
+        None, gt=0, description="Minutes without a job after which the model is unloaded; never if not set"
     )
     memory_budget_gb: float | None = Field(
-        None, gt=0, description="Gigabytes of memory that models may take; judged from the machine where none are given"
+        None, gt=0, description="Gigabytes of memory that models may take; if not set, chosen for the machine"
     )
-    previews: bool = Field(True, description="Show small previews of a picture while it is made")
+    previews: bool = Field(True, description="Show small previews of an image while it is made")
     log_format: Literal["text", "json"] = Field(
-        "text", description="The log's lines: text for people, json for programs"
+        "text", description="Format of the log's lines: text for people, json for programs"
     )
     advertise: bool = Field(True, description="Announce the server by Bonjour when it is on the network")
     shutdown_seconds: float = Field(
-        10, ge=0, le=600, description="Seconds the running job gets to finish when the server is stopped"
+        10, ge=0, le=600, description="Seconds that the running job has to finish when the server stops"
     )
 
     @property
@@ -127,7 +129,7 @@ class Settings(BaseSettings):
                 ipaddress.ip_address(host)
             except ValueError as error:
                 raise ValueError(
-                    f"{host!r} is no address; accepted: localhost, 127.0.0.1 or ::1 for this machine only, 0.0.0.0, :: "
+                    f"{host!r} is not a valid address; accepted: localhost, 127.0.0.1 or ::1 for this machine only, 0.0.0.0, :: "
                     "or one of its own addresses for the network"
                 ) from error
         return host
@@ -154,7 +156,9 @@ class Settings(BaseSettings):
     @classmethod
     def _long_enough(cls, key: SecretStr | None) -> SecretStr | None:
         if key is not None and not is_key(key.get_secret_value()):
-            raise ValueError(f"the key does not do; accepted: {SHORTEST} or more ASCII characters without spaces")
+            raise ValueError(
+                f"the key is too short or contains spaces; use {SHORTEST} or more ASCII characters without spaces"
+            )
         return key
 
     @field_validator("allowed_hosts", "cors_origins", mode="before")
@@ -167,7 +171,9 @@ class Settings(BaseSettings):
     def _names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
             if not name.isascii() or any(mark in name for mark in ":/* "):
-                raise ValueError(f"{name!r} is no host name; accepted: names without port or path, such as mac.example")
+                raise ValueError(
+                    f"{name!r} is not a valid host name; accepted: names without port or path, such as mac.example"
+                )
         return tuple(name.lower().rstrip(".") for name in names)
 
     @field_validator("cors_origins")
@@ -180,7 +186,9 @@ class Settings(BaseSettings):
                 or not parts.hostname
                 or origin != f"{parts.scheme}://{parts.netloc}"
             ):
-                raise ValueError(f"{origin!r} is no origin; accepted: scheme, name and port, as http://localhost:3000")
+                raise ValueError(
+                    f"{origin!r} is not a valid origin; accepted: scheme, name and port, such as http://localhost:3000"
+                )
         return origins
 
     @model_validator(mode="after")
@@ -191,18 +199,18 @@ class Settings(BaseSettings):
 
 
 def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> Settings:
-    """The settings: ``flags`` before ANEMONE_* variables before the TOML file before what is built in.
+    """Return the settings: ``flags`` go before ANEMONE_* variables, these before the TOML file, this before defaults.
 
-    The file is ``config``, or ANEMONE_CONFIG's, which must then be there; or ``default_config()``, which need not.
-    Raises AnemoneError naming what is wrong and what is accepted, never what a secret held.
+    The file is ``config`` or the one that ANEMONE_CONFIG names, which must exist, or else ``default_config()``, which need
+    not. Raises AnemoneError naming what is wrong and what is accepted, but never a secret's value.
     """
     named = config or (Path(os.environ[_CONFIG]) if os.environ.get(_CONFIG) else None)
     file = named or default_config()
     if named is not None and not named.is_file():
-        raise AnemoneError(f"there is no settings file {named}")
+        raise AnemoneError(f"the settings file {named} does not exist")
     known = {f"{_PREFIX}{name.upper()}" for name in Settings.model_fields} | {_CONFIG}
     if unknown := sorted(name for name in os.environ if name.startswith(_PREFIX) and name not in known):
-        raise AnemoneError(f"{unknown[0]} is no setting; accepted: {', '.join(sorted(known))}")
+        raise AnemoneError(f"{unknown[0]} is not a setting; accepted: {', '.join(sorted(known))}")
 
     class Layered(Settings):
         @classmethod
@@ -225,11 +233,11 @@ def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> Setti
 
 
 def _explained(error: ValidationError) -> str:
-    """The first finding in a line."""
+    """Return the first finding as a line."""
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"{field} is no setting; accepted: {', '.join(sorted(Settings.model_fields))}"
+        return f"{field} is not a setting; accepted: {', '.join(sorted(Settings.model_fields))}"
     reason = first["msg"].removeprefix("Value error, ")
     given = first.get("input")
     shown = "" if field in ("", "api_key") or given is None else f" (given: {given!r})"

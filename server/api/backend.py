@@ -1,4 +1,4 @@
-"""What stands behind the routes: the jobs, their queue, and the models they are made with."""
+"""The objects behind the routes: jobs, their queue, models and conversions."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from server.models.memory import memory_budget
 
 @dataclass(frozen=True)
 class Backend:
-    """Started with the server, stopped when it is told to leave, closed once the last answer is sent.
+    """Started with the server, stopped with it, and closed once the last answer is sent.
 
-    first: makes the model to begin with ready; None where the worker does.
+    first: prepares the first model; None if the worker does.
     memory_budget: bytes that the loaded model's weights may take.
     """
 
@@ -28,14 +28,14 @@ class Backend:
     memory_budget: int = field(default_factory=memory_budget)
 
     def start(self) -> None:
-        """Take up what an earlier server left, and begin."""
+        """Resume the jobs and conversions of an earlier run, and begin."""
         self.queue.start(self.models.default, begin=self.first is None)
         self.conversions.start()
         if self.first is not None:
             self.first.start(self.conversions, self.queue)
 
     def stop(self, grace_seconds: float = 0.0) -> None:
-        """Let the running job end within the grace, or put it back."""
+        """Let the running job finish within the grace period, or put it back in the queue."""
         self.conversions.stop()
         self.queue.stop(grace_seconds)
 

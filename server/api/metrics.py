@@ -17,8 +17,8 @@ _TEXT = "text/plain; version=0.0.4; charset=utf-8"
     responses={
         200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus' text format"}
     },
-    summary="What the server has counted",
+    summary="The server's metrics",
 )
 def metrics() -> Response:
-    """Queue, step times, ended jobs, loaded models, conversions. Nothing in it tells one job or client from another."""
+    """Queue, step times, ended jobs, loaded models, conversions; nothing that identifies a job or client."""
     return Response(exposition(), media_type=_TEXT)

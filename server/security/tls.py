@@ -1,4 +1,4 @@
-"""The certificate to serve HTTPS with: one that is given, or one made here and kept in the data folder."""
+"""Certificates for HTTPS: the user's own, or one made here and kept in the data folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from converter.errors import AnemoneError
 
-#: Days; Apple's systems trust no certificate that is good for more than 825.
+#: Days; Apple's systems trust only certificates that are valid for at most 825.
 _GOOD_FOR = 800
 _RENEWED_BEFORE = 30
 
@@ -26,7 +26,7 @@ _RENEWED_BEFORE = 30
 class Certificate:
     """A certificate and its private key, as PEM files.
 
-    fingerprint: SHA-256 of the certificate, as browsers show it; what tells its owner that it is this one.
+    fingerprint: SHA-256 of the certificate, as browsers show it, for the user to compare.
     """
 
     cert: Path
@@ -35,53 +35,53 @@ class Certificate:
 
 
 def given_certificate(cert: Path, key: Path) -> Certificate:
-    """The certificate in these files. Raises AnemoneError where they cannot be used."""
+    """Return the certificate in these files. Raises AnemoneError if they cannot be used."""
     try:
-        found = x509.load_pem_x509_certificate(cert.read_bytes())
+        loaded = x509.load_pem_x509_certificate(cert.read_bytes())
         # An encrypted key would have OpenSSL ask for its password in the terminal.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=b"")
     except (OSError, ValueError) as error:  # an SSLError is an OSError
         raise AnemoneError(
             f"the certificate {cert} cannot be used with the key {key}: {error}; accepted: PEM, the key not encrypted"
         ) from error
-    return Certificate(cert, key, _fingerprint(found))
+    return Certificate(cert, key, _fingerprint(loaded))
 
 
 def own_certificate(data_dir: Path, names: Iterable[str]) -> Certificate:
-    """The certificate made for ``names`` (host names and addresses).
+    """Return the server's own certificate for ``names`` (host names and addresses).
 
-    It is made anew where there is none, where it ends within thirty days, and where it lacks one of the names.
+    Makes a new one if there is none, if it expires within thirty days, or if it lacks one of the names.
     """
     folder = data_dir / "tls"
     cert, key = folder / "cert.pem", folder / "key.pem"
     wanted = _alternatives(names)
-    found = _kept(cert, key)
-    if found is None or not wanted <= _covered(found) or _ends(found) < _now() + datetime.timedelta(_RENEWED_BEFORE):
+    kept = _kept(cert, key)
+    if kept is None or not wanted <= _covered(kept) or _ends(kept) < _now() + datetime.timedelta(_RENEWED_BEFORE):
         folder.mkdir(mode=0o700, exist_ok=True)
-        found = _make(cert, key, wanted)
-    return Certificate(cert, key, _fingerprint(found))
+        kept = _make(cert, key, wanted)
+    return Certificate(cert, key, _fingerprint(kept))
 
 
 def _now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
-def _ends(found: x509.Certificate) -> datetime.datetime:
-    return found.not_valid_after_utc
+def _ends(certificate: x509.Certificate) -> datetime.datetime:
+    return certificate.not_valid_after_utc
 
 
-def _fingerprint(found: x509.Certificate) -> str:
-    return found.fingerprint(hashes.SHA256()).hex(":").upper()
+def _fingerprint(certificate: x509.Certificate) -> str:
+    return certificate.fingerprint(hashes.SHA256()).hex(":").upper()
 
 
 def _alternatives(names: Iterable[str]) -> set[x509.GeneralName]:
-    found: set[x509.GeneralName] = set()
+    alternatives: set[x509.GeneralName] = set()
     for name in names:
         try:
-            found.add(x509.IPAddress(ipaddress.ip_address(name)))
+            alternatives.add(x509.IPAddress(ipaddress.ip_address(name)))
         except ValueError:
-            found.add(x509.DNSName(name))
-    return found
+            alternatives.add(x509.DNSName(name))
+    return alternatives
 
 
 def _kept(cert: Path, key: Path) -> x509.Certificate | None:
@@ -91,11 +91,11 @@ def _kept(cert: Path, key: Path) -> x509.Certificate | None:
         given_certificate(cert, key)
         return x509.load_pem_x509_certificate(cert.read_bytes())
     except AnemoneError:
-        return None  # the two were not written together: the machine went down in between
+        return None  # the machine went down between writing the two
 
 
-def _covered(found: x509.Certificate) -> set[x509.GeneralName]:
-    return set(found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+def _covered(certificate: x509.Certificate) -> set[x509.GeneralName]:
+    return set(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
 
 
 def _make(cert: Path, key: Path, wanted: set[x509.GeneralName]) -> x509.Certificate:
@@ -123,9 +123,9 @@ def _make(cert: Path, key: Path, wanted: set[x509.GeneralName]) -> x509.Certific
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file that only its owner reads, whole or not at all."""
-    beside = path.with_name(f".{path.name}.new")
-    beside.unlink(missing_ok=True)
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+    """Write a file that only its owner can read, by one rename."""
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)
-    beside.replace(path)
+    new.replace(path)

@@ -4,7 +4,7 @@ const $ = (id) => document.getElementById(id);
 const form = $("form");
 const pause = (ms) => new Promise((resume) => setTimeout(resume, ms));
 const POLL = 300;
-let first = null; // the picture to start from
+let first = null; // the image to start from
 let job = null; // the path of the job being made
 let login = null; // settled once the key is given; several requests may wait for it
 
@@ -108,12 +108,12 @@ function show(image, request) {
   caption.textContent = `${request.prompt} · seed ${image.seed}`;
   link.append(Object.assign(new Image(), { src: image.url, alt: request.prompt }));
   figure.append(link, caption);
-  $("pictures").prepend(figure);
+  $("images").prepend(figure);
 }
 
 function words({ status, position, progress: at }) {
   if (status === "queued") return position ? `Waiting: ${position} before it` : "Waiting";
-  return at ? `Picture ${at.image + 1}, step ${at.step} of ${at.steps}` : "Starting";
+  return at ? `Image ${at.image + 1}, step ${at.step} of ${at.steps}` : "Starting";
 }
 
 async function generate() {

@@ -1,4 +1,4 @@
-"""Models: which there are, which one is loaded; loading, letting go and deleting them."""
+"""The native API's models: list, load, unload and delete them."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from server.models.memory import memory_need
 
 router = APIRouter(prefix="/api/v1/models", tags=["models"])
 
-#: Loading waits for the jobs that were ordered before; a client that waits longer than this looks again.
+#: Seconds: loading waits for the jobs before it; after this the client is answered 202 and asks again.
 _LOAD_SECONDS = 600.0
-#: A worker that dies while it loads says nothing more.
+#: Seconds between two looks at the readiness: a worker that dies while it loads sends no event.
 _LOOK_SECONDS = 1.0
 
 _ABSENT: Answers = {404: error("There is no such model"), 422: error("A parameter is not acceptable")}
@@ -49,7 +49,7 @@ def model_url(name: str) -> str:
     return f"/api/v1/models/{quote(name, safe='')}"
 
 
-def _known(models: InstalledModels, name: str) -> str:
+def _require_model(models: InstalledModels, name: str) -> str:
     try:
         return models.find(name)
     except UnknownModel as unknown:
@@ -65,7 +65,7 @@ def _memory(folder: ModelFolder, budget: int) -> MemoryOut:
 
 
 def _model_out(name: str, models: InstalledModels, queue: JobQueue, budget: int) -> InstalledModelOut:
-    """A model as JSON; raises ApiError 404 where it goes while it is looked at."""
+    """Return a model's JSON; raises ApiError 404 if it is deleted meanwhile."""
     try:
         return _describe(name, models, queue, budget)
     except (UnknownModel, FileNotFoundError) as gone:
@@ -95,48 +95,48 @@ def _describe(name: str, models: InstalledModels, queue: JobQueue, budget: int) 
     )
 
 
-@router.get("", summary="The models there are")
+@router.get("", summary="List models")
 def all_models(models: Models, queue: Queue, conversions: AllConversions, budget: Budget) -> ModelsOut:
-    """Installed ones with their sizes, on disk and in memory; conversions that are not over; what could be converted."""
-    there: list[InstalledModelOut] = []
+    """Installed models with their sizes on disk and in memory; running and queued conversions; checkpoints to convert."""
+    installed: list[InstalledModelOut] = []
     for name in models.names():
         with contextlib.suppress(UnknownModel, FileNotFoundError):  # deleted since its name was read
-            there.append(_describe(name, models, queue, budget))
+            installed.append(_describe(name, models, queue, budget))
     return ModelsOut(
         default=models.default,
-        models=there,
+        models=installed,
         conversions=[conversion_out(c) for c in conversions.all() if c.open],
         checkpoints=list(conversions.checkpoints()),
     )
 
 
-@router.get("/{name}", responses=_ABSENT, summary="A model")
+@router.get("/{name}", responses=_ABSENT, summary="Get a model")
 def model(name: str, models: Models, queue: Queue, budget: Budget) -> InstalledModelOut:
-    """What it is and takes, whether it is loaded, and how many jobs want it."""
-    return _model_out(_known(models, name), models, queue, budget)
+    """Its properties, its size on disk and in memory, whether it is loaded, and how many jobs need it."""
+    return _model_out(_require_model(models, name), models, queue, budget)
 
 
 _LOADING: Answers = {
     **_ABSENT,
-    202: {"model": InstalledModelOut, "description": "It is still to be loaded, after the jobs that came before"},
-    409: error("It takes more memory than models may"),
-    503: error("It cannot be loaded, or nothing can now"),
+    202: {"model": InstalledModelOut, "description": "The model will be loaded after the jobs before it"},
+    409: error("The model needs more memory than models may take"),
+    503: error("The model cannot be loaded, or the worker is not ready"),
 }
 
 
 @router.post("/{name}/load", response_model=InstalledModelOut, responses=_LOADING, summary="Load a model")
 async def load(name: str, models: Models, queue: Queue, budget: Budget) -> Response:
-    """Answers once it is loaded. It waits for the jobs that came before; the model that was loaded is let go."""
-    known = await run_in_threadpool(_known, models, name)
+    """Answers once the model is loaded, after the jobs before it; another loaded model is unloaded."""
+    known = await run_in_threadpool(_require_model, models, name)
     if queue.readiness.state != "ready":
-        raise ApiError(503, "not_ready", f"nothing can be loaded now: {queue.readiness.state}; see /readyz")
-    await run_in_threadpool(_require_room, known, models, budget)
+        raise ApiError(503, "not_ready", f"the worker is not ready: {queue.readiness.state}; see /readyz")
+    await run_in_threadpool(_require_memory, known, models, budget)
     is_loaded = await _loaded(known, queue)
     body = await run_in_threadpool(_model_out, known, models, queue, budget)
     return Response(body.model_dump_json(), 200 if is_loaded else 202, media_type="application/json")
 
 
-def _require_room(name: str, models: InstalledModels, budget: int) -> None:
+def _require_memory(name: str, models: InstalledModels, budget: int) -> None:
     try:
         model = models.get(name)
         memory_need(ModelFolder(model.folder, model.manifest)).fit(budget)
@@ -147,7 +147,7 @@ def _require_room(name: str, models: InstalledModels, budget: int) -> None:
 
 
 async def _loaded(name: str, queue: JobQueue) -> bool:
-    """Have the model loaded; whether it was in time. Raises ApiError where it cannot be."""
+    """Load the model and return whether it was loaded in time. Raises ApiError if it cannot be."""
     events = queue.events.subscribe(f"models/{name}")
     try:
         queue.load(name)
@@ -168,12 +168,12 @@ async def _loaded(name: str, queue: JobQueue) -> bool:
 
 @router.post(
     "/{name}/unload",
-    responses={**_ABSENT, 202: {"model": InstalledModelOut, "description": "It goes after the job it is at"}},
-    summary="Let a model's memory go",
+    responses={**_ABSENT, 202: {"model": InstalledModelOut, "description": "Unloads when the running job ends"}},
+    summary="Unload a model",
 )
 def unload(name: str, models: Models, queue: Queue, budget: Budget, response: Response) -> InstalledModelOut:
-    """It goes as soon as the job it is at is over, and is loaded again for the next that wants it."""
-    known = _known(models, name)
+    """Frees the model's memory when the running job ends; the next job that needs the model loads it again."""
+    known = _require_model(models, name)
     if queue.loaded == known:
         response.status_code = 202
         queue.unload(known)
@@ -183,12 +183,17 @@ def unload(name: str, models: Models, queue: Queue, budget: Budget, response: Re
 @router.delete(
     "/{name}",
     status_code=204,
-    responses={**_ABSENT, 409: error("Jobs need it, it is the default, it is being converted, or it lies elsewhere")},
+    responses={
+        **_ABSENT,
+        409: error(
+            "Jobs need the model, it is the default or being converted, or its folder is outside the data folder"
+        ),
+    },
     summary="Delete a model",
 )
 def delete(name: str, models: Models, queue: Queue, conversions: AllConversions) -> None:
-    """Its folder goes from the data folder; what it was made from stays."""
-    known = _known(models, name)
+    """Deletes the model's folder in the data folder; its source stays."""
+    known = _require_model(models, name)
     if known == models.default:
         raise ApiError(409, "in_use", f"{known} is the default model; start the server with another one first")
     if (waiting := queue.jobs_for(known)) > 0:
