@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from converter.errors import ManifestError, quoted
+from converter.options import AS_USUAL, ConvertOptions
 
-FORMAT = 1
+FORMAT = 2
 FILE = "anemone.json"
 
 
@@ -75,10 +77,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Versions:
-    """What made the packages."""
+    """What made the packages; ``revision`` is the release that last changed what they hold, empty for other converters."""
 
     anemone: str
     coremltools: str
+    revision: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ class Manifest:
     """anemone.json. Sizes are pictures' (width, height) in pixels, the first the default.
 
     plan: the fingerprint of the conversion that made it (see `converter.conversion.plan`); empty where another converter did.
+    options: what the conversion was asked for.
     left_out: what the checkpoint has that is not in the folder and changes no image, in sentences.
     """
 
@@ -142,6 +146,7 @@ class Manifest:
     source: Source
     converter: Versions
     plan: str
+    options: ConvertOptions = AS_USUAL
     format: int = FORMAT
     left_out: tuple[str, ...] = ()
 
@@ -151,7 +156,10 @@ class Manifest:
 
     @staticmethod
     def read(folder: Path) -> Manifest:
-        """The manifest of a model folder; raises ManifestError naming the field that is missing or wrong."""
+        """Return the manifest of a model folder, upgraded from an earlier format; fields that are not known are ignored.
+
+        Raises ManifestError naming the field that is missing or wrong.
+        """
         path = folder / FILE
         if not path.is_file():
             raise ManifestError(f"{folder} is not a converted model: it has no {FILE}")
@@ -160,12 +168,14 @@ class Manifest:
             found = json.loads(content.decode("utf-8"))
         except (ValueError, RecursionError) as error:
             raise ManifestError(f"{path} is not JSON: {error}") from error
-        if not isinstance(found, dict) or found.get("format") != FORMAT:
-            what = found.get("format") if isinstance(found, dict) else found
-            raise ManifestError(f"{path} has format {quoted(what)}; this version reads {FORMAT}")
+        number = found.get("format") if isinstance(found, dict) else found
+        if not isinstance(found, dict) or type(number) is not int or not 1 <= number <= FORMAT:
+            raise ManifestError(f"{path} has format {quoted(number)}; this version reads 1 to {FORMAT}")
+        for upgrade in _UPGRADES[number - 1 :]:
+            upgrade(found)
         try:
-            # As JSON, in which pydantic takes lists for tuples. Fields of a later version are ignored.
-            return _MANIFEST.validate_json(content, strict=True)
+            # As JSON, in which pydantic takes lists for tuples.
+            return _MANIFEST.validate_json(content if number == FORMAT else json.dumps(found), strict=True)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"]))
@@ -174,6 +184,19 @@ class Manifest:
 
 
 _MANIFEST = TypeAdapter(Manifest)
+
+
+def _to_2(manifest: dict[str, Any]) -> None:
+    """Add options and revision. Of the options only ``prompt_once`` changes which networks a source is compared by."""
+    networks, converter = manifest.get("networks"), manifest.get("converter")
+    manifest["options"] = {"prompt_once": isinstance(networks, dict) and "unet_prompt" in networks}
+    if isinstance(converter, dict) and isinstance(converter.get("anemone"), str):
+        converter["revision"] = converter["anemone"]
+    manifest["format"] = 2
+
+
+#: The first makes format 2 of 1, and so on. They leave it to validation to refuse what is damaged.
+_UPGRADES: tuple[Callable[[dict[str, Any]], None], ...] = (_to_2,)
 
 
 @dataclass(frozen=True)

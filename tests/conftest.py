@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from converter.conversion.convert import convert
-from converter.conversion.plan import ConvertOptions
+from converter.options import ConvertOptions
 from tests.support.checkpoints import write_checkpoint
 
 

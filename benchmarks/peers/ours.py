@@ -34,7 +34,7 @@ def prepare(
 ) -> None:
     """Convert the checkpoint once, unless there is a package given by its ``path``."""
     from converter.conversion.convert import convert
-    from converter.conversion.plan import ConvertOptions
+    from converter.options import ConvertOptions
 
     folder = converted(workload, attention)
     if path is None and not folder.exists():

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from converter.conversion.manifest import make_manifest
 from converter.conversion.partial import Partial, require_replaceable
-from converter.conversion.plan import ConversionPlan, ConvertOptions, make_plan
+from converter.conversion.plan import ConversionPlan, make_plan
 from converter.conversion.preflight import require_memory, require_space
 from converter.conversion.programs import write_network
 from converter.errors import CheckpointError
 from converter.folder import ModelFolder
+from converter.options import ConvertOptions
 from converter.progress import OnProgress, Progress, Stage, ignore
 from converter.sources.source import Source, open_source
 
@@ -68,15 +69,33 @@ def convert(
 ) -> ModelFolder:
     """Convert ``source`` (opened, or what `open_source` takes) into the model folder ``out``, replacing what is there.
 
-    ``progress`` is called for every tensor written, ``verified`` with each network's PSNR in dB at its worst output,
-    compared with its source. The folder appears whole or not at all. After a crash the networks that
-    were finished are kept and taken up again by the next conversion of the same checkpoint with the same options. With
-    ``only``, the other networks stay as they are in ``out``. Hold `conversion_lock` where another process might convert
-    into ``out`` too. Raises CheckpointError (source, size or option not convertible), SpaceError and MemoryShortage
-    before anything is written, and VerificationError where a network does not give what its source gives.
+    A source that is opened already goes by the prediction type it was opened with. Otherwise as `write_model`; raises
+    CheckpointError too where the source, a size or an option is not convertible.
     """
     require_replaceable(out)
-    plan = make_plan(open_source(source) if isinstance(source, str | Path) else source, options)
+    if isinstance(source, str | Path):
+        source = open_source(source, prediction_type=options.prediction_type, progress=progress)
+    return write_model(make_plan(source, options, progress), out, progress, only, verified=verified)
+
+
+def write_model(
+    plan: ConversionPlan,
+    out: Path,
+    progress: OnProgress = ignore,
+    only: Collection[str] = (),
+    *,
+    verified: Callable[[str, float], None] = lambda network, psnr_db: None,
+) -> ModelFolder:
+    """Write the model that a plan describes into the folder ``out``, replacing what is there.
+
+    ``progress`` is called for every tensor written, ``verified`` with each network's PSNR in dB at its worst output,
+    compared with its source. The folder appears whole or not at all. After a crash the networks that were finished are
+    kept, and the next conversion by the same plan goes on after them. With ``only``, the other networks stay as they are
+    in ``out``. Hold `conversion_lock` where another process might convert into ``out`` too. Raises CheckpointError,
+    SpaceError and MemoryShortage before anything is written, and VerificationError where a network does not give what
+    its source gives.
+    """
+    require_replaceable(out)
     left_out = plan.left_out()
     totals = plan.weight_bytes()
     require_memory(plan.largest_tensor())

@@ -1,11 +1,11 @@
-"""What a conversion writes into anemone.json."""
+"""The manifest that a conversion writes."""
 
 from __future__ import annotations
 
 from importlib.metadata import version
 
 from converter import __version__
-from converter.conversion.plan import ConversionPlan
+from converter.conversion.plan import REVISION, ConversionPlan
 from converter.folder import (
     GUIDED,
     UNGUIDED,
@@ -35,7 +35,7 @@ def make_manifest(plan: ConversionPlan, networks: dict[str, tuple[Package, ...]]
         name=plan.name,
         family=family.name,
         prediction_type=family.prediction_type,
-        attention=plan.attention,
+        attention=plan.options.attention,
         precision="float16",
         sizes=plan.sizes,
         latent_channels=family.latent_channels,
@@ -47,7 +47,8 @@ def make_manifest(plan: ConversionPlan, networks: dict[str, tuple[Package, ...]]
         defaults=_defaults(plan),
         networks={name: networks[name] for name in plan.networks},
         source=Source(plan.checkpoint.kind, plan.checkpoint.name, plan.checkpoint.sha256, plan.checkpoint.stamp),
-        converter=Versions(__version__, version("coremltools")),
+        converter=Versions(__version__, version("coremltools"), REVISION),
         plan=plan.fingerprint,
+        options=plan.options,
         left_out=tuple(left_out),
     )

@@ -1,21 +1,19 @@
-"""A conversion decided: the checkpoint's family, every option's value, and the packages that follow from them."""
+"""The plan of a conversion: the checkpoint's family, what its options leave open, and the packages that follow."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib.metadata import version
 from typing import Any
 
-from converter import __version__
 from converter.errors import CheckpointError, quoted
 from converter.families.family import Family
 from converter.families.registry import recognise, settings_not_followed
-from converter.mil import MACOS15, Target, TargetError, TargetName, target_named
-from converter.networks.layers import Attention
+from converter.mil import MACOS15, Target, TargetError, target_named
 from converter.networks.registry import (
     CONTROLNET,
     PREVIEW_DECODER,
@@ -26,6 +24,8 @@ from converter.networks.registry import (
     tensors_taken,
     text_encoders,
 )
+from converter.options import LARGEST_SIDE, ConvertOptions, Size
+from converter.progress import OnProgress, ignore
 from converter.sources.canonical import canonical
 from converter.sources.component import Component
 from converter.sources.component_kinds import VAE
@@ -34,9 +34,6 @@ from converter.sources.source import Source
 from converter.sources.tensors import Tensors
 from converter.sources.tokenizer import greatest_token
 
-Size = tuple[int, int]
-#: The longest side of a picture, in pixels: SDXL's at 4096 take 16 times the work of those at its own 1024.
-LARGEST_SIDE = 4096
 #: A model's name is part of its files' names, which may have 255 bytes.
 _LONGEST_NAME = 100
 #: How many times CLIP's 77 tokens a prompt may be.
@@ -45,63 +42,30 @@ _LONGEST_PROMPT = 3
 _WITHOUT_GUIDANCE = re.compile(r"turbo|lightning")
 #: Latents a side at which a network is verified as it is converted; its weights are those of every size.
 _VERIFIED_AT = 16
-
-
-@dataclass(frozen=True)
-class ConvertOptions:
-    """How to convert.
-
-    name: what the model is called; None takes the source's name.
-    sizes: pictures' (width, height) in pixels, the default first; None takes the size the checkpoint was trained at.
-    attention: which implementation of attention: split_einsum for the Neural Engine, split_einsum_v2 the same with long rows
-        of queries cut, original for GPUs.
-    batches: how many rows the UNet takes at once, a package each; 2 is the negative and the positive prompt of
-        classifier-free guidance. None takes 1 where the checkpoint was distilled to do without it (the guidance scale
-        is an input, or its name says turbo or lightning), otherwise 2.
-    tokens: how long the prompt's states are, a package each; None takes what the text encoder gives at once (77).
-    vae: an autoencoder in place of the checkpoint's; None keeps its own.
-    preview: a tiny autoencoder (TAESD) whose decoder makes previews; None makes none.
-    safety_checker: the network that finds what should not be shown; None makes none.
-    controlnets: ControlNets to convert; where there is one, the UNet gets packages that take its residuals as well.
-    prompt_once: whether the UNet takes the prompt's keys and values, made once a prompt by a network of their own,
-        instead of its states; its inputs are then not those of Apple's packages.
-    target: the oldest macOS the packages are for.
-    functions: whether the programs of a network are functions of one package, which needs macOS 15; otherwise each is a
-        package, and they share their weights by hard links.
-    verify: whether every network is compared with its source before it is installed.
-    """
-
-    name: str | None = None
-    sizes: tuple[Size, ...] | None = None
-    attention: Attention = "split_einsum"
-    batches: tuple[int, ...] | None = None
-    tokens: tuple[int, ...] | None = None
-    vae: Component | None = None
-    preview: Component | None = None
-    safety_checker: Component | None = None
-    controlnets: tuple[Component, ...] = ()
-    prompt_once: bool = False
-    target: TargetName = "macOS13"
-    functions: bool = False
-    verify: bool = True
+#: The release that last changed what a plan's packages hold: models of an earlier one are converted again. Raise it with
+#: such a change; a release without one leaves it, so that nobody's models are made anew.
+REVISION = "0.1.0"
+#: coremltools when the first plans were named; it stands in fingerprints and changes no package.
+_FIRST_COREMLTOOLS = "9.0"
 
 
 @dataclass(frozen=True)
 class ConversionPlan:
-    """What is to be written. Its `fingerprint` changes with anything that changes a package."""
+    """What a conversion writes. Its `fingerprint` changes with anything that changes a package.
+
+    extras: networks given beside the checkpoint, the VAE in place of its own among them.
+    name, sizes, batches, tokens: as the options say, or as the checkpoint asks where they leave it open.
+    """
 
     checkpoint: Source
+    options: ConvertOptions
     family: Family
+    extras: dict[str, Component]
     name: str
     sizes: tuple[Size, ...]
-    attention: Attention
     batches: tuple[int, ...]
     tokens: tuple[int, ...]
-    extras: dict[str, Component]
-    prompt_once: bool
     target: Target
-    functions: bool
-    verify: bool
     _mapped: dict[str, Tensors] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -109,7 +73,11 @@ class ConversionPlan:
         """The networks to write, in order."""
         own = self.family.networks
         projections = [p.name for network in own if (p := kind_of(network).prompt_network) is not None]
-        return (*own, *(projections if self.prompt_once else ()), *(name for name in self.extras if name != VAE.name))
+        return (
+            *own,
+            *(projections if self.options.prompt_once else ()),
+            *(name for name in self.extras if name != VAE.name),
+        )
 
     def tensors(self, network: str) -> Tensors:
         """The weights of the component a network is made of, under their canonical names, mapped."""
@@ -158,11 +126,11 @@ class ConversionPlan:
         kind = kind_of(network)
         sizes = self.sizes if kind.per_size else self.sizes[:1]
         if not kind.per_prompt:
-            return [Variant(w, h, 1, self.family.tokens, self.attention) for w, h in sizes]
+            return [Variant(w, h, 1, self.family.tokens, self.options.attention) for w, h in sizes]
         controls = (False, True) if kind.takes_residuals and self.controlled else (False,)
-        projected = kind.prompt_network is not None and self.prompt_once
+        projected = kind.prompt_network is not None and self.options.prompt_once
         return [
-            Variant(w, h, batch, tokens, self.attention, control, projected)
+            Variant(w, h, batch, tokens, self.options.attention, control, projected)
             for control in controls
             for w, h in sizes
             for batch in self.batches
@@ -216,11 +184,15 @@ class ConversionPlan:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash over the sources' content, the options and the converter's version."""
-        extras = {name: extra.sha256 for name, extra in self.extras.items()}
-        forms = (self.sizes, self.attention, self.batches, self.tokens, self.target.name, self.functions)
-        options = (self.name, forms, self.prompt_once, extras)
-        parts = (self.checkpoint.sha256, repr(options), __version__, version("coremltools"))
+        """A hash over the sources' content, the options and REVISION.
+
+        The options of the first release are written as it wrote them, so that its half-finished conversions go on.
+        """
+        extras, options = {name: extra.sha256 for name, extra in self.extras.items()}, self.options
+        forms = (self.sizes, options.attention, self.batches, self.tokens, self.target.name, options.functions)
+        first = repr((self.name, forms, options.prompt_once, extras))
+        later = [json.dumps(added, sort_keys=True)] if (added := options.later()) else []
+        parts = (self.checkpoint.sha256, first, REVISION, _FIRST_COREMLTOOLS, *later)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -279,37 +251,46 @@ def _target(options: ConvertOptions) -> Target:
     return target
 
 
-def _extras(family: Family, options: ConvertOptions) -> dict[str, Component]:
-    found: dict[str, Component] = {}
-    given = {
-        VAE.name: options.vae,
-        PREVIEW_DECODER.name: options.preview,
-        SAFETY_CHECKER.name: options.safety_checker,
-    }
-    found |= {name: part for name, part in given.items() if part is not None}
-    for net in options.controlnets:
-        family.check_control(net.config)
+def _open_extras(options: ConvertOptions, progress: OnProgress) -> dict[str, Component]:
+    """Open the networks that options name beside the checkpoint's own; raises CheckpointError."""
+
+    def opened(source: str, within: str | None = None) -> Component:
+        return Component.open(source, within, progress)
+
+    extras: dict[str, Component] = {}
+    if options.vae is not None:
+        extras[VAE.name] = opened(options.vae, VAE.name)
+    if options.preview is not None:
+        extras[PREVIEW_DECODER.name] = opened(options.preview)
+    if options.safety_checker is not None:
+        extras[SAFETY_CHECKER.name] = opened(options.safety_checker, SAFETY_CHECKER.name)
+    for source in options.controlnets:
+        net = opened(source)
         name = f"{CONTROLNET.name}/{net.name}"
-        if name in found:
+        if name in extras:
             raise CheckpointError(f"two ControlNets are called {net.name}; rename the folder of one")
-        found[name] = net
-    return found
+        extras[name] = net
+    return extras
 
 
-def make_plan(checkpoint: Source, options: ConvertOptions) -> ConversionPlan:
-    """The plan for a checkpoint; raises CheckpointError where it or an option's value cannot be converted."""
-    family = recognise(checkpoint, vae=None if options.vae is None else options.vae.config)
+def make_plan(checkpoint: Source, options: ConvertOptions, progress: OnProgress = ignore) -> ConversionPlan:
+    """Return the plan for a checkpoint; raises CheckpointError where it or an option's value cannot be converted.
+
+    ``progress`` is called while a network that an option names is downloaded.
+    """
+    extras = _open_extras(options, progress)
+    family = recognise(checkpoint, vae=extras[VAE.name].config if VAE.name in extras else None)
+    for name, extra in extras.items():
+        if name.startswith(f"{CONTROLNET.name}/"):
+            family.check_control(extra.config)
     return ConversionPlan(
         checkpoint=checkpoint,
+        options=options,
         family=family,
+        extras=extras,
         name=_name(checkpoint.name if options.name is None else options.name),
         sizes=_sizes(family, options),
-        attention=options.attention,
         batches=_batches(checkpoint.name, family, options),
         tokens=_tokens(family, options),
-        extras=_extras(family, options),
-        prompt_once=options.prompt_once,
         target=_target(options),
-        functions=options.functions,
-        verify=options.verify,
     )

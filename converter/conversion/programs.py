@@ -72,7 +72,7 @@ def _metadata(network: str, plan: ConversionPlan) -> dict[str, str]:
         "app.anemone.family": plan.family.name,
         "app.anemone.model": plan.name,
         "app.anemone.network": network,
-        "app.anemone.attention": plan.attention,
+        "app.anemone.attention": plan.options.attention,
         "app.anemone.prediction_type": plan.family.prediction_type,
         "app.anemone.vae_scaling_factor": repr(plan.family.vae_scaling_factor),
     }
@@ -113,14 +113,16 @@ def write_network(
             return write_graph(network, tensors, config, plan.family.sizes, variant, weights, plan.target)
 
         graphs = [(variant, graph_of(variant)) for variant in plan.variants(network)]
-        checked = [graph_of(variant) for variant in plan.verified(network)] if plan.verify else []
+        checked = [graph_of(variant) for variant in plan.verified(network)] if plan.options.verify else []
 
     words: dict[str, Any] = {
         "about": kind_of(network).about,
         "describe": describe,
         "metadata": _metadata(network, plan),
     }
-    packages = (_write_functions if plan.functions else _write_packages)(network, plan, out, blob, graphs, words)
+    packages = (_write_functions if plan.options.functions else _write_packages)(
+        network, plan, out, blob, graphs, words
+    )
     if checked:
         # Its import of PyTorch takes a second, which conversion without it does not need.
         from converter.verification.verify import verify_package

@@ -30,9 +30,9 @@ class Backend:
     def start(self) -> None:
         """Resume the jobs and conversions of an earlier run, and begin."""
         self.queue.start(self.models.default, begin=self.first is None)
-        self.conversions.start()
         if self.first is not None:
             self.first.start(self.conversions, self.queue)
+        self.conversions.start()
 
     def stop(self, grace_seconds: float = 0.0) -> None:
         """Let the running job finish within the grace period, or put it back in the queue."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
+from converter.options import AS_USUAL, OPTIONS, NetworkSource, Option, Size
 from server.cli.serve import add_config
 
 #: What `add_subparsers` returns, whose class takes no parameters when the program runs.
@@ -27,26 +29,60 @@ def size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def add_components(command: argparse.ArgumentParser) -> None:
-    """Add flags for networks beside the checkpoint's own, each a folder or an address on the hub."""
-    command.add_argument("--vae", metavar="SOURCE", help="an autoencoder in place of the checkpoint's")
-    command.add_argument("--preview", metavar="SOURCE", help="a tiny autoencoder (TAESD) for previews")
-    command.add_argument("--safety-checker", metavar="SOURCE", help="a safety checker, or a checkpoint with one")
-    command.add_argument(
-        "--controlnet", action="append", metavar="SOURCE", help="a ControlNet; may be given several times"
-    )
+def _network_source(text: str) -> str:
+    """A network's source as a model's manifest keeps it: a path whole, so that it still leads there from elsewhere."""
+    path = Path(text).expanduser()
+    return str(path.absolute()) if path.exists() else text
 
 
-def components(given: argparse.Namespace) -> dict[str, Any]:
-    """What those flags name, opened, as options of a conversion. Raises CheckpointError."""
-    from server.cli.offline import open_component
+def flag(option: str) -> str:
+    """Return the flag of an option of a conversion."""
+    return f"--{(OPTIONS[option].flag or option).replace('_', '-')}"
 
-    return {
-        "vae": open_component(given.vae, "vae"),
-        "preview": open_component(given.preview),
-        "safety_checker": open_component(given.safety_checker, "safety_checker"),
-        "controlnets": tuple(net for source in given.controlnet or () if (net := open_component(source))),
-    }
+
+def _is_network(option: Option) -> bool:
+    return option.value is NetworkSource
+
+
+def add_options(command: argparse.ArgumentParser, *, networks_only: bool = False) -> None:
+    """Add a flag for every option of a conversion, or for those alone that name networks beside the checkpoint."""
+    for name, option in OPTIONS.items():
+        if networks_only and not _is_network(option):
+            continue
+        default = getattr(AS_USUAL, name)
+        about = option.about if option.most is None else f"{option.about}; may be given several times"
+        if option.value is bool and default:
+            negated = f"Do not {about[0].lower()}{about[1:]}"
+            command.add_argument(f"--no-{flag(name)[2:]}", dest=name, action="store_false", help=negated)
+            continue
+        if option.value is bool:
+            command.add_argument(flag(name), dest=name, action="store_true", help=about)
+            continue
+        kind: Callable[[str], Any] = str
+        choices, metavar = None, None
+        if option.value is Size:
+            kind, metavar = size, "WxH"
+        elif _is_network(option):
+            kind, metavar = _network_source, "SOURCE"
+        elif choices := get_args(option.value):
+            kind = type(choices[0])
+        if isinstance(default, str):
+            about = f"{about} ({default})"
+        command.add_argument(
+            flag(name),
+            dest=name,
+            type=kind,
+            choices=choices or None,
+            metavar=metavar,
+            action="store" if option.most is None else "append",
+            help=about,
+        )
+
+
+def options_given(given: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that were given by the flags of `add_options`."""
+    values = {name: getattr(given, name, None) for name in OPTIONS}
+    return {n: tuple(v) if isinstance(v, list) else v for n, v in values.items() if v is not None}
 
 
 def add_model(command: argparse.ArgumentParser) -> None:

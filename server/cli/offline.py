@@ -8,10 +8,9 @@ from pathlib import Path
 
 from converter.conversion.convert import convert
 from converter.conversion.partial import conversion_lock
-from converter.conversion.plan import ConvertOptions
 from converter.errors import AnemoneError
+from converter.options import ConvertOptions
 from converter.progress import OnProgress, Progress
-from converter.sources.component import Component
 from converter.sources.source import open_source
 from server.jobs.messages import Preparing
 from server.jobs.start import ModelChoice
@@ -38,26 +37,13 @@ def _showing(bar: Bar) -> OnProgress:
     return show
 
 
-def open_component(source: str | None, within: str | None = None) -> Component | None:
-    """The network ``source`` names, with a bar while it is downloaded; None for None. See `Component.open`."""
-    if source is None:
-        return None
-    bar = Bar()
-    try:
-        return Component.open(source, within, _showing(bar))
-    finally:
-        bar.close()
-
-
-def convert_checkpoint(
-    source: str, prediction_type: str | None, out: Path, options: ConvertOptions, only: list[str]
-) -> int:
+def convert_checkpoint(source: str, out: Path, options: ConvertOptions, only: list[str]) -> int:
     """Convert ``source`` into ``out``, with a bar; only the networks in ``only`` where it names some."""
     bar, began = Bar(), time.monotonic()
     agreed: dict[str, float] = {}
 
     try:
-        opened = open_source(source, prediction_type=prediction_type, progress=_showing(bar))
+        opened = open_source(source, prediction_type=options.prediction_type, progress=_showing(bar))
         with conversion_lock(out):
             made = convert(opened, out, options, _showing(bar), only, verified=agreed.__setitem__)
     finally:

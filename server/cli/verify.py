@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from converter.conversion.plan import ConvertOptions
 from converter.errors import AnemoneError
 from converter.lint import CHIPS, DEFAULT_CHIP
-from server.cli.flags import Commands, add_command, add_components, components, size
+from server.cli.flags import Commands, add_command, add_options, flag, options_given, size
 
 
 def add_verify(commands: Commands) -> None:
@@ -36,7 +35,7 @@ def add_verify(commands: Commands) -> None:
     verify.add_argument(
         "--only", action="append", metavar="NETWORK", help="with --device: this network; may be given several times"
     )
-    add_components(verify)
+    add_options(verify, networks_only=True)
     verify.add_argument("--size", type=size, metavar="WxH", help="the image size to compare at (the default size)")
     verify.add_argument("--prompt", help="of the image that is compared")
     verify.add_argument("--steps", type=int, help="steps of the image (4); 0 compares networks only")
@@ -63,19 +62,15 @@ def _verify(given: argparse.Namespace) -> int:
     asked = {name: getattr(given, name) for name in ("prompt", "steps", "precision", "chip", "ranges")}
     asked = {name: value for name, value in asked.items() if value is not None}
     if given.device:
-        beside = {"vae": given.vae, "preview": given.preview, "safety-checker": given.safety_checker}
-        named = (
-            [name for name, value in beside.items() if value] + ["controlnet"] * bool(given.controlnet) + list(asked)
-        )
-        if named:
+        if others := [*map(flag, options_given(given)), *(f"--{name}" for name in asked)]:
             raise AnemoneError(
-                f"--{named[0]} goes with --against; --device compares the model's networks with themselves"
+                f"{others[0]} goes with --against; --device compares the model's networks with themselves"
             )
         from server.cli.devices import verify_devices
 
         return verify_devices(given.folder, given.size, given.only or ())
     if given.only:
         raise AnemoneError("--only goes with --device; --against compares all networks")
-    from server.cli.verifying import Trial, verify_model
+    from server.cli.verifying import VerifyOptions, verify_model
 
-    return verify_model(given.folder, given.against, ConvertOptions(**components(given)), Trial(given.size, **asked))
+    return verify_model(given.folder, given.against, options_given(given), VerifyOptions(given.size, **asked))

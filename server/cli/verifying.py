@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from converter.conversion.plan import ConversionPlan, ConvertOptions, make_plan
+from converter.conversion.plan import ConversionPlan, make_plan
 from converter.errors import CheckpointError
 from converter.folder import ModelFolder
 from converter.lint import CHIPS, DEFAULT_CHIP
@@ -36,8 +36,8 @@ Recorded: TypeAlias = list[tuple[str, dict[str, Range]]]
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What a model is put to.
+class VerifyOptions:
+    """How to verify a model.
 
     size: the picture's; None for the model's first.
     steps: of the picture; 0 compares networks only.
@@ -71,7 +71,7 @@ def _references(folder: ModelFolder, plan: ConversionPlan) -> dict[str, str]:
     return found
 
 
-def _loaders(trial: Trial, recorded: Recorded) -> dict[str, Callable[..., Network]]:
+def _loaders(trial: VerifyOptions, recorded: Recorded) -> dict[str, Callable[..., Network]]:
     """What runs the packages: the interpreter in fp32 and in the trial's precision, and what serves them here."""
 
     def exact(file: Path, function: str, units: str, stream: bool = False) -> Network:
@@ -104,7 +104,7 @@ def _accepted(run: str, psnr_db: float) -> bool:
     return bool(np.isfinite(psnr_db)) if run == _DEVICE else psnr_db >= LEAST_DB
 
 
-def _ranges(recorded: Recorded, networks: dict[str, str], trial: Trial) -> str:
+def _ranges(recorded: Recorded, networks: dict[str, str], trial: VerifyOptions) -> str:
     """The operations nearest to overflow, network by network, over all that was run."""
     found: dict[str, dict[str, Range]] = {}
     for file, ranges in recorded:
@@ -120,16 +120,16 @@ def _ranges(recorded: Recorded, networks: dict[str, str], trial: Trial) -> str:
     return "\n".join(tables)
 
 
-def verify_model(path: Path, against: str, options: ConvertOptions, trial: Trial) -> int:
+def verify_model(path: Path, against: str, changes: dict[str, Any], trial: VerifyOptions) -> int:
     """Compare every network, and a whole picture, with the source; returns the exit status.
 
-    ``options`` has what was given beside the source (a replacement VAE, ControlNets). The picture is made by the same
-    loop, with the packages and with the source's networks; that the loop makes diffusers' pictures is what the tests
-    hold it to.
+    The source is read with the options that the model's manifest keeps, and ``changes`` to them (where a replacement
+    VAE is now). The image is made by the same loop, with the packages and with the source's networks; tests compare that
+    loop's images with diffusers'.
     """
     folder = ModelFolder.open(path)
-    options = replace(options, prompt_once="unet_prompt" in folder.manifest.networks)
-    plan = make_plan(open_source(against), options)
+    options = replace(folder.manifest.options, **changes)
+    plan = make_plan(open_source(against, prediction_type=options.prediction_type), options)
     if plan.family.name != folder.manifest.family:
         raise CheckpointError(
             f"{against} is of family {plan.family.name} and {path} of {folder.manifest.family}; give the source it was made "

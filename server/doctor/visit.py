@@ -28,7 +28,7 @@ def _installed(settings: Settings) -> tuple[dict[str, Path], list[Problem]]:
         first = FirstModel(settings.model, settings.data_dir)
         for folder in first.outside:
             found[folder.resolve().name] = folder
-        source = Path(first.order.source)
+        source = Path(first.request.source)
         if source.is_absolute() and not source.exists():
             what = f"there is no {source}, which a server would begin with"
             problems.append(Problem(what, "give another model with --model, or in the settings"))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
 
 from converter.progress import Progress
-from server.models.orders import ConversionOrder
+from server.models.conversion_request import ConversionRequest
 
 log = logging.getLogger("anemone.conversions")
 
@@ -21,14 +23,14 @@ _MOST_KEPT = 200
 
 @dataclass(frozen=True)
 class Conversion:
-    """An order and where it stands. Times are seconds since 1970.
+    """A request and where it stands. Times are seconds since 1970.
 
     attempts: how many times it was begun, those not counted that the server's end cut short.
     error: code and message, where it failed.
     progress: of a running one; not kept on disk.
     """
 
-    order: ConversionOrder
+    request: ConversionRequest
     status: ConversionStatus
     created: float
     started: float | None = None
@@ -39,13 +41,23 @@ class Conversion:
 
     @property
     def id(self) -> str:
-        """The order's."""
-        return self.order.id
+        """The request's id."""
+        return self.request.id
 
     @property
     def open(self) -> bool:
         """Whether it is not over."""
         return self.status in ("queued", "running")
+
+
+_CONVERSION = TypeAdapter(Conversion)
+
+
+def _upgrade(stored: dict[str, Any]) -> None:
+    """Make today's form of what the first release stored: an order, with the options beside source and name."""
+    if "order" in stored:
+        order = stored.pop("order")
+        stored["request"] = {"source": order.pop("source"), "name": order.pop("name"), "options": order}
 
 
 class ConversionFiles:
@@ -62,11 +74,14 @@ class ConversionFiles:
     @staticmethod
     def _parsed(path: Path) -> Conversion | None:
         try:
-            told = json.loads(path.read_text(encoding="utf-8"))
-            error = None if told["error"] is None else tuple(told["error"])
-            return Conversion(**{**told, "order": ConversionOrder.from_json(told["order"]), "error": error})
-        except (ValueError, KeyError, TypeError) as error:
-            # Another version's, whose orders have other ids; asked for again it is a new conversion.
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            _upgrade(stored)
+            conversion = _CONVERSION.validate_json(json.dumps(stored), strict=True)
+            if conversion.id != path.stem:
+                raise ValueError("its id is that of another request; a later version may have written it")
+            return conversion
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            # Damaged, or a later version's; asked for again it is a new conversion.
             log.warning("%s is not read: %s", path, error)
             return None
 
@@ -75,8 +90,8 @@ class ConversionFiles:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{conversion.id}.json"
         beside = path.with_suffix(".new")
-        with beside.open("w", encoding="utf-8") as file:
-            json.dump(asdict(replace(conversion, progress=None)), file)
+        with beside.open("wb") as file:
+            file.write(_CONVERSION.dump_json(replace(conversion, progress=None)))
             file.flush()
             os.fsync(file.fileno())
         beside.rename(path)

@@ -19,9 +19,9 @@ from server import metrics
 from server.events import EventLog
 from server.logs import LogFormat, about_job
 from server.models.conversion import Conversion, ConversionFiles, ConversionStatus
-from server.models.converting import ConversionFailed, Converted, Report, convert_ordered
+from server.models.conversion_request import ConversionRequest
+from server.models.converting import ConversionFailed, Converted, Report, convert_requested
 from server.models.installed import InstalledModels
-from server.models.orders import ConversionOrder
 
 log = logging.getLogger("anemone.conversions")
 
@@ -31,8 +31,8 @@ _MOST_ATTEMPTS = 2
 MOST_OPEN = 16
 _STOP_SECONDS = 3.0
 
-#: Starts a process that carries an order out and reports on its end of a pipe.
-LaunchConversion = Callable[[Connection, ConversionOrder], BaseProcess]
+#: Starts a process that serves a request and reports on its end of a pipe.
+LaunchConversion = Callable[[Connection, ConversionRequest], BaseProcess]
 
 
 class NameTaken(AnemoneError):
@@ -46,9 +46,9 @@ class TooManyConversions(AnemoneError):
 def launch_conversion(data_dir: Path, log_format: LogFormat = "text") -> LaunchConversion:
     """A launcher of conversion processes that write into ``data_dir``, and log as the server does."""
 
-    def launch(pipe: Connection, order: ConversionOrder) -> BaseProcess:
+    def launch(pipe: Connection, request: ConversionRequest) -> BaseProcess:
         process = multiprocessing.get_context("spawn").Process(
-            target=convert_ordered, args=(pipe, order, data_dir, log_format), name="anemone-conversion", daemon=True
+            target=convert_requested, args=(pipe, request, data_dir, log_format), name="anemone-conversion", daemon=True
         )
         process.start()
         return process
@@ -72,8 +72,7 @@ class Conversions:
         self._files, self._models, self._events = ConversionFiles(data_dir), models, events
         self._checkpoints = data_dir / "checkpoints"
         self._launch = launch
-        #: Hears of every change, in the thread that makes it.
-        self.watch: Callable[[Conversion], None] = lambda conversion: None
+        self._listeners: list[Callable[[Conversion], None]] = []
         self._lock = threading.RLock()
         self._all: dict[str, Conversion] = self._files.read()
         self._running: str | None = None
@@ -92,6 +91,10 @@ class Conversions:
             # It ran in a process of its own, so it is not what the server died of.
             self._put(replace(left, status="queued", attempts=left.attempts - 1))
         self._thread.start()
+
+    def listen(self, listener: Callable[[Conversion], None]) -> None:
+        """Call ``listener`` with every change, in the thread that makes it; to be asked for before `start`."""
+        self._listeners.append(listener)
 
     def stop(self) -> None:
         """Stop the process; the conversion it is at goes back to the queue, with the networks it has finished."""
@@ -121,35 +124,35 @@ class Conversions:
 
     def making(self, name: str) -> Conversion | None:
         """The conversion that is to make the model ``name`` and is not over; None where there is none."""
-        return next((c for c in self.all() if c.open and c.order.name == name), None)
+        return next((c for c in self.all() if c.open and c.request.name == name), None)
 
-    def submit(self, order: ConversionOrder, *, replacing: bool = False) -> Conversion:
-        """The conversion of this order: the one there is where it is open, or its model installed; otherwise it begins.
+    def submit(self, request: ConversionRequest, *, replacing: bool = False) -> Conversion:
+        """The conversion of this request: the one there is where it is open, or its model installed; otherwise it begins.
 
-        Raises NameTaken where another model has the order's name, and TooManyConversions; not where it is ``replacing``
+        Raises NameTaken where another model has the request's name, and TooManyConversions; not where it is ``replacing``
         what there is of that name, as the server's own first model does.
         """
         with self._lock:
-            there = self._all.get(order.id)
+            there = self._all.get(request.id)
             if there is not None and (
                 there.open
-                or (there.status == "succeeded" and not replacing and there.order.name in self._models.names())
+                or (there.status == "succeeded" and not replacing and there.request.name in self._models.names())
             ):
                 return there
             if not replacing:
-                self._require_free(order)
+                self._require_free(request)
                 self._require_place()
-            self._put(Conversion(order, "queued", time.time()))
+            self._put(Conversion(request, "queued", time.time()))
             for gone in self._files.forget(self._all):
                 del self._all[gone]
         self._wake.send_bytes(b"x")
-        return self._all[order.id]
+        return self._all[request.id]
 
-    def _require_free(self, order: ConversionOrder) -> None:
-        other = self.making(order.name)
-        if order.name in self._models.names() or (other is not None and other.id != order.id):
+    def _require_free(self, request: ConversionRequest) -> None:
+        other = self.making(request.name)
+        if request.name in self._models.names() or (other is not None and other.id != request.id):
             raise NameTaken(
-                f"there is a model {order.name} already, or one is being made; give this one another name, or delete that one"
+                f"there is a model {request.name} already, or one is being made; give this one another name, or delete that one"
             )
 
     def _require_place(self) -> None:
@@ -179,13 +182,14 @@ class Conversions:
 
     def _tell(self, conversion: Conversion) -> None:
         error = conversion.error and {"code": conversion.error[0], "message": conversion.error[1]}
-        told = {"status": conversion.status, "model": conversion.order.name, "error": error}
+        told = {"status": conversion.status, "model": conversion.request.name, "error": error}
         self._events.publish(conversion.id, "state", told, last=not conversion.open)
-        self.watch(conversion)
+        for listener in self._listeners:
+            listener(conversion)
 
     def _over(self, conversion: Conversion, status: ConversionStatus, error: tuple[str, str] | None = None) -> None:
         with about_job(conversion.id):
-            log.info("the conversion of %s %s", conversion.order.source, status)
+            log.info("the conversion of %s %s", conversion.request.source, status)
         self._put(replace(conversion, status=status, finished=time.time(), error=error, progress=None))
         metrics.conversion_ended(status)  # type: ignore[arg-type]
 
@@ -219,11 +223,11 @@ class Conversions:
                 return
             ours, theirs = multiprocessing.Pipe()
             self._put(replace(waiting, status="running", started=time.time(), attempts=waiting.attempts + 1))
-            self._process = self._launch(theirs, waiting.order)
+            self._process = self._launch(theirs, waiting.request)
             theirs.close()
             self._running, self._pipe = waiting.id, ours
         with about_job(waiting.id):
-            log.info("the conversion of %s begins", waiting.order.source)
+            log.info("the conversion of %s begins", waiting.request.source)
 
     def _read(self, pipe: Connection) -> None:
         try:
@@ -241,7 +245,8 @@ class Conversions:
             self._all[self._running] = replace(self._all[self._running], progress=progress)
             told = {"stage": progress.stage, "item": progress.item, "done": progress.done, "total": progress.total}
             self._events.publish(self._running, "progress", {**told, "eta_s": progress.eta_s})
-            self.watch(self._all[self._running])
+            for listener in self._listeners:
+                listener(self._all[self._running])
 
     def _ended(self, report: Converted | ConversionFailed | None) -> None:
         """The process has said how it ended, or is gone without a word (None)."""

@@ -1,4 +1,4 @@
-"""The conversion process: one order, then its end. Nothing here runs in the HTTP process or the worker."""
+"""The conversion process: it serves one request and ends. Nothing here runs in the HTTP process or the worker."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ import logging
 import os
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from converter.apple import AppleSettings, adopt, is_apple
-from converter.conversion.plan import ConvertOptions
 from converter.errors import AnemoneError
 from converter.folder import FILE
-from converter.progress import Progress
-from converter.sources.component import Component
+from converter.options import AS_USUAL
+from converter.progress import OnProgress, Progress
 from converter.sources.source import open_source
 from server.logs import LogFormat, about_job, log_as
+from server.models.conversion_request import ConversionRequest
 from server.models.library import from_hub, installed_from
-from server.models.orders import ConversionOrder
 
 log = logging.getLogger("anemone.conversion")
 #: Progress comes for every tensor and every piece of a download; more of it than this nobody could read.
@@ -59,39 +58,21 @@ class _Reporter:
             self._at, self._sent = at, now
 
 
-def _carried_out(order: ConversionOrder, data_dir: Path, report: _Reporter) -> Path:
-    """The folder of the order's model, made if it is not there yet."""
-    here, out = Path(order.source), data_dir / "models" / order.name
-    if (here / FILE).is_file():
-        return here
-    if here.is_dir() and is_apple(here):
-        return adopt(here, AppleSettings()).path
-    if not order.options and not here.is_absolute() and (found := from_hub(out, order.source)) is not None:
-        return found.path
-
-    def beside(source: str | None, within: str | None = None) -> Component | None:
-        return None if source is None else Component.open(source, within, report)
-
-    opened = open_source(order.source, prediction_type=order.prediction_type, progress=report)
-    options = ConvertOptions(
-        name=order.name,
-        sizes=order.sizes,
-        attention=order.attention,
-        batches=order.batches,
-        tokens=order.tokens,
-        vae=beside(order.vae, "vae"),
-        preview=beside(order.preview),
-        safety_checker=beside(order.safety_checker, "safety_checker"),
-        controlnets=tuple(net for source in order.controlnets if (net := beside(source))),
-        prompt_once=order.prompt_once,
-        target=order.target,
-        functions=order.functions,
-    )
-    return installed_from(opened, out, options, report).path
+def _make_model(request: ConversionRequest, data_dir: Path, report: OnProgress) -> Path:
+    """Return the folder of the request's model, after converting it if need be."""
+    path, out, options = Path(request.source), data_dir / "models" / request.name, request.options
+    if (path / FILE).is_file():
+        return path
+    if path.is_dir() and is_apple(path):
+        return adopt(path, AppleSettings()).path
+    if options == AS_USUAL and not path.is_absolute() and (model := from_hub(out, request.source)) is not None:
+        return model.path
+    checkpoint = open_source(request.source, prediction_type=options.prediction_type, progress=report)
+    return installed_from(checkpoint, out, replace(options, name=request.name), report).path
 
 
-def convert_ordered(pipe: Connection, order: ConversionOrder, data_dir: Path, log_format: LogFormat) -> None:
-    """The process's main: carry ``order`` out, reporting on ``pipe``, or stop where nobody listens any more."""
+def convert_requested(pipe: Connection, request: ConversionRequest, data_dir: Path, log_format: LogFormat) -> None:
+    """Run a conversion process: convert and report on ``pipe``; stop once the server has closed it."""
     # Ctrl-C reaches the whole terminal group; the HTTP process decides when this one goes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -99,8 +80,8 @@ def convert_ordered(pipe: Connection, order: ConversionOrder, data_dir: Path, lo
     log_as(log_format)
     try:
         try:
-            with about_job(order.id):
-                folder = _carried_out(order, data_dir, _Reporter(pipe))
+            with about_job(request.id):
+                folder = _make_model(request, data_dir, _Reporter(pipe))
         except (BrokenPipeError, ConnectionResetError):
             raise
         except AnemoneError as error:
@@ -108,7 +89,7 @@ def convert_ordered(pipe: Connection, order: ConversionOrder, data_dir: Path, lo
         except OSError as error:
             pipe.send(ConversionFailed("disk", f"{error.strerror or error}: {error.filename or data_dir}"))
         except Exception as error:
-            log.exception("the conversion of %s failed", order.source)
+            log.exception("the conversion of %s failed", request.source)
             pipe.send(ConversionFailed("internal", f"{type(error).__name__}: {error}"))
         else:
             pipe.send(Converted(folder))

@@ -10,14 +10,14 @@ from converter.errors import AnemoneError
 from converter.folder import FILE
 from server.jobs.readiness import Readiness
 from server.models.conversion import Conversion
+from server.models.conversion_request import first_request
 from server.models.conversions import Conversions
 from server.models.installed import InstalledModels
 from server.models.library import from_hub, is_current
-from server.models.orders import first_order
 
 
-class Beginning(Protocol):
-    """What is waiting for the model: the job queue."""
+class ReadinessListener(Protocol):
+    """What waits for the model: the job queue."""
 
     def begin(self) -> None:
         """Start the worker."""
@@ -30,21 +30,21 @@ class FirstModel:
     """What ``--model`` names: a converted folder, one of Apple's converter, a checkpoint, an address on the hub."""
 
     def __init__(self, given: Path, data_dir: Path) -> None:
-        self.order = first_order(given)
+        self.request = first_request(given)
         own_folder = given.is_dir() and ((given / FILE).is_file() or is_apple(given))
         #: Where the model is, or will be.
-        self.folder = given.absolute() if own_folder else data_dir.absolute() / "models" / self.order.name
+        self.folder = given.absolute() if own_folder else data_dir.absolute() / "models" / self.request.name
         #: Its folder, where that is not in the data folder.
         self.outside = (self.folder,) if own_folder else ()
         #: All installed models, with this one as the default.
-        self.models = InstalledModels(data_dir, self.outside, self.order.name)
+        self.models = InstalledModels(data_dir, self.outside, self.request.name)
 
     @property
     def is_ready(self) -> bool:
         """Whether there is nothing to convert."""
-        source = Path(self.order.source)
+        source = Path(self.request.source)
         if not source.is_absolute():
-            return from_hub(self.folder, self.order.source) is not None
+            return from_hub(self.folder, self.request.source) is not None
         if self.folder == source:
             return (self.folder / FILE).is_file()
         try:
@@ -52,20 +52,23 @@ class FirstModel:
         except AnemoneError:
             return False  # the conversion says what is wrong with it
 
-    def start(self, conversions: Conversions, queue: Beginning) -> None:
-        """Have the worker begin as soon as the model is there, and until then tell how far its conversion is."""
+    def start(self, conversions: Conversions, queue: ReadinessListener) -> None:
+        """Have the worker begin as soon as the model is there; until then show how far its conversion is.
+
+        To be called before the conversions start.
+        """
         if self.is_ready:
             queue.begin()
             return
 
-        def watch(conversion: Conversion) -> None:
-            if conversion.id == self.order.id:
-                self._heard(conversion, queue)
+        def on_change(conversion: Conversion) -> None:
+            if conversion.id == self.request.id:
+                self._show(conversion, queue)
 
-        conversions.watch = watch
-        conversions.submit(self.order, replacing=True)
+        conversions.listen(on_change)
+        conversions.submit(self.request, replacing=True)
 
-    def _heard(self, conversion: Conversion, queue: Beginning) -> None:
+    def _show(self, conversion: Conversion, queue: ReadinessListener) -> None:
         at = conversion.progress
         if conversion.status == "succeeded":
             queue.set_readiness(Readiness())

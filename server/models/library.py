@@ -2,60 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
-from converter import __version__
 from converter.apple import AppleSettings, adopt, is_apple
-from converter.conversion.convert import convert
+from converter.conversion.convert import write_model
 from converter.conversion.partial import conversion_lock
-from converter.conversion.plan import ConvertOptions, make_plan
+from converter.conversion.plan import REVISION, ConversionPlan, make_plan
 from converter.errors import ManifestError
 from converter.folder import FILE, ModelFolder
+from converter.options import ConvertOptions
 from converter.progress import OnProgress, ignore
 from converter.sources.snapshot import file_name, short_name
 from converter.sources.source import Source, open_source
 
-#: The bundled checkpoint lies in a folder called just "model".
-_BUNDLED_NAME = "anemone-demo"
-_AS_USUAL = ConvertOptions()
-
 
 def model_name(source: Path) -> str:
-    """What the checkpoint at ``source`` is called."""
+    """Return the name of the checkpoint at ``source``."""
     if source.is_file():
         return file_name(source).rpartition("/")[2]
-    resolved = source.resolve()
-    if resolved.name == "model" and resolved.parent.name == "demo":
-        return _BUNDLED_NAME
     return short_name(source).removesuffix(".safetensors")
 
 
 def _whole(folder: Path) -> ModelFolder | None:
-    """The converted model in ``folder``; None where there is none, or a damaged or outdated one."""
+    """Return the model in ``folder``; None where there is none, or a damaged one, or what packages hold has changed since."""
     if not (folder / FILE).is_file():
         return None
     try:
         found = ModelFolder.open(folder)
     except ManifestError:
         return None
-    return found if found.manifest.converter.anemone == __version__ else None
+    return found if found.manifest.converter.revision == REVISION else None
 
 
-def _installed(folder: Path, checkpoint: Source, options: ConvertOptions) -> ModelFolder | None:
-    """The converted form of ``checkpoint``; None where it must be converted (again).
+def _installed(folder: Path, plan: ConversionPlan) -> ModelFolder | None:
+    """Return the model of the plan's checkpoint in ``folder``; None where it must be converted (again).
 
-    Whatever it was converted with will do where ``options`` are the usual ones.
+    Where the plan's options are the usual ones, a model that was made with others will do.
     """
-    found = _whole(folder)
-    if found is None:
+    model = _whole(folder)
+    if model is None:
         return None
-    made = found.manifest
-    if replace(options, name=None) != _AS_USUAL:
-        return found if made.plan == make_plan(checkpoint, options).fingerprint else None
+    manifest, checkpoint = model.manifest, plan.checkpoint
+    if plan.options.changed().keys() - {"name"}:
+        return model if manifest.plan == plan.fingerprint else None
     # Hashing 4 GB takes seconds; files of the same sizes and times are taken for the same files.
-    same = made.source.stamp == checkpoint.stamp or made.source.sha256 == checkpoint.sha256
-    return found if same else None
+    same = manifest.source.stamp == checkpoint.stamp or manifest.source.sha256 == checkpoint.sha256
+    return model if same else None
 
 
 def is_current(source: Path, out: Path) -> bool:
@@ -80,11 +72,12 @@ def installed_from(opened: Source, out: Path, options: ConvertOptions, progress:
 
     Raises what `convert` raises.
     """
-    found = _installed(out, opened, options)
-    if found is not None:
-        return found
+    plan = make_plan(opened, options, progress)
+    installed = _installed(out, plan)
+    if installed is not None:
+        return installed
     with conversion_lock(out):
-        return _installed(out, opened, options) or convert(opened, out, options, progress)
+        return _installed(out, plan) or write_model(plan, out, progress)
 
 
 def ready_model(

@@ -17,11 +17,11 @@ from converter.apple import ACCEPTED, AppleSettings, AppleSettingsError, adopt, 
 from converter.apple.model import attention_implementation
 from converter.apple.settings import settle
 from converter.conversion.convert import convert
-from converter.conversion.plan import ConvertOptions
 from converter.errors import CheckpointError
 from converter.folder import ModelFolder
 from converter.lint.packages import packages_in
 from converter.mil.mlproto import ml
+from converter.options import ConvertOptions
 from converter.runtime import Feature, PackageError, load
 from converter.runtime.program import read_model
 from converter.runtime.summary import Operation, ProgramSummary

@@ -1,4 +1,4 @@
-"""Conversions for tests: a real process and real messages, no weights. The order's source says how it goes.
+"""Conversions for tests: a real process and real messages, no weights. The request's source says how it goes.
 
 "slow" in it takes a tenth of a second for each of a hundred pieces, "steady" for each of five; "bad" cannot be converted; "die" kills the process,
 "die once" only the first time.
@@ -16,9 +16,9 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from converter.progress import Progress
+from server.models.conversion_request import ConversionRequest
 from server.models.conversions import LaunchConversion
 from server.models.converting import ConversionFailed, Converted
-from server.models.orders import ConversionOrder
 from tests.support.fake_pipeline import MANIFEST
 
 PIECES = 100
@@ -27,31 +27,31 @@ _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["tests.support.fake_converter"])
 
 
-def convert(pipe: Connection, order: ConversionOrder, data_dir: Path) -> None:
+def convert(pipe: Connection, request: ConversionRequest, data_dir: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    (data_dir / "begun").open("a").write(f"{order.source}\n")
+    (data_dir / "begun").open("a").write(f"{request.source}\n")
     pipe.send(Progress("downloading", "unet.safetensors", 50, 100))
-    if "bad" in order.source:
-        pipe.send(ConversionFailed("not_converted", f"{order.source} is of an unknown architecture"))
+    if "bad" in request.source:
+        pipe.send(ConversionFailed("not_converted", f"{request.source} is of an unknown architecture"))
         return
     mark = data_dir / "died"
-    if "die" in order.source and not ("once" in order.source and mark.exists()):
+    if "die" in request.source and not ("once" in request.source and mark.exists()):
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    pieces = next((count for word, count in (("slow", PIECES), ("steady", 5)) if word in order.source), 1)
+    pieces = next((count for word, count in (("slow", PIECES), ("steady", 5)) if word in request.source), 1)
     for piece in range(pieces):
         pipe.send(Progress("converting", "unet", piece, PIECES, 1.0))
         if pieces > 1:
             time.sleep(0.1)
-    folder = data_dir / "models" / order.name
+    folder = data_dir / "models" / request.name
     folder.mkdir(parents=True, exist_ok=True)
-    replace(MANIFEST, name=order.name).write(folder)
+    replace(MANIFEST, name=request.name).write(folder)
     pipe.send(Converted(folder))
 
 
 def launcher(data_dir: Path) -> LaunchConversion:
-    def launch(pipe: Connection, order: ConversionOrder) -> ForkServerProcess:
-        process = _PROCESSES.Process(target=convert, args=(pipe, order, data_dir), daemon=True)
+    def launch(pipe: Connection, request: ConversionRequest) -> ForkServerProcess:
+        process = _PROCESSES.Process(target=convert, args=(pipe, request, data_dir), daemon=True)
         process.start()
         return process
 

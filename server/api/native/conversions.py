@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from converter.options import OPTIONS, ConvertOptions, NetworkSource, Size
 from server.api.dependencies import Answers
 from server.api.native.errors import error
 from server.api.native.model_schemas import (
@@ -20,8 +21,8 @@ from server.api.native.upload import json_only
 from server.api.sse import Snapshot, TakeSnapshot, add_event_route
 from server.errors import ApiError
 from server.models.conversion import Conversion
+from server.models.conversion_request import NAME, ConversionRequest, hub_source, usual_name
 from server.models.conversions import Conversions, NameTaken, TooManyConversions
-from server.models.orders import NAME, ConversionOrder, hub_source, usual_name
 from server.pipeline.request import RequestError
 
 #: To be included before the models' own routes, which would take `conversions` for a model's name.
@@ -42,7 +43,7 @@ AllConversions = Annotated[Conversions, Depends(_conversions)]
 
 
 def _source(given: str, conversions: Conversions) -> str:
-    """The source as an order has it; raises RequestError where it is neither of the two that are accepted."""
+    """Return the source of a conversion request; raises RequestError where it is neither of the two that are accepted."""
     lying = conversions.checkpoints()
     if given in lying:
         return str(lying[given])
@@ -57,38 +58,37 @@ def _source(given: str, conversions: Conversions) -> str:
     return address
 
 
-def _beside(field: str, given: str | None) -> str | None:
-    if given is None:
-        return None
+def _hub_network(field: str, given: str) -> str:
+    """Return a network's address; raises RequestError, because paths are for the command line."""
     address = hub_source(given)
     if address is None or ".safetensors" in address:
         raise RequestError(field, given, "owner/name on the Hugging Face hub, also @revision")
     return address
 
 
-def _order(body: ConversionIn, conversions: Conversions) -> ConversionOrder:
+def _options(body: ConversionIn) -> ConvertOptions:
+    values: dict[str, Any] = {}
+    for name, option in OPTIONS.items():
+        value = getattr(body, name) if option.in_api else None
+        if value is None:
+            continue
+        parts = [value] if option.most is None else value
+        if option.value is Size:
+            parts = [(size.width, size.height) for size in parts]
+        elif option.value is NetworkSource:
+            parts = [_hub_network(name, source) for source in parts]
+        values[name] = parts[0] if option.most is None else tuple(parts)
+    return ConvertOptions(**values)
+
+
+def _conversion_request(body: ConversionIn, conversions: Conversions) -> ConversionRequest:
     source = _source(body.source, conversions)
     name = body.name or usual_name(source)
     if not NAME.fullmatch(name) or name == _RESERVED:
         accepted = f"letters, digits, dots, dashes and underscores, up to 64, and not {_RESERVED}"
         because = "" if body.name else "; give one, because the name of the source is none such"
         raise RequestError("name", name, f"{accepted}{because}")
-    return ConversionOrder(
-        source=source,
-        name=name,
-        prediction_type=body.prediction_type,
-        sizes=tuple((s.width, s.height) for s in body.sizes) if body.sizes else None,
-        attention=body.attention,
-        batches=tuple(body.batches) if body.batches else None,
-        tokens=tuple(body.tokens) if body.tokens else None,
-        vae=_beside("vae", body.vae),
-        preview=_beside("preview", body.preview),
-        safety_checker=_beside("safety_checker", body.safety_checker),
-        controlnets=tuple(net for given in body.controlnets if (net := _beside("controlnets", given))),
-        prompt_once=body.prompt_once,
-        target=body.target,
-        functions=body.functions,
-    )
+    return ConversionRequest(source, name, _options(body))
 
 
 def conversion_url(conversion_id: str) -> str:
@@ -98,7 +98,7 @@ def conversion_url(conversion_id: str) -> str:
 
 def conversion_out(conversion: Conversion) -> ConversionOut:
     """Return the conversion's JSON."""
-    at, error, order = conversion.progress, conversion.error, conversion.order
+    at, error, request = conversion.progress, conversion.error, conversion.request
     progress = None
     if at is not None:
         fraction = round(at.done / at.total, 4) if at.total else None
@@ -109,10 +109,10 @@ def conversion_out(conversion: Conversion) -> ConversionOut:
         id=conversion.id,
         url=conversion_url(conversion.id),
         status=conversion.status,
-        model=order.name,
+        model=request.name,
         # Only the end of a path: clients need not know the server's folders.
-        source=Path(order.source).name if order.source.startswith("/") else order.source,
-        options=order.options,
+        source=Path(request.source).name if request.source.startswith("/") else request.source,
+        options=request.options.changed(),
         progress=progress,
         error=None if error is None else ConversionErrorOut(code=error[0], message=error[1]),
         created=conversion.created,
@@ -122,7 +122,7 @@ def conversion_out(conversion: Conversion) -> ConversionOut:
     )
 
 
-_ORDERING: Answers = {
+_ANSWERS: Answers = {
     200: {"model": ConversionOut, "description": "The conversion there is of this already"},
     202: {"model": ConversionOut, "description": "A conversion that now waits or begins"},
     400: error("The body is not JSON"),
@@ -137,7 +137,7 @@ _ORDERING: Answers = {
     "",
     status_code=202,
     response_model=ConversionOut,
-    responses=_ORDERING,
+    responses=_ANSWERS,
     dependencies=[Depends(json_only)],
     summary="Download and convert a model",
 )
@@ -147,12 +147,12 @@ def convert(body: ConversionIn, conversions: AllConversions) -> Response:
     The same source with the same options is one conversion, however often it is asked for. One that failed or was
     cancelled goes on with what it had finished when it is asked for again. Only safetensors are read.
     """
-    order = _order(body, conversions)
-    before = conversions.get(order.id)
+    request = _conversion_request(body, conversions)
+    before = conversions.get(request.id)
     try:
-        conversion = conversions.submit(order)
+        conversion = conversions.submit(request)
     except NameTaken as taken:
-        raise ApiError(409, "name_taken", str(taken), field="name", value=order.name) from taken
+        raise ApiError(409, "name_taken", str(taken), field="name", value=request.name) from taken
     except TooManyConversions as full:
         raise ApiError(429, "too_many_conversions", str(full), headers={"Retry-After": "60"}) from full
     there = before is not None and before.created == conversion.created

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from types import GenericAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from converter.conversion.plan import LARGEST_SIDE
-from converter.mil import TargetName
-from converter.networks.layers import Attention
+from converter.options import AS_USUAL, LARGEST_SIDE, OPTIONS, NetworkSource, Option, Size
 from server.api.native.schemas import SizeOut, Whole
 from server.models.conversion import ConversionStatus
-from server.models.orders import NAME
+from server.models.conversion_request import NAME
 
 _HUB = "owner/name on the Hugging Face hub, also @revision"
 #: The plan judges what a model can do; this only bounds what is kept and hashed.
 _Side = Annotated[Whole, Field(ge=8, le=LARGEST_SIDE)]
-PredictionType = Literal["epsilon", "v_prediction", "sample"]
 
 
 class SizeIn(BaseModel):
@@ -28,8 +26,29 @@ class SizeIn(BaseModel):
     height: _Side
 
 
-class ConversionIn(BaseModel):
-    """What to convert. What is left out is as usual."""
+def _option_field(name: str, option: Option) -> tuple[Any, Any]:
+    """Return the type and the field that the API has for an option of `ConvertOptions`."""
+    value: Any = SizeIn if option.value is Size else option.value
+    default, about = getattr(AS_USUAL, name), option.about
+    if option.value is NetworkSource:
+        about = f"{about}: {_HUB}"
+    if option.most is not None:
+        least = 1 if default is None else None
+        value = Annotated[GenericAlias(list, (value,)), Field(min_length=least, max_length=option.most)]
+        default = default if default is None else list(default)
+    return value | None if default is None else value, Field(default, description=about)
+
+
+if TYPE_CHECKING:
+    _OptionsIn = BaseModel
+else:
+    _OptionsIn = create_model(
+        "OptionsIn", **{name: _option_field(name, option) for name, option in OPTIONS.items() if option.in_api}
+    )
+
+
+class ConversionIn(_OptionsIn):
+    """A request to convert. What is left out is as usual."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -45,29 +64,6 @@ class ConversionIn(BaseModel):
     )
     name: str | None = Field(
         None, pattern=f"^{NAME.pattern}$", description="What to call the model; the source's own name if left out"
-    )
-    sizes: list[SizeIn] | None = Field(
-        None, min_length=1, max_length=16, description="Picture sizes, the default first; as trained if left out"
-    )
-    attention: Attention = Field(
-        "split_einsum",
-        description="split_einsum for the Neural Engine, split_einsum_v2 the same for large images, original for GPUs",
-    )
-    batches: list[Literal[1, 2]] | None = Field(
-        None, min_length=1, max_length=2, description="Rows the UNet takes at once: 2 for guidance, 1 without"
-    )
-    tokens: list[Literal[77, 154, 231]] | None = Field(
-        None, min_length=1, max_length=3, description="Prompt lengths the UNet takes"
-    )
-    prompt_once: bool = Field(False, description="Project the prompt once a picture, in a package of its own")
-    target: TargetName = Field("macOS13", description="The oldest macOS it is for")
-    functions: bool = Field(False, description="Sizes as functions of one package; needs macOS15")
-    prediction_type: PredictionType | None = Field(None, description="Where the source says it wrong")
-    vae: str | None = Field(None, max_length=200, description=f"An autoencoder in place of its own: {_HUB}")
-    preview: str | None = Field(None, max_length=200, description=f"A tiny autoencoder (TAESD) for previews: {_HUB}")
-    safety_checker: str | None = Field(None, max_length=200, description=f"A safety checker: {_HUB}")
-    controlnets: list[Annotated[str, Field(max_length=200)]] = Field(
-        [], max_length=8, description=f"ControlNets: each {_HUB}"
     )
 
 

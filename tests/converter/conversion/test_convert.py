@@ -18,10 +18,10 @@ from diffusers import DiffusionPipeline
 
 from converter.conversion.convert import convert
 from converter.conversion.partial import conversion_lock
-from converter.conversion.plan import ConvertOptions
 from converter.errors import CheckpointError, ManifestError, MemoryShortage, SpaceError
 from converter.folder import Manifest, ModelFolder
 from converter.networks.layers import ATTENTIONS
+from converter.options import ConvertOptions
 from converter.runtime.program import read_program
 from tests.support.checkpoints import tiny_unet, write_checkpoint
 
@@ -105,7 +105,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from converter.conversion.convert import convert
-from converter.conversion.plan import ConvertOptions
+from converter.options import ConvertOptions
 
 def progress(p):
     if p.item == "vae_decoder" and p.stage == "converting":

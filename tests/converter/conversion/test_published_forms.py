@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from converter.conversion.convert import convert
-from converter.conversion.plan import ConvertOptions
 from converter.errors import CheckpointError
+from converter.options import ConvertOptions
 from converter.runtime import load
 from tests.support.checkpoints import write_checkpoint, write_xl_checkpoint
 from tests.support.single_files import tiny, write

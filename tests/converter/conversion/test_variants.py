@@ -12,10 +12,10 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from transformers import CLIPConfig
 
 from converter.conversion.convert import convert
-from converter.conversion.plan import ConvertOptions
 from converter.errors import CheckpointError
 from converter.mil import TargetError
 from converter.networks.features import random_inputs
+from converter.options import ConvertOptions
 from converter.sources.component import Component
 from server.pipeline.request import make_request
 from server.pipeline.stable_diffusion import Picture, StableDiffusion
@@ -47,7 +47,7 @@ def guide(**changes):
 
 
 def test_a_controlnet_brings_a_package_of_its_own_and_a_unet_that_takes_its_residuals(checkpoint, tmp_path):
-    net, agreed = Component.open(saved(guide(), tmp_path / "canny")), {}
+    net, agreed = str(saved(guide(), tmp_path / "canny")), {}
     options = ConvertOptions(name="m", controlnets=(net,))
     made = convert(checkpoint, tmp_path / "out", options, verified=agreed.__setitem__)
     assert min(agreed[network] for network in ("unet", "controlnet/canny")) > 60
@@ -64,10 +64,10 @@ def test_a_controlnet_brings_a_package_of_its_own_and_a_unet_that_takes_its_resi
 
 
 def test_a_controlnet_for_another_unet_is_refused(checkpoint, tmp_path):
-    net = Component.open(saved(guide(cross_attention_dim=16), tmp_path / "canny"))
+    net = str(saved(guide(cross_attention_dim=16), tmp_path / "canny"))
     with pytest.raises(CheckpointError, match="cross_attention_dim = 16, but the UNet has 32"):
         convert(checkpoint, tmp_path / "out", ConvertOptions(controlnets=(net,)))
-    options = ConvertOptions(controlnets=(Component.open(checkpoint / "unet"),))
+    options = ConvertOptions(controlnets=(str(checkpoint / "unet"),))
     with pytest.raises(CheckpointError, match="ControlNetModel"):
         convert(checkpoint, tmp_path / "out", options)
     with pytest.raises(CheckpointError, match=r"no network; accepted: a folder with config\.json"):
@@ -112,7 +112,7 @@ def test_a_safety_checker_is_converted_beside_the_checkpoint(checkpoint, tmp_pat
     )
     for embeds in (module.concept_embeds, module.special_care_embeds):
         torch.nn.init.normal_(embeds)
-    checker, agreed = Component.open(saved(module, tmp_path / "checker")), {}
+    checker, agreed = str(saved(module, tmp_path / "checker")), {}
     made = convert(checkpoint, tmp_path / "out", ConvertOptions(safety_checker=checker), verified=agreed.__setitem__)
     assert agreed["safety_checker"] > 60
     assert as_written(made.package("safety_checker", 64, 64)).outputs["filtered_images"].shape == (1, 64, 64, 3)
@@ -122,7 +122,7 @@ def test_another_autoencoder_takes_the_place_of_the_checkpoints(checkpoint, tmp_
     torch.manual_seed(9)
     other = tiny_vae(scaling_factor=0.5)
     torch.nn.init.normal_(other.decoder.conv_out.bias)
-    vae, agreed = Component.open(saved(other, tmp_path / "vae")), {}
+    vae, agreed = str(saved(other, tmp_path / "vae")), {}
     made = convert(checkpoint, tmp_path / "out", ConvertOptions(vae=vae), verified=agreed.__setitem__)
     assert made.manifest.vae_scaling_factor == 0.5
     assert min(agreed.values()) > 60
@@ -135,7 +135,7 @@ def test_another_autoencoder_takes_the_place_of_the_checkpoints(checkpoint, tmp_
 
 
 def test_an_autoencoder_that_does_not_fit_the_unet_is_refused(checkpoint, tmp_path):
-    vae = Component.open(saved(tiny_vae(latent_channels=8), tmp_path / "vae"))
+    vae = str(saved(tiny_vae(latent_channels=8), tmp_path / "vae"))
     with pytest.raises(CheckpointError, match="in_channels = 4"):
         convert(checkpoint, tmp_path / "out", ConvertOptions(vae=vae))
 
@@ -148,7 +148,7 @@ def test_a_tiny_autoencoder_becomes_the_decoder_of_previews(checkpoint, tmp_path
         num_encoder_blocks=(1,) * 4,
         num_decoder_blocks=(1,) * 4,
     )
-    preview, agreed = Component.open(saved(tiny, tmp_path / "taesd")), {}
+    preview, agreed = str(saved(tiny, tmp_path / "taesd")), {}
     made = convert(checkpoint, tmp_path / "out", ConvertOptions(preview=preview), verified=agreed.__setitem__)
     assert agreed["preview_decoder"] > 60
     assert as_written(made.package("preview_decoder", 64, 64)).outputs["image"].shape == (1, 3, 64, 64)

@@ -11,7 +11,6 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from transformers import CLIPConfig
 
 from converter.conversion.convert import convert
-from converter.conversion.plan import ConvertOptions
 from converter.errors import AnemoneError
 from converter.lint import ChipError, lint, lint_folder, lint_package, report, worst
 from converter.networks.clip import text_encoder
@@ -21,6 +20,7 @@ from converter.networks.taesd import taesd_decoder
 from converter.networks.unet import unet
 from converter.networks.unet_shape import unet_shape
 from converter.networks.vae import vae_decoder, vae_encoder
+from converter.options import ConvertOptions
 from converter.sources.config_tables import CONTROLNET
 from tests.support.checkpoints import tiny_text_encoder, tiny_unet, tiny_vae, write_checkpoint, write_xl_checkpoint
 from tests.support.mil_packages import package_of

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from converter.conversion.convert import convert
-from converter.conversion.plan import ConvertOptions
+from converter.options import ConvertOptions
 from tests.support.checkpoints import SIDE, TEXT_WIDTH, tiny_text_encoder, tiny_unet, tiny_vae, write_checkpoint
 from tests.support.mil_packages import as_written, psnr
 

@@ -14,8 +14,9 @@ import torch
 from diffusers import AutoencoderTiny, ControlNetModel, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from converter.conversion.plan import ConvertOptions, make_plan
+from converter.conversion.plan import make_plan
 from converter.errors import CheckpointError
+from converter.options import ConvertOptions
 from converter.sources.component import Component
 from converter.sources.source import open_source
 from tests.support.checkpoints import write_checkpoint, write_xl_checkpoint

@@ -12,8 +12,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders import single_file_utils as oracle
 
-from converter.conversion.plan import ConvertOptions, make_plan
+from converter.conversion.plan import make_plan
 from converter.errors import CheckpointError
+from converter.options import ConvertOptions
 from converter.sources.single_file import SingleFile
 from tests.support.published_configs import CROSS_DOWN, CROSS_UP, DOWN, UP
 from tests.support.single_files import OPENCLIP, TINY_UNETS, public, tiny, write, write_headers

@@ -8,7 +8,7 @@ import pytest
 
 from converter.apple import AppleSettings, adopt
 from converter.conversion.convert import convert
-from converter.conversion.plan import ConvertOptions
+from converter.options import ConvertOptions
 from converter.sources.checkpoint import Checkpoint
 from converter.sources.component import Component
 from converter.sources.snapshot import Snapshot, file_name, folder_name, short_name

@@ -14,10 +14,10 @@ import torch
 from transformers import CLIPTokenizer
 
 from converter.conversion.convert import convert
-from converter.conversion.plan import ConvertOptions
 from converter.errors import CheckpointError
 from converter.families.registry import recognise
 from converter.folder import Manifest
+from converter.options import ConvertOptions
 from converter.sources.checkpoint import Checkpoint
 from converter.sources.clip_vocabulary import tokenizer_files
 from converter.sources.single_file import SingleFile

@@ -14,8 +14,8 @@ from tokenizers import AddedToken
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from converter.conversion.convert import convert
-from converter.conversion.plan import ConvertOptions
 from converter.errors import CheckpointError
+from converter.options import ConvertOptions
 from converter.runtime.mil import MILNetwork
 from converter.sources.clip_vocabulary import tokenizer_files
 from converter.sources.tokenizer import greatest_token, read_tokenizer

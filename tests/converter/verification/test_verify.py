@@ -11,9 +11,9 @@ from diffusers import UNet2DConditionModel
 
 import converter.conversion.programs
 from converter.conversion.convert import convert
-from converter.conversion.plan import ConvertOptions
 from converter.networks.features import random_inputs
 from converter.networks.registry import write_graph
+from converter.options import ConvertOptions
 from converter.sources.checkpoint import Checkpoint
 from converter.verification.reference import ReferenceNetwork
 from converter.verification.verify import VerificationError, psnr, verify_package

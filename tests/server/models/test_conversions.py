@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from converter.options import ConvertOptions
 from server.events import EventLog
 from server.models.conversion import Conversion, ConversionFiles
+from server.models.conversion_request import ConversionRequest
 from server.models.conversions import MOST_OPEN, Conversions, NameTaken, TooManyConversions
 from server.models.installed import InstalledModels
-from server.models.orders import ConversionOrder
 from tests.support import fake_converter
 
 
@@ -32,31 +33,31 @@ def until(found: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def over(all_: Conversions, order: ConversionOrder) -> Conversion:
-    until(lambda: not _there(all_, order).open)
-    return _there(all_, order)
+def over(all_: Conversions, request: ConversionRequest) -> Conversion:
+    until(lambda: not _there(all_, request).open)
+    return _there(all_, request)
 
 
-def under_way(all_: Conversions, order: ConversionOrder) -> None:
-    until(lambda: (p := _there(all_, order).progress) is not None and p.stage == "converting")
+def under_way(all_: Conversions, request: ConversionRequest) -> None:
+    until(lambda: (p := _there(all_, request).progress) is not None and p.stage == "converting")
 
 
-def _there(all_: Conversions, order: ConversionOrder) -> Conversion:
-    found = all_.get(order.id)
+def _there(all_: Conversions, request: ConversionRequest) -> Conversion:
+    found = all_.get(request.id)
     assert found is not None
     return found
 
 
-def order(source: str, name: str = "m", **options: object) -> ConversionOrder:
-    return ConversionOrder(source, name, **options)  # type: ignore[arg-type]
+def request(source: str, name: str = "m", **options: object) -> ConversionRequest:
+    return ConversionRequest(source, name, ConvertOptions(**options))  # type: ignore[arg-type]
 
 
 def test_a_conversion_ends_with_a_model_and_tells_how_it_gets_there(tmp_path: Path) -> None:
     async def watched() -> list[tuple[str, object]]:
         events = EventLog()
         with conversions(tmp_path, events) as all_:
-            reading = events.subscribe(order("plain").id)
-            all_.submit(order("plain"))
+            reading = events.subscribe(request("plain").id)
+            all_.submit(request("plain"))
             return [(event.kind, event.data.get("status") or event.data.get("stage")) async for event in reading]
 
     told = asyncio.run(watched())
@@ -70,64 +71,64 @@ def test_a_conversion_ends_with_a_model_and_tells_how_it_gets_there(tmp_path: Pa
 
 def test_the_same_is_converted_once_whatever_it_is_called_and_however_often_it_is_asked_for(tmp_path: Path) -> None:
     with conversions(tmp_path) as all_:
-        first = all_.submit(order("plain"))
-        assert all_.submit(order("plain", "another")).id == first.id
-        over(all_, order("plain"))
-        assert all_.submit(order("plain")).status == "succeeded"
+        first = all_.submit(request("plain"))
+        assert all_.submit(request("plain", "another")).id == first.id
+        over(all_, request("plain"))
+        assert all_.submit(request("plain")).status == "succeeded"
     with conversions(tmp_path) as all_:
-        assert all_.submit(order("plain")).status == "succeeded"
+        assert all_.submit(request("plain")).status == "succeeded"
     assert fake_converter.begun(tmp_path) == ["plain"]
 
 
 def test_a_deleted_model_is_converted_again(tmp_path: Path) -> None:
     with conversions(tmp_path) as all_:
-        all_.submit(order("plain"))
-        over(all_, order("plain"))
+        all_.submit(request("plain"))
+        over(all_, request("plain"))
         InstalledModels(tmp_path).delete("m")
-        all_.submit(order("plain"))
-        over(all_, order("plain"))
+        all_.submit(request("plain"))
+        over(all_, request("plain"))
     assert fake_converter.begun(tmp_path) == ["plain", "plain"]
 
 
 def test_other_options_are_another_conversion_with_a_name_of_its_own(tmp_path: Path) -> None:
     with conversions(tmp_path) as all_:
-        all_.submit(order("plain"))
+        all_.submit(request("plain"))
         with pytest.raises(NameTaken, match="another name"):
-            all_.submit(order("plain", tokens=(154,)))
-        over(all_, order("plain"))
+            all_.submit(request("plain", tokens=(154,)))
+        over(all_, request("plain"))
         with pytest.raises(NameTaken, match="another name"):
-            all_.submit(order("plain", tokens=(154,)))
-        all_.submit(order("plain", "long", tokens=(154,)))
-        over(all_, order("plain", "long", tokens=(154,)))
+            all_.submit(request("plain", tokens=(154,)))
+        all_.submit(request("plain", "long", tokens=(154,)))
+        over(all_, request("plain", "long", tokens=(154,)))
     assert InstalledModels(tmp_path).names() == ("long", "m")
 
 
 def test_they_are_done_one_at_a_time_in_their_order(tmp_path: Path) -> None:
     with conversions(tmp_path) as all_:
         for name in ("a", "b", "c"):
-            all_.submit(order(name, name))
+            all_.submit(request(name, name))
         assert sum(c.status == "running" for c in all_.all()) <= 1
-        over(all_, order("c", "c"))
+        over(all_, request("c", "c"))
     assert fake_converter.begun(tmp_path) == ["a", "b", "c"]
 
 
 def test_what_cannot_be_converted_says_why_and_may_be_asked_for_again(tmp_path: Path) -> None:
     with conversions(tmp_path) as all_:
-        all_.submit(order("bad"))
-        found = over(all_, order("bad"))
+        all_.submit(request("bad"))
+        found = over(all_, request("bad"))
         assert found.error == ("not_converted", "bad is of an unknown architecture")
-        assert all_.submit(order("bad")).status == "queued"
-        over(all_, order("bad"))
+        assert all_.submit(request("bad")).status == "queued"
+        over(all_, request("bad"))
     assert len(fake_converter.begun(tmp_path)) == 2
 
 
 def test_a_process_that_dies_is_started_once_more(tmp_path: Path) -> None:
     with conversions(tmp_path) as all_:
-        all_.submit(order("die once"))
-        found = over(all_, order("die once"))
+        all_.submit(request("die once"))
+        found = over(all_, request("die once"))
         assert (found.status, found.attempts) == ("succeeded", 2)
-        all_.submit(order("die", "other"))
-        found = over(all_, order("die", "other"))
+        all_.submit(request("die", "other"))
+        found = over(all_, request("die", "other"))
     assert (found.status, found.attempts) == ("failed", 2)
     assert found.error is not None
     assert "died 2 times (last exit status -9)" in found.error[1]
@@ -135,22 +136,22 @@ def test_a_process_that_dies_is_started_once_more(tmp_path: Path) -> None:
 
 def test_a_running_conversion_is_cancelled_and_the_next_one_goes(tmp_path: Path) -> None:
     with conversions(tmp_path) as all_:
-        all_.submit(order("slow"))
-        all_.submit(order("after", "after"))
-        under_way(all_, order("slow"))
-        all_.cancel(order("slow").id)
-        assert over(all_, order("slow")).status == "cancelled"
-        assert over(all_, order("after", "after")).status == "succeeded"
-        assert all_.cancel(order("after", "after").id) == _there(all_, order("after", "after"))
+        all_.submit(request("slow"))
+        all_.submit(request("after", "after"))
+        under_way(all_, request("slow"))
+        all_.cancel(request("slow").id)
+        assert over(all_, request("slow")).status == "cancelled"
+        assert over(all_, request("after", "after")).status == "succeeded"
+        assert all_.cancel(request("after", "after").id) == _there(all_, request("after", "after"))
         assert all_.cancel("nothing") is None
     assert InstalledModels(tmp_path).names() == ("after",)
 
 
 def test_a_waiting_conversion_is_cancelled_at_once(tmp_path: Path) -> None:
     with conversions(tmp_path) as all_:
-        all_.submit(order("slow"))
-        all_.submit(order("after", "after"))
-        cancelled = all_.cancel(order("after", "after").id)
+        all_.submit(request("slow"))
+        all_.submit(request("after", "after"))
+        cancelled = all_.cancel(request("after", "after").id)
         assert cancelled is not None
         assert cancelled.status == "cancelled"
     assert "after" not in fake_converter.begun(tmp_path)
@@ -158,34 +159,34 @@ def test_a_waiting_conversion_is_cancelled_at_once(tmp_path: Path) -> None:
 
 def test_stopping_is_no_attempt_and_the_next_server_goes_on(tmp_path: Path) -> None:
     with conversions(tmp_path) as all_:
-        all_.submit(order("slow"))
-        under_way(all_, order("slow"))
-    left = ConversionFiles(tmp_path).read()[order("slow").id]
+        all_.submit(request("slow"))
+        under_way(all_, request("slow"))
+    left = ConversionFiles(tmp_path).read()[request("slow").id]
     assert (left.status, left.attempts) == ("queued", 0)
     with conversions(tmp_path) as all_:
-        under_way(all_, order("slow"))
-        all_.cancel(order("slow").id)
-        over(all_, order("slow"))
+        under_way(all_, request("slow"))
+        all_.cancel(request("slow").id)
+        over(all_, request("slow"))
 
 
 def test_a_conversion_that_a_killed_server_left_is_taken_up_again(tmp_path: Path) -> None:
-    left = Conversion(order("plain"), "running", time.time(), time.time(), attempts=2)
+    left = Conversion(request("plain"), "running", time.time(), time.time(), attempts=2)
     ConversionFiles(tmp_path).write(left)
     with conversions(tmp_path) as all_:
-        found = over(all_, order("plain"))
+        found = over(all_, request("plain"))
     assert (found.status, found.attempts) == ("succeeded", 2)
 
 
 def test_a_file_of_another_version_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     files = ConversionFiles(tmp_path)
-    files.write(Conversion(order("plain"), "succeeded", 1.0))
-    (tmp_path / "conversions" / "other.json").write_text('{"order": {}, "error": null}')
-    assert [c.order.source for c in files.read().values()] == ["plain"]
+    files.write(Conversion(request("plain"), "succeeded", 1.0))
+    (tmp_path / "conversions" / "other.json").write_text('{"request": {}, "error": null}')
+    assert [c.request.source for c in files.read().values()] == ["plain"]
     assert "other.json" in caplog.text
 
 
-def test_everything_about_an_order_survives_its_file(tmp_path: Path) -> None:
-    full = order(
+def test_everything_about_a_request_survives_its_file(tmp_path: Path) -> None:
+    full = request(
         "a/b@main",
         sizes=((64, 64), (96, 64)),
         batches=(1, 2),
@@ -197,14 +198,14 @@ def test_everything_about_an_order_survives_its_file(tmp_path: Path) -> None:
     files = ConversionFiles(tmp_path)
     files.write(kept)
     assert files.read() == {full.id: kept}
-    assert full.id != replace(full, vae=None).id
+    assert full.id != replace(full, options=replace(full.options, vae=None)).id
 
 
 def test_no_more_may_wait_than_a_few(tmp_path: Path) -> None:
     with conversions(tmp_path) as all_:
-        all_.submit(order("slow"))
+        all_.submit(request("slow"))
         for i in range(MOST_OPEN - 1):
-            all_.submit(order(f"w{i}", f"w{i}"))
+            all_.submit(request(f"w{i}", f"w{i}"))
         with pytest.raises(TooManyConversions):
-            all_.submit(order("one more", "one-more"))
-        assert all_.submit(order("the first model"), replacing=True).status == "queued"
+            all_.submit(request("one more", "one-more"))
+        assert all_.submit(request("the first model"), replacing=True).status == "queued"

@@ -41,9 +41,9 @@ class Queue:
 def started(given: Path, data_dir: Path, launch: LaunchConversion | None = None) -> Iterator[tuple[FirstModel, Queue]]:
     first, queue = FirstModel(given, data_dir), Queue()
     conversions = Conversions(data_dir, first.models, EventLog(), launch or launch_conversion(data_dir))
+    first.start(conversions, queue)
     conversions.start()
     try:
-        first.start(conversions, queue)
         yield first, queue
     finally:
         conversions.stop()
@@ -121,14 +121,14 @@ def test_progress_is_told_as_the_queue_tells_it(tmp_path: Path) -> None:
 def test_a_cancelled_conversion_leaves_a_server_that_says_so(tmp_path: Path) -> None:
     first, queue = FirstModel(tmp_path / "slow", tmp_path), Queue()
     conversions = Conversions(tmp_path, first.models, EventLog(), fake_converter.launcher(tmp_path))
-    conversions.start()
     first.start(conversions, queue)
+    conversions.start()
     until(lambda: queue.states)
-    conversions.cancel(first.order.id)
+    conversions.cancel(first.request.id)
     until(lambda: "failed" in queue.states)
     conversions.stop()
     assert "cancelled" in str(queue.told[-1].message)
-    assert json.loads((tmp_path / "conversions" / f"{first.order.id}.json").read_text())["status"] == "cancelled"
+    assert json.loads((tmp_path / "conversions" / f"{first.request.id}.json").read_text())["status"] == "cancelled"
 
 
 @pytest.mark.parametrize(
@@ -143,5 +143,5 @@ def test_a_cancelled_conversion_leaves_a_server_that_says_so(tmp_path: Path) -> 
 def test_what_a_model_is_called_follows_from_where_it_is_from(
     tmp_path: Path, given: str, name: str, source: str
 ) -> None:
-    order = FirstModel(Path(given), tmp_path).order
-    assert (order.name, order.source) == (name, source)
+    request = FirstModel(Path(given), tmp_path).request
+    assert (request.name, request.source) == (name, source)

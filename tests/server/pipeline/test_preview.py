@@ -12,9 +12,8 @@ from diffusers import AutoencoderTiny
 from PIL import Image
 
 from converter.conversion.convert import convert
-from converter.conversion.plan import ConvertOptions
+from converter.options import ConvertOptions
 from converter.runtime import Feature
-from converter.sources.component import Component
 from server.pipeline import preview
 from server.pipeline.denoise import Step
 from server.pipeline.networks import weight_bytes
@@ -96,7 +95,7 @@ def test_a_tiny_autoencoder_makes_the_previews_of_a_model_that_has_one(checkpoin
     monkeypatch.setattr(preview, "_JPEG_QUALITY", 100)
     tiny.half().save_pretrained(tmp_path / "taesd", safe_serialization=True)
     tiny.float()
-    options = ConvertOptions(preview=Component.open(str(tmp_path / "taesd")), verify=False)
+    options = ConvertOptions(preview=str(tmp_path / "taesd"), verify=False)
     model = StableDiffusion(convert(checkpoint, tmp_path / "out", options), {})
     request = make_request(model.manifest, prompt="red", steps=3, seed=1)
     step = next(e for e in model.generate(request) if isinstance(e, Step))

@@ -23,7 +23,7 @@ from diffusers import (
 from PIL import Image
 
 from converter.conversion.convert import convert
-from converter.conversion.plan import ConvertOptions
+from converter.options import ConvertOptions
 from converter.runtime import Feature
 from server.pipeline.conditioning import Conditioning
 from server.pipeline.denoise import NotFinite, Step, denoise

@@ -15,7 +15,7 @@ from diffusers import (
 from PIL import Image
 
 from converter.conversion.convert import convert
-from converter.conversion.plan import ConvertOptions
+from converter.options import ConvertOptions
 from server.pipeline.request import make_request
 from server.pipeline.stable_diffusion import Picture, StableDiffusion
 from tests.support.checkpoints import write_xl_checkpoint, xl_parts

@@ -1,0 +1,153 @@
+"""Options of a conversion: what the plan, the command line, the API, stored requests and the manifest all hold.
+
+A new option is a field here, and one more line where it takes effect. Its flag, its field of the API, its place in what
+is stored and its part of a conversion's id follow from the field.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from converter.mil import TargetName
+from converter.networks.layers import Attention
+
+Size = tuple[int, int]
+PredictionType = Literal["epsilon", "v_prediction", "sample"]
+#: The longest side of an image, in pixels: SDXL's at 4096 take 16 times the work of those at its own 1024.
+LARGEST_SIDE = 4096
+#: A network's source: a folder, or owner/name on the Hugging Face hub, also with @revision.
+NetworkSource = Annotated[str, Field(max_length=200)]
+#: Options of the first release. They are part of every id, whatever their value; a later option only where it is not at
+#: its default, so that adding one leaves the ids of stored conversions as they are.
+_FIRST = (
+    "prediction_type",
+    "sizes",
+    "attention",
+    "batches",
+    "tokens",
+    "vae",
+    "preview",
+    "safety_checker",
+    "controlnets",
+    "prompt_once",
+    "target",
+    "functions",
+)
+_NO_IDENTITY = ("name", "verify")
+
+
+@dataclass(frozen=True)
+class Option:
+    """What command line and API need to know of an option.
+
+    value: the type of one value, with its limits.
+    most: how many values it takes at most; None where it takes one that is no list.
+    flag: its flag, where that is not the field's name.
+    in_api: whether the API has it as it stands here.
+    """
+
+    about: str
+    value: Any
+    most: int | None = None
+    flag: str | None = None
+    in_api: bool = True
+
+
+def _shown(about: str, value: Any, **more: Any) -> dict[str, Option]:
+    return {"option": Option(about, value, **more)}
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """How to convert. None leaves a value to the checkpoint. The plan refuses what the checkpoint cannot do."""
+
+    name: str | None = field(
+        default=None, metadata=_shown("What the model is called; the source's own name if left out", str, in_api=False)
+    )
+    sizes: tuple[Size, ...] | None = field(
+        default=None,
+        metadata=_shown("Image sizes, the default first; as trained if left out", Size, most=16, flag="size"),
+    )
+    attention: Attention = field(
+        default="split_einsum",
+        metadata=_shown(
+            "Attention implementation: split_einsum for the Neural Engine, split_einsum_v2 the same for large images "
+            "(equally fast on an M2 Pro by others' measurement, slower to compile), original for GPUs",
+            Attention,
+        ),
+    )
+    batches: tuple[int, ...] | None = field(
+        default=None,
+        metadata=_shown(
+            "Rows the UNet takes at once, a package each: 2 for guidance, 1 for few-step models without",
+            Literal[1, 2],
+            most=2,
+            flag="batch",
+        ),
+    )
+    tokens: tuple[int, ...] | None = field(
+        default=None,
+        metadata=_shown("Prompt lengths the UNet takes, a package each; 77 if left out", Literal[77, 154, 231], most=3),
+    )
+    vae: str | None = field(default=None, metadata=_shown("An autoencoder in place of the checkpoint's", NetworkSource))
+    preview: str | None = field(default=None, metadata=_shown("A tiny autoencoder (TAESD) for previews", NetworkSource))
+    safety_checker: str | None = field(
+        default=None, metadata=_shown("A safety checker, or a checkpoint with one", NetworkSource)
+    )
+    controlnets: tuple[str, ...] = field(
+        default=(),
+        metadata=_shown(
+            "ControlNets; the UNet then gets packages that take their residuals, too",
+            NetworkSource,
+            most=8,
+            flag="controlnet",
+        ),
+    )
+    prompt_once: bool = field(
+        default=False,
+        metadata=_shown(
+            "Project the prompt once per image, in a package of its own, and not at every step in the UNet, whose inputs "
+            "are then not those of Apple's packages",
+            bool,
+        ),
+    )
+    target: TargetName = field(default="macOS13", metadata=_shown("The oldest macOS the packages are for", TargetName))
+    functions: bool = field(
+        default=False,
+        metadata=_shown(
+            "Sizes, batches and prompt lengths as functions of one package, not packages that share weights by hard "
+            "links; needs macOS15",
+            bool,
+        ),
+    )
+    prediction_type: PredictionType | None = field(
+        default=None, metadata=_shown("What the UNet predicts, where the source says it wrong", PredictionType)
+    )
+    verify: bool = field(
+        default=True,
+        metadata=_shown(
+            "Compare the networks with their sources, 35 dB at least, before they are installed", bool, in_api=False
+        ),
+    )
+
+    def changed(self) -> dict[str, Any]:
+        """Return the options that are not at their defaults."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells conversions of one source apart: all but the name and verification."""
+        later = {name: value for name, value in self.changed().items() if name not in _NO_IDENTITY}
+        return {name: getattr(self, name) for name in _FIRST} | later
+
+    def later(self) -> dict[str, Any]:
+        """Return the part of `identity` that the first release had not."""
+        return {name: value for name, value in self.identity().items() if name not in _FIRST}
+
+
+#: Every option at its default.
+AS_USUAL = ConvertOptions()
+#: Field name -> what the command line and the API show of it.
+OPTIONS: dict[str, Option] = {f.name: f.metadata["option"] for f in fields(ConvertOptions)}
