@@ -170,7 +170,7 @@ class Lowering:
     def _attention(self, node: Node) -> Callable[[Live], Any]:
         (q,), (k,), (v,) = (node.inputs[name] for name in ("q", "k", "v"))
         heads, scale, layout = node.options["heads"], node.options["scale"], node.options["layout"]
-        key_layout = "rows" if node.options["turned"] else layout
+        key_layout = "rows" if node.options["transposed"] else layout
         key_begin, value_begin = node.options["key_begin"], node.options["value_begin"]
         kernels, shape = self._kernels, self._graph.shapes[node.output]
         batch, width = shape[0], shape[1 if layout == "channels" else -1]
