@@ -8,7 +8,7 @@ from typing import Any
 
 from server.settings import Settings, default_config, load_settings
 
-#: Every user of the machine can read a command's flags, so a key is none.
+#: Other users can see process arguments, so the API key is not a flag.
 _NO_FLAG = ("api_key",)
 _WORDS = {"host": "ADDRESS", "data_dir": "DIR", "tls_cert": "FILE", "tls_key": "FILE", "compute_units": "JSON"}
 
@@ -17,8 +17,8 @@ def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     """Add the command and its flags."""
     command = commands.add_parser(
         "serve",
-        help="Serve pictures over HTTP",
-        description="Serve pictures over HTTP, to this machine unless --host says otherwise.",
+        help="Serve images over HTTP",
+        description="Serve images over HTTP, to this machine unless --host says otherwise.",
         epilog="examples:\n  anemone serve\n  anemone serve --port 8080 --model ./my-checkpoint\n"
         "  anemone serve --host 0.0.0.0 --tls\n"
         "Every flag is also a variable (ANEMONE_PORT=8080) and a line of the settings file (port = 8080); flags go before\n"
@@ -57,6 +57,6 @@ def _default(name: str, value: Any) -> str:
 
 
 def settings_of(given: argparse.Namespace) -> Settings:
-    """The settings a command's flags say, with those of variables and file. Raises AnemoneError saying what is wrong."""
+    """Return the settings from a command's flags, variables and file. Raises AnemoneError naming what is wrong."""
     flags = {name: getattr(given, name, None) for name in Settings.model_fields}
     return load_settings({name: value for name, value in flags.items() if value is not None}, given.config)

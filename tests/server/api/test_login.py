@@ -92,6 +92,10 @@ def test_another_sites_page_cannot_log_in(browser: httpx.Client) -> None:
 def test_programs_send_the_key_with_each_request(browser: httpx.Client) -> None:
     browser.headers["Authorization"] = f"Bearer {KEY}"
     assert browser.get("/openapi.json").status_code == 200
+    del browser.headers["Authorization"]
+    assert browser.get("/openapi.json").status_code == 401
+    for auth in (("anemone", KEY), (KEY, "")):
+        assert browser.get("/openapi.json", auth=auth).status_code == 200
 
 
 def test_a_server_without_a_key_lets_everyone_log_in(client: httpx.Client) -> None:
