@@ -1,4 +1,4 @@
-"""What many tests share."""
+"""What many tests share. Imports no PyTorch: the process that only hands tests to others has no use for it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,11 @@ import gc
 import os
 
 import pytest
-import torch
 
-from converter.conversion.convert import convert
-from converter.options import ConvertOptions
-from tests.support.checkpoints import write_checkpoint
-
-
-def pytest_configure():
-    """Compute in one thread, here and in the processes that tests start.
-
-    Tiny networks gain nothing from more, and threads of several processes on the same cores wait for each other by
-    spinning: with two in each of two processes on two busy cores, converting the tiny refiner took 17 s of CPU, not 2.
-    """
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+# One thread, here and in the processes that tests start, read as PyTorch is imported. Tiny networks gain nothing from
+# more, and threads of several processes on the same cores wait for each other by spinning: with two in each of two
+# processes on two busy cores, converting the tiny refiner took 17 s of CPU, not 2.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_finish():
@@ -36,11 +26,16 @@ def pytest_collection_finish():
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     """A tiny checkpoint folder; not to be changed."""
+    from tests.support.checkpoints import write_checkpoint
+
     return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny")
 
 
 @pytest.fixture(scope="session")
 def model_folder(checkpoint, tmp_path_factory):
     """The tiny checkpoint converted, at two sizes."""
+    from converter.conversion.convert import convert
+    from converter.options import ConvertOptions
+
     out = tmp_path_factory.mktemp("models") / "tiny"
     return convert(checkpoint, out, ConvertOptions(sizes=((64, 64), (96, 64))))
