@@ -1,4 +1,4 @@
-"""Making a folder of Apple's packages a model folder: anemone.json and tokenizers are put beside the packages, once."""
+"""Make a folder of Apple's packages a model folder: write anemone.json and tokenizers next to the packages, once."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _write(model: AppleModel, settled: Settled, *, over: bool) -> None:
 
 
 def adopt(folder: Path, settings: AppleSettings) -> ModelFolder:
-    """The model in a folder of Apple's packages, which stay as they are.
+    """Return the model in a folder of Apple's packages, which stay as they are.
 
     Writes anemone.json and the tokenizers beside them, so that `ModelFolder.open` does without settings from then on;
     adopting again with other settings replaces them. Reads every package whole, for its hash. Raises CheckpointError

@@ -1,4 +1,4 @@
-"""Which of a folder's packages is which network, by the names Apple's converter gives them."""
+"""Find the networks of a folder by the file names that Apple's converter gives packages."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Layout:
 
 
 def _packages(folder: Path) -> list[tuple[str, str, Path]]:
-    """Version, network and path of every .mlpackage."""
+    """Return version, network and path of every .mlpackage."""
     found = []
     for path in sorted(folder.glob("*.mlpackage")):
         match = _PACKAGE.fullmatch(path.name)
@@ -64,12 +64,12 @@ def _compiled(folder: Path) -> dict[str, Path]:
 
 
 def is_apple(folder: Path) -> bool:
-    """Whether a folder has models under the names that Apple's converter or its Swift package use."""
+    """Return whether a folder has models under the names that Apple's converter or its Swift package use."""
     return folder.is_dir() and bool(_packages(folder) or _compiled(folder))
 
 
 def find_layout(folder: Path) -> Layout:
-    """What the folder holds: its .mlpackages, or where it has none its compiled models.
+    """Return what the folder holds: its .mlpackages, or where it has none its compiled models.
 
     Raises CheckpointError where there are neither, or packages of several models.
     """

@@ -1,4 +1,4 @@
-"""Which model a folder of Apple's packages is, read off the inputs and outputs they declare."""
+"""Recognise the model in a folder of Apple's packages from the inputs and outputs they declare."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _INSTEAD = {
 class AppleModel:
     """What the packages say. Sizes are the pictures', in pixels.
 
-    version: Apple's --model-version, a Hugging Face id mostly; the file names' spelling of it where that is all.
+    version: Apple's --model-version, a Hugging Face id mostly; as the file names have it where that is all.
     networks: the networks of a model folder and where each lies, of a UNet cut in two its first half; the refiner's
         UNet is its unet.
     unused: what else of Apple's lies there.
@@ -175,7 +175,7 @@ def _check_text(encoders: dict[str, ProgramSummary], unet: _UNet, unet_name: str
 
 
 def _check_autoencoder(summaries: dict[str, ProgramSummary], unet: _UNet, unet_name: str) -> tuple[int, int]:
-    """The latents' channels and how many pixels a latent is a side."""
+    """Return the latents' channels and how many pixels a latent is a side."""
     decoder = summaries[VAE_DECODER.name]
     _, channels, height, width = _input(decoder, "z", 4, "[1, channels, height, width]")
     image = _output(decoder, ("image",), 4, "[1, 3, height, width]")
@@ -204,7 +204,7 @@ def _check_autoencoder(summaries: dict[str, ProgramSummary], unet: _UNet, unet_n
 
 
 def _unet_name(layout: Layout) -> str:
-    """The package that serves as UNet (or its first half): the UNet, or of a folder that has none the refiner's."""
+    """Return the package that serves as UNet (or its first half): the UNet, or of a folder that has none the refiner's."""
     known = (UNET.name, "unet_chunk1", *_INSTEAD, "refiner", "refiner_chunk1")
     found = next((name for name in known if name in layout.paths), None)
     if found is None:
@@ -215,7 +215,7 @@ def _unet_name(layout: Layout) -> str:
 
 
 def recognise_apple(folder: Path) -> AppleModel:
-    """The model whose packages Apple's converter put into ``folder``.
+    """Return the model whose packages Apple's converter put into ``folder``.
 
     Nothing is assumed that the packages' inputs, outputs and operations show. Raises CheckpointError naming the
     network that is missing or does not fit, and PackageError where a package cannot be read.

@@ -1,4 +1,4 @@
-"""What Apple's packages leave unsaid: given by name, or settled by a rule where there is one."""
+"""Settings that Apple's packages lack: given by name, or derived by a rule where there is one."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class AppleSettings:
 
 
 def option(field: str) -> str:
-    """A field of AppleSettings as an option of the command line."""
+    """Return a field of AppleSettings as an option of the command line."""
     return f"--{field.replace('_', '-')}"
 
 
@@ -125,7 +125,7 @@ def _missing(field: str) -> str:
 
 
 def _numbers_out_of_range(settings: AppleSettings) -> list[str]:
-    """What is wrong of the given values that need no file read."""
+    """Return what is wrong of the given values that need no file read."""
     scale, guidance = settings.vae_scaling_factor, settings.guidance_scale
     fine = {
         "name": settings.name is None or bool(settings.name.strip()),

@@ -28,12 +28,12 @@ class Vocabulary:
     tokenizers: dict[str, Files]
 
     def files(self, network: str) -> Files:
-        """The tokenizer of a text encoder."""
+        """Return the tokenizer of a text encoder."""
         return self.tokenizers[network]
 
 
 def _padded(files: Files, pad: str, *, always: bool) -> Files:
-    """The tokenizer with what prompts are filled up with, where it does not say or ``always``."""
+    """Return the tokenizer with its padding token set to ``pad``, where it names none or ``always``."""
     config = json.loads(files[_CONFIG])
     stated = {} if "pad_token" in config and not always else {"pad_token": pad}
     config = {"tokenizer_class": "CLIPTokenizer"} | config | stated
@@ -41,7 +41,7 @@ def _padded(files: Files, pad: str, *, always: bool) -> Files:
 
 
 def _places(model: AppleModel, network: str, given: Path | None) -> Iterator[Path]:
-    """Where a text encoder's tokenizer may lie, the likeliest first. ``given`` may be a checkpoint's folder, with two."""
+    """Return where a text encoder's tokenizer may lie, the likeliest first. ``given`` may be a checkpoint's folder, with two."""
     own = model.tokenizers[network]
     if given is not None:
         yield from (given, given / own)
@@ -78,7 +78,7 @@ def _files(model: AppleModel, network: str, given: Path | None) -> Files | None:
 
 
 def find_vocabulary(model: AppleModel, given: Path | None) -> Vocabulary | None:
-    """The model's tokenizers: those in the folder ``given``, or else in its own, or CLIP's where it is published.
+    """Return the model's tokenizers: those in the folder ``given``, or else in its own, or CLIP's where it is published.
 
     None where none of these is there. Raises CheckpointError where one is damaged or not this model's.
     """

@@ -59,7 +59,7 @@ class Block:
 
 
 def _fixed(kind: Any) -> tuple[int, ...] | None:
-    """A value's shape where it is a floating tensor of fixed shape and an output can have it (rank 1 to 5)."""
+    """Return a value's shape where it is a floating tensor of fixed shape and an output can have it (rank 1 to 5)."""
     if kind.tensorType.dataType not in (mil().FLOAT16, mil().FLOAT32):
         return None
     sizes = kind.tensorType.dimensions
@@ -75,7 +75,7 @@ def _computed(block: Any) -> list[Any]:
 
 
 def _named(operations: Sequence[Any]) -> dict[str, list[Any]]:
-    """Blocks by their module path; a heavy operation outside of all (conv_in, conv_out) is one by itself."""
+    """Return blocks by their module path; a heavy operation outside of all (conv_in, conv_out) is one by itself."""
     found: dict[str, list[Any]] = {}
     for op in operations:
         named = _BLOCK.match(op.outputs[0].name)
@@ -100,7 +100,7 @@ def _body(model: Any, function: str) -> Any:
 
 
 def blocks(path: Path, function: str = "main") -> tuple[Block, ...]:
-    """The blocks of one package's program in the order in which their results are there; raises PackageError.
+    """Return the blocks of one package's program in the order in which their results are there; raises PackageError.
 
     Packages written here, and others whose operations are named by modules' paths, have the network's own blocks;
     of other programs every N-th operation ends one, 32 in all. A block whose result is no floating tensor of fixed shape
@@ -132,7 +132,7 @@ def blocks(path: Path, function: str = "main") -> tuple[Block, ...]:
 
 
 def in_rounds(found: Sequence[Block], most: int = ROUND_BYTES) -> Iterator[tuple[Block, ...]]:
-    """The blocks in groups whose results take no more than ``most`` bytes together, or of one block alone."""
+    """Return the blocks in groups whose results take no more than ``most`` bytes together, or of one block alone."""
     group: list[Block] = []
     for block in found:
         if group and sum(b.nbytes for b in group) + block.nbytes > most:

@@ -1,4 +1,4 @@
-"""Work in a process of its own, because Core ML may end the process that calls it.
+"""Run a function in a process of its own, because Core ML may end the process that calls it.
 
 A program can load for the Neural Engine although its compilation for it failed, and its first prediction is then killed
 by the system (coremltools #2758); a compute plan asked of a package that is not compiled aborts.

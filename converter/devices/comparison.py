@@ -1,4 +1,4 @@
-"""One network on a Mac's CPU, GPU and Neural Engine, block by block, beside the same program in fp32.
+"""Compare a network on a Mac's CPU, GPU and Neural Engine, block by block, with the same program in fp32.
 
 >>> found = compare_devices(Path("unet.mlpackage"), "main", ("CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE"))
 >>> found.apart("CPU_AND_NE")
@@ -46,7 +46,7 @@ class Row:
     psnr_db: dict[str, float]
 
     def loss(self, units: str) -> float:
-        """How far a compute unit is under what fp16 arithmetic gives here, in dB; below 0 where it is nearer.
+        """Return how far a compute unit is under what fp16 arithmetic gives here, in dB; below 0 where it is nearer.
 
         0 where fp16 arithmetic itself is not finite.
         """
@@ -68,7 +68,7 @@ class DeviceComparison:
     failed: dict[str, str] = field(default_factory=dict)
 
     def apart(self, units: str) -> Row | None:
-        """The first block at which a compute unit loses LOSS_DB more than in all before it; None where there is none."""
+        """Return the first block at which a compute unit loses LOSS_DB more than in all before it; None where there is none."""
         most = 0.0
         for row in self.rows:
             if units in row.psnr_db:
@@ -79,7 +79,7 @@ class DeviceComparison:
 
 
 def likely_inputs(path: Path, function: str = "main") -> Arrays:
-    """Inputs such as the network at ``path`` meets, always the same; see `converter.networks.features.random_inputs`."""
+    """Return inputs such as the network at ``path`` meets, always the same; see `converter.networks.features.random_inputs`."""
     inputs, _ = declared(path, function)
     words = read_summary(path).embedding_rows if "input_ids" in inputs else None
     # A compressed embedding does not show its rows; CLIP's are taken for it then.
@@ -101,7 +101,7 @@ class _Comparing:
         self.found = DeviceComparison()
 
     def _runs(self, path: Path, inputs: Arrays) -> Iterator[tuple[str, Arrays]]:
-        """What each run of a package gives, of those that have not failed; one after the other, for they may be large."""
+        """Return what each run of a package gives, of those that have not failed; one after the other, for they may be large."""
         here: Network = MILNetwork(path, self._function, precision=EXPECTED, stream=True)
         yield EXPECTED, here.predict(inputs)
         for units in self._units:

@@ -1,4 +1,4 @@
-"""How long a network takes to load and to run here, and how much memory; measured in a process of its own."""
+"""Measure load time, run time and memory of a network, in a process of its own."""
 
 from __future__ import annotations
 

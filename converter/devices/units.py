@@ -1,4 +1,4 @@
-"""Which compute units a model's networks run on: what a person says, else what the model is."""
+"""Compute units of a model's networks: as the settings say, otherwise by the kind of network and of attention."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NEXT: tuple[ComputeUnit, ...] = ("CPU_AND_GPU", "CPU_ONLY")
 
 
 def asked_units(network: str, settings: Settings) -> ComputeUnit | None:
-    """The unit a person wants the network on; None where nothing is said."""
+    """Return the unit a person wants the network on; None where nothing is said."""
     return settings.get(kind_of(network).name, settings.get("default"))
 
 
@@ -27,7 +27,7 @@ def usual_units(manifest: Manifest, network: str) -> ComputeUnit:
 
 
 def unit_order(manifest: Manifest, network: str, settings: Settings) -> tuple[ComputeUnit, ...]:
-    """The units the network may run on, the best first: what a person wants and nothing else, or the usual and others."""
+    """Return the units the network may run on, the best first: what a person wants and nothing else, or the usual and others."""
     if asked := asked_units(network, settings):
         return (asked,)
     usual = usual_units(manifest, network)
@@ -35,5 +35,5 @@ def unit_order(manifest: Manifest, network: str, settings: Settings) -> tuple[Co
 
 
 def preferred_units(manifest: Manifest, network: str, settings: Settings) -> ComputeUnit:
-    """The first of `unit_order`."""
+    """Return the first of `unit_order`."""
     return unit_order(manifest, network, settings)[0]

@@ -1,1 +1,1 @@
-"""Model families: which networks they have and how they are sampled."""
+"""Model families: their networks, conditions and noise schedules."""

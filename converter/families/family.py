@@ -1,4 +1,4 @@
-"""What a model family is: the protocol that conversion and the manifest ask, whatever the denoiser is."""
+"""The protocol of a model family, which conversion and the manifest use whatever the denoiser is."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ Numbers = NDArray[np.float64]
 
 #: The share of signal at pure noise, in place of a 0 to divide by: diffusers' value, fp16's smallest (sigma is 4096).
 PURE_NOISE = 2.0**-24
-#: A share below this is none. The least that a schedule has on purpose is squaredcos_cap_v2's last, 2.4e-9.
+#: A share below this counts as no signal. The least that a schedule has on purpose is squaredcos_cap_v2's last, 2.4e-9.
 _NO_SIGNAL = 1e-10
 #: Ten times what any published model was trained on; a table of each is kept.
 _MOST_TIMESTEPS = 10_000
@@ -26,7 +26,7 @@ def _squared_cosine(start: float, end: float, count: int) -> Numbers:
 
 
 def _laplace(start: float, end: float, count: int) -> Numbers:
-    """Hang et al. 2024, "Improved Noise Schedule for Diffusion Training", with diffusers' guard of the logarithm."""
+    """Return the betas of Hang et al. 2024, "Improved Noise Schedule for Diffusion Training", with diffusers' guard of the logarithm."""
     from_middle = 0.5 - np.arange(count + 1) / count
     logs: Numbers = -0.5 * np.copysign(1, from_middle) * np.log(1 - 2 * np.abs(from_middle) + 1e-6)
     left: Numbers = np.sqrt(1 / (1 + np.exp(-logs)))
@@ -44,14 +44,14 @@ _BETAS: dict[str, Callable[[float, float, int], Numbers]] = {
 
 
 def _variances(settings: SchedulerSettings) -> Numbers:
-    """The variance added at each training timestep."""
+    """Return the variance added at each training timestep."""
     if settings.trained_betas is not None:
         return np.asarray(settings.trained_betas, np.float64)
     return _BETAS[settings.beta_schedule](settings.beta_start, settings.beta_end, settings.num_train_timesteps)
 
 
 def signal_left(settings: SchedulerSettings) -> Numbers:
-    """The share of signal power left at each training timestep (diffusers' alphas_cumprod); PURE_NOISE where none is."""
+    """Return the share of signal power left at each training timestep (diffusers' alphas_cumprod); PURE_NOISE where no signal is left."""
     alphas = np.cumprod(1 - _variances(settings))
     if settings.rescale_betas_zero_snr:
         roots = np.sqrt(alphas)
@@ -60,7 +60,7 @@ def signal_left(settings: SchedulerSettings) -> Numbers:
 
 
 def no_image_because(settings: SchedulerSettings, prediction_type: str) -> str | None:
-    """Why no image can be made by these settings, where none can."""
+    """Return why no image can be made by these settings, where none can."""
     count, betas = settings.num_train_timesteps, settings.trained_betas
     right = {
         "num_train_timesteps": 1 < count <= _MOST_TIMESTEPS,

@@ -1,4 +1,4 @@
-"""The registry of model families: whose checkpoint one is, checked before anything is written.
+"""The registry of model families, by which a checkpoint is recognised before anything is written.
 
 To add a family, write a module with what `converter.families.family.FamilyModule` names and add it here.
 """

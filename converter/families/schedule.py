@@ -16,7 +16,7 @@ _CLASS = "PNDMScheduler"
 
 
 def read_schedule(where: str, given: dict[str, Any]) -> tuple[SchedulerSettings, str]:
-    """The schedule, and what the denoiser predicts (diffusers' ``prediction_type``).
+    """Return the schedule, and what the denoiser predicts (diffusers' ``prediction_type``).
 
     What the configuration lacks is as in its class in diffusers. Raises CheckpointError that begins with ``where``,
     where the class or a key means another way of sampling than this project's.

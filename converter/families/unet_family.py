@@ -1,4 +1,4 @@
-"""What the families have in common whose denoiser is a UNet (diffusers' UNet2DConditionModel) and whose text is CLIP's."""
+"""The common part of families with a UNet (diffusers' UNet2DConditionModel) and CLIP text encoders."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Attention in the Neural Engine's layout, in three spellings, and the transformer block the UNet repeats.
+"""Attention in the Neural Engine's layout, in three implementations, and the transformer block the UNet repeats.
 
 ``original``: all heads in one matrix product, for GPUs. ``split_einsum``: every head is its own pair of einsums with
 the keys on the channel axis, so that no tensor of all heads' logits ever exists (Apple, "Deploying Transformers on
-the Apple Neural Engine", 2022). ``split_einsum_v2``: the same, with long rows of queries cut into pieces.
+the Apple Neural Engine", 2022). ``split_einsum_v2``: the same, with long rows of queries in chunks.
 The three read the same weights in the same order, so their weights files are the same.
 """
 
@@ -35,11 +35,11 @@ class Projections:
 
 
 def diffusers_projections(path: str, *, bias: bool) -> Projections:
-    """The names diffusers gives them."""
+    """Return the names diffusers gives them."""
     return Projections(f"{path}.to_q", f"{path}.to_k", f"{path}.to_v", f"{path}.to_out.0", bias)
 
 
-def _pieces(batch: int, keys: int, queries: int) -> list[tuple[int, int]]:
+def _query_chunks(batch: int, keys: int, queries: int) -> list[tuple[int, int]]:
     if 2 * batch * keys * queries <= _LARGEST_LOGITS:
         return [(0, queries)]
     return [(begin, min(begin + _CHUNK, queries)) for begin in range(0, queries, _CHUNK)]
@@ -48,29 +48,29 @@ def _pieces(batch: int, keys: int, queries: int) -> list[tuple[int, int]]:
 def _split(
     layers: Layers, q: Tensor, k: Tensor, v: Tensor, path: str, heads: int, mask: Tensor | None, *, cut: bool
 ) -> Tensor:
-    """Attention head by head of ``q`` [B, C, 1, Q], ``k`` [B, K, 1, C] and ``v`` [B, C, 1, K]: [B, C, 1, Q]."""
+    """Return attention head by head of ``q`` [B, C, 1, Q], ``k`` [B, K, 1, C] and ``v`` [B, C, 1, K]: [B, C, 1, Q]."""
     g = layers.graph
     width, queries = q.shape[1] // heads, q.shape[3]
-    pieces = _pieces(q.shape[0], v.shape[3], queries) if cut else [(0, queries)]
+    chunks = _query_chunks(q.shape[0], v.shape[3], queries) if cut else [(0, queries)]
     found = []
     for head in range(heads):
         here, begin, end = f"{path}.head_{head}", head * width, (head + 1) * width
         q_h = g.slice(q, 1, begin, end, f"{here}.q")
         k_h = g.slice(k, 3, begin, end, f"{here}.k")
         v_h = g.slice(v, 1, begin, end, f"{here}.v")
-        mixed = []
-        for first, last in pieces:
+        attended = []
+        for first, last in chunks:
             logits = g.einsum("bkhc,bchq->bkhq", k_h, g.slice(q_h, 3, first, last, f"{here}.piece"), f"{here}.logits")
             if mask is not None:
                 logits = g.add(logits, g.slice(mask, 3, first, last, f"{here}.mask"), f"{here}.masked")
-            share = g.softmax(logits, 1, f"{here}.share")
-            mixed.append(g.einsum("bchk,bkhq->bchq", v_h, share, f"{here}.mix"))
-        found.append(g.concat(mixed, 3, f"{here}.whole"))
+            probs = g.softmax(logits, 1, f"{here}.share")
+            attended.append(g.einsum("bchk,bkhq->bchq", v_h, probs, f"{here}.mix"))
+        found.append(g.concat(attended, 3, f"{here}.whole"))
     return g.concat(found, 1, f"{path}.heads")
 
 
 def _whole(layers: Layers, q: Tensor, k: Tensor, v: Tensor, path: str, heads: int, mask: Tensor | None) -> Tensor:
-    """Attention of all heads at once; as `_split`, but ``k`` is [B, C, 1, K]."""
+    """Return attention of all heads at once; as `_split`, but ``k`` is [B, C, 1, K]."""
     g = layers.graph
     batch, channels, _, queries = q.shape
     width, keys = channels // heads, v.shape[3]
@@ -80,16 +80,16 @@ def _whole(layers: Layers, q: Tensor, k: Tensor, v: Tensor, path: str, heads: in
     logits = g.matmul(q, k, f"{path}.logits", transpose_x=True)
     if mask is not None:
         logits = g.add(logits, g.transpose(mask, (0, 2, 3, 1), f"{path}.mask"), f"{path}.masked")
-    share = g.softmax(logits, 3, f"{path}.share")
+    probs = g.softmax(logits, 3, f"{path}.share")
     return g.reshape(
-        g.matmul(v, share, f"{path}.mix", transpose_y=True), (batch, channels, 1, queries), f"{path}.heads"
+        g.matmul(v, probs, f"{path}.mix", transpose_y=True), (batch, channels, 1, queries), f"{path}.heads"
     )
 
 
 def keys_values(layers: Layers, context: Tensor, names: Projections, width: int) -> tuple[Tensor, Tensor]:
-    """What attention over ``context`` [B, D, 1, K] looks at: values [B, C, 1, K], and keys in the order it reads them.
+    """Return the keys of ``context`` [B, D, 1, K], in the order attention reads them, and its values [B, C, 1, K].
 
-    C is ``width``. The keys are [B, K, 1, C], or for the ``original`` spelling [B, C, 1, K].
+    C is ``width``. The keys are [B, K, 1, C], or for the ``original`` implementation [B, C, 1, K].
     """
     k = layers.linear(context, names.key, width, bias=names.bias)
     if layers.attention != "original":
@@ -100,50 +100,50 @@ def keys_values(layers: Layers, context: Tensor, names: Projections, width: int)
 def attend(
     layers: Layers,
     x: Tensor,
-    looked_at: Callable[[], tuple[Tensor, Tensor]],
+    keys_and_values: Callable[[], tuple[Tensor, Tensor]],
     names: Projections,
     path: str,
     heads: int,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Multi-head attention of ``x`` [B, C, 1, Q] over keys and values as `keys_values` gives them: [B, C, 1, Q].
+    """Return multi-head attention of ``x`` [B, C, 1, Q] over keys and values as `keys_values` gives them: [B, C, 1, Q].
 
     The logits' scale is folded into the query weights: before it they would reach sqrt(head size) times further
     towards fp16's limit, which is how v-prediction models come out black. ``mask`` [1, K, 1, Q] is added to them.
     """
     channels = x.shape[1]
     q = layers.linear(x, names.query, channels, scale=(channels // heads) ** -0.5, bias=names.bias)
-    k, v = looked_at()
+    k, v = keys_and_values()
     if layers.attention == "original":
-        mixed = _whole(layers, q, k, v, path, heads, mask)
+        attended = _whole(layers, q, k, v, path, heads, mask)
     else:
-        mixed = _split(layers, q, k, v, path, heads, mask, cut=layers.attention == "split_einsum_v2")
-    return layers.linear(mixed, names.out, channels)
+        attended = _split(layers, q, k, v, path, heads, mask, cut=layers.attention == "split_einsum_v2")
+    return layers.linear(attended, names.out, channels)
 
 
 def attention(
     layers: Layers, x: Tensor, context: Tensor, names: Projections, path: str, heads: int, mask: Tensor | None = None
 ) -> Tensor:
-    """Multi-head attention of ``x`` [B, C, 1, Q] over ``context`` [B, D, 1, K]; see `attend`."""
+    """Return multi-head attention of ``x`` [B, C, 1, Q] over ``context`` [B, D, 1, K]; see `attend`."""
     return attend(layers, x, lambda: keys_values(layers, context, names, x.shape[1]), names, path, heads, mask)
 
 
 class Prompt(Protocol):
-    """What cross attention is told of the prompt."""
+    """The prompt as cross attention takes it."""
 
     def keys_values(self, layers: Layers, path: str, width: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of the cross attention at ``path``, ``width`` channels each."""
+        """Return keys and values of the cross attention at ``path``, ``width`` channels each."""
 
 
 def transformer_block(layers: Layers, x: Tensor, prompt: Prompt, path: str, heads: int) -> Tensor:
-    """Self attention, cross attention and a GEGLU feed-forward, each added to its input, of [B, C, 1, S]."""
+    """Add self attention, cross attention and a GEGLU feed-forward to [B, C, 1, S], each to its input."""
     g, width, own, cross = layers.graph, x.shape[1], f"{path}.attn1", f"{path}.attn2"
     h = layers.layer_norm(x, f"{path}.norm1")
     x = g.add(x, attention(layers, h, h, diffusers_projections(own, bias=False), own, heads), f"{path}.1")
     h = layers.layer_norm(x, f"{path}.norm2")
     names = diffusers_projections(cross, bias=False)
-    told = attend(layers, h, lambda: prompt.keys_values(layers, cross, width), names, cross, heads)
-    x = g.add(x, told, f"{path}.2")
+    attended = attend(layers, h, lambda: prompt.keys_values(layers, cross, width), names, cross, heads)
+    x = g.add(x, attended, f"{path}.2")
     h = layers.linear(layers.layer_norm(x, f"{path}.norm3"), f"{path}.ff.net.0.proj", 2 * _WIDER * width)
     value, gate = g.split(h, 2, 1, f"{path}.ff.halves")
     h = g.mul(value, g.gelu(gate, f"{path}.ff.gate"), f"{path}.ff.gated")
@@ -153,7 +153,7 @@ def transformer_block(layers: Layers, x: Tensor, prompt: Prompt, path: str, head
 def spatial_transformer(
     layers: Layers, x: Tensor, prompt: Prompt, path: str, *, heads: int, blocks: int, groups: int
 ) -> Tensor:
-    """Transformer blocks over the positions of a feature map [B, C, H, W], added to it."""
+    """Add transformer blocks over the positions of a feature map [B, C, H, W] to it."""
     g = layers.graph
     b, c, h, w = x.shape
     y = layers.group_norm(x, f"{path}.norm", groups, 1e-6)

@@ -35,7 +35,7 @@ def text_encoder_config(name: str, given: Config) -> Config:
 
 
 def _pooled(layers: Layers, ids: Tensor, states: Tensor, config: dict[str, Any]) -> Tensor:
-    """The state at the prompt's end, [1, D]."""
+    """Return the state at the prompt's end, [1, D]."""
     g = layers.graph
     end = config["eos_token_id"]
     # Checkpoints from before 2023 say 2 there, and mean the greatest id (transformers, CLIPTextTransformer.forward).
@@ -52,7 +52,7 @@ def _projected(layers: Layers, pooled: Tensor, width: int) -> Tensor:
 
 
 def text_encoder(layers: Layers, config: dict[str, Any], *, penultimate: bool = False) -> None:
-    """input_ids fp32 [1, T] -> last_hidden_state fp32 [1, T, D], pooled_outputs fp32 [1, D].
+    """Write a text encoder: input_ids fp32 [1, T] -> last_hidden_state fp32 [1, T, D], pooled_outputs fp32 [1, D].
 
     With ``penultimate`` (SDXL) the states are those before the last layer, without its norm, under the name
     hidden_embeds; many files of SDXL lack the first encoder's last layer, which nothing else uses, and then there are
@@ -96,6 +96,6 @@ def text_encoder(layers: Layers, config: dict[str, Any], *, penultimate: bool = 
 
 
 def lacks_last_layer(config: dict[str, Any], has: Callable[[str], bool]) -> bool:
-    """Whether a text encoder's last layer and norm are left out of its file, which does without pooled states then."""
+    """Return whether a text encoder's last layer and norm are left out of its file, which does without pooled states then."""
     names = (f"encoder.layers.{config['num_hidden_layers'] - 1}.layer_norm1.weight", "final_layer_norm.weight")
     return not is_projected(config) and not any(has(f"text_model.{name}") for name in names)

@@ -20,7 +20,7 @@ def _activation(layers: Layers, x: Tensor, kind: str, name: str) -> Tensor:
 
 
 def clip_layer(layers: Layers, x: Tensor, path: str, config: dict[str, Any], mask: Tensor | None = None) -> Tensor:
-    """Self attention and a feed-forward, each added to its input, of [B, C, 1, S]; ``config`` is the tower's."""
+    """Add self attention and a feed-forward to [B, C, 1, S], each to its input; ``config`` is the tower's."""
     g, epsilon = layers.graph, float(config.get("layer_norm_eps", EPSILON))
     query, key, value, out = (f"{path}.self_attn.{p}_proj" for p in ("q", "k", "v", "out"))
     names = Projections(query, key, value, out, bias=True)

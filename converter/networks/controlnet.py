@@ -47,9 +47,9 @@ def controlnet(layers: Layers, shape: UNetShape, *, batch: int, tokens: int, hei
     y = layers.conv(y, f"{path}.conv_out", lowest, 3)
 
     trunk = Trunk(layers, shape, time, PromptStates(context))
-    handed = trunk.down(g.add(layers.conv(sample, "conv_in", lowest, 3), y, "conditioned"))
-    for index, tensor in enumerate(handed):
+    skips = trunk.down(g.add(layers.conv(sample, "conv_in", lowest, 3), y, "conditioned"))
+    for index, tensor in enumerate(skips):
         residual = layers.conv(tensor, f"controlnet_down_blocks.{index}", tensor.shape[1], 1)
         g.output(residual, f"additional_residual_{index}")
-    x = trunk.middle(handed[-1])
-    g.output(layers.conv(x, "controlnet_mid_block", x.shape[1], 1), f"additional_residual_{len(handed)}")
+    x = trunk.middle(skips[-1])
+    g.output(layers.conv(x, "controlnet_mid_block", x.shape[1], 1), f"additional_residual_{len(skips)}")

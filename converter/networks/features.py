@@ -1,4 +1,4 @@
-"""What networks' inputs and outputs are called, what each is, and the random values that verification gives an input."""
+"""Inputs and outputs of networks: name, description, and the random values that verification gives an input."""
 
 from __future__ import annotations
 

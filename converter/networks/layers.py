@@ -13,7 +13,7 @@ from converter.sources.tensors import Tensors, expect_shape
 
 Half = NDArray[np.float16]
 Change: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-#: How attention is spelled; see `converter.networks.attention`.
+#: Implementations of attention; see `converter.networks.attention`.
 Attention = Literal["split_einsum", "split_einsum_v2", "original"]
 ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
 
@@ -27,11 +27,11 @@ class Layers:
         self.attention = attention
 
     def has(self, path: str) -> bool:
-        """Whether the checkpoint has this tensor."""
+        """Return whether the checkpoint has this tensor."""
         return path in self.tensors
 
     def weight(self, path: str, shape: tuple[int, ...], change: Change | None = None) -> Tensor:
-        """The checkpoint tensor ``path`` as an fp16 constant of ``shape``.
+        """Return the checkpoint tensor ``path`` as an fp16 constant of ``shape``.
 
         ``change`` is applied in fp32 before rounding to fp16. Raises CheckpointError as `expect_shape` does.
         """
@@ -48,7 +48,7 @@ class Layers:
     def conv(
         self, x: Tensor, path: str, out: int, kernel: int, *, stride: int = 1, pad: int | None = None, bias: bool = True
     ) -> Tensor:
-        """The convolution at ``path`` of [B, C, H, W] to ``out`` channels with a square ``kernel``.
+        """Apply the convolution at ``path`` to [B, C, H, W], to ``out`` channels with a square ``kernel``.
 
         ``pad`` None keeps the size at stride 1 (half the kernel on every side).
         """
@@ -57,7 +57,7 @@ class Layers:
         return self.graph.conv(x, weight, added, path, stride=stride, pad=kernel // 2 if pad is None else pad)
 
     def linear(self, x: Tensor, path: str, out: int, *, scale: float = 1.0, bias: bool = True) -> Tensor:
-        """The linear layer (or 1x1 convolution) at ``path`` of [B, C, 1, S] to ``out`` channels, as a 1x1 convolution.
+        """Apply the linear layer (or 1x1 convolution) at ``path`` to [B, C, 1, S], to ``out`` channels, as a 1x1 convolution.
 
         ``scale`` multiplies weight and bias, exactly where it is a power of two and in fp32 before rounding otherwise.
         """
@@ -67,16 +67,16 @@ class Layers:
         return self.graph.conv(x, weight, added, path)
 
     def silu(self, x: Tensor, name: str) -> Tensor:
-        """x * sigmoid(x)."""
+        """Return x * sigmoid(x)."""
         return self.graph.unary("silu", x, name)
 
     def layer_norm(self, x: Tensor, path: str, epsilon: float = 1e-5) -> Tensor:
-        """Layer norm over the channels of [B, C, 1, S]."""
+        """Apply layer norm over the channels of [B, C, 1, S]."""
         gamma, beta = (self.weight(f"{path}.{kind}", (x.shape[1],)) for kind in ("weight", "bias"))
         return self.graph.layer_norm(x, 1, gamma, beta, epsilon, path)
 
     def group_norm(self, x: Tensor, path: str, groups: int, epsilon: float) -> Tensor:
-        """Group norm of [B, C, H, W], lowered as coremltools lowers it (rank-5 moments, then batch_norm)."""
+        """Apply group norm to [B, C, H, W], lowered as coremltools lowers it (rank-5 moments, then batch_norm)."""
         g = self.graph
         b, c, h, w = x.shape
         parts = g.reshape(x, (b, groups, c // groups, h, w), f"{path}.groups")
@@ -87,7 +87,7 @@ class Layers:
         return self.scale_and_shift(even, path)
 
     def scale_and_shift(self, even: Tensor, path: str) -> Tensor:
-        """The scale and shift at ``path`` of a normalised [B, C, H, W], as coremltools lowers them (batch_norm)."""
+        """Apply the scale and shift at ``path`` to a normalised [B, C, H, W], as coremltools lowers them (batch_norm)."""
         g, c = self.graph, even.shape[1]
         zeros = g.weight(f"zeros_{c}", (c,), FP16, lambda: np.zeros(c, np.float16))
         ones = g.weight(f"ones_{c}", (c,), FP16, lambda: np.ones(c, np.float16))
@@ -95,7 +95,7 @@ class Layers:
         return g.batch_norm(even, zeros, ones, gamma, beta, 1e-5, path)
 
     def resnet(self, x: Tensor, path: str, out: int, time: Tensor | None, groups: int, epsilon: float) -> Tensor:
-        """A residual block to ``out`` channels; ``time`` is SiLU of the time embedding, [B, T, 1, 1]; None in autoencoders."""
+        """Apply a residual block to ``out`` channels; ``time`` is SiLU of the time embedding, [B, T, 1, 1]; None in autoencoders."""
         g = self.graph
         h = self.silu(self.group_norm(x, f"{path}.norm1", groups, epsilon), f"{path}.act1")
         h = self.conv(h, f"{path}.conv1", out, 3)

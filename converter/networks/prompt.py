@@ -21,7 +21,7 @@ class PromptStates:
     states: Tensor
 
     def keys_values(self, layers: Layers, path: str, width: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of the cross attention at ``path``, ``width`` channels each."""
+        """Return keys and values of the cross attention at ``path``, ``width`` channels each."""
         return keys_values(layers, self.states, diffusers_projections(path, bias=False), width)
 
 
@@ -39,7 +39,7 @@ class Transformer:
 
 
 def transformers(shape: UNetShape) -> list[Transformer]:
-    """The UNet's spatial transformers, in the order in which they run."""
+    """Return the UNet's spatial transformers, in the order in which they run."""
     found, levels = [], list(enumerate(shape.levels))
     for number, level in levels:
         for index, blocks in enumerate(level.down):
@@ -59,22 +59,22 @@ class PromptInputs:
 
     def __init__(self, layers: Layers, shape: UNetShape, *, batch: int, tokens: int) -> None:
         """Declare the inputs, fp16: values_i [B, blocks * C, 1, K] and keys_i in the order of `keys_values`."""
-        g, turned = layers.graph, layers.attention != "original"
+        g, channels_last = layers.graph, layers.attention != "original"
         self._found: dict[str, tuple[Tensor, Tensor]] = {}
         for number, transformer in enumerate(transformers(shape)):
             whole = transformer.blocks * transformer.width
             across = (batch, whole, 1, tokens)
-            keys = g.input(f"keys_{number}", (batch, tokens, 1, whole) if turned else across, FP16)
+            keys = g.input(f"keys_{number}", (batch, tokens, 1, whole) if channels_last else across, FP16)
             values = g.input(f"values_{number}", across, FP16)
             for index, path in enumerate(transformer.cross_attentions()):
                 begin, end = index * transformer.width, (index + 1) * transformer.width
                 self._found[path] = (
-                    g.slice(keys, 3 if turned else 1, begin, end, f"{path}.keys"),
+                    g.slice(keys, 3 if channels_last else 1, begin, end, f"{path}.keys"),
                     g.slice(values, 1, begin, end, f"{path}.values"),
                 )
 
     def keys_values(self, layers: Layers, path: str, width: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of the cross attention at ``path``, ``width`` channels each."""
+        """Return keys and values of the cross attention at ``path``, ``width`` channels each."""
         return self._found[path]
 
 

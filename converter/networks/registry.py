@@ -1,4 +1,4 @@
-"""The registry of network kinds: what each is made from, how it varies, what writes it and what it is verified against.
+"""The registry of network kinds: the component, variants, writer and reference of each.
 
 To add a network, write a module with its MIL, its reference in `converter.networks.references`, the names of new inputs
 and outputs in `converter.networks.features`, and its line here.

@@ -43,7 +43,7 @@ def _vision(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _patches(layers: Layers, root: str, vision: dict[str, Any]) -> Tensor:
-    """clip_input as a row of its patches behind CLIP's class token, with their places: [1, D, 1, 1 + patches]."""
+    """Return clip_input as a row of its patches behind CLIP's class token, with their places: [1, D, 1, 1 + patches]."""
     g = layers.graph
     channels, patch = int(vision.get("hidden_size", _WIDTH)), int(vision.get("patch_size", _PATCH))
     side = int(vision.get("image_size", _SIDE))
@@ -56,19 +56,19 @@ def _patches(layers: Layers, root: str, vision: dict[str, Any]) -> Tensor:
     path, placed = f"{root}embeddings.position_embedding.weight", (1, channels, 1, count + 1)
     expect_shape(layers.tensors, path, (count + 1, channels))
 
-    def turned() -> Half:
+    def transposed() -> Half:
         return np.ascontiguousarray(layers.tensors.array(path).T).astype(np.float16).reshape(placed)
 
-    return g.add(x, g.weight(path, placed, FP16, turned), "patches.placed")
+    return g.add(x, g.weight(path, placed, FP16, transposed), "patches.placed")
 
 
 def _embedding(layers: Layers, config: dict[str, Any], width: int) -> Tensor:
-    """The picture in CLIP's space, fp16 [1, ``width``, 1, 1]."""
+    """Return the picture in CLIP's space, fp16 [1, ``width``, 1, 1]."""
     g = layers.graph
     root = "vision_model.vision_model."
     epsilon = float(config.get("layer_norm_eps", EPSILON))
     x = _patches(layers, root, config)
-    x = layers.layer_norm(x, f"{root}pre_layrnorm", epsilon)  # so spelled in every checkpoint
+    x = layers.layer_norm(x, f"{root}pre_layrnorm", epsilon)  # (sic) in every checkpoint
     for index in range(int(config.get("num_hidden_layers", _LAYERS))):
         x = clip_layer(layers, x, f"{root}encoder.layers.{index}", config)
     token = layers.layer_norm(g.slice(x, 3, 0, 1, "class_token"), f"{root}post_layernorm", epsilon)
@@ -76,7 +76,7 @@ def _embedding(layers: Layers, config: dict[str, Any], width: int) -> Tensor:
 
 
 def _margins(layers: Layers, embedding: Tensor) -> Tensor:
-    """How far the cosine with each concept is above its threshold, fp32 [1, concepts + special cares, 1, 1].
+    """Return how far the cosine with each concept is above its threshold, fp32 [1, concepts + special cares, 1, 1].
 
     In fp32: cosines are about 0.2, which fp16 knows to 0.0001, and 0.001 decides.
     """
@@ -107,7 +107,7 @@ def _margins(layers: Layers, embedding: Tensor) -> Tensor:
 
 
 def _found(layers: Layers, margins: Tensor, name: str) -> Tensor:
-    """1 where any of ``margins`` [1, C, 1, 1] is above 0 to three decimals and 0 otherwise, fp32 [1, 1, 1, 1]."""
+    """Return 1 where any of ``margins`` [1, C, 1, 1] is above 0 to three decimals and 0 otherwise, fp32 [1, 1, 1, 1]."""
     g = layers.graph
     return g.cast(g.greater(g.reduce_max(margins, [1], f"{name}.most"), _ABOVE, f"{name}.above"), FP32, name)
 
@@ -121,7 +121,7 @@ def safety_checker(layers: Layers, config: dict[str, Any], *, height: int, width
 
     The decision is that of diffusers' ``forward``: a score counts where it is above 0 once rounded to three decimals.
     ``adjustment`` (0 there) is added to the special cares' scores, as in Apple's package and ``forward_onnx``: more
-    finds more. Raises CheckpointError where the configuration is none that this converter knows.
+    finds more. Raises CheckpointError where the configuration is not one that this converter knows.
     """
     g, vision = layers.graph, _vision(config)
     margins = _margins(layers, _embedding(layers, vision, int(config.get("projection_dim", _PROJECTION))))

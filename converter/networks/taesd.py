@@ -30,7 +30,7 @@ _REACH = 3
 
 
 def _levels(config: dict[str, Any]) -> tuple[int, list[int]]:
-    """The channels of all levels, and the residual blocks of each from the latents' up."""
+    """Return the channels of all levels, and the residual blocks of each from the latents' up."""
     for name, value in _FIXED.items():
         expect(_WHERE, config, name, (value,), value)
     widths = list(config.get("decoder_block_out_channels", (64, 64, 64, 64)))
@@ -51,7 +51,7 @@ def _relu(layers: Layers, x: Tensor, name: str) -> Tensor:
 
 
 def _block(layers: Layers, x: Tensor, path: str) -> Tensor:
-    """Three convolutions, added to their input (AutoencoderTinyBlock; its widths are alike, so nothing is projected)."""
+    """Add three convolutions to their input (AutoencoderTinyBlock; its widths are alike, so nothing is projected)."""
     width = x.shape[1]
     h = _relu(layers, layers.conv(x, f"{path}.conv.0", width, 3), f"{path}.act0")
     h = _relu(layers, layers.conv(h, f"{path}.conv.2", width, 3), f"{path}.act2")
@@ -60,14 +60,14 @@ def _block(layers: Layers, x: Tensor, path: str) -> Tensor:
 
 
 def _picture(layers: Layers, x: Tensor, path: str) -> Tensor:
-    """The last convolution, whose [0, 1] is stretched to [-1, 1] in its weights: doubling them is exact."""
+    """Apply the last convolution, whose [0, 1] is stretched to [-1, 1] in its weights: doubling them is exact."""
     weight = layers.weight(f"{path}.weight", (3, x.shape[1], 3, 3), lambda w: w * np.float32(2))
     bias = layers.weight(f"{path}.bias", (3,), lambda b: b * np.float32(2) - np.float32(1))
     return layers.graph.conv(x, weight, bias, path, pad=1)
 
 
 def taesd_decoder(layers: Layers, config: dict[str, Any], *, height: int, width: int) -> None:
-    """z fp16 [1, L, height/f, width/f], as the denoiser has it -> image fp32 [1, 3, height, width] in about [-1, 1].
+    """Write the decoder: z fp16 [1, L, height/f, width/f], as the denoiser has it -> image fp32 [1, 3, height, width] in about [-1, 1].
 
     f is 2 for every level but one (8). ``latent_magnitude`` and ``latent_shift`` are about storing latents as bytes
     and are not used in decoding. Raises CheckpointError naming a setting that this converter does not know.

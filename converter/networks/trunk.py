@@ -1,4 +1,4 @@
-"""What a UNet and a ControlNet have in common: the conditions' embedding, the way down and the middle."""
+"""The part that UNet and ControlNet share: the conditions' embedding, the way down and the middle."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _frequencies(channels: int, shift: float) -> NDArray[np.float32]:
 
 
 def _waves(g: Graph, numbers: Tensor, channels: int, shape: UNetShape, name: str) -> Tensor:
-    """Sines and cosines of ``numbers`` [N] at falling frequencies, fp16 [N, channels].
+    """Return sines and cosines of ``numbers`` [N] at falling frequencies, fp16 [N, channels].
 
     All of it is computed in fp32: in fp16 an angle near 1000 rad is known to half a radian, which alone costs the
     UNet 30 dB.
@@ -40,7 +40,7 @@ def _channels(g: Graph, x: Tensor, name: str) -> Tensor:
 
 
 def conditions(layers: Layers, shape: UNetShape, batch: int) -> Tensor:
-    """SiLU of the time embedding, fp16 [B, T, 1, 1], with all that is added to it.
+    """Return SiLU of the time embedding, fp16 [B, T, 1, 1], with all that is added to it.
 
     Declares the inputs timestep fp16 [B] and, where the model has them, timestep_cond fp16 [B, G] (the guidance
     scale's embedding: LCM), time_ids fp16 [B, N] and text_embeds fp16 [B, P] (SDXL).
@@ -70,7 +70,7 @@ class Trunk:
         self._layers, self._shape, self._time, self._prompt = layers, shape, time, prompt
 
     def block(self, x: Tensor, path: str, level: int, index: int, blocks: int) -> Tensor:
-        """A resnet and, where ``blocks`` is not 0, that many transformer blocks."""
+        """Apply a resnet and, where ``blocks`` is not 0, that many transformer blocks."""
         shape, width = self._shape, self._shape.levels[level].width
         x = self._layers.resnet(x, f"{path}.resnets.{index}", width, self._time, shape.groups, shape.epsilon)
         if not blocks:
@@ -86,20 +86,20 @@ class Trunk:
         )
 
     def down(self, x: Tensor) -> list[Tensor]:
-        """Every tensor that is handed to the way up, ``x`` first; the last is the lowest level's."""
-        handed = [x]
+        """Return every tensor that the way up takes (skip connections), ``x`` first; the last is the lowest level's."""
+        skips = [x]
         for number, level in enumerate(self._shape.levels):
             path = f"down_blocks.{number}"
             for index, blocks in enumerate(level.down):
                 x = self.block(x, path, number, index, blocks)
-                handed.append(x)
+                skips.append(x)
             if number < len(self._shape.levels) - 1:
                 x = self._layers.conv(x, f"{path}.downsamplers.0.conv", level.width, 3, stride=2)
-                handed.append(x)
-        return handed
+                skips.append(x)
+        return skips
 
     def middle(self, x: Tensor) -> Tensor:
-        """The middle block."""
+        """Apply the middle block."""
         lowest, blocks = len(self._shape.levels) - 1, self._shape.middle
         if blocks is None:
             return x

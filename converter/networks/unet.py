@@ -11,7 +11,7 @@ from converter.networks.unet_shape import UNetShape
 
 
 def _upsampled(layers: Layers, x: Tensor, like: Tensor, path: str) -> Tensor:
-    """Twice the size and a convolution, cut to ``like``'s size where halving had rounded up.
+    """Double the size and convolve, cut to ``like``'s size where halving had rounded up.
 
     Repeating pixels and cutting is what nearest-neighbour interpolation to 2n - 1 gives.
     """
@@ -49,21 +49,21 @@ def unet(
         prompt = PromptStates(g.input("encoder_hidden_states", (batch, shape.context_width, 1, tokens), FP16))
     trunk = Trunk(layers, shape, time, prompt)
 
-    handed = trunk.down(layers.conv(sample, "conv_in", shape.levels[0].width, 3))
-    x = trunk.middle(handed[-1])
+    skips = trunk.down(layers.conv(sample, "conv_in", shape.levels[0].width, 3))
+    x = trunk.middle(skips[-1])
     if control:
         residuals = [
-            g.input(f"additional_residual_{index}", tensor.shape, FP16) for index, tensor in enumerate([*handed, x])
+            g.input(f"additional_residual_{index}", tensor.shape, FP16) for index, tensor in enumerate([*skips, x])
         ]
-        *handed, x = (g.add(t, r, f"control.{i}") for i, (t, r) in enumerate(zip([*handed, x], residuals, strict=True)))
+        *skips, x = (g.add(t, r, f"control.{i}") for i, (t, r) in enumerate(zip([*skips, x], residuals, strict=True)))
 
     for up, level in enumerate(reversed(shape.levels)):
         number, path = len(shape.levels) - 1 - up, f"up_blocks.{up}"
         for index, blocks in enumerate(level.up):
-            x = g.concat([x, handed.pop()], 1, f"{path}.{index}.joined")
+            x = g.concat([x, skips.pop()], 1, f"{path}.{index}.joined")
             x = trunk.block(x, path, number, index, blocks)
         if number:
-            x = _upsampled(layers, x, handed[-1], path)
+            x = _upsampled(layers, x, skips[-1], path)
 
     x = layers.silu(layers.group_norm(x, "conv_norm_out", shape.groups, shape.epsilon), "conv_act")
     g.output(layers.conv(x, "conv_out", shape.out_channels, 3), "noise_pred")

@@ -1,4 +1,4 @@
-"""A UNet's shape: what its config.json says, checked, in the order the graph needs it."""
+"""A UNet's shape: its config.json, checked, in the order the graph needs it."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _addition(where: str, config: dict[str, Any], text_width: int) -> Addition |
 def unet_shape(
     given: dict[str, Any], where: str = "unet/config.json", *, pooled_width: int = 1280, table: Table = UNET
 ) -> UNetShape:
-    """The shape of a UNet2DConditionModel's configuration, or with ``table`` CONTROLNET of a ControlNetModel's.
+    """Return the shape of a UNet2DConditionModel's configuration, or with ``table`` CONTROLNET of a ControlNetModel's.
 
     ``pooled_width`` is the width of SDXL's pooled text (OpenCLIP bigG's 1280). Raises CheckpointError naming the
     setting that this converter does not know, and what it knows.
@@ -143,9 +143,9 @@ def unet_shape(
     down = _depths(where, config["down_block_types"], _DOWN, layers, depth)
     up: list[Any] = [()] * count
     if "up_block_types" in config:
-        turned = config["reverse_transformer_layers_per_block"] or depth[::-1]
-        turned = _per_level(where, "reverse_transformer_layers_per_block", turned, count)
-        up = _depths(where, config["up_block_types"], _UP, [n + 1 for n in layers[::-1]], turned)[::-1]
+        up_depth = config["reverse_transformer_layers_per_block"] or depth[::-1]
+        up_depth = _per_level(where, "reverse_transformer_layers_per_block", up_depth, count)
+        up = _depths(where, config["up_block_types"], _UP, [n + 1 for n in layers[::-1]], up_depth)[::-1]
     kind = config["mid_block_type"]
     deepest = depth[-1][0] if isinstance(depth[-1], list | tuple) else depth[-1]
     return UNetShape(

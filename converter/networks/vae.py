@@ -54,7 +54,7 @@ def vae_config(component: str, given: Config) -> Config:
 
 
 def trunk_scale(config: dict[str, Any]) -> float:
-    """What the residual sums are multiplied by inside the networks: a power of two; 1 where fp16 holds them anyway.
+    """Return the factor of the residual sums inside the networks: a power of two; 1 where fp16 holds them anyway.
 
     Where SDXL's autoencoder was replaced by one made for fp16 (``force_upcast`` false) it is left alone; where a
     single file does not say which one it holds, the scale does no harm.
@@ -75,7 +75,7 @@ class _ScaledLayers(Layers):
         self._scale = scale
 
     def weight(self, path: str, shape: tuple[int, ...], change: Change | None = None) -> Tensor:
-        """As in `Layers`; biases of what writes to the sums are scaled."""
+        """Return it as `Layers` does; biases of what writes to the sums are scaled."""
         module, _, kind = path.rpartition(".")
         if kind != "bias" or not module.endswith((*_ENTRIES, *_PASSAGES)):
             return super().weight(path, shape, change)
@@ -88,15 +88,15 @@ class _ScaledLayers(Layers):
     def conv(
         self, x: Tensor, path: str, out: int, kernel: int, *, stride: int = 1, pad: int | None = None, bias: bool = True
     ) -> Tensor:
-        """As in `Layers`, scaled where it writes to the sums."""
+        """Apply it as `Layers` does, scaled where it writes to the sums."""
         return super().conv(self._entering(x, path), path, out, kernel, stride=stride, pad=pad, bias=bias)
 
     def linear(self, x: Tensor, path: str, out: int, *, scale: float = 1.0, bias: bool = True) -> Tensor:
-        """As in `Layers`, scaled where it writes to the sums."""
+        """Apply it as `Layers` does, scaled where it writes to the sums."""
         return super().linear(self._entering(x, path), path, out, scale=scale, bias=bias)
 
     def group_norm(self, x: Tensor, path: str, groups: int, epsilon: float) -> Tensor:
-        """Group norm of scaled [B, C, H, W], of any magnitude.
+        """Apply group norm to scaled [B, C, H, W], of any magnitude.
 
         With d the distances from a group's mean, s the scale and p at least the greatest of abs(d), it is
         u / sqrt(mean(u**2) + (16 sqrt(epsilon) s / p)**2) for u = 16 d / p, exactly, and no square exceeds 256.
@@ -123,7 +123,7 @@ def _in_range(layers: Layers, config: dict[str, Any]) -> Layers:
 
 
 def _attention(layers: Layers, x: Tensor, path: str, groups: int) -> Tensor:
-    """Single-head self attention over a feature map, added to it."""
+    """Add single-head self attention over a feature map to it."""
     g = layers.graph
     b, c, h, w = x.shape
     y = g.reshape(layers.group_norm(x, f"{path}.group_norm", groups, _EPSILON), (b, c, 1, h * w), f"{path}.flat")
@@ -140,7 +140,7 @@ def _middle(layers: Layers, x: Tensor, path: str, config: dict[str, Any]) -> Ten
 
 
 def vae_decoder(layers: Layers, config: dict[str, Any], *, height: int, width: int) -> None:
-    """z fp16 [1, L, height/f, width/f], already divided by the scaling factor -> image fp32 [1, 3, height, width]."""
+    """Write the decoder: z fp16 [1, L, height/f, width/f], already divided by the scaling factor -> image fp32 [1, 3, height, width]."""
     layers, graph = _in_range(layers, config), layers.graph
     groups, widths, latents = config["norm_num_groups"], config["block_out_channels"][::-1], config["latent_channels"]
     factor = 2 ** (len(widths) - 1)
@@ -159,7 +159,7 @@ def vae_decoder(layers: Layers, config: dict[str, Any], *, height: int, width: i
 
 
 def vae_encoder(layers: Layers, config: dict[str, Any], *, height: int, width: int) -> None:
-    """x fp16 [1, 3, height, width] in [-1, 1] -> latent fp32 [1, 2L, height/f, width/f]: mean, then log variance."""
+    """Write the encoder: x fp16 [1, 3, height, width] in [-1, 1] -> latent fp32 [1, 2L, height/f, width/f]: mean, then log variance."""
     layers, graph = _in_range(layers, config), layers.graph
     groups, widths, moments = config["norm_num_groups"], config["block_out_channels"], 2 * config["latent_channels"]
     x = layers.conv(graph.input("x", (1, 3, height, width), FP16), "encoder.conv_in", widths[0], 3)

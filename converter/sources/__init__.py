@@ -1,1 +1,1 @@
-"""Where checkpoints come from: the hub, folders and single files, read without unpickling anything."""
+"""Sources of checkpoints: the hub, folders and single files, read without unpickling anything."""

@@ -27,7 +27,7 @@ _INDEX = "model_index.json"
 
 
 def pickle_refused(what: str) -> CheckpointError:
-    """The refusal of ``what`` (pickle files, named), saying why and what to do."""
+    """Return the refusal of ``what`` (pickle files, named), saying why and what to do."""
     return CheckpointError(
         f"{what}: pickle files can run any code when read, so they are refused. Get the safetensors version, or, where "
         "you trust the file, save one with diffusers' save_pretrained."
@@ -35,18 +35,18 @@ def pickle_refused(what: str) -> CheckpointError:
 
 
 def _index_names(stem: str, variant: str) -> tuple[str, str]:
-    # The second is an older spelling, which diffusers calls legacy.
+    # The second is an older naming, which diffusers calls legacy.
     return f"{stem}.safetensors.index{variant}.json", f"{stem}.safetensors{variant}.index.json"
 
 
 def shard_indexes(names: Collection[str]) -> list[str]:
-    """The files among a network folder's ``names`` that list shards."""
-    spelled = {name for variant in _VARIANTS for stem in _STEMS for name in _index_names(stem, variant)}
-    return sorted(spelled.intersection(names))
+    """Return the files among a network folder's ``names`` that list shards."""
+    indexes = {name for variant in _VARIANTS for stem in _STEMS for name in _index_names(stem, variant)}
+    return sorted(indexes.intersection(names))
 
 
 def choose_weights(where: str, names: Collection[str], read_index: Callable[[str], dict[str, Any]]) -> list[str]:
-    """The one set of safetensors files among a network folder's ``names`` to read: fp16 where there is one, else full.
+    """Return the one set of safetensors files among a network folder's ``names`` to read: fp16 where there is one, else full.
 
     ``read_index`` gives the content of one of `shard_indexes`. Raises CheckpointError that begins with ``where``: no
     safetensors (pickles are refused by name), or shards that are missing.
@@ -76,19 +76,19 @@ def _names(folder: Path) -> set[str]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a network's folder that are read; raises CheckpointError where there are none."""
+    """Return the safetensors files of a network's folder that are read; raises CheckpointError where there are none."""
     names = choose_weights(str(folder), _names(folder), lambda name: read_json(folder / name))
     return [folder / name for name in names]
 
 
 def content_hash(path: Path) -> str:
-    """The SHA-256 of a file."""
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def size_and_time(path: Path) -> str:
-    """A file's size in bytes and modification time in ns."""
+    """Return a file's size in bytes and modification time in ns."""
     found = path.stat()
     return f"{found.st_size} {found.st_mtime_ns}"
 
@@ -97,7 +97,7 @@ def size_and_time(path: Path) -> str:
 class Checkpoint:
     """A Stable Diffusion checkpoint in the diffusers layout.
 
-    prediction_type: overrules what the scheduler's configuration says the UNet predicts.
+    prediction_type: overrules what the scheduler's configuration says the denoiser predicts.
     hub_name: owner/name, where the folder is a copy of a repository on the Hugging Face hub.
     """
 
@@ -107,7 +107,7 @@ class Checkpoint:
 
     @staticmethod
     def open(path: Path, prediction_type: str | None = None, hub_name: str | None = None) -> Checkpoint:
-        """The checkpoint at ``path``; raises CheckpointError where there is none that can be read safely."""
+        """Return the checkpoint at ``path``; raises CheckpointError where there is none that can be read safely."""
         if path.is_file() and path.suffix in PICKLES:
             raise pickle_refused(str(path))
         if not path.is_dir():
@@ -140,7 +140,7 @@ class Checkpoint:
         return refiner and read_json(first).get("architectures") == ["CLIPTextModelWithProjection"]
 
     def _place(self, part: str) -> Path:
-        """The folder of a component or tokenizer."""
+        """Return the folder of a component or tokenizer."""
         if self._second_in_first_place:
             moved = {TEXT_ENCODER_2.name: TEXT_ENCODER.name, TEXT_ENCODER_2.tokenizer: TEXT_ENCODER.tokenizer}
             if part in moved.values():
@@ -149,11 +149,11 @@ class Checkpoint:
         return self.folder / part
 
     def has(self, component: str) -> bool:
-        """Whether the checkpoint has this network."""
+        """Return whether the checkpoint has this network."""
         return (self._place(component) / "config.json").is_file()
 
     def config(self, component: str) -> dict[str, Any]:
-        """A network's config.json, or the scheduler's scheduler_config.json."""
+        """Return a network's config.json, or the scheduler's scheduler_config.json."""
         if component != "scheduler":
             return read_json(self._place(component) / "config.json")
         found = read_json(self.folder / component / "scheduler_config.json")
@@ -163,7 +163,7 @@ class Checkpoint:
         return found if self.prediction_type is None else found | {"prediction_type": self.prediction_type}
 
     def tensors(self, component: str) -> Tensors:
-        """A network's weights, mapped."""
+        """Return a network's weights, mapped."""
         return Tensors(weight_files(self._place(component)))
 
     @cached_property
@@ -195,14 +195,14 @@ class Checkpoint:
         )
 
     def tokenizer_files(self) -> dict[str, dict[str, bytes]]:
-        """Each of the checkpoint's tokenizers (tokenizer, tokenizer_2): file name -> content."""
+        """Return each of the checkpoint's tokenizers (tokenizer, tokenizer_2): file name -> content."""
         names = [name for name in TOKENIZERS if self._place(name).is_dir()]
         if not names:
             raise CheckpointError(f"{self.folder} has no tokenizer folder")
         return {name: read_tokenizer(self._place(name)) for name in names}
 
     def _files(self) -> list[Path]:
-        """Every file a conversion reads."""
+        """Return every file a conversion reads."""
         found = [self.folder / _INDEX, self.folder / "scheduler" / "scheduler_config.json"]
         for component in (c.name for c in COMPONENTS if self.has(c.name)):
             found += [self._place(component) / "config.json", *weight_files(self._place(component))]

@@ -21,7 +21,7 @@ _PRINTED = (range(ord("!"), ord("~") + 1), range(ord("¡"), ord("¬") + 1), rang
 
 
 def _byte_characters() -> list[str]:
-    """The characters that stand for the 256 bytes, in the vocabulary's order.
+    """Return the characters that stand for the 256 bytes, in the vocabulary's order.
 
     Bytes whose Latin-1 character prints stand for themselves and come first; the others take those from U+0100 on (GPT-2).
     """
@@ -31,7 +31,7 @@ def _byte_characters() -> list[str]:
 
 @cache
 def merges() -> tuple[tuple[str, str], ...]:
-    """CLIP's 48894 merges, the first made first."""
+    """Return CLIP's 48894 merges, the first made first."""
     packed = files("converter").joinpath("data", "bpe_simple_vocab_16e6.txt.gz").read_bytes()
     lines = gzip.decompress(packed).decode("utf-8").split("\n")
     pairs = [line.partition(" ") for line in lines[1 : _MERGES + 1]]
@@ -39,7 +39,7 @@ def merges() -> tuple[tuple[str, str], ...]:
 
 
 def vocabulary() -> dict[str, int]:
-    """CLIP's 49408 tokens and their ids, which are their places in this order."""
+    """Return CLIP's 49408 tokens and their ids, which are their places in this order."""
     bytes_ = _byte_characters()
     joined = [first + second for first, second in merges()]
     tokens = [*bytes_, *(byte + _WORD_END for byte in bytes_), *joined, BEGIN, END]
@@ -47,7 +47,7 @@ def vocabulary() -> dict[str, int]:
 
 
 def tokenizer_files(pad_token: str) -> dict[str, bytes]:
-    """The tokenizer as transformers' CLIPTokenizer saves it: file name -> content.
+    """Return the tokenizer as transformers' CLIPTokenizer saves it: file name -> content.
 
     ``pad_token`` fills a prompt up to its length: END after OpenAI's text encoder, "!" (id 0) after OpenCLIP's.
     """

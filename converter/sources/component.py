@@ -1,4 +1,4 @@
-"""One network on its own, given beside a checkpoint: a replacement VAE, a tiny decoder for previews, a ControlNet."""
+"""One network on its own, given with a checkpoint: a replacement VAE, a tiny decoder for previews, a ControlNet."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Component:
         within: str | None = None,
         progress: OnProgress = ignore,
     ) -> Component:
-        """The network in a folder, or owner/name of one on the Hugging Face hub where there is no such folder.
+        """Return the network in a folder, or owner/name of one on the Hugging Face hub where there is no such folder.
 
         Where a whole checkpoint is there, the one in its folder ``within``. ``progress`` is called during a download. Raises
         CheckpointError saying what is missing.

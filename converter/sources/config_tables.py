@@ -1,4 +1,4 @@
-"""What checkpoints' configurations may say, key by key: what is read, what must have one value, what does not matter.
+"""Tables of the keys of checkpoints' configurations: which are read, which must have one value, which do not matter.
 
 The keys and their defaults are those of diffusers' and transformers' constructors. A key that neither library reads
 changes nothing there and nothing here; a key that is read there and not here is refused by name unless it has the value
@@ -294,7 +294,7 @@ def _fate(key: Key) -> str:
 
 
 def as_markdown() -> str:
-    """docs/configurations.md."""
+    """Return the content of docs/configurations.md."""
     parts = [_ABOUT.format(schedulers=", ".join(name.removesuffix("Scheduler") for name in SCHEDULER_CLASSES))]
     for title, table in _TABLES.items():
         rows = [f"| `{name}` | {_fate(key)} |" for name, key in table.items()]

@@ -1,4 +1,4 @@
-"""Reading a configuration by a table of its keys: defaults filled in, values checked, the rest refused by name."""
+"""Read a configuration by a table of its keys: fill in defaults, check values, refuse other keys by name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LARGEST_JSON = 64_000_000
 
 
 def parse_json(where: str, content: bytes) -> Any:
-    """The value of a JSON file; raises CheckpointError that begins with ``where``."""
+    """Return the value of a JSON file; raises CheckpointError that begins with ``where``."""
     try:
         # Editors on Windows put a byte order mark first; JSON has none (RFC 8259, section 8.1).
         return json.loads(content.decode("utf-8-sig"))
@@ -31,7 +31,7 @@ def parse_json(where: str, content: bytes) -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; CheckpointError names the file that is missing or damaged."""
+    """Return a JSON object from a file; CheckpointError names the file that is missing or damaged."""
     if not path.is_file():
         raise CheckpointError(
             f"{path} is missing; a diffusers checkpoint has model_index.json and a folder per network"
@@ -132,22 +132,22 @@ def expect(where: str, config: Config, name: str, accepted: tuple[Any, ...], def
 
 
 def listed(values: tuple[Any, ...]) -> str:
-    """Accepted values in words."""
+    """Return accepted values in words."""
     return " or ".join("null" if v is None else repr(v) for v in values)
 
 
 def _one_for_all(value: Any) -> Any:
-    """A list of one value for every level as that value, with which diffusers fills such a list; others as they are."""
+    """Return a list of one value for every level as that value, with which diffusers fills such a list; others as they are."""
     return value[0] if isinstance(value, list) and value and all(v == value[0] for v in value) else value
 
 
 def _is(value: Any, accepted: Any) -> bool:
-    """Whether they are equal; 1 and true are not."""
+    """Return whether they are equal; 1 and true are not."""
     return bool(value == accepted and isinstance(value, bool) == isinstance(accepted, bool))
 
 
 def read_config(where: str, given: Config, table: Table, defaults: Config | None = None) -> Config:
-    """The configuration with defaults for what it lacks, and only the keys of ``table``.
+    """Return the configuration with defaults for what it lacks, and only the keys of ``table``.
 
     ``defaults`` go before the table's. Raises CheckpointError that begins with ``where`` and names the key, its value
     and what is accepted.
@@ -170,7 +170,7 @@ def read_config(where: str, given: Config, table: Table, defaults: Config | None
 
 
 def not_followed(where: str, given: Config, table: Table) -> list[str]:
-    """What a configuration says that is not followed here though its library might, in sentences."""
+    """Return what a configuration says that is not followed here though its library might, in sentences."""
     found = []
     for name, value in given.items():
         key = table.get(name)
@@ -182,5 +182,5 @@ def not_followed(where: str, given: Config, table: Table) -> list[str]:
 
 
 def is_projected(config: Config) -> bool:
-    """Whether a text encoder's pooled state is projected (CLIPTextModelWithProjection)."""
+    """Return whether a text encoder's pooled state is projected (CLIPTextModelWithProjection)."""
     return bool(config["architectures"] == ["CLIPTextModelWithProjection"])

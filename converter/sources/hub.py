@@ -65,7 +65,7 @@ class HubAddress:
 
     @staticmethod
     def parse(text: str) -> HubAddress | None:
-        """The address; None where ``text`` is none."""
+        """Return the address; None where ``text`` is not one."""
         found = None if ".." in text else _ADDRESS.fullmatch(text)
         if found is None:
             return None
@@ -183,7 +183,7 @@ class _Repository:
             )
 
     def get(self, name: str, report: Callable[[int], None] = lambda at: None) -> Path:
-        """The file, in the cache's folder of this commit; ``report`` hears how many bytes of it are there."""
+        """Return the file, in the cache's folder of this commit; ``report`` gets the number of bytes that are there."""
         blob = self._blob(name)
         if blob is not None and not blob.exists() and not (self.folder / name).exists():
             self._get_large(name, blob, report)
@@ -271,7 +271,7 @@ def _download(found: _Repository, progress: OnProgress) -> Path:
 
 
 def _snapshot(address: HubAddress) -> Path | None:
-    """The cache's folder of the address's commit; None where it is not known."""
+    """Return the cache's folder of the address's commit; None where it is not known."""
     commit, ref = address.revision, address.storage / "refs" / address.revision
     if not _COMMIT.fullmatch(commit):
         if not ref.is_file():
@@ -285,7 +285,7 @@ def _names(folder: Path) -> set[str]:
 
 
 def _cached(address: HubAddress) -> Path | None:
-    """The checkpoint as it is in the cache; None where it is not whole."""
+    """Return the checkpoint as it is in the cache; None where it is not whole."""
     folder = _snapshot(address)
     if folder is None:
         return None
@@ -302,7 +302,7 @@ def _cached(address: HubAddress) -> Path | None:
 
 
 def _fetched(address: HubAddress, cached: Callable[[], Path | None], download: Callable[[_Repository], Path]) -> Path:
-    """What ``download`` brings from the hub; where the hub cannot be asked, what is whole in the cache."""
+    """Return what ``download`` brings from the hub; where the hub cannot be asked, what is whole in the cache."""
     try:
         with _explaining(address, "search"):
             found = _Repository.look_up(address)

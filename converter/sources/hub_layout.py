@@ -1,4 +1,4 @@
-"""Which of a repository's files a conversion reads: found from their names and the small JSON files among them."""
+"""Select the files of a repository that a conversion reads, from their names and the small JSON files among them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _single_files(names: Collection[str]) -> list[str]:
 
 
 def not_diffusers(where: str, names: Collection[str]) -> CheckpointError:
-    """What to say of a repository without model_index.json."""
+    """Return the error for a repository without model_index.json."""
     if files := _single_files(names):
         return CheckpointError(
             f"{where} is no diffusers checkpoint (it has no {MODEL_INDEX}), but has {shown(files, _SHOWN)}; give the file as "
@@ -38,7 +38,7 @@ def not_diffusers(where: str, names: Collection[str]) -> CheckpointError:
 
 
 def checkpoint_file(where: str, file: str, names: Collection[str]) -> str:
-    """``file``, where the repository has it; raises CheckpointError naming those it has."""
+    """Return ``file``, where the repository has it; raises CheckpointError naming those it has."""
     if file not in names:
         others = _single_files(names)
         raise CheckpointError(f"{where} has no {file}" + (f"; it has {shown(others, _SHOWN)}" if others else ""))
@@ -103,7 +103,7 @@ def weights_of(
 
 
 def network_folder(where: str, within: str | None, names: Collection[str]) -> str:
-    """Where in a repository a network alone lies: at its top (""), else in the folder ``within`` of a checkpoint.
+    """Return where in a repository a network alone lies: at its top (""), else in the folder ``within`` of a checkpoint.
 
     Raises CheckpointError where it is in neither.
     """
@@ -117,7 +117,7 @@ def network_folder(where: str, within: str | None, names: Collection[str]) -> st
 def network_files(
     where: str, folder: str, names: Collection[str], read_json: Callable[[str], dict[str, Any]]
 ) -> tuple[list[str], list[str]]:
-    """A network's small files and one set of its weights, fp16 where there is one; see `choose_weights`."""
+    """Return a network's small files and one set of its weights, fp16 where there is one; see `choose_weights`."""
 
     def whole(name: str) -> str:
         return f"{folder}/{name}".removeprefix("/")

@@ -1,4 +1,4 @@
-"""What becomes of a component's tensors that no network takes: left out where they change no image, otherwise refused."""
+"""Tensors of a component that no network takes: left out where they change no image, otherwise refused."""
 
 from __future__ import annotations
 

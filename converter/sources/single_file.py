@@ -56,7 +56,7 @@ class Architecture:
 
 
 def recognise_file(tensors: Tensors, prediction_type: str | None = None) -> Architecture:
-    """Which model these tensors are; raises CheckpointError whose message says what they are and what is supported.
+    """Return which model these tensors are; raises CheckpointError whose message says what they are and what is supported.
 
     ``prediction_type`` overrules what the file says, or fails to say, of itself.
     """
@@ -109,13 +109,13 @@ class SingleFile:
 
     @staticmethod
     def open(path: Path, prediction_type: str | None = None, hub_name: str | None = None) -> SingleFile:
-        """The checkpoint in the file ``path``; raises CheckpointError that says what else the file is.
+        """Return the checkpoint in the file ``path``; raises CheckpointError that says what else the file is.
 
         ``prediction_type`` is one of PREDICTION_TYPES, or None to go by the file. All components are laid out before
         this returns, so a file that cannot be read whole is refused here.
         """
         if prediction_type not in (None, *PREDICTION_TYPES):
-            raise CheckpointError(f"prediction_type {prediction_type!r} is none of {', '.join(PREDICTION_TYPES)}")
+            raise CheckpointError(f"prediction_type {prediction_type!r} is not one of {', '.join(PREDICTION_TYPES)}")
         source = Tensors([path])
         try:
             found = SingleFile(path, source, recognise_file(source, prediction_type), prediction_type, hub_name)
@@ -155,11 +155,11 @@ class SingleFile:
         raise CheckpointError(f"{self.path} has no {component}, only {', '.join(self.components)}")
 
     def has(self, component: str) -> bool:
-        """Whether the file has this network."""
+        """Return whether the file has this network."""
         return component in self.components
 
     def config(self, component: str) -> dict[str, Any]:
-        """A network's config.json, or for ``scheduler`` its scheduler_config.json."""
+        """Return a network's config.json, or for ``scheduler`` its scheduler_config.json."""
         family, size = self.architecture.family, self.architecture.sample_size
         if component == "scheduler":
             return scheduler_config(family, self.architecture.prediction)
@@ -180,7 +180,7 @@ class SingleFile:
         return text_encoder_parts(self.source, self._text_encoder(component))
 
     def tensors(self, component: str) -> Tensors:
-        """A network's weights under diffusers' names, mapped."""
+        """Return a network's weights under diffusers' names, mapped."""
         return self.source.renamed(self._parts(component))
 
     @cached_property

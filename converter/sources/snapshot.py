@@ -22,7 +22,7 @@ class Snapshot:
 
     @staticmethod
     def of(path: Path) -> Snapshot | None:
-        """The copy that ``path`` leads to or into; None where it is no path of a hub cache.
+        """Return the copy that ``path`` leads to or into; None where it is no path of a hub cache.
 
         A link that a file is is not followed, since it leads to a blob, which no longer tells whose it is.
         """

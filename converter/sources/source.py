@@ -1,4 +1,4 @@
-"""Where weights come from: a diffusers folder, a checkpoint in one file, or the Hugging Face hub, behind one interface."""
+"""One interface to sources of weights: a diffusers folder, a checkpoint in one file, or the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Source(Protocol):
         """``diffusers`` (a folder), ``single_file`` or ``hub``."""
 
     def has(self, component: str) -> bool:
-        """Whether it has this component (one of `converter.sources.component_kinds.COMPONENTS`)."""
+        """Return whether it has this component (one of `converter.sources.component_kinds.COMPONENTS`)."""
 
     def config(self, component: str) -> dict[str, Any]:
-        """A network's config.json, or for ``scheduler`` its scheduler_config.json."""
+        """Return a network's config.json, or for ``scheduler`` its scheduler_config.json."""
 
     def tensors(self, component: str) -> Tensors:
-        """A network's weights under diffusers' names, mapped."""
+        """Return a network's weights under diffusers' names, mapped."""
 
     @property
     def index(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class Source(Protocol):
         """What it has beside its networks that is not converted and changes no image, in sentences."""
 
     def tokenizer_files(self) -> dict[str, dict[str, bytes]]:
-        """Each tokenizer (tokenizer, tokenizer_2): file name -> content of vocab.json, merges.txt, tokenizer_config.json."""
+        """Return each tokenizer (tokenizer, tokenizer_2): file name -> content of vocab.json, merges.txt, tokenizer_config.json."""
 
     @property
     def sha256(self) -> str:
@@ -80,7 +80,7 @@ def _from_hub(given: str, prediction_type: str | None, progress: OnProgress) -> 
 
 
 def _is_a_path(given: str) -> bool:
-    """Whether what is not there must have been meant as a path, so that a mistyped one is not asked for on the hub."""
+    """Return whether what is not there must have been meant as a path, so that a mistyped one is not asked for on the hub."""
     first, slash, _ = given.partition("/")
     return not slash or given.startswith(("/", ".", "~")) or ("@" not in given and Path(first).is_dir())
 
@@ -91,14 +91,14 @@ def open_source(
     prediction_type: str | None = None,
     progress: OnProgress = ignore,
 ) -> Source:
-    """The checkpoint that ``source`` names: a folder, a .safetensors file, or an address on the hub where neither exists.
+    """Return the checkpoint that ``source`` names: a folder, a .safetensors file, or an address on the hub where neither exists.
 
     ``prediction_type`` (one of PREDICTION_TYPES) overrules what the checkpoint says of itself. ``progress`` is called
     during a download. Where a folder bears the owner's name, ``owner/name@main`` still means the hub. Raises CheckpointError that
     says what is wrong and what is accepted, and SpaceError.
     """
     if prediction_type not in (None, *PREDICTION_TYPES):
-        raise CheckpointError(f"prediction_type {prediction_type!r} is none of {', '.join(PREDICTION_TYPES)}")
+        raise CheckpointError(f"prediction_type {prediction_type!r} is not one of {', '.join(PREDICTION_TYPES)}")
     given = str(source)
     path = Path(given).expanduser()
     if path.is_dir():

@@ -67,7 +67,7 @@ _NOT_FINITE = {
 _TOO_LARGE = {"BF16": 0x4780, "F32": 0x477FF000, "F64": 0x40EFFE0000000000}
 #: Elements looked at together: few enough to stay in a core's cache.
 _CHUNK = 1 << 18
-#: What follows a layer's path in ComfyUI's files of scaled fp8 weights: the factor of its weight, in either spelling.
+#: What follows a layer's path in ComfyUI's files of scaled fp8 weights: the factor of its weight, in either naming.
 _SCALES = (".weight_scale", ".scale_weight")
 #: And what says how to multiply in fp8, which is not done here: the activations' scale, and the layer's format.
 _SCALE_COMPANIONS = (".input_scale", ".scale_input", ".comfy_quant")
@@ -75,7 +75,7 @@ _SCALED_MARK = "scaled_fp8"
 
 
 def _fp8_values(exponent_bits: int) -> NDArray[np.float32]:
-    """The 256 values of an 8-bit float (Micikevicius et al. 2022, "FP8 Formats for Deep Learning")."""
+    """Return the 256 values of an 8-bit float (Micikevicius et al. 2022, "FP8 Formats for Deep Learning")."""
     codes = np.arange(256, dtype=np.uint32)
     if exponent_bits == 5:
         return (codes << 8).astype(np.uint16).view(np.float16).astype(np.float32)
@@ -90,7 +90,7 @@ _FP8 = {"F8_E4M3": _fp8_values(4), "F8_E5M2": _fp8_values(5)}
 
 @dataclass(frozen=True)
 class _Entry:
-    """Bytes ``begin`` to ``end`` of a file; ``shape`` is the one seen, which is turned where the file's is [in, out].
+    """Bytes ``begin`` to ``end`` of a file; ``shape`` is the one seen, which is transposed where the file's is [in, out].
 
     scale: what the values are multiplied by: one factor, or one for each row of the first axis as stored.
     """
@@ -100,7 +100,7 @@ class _Entry:
     shape: tuple[int, ...]
     begin: int
     end: int
-    turned: bool = False
+    transposed: bool = False
     scale: NDArray[np.float32] | None = None
 
 
@@ -144,7 +144,7 @@ def _stored(entry: _Entry) -> NDArray[Any]:
 
 
 def _values(entry: _Entry) -> NDArray[Any]:
-    """The values in a row, unscaled: as stored, or in fp32 where NumPy has no such type."""
+    """Return the values in a row, unscaled: as stored, or in fp32 where NumPy has no such type."""
     raw = _stored(entry)
     if entry.kind == "BF16":
         return (raw.astype(np.uint32) << 16).view(np.float32)
@@ -178,7 +178,7 @@ def _overlapping(entries: dict[str, _Entry]) -> tuple[str, str] | None:
 
 
 def _scaled(entries: dict[str, _Entry]) -> dict[str, _Entry]:
-    """The entries with the factors of scaled 8-bit weights taken to them; what only fp8 products need is left out."""
+    """Return the entries with the factors of scaled 8-bit weights taken to them; what only fp8 products need is left out."""
     found = dict(entries)
     for name, entry in entries.items():
         if entry.kind not in _FP8 or not name.endswith(".weight"):
@@ -268,14 +268,14 @@ class Tensors:
         return entry
 
     def renamed(self, parts: Mapping[str, Part]) -> Tensors:
-        """These files' tensors under other names, or parts of them: views, nothing is read.
+        """Return these files' tensors under other names, or parts of them: views, nothing is read.
 
         Raises CheckpointError where a part's source is missing, of a type that is not read or of another shape.
         """
         return self._view({name: _taken(self._entry(part.source), part) for name, part in parts.items()})
 
     def under(self, names: Mapping[str, str]) -> Tensors:
-        """These files' tensors under other names (new name -> present name), whatever their types: views."""
+        """Return these files' tensors under other names (new name -> present name), whatever their types: views."""
         return self._view({to: self._entries[name] for to, name in names.items()})
 
     def _view(self, entries: dict[str, _Entry]) -> Tensors:
@@ -284,33 +284,33 @@ class Tensors:
         return found
 
     def noting(self, names: set[str]) -> Tensors:
-        """A view that adds the name of each tensor whose shape or values are asked for to ``names``."""
+        """Return a view that adds the name of each tensor whose shape or values are asked for to ``names``."""
         found = _Noting([])
         found.metadata, found._entries, found.names = self.metadata, self._entries, names
         return found
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The tensor's shape, without touching its data."""
+        """Return the tensor's shape, without touching its data."""
         return self._entry(name).shape
 
     def size(self, name: str, axis: int) -> int:
-        """The tensor's size along one axis, from 0. Raises CheckpointError where it has none such."""
+        """Return the tensor's size along one axis, from 0. Raises CheckpointError where it has no such axis."""
         shape = self.shape(name)
         if axis >= len(shape):
             raise CheckpointError(f"{name} is {list(shape)}; more than {axis} axes were expected")
         return shape[axis]
 
     def stored_shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor of any type, read or not."""
+        """Return the shape of a tensor of any type, read or not."""
         return self._entries[name].shape
 
     def array(self, name: str) -> NDArray[Any]:
-        """The tensor's values: a view of the file, or fp32 where the file holds bfloat16 or 8-bit floats."""
+        """Return the tensor's values: a view of the file, or fp32 where the file holds bfloat16 or 8-bit floats."""
         entry = self._entry(name)
-        raw = _values(entry).reshape(entry.shape[::-1] if entry.turned else entry.shape)
+        raw = _values(entry).reshape(entry.shape[::-1] if entry.transposed else entry.shape)
         if entry.scale is not None:
             raw = raw * entry.scale.reshape(-1, *[1] * (raw.ndim - 1))
-        return raw.T if entry.turned else raw
+        return raw.T if entry.transposed else raw
 
     def require_fp16(self, name: str) -> None:
         """Raise CheckpointError where the tensor has an infinity or NaN, or a value that is infinite in fp16.
@@ -333,12 +333,12 @@ class Tensors:
             raise CheckpointError(f"{name} {_BEYOND_FP16}")
 
     def half_bytes(self, names: Iterable[str]) -> int:
-        """Bytes of these tensors once they are fp16."""
+        """Return bytes of these tensors once they are fp16."""
         return sum(2 * math.prod(self.shape(name)) for name in names)
 
 
 def _sizes(shape: tuple[int, ...]) -> str:
-    """In words, without the 1s at the end, by which a linear layer and a 1x1 convolution differ."""
+    """Return a shape in words, without the 1s at the end, by which a linear layer and a 1x1 convolution differ."""
     kept = "x".join(map(str, shape)).removesuffix("x1").removesuffix("x1")
     return kept or "one number"
 

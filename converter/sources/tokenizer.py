@@ -30,7 +30,7 @@ Token = dict[str, Any]
 
 
 def tokenizer_names(where: str, names: Collection[str]) -> list[str]:
-    """The files among a tokenizer folder's ``names`` to read; raises CheckpointError where they are no CLIP tokenizer."""
+    """Return the files among a tokenizer folder's ``names`` to read; raises CheckpointError where they are not a CLIP tokenizer."""
     if _WHOLE not in names and not all(name in names for name in _SPLIT):
         raise CheckpointError(f"{where} has neither vocab.json with merges.txt nor tokenizer.json")
     # transformers 5 goes by tokenizer.json where it finds both.
@@ -39,7 +39,7 @@ def tokenizer_names(where: str, names: Collection[str]) -> list[str]:
 
 
 def is_tokenizer(folder: Path) -> bool:
-    """Whether a folder has a tokenizer's files."""
+    """Return whether a folder has a tokenizer's files."""
     return (folder / _WHOLE).is_file() or all((folder / name).is_file() for name in _SPLIT)
 
 
@@ -67,7 +67,7 @@ def _vocabulary(where: str, content: bytes) -> dict[str, int]:
 
 
 def _token(where: str, given: Any, *, special: bool = False) -> Token:
-    """A token with all its flags, which have the defaults of tokenizers' AddedToken."""
+    """Return a token with all its flags, which have the defaults of tokenizers' AddedToken."""
     said = given if isinstance(given, dict) else {"content": given}
     text = said.get("content")
     if not isinstance(text, str) or not text or not all(isinstance(said.get(flag, False), bool) for flag in _FLAGS):
@@ -105,7 +105,7 @@ def _listed(file: Path, found: Any, kind: type) -> Any:
 
 
 def _named(config: dict[str, Any], file: Path, special: dict[str, Any], map_file: Path) -> dict[str, Any]:
-    """What a folder says of tokens by what they are for (bos_token and so on): texts, or tokens with flags.
+    """Return what a folder says of tokens by what they are for (bos_token and so on): texts, or tokens with flags.
 
     The special tokens' map goes before the config.
     """
@@ -134,7 +134,7 @@ def _extra(config: dict[str, Any], file: Path, special: dict[str, Any], map_file
 
 
 def _added(folder: Path, names: Collection[str], whole: list[Token], config: dict[str, Any]) -> dict[int, Token]:
-    """The tokens with a number of their own: those that the config lists, or else those of the other files."""
+    """Return the tokens with a number of their own: those that the config lists, or else those of the other files."""
     if "added_tokens_decoder" in config:
         file = folder / _CONFIG
         return _numbered(file, _listed(file, config["added_tokens_decoder"], dict).items())
@@ -146,7 +146,7 @@ def _added(folder: Path, names: Collection[str], whole: list[Token], config: dic
 
 
 def read_tokenizer(folder: Path) -> dict[str, bytes]:
-    """The tokenizer's files in the form a model folder keeps: file name -> content.
+    """Return the tokenizer's files in the form a model folder keeps: file name -> content.
 
     Reads a folder by the rules of transformers 5 (PreTrainedTokenizerBase._from_pretrained): a config that lists its tokens
     is all there is to go by; otherwise special_tokens_map.json, added_tokens.json and tokenizer.json count. A token without
@@ -204,7 +204,7 @@ def _check_numbers(folder: Path, vocabulary: dict[str, int], added: dict[int, To
 
 
 def greatest_token(files: dict[str, bytes]) -> int:
-    """The greatest number of a token in a tokenizer's files, as `read_tokenizer` gives them."""
+    """Return the greatest number of a token in a tokenizer's files, as `read_tokenizer` gives them."""
     config = json.loads(files[_CONFIG]) if _CONFIG in files else {}
     numbers = [int(number) for number in config.get("added_tokens_decoder") or {}]
     return max([*_vocabulary("vocab.json", files["vocab.json"]).values(), *numbers], default=0)

@@ -41,7 +41,7 @@ def _number_places(module: torch.nn.Module) -> None:
 def streamed(
     make: Callable[[], torch.nn.Module], tensors: Tensors, stored_name: Callable[[str], str]
 ) -> torch.nn.Module:
-    """The module that ``make`` gives, computing in fp32 with ``tensors`` as its weights, fetched layer by layer.
+    """Return the module that ``make`` gives, computing in fp32 with ``tensors`` as its weights, fetched layer by layer.
 
     ``stored_name`` gives the tensor's name for a parameter's.
     A parameter is fetched when its own module runs; modules whose parameters others use are not supported (none of the

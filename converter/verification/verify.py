@@ -1,4 +1,4 @@
-"""Is a converted network the network it was made from? Both run on the same random inputs, and are compared."""
+"""Verify a converted network: it and the network it was made from run on the same random inputs and are compared."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Comparison:
 
 
 def psnr(found: NDArray[Any], expected: NDArray[Any]) -> float:
-    """20 log10(peak of ``expected`` / root mean square of the difference); -inf where ``found`` is not finite."""
+    """Return 20 log10(peak of ``expected`` / root mean square of the difference); -inf where ``found`` is not finite."""
     if not np.isfinite(found).all():
         return -np.inf
     error = float(np.sqrt(np.mean((found.astype(np.float64) - expected.astype(np.float64)) ** 2)))
@@ -50,7 +50,7 @@ def psnr(found: NDArray[Any], expected: NDArray[Any]) -> float:
 def compare(
     network: str, runs: Mapping[str, Callable[[], Network]], reference: Network, config: dict[str, Any]
 ) -> list[Comparison]:
-    """How near a package's outputs are to its reference's on the same random inputs, in each of several runs.
+    """Return how near a package's outputs are to its reference's on the same random inputs, in each of several runs.
 
     ``runs`` load the package, one after the other, so that no two are in memory.
     """
@@ -64,7 +64,7 @@ def compare(
 
 
 def verify_package(network: str, path: Path, config: dict[str, Any], tensors: Tensors) -> float:
-    """The least PSNR in dB of a package's outputs, run by our own runtime in fp32, against its source's network.
+    """Return the least PSNR in dB of a package's outputs, run by our own runtime in fp32, against its source's network.
 
     In fp32 only, since another run in fp16 adds half to the time of a whole conversion. Both take their weights from the
     mapped files layer by layer, so a network of any size is verified in the memory of its largest layer. Raises VerificationError where an output is under LEAST_DB.

@@ -283,7 +283,7 @@ def test_adopting_again_replaces_the_settings(custom, apple, tmp_path):
     adopt(apple, settings_of(custom[2], prediction_type="epsilon", tokenizer=other, steps=7))
     found = ModelFolder.open(apple)
     assert (found.manifest.prediction_type, found.manifest.defaults.steps) == ("epsilon", 7)
-    assert (found.tokenizer("text_encoder") / "merges.txt").read_text() == "#version: 0.2\n"
+    assert (found.tokenizer("tokenizer") / "merges.txt").read_text() == "#version: 0.2\n"
 
 
 def test_a_model_of_published_widths_needs_its_tokenizer_alone(tmp_path):
@@ -644,7 +644,7 @@ def test_a_picture_from_compiled_models_is_the_one_from_our_own(custom, tmp_path
         shutil.copy(source / "tokenizer" / file, folder)
     found = adopt(folder, settings_of(source, tokenizer=None))
     assert found.package("unet", SIDE, SIDE) == folder / "Unet.mlmodelc"
-    assert (found.tokenizer("text_encoder") / "vocab.json").read_bytes() == (folder / "vocab.json").read_bytes()
+    assert (found.tokenizer("tokenizer") / "vocab.json").read_bytes() == (folder / "vocab.json").read_bytes()
     np.testing.assert_array_equal(picture(found), picture(ours))
 
 

@@ -1,4 +1,4 @@
-"""The text encoders of a single file as transformers' CLIPTextModel: OpenAI's spelling (CLIP-L) and OpenCLIP's."""
+"""The text encoders of a single file as transformers' CLIPTextModel: OpenAI's naming (CLIP-L) and OpenCLIP's."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _openclip(tensors: Tensors, encoder: TextEncoder) -> dict[str, Part]:
 
 
 def text_encoder_parts(tensors: Tensors, encoder: TextEncoder) -> dict[str, Part]:
-    """transformers' name -> where it lies, for the tensors the encoder uses (text_model. in front, as saved)."""
+    """Return transformers' name -> where it lies, for the tensors the encoder uses (text_model. in front, as saved)."""
     if encoder.openclip:
         return _openclip(tensors, encoder)
     used = [name for name in beneath(tensors, encoder.prefix) if name.startswith(_CLIP_PARTS)]
@@ -117,7 +117,7 @@ def text_encoder_parts(tensors: Tensors, encoder: TextEncoder) -> dict[str, Part
 
 
 def text_encoder_config(tensors: Tensors, encoder: TextEncoder) -> dict[str, Any]:
-    """The config.json transformers would have; token ids are those of the published checkpoints."""
+    """Return the config.json transformers would have; token ids are those of the published checkpoints."""
     vocabulary, width = (tensors.size(encoder.embedding, axis) for axis in (0, 1))
     if encoder.openclip:
         places, inner = "positional_embedding", "transformer.resblocks.0.mlp.c_fc.weight"

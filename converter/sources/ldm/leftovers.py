@@ -1,4 +1,4 @@
-"""What a single file has beside its networks: left out where it changes no image, refused where it might."""
+"""Tensors of a single file outside its networks: left out where they change no image, refused where they might."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NETWORKS = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 
 
 def left_out_of_file(names: Iterable[tuple[str, tuple[int, ...]]]) -> tuple[str, ...]:
-    """In sentences what is left out, of tensors (name and shape) that no network takes.
+    """Return in sentences what is left out, of tensors (name and shape) that no network takes.
 
     Raises CheckpointError where one lies among a network's and is not known to be of no use.
     """

@@ -1,4 +1,4 @@
-"""Renaming by module path: what a network's tensors are called in diffusers, and what else lies among them."""
+"""Rename a network's tensors to diffusers' names by module path."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from converter.sources.tensors import Part, Tensors
 
 
 def module_paths(names: Iterable[str]) -> set[str]:
-    """Every module on the way to these tensors: a.b.weight has a and a.b."""
+    """Return every module on the way to these tensors: a.b.weight has a and a.b."""
     found: set[str] = set()
     for name in names:
         path = name.rpartition(".")[0]
@@ -20,12 +20,12 @@ def module_paths(names: Iterable[str]) -> set[str]:
 
 
 def beneath(tensors: Tensors, prefix: str) -> list[str]:
-    """The names that begin with ``prefix``, without it."""
+    """Return the names that begin with ``prefix``, without it."""
     return [name.removeprefix(prefix) for name in tensors if name.startswith(prefix)]
 
 
 def count(paths: set[str], list_path: str) -> int:
-    """How many modules a module list has: a.0, a.1, ... up to the first that is missing."""
+    """Return how many modules a module list has: a.0, a.1, ... up to the first that is missing."""
     number = 0
     while f"{list_path}.{number}" in paths:
         number += 1
@@ -35,7 +35,7 @@ def count(paths: set[str], list_path: str) -> int:
 def renamed_parts(
     where: str, tensors: Tensors, prefix: str, modules: dict[str, str], ignored: tuple[str, ...] = ()
 ) -> dict[str, Part]:
-    """diffusers name -> part, for every tensor under ``prefix``; each by the longest of ``modules`` it lies in.
+    """Return diffusers name -> part, for every tensor under ``prefix``; each by the longest of ``modules`` it lies in.
 
     What follows the module's path stays. Raises CheckpointError naming a tensor that lies in none of them: a network
     with further layers is another network. Names that begin with one of ``ignored`` are left out.

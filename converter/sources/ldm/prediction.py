@@ -1,4 +1,4 @@
-"""What a single file's UNet predicts, which its tensors' shapes do not tell, and its scheduler_config.json.
+"""The prediction type of a single file, which its tensors' shapes do not show, and its scheduler_config.json.
 
 Programs leave it in three places: tensors named v_pred and ztsnr (ComfyUI, comfy/supported_models.py), the metadata of
 Stability's ModelSpec (https://github.com/Stability-AI/ModelSpec), and that of kohya's trainer (ss_...).
@@ -62,7 +62,7 @@ class Prediction:
 
 
 def _side(metadata: Mapping[str, str]) -> int | None:
-    """The side of the square pictures a model is for, where its metadata have it (512x512, or kohya's (512, 512))."""
+    """Return the side of the square pictures a model is for, where its metadata have it (512x512, or kohya's (512, 512))."""
     stated = metadata.get("modelspec.resolution") or metadata.get("ss_resolution") or ""
     sides = [side.strip() for side in stated.strip("()").replace("x", ",").split(",")]
     if len(sides) != 2 or sides[0] != sides[1] or not sides[0].isdecimal() or len(sides[0]) > _MOST_DIGITS:
@@ -91,7 +91,7 @@ def _looks_like_v(tensors: Tensors) -> bool:
 
 
 def prediction(tensors: Tensors, family: str, *, inpainting: bool, asked: str | None) -> Prediction:
-    """What the UNet predicts: as ``asked``, else as the file says, else a guess for Stable Diffusion 2.
+    """Return what the UNet predicts: as ``asked``, else as the file says, else a guess for Stable Diffusion 2.
 
     The other families' models, and Stable Diffusion 2's inpainting, predict epsilon unless they say otherwise.
     """
@@ -106,7 +106,7 @@ def prediction(tensors: Tensors, family: str, *, inpainting: bool, asked: str | 
 
 
 def sample_size(metadata: Mapping[str, str], family: str, prediction_type: str) -> int:
-    """Latents a side of the pictures the model was made for: as its metadata say, else as its family's."""
+    """Return latents a side of the pictures the model was made for: as its metadata say, else as its family's."""
     side = _side(metadata)
     if side is not None and side > 0 and side % _FACTOR == 0:
         return side // _FACTOR
@@ -114,7 +114,7 @@ def sample_size(metadata: Mapping[str, str], family: str, prediction_type: str) 
 
 
 def scheduler_config(family: str, prediction: Prediction) -> dict[str, Any]:
-    """The scheduler_config.json of the family's published checkpoints, with this model's prediction type."""
+    """Return the scheduler_config.json of the family's published checkpoints, with this model's prediction type."""
     config: dict[str, Any] = {
         "_class_name": "PNDMScheduler",
         "beta_end": 0.012,

@@ -78,7 +78,7 @@ def _middle(paths: set[str], modules: dict[str, str]) -> int | None:
 
 
 def _levels(paths: set[str], modules: dict[str, str], blocks: str, names: str, first: int) -> tuple[_Level, ...]:
-    """One side's levels in the file's order; a level ends where a sampler is."""
+    """Return one side's levels in the file's order; a level ends where a sampler is."""
     found: list[_Level] = []
     resnet = ""
     depths: list[int] = []
@@ -101,7 +101,7 @@ def _levels(paths: set[str], modules: dict[str, str], blocks: str, names: str, f
 
 
 def unet_layout(tensors: Tensors) -> UNetLayout:
-    """How the UNet of a single file is built; raises CheckpointError where no diffusers UNet is built so."""
+    """Return how the UNet of a single file is built; raises CheckpointError where no diffusers UNet is built so."""
     paths = module_paths(beneath(tensors, PREFIX))
     modules = dict(_ENDS)
     down = _levels(paths, modules, "input_blocks", "down_blocks", 1)
@@ -121,7 +121,7 @@ def unet_layout(tensors: Tensors) -> UNetLayout:
 
 
 def unet_parts(tensors: Tensors, layout: UNetLayout) -> dict[str, Part]:
-    """diffusers name -> where it lies, for all tensors of the UNet."""
+    """Return diffusers name -> where it lies, for all tensors of the UNet."""
     return renamed_parts(_WHERE, tensors, PREFIX, layout.modules)
 
 
@@ -132,7 +132,7 @@ def _depth(level: _Level) -> Depth | None:
 
 
 def _transformer_depths(layout: UNetLayout) -> dict[str, Any]:
-    """transformer_layers_per_block, and its reverse where the way up has others than the way down.
+    """Return transformer_layers_per_block, and its reverse where the way up has others than the way down.
 
     Levels without transformers do not matter, but for the last, whose number is the middle's too.
     """
@@ -160,7 +160,7 @@ def _kinds(levels: tuple[_Level, ...], kind: str) -> list[str]:
 
 
 def _context(tensors: Tensors, layout: UNetLayout) -> tuple[int, bool]:
-    """Width of the text states, and whether transformers are entered by a linear layer (not a 1x1 convolution)."""
+    """Return width of the text states, and whether transformers are entered by a linear layer (not a 1x1 convolution)."""
     entries = [PREFIX + path for path in layout.modules if f"{PREFIX}{path}.proj_in.weight" in tensors]
     if not entries:
         raise CheckpointError(f"{_WHERE} has no transformer, so no text can steer it")
@@ -169,7 +169,7 @@ def _context(tensors: Tensors, layout: UNetLayout) -> tuple[int, bool]:
 
 
 def unet_config(tensors: Tensors, layout: UNetLayout, *, eight_heads: bool, sample_size: int) -> dict[str, Any]:
-    """The config.json diffusers would have for this UNet.
+    """Return the config.json diffusers would have for this UNet.
 
     ``eight_heads`` (Stable Diffusion 1) and ``sample_size`` (latents a side) are what tensors cannot tell.
     """

@@ -1,4 +1,4 @@
-"""Files that are no Stable Diffusion checkpoint, by the names they are known by.
+"""Files that are not Stable Diffusion checkpoints, recognised by their tensors' names.
 
 The names are those the published files have, most of them also in diffusers' loaders/single_file_utils.py and ComfyUI's
 comfy/model_detection.py.
@@ -63,12 +63,12 @@ def describe_unsupported(tensors: Tensors) -> str | None:
 
 
 def another_unet(channels: int) -> str:
-    """What a UNet with so many input channels is for."""
+    """Return what a UNet with so many input channels is for."""
     return f"{_CHANNELS.get(channels, 'a UNet of another kind')} ({channels} input channels)"
 
 
 def part_of_a_checkpoint(tensors: Tensors) -> str:
-    """What a file is that has no UNet with text encoder and VAE in the original naming."""
+    """Return what a file is that has no UNet with text encoder and VAE in the original naming."""
     names = list(tensors)
 
     def some(*beginnings: str) -> bool:

@@ -24,7 +24,7 @@ _LEFTOVERS = ("loss.", "model_ema.")
 
 
 def _half(paths: set[str], half: str, levels: str, sampler: str) -> dict[str, str]:
-    """One half's modules: ``levels`` is down or up, the original's numbering always from the widest picture."""
+    """Return one half's modules: ``levels`` is down or up, the original's numbering always from the widest picture."""
     number = count(paths, f"{half}.{levels}")
     modules = {f"{half}.{end}": f"{half}.{end}" for end in ("conv_in", "conv_out")}
     modules[f"{half}.norm_out"] = f"{half}.conv_norm_out"
@@ -42,7 +42,7 @@ def _half(paths: set[str], half: str, levels: str, sampler: str) -> dict[str, st
 
 
 def vae_parts(tensors: Tensors) -> dict[str, Part]:
-    """diffusers name -> where it lies, for all tensors of the autoencoder.
+    """Return diffusers name -> where it lies, for all tensors of the autoencoder.
 
     The original's attention is made of 1x1 convolutions, diffusers' of linear layers.
     """
@@ -57,7 +57,7 @@ def vae_parts(tensors: Tensors) -> dict[str, Part]:
 
 
 def vae_config(tensors: Tensors, *, scaling_factor: float, latents: int) -> dict[str, Any]:
-    """The config.json diffusers would have; scaling factor and the side of the latents are what tensors cannot tell."""
+    """Return the config.json diffusers would have; scaling factor and the side of the latents are what tensors cannot tell."""
     paths = module_paths(beneath(tensors, PREFIX))
     levels = count(paths, "encoder.down")
     layers = {count(paths, f"encoder.down.{level}.block") for level in range(levels)}

@@ -201,7 +201,7 @@ def test_the_tokenizer_of_a_checkpoint_saved_by_transformers_5_is_taken_apart(ch
     (source / "tokenizer" / "merges.txt").unlink(missing_ok=True)
     found = convert(source, tmp_path / "out", ConvertOptions())
     whole = json.loads((checkpoint / "tokenizer" / "vocab.json").read_text())
-    assert json.loads((found.tokenizer("text_encoder") / "vocab.json").read_text()) == whole
+    assert json.loads((found.tokenizer("tokenizer") / "vocab.json").read_text()) == whole
 
 
 def test_sharded_weights_are_read_as_one(tmp_path):

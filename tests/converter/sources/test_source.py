@@ -162,7 +162,7 @@ def test_a_prediction_type_asked_for_overrules_and_is_another_model(kind, checkp
     assert recognise(asked).prediction_type == "v_prediction"
     assert plain.sha256 != asked.sha256
     assert plain.stamp != asked.stamp
-    with pytest.raises(CheckpointError, match="'v' is none of epsilon, v_prediction, sample"):
+    with pytest.raises(CheckpointError, match="'v' is not one of epsilon, v_prediction, sample"):
         open_source(path, prediction_type="v")
 
 

@@ -277,8 +277,8 @@ def test_a_pooled_prompt_with_an_added_token_is_transformers(end, tmp_path):
     source = write_xl_checkpoint(tmp_path / "source")
     rows = with_a_token(source, "<cat>", end=end)
     made = convert(source, tmp_path / "out", ConvertOptions())  # verified, too
-    for network, number in (("text_encoder", rows), ("text_encoder_2", rows + 1)):
-        ids = PromptTokenizer(made.tokenizer(network), 77).pieces("red <cat> blue", 1)[0]
+    for name, number in (("tokenizer", rows), ("tokenizer_2", rows + 1)):
+        ids = PromptTokenizer(made.tokenizer(name), 77).pieces("red <cat> blue", 1)[0]
         assert ids[0, 2] == number
     reference = CLIPTextModelWithProjection.from_pretrained(source / "text_encoder_2", dtype=torch.float32).eval()
     with torch.inference_mode():
