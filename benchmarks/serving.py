@@ -24,7 +24,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ import httpx
 from PIL import Image
 
 from benchmarks.measure import memory
-from server.pipeline.request import GenerationRequest
+from server.pipeline.request import bind
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PATIENCE_S = 300.0
@@ -304,11 +303,10 @@ def _beside_pipeline(source: Path, data_dir: Path, jobs: int) -> None:
             process.kill()
     (folder,) = (data_dir / "models").glob("[!.]*")
     model, _ = prepare_model(ModelChoice(folder, data_dir, {}), lambda progress: None)
-    request = GenerationRequest(**{**kept, "seeds": None})
     bare = []
     for i in range(jobs + 1):
         began = time.perf_counter()
-        for _ in model.generate(replace(request, seed=i)):
+        for _ in model.generate(bind(model.manifest, **{**kept, "seed": i}), {}):
             pass
         bare.append(time.perf_counter() - began)
     # The first of each warms up.

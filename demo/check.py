@@ -22,8 +22,9 @@ from converter.folder import ModelFolder
 from demo.captions import caption
 from demo.pixels import Seen, look
 from demo.scenes import Scene, Thing, held_out, random_scene
-from server.pipeline.request import make_request
-from server.pipeline.stable_diffusion import Picture, StableDiffusion
+from server.pipeline.denoiser import GeneratedImage
+from server.pipeline.request import bind
+from server.pipeline.stable_diffusion import StableDiffusion
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,10 @@ def main() -> None:
     right: Counter[str] = Counter()
     asked: Counter[str] = Counter()
     for number, (prompt, scene) in list(enumerate(prompts(given.prompts, given.seed)))[first - 1 :: every]:
-        request = make_request(
+        request = bind(
             model.manifest, prompt=prompt, steps=given.steps, guidance_scale=given.guidance_scale, seed=number
         )
-        picture = next(e for e in model.generate(request) if isinstance(e, Picture))
+        picture = next(e for e in model.generate(request, {}) if isinstance(e, GeneratedImage))
         marks = judge(scene, picture.pixels)
         asked.update(marks.keys())
         right.update(name for name, good in marks.items() if good)

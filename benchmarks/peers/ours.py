@@ -59,18 +59,18 @@ def _loader(precision: str) -> Callable[[Path, str, str], Network]:
 
 
 def _painter(workload: Workload, precision: str, attention: Attention) -> Step:
-    from server.pipeline.denoise import Picture
-    from server.pipeline.request import make_request
+    from server.pipeline.denoiser import GeneratedImage
+    from server.pipeline.request import bind
     from server.pipeline.stable_diffusion import StableDiffusion
 
     model = StableDiffusion(ModelFolder.open(converted(workload, attention)), {}, _loader(precision))
     model.load()
-    request = make_request(
+    request = bind(
         model.manifest, prompt=PROMPT, steps=workload.steps, guidance_scale=GUIDANCE, seed=SEED, scheduler="ddim"
     )
 
     def paint(inputs: Arrays) -> NDArray[np.uint8]:
-        (picture,) = (event for event in model.generate(request) if isinstance(event, Picture))
+        (picture,) = (event for event in model.generate(request, {}) if isinstance(event, GeneratedImage))
         return picture.pixels
 
     return timed(paint)

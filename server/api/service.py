@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from fastapi.concurrency import run_in_threadpool
@@ -72,6 +72,7 @@ class SubmitOptions:
     """How a client submits a request.
 
     client: who submits it; clients take turns, and keys and fingerprints count within one client.
+    attachments: what the request names, by these names.
     key: the client's Idempotency-Key: the same key and fingerprint are the same job.
     fingerprint: of what the client sent; see `fingerprint_of`.
     is_retry: the client says that it sends this again, though without a key.
@@ -81,6 +82,7 @@ class SubmitOptions:
 
     client: str
     priority: Priority = "normal"
+    attachments: Mapping[str, bytes] = field(default_factory=dict)
     key: str | None = None
     fingerprint: str | None = None
     is_retry: bool = False
@@ -100,8 +102,10 @@ def fingerprint_of(path: str, fields: Mapping[str, Any], attachments: Mapping[st
 
     ``fields`` must be those that were sent: with a seed drawn in, every request would be another.
     """
-    digests = {name: hashlib.sha256(data).hexdigest() for name, data in attachments.items()}
-    return hashlib.sha256(json.dumps([path, fields, digests], sort_keys=True).encode()).hexdigest()
+    # Jobs of earlier versions keep theirs, so the one attachment they had is hashed as it was.
+    digests = [hashlib.sha256(attachments[name]).digest() for name in sorted(attachments)]
+    sent = json.dumps([path, fields], sort_keys=True).encode() + b"".join(digests or [hashlib.sha256().digest()])
+    return hashlib.sha256(sent).hexdigest()
 
 
 class Service:
@@ -146,6 +150,7 @@ class Service:
         submission = Submission(
             request,
             cost(request, model.manifest),
+            attachments=options.attachments,
             client=options.client,
             priority=options.priority,
             key=options.key,

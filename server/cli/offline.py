@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from converter.conversion.convert import convert
 from converter.conversion.partial import conversion_lock
@@ -15,10 +16,10 @@ from converter.sources.source import open_source
 from server.jobs.messages import Preparing
 from server.jobs.start import ModelChoice
 from server.jobs.worker import prepare_model
-from server.pipeline.denoise import Step
+from server.pipeline.denoiser import Step
 from server.pipeline.images import encode_png
 from server.pipeline.infotext import write_infotext
-from server.pipeline.request import make_request
+from server.pipeline.request import bind
 from server.settings import Settings
 from server.terminal import Bar, printable
 
@@ -63,15 +64,18 @@ def _targets(out: Path, count: int) -> list[Path]:
     return [out.with_name(f"{out.stem}-{i}{out.suffix}") for i in range(count)]
 
 
-def generate(settings: Settings, given: argparse.Namespace) -> int:
-    """Make the pictures ``given`` asks for and write them."""
-    if not given.out.absolute().parent.is_dir():
-        raise AnemoneError(f"there is no folder {given.out.absolute().parent} to write {given.out.name} into")
-    image = None
-    if given.image is not None:
-        if not given.image.is_file():
-            raise AnemoneError(f"there is no picture {given.image}")
-        image = given.image.read_bytes()
+def _read(files: Mapping[str, Path]) -> dict[str, bytes]:
+    for file in files.values():
+        if not file.is_file():
+            raise AnemoneError(f"there is no image {file}")
+    return {name: file.read_bytes() for name, file in files.items()}
+
+
+def generate(settings: Settings, asked: Mapping[str, Any], files: Mapping[str, Path], out: Path) -> int:
+    """Make the images that the request's fields ask for and write them; ``files`` are its attachments by name."""
+    if not out.absolute().parent.is_dir():
+        raise AnemoneError(f"there is no folder {out.absolute().parent} to write {out.name} into")
+    attachments = _read(files)
     bar = Bar()
 
     def preparing(p: Preparing) -> None:
@@ -88,30 +92,12 @@ def generate(settings: Settings, given: argparse.Namespace) -> int:
             ),
             preparing,
         )
-        width, height = given.size or (None, None)
-        request = make_request(
-            model.manifest,
-            prompt=given.prompt,
-            negative_prompt=given.negative_prompt,
-            width=width,
-            height=height,
-            steps=given.steps,
-            guidance_scale=given.guidance_scale,
-            seed=given.seed,
-            seeds=given.seeds,
-            rng=given.rng,
-            variation_seed=given.variation_seed,
-            variation_strength=given.variation_strength,
-            scheduler=given.scheduler,
-            n=given.n,
-            strength=given.strength,
-            image=image,
-        )
-        targets = _targets(given.out, request.n)
+        request = bind(model.manifest, **{**asked, **{name: name for name in attachments}})
+        targets = _targets(out, request.seeds.n)
         began, written = time.monotonic(), []
-        for event in model.generate(request):
+        for event in model.generate(request, attachments):
             if isinstance(event, Step):
-                bar.show(f"picture {event.image + 1} of {request.n}", event.index, event.total)
+                bar.show(f"image {event.image + 1} of {request.seeds.n}", event.index, event.total)
                 continue
             target = targets[event.index]
             partial = target.with_name(f".{target.name}.partial")

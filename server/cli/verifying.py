@@ -23,8 +23,8 @@ from converter.runtime.ranges import Range, report
 from converter.sources.source import open_source
 from converter.verification.reference import ReferenceNetwork
 from converter.verification.verify import LEAST_DB, compare, psnr
-from server.pipeline.denoise import Picture
-from server.pipeline.request import make_request
+from server.pipeline.denoiser import GeneratedImage
+from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
 from server.terminal import Bar
 
@@ -55,9 +55,9 @@ class VerifyOptions:
 
 
 def _picture(model: StableDiffusion, bar: Bar, label: str, **fields: Any) -> np.ndarray[Any, Any]:
-    request = make_request(model.manifest, **fields)
-    for event in model.generate(request):
-        if isinstance(event, Picture):
+    request = bind(model.manifest, **fields)
+    for event in model.generate(request, {}):
+        if isinstance(event, GeneratedImage):
             return event.pixels
         bar.show(label, event.index, event.total)
     raise AssertionError("a request makes at least one picture")

@@ -202,14 +202,14 @@ class Dispatcher:
             following = self._queue.take(self.loaded)
             if following is None:
                 return
-            request = self._store.start(following.job_id)
+            request, attachments = self._store.start(following.job_id)
             self.running = Running(following)
         with about_job(following.job_id):
             log.info("job %s runs", following.job_id)
         self._events.publish(following.job_id, "state", {"status": "running"})
         self._publish_positions()
-        # Not under the lock: a large image to start from waits in the pipe until the worker reads.
-        worker.send(messages.Run(following.job_id, request))
+        # Not under the lock: a large attachment waits in the pipe until the worker reads.
+        worker.send(messages.Run(following.job_id, request, attachments))
 
     def _keep(self, event: messages.Event) -> None:
         """Act on what the worker says."""

@@ -34,7 +34,7 @@ class ShapeCost:
 
 def shape_cost(request: GenerationRequest, cost: Cost) -> ShapeCost:
     """Return what a request costs, with the shape that its time depends on."""
-    shape = Shape(request.model, request.width, request.height, cost.rows)
+    shape = Shape(request.model, request.computed.width, request.computed.height, cost.rows)
     return ShapeCost(shape, cost.calls, cost.decodes)
 
 

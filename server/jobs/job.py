@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 from server.pipeline.cost import Cost
 from server.pipeline.request import GenerationRequest
@@ -22,6 +23,7 @@ class Submission:
     """A request as a client hands it in.
 
     cost: what the request costs (see `server.pipeline.cost`).
+    attachments: what the request names, by these names.
     client: who asks; clients take turns, and a key or fingerprint means something only within one client.
     key: the client's Idempotency-Key; a second submission with it is the same job.
     fingerprint: a hash of what the client sent, before defaults were filled in and a seed drawn.
@@ -30,6 +32,7 @@ class Submission:
 
     request: GenerationRequest
     cost: Cost
+    attachments: Mapping[str, bytes] = field(default_factory=dict)
     client: str = ""
     priority: Priority = "normal"
     key: str | None = None
@@ -71,7 +74,7 @@ class Job:
     status: Status
     model: str
     priority: Priority
-    request: dict[str, Any]
+    request: GenerationRequest
     created: float
     started: float | None
     finished: float | None

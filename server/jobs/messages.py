@@ -15,10 +15,11 @@ from server.pipeline.request import GenerationRequest
 
 @dataclass(frozen=True)
 class Run:
-    """Make this job's images."""
+    """Make this job's images. ``attachments`` are what the request names."""
 
     job_id: str
     request: GenerationRequest
+    attachments: dict[str, bytes]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import logging
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from multiprocessing.connection import Connection
@@ -41,7 +41,7 @@ from server.jobs.messages import (
 from server.jobs.start import ModelChoice
 from server.models.installed import InstalledModels
 from server.models.memory import memory_budget
-from server.pipeline.denoise import Picture, Step
+from server.pipeline.denoiser import GeneratedImage, Step
 from server.pipeline.images import ImageError, encode_png
 from server.pipeline.infotext import write_infotext
 from server.pipeline.request import GenerationRequest
@@ -61,8 +61,8 @@ class Pipeline(Protocol):
     def manifest(self) -> Manifest:
         """The model's manifest."""
 
-    def generate(self, request: GenerationRequest) -> Iterator[Step | Picture]:
-        """Steps and images of a request."""
+    def generate(self, request: GenerationRequest, attachments: Mapping[str, bytes]) -> Iterator[Step | GeneratedImage]:
+        """Yield the steps and images of a request."""
 
     def preview(self, step: Step, request: GenerationRequest) -> bytes | None:
         """A small JPEG of a step, where there can be one."""
@@ -247,10 +247,10 @@ class _Worker:
 
     def _generate(self, model: Pipeline, run: Run) -> None:
         shown = time.monotonic()
-        with closing(model.generate(run.request)) as events:  # type: ignore[type-var]
+        with closing(model.generate(run.request, run.attachments)) as events:  # type: ignore[type-var]
             for event in events:
                 self._listen(run.job_id)
-                if isinstance(event, Picture):
+                if isinstance(event, GeneratedImage):
                     text = write_infotext(run.request, model.manifest, event.seeds)
                     png = encode_png(event.pixels, text)
                     self._pipe.send(Finished(run.job_id, event.index, event.seeds.seed, png))

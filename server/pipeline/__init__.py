@@ -1,1 +1,1 @@
-"""From a request to pictures: prompt, schedulers, the denoising loop, images. Importing this package loads nothing."""
+"""From a request to images: prompt, schedulers, the denoising loop, images. Importing this package loads nothing."""

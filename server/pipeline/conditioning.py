@@ -17,7 +17,7 @@ from server.pipeline.prompt import PromptTokenizer
 from server.pipeline.request import GenerationRequest
 
 Half = NDArray[np.float16]
-#: What SDXL's refiner was told of good pictures and of bad ones (diffusers' aesthetic_score defaults).
+#: What SDXL's refiner was told of good images and of bad ones (diffusers' aesthetic_score defaults).
 _GOOD, _BAD = 6.0, 2.5
 _REFINER_IDS = 5
 
@@ -90,25 +90,30 @@ class Conditioner:
         return {name: np.concatenate([call[name] for call in calls]).astype(np.float16) for name in network.outputs}
 
     def _time_ids(self, request: GenerationRequest, count: int) -> Half:
-        """Original size, crop and, for the base model, target size; for the refiner how good the picture is."""
-        size = [request.height, request.width, 0, 0]
+        """Original size, crop and, for the base model, target size; for the refiner how good the image is."""
+        size = [request.computed.height, request.computed.width, 0, 0]
         if count == _REFINER_IDS:
             return np.asarray([[*size, _BAD], [*size, _GOOD]], np.float16)
-        return np.asarray([[*size, request.height, request.width]] * 2, np.float16)
+        return np.asarray([[*size, request.computed.height, request.computed.width]] * 2, np.float16)
 
     def conditioning(self, request: GenerationRequest) -> Conditioning:
         """What the UNet takes for this request."""
         wanted = self._manifest.conditions
-        zeros = wanted.zeros_for_no_prompt and not request.negative_prompt
-        needed = self._manifest.tokens * max(self._pieces(p) for p in (request.negative_prompt, request.prompt))
+        zeros = wanted.zeros_for_no_prompt and not request.prompts.negative_prompt
+        needed = self._manifest.tokens * max(
+            self._pieces(p) for p in (request.prompts.negative_prompt, request.prompts.prompt)
+        )
         pieces = next(length for length in self._lengths if length >= needed) // self._manifest.tokens
-        pairs = [self._encoded(request.negative_prompt, pieces, zeros), self._encoded(request.prompt, pieces, False)]
+        pairs = [
+            self._encoded(request.prompts.negative_prompt, pieces, zeros),
+            self._encoded(request.prompts.prompt, pieces, False),
+        ]
         states = np.concatenate([states for states, _ in pairs])
         inputs = self._prompt(np.ascontiguousarray(states.transpose(0, 2, 1)[:, :, None], np.float16))
         if wanted.time_ids is not None:
             inputs["text_embeds"] = np.concatenate([pooled for _, pooled in pairs]).astype(np.float16)
             inputs["time_ids"] = self._time_ids(request, wanted.time_ids)
         if wanted.guidance_width is not None:
-            row = guidance_embedding(request.guidance_scale, wanted.guidance_width).astype(np.float16)
+            row = guidance_embedding(request.sampling.guidance_scale, wanted.guidance_width).astype(np.float16)
             inputs["timestep_cond"] = np.stack([row, row])
         return Conditioning(inputs, tokens=states.shape[1], guided=is_guided(request, self._manifest))

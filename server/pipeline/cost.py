@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from converter.folder import Manifest
 from server.pipeline.request import GenerationRequest
-from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule, Sampler
+from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule, Scheduler
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,16 @@ def is_guided(request: GenerationRequest, manifest: Manifest) -> bool:
 
     Models that take the guidance scale as an input (latent consistency models) do not need one.
     """
-    return request.guidance_scale > 1 and manifest.conditions.guidance_width is None
+    return request.sampling.guidance_scale > 1 and manifest.conditions.guidance_width is None
 
 
-def first_call(request: GenerationRequest, scheduler: Sampler) -> int:
+def first_call(request: GenerationRequest, scheduler: Scheduler) -> int:
     """Return the index of the first call: img2img leaves out the steps that its strength spares."""
     return request.skipped_steps * scheduler.order
 
 
 def cost(request: GenerationRequest, manifest: Manifest) -> Cost:
     """Return what the request costs with the model it is bound to."""
-    scheduler = SCHEDULERS[request.scheduler].make(NoiseSchedule.of(manifest), request.steps)
+    scheduler = SCHEDULERS[request.sampling.scheduler].make(NoiseSchedule.of(manifest), request.sampling.steps)
     calls = len(scheduler.timesteps) - first_call(request, scheduler)
-    return Cost(calls * request.n, 2 if is_guided(request, manifest) else 1, request.n)
+    return Cost(calls * request.seeds.n, 2 if is_guided(request, manifest) else 1, request.seeds.n)

@@ -1,4 +1,4 @@
-"""Pictures in and out: uploads decoded with care, results as PNGs that carry their parameters."""
+"""Images in and out: uploads decoded with care, results as PNGs that carry their parameters."""
 
 from __future__ import annotations
 
@@ -20,12 +20,10 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 LONGEST_SIDE = 8192
 #: 96 MB once decoded.
 MOST_PIXELS = 32_000_000
-_ACCEPTED = (
-    f"a whole PNG, JPEG or WebP picture up to {LONGEST_SIDE} pixels a side and {MOST_PIXELS // 10**6} megapixels"
-)
+_ACCEPTED = f"a whole PNG, JPEG or WebP image up to {LONGEST_SIDE} pixels a side and {MOST_PIXELS // 10**6} megapixels"
 
 _PNG, _EXIF = b"\x89PNG\r\n\x1a\n", b"Exif\0\0"
-#: Plain text chunks up to so many bytes are left in: XMP is in one, which may say which way up the picture is.
+#: Plain text chunks up to so many bytes are left in: XMP is in one, which may say which way up the image is.
 _LONGEST_TEXT = 1 << 16
 _ORIENTATION_TAG, _SHORT = 0x112, 3
 _XMP_ORIENTATION = re.compile(r'tiff:Orientation(?:="|>)([1-8])')
@@ -44,11 +42,11 @@ Pixels = NDArray[np.uint8]
 
 
 class ImageError(AnemoneError):
-    """An uploaded picture cannot be used."""
+    """An uploaded image cannot be used."""
 
 
 def decode_image(data: bytes) -> Image.Image:
-    """The picture in ``data`` as RGB, turned upright, transparency on white, its metadata dropped.
+    """Decode the image in ``data`` as RGB, turned upright, transparency on white, its metadata dropped.
 
     The size is read from the header before any pixel is decoded. Raises ImageError saying what is accepted.
     """
@@ -57,36 +55,36 @@ def decode_image(data: bytes) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             # Of EXIF that it finds damaged as it looks for a resolution, which is not used here.
             warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-            picture: Image.Image = Image.open(io.BytesIO(without_long_text(data)), formats=FORMATS)
+            image: Image.Image = Image.open(io.BytesIO(without_long_text(data)), formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise ImageError(f"this is no picture we can read ({len(data)} bytes); accepted: {_ACCEPTED}") from error
+        raise ImageError(f"this is no image we can read ({len(data)} bytes); accepted: {_ACCEPTED}") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ImageError(f"this picture cannot be read: {error}; accepted: {_ACCEPTED}") from error
-    width, height = picture.size
+        raise ImageError(f"this image cannot be read: {error}; accepted: {_ACCEPTED}") from error
+    width, height = image.size
     if max(width, height) > LONGEST_SIDE or width * height > MOST_PIXELS or min(width, height) < 1:
-        raise ImageError(f"this picture is {width}x{height}; accepted: {_ACCEPTED}")
+        raise ImageError(f"this image is {width}x{height}; accepted: {_ACCEPTED}")
     try:
-        picture.load()
+        image.load()
     except (OSError, ValueError, SyntaxError, EOFError, IndexError) as error:
         raise ImageError(
-            f"this {picture.format} picture is damaged or cut short: {error}; accepted: {_ACCEPTED}"
+            f"this {image.format} image is damaged or cut short: {error}; accepted: {_ACCEPTED}"
         ) from error
-    turn = _TURNS.get(orientation(picture.info))
-    if picture.mode.startswith("I"):
-        picture = _in_eight_bits(picture)
-    picture = picture if turn is None else picture.transpose(turn)
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        rgba = picture.convert("RGBA")
+    turn = _TURNS.get(orientation(image.info))
+    if image.mode.startswith("I"):
+        image = _in_eight_bits(image)
+    image = image if turn is None else image.transpose(turn)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
-        picture = Image.alpha_composite(white, rgba)
-    return Image.frombytes("RGB", picture.size, picture.convert("RGB").tobytes())
+        image = Image.alpha_composite(white, rgba)
+    return Image.frombytes("RGB", image.size, image.convert("RGB").tobytes())
 
 
-def _in_eight_bits(picture: Image.Image) -> Image.Image:
-    """A 16-bit grey picture in 8 bits, one value of which may be transparent; Pillow would cut it at 255 (#2574)."""
-    values = np.asarray(picture).astype(np.uint32)
+def _in_eight_bits(image: Image.Image) -> Image.Image:
+    """Return a 16-bit grey image in 8 bits, one value of which may be transparent; Pillow would cut it at 255 (#2574)."""
+    values = np.asarray(image).astype(np.uint32)
     grey = Image.fromarray(np.minimum((values + 128) // 257, 255).astype(np.uint8))
-    clear = picture.info.get("transparency")
+    clear = image.info.get("transparency")
     if not isinstance(clear, int):
         return grey
     grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
@@ -94,7 +92,7 @@ def _in_eight_bits(picture: Image.Image) -> Image.Image:
 
 
 def without_long_text(data: bytes) -> bytes:
-    """A PNG without its compressed and its long text chunks, which no picture needs; anything else as it is.
+    """Return a PNG without its compressed and its long text chunks, which no image needs; anything else as it is.
 
     Pillow unpacks text as it opens a file and refuses all of it where a chunk is long, as ComfyUI's workflows are.
     """
@@ -112,7 +110,7 @@ def without_long_text(data: bytes) -> bytes:
 
 
 def orientation(info: Mapping[str | tuple[int, int], Any]) -> int:
-    """Which way up a picture is (EXIF's tag 274, 1 to 8; 1 where nothing readable says otherwise), from Pillow's ``info``.
+    """Return which way up an image is (EXIF's tag 274, 1 to 8; 1 where nothing readable says otherwise), from Pillow's ``info``.
 
     Read here, from the first directory of the TIFF structure alone (EXIF 2.32, 4.6): Pillow's reader raises errors of many
     kinds over entries that do not matter (#8348, #8605).
@@ -142,9 +140,14 @@ def _orientation_of_tiff(exif: bytes) -> int | None:
     return None
 
 
-def fitted(picture: Image.Image, width: int, height: int) -> Pixels:
-    """The picture scaled to cover ``width`` x ``height`` and cut to it in the middle, uint8 [height, width, 3]."""
-    return np.asarray(ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS))
+def resize_and_crop(image: Image.Image, width: int, height: int) -> Pixels:
+    """Return the image scaled to cover ``width`` x ``height`` and cut to it in the middle, uint8 [height, width, 3]."""
+    return np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS))
+
+
+def resize_pixels(pixels: Pixels, width: int, height: int) -> Pixels:
+    """Return the image at another size, uint8 [height, width, 3]."""
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
 
 
 def to_network(pixels: Pixels) -> NDArray[np.float16]:

@@ -1,4 +1,4 @@
-"""AUTOMATIC1111's ``parameters`` text: how to make a picture again, written and read."""
+"""AUTOMATIC1111's ``parameters`` text: how to make an image again, written and read."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ from dataclasses import dataclass
 
 from converter import __version__
 from converter.folder import Manifest
-from server.pipeline.request import GenerationRequest, PictureSeeds
+from server.pipeline.fields import Infotext
+from server.pipeline.request import FIELDS, GenerationRequest, ImageSeeds
 from server.pipeline.schedulers import SCHEDULERS
 
 _NEGATIVE = "Negative prompt: "
 #: Where prompts are written once more, whose own lines would be read otherwise.
 _WHOLE = ("Whole prompt", "Whole negative prompt")
-#: A1111's names of generators; it has none for NumPy's, which Apple's pipelines use.
-_RNGS = {"torch": "CPU", "numpy": "NumPy", "cuda": "NV"}
+#: The order of A1111's settings; ours that it does not know go before the last two.
+_ORDER = (
+    "Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model hash", "Model", "Variation seed",
+    "Variation seed strength", "Denoising strength", "RNG", "Version",
+)  # fmt: skip
+_RANKS = {key: float(rank) for rank, key in enumerate(_ORDER)}
 _PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """What a picture's text says: the prompts, and its other settings by A1111's names."""
+    """The content of an image's text: the prompts, and its other settings by A1111's names."""
 
     prompt: str
     negative_prompt: str
@@ -33,32 +38,43 @@ def _quoted(value: object) -> str:
     return json.dumps(text, ensure_ascii=False) if re.search(r'[,:\n"]', text) else text
 
 
-def write_infotext(request: GenerationRequest, manifest: Manifest, seeds: PictureSeeds) -> str:
-    """The text of the picture made with ``seeds``. ``RNG`` says whose noise it is."""
-    scheduler = SCHEDULERS[request.scheduler]
+def _settings(request: GenerationRequest, manifest: Manifest, seeds: ImageSeeds) -> dict[str, object]:
+    """Return the settings of the image made with ``seeds``, in A1111's order where it has one."""
+    scheduler = SCHEDULERS[request.sampling.scheduler]
     settings: dict[str, object] = {
-        "Steps": request.steps,
         "Sampler": scheduler.title,
         "Schedule type": scheduler.schedule_type,
-        "CFG scale": f"{request.guidance_scale:g}",
         "Seed": seeds.seed,
-        "Size": f"{request.width}x{request.height}",
+        "Size": request.size,
         "Model hash": manifest.source.sha256[:10],
         "Model": manifest.name,
     }
     if seeds.variation is not None:
-        settings |= {"Variation seed": seeds.variation, "Variation seed strength": f"{request.variation_strength:g}"}
-    if request.strength is not None:
-        settings["Denoising strength"] = f"{request.strength:g}"
-    settings |= {"RNG": _RNGS[request.rng], "Version": f"Anemone {__version__}"}
-    negative = f"\n{_NEGATIVE}{request.negative_prompt}" if request.negative_prompt else ""
-    text = f"{request.prompt}{negative}\n" + ", ".join(f"{k}: {_quoted(v)}" for k, v in settings.items())
+        settings |= {
+            "Variation seed": seeds.variation,
+            "Variation seed strength": f"{request.seeds.variation_strength:g}",
+        }
+    values = request.values()
+    for field in FIELDS:
+        infotext = field.find(Infotext)
+        if infotext is not None and field.name in values:
+            settings[infotext.key] = infotext.write(values[field.name])
+    settings["Version"] = f"Anemone {__version__}"
+    return dict(sorted(settings.items(), key=lambda setting: _RANKS.get(setting[0], _RANKS["RNG"] - 0.5)))
+
+
+def write_infotext(request: GenerationRequest, manifest: Manifest, seeds: ImageSeeds) -> str:
+    """Return the text of the image made with ``seeds``. ``RNG`` says whose noise it is."""
+    prompts = request.prompts
+    settings = _settings(request, manifest, seeds)
+    negative = f"\n{_NEGATIVE}{prompts.negative_prompt}" if prompts.negative_prompt else ""
+    text = f"{prompts.prompt}{negative}\n" + ", ".join(f"{k}: {_quoted(v)}" for k, v in settings.items())
     found = read_infotext(text)
-    if (found.prompt, found.negative_prompt) == (request.prompt, request.negative_prompt):
+    if (found.prompt, found.negative_prompt) == (prompts.prompt, prompts.negative_prompt):
         return text
-    prompts = (request.prompt, request.negative_prompt)
+    whole = (prompts.prompt, prompts.negative_prompt)
     return text + "".join(
-        f", {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in zip(_WHOLE, prompts, strict=True) if value
+        f", {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in zip(_WHOLE, whole, strict=True) if value
     )
 
 

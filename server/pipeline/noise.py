@@ -1,9 +1,9 @@
-"""The random numbers of a picture: whose generator draws them, and in which order.
+"""The random numbers of an image: whose generator draws them, and in which order.
 
-The order differs with whose pictures are to be made again. diffusers draws the first picture's place in the encoder's
-distribution before the noise, Apple's Swift pipeline after it; A1111 draws it apart from the picture's seed, so that
+The order differs with whose images are to be made again. diffusers draws the source image's place in the encoder's
+distribution before the noise, Apple's Swift pipeline after it; A1111 draws it apart from the image's seed, so that
 here it is the middle of the distribution (Stable Diffusion's encoder hardly spreads). For the steps of ancestral
-samplers diffusers and A1111 go on with the same generator, and Apple's begins again from the seed.
+schedulers diffusers and A1111 go on with the same generator, and Apple's begins again from the seed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from server.pipeline.philox import PhiloxGenerator
-from server.pipeline.request import PictureSeeds
+from server.pipeline.request import ImageSeeds
 
 Noise = NDArray[np.float32]
 #: Mean cosine from which A1111 takes two noises for parallel, where the arc between them has no direction.
@@ -27,7 +27,7 @@ class Generator(Protocol):
     """Draws normal random numbers, one tensor after another."""
 
     def normal(self, shape: tuple[int, ...]) -> Noise:
-        """The next tensor, fp32."""
+        """Return the next tensor, fp32."""
 
 
 class TorchGenerator:
@@ -37,7 +37,7 @@ class TorchGenerator:
         self._generator = torch.Generator("cpu").manual_seed(seed)
 
     def normal(self, shape: tuple[int, ...]) -> Noise:
-        """What ``torch.randn`` gives next."""
+        """Return what ``torch.randn`` gives next."""
         drawn: Noise = torch.randn(shape, generator=self._generator).numpy()
         return drawn
 
@@ -49,7 +49,7 @@ class NumpyGenerator:
         self._generator = np.random.RandomState(seed)
 
     def normal(self, shape: tuple[int, ...]) -> Noise:
-        """What ``numpy.random.randn`` gives next, in fp32."""
+        """Return what ``numpy.random.randn`` gives next, in fp32."""
         return self._generator.standard_normal(shape).astype(np.float32)
 
 
@@ -74,10 +74,10 @@ def slerp(strength: float, low: Noise, high: Noise) -> Noise:
     return np.asarray((share_low * low + share_high * high) / np.sin(angle), np.float32)
 
 
-class PictureNoise:
-    """What is drawn for one picture. Each of `encoding`, `start` and `step` is asked for in this order, if at all."""
+class ImageNoise:
+    """Draws the noise of one image. Each of `encoding`, `start` and `step` is asked for in this order, if at all."""
 
-    def __init__(self, rng: str, seeds: PictureSeeds, variation_strength: float, shape: tuple[int, ...]) -> None:
+    def __init__(self, rng: str, seeds: ImageSeeds, variation_strength: float, shape: tuple[int, ...]) -> None:
         """``rng`` is one of RNGS, ``shape`` the latents' [1, C, h, w]."""
         self._rng, self._seeds, self._strength, self._shape = rng, seeds, variation_strength, shape
         self._generator = _GENERATORS[rng](seeds.seed)
@@ -85,7 +85,7 @@ class PictureNoise:
         self._steps = _GENERATORS[rng](seeds.seed) if rng == "numpy" else self._generator
 
     def encoding(self) -> Noise:
-        """Where in the encoder's distribution the first picture's latents are, in deviations from its middle."""
+        """Return how far from the mean the source image's latents are drawn, in standard deviations."""
         if self._rng == "cuda":
             return np.zeros(self._shape, np.float32)
         if self._rng == "numpy":
@@ -93,7 +93,7 @@ class PictureNoise:
         return self._generator.normal(self._shape)
 
     def start(self) -> Noise:
-        """The noise a picture starts from, turned towards the variation's."""
+        """Return the noise an image starts from, turned towards the variation's."""
         noise = self._generator.normal(self._shape) if self._early is None else self._early
         if self._seeds.variation is None:
             return noise
@@ -101,5 +101,5 @@ class PictureNoise:
         return slerp(self._strength, noise, other)
 
     def step(self) -> Noise:
-        """Fresh noise for a step of a sampler that takes some."""
+        """Draw fresh noise for a step of a scheduler that takes some."""
         return self._steps.normal(self._shape)

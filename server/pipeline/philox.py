@@ -3,7 +3,7 @@
 Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") keyed by the seed, and the Box-Muller
 transform as cuRAND does it. Each number has a counter of its own: its index, and how many tensors were drawn before. So
 it is on a GPU as long as that has a thread for every number (some hundred thousand; latents have 16 to 65 thousand).
-AUTOMATIC1111 calls this generator NV and uses it to make a GPU's pictures on others (modules/rng_philox.py).
+AUTOMATIC1111 calls this generator NV and uses it to make a GPU's images on others (modules/rng_philox.py).
 """
 
 from __future__ import annotations

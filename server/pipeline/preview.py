@@ -1,4 +1,4 @@
-"""What a picture looks like while it is made: small JPEGs of the latents.
+"""Previews of an image while it is made: small JPEGs of the latents.
 
 By the model's tiny autoencoder (TAESD) where it has one; otherwise each latent is one pixel, its colour a linear
 function of the channels, which is known for the autoencoders of Stable Diffusion and fitted to others' decoders.
@@ -7,6 +7,7 @@ function of the channels, which is known for the autoencoders of Stable Diffusio
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -24,20 +25,26 @@ LONGEST_SIDE = 256
 _JPEG_QUALITY = 75
 #: Rows: each latent channel, and a constant; columns: red, green, blue in [-1, 1].
 Factors = NDArray[np.float32]
-#: Factors of published autoencoders by their scaling factor. Stable Diffusion 1 and 2: measured by keturn,
+#: Published autoencoders of four latent channels: scaling factor, and factors. Stable Diffusion 1 and 2: measured by keturn,
 #: https://discuss.huggingface.co/t/decoding-latents-to-rgb-without-upscaling/23204; SDXL: by T. A. Vass,
 #: https://huggingface.co/blog/TimothyAlexisVass/explaining-the-sdxl-latent-space (there for 0 to 255).
-_KNOWN: dict[float, Factors] = {
-    0.18215: np.asarray(
-        [[0.298, 0.207, 0.208], [0.187, 0.286, 0.173], [-0.158, 0.189, 0.264], [-0.184, -0.271, -0.473], [0, 0, 0]],
-        np.float32,
+_PUBLISHED = (
+    (
+        0.18215,
+        np.asarray(
+            [[0.298, 0.207, 0.208], [0.187, 0.286, 0.173], [-0.158, 0.189, 0.264], [-0.184, -0.271, -0.473], [0, 0, 0]],
+            np.float32,
+        ),
     ),
-    0.13025: np.asarray(
-        [[60, 60, 60], [-60, -5, 10], [25, 15, -5], [-70, -50, -35], [150 - 127.5, 140 - 127.5, 130 - 127.5]],
-        np.float32,
-    )
-    / np.float32(127.5),
-}
+    (
+        0.13025,
+        np.asarray(
+            [[60, 60, 60], [-60, -5, 10], [25, 15, -5], [-70, -50, -35], [150 - 127.5, 140 - 127.5, 130 - 127.5]],
+            np.float32,
+        )
+        / np.float32(127.5),
+    ),
+)
 #: A fit decodes so many patches of one colour a side at most.
 _PATCHES = 8
 
@@ -48,8 +55,16 @@ def _rows(latents: Latents) -> NDArray[np.float32]:
     return np.concatenate([channels, np.ones((len(channels), 1), np.float32)], 1)
 
 
+def published_factors(manifest: Manifest) -> Factors | None:
+    """Return the factors of the model's autoencoder; None unless it is a published one."""
+    if manifest.latent_channels != 4:
+        return None
+    scaling = manifest.vae_scaling_factor
+    return next((factors for known, factors in _PUBLISHED if math.isclose(known, scaling, abs_tol=5e-6)), None)
+
+
 def fitted_factors(decoder: Network, scaling_factor: float) -> Factors:
-    """The factors that come nearest to a decoder (least squares), of patches of random colour it decodes once."""
+    """Return the factors that come nearest to a decoder (least squares), of patches of random colour it decodes once."""
     _, channels, height, width = decoder.inputs["z"].shape
     count = min(_PATCHES, height, width)
     down, across = height // count, width // count
@@ -65,7 +80,7 @@ def fitted_factors(decoder: Network, scaling_factor: float) -> Factors:
 
 
 def coloured(latents: Latents, factors: Factors) -> Pixels:
-    """A pixel for each latent, uint8 [h, w, 3]."""
+    """Return a pixel for each latent, uint8 [h, w, 3]."""
     colours = (_rows(latents) @ factors).T.reshape(1, 3, *latents.shape[2:])
     return to_pixels(colours)
 
@@ -75,30 +90,30 @@ class Previewer:
 
     def __init__(self, manifest: Manifest, network: Callable[..., Network]) -> None:
         self._manifest, self._network = manifest, network
-        self._factors = _KNOWN.get(round(manifest.vae_scaling_factor, 5)) if manifest.latent_channels == 4 else None
+        self._factors = published_factors(manifest)
 
     def needs(self, width: int, height: int) -> str | None:
-        """The network that a preview of this size (pixels) runs now; None where it runs none."""
+        """Return the network that a preview of this size (pixels) runs now; None where it runs none."""
         tiny = self._manifest.networks.get(PREVIEW_DECODER.name, ())
         if any((p.width, p.height) == (width, height) for p in tiny):
             return PREVIEW_DECODER.name
         return None if self._factors is not None else VAE_DECODER.name
 
-    def _pixels(self, clean: Latents, width: int, height: int) -> Pixels:
+    def _pixels(self, denoised: Latents, width: int, height: int) -> Pixels:
         if self.needs(width, height) == PREVIEW_DECODER.name:
             decoder = self._network(PREVIEW_DECODER.name, width, height)
-            return to_pixels(decoder.predict({"z": clean.astype(np.float16)})["image"])
+            return to_pixels(decoder.predict({"z": denoised.astype(np.float16)})["image"])
         if self._factors is None:
             self._factors = fitted_factors(
                 self._network(VAE_DECODER.name, width, height), self._manifest.vae_scaling_factor
             )
-        return coloured(clean, self._factors)
+        return coloured(denoised, self._factors)
 
-    def jpeg(self, clean: Latents, width: int, height: int) -> bytes:
-        """A JPEG of clean latents [1, C, h, w] of a picture of that size (pixels), which it is not larger than."""
-        picture = Image.fromarray(self._pixels(clean, width, height))
+    def jpeg(self, denoised: Latents, width: int, height: int) -> bytes:
+        """Return a JPEG of denoised latents [1, C, h, w] of an image of that size (pixels), which it is not larger than."""
+        image = Image.fromarray(self._pixels(denoised, width, height))
         scale = min(1.0, LONGEST_SIDE / max(width, height))
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         file = io.BytesIO()
-        picture.resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=_JPEG_QUALITY)
+        image.resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=_JPEG_QUALITY)
         return file.getvalue()

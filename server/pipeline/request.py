@@ -1,28 +1,46 @@
-"""What every dialect turns its wire format into: one immutable request, checked against the model that will run it."""
+"""The request that every dialect turns its own format into: nested by concern, immutable, bound to a model.
+
+Each field is defined here once, with its limits, default, description and infotext key. Validation, JSON, the database, the
+native API's schema, the command line's flags, the capabilities' limits and the infotext follow from the definition.
+"""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from converter.errors import AnemoneError, ManifestError
 from converter.folder import Manifest
+from server.pipeline.fields import (
+    Attachment,
+    Characters,
+    Derived,
+    FromModel,
+    Infotext,
+    OneOf,
+    Part,
+    Real,
+    RequestField,
+    Whole,
+    Wholes,
+    Within,
+    fields_of,
+)
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule, UnknownScheduler, find_scheduler, fitting
 
-STEPS = (1, 150)
-#: As far as A1111's slider goes; at 1 and below the negative prompt plays no part.
-GUIDANCE = (0.0, 30.0)
-PICTURES = (1, 8)
-SEEDS = (0, 2**32 - 1)
-#: Characters; CLIP reads 75 tokens, and a longer text than this is a mistake or an attack on the tokenizer.
-LONGEST_PROMPT = 10_000
-DEFAULT_STRENGTH = 0.75
-VARIATION_STRENGTHS = (0.0, 1.0)
+#: CLIP reads 75 tokens, and a longer text than this is a mistake or an attack on the tokenizer.
+_PROMPT = Characters(10_000)
+_IMAGES = Within(1, 8)
+#: A1111's names of generators; it has none for NumPy's, which Apple's pipelines use.
+_INFOTEXT_RNGS = {"torch": "CPU", "numpy": "NumPy", "cuda": "NV"}
 #: Whose random numbers: diffusers' (PyTorch on the CPU), Apple's pipelines' (NumPy's old generator), and AUTOMATIC1111's
-#: (PyTorch on an NVIDIA GPU). Pictures made elsewhere are made again with theirs.
-RNGS = ("torch", "numpy", "cuda")
+#: (PyTorch on an NVIDIA GPU). Images made elsewhere are made again with theirs.
+RNGS = tuple(_INFOTEXT_RNGS)
+_TO_DRAW = (None, -1)
 
 
 class RequestError(AnemoneError):
@@ -34,95 +52,260 @@ class RequestError(AnemoneError):
         self.field, self.value, self.accepted = field, value, accepted
 
 
-class PictureSeeds(NamedTuple):
-    """The seed of a picture, and that of the noise it is turned towards; None where it is not turned."""
+@dataclass(frozen=True)
+class _Seed(Within):
+    """A seed, or -1 to have one drawn."""
+
+    def accepts(self, value: float) -> bool:
+        """Whether it is -1 or a seed."""
+        return value == -1 or super().accepts(value)
+
+    def add_to(self, schema: dict[str, Any]) -> None:
+        """Write the range with -1."""
+        schema.update(minimum=-1, maximum=self.high)
+
+
+_SEED = _Seed(0, 2**32 - 1)
+
+
+def _plain_text(text: str) -> str:
+    if any((ord(c) < 32 and c not in "\t\r\n") or 0xD800 <= ord(c) < 0xE000 for c in text):
+        raise ValueError("text without control characters or halves of surrogate pairs")
+    return text
+
+
+def _known_scheduler(name: str) -> str:
+    try:
+        find_scheduler(name)
+    except UnknownScheduler as error:
+        raise ValueError(", ".join(SCHEDULERS)) from error
+    return name
+
+
+def _seed_for_each(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if not _IMAGES.accepts(len(seeds)):
+        raise ValueError(f"{_IMAGES} seeds, one for each image")
+    if not all(map(_SEED.accepts, seeds)):
+        raise ValueError(str(_SEED))
+    return seeds
+
+
+Text = Annotated[str, AfterValidator(_plain_text), _PROMPT]
+
+
+class Prompts(Part):
+    """What to show."""
+
+    prompt: Text = Field(description="What to show; CLIP reads the first 75 tokens")
+    negative_prompt: Text = Field("", description="What not to show")
+
+
+class Size(Part):
+    """Pixels of an image."""
+
+    width: Annotated[Whole, FromModel(lambda manifest: manifest.sizes[0][0])] = Field(
+        description="Pixels; a size the model was converted for (see capabilities)"
+    )
+    height: Annotated[Whole, FromModel(lambda manifest: manifest.sizes[0][1])] = Field(description="Pixels")
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+class Sampling(Part):
+    """How an image is denoised. ``scheduler`` is a name of SCHEDULERS."""
+
+    steps: Annotated[Whole, Within(1, 150), FromModel(lambda manifest: manifest.defaults.steps), Infotext("Steps")] = (
+        Field(description="Denoising steps")
+    )
+    # As far as A1111's slider goes; at 1 and below the negative prompt plays no part.
+    guidance_scale: Annotated[
+        Real,
+        Within(0.0, 30.0),
+        FromModel(lambda manifest: manifest.defaults.guidance_scale),
+        Infotext("CFG scale", "{:g}".format),
+    ] = Field(description="How closely to follow the prompt")
+    scheduler: Annotated[
+        str, AfterValidator(_known_scheduler), FromModel(lambda manifest: manifest.defaults.scheduler)
+    ] = Field(description=f"One of {', '.join(SCHEDULERS)} (A1111's names work too)")
+
+
+class ImageSeeds(NamedTuple):
+    """The seed of an image, and that of the noise it is turned towards; None where it is not turned."""
 
     seed: int
     variation: int | None
 
 
-@dataclass(frozen=True)
-class GenerationRequest:
-    """A picture, or several, to make. Sizes are pixels.
+class Seeds(Part):
+    """How many images, and the noise each is made from.
 
-    seed: of the first picture; what the others use is told by `picture_seeds`.
-    scheduler: a name of SCHEDULERS.
-    model: the installed model it was bound to when it was accepted.
-    strength: how much of the first picture to replace, above 0 to 1; None makes pictures from noise (txt2img).
-    image: the first picture as encoded bytes; None for txt2img.
-    rng: which generator draws the noise, one of RNGS.
-    seeds: a seed for every picture; None where they follow from ``seed``.
-    variation_seed, variation_strength: the noise of another seed, and how far to turn the starting noise towards it,
-        0 (not at all) to 1 (all the way), as A1111 does.
+    seed: of the first image; `of_images` has that of each.
+    seeds: a seed for every image; None where they follow from ``seed``.
     """
 
-    prompt: str
-    width: int
-    height: int
-    steps: int
-    guidance_scale: float
-    seed: int
-    scheduler: str
-    model: str
-    negative_prompt: str = ""
-    n: int = 1
-    strength: float | None = None
-    image: bytes | None = None
-    rng: str = "torch"
-    seeds: tuple[int, ...] | None = None
-    variation_seed: int | None = None
-    variation_strength: float = 0.0
+    seed: Annotated[Whole, _SEED] = Field(
+        description="-1 or none draws one. The same seed and settings give the same image on the same machine and "
+        "compute unit"
+    )
+    n: Annotated[Whole, _IMAGES] = Field(1, description="How many images; image i uses seed + i")
+    seeds: Annotated[Wholes, AfterValidator(_seed_for_each)] | None = Field(
+        None, description="A seed for each image, in place of seed and n; in a form with commas between"
+    )
+    variation_seed: Annotated[Whole, _SEED] | None = Field(
+        None,
+        description="The seed of the noise to turn towards; -1 or none draws one where variation_strength is above 0",
+    )
+    variation_strength: Annotated[Real, Within(0.0, 1.0)] = Field(
+        0.0,
+        description="How far to turn the noise towards variation_seed's (not at all to all the way); above 0 all images "
+        "use seed, and image i variation_seed + i, as A1111 does",
+    )
+    rng: Annotated[str, OneOf(RNGS), Infotext("RNG", _INFOTEXT_RNGS.__getitem__)] = Field(
+        RNGS[0],
+        description="Whose random numbers: those of diffusers (torch: PyTorch on the CPU; the usual), of Apple's "
+        "pipelines (numpy), or of AUTOMATIC1111 on an NVIDIA GPU (cuda)",
+    )
+
+    @property
+    def of_images(self) -> tuple[ImageSeeds, ...]:
+        """The seeds of each image, as A1111 counts them (processing.py): without variation seed + i; with it the seed
+        stays and the variation's seed is counted up.
+        """
+        varied = self.variation_seed if self.variation_strength > 0 else None
+        seeds = self.seeds or tuple((self.seed + (i if varied is None else 0)) % 2**32 for i in range(self.n))
+        variations = [None if varied is None else (varied + i) % 2**32 for i in range(self.n)]
+        return tuple(map(ImageSeeds, seeds, variations))
+
+
+class Source(Part):
+    """The image that img2img starts from. ``image`` is the attachment's name."""
+
+    image: Annotated[str, Attachment()] = Field(description="The image to start from")
+    strength: Annotated[Real, Within(0, 1, above=True), Infotext("Denoising strength", "{:g}".format)] = Field(
+        0.75, description="How much of it to change: 0 is nothing, 1 everything"
+    )
+
+
+class GenerationRequest(Part):
+    """One image, or several, to make.
+
+    model: the installed model it was bound to when it was accepted.
+    size: of the images that are asked for.
+    computed: the size that the networks compute, which is one the model was converted for.
+    source: None makes images from noise (txt2img).
+    """
+
+    model: str = Field(description="An installed model (see capabilities); the default one if left out")
+    prompts: Prompts
+    size: Size
+    computed: Annotated[Size, Derived()]
+    sampling: Sampling
+    seeds: Seeds
+    source: Source | None = None
 
     @property
     def skipped_steps(self) -> int:
         """How many of the first steps img2img leaves out; 0 for txt2img."""
-        return 0 if self.strength is None else _skipped_steps(self.steps, self.strength)
+        if self.source is None:
+            return 0
+        return self.sampling.steps - int(self.sampling.steps * self.source.strength)
 
-    @property
-    def picture_seeds(self) -> tuple[PictureSeeds, ...]:
-        """The seeds of each picture, as A1111 counts them (processing.py): without variation seed + i; with it the seed
-        stays and the variation's seed is counted up.
-        """
-        varied = self.variation_seed if self.variation_strength > 0 else None
-        if self.seeds is not None:
-            seeds = self.seeds
-        else:
-            seeds = tuple((self.seed + (i if varied is None else 0)) % 2**32 for i in range(self.n))
-        variations = [None if varied is None else (varied + i) % 2**32 for i in range(self.n)]
-        return tuple(map(PictureSeeds, seeds, variations))
+    def values(self) -> dict[str, Any]:
+        """Return the fields that clients ask for by their names, without attachments and those that are None."""
+        parts: dict[str | None, Any] = {None: self, **{name: getattr(self, name) for name in type(self).model_fields}}
+        found = {f.name: getattr(parts[f.part], f.name) for f in FIELDS if parts[f.part] and not f.find(Attachment)}
+        return {name: value for name, value in found.items() if value is not None}
 
 
-def _skipped_steps(steps: int, strength: float) -> int:
-    return steps - int(steps * strength)
+#: Every field that a client may ask for.
+FIELDS: tuple[RequestField, ...] = tuple(fields_of(GenerationRequest))
 
 
-def _within(field: str, value: float, limits: tuple[float, float]) -> None:
-    low, high = limits
-    if not low <= value <= high:
-        raise RequestError(field, value, f"{low} to {high}")
+def asked_fields(fields: Sequence[RequestField]) -> dict[str, Any]:
+    """Return definitions for pydantic's ``create_model`` of fields as they are asked for: all but the prompt may be left out.
 
-
-def check_size(width: int, height: int, sizes: tuple[tuple[int, int], ...]) -> None:
-    """Raise RequestError unless the model has this size."""
-    if (width, height) not in sizes:
-        accepted = ", ".join(f"{w}x{h}" for w, h in sizes)
-        field = "width" if width not in {w for w, _ in sizes} else "height"
-        raise RequestError(
-            field, width if field == "width" else height, f"the sizes this model was converted for: {accepted}"
+    What is left out, or null, takes its default when the request is bound.
+    """
+    found: dict[str, Any] = {}
+    for field in fields:
+        required = field.name == "prompt"
+        default = ... if required else None
+        found[field.name] = (
+            field.type if required else field.type | None,
+            Field(default, description=field.info.description),
         )
+    return found
 
 
-def _check_schedule(manifest: Manifest, model: str, scheduler: str, steps: int) -> None:
+_Asked: type[BaseModel] = create_model("_Asked", __config__=ConfigDict(extra="forbid"), **asked_fields(FIELDS))
+
+
+def defaults(manifest: Manifest) -> dict[str, Any]:
+    """Return the value of every field that has one when it is not asked for, by name."""
+    found: dict[str, Any] = {}
+    for field in FIELDS:
+        from_model = field.find(FromModel)
+        if from_model is not None:
+            found[field.name] = from_model.value(manifest)
+        elif not field.info.is_required():
+            found[field.name] = field.info.default
+    return found
+
+
+def _asked(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that are not None, each as its type; raises RequestError for the first that is not acceptable."""
+    try:
+        return _Asked.model_validate(values).model_dump(exclude_none=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RequestError(str(first["loc"][0]), first["input"], first["msg"].removeprefix("Value error, ")) from error
+
+
+def _drawn(seed: int | None) -> int:
+    """Return the seed, or a new one for None and -1, so that the job knows it from the start."""
+    return secrets.randbelow(2**32) if seed is None or seed == -1 else seed
+
+
+def _draw_seeds(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return n and every seed of a request; raises RequestError where they contradict one another."""
+    n, seed, seeds = asked.get("n"), asked.get("seed"), asked.get("seeds")
+    if seeds is not None:
+        if n not in (None, len(seeds)):
+            raise RequestError("n", n, f"the number of seeds, {len(seeds)}, or nothing")
+        if seed not in _TO_DRAW:
+            raise RequestError("seed", seed, "nothing beside seeds, which name one for every image")
+        seeds = tuple(map(_drawn, seeds))
+        found = {"seeds": seeds, "n": len(seeds), "seed": seeds[0]}
+    else:
+        found = {"seed": _drawn(seed)}
+    # A1111's clients send -1 with a strength of 0.
+    variation = asked.get("variation_seed")
+    unused = variation in _TO_DRAW and not asked.get("variation_strength")
+    return found | {"variation_seed": None if unused else _drawn(variation)}
+
+
+def computed_size(asked: Size, sizes: Sequence[tuple[int, int]]) -> Size:
+    """Return the size to compute for an image of the size that is asked for; raises RequestError where there is none."""
+    if (asked.width, asked.height) not in sizes:
+        field = "width" if asked.width not in {w for w, _ in sizes} else "height"
+        accepted = ", ".join(f"{w}x{h}" for w, h in sizes)
+        raise RequestError(field, getattr(asked, field), f"the sizes this model was converted for: {accepted}")
+    return asked
+
+
+def _check_schedule(request: GenerationRequest, manifest: Manifest) -> None:
     """Raise RequestError unless the scheduler can take so many steps of the model's noise schedule."""
+    steps, scheduler = request.sampling.steps, request.sampling.scheduler
     try:
         schedule = NoiseSchedule.of(manifest)
     except ManifestError as error:
-        raise RequestError("model", model, f"models whose noise schedule we know ({error})") from error
+        raise RequestError("model", request.model, f"models whose noise schedule we know ({error})") from error
     enough = SCHEDULERS[scheduler].enough_timesteps
     if not enough(schedule, steps):
         most = next(n for n in range(steps, 0, -1) if enough(schedule, n))
         trained = f"this model was trained on {schedule.num_train_timesteps} timesteps"
-        raise RequestError("steps", steps, f"{STEPS[0]} to {most} with {scheduler}: {trained}")
+        raise RequestError("steps", steps, f"1 to {most} with {scheduler}: {trained}")
     usable = fitting(schedule, steps)
     if scheduler not in usable:
         noise = schedule.prediction_type == "epsilon"
@@ -131,123 +314,44 @@ def _check_schedule(manifest: Manifest, model: str, scheduler: str, steps: int) 
         raise RequestError("scheduler", scheduler, f"{', '.join(usable) or 'none'}: {why}")
 
 
-def _drawn(field: str, seed: int | None) -> int:
-    """The seed, or a new one for None and -1, so that the job knows it from the start."""
-    if seed is None or seed == -1:
-        return secrets.randbelow(SEEDS[1] + 1)
-    _within(field, seed, SEEDS)
-    return seed
+def _check_strength(request: GenerationRequest) -> None:
+    source, steps = request.source, request.sampling.steps
+    if source is not None and request.skipped_steps == steps:
+        least = -(-1 // source.strength)
+        accepted = f"enough for one step: at {steps} steps, {1 / steps:.3g}; or {least:.0f} steps"
+        raise RequestError("strength", source.strength, accepted)
 
 
-def _counted(n: int | None, seed: int | None, seeds: Sequence[int] | None) -> tuple[int, int, tuple[int, ...] | None]:
-    """How many pictures, the first one's seed, and each one's where they were given; raises RequestError."""
-    if seeds is None:
-        n = 1 if n is None else n
-        _within("n", n, PICTURES)
-        return n, _drawn("seed", seed), None
-    if not PICTURES[0] <= len(seeds) <= PICTURES[1]:
-        raise RequestError("seeds", seeds, f"{PICTURES[0]} to {PICTURES[1]} seeds, one for each picture")
-    if n is not None and n != len(seeds):
-        raise RequestError("n", n, f"the number of seeds, {len(seeds)}, or nothing")
-    if seed not in (None, -1):
-        raise RequestError("seed", seed, "nothing beside seeds, which name one for every picture")
-    drawn = tuple(_drawn("seeds", each) for each in seeds)
-    return len(drawn), drawn[0], drawn
+def bind(manifest: Manifest, model: str | None = None, **asked: Any) -> GenerationRequest:
+    """Return the request that is asked for by its fields' names, with defaults where they are missing or None.
 
-
-def _variation_seed(seed: int | None, strength: float) -> int | None:
-    """The variation's seed; a new one only where it plays a part (A1111's clients send -1 with a strength of 0)."""
-    _within("variation_strength", strength, VARIATION_STRENGTHS)
-    return None if strength == 0 and seed in (None, -1) else _drawn("variation_seed", seed)
-
-
-def make_request(
-    manifest: Manifest,
-    *,
-    prompt: str,
-    negative_prompt: str | None = None,
-    width: int | None = None,
-    height: int | None = None,
-    steps: int | None = None,
-    guidance_scale: float | None = None,
-    seed: int | None = None,
-    scheduler: str | None = None,
-    n: int | None = None,
-    strength: float | None = None,
-    image: bytes | None = None,
-    model: str | None = None,
-    rng: str | None = None,
-    seeds: Sequence[int] | None = None,
-    variation_seed: int | None = None,
-    variation_strength: float | None = None,
-) -> GenerationRequest:
-    """The request with the model's defaults where a field is None; raises RequestError naming the first bad field.
-
-    ``model`` is the name ``manifest`` is installed by; None takes the manifest's own. Seeds of None or -1 are drawn here,
-    so that the job knows them from the start.
+    ``model`` is the name that ``manifest`` is installed by; None takes the manifest's own. Raises RequestError that names
+    the first unacceptable field.
     """
-    for field, text in (("prompt", prompt), ("negative_prompt", negative_prompt or "")):
-        if any((ord(c) < 32 and c not in "\t\r\n") or 0xD800 <= ord(c) < 0xE000 for c in text):
-            raise RequestError(field, text, "text without control characters or halves of surrogate pairs")
-        if len(text) > LONGEST_PROMPT:
-            raise RequestError(field, f"{len(text)} characters", f"up to {LONGEST_PROMPT} characters")
-    default = manifest.sizes[0]
-    width, height = default[0] if width is None else width, default[1] if height is None else height
-    check_size(width, height, manifest.sizes)
-    steps = manifest.defaults.steps if steps is None else steps
-    _within("steps", steps, STEPS)
-    guidance_scale = manifest.defaults.guidance_scale if guidance_scale is None else guidance_scale
-    _within("guidance_scale", guidance_scale, GUIDANCE)
-    n, seed, seeds = _counted(n, seed, seeds)
-    rng = RNGS[0] if rng is None else rng
-    if rng not in RNGS:
-        raise RequestError("rng", rng, ", ".join(RNGS))
-    variation_strength = 0.0 if variation_strength is None else variation_strength
-    variation_seed = _variation_seed(variation_seed, variation_strength)
-    try:
-        scheduler = find_scheduler(manifest.defaults.scheduler if scheduler is None else scheduler).name
-    except UnknownScheduler as error:
-        raise RequestError("scheduler", scheduler, ", ".join(SCHEDULERS)) from error
-    model = manifest.name if model is None else model
-    _check_schedule(manifest, model, scheduler, steps)
-    if image is not None:
-        strength = DEFAULT_STRENGTH if strength is None else strength
-        if not 0 < strength <= 1:
-            raise RequestError("strength", strength, "above 0 and at most 1")
-        if _skipped_steps(steps, strength) == steps:
-            least = -(-1 // strength)
-            raise RequestError(
-                "strength", strength, f"enough for one step: at {steps} steps, {1 / steps:.3g}; or {least:.0f} steps"
-            )
-    elif strength is not None:
-        raise RequestError("strength", strength, "nothing without an image; it belongs to img2img")
-    return GenerationRequest(
-        prompt=prompt,
-        width=width,
-        height=height,
-        steps=steps,
-        guidance_scale=float(guidance_scale),
-        seed=seed,
-        scheduler=scheduler,
-        model=model,
-        negative_prompt=negative_prompt or "",
-        n=n,
-        strength=strength,
-        image=image,
-        rng=rng,
-        seeds=seeds,
-        variation_seed=variation_seed,
-        variation_strength=float(variation_strength),
-    )
+    given = _asked(asked)
+    if "image" not in given and "strength" in given:
+        raise RequestError("strength", given["strength"], "nothing without an image; it belongs to img2img")
+    values = defaults(manifest) | given | _draw_seeds(given)
+    values |= {"model": model or manifest.name, "scheduler": find_scheduler(values["scheduler"]).name}
+    parts: dict[str, dict[str, Any]] = {}
+    for field in FIELDS:
+        if field.part is not None and field.name in values:
+            parts.setdefault(field.part, {})[field.name] = values[field.name]
+    if "image" not in given:
+        del parts["source"]
+    computed = computed_size(Size(**parts["size"]), manifest.sizes)
+    request = GenerationRequest.model_validate({"model": values["model"], "computed": computed, **parts})
+    _check_schedule(request, manifest)
+    _check_strength(request)
+    return request
 
 
-def as_json(request: GenerationRequest) -> dict[str, Any]:
-    """The request's fields for a job's JSON and the database; the picture itself stays out of it."""
-    found = {name: getattr(request, name) for name in GenerationRequest.__dataclass_fields__ if name != "image"}
-    return {name: value for name, value in found.items() if value is not None}
+def limits() -> dict[str, tuple[float, float]]:
+    """Return the range of every number that each request has, by the field's name."""
+    ranges = {f.name: f.find(Within) for f in FIELDS}
+    return {name: (r.low, r.high) for name, r in ranges.items() if r is not None and not r.above}
 
 
-def from_json(found: dict[str, Any], image: bytes | None) -> GenerationRequest:
-    """The request that `as_json` told, with its picture."""
-    seeds = found.get("seeds")
-    return GenerationRequest(**{**found, "seeds": None if seeds is None else tuple(seeds)}, image=image)
+def longest_prompt() -> int:
+    """Return how many characters a prompt may have."""
+    return _PROMPT.most

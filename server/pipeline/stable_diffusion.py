@@ -1,9 +1,9 @@
-"""A loaded model: text encoder, UNet and autoencoder, and the way from a request to pictures."""
+"""A loaded model: text encoder, UNet and autoencoder, and the way from a request to images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,29 +15,30 @@ from converter.progress import OnProgress, Progress, ignore
 from converter.runtime import Network
 from server.pipeline.conditioning import Conditioner, Conditioning
 from server.pipeline.cost import first_call
-from server.pipeline.denoise import NotFinite, Picture, Step, denoise
-from server.pipeline.images import Pixels, decode_image, fitted, to_network, to_pixels
+from server.pipeline.denoiser import Denoiser, GeneratedImage, NotFinite, Step
+from server.pipeline.images import (
+    ImageError,
+    Pixels,
+    decode_image,
+    resize_and_crop,
+    resize_pixels,
+    to_network,
+    to_pixels,
+)
 from server.pipeline.networks import ComputeUnits, Loader, Networks, load_package
-from server.pipeline.noise import PictureNoise
+from server.pipeline.noise import ImageNoise
 from server.pipeline.preview import Previewer
 from server.pipeline.request import GenerationRequest
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
 from server.pipeline.schedulers.schedule import Latents
+from server.pipeline.tasks import EncodedImage, img2img, txt2img
 
-#: What a picture takes beside the text encoders.
+#: What an image takes beside the text encoders.
 _TXT2IMG = (UNET.name, UNET_PROMPT.name, VAE_DECODER.name)
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """The distribution of latents that an encoder gives a picture, [1, C, h, w] each."""
-
-    mean: NDArray[np.float32]
-    deviation: NDArray[np.float32]
-
-
 class StableDiffusion:
-    """A model ready to paint. Networks of a size are loaded when a request first needs that size."""
+    """A model ready to make images. Networks of a size are loaded when a request first needs that size."""
 
     def __init__(
         self,
@@ -56,13 +57,13 @@ class StableDiffusion:
 
     @property
     def manifest(self) -> Manifest:
-        """What the model says of itself."""
+        """The model's manifest."""
         return self._folder.manifest
 
     def network(
         self, name: str, width: int | None = None, height: int | None = None, *, batch: int = 1, tokens: int = 0
     ) -> Network:
-        """One of its networks; see `Networks.get`."""
+        """Return one of the model's networks; see `Networks.get`."""
         return self._networks.get(name, width, height, batch=batch, tokens=tokens)
 
     def load(self, progress: OnProgress = ignore) -> None:
@@ -79,84 +80,92 @@ class StableDiffusion:
         progress(Progress("loading", names[-1], len(names), len(names)))
 
     def preview(self, step: Step, request: GenerationRequest) -> bytes | None:
-        """A small JPEG of a step; None where it would take more memory than there is beside the UNet."""
-        at = {"width": request.width, "height": request.height}
-        needed = self._previewer.needs(**at)
-        if needed is not None and not self._networks.together(UNET.name, needed, **at):
+        """Return a small JPEG of a step; None where it would take more memory than there is beside the UNet."""
+        size = {"width": request.computed.width, "height": request.computed.height}
+        needed = self._previewer.needs(**size)
+        if needed is not None and not self._networks.together(UNET.name, needed, **size):
             return None
-        return self._previewer.jpeg(step.clean, **at)
+        return self._previewer.jpeg(step.denoised, **size)
 
-    def _encoded(self, image: bytes, request: GenerationRequest) -> Encoded:
-        """The first picture as the encoder's distribution of latents (Kingma and Welling 2014)."""
-        pixels = to_network(fitted(decode_image(image), request.width, request.height))
-        encoder = self.network(VAE_ENCODER.name, request.width, request.height)
+    def generate(self, request: GenerationRequest, attachments: Mapping[str, bytes]) -> Iterator[Step | GeneratedImage]:
+        """Make the request's images, and yield every step and every image when it is done.
+
+        Random numbers are those of the request's ``rng`` in the order its owner draws them, so that one seed gives one
+        image here and there. Where memory does not hold UNet and decoder at once, the images come after the last step.
+        Closing the iterator cancels. Raises ImageError where an attachment cannot be used.
+        """
+        size = request.computed
+        factor = self.manifest.vae_scale_factor
+        shape = (1, self.manifest.latent_channels, size.height // factor, size.width // factor)
+        conditioning = self._conditioner.conditioning(request)
+        extra_channels = self._extra_channels(request, shape)
+        at_once = self._networks.together(UNET.name, VAE_DECODER.name, width=size.width, height=size.height)
+        source = self._encode_source(request, attachments)
+        of_images = request.seeds.of_images
+        waiting: list[tuple[int, Latents]] = []
+        for number, seeds in enumerate(of_images):
+            noise = ImageNoise(request.seeds.rng, seeds, request.seeds.variation_strength, shape)
+            for step in self._denoise(request, conditioning, extra_channels, source, noise):
+                latents = step.latents
+                yield replace(step, image=number)
+            waiting.append((number, latents))
+            if at_once or number == len(of_images) - 1:
+                for finished, latents in waiting:
+                    yield GeneratedImage(finished, of_images[finished], self._decode(latents, request))
+                waiting.clear()
+
+    def _encode_source(self, request: GenerationRequest, attachments: Mapping[str, bytes]) -> EncodedImage | None:
+        """Encode the image that img2img starts from; None for txt2img."""
+        if request.source is None:
+            return None
+        data, size = attachments.get(request.source.image), request.computed
+        if data is None:
+            raise ImageError(f"the file of {request.source.image} is missing from the data folder; send it again")
+        pixels = to_network(resize_and_crop(decode_image(data), size.width, size.height))
+        encoder = self.network(VAE_ENCODER.name, size.width, size.height)
         mean, log_variance = np.split(encoder.predict({"x": pixels})["latent"], 2, 1)
-        return Encoded(mean, np.exp(0.5 * np.clip(log_variance, -30, 20)))
+        return EncodedImage(mean, np.exp(0.5 * np.clip(log_variance, -30, 20)))
 
-    def _beside(self, request: GenerationRequest, shape: tuple[int, ...]) -> NDArray[np.float16]:
-        """What follows the noisy latents' channels: of an inpainting model a mask, here all of the picture, and the
-        latents of the picture with all of that taken out; of other models nothing.
+    def _extra_channels(self, request: GenerationRequest, shape: tuple[int, ...]) -> NDArray[np.float16]:
+        """Return the channels that follow the noisy latents': an inpainting model takes a mask, here of the whole image,
+        and the latents of the image with the masked part taken out; other models take none.
         """
         if not self.manifest.conditions.inpainting:
             return np.empty((1, 0, *shape[2:]), np.float16)
-        encoder = self.network(VAE_ENCODER.name, request.width, request.height)
-        nothing = np.zeros((1, 3, request.height, request.width), np.float16)
+        size = request.computed
+        encoder = self.network(VAE_ENCODER.name, size.width, size.height)
+        nothing = np.zeros((1, 3, size.height, size.width), np.float16)
         mean, _ = np.split(encoder.predict({"x": nothing})["latent"], 2, 1)
         mask = np.ones((1, 1, *shape[2:]), np.float16)
         return np.concatenate([mask, (mean * np.float32(self.manifest.vae_scaling_factor)).astype(np.float16)], 1)
 
-    def generate(self, request: GenerationRequest) -> Iterator[Step | Picture]:
-        """Make the request's pictures, yielding every step and every picture as it is done.
-
-        Random numbers are those of the request's ``rng`` in the order its owner draws them, so that one seed gives one
-        picture here and there. Where memory does not hold UNet and decoder at once, the pictures come after the last
-        step. Closing the iterator cancels.
-        """
-        factor = self.manifest.vae_scale_factor
-        shape = (1, self.manifest.latent_channels, request.height // factor, request.width // factor)
-        conditioning = self._conditioner.conditioning(request)
-        beside = self._beside(request, shape)
-        at_once = self._networks.together(UNET.name, VAE_DECODER.name, width=request.width, height=request.height)
-        first = None if request.image is None else self._encoded(request.image, request)
-        waiting: list[tuple[int, Latents]] = []
-        for number, seeds in enumerate(request.picture_seeds):
-            noise = PictureNoise(request.rng, seeds, request.variation_strength, shape)
-            for step in self._denoised(request, conditioning, beside, first, noise):
-                latents = step.latents
-                yield replace(step, image=number)
-            waiting.append((number, latents))
-            if at_once or number == request.n - 1:
-                for finished, latents in waiting:
-                    yield Picture(finished, request.picture_seeds[finished], self._decoded(latents, request))
-                waiting.clear()
-
-    def _denoised(
+    def _denoise(
         self,
         request: GenerationRequest,
         conditioning: Conditioning,
-        beside: NDArray[np.float16],
-        first: Encoded | None,
-        noise: PictureNoise,
+        extra_channels: NDArray[np.float16],
+        source: EncodedImage | None,
+        noise: ImageNoise,
     ) -> Iterator[Step]:
-        """The steps of one picture, from noise or from a draw of the ``first`` picture's latents."""
-        unet = self.network(
-            UNET.name, request.width, request.height, batch=2 if conditioning.guided else 1, tokens=conditioning.tokens
-        )
-        sampler = SCHEDULERS[request.scheduler].make(self._schedule, request.steps)
-        begin = first_call(request, sampler)
-        if first is None:
-            latents = noise.start() * np.float32(sampler.init_noise_sigma)
+        """Yield the steps of one image."""
+        size, sampling = request.computed, request.sampling
+        rows = 2 if conditioning.guided else 1
+        unet = self.network(UNET.name, size.width, size.height, batch=rows, tokens=conditioning.tokens)
+        scheduler = SCHEDULERS[sampling.scheduler].make(self._schedule, sampling.steps)
+        denoiser = Denoiser(unet, self._schedule, conditioning, sampling.guidance_scale, extra_channels)
+        if source is None:
+            yield from txt2img(denoiser, scheduler, noise)
         else:
-            drawn = (first.mean + first.deviation * noise.encoding()) * np.float32(self.manifest.vae_scaling_factor)
-            latents = sampler.add_noise(np.asarray(drawn, np.float32), noise.start(), begin)
-        yield from denoise(
-            unet, self._schedule, sampler, latents, beside, conditioning, request.guidance_scale, begin, noise.step
-        )
+            scaling_factor, first = self.manifest.vae_scaling_factor, first_call(request, scheduler)
+            yield from img2img(denoiser, scheduler, noise, source, scaling_factor, first)
 
-    def _decoded(self, latents: Latents, request: GenerationRequest) -> Pixels:
-        decoder = self.network(VAE_DECODER.name, request.width, request.height)
+    def _decode(self, latents: Latents, request: GenerationRequest) -> Pixels:
+        """Return the image at the size that was asked for."""
+        computed = request.computed
+        decoder = self.network(VAE_DECODER.name, computed.width, computed.height)
         z = (latents / np.float32(self.manifest.vae_scaling_factor)).astype(np.float16)
         image = decoder.predict({"z": z})["image"]
         if not np.isfinite(image).all():
             raise NotFinite("the VAE decoder's output is not finite: its numbers overflowed")
-        return to_pixels(image)
+        pixels = to_pixels(image)
+        return pixels if request.size == computed else resize_pixels(pixels, request.size.width, request.size.height)

@@ -28,8 +28,9 @@ from converter.runtime.summary import Operation, ProgramSummary
 from converter.sources.clip_vocabulary import tokenizer_files
 from server.cli.main import main
 from server.models.library import ready_model
-from server.pipeline.request import make_request
-from server.pipeline.stable_diffusion import Picture, StableDiffusion
+from server.pipeline.denoiser import GeneratedImage
+from server.pipeline.request import bind
+from server.pipeline.stable_diffusion import StableDiffusion
 from tests.support.apple_chunks import cut_in_two
 from tests.support.checkpoints import (
     SIDE,
@@ -102,8 +103,8 @@ def tiny(folder, *, unet=None, text=None, vae=None, **settings):
 def picture(folder, **fields):
     model = StableDiffusion(folder, {})
     given = {"prompt": "red", "negative_prompt": "blue", "steps": 3, "guidance_scale": 5, "seed": 4} | fields
-    events = model.generate(make_request(model.manifest, **given))
-    return next(e for e in events if isinstance(e, Picture)).pixels
+    events = model.generate(bind(model.manifest, **given), {})
+    return next(e for e in events if isinstance(e, GeneratedImage)).pixels
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import io
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,7 +27,7 @@ from server.jobs.start import ModelChoice
 from server.pipeline.request import GenerationRequest
 
 if TYPE_CHECKING:
-    from server.pipeline.denoise import Picture, Step
+    from server.pipeline.denoiser import GeneratedImage, Step
 
 STEP_SECONDS = 0.1
 NOTE = ".anemone-trying-1-0"
@@ -63,21 +63,23 @@ class FakePipeline:
         self._folder, self._warn = folder, warn
         self.manifest = replace(MANIFEST, name=name)
 
-    def generate(self, request: GenerationRequest) -> Iterator[Step | Picture]:
-        from server.pipeline.denoise import Picture, Step
+    def generate(self, request: GenerationRequest, attachments: Mapping[str, bytes]) -> Iterator[Step | GeneratedImage]:
+        from server.pipeline.denoiser import GeneratedImage, Step
         from server.pipeline.images import decode_image
 
-        words = request.prompt
+        words = request.prompts.prompt
         latents = np.zeros((1, 4, 8, 8), np.float32)
-        for index, seeds in enumerate(request.picture_seeds):
-            for step in range(request.steps):
+        for index, seeds in enumerate(request.seeds.of_images):
+            for step in range(request.sampling.steps):
                 began = time.perf_counter()
                 self._behave(words)
-                yield Step(step + 1, request.steps, latents, latents, time.perf_counter() - began, index)
+                yield Step(step + 1, request.sampling.steps, latents, latents, time.perf_counter() - began, index)
             color = np.random.default_rng(seeds.seed).integers(0, 256, 3, np.uint8)
-            if request.image is not None:
-                color = np.asarray(decode_image(request.image))[0, 0]
-            yield Picture(index, seeds, np.broadcast_to(color, (request.height, request.width, 3)).copy())
+            if request.source is not None:
+                color = np.asarray(decode_image(attachments[request.source.image]))[0, 0]
+            yield GeneratedImage(
+                index, seeds, np.broadcast_to(color, (request.size.height, request.size.width, 3)).copy()
+            )
 
     def preview(self, step: Step, request: GenerationRequest) -> bytes:
         file = io.BytesIO()

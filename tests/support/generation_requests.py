@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from server.jobs.job import Submission
 from server.pipeline.cost import cost
-from server.pipeline.request import GenerationRequest
+from server.pipeline.request import GenerationRequest, bind
 from tests.support.fake_pipeline import MANIFEST
 
 
-def request(prompt: str = "a circle", image: bytes | None = None, **fields: Any) -> GenerationRequest:
-    made = GenerationRequest(prompt, 64, 64, 3, 4.5, 7, "euler", "fake", image=image, strength=0.5 if image else None)
-    return replace(made, **fields)
+def request(prompt: str = "a circle", **fields: Any) -> GenerationRequest:
+    return bind(MANIFEST, **{"prompt": prompt, "seed": None if "seeds" in fields else 7, **fields})
 
 
 def submission(asked: GenerationRequest | None = None, **fields: Any) -> Submission:

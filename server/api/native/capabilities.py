@@ -1,11 +1,12 @@
-"""What this server can do, for clients that ask before they ask for a picture."""
+"""What this server can do, for clients that ask before they ask for an image."""
 
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, create_model
 
 from converter import __version__
 from converter.folder import Manifest
@@ -13,16 +14,7 @@ from server.api.dependencies import Models, Queue
 from server.api.native.schemas import SizeOut
 from server.jobs.job import PRIORITIES
 from server.models.installed import InstalledModels, UnknownModel
-from server.pipeline.request import (
-    DEFAULT_STRENGTH,
-    GUIDANCE,
-    LONGEST_PROMPT,
-    PICTURES,
-    RNGS,
-    SEEDS,
-    STEPS,
-    VARIATION_STRENGTHS,
-)
+from server.pipeline.request import RNGS, defaults, limits, longest_prompt
 from server.pipeline.schedulers import SCHEDULERS
 from server.security.body import LARGEST_BODY
 
@@ -71,17 +63,23 @@ class ModelOut(BaseModel):
     defaults: DefaultsOut
 
 
-class LimitsOut(BaseModel):
+class _Limits(BaseModel):
     """What a request may ask, each from and to."""
 
-    steps: tuple[int, int] = STEPS
-    guidance_scale: tuple[float, float] = GUIDANCE
-    n: tuple[int, int] = PICTURES
-    seed: tuple[int, int] = SEEDS
-    variation_strength: tuple[float, float] = VARIATION_STRENGTHS
-    prompt_characters: int = LONGEST_PROMPT
+    prompt_characters: int = longest_prompt()
     body_bytes: int = LARGEST_BODY
     queue: int = Field(description="Jobs that may wait at once")
+
+
+if TYPE_CHECKING:
+    LimitsOut = _Limits
+else:
+    LimitsOut = create_model(
+        "LimitsOut",
+        __base__=_Limits,
+        __doc__=_Limits.__doc__,
+        **{name: (tuple[type(low), type(low)], (low, high)) for name, (low, high) in limits().items()},
+    )
 
 
 class CapabilitiesOut(BaseModel):
@@ -100,16 +98,8 @@ class CapabilitiesOut(BaseModel):
 
 
 def _defaults(manifest: Manifest) -> DefaultsOut:
-    width, height = manifest.sizes[0]
-    usual = manifest.defaults
-    return DefaultsOut(
-        width=width,
-        height=height,
-        steps=usual.steps,
-        guidance_scale=usual.guidance_scale,
-        scheduler=usual.scheduler,
-        strength=DEFAULT_STRENGTH,
-    )
+    values = defaults(manifest)
+    return DefaultsOut(**{name: values[name] for name in DefaultsOut.model_fields})
 
 
 def _model(name: str, models: InstalledModels) -> ModelOut:

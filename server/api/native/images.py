@@ -13,12 +13,12 @@ from server.api.dependencies import PNG, Answers, Client, Generation, Idempotenc
 from server.api.errors import require
 from server.api.native.errors import error
 from server.api.native.jobs import job_response, job_url
-from server.api.native.schemas import Img2Img, Img2ImgJson, JobOut, Txt2Img
+from server.api.native.schemas import ATTACHMENTS, Img2Img, Img2ImgJson, JobOut, Txt2Img
 from server.api.native.upload import Upload, json_only, read_upload
 from server.api.service import BoundModel, Service, SubmitOptions, fingerprint_of
 from server.errors import ApiError
 from server.pipeline.images import ImageError, decode_image
-from server.pipeline.request import GenerationRequest, make_request
+from server.pipeline.request import GenerationRequest, bind
 
 router = APIRouter(prefix="/api/v1", tags=["native"])
 
@@ -67,15 +67,17 @@ async def _prepare(
 ) -> tuple[BoundModel, GenerationRequest, SubmitOptions]:
     """Bind the model and check the request against it; raises RequestError and ApiError naming what is wrong."""
     model = require(await service.bind(upload.fields["model"]))
-    fields = {**upload.fields, "model": model.name}
+    fields = {**upload.fields, "model": model.name, **{name: name for name in upload.attachments}}
     options = SubmitOptions(
         client=submit.client,
         priority=fields.pop("priority"),
         key=submit.key,
+        attachments=upload.attachments,
         fingerprint=fingerprint_of(path, upload.fields, upload.attachments),
         is_retry=is_retry(submit.retries),
     )
-    return model, make_request(model.manifest, **fields, image=upload.attachments.get("image")), options
+    request = bind(model.manifest, **fields)
+    return model, request, options
 
 
 async def _answer(
@@ -110,7 +112,8 @@ async def txt2img(body: Txt2Img, request: Request, service: Generation, submit: 
 
 def _form() -> dict[str, Any]:
     form = Img2ImgJson.model_json_schema()
-    form["properties"]["image"] = {"type": "string", "format": "binary", "description": "PNG, JPEG or WebP"}
+    for name in ATTACHMENTS:
+        form["properties"][name] = {"type": "string", "format": "binary", "description": "PNG, JPEG or WebP"}
     form["title"], form["description"] = "Img2ImgForm", "img2img as a form with a file."
     return form
 
@@ -144,8 +147,9 @@ async def img2img(request: Request, service: Generation, submit: Submit) -> Resp
     """The image comes as a multipart file or as base64 in JSON; it is scaled to cover the size and cropped to it."""
     upload = await read_upload(request)
     prepared = await _prepare(service, submit, request.url.path, upload)
-    try:
-        await run_in_threadpool(decode_image, upload.attachments["image"])
-    except ImageError as bad:
-        raise ApiError(422, "invalid_image", f"image: {bad}", field="image") from bad
+    for name, data in upload.attachments.items():
+        try:
+            await run_in_threadpool(decode_image, data)
+        except ImageError as bad:
+            raise ApiError(422, "invalid_image", f"{name}: {bad}", field=name) from bad
     return await _answer(service, submit, *prepared)

@@ -37,8 +37,7 @@ def job_out(job: Job) -> JobOut:
     """Return the job's JSON."""
     progress = None
     if job.step is not None and job.steps and job.image is not None:
-        images = int(job.request.get("n", 1))
-        fraction = min(1.0, (job.image + job.step / job.steps) / images)
+        fraction = min(1.0, (job.image + job.step / job.steps) / job.request.seeds.n)
         progress = ProgressOut(image=job.image, step=job.step, steps=job.steps, fraction=round(fraction, 4))
     url = job_url(job.id)
     until = job.finished or time.time()
@@ -53,7 +52,7 @@ def job_out(job: Job) -> JobOut:
         model=job.model,
         priority=job.priority,
         url=url,
-        request=job.request,
+        request=job.request.values(),
         position=job.position,
         eta=None if job.eta is None else round(job.eta, 3),
         progress=progress,

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from converter.options import AS_USUAL, LARGEST_SIDE, OPTIONS, NetworkSource, Option, Size
-from server.api.native.schemas import SizeOut, Whole
+from server.api.native.schemas import SizeOut
 from server.models.conversion import ConversionStatus
 from server.models.conversion_request import NAME
+from server.pipeline.fields import Whole
 
 _HUB = "owner/name on the Hugging Face hub, also @revision"
 #: The plan judges what a model can do; this only bounds what is kept and hashed.

@@ -2,91 +2,71 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from server.jobs.job import PRIORITIES, Priority, Status
-from server.pipeline.request import GUIDANCE, LONGEST_PROMPT, PICTURES, RNGS, SEEDS, STEPS
-from server.pipeline.schedulers import SCHEDULERS
+from server.pipeline.fields import Attachment, RequestField
+from server.pipeline.request import FIELDS, asked_fields
 
 
-def _no_flag(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("a number, not true or false")
-    return value
+class _Submission(BaseModel):
+    """What is asked for beside the request's own fields."""
 
+    model_config = ConfigDict(extra="forbid")
 
-# Numbers come as JSON's or, in forms, as text; pydantic would take true for 1.
-Whole = Annotated[int, BeforeValidator(_no_flag)]
-Real = Annotated[float, BeforeValidator(_no_flag)]
-# A form has one field for all of a list, with commas between.
-Wholes = Annotated[list[Whole], BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value)]
-
-
-class Txt2Img(BaseModel):
-    """A picture from words. What is left out takes the model's default."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={"examples": [{"prompt": "a red circle on a blue background", "seed": 7}]},
-    )
-
-    prompt: str = Field(description=f"What to show, up to {LONGEST_PROMPT} characters; CLIP reads the first 75 tokens")
-    negative_prompt: str | None = Field(None, description="What not to show")
-    width: Whole | None = Field(None, description="Pixels; a size the model was converted for (see capabilities)")
-    height: Whole | None = Field(None, description="Pixels")
-    steps: Whole | None = Field(None, description=f"Denoising steps, {STEPS[0]} to {STEPS[1]}")
-    guidance_scale: Real | None = Field(
-        None, description=f"How closely to follow the prompt, {GUIDANCE[0]:g} to {GUIDANCE[1]:g}"
-    )
-    seed: Whole | None = Field(
-        None,
-        description=f"0 to {SEEDS[1]}; -1 or none draws one. The same seed and settings give the same image on the same "
-        "machine and compute unit",
-    )
-    scheduler: str | None = Field(None, description=f"One of {', '.join(SCHEDULERS)} (A1111's names work too)")
-    n: Whole | None = Field(
-        None, description=f"How many pictures, {PICTURES[0]} to {PICTURES[1]}; picture i uses seed + i"
-    )
-    seeds: Wholes | None = Field(
-        None, description="A seed for each picture, in place of seed and n; in a form with commas between"
-    )
-    rng: str | None = Field(
-        None,
-        description=f"Whose random numbers, one of {', '.join(RNGS)}: those of diffusers (PyTorch on the CPU; the usual), "
-        "of Apple's pipelines, or of AUTOMATIC1111 on an NVIDIA GPU",
-    )
-    variation_seed: Whole | None = Field(
-        None,
-        description="The seed of the noise to turn towards; -1 or none draws one where variation_strength is above 0",
-    )
-    variation_strength: Real | None = Field(
-        None,
-        description="How far to turn the noise towards variation_seed's, 0 (not at all) to 1; above 0 all pictures "
-        "use seed, and picture i variation_seed + i",
-    )
-    model: str | None = Field(None, description="An installed model (see capabilities); the default one if left out")
     priority: Priority = Field(
         "normal",
         description=f"{', '.join(PRIORITIES)}: a job goes before all of lower priority; clients take turns within one",
     )
 
 
-class Img2Img(Txt2Img):
-    """A picture from a picture and words."""
-
-    model_config = ConfigDict(extra="forbid", json_schema_extra={})
-
-    strength: Real | None = Field(
-        None, description="How much to change, above 0 (nothing) to 1 (everything); 0.75 if left out"
+class _WithExample(_Submission):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"prompt": "a red circle on a blue background", "seed": 7}]}
     )
 
 
-class Img2ImgJson(Img2Img):
-    """img2img as JSON."""
+#: Fields that come as files of a form, or as base64 in JSON.
+ATTACHMENTS = tuple(field.name for field in FIELDS if field.find(Attachment))
 
-    image: str = Field(description="The first picture: PNG, JPEG or WebP as base64, a data: URI prefix allowed")
+
+def _schema(
+    name: str, about: str, fields: Iterable[RequestField], base: type[_Submission] = _Submission, **more: Any
+) -> type[_Submission]:
+    """Return a model of these fields of a request, flat, all but the prompt with the model's default."""
+    return create_model(name, __base__=base, __doc__=about, **asked_fields(list(fields)), **more)
+
+
+if TYPE_CHECKING:
+    Txt2Img = _Submission
+    Img2Img = _Submission
+    Img2ImgJson = _Submission
+else:
+    Txt2Img = _schema(
+        "Txt2Img",
+        "An image from words. What is left out takes the model's default.",
+        [field for field in FIELDS if field.part != "source"],
+        _WithExample,
+    )
+    Img2Img = _schema(
+        "Img2Img", "An image from an image and words.", [field for field in FIELDS if field.name not in ATTACHMENTS]
+    )
+    Img2ImgJson = _schema(
+        "Img2ImgJson",
+        "img2img as JSON.",
+        [field for field in FIELDS if field.name not in ATTACHMENTS],
+        **{
+            field.name: (
+                str,
+                Field(description=f"{field.info.description}: PNG, JPEG or WebP as base64, a data: URI prefix allowed"),
+            )
+            for field in FIELDS
+            if field.name in ATTACHMENTS
+        },
+    )
 
 
 class JobImageOut(BaseModel):

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 
 from server.api.errors import from_validation
-from server.api.native.schemas import Img2Img, Img2ImgJson
+from server.api.native.schemas import ATTACHMENTS, Img2Img, Img2ImgJson
 from server.errors import ApiError
 from server.pipeline.request import RequestError
 
@@ -30,22 +30,25 @@ class Upload:
     attachments: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def _unbase64(text: str) -> bytes:
+def _unbase64(name: str, text: str) -> bytes:
     data = text.partition(",")[2] if text.startswith("data:") else text
     try:
         return base64.b64decode("".join(data.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise RequestError("image", text[:40], f"base64 of a PNG, JPEG or WebP image ({error})") from error
+        raise RequestError(name, text[:40], f"base64 of a PNG, JPEG or WebP image ({error})") from error
 
 
 async def _read_form(request: Request) -> Upload:
     try:
-        async with request.form(max_files=1, max_fields=_FIELDS) as form:
-            image = form.get("image")
-            if not isinstance(image, UploadFile):
-                raise ApiError(422, "missing_field", "image is missing; it is required, as a file", field="image")
-            fields = {key: value for key, value in form.items() if key != "image"}
-            return Upload(Img2Img.model_validate(fields).model_dump(), {"image": await image.read()})
+        async with request.form(max_files=len(ATTACHMENTS), max_fields=_FIELDS) as form:
+            attachments = {}
+            for name in ATTACHMENTS:
+                file = form.get(name)
+                if not isinstance(file, UploadFile):
+                    raise ApiError(422, "missing_field", f"{name} is missing; it is required, as a file", field=name)
+                attachments[name] = await file.read()
+            fields = {key: value for key, value in form.items() if key not in ATTACHMENTS}
+            return Upload(Img2Img.model_validate(fields).model_dump(), attachments)
     except (MultiPartException, HTTPException) as error:
         reason = error.message if isinstance(error, MultiPartException) else error.detail
         raise ApiError(400, "invalid_form", f"the form cannot be parsed: {reason}") from error
@@ -69,7 +72,9 @@ async def read_upload(request: Request) -> Upload:
     try:
         if kind == "application/json":
             body = Img2ImgJson.model_validate_json(await request.body())
-            return Upload(body.model_dump(exclude={"image"}), {"image": _unbase64(body.image)})
+            fields = body.model_dump()
+            attachments = {name: _unbase64(name, fields.pop(name)) for name in ATTACHMENTS}
+            return Upload(fields, attachments)
         if kind == "multipart/form-data":
             return await _read_form(request)
     except ValidationError as error:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ from typing import Any
 from server.jobs.estimates import Shape, StepTime, shape_cost
 from server.jobs.fair_queue import QueuedJob, QueueKey
 from server.jobs.job import PRIORITIES, Job, JobFailure, JobImage, Status, Submission
-from server.jobs.store.images import ImageFiles
+from server.jobs.store.files import StoredFiles
 from server.jobs.store.schema import connect, durably, migrate
 from server.pipeline.cost import Cost
-from server.pipeline.request import GenerationRequest, as_json, from_json
+from server.pipeline.request import GenerationRequest
 
 #: A job whose worker dies in it is tried again once; whether it is to blame shows in the second death.
 MOST_DEATHS_IN_JOB = 2
@@ -33,22 +32,24 @@ _COLUMNS = (
 
 
 class JobStore:
-    """Jobs and their images in a data folder. Safe to call from several threads.
+    """Jobs with their images and attachments in a data folder. Safe to call from several threads.
 
     Reading has a connection of its own: it does not wait for a write that is on its way to the disk.
     """
 
     def __init__(self, data_dir: Path) -> None:
-        self.images = ImageFiles(data_dir / "images")
+        self.images = StoredFiles(data_dir / "images", ".png")
+        self.attachments = StoredFiles(data_dir / "attachments", ".bin")
         self._writing, self._reading = threading.RLock(), threading.Lock()
         self._db = connect(data_dir / "jobs.sqlite3")
         try:
-            migrate(self._db)
+            migrate(self._db, self.attachments)
         except Exception:
             self._db.close()
             raise
         self._read = connect(data_dir / "jobs.sqlite3")
         self.images.sweep({file for (file,) in self._db.execute("SELECT file FROM images")})
+        self.attachments.sweep({file for (file,) in self._db.execute("SELECT file FROM attachments")})
 
     def close(self) -> None:
         """Close the database."""
@@ -78,8 +79,7 @@ class JobStore:
         request = submission.request
         row = {
             "id": secrets.token_urlsafe(12),
-            "request": json.dumps(as_json(request)),
-            "upload": request.image,
+            "request": request.model_dump_json(),
             "created": time.time(),
             "model": request.model,
             "priority": PRIORITIES.index(submission.priority),
@@ -89,17 +89,37 @@ class JobStore:
             "fingerprint": submission.fingerprint,
             **asdict(submission.cost),
         }
-        with self._writing, durably(self._db):
+        with (
+            self._writing,
+            self._written(submission.attachments) as files,
+            durably(self._db),
+            self._transaction() as db,
+        ):
             # Numbers of expired jobs are not given again: a page of jobs begins after one.
-            ((number,),) = self._db.execute(
+            ((number,),) = db.execute(
                 f"""INSERT INTO jobs (status, number, {", ".join(row)})
                     VALUES ('queued', 1 + max((SELECT coalesce(max(number), 0) FROM jobs),
                                               (SELECT coalesce(max(number), 0) FROM tombstones)),
                             {", ".join(f":{name}" for name in row)}) RETURNING number""",
                 row,
             ).fetchall()
+            attached = [(row["id"], name, file) for name, file in files.items()]
+            db.executemany("INSERT INTO attachments VALUES (?, ?, ?)", attached)
         cost = shape_cost(request, submission.cost)
         return QueuedJob(str(row["id"]), QueueKey(start_tag, number), submission.priority, submission.client, cost)
+
+    @contextmanager
+    def _written(self, attachments: Mapping[str, bytes]) -> Iterator[dict[str, str]]:
+        """Write attachments to files, on disk before their rows are; an error inside deletes them again."""
+        files: dict[str, str] = {}
+        try:
+            for name, data in attachments.items():
+                files[name] = self.attachments.write(data)
+            self.attachments.settle()
+            yield files
+        except BaseException:
+            self.attachments.remove(files.values())
+            raise
 
     def with_key(self, client: str, key: str) -> tuple[str, str | None] | None:
         """The job that a client submitted with this key, and its fingerprint; None where there is none."""
@@ -119,7 +139,7 @@ class JobStore:
                    FROM jobs WHERE status = 'queued'"""
         found = []
         for job_id, start_tag, number, priority, client, text, *counts in self._rows(query):
-            cost = shape_cost(from_json(json.loads(text), None), Cost(*counts))
+            cost = shape_cost(GenerationRequest.model_validate_json(text), Cost(*counts))
             found.append(QueuedJob(job_id, QueueKey(start_tag, number), PRIORITIES[priority], client, cost))
         return found
 
@@ -170,23 +190,29 @@ class JobStore:
         return bool(self._rows("SELECT 1 FROM tombstones WHERE id = ?", (job_id,)))
 
     def image_path(self, image: JobImage) -> Path:
-        """Where a image's file is."""
+        """Return the path of an image."""
         return self.images.path(image.file)
 
     # --- run -------------------------------------------------------------------------------------------------
 
-    def start(self, job_id: str) -> GenerationRequest:
-        """Mark a queued job as running, its attempt counted; what it asks for. Raises KeyError where it is not queued."""
+    def start(self, job_id: str) -> tuple[GenerationRequest, dict[str, bytes]]:
+        """Mark a queued job as running, count the attempt, and return its request and attachments.
+
+        An attachment whose file somebody deleted is left out. Raises KeyError where the job is not queued.
+        """
         with self._writing:
             rows = self._db.execute(
                 """UPDATE jobs SET status = 'running', started = ?, attempts = attempts + 1, steps_done = 0,
-                     step_seconds = 0 WHERE id = ? AND status = 'queued' RETURNING request, upload""",
+                     step_seconds = 0 WHERE id = ? AND status = 'queued' RETURNING request""",
                 (time.time(), job_id),
             ).fetchall()
         if not rows:
             raise KeyError(job_id)
-        request, upload = rows[0]
-        return from_json(json.loads(request), upload)
+        attachments = {}
+        for name, file in self._rows("SELECT name, file FROM attachments WHERE job = ?", (job_id,)):
+            with suppress(FileNotFoundError):
+                attachments[name] = self.attachments.path(file).read_bytes()
+        return GenerationRequest.model_validate_json(rows[0][0]), attachments
 
     def add_image(self, job_id: str, index: int, seed: int, png: bytes) -> None:
         """Keep a finished image: written whole, then named, then entered, in place of an earlier attempt's."""
@@ -210,14 +236,41 @@ class JobStore:
         steps_done: int = 0,
         step_seconds: float = 0.0,
     ) -> None:
-        """Close an open job; one that is closed already stays as it is."""
-        code, message = (failure.code, failure.message) if failure else (None, None)
+        """Close an open job and delete its attachments; one that is closed already stays as it is."""
         with self._writing:
-            self._db.execute(
-                """UPDATE jobs SET status = ?, finished = ?, error_code = ?, error_message = ?, steps_done = ?,
-                     step_seconds = ?, upload = NULL WHERE id = ? AND status IN ('queued', 'running')""",
-                (status, time.time(), code, message, steps_done, step_seconds, job_id),
-            )
+            attached = self._db.execute("SELECT 1 FROM attachments WHERE job = ? LIMIT 1", (job_id,)).fetchall()
+            with self._ending() if attached else self._transaction() as db:
+                self._close(db, job_id, status, failure, steps_done, step_seconds)
+
+    def _close(
+        self,
+        db: sqlite3.Connection,
+        job_id: str,
+        status: Status,
+        failure: JobFailure | None = None,
+        steps_done: int = 0,
+        step_seconds: float = 0.0,
+    ) -> None:
+        code, message = (failure.code, failure.message) if failure else (None, None)
+        db.execute(
+            """UPDATE jobs SET status = ?, finished = ?, error_code = ?, error_message = ?, steps_done = ?,
+                 step_seconds = ? WHERE id = ? AND status IN ('queued', 'running')""",
+            (status, time.time(), code, message, steps_done, step_seconds, job_id),
+        )
+
+    @contextmanager
+    def _ending(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that closes jobs; then it deletes the attachments of closed jobs.
+
+        It is on disk before the files go: a power cut could bring a job back that then lacked its attachments.
+        """
+        with self._writing, durably(self._db), self._transaction() as db:
+            yield db
+            gone = db.execute(
+                """DELETE FROM attachments WHERE job IN (SELECT job FROM attachments JOIN jobs ON jobs.id = job
+                     WHERE status NOT IN ('queued', 'running')) RETURNING file"""
+            ).fetchall()
+        self.attachments.remove(file for (file,) in gone)
 
     def interrupted(self, reason: str, *, by_worker: bool) -> tuple[list[str], list[str]]:
         """Queue running jobs again after the worker (``by_worker``) or the server died; the ids put back and ended.
@@ -226,15 +279,15 @@ class JobStore:
         all, has failed with the reason.
         """
         back, over = [], []
-        with self._transaction() as db:
+        with self._ending() as db:
             rows = db.execute("SELECT id, attempts, deaths, cancelling FROM jobs WHERE status = 'running'").fetchall()
             for job_id, attempts, deaths, cancelling in rows:
                 deaths += by_worker
                 if cancelling:
-                    self.end(job_id, "cancelled")
+                    self._close(db, job_id, "cancelled")
                 elif deaths >= MOST_DEATHS_IN_JOB or attempts >= MOST_ATTEMPTS:
                     times = f"{deaths} times" if by_worker else f"the {attempts}th time"
-                    self.end(job_id, "failed", JobFailure("worker_died", f"{reason}, {times} during this job"))
+                    self._close(db, job_id, "failed", JobFailure("worker_died", f"{reason}, {times} during this job"))
                 else:
                     db.execute(
                         "UPDATE jobs SET status = 'queued', started = NULL, deaths = ? WHERE id = ?", (deaths, job_id)
@@ -249,14 +302,14 @@ class JobStore:
 
         One that is being cancelled is cancelled.
         """
-        with self._transaction() as db:
+        with self._ending() as db:
             db.execute(
                 """UPDATE jobs SET status = 'queued', started = NULL, attempts = attempts - 1
                    WHERE id = ? AND status = 'running' AND NOT cancelling""",
                 (job_id,),
             )
             if db.execute("SELECT 1 FROM jobs WHERE id = ? AND status = 'running'", (job_id,)).fetchall():
-                self.end(job_id, "cancelled")
+                self._close(db, job_id, "cancelled")
 
     # --- step times and expiry ---------------------------------------------------------------------------
 
@@ -296,7 +349,11 @@ def _job(row: tuple[Any, ...], images: list[JobImage]) -> Job:
     fields = dict(zip(_COLUMNS, row, strict=True))
     code, message = fields.pop("error_code"), fields.pop("error_message")
     return Job(
-        **{**fields, "priority": PRIORITIES[fields["priority"]], "request": json.loads(fields["request"])},
+        **{
+            **fields,
+            "priority": PRIORITIES[fields["priority"]],
+            "request": GenerationRequest.model_validate_json(fields["request"]),
+        },
         images=tuple(images),
         failure=JobFailure(code, message or "") if code else None,
     )

@@ -7,23 +7,26 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 from converter.errors import AnemoneError
+from server.jobs.store.files import StoredFiles
 
-_MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = []
+_Step: TypeAlias = Callable[[sqlite3.Connection, StoredFiles], None]
+_MIGRATIONS: list[_Step] = []
 
 
 class StoreError(AnemoneError):
     """The job database cannot be used."""
 
 
-def _migration(step: Callable[[sqlite3.Connection], None]) -> Callable[[sqlite3.Connection], None]:
+def _migration(step: _Step) -> _Step:
     _MIGRATIONS.append(step)
     return step
 
 
 @_migration
-def _m001_jobs(db: sqlite3.Connection) -> None:
+def _m001_jobs(db: sqlite3.Connection, _: StoredFiles) -> None:
     db.execute(
         """CREATE TABLE jobs (
              id TEXT PRIMARY KEY, number INTEGER NOT NULL UNIQUE, status TEXT NOT NULL, request TEXT NOT NULL,
@@ -39,7 +42,7 @@ def _m001_jobs(db: sqlite3.Connection) -> None:
 
 
 @_migration
-def _m002_scheduling_and_expiry(db: sqlite3.Connection) -> None:
+def _m002_scheduling_and_expiry(db: sqlite3.Connection, _: StoredFiles) -> None:
     for column in (
         "model TEXT NOT NULL DEFAULT ''",
         "priority INTEGER NOT NULL DEFAULT 1",
@@ -69,7 +72,7 @@ def _m002_scheduling_and_expiry(db: sqlite3.Connection) -> None:
 
 
 @_migration
-def _m003_costs(db: sqlite3.Connection) -> None:
+def _m003_costs(db: sqlite3.Connection, _: StoredFiles) -> None:
     for column in ("calls", "rows", "decodes"):
         db.execute(f"ALTER TABLE jobs ADD COLUMN {column} INTEGER NOT NULL DEFAULT 1")
     for job_id, text in db.execute("SELECT id, request FROM jobs").fetchall():
@@ -84,6 +87,39 @@ def _m003_costs(db: sqlite3.Connection) -> None:
             "UPDATE jobs SET calls = ?, rows = ?, decodes = ? WHERE id = ?",
             (calls * images, 2 if request["guidance_scale"] > 1 else 1, images, job_id),
         )
+
+
+@_migration
+def _m004_nested_requests(db: sqlite3.Connection, _: StoredFiles) -> None:
+    for job_id, model, text in db.execute("SELECT id, model, request FROM jobs").fetchall():
+        flat = json.loads(text)
+        size = {"width": flat["width"], "height": flat["height"]}
+        seeds = ("seed", "n", "seeds", "variation_seed", "variation_strength", "rng")
+        nested = {
+            "model": flat.get("model", model),
+            "prompts": {"prompt": flat["prompt"], "negative_prompt": flat.get("negative_prompt", "")},
+            "size": size,
+            "computed": size,
+            "sampling": {name: flat[name] for name in ("steps", "guidance_scale", "scheduler")},
+            "seeds": {name: flat[name] for name in seeds if name in flat},
+        }
+        if flat.get("strength") is not None:
+            nested["source"] = {"image": "image", "strength": flat["strength"]}
+        db.execute("UPDATE jobs SET request = ? WHERE id = ?", (json.dumps(nested), job_id))
+
+
+@_migration
+def _m005_attachments(db: sqlite3.Connection, files: StoredFiles) -> None:
+    db.execute(
+        """CREATE TABLE attachments (
+             job TEXT NOT NULL REFERENCES jobs (id), name TEXT NOT NULL, file TEXT NOT NULL, PRIMARY KEY (job, name))"""
+    )
+    for (job_id,) in db.execute("SELECT id FROM jobs WHERE upload IS NOT NULL").fetchall():
+        ((upload,),) = db.execute("SELECT upload FROM jobs WHERE id = ?", (job_id,)).fetchall()
+        db.execute("INSERT INTO attachments VALUES (?, 'image', ?)", (job_id, files.write(upload)))
+    # On disk before the only other copy goes; a kill from here on leaves files that the next start deletes.
+    files.settle()
+    db.execute("ALTER TABLE jobs DROP COLUMN upload")
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -107,13 +143,14 @@ def durably(db: sqlite3.Connection) -> Iterator[None]:
         db.execute("PRAGMA synchronous = NORMAL")
 
 
-def migrate(db: sqlite3.Connection) -> None:
-    """Bring the tables up to date; raises StoreError where they are of a newer version."""
+def migrate(db: sqlite3.Connection, attachments: StoredFiles) -> None:
+    """Bring the tables up to date, and move uploads into ``attachments``; raises StoreError where they are of a newer version."""
     done = int(db.execute("PRAGMA user_version").fetchone()[0])
     if done > len(_MIGRATIONS):
         raise StoreError(f"jobs.sqlite3 is of a newer Anemone (schema {done}; this one knows {len(_MIGRATIONS)})")
     for number, step in enumerate(_MIGRATIONS[done:], done + 1):
-        db.execute("BEGIN IMMEDIATE")
-        step(db)
-        db.execute(f"PRAGMA user_version = {number}")
-        db.execute("COMMIT")
+        with durably(db):
+            db.execute("BEGIN IMMEDIATE")
+            step(db, attachments)
+            db.execute(f"PRAGMA user_version = {number}")
+            db.execute("COMMIT")

@@ -1,6 +1,6 @@
-"""Samplers, by the names people know them by.
+"""Schedulers, by the names people know them by.
 
-Each is a class of its own module, built from a `NoiseSchedule` and a number of steps; see `Sampler` for what it does.
+Each is a class of its own module, built from a `NoiseSchedule` and a number of steps; see `Scheduler` for what it does.
 They agree with diffusers' schedulers of the same configuration, and need NumPy alone: importing diffusers takes four
 seconds, which a server's start does not have.
 """
@@ -19,9 +19,9 @@ from server.pipeline.schedulers.heun import Heun
 from server.pipeline.schedulers.lcm import LCM
 from server.pipeline.schedulers.lms import LMS
 from server.pipeline.schedulers.pndm import PNDM
-from server.pipeline.schedulers.schedule import NoiseSchedule, Sampler
+from server.pipeline.schedulers.schedule import NoiseSchedule, Scheduler
 
-__all__ = ["SCHEDULERS", "NoiseSchedule", "Sampler", "SchedulerName", "UnknownScheduler", "find_scheduler", "fitting"]
+__all__ = ["SCHEDULERS", "NoiseSchedule", "Scheduler", "SchedulerSpec", "UnknownScheduler", "find_scheduler", "fitting"]
 
 
 class UnknownScheduler(AnemoneError):
@@ -29,7 +29,7 @@ class UnknownScheduler(AnemoneError):
 
 
 @dataclass(frozen=True)
-class SchedulerName:
+class SchedulerSpec:
     """A scheduler as requests name it, and as AUTOMATIC1111 titles it (``title`` and, apart, ``schedule_type``).
 
     from_pure_noise: the predictions with which it can start where no signal is left (zero terminal SNR). Noise is none
@@ -43,7 +43,7 @@ class SchedulerName:
     title: str
     schedule_type: str
     aliases: tuple[str, ...]
-    make: Callable[[NoiseSchedule, int], Sampler]
+    make: Callable[[NoiseSchedule, int], Scheduler]
     from_pure_noise: tuple[str, ...] = ("v_prediction", "sample")
 
     def enough_timesteps(self, schedule: NoiseSchedule, steps: int) -> bool:
@@ -52,26 +52,26 @@ class SchedulerName:
         return steps < count and self.make(schedule, steps).timesteps[0] < count
 
 
-SCHEDULERS: dict[str, SchedulerName] = {
+SCHEDULERS: dict[str, SchedulerSpec] = {
     s.name: s
     for s in (
-        SchedulerName("euler", "Euler", "Automatic", ("k_euler", "eulerdiscrete"), Euler),
-        SchedulerName(
+        SchedulerSpec("euler", "Euler", "Automatic", ("k_euler", "eulerdiscrete"), Euler),
+        SchedulerSpec(
             "euler_a", "Euler a", "Automatic", ("k_euler_a", "euler_ancestral", "k_euler_ancestral"), EulerAncestral
         ),
-        SchedulerName("dpm++_2m", "DPM++ 2M", "Automatic", ("dpmpp_2m", "k_dpmpp_2m", "dpmsolver++"), DPMSolver),
-        SchedulerName(
+        SchedulerSpec("dpm++_2m", "DPM++ 2M", "Automatic", ("dpmpp_2m", "k_dpmpp_2m", "dpmsolver++"), DPMSolver),
+        SchedulerSpec(
             "dpm++_2m_karras",
             "DPM++ 2M",
             "Karras",
             ("dpmpp_2m_karras", "k_dpmpp_2m_ka", "dpm++ 2m karras"),
             partial(DPMSolver, karras=True),
         ),
-        SchedulerName("heun", "Heun", "Automatic", ("k_heun",), Heun, from_pure_noise=()),
-        SchedulerName("lms", "LMS", "Automatic", ("k_lms",), LMS),
-        SchedulerName("ddim", "DDIM", "Automatic", (), DDIM),
-        SchedulerName("pndm", "PLMS", "Automatic", ("plms",), PNDM, from_pure_noise=("v_prediction",)),
-        SchedulerName("lcm", "LCM", "Automatic", (), LCM),
+        SchedulerSpec("heun", "Heun", "Automatic", ("k_heun",), Heun, from_pure_noise=()),
+        SchedulerSpec("lms", "LMS", "Automatic", ("k_lms",), LMS),
+        SchedulerSpec("ddim", "DDIM", "Automatic", (), DDIM),
+        SchedulerSpec("pndm", "PLMS", "Automatic", ("plms",), PNDM, from_pure_noise=("v_prediction",)),
+        SchedulerSpec("lcm", "LCM", "Automatic", (), LCM),
     )
 }
 
@@ -87,7 +87,7 @@ _BY_ALIAS = {
 }
 
 
-def find_scheduler(name: str) -> SchedulerName:
+def find_scheduler(name: str) -> SchedulerSpec:
     """The scheduler called ``name``, in any of its spellings; raises UnknownScheduler listing the names."""
     found = _BY_ALIAS.get(_plain(name))
     if found is None:

@@ -32,9 +32,9 @@ class DDIM:
         alphas, schedule = self.schedule.alphas_cumprod, self.schedule
         alpha = float(alphas[here])
         left = float(alphas[max(to, 0)]) if to >= 0 or not schedule.set_alpha_to_one else 1.0
-        clean = schedule.clean(prediction, latents, alpha**0.5, (1 - alpha) ** 0.5)
-        epsilon = (latents - np.float32(alpha**0.5) * clean) / np.float32((1 - alpha) ** 0.5)
-        return np.asarray(np.float32(left**0.5) * clean + np.float32((1 - left) ** 0.5) * epsilon, np.float32)
+        denoised = schedule.denoised(prediction, latents, alpha**0.5, (1 - alpha) ** 0.5)
+        epsilon = (latents - np.float32(alpha**0.5) * denoised) / np.float32((1 - alpha) ** 0.5)
+        return np.asarray(np.float32(left**0.5) * denoised + np.float32((1 - left) ** 0.5) * epsilon, np.float32)
 
     def step(self, prediction: Latents, i: int, latents: Latents, noise: Noise) -> Latents:
         """To the timestep one stride earlier."""

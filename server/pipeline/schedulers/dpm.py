@@ -11,7 +11,7 @@ _RHO = 7.0
 
 
 def _spaced(schedule: NoiseSchedule, steps: int) -> Numbers:
-    """Whole timesteps, of one more interval than the other samplers take."""
+    """Whole timesteps, of one more interval than the other schedulers take."""
     count = schedule.num_train_timesteps
     if schedule.timestep_spacing == "linspace":
         return np.round(np.linspace(0, count - 1, steps + 1))[::-1][:-1]
@@ -54,19 +54,19 @@ class DPMSolver:
 
     def add_noise(self, latents: Latents, noise: Latents, i: int) -> Latents:
         """signal * clean + noise."""
-        signal, deviation = self._signal_noise(i)
-        return np.float32(signal) * latents + np.float32(deviation) * noise
+        signal, std = self._signal_noise(i)
+        return np.float32(signal) * latents + np.float32(std) * noise
 
     def step(self, prediction: Latents, i: int, latents: Latents, noise: Noise) -> Latents:
         """To the next sigma, by the line through the last two clean predictions where there are two."""
-        signal, deviation = self._signal_noise(i)
-        signal_to, deviation_to = self._signal_noise(i + 1)
-        clean = self.schedule.clean(prediction, latents, signal, deviation)
+        signal, std = self._signal_noise(i)
+        signal_to, std_to = self._signal_noise(i + 1)
+        denoised = self.schedule.denoised(prediction, latents, signal, std)
         way = self._log_ratio(i + 1) - self._log_ratio(i)
         decay = float(np.exp(-way)) - 1
-        leaned = clean
+        leaned = denoised
         if self._last is not None and i < len(self.timesteps) - 1:
             ratio = (self._log_ratio(i) - self._log_ratio(self._last[0])) / way
-            leaned = clean + np.float32(0.5 / ratio) * (clean - self._last[1])
-        self._last = (i, clean)
-        return np.float32(deviation_to / deviation) * latents - np.float32(signal_to * decay) * leaned
+            leaned = denoised + np.float32(0.5 / ratio) * (denoised - self._last[1])
+        self._last = (i, denoised)
+        return np.float32(std_to / std) * latents - np.float32(signal_to * decay) * leaned

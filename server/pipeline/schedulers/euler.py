@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from server.pipeline.schedulers.schedule import KarrasView, Latents, Noise
+from server.pipeline.schedulers.schedule import Latents, Noise, SigmaScheduler
 
 
-class Euler(KarrasView):
+class Euler(SigmaScheduler):
     """Algorithm 2 of Karras et al. without its correction and churn."""
 
     def step(self, prediction: Latents, i: int, latents: Latents, noise: Noise) -> Latents:
@@ -16,7 +16,7 @@ class Euler(KarrasView):
         return latents + slope * np.float32(self.sigmas[i + 1] - self.sigmas[i])
 
 
-class EulerAncestral(KarrasView):
+class EulerAncestral(SigmaScheduler):
     """Euler past the next sigma, and fresh noise back up to it."""
 
     def step(self, prediction: Latents, i: int, latents: Latents, noise: Noise) -> Latents:

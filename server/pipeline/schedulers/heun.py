@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from server.pipeline.schedulers.schedule import KarrasView, Latents, Noise, NoiseSchedule
+from server.pipeline.schedulers.schedule import Latents, Noise, NoiseSchedule, SigmaScheduler
 
 
-class Heun(KarrasView):
+class Heun(SigmaScheduler):
     """Two UNet calls a step, but one for the last."""
 
     order = 2

@@ -8,7 +8,7 @@ from server.pipeline.schedulers.schedule import Latents, Noise, NoiseSchedule
 
 #: The timesteps such a model was distilled at are this many, evenly spread; a run picks its own among them.
 _DISTILLED_STEPS = 50
-#: The consistency function's boundary: the deviation of the data, and what timesteps are multiplied by.
+#: The consistency function's boundary: the standard deviation of the data, and what timesteps are multiplied by.
 _SIGMA_DATA, _TIMESTEP_SCALING = 0.5, 10.0
 
 
@@ -41,9 +41,9 @@ class LCM:
     def step(self, prediction: Latents, i: int, latents: Latents, noise: Noise) -> Latents:
         """To the next timestep; the last step ends at the consistency function's own value."""
         signal, rest = self._shares(i)
-        clean = self.schedule.clean(prediction, latents, float(signal), float(rest))
+        denoised = self.schedule.denoised(prediction, latents, float(signal), float(rest))
         scaled = self.timesteps[i] * _TIMESTEP_SCALING
         skip = _SIGMA_DATA**2 / (scaled**2 + _SIGMA_DATA**2)
         out = scaled / np.sqrt(scaled**2 + _SIGMA_DATA**2)
-        denoised = np.asarray(np.float32(out) * clean + np.float32(skip) * latents, np.float32)
-        return denoised if i + 1 == len(self.timesteps) else self.add_noise(denoised, noise(), i + 1)
+        sample = np.asarray(np.float32(out) * denoised + np.float32(skip) * latents, np.float32)
+        return sample if i + 1 == len(self.timesteps) else self.add_noise(sample, noise(), i + 1)

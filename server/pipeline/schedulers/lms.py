@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from server.pipeline.schedulers.schedule import KarrasView, Latents, Noise, NoiseSchedule
+from server.pipeline.schedulers.schedule import Latents, Noise, NoiseSchedule, SigmaScheduler
 
 _ORDER = 4
 
 
-class LMS(KarrasView):
+class LMS(SigmaScheduler):
     """Adams-Bashforth on unevenly spaced sigmas."""
 
     def __init__(self, schedule: NoiseSchedule, steps: int) -> None:

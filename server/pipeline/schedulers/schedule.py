@@ -1,4 +1,4 @@
-"""The noise a model was trained with, and what every sampler does with it."""
+"""The noise a model was trained with, and what every scheduler does with it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Latents = NDArray[np.float32]
 Noise = Callable[[], Latents]
 
 
-class Sampler(Protocol):
+class Scheduler(Protocol):
     """A way from noise to latents. Index ``i`` counts the calls of the UNet, of which there are ``len(timesteps)``."""
 
     #: UNet calls a step takes; where a run begins part-way, it begins at a multiple of this.
     order: int
     #: What the UNet is told at each call.
     timesteps: Numbers
-    #: The deviation of the noise a run starts from.
+    #: The standard deviation of the noise a run starts from.
     init_noise_sigma: float
 
     def scale_model_input(self, latents: Latents, i: int) -> Latents:
@@ -35,7 +35,7 @@ class Sampler(Protocol):
         """Clean latents with as much noise as there is before call ``i`` (for img2img)."""
 
     def step(self, prediction: Latents, i: int, latents: Latents, noise: Noise) -> Latents:
-        """The latents after call ``i``; ``noise`` draws fresh noise where the sampler uses any."""
+        """The latents after call ``i``; ``noise`` draws fresh noise where the scheduler uses any."""
 
 
 #: Timesteps by timestep_spacing, of how many there are, the steps and the offset, which is leading's alone. NumPy's
@@ -87,27 +87,27 @@ class NoiseSchedule(SchedulerSettings):
         return np.append(found, 0.0)
 
     def first_sigma(self, sigmas: Numbers) -> float:
-        """The deviation of the starting noise in the k-diffusion view."""
+        """Return the standard deviation of the starting noise in the k-diffusion view."""
         top = float(sigmas.max())
         return top if self.timestep_spacing in ("linspace", "trailing") else (top**2 + 1) ** 0.5
 
-    def clean(self, prediction: Latents, latents: Latents, signal: float, noise: float) -> Latents:
-        """The clean latents a prediction means, where ``latents`` are signal * clean + noise * epsilon."""
+    def denoised(self, prediction: Latents, latents: Latents, signal: float, noise: float) -> Latents:
+        """Return the denoised latents that a prediction means, where ``latents`` are signal * clean + noise * epsilon."""
         if self.prediction_type == "epsilon":
             return np.asarray((latents - noise * prediction) / signal, np.float32)
         if self.prediction_type == "v_prediction":
             return np.asarray(signal * latents - noise * prediction, np.float32)
         return prediction
 
-    def clean_at(self, timestep: float, prediction: Latents, given: Latents) -> Latents:
-        """The clean latents a prediction means, of latents as the UNet was given them at a (fractional) timestep."""
+    def denoised_at(self, timestep: float, prediction: Latents, given: Latents) -> Latents:
+        """Return the denoised latents that a prediction means, of latents as the UNet was given them at a (fractional) timestep."""
         sigma = float(self.sigmas_at(np.asarray([timestep]))[0])
         root = (sigma**2 + 1) ** 0.5
-        return self.clean(prediction, given, 1 / root, sigma / root)
+        return self.denoised(prediction, given, 1 / root, sigma / root)
 
 
-class KarrasView:
-    """What samplers share that see latents as clean + sigma * noise."""
+class SigmaScheduler:
+    """A scheduler that sees latents as clean + sigma * noise (the k-diffusion view, Karras et al. 2022)."""
 
     order = 1
 
@@ -126,7 +126,7 @@ class KarrasView:
         return latents + np.float32(self.sigmas[i]) * noise
 
     def slope(self, prediction: Latents, latents: Latents, sigma: float) -> Latents:
-        """d latents / d sigma: the direction away from the clean latents the prediction means."""
+        """d latents / d sigma: the direction away from the denoised latents the prediction means."""
         root = (sigma**2 + 1) ** 0.5
-        clean = self.schedule.clean(prediction, np.asarray(latents / root, np.float32), 1 / root, sigma / root)
-        return np.asarray((latents - clean) / sigma, np.float32)
+        denoised = self.schedule.denoised(prediction, np.asarray(latents / root, np.float32), 1 / root, sigma / root)
+        return np.asarray((latents - denoised) / sigma, np.float32)

@@ -17,8 +17,9 @@ from converter.mil import TargetError
 from converter.networks.features import random_inputs
 from converter.options import ConvertOptions
 from converter.sources.component import Component
-from server.pipeline.request import make_request
-from server.pipeline.stable_diffusion import Picture, StableDiffusion
+from server.pipeline.denoiser import GeneratedImage
+from server.pipeline.request import bind
+from server.pipeline.stable_diffusion import StableDiffusion
 from tests.support.checkpoints import diffusers_pipeline, tiny_unet, tiny_vae, write_checkpoint
 from tests.support.mil_packages import as_written
 
@@ -173,8 +174,8 @@ def test_a_unet_that_is_given_keys_and_values_makes_the_same_picture_without_the
         pictures = [
             next(
                 e
-                for e in StableDiffusion(model, {}, exactly).generate(make_request(model.manifest, **fields))
-                if isinstance(e, Picture)
+                for e in StableDiffusion(model, {}, exactly).generate(bind(model.manifest, **fields), {})
+                if isinstance(e, GeneratedImage)
             ).pixels
             for model in (usual, once)
         ]
@@ -188,8 +189,8 @@ def test_a_prompt_longer_than_the_text_encoder_steers_the_picture_to_its_end(tmp
     assert os.path.samefile(made.path / long.path / WEIGHTS, made.package("unet", 64, 64) / WEIGHTS)
     ours, theirs = StableDiffusion(made, {}), diffusers_pipeline(source)
     first, second = "red " * 75, "blue blue"
-    request = make_request(made.manifest, prompt=first + second, steps=3, guidance_scale=5, seed=5, scheduler="ddim")
-    found = next(e for e in ours.generate(request) if isinstance(e, Picture)).pixels
+    request = bind(made.manifest, prompt=first + second, steps=3, guidance_scale=5, seed=5, scheduler="ddim")
+    found = next(e for e in ours.generate(request, {}) if isinstance(e, GeneratedImage)).pixels
 
     def states(*pieces):
         return torch.cat([theirs.encode_prompt(piece, "cpu", 1, False)[0] for piece in pieces], 1)

@@ -28,7 +28,7 @@ from server.jobs.messages import (
 )
 from server.jobs.start import ModelChoice
 from server.pipeline.infotext import read_infotext
-from server.pipeline.request import GenerationRequest, make_request
+from server.pipeline.request import GenerationRequest, bind
 from tests.support import fake_pipeline
 from tests.support.fake_pipeline import BROKEN, HUGE, LINGERING, MANIFEST, OTHER
 
@@ -53,7 +53,7 @@ class Worker:
 
     def run(self, job_id: str, request: GenerationRequest) -> list[Event]:
         """What it says of a job, to its end."""
-        self.send(Run(job_id, request))
+        self.send(Run(job_id, request, {}))
         return self.until(lambda event: isinstance(event, Ended))
 
 
@@ -87,7 +87,7 @@ def worker(fresh: Worker) -> Worker:
 
 
 def request(prompt: str = "a circle", model: str = OTHER, **fields: object) -> GenerationRequest:
-    return make_request(MANIFEST, prompt=prompt, model=model, **({"seed": 7} | fields))  # type: ignore[arg-type]
+    return bind(MANIFEST, prompt=prompt, model=model, **({"seed": 7} | fields))  # type: ignore[arg-type]
 
 
 def ended(said: list[Event]) -> tuple[str, str | None]:
@@ -138,7 +138,7 @@ def test_a_load_that_fails_says_why(worker: Worker) -> None:
 
 
 def test_a_job_is_cancelled_while_its_model_loads(worker: Worker) -> None:
-    worker.send(Run("a", request(model=LINGERING)))
+    worker.send(Run("a", request(model=LINGERING), {}))
     worker.until(lambda event: isinstance(event, Loading))
     worker.send(Cancel("a"))
     said = worker.until(lambda event: isinstance(event, Ended))
@@ -147,7 +147,7 @@ def test_a_job_is_cancelled_while_its_model_loads(worker: Worker) -> None:
 
 
 def test_a_job_that_was_cancelled_before_its_turn_does_not_load_its_model(worker: Worker) -> None:
-    worker.send(Run("a", request("slow")), Run("b", request(model="third")), Cancel("b"))
+    worker.send(Run("a", request("slow"), {}), Run("b", request(model="third"), {}), Cancel("b"))
     first = worker.until(lambda event: isinstance(event, Ended))
     assert ended(first) == ("succeeded", None)
     assert worker.until(lambda event: isinstance(event, Ended)) == [Ended("b", "cancelled")]

@@ -24,8 +24,8 @@ from server.models.conversion_request import ConversionRequest
 from server.models.conversions import Conversions
 from server.models.installed import InstalledModels
 from server.models.library import installed_from
-from server.pipeline.denoise import Picture
-from server.pipeline.request import make_request
+from server.pipeline.denoiser import GeneratedImage
+from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
 from tests.support import fake_converter
 
@@ -48,8 +48,10 @@ def plan(left: Path) -> ConversionPlan:
 def test_its_model_is_read_and_makes_images(left: Path) -> None:
     model = ModelFolder.open(left / "model")
     assert (model.manifest.format, model.manifest.options) == (FORMAT, AS_USUAL)
-    request = make_request(model.manifest, prompt="red", steps=1, seed=0)
-    pixels = [event.pixels for event in StableDiffusion(model, {}).generate(request) if isinstance(event, Picture)]
+    request = bind(model.manifest, prompt="red", steps=1, seed=0)
+    pixels = [
+        event.pixels for event in StableDiffusion(model, {}).generate(request, {}) if isinstance(event, GeneratedImage)
+    ]
     assert [p.shape for p in pixels] == [(64, 64, 3)]
     assert np.ptp(pixels[0]) > 0
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from converter.runtime import load
 from server.pipeline.cost import Cost, cost
-from server.pipeline.denoise import Step
-from server.pipeline.request import make_request
+from server.pipeline.denoiser import Step
+from server.pipeline.request import bind
 from server.pipeline.schedulers import SCHEDULERS
 from server.pipeline.stable_diffusion import StableDiffusion
 from tests.support.fake_pipeline import MANIFEST
@@ -53,11 +53,9 @@ def image():
 def test_a_request_costs_the_calls_the_pipeline_makes(counted, name, fields, guidance_scale):
     model, calls = counted
     calls.clear()
-    given = {"image": image(), **fields} if fields else {}
-    request = make_request(
-        model.manifest, prompt="red", steps=5, scheduler=name, guidance_scale=guidance_scale, **given
-    )
-    steps = [event for event in model.generate(request) if isinstance(event, Step)]
+    given = {"image": "image", **fields} if fields else {}
+    request = bind(model.manifest, prompt="red", steps=5, scheduler=name, guidance_scale=guidance_scale, **given)
+    steps = [event for event in model.generate(request, {"image": image()}) if isinstance(event, Step)]
     found = cost(request, model.manifest)
     assert found.calls == calls["unet"] == len(steps) == steps[-1].total
     assert found.decodes == calls["decoder"] == 1
@@ -66,10 +64,10 @@ def test_a_request_costs_the_calls_the_pipeline_makes(counted, name, fields, gui
 
 @pytest.mark.parametrize(("name", "calls"), [("euler", 10), ("heun", 19), ("pndm", 11), ("lcm", 10)])
 def test_some_schedulers_call_the_network_more_often_than_they_take_steps(name, calls):
-    request = make_request(MANIFEST, prompt="red", steps=10, scheduler=name, n=3)
+    request = bind(MANIFEST, prompt="red", steps=10, scheduler=name, n=3)
     assert cost(request, MANIFEST) == Cost(3 * calls, 2, 3)
 
 
 def test_a_model_that_takes_the_guidance_scale_as_an_input_needs_one_row():
     distilled = replace(MANIFEST, conditions=replace(MANIFEST.conditions, guidance_width=256))
-    assert cost(make_request(distilled, prompt="red", guidance_scale=8.0), distilled).rows == 1
+    assert cost(bind(distilled, prompt="red", guidance_scale=8.0), distilled).rows == 1

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from server.pipeline.images import ImageError, decode_image, encode_png, fitted, to_network, to_pixels
+from server.pipeline.images import ImageError, decode_image, encode_png, resize_and_crop, to_network, to_pixels
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -80,7 +80,7 @@ def test_a_turned_photograph_is_put_upright_and_loses_its_metadata():
 def test_a_picture_is_scaled_to_cover_and_cut_in_the_middle():
     wide = Image.new("RGB", (300, 100), "black")
     wide.paste("white", (100, 0, 200, 100))
-    assert fitted(wide, 64, 64).min() > 200
+    assert resize_and_crop(wide, 64, 64).min() > 200
 
 
 def test_pixels_survive_the_way_through_the_networks_range():

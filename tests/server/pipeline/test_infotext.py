@@ -8,7 +8,7 @@ import pytest
 
 from converter.folder import Manifest
 from server.pipeline.infotext import read_infotext, write_infotext
-from server.pipeline.request import PictureSeeds, make_request
+from server.pipeline.request import ImageSeeds, bind
 
 
 @pytest.fixture
@@ -28,10 +28,8 @@ def manifest(model_folder) -> Manifest:
     ],
 )
 def test_what_is_written_is_read_back(manifest, prompt, negative):
-    request = make_request(
-        manifest, prompt=prompt, negative_prompt=negative, scheduler="DPM++ 2M Karras", guidance_scale=7
-    )
-    found = read_infotext(write_infotext(request, manifest, PictureSeeds(42, None)))
+    request = bind(manifest, prompt=prompt, negative_prompt=negative, scheduler="DPM++ 2M Karras", guidance_scale=7)
+    found = read_infotext(write_infotext(request, manifest, ImageSeeds(42, None)))
     assert (found.prompt, found.negative_prompt) == (prompt, negative)
     assert found.settings["Steps"] == "20"
     assert (found.settings["Sampler"], found.settings["Schedule type"]) == ("DPM++ 2M", "Karras")
@@ -41,8 +39,8 @@ def test_what_is_written_is_read_back(manifest, prompt, negative):
 
 
 def test_the_text_is_laid_out_as_a1111_lays_it_out(manifest):
-    request = make_request(replace(manifest, name="m"), prompt="p", negative_prompt="n", seed=1, scheduler="euler_a")
-    lines = write_infotext(request, replace(manifest, name="m"), PictureSeeds(1, None)).split("\n")
+    request = bind(replace(manifest, name="m"), prompt="p", negative_prompt="n", seed=1, scheduler="euler_a")
+    lines = write_infotext(request, replace(manifest, name="m"), ImageSeeds(1, None)).split("\n")
     assert lines[:2] == ["p", "Negative prompt: n"]
     assert lines[2].startswith(
         "Steps: 20, Sampler: Euler a, Schedule type: Automatic, CFG scale: 7.5, Seed: 1, Size: 64x64"
@@ -51,19 +49,19 @@ def test_the_text_is_laid_out_as_a1111_lays_it_out(manifest):
 
 @pytest.mark.parametrize(("rng", "told"), [("torch", "CPU"), ("numpy", "NumPy"), ("cuda", "NV")])
 def test_whose_random_numbers_it_was_is_told_by_a1111s_names(manifest, rng, told):
-    request = make_request(manifest, prompt="p", seed=1, rng=rng)
-    assert read_infotext(write_infotext(request, manifest, request.picture_seeds[0])).settings["RNG"] == told
+    request = bind(manifest, prompt="p", seed=1, rng=rng)
+    assert read_infotext(write_infotext(request, manifest, request.seeds.of_images[0])).settings["RNG"] == told
 
 
 def test_a_variation_is_told_with_each_pictures_own_seed(manifest):
-    request = make_request(manifest, prompt="p", seed=1, n=2, variation_seed=8, variation_strength=0.25)
-    told = [read_infotext(write_infotext(request, manifest, seeds)).settings for seeds in request.picture_seeds]
+    request = bind(manifest, prompt="p", seed=1, n=2, variation_seed=8, variation_strength=0.25)
+    told = [read_infotext(write_infotext(request, manifest, seeds)).settings for seeds in request.seeds.of_images]
     assert [(t["Seed"], t["Variation seed"], t["Variation seed strength"]) for t in told] == [
         ("1", "8", "0.25"),
         ("1", "9", "0.25"),
     ]
-    plain = make_request(manifest, prompt="p", seed=1)
-    assert "Variation" not in write_infotext(plain, manifest, plain.picture_seeds[0])
+    plain = bind(manifest, prompt="p", seed=1)
+    assert "Variation" not in write_infotext(plain, manifest, plain.seeds.of_images[0])
 
 
 def test_text_without_settings_is_all_prompt():
@@ -104,8 +102,8 @@ def test_texts_of_other_programs_are_read(text, key, value):
     ],
 )
 def test_prompts_that_look_like_the_layout_are_read_back_as_they_were(manifest, prompt, negative):
-    request = make_request(manifest, prompt=prompt, negative_prompt=negative)
-    found = read_infotext(write_infotext(request, manifest, PictureSeeds(42, None)))
+    request = bind(manifest, prompt=prompt, negative_prompt=negative)
+    found = read_infotext(write_infotext(request, manifest, ImageSeeds(42, None)))
     assert (found.prompt, found.negative_prompt) == (prompt, negative)
     assert found.settings["Seed"] == "42"
     assert not set(found.settings) & {"Whole prompt", "Whole negative prompt"}

@@ -9,10 +9,10 @@ import pytest
 
 from converter.errors import MemoryShortage
 from converter.runtime import load
-from server.pipeline.denoise import Step
+from server.pipeline.denoiser import GeneratedImage, Step
 from server.pipeline.networks import Networks, weight_bytes
-from server.pipeline.request import make_request
-from server.pipeline.stable_diffusion import Picture, StableDiffusion
+from server.pipeline.request import bind
+from server.pipeline.stable_diffusion import StableDiffusion
 
 
 class Loads:
@@ -42,11 +42,11 @@ def size(model_folder, network):
 
 def run(model_folder, budget, loads, **fields):
     model = StableDiffusion(model_folder, {}, loads, budget)
-    return list(model.generate(make_request(model.manifest, prompt="red", steps=2, seed=7, **fields)))
+    return list(model.generate(bind(model.manifest, prompt="red", steps=2, seed=7, **fields), {}))
 
 
 def pictures(events):
-    return [e.pixels for e in events if isinstance(e, Picture)]
+    return [e.pixels for e in events if isinstance(e, GeneratedImage)]
 
 
 def test_with_room_for_one_network_each_is_loaded_once_a_request_and_the_pictures_are_the_same(model_folder):
@@ -54,8 +54,8 @@ def test_with_room_for_one_network_each_is_loaded_once_a_request_and_the_picture
     ample, tight = Loads(), Loads()
     expected = run(model_folder, None, ample, n=2)
     found = run(model_folder, budget, tight, n=2)
-    assert [type(e) for e in expected] == [Step, Step, Picture] * 2
-    assert [type(e) for e in found] == [Step] * 4 + [Picture] * 2
+    assert [type(e) for e in expected] == [Step, Step, GeneratedImage] * 2
+    assert [type(e) for e in found] == [Step] * 4 + [GeneratedImage] * 2
     assert [(e.image, e.index) for e in found[:4]] == [(0, 1), (0, 2), (1, 1), (1, 2)]
     np.testing.assert_array_equal(pictures(expected), pictures(found))
     assert tight.names == ample.names
@@ -66,7 +66,7 @@ def test_no_more_is_held_than_the_budget_at_any_step(model_folder):
     budget = max(size(model_folder, name) for name in ("text_encoder", "unet", "vae_decoder"))
     loads = Loads()
     model = StableDiffusion(model_folder, {}, loads, budget)
-    for _ in model.generate(make_request(model.manifest, prompt="red", steps=2, seed=7, n=2)):
+    for _ in model.generate(bind(model.manifest, prompt="red", steps=2, seed=7, n=2), {}):
         assert 0 < loads.bytes <= budget
 
 

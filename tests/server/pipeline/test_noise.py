@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from server.pipeline.noise import NumpyGenerator, PictureNoise, slerp
+from server.pipeline.noise import ImageNoise, NumpyGenerator, slerp
 from server.pipeline.philox import PhiloxGenerator, philox
-from server.pipeline.request import RNGS, PictureSeeds
+from server.pipeline.request import RNGS, ImageSeeds
 
 SHAPE = (1, 4, 8, 8)
 
 
 def first(rng: str, seed: int) -> np.ndarray:
-    return PictureNoise(rng, PictureSeeds(seed, None), 0.0, SHAPE).start()
+    return ImageNoise(rng, ImageSeeds(seed, None), 0.0, SHAPE).start()
 
 
 @pytest.mark.parametrize(
@@ -57,14 +57,14 @@ def test_the_numpy_generator_gives_what_apples_tests_expect():
 
 def test_the_torch_generator_goes_on_from_noise_to_steps_as_diffusers_does():
     theirs = torch.Generator("cpu").manual_seed(9)
-    noise = PictureNoise("torch", PictureSeeds(9, None), 0.0, SHAPE)
+    noise = ImageNoise("torch", ImageSeeds(9, None), 0.0, SHAPE)
     for drawn in (noise.start(), noise.step(), noise.step()):
         np.testing.assert_array_equal(drawn, torch.randn(SHAPE, generator=theirs).numpy())
 
 
 def test_a_first_picture_is_placed_before_the_noise_with_torch_and_after_it_with_numpy():
     draws = {rng: first(rng, 7) for rng in RNGS}
-    ours = {rng: PictureNoise(rng, PictureSeeds(7, None), 0.0, SHAPE) for rng in RNGS}
+    ours = {rng: ImageNoise(rng, ImageSeeds(7, None), 0.0, SHAPE) for rng in RNGS}
     placed = {rng: noise.encoding() for rng, noise in ours.items()}
     np.testing.assert_array_equal(placed["torch"], draws["torch"])
     np.testing.assert_array_equal(ours["numpy"].start(), draws["numpy"])
@@ -75,7 +75,7 @@ def test_a_first_picture_is_placed_before_the_noise_with_torch_and_after_it_with
 
 def test_apples_ancestral_steps_begin_again_from_the_seed_and_the_others_go_on():
     for rng in RNGS:
-        noise = PictureNoise(rng, PictureSeeds(7, None), 0.0, SHAPE)
+        noise = ImageNoise(rng, ImageSeeds(7, None), 0.0, SHAPE)
         assert (noise.start() == noise.step()).all() == (rng == "numpy")
 
 
@@ -90,7 +90,7 @@ def a1111_slerp(val, low, high):
 @pytest.mark.parametrize("strength", [0.1, 0.5, 1.0])
 @pytest.mark.parametrize("rng", RNGS)
 def test_a_variation_turns_the_noise_as_a1111_does(rng, strength):
-    noise = PictureNoise(rng, PictureSeeds(1, 2), strength, SHAPE)
+    noise = ImageNoise(rng, ImageSeeds(1, 2), strength, SHAPE)
     low, high = (torch.from_numpy(first(rng, seed)[0]) for seed in (1, 2))
     np.testing.assert_allclose(noise.start()[0], a1111_slerp(strength, low, high).numpy(), atol=2e-5)
 

@@ -15,11 +15,11 @@ from converter.conversion.convert import convert
 from converter.options import ConvertOptions
 from converter.runtime import Feature
 from server.pipeline import preview
-from server.pipeline.denoise import Step
+from server.pipeline.denoiser import GeneratedImage, Step
 from server.pipeline.networks import weight_bytes
 from server.pipeline.preview import Previewer, fitted_factors
-from server.pipeline.request import make_request
-from server.pipeline.stable_diffusion import Picture, StableDiffusion
+from server.pipeline.request import bind
+from server.pipeline.stable_diffusion import StableDiffusion
 
 
 class LinearDecoder:
@@ -97,11 +97,11 @@ def test_a_tiny_autoencoder_makes_the_previews_of_a_model_that_has_one(checkpoin
     tiny.float()
     options = ConvertOptions(preview=str(tmp_path / "taesd"), verify=False)
     model = StableDiffusion(convert(checkpoint, tmp_path / "out", options), {})
-    request = make_request(model.manifest, prompt="red", steps=3, seed=1)
-    step = next(e for e in model.generate(request) if isinstance(e, Step))
+    request = bind(model.manifest, prompt="red", steps=3, seed=1)
+    step = next(e for e in model.generate(request, {}) if isinstance(e, Step))
     found = Image.open(io.BytesIO(model.preview(step, request)))
     with torch.inference_mode():
-        expected = tiny.decode(torch.from_numpy(step.clean)).sample[0].permute(1, 2, 0).numpy()
+        expected = tiny.decode(torch.from_numpy(step.denoised)).sample[0].permute(1, 2, 0).numpy()
     expected = Image.fromarray((np.clip(expected / 2 + 0.5, 0, 1) * 255).astype(np.uint8))
     # JPEG keeps brightness whole, and colours at half the size.
     brightness = [np.asarray(picture.convert("L")).ravel() for picture in (found, expected)]
@@ -111,16 +111,16 @@ def test_a_tiny_autoencoder_makes_the_previews_of_a_model_that_has_one(checkpoin
 def test_the_last_step_has_no_noise_left_to_see(model_folder):
     model = StableDiffusion(model_folder, {})
     for scheduler in ("euler", "ddim", "dpm++_2m_karras"):
-        request = make_request(model.manifest, prompt="red", steps=4, seed=1, scheduler=scheduler)
-        steps = [e for e in model.generate(request) if isinstance(e, Step)]
-        np.testing.assert_allclose(steps[-1].clean, steps[-1].latents, atol=0.1 * np.abs(steps[-1].latents).max())
+        request = bind(model.manifest, prompt="red", steps=4, seed=1, scheduler=scheduler)
+        steps = [e for e in model.generate(request, {}) if isinstance(e, Step)]
+        np.testing.assert_allclose(steps[-1].denoised, steps[-1].latents, atol=0.1 * np.abs(steps[-1].latents).max())
 
 
 def test_previews_that_would_need_memory_beside_the_unet_are_left_out(model_folder):
     unknown = replace(model_folder, manifest=replace(model_folder.manifest, vae_scaling_factor=0.5))
     for budget, shown in ((weight_bytes(model_folder.package("unet", 64, 64)), False), (None, True)):
         model = StableDiffusion(unknown, {}, memory_budget=budget)
-        request = make_request(model.manifest, prompt="red", steps=1, seed=1)
-        events = list(model.generate(request))
-        assert isinstance(events[-1], Picture)
+        request = bind(model.manifest, prompt="red", steps=1, seed=1)
+        events = list(model.generate(request, {}))
+        assert isinstance(events[-1], GeneratedImage)
         assert (model.preview(events[0], request) is not None) == shown

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
-from server.pipeline.request import RequestError, as_json, from_json, make_request
+from server.pipeline.request import GenerationRequest, RequestError, bind
 from tests.support.fake_pipeline import MANIFEST
 
 
 def request(**fields):
-    return make_request(MANIFEST, prompt="a circle", **fields)
+    return bind(MANIFEST, prompt="a circle", **fields)
 
 
 def seeds(**fields):
-    return [tuple(pair) for pair in request(**fields).picture_seeds]
+    return [tuple(pair) for pair in request(**fields).seeds.of_images]
 
 
 def test_seeds_are_counted_up_from_the_first_and_go_round():
@@ -25,7 +23,7 @@ def test_seeds_are_counted_up_from_the_first_and_go_round():
 def test_each_picture_has_the_seed_it_was_given():
     assert seeds(seeds=[5, 9, 5]) == [(5, None), (9, None), (5, None)]
     made = request(seeds=(5, 9))
-    assert (made.n, made.seed) == (2, 5)
+    assert (made.seeds.n, made.seeds.seed) == (2, 5)
 
 
 def test_of_variations_the_seed_stays_and_the_variations_is_counted_up():
@@ -35,16 +33,16 @@ def test_of_variations_the_seed_stays_and_the_variations_is_counted_up():
 
 def test_a_variation_of_no_strength_plays_no_part():
     assert seeds(seed=1, n=2, variation_seed=8) == [(1, None), (2, None)]
-    assert request(variation_seed=-1, variation_strength=0).variation_seed is None
+    assert request(variation_seed=-1, variation_strength=0).seeds.variation_seed is None
 
 
 @pytest.mark.parametrize("given", [None, -1])
 def test_seeds_that_are_left_open_are_drawn_when_the_request_is_made(given):
-    made = request(seed=given, variation_seed=given, variation_strength=0.5)
+    made = request(seed=given, variation_seed=given, variation_strength=0.5).seeds
     assert 0 <= made.seed < 2**32
     assert made.variation_seed is not None
     assert 0 <= made.variation_seed < 2**32
-    drawn = request(seeds=[-1, 3]).seeds
+    drawn = request(seeds=[-1, 3]).seeds.seeds
     assert drawn is not None
     assert 0 <= drawn[0] < 2**32
     assert drawn[1] == 3
@@ -83,9 +81,9 @@ def test_a_request_is_bound_to_a_model_by_the_name_it_is_installed_by():
         {"seed": 1},
         {"seeds": [3, 1], "rng": "numpy"},
         {"seed": 2, "variation_seed": 4, "variation_strength": 0.5, "rng": "cuda", "model": "other"},
-        {"seed": 2, "image": b"png", "strength": 0.4},
+        {"seed": 2, "image": "image", "strength": 0.4},
     ],
 )
 def test_a_request_is_read_back_from_json_as_it_was(fields):
     made = request(**fields)
-    assert from_json(json.loads(json.dumps(as_json(made))), made.image) == made
+    assert GenerationRequest.model_validate_json(made.model_dump_json()) == made

@@ -13,7 +13,7 @@ import torch
 
 from converter.errors import ManifestError
 from converter.sources.config_tables import PREDICTION_TYPES
-from server.pipeline.request import RequestError, make_request
+from server.pipeline.request import RequestError, bind
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule, UnknownScheduler, find_scheduler
 from tests.support.fake_pipeline import MANIFEST
 
@@ -274,14 +274,14 @@ def manifest(**changes):
 def test_a_request_names_what_can_start_at_the_models_pure_noise():
     zero_snr = manifest(rescale_betas_zero_snr=True, timestep_spacing="trailing")
     with pytest.raises(RequestError, match=r"scheduler is 'heun'.*euler, euler_a.*pndm.*zero terminal SNR"):
-        make_request(zero_snr, prompt="red", scheduler="heun")
-    assert make_request(zero_snr, prompt="red", scheduler="pndm").scheduler == "pndm"
+        bind(zero_snr, prompt="red", scheduler="heun")
+    assert bind(zero_snr, prompt="red", scheduler="pndm").sampling.scheduler == "pndm"
     with pytest.raises(RequestError, match="scheduler is 'pndm'"):
-        make_request(replace(zero_snr, prediction_type="epsilon"), prompt="red", scheduler="pndm")
+        bind(replace(zero_snr, prediction_type="epsilon"), prompt="red", scheduler="pndm")
     with pytest.raises(RequestError, match=r"scheduler is 'euler'; accepted: none: .*noise, which it predicts"):
-        make_request(replace(zero_snr, prediction_type="epsilon"), prompt="red", scheduler="euler")
+        bind(replace(zero_snr, prediction_type="epsilon"), prompt="red", scheduler="euler")
     before_the_end = manifest(rescale_betas_zero_snr=True, timestep_spacing="leading")
-    assert make_request(before_the_end, prompt="red", scheduler="heun").scheduler == "heun"
+    assert bind(before_the_end, prompt="red", scheduler="heun").sampling.scheduler == "heun"
 
 
 @pytest.mark.parametrize("name", PEERS)
@@ -291,8 +291,8 @@ def test_more_steps_than_timesteps_are_refused_and_as_many_as_accepted_are_finit
     # DPM++ counts one step more where it leads, and an offset of 1 is past the end then.
     most = 38 if (name, spacing) == ("dpm++_2m", "leading") else 39
     with pytest.raises(RequestError, match=rf"steps is 60; accepted: 1 to {most} with .*40 timesteps"):
-        make_request(few, prompt="red", steps=60, scheduler=name)
-    assert make_request(few, prompt="red", steps=most, scheduler=name).steps == most
+        bind(few, prompt="red", steps=60, scheduler=name)
+    assert bind(few, prompt="red", steps=most, scheduler=name).sampling.steps == most
     noise = np.random.default_rng(0).standard_normal((1, 4, 4, 4)).astype(np.float32)
     for steps in (1, 2, most):
         assert np.isfinite(our_run(name, NoiseSchedule.of(few), steps, 1, noise, noise)[1]).all()
@@ -321,7 +321,7 @@ def test_a_manifest_with_another_noise_schedule_is_refused_by_name(changes, name
     with pytest.raises(ManifestError, match=named):
         NoiseSchedule.of(manifest(**changes))
     with pytest.raises(RequestError, match=named):
-        make_request(manifest(**changes), prompt="red")
+        bind(manifest(**changes), prompt="red")
 
 
 @pytest.mark.parametrize(

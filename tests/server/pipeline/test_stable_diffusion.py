@@ -26,12 +26,12 @@ from converter.conversion.convert import convert
 from converter.options import ConvertOptions
 from converter.runtime import Feature
 from server.pipeline.conditioning import Conditioning
-from server.pipeline.denoise import NotFinite, Step, denoise
+from server.pipeline.denoiser import Denoiser, GeneratedImage, NotFinite, Step
 from server.pipeline.noise import NumpyGenerator
 from server.pipeline.philox import PhiloxGenerator
-from server.pipeline.request import RequestError, make_request
+from server.pipeline.request import RequestError, bind
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
-from server.pipeline.stable_diffusion import Picture, StableDiffusion
+from server.pipeline.stable_diffusion import StableDiffusion
 from tests.support.checkpoints import diffusers_pipeline, tiny_unet, write_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -67,8 +67,9 @@ def psnr(found: np.ndarray, expected: np.ndarray) -> float:
     return float(20 * np.log10(255 / (error + 1e-9)))
 
 
-def pictures(model, **fields):
-    return [e for e in model.generate(make_request(model.manifest, **fields)) if isinstance(e, Picture)]
+def pictures(model, image=None, **fields):
+    request = bind(model.manifest, **fields, image=None if image is None else "image")
+    return [e for e in model.generate(request, {"image": image}) if isinstance(e, GeneratedImage)]
 
 
 def with_scheduler(pipeline, name, schedule):
@@ -104,7 +105,7 @@ def test_an_image_of_a_zero_terminal_snr_model_is_the_one_diffusers_makes(pair, 
     fields = {"prompt": "red", "negative_prompt": "blue", "steps": 4, "guidance_scale": 3, "seed": 11}
     if ours.manifest.prediction_type == "epsilon" and (spacing == "trailing" or name == "lcm"):
         with pytest.raises(RequestError, match="pure noise"):
-            make_request(ours.manifest, scheduler=name, **fields)
+            bind(ours.manifest, scheduler=name, **fields)
         return
     (found,) = pictures(ours, scheduler=name, **fields)
     expected = with_scheduler(theirs, name, schedule)(
@@ -121,9 +122,9 @@ def test_an_image_of_a_zero_terminal_snr_model_is_the_one_diffusers_makes(pair, 
 @pytest.mark.parametrize("pair", ["v_prediction"], indirect=True)
 def test_the_first_preview_of_pure_noise_is_finite(pair):
     ours, _ = rescaled(pair[1], "trailing")
-    request = make_request(ours.manifest, prompt="red", steps=3, seed=1, scheduler="euler")
-    step = next(ours.generate(request))
-    assert 0 < np.abs(step.clean.astype(np.float16)).max() < 100
+    request = bind(ours.manifest, prompt="red", steps=3, seed=1, scheduler="euler")
+    step = next(ours.generate(request, {}))
+    assert 0 < np.abs(step.denoised.astype(np.float16)).max() < 100
     assert ours.preview(step, request)
 
 
@@ -204,9 +205,9 @@ def test_a_variation_lies_between_two_seeds(pair):
 
 def test_steps_are_counted_from_one_to_their_total(pair):
     ours, _ = pair
-    events = list(ours.generate(make_request(ours.manifest, prompt="red", steps=3, seed=1)))
+    events = list(ours.generate(bind(ours.manifest, prompt="red", steps=3, seed=1), {}))
     assert [(e.index, e.total) for e in events if isinstance(e, Step)] == [(1, 3), (2, 3), (3, 3)]
-    assert isinstance(events[-1], Picture)
+    assert isinstance(events[-1], GeneratedImage)
 
 
 def test_a_network_that_overflows_is_reported_at_its_step():
@@ -222,7 +223,7 @@ def test_a_network_that_overflows_is_reported_at_its_step():
     latents, nothing = np.zeros((1, 4, 2, 2), np.float32), np.zeros((1, 0, 2, 2), np.float16)
     states = Conditioning({"encoder_hidden_states": np.zeros((2, 8, 1, 77), np.float16)}, tokens=77, guided=True)
     with pytest.raises(NotFinite, match="step 1 of 3"):
-        next(denoise(Overflowing(), schedule, sampler, latents, nothing, states, 5, 0, lambda: latents))
+        next(Denoiser(Overflowing(), schedule, states, 5, nothing).steps(sampler, latents, 0, lambda: latents))
 
 
 def test_networks_of_a_size_are_loaded_when_it_is_first_asked_for(model_folder):
@@ -237,8 +238,8 @@ def test_networks_of_a_size_are_loaded_when_it_is_first_asked_for(model_folder):
     model = StableDiffusion(model_folder, {"default": "ALL", "unet": "CPU_AND_GPU"}, loader)
     model.load()
     assert [units for _, units in loaded] == ["ALL", "CPU_AND_GPU", "ALL"]
-    request = make_request(model.manifest, prompt="red", width=96, height=64, steps=1, seed=1)
-    (picture,) = (e for e in model.generate(replace(request, n=1)) if isinstance(e, Picture))
+    request = bind(model.manifest, prompt="red", width=96, height=64, steps=1, seed=1)
+    (picture,) = (e for e in model.generate(request, {}) if isinstance(e, GeneratedImage))
     assert picture.pixels.shape == (64, 96, 3)
     assert len(loaded) == 5
 

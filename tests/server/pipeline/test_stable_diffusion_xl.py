@@ -16,8 +16,9 @@ from PIL import Image
 
 from converter.conversion.convert import convert
 from converter.options import ConvertOptions
-from server.pipeline.request import make_request
-from server.pipeline.stable_diffusion import Picture, StableDiffusion
+from server.pipeline.denoiser import GeneratedImage
+from server.pipeline.request import bind
+from server.pipeline.stable_diffusion import StableDiffusion
 from tests.support.checkpoints import write_xl_checkpoint, xl_parts
 from tests.support.mil_packages import psnr
 
@@ -39,8 +40,9 @@ def pair(folder, kind, **options):
     return StableDiffusion(made, {}), theirs
 
 
-def picture(model, **fields):
-    return next(e for e in model.generate(make_request(model.manifest, **fields)) if isinstance(e, Picture)).pixels
+def picture(model, image=None, **fields):
+    request = bind(model.manifest, **fields, image=None if image is None else "image")
+    return next(e for e in model.generate(request, {"image": image}) if isinstance(e, GeneratedImage)).pixels
 
 
 @pytest.fixture(scope="module")

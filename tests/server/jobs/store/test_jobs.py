@@ -32,12 +32,12 @@ def got(store: JobStore, job_id: str) -> Job:
 
 def test_a_job_is_there_for_the_next_server_as_it_was_asked_for(tmp_path: Path) -> None:
     first = JobStore(tmp_path)
-    asked = request(image=b"picture", seeds=(3, 4), n=2)
-    kept = first.add(submission(asked, client="10.0.0.1", priority="high"), 5.0)
+    asked, attachments = request(image="image", seeds=(3, 4), n=2), {"image": b"image", "mask": b"mask"}
+    kept = first.add(submission(asked, attachments=attachments, client="10.0.0.1", priority="high"), 5.0)
     first.close()
     second = JobStore(tmp_path)
     assert second.queued() == [kept]
-    assert second.start(kept.job_id) == asked
+    assert second.start(kept.job_id) == (asked, attachments)
     second.close()
 
 
@@ -191,3 +191,54 @@ def test_reading_does_not_wait_for_a_write(store: JobStore, tmp_path: Path) -> N
     assert got(store, job_id).status == "queued"
     writer.execute("ROLLBACK")
     writer.close()
+
+
+def attached(store: JobStore) -> str:
+    return store.add(submission(request(image="image"), attachments={"image": b"image", "mask": b"mask"})).job_id
+
+
+def files(tmp_path: Path) -> set[bytes]:
+    return {file.read_bytes() for file in (tmp_path / "attachments").iterdir()}
+
+
+def test_attachments_are_files_under_names_that_say_nothing_until_their_job_is_over(
+    store: JobStore, tmp_path: Path
+) -> None:
+    job_id = attached(store)
+    assert files(tmp_path) == {b"image", b"mask"}
+    assert not [file for file in (tmp_path / "attachments").iterdir() if job_id in file.name or "image" in file.name]
+    store.start(job_id)
+    store.requeue(job_id)
+    assert store.start(job_id)[1] == {"image": b"image", "mask": b"mask"}
+    store.end(job_id, "succeeded")
+    assert files(tmp_path) == set()
+
+
+def test_attachments_go_with_a_job_that_is_cancelled_or_failed_in_any_way(store: JobStore, tmp_path: Path) -> None:
+    store.end(attached(store), "cancelled")
+    stopping, died = attached(store), attached(store)
+    for job_id in (stopping, died):
+        store.start(job_id)
+        store.cancelling(job_id)
+    store.requeue(stopping)
+    store.interrupted("it died", by_worker=True)
+    assert files(tmp_path) == set()
+
+
+def test_attachments_without_a_job_are_deleted_at_the_next_start(tmp_path: Path) -> None:
+    first = JobStore(tmp_path)
+    job_id = attached(first)
+    first.attachments.write(b"killed before its job was kept")
+    first.close()
+    second = JobStore(tmp_path)
+    assert files(tmp_path) == {b"image", b"mask"}
+    assert second.start(job_id)[1]["mask"] == b"mask"
+    second.close()
+
+
+def test_a_job_that_cannot_be_kept_leaves_no_attachments(store: JobStore, tmp_path: Path) -> None:
+    add(store, key="k")
+    with pytest.raises(sqlite3.IntegrityError):
+        store.add(submission(request(image="image"), attachments={"image": b"image"}, key="k"))
+    assert files(tmp_path) == set()
+    add(store)

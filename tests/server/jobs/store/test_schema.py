@@ -1,12 +1,22 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import shutil
+import signal
 import sqlite3
 from pathlib import Path
 
 import pytest
 
+from server.api.service import fingerprint_of
 from server.jobs.store import JobStore, StoreError, schema
+from server.jobs.store.files import StoredFiles
+from server.pipeline.request import Source
+
+#: A data folder of the version before requests were nested, killed with jobs queued and one running.
+SCHEMA_2 = Path(__file__).parents[3] / "data" / "jobs-schema-2"
 
 #: A request as version 1 wrote it, when there was one model.
 OLD = {
@@ -31,7 +41,7 @@ def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
 
 def test_jobs_of_the_first_schema_are_taken_over(tmp_path: Path) -> None:
     db = schema.connect(tmp_path / "jobs.sqlite3")
-    schema._m001_jobs(db)
+    schema._m001_jobs(db, StoredFiles(tmp_path / "attachments", ".bin"))
     db.execute("PRAGMA user_version = 1")
     for number, status in enumerate(("succeeded", "running", "queued"), 1):
         db.execute(
@@ -46,8 +56,95 @@ def test_jobs_of_the_first_schema_are_taken_over(tmp_path: Path) -> None:
     store.name_model("fake")
     store.interrupted("the server was killed", by_worker=False)
     assert sorted(w.job_id for w in store.queued()) == ["queued", "running"]
-    assert store.start("queued").model == "fake"
+    assert store.start("queued")[0].model == "fake"
     old = store.get("succeeded")
     assert old is not None
     assert store.image_path(old.images[0]).read_bytes() == b"picture"
+    store.close()
+
+
+@pytest.fixture
+def schema_2(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(SCHEMA_2, tmp_path / "data"))
+
+
+def upload(data_dir: Path) -> bytes:
+    db = sqlite3.connect(data_dir / "jobs.sqlite3")
+    ((found,),) = db.execute("SELECT upload FROM jobs WHERE upload IS NOT NULL").fetchall()
+    db.close()
+    return bytes(found)
+
+
+def test_jobs_of_the_second_schema_are_taken_over_with_their_images_and_uploads(schema_2: Path) -> None:
+    source = upload(schema_2)
+    store = JobStore(schema_2)
+    jobs = {job.request.prompts.prompt: job for job in store.page(100)}
+    assert {prompt: job.status for prompt, job in jobs.items()} == {
+        "a finished circle": "succeeded",
+        "finished seeds": "succeeded",
+        "a finished start": "succeeded",
+        "it will fail": "failed",
+        "a slow running circle": "running",
+        "a queued start": "queued",
+        "a queued heun": "queued",
+        "a queued pndm": "queued",
+        "a cancelled start": "cancelled",
+    }
+    varied = jobs["a finished circle"]
+    assert [image.seed for image in varied.images] == [7, 7]
+    assert store.image_path(varied.images[1]).read_bytes().startswith(b"\x89PNG")
+    assert varied.request.seeds.of_images == ((7, 3), (7, 4))
+    seeded = jobs["finished seeds"].request
+    assert (seeded.seeds.seeds, seeded.seeds.rng, str(seeded.size)) == ((5, 9), "numpy", "96x64")
+    store.interrupted("the server was killed", by_worker=False)
+    costs = {queued.job_id: (queued.cost.calls, queued.cost.shape.batch) for queued in store.queued()}
+    assert [
+        costs[jobs[p].id] for p in ("a slow running circle", "a queued start", "a queued heun", "a queued pndm")
+    ] == [
+        (150, 2),
+        (2, 2),
+        (19, 2),
+        (11, 1),
+    ]
+    request, attachments = store.start(jobs["a queued start"].id)
+    assert request.source == Source(image="image", strength=0.5)
+    assert attachments == {"image": source}
+    store.end(jobs["a queued start"].id, "succeeded")
+    assert list((schema_2 / "attachments").iterdir()) == []
+    store.close()
+
+
+def test_a_request_sent_again_after_an_upgrade_is_still_the_same(schema_2: Path) -> None:
+    source = upload(schema_2)
+    left_out = dict.fromkeys(
+        ("negative_prompt", "width", "height", "guidance_scale", "scheduler", "n", "seeds", "rng", "variation_seed",
+         "variation_strength", "model")
+    )  # fmt: skip
+    fields = left_out | {"prompt": "a queued start", "steps": 4, "seed": 11, "strength": 0.5, "priority": "normal"}
+    store = JobStore(schema_2)
+    known = store.with_key("127.0.0.1", "a queued start")
+    assert known is not None
+    assert known[1] == fingerprint_of("/api/v1/img2img", fields, {"image": source})
+    store.close()
+
+
+def _migrate_and_die(data_dir: Path, moment: str) -> None:
+    def die(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(StoredFiles, moment, die)
+    JobStore(data_dir)
+
+
+@pytest.mark.parametrize("moment", ["write", "settle"])
+def test_a_kill_while_uploads_are_moved_loses_none(schema_2: Path, moment: str) -> None:
+    source = upload(schema_2)
+    process = multiprocessing.get_context("fork").Process(target=_migrate_and_die, args=(schema_2, moment))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    store = JobStore(schema_2)
+    (job,) = [job for job in store.page(100) if job.request.prompts.prompt == "a queued start"]
+    assert store.start(job.id)[1] == {"image": source}
+    assert len(list((schema_2 / "attachments").iterdir())) == 1
     store.close()

@@ -1,4 +1,4 @@
-"""Finished images, stored under random file names."""
+"""Images and attachments as files, under random names."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from contextlib import suppress
 from pathlib import Path
 
 
-class ImageFiles:
-    """A folder of images. ``bytes`` is what they take together, once `sweep` has counted them."""
+class StoredFiles:
+    """A folder of files with one suffix. ``bytes`` is their total size, once `sweep` has counted them."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, suffix: str) -> None:
+        self._folder, self._suffix = folder, suffix
         folder.mkdir(parents=True, exist_ok=True)
         self.bytes = 0
         self._unsettled: list[str] = []
 
     def path(self, name: str) -> Path:
-        """Where a image's file is."""
+        """Return the path of a file."""
         return self._folder / name
 
-    def write(self, png: bytes) -> str:
-        """Keep a image; its name, which is never that of half a one, and outlives a power cut after `settle`."""
-        name = f"{secrets.token_hex(16)}.png"
+    def write(self, data: bytes) -> str:
+        """Write a file and return its name, which is never that of half a file, and outlives a power cut after `settle`."""
+        name = f"{secrets.token_hex(16)}{self._suffix}"
         partial = self.path(f"{name}.partial")
-        partial.write_bytes(png)
+        partial.write_bytes(data)
         partial.rename(self.path(name))
         self._unsettled.append(name)
-        self.bytes += len(png)
+        self.bytes += len(data)
         return name
 
     def settle(self) -> None:
-        """Wait until what was written is on the disk. Not done by `write`, whose caller's client is waiting."""
+        """Wait until what was written is on the disk."""
         if not self._unsettled:
             return
-        # The files before the folder: a name must not outlive a power cut without its content.
+        # The folder last: a name must not outlive a power cut without what it names.
         for path in [*map(self.path, self._unsettled), self._folder]:
             with suppress(FileNotFoundError):  # replaced or expired meanwhile
                 opened = os.open(path, os.O_RDONLY)
@@ -47,7 +47,7 @@ class ImageFiles:
         self._unsettled.clear()
 
     def remove(self, names: Iterable[str]) -> None:
-        """Delete images; those that are gone already are."""
+        """Delete files, those that exist."""
         for name in names:
             path = self.path(name)
             try:
@@ -58,12 +58,12 @@ class ImageFiles:
             self.bytes -= size
 
     def sweep(self, known: set[str]) -> int:
-        """Delete what no job knows of (left by a kill between file and entry), count the rest; how many were deleted."""
+        """Delete files that no job has (a kill came between file and row), count the others; return how many it deleted."""
         self.bytes, swept = 0, 0
         for entry in os.scandir(self._folder):
             if entry.name in known:
                 self.bytes += entry.stat().st_size
-            elif entry.name.endswith((".png", ".partial")):
+            elif entry.name.endswith((self._suffix, ".partial")):
                 Path(entry.path).unlink()
                 swept += 1
         return swept

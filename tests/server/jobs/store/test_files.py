@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from server.jobs.store.images import ImageFiles
+from server.jobs.store.files import StoredFiles
 
 
 def test_what_no_job_knows_of_is_swept_and_the_rest_counted(tmp_path: Path) -> None:
-    images = ImageFiles(tmp_path)
+    images = StoredFiles(tmp_path, ".png")
     known, orphan = images.write(b"known"), images.write(b"orphan")
     images.path("half.png.partial").write_bytes(b"ha")
     images.path("notes.txt").write_bytes(b"somebody else's")
@@ -17,7 +17,7 @@ def test_what_no_job_knows_of_is_swept_and_the_rest_counted(tmp_path: Path) -> N
 
 
 def test_bytes_follow_what_is_written_and_removed(tmp_path: Path) -> None:
-    images = ImageFiles(tmp_path)
+    images = StoredFiles(tmp_path, ".png")
     first, second = images.write(b"12345"), images.write(b"123")
     assert images.bytes == 8
     images.remove([first, first, "never-there.png"])
@@ -26,14 +26,14 @@ def test_bytes_follow_what_is_written_and_removed(tmp_path: Path) -> None:
 
 
 def test_names_say_nothing_and_no_half_written_file_has_one(tmp_path: Path) -> None:
-    images = ImageFiles(tmp_path)
+    images = StoredFiles(tmp_path, ".png")
     names = {images.write(b"same") for _ in range(20)}
     assert len(names) == 20
     assert not list(tmp_path.glob("*.partial"))
 
 
 def test_pictures_settle_whether_or_not_they_are_still_there(tmp_path: Path) -> None:
-    images = ImageFiles(tmp_path)
+    images = StoredFiles(tmp_path, ".png")
     kept, gone = images.write(b"kept"), images.write(b"gone")
     images.remove([gone])
     images.settle()
