@@ -35,7 +35,9 @@ class Reference:
     run: Callable[[Any, Arrays], Arrays]
 
 
-def _diffusers_module(name: str) -> Make:
+def diffusers_module(name: str) -> Make:
+    """Return what makes a module of this class of diffusers."""
+
     def make(config: Config, outputs: Collection[str]) -> torch.nn.Module:
         import diffusers
 
@@ -194,10 +196,10 @@ def _safety_checker(module: Any, given: Arrays) -> Arrays:
 
 
 TEXT_ENCODER = Reference(_make_text_encoder, _text_encoder)
-UNET = Reference(_diffusers_module("UNet2DConditionModel"), _unet)
-UNET_PROMPT = Reference(_diffusers_module("UNet2DConditionModel"), _unet_prompt)
-CONTROLNET = Reference(_diffusers_module("ControlNetModel"), _controlnet)
-VAE_DECODER = Reference(_diffusers_module("AutoencoderKL"), _decoder)
-VAE_ENCODER = Reference(_diffusers_module("AutoencoderKL"), _vae_encoder)
-PREVIEW_DECODER = Reference(_diffusers_module("AutoencoderTiny"), _decoder)
+UNET = Reference(diffusers_module("UNet2DConditionModel"), _unet)
+UNET_PROMPT = Reference(diffusers_module("UNet2DConditionModel"), _unet_prompt)
+CONTROLNET = Reference(diffusers_module("ControlNetModel"), _controlnet)
+VAE_DECODER = Reference(diffusers_module("AutoencoderKL"), _decoder)
+VAE_ENCODER = Reference(diffusers_module("AutoencoderKL"), _vae_encoder)
+PREVIEW_DECODER = Reference(diffusers_module("AutoencoderTiny"), _decoder)
 SAFETY_CHECKER = Reference(_make_safety_checker, _safety_checker)

@@ -1,7 +1,8 @@
 """The registry of network kinds: the component, variants, writer and reference of each.
 
-To add a network, write a module with its MIL, its reference in `converter.networks.references`, the names of new inputs
-and outputs in `converter.networks.features`, and its line here.
+To add a network, write a module with its MIL and its reference (those of diffusers are in `converter.networks.references`)
+and its entry here. New names of inputs and outputs go to `converter.networks.features`, a component that no other network is
+made from to `converter.sources.component_kinds`.
 """
 
 from __future__ import annotations
