@@ -19,7 +19,7 @@ from PIL import Image
 from converter import __version__
 from tests.support.live_server import until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 _ROOT = Path(__file__).resolve().parent.parent
 _NAMES = ("converter", "server", "demo", "pyproject.toml", "setup.py", "README.md", "LICENSE")

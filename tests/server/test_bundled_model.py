@@ -23,7 +23,7 @@ from server.settings import BUNDLED_MODEL
 from tests.support.checkpoints import diffusers_pipeline
 from tests.support.live_server import answers, until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +39,13 @@ def server(data_dir):
         command = [sys.executable, "-m", "server", "serve", "--port", "0", "--data-dir", str(data_dir)]
         process = subprocess.Popen(command, stderr=errors)
     try:
-        url = until(lambda: re.search(r"http://[\d.]+:\d+", log.read_text()), patience=30).group()
+        url = until(lambda: re.search(r"http://[\d.]+:\d+", log.read_text())).group()
         with httpx.Client(base_url=url, timeout=120) as client:
-            until(lambda: answers(client) and client.get("/readyz").status_code == 200, patience=90)
+            until(lambda: answers(client) and client.get("/readyz").status_code == 200, patience=300)
             yield client
     finally:
         process.terminate()
-        assert process.wait(timeout=20) in (0, -15)
+        assert process.wait(timeout=60) in (0, -15)
 
 
 def shown(png: bytes) -> tuple[str, list[tuple[str, str, str]]]:

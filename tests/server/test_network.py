@@ -16,7 +16,7 @@ import pytest
 
 from server.security.hosts import own_addresses
 from server.security.key import FILE
-from tests.support.live_server import answers, until
+from tests.support.live_server import PATIENCE, answers, until
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,7 @@ def test_it_makes_a_key_shows_it_once_and_lets_nobody_in_without(tmp_path: Path)
     data = tmp_path / "data"
     with started(data, "--host", "0.0.0.0") as (process, port, said):
         address = (*own_addresses(), "127.0.0.1")[0]
-        with httpx.Client(base_url=f"http://{address}:{port}", trust_env=False) as client:
+        with httpx.Client(base_url=f"http://{address}:{port}", trust_env=False, timeout=PATIENCE) as client:
             until(lambda: answers(client))
             assert client.get("/api/v1/jobs").status_code == 401
             shown = re.search(r"API key: (\S+)", said.read_text())
@@ -54,7 +54,7 @@ def test_it_makes_a_key_shows_it_once_and_lets_nobody_in_without(tmp_path: Path)
         assert process.wait(60) in (0, -signal.SIGTERM)
         assert "Traceback" not in said.read_text()
     with started(data, "--host", "0.0.0.0") as (_, port, said):
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=PATIENCE) as client:
             until(lambda: answers(client))
             assert client.get("/api/v1/jobs", headers={"Authorization": f"Bearer {key}"}).status_code == 200
         assert key not in said.read_text()
@@ -65,7 +65,9 @@ def test_with_tls_it_makes_a_certificate_and_shows_its_fingerprint(tmp_path: Pat
     data = tmp_path / "data"
     with started(data, "--tls") as (_, port, said):
         context = ssl.create_default_context(cafile=data / "tls" / "cert.pem")
-        with httpx.Client(base_url=f"https://localhost:{port}", verify=context, trust_env=False) as client:
+        with httpx.Client(
+            base_url=f"https://localhost:{port}", verify=context, trust_env=False, timeout=PATIENCE
+        ) as client:
             until(lambda: answers(client))
         assert re.search(r"fingerprint ([0-9A-F]{2}:){31}[0-9A-F]{2}", said.read_text())
 
@@ -77,7 +79,7 @@ def test_a_key_that_is_given_is_asked_for_on_this_machine_too_and_never_told(
     monkeypatch.setenv("ANEMONE_API_KEY", key)
     data = tmp_path / "data"
     with started(data, "--log-format", "json") as (process, port, said):
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=PATIENCE) as client:
             until(lambda: answers(client))
             right, wrong = {"Authorization": f"Bearer {key}"}, {"Authorization": f"Bearer {key}x"}
             told = [

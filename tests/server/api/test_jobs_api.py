@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import pytest
 
-from tests.support.live_server import enqueue, job, over, running
+from tests.support.live_server import PATIENCE, enqueue, job, over, running, until
 
 
 @pytest.mark.parametrize(
@@ -149,9 +151,15 @@ def test_cancelling_a_job_that_is_over_changes_nothing(client: httpx.Client) -> 
 
 def test_a_client_that_hangs_up_does_not_lose_its_job(client: httpx.Client) -> None:
     with pytest.raises(httpx.ReadTimeout):
-        client.post("/api/v1/txt2img", json={"prompt": "slow orphan", "steps": 8}, timeout=0.3)
-    jobs = client.get("/api/v1/jobs").json()["jobs"]
-    orphan = next(j for j in jobs if j["request"]["prompt"] == "slow orphan")
+        client.post(
+            "/api/v1/txt2img", json={"prompt": "slow orphan", "steps": 8}, timeout=httpx.Timeout(PATIENCE, read=0.3)
+        )
+
+    def orphaned() -> dict[str, Any] | None:
+        jobs = client.get("/api/v1/jobs").json()["jobs"]
+        return next((j for j in jobs if j["request"]["prompt"] == "slow orphan"), None)
+
+    orphan = until(orphaned)
     assert over(client, orphan["id"])["status"] == "succeeded"
 
 

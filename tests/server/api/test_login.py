@@ -22,7 +22,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 @pytest.fixture
 def browser(server: httpx.Client) -> Iterator[httpx.Client]:
     """A client with a cookie jar of its own."""
-    with httpx.Client(base_url=server.base_url, trust_env=False) as found:
+    with httpx.Client(base_url=server.base_url, trust_env=False, timeout=server.timeout) as found:
         yield found
 
 

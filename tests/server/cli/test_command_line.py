@@ -98,12 +98,12 @@ def test_two_servers_do_not_share_a_data_folder_and_ctrl_c_ends_the_first_quietl
     first = subprocess.Popen([*command, "--model", str(tmp_path)], stderr=subprocess.PIPE, text=True)
     assert first.stderr is not None
     assert "http://127.0.0.1:" in first.stderr.readline()
-    second = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    second = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert second.returncode == 1
     assert str(tmp_path) in second.stderr
     time.sleep(1)
     first.send_signal(signal.SIGINT)
-    _, errors = first.communicate(timeout=30)
+    _, errors = first.communicate(timeout=60)
     assert first.returncode == 130
     assert "Traceback" not in errors
 

@@ -68,6 +68,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2 * PATIENCE)
 def test_an_address_on_the_hub_is_downloaded_and_converted_before_the_worker_begins(
     checkpoint: Path, hub: FakeHub, tmp_path: Path
 ) -> None:
