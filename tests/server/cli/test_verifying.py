@@ -33,6 +33,16 @@ def test_a_model_agrees_with_the_checkpoint_it_was_made_from(checkpoint, model_f
     assert min(map(float, found)) > 40
 
 
+def test_a_model_is_compared_by_the_options_it_was_made_with(checkpoint, tmp_path, capsys):
+    vae = tiny_vae(scaling_factor=0.5)
+    vae.save_pretrained(tmp_path / "vae", safe_serialization=True)
+    options = ConvertOptions(vae=str(tmp_path / "vae"), prompt_once=True, verify=False)
+    convert(checkpoint, tmp_path / "out", options)
+    assert main(["verify", str(tmp_path / "out"), "--against", str(checkpoint), "--steps", "0"]) == 0
+    networks = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line]
+    assert networks == ["text_encoder", "unet", "vae_decoder", "vae_encoder", "unet_prompt"]
+
+
 def test_the_operations_nearest_to_overflow_are_told_for_the_engine(checkpoint, model_folder, capsys):
     arguments = ["verify", str(model_folder.path), "--against", str(checkpoint), "--steps", "0"]
     assert main([*arguments, "--precision", "ane", "--ranges", "2"]) == 0

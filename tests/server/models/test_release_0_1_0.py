@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tarfile
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ import pytest
 import converter
 from converter.conversion.convert import write_model
 from converter.conversion.plan import ConversionPlan, make_plan
+from converter.errors import ManifestError
 from converter.folder import FORMAT, ModelFolder
 from converter.options import AS_USUAL, ConvertOptions
 from converter.progress import Progress
@@ -54,6 +56,26 @@ def test_its_model_is_read_and_makes_images(left: Path) -> None:
     ]
     assert [p.shape for p in pixels] == [(64, 64, 3)]
     assert np.ptp(pixels[0]) > 0
+
+
+def test_a_damaged_manifest_of_its_format_is_refused_as_one_of_today_is(left: Path) -> None:
+    file = left / "model" / "anemone.json"
+    whole = json.loads(file.read_text())
+    for damage, words in (
+        ({"format": 3}, "has format 3; this version reads 1 to 2"),
+        ({"format": True}, "has format True"),
+        ({"format": "1"}, "has format '1'"),
+        ({"networks": 5}, "networks: "),
+        ({"converter": 5}, "converter: "),
+        ({"converter": {"anemone": 5, "coremltools": "9.0"}}, r"converter\.anemone: "),
+        ({"sizes": []}, "sizes: "),
+        ({"format": 2, "options": {"batches": "2"}}, r"options\.batches: "),
+    ):
+        file.write_text(json.dumps(whole | damage))
+        with pytest.raises(ManifestError, match=words):
+            ModelFolder.open(left / "model")
+    file.write_text(json.dumps(whole | {"format": 2, "options": {"of_a_later_release": 1, "attention": "original"}}))
+    assert ModelFolder.open(left / "model").manifest.options == ConvertOptions(attention="original")
 
 
 def test_its_model_is_that_of_the_same_plan_in_every_release_that_writes_the_same_packages(
