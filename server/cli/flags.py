@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
 
 from converter.options import AS_USUAL, OPTIONS, NetworkSource, Option, Size
 from server.cli.serve import add_config
@@ -44,6 +44,19 @@ def _is_network(option: Option) -> bool:
     return option.value is NetworkSource
 
 
+def _value(option: Option) -> tuple[Callable[[str], Any], tuple[Any, ...] | None, str | None]:
+    """Return what reads an option's value from text, which values are accepted (None for any), and its metavar."""
+    if option.value is Size:
+        return size, None, "WxH"
+    if _is_network(option):
+        return _network_source, None, "SOURCE"
+    if get_origin(option.value) is Literal:
+        choices = get_args(option.value)
+        return type(choices[0]), choices, None
+    plain = get_args(option.value)[0] if get_origin(option.value) is Annotated else option.value
+    return plain, None, None
+
+
 def add_options(command: argparse.ArgumentParser, *, networks_only: bool = False) -> None:
     """Add a flag for every option of a conversion, or for those alone that name networks beside the checkpoint."""
     for name, option in OPTIONS.items():
@@ -58,21 +71,14 @@ def add_options(command: argparse.ArgumentParser, *, networks_only: bool = False
         if option.value is bool:
             command.add_argument(flag(name), dest=name, action="store_true", help=about)
             continue
-        kind: Callable[[str], Any] = str
-        choices, metavar = None, None
-        if option.value is Size:
-            kind, metavar = size, "WxH"
-        elif _is_network(option):
-            kind, metavar = _network_source, "SOURCE"
-        elif choices := get_args(option.value):
-            kind = type(choices[0])
+        kind, choices, metavar = _value(option)
         if isinstance(default, str):
             about = f"{about} ({default})"
         command.add_argument(
             flag(name),
             dest=name,
             type=kind,
-            choices=choices or None,
+            choices=choices,
             metavar=metavar,
             action="store" if option.most is None else "append",
             help=about,
