@@ -21,7 +21,7 @@ from converter.devices.comparison import _predict, compare_devices
 from converter.devices.timing import _timed
 from converter.errors import AnemoneError
 from converter.folder import FILE, ModelFolder
-from tests.support.fake_coreml import pretend
+from tests.support.mac_double.devices import pretend
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,7 +10,7 @@ from converter.devices.blocks import blocks
 from converter.devices.comparison import DeviceComparison, Row, _predict, compare_devices, likely_inputs
 from converter.errors import AnemoneError
 from tests.support.apple_chunks import cut_in_two
-from tests.support.fake_coreml import pretend
+from tests.support.mac_double.devices import pretend
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ import pytest
 from converter.runtime.compute_plan import machine_devices, planned
 from converter.runtime.feature import PackageError
 from converter.runtime.program import read_model
-from tests.support.fake_coreml import pretend
+from tests.support.mac_double.devices import pretend
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from converter.errors import AnemoneError
 from converter.folder import ModelFolder
 from server.cli.devices import verify_devices
 from server.cli.main import main
-from tests.support.fake_coreml import pretend
+from tests.support.mac_double.devices import pretend
 
 pytestmark = pytest.mark.slow
 

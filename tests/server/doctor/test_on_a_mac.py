@@ -15,7 +15,7 @@ from converter.folder import FILE, ModelFolder
 from server.doctor import machine, networks
 from server.doctor.networks import examine
 from server.settings import Settings
-from tests.support.fake_coreml import MLCPUComputeDevice, MLGPUComputeDevice, pretend
+from tests.support.mac_double.devices import MLCPUComputeDevice, MLGPUComputeDevice, pretend
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_network_is_loaded_on_the_compute_units_that_the_settings_say(model, m
         "vae_decoder": "CPU_ONLY",
         "vae_encoder": "CPU_ONLY",
     }
-    assert [loaded for _, loaded in mac.loads] == list(units.values())
+    assert [loaded for _, loaded, _ in mac.loads] == list(units.values())
     devices = {one.network: one.placed.shares[0].device for one in found.networks}
     assert (devices["unet"], devices["vae_decoder"]) == ("GPU", "CPU")
 

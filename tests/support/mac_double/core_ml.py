@@ -21,6 +21,9 @@ import numpy as np
 
 from converter.runtime.mil import MILNetwork
 
+#: The package, as it is kept inside of its compiled form.
+SOURCE = "source.mlpackage"
+
 
 class ComputeUnit(enum.Enum):
     ALL = 1
@@ -67,6 +70,10 @@ class Mac:
                 return by_unit.get(units.name, "")
         return ""
 
+    def network(self, source: Path, function: str, units: ComputeUnit) -> MILNetwork:
+        """What a compiled model predicts with on a compute unit; raises RuntimeError where it does not load there."""
+        return MILNetwork(source, function)
+
     def modules(self) -> dict[str, types.ModuleType]:
         """Modules to stand in sys.modules."""
         names = ("coremltools", "coremltools.models", "coremltools.models.utils")
@@ -92,7 +99,7 @@ class Mac:
     def compile_model(self, model: str, destination_path: str) -> str:
         assert isinstance(model, str)
         assert destination_path.endswith(".mlmodelc")
-        shutil.copytree(model, os.path.join(destination_path, "source.mlpackage"))
+        shutil.copytree(model, os.path.join(destination_path, SOURCE))
         self.compilations.append(model)
         return destination_path
 
@@ -139,7 +146,7 @@ class _CompiledMLModel:
         self.mac.said(f"load {self._name} {self._units}")
         if self._does == "load":
             raise RuntimeError("Error in building plan.")
-        self._network = MILNetwork(Path(path, "source.mlpackage"), function_name or "main")
+        self._network = self.mac.network(Path(path, SOURCE), function_name or "main", compute_units)
         self._rows: dict[str, np.ndarray] = {}
 
     def predict(self, data: dict[str, np.ndarray], state: None = None) -> dict[str, np.ndarray]:

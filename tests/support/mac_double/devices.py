@@ -1,34 +1,23 @@
-"""A double of coremltools on a Mac for what compares its devices: compiles, predicts, plans.
+"""The Mac's compute devices: which of them a program runs on by Core ML's plan, and what each makes of it.
 
-Predictions come from the MIL runtime with every result rounded to fp16. The Neural Engine of the double adds noise to
-one operation's result, from where it spreads through the rest of the network as a real fault would.
+Predictions come from the MIL runtime with every result rounded to fp16, on the CPU alone to fp32. The Neural Engine adds
+noise to one operation's result, from where it spreads through the rest of the network as a real fault would.
 """
 
 from __future__ import annotations
 
-import enum
-import shutil
 import sys
 import types
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from converter.runtime.mil import MILNetwork
 from converter.runtime.program import read_model
-
-_SOURCE = "source.mlpackage"
-
-
-class ComputeUnit(enum.Enum):
-    ALL = 1
-    CPU_AND_GPU = 2
-    CPU_ONLY = 3
-    CPU_AND_NE = 4
+from tests.support.mac_double.core_ml import SOURCE, ComputeUnit, Mac
 
 
 class MLCPUComputeDevice:
@@ -44,18 +33,32 @@ class MLNeuralEngineComputeDevice:
 
 
 @dataclass
-class FakeMac:
-    """What the double is set to and has seen.
+class MacWithDevices(Mac):
+    """A Mac whose devices differ.
 
     noisy: the operation whose result the engine gets wrong, and by how much of its greatest magnitude.
     weights: whether the plan estimates costs. refused: compute units at which nothing loads.
     """
 
+    version: str = "15.1"
     noisy: tuple[str, float] | None = None
     weights: bool = True
     refused: tuple[str, ...] = ()
     devices: tuple[type, ...] = (MLCPUComputeDevice, MLGPUComputeDevice, MLNeuralEngineComputeDevice)
-    loads: list[tuple[str, str]] = field(default_factory=list)
+
+    def network(self, source: Path, function: str, units: ComputeUnit) -> MILNetwork:
+        if units.name in self.refused:
+            raise RuntimeError(f"Error in building plan for {units.name}.")
+        network = MILNetwork(source, function, precision="fp32" if units.name == "CPU_ONLY" else "fp16")
+        if self.noisy is not None and units.name in ("CPU_AND_NE", "ALL"):
+            _noisy(network, *self.noisy)
+        return network
+
+    def modules(self) -> dict[str, types.ModuleType]:
+        device = types.ModuleType("coremltools.models.compute_device")
+        present = types.SimpleNamespace(get_all_compute_devices=lambda: [kind() for kind in self.devices])
+        device.__dict__["MLComputeDevice"] = present
+        return super().modules() | {module.__name__: module for module in (device, _plan(self))}
 
 
 def _noisy(network: MILNetwork, output: str, part: float) -> None:
@@ -73,28 +76,7 @@ def _noisy(network: MILNetwork, output: str, part: float) -> None:
     network._steps = [replace(step, run=noise(step.run)) if output in step.outputs else step for step in network._steps]
 
 
-def _compiled_model(mac: FakeMac) -> type:
-    class CompiledMLModel:
-        def __init__(self, path: str, compute_units: ComputeUnit = ComputeUnit.ALL, **hints: Any) -> None:
-            assert path.endswith(".mlmodelc")
-            assert "function_name" not in hints or hints["function_name"] != "main"
-            mac.loads.append((path, compute_units.name))
-            if compute_units.name in mac.refused:
-                raise RuntimeError(f"Error in building plan for {compute_units.name}.")
-            precision = "fp32" if compute_units.name == "CPU_ONLY" else "fp16"
-            self._network = MILNetwork(Path(path, _SOURCE), hints.get("function_name", "main"), precision=precision)
-            if mac.noisy is not None and compute_units.name in ("CPU_AND_NE", "ALL"):
-                _noisy(self._network, *mac.noisy)
-
-        def predict(self, data: dict[str, np.ndarray], state: Any = None) -> dict[str, np.ndarray]:
-            for value in data.values():
-                assert value.dtype in (np.float32, np.float64, np.int32)
-            return self._network.predict(data)
-
-    return CompiledMLModel
-
-
-def _plan(mac: FakeMac) -> types.ModuleType:
+def _plan(mac: MacWithDevices) -> types.ModuleType:
     module = types.ModuleType("coremltools.models.compute_plan")
 
     class MLComputePlan:
@@ -107,7 +89,7 @@ def _plan(mac: FakeMac) -> types.ModuleType:
                 units.name, MLCPUComputeDevice
             )
             functions = {}
-            for name, body in read_model(Path(path, _SOURCE)).mlProgram.functions.items():
+            for name, body in read_model(Path(path, SOURCE)).mlProgram.functions.items():
                 operations = [
                     types.SimpleNamespace(operator_name=op.type, blocks=[], outputs=[o.name for o in op.outputs])
                     for op in body.block_specializations[body.opset].operations
@@ -134,27 +116,9 @@ def _plan(mac: FakeMac) -> types.ModuleType:
     return module
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, **told: Any) -> FakeMac:
+def pretend(monkeypatch: pytest.MonkeyPatch, **told: Any) -> MacWithDevices:
     """Put the double in coremltools' place, and macOS in this system's, for one test."""
-    mac = FakeMac(**told)
-    ct, models = types.ModuleType("coremltools"), types.ModuleType("coremltools.models")
-    utils, device = types.ModuleType("coremltools.models.utils"), types.ModuleType("coremltools.models.compute_device")
-
-    def compile_model(model: str, destination_path: str) -> str:
-        shutil.copytree(model, Path(destination_path, _SOURCE))
-        return destination_path
-
-    class MLComputeDevice:
-        @classmethod
-        def get_all_compute_devices(cls) -> list[Any]:
-            return [kind() for kind in mac.devices]
-
-    ct.ComputeUnit, ct.models, utils.compile_model = ComputeUnit, models, compile_model
-    ct.ReshapeFrequency = types.SimpleNamespace(Infrequent=1)
-    ct.SpecializationStrategy = types.SimpleNamespace(FastPrediction=1)
-    models.CompiledMLModel, device.MLComputeDevice = _compiled_model(mac), MLComputeDevice
-    for module in (ct, models, utils, device, _plan(mac)):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr("platform.mac_ver", lambda: ("15.1", ("", "", ""), "arm64"))
+    mac = MacWithDevices(**told)
+    mac.install(monkeypatch)
     monkeypatch.setattr(sys, "platform", "darwin")
     return mac
