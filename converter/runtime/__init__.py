@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from converter.runtime.chunks import Chunked, chunk_paths
+from converter.runtime.fast.library import kernel_library
 from converter.runtime.feature import Feature, InputError, Network, PackageError, UnsupportedOperator
 from converter.runtime.program import declared, default_function, functions, stages
 
@@ -28,6 +29,7 @@ __all__ = [
     "functions",
     "load",
     "on_core_ml",
+    "weight_bytes",
 ]
 
 ComputeUnit = Literal["CPU_AND_NE", "ALL", "CPU_AND_GPU", "CPU_ONLY"]
@@ -40,6 +42,16 @@ PRECISIONS: tuple[str, ...] = get_args(Precision)
 def on_core_ml(precision: str) -> bool:
     """Whether networks of that precision are run by Core ML here."""
     return sys.platform == "darwin" and precision == "fast"
+
+
+def weight_bytes(package: Path) -> int:
+    """Return how many bytes a package's weights take once they are loaded at precision "fast".
+
+    That is as much as the package stores on a Mac; with kernels at most that, since the networks of images in eight bits
+    and text encoders in fp32 take as much together; otherwise, all in fp32, twice as much.
+    """
+    factor = 1 if sys.platform == "darwin" or kernel_library() is not None else 2
+    return factor * sum(file.stat().st_size for file in package.rglob("weight.bin"))
 
 
 def load(

@@ -22,11 +22,12 @@ from converter.lint.listing import read_listing
 from converter.lint.placement import Placement, work_of
 from converter.lint.stored import Blobs
 from converter.networks.registry import text_encoders
+from converter.runtime import weight_bytes
 from converter.runtime.chunks import chunk_paths
 from converter.runtime.compute_plan import Share, planned
 from converter.runtime.program import declared
 from server.doctor.machine import Problem
-from server.models.memory import memory_budget, memory_need, weight_bytes
+from server.models.memory import memory_budget, memory_need
 from server.pipeline.networks import expect_network
 from server.pipeline.prompt import PromptTokenizer
 from server.settings import Settings

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import psutil
 
 from converter.errors import MemoryShortage
 from converter.folder import ModelFolder
-from converter.runtime.fast.library import kernel_library
+from converter.runtime import weight_bytes
 
 #: What a model may take of a machine's memory where nobody has said: the rest is the system's and its owner's.
 _SHARE = 0.6
-#: What loaded weights take of what a package stores: as much on a Mac; with kernels at most that, images' networks in
-#: eight bits and text encoders in fp32 together; else all of it in fp32.
-_HELD = 1 if sys.platform == "darwin" or kernel_library() is not None else 2
 
 #: together: a picture's networks stay loaded. in_turn: each is loaded when its turn comes, and let go.
 Fit = Literal["together", "in_turn"]
@@ -48,11 +43,6 @@ class MemoryNeed:
                 "convert it smaller, or give the server a larger memory_budget_gb"
             )
         return "together" if self.together <= budget else "in_turn"
-
-
-def weight_bytes(package: Path) -> int:
-    """What a package's weights take once they are loaded, in bytes."""
-    return _HELD * sum(file.stat().st_size for file in package.rglob("weight.bin"))
 
 
 def memory_need(model: ModelFolder) -> MemoryNeed:

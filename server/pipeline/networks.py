@@ -11,8 +11,7 @@ from converter.devices.units import preferred_units
 from converter.errors import ManifestError, MemoryShortage
 from converter.folder import ModelFolder, Package
 from converter.networks.registry import kind_of
-from converter.runtime import ComputeUnit, Network, load
-from server.models.memory import weight_bytes
+from converter.runtime import ComputeUnit, Network, load, weight_bytes
 
 #: Loads a function of a package on a compute unit.
 Loader = Callable[[Path, str, str], Network]
@@ -60,13 +59,13 @@ class Networks:
         return weight_bytes(self._folder.path / package.path)
 
     def together(self, *names: str, width: int, height: int) -> bool:
-        """Whether these networks, for pictures of a size in pixels, fit the budget at once."""
+        """Whether these networks, for images of a size in pixels, fit the budget at once."""
         return sum(self._bytes(self._folder.best(name, width, height)) for name in names) <= self._budget
 
     def get(
         self, name: str, width: int | None = None, height: int | None = None, *, batch: int = 1, tokens: int = 0
     ) -> Network:
-        """A network: the smallest of its programs for pictures of that size and so many rows and tokens at once.
+        """A network: the smallest of its programs for images of that size and so many rows and tokens at once.
 
         Raises MemoryShortage where it alone does not fit the budget, and what loading raises.
         """

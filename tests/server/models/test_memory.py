@@ -4,7 +4,8 @@ import pytest
 
 from converter.errors import MemoryShortage
 from converter.folder import ModelFolder
-from server.models.memory import MemoryNeed, memory_budget, memory_need, weight_bytes
+from converter.runtime import weight_bytes
+from server.models.memory import MemoryNeed, memory_budget, memory_need
 
 NEED = MemoryNeed({"text_encoder": 250, "unet": 1700, "vae_decoder": 100})
 

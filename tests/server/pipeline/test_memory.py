@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from converter.errors import MemoryShortage
-from converter.runtime import load
+from converter.runtime import load, weight_bytes
 from server.pipeline.denoiser import GeneratedImage, Step
-from server.pipeline.networks import Networks, weight_bytes
+from server.pipeline.networks import Networks
 from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
 

@@ -13,10 +13,9 @@ from PIL import Image
 
 from converter.conversion.convert import convert
 from converter.options import ConvertOptions
-from converter.runtime import Feature
+from converter.runtime import Feature, weight_bytes
 from server.pipeline import preview
 from server.pipeline.denoiser import GeneratedImage, Step
-from server.pipeline.networks import weight_bytes
 from server.pipeline.preview import Previewer, fitted_factors
 from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
