@@ -80,6 +80,7 @@ HARMS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "file"), [("sd1", UNET), ("sd1", VAE), ("sd1", TEXT), ("sdxl", UNET), ("sdxl", TEXT_2), ("sd1", CONTROL)]
 )
