@@ -136,7 +136,7 @@ def test_apples_packages_agree_with_the_checkpoint_though_they_declare_no_shapes
     assert "unet" in capsys.readouterr().out
 
 
-def test_a_picture_from_apples_packages_is_the_one_from_our_own(custom, apple):
+def test_an_image_from_apples_packages_is_the_one_from_our_own(custom, apple):
     ours, _, source = custom
     before = {p: p.read_bytes() for p in apple.rglob("*") if p.is_file()}
     found = adopt(apple, settings_of(source))
@@ -436,7 +436,7 @@ def flat_time_ids(model):
     kind.dimensions[0].constant.size = 12
 
 
-def test_an_xl_picture_is_the_one_from_our_own_packages(xl, tmp_path):
+def test_an_xl_image_is_the_one_from_our_own_packages(xl, tmp_path):
     ours, apple, settings = xl
     found = adopt(copied(apple, tmp_path), settings)
     assert sorted(p.name for p in found.path.glob("tokenizer*")) == ["tokenizer", "tokenizer_2"]
@@ -612,7 +612,7 @@ def test_a_network_that_is_missing_is_named(xl, tmp_path):
         recognise_apple(folder)
 
 
-def test_a_model_without_an_encoder_makes_pictures_from_prompts(custom, apple):
+def test_a_model_without_an_encoder_makes_images_from_prompts(custom, apple):
     ours, _, source = custom
     shutil.rmtree(next(apple.glob("*_vae_encoder.mlpackage")))
     found = adopt(apple, settings_of(source))
@@ -638,7 +638,7 @@ def test_compiled_models_show_what_the_packages_show(request, tmp_path, kind):
     assert recognise_apple(folder) == replace(expected, folder=folder, networks=paths, compiled=True)
 
 
-def test_a_picture_from_compiled_models_is_the_one_from_our_own(custom, tmp_path):
+def test_an_image_from_compiled_models_is_the_one_from_our_own(custom, tmp_path):
     ours, packages, source = custom
     folder = compiled_folder(packages, tmp_path / "Resources")
     for file in ("vocab.json", "merges.txt"):
@@ -671,7 +671,7 @@ def test_a_unet_cut_in_two_shows_what_it_showed(custom, chunked):
 
 
 @pytest.mark.parametrize("form", ["packages", "compiled"])
-def test_a_picture_from_a_unet_cut_in_two_is_the_one_from_the_whole(custom, chunked, tmp_path, form):
+def test_an_image_from_a_unet_cut_in_two_is_the_one_from_the_whole(custom, chunked, tmp_path, form):
     ours, _, source = custom
     folder = copied(chunked, tmp_path) if form == "packages" else compiled_folder(chunked, tmp_path / "Resources")
     halves = sorted(path.name for path in folder.iterdir() if "chunk" in path.name.lower())

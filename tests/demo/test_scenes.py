@@ -35,13 +35,13 @@ def test_the_judge_is_right_on_drawn_scenes_of_every_kind():
         assert right[name] / count > 0.95, name
 
 
-def test_a_picture_of_something_else_is_judged_wrong():
+def test_an_image_of_something_else_is_judged_wrong():
     asked = Scene((Thing("circle", "red", "left"),), "blue")
     shown = Scene((Thing("star", "yellow", "right"),), "green")
     assert not any(judge(asked, draw(shown, np.random.default_rng(0))).values())
 
 
-def test_an_empty_picture_is_judged_wrong():
+def test_an_empty_image_is_judged_wrong():
     two = Scene((Thing("circle", "red", "left"), Thing("star", "pink", "right")), "white")
     assert judge(two, np.full((256, 256, 3), 250, np.uint8)) == {"ground": True, "both": False, "both, in place": False}
 
@@ -71,7 +71,7 @@ def test_about_one_scene_in_eight_is_held_out():
     assert 0.08 < share < 0.18
 
 
-def test_a_window_is_a_part_of_the_whole_picture():
+def test_a_window_is_a_part_of_the_whole_image():
     scene = Scene((Thing("heart", "pink", "left"),), "black", "striped")
     whole = draw(scene, np.random.default_rng(3))
     part = draw(scene, np.random.default_rng(3), window=(64, 32, 192, 128))

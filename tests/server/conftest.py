@@ -19,7 +19,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="session")
 def encoded() -> Callable[..., bytes]:
-    """Makes an encoded picture of one colour."""
+    """Makes an encoded image of one colour."""
 
     def make(kind: str = "PNG", size: tuple[int, int] = (40, 30), colour: str = "red") -> bytes:
         file = io.BytesIO()

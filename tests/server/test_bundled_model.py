@@ -1,4 +1,4 @@
-"""The whole path with the bundled model: a checkpoint, its packages, a server, a prompt, a picture of it."""
+"""The whole path with the bundled model: a checkpoint, its packages, a server, a prompt, an image of it."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def shown(png: bytes) -> tuple[str, list[tuple[str, str, str]]]:
         ("a green square on the left on a white background", ("white", [("green", "square", "left")])),
     ],
 )
-def test_the_picture_shows_what_was_asked(server, prompt, expected):
+def test_the_image_shows_what_was_asked(server, prompt, expected):
     answer = server.post("/api/v1/txt2img", json={"prompt": prompt, "seed": 7})
     assert answer.headers["content-type"] == "image/png"
     assert shown(answer.content) == expected
 
 
-def test_a_picture_can_be_made_again_from_its_own_text(server):
+def test_an_image_can_be_made_again_from_its_own_text(server):
     first = server.post(
         "/api/v1/txt2img", json={"prompt": "a pink ring on black", "steps": 5, "scheduler": "DPM++ 2M Karras"}
     )
@@ -85,7 +85,7 @@ def test_a_picture_can_be_made_again_from_its_own_text(server):
     assert again.content == first.content
 
 
-def test_a_picture_from_a_picture_keeps_its_place_and_takes_the_prompts_colour(server):
+def test_an_image_from_an_image_keeps_its_place_and_takes_the_prompts_colour(server):
     circle = server.post("/api/v1/txt2img", json={"prompt": "a red circle on a blue background", "seed": 7}).content
     answer = server.post(
         "/api/v1/img2img",
@@ -98,7 +98,7 @@ def test_a_picture_from_a_picture_keeps_its_place_and_takes_the_prompts_colour(s
     assert [(t[0], t[2]) for t in things] == [("yellow", "center")]
 
 
-def test_health_answers_within_50_ms_while_a_picture_is_made(server):
+def test_health_answers_within_50_ms_while_an_image_is_made(server):
     job = server.post(
         "/api/v1/txt2img", json={"prompt": "a star", "steps": 60}, headers={"Prefer": "respond-async"}
     ).json()
@@ -125,7 +125,7 @@ def test_the_model_is_converted_once(server, data_dir):
     assert (made.path / "anemone.json").stat().st_mtime_ns == stamp
 
 
-def test_pictures_match_diffusers_on_the_same_checkpoint(data_dir, server):
+def test_images_match_diffusers_on_the_same_checkpoint(data_dir, server):
     theirs = diffusers_pipeline(BUNDLED_MODEL)
     prompt = "a red circle on a blue background"
     expected = theirs(

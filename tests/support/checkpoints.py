@@ -169,7 +169,7 @@ def xl_parts(checkpoint: Path) -> dict[str, Any]:
 
 
 def diffusers_pipeline(checkpoint: Path) -> StableDiffusionPipeline:
-    """diffusers' own pipeline of a checkpoint, in fp32: the reference for whole pictures."""
+    """diffusers' own pipeline of a checkpoint, in fp32: the reference for whole images."""
     pipeline = StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(checkpoint / "vae", dtype=torch.float32),
         text_encoder=CLIPTextModel.from_pretrained(checkpoint / "text_encoder", dtype=torch.float32),

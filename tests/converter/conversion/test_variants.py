@@ -156,7 +156,7 @@ def test_a_tiny_autoencoder_becomes_the_decoder_of_previews(checkpoint, tmp_path
 
 
 @pytest.mark.parametrize("attention", ["split_einsum", "original"])
-def test_a_unet_that_is_given_keys_and_values_makes_the_same_picture_without_their_weights(
+def test_a_unet_that_is_given_keys_and_values_makes_the_same_image_without_their_weights(
     checkpoint, tmp_path, attention
 ):
     agreed, options = {}, {"attention": attention, "tokens": (77, 154)}
@@ -182,7 +182,7 @@ def test_a_unet_that_is_given_keys_and_values_makes_the_same_picture_without_the
         np.testing.assert_allclose(pictures[0].astype(int), pictures[1].astype(int), atol=1)
 
 
-def test_a_prompt_longer_than_the_text_encoder_steers_the_picture_to_its_end(tmp_path):
+def test_a_prompt_longer_than_the_text_encoder_steers_the_image_to_its_end(tmp_path):
     source = write_checkpoint(tmp_path / "source")
     made = convert(source, tmp_path / "out", ConvertOptions(tokens=(77, 154)))
     long = made.best("unet", 64, 64, batch=2, tokens=154)

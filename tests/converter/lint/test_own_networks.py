@@ -127,7 +127,7 @@ def test_the_time_embedding_and_the_ids_are_notes(tmp_path):
         assert kinds <= {p.operation for p in found[0].places}
 
 
-def test_a_picture_too_large_for_m1_is_an_error_there(tmp_path):
+def test_an_image_too_large_for_m1_is_an_error_there(tmp_path):
     path = package("vae_decoder", tmp_path, 1032)  # 129 x 129 positions
     assert "E3" in {f.rule for f in lint_package(path, "M1")}
     assert "E3" not in {f.rule for f in lint_package(path, "M4")}

@@ -97,7 +97,7 @@ def scores(module, cared):
         "care to three decimals",
     ],
 )
-def test_a_picture_is_judged_as_diffusers_judges_it(tmp_path, concept, care, unsafe):
+def test_an_image_is_judged_as_diffusers_judges_it(tmp_path, concept, care, unsafe):
     module = checker(concept, care)
     given = inputs()
     expected, judged = module(torch.from_numpy(given["clip_input"]).float(), given["images"].copy())

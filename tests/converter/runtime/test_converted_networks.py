@@ -144,7 +144,7 @@ def safety_checker():
         embeddings = module.visual_projection(module.vision_model(pictures)[1])
         likeness = F.cosine_similarity(embeddings, module.concept_embeds[3], dim=1)
     module.concept_embeds_weights.data[3] = likeness.mean()  # one of the two pictures is unsafe
-    # The original writes into the pictures it is given, which a program's inputs do not allow.
+    # The original writes into the images it is given, which a program's inputs do not allow.
     return Called(module, lambda m, x, y: m.forward_onnx(x, y.clone())), (pictures, torch.rand(2, 8, 8, 3))
 
 
@@ -164,7 +164,7 @@ class Dense(nn.Module):
 
 
 class Upscaler(nn.Module):
-    """An ESRGAN with every way that such networks are known to enlarge a picture."""
+    """An ESRGAN with every way that such networks are known to enlarge an image."""
 
     def __init__(self, width: int = 12) -> None:
         super().__init__()

@@ -31,7 +31,7 @@ def assert_red(answer: httpx.Response) -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_a_file_of_a_form_is_the_first_picture(client: httpx.Client, encoded: Encoded, kind: str) -> None:
+def test_a_file_of_a_form_is_the_first_image(client: httpx.Client, encoded: Encoded, kind: str) -> None:
     answer = form(client, encoded(kind), steps="4", strength="0.5", seed="3", guidance_scale="2.5")
     assert_red(answer)
     job = over(client, answer.headers["x-anemone-job"])
@@ -41,7 +41,7 @@ def test_a_file_of_a_form_is_the_first_picture(client: httpx.Client, encoded: En
 
 
 @pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
-def test_base64_in_json_is_the_first_picture(client: httpx.Client, encoded: Encoded, prefix: str) -> None:
+def test_base64_in_json_is_the_first_image(client: httpx.Client, encoded: Encoded, prefix: str) -> None:
     image = prefix + base64.b64encode(encoded()).decode()
     assert_red(client.post("/api/v1/img2img", json={"prompt": "a circle", "image": image}))
 
@@ -55,7 +55,7 @@ def test_the_png_says_how_much_was_changed(client: httpx.Client, encoded: Encode
     "image",
     [b"", b"just some text", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"GIF89a" + bytes(50), b"\x89PNG\r\n\x1a\n"],
 )
-def test_a_file_that_is_no_picture_is_refused_in_words(client: httpx.Client, image: bytes) -> None:
+def test_a_file_that_is_no_image_is_refused_in_words(client: httpx.Client, image: bytes) -> None:
     error = refused(form(client, image))
     assert error["field"] == "image"
     assert "PNG, JPEG or WebP" in error["message"]
@@ -68,7 +68,7 @@ def test_a_png_that_is_cut_short_is_refused(client: httpx.Client) -> None:
         assert refused(form(client, file.getvalue()[:length]))["field"] == "image"
 
 
-def test_a_picture_is_refused_by_the_size_in_its_header(client: httpx.Client, encoded: Encoded) -> None:
+def test_an_image_is_refused_by_the_size_in_its_header(client: httpx.Client, encoded: Encoded) -> None:
     error = refused(form(client, encoded(size=(9000, 10))))
     assert "9000x10" in error["message"]
     assert "8192" in error["message"]
@@ -77,7 +77,7 @@ def test_a_picture_is_refused_by_the_size_in_its_header(client: httpx.Client, en
 @pytest.mark.parametrize(
     "image", ["!!!", "data:image/png;base64,%%", "http://127.0.0.1/picture.png", "file:///etc/passwd", ""]
 )
-def test_a_string_that_is_no_base64_picture_is_refused(client: httpx.Client, image: str) -> None:
+def test_a_string_that_is_no_base64_image_is_refused(client: httpx.Client, image: str) -> None:
     assert refused(client.post("/api/v1/img2img", json={"prompt": "a", "image": image}))["field"] == "image"
 
 
@@ -92,7 +92,7 @@ def test_a_strength_too_small_for_a_step_says_how_much_is_enough(client: httpx.C
     assert "0.2" in error["message"]
 
 
-def test_a_missing_picture_is_named(client: httpx.Client) -> None:
+def test_a_missing_image_is_named(client: httpx.Client) -> None:
     assert refused(client.post("/api/v1/img2img", json={"prompt": "a"}))["field"] == "image"
     files = {"prompt": (None, "a")}
     assert refused(client.post("/api/v1/img2img", files=files))["field"] == "image"

@@ -31,7 +31,7 @@ def test_a_client_may_have_its_job_at_once(client: httpx.Client, prefer: list[tu
 @pytest.mark.parametrize(
     "prefer", ["return=minimal", "wait=5", "respond-asynchronously", 'x="respond-async"', 'x=", respond-async"', ""]
 )
-def test_other_preferences_wait_for_the_picture(client: httpx.Client, prefer: str) -> None:
+def test_other_preferences_wait_for_the_image(client: httpx.Client, prefer: str) -> None:
     answer = client.post("/api/v1/txt2img", json={"prompt": "a circle"}, headers={"Prefer": prefer})
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
 
@@ -163,7 +163,7 @@ def test_a_client_that_hangs_up_does_not_lose_its_job(client: httpx.Client) -> N
     assert over(client, orphan["id"])["status"] == "succeeded"
 
 
-def test_pictures_that_are_not_there_answer_404(client: httpx.Client) -> None:
+def test_images_that_are_not_there_answer_404(client: httpx.Client) -> None:
     made = over(client, enqueue(client, "a circle")["id"])
     for path in (
         f"/api/v1/jobs/{made['id']}/images/1",
@@ -176,7 +176,7 @@ def test_pictures_that_are_not_there_answer_404(client: httpx.Client) -> None:
     assert client.delete("/api/v1/jobs/nothing").status_code == 404
 
 
-def test_the_picture_is_sent_as_what_it_is(client: httpx.Client) -> None:
+def test_the_image_is_sent_as_what_it_is(client: httpx.Client) -> None:
     made = over(client, enqueue(client, "a circle")["id"])
     answer = client.get(made["images"][0]["url"])
     assert answer.headers["content-type"] == "image/png"

@@ -41,7 +41,7 @@ def test_what_is_left_out_is_the_models_default(client: httpx.Client) -> None:
     assert expected.items() <= job["request"].items()
 
 
-def test_one_seed_gives_one_picture(client: httpx.Client) -> None:
+def test_one_seed_gives_one_image(client: httpx.Client) -> None:
     assert make(client, seed=5).content == make(client, seed=5).content
     assert make(client, seed=5).content != make(client, seed=6).content
 
@@ -54,7 +54,7 @@ def test_a_seed_that_is_not_given_is_drawn_and_told(client: httpx.Client, seed: 
     assert again.content == first.content
 
 
-def test_several_pictures_are_told_as_json_with_a_seed_each(client: httpx.Client) -> None:
+def test_several_images_are_told_as_json_with_a_seed_each(client: httpx.Client) -> None:
     answer = make(client, seed=2**32 - 1, n=3)
     job = answer.json()
     assert answer.headers["content-type"] == "application/json"

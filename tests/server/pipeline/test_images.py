@@ -1,4 +1,4 @@
-"""Pictures in and out."""
+"""Images in and out."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def test_other_formats_are_refused(kind):
 
 
 @pytest.mark.parametrize("size", [(20_000, 20_000), (100_000, 2), (8192, 8192)])
-def test_a_picture_too_large_is_refused_from_its_header(size):
+def test_an_image_too_large_is_refused_from_its_header(size):
     with pytest.raises(ImageError, match="accepted"):
         decode_image(bomb(*size))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_a_picture_cut_short_is_refused(kind):
+def test_an_image_cut_short_is_refused(kind):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
     data = encoded(noise, kind)
     with pytest.raises(ImageError, match=r"damaged or cut short|cannot be read|no picture"):
@@ -59,7 +59,7 @@ def test_a_picture_cut_short_is_refused(kind):
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"<svg xmlns='http://www.w3.org/2000/svg'/>"])
-def test_what_is_no_picture_is_refused(data):
+def test_what_is_no_image_is_refused(data):
     with pytest.raises(ImageError, match="accepted"):
         decode_image(data)
 
@@ -77,7 +77,7 @@ def test_a_turned_photograph_is_put_upright_and_loses_its_metadata():
     assert found.info == {}
 
 
-def test_a_picture_is_scaled_to_cover_and_cut_in_the_middle():
+def test_an_image_is_scaled_to_cover_and_cut_in_the_middle():
     wide = Image.new("RGB", (300, 100), "black")
     wide.paste("white", (100, 0, 200, 100))
     assert resize_and_crop(wide, 64, 64).min() > 200
@@ -173,7 +173,7 @@ def test_odd_entries_of_exif_do_not_matter():
         b"Exif\0\0II*\0" + struct.pack("<IH", 8, 65535),
     ],
 )
-def test_exif_that_says_nothing_readable_leaves_the_picture_as_it_is(exif):
+def test_exif_that_says_nothing_readable_leaves_the_image_as_it_is(exif):
     assert decode_image(jpeg_with(exif)).size == (16, 8)
 
 

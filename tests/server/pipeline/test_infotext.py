@@ -53,7 +53,7 @@ def test_whose_random_numbers_it_was_is_told_by_a1111s_names(manifest, rng, told
     assert read_infotext(write_infotext(request, manifest, request.seeds.of_images[0])).settings["RNG"] == told
 
 
-def test_a_variation_is_told_with_each_pictures_own_seed(manifest):
+def test_a_variation_is_told_with_each_images_own_seed(manifest):
     request = bind(manifest, prompt="p", seed=1, n=2, variation_seed=8, variation_strength=0.25)
     told = [read_infotext(write_infotext(request, manifest, seeds)).settings for seeds in request.seeds.of_images]
     assert [(t["Seed"], t["Variation seed"], t["Variation seed strength"]) for t in told] == [

@@ -49,7 +49,7 @@ def pictures(events):
     return [e.pixels for e in events if isinstance(e, GeneratedImage)]
 
 
-def test_with_room_for_one_network_each_is_loaded_once_a_request_and_the_pictures_are_the_same(model_folder):
+def test_with_room_for_one_network_each_is_loaded_once_a_request_and_the_images_are_the_same(model_folder):
     budget = max(size(model_folder, name) for name in ("text_encoder", "unet", "vae_decoder"))
     ample, tight = Loads(), Loads()
     expected = run(model_folder, None, ample, n=2)

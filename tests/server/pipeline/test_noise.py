@@ -62,7 +62,7 @@ def test_the_torch_generator_goes_on_from_noise_to_steps_as_diffusers_does():
         np.testing.assert_array_equal(drawn, torch.randn(SHAPE, generator=theirs).numpy())
 
 
-def test_a_first_picture_is_placed_before_the_noise_with_torch_and_after_it_with_numpy():
+def test_a_first_image_is_placed_before_the_noise_with_torch_and_after_it_with_numpy():
     draws = {rng: first(rng, 7) for rng in RNGS}
     ours = {rng: ImageNoise(rng, ImageSeeds(7, None), 0.0, SHAPE) for rng in RNGS}
     placed = {rng: noise.encoding() for rng, noise in ours.items()}
@@ -80,7 +80,7 @@ def test_apples_ancestral_steps_begin_again_from_the_seed_and_the_others_go_on()
 
 
 def a1111_slerp(val, low, high):
-    """What stable-diffusion-webui's modules/rng.py computes, on one picture's [C, H, W]."""
+    """What stable-diffusion-webui's modules/rng.py computes, on one image's [C, H, W]."""
     low_norm, high_norm = (x / torch.norm(x, dim=1, keepdim=True) for x in (low, high))
     omega = torch.acos((low_norm * high_norm).sum(1))
     weights = [(torch.sin(share * omega) / torch.sin(omega)).unsqueeze(1) for share in (1 - val, val)]

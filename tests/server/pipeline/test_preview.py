@@ -1,4 +1,4 @@
-"""Previews: small, of the right colours, and of the picture that is to come."""
+"""Previews: small, of the right colours, and of the image that is to come."""
 
 from __future__ import annotations
 

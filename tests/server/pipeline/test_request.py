@@ -1,4 +1,4 @@
-"""What a request fills in, refuses, and tells of its pictures' seeds."""
+"""What a request fills in, refuses, and tells of its images' seeds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_seeds_are_counted_up_from_the_first_and_go_round():
     assert seeds(seed=2**32 - 1, n=3) == [(2**32 - 1, None), (0, None), (1, None)]
 
 
-def test_each_picture_has_the_seed_it_was_given():
+def test_each_image_has_the_seed_it_was_given():
     assert seeds(seeds=[5, 9, 5]) == [(5, None), (9, None), (5, None)]
     made = request(seeds=(5, 9))
     assert (made.seeds.n, made.seeds.seed) == (2, 5)

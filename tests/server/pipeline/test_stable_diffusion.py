@@ -1,4 +1,4 @@
-"""Whole pictures from converted packages against diffusers' pipelines on the same checkpoint."""
+"""Whole images from converted packages against diffusers' pipelines on the same checkpoint."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def with_scheduler(pipeline, name, schedule):
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_a_picture_is_the_one_diffusers_makes(pair, name):
+def test_an_image_is_the_one_diffusers_makes(pair, name):
     ours, theirs = pair
     (found,) = pictures(ours, prompt="red", negative_prompt="blue", steps=4, guidance_scale=5, seed=11, scheduler=name)
     generator = torch.Generator("cpu").manual_seed(11)
@@ -129,7 +129,7 @@ def test_the_first_preview_of_pure_noise_is_finite(pair):
 
 
 @pytest.mark.parametrize("name", ["euler", "ddim", "dpm++_2m", "heun"])
-def test_a_picture_from_a_picture_is_the_one_diffusers_makes(pair, name):
+def test_an_image_from_an_image_is_the_one_diffusers_makes(pair, name):
     ours, theirs = pair
     first = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     file = io.BytesIO()
@@ -167,7 +167,7 @@ def test_the_same_seed_gives_the_same_pixels_and_another_seed_others(pair):
     assert (a != c).any()
 
 
-def test_picture_i_of_several_is_the_one_its_seed_makes_alone(pair):
+def test_image_i_of_several_is_the_one_its_seed_makes_alone(pair):
     ours, _ = pair
     several = pictures(ours, prompt="red", steps=2, seed=2**32 - 1, n=2)
     assert [p.seeds.seed for p in several] == [2**32 - 1, 0]
@@ -178,7 +178,7 @@ def test_picture_i_of_several_is_the_one_its_seed_makes_alone(pair):
 @pytest.mark.parametrize(
     ("rng", "noise"), [("numpy", NumpyGenerator), ("cuda", PhiloxGenerator)], ids=["Apple's", "A1111's on a GPU"]
 )
-def test_a_picture_of_others_noise_is_the_one_diffusers_makes_of_it(pair, rng, noise):
+def test_an_image_of_others_noise_is_the_one_diffusers_makes_of_it(pair, rng, noise):
     ours, theirs = pair
     (found,) = pictures(ours, prompt="red", steps=3, guidance_scale=5, seed=11, scheduler="euler", rng=rng)
     expected = with_scheduler(theirs, "euler", theirs.trained_schedule)(
@@ -259,7 +259,7 @@ def test_a_latent_consistency_model_takes_its_guidance_as_an_input(tmp_path):
         assert psnr(found.pixels, expected * 255) > 40
 
 
-def test_an_inpainting_model_paints_all_of_a_picture_it_is_not_given(tmp_path):
+def test_an_inpainting_model_paints_all_of_an_image_it_is_not_given(tmp_path):
     source = write_checkpoint(tmp_path / "source", unet=tiny_unet(in_channels=9))
     folder = convert(source, tmp_path / "out", ConvertOptions())
     (found,) = pictures(StableDiffusion(folder, {}), prompt="red", steps=3, seed=2, guidance_scale=5)
@@ -267,7 +267,7 @@ def test_an_inpainting_model_paints_all_of_a_picture_it_is_not_given(tmp_path):
     theirs = StableDiffusionInpaintPipeline(**parts, requires_safety_checker=False)
     theirs.set_progress_bar_config(disable=True)
     theirs.scheduler = EulerDiscreteScheduler.from_config(theirs.scheduler.config)
-    # diffusers draws the masked picture's latents after the noise; their mean is what ours takes, so it is given.
+    # diffusers draws the masked image's latents after the noise; their mean is what ours takes, so it is given.
     nothing = torch.zeros(1, 3, 64, 64)
     mean = theirs.vae.encode(nothing).latent_dist.mean
     expected = theirs(

@@ -52,7 +52,7 @@ def base(tmp_path_factory):
 
 @pytest.mark.parametrize("negative", ["", "blue"], ids=["no negative prompt", "a negative prompt"])
 @pytest.mark.parametrize("scale", [5.0, 1.0], ids=["guided", "not guided"])
-def test_an_xl_picture_is_the_one_diffusers_makes(base, negative, scale):
+def test_an_xl_image_is_the_one_diffusers_makes(base, negative, scale):
     ours, theirs = base
     found = picture(
         ours, prompt="red", negative_prompt=negative, steps=4, guidance_scale=scale, seed=5, scheduler="euler"
@@ -75,7 +75,7 @@ def test_guidance_takes_the_unet_of_two_rows_and_none_that_of_one(base):
         assert ours.network("unet", 64, 64, batch=rows).inputs["sample"].shape[0] == rows
 
 
-def test_the_refiner_makes_of_a_picture_what_diffusers_makes(tmp_path):
+def test_the_refiner_makes_of_an_image_what_diffusers_makes(tmp_path):
     ours, theirs = pair(tmp_path, StableDiffusionXLImg2ImgPipeline)
     assert ours.manifest.family == "sdxl_refiner"
     first = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))

@@ -155,7 +155,7 @@ def test_boxes_are_cut_out_in_every_spelling_and_filled_outside(tmp_path):
     assert_same(run_program(tmp_path, "iOS17", {"x": picture}, build), expected)
 
 
-def test_boxes_before_ios17_name_their_picture_or_mean_all(tmp_path):
+def test_boxes_before_ios17_name_their_image_or_mean_all(tmp_path):
     pictures = DRAWN.standard_normal((2, 1, 4, 4)).astype(np.float32)
 
     def build(mb, x):

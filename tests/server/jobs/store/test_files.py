@@ -32,7 +32,7 @@ def test_names_say_nothing_and_no_half_written_file_has_one(tmp_path: Path) -> N
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_pictures_settle_whether_or_not_they_are_still_there(tmp_path: Path) -> None:
+def test_images_settle_whether_or_not_they_are_still_there(tmp_path: Path) -> None:
     images = StoredFiles(tmp_path, ".png")
     kept, gone = images.write(b"kept"), images.write(b"gone")
     images.remove([gone])

@@ -36,7 +36,7 @@ def test_what_is_over_goes_when_it_is_too_old_and_what_waits_never(store: JobSto
     assert store.get(waiting) is not None
 
 
-def test_pictures_beyond_the_room_go_with_the_jobs_that_were_over_first(store: JobStore) -> None:
+def test_images_beyond_the_room_go_with_the_jobs_that_were_over_first(store: JobStore) -> None:
     made = [over(store, b"x" * 1000) for _ in range(5)]
     assert Retention(gigabytes=2.5e-6).apply(store) == 3
     assert [store.is_expired(job_id) for job_id in made] == [True] * 3 + [False] * 2
