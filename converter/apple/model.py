@@ -247,7 +247,7 @@ def recognise_apple(folder: Path) -> AppleModel:
     return AppleModel(
         folder=folder,
         version=next(versions, layout.version),
-        networks={UNET.name if name == unet_name else name: layout.paths[name] for name in used},
+        networks={published.denoiser.name if name == unet_name else name: layout.paths[name] for name in used},
         unused=(*sorted(name for name, path in layout.paths.items() if path not in run), *layout.controlnets),
         compiled=layout.compiled,
         family=family,

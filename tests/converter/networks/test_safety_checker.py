@@ -121,7 +121,7 @@ def test_adjustment_finds_more_that_needs_care(tmp_path):
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
-def test_every_spelling_of_attention_gives_the_same_scores(tmp_path, attention, activation):
+def test_every_implementation_of_attention_gives_the_same_scores(tmp_path, attention, activation):
     module = checker(hidden_act=activation, layer_norm_eps=1e-3)
     found = as_written(package(module, tmp_path, attention)).predict(inputs())["concept_scores"]
     np.testing.assert_allclose(found, scores(module, False), atol=1e-5)

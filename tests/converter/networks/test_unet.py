@@ -1,4 +1,4 @@
-"""The UNets of every family, in all spellings of attention, against diffusers on random weights."""
+"""The UNets of every family, in all implementations of attention, against diffusers on random weights."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_unet_of_every_family_predicts_what_diffusers_predicts(tmp_path, famil
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 13)])
-def test_every_spelling_of_attention_predicts_the_same_at_any_size(tmp_path, attention, height, width):
+def test_every_implementation_of_attention_predicts_the_same_at_any_size(tmp_path, attention, height, width):
     module = halved(tiny_unet(block_out_channels=(16, 32, 32), **blocks(3)))
     shape, ours = converted(module, tmp_path, 1, height, width, attention)
     inputs = inputs_of(shape, 1, height, width)
