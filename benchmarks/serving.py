@@ -268,8 +268,8 @@ def _killing(data_dir: Path, kills: int, chance: random.Random) -> None:
 
 def _beside_pipeline(source: Path, data_dir: Path, jobs: int) -> None:
     """A job of a real model through the server, and the same request in the bare pipeline."""
-    from server.jobs.start import ModelChoice
-    from server.jobs.worker import prepare_model
+    from converter.folder import ModelFolder
+    from server.pipeline.loading import open_pipeline
 
     command = [
         sys.executable,
@@ -302,7 +302,8 @@ def _beside_pipeline(source: Path, data_dir: Path, jobs: int) -> None:
         finally:
             process.kill()
     (folder,) = (data_dir / "models").glob("[!.]*")
-    model, _ = prepare_model(ModelChoice(folder, data_dir, {}), lambda progress: None)
+    model = open_pipeline(ModelFolder.open(folder), {})
+    model.load()
     bare = []
     for i in range(jobs + 1):
         began = time.perf_counter()
@@ -317,7 +318,7 @@ def _beside_pipeline(source: Path, data_dir: Path, jobs: int) -> None:
 
 def _serve(data_dir: Path) -> None:
     """The server that is measured: the tests' painter, and room for ten thousand jobs."""
-    from server.jobs.limits import Limits
+    from server.jobs.ledger import Limits
     from tests.support.live_server import bound, server
 
     with bound() as listening:

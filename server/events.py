@@ -9,7 +9,14 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+#: Of a job, and of a conversion.
+Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+EndStatus = Literal["succeeded", "failed", "cancelled"]
+STATUSES: tuple[Status, ...] = ("queued", "running", "succeeded", "failed", "cancelled")
+OPEN: tuple[Status, ...] = ("queued", "running")
+END: tuple[EndStatus, ...] = ("succeeded", "failed", "cancelled")
 
 #: Events of one channel that a reader who was cut off may still get; previews make them some kilobytes each.
 KEPT = 32

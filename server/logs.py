@@ -19,7 +19,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @contextmanager
-def about_job(job_id: str) -> Iterator[None]:
+def about_job(job_id: str | None) -> Iterator[None]:
     """What is logged inside is about this job (or conversion)."""
     before = _JOB.set(job_id)
     try:

@@ -18,6 +18,8 @@ from prometheus_client import (
     generate_latest,
 )
 
+from server.events import END, EndStatus
+
 #: A step takes hundredths of a second on the Neural Engine and a minute on two old cores.
 _STEP_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 #: A picture in one step, or eight large ones in 150.
@@ -37,14 +39,14 @@ _JOB_SECONDS = Histogram(
 )  # fmt: skip
 _STEP_SECONDS = Histogram("anemone_step_seconds", "One denoising step", buckets=_STEP_BUCKETS, registry=REGISTRY)
 _LOADS = Counter("anemone_model_loads", "Models loaded, or that could not be", ["outcome"], registry=REGISTRY)
-_LOADED = Gauge("anemone_model_loaded", "Whether a model is loaded", registry=REGISTRY)
+_LOADED = Gauge("anemone_model_loaded", "Models that are loaded", registry=REGISTRY)
 _DEATHS = Counter("anemone_worker_deaths", "Times the worker process died", registry=REGISTRY)
 _CONVERSIONS = Counter("anemone_conversions", "Conversions that are over", ["status"], registry=REGISTRY)
 
 # A series that is not there until its first event is not zero to Prometheus, and its first event is lost to rate().
 for _state in ("queued", "running"):
     _QUEUE.labels(_state)
-for _status in ("succeeded", "failed", "cancelled"):
+for _status in END:
     _JOBS.labels(_status)
     _CONVERSIONS.labels(_status)
 for _outcome in ("loaded", "failed"):
@@ -57,7 +59,7 @@ def queue_changed(jobs: Mapping[Literal["queued", "running"], int]) -> None:
         _QUEUE.labels(state).set(count)
 
 
-def job_ended(status: Literal["succeeded", "failed", "cancelled"], seconds: float | None) -> None:
+def job_ended(status: EndStatus, seconds: float | None) -> None:
     """Count a job that is over; ``seconds`` since it started, None where it never did."""
     _JOBS.labels(status).inc()
     if seconds is not None:
@@ -74,9 +76,9 @@ def model_loaded(outcome: Literal["loaded", "failed"]) -> None:
     _LOADS.labels(outcome).inc()
 
 
-def model_is_loaded(model: str | None) -> None:
-    """Note whether a model is now loaded; its name is not counted."""
-    _LOADED.set(model is not None)
+def models_are_loaded(count: int) -> None:
+    """Note how many models are loaded now; their names are not exported."""
+    _LOADED.set(count)
 
 
 def worker_died() -> None:
@@ -84,7 +86,7 @@ def worker_died() -> None:
     _DEATHS.inc()
 
 
-def conversion_ended(status: Literal["succeeded", "failed", "cancelled"]) -> None:
+def conversion_ended(status: EndStatus) -> None:
     """Count a conversion that is over."""
     _CONVERSIONS.labels(status).inc()
 

@@ -16,7 +16,7 @@ from server.models.memory import memory_budget
 class Backend:
     """Started with the server, stopped with it, and closed once the last answer is sent.
 
-    first: prepares the first model; None if the worker does.
+    first: the model that the server is started with.
     memory_budget: bytes that the loaded model's weights may take.
     """
 
@@ -24,14 +24,13 @@ class Backend:
     queue: JobQueue
     models: InstalledModels
     conversions: Conversions
-    first: FirstModel | None = None
+    first: FirstModel
     memory_budget: int = field(default_factory=memory_budget)
 
     def start(self) -> None:
         """Resume the jobs and conversions of an earlier run, and begin."""
-        self.queue.start(self.models.default, begin=self.first is None)
-        if self.first is not None:
-            self.first.start(self.conversions, self.queue)
+        self.queue.start(self.models.default)
+        self.first.start(self.conversions, self.queue)
         self.conversions.start()
 
     def stop(self, grace_seconds: float = 0.0) -> None:

@@ -47,13 +47,14 @@ async def readyz(request: Request, response: Response) -> ReadyOut:
     now = queue.readiness
     ready = now.state == "ready"
     response.status_code = 200 if ready else 503
-    fraction = round(now.done / now.total, 4) if now.total else None
+    at = now.progress
+    fraction = round(at.done / at.total, 4) if at is not None and at.total else None
     return ReadyOut(
         ready=ready,
         state=now.state,
-        network=now.network,
-        done=now.done,
-        total=now.total,
+        network=at.item if at is not None else None,
+        done=at.done if at is not None else 0,
+        total=at.total if at is not None else 0,
         fraction=1.0 if ready else fraction,
         message=now.message,
     )

@@ -14,8 +14,10 @@ from typing import Any, Literal, TypeAlias
 from fastapi.concurrency import run_in_threadpool
 
 from converter.folder import Manifest
-from server.jobs.job import OPEN, Job, Priority, Submission
-from server.jobs.queue import Accepted, JobQueue, KeyReused, QueueFull
+from server.events import OPEN
+from server.jobs.job import Job, Priority, Submission
+from server.jobs.ledger import Accepted, KeyReused, QueueFull
+from server.jobs.queue import JobQueue
 from server.jobs.store import JobStore
 from server.models.installed import InstalledModels, UnknownModel
 from server.pipeline.cost import cost
@@ -141,7 +143,8 @@ class Service:
                     accepted=wrong.accepted,
                 )
         readiness = self._queue.readiness
-        percent = f", {100 * readiness.done // readiness.total} % done" if readiness.total else ""
+        at = readiness.progress
+        percent = f", {100 * at.done // at.total} % done" if at is not None and at.total else ""
         message = f"the model is not ready: {readiness.state}{percent}; see /readyz"
         return Refusal("not_ready", "not_ready", message, retry_after=_NOT_READY_SECONDS)
 

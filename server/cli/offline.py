@@ -13,12 +13,12 @@ from converter.errors import AnemoneError
 from converter.options import ConvertOptions
 from converter.progress import OnProgress, Progress
 from converter.sources.source import open_source
-from server.jobs.messages import Preparing
-from server.jobs.start import ModelChoice
-from server.jobs.worker import prepare_model
+from server.models.library import ready_model
+from server.models.memory import memory_budget
 from server.pipeline.denoiser import Step
 from server.pipeline.images import encode_png
 from server.pipeline.infotext import write_infotext
+from server.pipeline.loading import open_pipeline
 from server.pipeline.request import bind
 from server.settings import Settings
 from server.terminal import Bar, printable
@@ -78,20 +78,17 @@ def generate(settings: Settings, asked: Mapping[str, Any], files: Mapping[str, P
     attachments = _read(files)
     bar = Bar()
 
-    def preparing(p: Preparing) -> None:
-        bar.show(f"{p.stage} {p.network}", p.done, p.total)
+    def show(p: Progress) -> None:
+        bar.show(f"{p.stage} {p.item}", p.done, p.total)
 
     try:
-        model, _ = prepare_model(
-            ModelChoice(
-                settings.model,
-                settings.data_dir,
-                dict(settings.compute_units),
-                memory_budget_gb=settings.memory_budget_gb,
-                precision=settings.precision,
-            ),
-            preparing,
+        model = open_pipeline(
+            ready_model(settings.model, settings.data_dir, show),
+            settings.compute_units,
+            memory_budget=memory_budget(settings.memory_budget_gb),
+            precision=settings.precision,
         )
+        model.load(show)
         request = bind(model.manifest, **{**asked, **{name: name for name in attachments}})
         targets = _targets(out, request.seeds.n)
         began, written = time.monotonic(), []

@@ -13,11 +13,10 @@ from converter.errors import AnemoneError
 from server.api.app import create_app
 from server.api.backend import Backend
 from server.bonjour import Announcement
-from server.jobs.limits import Limits
-from server.jobs.process import Launch, launch_worker
+from server.jobs.dispatcher import Readiness
+from server.jobs.ledger import Limits
+from server.jobs.local_worker import WorkerSettings, start_worker
 from server.jobs.queue import JobQueue
-from server.jobs.readiness import Readiness
-from server.jobs.start import ModelChoice, start_worker
 from server.jobs.store import JobStore, Retention
 from server.logs import log_as
 from server.models.conversions import Conversions, launch_conversion
@@ -29,6 +28,7 @@ from server.security.key import FILE, ApiKey, Authenticator, kept_key
 from server.security.tls import Certificate, given_certificate, own_certificate
 from server.settings import Settings
 from server.shutdown import Server
+from server.supervisor import Launch, spawn
 from server.terminal import Bar
 
 
@@ -57,12 +57,12 @@ class _Console:
         self._bar, self._url = Bar(), url
 
     def __call__(self, now: Readiness) -> None:
-        if now.state in ("downloading", "converting", "verifying", "loading"):
-            self._bar.show(f"{now.state} {now.network}", now.done, now.total)
+        if now.progress is not None and now.state == now.progress.stage:
+            self._bar.show(f"{now.state} {now.progress.item}", now.progress.done, now.progress.total)
             return
         self._bar.close()
-        if now.state == "ready" and now.manifest is not None:
-            print(f"ready: {now.manifest.name} at {self._url}", file=sys.stderr, flush=True)
+        if now.state == "ready":
+            print(f"ready: {now.model} at {self._url}", file=sys.stderr, flush=True)
         elif now.state == "failed":
             print(f"anemone: the model cannot be loaded: {now.message}", file=sys.stderr, flush=True)
 
@@ -123,17 +123,16 @@ def _urls(settings: Settings, port: int) -> str:
 
 
 def worker_launcher(settings: Settings, first: FirstModel) -> Launch:
-    """Starts workers holding the first model. Nothing of the worker's is imported in this process."""
-    choice = ModelChoice(
-        first.folder,
+    """Return what starts a worker. Nothing of the worker's is imported in this process."""
+    worker = WorkerSettings(
         settings.data_dir.absolute(),
         dict(settings.compute_units),
         extra=first.outside,
-        memory_budget_gb=settings.memory_budget_gb,
+        memory_budget=memory_budget(settings.memory_budget_gb),
         previews=settings.previews,
         precision=settings.precision,
     )
-    return launch_worker(start_worker, choice)
+    return spawn(start_worker, worker, name="anemone-worker")
 
 
 def _limits(settings: Settings) -> Limits:
@@ -156,7 +155,7 @@ def serve(settings: Settings) -> int:
 
         first = FirstModel(settings.model, settings.data_dir.absolute())
         store = JobStore(settings.data_dir)
-        queue = JobQueue(store, worker_launcher(settings, first), console, _limits(settings))
+        queue = JobQueue(store, [worker_launcher(settings, first)], first.models, console, _limits(settings))
         launch = launch_conversion(settings.data_dir.absolute(), settings.log_format)
         conversions = Conversions(settings.data_dir, first.models, queue.events, launch)
         budget = memory_budget(settings.memory_budget_gb)

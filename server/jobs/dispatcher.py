@@ -1,326 +1,381 @@
-"""The queue's thread: feeds the worker one job at a time, keeps what it reports, and starts it again when it dies."""
+"""The dispatcher: a thread that gives each worker one job at a time, and starts a worker again when it dies."""
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import multiprocessing.connection
 import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import replace
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, Literal, Protocol
 
+from converter.errors import AnemoneError
+from converter.progress import Progress, Stage
 from server import metrics
 from server.events import EventLog
-from server.jobs import messages
-from server.jobs.estimates import StepTimes
-from server.jobs.fair_queue import FairQueue
-from server.jobs.job import JobFailure, Status
-from server.jobs.limits import Limits
-from server.jobs.loaded import LoadedModel
+from server.jobs.ledger import JobLedger, Limits
 from server.jobs.messages import (
+    Cancel,
+    Command,
     Ended,
+    Event,
     Finished,
+    Load,
     Loaded,
     LoadFailed,
     Loading,
-    Preparing,
+    ModelRef,
     Progressed,
-    Ready,
+    Run,
+    Stop,
     Trying,
-    Unable,
+    Unload,
 )
-from server.jobs.process import Launch, WorkerProcess
-from server.jobs.readiness import Readiness
 from server.jobs.running import Running
-from server.jobs.store import JobStore
 from server.logs import about_job
+from server.supervisor import STOP_SECONDS, ChildProcess, Launch, Supervisor, Transport
 
 log = logging.getLogger("anemone.queue")
 
-#: Deaths in a row without a job done after which the worker is left down: it would only die again.
+#: Deaths in a row without a job done after which a worker is left down: it would only die again.
 _MOST_DEATHS_OUTSIDE_JOBS = 3
-_STOP_SECONDS = 5.0
 _RETENTION_SECONDS = 3600.0
-_OVER = ("succeeded", "failed", "cancelled")
+#: A worker that has exited, or was killed, is waited for so long.
+_EXIT_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """How far the first model is. ``message`` says why it failed, ``model`` which one is ready."""
+
+    state: Stage | Literal["starting", "ready", "failed"] = "starting"
+    progress: Progress | None = None
+    message: str | None = None
+    model: str | None = None
+
+
+class Models(Protocol):
+    """The models on this machine, as far as a dispatcher needs them; raises AnemoneError for one that is not there."""
+
+    def content_hash(self, name: str) -> str:
+        """Return the hash that names the model's content."""
+
+    def folder(self, name: str) -> Path:
+        """Return the model's folder."""
+
+
+@dataclass
+class WorkerSlot:
+    """A place for one worker, which is started again when it dies.
+
+    running: the job it runs.
+    loaded: the model it has loaded.
+    note: what it is trying for the first time; the file is gone unless it is at that now, or died of it.
+    deaths: how often it died in a row outside of jobs.
+    idle_since: monotonic seconds.
+    """
+
+    number: int
+    launch: Launch
+    worker: ChildProcess | None = None
+    running: Running | None = None
+    loaded: str | None = None
+    note: Path | None = None
+    deaths: int = 0
+    idle_since: float = field(default_factory=time.monotonic)
+
+    @property
+    def transport(self) -> Transport | None:
+        """The way to the worker; None while there is none."""
+        return self.worker.transport if self.worker is not None else None
+
+    def send(self, command: Command) -> None:
+        """Send a command, from any thread; dropped while there is no worker."""
+        transport = self.transport
+        if transport is not None:
+            transport.send(command)
 
 
 class Dispatcher:
-    """One worker, fed from the store in the fair queue's order. Its thread does all the waiting.
-
-    ``lock`` is held by whoever moves a job from one state to another; `running` may be looked at without.
-    """
+    """Starts workers, gives them jobs from the ledger, and acts on what they report."""
 
     def __init__(
         self,
-        store: JobStore,
-        launch: Launch,
-        queue: FairQueue,
-        step_times: StepTimes,
+        ledger: JobLedger,
+        workers: Sequence[Launch],
+        models: Models,
         events: EventLog,
-        notice: Callable[[Readiness], None],
         limits: Limits,
+        on_readiness: Callable[[Readiness], None],
     ) -> None:
-        self._store, self._launch, self._queue, self._step_times = store, launch, queue, step_times
-        self._events, self._notice, self._limits = events, notice, limits
-        self.lock = threading.RLock()
+        """``on_readiness`` is called at every change of readiness, in the thread that makes it."""
+        self._ledger, self._models, self._events, self._limits = ledger, models, events, limits
+        self._on_readiness = on_readiness
         self.readiness = Readiness()
-        self.running: Running | None = None
-        self._loaded = LoadedModel(events)
-        self._worker: WorkerProcess | None = None
-        #: What the worker last tried for the first time; the note is gone unless it is at that now, or died of it.
-        self._note: Path | None = None
-        self._begun = self._stopping = False
+        self._slots = [WorkerSlot(number, launch) for number, launch in enumerate(workers)]
+        #: The model that each worker loads first; None before it is there.
+        self._first: str | None = None
+        self._stopping = False
         self._grace_seconds = 0.0
-        self._deaths = 0
-        self._idle_since = self._retained = time.monotonic()
-        # A byte through this pair wakes the thread out of its wait.
-        self._woken, self._wake = multiprocessing.Pipe(duplex=False)
+        self._expired = time.monotonic()
+        self._supervisor = Supervisor()
         self._thread = threading.Thread(target=self._run, name="job-queue", daemon=True)
 
     @property
-    def loaded(self) -> str | None:
-        """The loaded model."""
-        return self._loaded.name
+    def loaded(self) -> list[str]:
+        """The models that are loaded."""
+        return sorted({slot.loaded for slot in self._slots if slot.loaded is not None})
 
-    def start(self, begin: bool) -> None:
-        """Start the thread, and with it the worker if that is to ``begin``."""
-        self._begun = begin
+    def start(self) -> None:
+        """Start the thread."""
         self._thread.start()
 
-    def begin(self) -> None:
-        """Start the worker."""
-        self._begun = True
+    def begin(self, model: str) -> None:
+        """Start the workers, each with this model."""
+        self.set_readiness(Readiness())
+        self._first = model
         self.wake()
 
     def stop(self, grace_seconds: float) -> None:
-        """Stop the worker and the thread; the job it is at goes back to the queue unless it ends within the grace."""
+        """Stop the workers and the thread; a running job goes back to the queue unless it ends within the grace."""
         self._grace_seconds, self._stopping = grace_seconds, True
         self.wake()
         self._thread.join()
 
     def wake(self) -> None:
         """Have the thread look for work."""
-        self._wake.send_bytes(b"x")
+        self._supervisor.wake()
 
-    def send(self, command: messages.Cancel | messages.Load | messages.Unload) -> None:
-        """Tell the worker something; where there is none at the moment, nobody is progress."""
-        worker = self._worker
-        if worker is not None:
-            worker.send(command)
+    def cancel(self, running: Running) -> None:
+        """Tell its worker that a job is cancelled."""
+        self._slots[running.slot].send(Cancel(running.job_id))
+
+    def load(self, model: str) -> None:
+        """Have a worker load a model: one that has it, else one that runs no job. Raises AnemoneError if it is not there."""
+        slot = min(self._slots, key=lambda s: (s.loaded != model, s.running is not None))
+        slot.send(Load(self._ref(model)))
+
+    def unload(self, model: str) -> None:
+        """Have every worker unload a model after its job."""
+        for slot in self._slots:
+            slot.send(Unload(model))
 
     def set_readiness(self, readiness: Readiness) -> None:
-        """Take over a change of readiness."""
+        """Publish a change of readiness."""
         self.readiness = readiness
-        self._notice(readiness)
+        self._on_readiness(readiness)
         if readiness.state == "failed":
             # Whoever waits for a job looks at it again, and sees that nobody is left to do it.
-            self._publish_positions()
+            self._ledger.publish_positions()
 
-    def publish_end(self, job_id: str, status: Status, seconds: float | None) -> None:
-        """Tell everyone of a job's end, which is in the store."""
-        with about_job(job_id):
-            log.info("job %s %s", job_id, status)
-        metrics.job_ended(status, seconds)  # type: ignore[arg-type]
-        self._events.publish(job_id, "state", {"status": status}, last=True)
-        self._publish_positions()
-
-    def _publish_positions(self) -> None:
-        """The queue has moved on: who watches a waiting job hears of its new place."""
-        metrics.queue_changed({"queued": len(self._queue), "running": int(self.running is not None)})
-        for channel in self._events.watched():
-            if channel in self._queue:
-                self._events.publish(channel, "state", {"status": "queued"})
+    def _ref(self, model: str) -> ModelRef:
+        return ModelRef(model, self._models.content_hash(model))
 
     # --- the thread -----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
-            self._retain()
+            self._expire()
             while not self._stopping:
-                if self._begun and self._worker is None and self.readiness.state != "failed":
-                    self._worker = WorkerProcess(self._launch)
-                self._feed()
-                self._store.images.settle()
+                self._start_workers()
+                for slot in self._slots:
+                    self._feed(slot)
+                self._ledger.settle()
                 self._listen(self._until_next())
-            self._stop_worker()
+            self._stop_workers()
         except (sqlite3.Error, OSError) as error:
             # A full or broken disk. Every job is in the store as it last was, and goes on with the next start.
             log.exception("the queue has stopped")
-            self._end_worker()
-            self.running = None
+            for slot in self._slots:
+                self._end_worker(slot)
+                slot.running = None
+            self._ledger.abandon()
             message = f"the data folder cannot be written ({error}); make room, then restart the server"
             self.set_readiness(replace(self.readiness, state="failed", message=message))
 
+    def _start_workers(self) -> None:
+        if self._first is None or self.readiness.state == "failed":
+            return
+        for slot in self._slots:
+            if slot.worker is None:
+                slot.worker = ChildProcess(slot.launch)
+                self._load_first(slot, self._first)
+
+    def _load_first(self, slot: WorkerSlot, model: str) -> None:
+        try:
+            slot.send(Load(self._ref(model)))
+        except AnemoneError as error:
+            self.set_readiness(replace(self.readiness, state="failed", message=str(error)))
+
     def _until_next(self) -> float:
-        """Seconds until something is due by the clock; does what is due now."""
+        """Do what is due by the clock; return the seconds until something is due again."""
         now = time.monotonic()
-        if now - self._retained >= _RETENTION_SECONDS:
-            self._retain()
-        waits = [self._retained + _RETENTION_SECONDS - now]
+        if now - self._expired >= _RETENTION_SECONDS:
+            self._expire()
+        waits = [self._expired + _RETENTION_SECONDS - now]
         idle_seconds = self._limits.idle_unload_seconds
-        if idle_seconds is not None and self.loaded is not None and self.running is None:
-            waits.append(self._idle_since + idle_seconds - now)
-            if waits[-1] <= 0:
-                log.info("unloading %s, which has been idle for %.0f s", self.loaded, now - self._idle_since)
-                self.send(messages.Unload(self.loaded))
-                self._idle_since = now
-                waits.pop()
+        for slot in self._slots:
+            if idle_seconds is None or slot.loaded is None or slot.running is not None:
+                continue
+            left = slot.idle_since + idle_seconds - now
+            if left > 0:
+                waits.append(left)
+                continue
+            log.info("unloading %s, which has been idle for %.0f s", slot.loaded, now - slot.idle_since)
+            slot.send(Unload(slot.loaded))
+            slot.idle_since = now
         return max(0.0, min(waits))
 
-    def _retain(self) -> None:
-        self._retained = time.monotonic()
-        self._limits.retention.apply(self._store)
+    def _expire(self) -> None:
+        self._expired = time.monotonic()
+        self._ledger.expire()
 
-    def _listen(self, timeout: float | None) -> None:
-        """Take what has come, or comes within the timeout (seconds)."""
-        worker = self._worker
-        sources = [self._woken] if worker is None else [self._woken, worker.pipe]
-        for source in cast(list[Connection], multiprocessing.connection.wait(sources, timeout)):
-            if source is self._woken:
-                self._woken.recv_bytes()
-            elif worker is not None:
-                event = worker.receive()
-                if event is not None:
-                    self._keep(event)
-                    continue
-                code, self._worker = worker.ended(), None
-                if not self._stopping:
-                    self._on_worker_death(code)
+    def _listen(self, timeout: float) -> None:
+        """Act on the messages that have come, or come within the timeout (seconds)."""
+        slots = {slot.worker: slot for slot in self._slots if slot.worker is not None}
+        for worker, event in self._supervisor.wait(list(slots), timeout):
+            slot = slots[worker]
+            if event is not None:
+                self._handle(slot, event)
+                continue
+            code, slot.worker = worker.join(), None
+            if not self._stopping:
+                self._on_worker_death(slot, code)
 
-    def _feed(self) -> None:
-        """Give the worker the next job if it is free."""
-        worker = self._worker
-        if self.readiness.state != "ready" or worker is None or self.running is not None:
+    def _feed(self, slot: WorkerSlot) -> None:
+        """Give a worker the next job if it is free."""
+        if self.readiness.state != "ready" or slot.worker is None or slot.running is not None:
             return
-        with self.lock:
-            following = self._queue.take(self.loaded)
-            if following is None:
-                return
-            request, attachments = self._store.start(following.job_id)
-            self.running = Running(following)
-        with about_job(following.job_id):
-            log.info("job %s runs", following.job_id)
-        self._events.publish(following.job_id, "state", {"status": "running"})
-        self._publish_positions()
-        # Not under the lock: a large attachment waits in the pipe until the worker reads.
-        worker.send(messages.Run(following.job_id, request, attachments))
+        taken = self._ledger.take(slot.number, slot.loaded)
+        if taken is None:
+            return
+        slot.running, request, attachments = taken
+        try:
+            model = self._ref(request.model)
+        except AnemoneError as error:
+            message = f"{request.model} cannot be loaded: {error}"
+            self._end(slot, slot.running, Ended(slot.running.job_id, "failed", "model_unavailable", message))
+            self.wake()
+            return
+        # Not under the ledger's lock: a large attachment waits in the pipe until the worker reads.
+        slot.send(Run(slot.running.job_id, request, model, attachments))
 
-    def _keep(self, event: messages.Event) -> None:
-        """Act on what the worker says."""
-        if isinstance(event, Preparing | Ready | Unable):
-            self.set_readiness(self.readiness.after(event))
-        elif isinstance(event, Loading | LoadFailed | Loaded):
-            self._on_load_event(event)
+    def _handle(self, slot: WorkerSlot, event: Event) -> None:
+        """Act on what a worker reports."""
+        if isinstance(event, Loading):
+            self._on_loading(event)
+        elif isinstance(event, LoadFailed):
+            self._on_load_failed(event)
+        elif isinstance(event, Loaded):
+            self._on_loaded(slot, event.model)
         elif isinstance(event, Trying):
-            self._note = event.note
-        elif isinstance(event, Progressed):
-            self._step(event)
-        elif isinstance(event, Finished):
-            if self.running is not None and self.running.job_id == event.job_id:
-                self._store.add_image(event.job_id, event.image, event.seed, event.png)
-                self._events.publish(event.job_id, "state", {"status": "running"})
+            slot.note = self._models.folder(event.model) / event.note
         else:
-            self._end(event)
-
-    def _on_load_event(self, event: Loading | LoadFailed | Loaded) -> None:
-        self._loaded.follow(event)
-        if not isinstance(event, Loaded):
-            return
-        self._idle_since = time.monotonic()
-        if event.model is not None and self.running is not None:
-            self.running.model_loaded()
-        if self.readiness.state not in ("ready", "failed"):
-            self.set_readiness(Readiness("ready", manifest=self.readiness.manifest))
-
-    def _step(self, event: Progressed) -> None:
-        running = self.running
-        if running is None or running.job_id != event.job_id:
-            return
-        running.step(event)
-        metrics.step_done(event.seconds)
-        progress = running.to_dict(self._step_times.of(running.job.cost.shape))
-        self._events.publish(event.job_id, "progress", progress)
-
-    def _end(self, event: Ended) -> None:
-        if event.status not in _OVER:
-            raise ValueError(f"the worker ended a job as {event.status!r}")
-        status = cast(Status, event.status)
-        failure = JobFailure(event.code, event.message or "") if event.code else None
-        with self.lock:
-            running = self.running
+            running = slot.running
             if running is None or running.job_id != event.job_id:
                 return
-            self._store.end(
-                event.job_id, status, failure, steps_done=running.steps_done, step_seconds=running.step_seconds
-            )
-            self.running = None
-            self._queue.done()
-        measured = running.measured() if status == "succeeded" else None
-        if measured is not None:
-            shape = running.job.cost.shape
-            self._store.keep_step_time(shape, self._step_times.learn(shape, measured))
-        self._deaths, self._idle_since = 0, time.monotonic()
-        self.publish_end(event.job_id, status, running.seconds)
-        if self._store.images.bytes > self._limits.retention.bytes:
-            self._retain()
+            if isinstance(event, Progressed):
+                self._ledger.step(running, event)
+            elif isinstance(event, Finished):
+                self._ledger.add_image(running, event)
+            else:
+                self._end(slot, running, event)
 
-    def _on_worker_death(self, code: int | None) -> None:
-        """The worker is gone: its job is tried once more, and a new worker started unless dying is all it does.
+    def _end(self, slot: WorkerSlot, running: Running, event: Ended) -> None:
+        slot.running, slot.deaths, slot.idle_since = None, 0, time.monotonic()
+        self._ledger.end(running, event)
+
+    # --- models ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _is_starting(self) -> bool:
+        return self.readiness.state not in ("ready", "failed")
+
+    def _on_loading(self, event: Loading) -> None:
+        at = event.progress
+        self._publish_model(event.model, "loading", {"network": at.item, "done": at.done, "total": at.total})
+        if self._is_starting and event.model == self._first:
+            self.set_readiness(Readiness("loading", at))
+
+    def _on_load_failed(self, event: LoadFailed) -> None:
+        metrics.model_loaded("failed")
+        message = f"{event.model} cannot be loaded: {event.reason}"
+        self._publish_model(event.model, "failed", {"code": event.code, "message": message}, last=True)
+        if self._is_starting and event.model == self._first:
+            self.set_readiness(replace(self.readiness, state="failed", message=event.reason))
+
+    def _on_loaded(self, slot: WorkerSlot, model: str | None) -> None:
+        """Publish what a worker has loaded in the events of ``models/NAME``: loaded, or unloaded."""
+        former, slot.loaded = slot.loaded, model
+        slot.idle_since = time.monotonic()
+        metrics.models_are_loaded(len(self.loaded))
+        if former is not None and former != model:
+            self._publish_model(former, "unloaded", {}, last=True)
+        if model is None:
+            return
+        metrics.model_loaded("loaded")
+        self._publish_model(model, "loaded", {}, last=True)
+        if slot.running is not None:
+            slot.running.model_loaded()
+        if self._is_starting:
+            self.set_readiness(Readiness("ready", model=self._first))
+
+    def _publish_model(self, model: str, kind: str, data: dict[str, Any], *, last: bool = False) -> None:
+        self._events.publish(f"models/{model}", kind, data, last=last)
+
+    # --- deaths and the end -----------------------------------------------------------------------------------------
+
+    def _on_worker_death(self, slot: WorkerSlot, code: int | None) -> None:
+        """Try the worker's job once more, and let a new worker be started unless dying is all it does.
 
         A death of a program's first load or prediction is the compute unit's: the next worker does not use that again.
         """
-        unit = self._note is not None and self._note.exists() and code != -signal.SIGTERM
-        if not unit and self._note is not None:
-            self._note.unlink(missing_ok=True)
-        self._note = None
-        with self.lock:
-            running, self.running = self.running, None
-            back, over = self._store.interrupted(f"the worker died (exit status {code})", by_worker=not unit)
-            if running is not None:
-                self._queue.done()
-                if running.job_id in back:
-                    self._queue.add(running.job)
-        self._loaded.gone()
-        self._publish_positions()
-        for job_id in over:
-            self.publish_end(job_id, "cancelled" if running and running.is_cancelling else "failed", None)
+        of_unit = slot.note is not None and slot.note.exists() and code != -signal.SIGTERM
+        if not of_unit and slot.note is not None:
+            slot.note.unlink(missing_ok=True)
+        slot.note = None
+        running, slot.running = slot.running, None
+        if running is not None:
+            self._ledger.interrupt(running, f"the worker died (exit status {code})", by_job=not of_unit)
+        self._on_loaded(slot, None)
         if self.readiness.state == "failed":
-            return  # it said so, and left
-        metrics.worker_died()
-        log.error("the worker died (exit status %s)%s", code, " of a compute unit, which is marked" if unit else "")
-        if running is None and not unit:
-            # A death in a job is the job's doing, and the job is failed for it; these are the worker's own.
-            self._deaths += 1
-        if self._deaths >= _MOST_DEATHS_OUTSIDE_JOBS:
-            message = f"the worker died {self._deaths} times in a row (last exit status {code}); restart the server"
-            self.set_readiness(replace(self.readiness, state="failed", message=message))
             return
-        self.set_readiness(replace(self.readiness, state="starting", network=None, done=0, total=0))
+        metrics.worker_died()
+        with about_job(running.job_id if running is not None else None):
+            log.error(
+                "the worker died (exit status %s)%s", code, " of a compute unit, which is marked" if of_unit else ""
+            )
+        if running is None and not of_unit:
+            # Count only deaths outside a job; a death during a job is charged to that job.
+            slot.deaths += 1
+        if slot.deaths >= _MOST_DEATHS_OUTSIDE_JOBS:
+            message = f"the worker died {slot.deaths} times in a row (last exit status {code}); restart the server"
+            self.set_readiness(replace(self.readiness, state="failed", message=message))
+        elif all(other.worker is None for other in self._slots):
+            self.set_readiness(Readiness())
 
-    def _stop_worker(self) -> None:
-        self._listen_until(lambda: self.running is None, self._grace_seconds)
-        if self._worker is not None:
-            self._worker.send(messages.Stop())
-        # What it still reports is kept: the job may have ended in this very moment.
-        self._listen_until(lambda: self._worker is None, _STOP_SECONDS)
-        self._end_worker()
-        if self.running is not None:
-            self._store.requeue(self.running.job_id)
+    def _stop_workers(self) -> None:
+        self._listen_until(lambda: all(slot.running is None for slot in self._slots), self._grace_seconds)
+        for slot in self._slots:
+            slot.send(Stop())
+        # What they still report is kept: a job may have ended in this very moment.
+        self._listen_until(lambda: all(slot.worker is None for slot in self._slots), STOP_SECONDS)
+        for slot in self._slots:
+            self._end_worker(slot)
+            if slot.running is not None:
+                self._ledger.requeue(slot.running)
 
-    def _end_worker(self) -> None:
-        if self._worker is not None:
-            self._worker.end()
-        if self._note is not None:
+    def _end_worker(self, slot: WorkerSlot) -> None:
+        if slot.worker is not None:
+            slot.worker.stop(_EXIT_SECONDS)
+        if slot.note is not None:
             # Killed from here, it did not die of what it tried.
-            self._note.unlink(missing_ok=True)
+            slot.note.unlink(missing_ok=True)
 
     def _listen_until(self, is_over: Callable[[], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while self._worker is not None and not is_over() and (left := deadline - time.monotonic()) > 0:
+        while any(slot.worker for slot in self._slots) and not is_over() and (left := deadline - time.monotonic()) > 0:
             self._listen(left)

@@ -6,12 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from server.events import Status
 from server.pipeline.cost import Cost
 from server.pipeline.request import GenerationRequest
-
-Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-STATUSES: tuple[Status, ...] = ("queued", "running", "succeeded", "failed", "cancelled")
-OPEN: tuple[Status, ...] = ("queued", "running")
 
 Priority = Literal["high", "normal", "low"]
 #: The first goes first.

@@ -1,115 +1,98 @@
-"""What the HTTP process and the worker say to each other, over a pipe.
+"""Messages between the HTTP process and a worker.
 
-Commands go to the worker, events come back. The worker has one model loaded at a time. Where it was started with a model, it
-first makes that ready (Preparing, then Ready or Unable); then it says which model is loaded (Loaded) and takes commands. A Run
-whose model is another one switches (Loading, then Loaded), and so does Load; Unload lets a model go.
+Commands go to the worker, events come back. A worker starts with no model loaded (Loaded(None)) and has at most one. Load
+loads one (Loading, then Loaded or LoadFailed), and so does a Run whose model is another one; Unload unloads it.
+
+No message names a path: a model is named by its name and content, which mean the same on every machine.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Literal
 
+from converter.progress import Progress
 from server.pipeline.request import GenerationRequest
 
 
 @dataclass(frozen=True)
+class ModelRef:
+    """A model by its name, and the hash of its content (see `InstalledModels.content_hash`)."""
+
+    name: str
+    content: str
+
+
+@dataclass(frozen=True)
 class Run:
-    """Make this job's images. ``attachments`` are what the request names."""
+    """Make this job's images with this model. ``attachments`` are what the request names."""
 
     job_id: str
     request: GenerationRequest
+    model: ModelRef
     attachments: dict[str, bytes]
 
 
 @dataclass(frozen=True)
 class Cancel:
-    """Give this job up after the step it is in."""
+    """End this job after the step it is in."""
 
     job_id: str
 
 
 @dataclass(frozen=True)
 class Load:
-    """Load this model, for jobs to come, once what was sent before is done; answered by Loaded or LoadFailed."""
+    """Load this model once the commands before are done; answered by Loaded or LoadFailed."""
 
-    model: str
+    model: ModelRef
 
 
 @dataclass(frozen=True)
 class Unload:
-    """Let this model go; nothing if it is not the one that is loaded."""
+    """Unload the model of this name; does nothing if it is not loaded."""
 
     model: str
 
 
 @dataclass(frozen=True)
 class Stop:
-    """Finish nothing, leave."""
-
-
-@dataclass(frozen=True)
-class Preparing:
-    """Getting ready at the start: ``stage`` is downloading, converting, verifying or loading.
-
-    network: the network it is at; the file, where it is downloading.
-    done, total: bytes, or networks where it is loading.
-    """
-
-    stage: str
-    network: str
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
-class Ready:
-    """The model in ``folder``, which the worker was started with, is loaded."""
-
-    folder: Path
-
-
-@dataclass(frozen=True)
-class Unable:
-    """The model the worker was started with cannot be made ready, now or by trying again; the worker leaves."""
-
-    message: str
+    """Exit without finishing anything."""
 
 
 @dataclass(frozen=True)
 class Loading:
-    """Loading ``model``: at ``network``, with ``done`` of ``total`` networks loaded."""
+    """A model is being loaded."""
 
     model: str
-    network: str
-    done: int
-    total: int
+    progress: Progress
 
 
 @dataclass(frozen=True)
 class LoadFailed:
-    """What Load asked for cannot be loaded; ``code`` and ``message`` say why, as a job's would that asked for it."""
+    """What Load asked for cannot be loaded. ``code`` is that of a job that fails for this; ``reason`` names no model."""
 
     model: str
     code: str
-    message: str
+    reason: str
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """The model that is loaded now; None where none is."""
+    """The name of the model that is loaded now; None if none is."""
 
     model: str | None
 
 
 @dataclass(frozen=True)
 class Trying:
-    """The worker is at a program's first load or prediction on a compute unit, and may die of it, until the note is gone.
+    """The worker tries a program for the first time on a compute unit, and may die of it, until the note is gone.
 
-    Where it does, ``note`` stays behind in the model folder and is the unit's verdict (see `converter.devices.trials.noted`).
+    note: the name of a file in the model's folder. If the worker dies, it stays there and is the unit's verdict (see
+        `converter.devices.trials.noted`).
     """
 
-    note: Path
+    model: str
+    note: str
 
 
 @dataclass(frozen=True)
@@ -117,7 +100,7 @@ class Progressed:
     """A step of a job is done: ``step`` (from 1) of ``total`` for image ``image`` (from 0).
 
     seconds: how long the step took.
-    preview: what the image looks like now, as a small JPEG; None where there is none of this step.
+    preview: what the image looks like now, as a small JPEG; None if this step has none.
     """
 
     job_id: str
@@ -130,7 +113,7 @@ class Progressed:
 
 @dataclass(frozen=True)
 class Finished:
-    """A image of a job, whole."""
+    """An image of a job, whole."""
 
     job_id: str
     image: int
@@ -140,17 +123,17 @@ class Finished:
 
 @dataclass(frozen=True)
 class Ended:
-    """A job is over: succeeded, failed (with a code and message), or cancelled.
+    """A job has ended; a failed one with a code and message.
 
     Codes: model_unavailable (its model is not there or cannot be loaded), not_enough_memory, bad_image,
     generation_failed, internal.
     """
 
     job_id: str
-    status: str
+    status: Literal["succeeded", "failed", "cancelled"]
     code: str | None = None
     message: str | None = None
 
 
 Command = Run | Cancel | Load | Unload | Stop
-Event = Preparing | Ready | Unable | Loading | LoadFailed | Loaded | Trying | Progressed | Finished | Ended
+Event = Loading | LoadFailed | Loaded | Trying | Progressed | Finished | Ended

@@ -13,10 +13,13 @@ from server.jobs.messages import Progressed
 
 
 class Running:
-    """Follows a job's steps. One thread adds them, any may read."""
+    """Follows a job's steps. One thread adds them, any may read.
 
-    def __init__(self, job: QueuedJob, clock: Callable[[], float] = time.monotonic) -> None:
-        self.job, self._clock = job, clock
+    slot: the number of the worker slot that runs it.
+    """
+
+    def __init__(self, job: QueuedJob, slot: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
+        self.job, self.slot, self._clock = job, slot, clock
         self.is_cancelling = False
         self.steps_done, self.step_seconds = 0, 0.0
         #: The newest step; None before the first.

@@ -7,16 +7,16 @@ import logging
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from converter.progress import Progress
+from server.events import OPEN, Status
 from server.models.conversion_request import ConversionRequest
 
 log = logging.getLogger("anemone.conversions")
 
-ConversionStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 #: Conversions that are over and still told of; the oldest are forgotten first, their models are not.
 _MOST_KEPT = 200
 
@@ -31,7 +31,7 @@ class Conversion:
     """
 
     request: ConversionRequest
-    status: ConversionStatus
+    status: Status
     created: float
     started: float | None = None
     finished: float | None = None
@@ -47,7 +47,7 @@ class Conversion:
     @property
     def open(self) -> bool:
         """Whether it is not over."""
-        return self.status in ("queued", "running")
+        return self.status in OPEN
 
 
 _CONVERSION = TypeAdapter(Conversion)

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import multiprocessing.connection
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from converter.errors import AnemoneError
 from converter.progress import Progress
 from server import metrics
-from server.events import EventLog
+from server.events import EndStatus, EventLog
 from server.logs import LogFormat, about_job
-from server.models.conversion import Conversion, ConversionFiles, ConversionStatus
+from server.models.conversion import Conversion, ConversionFiles
 from server.models.conversion_request import ConversionRequest
-from server.models.converting import ConversionFailed, Converted, Report, convert_requested
+from server.models.converting import ConversionFailed, Converted, convert_requested
 from server.models.installed import InstalledModels
+from server.supervisor import STOP_SECONDS, ChildProcess, Launch, Supervisor, spawn
 
 log = logging.getLogger("anemone.conversions")
 
@@ -29,10 +26,9 @@ log = logging.getLogger("anemone.conversions")
 _MOST_ATTEMPTS = 2
 #: Conversions that may wait; each brings gigabytes.
 MOST_OPEN = 16
-_STOP_SECONDS = 3.0
 
-#: Starts a process that serves a request and reports on its end of a pipe.
-LaunchConversion = Callable[[Connection, ConversionRequest], BaseProcess]
+#: Returns the launcher of a process that serves a request and reports on its end of a pipe.
+LaunchConversion = Callable[[ConversionRequest], Launch]
 
 
 class NameTaken(AnemoneError):
@@ -44,16 +40,8 @@ class TooManyConversions(AnemoneError):
 
 
 def launch_conversion(data_dir: Path, log_format: LogFormat = "text") -> LaunchConversion:
-    """A launcher of conversion processes that write into ``data_dir``, and log as the server does."""
-
-    def launch(pipe: Connection, request: ConversionRequest) -> BaseProcess:
-        process = multiprocessing.get_context("spawn").Process(
-            target=convert_requested, args=(pipe, request, data_dir, log_format), name="anemone-conversion", daemon=True
-        )
-        process.start()
-        return process
-
-    return launch
+    """Return what launches conversion processes that write into ``data_dir``, and log as the server does."""
+    return lambda request: spawn(convert_requested, request, data_dir, log_format, name="anemone-conversion")
 
 
 class Conversions:
@@ -77,11 +65,9 @@ class Conversions:
         self._all: dict[str, Conversion] = self._files.read()
         self._running: str | None = None
         self._cancelling: set[str] = set()
-        self._process: BaseProcess | None = None
-        self._pipe: Connection | None = None
+        self._child: ChildProcess | None = None
         self._stopping = False
-        # A byte through this pair wakes the thread out of its wait.
-        self._woken, self._wake = multiprocessing.Pipe(duplex=False)
+        self._supervisor = Supervisor()
         self._thread = threading.Thread(target=self._run, name="conversions", daemon=True)
 
     def start(self) -> None:
@@ -99,10 +85,9 @@ class Conversions:
     def stop(self) -> None:
         """Stop the process; the conversion it is at goes back to the queue, with the networks it has finished."""
         self._stopping = True
-        self._wake.send_bytes(b"x")
+        self._supervisor.wake()
         self._thread.join()
-        self._woken.close()
-        self._wake.close()
+        self._supervisor.close()
 
     def all(self) -> list[Conversion]:
         """All of them, the newest first."""
@@ -145,7 +130,7 @@ class Conversions:
             self._put(Conversion(request, "queued", time.time()))
             for gone in self._files.forget(self._all):
                 del self._all[gone]
-        self._wake.send_bytes(b"x")
+        self._supervisor.wake()
         return self._all[request.id]
 
     def _require_free(self, request: ConversionRequest) -> None:
@@ -165,9 +150,9 @@ class Conversions:
             found = self._all.get(conversion_id)
             if found is None or not found.open:
                 return found
-            if self._running == conversion_id and self._process is not None:
+            if self._running == conversion_id and self._child is not None:
                 self._cancelling.add(conversion_id)
-                self._process.terminate()
+                self._child.terminate()
             else:
                 self._over(found, "cancelled")
             return self._all[conversion_id]
@@ -187,11 +172,11 @@ class Conversions:
         for listener in self._listeners:
             listener(conversion)
 
-    def _over(self, conversion: Conversion, status: ConversionStatus, error: tuple[str, str] | None = None) -> None:
+    def _over(self, conversion: Conversion, status: EndStatus, error: tuple[str, str] | None = None) -> None:
         with about_job(conversion.id):
             log.info("the conversion of %s %s", conversion.request.source, status)
         self._put(replace(conversion, status=status, finished=time.time(), error=error, progress=None))
-        metrics.conversion_ended(status)  # type: ignore[arg-type]
+        metrics.conversion_ended(status)
 
     def _again(self, conversion: Conversion, status: int | None) -> None:
         """Queue a conversion again whose process died with this exit status, or fail it where that happened before."""
@@ -205,12 +190,11 @@ class Conversions:
     def _run(self) -> None:
         while not self._stopping:
             self._begin()
-            sources = [self._woken] if self._pipe is None else [self._woken, self._pipe]
-            for source in multiprocessing.connection.wait(sources):
-                if source is self._woken:
-                    self._woken.recv_bytes()
-                elif self._pipe is not None:
-                    self._read(self._pipe)
+            for child, report in self._supervisor.wait([] if self._child is None else [self._child]):
+                if isinstance(report, Progress):
+                    self._progressed(report)
+                else:
+                    self._ended(child, report)
         self._leave()
 
     def _begin(self) -> None:
@@ -219,25 +203,12 @@ class Conversions:
             waiting = min(
                 (c for c in self._all.values() if c.status == "queued"), key=lambda c: c.created, default=None
             )
-            if self._pipe is not None or waiting is None:
+            if self._child is not None or waiting is None:
                 return
-            ours, theirs = multiprocessing.Pipe()
             self._put(replace(waiting, status="running", started=time.time(), attempts=waiting.attempts + 1))
-            self._process = self._launch(theirs, waiting.request)
-            theirs.close()
-            self._running, self._pipe = waiting.id, ours
+            self._child, self._running = ChildProcess(self._launch(waiting.request)), waiting.id
         with about_job(waiting.id):
             log.info("the conversion of %s begins", waiting.request.source)
-
-    def _read(self, pipe: Connection) -> None:
-        try:
-            report: Report | None = pipe.recv()
-        except (EOFError, OSError):  # OSError where it was killed in the middle of a message
-            report = None
-        if isinstance(report, Progress):
-            self._progressed(report)
-        else:
-            self._ended(report)
 
     def _progressed(self, progress: Progress) -> None:
         with self._lock:
@@ -248,34 +219,28 @@ class Conversions:
             for listener in self._listeners:
                 listener(self._all[self._running])
 
-    def _ended(self, report: Converted | ConversionFailed | None) -> None:
+    def _ended(self, child: ChildProcess, report: Converted | ConversionFailed | None) -> None:
         """The process has said how it ended, or is gone without a word (None)."""
-        assert self._process is not None
-        assert self._pipe is not None
-        self._pipe.close()
-        self._process.join()
+        status = child.join()
         with self._lock:
             assert self._running is not None
             conversion, cancelled = self._all[self._running], self._running in self._cancelling
             self._cancelling.discard(self._running)
-            self._running = self._pipe = None
+            self._running = self._child = None
             if isinstance(report, Converted):
                 self._over(conversion, "succeeded")
             elif cancelled:
                 self._over(conversion, "cancelled")
             elif report is None:
-                self._again(conversion, self._process.exitcode)
+                self._again(conversion, status)
             else:
                 self._over(conversion, "failed", (report.code, report.message))
 
     def _leave(self) -> None:
-        if self._running is None or self._process is None:
+        if self._running is None or self._child is None:
             return
-        self._process.terminate()
-        self._process.join(_STOP_SECONDS)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+        self._child.terminate()
+        self._child.stop(STOP_SECONDS)
         conversion = self._all[self._running]
         if self._running in self._cancelling:
             self._over(conversion, "cancelled")

@@ -1,4 +1,4 @@
-"""The model a server is started with: used as it is, or converted before the worker begins."""
+"""The model a server is started with: used as it is, or converted before the workers start."""
 
 from __future__ import annotations
 
@@ -6,24 +6,27 @@ from pathlib import Path
 from typing import Protocol
 
 from converter.apple import is_apple
-from converter.errors import AnemoneError
-from converter.folder import FILE
-from server.jobs.readiness import Readiness
+from converter.errors import AnemoneError, ManifestError
+from converter.folder import FILE, Manifest
+from converter.progress import Progress
 from server.models.conversion import Conversion
 from server.models.conversion_request import first_request
 from server.models.conversions import Conversions
-from server.models.installed import InstalledModels
+from server.models.installed import InstalledModels, UnknownModel
 from server.models.library import from_hub, is_current
 
 
-class ReadinessListener(Protocol):
-    """What waits for the model: the job queue."""
+class FirstModelListener(Protocol):
+    """Waits for the first model."""
 
-    def begin(self) -> None:
-        """Start the worker."""
+    def on_progress(self, progress: Progress) -> None:
+        """Its conversion has come this far."""
 
-    def set_readiness(self, readiness: Readiness) -> None:
-        """Show how the model is coming along."""
+    def on_failure(self, message: str) -> None:
+        """It will not come."""
+
+    def on_installed(self, model: str) -> None:
+        """It is installed under this name."""
 
 
 class FirstModel:
@@ -52,32 +55,44 @@ class FirstModel:
         except AnemoneError:
             return False  # the conversion says what is wrong with it
 
-    def start(self, conversions: Conversions, queue: ReadinessListener) -> None:
-        """Have the worker begin as soon as the model is there; until then show how far its conversion is.
+    def start(self, conversions: Conversions, listener: FirstModelListener) -> None:
+        """Tell the listener when the model is installed, and until then how far its conversion is.
 
         To be called before the conversions start.
         """
         if self.is_ready:
-            queue.begin()
+            self._installed(listener)
             return
 
         def on_change(conversion: Conversion) -> None:
             if conversion.id == self.request.id:
-                self._show(conversion, queue)
+                self._changed(conversion, listener)
 
         conversions.listen(on_change)
         conversions.submit(self.request, replacing=True)
 
-    def _show(self, conversion: Conversion, queue: ReadinessListener) -> None:
-        at = conversion.progress
+    def _installed(self, listener: FirstModelListener) -> None:
+        try:
+            name = self.models.find(self.models.default or "")
+        except UnknownModel as gone:
+            listener.on_failure(self._what_is_wrong() or str(gone))
+        else:
+            listener.on_installed(name)
+
+    def _what_is_wrong(self) -> str | None:
+        """Return why the model's folder is none, if it has a manifest."""
+        try:
+            Manifest.read(self.folder)
+        except ManifestError as error:
+            return str(error)
+        return None
+
+    def _changed(self, conversion: Conversion, listener: FirstModelListener) -> None:
         if conversion.status == "succeeded":
-            queue.set_readiness(Readiness())
-            queue.begin()
+            self._installed(listener)
         elif conversion.status == "failed":
-            queue.set_readiness(Readiness("failed", message=conversion.error[1] if conversion.error else None))
+            listener.on_failure(conversion.error[1] if conversion.error else "its conversion failed")
         elif conversion.status == "cancelled":
-            queue.set_readiness(
-                Readiness("failed", message="its conversion was cancelled; restart the server to go on with it")
-            )
-        elif at is not None:
-            queue.set_readiness(Readiness(at.stage, at.item, at.done, at.total))
+            listener.on_failure("its conversion was cancelled; restart the server to go on with it")
+        elif conversion.progress is not None:
+            listener.on_progress(conversion.progress)

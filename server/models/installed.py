@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from converter.errors import AnemoneError, ManifestError
@@ -169,6 +171,16 @@ class InstalledModels:
     def manifest(self, name: str) -> Manifest:
         """Return the model's manifest; raises UnknownModel."""
         return self.get(name).manifest
+
+    def content_hash(self, name: str) -> str:
+        """Return a hash of what the model computes, the same on every machine; raises UnknownModel.
+
+        It covers the source's weights, the conversion's plan and the packages.
+        """
+        manifest = self.manifest(name)
+        packages = {network: [asdict(p) for p in each] for network, each in manifest.networks.items()}
+        told = json.dumps([manifest.source.sha256, manifest.plan, packages], sort_keys=True, default=str)
+        return hashlib.sha256(told.encode()).hexdigest()
 
     def disk_bytes(self, name: str) -> int:
         """Return the model's bytes on disk; files that packages share are counted once."""

@@ -1,4 +1,4 @@
-"""Conversions for tests: a real process and real messages, no weights. The request's source says how it goes.
+"""Conversions for tests: a real process and real messages, no weights. The last part of the source says how it goes.
 
 "slow" in it takes a tenth of a second for each of a hundred pieces, "steady" for each of five; "bad" cannot be converted; "die" kills the process,
 "die once" only the first time.
@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -29,16 +30,17 @@ _PROCESSES.set_forkserver_preload(["tests.support.fake_converter"])
 
 def convert(pipe: Connection, request: ConversionRequest, data_dir: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    words = request.source.rpartition("/")[2]
     (data_dir / "begun").open("a").write(f"{request.source}\n")
     pipe.send(Progress("downloading", "unet.safetensors", 50, 100))
-    if "bad" in request.source:
+    if "bad" in words:
         pipe.send(ConversionFailed("not_converted", f"{request.source} is of an unknown architecture"))
         return
     mark = data_dir / "died"
-    if "die" in request.source and not ("once" in request.source and mark.exists()):
+    if "die" in words and not ("once" in words and mark.exists()):
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    pieces = next((count for word, count in (("slow", PIECES), ("steady", 5)) if word in request.source), 1)
+    pieces = next((count for word, count in (("slow", PIECES), ("steady", 5)) if word in words), 1)
     for piece in range(pieces):
         pipe.send(Progress("converting", "unet", piece, PIECES, 1.0))
         if pieces > 1:
@@ -50,12 +52,12 @@ def convert(pipe: Connection, request: ConversionRequest, data_dir: Path) -> Non
 
 
 def launcher(data_dir: Path) -> LaunchConversion:
-    def launch(pipe: Connection, request: ConversionRequest) -> ForkServerProcess:
+    def launch(request: ConversionRequest, pipe: Connection) -> ForkServerProcess:
         process = _PROCESSES.Process(target=convert, args=(pipe, request, data_dir), daemon=True)
         process.start()
         return process
 
-    return launch
+    return lambda request: partial(launch, request)
 
 
 def begun(data_dir: Path) -> list[str]:

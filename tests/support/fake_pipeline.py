@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,8 +23,8 @@ from PIL import Image
 
 from converter.errors import AnemoneError, MemoryShortage
 from converter.folder import Conditions, Defaults, Manifest, SchedulerSettings, Source, Versions
-from server.jobs.messages import Preparing, Trying
-from server.jobs.start import ModelChoice
+from converter.progress import OnProgress, Progress
+from server.jobs.messages import ModelRef
 from server.pipeline.request import GenerationRequest
 
 if TYPE_CHECKING:
@@ -31,11 +32,9 @@ if TYPE_CHECKING:
 
 STEP_SECONDS = 0.1
 NOTE = ".anemone-trying-1-0"
-#: Models' names: one as good as the first, one that cannot be loaded, and one that takes more memory than there is; a
-#: name with "lingering" takes a tenth of a second for each of ten networks.
-OTHER, BROKEN, HUGE, LINGERING = "other", "broken", "huge", "lingering"
-#: A model folder's name that makes the preparation fail, kill its process, or take long.
-UNABLE, DEADLY, SLOW = "unable", "deadly", "slow"
+#: Models' names: one as good as the first, one that cannot be loaded, one that takes more memory than there is, and one
+#: whose loading kills the worker; a name with "lingering" takes a tenth of a second for each of ten networks.
+OTHER, BROKEN, HUGE, LINGERING, DEADLY = "other", "broken", "huge", "lingering", "deadly"
 
 MANIFEST = Manifest(
     name="fake",
@@ -59,8 +58,8 @@ MANIFEST = Manifest(
 
 
 class FakePipeline:
-    def __init__(self, folder: Path, warn: Callable[[Trying], None], name: str = "fake") -> None:
-        self._folder, self._warn = folder, warn
+    def __init__(self, folder: Path, trying: Callable[[str], None], name: str = "fake") -> None:
+        self._folder, self._trying = folder, trying
         self.manifest = replace(MANIFEST, name=name)
 
     def generate(self, request: GenerationRequest, attachments: Mapping[str, bytes]) -> Iterator[Step | GeneratedImage]:
@@ -89,7 +88,7 @@ class FakePipeline:
     def _behave(self, words: str) -> None:
         if "trying" in words:
             (self._folder / NOTE).touch()
-            self._warn(Trying(self._folder / NOTE))
+            self._trying(NOTE)
         if "slow" in words:
             time.sleep(STEP_SECONDS)
         if "busy" in words:
@@ -110,43 +109,26 @@ class FakePipeline:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _prepare(
-    choice: ModelChoice, progress: Callable[[Preparing], None], warn: Callable[[Trying], None]
-) -> tuple[FakePipeline, Path]:
-    assert choice.source is not None
-    if choice.source.name == UNABLE:
-        raise AnemoneError("the checkpoint is of an unknown architecture")
-    if choice.source.name == DEADLY:
-        os.kill(os.getpid(), signal.SIGKILL)
-    for done in range(3):
-        progress(Preparing("converting", "unet", 100 * done, 200))
-        if choice.source.name == SLOW:
-            time.sleep(1)
-    folder = choice.data_dir / "models" / "fake"
-    folder.mkdir(parents=True, exist_ok=True)
-    MANIFEST.write(folder)
-    return FakePipeline(folder, warn), folder
-
-
-def _open(
-    choice: ModelChoice, name: str, progress: Callable[[str, int, int], None], warn: Callable[[Trying], None]
-) -> FakePipeline:
+def _open(data_dir: Path, model: ModelRef, progress: OnProgress, trying: Callable[[str], None]) -> FakePipeline:
+    name = model.name
     networks = 10 if LINGERING in name else 2
     for done in range(networks):
-        progress(f"network {done}", done, networks)
+        progress(Progress("loading", f"network {done}", done, networks))
         if LINGERING in name:
             time.sleep(0.1)
     if name == BROKEN:
         raise AnemoneError("its unet uses operators this runtime does not have")
     if name == HUGE:
         raise MemoryShortage("its unet takes 99 GB")
-    folder = choice.data_dir / "models" / name
+    if name == DEADLY:
+        os.kill(os.getpid(), signal.SIGKILL)
+    folder = data_dir / "models" / name
     folder.mkdir(parents=True, exist_ok=True)
-    return FakePipeline(folder, warn, name)
+    return FakePipeline(folder, trying, name)
 
 
-def start(pipe: Connection, choice: ModelChoice) -> None:
+def start(pipe: Connection, data_dir: Path, previews: bool = True) -> None:
     """The worker process's entry point."""
     from server.jobs.worker import work
 
-    work(pipe, choice, _prepare, _open)
+    work(pipe, partial(_open, data_dir), previews=previews)

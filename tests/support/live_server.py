@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +18,43 @@ import uvicorn
 
 from server.api.app import create_app
 from server.api.backend import Backend
-from server.jobs.limits import Limits
-from server.jobs.process import launch_worker
+from server.jobs.dispatcher import Readiness
+from server.jobs.ledger import Limits
 from server.jobs.queue import JobQueue
-from server.jobs.readiness import Readiness
-from server.jobs.start import ModelChoice
 from server.jobs.store import JobStore
 from server.models.conversions import Conversions
-from server.models.installed import InstalledModels
+from server.models.first import FirstModel
 from server.security.gate import Access
 from server.shutdown import Server
+from server.supervisor import spawn
 from tests.support import fake_converter, fake_pipeline
 
 PATIENCE = 120.0  # on a busy machine a process takes a minute to import what it needs
 
 
 def server(
-    data_dir: Path, model: str = "fake", limits: Limits | None = None, access: Access | None = None, grace: float = 0.0
+    data_dir: Path,
+    model: str = "fake",
+    limits: Limits | None = None,
+    access: Access | None = None,
+    grace: float = 0.0,
+    checkpoint: str | None = None,
 ) -> uvicorn.Server:
-    choice = ModelChoice(Path(model), data_dir, {})
+    """A server whose first model is installed; or is to be converted from a checkpoint, whose name says how that goes."""
+    given = data_dir / "models" / model if checkpoint is None else data_dir / checkpoint
+    if checkpoint is None:
+        given.mkdir(parents=True, exist_ok=True)
+        replace(fake_pipeline.MANIFEST, name=model).write(given)
 
-    def announce(readiness: Readiness) -> None:
+    def on_readiness(readiness: Readiness) -> None:
         pass
 
     def open_backend() -> Backend:
-        store = JobStore(data_dir)
-        queue = JobQueue(store, launch_worker(fake_pipeline.start, choice), announce, limits)
-        models = InstalledModels(data_dir, default="fake")
-        conversions = Conversions(data_dir, models, queue.events, fake_converter.launcher(data_dir))
-        return Backend(store, queue, models, conversions)
+        first, store = FirstModel(given, data_dir), JobStore(data_dir)
+        worker = spawn(fake_pipeline.start, data_dir, name="fake-worker")
+        queue = JobQueue(store, [worker], first.models, on_readiness, limits)
+        conversions = Conversions(data_dir, first.models, queue.events, fake_converter.launcher(data_dir))
+        return Backend(store, queue, first.models, conversions, first)
 
     return Server(create_app(open_backend, access, grace), grace)
 
@@ -66,10 +74,11 @@ def live(
     limits: Limits | None = None,
     access: Access | None = None,
     grace: float = 0.0,
+    checkpoint: str | None = None,
 ) -> Iterator[httpx.Client]:
     """A client of a running server; waits until it is ready, unless told not to."""
     data_dir.mkdir(parents=True, exist_ok=True)
-    running = server(data_dir, model, limits, access, grace)
+    running = server(data_dir, model, limits, access, grace, checkpoint)
     with bound() as listening:
         base = f"http://127.0.0.1:{listening.getsockname()[1]}"
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})

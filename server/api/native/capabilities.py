@@ -89,7 +89,7 @@ class CapabilitiesOut(BaseModel):
     model: ModelOut | None = Field(description="The default model, which requests without `model` mean")
     defaults: DefaultsOut | None = Field(description="The default model's")
     models: list[ModelOut] = Field(description="All that are installed, the default one included")
-    loaded: str | None = Field(description="The model that is loaded; another one takes its time to be")
+    loaded: list[str] = Field(description="The models that are loaded; another one has to be loaded first")
     schedulers: list[str]
     rngs: list[str] = Field(description="Whose random numbers a request may ask for")
     priorities: list[str]

@@ -12,7 +12,8 @@ from server.api.errors import require
 from server.api.native.errors import error
 from server.api.native.schemas import JobErrorOut, JobImageOut, JobOut, JobsOut, ProgressOut, TimingsOut
 from server.api.sse import Snapshot, TakeSnapshot, add_event_route
-from server.jobs.job import OPEN, Job, Status
+from server.events import OPEN, Status
+from server.jobs.job import Job
 
 router = APIRouter(prefix="/api/v1", tags=["jobs"])
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from converter.options import AS_USUAL, LARGEST_SIDE, OPTIONS, NetworkSource, Option, Size
 from server.api.native.schemas import SizeOut
-from server.models.conversion import ConversionStatus
+from server.events import Status
 from server.models.conversion_request import NAME
 from server.pipeline.fields import Whole
 
@@ -122,7 +122,7 @@ class ConversionOut(BaseModel):
 
     id: str
     url: str
-    status: ConversionStatus
+    status: Status
     model: str = Field(description="What its model is or will be called")
     source: str = Field(description="An address on the hub, or the name of what lies in `checkpoints`")
     options: dict[str, Any] = Field(description="What was asked for beside the source")

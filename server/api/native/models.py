@@ -79,7 +79,7 @@ def _describe(name: str, models: InstalledModels, queue: JobQueue, budget: int) 
         name=name,
         url=model_url(name),
         default=name == models.default,
-        loaded=name == queue.loaded,
+        loaded=name in queue.loaded,
         jobs=queue.jobs_for(name),
         manifest_name=manifest.name,
         family=manifest.family,
@@ -150,10 +150,13 @@ async def _loaded(name: str, queue: JobQueue) -> bool:
     """Load the model and return whether it was loaded in time. Raises ApiError if it cannot be."""
     events = queue.events.subscribe(f"models/{name}")
     try:
-        queue.load(name)
+        try:
+            await run_in_threadpool(queue.load, name)
+        except UnknownModel as gone:
+            raise ApiError(404, "no_such_model", f"the model {name} has just been deleted") from gone
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LOAD_SECONDS):
-                while queue.loaded != name:
+                while name not in queue.loaded:
                     event = None
                     with contextlib.suppress(TimeoutError):
                         event = await asyncio.wait_for(anext(events, None), _LOOK_SECONDS)
@@ -163,7 +166,7 @@ async def _loaded(name: str, queue: JobQueue) -> bool:
                         raise ApiError(503, "model_failed", str(queue.readiness.message))
     finally:
         events.close()
-    return queue.loaded == name
+    return name in queue.loaded
 
 
 @router.post(
@@ -174,7 +177,7 @@ async def _loaded(name: str, queue: JobQueue) -> bool:
 def unload(name: str, models: Models, queue: Queue, budget: Budget, response: Response) -> InstalledModelOut:
     """Frees the model's memory when the running job ends; the next job that needs the model loads it again."""
     known = _require_model(models, name)
-    if queue.loaded == known:
+    if known in queue.loaded:
         response.status_code = 202
         queue.unload(known)
     return _model_out(known, models, queue, budget)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from server.jobs.job import PRIORITIES, Priority, Status
+from server.events import Status
+from server.jobs.job import PRIORITIES, Priority
 from server.pipeline.fields import Attachment, RequestField
 from server.pipeline.request import FIELDS, asked_fields
 

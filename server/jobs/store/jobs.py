@@ -12,9 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from server.events import Status
 from server.jobs.estimates import Shape, StepTime, shape_cost
 from server.jobs.fair_queue import QueuedJob, QueueKey
-from server.jobs.job import PRIORITIES, Job, JobFailure, JobImage, Status, Submission
+from server.jobs.job import PRIORITIES, Job, JobFailure, JobImage, Submission
 from server.jobs.store.files import StoredFiles
 from server.jobs.store.schema import connect, durably, migrate
 from server.pipeline.cost import Cost
@@ -272,15 +273,22 @@ class JobStore:
             ).fetchall()
         self.attachments.remove(file for (file,) in gone)
 
-    def interrupted(self, reason: str, *, by_worker: bool) -> tuple[list[str], list[str]]:
-        """Queue running jobs again after the worker (``by_worker``) or the server died; the ids put back and ended.
+    def interrupted(
+        self, reason: str, *, by_worker: bool, job_ids: Sequence[str] | None = None
+    ) -> tuple[list[str], list[str]]:
+        """Queue running jobs again after their worker (``by_worker``) or the server died: these, or all for None.
+
+        Returns the ids of those that are queued again, and of those that have ended.
 
         A job that was being cancelled is cancelled; one in which the worker died twice, or that was started too often in
         all, has failed with the reason.
         """
         back, over = [], []
         with self._ending() as db:
-            rows = db.execute("SELECT id, attempts, deaths, cancelling FROM jobs WHERE status = 'running'").fetchall()
+            running = db.execute(
+                "SELECT id, attempts, deaths, cancelling FROM jobs WHERE status = 'running'"
+            ).fetchall()
+            rows = running if job_ids is None else [row for row in running if row[0] in job_ids]
             for job_id, attempts, deaths, cancelling in rows:
                 deaths += by_worker
                 if cancelling:

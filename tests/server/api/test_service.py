@@ -11,13 +11,12 @@ import pytest
 
 from server.api.service import BoundModel, Refusal, Service, SubmitOptions, fingerprint_of
 from server.jobs.job import Job
-from server.jobs.limits import Limits
-from server.jobs.process import launch_worker
-from server.jobs.queue import Accepted, JobQueue
-from server.jobs.start import ModelChoice
+from server.jobs.ledger import Accepted, Limits
+from server.jobs.queue import JobQueue
 from server.jobs.store import JobStore
 from server.models.installed import InstalledModels
 from server.pipeline.request import RequestError
+from server.supervisor import spawn
 from tests.support import fake_pipeline
 from tests.support.generation_requests import request
 from tests.support.live_server import until
@@ -28,13 +27,17 @@ CLIENT = SubmitOptions("a client")
 @contextmanager
 def opened(data_dir: Path, limits: Limits | None = None, *, begin: bool = True) -> Iterator[tuple[Service, JobQueue]]:
     store = JobStore(data_dir)
-    choice = ModelChoice(Path("fake"), data_dir, {})
-    queue = JobQueue(store, launch_worker(fake_pipeline.start, choice), lambda readiness: None, limits)
-    queue.start("fake", begin=begin)
+    worker, models = spawn(fake_pipeline.start, data_dir, name="fake-worker"), InstalledModels(data_dir, default="fake")
+    queue = JobQueue(store, [worker], models, lambda readiness: None, limits)
+    queue.start("fake")
     try:
         if begin:
+            folder = data_dir / "models" / "fake"
+            folder.mkdir(parents=True)
+            fake_pipeline.MANIFEST.write(folder)
+            queue.on_installed("fake")
             until(lambda: queue.readiness.state == "ready")
-        yield Service(queue, store, InstalledModels(data_dir, default="fake")), queue
+        yield Service(queue, store, models), queue
     finally:
         queue.stop()
         store.close()

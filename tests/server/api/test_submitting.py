@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from server.jobs.limits import Limits
+from server.jobs.ledger import Limits
 from server.jobs.store import Retention
 from tests.support.live_server import enqueue, job, live, over, running, until
 

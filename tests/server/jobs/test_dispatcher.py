@@ -3,14 +3,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from server.jobs.limits import Limits
+from server.jobs.ledger import Limits
 from tests.support import fake_pipeline
 from tests.support.live_server import enqueue, job, live, over, until
 
 
 def test_an_idle_model_is_unloaded_and_comes_back_with_the_next_job(tmp_path: Path) -> None:
     with live(tmp_path, limits=Limits(idle_unload_seconds=0.2)) as client:
-        until(lambda: client.get("/api/v1/capabilities").json()["loaded"] is None)
+        until(lambda: client.get("/api/v1/capabilities").json()["loaded"] == [])
         assert client.get("/readyz").status_code == 200
         assert over(client, enqueue(client, "a circle")["id"])["status"] == "succeeded"
 

@@ -21,7 +21,7 @@ class Clock:
 
 def running(images: int = 2, clock: Clock | None = None) -> Running:
     cost = ShapeCost(SHAPE, 4 * images, images)
-    return Running(QueuedJob("job", QueueKey(0.0, 1), "normal", "", cost), clock or Clock())
+    return Running(QueuedJob("job", QueueKey(0.0, 1), "normal", "", cost), clock=clock or Clock())
 
 
 def test_the_cost_of_a_job_has_the_shape_that_its_time_depends_on() -> None:

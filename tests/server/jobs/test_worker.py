@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from converter.progress import Progress
 from server.jobs.messages import (
     Cancel,
     Ended,
@@ -20,19 +21,22 @@ from server.jobs.messages import (
     Loaded,
     LoadFailed,
     Loading,
+    ModelRef,
     Progressed,
-    Ready,
     Run,
     Stop,
     Unload,
 )
-from server.jobs.start import ModelChoice
 from server.pipeline.infotext import read_infotext
 from server.pipeline.request import GenerationRequest, bind
 from tests.support import fake_pipeline
 from tests.support.fake_pipeline import BROKEN, HUGE, LINGERING, MANIFEST, OTHER
 
 PATIENCE = 60.0
+
+
+def ref(model: str, content: str = "0") -> ModelRef:
+    return ModelRef(model, content)
 
 
 class Worker:
@@ -53,13 +57,15 @@ class Worker:
 
     def run(self, job_id: str, request: GenerationRequest) -> list[Event]:
         """What it says of a job, to its end."""
-        self.send(Run(job_id, request, {}))
+        self.send(Run(job_id, request, ref(request.model), {}))
         return self.until(lambda event: isinstance(event, Ended))
 
 
-def started(choice: ModelChoice) -> Iterator[Worker]:
+def started(data_dir: Path, previews: bool = True) -> Iterator[Worker]:
     ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=fake_pipeline.start, args=(theirs, choice))
+    process = multiprocessing.get_context("spawn").Process(
+        target=fake_pipeline.start, args=(theirs, data_dir, previews)
+    )
     process.start()
     theirs.close()
     try:
@@ -74,13 +80,13 @@ def started(choice: ModelChoice) -> Iterator[Worker]:
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
-    yield from started(ModelChoice(None, tmp_path_factory.mktemp("data"), {}))
+    yield from started(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture
 def worker(fresh: Worker) -> Worker:
     """A worker with nothing loaded."""
-    fresh.send(Load(OTHER), Unload(OTHER))
+    fresh.send(Load(ref(OTHER)), Unload(OTHER))
     fresh.until(lambda event: event == Loaded(OTHER))
     fresh.until(lambda event: event == Loaded(None))
     return fresh
@@ -98,7 +104,11 @@ def ended(said: list[Event]) -> tuple[str, str | None]:
 
 def test_a_job_loads_its_model_telling_how_far_it_is(worker: Worker) -> None:
     said = worker.run("a", request())
-    assert said[:3] == [Loading(OTHER, "network 0", 0, 2), Loading(OTHER, "network 1", 1, 2), Loaded(OTHER)]
+    assert said[:3] == [
+        Loading(OTHER, Progress("loading", "network 0", 0, 2)),
+        Loading(OTHER, Progress("loading", "network 1", 1, 2)),
+        Loaded(OTHER),
+    ]
     assert ended(said) == ("succeeded", None)
 
 
@@ -125,20 +135,20 @@ def test_a_model_that_cannot_be_loaded_fails_its_job_alone(worker: Worker, model
 
 
 def test_a_model_can_be_loaded_ahead_and_let_go(worker: Worker) -> None:
-    worker.send(Load(OTHER), Unload("third"), Unload(OTHER))
+    worker.send(Load(ref(OTHER)), Unload("third"), Unload(OTHER))
     said = worker.until(lambda event: event == Loaded(None))
     assert said[-2:] == [Loaded(OTHER), Loaded(None)]
 
 
 def test_a_load_that_fails_says_why(worker: Worker) -> None:
-    worker.send(Load(HUGE))
+    worker.send(Load(ref(HUGE)))
     failed = worker.until(lambda event: isinstance(event, LoadFailed))[-1]
     assert isinstance(failed, LoadFailed)
     assert (failed.model, failed.code) == (HUGE, "not_enough_memory")
 
 
 def test_a_job_is_cancelled_while_its_model_loads(worker: Worker) -> None:
-    worker.send(Run("a", request(model=LINGERING), {}))
+    worker.send(Run("a", request(model=LINGERING), ref(LINGERING), {}))
     worker.until(lambda event: isinstance(event, Loading))
     worker.send(Cancel("a"))
     said = worker.until(lambda event: isinstance(event, Ended))
@@ -147,7 +157,9 @@ def test_a_job_is_cancelled_while_its_model_loads(worker: Worker) -> None:
 
 
 def test_a_job_that_was_cancelled_before_its_turn_does_not_load_its_model(worker: Worker) -> None:
-    worker.send(Run("a", request("slow"), {}), Run("b", request(model="third"), {}), Cancel("b"))
+    worker.send(
+        Run("a", request("slow"), ref(OTHER), {}), Run("b", request(model="third"), ref("third"), {}), Cancel("b")
+    )
     first = worker.until(lambda event: isinstance(event, Ended))
     assert ended(first) == ("succeeded", None)
     assert worker.until(lambda event: isinstance(event, Ended)) == [Ended("b", "cancelled")]
@@ -182,10 +194,17 @@ def test_images_carry_what_makes_them_again(worker: Worker) -> None:
     }
 
 
-def test_a_worker_started_with_a_model_has_it_ready_and_shows_no_previews_where_none_are_wanted(tmp_path: Path) -> None:
-    for worker in started(ModelChoice(Path("fake"), tmp_path, {}, previews=False)):
-        said = worker.until(lambda event: isinstance(event, Loaded))
-        assert said[-2:] == [Ready(tmp_path / "models" / "fake"), Loaded("fake")]
-        said = worker.run("a", request("slow", model="fake", steps=8))
-        assert not [e for e in said if isinstance(e, Loading | Loaded)]
+def test_a_model_whose_content_has_changed_is_loaded_again(worker: Worker) -> None:
+    worker.send(Load(ref(OTHER, "0")), Load(ref(OTHER, "0")), Load(ref(OTHER, "1")))
+    worker.until(lambda event: event == Loaded(OTHER))
+    worker.until(lambda event: event == Loaded(OTHER))
+    said = worker.until(lambda event: event == Loaded(OTHER))
+    assert said[0] == Loaded(None)
+    assert any(isinstance(event, Loading) for event in said)
+
+
+def test_a_worker_starts_empty_and_shows_no_previews_where_none_are_wanted(tmp_path: Path) -> None:
+    for worker in started(tmp_path, previews=False):
+        assert worker.until(lambda event: isinstance(event, Loaded)) == [Loaded(None)]
+        said = worker.run("a", request("slow", steps=8))
         assert {e.preview for e in said if isinstance(e, Progressed)} == {None}

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from converter.progress import Progress
 from server.events import EventLog
-from server.jobs.readiness import Readiness
 from server.models.conversions import Conversions, LaunchConversion, launch_conversion
 from server.models.first import FirstModel
 from tests.support import fake_converter
@@ -20,31 +20,33 @@ PATIENCE = 300  # a conversion verifies itself with PyTorch and diffusers, which
 
 
 @dataclass
-class Queue:
-    """Notes what the queue is told."""
+class Listener:
+    """Notes what it is told."""
 
-    told: list[Readiness] = field(default_factory=list)
-    begun: int = 0
+    progress: list[Progress] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    installed: list[str] = field(default_factory=list)
 
-    def begin(self) -> None:
-        self.begun += 1
+    def on_progress(self, progress: Progress) -> None:
+        self.progress.append(progress)
 
-    def set_readiness(self, readiness: Readiness) -> None:
-        self.told.append(readiness)
+    def on_failure(self, message: str) -> None:
+        self.failures.append(message)
 
-    @property
-    def states(self) -> list[str]:
-        return [now.state for now in self.told]
+    def on_installed(self, model: str) -> None:
+        self.installed.append(model)
 
 
 @contextmanager
-def started(given: Path, data_dir: Path, launch: LaunchConversion | None = None) -> Iterator[tuple[FirstModel, Queue]]:
-    first, queue = FirstModel(given, data_dir), Queue()
+def started(
+    given: Path, data_dir: Path, launch: LaunchConversion | None = None
+) -> Iterator[tuple[FirstModel, Listener]]:
+    first, listener = FirstModel(given, data_dir), Listener()
     conversions = Conversions(data_dir, first.models, EventLog(), launch or launch_conversion(data_dir))
-    first.start(conversions, queue)
+    first.start(conversions, listener)
     conversions.start()
     try:
-        yield first, queue
+        yield first, listener
     finally:
         conversions.stop()
 
@@ -69,66 +71,66 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(2 * PATIENCE)
-def test_an_address_on_the_hub_is_downloaded_and_converted_before_the_worker_begins(
+def test_an_address_on_the_hub_is_downloaded_and_converted_before_the_workers_start(
     checkpoint: Path, hub: FakeHub, tmp_path: Path
 ) -> None:
     files = {p.relative_to(checkpoint).as_posix(): p.read_bytes() for p in checkpoint.rglob("*") if p.is_file()}
     hub.repositories["somebody/tiny"] = Repository(files)
     given, data = Path("somebody/tiny"), tmp_path / "data"
-    with started(given, data) as (first, queue):
-        assert queue.begun == 0
-        until(lambda: queue.begun or "failed" in queue.states)
-        assert queue.told[-1].state == "starting", queue.told[-1].message
-    assert {"downloading", "converting", "verifying"} <= set(queue.states)
+    with started(given, data) as (first, listener):
+        assert not listener.installed
+        until(lambda: listener.installed or listener.failures)
+        assert listener.installed == ["tiny"], listener.failures
+    assert {"downloading", "converting", "verifying"} <= {now.stage for now in listener.progress}
     assert first.folder == data / "models" / "tiny"
     assert first.models.manifest("tiny").source.path_or_id == "somebody/tiny"
     asked = len(hub.requests)
-    with started(given, data) as (_, queue):
-        assert queue.begun == 1
+    with started(given, data) as (_, listener):
+        assert len(listener.installed) == 1
     assert len(hub.requests) == asked
 
 
 def test_a_source_that_is_not_there_says_so(hub: FakeHub, tmp_path: Path) -> None:
-    with started(Path("somebody/nothing"), tmp_path / "data") as (_, queue):
-        until(lambda: "failed" in queue.states)
-    assert "no repository of that name" in str(queue.told[-1].message)
-    assert queue.begun == 0
+    with started(Path("somebody/nothing"), tmp_path / "data") as (_, listener):
+        until(lambda: listener.failures)
+    assert "no repository of that name" in listener.failures[-1]
+    assert not listener.installed
 
 
 def test_a_converted_folder_is_used_where_it_is(model_folder, tmp_path: Path) -> None:
-    with started(model_folder.path, tmp_path) as (first, queue):
-        assert queue.begun == 1
+    with started(model_folder.path, tmp_path) as (first, listener):
+        assert len(listener.installed) == 1
         assert first.folder == first.models.folder(first.models.default or "") == model_folder.path
 
 
 def test_a_checkpoint_is_converted_once_and_again_when_it_has_changed(checkpoint: Path, tmp_path: Path) -> None:
     launch = fake_converter.launcher(tmp_path)
-    with started(checkpoint, tmp_path, launch) as (first, queue):
-        until(lambda: queue.begun)
+    with started(checkpoint, tmp_path, launch) as (first, listener):
+        until(lambda: listener.installed)
         assert not first.is_ready  # what the fake has made bears no checkpoint's stamp
         assert first.models.default == checkpoint.name
-    with started(checkpoint, tmp_path, launch) as (_, queue):
-        until(lambda: queue.begun)
+    with started(checkpoint, tmp_path, launch) as (_, listener):
+        until(lambda: listener.installed)
     assert fake_converter.begun(tmp_path) == [str(checkpoint)] * 2
 
 
-def test_progress_is_told_as_the_queue_tells_it(tmp_path: Path) -> None:
-    with started(tmp_path / "steady", tmp_path, fake_converter.launcher(tmp_path)) as (_, queue):
-        until(lambda: queue.begun)
-    assert queue.told[0] == Readiness("downloading", "unet.safetensors", 50, 100)
-    assert Readiness("converting", "unet", 3, 100) in queue.told
+def test_progress_is_told_as_the_conversion_reports_it(tmp_path: Path) -> None:
+    with started(tmp_path / "steady", tmp_path, fake_converter.launcher(tmp_path)) as (_, listener):
+        until(lambda: listener.installed)
+    assert listener.progress[0] == Progress("downloading", "unet.safetensors", 50, 100)
+    assert ("unet", 3, 100) in {(now.item, now.done, now.total) for now in listener.progress}
 
 
 def test_a_cancelled_conversion_leaves_a_server_that_says_so(tmp_path: Path) -> None:
-    first, queue = FirstModel(tmp_path / "slow", tmp_path), Queue()
+    first, listener = FirstModel(tmp_path / "slow", tmp_path), Listener()
     conversions = Conversions(tmp_path, first.models, EventLog(), fake_converter.launcher(tmp_path))
-    first.start(conversions, queue)
+    first.start(conversions, listener)
     conversions.start()
-    until(lambda: queue.states)
+    until(lambda: listener.progress)
     conversions.cancel(first.request.id)
-    until(lambda: "failed" in queue.states)
+    until(lambda: listener.failures)
     conversions.stop()
-    assert "cancelled" in str(queue.told[-1].message)
+    assert "cancelled" in listener.failures[-1]
     assert json.loads((tmp_path / "conversions" / f"{first.request.id}.json").read_text())["status"] == "cancelled"
 
 

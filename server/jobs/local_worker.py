@@ -1,0 +1,62 @@
+"""How a worker on this machine is started. The HTTP process imports this; the models behind it only the worker does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from converter.errors import AnemoneError
+from converter.folder import ModelFolder
+from converter.progress import OnProgress
+from converter.runtime import ComputeUnit
+from server.jobs.messages import ModelRef
+from server.models.installed import InstalledModels
+
+if TYPE_CHECKING:
+    from server.pipeline.stable_diffusion import StableDiffusion
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """Where a worker finds models, and how it runs them.
+
+    data_dir: where installed models are.
+    compute_units: network -> Core ML compute unit; those that are not named follow the model (see `converter.devices.units`).
+    extra: model folders that are not in ``data_dir``.
+    memory_budget: bytes that the loaded networks' weights may take; None for no limit.
+    previews: whether steps come with previews.
+    precision: how the networks compute (see `converter.runtime.load`).
+    """
+
+    data_dir: Path
+    compute_units: dict[str, ComputeUnit]
+    extra: tuple[Path, ...] = ()
+    memory_budget: int | None = None
+    previews: bool = True
+    precision: str = "fast"
+
+
+def start_worker(pipe: Connection, settings: WorkerSettings) -> None:
+    """The worker process's entry point."""
+    from server.jobs.worker import work
+    from server.pipeline.loading import open_pipeline
+
+    models = InstalledModels(settings.data_dir, settings.extra)
+
+    def open_model(model: ModelRef, progress: OnProgress, trying: Callable[[str], None]) -> StableDiffusion:
+        if models.content_hash(model.name) != model.content:
+            raise AnemoneError("it has been replaced since the job was given out; send the job again")
+        opened = open_pipeline(
+            ModelFolder.open(models.folder(model.name)),
+            settings.compute_units,
+            memory_budget=settings.memory_budget,
+            precision=settings.precision,
+            trying=trying,
+        )
+        opened.load(progress)
+        return opened
+
+    work(pipe, open_model, previews=settings.previews)

@@ -1,0 +1,40 @@
+"""Opens a model folder as a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from converter.devices.trials import Trials
+from converter.folder import ModelFolder
+from converter.runtime import ComputeUnit, on_core_ml
+from server.pipeline.networks import load_package
+from server.pipeline.stable_diffusion import StableDiffusion
+
+
+def _ignore(note: str) -> None:
+    """Do nothing with it."""
+
+
+def open_pipeline(
+    folder: ModelFolder,
+    compute_units: Mapping[str, ComputeUnit],
+    *,
+    memory_budget: int | None = None,
+    precision: str = "fast",
+    trying: Callable[[str], None] = _ignore,
+) -> StableDiffusion:
+    """Return the folder's pipeline, with nothing loaded yet.
+
+    ``memory_budget`` is what the loaded networks' weights may take, in bytes. ``trying`` is called with a note's file name before a program is tried on a compute unit that may kill this process
+    (see `converter.devices.trials.noted`).
+    """
+    units = dict(compute_units)
+    trials = Trials(folder, units, lambda note: trying(note.name)) if on_core_ml(precision) else None
+    return StableDiffusion(
+        folder,
+        units,
+        partial(load_package, precision=precision),
+        memory_budget=memory_budget,
+        trials=trials,
+    )

@@ -1,0 +1,70 @@
+"""Two workers behind one queue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from server.events import OPEN
+from server.jobs.job import Job
+from server.jobs.queue import JobQueue
+from server.jobs.store import JobStore
+from server.models.installed import InstalledModels
+from server.supervisor import spawn
+from tests.support import fake_pipeline
+from tests.support.generation_requests import request, submission
+from tests.support.live_server import until
+
+
+@contextmanager
+def two_workers(data_dir: Path) -> Iterator[JobQueue]:
+    folder = data_dir / "models" / "fake"
+    folder.mkdir(parents=True)
+    fake_pipeline.MANIFEST.write(folder)
+    store, worker = JobStore(data_dir), spawn(fake_pipeline.start, data_dir, name="fake-worker")
+    queue = JobQueue(store, [worker, worker], InstalledModels(data_dir), lambda readiness: None)
+    queue.start()
+    queue.on_installed("fake")
+    try:
+        yield queue
+    finally:
+        queue.stop()
+        store.close()
+
+
+def submitted(queue: JobQueue, prompt: str, steps: int = 3) -> str:
+    return queue.submit(submission(request(prompt, steps=steps))).job_id
+
+
+def found(queue: JobQueue, job_id: str) -> Job:
+    job = queue.job(job_id)
+    assert job is not None
+    return job
+
+
+def over(queue: JobQueue, job_id: str) -> Job:
+    until(lambda: found(queue, job_id).status not in OPEN)
+    return found(queue, job_id)
+
+
+def test_a_worker_that_dies_takes_only_its_own_job_with_it(tmp_path: Path) -> None:
+    with two_workers(tmp_path) as queue:
+        slow = submitted(queue, "slow", steps=60)
+        until(lambda: found(queue, slow).step)
+        deadly = submitted(queue, "die")
+        assert over(queue, deadly).status == "failed"
+        assert (found(queue, slow).status, found(queue, slow).attempts) == ("running", 1)
+        queue.cancel(slow)
+        assert over(queue, slow).status == "cancelled"
+
+
+def test_both_make_images_at_once_and_their_model_is_listed_once(tmp_path: Path) -> None:
+    with two_workers(tmp_path) as queue:
+        jobs = [submitted(queue, "slow", steps=100) for _ in range(2)]
+        until(lambda: all(found(queue, job_id).step for job_id in jobs))
+        assert queue.loaded == ["fake"]
+        assert queue.jobs_for("fake") == 2
+        for job_id in jobs:
+            queue.cancel(job_id)
+        assert [over(queue, job_id).status for job_id in jobs] == ["cancelled", "cancelled"]
