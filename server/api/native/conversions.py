@@ -1,4 +1,4 @@
-"""Conversions: a model is brought from the hub or the owner's folder, watched, cancelled."""
+"""The native API's conversions: download and convert a model, list, watch and cancel conversions."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from server.models.conversion_request import NAME, ConversionRequest, hub_source
 from server.models.conversions import Conversions, NameTaken, TooManyConversions
 from server.pipeline.request import RequestError
 
-#: To be included before the models' own routes, which would take `conversions` for a model's name.
+#: Included before the models' own routes, which would take `conversions` for a model's name.
 router = APIRouter(prefix="/api/v1/models", tags=["models"])
 
-#: A model of this name would be where the conversions are.
+#: Not a model's name, because its path is the conversions'.
 _RESERVED = "conversions"
 
 _NO_CONVERSION: Answers = {404: error("There is no such conversion"), 422: error("A parameter is not acceptable")}
@@ -43,17 +43,17 @@ AllConversions = Annotated[Conversions, Depends(_conversions)]
 
 
 def _source(given: str, conversions: Conversions) -> str:
-    """Return the source of a conversion request; raises RequestError where it is neither of the two that are accepted."""
-    lying = conversions.checkpoints()
-    if given in lying:
-        return str(lying[given])
+    """Return the path or hub address of a conversion's source; raises RequestError if it is neither."""
+    checkpoints = conversions.checkpoints()
+    if given in checkpoints:
+        return str(checkpoints[given])
     address = hub_source(given)
     if address is None:
         raise RequestError(
             "source",
             given,
-            "owner/name on the Hugging Face hub (also @revision or /file.safetensors), or what lies in the data folder's "
-            f"checkpoints: {', '.join(lying) or 'nothing yet'}",
+            "owner/name on the Hugging Face hub (also @revision or /file.safetensors), or a file or folder in the data "
+            f"folder's checkpoints: {', '.join(checkpoints) or 'nothing yet'}",
         )
     return address
 
@@ -86,8 +86,8 @@ def _conversion_request(body: ConversionIn, conversions: Conversions) -> Convers
     name = body.name or usual_name(source)
     if not NAME.fullmatch(name) or name == _RESERVED:
         accepted = f"letters, digits, dots, dashes and underscores, up to 64, and not {_RESERVED}"
-        because = "" if body.name else "; give one, because the name of the source is none such"
-        raise RequestError("name", name, f"{accepted}{because}")
+        why = "" if body.name else "; give one, because the source's own name cannot be a model's"
+        raise RequestError("name", name, f"{accepted}{why}")
     return ConversionRequest(source, name, _options(body))
 
 
@@ -123,13 +123,13 @@ def conversion_out(conversion: Conversion) -> ConversionOut:
 
 
 _ANSWERS: Answers = {
-    200: {"model": ConversionOut, "description": "The conversion there is of this already"},
-    202: {"model": ConversionOut, "description": "A conversion that now waits or begins"},
+    200: {"model": ConversionOut, "description": "An identical conversion already exists"},
+    202: {"model": ConversionOut, "description": "The new conversion"},
     400: error("The body is not JSON"),
     409: error("Another model has this name"),
-    415: error("The body is not JSON by its type"),
+    415: error("The body's type is not application/json"),
     422: error("A field is not acceptable; the message names it"),
-    429: error("Too many conversions wait, or too many requests came; Retry-After says when to come back"),
+    429: error("Too many conversions wait, or too many requests came; Retry-After says when to retry"),
 }
 
 
@@ -142,10 +142,10 @@ _ANSWERS: Answers = {
     summary="Download and convert a model",
 )
 def convert(body: ConversionIn, conversions: AllConversions) -> Response:
-    """Answers at once; how it goes is told at the conversion's `url` and its `/events`.
+    """Answers at once; the conversion's `url` and its `/events` show its progress.
 
-    The same source with the same options is one conversion, however often it is asked for. One that failed or was
-    cancelled goes on with what it had finished when it is asked for again. Only safetensors are read.
+    Requests with the same source and options are one conversion. A failed or cancelled one resumes with the networks it
+    had finished when it is requested again. Only safetensors are read.
     """
     request = _conversion_request(body, conversions)
     before = conversions.get(request.id)
@@ -155,40 +155,40 @@ def convert(body: ConversionIn, conversions: AllConversions) -> Response:
         raise ApiError(409, "name_taken", str(taken), field="name", value=request.name) from taken
     except TooManyConversions as full:
         raise ApiError(429, "too_many_conversions", str(full), headers={"Retry-After": "60"}) from full
-    there = before is not None and before.created == conversion.created
+    existed = before is not None and before.created == conversion.created
     headers = {"Location": conversion_url(conversion.id)}
     return Response(
-        conversion_out(conversion).model_dump_json(), 200 if there else 202, headers, media_type="application/json"
+        conversion_out(conversion).model_dump_json(), 200 if existed else 202, headers, media_type="application/json"
     )
 
 
-@router.get("/conversions", summary="The conversions there were")
+@router.get("/conversions", summary="List conversions")
 def all_conversions(conversions: AllConversions) -> ConversionsOut:
-    """The newest first."""
+    """All conversions, the newest first."""
     return ConversionsOut(conversions=[conversion_out(c) for c in conversions.all()])
 
 
-def _found(conversion: Conversion | None, conversion_id: str) -> Conversion:
+def _require_conversion(conversion: Conversion | None, conversion_id: str) -> Conversion:
     if conversion is None:
         raise ApiError(404, "no_such_conversion", f"there is no conversion {conversion_id[:40]!r}")
     return conversion
 
 
-@router.get("/conversions/{conversion_id}", responses=_NO_CONVERSION, summary="A conversion as it stands")
+@router.get("/conversions/{conversion_id}", responses=_NO_CONVERSION, summary="Get a conversion")
 def conversion(conversion_id: str, conversions: AllConversions) -> ConversionOut:
     """Its status, progress and error."""
-    return conversion_out(_found(conversions.get(conversion_id), conversion_id))
+    return conversion_out(_require_conversion(conversions.get(conversion_id), conversion_id))
 
 
 @router.delete("/conversions/{conversion_id}", responses=_NO_CONVERSION, summary="Cancel a conversion")
 def cancel(conversion_id: str, conversions: AllConversions) -> ConversionOut:
-    """It is stopped, and what it had finished is kept for when it is asked for again; one that is over stays as it is."""
-    return conversion_out(_found(conversions.cancel(conversion_id), conversion_id))
+    """Stops it and keeps the networks it has finished for the next request; one that has ended stays as it is."""
+    return conversion_out(_require_conversion(conversions.cancel(conversion_id), conversion_id))
 
 
 async def _snapshots(conversions: AllConversions) -> TakeSnapshot:
     def take(conversion_id: str) -> Snapshot:
-        conversion = _found(conversions.get(conversion_id), conversion_id)
+        conversion = _require_conversion(conversions.get(conversion_id), conversion_id)
         return Snapshot(conversion_out(conversion), is_open=conversion.open)
 
     return take
