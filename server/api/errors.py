@@ -22,6 +22,7 @@ _STATUS: dict[Reason, int] = {
     "model_failed": 503,
     "queue_full": 429,
     "key_reused": 422,
+    "invalid_image": 422,
     "no_such_job": 404,
     "no_such_image": 404,
     "expired": 410,

@@ -21,6 +21,7 @@ from server.jobs.queue import JobQueue
 from server.jobs.store import JobStore
 from server.models.installed import InstalledModels, UnknownModel
 from server.pipeline.cost import cost
+from server.pipeline.images import ImageError, decode_image
 from server.pipeline.request import GenerationRequest, RequestError
 
 #: Characters of a client's Idempotency-Key.
@@ -34,6 +35,7 @@ Reason = Literal[
     "model_failed",
     "queue_full",
     "key_reused",
+    "invalid_image",
     "no_such_job",
     "no_such_image",
     "expired",
@@ -149,7 +151,15 @@ class Service:
         return Refusal("not_ready", "not_ready", message, retry_after=_NOT_READY_SECONDS)
 
     async def submit(self, model: BoundModel, request: GenerationRequest, options: SubmitOptions) -> Accepted | Refusal:
-        """Store a request for ``model`` as a job, on disk when this returns, or return the job that it repeats."""
+        """Store a request for ``model`` as a job, on disk when this returns, or return the job that it repeats.
+
+        Attachments that are not images we can decode are refused.
+        """
+        for name, data in options.attachments.items():
+            try:
+                await run_in_threadpool(decode_image, data)
+            except ImageError as bad:
+                return Refusal("invalid_image", "invalid_image", f"{name}: {bad}", field=name)
         submission = Submission(
             request,
             cost(request, model.manifest),

@@ -1,4 +1,4 @@
-"""What this server can do, for clients that ask before they ask for an image."""
+"""The native API's capabilities: models, limits and features, for clients to adapt to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from server.security.body import LARGEST_BODY
 
 router = APIRouter(prefix="/api/v1", tags=["native"])
 
-#: What a client can count on; a word here never changes what it means.
+#: What a client can rely on; the meaning of a word here never changes.
 FEATURES = (
     "txt2img",
     "img2img",
@@ -39,7 +39,7 @@ FEATURES = (
 
 
 class DefaultsOut(BaseModel):
-    """What a request gets when it does not say."""
+    """A request's defaults."""
 
     width: int
     height: int
@@ -50,7 +50,7 @@ class DefaultsOut(BaseModel):
 
 
 class ModelOut(BaseModel):
-    """An installed model, as far as requests to it go; `GET /api/v1/models/{name}` says more."""
+    """An installed model's properties for requests; `GET /api/v1/models/{name}` has more."""
 
     name: str
     family: str
@@ -59,12 +59,12 @@ class ModelOut(BaseModel):
     precision: str
     sizes: list[SizeOut]
     source_sha256: str
-    inpainting: bool = Field(description="Whether it was trained to paint masked parts anew")
+    inpainting: bool = Field(description="Whether it was trained for inpainting")
     defaults: DefaultsOut
 
 
 class _Limits(BaseModel):
-    """What a request may ask, each from and to."""
+    """The least and greatest value of a request's fields."""
 
     prompt_characters: int = longest_prompt()
     body_bytes: int = LARGEST_BODY
@@ -83,15 +83,15 @@ else:
 
 
 class CapabilitiesOut(BaseModel):
-    """What this server can do now. ``model`` and ``defaults`` are null until the default model is there."""
+    """The server's present capabilities. ``model`` and ``defaults`` are null until the default model is installed."""
 
     version: str
-    model: ModelOut | None = Field(description="The default model, which requests without `model` mean")
+    model: ModelOut | None = Field(description="The default model, for requests without `model`")
     defaults: DefaultsOut | None = Field(description="The default model's")
-    models: list[ModelOut] = Field(description="All that are installed, the default one included")
+    models: list[ModelOut] = Field(description="All installed models, the default one included")
     loaded: list[str] = Field(description="The models that are loaded; another one has to be loaded first")
     schedulers: list[str]
-    rngs: list[str] = Field(description="Whose random numbers a request may ask for")
+    rngs: list[str] = Field(description="Random number generators that a request may name")
     priorities: list[str]
     features: list[str]
     limits: LimitsOut
@@ -120,16 +120,16 @@ def _model(name: str, models: InstalledModels) -> ModelOut:
 @router.get("/capabilities", summary="What this server can do")
 def capabilities(queue: Queue, models: Models) -> CapabilitiesOut:
     """Models with their sizes and defaults, schedulers, random numbers, features and limits."""
-    there: list[ModelOut] = []
+    installed: list[ModelOut] = []
     for name in models.names():
-        with suppress(UnknownModel):  # deleted since its name was read
-            there.append(_model(name, models))
-    default = next((m for m in there if m.name == models.default), None)
+        with suppress(UnknownModel):  # deleted meanwhile
+            installed.append(_model(name, models))
+    default = next((m for m in installed if m.name == models.default), None)
     return CapabilitiesOut(
         version=__version__,
         model=default,
         defaults=None if default is None else default.defaults,
-        models=there,
+        models=installed,
         loaded=queue.loaded,
         schedulers=list(SCHEDULERS),
         rngs=list(RNGS),

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request, Response
-from fastapi.concurrency import run_in_threadpool
 
 from server.api.dependencies import PNG, Answers, Client, Generation, IdempotencyKey, RetryCount, is_retry
 from server.api.errors import require
@@ -15,10 +14,9 @@ from server.api.native.errors import error
 from server.api.native.jobs import job_response, job_url
 from server.api.native.schemas import ATTACHMENTS, Img2Img, Img2ImgJson, JobOut, Txt2Img
 from server.api.native.upload import Upload, json_only, read_upload
-from server.api.service import BoundModel, Service, SubmitOptions, fingerprint_of
-from server.errors import ApiError
-from server.pipeline.images import ImageError, decode_image
-from server.pipeline.request import GenerationRequest, bind
+from server.api.service import Service, SubmitOptions, fingerprint_of
+from server.jobs.queue import Accepted
+from server.pipeline.request import bind
 
 router = APIRouter(prefix="/api/v1", tags=["native"])
 
@@ -62,10 +60,8 @@ class _Submit:
 Submit = Annotated[_Submit, Depends()]
 
 
-async def _prepare(
-    service: Service, submit: _Submit, path: str, upload: Upload
-) -> tuple[BoundModel, GenerationRequest, SubmitOptions]:
-    """Bind the model and check the request against it; raises RequestError and ApiError naming what is wrong."""
+async def _submitted(service: Service, submit: _Submit, path: str, upload: Upload) -> Accepted:
+    """Submit the request that was uploaded; raises RequestError and ApiError naming what is wrong."""
     model = require(await service.bind(upload.fields["model"]))
     fields = {**upload.fields, "model": model.name, **{name: name for name in upload.attachments}}
     options = SubmitOptions(
@@ -76,14 +72,11 @@ async def _prepare(
         fingerprint=fingerprint_of(path, upload.fields, upload.attachments),
         is_retry=is_retry(submit.retries),
     )
-    request = bind(model.manifest, **fields)
-    return model, request, options
+    return require(await service.submit(model, bind(model.manifest, **fields), options))
 
 
-async def _answer(
-    service: Service, submit: _Submit, model: BoundModel, request: GenerationRequest, options: SubmitOptions
-) -> Response:
-    accepted = require(await service.submit(model, request, options))
+async def _answer(service: Service, submit: _Submit, path: str, upload: Upload) -> Response:
+    accepted = await _submitted(service, submit, path, upload)
     job_id = accepted.job_id
     repeat = {"Idempotent-Replayed": "true"} if accepted.is_repeat else {}
     if submit.wants_job:
@@ -107,7 +100,7 @@ async def _answer(
 )
 async def txt2img(body: Txt2Img, request: Request, service: Generation, submit: Submit) -> Response:
     """Answers with the PNG when it is made. With `Prefer: respond-async` it answers 202 with a job at once."""
-    return await _answer(service, submit, *await _prepare(service, submit, request.url.path, Upload(body.model_dump())))
+    return await _answer(service, submit, request.url.path, Upload(body.model_dump()))
 
 
 def _form() -> dict[str, Any]:
@@ -145,11 +138,4 @@ _IMG2IMG_BODY: dict[str, Any] = {
 )
 async def img2img(request: Request, service: Generation, submit: Submit) -> Response:
     """The image comes as a multipart file or as base64 in JSON; it is scaled to cover the size and cropped to it."""
-    upload = await read_upload(request)
-    prepared = await _prepare(service, submit, request.url.path, upload)
-    for name, data in upload.attachments.items():
-        try:
-            await run_in_threadpool(decode_image, data)
-        except ImageError as bad:
-            raise ApiError(422, "invalid_image", f"{name}: {bad}", field=name) from bad
-    return await _answer(service, submit, *prepared)
+    return await _answer(service, submit, request.url.path, await read_upload(request))

@@ -1,4 +1,4 @@
-"""The bodies and answers of the models' routes."""
+"""The bodies and answers of the models' and conversions' routes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from server.models.conversion_request import NAME
 from server.pipeline.fields import Whole
 
 _HUB = "owner/name on the Hugging Face hub, also @revision"
-#: The plan judges what a model can do; this only bounds what is kept and hashed.
+#: The plan checks what a model can do; this only limits what is stored and hashed.
 _Side = Annotated[Whole, Field(ge=8, le=LARGEST_SIDE)]
 
 
 class SizeIn(BaseModel):
-    """A picture size in pixels."""
+    """An image size in pixels."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -49,7 +49,7 @@ else:
 
 
 class ConversionIn(_OptionsIn):
-    """A request to convert. What is left out is as usual."""
+    """A request to convert. Fields that are left out take their defaults."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -64,17 +64,17 @@ class ConversionIn(_OptionsIn):
         "`checkpoints` in its data folder (see the list of models). Other paths are for `anemone convert` on the machine",
     )
     name: str | None = Field(
-        None, pattern=f"^{NAME.pattern}$", description="What to call the model; the source's own name if left out"
+        None, pattern=f"^{NAME.pattern}$", description="The model's name; the source's own if left out"
     )
 
 
 class MemoryOut(BaseModel):
-    """Bytes of memory that its weights take; a picture's working memory comes on top."""
+    """Bytes of memory that the model's weights take; an image's working memory comes on top."""
 
     together: int = Field(description="With all networks loaded")
     in_turn: int = Field(description="With one network at a time")
     fit: Literal["together", "in_turn", "too_large"] = Field(
-        description="How it is held within what models may take (memory_budget_gb)"
+        description="How its networks fit into the memory that models may take (memory_budget_gb)"
     )
 
 
@@ -84,30 +84,30 @@ class InstalledModelOut(BaseModel):
     name: str = Field(description="What requests call it")
     url: str
     default: bool = Field(description="Whether requests that name no model mean this one")
-    loaded: bool = Field(description="Whether the worker holds it now")
-    jobs: int = Field(description="Jobs that wait for it or are made with it")
-    manifest_name: str = Field(description="What its conversion called it; requests may use that too")
+    loaded: bool = Field(description="Whether it is loaded now")
+    jobs: int = Field(description="Queued and running jobs of this model")
+    manifest_name: str = Field(description="Its name in its manifest; requests may use that too")
     family: str
     prediction_type: str
     attention: str
     precision: str
     sizes: list[SizeOut]
     networks: list[str]
-    source: str = Field(description="Where it was made from")
+    source: str = Field(description="The checkpoint it was converted from")
     source_sha256: str
     disk_bytes: int = Field(description="On disk; files that packages share are counted once")
     memory: MemoryOut
 
 
 class ConversionProgressOut(BaseModel):
-    """How far a conversion is."""
+    """A conversion's progress."""
 
     stage: Literal["downloading", "converting", "verifying"]
-    item: str = Field(description="The file or network it is at")
+    item: str = Field(description="The current file or network")
     done: int = Field(description="Bytes of weights")
     total: int
     fraction: float | None = Field(description="done / total of this stage")
-    eta_s: float | None = Field(description="Seconds to go; null where that is not known")
+    eta_s: float | None = Field(description="Seconds to go; null if not known")
 
 
 class ConversionErrorOut(BaseModel):
@@ -118,14 +118,14 @@ class ConversionErrorOut(BaseModel):
 
 
 class ConversionOut(BaseModel):
-    """A conversion as it stands."""
+    """A conversion's present state."""
 
     id: str
     url: str
     status: Status
-    model: str = Field(description="What its model is or will be called")
-    source: str = Field(description="An address on the hub, or the name of what lies in `checkpoints`")
-    options: dict[str, Any] = Field(description="What was asked for beside the source")
+    model: str = Field(description="The name of the model that it makes")
+    source: str = Field(description="An address on the hub, or a name in `checkpoints`")
+    options: dict[str, Any] = Field(description="Options that differ from their defaults")
     progress: ConversionProgressOut | None
     error: ConversionErrorOut | None
     created: float = Field(description="Seconds since 1970")
@@ -135,15 +135,15 @@ class ConversionOut(BaseModel):
 
 
 class ModelsOut(BaseModel):
-    """The models there are, those on their way, and what could be converted."""
+    """The installed models, running and queued conversions, and checkpoints to convert."""
 
     default: str | None
     models: list[InstalledModelOut]
-    conversions: list[ConversionOut] = Field(description="Those that are not over")
-    checkpoints: list[str] = Field(description="What lies in `checkpoints` in the data folder")
+    conversions: list[ConversionOut] = Field(description="Queued and running ones")
+    checkpoints: list[str] = Field(description="Files and folders in the data folder's `checkpoints`")
 
 
 class ConversionsOut(BaseModel):
-    """Every conversion that is remembered, the newest first."""
+    """All conversions, the newest first."""
 
     conversions: list[ConversionOut]

@@ -14,7 +14,7 @@ from server.pipeline.request import FIELDS, asked_fields
 
 
 class _Submission(BaseModel):
-    """What is asked for beside the request's own fields."""
+    """Fields of a submission besides those of the request."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -48,12 +48,12 @@ if TYPE_CHECKING:
 else:
     Txt2Img = _schema(
         "Txt2Img",
-        "An image from words. What is left out takes the model's default.",
+        "An image from text. Fields that are left out take the model's defaults.",
         [field for field in FIELDS if field.part != "source"],
         _WithExample,
     )
     Img2Img = _schema(
-        "Img2Img", "An image from an image and words.", [field for field in FIELDS if field.name not in ATTACHMENTS]
+        "Img2Img", "An image from an image and text.", [field for field in FIELDS if field.name not in ATTACHMENTS]
     )
     Img2ImgJson = _schema(
         "Img2ImgJson",
@@ -71,7 +71,7 @@ else:
 
 
 class JobImageOut(BaseModel):
-    """A finished picture."""
+    """A finished image."""
 
     index: int = Field(description="From 0")
     seed: int
@@ -86,34 +86,34 @@ class JobErrorOut(BaseModel):
 
 
 class ProgressOut(BaseModel):
-    """How far a running job is."""
+    """A running job's progress."""
 
-    image: int = Field(description="The picture being made, from 0")
-    step: int = Field(description="Steps done of this picture")
-    steps: int = Field(description="Steps of this picture in all")
+    image: int = Field(description="The image being made, from 0")
+    step: int = Field(description="Steps done of this image")
+    steps: int = Field(description="Steps of this image in all")
     fraction: float = Field(description="Of the whole job, 0 to 1")
 
 
 class TimingsOut(BaseModel):
-    """What a job's time went into, in seconds so far."""
+    """A job's times in seconds so far."""
 
-    queued: float = Field(description="From acceptance to its (last) start, or to now or its end where it has none")
+    queued: float = Field(description="From acceptance to its last start; to its end, or to now, if it never started")
     running: float | None = Field(description="From its last start to its end, or to now")
     step: float | None = Field(description="A denoising step, on average")
 
 
 class JobOut(BaseModel):
-    """A job as it stands."""
+    """A job's present state."""
 
     id: str
     status: Status
     model: str
     priority: Priority
     url: str
-    request: dict[str, Any] = Field(description="What was asked, defaults filled in, the seed drawn")
-    position: int | None = Field(description="How many jobs go before it; null unless queued")
+    request: dict[str, Any] = Field(description="The request with defaults filled in and its seed drawn")
+    position: int | None = Field(description="Jobs that run before it; null unless queued")
     eta: float | None = Field(
-        description="Seconds until it is over, by what such jobs took before; null where nothing is known yet, or it is over"
+        description="Seconds until it ends, estimated from earlier jobs; null if there were none, or if it has ended"
     )
     progress: ProgressOut | None
     images: list[JobImageOut]
@@ -129,11 +129,11 @@ class JobsOut(BaseModel):
     """A page of jobs, the newest first."""
 
     jobs: list[JobOut]
-    next: int | None = Field(description="`before` of the following page; null where this is the last")
+    next: int | None = Field(description="`before` of the following page; null on the last page")
 
 
 class SizeOut(BaseModel):
-    """A picture size in pixels."""
+    """An image size in pixels."""
 
     width: int
     height: int
