@@ -106,10 +106,11 @@ def fingerprint_of(path: str, fields: Mapping[str, Any], attachments: Mapping[st
 
     ``fields`` must be those that were sent: with a seed drawn in, every request would be another.
     """
-    # Jobs of earlier versions keep theirs, so the one attachment they had is hashed as it was.
-    digests = [hashlib.sha256(attachments[name]).digest() for name in sorted(attachments)]
-    sent = json.dumps([path, fields], sort_keys=True).encode() + b"".join(digests or [hashlib.sha256().digest()])
-    return hashlib.sha256(sent).hexdigest()
+    names = sorted(attachments)
+    # Jobs of earlier versions keep theirs: their one attachment was hashed without its name.
+    named = [path, fields] if names in ([], ["image"]) else [path, fields, names]
+    digests = [hashlib.sha256(attachments[name]).digest() for name in names] or [hashlib.sha256().digest()]
+    return hashlib.sha256(json.dumps(named, sort_keys=True).encode() + b"".join(digests)).hexdigest()
 
 
 class Service:
