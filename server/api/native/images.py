@@ -15,7 +15,7 @@ from server.api.native.jobs import job_response, job_url
 from server.api.native.schemas import ATTACHMENTS, Img2Img, Img2ImgJson, JobOut, Txt2Img
 from server.api.native.upload import Upload, json_only, read_upload
 from server.api.service import Service, SubmitOptions, fingerprint_of
-from server.jobs.queue import Accepted
+from server.jobs.ledger import Accepted
 from server.pipeline.request import bind
 
 router = APIRouter(prefix="/api/v1", tags=["native"])
