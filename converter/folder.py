@@ -1,4 +1,4 @@
-"""The model folder: packages, tokenizer, and a manifest that says everything a server needs to configure itself."""
+"""The model folder: packages, tokenizers, and a manifest with everything a server needs to use them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILE = "anemone.json"
 
 
 def _within(path: str) -> str:
-    """A path as it is; raises ValueError where it leads out of the folder it is relative to."""
+    """Return the path; raises ValueError if it leads out of the folder it is relative to."""
     pure = PurePosixPath(path)
     if pure.is_absolute() or ".." in pure.parts or pure == PurePosixPath() or "\0" in path:
         raise ValueError("a path inside the model folder is accepted")
@@ -52,7 +52,7 @@ class SchedulerSettings:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a request gets when it does not say."""
+    """Values for what a request leaves out."""
 
     steps: Count
     guidance_scale: Finite
@@ -67,7 +67,7 @@ UNGUIDED = Defaults(steps=4, guidance_scale=1.0, scheduler="euler")
 
 @dataclass(frozen=True)
 class Source:
-    """Where the weights came from, the hash of all that was read, and a stamp of the files' sizes and times."""
+    """The weights' source, the hash of all that was read, and a stamp of the files' sizes and times."""
 
     kind: str
     path_or_id: str
@@ -88,7 +88,7 @@ class Versions:
 class Package:
     """One program of a network and what it is for.
 
-    width, height: the pictures' size in pixels; None where it does not matter.
+    width, height: the images' size in pixels; None where it does not matter.
     batch: how many rows it takes at once.
     tokens: how long the prompt's states are; None where it takes none.
     control: whether it takes a ControlNet's residuals.
@@ -122,7 +122,7 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Manifest:
-    """anemone.json. Sizes are pictures' (width, height) in pixels, the first the default.
+    """anemone.json. Sizes are images' (width, height) in pixels, the first the default.
 
     plan: the fingerprint of the conversion that made it (see `converter.conversion.plan`); empty where another converter did.
     options: what the conversion was asked for.
@@ -208,7 +208,7 @@ class ModelFolder:
 
     @staticmethod
     def open(path: Path) -> ModelFolder:
-        """The model in ``path``; raises ManifestError where it is not one or a package is missing."""
+        """Open the model in ``path``; raises ManifestError if it is not one or a package is missing."""
         folder = ModelFolder(path, Manifest.read(path))
         for packages in folder.manifest.networks.values():
             for package in packages:
@@ -222,7 +222,7 @@ class ModelFolder:
         return own if own.is_dir() else self.path / "tokenizer"
 
     def packages(self, network: str, width: int | None = None, height: int | None = None) -> tuple[Package, ...]:
-        """The programs of a network for pictures of a size (pixels; None where it does not matter), smallest first.
+        """Return a network's programs for images of a size (pixels; None where it does not matter), smallest first.
 
         Raises ManifestError where there is none.
         """
@@ -245,7 +245,7 @@ class ModelFolder:
         tokens: int = 0,
         control: bool = False,
     ) -> Package:
-        """The smallest program that takes ``batch`` rows at once, or the one that takes most where none does.
+        """Return the smallest program that takes ``batch`` rows at once, or the one that takes most if none does.
 
         ``tokens`` and ``control`` must fit. Raises ManifestError where no program does.
         """
@@ -261,7 +261,7 @@ class ModelFolder:
         return next((p for p in shortest if p.batch >= batch), shortest[-1])
 
     def default(self, network: str) -> Package:
-        """The program of a network that a request with the model's defaults runs. Raises ManifestError."""
+        """Return the program of a network that a request with the model's defaults runs. Raises ManifestError."""
         defaults, conditions = self.manifest.defaults, self.manifest.conditions
         guided = defaults.guidance_scale > 1 and conditions.guidance_width is None
         packages = self.manifest.networks.get(network, ())
@@ -270,5 +270,5 @@ class ModelFolder:
         return self.best(network, *size, batch=2 if guided and takes_prompts else 1)
 
     def package(self, network: str, width: int | None = None, height: int | None = None) -> Path:
-        """The folder of a network's package for a size: the one with the largest batch."""
+        """Return the folder of a network's package for a size: the one with the largest batch."""
         return self.path / max(self.packages(network, width, height), key=lambda p: p.batch).path

@@ -1,4 +1,4 @@
-"""A checkpoint in, a model folder out: each network is written as a program whose weights stream into weight.bin."""
+"""Conversion of a checkpoint into a model folder: weights stream from the checkpoint into each package's weight.bin."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ class _ProgressCounter:
         self.report(network)
 
 
-def _taken_over(plan: ConversionPlan, partial: Partial, out: Path, only: Collection[str]) -> None:
+def _take_over(plan: ConversionPlan, partial: Partial, out: Path, only: Collection[str]) -> None:
     """Take the networks that are not in ``only`` from the model in ``out``."""
     if unknown := sorted(set(only) - set(plan.networks)):
         raise CheckpointError(f"this model has no network {unknown[0]}; accepted: {', '.join(plan.networks)}")
-    there = ModelFolder.open(out)
-    if there.manifest.plan != plan.fingerprint:
+    model = ModelFolder.open(out)
+    if model.manifest.plan != plan.fingerprint:
         raise CheckpointError(
             f"{out} was made from another checkpoint, with other options or by another version; convert it whole"
         )
     for network in plan.networks:
         if network not in only:
-            partial.take_over(network, there)
+            partial.take_over(network, model)
 
 
 def convert(
@@ -102,7 +102,7 @@ def write_model(
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Partial.open(out, plan.fingerprint)
     if only:
-        _taken_over(plan, partial, out, only)
+        _take_over(plan, partial, out, only)
     networks = {n: packages for n in plan.networks if (packages := partial.finished(n)) is not None}
     for network in (n for n in plan.networks if n not in networks):
         plan.require_fp16(network)
@@ -110,8 +110,8 @@ def write_model(
 
     counter = _ProgressCounter(totals, progress)
     for network in plan.networks:
-        there = network in networks
-        if not there:
+        finished = network in networks
+        if not finished:
             with partial.writing(network) as folder:
                 networks[network] = write_network(
                     network,
@@ -122,7 +122,7 @@ def write_model(
                     verified=bound(verified, network),
                 )
             partial.finish(network, networks[network])
-        counter.finish(network, skipped=there)
+        counter.finish(network, skipped=finished)
     for name, files in plan.tokenizers.items():
         (partial.path / name).mkdir(exist_ok=True)
         for file, content in files.items():

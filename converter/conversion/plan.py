@@ -36,11 +36,11 @@ from converter.sources.tokenizer import greatest_token
 
 #: A model's name is part of its files' names, which may have 255 bytes.
 _LONGEST_NAME = 100
-#: How many times CLIP's 77 tokens a prompt may be.
+#: The longest prompt, in multiples of CLIP's 77 tokens.
 _LONGEST_PROMPT = 3
 #: Nothing but their names tells few-step models that were distilled without guidance from the others.
 _WITHOUT_GUIDANCE = re.compile(r"turbo|lightning")
-#: Latents a side at which a network is verified as it is converted; its weights are those of every size.
+#: The side, in latents, at which a network is verified; every size has the same weights.
 _VERIFIED_AT = 16
 #: The release that last changed what a plan's packages hold: models of an earlier one are converted again. Raise it with
 #: such a change; a release without one leaves it, so that nobody's models are made anew.
@@ -70,7 +70,7 @@ class ConversionPlan:
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """The networks to write, in order."""
+        """Return the networks to write, in order."""
         own = self.family.networks
         projections = [p.name for network in own if (p := kind_of(network).prompt_network) is not None]
         return (
@@ -80,7 +80,7 @@ class ConversionPlan:
         )
 
     def tensors(self, network: str) -> Tensors:
-        """The weights of the component a network is made of, under their canonical names, mapped."""
+        """Return the weights of the component a network is made of, under their canonical names, mapped."""
         part = component_name(network)
         if part not in self._mapped:
             own = self.extras[part].tensors if part in self.extras else self.checkpoint.tensors(part)
@@ -88,7 +88,7 @@ class ConversionPlan:
         return self._mapped[part]
 
     def published_config(self, network: str) -> dict[str, Any]:
-        """A network's config.json as it was published."""
+        """Return a network's config.json as it was published."""
         part = component_name(network)
         return self.extras[part].config if part in self.extras else self.checkpoint.config(part)
 
@@ -109,7 +109,7 @@ class ConversionPlan:
             raise CheckpointError(f"{network}: {error}") from error
 
     def left_out(self) -> list[str]:
-        """What the checkpoint has that no network takes and that changes no image, in sentences.
+        """Return what of the checkpoint no network takes and changes no image, in sentences.
 
         Raises CheckpointError where a network lacks a tensor, or where what no network takes would change the image.
         """
@@ -122,7 +122,7 @@ class ConversionPlan:
         return [*found, *self.checkpoint.leftovers]
 
     def variants(self, network: str) -> list[Variant]:
-        """The programs of a network, the first of them first of all in the weights file."""
+        """Return the variants of a network; the first is first in the weights file."""
         kind = kind_of(network)
         sizes = self.sizes if kind.per_size else self.sizes[:1]
         if not kind.per_prompt:
@@ -138,7 +138,7 @@ class ConversionPlan:
         ]
 
     def verified(self, network: str) -> list[Variant]:
-        """What is compared with the source: small pictures on the installed weights, so that it takes seconds."""
+        """Return the variants to verify: small images on the installed weights, so that it takes seconds."""
         side = _VERIFIED_AT * self.family.sizes.latent_factor
         found: dict[bool, Variant] = {}
         for v in self.variants(network):
@@ -151,16 +151,16 @@ class ConversionPlan:
         return any(name.startswith(f"{CONTROLNET.name}/") for name in self.extras)
 
     def weight_bytes(self) -> dict[str, int]:
-        """Bytes of each network's weights in fp16."""
+        """Return the bytes of each network's weights in fp16."""
         return {network: self.tensors(network).half_bytes(names) for network, names in self.taken.items()}
 
     @cached_property
     def tokenizers(self) -> dict[str, dict[str, bytes]]:
-        """Each tokenizer (tokenizer, tokenizer_2): file name -> content. Raises CheckpointError."""
+        """Return each tokenizer's (tokenizer, tokenizer_2) files: name -> content. Raises CheckpointError."""
         return self.checkpoint.tokenizer_files()
 
     def _check_tokens(self) -> None:
-        """Raise CheckpointError where a tokenizer gives a number that its text encoder has no row for."""
+        """Raise CheckpointError if a tokenizer gives a number that its text encoder has no row for."""
         tokenizers = self.tokenizers
         for network, tokenizer in text_encoders(self.family.networks).items():
             files = tokenizers.get(tokenizer) or next(iter(tokenizers.values()))
@@ -171,7 +171,7 @@ class ConversionPlan:
                 )
 
     def largest_tensor(self) -> int:
-        """Elements of the largest tensor that a network takes."""
+        """Return the number of elements of the largest tensor that a network takes."""
         return max(math.prod(self.tensors(n).shape(name)) for n, names in self.taken.items() for name in names)
 
     def require_fp16(self, network: str) -> None:
@@ -184,7 +184,7 @@ class ConversionPlan:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash over the sources' content, the options and REVISION.
+        """Return a hash over the sources' content, the options and REVISION.
 
         The options of the first release are written as it wrote them, so that its half-finished conversions go on.
         """

@@ -1,4 +1,4 @@
-"""Room on the disk and in memory, looked at before a conversion begins."""
+"""Checks of free disk space and memory before a conversion begins."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import psutil
 
 from converter.errors import MemoryShortage, SpaceError
 
-#: What the process takes beside tensors, with PyTorch and diffusers loaded for verification (0.6 GB measured).
+#: Bytes that the process takes beside tensors, with PyTorch and diffusers loaded for verification (0.6 GB measured).
 _BASE = 7 * 2**27
 #: A layer's weights in fp32 at once: the reference's and the package's, each while it is made from the file's.
 _COPIES = 4
 
 
 def require_space(folder: Path, weights: int) -> None:
-    """Raise SpaceError unless ``folder`` has room for so many bytes of weights and the programs around them."""
+    """Raise SpaceError unless so many bytes of weights, and the programs around them, fit into ``folder``."""
     free = shutil.disk_usage(folder).free
     if free < weights * 1.1 + 2**24:
         raise SpaceError(
@@ -25,7 +25,7 @@ def require_space(folder: Path, weights: int) -> None:
 
 
 def require_memory(largest: int) -> None:
-    """Raise MemoryShortage unless there is room for a conversion whose largest tensor has so many elements."""
+    """Raise MemoryShortage unless a conversion whose largest tensor has so many elements fits into the free memory."""
     needed, free = _BASE + _COPIES * 4 * largest, psutil.virtual_memory().available
     if free < needed:
         raise MemoryShortage(

@@ -1,4 +1,4 @@
-"""A network on disk: its programs, on one weights file, as packages or as functions of one package; verified."""
+"""Writes a network's programs on one weights file, as packages or as functions of one package, and verifies them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _label(network: str, variant: Variant) -> str:
 
 
 def _stem(network: str, plan: ConversionPlan, *, control: bool = False) -> str:
-    """Apple's file name."""
+    """Return Apple's file name without its suffix."""
     if (prefix := kind_of(network).named) is not None:
         return f"{prefix}_{network.partition('/')[2]}"
     name = plan.name.replace("/", "_")
@@ -40,7 +40,7 @@ def _stem(network: str, plan: ConversionPlan, *, control: bool = False) -> str:
 def _write_packages(
     network: str, plan: ConversionPlan, out: Path, blob: Path, graphs: Graphs, words: dict[str, Any]
 ) -> list[Package]:
-    """A package for each program; the first bears Apple's file name, as does the first that takes residuals."""
+    """Write a package for each program; the first bears Apple's file name, as does the first that takes residuals."""
     found: list[Package] = []
     for variant, graph in graphs:
         stem = _stem(network, plan, control=variant.control)
@@ -54,7 +54,7 @@ def _write_packages(
 def _write_functions(
     network: str, plan: ConversionPlan, out: Path, blob: Path, graphs: Graphs, words: dict[str, Any]
 ) -> list[Package]:
-    """One package under Apple's file name; its functions are named after what sets them apart, the first is main."""
+    """Write one package under Apple's file name; its functions are named by size, batch and tokens, the first is main."""
     file, named, found = f"{_stem(network, plan)}.mlpackage", {}, []
     for index, (variant, graph) in enumerate(graphs):
         control = "_control" if variant.control else ""

@@ -1,4 +1,4 @@
-"""A conversion as it stands, and its file in the data folder, by which it outlives the server."""
+"""A conversion's state, and the file that keeps it over restarts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from server.models.conversion_request import ConversionRequest
 
 log = logging.getLogger("anemone.conversions")
 
-#: Conversions that are over and still told of; the oldest are forgotten first, their models are not.
+#: Finished conversions that are kept; the oldest are removed first, their models are not.
 _MOST_KEPT = 200
 
 
@@ -25,7 +25,7 @@ _MOST_KEPT = 200
 class Conversion:
     """A request and where it stands. Times are seconds since 1970.
 
-    attempts: how many times it was begun, those not counted that the server's end cut short.
+    attempts: how many times it was begun, without those that a stop of the server cut short.
     error: code and message, where it failed.
     progress: of a running one; not kept on disk.
     """
@@ -46,7 +46,7 @@ class Conversion:
 
     @property
     def open(self) -> bool:
-        """Whether it is not over."""
+        """Return whether it waits or runs."""
         return self.status in OPEN
 
 
@@ -54,7 +54,7 @@ _CONVERSION = TypeAdapter(Conversion)
 
 
 def _upgrade(stored: dict[str, Any]) -> None:
-    """Make today's form of what the first release stored: an order, with the options beside source and name."""
+    """Bring what release 0.1.0 stored into today's form: options beside source and name in one `order`."""
     if "order" in stored:
         order = stored.pop("order")
         stored["request"] = {"source": order.pop("source"), "name": order.pop("name"), "options": order}
@@ -67,7 +67,7 @@ class ConversionFiles:
         self._folder = data_dir / "conversions"
 
     def read(self) -> dict[str, Conversion]:
-        """All of them by id, the oldest first."""
+        """Return all by id, the oldest first."""
         found = [c for path in self._folder.glob("*.json") if (c := self._parsed(path)) is not None]
         return {c.id: c for c in sorted(found, key=lambda c: c.created)}
 
@@ -86,18 +86,18 @@ class ConversionFiles:
             return None
 
     def write(self, conversion: Conversion) -> None:
-        """Keep it: on disk, whole, when this returns."""
+        """Write it to disk; the file is complete when this returns."""
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{conversion.id}.json"
-        beside = path.with_suffix(".new")
-        with beside.open("wb") as file:
+        new = path.with_suffix(".new")
+        with new.open("wb") as file:
             file.write(_CONVERSION.dump_json(replace(conversion, progress=None)))
             file.flush()
             os.fsync(file.fileno())
-        beside.rename(path)
+        new.rename(path)
 
     def forget(self, conversions: dict[str, Conversion]) -> list[str]:
-        """Remove the files of those that have been over longest, where there are too many; their ids."""
+        """Remove the files of the oldest finished conversions, if there are too many; returns their ids."""
         over = sorted((c for c in conversions.values() if not c.open), key=lambda c: c.created)
         gone = [c.id for c in over[: max(0, len(over) - _MOST_KEPT)]]
         for conversion_id in gone:

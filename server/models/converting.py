@@ -21,22 +21,22 @@ from server.models.conversion_request import ConversionRequest
 from server.models.library import from_hub, installed_from
 
 log = logging.getLogger("anemone.conversion")
-#: Progress comes for every tensor and every piece of a download; more of it than this nobody could read.
+#: Progress comes for every tensor and every piece of a download; nobody could read more of it than this.
 _SECONDS_BETWEEN = 0.2
-#: The pictures being made meanwhile go first.
+#: Images being made meanwhile go first.
 _NICENESS = 10
 
 
 @dataclass(frozen=True)
 class Converted:
-    """It is done; the model is in ``folder``."""
+    """The conversion is done; the model is in ``folder``."""
 
     folder: Path
 
 
 @dataclass(frozen=True)
 class ConversionFailed:
-    """It cannot be done; ``code`` and ``message`` say why."""
+    """The conversion failed; ``code`` and ``message`` say why."""
 
     code: str
     message: str
@@ -46,16 +46,16 @@ Report = Progress | Converted | ConversionFailed
 
 
 class _Reporter:
-    """Sends progress on, not more often than somebody can use."""
+    """Sends progress on, at most five times a second."""
 
     def __init__(self, pipe: Connection) -> None:
-        self._pipe, self._at, self._sent = pipe, ("", ""), 0.0
+        self._pipe, self._last, self._sent = pipe, ("", ""), 0.0
 
     def __call__(self, progress: Progress) -> None:
         at, now = (progress.stage, progress.item), time.monotonic()
-        if at != self._at or now - self._sent >= _SECONDS_BETWEEN or progress.done == progress.total:
+        if at != self._last or now - self._sent >= _SECONDS_BETWEEN or progress.done == progress.total:
             self._pipe.send(progress)
-            self._at, self._sent = at, now
+            self._last, self._sent = at, now
 
 
 def _make_model(request: ConversionRequest, data_dir: Path, report: OnProgress) -> Path:

@@ -1,4 +1,4 @@
-"""The model a server is started with: used as it is, or converted before the workers start."""
+"""The model a server starts with: used as it is, or converted before the workers start."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class FirstModelListener(Protocol):
 
 
 class FirstModel:
-    """What ``--model`` names: a converted folder, one of Apple's converter, a checkpoint, an address on the hub."""
+    """The model that ``--model`` names: a converted folder, one of Apple's converter, a checkpoint, a hub address."""
 
     def __init__(self, given: Path, data_dir: Path) -> None:
         self.request = first_request(given)
@@ -44,7 +44,7 @@ class FirstModel:
 
     @property
     def is_ready(self) -> bool:
-        """Whether there is nothing to convert."""
+        """Return whether there is nothing to convert."""
         source = Path(self.request.source)
         if not source.is_absolute():
             return from_hub(self.folder, self.request.source) is not None

@@ -1,4 +1,4 @@
-"""Models on disk: a converted one is used as it is, also Apple's; a checkpoint is converted at its first use."""
+"""Models on disk: a converted folder, also Apple's, is used as it is; a checkpoint is converted at its first use."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def _whole(folder: Path) -> ModelFolder | None:
     if not (folder / FILE).is_file():
         return None
     try:
-        found = ModelFolder.open(folder)
+        model = ModelFolder.open(folder)
     except ManifestError:
         return None
-    return found if found.manifest.converter.revision == REVISION else None
+    return model if model.manifest.converter.revision == REVISION else None
 
 
 def _installed(folder: Path, plan: ConversionPlan) -> ModelFolder | None:
@@ -51,24 +51,24 @@ def _installed(folder: Path, plan: ConversionPlan) -> ModelFolder | None:
 
 
 def is_current(source: Path, out: Path) -> bool:
-    """Whether ``out`` has the model of the checkpoint at ``source``, as far as its files' sizes and times tell.
+    """Return whether ``out`` has the model of the checkpoint at ``source``, judged by its files' sizes and times.
 
-    Nothing large is read. Raises CheckpointError where the source is none.
+    Nothing large is read. Raises CheckpointError if the source is not a checkpoint.
     """
-    found = _whole(out)
-    return found is not None and found.manifest.source.stamp == open_source(source).stamp
+    model = _whole(out)
+    return model is not None and model.manifest.source.stamp == open_source(source).stamp
 
 
 def from_hub(folder: Path, address: str) -> ModelFolder | None:
-    """The model in ``folder`` where it was made from ``address`` on the hub, which is then not asked; otherwise None."""
-    found, repository = _whole(folder), address.partition("@")[0].removesuffix(".safetensors")
-    if found is None or found.manifest.source.kind != "hub":
+    """Return the model in ``folder`` if it was made from ``address`` on the hub; the hub is not asked."""
+    model, repository = _whole(folder), address.partition("@")[0].removesuffix(".safetensors")
+    if model is None or model.manifest.source.kind != "hub":
         return None
-    return found if found.manifest.source.path_or_id == repository else None
+    return model if model.manifest.source.path_or_id == repository else None
 
 
 def installed_from(opened: Source, out: Path, options: ConvertOptions, progress: OnProgress) -> ModelFolder:
-    """The checkpoint's model in ``out``, converted if it is not there yet; waits for another process that does so.
+    """Return the checkpoint's model in ``out``, converted if need be; waits for another process that converts it.
 
     Raises what `convert` raises.
     """
@@ -85,7 +85,7 @@ def ready_model(
     data_dir: Path,
     progress: OnProgress = ignore,
 ) -> ModelFolder:
-    """The model at ``source``, or at that address on the hub, converted into ``data_dir`` if it is not yet.
+    """Return the model at ``source``, or at that address on the hub, converted into ``data_dir`` if need be.
 
     Raises CheckpointError or ManifestError saying what is wrong with the source, and what `convert` raises.
     """

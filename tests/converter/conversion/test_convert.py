@@ -419,7 +419,7 @@ def test_what_is_there_and_is_no_model_is_left_alone(there, checkpoint, tmp_path
 
 @pytest.mark.parametrize("name", [".", "/", ".."])
 def test_a_place_without_a_name_of_its_own_is_refused(name, checkpoint):
-    with pytest.raises(CheckpointError, match="is no name of a new folder"):
+    with pytest.raises(CheckpointError, match="is not the name of a new folder"):
         convert(checkpoint, type(checkpoint)(name), ConvertOptions())
 
 
