@@ -27,9 +27,10 @@ from converter.options import ConvertOptions
 from converter.runtime import Feature
 from server.pipeline.conditioning import Conditioning
 from server.pipeline.denoiser import Denoiser, GeneratedImage, NotFinite, Step
+from server.pipeline.images import ImageError
 from server.pipeline.noise import NumpyGenerator
 from server.pipeline.philox import PhiloxGenerator
-from server.pipeline.request import RequestError, bind
+from server.pipeline.request import RequestError, Size, bind
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
 from server.pipeline.stable_diffusion import StableDiffusion
 from tests.support.checkpoints import diffusers_pipeline, tiny_unet, write_checkpoint
@@ -242,6 +243,24 @@ def test_networks_of_a_size_are_loaded_when_it_is_first_asked_for(model_folder):
     (picture,) = (e for e in model.generate(request, {}) if isinstance(e, GeneratedImage))
     assert picture.pixels.shape == (64, 96, 3)
     assert len(loaded) == 5
+
+
+def test_an_image_has_the_size_that_is_asked_for_whatever_size_is_computed(model_folder):
+    model = StableDiffusion(model_folder, {})
+    computed = bind(model.manifest, prompt="red", width=96, height=64, steps=1, seed=1)
+    larger = computed.model_copy(update={"size": Size(width=192, height=128)})
+    (plain,) = (e for e in model.generate(computed, {}) if isinstance(e, GeneratedImage))
+    (resized,) = (e for e in model.generate(larger, {}) if isinstance(e, GeneratedImage))
+    assert resized.pixels.shape == (128, 192, 3)
+    back = Image.fromarray(resized.pixels).resize((96, 64), Image.Resampling.BOX)
+    assert np.abs(np.asarray(back).astype(int) - plain.pixels).mean() < 10
+
+
+def test_an_attachment_that_somebody_deleted_is_named(model_folder):
+    model = StableDiffusion(model_folder, {})
+    request = bind(model.manifest, prompt="red", image="image")
+    with pytest.raises(ImageError, match="image is missing"):
+        next(model.generate(request, {}))
 
 
 def test_a_latent_consistency_model_takes_its_guidance_as_an_input(tmp_path):
