@@ -21,7 +21,7 @@ _STATES = ("last_hidden_state", "hidden_embeds")
 _NEEDED = ("sample", "timestep", "encoder_hidden_states")
 _XL = ("time_ids", "text_embeds")
 _GUIDANCE = "timestep_cond"
-#: Numbers of sizes and crops a picture -> SDXL (with both text encoders) or its refiner (with the second alone).
+#: Numbers of sizes and crops a image -> SDXL (with both text encoders) or its refiner (with the second alone).
 _XL_FAMILIES = {6: "sdxl", 5: "sdxl_refiner"}
 _COREMLTOOLS = "com.github.apple.coremltools.version"
 _BATCHES = (1, 2)
@@ -39,7 +39,7 @@ _INSTEAD = {
 
 @dataclass(frozen=True)
 class AppleModel:
-    """What the packages say. Sizes are the pictures', in pixels.
+    """What the packages say. Sizes are the images', in pixels.
 
     version: Apple's --model-version, a Hugging Face id mostly; as the file names have it where that is all.
     networks: the networks of a model folder and where each lies, of a UNet cut in two its first half; the refiner's

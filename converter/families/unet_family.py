@@ -21,7 +21,7 @@ from converter.sources.source import Source
 
 _SCHEDULER = "scheduler/scheduler_config.json"
 _UNET = f"{UNET.component.name}/config.json"
-#: Channels a UNet takes beside the noisy latents: none, or the mask and the masked picture's latents (inpainting).
+#: Channels a UNet takes beside the noisy latents: none, or the mask and the masked image's latents (inpainting).
 _INPAINTING = 1
 #: SDXL's pipelines take an empty negative prompt for zeros unless model_index.json says otherwise.
 _ZEROS = "force_zeros_for_empty_prompt"

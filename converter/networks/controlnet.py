@@ -1,4 +1,4 @@
-"""ControlNet: the residuals a UNet adds to its own for a picture of edges, depth or a pose (Zhang et al. 2023)."""
+"""ControlNet: the residuals a UNet adds to its own for an image of edges, depth or a pose (Zhang et al. 2023)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from converter.sources.configs import expect
 
 #: What a ControlNet's config.json is called in errors.
 WHERE = "the ControlNet's config.json"
-#: The condition is a picture; its embedding halves it three times to the latents' size.
+#: The condition is an image; its embedding halves it three times to the latents' size.
 _FACTOR = 8
 
 
@@ -37,9 +37,9 @@ def controlnet(layers: Layers, shape: UNetShape, *, batch: int, tokens: int, hei
     time = conditions(layers, shape, batch)
     context = g.input("encoder_hidden_states", (batch, shape.context_width, 1, tokens), FP16)
     path = "controlnet_cond_embedding"
-    picture = g.input("controlnet_cond", (batch, 3, _FACTOR * height, _FACTOR * width), FP16)
+    image = g.input("controlnet_cond", (batch, 3, _FACTOR * height, _FACTOR * width), FP16)
     first, *_ = widths = shape.condition_widths
-    y = layers.silu(layers.conv(picture, f"{path}.conv_in", first, 3), f"{path}.act_in")
+    y = layers.silu(layers.conv(image, f"{path}.conv_in", first, 3), f"{path}.act_in")
     for index, out in enumerate(out for pair in itertools.pairwise(widths) for out in pair):
         # Every second one halves the size.
         y = layers.silu(layers.conv(y, f"{path}.blocks.{index}", out, 3, stride=1 + index % 2), f"{path}.act_{index}")

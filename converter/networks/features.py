@@ -48,26 +48,26 @@ _FEATURES = {
     "pooled_outputs": _FeatureKind("The state at the end of the prompt"),
     "sample": _FeatureKind("Noisy latents"),
     "timestep": _FeatureKind(
-        "The timestep of each picture of the batch", lambda rng, shape, config: np.full(shape, _TIMESTEP)
+        "The timestep of each image of the batch", lambda rng, shape, config: np.full(shape, _TIMESTEP)
     ),
     "timestep_cond": _FeatureKind("Embedding of the guidance scale"),
     "time_ids": _FeatureKind(
-        "Original size, crop and target size of each picture", lambda rng, shape, config: rng.choice(_SIZES, shape)
+        "Original size, crop and target size of each image", lambda rng, shape, config: rng.choice(_SIZES, shape)
     ),
     "text_embeds": _FeatureKind("Pooled states of the prompt"),
     "encoder_hidden_states": _FeatureKind("Prompt states, channels first"),
     "noise_pred": _FeatureKind("What the model predicts of the noise (see prediction_type)"),
     "z": _FeatureKind("Latents, divided by the scaling factor"),
-    "image": _FeatureKind("The picture, in [-1, 1]"),
-    "x": _FeatureKind("The picture, in [-1, 1]", lambda rng, shape, config: rng.uniform(-1, 1, shape)),
+    "image": _FeatureKind("The image, in [-1, 1]"),
+    "x": _FeatureKind("The image, in [-1, 1]", lambda rng, shape, config: rng.uniform(-1, 1, shape)),
     "latent": _FeatureKind("Mean, then log variance, of the latents"),
     "controlnet_cond": _FeatureKind(
-        "The picture to follow, in [0, 1]", lambda rng, shape, config: rng.uniform(0, 1, shape)
+        "The image to follow, in [0, 1]", lambda rng, shape, config: rng.uniform(0, 1, shape)
     ),
-    "clip_input": _FeatureKind("The picture at CLIP's size, with CLIP's mean and deviation"),
-    "images": _FeatureKind("The picture, channels last"),
+    "clip_input": _FeatureKind("The image at CLIP's size, with CLIP's mean and deviation"),
+    "images": _FeatureKind("The image, channels last"),
     "adjustment": _FeatureKind("What is added to the scores of concepts that need special care; 0 usually"),
-    "filtered_images": _FeatureKind("The picture, black where a concept was found in it"),
+    "filtered_images": _FeatureKind("The image, black where a concept was found in it"),
     "has_nsfw_concepts": _FeatureKind("1 where a concept was found, otherwise 0"),
     "concept_scores": _FeatureKind("How far each concept is above its threshold"),
 }

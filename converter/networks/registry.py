@@ -33,7 +33,7 @@ from converter.sources.tensors import Tensors
 class Variant:
     """One form of a network that shares the others' weights.
 
-    width, height: the pictures' size in pixels.
+    width, height: the images' size in pixels.
     batch: rows at once.
     tokens: how long the prompt's states are.
     control: whether it takes a ControlNet's residuals.
@@ -77,7 +77,7 @@ class NetworkKind:
     reference: what it is verified against.
     marking_input: an input by which it is told from another network's package in its place.
     read_config: a component's name and its config.json -> the configuration that ``write`` takes; raises CheckpointError.
-    per_size: whether it has a program for each size of pictures.
+    per_size: whether it has a program for each size of images.
     per_prompt: whether it has a program for each batch and each length of prompts.
     prefers_gpu: whether it runs on the GPU where the other networks run on the Neural Engine. Apple's Swift pipelines do
         so with the autoencoder (ml-stable-diffusion, StableDiffusionPipeline+Resources.swift): what it makes is seen, and
@@ -189,7 +189,7 @@ UNET = NetworkKind(
 VAE_DECODER = NetworkKind(
     "vae_decoder",
     components.VAE,
-    "Autoencoder of Stable Diffusion: latents to a picture",
+    "Autoencoder of Stable Diffusion: latents to an image",
     _image_writer(vae_decoder),
     references.VAE_DECODER,
     "z",
@@ -200,7 +200,7 @@ VAE_DECODER = NetworkKind(
 VAE_ENCODER = NetworkKind(
     "vae_encoder",
     components.VAE,
-    "Autoencoder of Stable Diffusion: a picture to latents",
+    "Autoencoder of Stable Diffusion: an image to latents",
     _image_writer(vae_encoder),
     references.VAE_ENCODER,
     "x",

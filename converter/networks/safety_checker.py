@@ -1,7 +1,7 @@
-"""Stable Diffusion 1.x's safety checker: a picture's CLIP embedding against those of seventeen concepts.
+"""Stable Diffusion 1.x's safety checker: an image's CLIP embedding against those of seventeen concepts.
 
 diffusers' StableDiffusionSafetyChecker, a CLIP vision tower (ViT-L/14; Radford et al. 2021) whose embedding is compared
-with each concept by cosine. Inputs and outputs have the names and types of Apple's package; Apple's blackens pictures
+with each concept by cosine. Inputs and outputs have the names and types of Apple's package; Apple's blackens images
 with non_zero and scatter, which have dynamic shapes and leave the Neural Engine, where this one multiplies by 0 or 1.
 """
 
@@ -63,7 +63,7 @@ def _patches(layers: Layers, root: str, vision: dict[str, Any]) -> Tensor:
 
 
 def _embedding(layers: Layers, config: dict[str, Any], width: int) -> Tensor:
-    """Return the picture in CLIP's space, fp16 [1, ``width``, 1, 1]."""
+    """Return the image in CLIP's space, fp16 [1, ``width``, 1, 1]."""
     g = layers.graph
     root = "vision_model.vision_model."
     epsilon = float(config.get("layer_norm_eps", EPSILON))
@@ -89,7 +89,7 @@ def _margins(layers: Layers, embedding: Tensor) -> Tensor:
 
     def directions() -> NDArray[np.float32]:
         rows: NDArray[np.float32] = np.concatenate([tensors.array(name) for name in names]).astype(np.float32)
-        # The picture's embedding is divided by its root mean square, which is its length but for this factor.
+        # The image's embedding is divided by its root mean square, which is its length but for this factor.
         lengths = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) * width**0.5
         shorter: NDArray[np.float32] = (rows / lengths).astype(np.float32)
         return shorter.reshape(count, width, 1, 1)
@@ -113,7 +113,7 @@ def _found(layers: Layers, margins: Tensor, name: str) -> Tensor:
 
 
 def safety_checker(layers: Layers, config: dict[str, Any], *, height: int, width: int) -> None:
-    """Blacken a picture in which one of the checkpoint's concepts is found.
+    """Blacken an image in which one of the checkpoint's concepts is found.
 
     clip_input fp16 [1, 3, S, S] (S 224, with CLIP's mean and deviation), images fp16 [1, height, width, 3] and
     adjustment fp16 [1] -> filtered_images fp32 like images, has_nsfw_concepts fp32 [1, 1, 1, 1] (1 or 0) and

@@ -59,7 +59,7 @@ def _block(layers: Layers, x: Tensor, path: str) -> Tensor:
     return _relu(layers, layers.graph.add(h, x, f"{path}.sum"), f"{path}.fuse")
 
 
-def _picture(layers: Layers, x: Tensor, path: str) -> Tensor:
+def _image(layers: Layers, x: Tensor, path: str) -> Tensor:
     """Apply the last convolution, whose [0, 1] is stretched to [-1, 1] in its weights: doubling them is exact."""
     weight = layers.weight(f"{path}.weight", (3, x.shape[1], 3, 3), lambda w: w * np.float32(2))
     bias = layers.weight(f"{path}.bias", (3,), lambda b: b * np.float32(2) - np.float32(1))
@@ -86,4 +86,4 @@ def taesd_decoder(layers: Layers, config: dict[str, Any], *, height: int, width:
             x = g.upsample(x, f"decoder.layers.{index}")
             x = layers.conv(x, f"decoder.layers.{index + 1}", channels, 3, bias=False)
             index += 2
-    g.output(_picture(layers, x, f"decoder.layers.{index}"), "image")
+    g.output(_image(layers, x, f"decoder.layers.{index}"), "image")

@@ -1,6 +1,6 @@
 """Both halves of the autoencoder (diffusers' AutoencoderKL; Rombach et al. 2022).
 
-Stable Diffusion XL's own autoencoder does not fit in fp16: the sums its residual blocks add to pass 65504, the picture
+Stable Diffusion XL's own autoencoder does not fit in fp16: the sums its residual blocks add to pass 65504, the image
 comes out black, and diffusers computes it in fp32 (``force_upcast``). Here it stays in fp16 with the weights it has.
 Everything that writes to those sums does so times ``2**-k``, an exact factor; whatever reads them is a group norm,
 whose result does not depend on the size of its input once its epsilon is scaled alike. See `trunk_scale`.
@@ -22,7 +22,7 @@ from converter.sources.configs import Config, expect, read_config
 _EPSILON = 1e-6
 #: SDXL's scaling factor, by which its autoencoder is known.
 _XL_SCALING_FACTOR = 0.13025
-#: Sums of up to 2 million fit then; 310,000 were reported of the original's decoder, for some pictures only
+#: Sums of up to 2 million fit then; 310,000 were reported of the original's decoder, for some images only
 #: (https://dev.to/elise_moreau/the-sdxl-vae-overflow-that-decoded-black-images-in-fp16-46g6).
 _XL_TRUNK_SCALE = 2.0**-5
 #: Modules that read values of their natural size and write to a sum or to what only a group norm reads.

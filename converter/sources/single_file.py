@@ -43,9 +43,9 @@ class Architecture:
     """Which model a single file is.
 
     family: sd1, sd2, sdxl or sdxl_refiner.
-    inpainting: whether the UNet also takes a mask and the masked picture (9 channels).
+    inpainting: whether the UNet also takes a mask and the masked image (9 channels).
     text_encoders: where they lie in the file.
-    sample_size: latents a side of the pictures it was made for.
+    sample_size: latents a side of the images it was made for.
     """
 
     family: str

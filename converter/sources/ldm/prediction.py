@@ -62,7 +62,7 @@ class Prediction:
 
 
 def _side(metadata: Mapping[str, str]) -> int | None:
-    """Return the side of the square pictures a model is for, where its metadata have it (512x512, or kohya's (512, 512))."""
+    """Return the side of the square images a model is for, where its metadata have it (512x512, or kohya's (512, 512))."""
     stated = metadata.get("modelspec.resolution") or metadata.get("ss_resolution") or ""
     sides = [side.strip() for side in stated.strip("()").replace("x", ",").split(",")]
     if len(sides) != 2 or sides[0] != sides[1] or not sides[0].isdecimal() or len(sides[0]) > _MOST_DIGITS:
@@ -106,7 +106,7 @@ def prediction(tensors: Tensors, family: str, *, inpainting: bool, asked: str | 
 
 
 def sample_size(metadata: Mapping[str, str], family: str, prediction_type: str) -> int:
-    """Return latents a side of the pictures the model was made for: as its metadata say, else as its family's."""
+    """Return latents a side of the images the model was made for: as its metadata say, else as its family's."""
     side = _side(metadata)
     if side is not None and side > 0 and side % _FACTOR == 0:
         return side // _FACTOR

@@ -54,7 +54,7 @@ class UNetLayout:
     """How a UNet is built, as its tensors' names tell.
 
     modules: original module path -> diffusers' path.
-    down, up: the levels from the widest picture to the smallest, both.
+    down, up: the levels from the widest image to the smallest, both.
     middle: transformer blocks of the middle; 0 where its one resnet stands alone; None where there is no middle.
     """
 

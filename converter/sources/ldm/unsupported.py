@@ -44,7 +44,7 @@ _NAMES = tuple(
         (r"(^|\.)(conv_first|RRDB_trunk)\.|^model\.1\.sub\.", "an ESRGAN upscaler"),
     )
 )
-#: Input channels of UNets that are Stable Diffusion's but take another picture or map beside the latents.
+#: Input channels of UNets that are Stable Diffusion's but take another image or map beside the latents.
 _CHANNELS = {5: "depth-to-image", 7: "the x4 upscaler", 8: "InstructPix2Pix"}
 _SHOWN = 3
 

@@ -24,7 +24,7 @@ _LEFTOVERS = ("loss.", "model_ema.")
 
 
 def _half(paths: set[str], half: str, levels: str, sampler: str) -> dict[str, str]:
-    """Return one half's modules: ``levels`` is down or up, the original's numbering always from the widest picture."""
+    """Return one half's modules: ``levels`` is down or up, the original's numbering always from the widest image."""
     number = count(paths, f"{half}.{levels}")
     modules = {f"{half}.{end}": f"{half}.{end}" for end in ("conv_in", "conv_out")}
     modules[f"{half}.norm_out"] = f"{half}.conv_norm_out"
