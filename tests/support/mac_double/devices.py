@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import types
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,8 @@ class MacWithDevices(Mac):
 def _noisy(network: MILNetwork, output: str, part: float) -> None:
     """Have one operation of a network give noise on top of its result."""
 
-    def noise(run):
-        def with_noise(**given):
+    def noise(run: Callable[..., Any]) -> Callable[..., Any]:
+        def with_noise(**given: Any) -> Any:
             exact = run(**given)
             generator = torch.Generator().manual_seed(0)
             return exact + part * exact.abs().max() * torch.randn(exact.shape, generator=generator)
@@ -112,7 +113,7 @@ def _plan(mac: MacWithDevices) -> types.ModuleType:
                 return None
             return types.SimpleNamespace(weight={"conv": 0.02, "cast": 0.01}.get(operation.operator_name, 0.0))
 
-    module.MLComputePlan = MLComputePlan
+    module.__dict__["MLComputePlan"] = MLComputePlan
     return module
 
 
