@@ -72,11 +72,11 @@ def gathered(problems: Iterable[Problem]) -> list[Finding]:
     groups: dict[tuple[str, Level, str, str], list[Place]] = {}
     for problem in problems:
         groups.setdefault((problem.rule, problem.level, problem.what, problem.cure), []).append(problem.place)
-    found = [
+    findings = [
         Finding(rule, level, what, cure, tuple(sorted(places, key=lambda p: -p.cost)))
         for (rule, level, what, cure), places in groups.items()
     ]
-    return sorted(found, key=_order)
+    return sorted(findings, key=_order)
 
 
 def worst(findings: Sequence[Finding]) -> Level | None:

@@ -81,11 +81,11 @@ def _models(path: Path) -> dict[str, Path]:
     return {f"{path.name}/{model.name}": model for model in found} or {path.name: path}
 
 
-def _beside(compiled: Path) -> Path:
+def _package_of(compiled: Path) -> Path:
     return compiled.with_suffix(".mlpackage")
 
 
-def _is_one(path: Path) -> bool:
+def _is_package(path: Path) -> bool:
     """Whether a path is a package or compiled model, and not a folder of them."""
     return path.suffix in _SUFFIXES or path.is_file() or (path / "Manifest.json").is_file()
 
@@ -95,7 +95,7 @@ def packages_in(path: Path) -> dict[str, Path]:
 
     Raises AnemoneError if there is none, and ManifestError for a damaged model folder.
     """
-    if _is_one(path):
+    if _is_package(path):
         return _models(path)
     if not path.exists():
         raise AnemoneError(f"{path} does not exist; {_ACCEPTED}")
@@ -107,7 +107,10 @@ def packages_in(path: Path) -> dict[str, Path]:
         return {part.relative_to(path).as_posix(): part for network in networks for part in chunk_paths(network)}
     # A compiled model beside its package is what loading the package left there.
     found = sorted(
-        p for suffix in _SUFFIXES for p in path.glob(f"*{suffix}") if suffix == ".mlpackage" or not _beside(p).exists()
+        p
+        for suffix in _SUFFIXES
+        for p in path.glob(f"*{suffix}")
+        if suffix == ".mlpackage" or not _package_of(p).exists()
     )
     if not found:
         raise AnemoneError(f"{path} has no packages; {_ACCEPTED}")
@@ -137,7 +140,7 @@ def lint(path: Path, chip: str = DEFAULT_CHIP, *, notes: bool = False) -> tuple[
         try:
             findings = check()
         except PackageError as error:
-            if _is_one(path):
+            if _is_package(path):
                 raise
             sections.append(f"{name}\ncannot be read: {error}")
             status = 1

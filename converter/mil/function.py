@@ -48,12 +48,12 @@ class Function:
 
     def _unique(self, name: str) -> str:
         base = identifier(name)
-        found, count = base, 0
-        while found in self._names:
+        unique, count = base, 0
+        while unique in self._names:
             count += 1
-            found = f"{base}_{count}"
-        self._names.add(found)
-        return found
+            unique = f"{base}_{count}"
+        self._names.add(unique)
+        return unique
 
     def _own(self, name: str) -> None:
         if not is_identifier(name):
@@ -151,12 +151,12 @@ class Function:
     ) -> list[Tensor]:
         unique = self._unique(name)
         bound = self._bound(unique, parameters)
-        found = []
+        outputs = []
         for index, (shape, dtype) in enumerate(results):
             out = unique if len(results) == 1 else self._unique(f"{unique}_{index}")
-            found.append(Tensor(out, tuple(shape), dtype))
-        self._emit(kind, unique, bound, found)
-        return found
+            outputs.append(Tensor(out, tuple(shape), dtype))
+        self._emit(kind, unique, bound, outputs)
+        return outputs
 
     def output(self, x: Tensor, name: str) -> None:
         """Make ``x`` an output called ``name``, in fp32 whatever the type inside. Raises ValueError as `input` does.

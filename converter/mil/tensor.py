@@ -42,8 +42,8 @@ def is_identifier(name: str) -> bool:
 
 def identifier(name: str) -> str:
     """Return ``name`` with the characters that MIL does not take replaced."""
-    found = re.sub(r"[^A-Za-z0-9_]", "_", name)
-    return found if is_identifier(found) else f"var_{found}"
+    cleaned = re.sub(r"[^A-Za-z0-9_]", "_", name)
+    return cleaned if is_identifier(cleaned) else f"var_{cleaned}"
 
 
 def type_number(dtype: np.dtype[Any]) -> int:

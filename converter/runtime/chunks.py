@@ -99,8 +99,8 @@ class Chunked:
         """Run the networks once; raises InputError before anything runs."""
         live: dict[str, NDArray[Any]] = checked(inputs, self.inputs)
         for network in self._networks:
-            found = network.predict({name: _typed(live[name], f) for name, f in network.inputs.items()})
-            live |= found
+            outputs = network.predict({name: _typed(live[name], f) for name, f in network.inputs.items()})
+            live |= outputs
         return {name: live[name] for name in self.outputs}
 
 

@@ -83,21 +83,21 @@ def _along(value: Array, axis: int, rank: int) -> Array:
 def _affine_dequantize(
     shape: tuple[int, ...], /, quantized_data: Array, zero_point: Array, scale: Array, axis: Array
 ) -> Array:
-    found = quantized_data.astype(np.float32)
-    found -= _along(zero_point, int(axis), found.ndim)
-    found *= _along(scale, int(axis), found.ndim)
-    return found
+    values = quantized_data.astype(np.float32)
+    values -= _along(zero_point, int(axis), values.ndim)
+    values *= _along(scale, int(axis), values.ndim)
+    return values
 
 
 def _shift_scale(shape: tuple[int, ...], /, data: Array, scale: Array, offset: Array | None = None) -> Array:
     # An axis of blocks is cut in two, blocks and what each holds, so that a scale meets its block by broadcasting.
     blocks = [n for size, count in zip(data.shape, scale.shape, strict=True) for n in (count, size // count)]
     each = [n for count in scale.shape for n in (count, 1)]
-    found = data.astype(np.float32).reshape(blocks)
+    values = data.astype(np.float32).reshape(blocks)
     if offset is not None:
-        found -= offset.astype(np.float32).reshape(each)
-    found *= scale.astype(np.float32).reshape(each)
-    return found.reshape(data.shape)
+        values -= offset.astype(np.float32).reshape(each)
+    values *= scale.astype(np.float32).reshape(each)
+    return values.reshape(data.shape)
 
 
 def _look_up(shape: tuple[int, ...], /, indices: Array, lut: Array, vector_axis: Array | None = None) -> Array:
@@ -109,27 +109,27 @@ def _look_up(shape: tuple[int, ...], /, indices: Array, lut: Array, vector_axis:
             along = np.arange(size, dtype=np.int32) // (size // count)
             group = group * count + along.reshape([-1 if a == axis else 1 for a in range(indices.ndim)])
         entries = group * palette + indices
-    found: Array = lut.reshape(-1, vector)[entries]
+    values: Array = lut.reshape(-1, vector)[entries]
     if vector == 1:
-        single: Array = found[..., 0]
+        single: Array = values[..., 0]
         return single
     if vector_axis is None:
         raise ValueError(f"a table of vectors of {vector} has no vector_axis")
     axis = int(vector_axis) % indices.ndim
     widened = [size * vector if a == axis else size for a, size in enumerate(indices.shape)]
-    return np.moveaxis(found, -1, axis + 1).reshape(widened)
+    return np.moveaxis(values, -1, axis + 1).reshape(widened)
 
 
 def _look_up_packed(expected: tuple[int, ...], /, indices: Array, lut: Array, shape: Array) -> Array:
     bits = lut.size.bit_length() - 1
-    found: Array = lut[unpack(indices, bits, False, tuple(int(n) for n in shape))]
-    return found
+    values: Array = lut[unpack(indices, bits, False, tuple(int(n) for n in shape))]
+    return values
 
 
 def _scatter(shape: tuple[int, ...], /, nonzero_data: Array, mask: Array) -> Array:
-    found: Array = np.zeros(mask.shape, nonzero_data.dtype)
-    found[mask != 0] = nonzero_data
-    return found
+    values: Array = np.zeros(mask.shape, nonzero_data.dtype)
+    values[mask != 0] = nonzero_data
+    return values
 
 
 def _scatter_packed(expected: tuple[int, ...], /, nonzero_data: Array, mask: Array, shape: Array) -> Array:
@@ -161,8 +161,8 @@ def _look_up_sparse(
     vector_axis: Array | None = None,
 ) -> Array:
     full = _look_up(shape, _scatter(shape, indices_nonzero_data, indices_mask), lut, vector_axis)
-    found: Array = full[_sparse_mask(shape, indices_mask, indices_nonzero_data, lut, vector_axis) != 0]
-    return found
+    values: Array = full[_sparse_mask(shape, indices_mask, indices_nonzero_data, lut, vector_axis) != 0]
+    return values
 
 
 def _data_mask(
@@ -175,8 +175,8 @@ def _shift_scale_sparse(
     shape: tuple[int, ...], /, data_mask: Array, nonzero_data: Array, scale: Array, offset: Array | None = None
 ) -> Array:
     full = _shift_scale(shape, _scatter(shape, nonzero_data, data_mask), scale, offset)
-    found: Array = full[data_mask != 0]
-    return found
+    values: Array = full[data_mask != 0]
+    return values
 
 
 def _either(first: Callable[..., Array], second: Callable[..., Array]) -> Callable[..., Array]:

@@ -55,13 +55,13 @@ def compiled(path: Path) -> Path:
 def _hints(function: str) -> dict[str, Any]:
     import coremltools as ct
 
-    found: dict[str, Any] = {} if function == "main" else {"function_name": function}
+    options: dict[str, Any] = {} if function == "main" else {"function_name": function}
     if int(platform.mac_ver()[0].partition(".")[0] or 0) >= _HINTS_FROM:
-        found["optimization_hints"] = {
+        options["optimization_hints"] = {
             "reshapeFrequency": ct.ReshapeFrequency.Infrequent,
             "specializationStrategy": ct.SpecializationStrategy.FastPrediction,
         }
-    return found
+    return options
 
 
 class _Buffers:

@@ -90,7 +90,7 @@ def _default(feature: Any, array: Any) -> float | None:
 
 def features(description: Any) -> dict[str, Feature]:
     """Return the multi-array features of a model description's ``input``, ``output`` or ``state``; raises PackageError."""
-    found = {}
+    by_name = {}
     for feature in description:
         kind = feature.type.WhichOneof("Type")
         if kind not in ("multiArrayType", "stateType"):
@@ -109,10 +109,10 @@ def features(description: Any) -> dict[str, Feature]:
             (int(r.lowerBound), None if r.upperBound < 0 else int(r.upperBound)) for r in array.shapeRange.sizeRanges
         )
         shape = tuple(int(n) for n in array.shape) or (shapes[0] if shapes else tuple(low for low, _ in ranges))
-        found[feature.name] = Feature(
+        by_name[feature.name] = Feature(
             feature.name, shape, dtypes[array.dataType], shapes, ranges, _default(feature, array)
         )
-    return found
+    return by_name
 
 
 def spoken(error: Exception) -> str:

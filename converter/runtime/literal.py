@@ -88,19 +88,19 @@ class Literals:
         name, sizes = (match[2], match[3].split(",")) if match else (spelling, [])
         if name not in BY_NAME:
             raise LiteralError(f"{name} is no type of MIL that is known here", at)
-        found = mil().ValueType()
-        held = found.stateType.wrappedType if match and match[1] else found
-        held.tensorType.dataType = BY_NAME[name].number
+        value_type = mil().ValueType()
+        tensor_type = value_type.stateType.wrappedType if match and match[1] else value_type
+        tensor_type.tensorType.dataType = BY_NAME[name].number
         for size in (s.strip() for s in sizes if s.strip()):
-            dimension = held.tensorType.dimensions.add()
+            dimension = tensor_type.tensorType.dimensions.add()
             if size.isdecimal():
                 dimension.constant.size = int(size)
             elif "?" in size or size.isidentifier():  # a name is that of a size which is not fixed
                 dimension.unknown.variadic = "?" in size and size != "?"
             else:
                 raise LiteralError(f"{size!r} is no size of an axis", at)
-        held.tensorType.rank = len(held.tensorType.dimensions)
-        return found
+        tensor_type.tensorType.rank = len(tensor_type.tensorType.dimensions)
+        return value_type
 
     def _numbers(self, match: re.Match[str], at: int) -> Any:
         found = mil().Value(type=self.type(match[1], at))

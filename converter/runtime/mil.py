@@ -140,8 +140,8 @@ class MILNetwork:
     def _step(self, op: Operation, freed: tuple[str, ...]) -> _Step:
         constants: dict[str, Any] = {}
         for name, values in op.constants.items():
-            found = [self._constant(v) for v in values]
-            constants[name] = found if name in TUPLES else found[0]
+            bound = [self._constant(v) for v in values]
+            constants[name] = bound if name in TUPLES else bound[0]
         inputs = tuple((name, tuple(names)) for name, names in op.inputs.items())
         form = result_format(op, self._precision, narrow_slices=self._narrow_slices)
         formats = tuple(form if dtype == np.float16 else None for dtype in op.dtypes)
@@ -154,8 +154,8 @@ class MILNetwork:
             return exact
         if self._record:
             name = step.outputs[index]
-            found = measured(name, step.kind, form, exact, finite_operands=lambda: _all_finite(given))
-            self.ranges[name] = self.ranges[name].also(found) if name in self.ranges else found
+            reach = measured(name, step.kind, form, exact, finite_operands=lambda: _all_finite(given))
+            self.ranges[name] = self.ranges[name].also(reach) if name in self.ranges else reach
         return exact if self._precision == "fp32" else form.keep(exact)
 
     def make_state(self) -> State:

@@ -38,8 +38,10 @@ _REWRITES = (
 
 
 def _floats(program: Program) -> frozenset[str]:
-    made = {n for op in program.operations for n, dtype in zip(op.outputs, op.dtypes, strict=True) if dtype.kind == "f"}
-    return frozenset(made | {n for n, feature in program.inputs.items() if feature.dtype.kind == "f"})
+    names = {
+        n for op in program.operations for n, dtype in zip(op.outputs, op.dtypes, strict=True) if dtype.kind == "f"
+    }
+    return frozenset(names | {n for n, feature in program.inputs.items() if feature.dtype.kind == "f"})
 
 
 def fused(program: Program, shapes: Mapping[str, Shape]) -> Graph:
@@ -52,13 +54,13 @@ def fused(program: Program, shapes: Mapping[str, Shape]) -> Graph:
 
 def _shapes(program: Program, given: Mapping[str, Shape]) -> Mapping[str, Shape]:
     """Return every value's shape for inputs of these; raises DataDependent."""
-    found = dict(given)
+    shapes = dict(given)
     for op in program.operations:
         for name, shape in zip(op.outputs, op.shapes, strict=True):
             if shape is None:
                 return infer_shapes(program, given)
-            found[name] = shape
-    return found
+            shapes[name] = shape
+    return shapes
 
 
 class FastNetwork:
@@ -102,10 +104,10 @@ class FastNetwork:
             raise OperationError(str(error)) from error
         for step in steps:
             try:
-                made = step.run(live)
+                result = step.run(live)
             except FAULTS as error:
                 raise OperationError(f"{step.node.kind} {', '.join(step.node.outputs)}: {error}") from error
-            live |= zip(step.node.outputs, made if isinstance(made, list) else [made], strict=True)
+            live |= zip(step.node.outputs, result if isinstance(result, list) else [result], strict=True)
             for name in step.freed:
                 del live[name]
         return {n: live[n].contiguous().numpy().astype(f.dtype, copy=False) for n, f in self.outputs.items()}

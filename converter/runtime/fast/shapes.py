@@ -49,8 +49,8 @@ def infer_shapes(program: Program, given: Mapping[str, tuple[int, ...]]) -> dict
         tensors = {n: [live[s] for s in names] if n in TUPLES else live[names[0]] for n, names in op.inputs.items()}
         constants = {n: [constant(v) for v in vs] if n in TUPLES else constant(vs[0]) for n, vs in op.constants.items()}
         try:
-            found = OPERATORS[op.kind](**constants, **tensors)
+            results = OPERATORS[op.kind](**constants, **tensors)
         except FAULTS as error:
             raise DataDependent(f"{op.kind} {op.outputs[0]}: {error}") from error
-        live |= zip(op.outputs, found if isinstance(found, list) else [found], strict=True)
+        live |= zip(op.outputs, results if isinstance(results, list) else [results], strict=True)
     return {name: tuple(tensor.shape) for name, tensor in live.items() if isinstance(tensor, torch.Tensor)}
