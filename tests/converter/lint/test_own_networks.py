@@ -25,6 +25,8 @@ from converter.sources.config_tables import CONTROLNET
 from tests.support.checkpoints import tiny_text_encoder, tiny_unet, tiny_vae, write_checkpoint, write_xl_checkpoint
 from tests.support.mil_packages import package_of
 
+pytestmark = pytest.mark.slow
+
 #: As many levels as Stable Diffusion 1 has, with few channels: shapes of logits are what they are there.
 LEVELS = {
     "block_out_channels": (16, 32, 32, 32),

@@ -15,6 +15,8 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 from server.cli.openapi import EXPORTED
 from tests.support.live_server import live
 
+pytestmark = pytest.mark.slow
+
 api = schemathesis.openapi.from_path(EXPORTED)
 
 

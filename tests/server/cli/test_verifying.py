@@ -16,6 +16,8 @@ from server.cli import verifying
 from server.cli.main import main
 from tests.support.checkpoints import tiny_unet, tiny_vae, write_checkpoint, write_xl_checkpoint
 
+pytestmark = pytest.mark.slow
+
 #: What serves packages on this machine.
 SERVED = "Core ML" if sys.platform == "darwin" else "fast"
 
