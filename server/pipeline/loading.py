@@ -26,8 +26,8 @@ def open_pipeline(
 ) -> StableDiffusion:
     """Return the folder's pipeline, with nothing loaded yet.
 
-    ``memory_budget`` is what the loaded networks' weights may take, in bytes. ``trying`` is called with a note's file name before a program is tried on a compute unit that may kill this process
-    (see `converter.devices.trials.noted`).
+    ``memory_budget`` is what the loaded networks' weights may take, in bytes. ``trying`` is called with a note's file name
+    before a program is tried on a compute unit that may kill this process (see `converter.devices.trials.noted`).
     """
     units = dict(compute_units)
     trials = Trials(folder, units, lambda note: trying(note.name)) if on_core_ml(precision) else None
