@@ -22,10 +22,10 @@ from server.events import END, EndStatus
 
 #: A step takes hundredths of a second on the Neural Engine and a minute on two old cores.
 _STEP_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-#: A picture in one step, or eight large ones in 150.
+#: An image in one step, or eight large ones in 150.
 _JOB_BUCKETS = (0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 
-# When each series began is told by nobody and doubles the answer.
+# `_created` series are unused and double the output.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 REGISTRY = CollectorRegistry()
 # Memory, CPU and open files of the HTTP process, where the system tells them in /proc.

@@ -16,7 +16,7 @@ from server.models.memory import memory_budget
 class Backend:
     """Started with the server, stopped with it, and closed once the last answer is sent.
 
-    first: the model that the server is started with.
+    first: the model that the server starts with.
     memory_budget: bytes that the loaded model's weights may take.
     """
 

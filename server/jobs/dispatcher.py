@@ -272,7 +272,7 @@ class Dispatcher:
         elif isinstance(event, Loaded):
             self._on_loaded(slot, event.model)
         elif isinstance(event, Trying):
-            slot.note = self._models.folder(event.model) / event.note
+            slot.note = self._note(event)
         else:
             running = slot.running
             if running is None or running.job_id != event.job_id:
@@ -283,6 +283,12 @@ class Dispatcher:
                 self._ledger.add_image(running, event)
             else:
                 self._end(slot, running, event)
+
+    def _note(self, event: Trying) -> Path | None:
+        try:
+            return self._models.folder(event.model) / event.note
+        except AnemoneError:  # the model was deleted meanwhile, and the note with it
+            return None
 
     def _end(self, slot: WorkerSlot, running: Running, event: Ended) -> None:
         slot.running, slot.deaths, slot.idle_since = None, 0, time.monotonic()

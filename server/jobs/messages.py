@@ -113,7 +113,7 @@ class Progressed:
 
 @dataclass(frozen=True)
 class Finished:
-    """An image of a job, whole."""
+    """An image of a job is done."""
 
     job_id: str
     image: int

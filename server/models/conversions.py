@@ -1,4 +1,4 @@
-"""Conversions, one at a time, each in a process of its own: kept on disk, told of as they go, cancelled, taken up again."""
+"""The conversion queue: one at a time, in a child process; persistent, cancellable, resumable."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def launch_conversion(data_dir: Path, log_format: LogFormat = "text") -> LaunchC
 
 
 class Conversions:
-    """Every conversion there was. A thread of its own does all the waiting; the methods may be called from any.
+    """All conversions, open and ended. One thread does the waiting; the methods may be called from any.
 
-    Each is told of in ``events`` on the channel of its id: ``state`` whenever its status changes, ``progress`` between.
+    ``events`` has a channel for each, named by its id: ``state`` at every change of its status, ``progress`` between.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Conversions:
         self._thread = threading.Thread(target=self._run, name="conversions", daemon=True)
 
     def start(self) -> None:
-        """Take up what an earlier server left, and begin."""
+        """Resume the conversions of an earlier run, and start the thread."""
         self._models.sweep()
         for left in [c for c in self._all.values() if c.status == "running"]:
             # It ran in a process of its own, so it is not what the server died of.
@@ -79,27 +79,27 @@ class Conversions:
         self._thread.start()
 
     def listen(self, listener: Callable[[Conversion], None]) -> None:
-        """Call ``listener`` with every change, in the thread that makes it; to be asked for before `start`."""
+        """Call ``listener`` with every change, in the thread that makes it; to be called before `start`."""
         self._listeners.append(listener)
 
     def stop(self) -> None:
-        """Stop the process; the conversion it is at goes back to the queue, with the networks it has finished."""
+        """Stop the process; its conversion goes back to the queue and keeps the networks that are finished."""
         self._stopping = True
         self._supervisor.wake()
         self._thread.join()
         self._supervisor.close()
 
     def all(self) -> list[Conversion]:
-        """All of them, the newest first."""
+        """Return all conversions, the newest first."""
         with self._lock:
             return sorted(self._all.values(), key=lambda c: c.created, reverse=True)
 
     def get(self, conversion_id: str) -> Conversion | None:
-        """The conversion as it stands."""
+        """Return the conversion; None if there is none of this id."""
         return self._all.get(conversion_id)
 
     def checkpoints(self) -> dict[str, Path]:
-        """By name what the data folder's owner has put into its ``checkpoints``: folders and .safetensors files."""
+        """Return the folders and .safetensors files in the data folder's ``checkpoints``, by name."""
         there = self._checkpoints.iterdir() if self._checkpoints.is_dir() else ()
         return {
             path.name: path.absolute()
@@ -108,14 +108,14 @@ class Conversions:
         }
 
     def making(self, name: str) -> Conversion | None:
-        """The conversion that is to make the model ``name`` and is not over; None where there is none."""
+        """Return the open conversion that makes the model ``name``; None if there is none."""
         return next((c for c in self.all() if c.open and c.request.name == name), None)
 
     def submit(self, request: ConversionRequest, *, replacing: bool = False) -> Conversion:
-        """The conversion of this request: the one there is where it is open, or its model installed; otherwise it begins.
+        """Return the conversion of this request: the known one if it is open or its model is installed, else a new one.
 
-        Raises NameTaken where another model has the request's name, and TooManyConversions; not where it is ``replacing``
-        what there is of that name, as the server's own first model does.
+        Raises NameTaken if another model has the request's name, and TooManyConversions. The server's first model is
+        ``replacing`` whatever has its name, and raises neither.
         """
         with self._lock:
             there = self._all.get(request.id)
@@ -163,12 +163,12 @@ class Conversions:
         with self._lock:
             self._all[conversion.id] = conversion
             self._files.write(conversion)
-        self._tell(conversion)
+        self._publish(conversion)
 
-    def _tell(self, conversion: Conversion) -> None:
+    def _publish(self, conversion: Conversion) -> None:
         error = conversion.error and {"code": conversion.error[0], "message": conversion.error[1]}
-        told = {"status": conversion.status, "model": conversion.request.name, "error": error}
-        self._events.publish(conversion.id, "state", told, last=not conversion.open)
+        state = {"status": conversion.status, "model": conversion.request.name, "error": error}
+        self._events.publish(conversion.id, "state", state, last=not conversion.open)
         for listener in self._listeners:
             listener(conversion)
 
@@ -179,7 +179,7 @@ class Conversions:
         metrics.conversion_ended(status)
 
     def _again(self, conversion: Conversion, status: int | None) -> None:
-        """Queue a conversion again whose process died with this exit status, or fail it where that happened before."""
+        """Queue a conversion again whose process died with this exit status, or fail it if that happened before."""
         if conversion.attempts < _MOST_ATTEMPTS:
             self._put(replace(conversion, status="queued", progress=None))
             return
@@ -214,13 +214,13 @@ class Conversions:
         with self._lock:
             assert self._running is not None
             self._all[self._running] = replace(self._all[self._running], progress=progress)
-            told = {"stage": progress.stage, "item": progress.item, "done": progress.done, "total": progress.total}
-            self._events.publish(self._running, "progress", {**told, "eta_s": progress.eta_s})
+            data = {"stage": progress.stage, "item": progress.item, "done": progress.done, "total": progress.total}
+            self._events.publish(self._running, "progress", {**data, "eta_s": progress.eta_s})
             for listener in self._listeners:
                 listener(self._all[self._running])
 
     def _ended(self, child: ChildProcess, report: Converted | ConversionFailed | None) -> None:
-        """The process has said how it ended, or is gone without a word (None)."""
+        """End the conversion as its process reports; None is a process that died."""
         status = child.join()
         with self._lock:
             assert self._running is not None
@@ -244,5 +244,5 @@ class Conversions:
         conversion = self._all[self._running]
         if self._running in self._cancelling:
             self._over(conversion, "cancelled")
-        else:  # the server is stopping; that is no fault of the conversion's
+        else:  # the server is stopping; the conversion is not to blame
             self._put(replace(conversion, status="queued", attempts=conversion.attempts - 1, progress=None))

@@ -29,9 +29,7 @@ _NICENESS = 10
 
 @dataclass(frozen=True)
 class Converted:
-    """The conversion is done; the model is in ``folder``."""
-
-    folder: Path
+    """It is done; the model is installed under the request's name, or where its source is."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +56,18 @@ class _Reporter:
             self._last, self._sent = at, now
 
 
-def _make_model(request: ConversionRequest, data_dir: Path, report: OnProgress) -> Path:
-    """Return the folder of the request's model, after converting it if need be."""
+def _make_model(request: ConversionRequest, data_dir: Path, report: OnProgress) -> None:
+    """Convert the request's model, unless it is there already."""
     path, out, options = Path(request.source), data_dir / "models" / request.name, request.options
     if (path / FILE).is_file():
-        return path
+        return
     if path.is_dir() and is_apple(path):
-        return adopt(path, AppleSettings()).path
-    if options == AS_USUAL and not path.is_absolute() and (model := from_hub(out, request.source)) is not None:
-        return model.path
+        adopt(path, AppleSettings())
+        return
+    if options == AS_USUAL and not path.is_absolute() and from_hub(out, request.source) is not None:
+        return
     checkpoint = open_source(request.source, prediction_type=options.prediction_type, progress=report)
-    return installed_from(checkpoint, out, replace(options, name=request.name), report).path
+    installed_from(checkpoint, out, replace(options, name=request.name), report)
 
 
 def convert_requested(pipe: Connection, request: ConversionRequest, data_dir: Path, log_format: LogFormat) -> None:
@@ -81,7 +80,7 @@ def convert_requested(pipe: Connection, request: ConversionRequest, data_dir: Pa
     try:
         try:
             with about_job(request.id):
-                folder = _make_model(request, data_dir, _Reporter(pipe))
+                _make_model(request, data_dir, _Reporter(pipe))
         except (BrokenPipeError, ConnectionResetError):
             raise
         except AnemoneError as error:
@@ -92,6 +91,6 @@ def convert_requested(pipe: Connection, request: ConversionRequest, data_dir: Pa
             log.exception("the conversion of %s failed", request.source)
             pipe.send(ConversionFailed("internal", f"{type(error).__name__}: {error}"))
         else:
-            pipe.send(Converted(folder))
+            pipe.send(Converted())
     except (BrokenPipeError, ConnectionResetError):
         return  # the server is gone; what is finished is kept for the next

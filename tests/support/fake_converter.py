@@ -48,7 +48,7 @@ def convert(pipe: Connection, request: ConversionRequest, data_dir: Path) -> Non
     folder = data_dir / "models" / request.name
     folder.mkdir(parents=True, exist_ok=True)
     replace(MANIFEST, name=request.name).write(folder)
-    pipe.send(Converted(folder))
+    pipe.send(Converted())
 
 
 def launcher(data_dir: Path) -> LaunchConversion:

@@ -1,4 +1,4 @@
-"""Every job, on disk before its client hears of it."""
+"""Stores jobs in SQLite, each on disk before its client is answered."""
 
 from __future__ import annotations
 

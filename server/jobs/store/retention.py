@@ -12,7 +12,7 @@ from server.jobs.store.jobs import JobStore
 log = logging.getLogger("anemone.store")
 
 _DAY = 86_400.0
-#: How long it is still told that a job has expired; afterwards it was never there.
+#: How long an expired job is answered with 410; afterwards with 404.
 _TOMBSTONE_DAYS = 365
 _AT_ONCE = 50
 
