@@ -76,8 +76,15 @@ def anemone(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def serving(anemone: list[str], tmp_path: Path) -> Iterator[httpx.Client]:
-    said = tmp_path / "said"
-    command = [*anemone, "serve", "--port", "0", "--data-dir", str(tmp_path / "data")]
+    said, data = tmp_path / "said", ["--data-dir", str(tmp_path / "data")]
+    # Converts the bundled model too, and unlike the server's conversion not with the lowest priority, which takes minutes
+    # where other tests run beside.
+    first = subprocess.run(
+        [*anemone, "generate", "a green star", "--steps", "1", *data], capture_output=True, text=True
+    )
+    assert first.returncode == 0, first.stderr
+    assert (tmp_path / "out.png").is_file()
+    command = [*anemone, "serve", "--port", "0", *data]
     with said.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out) as process:
         try:
             port = until(lambda: process.poll() is not None or re.search(r"http\S+:(\d+)", said.read_text()))
