@@ -15,11 +15,17 @@ from converter.progress import OnProgress, ignore
 from converter.sources.snapshot import file_name, short_name
 from converter.sources.source import Source, open_source
 
+#: The bundled checkpoint lies in a folder called just "model".
+_BUNDLED_NAME = "anemone-demo"
+
 
 def model_name(source: Path) -> str:
     """Return the name of the checkpoint at ``source``."""
     if source.is_file():
         return file_name(source).rpartition("/")[2]
+    resolved = source.resolve()
+    if resolved.name == "model" and resolved.parent.name == "demo":
+        return _BUNDLED_NAME
     return short_name(source).removesuffix(".safetensors")
 
 
