@@ -17,7 +17,6 @@ from safetensors.torch import load_file, save_file
 from converter.conversion.plan import make_plan
 from converter.errors import CheckpointError
 from converter.options import ConvertOptions
-from converter.sources.component import Component
 from converter.sources.source import open_source
 from tests.support.checkpoints import write_checkpoint, write_xl_checkpoint
 
@@ -61,8 +60,8 @@ def left_out(folder: Path) -> list[str]:
     preview, control = folder / "preview", folder / "control"
     options = ConvertOptions(
         verify=False,
-        preview=Component.open(preview) if preview.is_dir() else None,
-        controlnets=(Component.open(control),) if control.is_dir() else (),
+        preview=str(preview) if preview.is_dir() else None,
+        controlnets=(str(control),) if control.is_dir() else (),
     )
     return make_plan(open_source(folder), options).left_out()
 
