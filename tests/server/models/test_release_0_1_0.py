@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import shutil
+import subprocess
+import sys
 import tarfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 import converter
 from converter.conversion.convert import write_model
@@ -30,6 +36,7 @@ from server.pipeline.denoiser import GeneratedImage
 from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
 from tests.support import fake_converter
+from tests.support.live_server import answers, until
 
 ARCHIVE = Path(__file__).parents[2] / "data" / "release-0.1.0.tar.xz"
 #: The ids under which it stored the conversions.
@@ -56,6 +63,25 @@ def test_its_model_is_read_and_makes_images(left: Path) -> None:
     ]
     assert [p.shape for p in pixels] == [(64, 64, 3)]
     assert np.ptp(pixels[0]) > 0
+
+
+@pytest.mark.slow
+def test_its_model_is_served_as_it_is(left: Path) -> None:
+    before = (left / "model" / "anemone.json").read_bytes()
+    log = left / "log"
+    command = [sys.executable, "-m", "server", "serve", "--port", "0", "--model", str(left / "model")]
+    with log.open("w") as errors:
+        process = subprocess.Popen([*command, "--data-dir", str(left / "served")], stderr=errors)
+    try:
+        url = until(lambda: re.search(r"http://[\d.]+:\d+", log.read_text())).group()
+        with httpx.Client(base_url=url, timeout=120) as client:
+            until(lambda: answers(client) and client.get("/readyz").status_code == 200, patience=120)
+            answer = client.post("/api/v1/txt2img", json={"prompt": "red", "steps": 1, "seed": 0})
+        assert Image.open(io.BytesIO(answer.content)).size == (64, 64)
+    finally:
+        process.terminate()
+        assert process.wait(timeout=60) in (0, -15)
+    assert (left / "model" / "anemone.json").read_bytes() == before
 
 
 def test_a_damaged_manifest_of_its_format_is_refused_as_one_of_today_is(left: Path) -> None:
