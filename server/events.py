@@ -14,7 +14,6 @@ from typing import Any, Literal
 #: Of a job, and of a conversion.
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 EndStatus = Literal["succeeded", "failed", "cancelled"]
-STATUSES: tuple[Status, ...] = ("queued", "running", "succeeded", "failed", "cancelled")
 OPEN: tuple[Status, ...] = ("queued", "running")
 END: tuple[EndStatus, ...] = ("succeeded", "failed", "cancelled")
 

@@ -44,8 +44,8 @@ class Dialects:
         self._by_prefix = sorted(found, key=lambda pair: len(pair[0]), reverse=True)
 
     def of(self, path: str) -> Dialect:
-        """Return the dialect that a path belongs to."""
-        return next(d for prefix, d in self._by_prefix if path == prefix or path.startswith(f"{prefix}/"))
+        """Return the dialect that a path belongs to; "" has those without a slash, too, as of ``OPTIONS *``."""
+        return next(d for prefix, d in self._by_prefix if prefix in ("", path) or path.startswith(f"{prefix}/"))
 
     def render_error(self, path: str, error: ApiError) -> Response:
         """Render an error of a request for ``path``."""

@@ -36,7 +36,8 @@ class _Watch:
 async def _stream(watch: _Watch, take: Callable[[], Snapshot]) -> AsyncIterator[ServerSentEvent]:
     """Begin with the present state, unless the subscription resumes after an event; end after the last state."""
     now = watch.first
-    if not watch.events.is_complete:
+    # It may have ended after the subscription began: no event is read then.
+    if not (watch.events.is_complete and now.is_open):
         yield _state(now, watch.events.start)
     while now.is_open:
         event = await anext(watch.events, None)

@@ -172,7 +172,11 @@ class Dispatcher:
             self._ledger.publish_positions()
 
     def _ref(self, model: str) -> ModelRef:
-        return ModelRef(model, self._models.content_hash(model))
+        """Return the model's reference; raises AnemoneError if it is not there."""
+        try:
+            return ModelRef(model, self._models.content_hash(model))
+        except OSError as error:  # of the models folder, not the jobs': it must not stop the queue
+            raise AnemoneError(f"the models folder cannot be read: {error}") from error
 
     # --- the thread -----------------------------------------------------------------------------------------------
 
@@ -192,9 +196,9 @@ class Dispatcher:
             for slot in self._slots:
                 self._end_worker(slot)
                 slot.running = None
-            self._ledger.abandon()
             message = f"the data folder cannot be written ({error}); make room, then restart the server"
             self.set_readiness(replace(self.readiness, state="failed", message=message))
+            self._ledger.abandon()
 
     def _start_workers(self) -> None:
         if self._first is None or self.readiness.state == "failed":
@@ -287,7 +291,7 @@ class Dispatcher:
     def _note(self, event: Trying) -> Path | None:
         try:
             return self._models.folder(event.model) / event.note
-        except AnemoneError:  # the model was deleted meanwhile, and the note with it
+        except (AnemoneError, OSError):  # the model was deleted meanwhile, and the note with it
             return None
 
     def _end(self, slot: WorkerSlot, running: Running, event: Ended) -> None:

@@ -238,9 +238,15 @@ class JobLedger:
             self._forget(running)
 
     def abandon(self) -> None:
-        """Forget what runs: nothing can be stored any more, and the next server finds it as it was last stored."""
+        """Forget what runs: nothing can be stored any more, and the next server finds it as it was last stored.
+
+        Whoever waits for such a job looks at it again, and sees that nobody is left to do it.
+        """
         with self._lock:
+            abandoned = list(self._running.values())
             self._running.clear()
+        for running in abandoned:
+            self._publish_running(running.job)
 
     def _forget(self, running: Running) -> None:
         del self._running[running.job_id]

@@ -10,7 +10,7 @@ import logging
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from multiprocessing.connection import Connection
 from typing import Protocol
@@ -51,7 +51,9 @@ class Pipeline(Protocol):
     def manifest(self) -> Manifest:
         """The model's manifest."""
 
-    def generate(self, request: GenerationRequest, attachments: Mapping[str, bytes]) -> Iterator[Step | GeneratedImage]:
+    def generate(
+        self, request: GenerationRequest, attachments: Mapping[str, bytes]
+    ) -> Generator[Step | GeneratedImage, None, None]:
         """Yield the steps and images of a request."""
 
     def preview(self, step: Step, request: GenerationRequest) -> bytes | None:
@@ -139,7 +141,7 @@ class _Worker:
             raise _Unavailable("not_enough_memory", str(error)) from error
         except (_GivenUp, EOFError, BrokenPipeError, ConnectionResetError):
             raise
-        except (AnemoneError, ValueError) as error:
+        except AnemoneError as error:
             raise _Unavailable("model_unavailable", str(error)) from error
         except Exception as error:
             log.exception("%s cannot be loaded", model.name)
@@ -185,7 +187,7 @@ class _Worker:
 
     def _generate(self, model: Pipeline, run: Run) -> None:
         shown = time.monotonic()
-        with closing(model.generate(run.request, run.attachments)) as events:  # type: ignore[type-var]
+        with closing(model.generate(run.request, run.attachments)) as events:
             for event in events:
                 self._listen(run.job_id)
                 if isinstance(event, GeneratedImage):

@@ -83,7 +83,7 @@ class FirstModel:
         """Return why the model's folder is none, if it has a manifest."""
         try:
             Manifest.read(self.folder)
-        except ManifestError as error:
+        except (OSError, ManifestError) as error:
             return str(error)
         return None
 

@@ -40,20 +40,20 @@ def _whole(folder: Path) -> ModelFolder | None:
     return model if model.manifest.converter.revision == REVISION else None
 
 
-def _installed(folder: Path, plan: ConversionPlan) -> ModelFolder | None:
-    """Return the model of the plan's checkpoint in ``folder``; None where it must be converted (again).
-
-    Where the plan's options are the usual ones, a model that was made with others will do.
-    """
+def _made_from(folder: Path, checkpoint: Source) -> ModelFolder | None:
+    """Return the model of the checkpoint in ``folder``, with whatever options it was made; None where there is none."""
     model = _whole(folder)
     if model is None:
         return None
-    manifest, checkpoint = model.manifest, plan.checkpoint
-    if plan.options.changed().keys() - {"name"}:
-        return model if manifest.plan == plan.fingerprint else None
+    source = model.manifest.source
     # Hashing 4 GB takes seconds; files of the same sizes and times are taken for the same files.
-    same = manifest.source.stamp == checkpoint.stamp or manifest.source.sha256 == checkpoint.sha256
-    return model if same else None
+    return model if source.stamp == checkpoint.stamp or source.sha256 == checkpoint.sha256 else None
+
+
+def _made_by(folder: Path, plan: ConversionPlan) -> ModelFolder | None:
+    """Return the model of the plan in ``folder``; None where there is none."""
+    model = _whole(folder)
+    return model if model is not None and model.manifest.plan == plan.fingerprint else None
 
 
 def is_current(source: Path, out: Path) -> bool:
@@ -76,14 +76,19 @@ def from_hub(folder: Path, address: str) -> ModelFolder | None:
 def installed_from(opened: Source, out: Path, options: ConvertOptions, progress: OnProgress) -> ModelFolder:
     """Return the checkpoint's model in ``out``, converted if need be; waits for another process that converts it.
 
-    Raises what `convert` raises.
+    Where the options are the usual ones, a model that was made with others will do, also of a checkpoint that cannot be
+    converted without them. Raises what `convert` raises.
     """
+    is_usual = not options.changed().keys() - {"name"}
+    if is_usual and (model := _made_from(out, opened)) is not None:
+        return model
     plan = make_plan(opened, options, progress)
-    installed = _installed(out, plan)
-    if installed is not None:
-        return installed
+    if not is_usual and (model := _made_by(out, plan)) is not None:
+        return model
     with conversion_lock(out):
-        return _installed(out, plan) or write_model(plan, out, progress)
+        # Another process may have converted it since.
+        model = _made_from(out, opened) if is_usual else _made_by(out, plan)
+        return model or write_model(plan, out, progress)
 
 
 def ready_model(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -87,7 +87,9 @@ class StableDiffusion:
             return None
         return self._previewer.jpeg(step.denoised, **size)
 
-    def generate(self, request: GenerationRequest, attachments: Mapping[str, bytes]) -> Iterator[Step | GeneratedImage]:
+    def generate(
+        self, request: GenerationRequest, attachments: Mapping[str, bytes]
+    ) -> Generator[Step | GeneratedImage, None, None]:
         """Make the request's images, and yield every step and every image when it is done.
 
         Random numbers are those of the request's ``rng`` in the order its owner draws them, so that one seed gives one

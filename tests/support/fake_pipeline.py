@@ -11,7 +11,7 @@ import io
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
@@ -32,9 +32,10 @@ if TYPE_CHECKING:
 
 STEP_SECONDS = 0.1
 NOTE = ".anemone-trying-1-0"
-#: Models' names: one as good as the first, one that cannot be loaded, one that takes more memory than there is, and one
-#: whose loading kills the worker; a name with "lingering" takes a tenth of a second for each of ten networks.
-OTHER, BROKEN, HUGE, LINGERING, DEADLY = "other", "broken", "huge", "lingering", "deadly"
+#: Models' names: one as good as the first, one that cannot be loaded, one whose loading runs into a bug, one that takes
+#: more memory than there is, and one whose loading kills the worker; a name with "lingering" takes a tenth of a second for
+#: each of ten networks.
+OTHER, BROKEN, FAULTY, HUGE, LINGERING, DEADLY = "other", "broken", "faulty", "huge", "lingering", "deadly"
 
 MANIFEST = Manifest(
     name="fake",
@@ -62,7 +63,9 @@ class FakePipeline:
         self._folder, self._trying = folder, trying
         self.manifest = replace(MANIFEST, name=name)
 
-    def generate(self, request: GenerationRequest, attachments: Mapping[str, bytes]) -> Iterator[Step | GeneratedImage]:
+    def generate(
+        self, request: GenerationRequest, attachments: Mapping[str, bytes]
+    ) -> Generator[Step | GeneratedImage, None, None]:
         from server.pipeline.denoiser import GeneratedImage, Step
         from server.pipeline.images import decode_image
 
@@ -118,6 +121,8 @@ def _open(data_dir: Path, model: ModelRef, progress: OnProgress, trying: Callabl
             time.sleep(0.1)
     if name == BROKEN:
         raise AnemoneError("its unet uses operators this runtime does not have")
+    if name == FAULTY:
+        raise ValueError("a bug")
     if name == HUGE:
         raise MemoryShortage("its unet takes 99 GB")
     if name == DEADLY:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, create_model
 from converter import __version__
 from converter.folder import Manifest
 from server.api.dependencies import Models, Queue
+from server.api.native import PREFIX
 from server.api.native.schemas import SizeOut
 from server.jobs.job import PRIORITIES
 from server.models.installed import InstalledModels, UnknownModel
@@ -18,7 +19,7 @@ from server.pipeline.request import RNGS, defaults, limits, longest_prompt
 from server.pipeline.schedulers import SCHEDULERS
 from server.security.body import LARGEST_BODY
 
-router = APIRouter(prefix="/api/v1", tags=["native"])
+router = APIRouter(prefix=PREFIX, tags=["native"])
 
 #: What a client can rely on; the meaning of a word here never changes.
 FEATURES = (

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from converter.options import OPTIONS, ConvertOptions, NetworkSource, Size
 from server.api.dependencies import Answers
+from server.api.native import PREFIX
 from server.api.native.errors import error
 from server.api.native.model_schemas import (
     ConversionErrorOut,
@@ -26,7 +27,7 @@ from server.models.conversions import Conversions, NameTaken, TooManyConversions
 from server.pipeline.request import RequestError
 
 #: Included before the models' own routes, which would take `conversions` for a model's name.
-router = APIRouter(prefix="/api/v1/models", tags=["models"])
+router = APIRouter(prefix=f"{PREFIX}/models", tags=["models"])
 
 #: Not a model's name, because its path is the conversions'.
 _RESERVED = "conversions"
@@ -93,7 +94,7 @@ def _conversion_request(body: ConversionIn, conversions: Conversions) -> Convers
 
 def conversion_url(conversion_id: str) -> str:
     """Return the path of a conversion."""
-    return f"/api/v1/models/conversions/{conversion_id}"
+    return f"{PREFIX}/models/conversions/{conversion_id}"
 
 
 def conversion_out(conversion: Conversion) -> ConversionOut:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from server.api.dialect import Dialect
-from server.api.native import capabilities, conversions, images, jobs, models, session
+from server.api.native import PREFIX, capabilities, conversions, images, jobs, models, session
 from server.api.native.errors import ErrorBody, render_error
 
 NATIVE = Dialect(
-    prefixes=("/api/v1", ""),
+    prefixes=(PREFIX, ""),
     # The conversions' fixed paths go before the models', which take any name.
     routers=(
         images.router,

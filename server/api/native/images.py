@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 
 from server.api.dependencies import PNG, Answers, Client, Generation, IdempotencyKey, RetryCount, is_retry
 from server.api.errors import require
+from server.api.native import PREFIX
 from server.api.native.errors import error
 from server.api.native.jobs import job_response, job_url
 from server.api.native.schemas import ATTACHMENTS, Img2Img, Img2ImgJson, JobOut, Txt2Img
@@ -18,7 +19,7 @@ from server.api.service import Service, SubmitOptions, fingerprint_of
 from server.jobs.ledger import Accepted
 from server.pipeline.request import bind
 
-router = APIRouter(prefix="/api/v1", tags=["native"])
+router = APIRouter(prefix=PREFIX, tags=["native"])
 
 _MAKING: Answers = {
     200: {

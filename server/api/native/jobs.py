@@ -9,13 +9,14 @@ from fastapi import APIRouter, Query, Response
 
 from server.api.dependencies import PNG, Answers, Generation, Queue
 from server.api.errors import require
+from server.api.native import PREFIX
 from server.api.native.errors import error
 from server.api.native.schemas import JobErrorOut, JobImageOut, JobOut, JobsOut, ProgressOut, TimingsOut
 from server.api.sse import Snapshot, TakeSnapshot, add_event_route
 from server.events import OPEN, Status
 from server.jobs.job import Job
 
-router = APIRouter(prefix="/api/v1", tags=["jobs"])
+router = APIRouter(prefix=PREFIX, tags=["jobs"])
 
 #: Jobs on a page.
 _MOST, _USUAL = 100, 50
@@ -31,7 +32,7 @@ _ABSENT: Answers = {
 
 def job_url(job_id: str) -> str:
     """Return the path of a job."""
-    return f"/api/v1/jobs/{job_id}"
+    return f"{PREFIX}/jobs/{job_id}"
 
 
 def job_out(job: Job) -> JobOut:

@@ -13,6 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 from converter.errors import MemoryShortage
 from converter.folder import ModelFolder
 from server.api.dependencies import Answers, Models, Queue
+from server.api.native import PREFIX
 from server.api.native.conversions import AllConversions, conversion_out
 from server.api.native.errors import error
 from server.api.native.model_schemas import (
@@ -26,7 +27,7 @@ from server.jobs.queue import JobQueue
 from server.models.installed import InstalledModels, NotDeletable, UnknownModel
 from server.models.memory import memory_need
 
-router = APIRouter(prefix="/api/v1/models", tags=["models"])
+router = APIRouter(prefix=f"{PREFIX}/models", tags=["models"])
 
 #: Seconds: loading waits for the jobs before it; after this the client is answered 202 and asks again.
 _LOAD_SECONDS = 600.0
@@ -46,7 +47,7 @@ Budget = Annotated[int, Depends(_budget)]
 
 def model_url(name: str) -> str:
     """Return the path of a model."""
-    return f"/api/v1/models/{quote(name, safe='')}"
+    return f"{PREFIX}/models/{quote(name, safe='')}"
 
 
 def _require_model(models: InstalledModels, name: str) -> str:

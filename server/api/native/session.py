@@ -9,12 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from server.api.dialect import OPEN
 from server.api.errors import hide_values
+from server.api.native import PREFIX
 from server.api.native.errors import error
 from server.api.native.upload import json_only
 from server.errors import ApiError
 from server.security.key import COOKIE, Authenticator
 
-router = APIRouter(prefix="/api/v1", tags=["session"])
+router = APIRouter(prefix=PREFIX, tags=["session"])
 
 _SECONDS = 30 * 24 * 3600
 _ANSWERS: dict[int | str, dict[str, Any]] = {

@@ -173,10 +173,11 @@ class JobStore:
         self, limit: int, before: int | None = None, statuses: Sequence[Status] = (), model: str | None = None
     ) -> list[Job]:
         """The newest ``limit`` jobs of these statuses (none named: of any) and this model, with numbers under ``before``."""
-        conditions, values = ["number < ?"], [before if before is not None else 2**62]
+        conditions = ["number < ?"]
+        values: list[int | str] = [before if before is not None else 2**62]
         if model is not None:
             conditions.append("model = ?")
-            values.append(model)  # type: ignore[arg-type]
+            values.append(model)
         if not statuses:
             return self._jobs(f"WHERE {' AND '.join(conditions)} ORDER BY number DESC LIMIT ?", [*values, limit])
         # Each status from its index, rather than all jobs looked through for the rare ones.

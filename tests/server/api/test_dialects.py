@@ -141,7 +141,9 @@ def test_unknown_paths_and_methods() -> None:
     assert answer.header("allow") == "POST"
 
 
-@pytest.mark.parametrize("path", ["/", "/nothing", "/api/v1/nothing", "/others/images", "/api/v1/other/images"])
+@pytest.mark.parametrize(
+    "path", ["/", "/nothing", "/api/v1/nothing", "/others/images", "/api/v1/other/images", "*", "http://localhost/"]
+)
 def test_other_paths_keep_the_native_shape(path: str) -> None:
     answer = ask(app(), "DELETE", path)
     assert answer.status in (404, 405)

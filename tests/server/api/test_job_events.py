@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import base64
 import threading
 from contextlib import closing
@@ -8,6 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from server.api import sse
+from server.api.health import HealthOut
+from server.events import EventLog
 from tests.support.live_server import enqueue, live, over, running, until, watch
 
 
@@ -51,6 +55,18 @@ def test_a_reader_that_was_cut_off_goes_on_where_it_was(client: httpx.Client) ->
     assert steps == list(range(1, 13))
     assert rest[0].kind == "progress"
     assert rest[-1].data["status"] == "succeeded"
+
+
+def test_a_reader_that_comes_back_as_the_job_ends_is_told_its_last_state() -> None:
+    async def told() -> list[str | None]:
+        log = EventLog()
+        resumed = log.subscribe("job", log.subscribe("job").start)
+        assert resumed.is_complete
+        log.publish("job", "state", {"status": "succeeded"}, last=True)
+        now = sse.Snapshot(HealthOut(status="succeeded"), is_open=False)
+        return [event.raw_data async for event in sse._stream(sse._Watch(resumed, now), lambda: now)]
+
+    assert asyncio.run(told()) == ['{"status":"succeeded"}']
 
 
 @pytest.mark.parametrize("after", [None, 0, 2**62])

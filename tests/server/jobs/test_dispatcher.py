@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import errno
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
+
+import pytest
 
 from server.jobs.ledger import Limits
+from server.models.installed import InstalledModels
 from tests.support import fake_pipeline
 from tests.support.live_server import enqueue, job, live, over, until
 
@@ -16,19 +22,35 @@ def test_an_idle_model_is_unloaded_and_comes_back_with_the_next_job(tmp_path: Pa
 
 
 def test_a_data_folder_that_cannot_be_written_is_told_and_loses_no_job(tmp_path: Path) -> None:
-    with live(tmp_path) as client:
-        first = enqueue(client, "slow", steps=5)
+    with live(tmp_path) as client, ThreadPoolExecutor(1) as elsewhere:
+        waiting = elsewhere.submit(client.post, "/api/v1/txt2img", json={"prompt": "slow", "steps": 5})
+        (first,) = until(lambda: client.get("/api/v1/jobs?status=running").json()["jobs"])
         second = enqueue(client, "a circle")
         shutil.rmtree(tmp_path / "images")
-        answer = client.post("/api/v1/txt2img", json={"prompt": "waits"})
-        assert answer.status_code == 503
-        assert "cannot be written" in answer.json()["error"]["message"]
+        for answer in (client.post("/api/v1/txt2img", json={"prompt": "waits"}), waiting.result()):
+            assert answer.status_code == 503
+            assert "cannot be written" in answer.json()["error"]["message"]
         ready = client.get("/readyz")
         assert (ready.status_code, ready.json()["state"]) == (503, "failed")
         assert client.get("/healthz").status_code == 200
         assert job(client, second["id"])["status"] == "queued"
     with live(tmp_path) as client:
         assert [over(client, made["id"])["status"] for made in (first, second)] == ["succeeded", "succeeded"]
+
+
+def test_a_models_folder_that_cannot_be_read_fails_the_job_and_not_the_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(models: InstalledModels, name: str) -> NoReturn:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with live(tmp_path) as client:
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr(InstalledModels, "content_hash", unreadable)
+            failed = over(client, enqueue(client, "a circle")["id"])
+        assert failed["error"]["code"] == "model_unavailable"
+        assert "Input/output error" in failed["error"]["message"]
+        assert over(client, enqueue(client, "a circle")["id"])["status"] == "succeeded"
 
 
 def test_jobs_of_several_models_are_all_made_with_their_own(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from server.jobs.messages import (
 from server.pipeline.infotext import read_infotext
 from server.pipeline.request import GenerationRequest, bind
 from tests.support import fake_pipeline
-from tests.support.fake_pipeline import BROKEN, HUGE, LINGERING, MANIFEST, OTHER
+from tests.support.fake_pipeline import BROKEN, FAULTY, HUGE, LINGERING, MANIFEST, OTHER
 
 PATIENCE = 60.0
 
@@ -122,7 +122,11 @@ def test_the_next_job_of_the_same_model_loads_nothing_and_one_of_another_lets_it
 
 @pytest.mark.parametrize(
     ("model", "code", "words"),
-    [(BROKEN, "model_unavailable", "operators this runtime does not have"), (HUGE, "not_enough_memory", "99 GB")],
+    [
+        (BROKEN, "model_unavailable", "operators this runtime does not have"),
+        (FAULTY, "model_unavailable", "ValueError: a bug"),
+        (HUGE, "not_enough_memory", "99 GB"),
+    ],
 )
 def test_a_model_that_cannot_be_loaded_fails_its_job_alone(worker: Worker, model: str, code: str, words: str) -> None:
     last = worker.run("a", request(model=model))[-1]

@@ -11,6 +11,7 @@ import sys
 import tarfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import numpy as np
@@ -20,10 +21,10 @@ from PIL import Image
 import converter
 from converter.conversion.convert import write_model
 from converter.conversion.plan import ConversionPlan, make_plan
-from converter.errors import ManifestError
+from converter.errors import CheckpointError, ManifestError
 from converter.folder import FORMAT, ModelFolder
 from converter.options import AS_USUAL, ConvertOptions
-from converter.progress import Progress
+from converter.progress import Progress, ignore
 from converter.sources.source import open_source
 from server.events import EventLog
 from server.models import library
@@ -104,6 +105,10 @@ def test_a_damaged_manifest_of_its_format_is_refused_as_one_of_today_is(left: Pa
     assert ModelFolder.open(left / "model").manifest.options == ConvertOptions(attention="original")
 
 
+def not_without_options(*_: object) -> NoReturn:
+    raise CheckpointError("tiny has no vae")
+
+
 def test_its_model_is_that_of_the_same_plan_in_every_release_that_writes_the_same_packages(
     left: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +117,11 @@ def test_its_model_is_that_of_the_same_plan_in_every_release_that_writes_the_sam
     for options in (ConvertOptions(name="tiny"), ConvertOptions(name="tiny", sizes=((64, 64),))):
         assert installed_from(source, left / "model", options, progress.append).path == left / "model"
     assert not progress
+    with monkeypatch.context() as unplannable:
+        unplannable.setattr(library, "make_plan", not_without_options)
+        assert installed_from(source, left / "model", ConvertOptions(name="tiny"), ignore).path == left / "model"
+        with pytest.raises(CheckpointError):
+            installed_from(source, left / "model", ConvertOptions(attention="original"), ignore)
     monkeypatch.setattr(library, "REVISION", "0.2.0")
     assert library.from_hub(left / "model", "tiny") is None
     assert not library.is_current(left / "tiny", left / "model")
