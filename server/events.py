@@ -1,4 +1,4 @@
-"""What happens to jobs and conversions, for whoever watches: published from any thread, read in the event loop."""
+"""Events of jobs, conversions and models: published from any thread, read in the event loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-#: Of a job, and of a conversion.
+#: The states of a job, and of a conversion.
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 EndStatus = Literal["succeeded", "failed", "cancelled"]
 OPEN: tuple[Status, ...] = ("queued", "running")
@@ -23,7 +23,7 @@ KEPT = 32
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened. ``last`` is true of the one after which nothing more does in its channel."""
+    """An event of a channel. ``last`` is true of the channel's last one."""
 
     id: int
     kind: str
@@ -32,11 +32,11 @@ class Event:
 
 
 class Subscription(AsyncIterator[Event]):
-    """The events of a channel from now on, or from where a reader was cut off; ends after the last one or on `close`.
+    """Iterates over a channel's events from now on, or after the one that the reader names, to the last one or to `close`.
 
     start: the id of the newest event when it began.
-    is_complete: whether it leaves out nothing since the event the reader named; where not (it named none, or too much has
-        happened since) the reader must look for itself how things stand.
+    is_complete: whether it has all events after the one that the reader names; if not (it names none, or too many came
+        since), the reader must read the present state itself.
     """
 
     def __init__(self, log: EventLog, channel: str, start: int, is_complete: bool, missed: list[Event]) -> None:
@@ -69,7 +69,7 @@ class Subscription(AsyncIterator[Event]):
         return event
 
     def close(self) -> None:
-        """Hear of nothing more."""
+        """End the subscription."""
         self._log.unsubscribe(self._channel, self)
 
 
@@ -82,7 +82,7 @@ class _Channel:
 
 
 class EventLog:
-    """Channels of events, one for each job and conversion. Only what is going on is kept; what is over is in the store.
+    """Channels of events, one for each job, conversion and model. A channel is dropped after its last event.
 
     Ids grow over all channels, and over a restart too: they begin at the clock's milliseconds.
     """
@@ -95,7 +95,7 @@ class EventLog:
         self._closed = False
 
     def publish(self, channel: str, kind: str, data: dict[str, Any], *, last: bool = False) -> None:
-        """Tell a channel's readers, now and those that come back later; ``last`` ends it."""
+        """Send an event to a channel's readers, and keep it for those that come back; ``last`` ends the channel."""
         with self._lock:
             found = self._channels.get(channel)
             if found is None:
@@ -111,9 +111,9 @@ class EventLog:
                 del self._channels[channel]
 
     def subscribe(self, channel: str, after: int | None = None) -> Subscription:
-        """Read a channel from here on; with ``after``, the id of the last event that was seen, from there.
+        """Return a subscription to a channel; with ``after``, the id of the last event that the reader has, from there.
 
-        To be called in an event loop, and before looking how things stand: what happens in between is then not lost.
+        To be called in an event loop, and before the present state is read: an event in between is then not lost.
         """
         with self._lock:
             found = self._channels.get(channel)
@@ -127,7 +127,7 @@ class EventLog:
             return reader
 
     def unsubscribe(self, channel: str, reader: Subscription) -> None:
-        """End a subscription; one that is over already is."""
+        """End a subscription, if it has not ended."""
         with self._lock:
             found = self._channels.get(channel)
             if found is not None:
@@ -136,7 +136,7 @@ class EventLog:
                     del self._channels[channel]
 
     def watched(self) -> list[str]:
-        """The channels that somebody reads."""
+        """Return the channels that have readers."""
         with self._lock:
             return [name for name, channel in self._channels.items() if channel.readers]
 

@@ -14,13 +14,13 @@ from typing import Any, Literal
 LogFormat = Literal["text", "json"]
 
 _JOB: ContextVar[str | None] = ContextVar("job", default=None)
-#: What would begin a line of its own, or move the cursor of the terminal that shows it.
+#: Characters that begin a new line, or move the cursor of the terminal that shows them.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @contextmanager
 def about_job(job_id: str | None) -> Iterator[None]:
-    """What is logged inside is about this job (or conversion)."""
+    """Mark what is logged inside as about this job (or conversion)."""
     before = _JOB.set(job_id)
     try:
         yield
@@ -46,7 +46,7 @@ class TextFormatter(logging.Formatter):
     """``2026-01-31T12:00:00.000Z WARNING anemone.queue [job]: message``; a traceback follows on lines of its own."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as text; control characters in the message are escaped, so that nobody forges a line."""
+        """Return the record as text; control characters in the message are escaped, so that nobody forges a line."""
         job = f" [{found}]" if (found := _job(record)) else ""
         message = _CONTROL.sub(lambda c: repr(c.group())[1:-1], record.getMessage())
         line = f"{_time(record)} {record.levelname} {record.name}{job}: {message}"
@@ -57,7 +57,7 @@ class JsonFormatter(logging.Formatter):
     """A JSON object a line: time, level, logger, message, and where there is one, job and exception."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as one line of JSON."""
+        """Return the record as one line of JSON."""
         told: dict[str, Any] = {
             "time": _time(record),
             "level": record.levelname.lower(),
@@ -72,7 +72,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_as(form: LogFormat) -> None:
-    """Send what Anemone says, and what libraries warn of, to standard error in this form. Once in each process."""
+    """Log what Anemone says, and what libraries warn of, to standard error in this form. Once in each process."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     handler.addFilter(_add_job)

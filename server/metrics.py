@@ -54,13 +54,13 @@ for _outcome in ("loaded", "failed"):
 
 
 def queue_changed(jobs: Mapping[Literal["queued", "running"], int]) -> None:
-    """Note how many jobs are in these states; a state that is left out keeps its number."""
+    """Set how many jobs are in these states; a state that is left out keeps its number."""
     for state, count in jobs.items():
         _QUEUE.labels(state).set(count)
 
 
 def job_ended(status: EndStatus, seconds: float | None) -> None:
-    """Count a job that is over; ``seconds`` since it started, None where it never did."""
+    """Count a job that has ended; ``seconds`` since it started, None if it never did."""
     _JOBS.labels(status).inc()
     if seconds is not None:
         _JOB_SECONDS.observe(seconds)
@@ -77,7 +77,7 @@ def model_loaded(outcome: Literal["loaded", "failed"]) -> None:
 
 
 def models_are_loaded(count: int) -> None:
-    """Note how many models are loaded now; their names are not exported."""
+    """Set how many models are loaded; their names are not exported."""
     _LOADED.set(count)
 
 
@@ -87,10 +87,10 @@ def worker_died() -> None:
 
 
 def conversion_ended(status: EndStatus) -> None:
-    """Count a conversion that is over."""
+    """Count a conversion that has ended."""
     _CONVERSIONS.labels(status).inc()
 
 
 def exposition() -> bytes:
-    """Everything in Prometheus' text format, version 0.0.4."""
+    """Return everything in Prometheus' text format, version 0.0.4."""
     return generate_latest(REGISTRY)

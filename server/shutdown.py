@@ -1,4 +1,4 @@
-"""Leaving: no more requests are taken, the running job may end within its grace, and who waits is answered."""
+"""Shutdown: no more requests are accepted, the running job may end within its grace, and waiting clients are answered."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-#: Beyond the running job's grace: for the worker to leave and for answers to be sent.
+#: Beyond the running job's grace: for the worker to exit and for answers to be sent.
 _LEAVING_SECONDS = 5
 
 
 class Shutdown:
-    """Stops what is behind the routes, once, whoever asks first: the server as it is told to leave, or the app's end."""
+    """Stops the backend once, whoever calls it first: the server when it is to exit, or the app's end."""
 
     def __init__(self, stop: Callable[[], None]) -> None:
         self._stop = stop
@@ -30,10 +30,10 @@ class Shutdown:
 
 
 class Server(uvicorn.Server):
-    """Tells the queue that it is time to leave before it waits for the answers that depend on it."""
+    """Stops the queue before it waits for the answers that depend on it."""
 
     def __init__(self, app: FastAPI, grace_seconds: float, **options: Any) -> None:
-        """``grace_seconds`` as `create_app` was told; ``options`` as `uvicorn.Config` takes them."""
+        """``grace_seconds`` as for `create_app`; ``options`` as `uvicorn.Config` takes them."""
         config = uvicorn.Config(
             app,
             http="h11",
@@ -50,7 +50,7 @@ class Server(uvicorn.Server):
         self._served = app
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no more requests, let the running job end within its grace, answer who waits."""
+        """Accept no more requests, let the running job end within its grace, and answer waiting clients."""
         leaving = asyncio.create_task(self._served.state.shutdown())
         await super().shutdown(sockets)
         await leaving

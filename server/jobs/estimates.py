@@ -1,4 +1,4 @@
-"""How long jobs take, by how long those of the same shape took before."""
+"""Estimates of how long jobs take, from how long those of the same shape took before."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WEIGHT = 0.3
 
 
 class Shape(NamedTuple):
-    """What the length of a step depends on. ``batch`` is the denoiser's rows: 2 with guidance, 1 without."""
+    """The parameters that the time of a step depends on. ``batch`` is the denoiser's rows: 2 with guidance, 1 without."""
 
     model: str
     width: int
@@ -25,7 +25,7 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True)
 class ShapeCost:
-    """What a job costs: ``calls`` of the denoiser at a shape, for all its images together, and ``images`` to encode and decode."""
+    """The cost of a job: ``calls`` of the denoiser at a shape, for all its images together, and ``images`` to encode and decode."""
 
     shape: Shape
     calls: int

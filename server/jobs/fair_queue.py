@@ -1,4 +1,4 @@
-"""Which job goes next: by priority, clients in turn, and those of the loaded model a little earlier."""
+"""The fair queue: jobs by priority, clients in turn, and those of the loaded model a little earlier."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BLOCK = 64
 
 
 class QueueKey(NamedTuple):
-    """What jobs of one priority are sorted by: the start tag, and the job's number among equal ones."""
+    """The sort key of jobs of one priority: the start tag, and the job's number among equal ones."""
 
     start_tag: float
     number: int
@@ -109,7 +109,7 @@ class SortedJobs:
 
 @dataclass(frozen=True)
 class QueuedJob:
-    """What the fair queue knows of a job."""
+    """A job in the fair queue."""
 
     job_id: str
     key: QueueKey

@@ -17,7 +17,7 @@ PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
 
 @dataclass(frozen=True)
 class Submission:
-    """A request as a client hands it in.
+    """A request as a client submits it.
 
     cost: what the request costs (see `server.pipeline.cost`).
     attachments: what the request names, by these names.
@@ -62,7 +62,7 @@ class Job:
     attempts: how often it was started.
     steps_done, step_seconds: denoising steps of the last attempt, and what they took together.
     position: how many jobs go before it; None unless it is queued.
-    eta: how long until it is over, by what such jobs took before; None where nothing is known, or it is over.
+    eta: seconds until it ends, by what such jobs took before; None if nothing is known, or it has ended.
     image, step, steps: the image being made and how far it is; None before the first step.
     """
 

@@ -31,7 +31,7 @@ _RETRY_AFTER = (1, 120)
 
 @dataclass(frozen=True)
 class Limits:
-    """What the queue keeps to.
+    """The queue's limits.
 
     max_queue: jobs that may wait at once.
     idle_unload_seconds: how long a worker keeps a model loaded without a job; None for ever.

@@ -1,4 +1,4 @@
-"""How a worker on this machine is started. The HTTP process imports this; the models behind it only the worker does."""
+"""Starts a worker on this machine. The HTTP process imports this module; only the worker imports the pipeline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The job that a worker runs: how far it is, and how long it will take."""
+"""The job that a worker runs: its progress, and how long it will take."""
 
 from __future__ import annotations
 

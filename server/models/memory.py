@@ -11,31 +11,31 @@ from converter.errors import MemoryShortage
 from converter.folder import ModelFolder
 from converter.runtime import weight_bytes
 
-#: What a model may take of a machine's memory where nobody has said: the rest is the system's and its owner's.
+#: The share of a machine's memory that models may take unless a setting says otherwise.
 _SHARE = 0.6
 
-#: together: a picture's networks stay loaded. in_turn: each is loaded when its turn comes, and let go.
+#: together: an image's networks stay loaded. in_turn: each is loaded when it is needed, and unloaded.
 Fit = Literal["together", "in_turn"]
 
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """Bytes of weights of each network; a picture's working memory comes on top."""
+    """Bytes of weights of each network; an image's working memory comes on top."""
 
     networks: dict[str, int]
 
     @property
     def together(self) -> int:
-        """With all networks loaded."""
+        """Bytes with all networks loaded."""
         return sum(self.networks.values())
 
     @property
     def in_turn(self) -> int:
-        """With no more than one network loaded."""
+        """Bytes with one network loaded at a time."""
         return max(self.networks.values(), default=0)
 
     def fit(self, budget: int) -> Fit:
-        """How the model is held within ``budget`` bytes; raises MemoryShortage where even one network is too large."""
+        """Return how the model fits into ``budget`` bytes; raises MemoryShortage if even one network is too large."""
         if self.in_turn > budget:
             largest = max(self.networks, key=lambda n: self.networks[n])
             raise MemoryShortage(
@@ -46,7 +46,7 @@ class MemoryNeed:
 
 
 def memory_need(model: ModelFolder) -> MemoryNeed:
-    """What the model's networks take, each in the largest of its packages: those for other sizes share its weights."""
+    """Return what the model's networks take, each in the largest of its packages: those for other sizes share its weights."""
     return MemoryNeed(
         {
             network: max(weight_bytes(model.path / path) for path in {package.path for package in packages})
@@ -56,5 +56,5 @@ def memory_need(model: ModelFolder) -> MemoryNeed:
 
 
 def memory_budget(budget_gb: float | None = None) -> int:
-    """Bytes that models may take: so many gigabytes, or where none are given a share of the machine's memory."""
+    """Return the bytes that models may take: so many gigabytes, or a share of the machine's memory for None."""
     return int(_SHARE * psutil.virtual_memory().total) if budget_gb is None else int(budget_gb * 1e9)

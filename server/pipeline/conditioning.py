@@ -1,4 +1,4 @@
-"""A request's prompts as what the UNet takes beside the noisy latents."""
+"""Turns a request's prompts into the UNet's inputs besides the noisy latents."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from server.pipeline.prompt import PromptTokenizer
 from server.pipeline.request import GenerationRequest
 
 Half = NDArray[np.float16]
-#: What SDXL's refiner was told of good images and of bad ones (diffusers' aesthetic_score defaults).
+#: Aesthetic scores of good images and of bad ones, which SDXL's refiner takes (diffusers' defaults).
 _GOOD, _BAD = 6.0, 2.5
 _REFINER_IDS = 5
 
@@ -36,7 +36,7 @@ class Conditioning:
     guided: bool
 
     def rows(self, batch: int) -> list[dict[str, Half]]:
-        """The inputs of each call of a UNet that takes ``batch`` rows; without guidance the prompt's row alone."""
+        """Return the inputs of each call of a UNet that takes ``batch`` rows; without guidance the prompt's row alone."""
         if batch == 2:
             return [self.inputs]
         wanted = (0, 1) if self.guided else (1,)
@@ -44,7 +44,7 @@ class Conditioning:
 
 
 def guidance_embedding(scale: float, width: int) -> NDArray[np.float32]:
-    """The guidance scale as LCM takes it, fp32 [width] (diffusers' get_guidance_scale_embedding of scale - 1)."""
+    """Return the guidance scale as LCM takes it, fp32 [width] (diffusers' get_guidance_scale_embedding of scale - 1)."""
     half = width // 2
     frequencies = np.exp(np.arange(half, dtype=np.float32) * np.float32(-math.log(10000) / (half - 1)))
     angles = np.float32((scale - 1) * 1000) * frequencies
@@ -61,12 +61,12 @@ class Conditioner:
         self._lengths = sorted({package.tokens or tokens for package in folder.manifest.networks[UNET.name]})
 
     def _pieces(self, prompt: str) -> int:
-        """How many times the text encoders' length a prompt takes, of what the UNet has programs for."""
+        """Return how many times the text encoders' length a prompt takes, of what the UNet has programs for."""
         most = self._lengths[-1] // self._manifest.tokens
         return max(len(tokenizer.pieces(prompt, most)) for tokenizer in self._tokenizers.values())
 
     def _encoded(self, prompt: str, pieces: int, zeros: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """A prompt's states, fp32 [1, T, D] of all text encoders side by side, and the last one's pooled state.
+        """Return a prompt's states, fp32 [1, T, D] of all text encoders side by side, and the last one's pooled state.
 
         The states of the pieces follow one another, those of empty ones last; the pooled state is the first piece's.
         """
@@ -81,7 +81,7 @@ class Conditioner:
         return (np.zeros_like(states), np.zeros_like(pooled)) if zeros else (states, pooled)
 
     def _prompt(self, states: Half) -> dict[str, Half]:
-        """How the UNet is told the prompts' states, [2, D, 1, T]: as they are, or projected to keys and values."""
+        """Return the UNet's inputs for the prompts' states, [2, D, 1, T]: as they are, or projected to keys and values."""
         if UNET_PROMPT.name not in self._manifest.networks:
             return {"encoder_hidden_states": states}
         network = self._network(UNET_PROMPT.name, batch=len(states), tokens=states.shape[3])
@@ -90,14 +90,14 @@ class Conditioner:
         return {name: np.concatenate([call[name] for call in calls]).astype(np.float16) for name in network.outputs}
 
     def _time_ids(self, request: GenerationRequest, count: int) -> Half:
-        """Original size, crop and, for the base model, target size; for the refiner how good the image is."""
+        """Return original size, crop and, for the base model, target size; for the refiner how good the image is."""
         size = [request.computed.height, request.computed.width, 0, 0]
         if count == _REFINER_IDS:
             return np.asarray([[*size, _BAD], [*size, _GOOD]], np.float16)
         return np.asarray([[*size, request.computed.height, request.computed.width]] * 2, np.float16)
 
     def conditioning(self, request: GenerationRequest) -> Conditioning:
-        """What the UNet takes for this request."""
+        """Return what the UNet takes for this request."""
         wanted = self._manifest.conditions
         zeros = wanted.zeros_for_no_prompt and not request.prompts.negative_prompt
         needed = self._manifest.tokens * max(

@@ -1,4 +1,4 @@
-"""What a request costs: how often its networks are called, and on how much."""
+"""The cost of a request: how often its networks are called, and on how many rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Cost:
 
 
 def is_guided(request: GenerationRequest, manifest: Manifest) -> bool:
-    """Whether each step takes a row for the negative prompt, too (classifier-free guidance).
+    """Return whether each step takes a row for the negative prompt, too (classifier-free guidance).
 
     Models that take the guidance scale as an input (latent consistency models) do not need one.
     """

@@ -1,4 +1,4 @@
-"""What a request's fields are made of: types with their limits, and the flat list of a nested request's fields."""
+"""The parts of a request's fields: types with their limits, and the flat list of a nested request's fields."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Accepts:
     """A limit of a field's value. Its text says what is accepted, in errors and in the command line's help."""
 
     def accepts(self, value: Any) -> bool:
-        """Whether the value is within the limit."""
+        """Return whether the value is within the limit."""
         raise NotImplementedError
 
     def add_to(self, schema: dict[str, Any]) -> None:
@@ -64,7 +64,7 @@ class Within(Accepts):
     above: bool = False
 
     def accepts(self, value: float) -> bool:
-        """Whether the number is in the range; NaN is not."""
+        """Return whether the number is in the range; NaN is not."""
         return (self.low < value if self.above else self.low <= value) and value <= self.high
 
     def add_to(self, schema: dict[str, Any]) -> None:
@@ -83,7 +83,7 @@ class OneOf(Accepts):
     words: tuple[str, ...]
 
     def accepts(self, value: str) -> bool:
-        """Whether it is one of them."""
+        """Return whether it is one of them."""
         return value in self.words
 
     def add_to(self, schema: dict[str, Any]) -> None:
@@ -101,7 +101,7 @@ class Characters(Accepts):
     most: int
 
     def accepts(self, value: str) -> bool:
-        """Whether the text is short enough."""
+        """Return whether the text is short enough."""
         return len(value) <= self.most
 
     def add_to(self, schema: dict[str, Any]) -> None:

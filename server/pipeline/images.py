@@ -163,7 +163,7 @@ def to_pixels(image: NDArray[np.float32]) -> Pixels:
 
 
 def encode_png(pixels: Pixels, parameters: str) -> bytes:
-    """A PNG with ``parameters`` as AUTOMATIC1111's text chunk (iTXt where it does not fit Latin-1)."""
+    """Return a PNG with ``parameters`` as AUTOMATIC1111's text chunk (iTXt where it does not fit Latin-1)."""
     info = PngInfo()
     info.add_text("parameters", parameters)
     file = io.BytesIO()

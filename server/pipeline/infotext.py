@@ -79,7 +79,7 @@ def write_infotext(request: GenerationRequest, manifest: Manifest, seeds: ImageS
 
 
 def _unquoted(value: str) -> str:
-    """As A1111 reads a value: what only looks quoted is taken as it stands (a Windows path, a quote that is not closed)."""
+    """Read a value as A1111 does: what only looks quoted is taken as it is (a Windows path, a quote that is not closed)."""
     try:
         found = json.loads(value) if value.startswith('"') else None
     except json.JSONDecodeError:
@@ -88,7 +88,7 @@ def _unquoted(value: str) -> str:
 
 
 def read_infotext(text: str) -> Parameters:
-    """What ``text`` says; a last line without at least three settings is part of the prompt, as in A1111.
+    """Read a text; a last line without at least three settings is part of the prompt, as in A1111.
 
     A prompt with a line that begins as the negative prompt's does cannot be told from one in A1111's layout; we write such
     prompts a second time among the settings, and take them from there.

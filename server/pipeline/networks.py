@@ -21,12 +21,12 @@ _GB = 10**9
 
 
 def load_package(path: Path, function: str, compute_units: str, precision: str = "fast") -> Network:
-    """The function of the package at ``path``, on the compute unit and in the precision."""
+    """Load the function of the package at ``path``, on the compute unit and in the precision."""
     return load(path, function=function, compute_units=compute_units, precision=precision)
 
 
 def expect_network(name: str, path: Path, inputs: Collection[str]) -> None:
-    """Raise ManifestError where the package at ``path`` has inputs of another network than ``name``."""
+    """Raise ManifestError if the package at ``path`` has the inputs of another network than ``name``."""
     takes = kind_of(name).marking_input
     if takes not in inputs:
         raise ManifestError(f"{path} is no {name}: it takes {', '.join(inputs)}, and not {takes}")
@@ -59,13 +59,13 @@ class Networks:
         return weight_bytes(self._folder.path / package.path)
 
     def together(self, *names: str, width: int, height: int) -> bool:
-        """Whether these networks, for images of a size in pixels, fit the budget at once."""
+        """Return whether these networks, for images of a size in pixels, fit the budget at once."""
         return sum(self._bytes(self._folder.best(name, width, height)) for name in names) <= self._budget
 
     def get(
         self, name: str, width: int | None = None, height: int | None = None, *, batch: int = 1, tokens: int = 0
     ) -> Network:
-        """A network: the smallest of its programs for images of that size and so many rows and tokens at once.
+        """Return a network: the smallest of its programs for images of that size and so many rows and tokens at once.
 
         Raises MemoryShortage where it alone does not fit the budget, and what loading raises.
         """

@@ -23,12 +23,12 @@ _TURN = float(np.float32(2.3283064e-10 * 6.2831855))
 
 
 def _halves(product: NDArray[np.uint64]) -> tuple[Words, Words]:
-    """The upper and the lower 32 bits."""
+    """Return the upper and the lower 32 bits."""
     return (product >> np.uint64(32)).astype(np.uint32), product.astype(np.uint32)
 
 
 def philox(counter: Sequence[Words], key: tuple[int, int]) -> list[Words]:
-    """Four random words for each counter of four words, by a key of two."""
+    """Return four random words for each counter of four words, by a key of two."""
     words = list(counter)
     for turn in range(_ROUNDS):
         first, second = (np.uint32((k + turn * step) % 2**32) for k, step in zip(key, _KEY_STEPS, strict=True))
@@ -46,7 +46,7 @@ class PhiloxGenerator:
         self._drawn = 0
 
     def normal(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """The next tensor ``torch.randn`` gives."""
+        """Return what ``torch.randn`` gives next."""
         count = int(np.prod(shape))
         nothing = np.zeros(count, np.uint32)
         counter = (nothing + np.uint32(self._drawn), nothing, np.arange(count, dtype=np.uint32), nothing)

@@ -71,7 +71,7 @@ class PromptTokenizer:
         self._tokenizer.add_tokens([AddedToken(**token) for _, token in sorted(added.items())])
 
     def pieces(self, prompt: str, most: int) -> list[NDArray[np.float32]]:
-        """The prompt's ids, fp32 [1, tokens] each: as many rows as it fills, at least one and at most ``most``.
+        """Return the prompt's ids, fp32 [1, tokens] each: as many rows as it fills, at least one and at most ``most``.
 
         What does not fit into so many is left out. Each row begins and ends as a prompt of its own, which is how
         A1111 gives CLIP a prompt longer than it was trained for.

@@ -57,7 +57,7 @@ class _Seed(Within):
     """A seed, or -1 to have one drawn."""
 
     def accepts(self, value: float) -> bool:
-        """Whether it is -1 or a seed."""
+        """Return whether it is -1 or a seed."""
         return value == -1 or super().accepts(value)
 
     def add_to(self, schema: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What is kept on disk: jobs in SQLite, images and attachments as files."""
+"""Jobs on disk: rows in SQLite, images and attachments as files."""
 
 from server.jobs.store.jobs import MOST_ATTEMPTS, MOST_DEATHS_IN_JOB, JobStore
 from server.jobs.store.retention import Retention

@@ -76,7 +76,7 @@ class JobStore:
     # --- insert ------------------------------------------------------------------------------------------------
 
     def add(self, submission: Submission, start_tag: float = 0.0) -> QueuedJob:
-        """Keep a new job, queued; it is on disk when this returns."""
+        """Store a new job as queued; it is on disk when this returns."""
         request = submission.request
         row = {
             "id": secrets.token_urlsafe(12),
@@ -123,19 +123,19 @@ class JobStore:
             raise
 
     def with_key(self, client: str, key: str) -> tuple[str, str | None] | None:
-        """The job that a client submitted with this key, and its fingerprint; None where there is none."""
+        """Return the job that a client submitted with this key, and its fingerprint; None if there is none."""
         found = self._rows("SELECT id, fingerprint FROM jobs WHERE client = ? AND key = ?", (client, key))
         return found[0] if found else None
 
     def newest_like(self, client: str, fingerprint: str, since: float) -> str | None:
-        """The newest job of a client with this fingerprint, submitted after ``since`` (seconds since 1970)."""
+        """Return the newest job of a client with this fingerprint, submitted after ``since`` (seconds since 1970)."""
         query = """SELECT id FROM jobs WHERE client = ? AND fingerprint = ? AND created > ?
                    ORDER BY number DESC LIMIT 1"""
         found = self._rows(query, (client, fingerprint, since))
         return str(found[0][0]) if found else None
 
     def queued(self) -> list[QueuedJob]:
-        """Every queued job."""
+        """Return every queued job."""
         query = """SELECT id, turn, number, priority, client, request, calls, rows, decodes
                    FROM jobs WHERE status = 'queued'"""
         found = []
@@ -165,14 +165,14 @@ class JobStore:
         return [_job(row, images[row[0]]) for row in rows]
 
     def get(self, job_id: str) -> Job | None:
-        """The job; None where there is none of this id."""
+        """Return the job; None if there is none of this id."""
         found = self._jobs("WHERE id = ?", (job_id,))
         return found[0] if found else None
 
     def page(
         self, limit: int, before: int | None = None, statuses: Sequence[Status] = (), model: str | None = None
     ) -> list[Job]:
-        """The newest ``limit`` jobs of these statuses (none named: of any) and this model, with numbers under ``before``."""
+        """Return the newest ``limit`` jobs of these statuses (of any if empty) and this model, with numbers under ``before``."""
         conditions = ["number < ?"]
         values: list[int | str] = [before if before is not None else 2**62]
         if model is not None:
@@ -188,7 +188,7 @@ class JobStore:
         return sorted(found, key=lambda job: -job.number)[:limit]
 
     def is_expired(self, job_id: str) -> bool:
-        """Whether there was such a job, and its time is over."""
+        """Return whether there was such a job and it has expired."""
         return bool(self._rows("SELECT 1 FROM tombstones WHERE id = ?", (job_id,)))
 
     def image_path(self, image: JobImage) -> Path:
@@ -200,7 +200,7 @@ class JobStore:
     def start(self, job_id: str) -> tuple[GenerationRequest, dict[str, bytes]]:
         """Mark a queued job as running, count the attempt, and return its request and attachments.
 
-        An attachment whose file somebody deleted is left out. Raises KeyError where the job is not queued.
+        An attachment whose file somebody deleted is left out. Raises KeyError if the job is not queued.
         """
         with self._writing:
             rows = self._db.execute(
@@ -217,7 +217,7 @@ class JobStore:
         return GenerationRequest.model_validate_json(rows[0][0]), attachments
 
     def add_image(self, job_id: str, index: int, seed: int, png: bytes) -> None:
-        """Keep a finished image: written whole, then named, then entered, in place of an earlier attempt's."""
+        """Store a finished image, in place of an earlier attempt's: the file first, then its row."""
         name = self.images.write(png)
         with self._transaction() as db:
             former = db.execute("SELECT file FROM images WHERE job = ? AND number = ?", (job_id, index)).fetchall()
@@ -238,7 +238,7 @@ class JobStore:
         steps_done: int = 0,
         step_seconds: float = 0.0,
     ) -> None:
-        """Close an open job and delete its attachments; one that is closed already stays as it is."""
+        """Close an open job and delete its attachments; a closed one stays as it is."""
         with self._writing:
             attached = self._db.execute("SELECT 1 FROM attachments WHERE job = ? LIMIT 1", (job_id,)).fetchall()
             with self._ending() if attached else self._transaction() as db:
@@ -262,7 +262,7 @@ class JobStore:
 
     @contextmanager
     def _ending(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that closes jobs; then it deletes the attachments of closed jobs.
+        """Run a transaction that closes jobs; then delete the attachments of closed jobs.
 
         It is on disk before the files go: a power cut could bring a job back that then lacked its attachments.
         """
@@ -323,23 +323,23 @@ class JobStore:
     # --- step times and expiry ---------------------------------------------------------------------------
 
     def step_times(self) -> dict[Shape, StepTime]:
-        """How long steps took, by shape."""
+        """Return the step times, by shape."""
         rows = self._rows("SELECT model, width, height, batch, step, picture FROM paces")
         return {Shape(*row[:4]): StepTime(*row[4:]) for row in rows}
 
     def keep_step_time(self, shape: Shape, step_time: StepTime) -> None:
-        """Keep how long steps of a shape take."""
+        """Store the step time of a shape."""
         row = (shape.model, shape.width, shape.height, shape.batch, step_time.step, step_time.image)
         with self._writing:
             self._db.execute("INSERT OR REPLACE INTO paces VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def finished_before(self, moment: float | None, limit: int) -> list[str]:
-        """The jobs that were over first, before ``moment`` (seconds since 1970; None for any)."""
+        """Return the jobs that ended first, before ``moment`` (seconds since 1970; None for any)."""
         query = "SELECT id FROM jobs WHERE finished < ? ORDER BY finished LIMIT ?"
         return [str(job_id) for (job_id,) in self._rows(query, (2.0**62 if moment is None else moment, limit))]
 
     def expire(self, job_ids: Sequence[str]) -> None:
-        """Forget jobs that are over and delete their images; only that they were there is kept."""
+        """Delete ended jobs with their images; a tombstone of each is kept."""
         names: list[str] = []
         with self._transaction() as db:
             for job_id in job_ids:
@@ -349,7 +349,7 @@ class JobStore:
         self.images.remove(names)
 
     def forget_expired(self, before: float) -> None:
-        """Drop what is kept of jobs that expired before this moment (seconds since 1970)."""
+        """Delete the tombstones of jobs that expired before this moment (seconds since 1970)."""
         with self._writing:
             self._db.execute("DELETE FROM tombstones WHERE expired < ?", (before,))
 

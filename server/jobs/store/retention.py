@@ -26,13 +26,13 @@ class Retention:
 
     @property
     def bytes(self) -> float:
-        """How much room images may take."""
+        """Bytes that images may take."""
         return self.gigabytes * 1e9
 
     def apply(self, store: JobStore, clock: Callable[[], float] = time.time) -> int:
-        """Let go what is too old, and the jobs that were over first while images take too much; how many went.
+        """Delete jobs that are too old, and the oldest while images take too much; returns how many.
 
-        Jobs that are not over are never touched.
+        Jobs that have not ended are never deleted.
         """
         now, gone = clock(), 0
         while job_ids := store.finished_before(now - self.days * _DAY, _AT_ONCE):

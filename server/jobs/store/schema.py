@@ -1,4 +1,4 @@
-"""The database's tables, as numbered migrations: what was released is never edited, only followed by the next."""
+"""Creates the database's tables by numbered migrations; a released one is never edited."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _m005_attachments(db: sqlite3.Connection, files: StoredFiles) -> None:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection, each statement a transaction of its own; several threads may use it, one at a time."""
+    """Open a connection, each statement a transaction of its own; several threads may use it, one at a time."""
     db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
     db.execute("PRAGMA journal_mode = WAL")
     # A killed process loses no commit, and a power cut none that `durably` made nor what was committed before it: at worst
@@ -135,7 +135,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def durably(db: sqlite3.Connection) -> Iterator[None]:
-    """What is committed inside is on the disk when it returns, also when the power goes: a client is told of it next."""
+    """Have commits inside be on the disk when it returns, so that a power cut loses none of which a client was informed."""
     db.execute("PRAGMA synchronous = FULL")
     try:
         yield
@@ -144,7 +144,7 @@ def durably(db: sqlite3.Connection) -> Iterator[None]:
 
 
 def migrate(db: sqlite3.Connection, attachments: StoredFiles) -> None:
-    """Bring the tables up to date, and move uploads into ``attachments``; raises StoreError where they are of a newer version."""
+    """Bring the tables up to date, and move uploads into ``attachments``; raises StoreError if they are of a newer version."""
     done = int(db.execute("PRAGMA user_version").fetchone()[0])
     if done > len(_MIGRATIONS):
         raise StoreError(f"jobs.sqlite3 is of a newer Anemone (schema {done}; this one knows {len(_MIGRATIONS)})")

@@ -47,7 +47,7 @@ class SchedulerSpec:
     from_pure_noise: tuple[str, ...] = ("v_prediction", "sample")
 
     def enough_timesteps(self, schedule: NoiseSchedule, steps: int) -> bool:
-        """Whether the schedule has a timestep of its own for every step, and for the end that DPM++ counts as one."""
+        """Return whether the schedule has a timestep of its own for every step, and for the end that DPM++ counts as one."""
         count = schedule.num_train_timesteps
         return steps < count and self.make(schedule, steps).timesteps[0] < count
 
@@ -88,7 +88,7 @@ _BY_ALIAS = {
 
 
 def find_scheduler(name: str) -> SchedulerSpec:
-    """The scheduler called ``name``, in any of its spellings; raises UnknownScheduler listing the names."""
+    """Return the scheduler called ``name``, in any of its spellings; raises UnknownScheduler listing the names."""
     found = _BY_ALIAS.get(_plain(name))
     if found is None:
         raise UnknownScheduler(f"scheduler is {name!r}; accepted: {', '.join(SCHEDULERS)}")
@@ -96,7 +96,7 @@ def find_scheduler(name: str) -> SchedulerSpec:
 
 
 def fitting(schedule: NoiseSchedule, steps: int) -> list[str]:
-    """The schedulers that can start where so many steps of this schedule do."""
+    """Return the schedulers that can start where so many steps of this schedule do."""
     return [
         s.name
         for s in SCHEDULERS.values()

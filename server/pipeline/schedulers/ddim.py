@@ -28,7 +28,7 @@ class DDIM:
         return np.float32(np.sqrt(alpha)) * latents + np.float32(np.sqrt(1 - alpha)) * noise
 
     def _moved(self, prediction: Latents, latents: Latents, here: int, to: int) -> Latents:
-        """The latents of timestep ``here`` at timestep ``to``; below 0 is past the last."""
+        """Return the latents of timestep ``here`` at timestep ``to``; below 0 is past the last."""
         alphas, schedule = self.schedule.alphas_cumprod, self.schedule
         alpha = float(alphas[here])
         left = float(alphas[max(to, 0)]) if to >= 0 or not schedule.set_alpha_to_one else 1.0

@@ -11,7 +11,7 @@ _RHO = 7.0
 
 
 def _spaced(schedule: NoiseSchedule, steps: int) -> Numbers:
-    """Whole timesteps, of one more interval than the other schedulers take."""
+    """Return whole timesteps, of one more interval than the other schedulers take."""
     count = schedule.num_train_timesteps
     if schedule.timestep_spacing == "linspace":
         return np.round(np.linspace(0, count - 1, steps + 1))[::-1][:-1]

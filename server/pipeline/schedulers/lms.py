@@ -17,7 +17,7 @@ class LMS(SigmaScheduler):
         self._slopes: list[Latents] = []
 
     def _coefficient(self, i: int, which: int, count: int) -> float:
-        """The integral from sigma i to i + 1 of the Lagrange polynomial of the slope ``which`` steps back."""
+        """Return the integral from sigma i to i + 1 of the Lagrange polynomial of the slope ``which`` steps back."""
         polynomial = np.polynomial.Polynomial([1.0])
         for other in range(count):
             if other != which:
@@ -27,7 +27,7 @@ class LMS(SigmaScheduler):
         return float(whole(self.sigmas[i + 1]) - whole(self.sigmas[i]))
 
     def step(self, prediction: Latents, i: int, latents: Latents, noise: Noise) -> Latents:
-        """The last slopes' sum, each weighted by its polynomial's integral."""
+        """Return the latents moved by the last slopes, each weighted by its polynomial's integral."""
         self._slopes = [self.slope(prediction, latents, float(self.sigmas[i])), *self._slopes][:_ORDER]
         count = len(self._slopes)
         moved = sum(np.float32(self._coefficient(i, k, count)) * slope for k, slope in enumerate(self._slopes))

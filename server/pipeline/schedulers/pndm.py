@@ -27,7 +27,7 @@ class PNDM(DDIM):
         self._first: Latents | None = None
 
     def step(self, prediction: Latents, i: int, latents: Latents, noise: Noise) -> Latents:
-        """The weighted sum of the last predictions, one stride on."""
+        """Return the latents one stride on, by the weighted sum of the last predictions."""
         here = int(self.timesteps[i])
         if self._turned:
             alpha = self.schedule.alphas_cumprod[here]

@@ -1,4 +1,4 @@
-"""The noise a model was trained with, and what every scheduler does with it."""
+"""The noise schedule a model was trained with, and the common part of schedulers."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class Scheduler(Protocol):
 
     #: UNet calls a step takes; where a run begins part-way, it begins at a multiple of this.
     order: int
-    #: What the UNet is told at each call.
+    #: The timestep that the UNet takes at each call.
     timesteps: Numbers
     #: The standard deviation of the noise a run starts from.
     init_noise_sigma: float
 
     def scale_model_input(self, latents: Latents, i: int) -> Latents:
-        """The latents as the UNet wants them at call ``i``."""
+        """Return the latents as the UNet takes them at call ``i``."""
 
     def add_noise(self, latents: Latents, noise: Latents, i: int) -> Latents:
-        """Clean latents with as much noise as there is before call ``i`` (for img2img)."""
+        """Add as much noise to clean latents as there is before call ``i`` (for img2img)."""
 
     def step(self, prediction: Latents, i: int, latents: Latents, noise: Noise) -> Latents:
-        """The latents after call ``i``; ``noise`` draws fresh noise where the scheduler uses any."""
+        """Return the latents after call ``i``; ``noise`` draws fresh noise where the scheduler uses any."""
 
 
 #: Timesteps by timestep_spacing, of how many there are, the steps and the offset, which is leading's alone. NumPy's
@@ -55,17 +55,17 @@ class NoiseSchedule(SchedulerSettings):
 
     @staticmethod
     def of(manifest: Manifest) -> NoiseSchedule:
-        """The schedule a model folder states."""
+        """Return the schedule of a model's manifest."""
         return NoiseSchedule(**asdict(manifest.scheduler), prediction_type=manifest.prediction_type)
 
     def __post_init__(self) -> None:
-        """Raise ManifestError where there is no sampling by these settings."""
+        """Raise ManifestError if these settings allow no sampling."""
         if (wrong := no_image_because(self, self.prediction_type)) is not None:
             raise ManifestError(f"{FILE}: no image can be made with {wrong}; convert the model again")
 
     @cached_property
     def alphas_cumprod(self) -> Numbers:
-        """The share of signal power left at each training timestep; PURE_NOISE where none is."""
+        """The share of signal power left at each training timestep; PURE_NOISE if none is left."""
         return signal_left(self)
 
     @cached_property
@@ -74,15 +74,15 @@ class NoiseSchedule(SchedulerSettings):
         return np.sqrt((1 - self.alphas_cumprod) / self.alphas_cumprod)
 
     def pure_noise_at(self, timestep: float) -> bool:
-        """Whether no signal is left at a (fractional) timestep."""
+        """Return whether no signal is left at a (fractional) timestep."""
         return bool(np.interp(timestep, np.arange(self.num_train_timesteps), self.alphas_cumprod) <= PURE_NOISE)
 
     def spaced(self, steps: int) -> Numbers:
-        """``steps`` training timesteps, the noisiest first (table 2 of Lin et al. 2023, "Common Diffusion Noise")."""
+        """Return ``steps`` training timesteps, the noisiest first (table 2 of Lin et al. 2023, "Common Diffusion Noise")."""
         return _SPACINGS[self.timestep_spacing](self.num_train_timesteps, steps, self.steps_offset)
 
     def sigmas_at(self, timesteps: Numbers) -> Numbers:
-        """Sigmas at (fractional) timesteps, and a last 0."""
+        """Return the sigmas at (fractional) timesteps, and a last 0."""
         found = np.interp(timesteps, np.arange(self.num_train_timesteps), self.sigmas)
         return np.append(found, 0.0)
 
@@ -100,7 +100,7 @@ class NoiseSchedule(SchedulerSettings):
         return prediction
 
     def denoised_at(self, timestep: float, prediction: Latents, given: Latents) -> Latents:
-        """Return the denoised latents that a prediction means, of latents as the UNet was given them at a (fractional) timestep."""
+        """Return the denoised latents that a prediction means, of latents as the UNet took them at a (fractional) timestep."""
         sigma = float(self.sigmas_at(np.asarray([timestep]))[0])
         root = (sigma**2 + 1) ** 0.5
         return self.denoised(prediction, given, 1 / root, sigma / root)
