@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from converter.apple.adopt import adopt
 from converter.apple.layout import is_apple
-from converter.apple.model import AppleModel, recognise_apple
+from converter.apple.model import AppleModel, recognize_apple
 from converter.apple.settings import ACCEPTED, AppleSettings, AppleSettingsError, option
 
 __all__ = [
@@ -18,5 +18,5 @@ __all__ = [
     "adopt",
     "is_apple",
     "option",
-    "recognise_apple",
+    "recognize_apple",
 ]

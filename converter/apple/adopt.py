@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from converter import __version__
-from converter.apple.model import AppleModel, recognise_apple
+from converter.apple.model import AppleModel, recognize_apple
 from converter.apple.settings import AppleSettings, Settled, settle
 from converter.errors import CheckpointError
 from converter.folder import FILE, Conditions, Manifest, ModelFolder, Package, Source, Versions
@@ -101,7 +101,7 @@ def adopt(folder: Path, settings: AppleSettings) -> ModelFolder:
     adopting again with other settings replaces them. Reads every package whole, for its hash. Raises CheckpointError
     (AppleSettingsError for settings that are missing or wrong) and PackageError, before anything is written.
     """
-    model = recognise_apple(folder)
+    model = recognize_apple(folder)
     settled = settle(model, settings)
     try:
         _write(model, settled, over=settings.tokenizer is not None)

@@ -1,4 +1,4 @@
-"""Recognise the model in a folder of Apple's packages from the inputs and outputs they declare."""
+"""Recognize the model in a folder of Apple's packages from the inputs and outputs they declare."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def _unet_name(layout: Layout) -> str:
     return found
 
 
-def recognise_apple(folder: Path) -> AppleModel:
+def recognize_apple(folder: Path) -> AppleModel:
     """Return the model whose packages Apple's converter put into ``folder``.
 
     Nothing is assumed that the packages' inputs, outputs and operations show. Raises CheckpointError naming the

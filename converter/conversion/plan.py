@@ -12,7 +12,7 @@ from typing import Any
 
 from converter.errors import CheckpointError, quoted
 from converter.families.family import Family
-from converter.families.registry import recognise, settings_not_followed
+from converter.families.registry import recognize, settings_not_followed
 from converter.mil import MACOS15, Target, TargetError, target_named
 from converter.networks.registry import (
     CONTROLNET,
@@ -279,7 +279,7 @@ def make_plan(checkpoint: Source, options: ConvertOptions, progress: OnProgress 
     ``progress`` is called while a network that an option names is downloaded.
     """
     extras = _open_extras(options, progress)
-    family = recognise(checkpoint, vae=extras[VAE.name].config if VAE.name in extras else None)
+    family = recognize(checkpoint, vae=extras[VAE.name].config if VAE.name in extras else None)
     for name, extra in extras.items():
         if name.startswith(f"{CONTROLNET.name}/"):
             family.check_control(extra.config)

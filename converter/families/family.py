@@ -1,4 +1,4 @@
-"""The protocol of a model family, which conversion and the manifest use whatever the denoiser is."""
+"""The protocol of a model family: the only form in which conversion and the manifest know a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from converter.sources.source import Source
 
 
 class Family(Protocol):
-    """A checkpoint of a known family: the networks it has and the sizes they agree on."""
+    """A checkpoint of a known family: its networks and the sizes they agree on."""
 
     @property
     def name(self) -> str:
-        """The family as anemone.json has it; one of its module's MODELS."""
+        """The model's name in anemone.json; one of its module's MODELS."""
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -25,19 +25,19 @@ class Family(Protocol):
 
     @property
     def sizes(self) -> ModelSizes:
-        """What the networks' programs depend on beside their own configurations."""
+        """The sizes that the networks' programs depend on besides their own configurations."""
 
     @property
     def takes_guidance(self) -> bool:
-        """Whether the guidance scale is an input of the denoiser, which then runs once a step."""
+        """Return whether the guidance scale is an input of the denoiser, which then runs once a step."""
 
     @property
     def prediction_type(self) -> str:
-        """What the denoiser predicts."""
+        """The denoiser's output; one of `converter.sources.config_tables.PREDICTION_TYPES`."""
 
     @property
     def schedule(self) -> SchedulerSettings:
-        """The noise it was trained on."""
+        """The noise schedule it was trained on."""
 
     @property
     def latent_channels(self) -> int:
@@ -45,30 +45,30 @@ class Family(Protocol):
 
     @property
     def vae_scaling_factor(self) -> float:
-        """What the autoencoder's latents are multiplied by."""
+        """The factor that the autoencoder's latents are multiplied by."""
 
     @property
     def tokens(self) -> int:
-        """How many tokens the text encoders take at once."""
+        """The number of tokens that the text encoders take at once."""
 
     @property
     def sample_size(self) -> tuple[int, int] | None:
-        """(height, width) of the latents it was trained at; None where its configuration does not say."""
+        """(height, width) of the latents it was trained at; None if its configuration does not say."""
 
     def conditions(self, index: Mapping[str, Any]) -> Conditions:
-        """Return what the denoiser takes beside latents, timestep and prompt; ``index`` is model_index.json."""
+        """Return the denoiser's inputs besides latents, timestep and prompt; ``index`` is model_index.json."""
 
     def check_control(self, config: Config) -> None:
-        """Raise CheckpointError where a ControlNet of this config.json does not fit the denoiser."""
+        """Raise CheckpointError if a ControlNet with this config.json does not fit the denoiser."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model of a family by the name that anemone.json has for it, as it was published.
+    """A published model of a family.
 
-    denoiser: the kind of network that is run in every step.
+    denoiser: the network kind that runs in every step.
     text_encoders: the networks that read the prompt.
-    context_width: how wide the prompt's states are.
+    context_width: width of the prompt's states.
     latent_channels: channels of the latents.
     """
 
@@ -79,21 +79,21 @@ class Model:
 
 
 class FamilyModule(Protocol):
-    """What a module of a family has."""
+    """The contents of a family's module."""
 
     @property
     def MODELS(self) -> Mapping[str, Model]:
-        """Its models by the names that anemone.json has for them."""
+        """Its models, by their names in anemone.json."""
 
     @property
     def PIPELINES(self) -> tuple[str, ...]:
-        """The beginnings of model_index.json's pipelines whose images follow from the networks and the scheduler alone."""
+        """Prefixes of the pipeline classes (model_index.json) whose images depend on the networks and the scheduler alone."""
 
-    def recognises(self, checkpoint: Source) -> bool:
-        """Return whether the checkpoint's configurations are this family's."""
+    def recognizes(self, checkpoint: Source) -> bool:
+        """Return whether the checkpoint is of this family, by its configurations."""
 
-    def recognise(self, checkpoint: Source, vae: Config | None) -> Family:
+    def recognize(self, checkpoint: Source, vae: Config | None) -> Family:
         """Return the checkpoint's family; ``vae`` is the configuration of an autoencoder that replaces its own.
 
-        Raises CheckpointError saying what was found and what is supported.
+        Raises CheckpointError with what the checkpoint has and what is supported.
         """

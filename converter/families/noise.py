@@ -1,4 +1,4 @@
-"""The noise a model was trained with, from its settings alone: how much signal each training timestep leaves."""
+"""Compute the noise a model was trained with, from its scheduler settings: the signal left at each training timestep."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from converter.sources.config_tables import PREDICTION_TYPES, SCHEDULER
 
 Numbers = NDArray[np.float64]
 
-#: The share of signal at pure noise, in place of a 0 to divide by: diffusers' value, fp16's smallest (sigma is 4096).
+#: The share of signal at pure noise; not 0, since it is divided by: diffusers' value, fp16's smallest (sigma is 4096).
 PURE_NOISE = 2.0**-24
-#: A share below this counts as no signal. The least that a schedule has on purpose is squaredcos_cap_v2's last, 2.4e-9.
+#: A share below this counts as no signal. The smallest intended share is squaredcos_cap_v2's last, 2.4e-9.
 _NO_SIGNAL = 1e-10
-#: Ten times what any published model was trained on; a table of each is kept.
+#: Ten times as many as any published model was trained on; every timestep takes memory.
 _MOST_TIMESTEPS = 10_000
 
 
@@ -33,7 +33,7 @@ def _laplace(start: float, end: float, count: int) -> Numbers:
     return np.minimum(1 - left[1:] / left[:-1], 0.999)
 
 
-#: Betas by beta_schedule, of the first, the last and how many there are.
+#: beta_schedule -> a function from the first beta, the last and their number to the betas.
 _BETAS: dict[str, Callable[[float, float, int], Numbers]] = {
     "linear": np.linspace,
     "scaled_linear": lambda start, end, count: np.linspace(start**0.5, end**0.5, count) ** 2,
@@ -51,7 +51,7 @@ def _variances(settings: SchedulerSettings) -> Numbers:
 
 
 def signal_left(settings: SchedulerSettings) -> Numbers:
-    """Return the share of signal power left at each training timestep (diffusers' alphas_cumprod); PURE_NOISE where no signal is left."""
+    """Return the share of signal power left at each training timestep (diffusers' alphas_cumprod); PURE_NOISE where none is."""
     alphas = np.cumprod(1 - _variances(settings))
     if settings.rescale_betas_zero_snr:
         roots = np.sqrt(alphas)
@@ -60,9 +60,9 @@ def signal_left(settings: SchedulerSettings) -> Numbers:
 
 
 def no_image_because(settings: SchedulerSettings, prediction_type: str) -> str | None:
-    """Return why no image can be made by these settings, where none can."""
+    """Return why these settings can make no image; None if they can."""
     count, betas = settings.num_train_timesteps, settings.trained_betas
-    right = {
+    valid = {
         "num_train_timesteps": 1 < count <= _MOST_TIMESTEPS,
         "beta_start": 0 < settings.beta_start < 1,
         "beta_end": 0 < settings.beta_end < 1,
@@ -72,12 +72,12 @@ def no_image_because(settings: SchedulerSettings, prediction_type: str) -> str |
         "trained_betas": betas is None or len(betas) == count,
         "prediction_type": prediction_type in PREDICTION_TYPES,
     }
-    found = {"prediction_type": prediction_type} | {
-        name: getattr(settings, name, None) for name in right if name != "prediction_type"
+    values = {"prediction_type": prediction_type} | {
+        name: getattr(settings, name, None) for name in valid if name != "prediction_type"
     }
-    if wrong := [f"{name} {found[name]!r:.80}" for name, fine in right.items() if not fine]:
+    if wrong := [f"{name} {values[name]!r:.80}" for name, is_valid in valid.items() if not is_valid]:
         return ", ".join(wrong)
     variances = _variances(settings)
     if not np.all((variances > 0) & (variances <= 1)) or np.count_nonzero(signal_left(settings) == PURE_NOISE) > 1:
-        return "betas that are not between 0 and 1, or that leave no signal before the last timestep"
+        return "betas outside 0 to 1, or betas that leave no signal before the last timestep"
     return None

@@ -1,6 +1,6 @@
-"""The registry of model families, by which a checkpoint is recognised before anything is written.
+"""The registry of model families; a checkpoint's family is recognized before anything is written.
 
-To add a family, write a module with what `converter.families.family.FamilyModule` names and add it here.
+To add a family, write a module that implements `converter.families.family.FamilyModule` and add it here.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from converter.sources.configs import Config, not_followed
 from converter.sources.source import Source
 
 FAMILIES: tuple[FamilyModule, ...] = (stable_diffusion, stable_diffusion_xl)
-#: By the names that anemone.json has for them.
+#: Name in anemone.json -> model.
 MODELS: dict[str, Model] = {name: model for family in FAMILIES for name, model in family.MODELS.items()}
 _SCHEDULER = "scheduler/scheduler_config.json"
-#: Forms of a family's pipelines; the sampler's own ways are each request's.
+#: Suffixes of pipeline classes that are accepted, since a request chooses the scheduler and the task itself.
 _FORMS = re.compile(r"(KDiffusion|ControlNet|LongPromptWeighting)?(Img2Img|Inpaint)?Pipeline(Legacy|Safe)?")
 _TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 
@@ -30,42 +30,44 @@ def _is_known(pipeline: str) -> bool:
 
 
 def _expect_pipeline(checkpoint: Source) -> None:
-    """Raise CheckpointError where model_index.json names a pipeline or a component of a class that no family has."""
+    """Raise CheckpointError if model_index.json names a pipeline or a component class that no family has."""
     pipeline = checkpoint.index.get("_class_name")
     if pipeline is not None and not (isinstance(pipeline, str) and _is_known(pipeline)):
         known = ", ".join(f"{name}Pipeline" for family in FAMILIES for name in family.PIPELINES)
         raise CheckpointError(
-            f"model_index.json is of {quoted(pipeline)}, whose images are made in another way than those of {known} and "
-            "their Img2Img, Inpaint and ControlNet forms, which this converter knows"
+            f"model_index.json names the pipeline {quoted(pipeline)}, which is not supported; accepted: {known} and their "
+            "Img2Img, Inpaint and ControlNet forms"
         )
     classes = {component.name: component.classes for component in COMPONENTS}
     classes |= {component.tokenizer: _TOKENIZERS for component in COMPONENTS if component.tokenizer is not None}
     for part, kind in checkpoint.part_classes.items():
         if part in classes and kind not in classes[part]:
             raise CheckpointError(
-                f"model_index.json has {quoted(kind)} for {part}; this converter knows {' and '.join(classes[part])}"
+                f"model_index.json has {quoted(kind)} for {part}; accepted: {' and '.join(classes[part])}"
             )
 
 
-def recognise(checkpoint: Source, vae: Config | None = None) -> Family:
-    """Return the checkpoint's family; raises CheckpointError saying what was found and what is supported.
+def recognize(checkpoint: Source, vae: Config | None = None) -> Family:
+    """Return the checkpoint's family. Raises CheckpointError with what the checkpoint has and what is supported.
 
     ``vae`` is the configuration of an autoencoder that replaces the checkpoint's; None takes its own.
     """
     _expect_pipeline(checkpoint)
     for family in FAMILIES:
-        if family.recognises(checkpoint):
-            return family.recognise(checkpoint, vae)
+        if family.recognizes(checkpoint):
+            return family.recognize(checkpoint, vae)
     denoisers = [component.name for component in COMPONENTS if component.role == "denoiser"]
     raise CheckpointError(
-        f"{checkpoint.name} has no {' or '.join(denoisers)} with a config.json, which makes the images"
+        f"{checkpoint.name} has no denoiser; a folder {' or '.join(denoisers)} with a config.json is expected"
     )
 
 
 def settings_not_followed(checkpoint: Source) -> list[str]:
-    """Return what the checkpoint's configurations say that is not followed though their library might, in sentences."""
-    found = not_followed(_SCHEDULER, checkpoint.config("scheduler"), SCHEDULER)
+    """Return a sentence for each setting of the checkpoint that the converter ignores though its library may use it."""
+    sentences = not_followed(_SCHEDULER, checkpoint.config("scheduler"), SCHEDULER)
     for component in COMPONENTS:
         if checkpoint.has(component.name):
-            found += not_followed(f"{component.name}/config.json", checkpoint.config(component.name), component.keys)
-    return found
+            sentences += not_followed(
+                f"{component.name}/config.json", checkpoint.config(component.name), component.keys
+            )
+    return sentences

@@ -1,4 +1,4 @@
-"""A scheduler_config.json as the noise schedule a model was trained on (diffusers' configurations)."""
+"""Read the noise schedule a model was trained on from scheduler_config.json (diffusers' format)."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from converter.folder import SchedulerSettings
 from converter.sources.config_tables import SCHEDULER, SCHEDULER_CLASSES
 from converter.sources.configs import read_config
 
-#: Configurations without a class are Stable Diffusion's own of 2022, which diffusers read with this one.
+#: Configurations without a class are Stable Diffusion's of 2022, which diffusers read with this class.
 _CLASS = "PNDMScheduler"
 
 
-def read_schedule(where: str, given: dict[str, Any]) -> tuple[SchedulerSettings, str]:
-    """Return the schedule, and what the denoiser predicts (diffusers' ``prediction_type``).
+def read_schedule(where: str, config: dict[str, Any]) -> tuple[SchedulerSettings, str]:
+    """Return the schedule and the prediction type.
 
-    What the configuration lacks is as in its class in diffusers. Raises CheckpointError that begins with ``where``,
-    where the class or a key means another way of sampling than this project's.
+    Missing keys have the defaults of the configuration's class in diffusers. Raises CheckpointError that begins with
+    ``where`` if the class or a key asks for a way of sampling that is not supported here.
     """
-    name = given.get("_class_name", _CLASS)
+    name = config.get("_class_name", _CLASS)
     if not isinstance(name, str) or name not in SCHEDULER_CLASSES:
         raise CheckpointError(
-            f"{where} is of {name!r}: a model that was trained for it is sampled in another way than those of the "
-            f"schedulers this converter knows ({', '.join(SCHEDULER_CLASSES)})"
+            f"{where} has the scheduler {name!r}, whose models are sampled in a way that is not supported; accepted: "
+            f"{', '.join(SCHEDULER_CLASSES)}"
         )
-    config = read_config(where, given, SCHEDULER, SCHEDULER_CLASSES[name])
+    config = read_config(where, config, SCHEDULER, SCHEDULER_CLASSES[name])
     betas = config["trained_betas"]
     if betas is not None and len(betas) != config["num_train_timesteps"]:
         raise CheckpointError(
@@ -38,11 +38,11 @@ def read_schedule(where: str, given: dict[str, Any]) -> tuple[SchedulerSettings,
     settings, prediction_type = SchedulerSettings(**values), config["prediction_type"]
     if (wrong := no_image_because(settings, prediction_type)) is not None:
         raise CheckpointError(f"{where}: no image can be made with {wrong}")
-    from_the_end = config["timestep_spacing"] != "leading"
-    if prediction_type == "epsilon" and from_the_end and signal_left(settings)[-1] <= PURE_NOISE:
+    starts_at_last = config["timestep_spacing"] != "leading"
+    if prediction_type == "epsilon" and starts_at_last and signal_left(settings)[-1] <= PURE_NOISE:
         raise CheckpointError(
             f"{where} has prediction_type = 'epsilon' and begins at pure noise (timestep_spacing = "
-            f"{config['timestep_spacing']!r}, rescale_betas_zero_snr = {settings.rescale_betas_zero_snr}), where the noise "
-            "it predicts says nothing of the image; where the model predicts v, give the prediction type"
+            f"{config['timestep_spacing']!r}, rescale_betas_zero_snr = {settings.rescale_betas_zero_snr}), where predicted "
+            "noise carries no information about the image; if the model predicts v, give the prediction type"
         )
     return settings, prediction_type

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from converter.families.family import Model
-from converter.families.unet_family import UNetFamily, addition_type, has_unet, recognise_unet_family
+from converter.families.unet_family import UNetFamily, addition_type, has_unet, recognize_unet_family
 from converter.networks.registry import TEXT_ENCODER, UNET
 from converter.sources.configs import Config
 from converter.sources.source import Source
@@ -15,8 +15,8 @@ MODELS = {
 PIPELINES = ("StableDiffusion", "LatentConsistencyModel")
 
 
-def recognises(checkpoint: Source) -> bool:
-    """Return whether its UNet takes nothing of the text but its states."""
+def recognizes(checkpoint: Source) -> bool:
+    """Return whether the UNet takes the text encoder's states only."""
     return has_unet(checkpoint) and addition_type(checkpoint) is None
 
 
@@ -26,6 +26,6 @@ def _name(text: dict[str, Config]) -> str | None:
     return "sd1" if text[TEXT_ENCODER.component.name]["hidden_act"] == "quick_gelu" else "sd2"
 
 
-def recognise(checkpoint: Source, vae: Config | None) -> UNetFamily:
-    """Return sd1 or sd2, whose text encoders differ in their activation. Raises CheckpointError."""
-    return recognise_unet_family(checkpoint, vae, _name)
+def recognize(checkpoint: Source, vae: Config | None) -> UNetFamily:
+    """Return sd1 or sd2, by the text encoder's activation. Raises CheckpointError."""
+    return recognize_unet_family(checkpoint, vae, _name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from converter.errors import CheckpointError
 from converter.families.family import Model
-from converter.families.unet_family import UNetFamily, addition_type, has_unet, recognise_unet_family
+from converter.families.unet_family import UNetFamily, addition_type, has_unet, recognize_unet_family
 from converter.networks.registry import TEXT_ENCODER, TEXT_ENCODER_2, UNET
 from converter.sources.configs import Config, is_projected
 from converter.sources.source import Source
@@ -16,8 +16,8 @@ MODELS = {
 PIPELINES = ("StableDiffusionXL",)
 
 
-def recognises(checkpoint: Source) -> bool:
-    """Return whether its UNet takes more of the text than its states."""
+def recognizes(checkpoint: Source) -> bool:
+    """Return whether the UNet takes further conditions besides the text encoders' states."""
     return has_unet(checkpoint) and addition_type(checkpoint) is not None
 
 
@@ -33,6 +33,6 @@ def _name(text: dict[str, Config]) -> str | None:
     return next(name for name, model in MODELS.items() if model.text_encoders == tuple(text))
 
 
-def recognise(checkpoint: Source, vae: Config | None) -> UNetFamily:
-    """Return sdxl, or sdxl_refiner, which has the second text encoder alone. Raises CheckpointError."""
-    return recognise_unet_family(checkpoint, vae, _name)
+def recognize(checkpoint: Source, vae: Config | None) -> UNetFamily:
+    """Return sdxl, or sdxl_refiner if only the second text encoder is there. Raises CheckpointError."""
+    return recognize_unet_family(checkpoint, vae, _name)

@@ -21,9 +21,9 @@ from converter.sources.source import Source
 
 _SCHEDULER = "scheduler/scheduler_config.json"
 _UNET = f"{UNET.component.name}/config.json"
-#: Channels a UNet takes beside the noisy latents: none, or the mask and the masked image's latents (inpainting).
-_INPAINTING = 1
-#: SDXL's pipelines take an empty negative prompt for zeros unless model_index.json says otherwise.
+#: Channels of the mask, which inpainting UNets take after the noisy latents and before the masked image's latents.
+_MASK_CHANNELS = 1
+#: SDXL's pipelines replace an empty negative prompt's states by zeros unless model_index.json says otherwise.
 _ZEROS = "force_zeros_for_empty_prompt"
 
 
@@ -48,18 +48,18 @@ class UNetFamily:
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """The text encoders, the UNet and both halves of the autoencoder."""
+        """The text encoders, the UNet, the autoencoder's decoder and its encoder."""
         return (*self.text_encoders, UNET.name, VAE_DECODER.name, VAE_ENCODER.name)
 
     @property
     def sizes(self) -> ModelSizes:
-        """SDXL, which is given pooled text, takes the text encoders' states before the last layer."""
+        """The sizes; SDXL's UNet takes pooled text and the text encoders' states before the last layer."""
         addition = self.unet.addition
         return ModelSizes(self.vae_scale_factor, 0 if addition is None else addition.text_width, addition is not None)
 
     @property
     def takes_guidance(self) -> bool:
-        """LCM's UNets do."""
+        """Return whether the guidance scale is an input, as in LCM's UNets."""
         return self.unet.guidance_width is not None
 
     def conditions(self, index: Mapping[str, Any]) -> Conditions:
@@ -73,9 +73,9 @@ class UNetFamily:
         )
 
     def check_control(self, config: Config) -> None:
-        """Raise CheckpointError where this is not the config.json of a ControlNet we convert, or it is for another UNet."""
+        """Raise CheckpointError unless this is the config.json of a supported ControlNet that fits the UNet."""
 
-        def compared(shape: UNetShape) -> dict[str, Any]:
+        def comparable(shape: UNetShape) -> dict[str, Any]:
             return {
                 "cross_attention_dim": shape.context_width,
                 "block_out_channels": [level.width for level in shape.levels],
@@ -84,10 +84,10 @@ class UNetFamily:
             }
 
         shape = controlnet_shape(config, self.sizes.pooled_width)
-        for (name, own), theirs in zip(compared(shape).items(), compared(self.unet).values(), strict=True):
-            if own != theirs:
+        for (name, value), expected in zip(comparable(shape).items(), comparable(self.unet).values(), strict=True):
+            if value != expected:
                 raise CheckpointError(
-                    f"{CONTROLNET} has {name} = {own}, but the UNet has {theirs}: it is a ControlNet of another family"
+                    f"{CONTROLNET} has {name} = {value}, but the UNet has {expected}: the ControlNet is for another family"
                 )
 
 
@@ -97,7 +97,7 @@ def has_unet(checkpoint: Source) -> bool:
 
 
 def addition_type(checkpoint: Source) -> object:
-    """Return which conditions the UNet takes beside the prompt's states; None where it takes none."""
+    """Return the UNet's addition_embed_type: its conditions besides the prompt's states; None if it has none."""
     return checkpoint.config(UNET.component.name).get("addition_embed_type")
 
 
@@ -108,30 +108,30 @@ def _text_encoders(checkpoint: Source) -> dict[str, Config]:
     return {name: text_encoder_config(name, checkpoint.config(name)) for name in names}
 
 
-def _height_and_width(given: Any) -> tuple[int, int] | None:
-    return None if given is None else (given, given) if isinstance(given, int) else (given[0], given[1])
+def _height_and_width(size: Any) -> tuple[int, int] | None:
+    return None if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def recognise_unet_family(
+def recognize_unet_family(
     checkpoint: Source, vae: Config | None, name_of: Callable[[dict[str, Config]], str | None]
 ) -> UNetFamily:
-    """Return the checkpoint's family; see `converter.families.family.FamilyModule.recognise`.
+    """Return the checkpoint's family; see `converter.families.family.FamilyModule.recognize`.
 
-    ``name_of`` gives the model's name for its text encoders' configurations; None where they are not the family's.
+    ``name_of`` maps the text encoders' configurations to the model's name, or to None if they are not the family's.
     """
-    given = checkpoint.config(UNET.component.name)
-    expect(_UNET, given, "_class_name", UNET.component.classes, *UNET.component.classes)
+    unet_config = checkpoint.config(UNET.component.name)
+    expect(_UNET, unet_config, "_class_name", UNET.component.classes, *UNET.component.classes)
     schedule, prediction_type = read_schedule(_SCHEDULER, checkpoint.config("scheduler"))
     autoencoder = vae_config(VAE.name, checkpoint.config(VAE.name) if vae is None else vae)
     text = _text_encoders(checkpoint)
-    last = text[next(reversed(text))]
-    shape = unet_shape(given, pooled_width=last["projection_dim"])
+    last_encoder = text[next(reversed(text))]
+    shape = unet_shape(unet_config, pooled_width=last_encoder["projection_dim"])
     name = name_of(text)
     if name is None:
         raise CheckpointError(
             f"{checkpoint.name} has {' and '.join(text)} and a UNet whose addition_embed_type is "
-            f"{given.get('addition_embed_type')!r}; one text encoder goes with None, SDXL's two (or the refiner's "
-            "text_encoder_2 alone) with 'text_time'"
+            f"{unet_config.get('addition_embed_type')!r}; accepted: text_encoder alone with None, SDXL's two text encoders "
+            "(or the refiner's text_encoder_2 alone) with 'text_time'"
         )
     width = sum(config["hidden_size"] for config in text.values())
     if width != shape.context_width:
@@ -140,8 +140,8 @@ def recognise_unet_family(
             f"{' and '.join(text)} are {width} wide"
         )
     latents = autoencoder["latent_channels"]
-    unet = read_config(_UNET, given, UNET.component.keys)
-    expect(_UNET, unet, "in_channels", (latents, 2 * latents + _INPAINTING))
+    unet = read_config(_UNET, unet_config, UNET.component.keys)
+    expect(_UNET, unet, "in_channels", (latents, 2 * latents + _MASK_CHANNELS))
     expect(_UNET, unet, "out_channels", (latents,))
     return UNetFamily(
         name=name,
@@ -153,6 +153,6 @@ def recognise_unet_family(
         latent_channels=latents,
         vae_scale_factor=2 ** (len(autoencoder["block_out_channels"]) - 1),
         vae_scaling_factor=float(autoencoder["scaling_factor"]),
-        tokens=last["max_position_embeddings"],
+        tokens=last_encoder["max_position_embeddings"],
         sample_size=_height_and_width(unet["sample_size"]),
     )

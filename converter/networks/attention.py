@@ -1,4 +1,4 @@
-"""Attention in the Neural Engine's layout, in three implementations, and the transformer block the UNet repeats.
+"""Attention in the Neural Engine's layout, in three implementations, and the UNet's transformer block.
 
 ``original``: all heads in one matrix product, for GPUs. ``split_einsum``: every head is its own pair of einsums with
 the keys on the channel axis, so that no tensor of all heads' logits ever exists (Apple, "Deploying Transformers on
@@ -19,13 +19,13 @@ from converter.networks.layers import Layers
 #: take 4. Apple's form cuts every layer of 512 or more, which makes twice as many operations to compile.
 _LARGEST_LOGITS = 8 * 2**20
 _CHUNK = 512
-#: How much wider than its input a feed-forward is inside; its gate is as wide again.
-_WIDER = 4
+#: Inner width of a feed-forward as a multiple of its input's; its gate has the same width.
+_INNER_FACTOR = 4
 
 
 @dataclass(frozen=True)
 class Projections:
-    """Module paths of an attention's four linear layers, and whether the first three have biases; the last always has."""
+    """Module paths of an attention's four linear layers. bias: whether the first three have biases; the last always has."""
 
     query: str
     key: str
@@ -35,7 +35,7 @@ class Projections:
 
 
 def diffusers_projections(path: str, *, bias: bool) -> Projections:
-    """Return the names diffusers gives them."""
+    """Return the paths that diffusers gives the layers of the attention at ``path``."""
     return Projections(f"{path}.to_q", f"{path}.to_k", f"{path}.to_v", f"{path}.to_out.0", bias)
 
 
@@ -52,24 +52,26 @@ def _split(
     g = layers.graph
     width, queries = q.shape[1] // heads, q.shape[3]
     chunks = _query_chunks(q.shape[0], v.shape[3], queries) if cut else [(0, queries)]
-    found = []
+    outputs = []
     for head in range(heads):
-        here, begin, end = f"{path}.head_{head}", head * width, (head + 1) * width
-        q_h = g.slice(q, 1, begin, end, f"{here}.q")
-        k_h = g.slice(k, 3, begin, end, f"{here}.k")
-        v_h = g.slice(v, 1, begin, end, f"{here}.v")
+        head_path, begin, end = f"{path}.head_{head}", head * width, (head + 1) * width
+        q_h = g.slice(q, 1, begin, end, f"{head_path}.q")
+        k_h = g.slice(k, 3, begin, end, f"{head_path}.k")
+        v_h = g.slice(v, 1, begin, end, f"{head_path}.v")
         attended = []
         for first, last in chunks:
-            logits = g.einsum("bkhc,bchq->bkhq", k_h, g.slice(q_h, 3, first, last, f"{here}.piece"), f"{here}.logits")
+            logits = g.einsum(
+                "bkhc,bchq->bkhq", k_h, g.slice(q_h, 3, first, last, f"{head_path}.piece"), f"{head_path}.logits"
+            )
             if mask is not None:
-                logits = g.add(logits, g.slice(mask, 3, first, last, f"{here}.mask"), f"{here}.masked")
-            probs = g.softmax(logits, 1, f"{here}.share")
-            attended.append(g.einsum("bchk,bkhq->bchq", v_h, probs, f"{here}.mix"))
-        found.append(g.concat(attended, 3, f"{here}.whole"))
-    return g.concat(found, 1, f"{path}.heads")
+                logits = g.add(logits, g.slice(mask, 3, first, last, f"{head_path}.mask"), f"{head_path}.masked")
+            probs = g.softmax(logits, 1, f"{head_path}.share")
+            attended.append(g.einsum("bchk,bkhq->bchq", v_h, probs, f"{head_path}.mix"))
+        outputs.append(g.concat(attended, 3, f"{head_path}.whole"))
+    return g.concat(outputs, 1, f"{path}.heads")
 
 
-def _whole(layers: Layers, q: Tensor, k: Tensor, v: Tensor, path: str, heads: int, mask: Tensor | None) -> Tensor:
+def _all_heads(layers: Layers, q: Tensor, k: Tensor, v: Tensor, path: str, heads: int, mask: Tensor | None) -> Tensor:
     """Return attention of all heads at once; as `_split`, but ``k`` is [B, C, 1, K]."""
     g = layers.graph
     batch, channels, _, queries = q.shape
@@ -108,14 +110,14 @@ def attend(
 ) -> Tensor:
     """Return multi-head attention of ``x`` [B, C, 1, Q] over keys and values as `keys_values` gives them: [B, C, 1, Q].
 
-    The logits' scale is folded into the query weights: before it they would reach sqrt(head size) times further
-    towards fp16's limit, which is how v-prediction models come out black. ``mask`` [1, K, 1, Q] is added to them.
+    The logits' scale is folded into the query weights: unscaled logits would be sqrt(head size) times nearer to fp16's
+    limit, which is why v-prediction models give black images. ``mask`` [1, K, 1, Q] is added to them.
     """
     channels = x.shape[1]
     q = layers.linear(x, names.query, channels, scale=(channels // heads) ** -0.5, bias=names.bias)
     k, v = keys_and_values()
     if layers.attention == "original":
-        attended = _whole(layers, q, k, v, path, heads, mask)
+        attended = _all_heads(layers, q, k, v, path, heads, mask)
     else:
         attended = _split(layers, q, k, v, path, heads, mask, cut=layers.attention == "split_einsum_v2")
     return layers.linear(attended, names.out, channels)
@@ -129,7 +131,7 @@ def attention(
 
 
 class Prompt(Protocol):
-    """The prompt as cross attention takes it."""
+    """A prompt in the form that cross attention takes."""
 
     def keys_values(self, layers: Layers, path: str, width: int) -> tuple[Tensor, Tensor]:
         """Return keys and values of the cross attention at ``path``, ``width`` channels each."""
@@ -144,7 +146,7 @@ def transformer_block(layers: Layers, x: Tensor, prompt: Prompt, path: str, head
     names = diffusers_projections(cross, bias=False)
     attended = attend(layers, h, lambda: prompt.keys_values(layers, cross, width), names, cross, heads)
     x = g.add(x, attended, f"{path}.2")
-    h = layers.linear(layers.layer_norm(x, f"{path}.norm3"), f"{path}.ff.net.0.proj", 2 * _WIDER * width)
+    h = layers.linear(layers.layer_norm(x, f"{path}.norm3"), f"{path}.ff.net.0.proj", 2 * _INNER_FACTOR * width)
     value, gate = g.split(h, 2, 1, f"{path}.ff.halves")
     h = g.mul(value, g.gelu(gate, f"{path}.ff.gate"), f"{path}.ff.gated")
     return g.add(x, layers.linear(h, f"{path}.ff.net.2", width), f"{path}.3")

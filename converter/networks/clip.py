@@ -14,14 +14,14 @@ from converter.networks.layers import Layers
 from converter.sources.config_tables import TEXT_ENCODER
 from converter.sources.configs import Config, is_projected, read_config
 
-#: Below any logit, and no infinity: the Neural Engine's softmax does not survive one. exp(-4e4) is 0 in fp16.
+#: Below any logit but finite, since the Neural Engine's softmax fails on infinities. exp(-4e4) is 0 in fp16.
 _HIDDEN = -4e4
 
 
-def text_encoder_config(name: str, given: Config) -> Config:
-    """Return a text encoder's configuration with its defaults; raises CheckpointError where it is not a CLIP text encoder."""
+def text_encoder_config(name: str, config: Config) -> Config:
+    """Return a text encoder's configuration with defaults; raises CheckpointError unless it is a CLIP text encoder's."""
     where = f"{name}/config.json"
-    config = read_config(where, given, TEXT_ENCODER)
+    config = read_config(where, config, TEXT_ENCODER)
     if config["hidden_size"] % config["num_attention_heads"]:
         raise CheckpointError(
             f"{where} has num_attention_heads = {config['num_attention_heads']}, which does not divide hidden_size = "
@@ -38,7 +38,7 @@ def _pooled(layers: Layers, ids: Tensor, states: Tensor, config: dict[str, Any])
     """Return the state at the prompt's end, [1, D]."""
     g = layers.graph
     end = config["eos_token_id"]
-    # Checkpoints from before 2023 say 2 there, and mean the greatest id (transformers, CLIPTextTransformer.forward).
+    # Checkpoints from before 2023 have 2 there but mean the greatest id (transformers, CLIPTextTransformer.forward).
     last = ids if end == 2 else g.cast(g.equal(ids, end, "is_end"), INT32, "is_end.number")
     row = g.reduce_argmax(last, -1, "end")
     first = g.constant("first_picture", np.zeros(1, np.int32))
@@ -55,9 +55,9 @@ def text_encoder(layers: Layers, config: dict[str, Any], *, penultimate: bool = 
     """Write a text encoder: input_ids fp32 [1, T] -> last_hidden_state fp32 [1, T, D], pooled_outputs fp32 [1, D].
 
     With ``penultimate`` (SDXL) the states are those before the last layer, without its norm, under the name
-    hidden_embeds; many files of SDXL lack the first encoder's last layer, which nothing else uses, and then there are
-    no pooled_outputs. Of a CLIPTextModelWithProjection pooled_outputs are projected. Ids come as floats because Core ML
-    takes integer inputs off the Neural Engine; they are exact below 2**24.
+    hidden_embeds; many SDXL files lack the first encoder's last layer, which nothing else uses, and then the encoder
+    has no pooled_outputs. pooled_outputs of a CLIPTextModelWithProjection are projected. Ids are floats because Core ML
+    moves integer inputs off the Neural Engine; they are exact below 2**24.
     """
     g, root, width = layers.graph, "text_model.", config["hidden_size"]
     tokens, count, epsilon = config["max_position_embeddings"], config["num_hidden_layers"], config["layer_norm_eps"]
@@ -65,8 +65,8 @@ def text_encoder(layers: Layers, config: dict[str, Any], *, penultimate: bool = 
     words = g.gather(
         layers.weight(f"{root}embeddings.token_embedding.weight", (config["vocab_size"], width)), ids, "words"
     )
-    places = layers.weight(f"{root}embeddings.position_embedding.weight", (1, tokens, width))
-    x = g.transpose(g.add(words, places, "embedded"), (0, 2, 1), "embedded.turned")
+    positions = layers.weight(f"{root}embeddings.position_embedding.weight", (1, tokens, width))
+    x = g.transpose(g.add(words, positions, "embedded"), (0, 2, 1), "embedded.turned")
     x = g.expand_dims(x, [2], "embedded.channels")
 
     def causal() -> Any:
@@ -96,6 +96,6 @@ def text_encoder(layers: Layers, config: dict[str, Any], *, penultimate: bool = 
 
 
 def lacks_last_layer(config: dict[str, Any], has: Callable[[str], bool]) -> bool:
-    """Return whether a text encoder's last layer and norm are left out of its file, which does without pooled states then."""
+    """Return whether a text encoder's file lacks the last layer and norm; such an encoder has no pooled states."""
     names = (f"encoder.layers.{config['num_hidden_layers'] - 1}.layer_norm1.weight", "final_layer_norm.weight")
     return not is_projected(config) and not any(has(f"text_model.{name}") for name in names)

@@ -8,7 +8,7 @@ from converter.mil import Tensor
 from converter.networks.attention import Projections, attention
 from converter.networks.layers import Layers
 
-#: What the settings are where a configuration does not say (transformers' CLIPTextConfig and CLIPVisionConfig).
+#: Defaults of missing settings (transformers' CLIPTextConfig and CLIPVisionConfig).
 EPSILON, ACTIVATION, INNER = 1e-5, "quick_gelu", 3072
 
 

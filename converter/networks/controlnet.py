@@ -14,9 +14,9 @@ from converter.sources.component_kinds import CONTROLNET
 from converter.sources.config_tables import CONTROLNET as KEYS
 from converter.sources.configs import expect
 
-#: What a ControlNet's config.json is called in errors.
+#: The name of a ControlNet's config.json in errors.
 WHERE = "the ControlNet's config.json"
-#: The condition is an image; its embedding halves it three times to the latents' size.
+#: The condition is an image; its embedding halves the size three times, to the latents'.
 _FACTOR = 8
 
 
@@ -41,7 +41,7 @@ def controlnet(layers: Layers, shape: UNetShape, *, batch: int, tokens: int, hei
     first, *_ = widths = shape.condition_widths
     y = layers.silu(layers.conv(image, f"{path}.conv_in", first, 3), f"{path}.act_in")
     for index, out in enumerate(out for pair in itertools.pairwise(widths) for out in pair):
-        # Every second one halves the size.
+        # Every second convolution halves the size.
         y = layers.silu(layers.conv(y, f"{path}.blocks.{index}", out, 3, stride=1 + index % 2), f"{path}.act_{index}")
     lowest = shape.levels[0].width
     y = layers.conv(y, f"{path}.conv_out", lowest, 3)

@@ -1,4 +1,4 @@
-"""Inputs and outputs of networks: name, description, and the random values that verification gives an input."""
+"""Inputs and outputs of networks: names, descriptions, and random inputs for verification."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from converter.sources.config_tables import TEXT_ENCODER
 
 Arrays = dict[str, NDArray[Any]]
 Draw = Callable[[np.random.Generator, tuple[int, ...], dict[str, Any]], NDArray[Any]]
-#: Inputs and outputs of ControlNets and UNets that are numbered by this prefix.
+#: Prefix of the numbered residuals: outputs of ControlNets, inputs of UNets.
 RESIDUAL = "additional_residual_"
 _TIMESTEP = 801.0
 _SIZES = (0, 512, 768, 1024)
@@ -25,7 +25,7 @@ def _normal(rng: np.random.Generator, shape: tuple[int, ...], config: dict[str, 
 
 
 def _prompt(rng: np.random.Generator, shape: tuple[int, ...], config: dict[str, Any]) -> NDArray[Any]:
-    """Draw a prompt of a dozen words, its end and padding; ids of old checkpoints' end are the greatest there is."""
+    """Draw a prompt of a dozen words, its end and padding; in old checkpoints (id 2) the end is the greatest id."""
     last = config.get("vocab_size", TEXT_ENCODER["vocab_size"].default) - 1
     end = config.get("eos_token_id", last)
     end = last if end == 2 else end
@@ -56,7 +56,7 @@ _FEATURES = {
     ),
     "text_embeds": _FeatureKind("Pooled states of the prompt"),
     "encoder_hidden_states": _FeatureKind("Prompt states, channels first"),
-    "noise_pred": _FeatureKind("What the model predicts of the noise (see prediction_type)"),
+    "noise_pred": _FeatureKind("The prediction: noise, v or the denoised latents (see prediction_type)"),
     "z": _FeatureKind("Latents, divided by the scaling factor"),
     "image": _FeatureKind("The image, in [-1, 1]"),
     "x": _FeatureKind("The image, in [-1, 1]", lambda rng, shape, config: rng.uniform(-1, 1, shape)),
@@ -66,7 +66,7 @@ _FEATURES = {
     ),
     "clip_input": _FeatureKind("The image at CLIP's size, with CLIP's mean and deviation"),
     "images": _FeatureKind("The image, channels last"),
-    "adjustment": _FeatureKind("What is added to the scores of concepts that need special care; 0 usually"),
+    "adjustment": _FeatureKind("A number added to the scores of concepts that need special care; usually 0"),
     "filtered_images": _FeatureKind("The image, black where a concept was found in it"),
     "has_nsfw_concepts": _FeatureKind("1 where a concept was found, otherwise 0"),
     "concept_scores": _FeatureKind("How far each concept is above its threshold"),
@@ -74,9 +74,9 @@ _FEATURES = {
 
 
 def describe(feature: str) -> str:
-    """Return what a package says of an input or output."""
+    """Return the description of an input or output in its package."""
     if feature.startswith(RESIDUAL):
-        return f"What a ControlNet adds to the UNet's tensor {feature.removeprefix(RESIDUAL)}"
+        return f"A ControlNet's residual for the UNet's tensor {feature.removeprefix(RESIDUAL)}"
     side, _, number = feature.rpartition("_")
     if side in ("keys", "values"):
         return f"{side.capitalize()} of the prompt for the UNet's spatial transformer {number}"
@@ -84,13 +84,13 @@ def describe(feature: str) -> str:
 
 
 def random_inputs(features: Mapping[str, Feature], config: dict[str, Any], seed: int = 0) -> Arrays:
-    """Draw inputs such as a network gets: normal latents and states, sizes in time_ids, a prompt of token ids.
+    """Draw inputs like a network's real ones: normal latents and states, sizes in time_ids, a prompt of token ids.
 
-    ``config`` is the network's, of which a text encoder's vocabulary is read.
+    ``config`` is the network's config.json; a text encoder's gives the vocabulary's size.
     """
     rng = np.random.default_rng(seed)
-    found: Arrays = {}
+    inputs: Arrays = {}
     for name, feature in features.items():
         draw = _FEATURES[name].draw if name in _FEATURES else _normal
-        found[name] = draw(rng, feature.shape, config).astype(feature.dtype)
-    return found
+        inputs[name] = draw(rng, feature.shape, config).astype(feature.dtype)
+    return inputs

@@ -1,4 +1,4 @@
-"""The layers all networks are made of, each reading its weights from the checkpoint by its module path."""
+"""The layers of all networks; each reads its weights from the checkpoint by its module path."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from converter.mil import FP16, Graph, Tensor
 from converter.sources.tensors import Tensors, expect_shape
 
-Half = NDArray[np.float16]
+FP16Array = NDArray[np.float16]
 Change: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 #: Implementations of attention; see `converter.networks.attention`.
 Attention = Literal["split_einsum", "split_einsum_v2", "original"]
@@ -19,7 +19,7 @@ ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
 
 
 class Layers:
-    """A graph and the checkpoint tensors its layers come from; module paths are the checkpoint's own."""
+    """A graph and the checkpoint tensors of its layers; module paths are the checkpoint's."""
 
     def __init__(self, graph: Graph, tensors: Tensors, attention: Attention = "split_einsum") -> None:
         self.graph = graph
@@ -37,7 +37,7 @@ class Layers:
         """
         expect_shape(self.tensors, path, shape)
 
-        def values() -> Half:
+        def values() -> FP16Array:
             array = self.tensors.array(path)
             if change is not None:
                 array = change(array.astype(np.float32))
@@ -50,21 +50,21 @@ class Layers:
     ) -> Tensor:
         """Apply the convolution at ``path`` to [B, C, H, W], to ``out`` channels with a square ``kernel``.
 
-        ``pad`` None keeps the size at stride 1 (half the kernel on every side).
+        ``pad`` None pads half the kernel on every side, which keeps the size at stride 1.
         """
         weight = self.weight(f"{path}.weight", (out, x.shape[1], kernel, kernel))
-        added = self.weight(f"{path}.bias", (out,)) if bias else None
-        return self.graph.conv(x, weight, added, path, stride=stride, pad=kernel // 2 if pad is None else pad)
+        offset = self.weight(f"{path}.bias", (out,)) if bias else None
+        return self.graph.conv(x, weight, offset, path, stride=stride, pad=kernel // 2 if pad is None else pad)
 
     def linear(self, x: Tensor, path: str, out: int, *, scale: float = 1.0, bias: bool = True) -> Tensor:
         """Apply the linear layer (or 1x1 convolution) at ``path`` to [B, C, 1, S], to ``out`` channels, as a 1x1 convolution.
 
-        ``scale`` multiplies weight and bias, exactly where it is a power of two and in fp32 before rounding otherwise.
+        ``scale`` multiplies weight and bias in fp32 before they are rounded to fp16; powers of two are exact.
         """
         change = None if scale == 1 else lambda w: w * np.float32(scale)
         weight = self.weight(f"{path}.weight", (out, x.shape[1], 1, 1), change)
-        added = self.weight(f"{path}.bias", (out,), change) if bias else None
-        return self.graph.conv(x, weight, added, path)
+        offset = self.weight(f"{path}.bias", (out,), change) if bias else None
+        return self.graph.conv(x, weight, offset, path)
 
     def silu(self, x: Tensor, name: str) -> Tensor:
         """Return x * sigmoid(x)."""
@@ -79,23 +79,23 @@ class Layers:
         """Apply group norm to [B, C, H, W], lowered as coremltools lowers it (rank-5 moments, then batch_norm)."""
         g = self.graph
         b, c, h, w = x.shape
-        parts = g.reshape(x, (b, groups, c // groups, h, w), f"{path}.groups")
-        centred = g.sub(parts, g.reduce_mean(parts, [2, 3, 4], f"{path}.mean"), f"{path}.centred")
-        variance = g.reduce_mean(g.unary("square", centred, f"{path}.square"), [2, 3, 4], f"{path}.variance")
-        deviation = g.unary("sqrt", g.add(variance, epsilon, f"{path}.floored"), f"{path}.deviation")
-        even = g.reshape(g.real_div(centred, deviation, f"{path}.normal"), x.shape, f"{path}.whole")
-        return self.scale_and_shift(even, path)
+        grouped = g.reshape(x, (b, groups, c // groups, h, w), f"{path}.groups")
+        centered = g.sub(grouped, g.reduce_mean(grouped, [2, 3, 4], f"{path}.mean"), f"{path}.centred")
+        variance = g.reduce_mean(g.unary("square", centered, f"{path}.square"), [2, 3, 4], f"{path}.variance")
+        std = g.unary("sqrt", g.add(variance, epsilon, f"{path}.floored"), f"{path}.deviation")
+        normalized = g.reshape(g.real_div(centered, std, f"{path}.normal"), x.shape, f"{path}.whole")
+        return self.scale_and_shift(normalized, path)
 
-    def scale_and_shift(self, even: Tensor, path: str) -> Tensor:
-        """Apply the scale and shift at ``path`` to a normalised [B, C, H, W], as coremltools lowers them (batch_norm)."""
-        g, c = self.graph, even.shape[1]
+    def scale_and_shift(self, normalized: Tensor, path: str) -> Tensor:
+        """Apply the scale and shift at ``path`` to a normalized [B, C, H, W], as coremltools lowers them (batch_norm)."""
+        g, c = self.graph, normalized.shape[1]
         zeros = g.weight(f"zeros_{c}", (c,), FP16, lambda: np.zeros(c, np.float16))
         ones = g.weight(f"ones_{c}", (c,), FP16, lambda: np.ones(c, np.float16))
         gamma, beta = (self.weight(f"{path}.{kind}", (c,)) for kind in ("weight", "bias"))
-        return g.batch_norm(even, zeros, ones, gamma, beta, 1e-5, path)
+        return g.batch_norm(normalized, zeros, ones, gamma, beta, 1e-5, path)
 
     def resnet(self, x: Tensor, path: str, out: int, time: Tensor | None, groups: int, epsilon: float) -> Tensor:
-        """Apply a residual block to ``out`` channels; ``time`` is SiLU of the time embedding, [B, T, 1, 1]; None in autoencoders."""
+        """Apply a residual block with ``out`` channels; ``time`` is SiLU of the time embedding, [B, T, 1, 1], or None in autoencoders."""
         g = self.graph
         h = self.silu(self.group_norm(x, f"{path}.norm1", groups, epsilon), f"{path}.act1")
         h = self.conv(h, f"{path}.conv1", out, 3)

@@ -1,7 +1,7 @@
 """Cross-attention inputs: text embeddings, or keys and values projected once per prompt.
 
 Keys and values of cross attention depend on the prompt alone, not on the step. Projecting them is 1 % of an SDXL
-UNet's work but 13 % of its weights, which a UNet that is given them does without.
+UNet's work but 13 % of its weights, which a UNet that takes keys and values does not need.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class PromptStates:
 
 @dataclass(frozen=True)
 class Transformer:
-    """A spatial transformer of a UNet: its module path, how many blocks it has, and their width."""
+    """A spatial transformer of a UNet: its module path, the number of its blocks, and their width."""
 
     path: str
     blocks: int
@@ -39,43 +39,43 @@ class Transformer:
 
 
 def transformers(shape: UNetShape) -> list[Transformer]:
-    """Return the UNet's spatial transformers, in the order in which they run."""
-    found, levels = [], list(enumerate(shape.levels))
+    """Return the UNet's spatial transformers in the order in which they run."""
+    in_order, levels = [], list(enumerate(shape.levels))
     for number, level in levels:
         for index, blocks in enumerate(level.down):
-            found.append(Transformer(f"down_blocks.{number}.attentions.{index}", blocks, level.width))
-    found.append(Transformer("mid_block.attentions.0", shape.middle or 0, shape.levels[-1].width))
+            in_order.append(Transformer(f"down_blocks.{number}.attentions.{index}", blocks, level.width))
+    in_order.append(Transformer("mid_block.attentions.0", shape.middle or 0, shape.levels[-1].width))
     for up, (_, level) in enumerate(reversed(levels)):
         for index, blocks in enumerate(level.up):
-            found.append(Transformer(f"up_blocks.{up}.attentions.{index}", blocks, level.width))
-    return [transformer for transformer in found if transformer.blocks]
+            in_order.append(Transformer(f"up_blocks.{up}.attentions.{index}", blocks, level.width))
+    return [transformer for transformer in in_order if transformer.blocks]
 
 
 class PromptInputs:
-    """Keys and values as inputs keys_0, values_0, ... of the UNet, those of a spatial transformer side by side.
+    """Keys and values as inputs keys_0, values_0, ... of the UNet; each joins the blocks of one spatial transformer.
 
-    Not all in one: SDXL's are 83,200 channels, more than the Neural Engine's 65,536.
+    One input for all is too large: SDXL's have 83,200 channels, the Neural Engine takes at most 65,536.
     """
 
     def __init__(self, layers: Layers, shape: UNetShape, *, batch: int, tokens: int) -> None:
         """Declare the inputs, fp16: values_i [B, blocks * C, 1, K] and keys_i in the order of `keys_values`."""
         g, channels_last = layers.graph, layers.attention != "original"
-        self._found: dict[str, tuple[Tensor, Tensor]] = {}
+        self._keys_values: dict[str, tuple[Tensor, Tensor]] = {}
         for number, transformer in enumerate(transformers(shape)):
-            whole = transformer.blocks * transformer.width
-            across = (batch, whole, 1, tokens)
-            keys = g.input(f"keys_{number}", (batch, tokens, 1, whole) if channels_last else across, FP16)
-            values = g.input(f"values_{number}", across, FP16)
+            channels = transformer.blocks * transformer.width
+            channels_first = (batch, channels, 1, tokens)
+            keys = g.input(f"keys_{number}", (batch, tokens, 1, channels) if channels_last else channels_first, FP16)
+            values = g.input(f"values_{number}", channels_first, FP16)
             for index, path in enumerate(transformer.cross_attentions()):
                 begin, end = index * transformer.width, (index + 1) * transformer.width
-                self._found[path] = (
+                self._keys_values[path] = (
                     g.slice(keys, 3 if channels_last else 1, begin, end, f"{path}.keys"),
                     g.slice(values, 1, begin, end, f"{path}.values"),
                 )
 
     def keys_values(self, layers: Layers, path: str, width: int) -> tuple[Tensor, Tensor]:
         """Return keys and values of the cross attention at ``path``, ``width`` channels each."""
-        return self._found[path]
+        return self._keys_values[path]
 
 
 def unet_prompt(layers: Layers, shape: UNetShape, *, batch: int, tokens: int) -> None:

@@ -1,6 +1,6 @@
-"""The networks' references: each as diffusers or transformers has it, run under a package's input and output names.
+"""References of the networks: diffusers' and transformers' modules, run with a package's input and output names.
 
-PyTorch takes a second to import, diffusers and transformers four; they are imported where a reference is made or run.
+PyTorch takes a second to import, diffusers and transformers four, so they are imported inside the functions.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Make: TypeAlias = "Callable[[Config, Collection[str]], torch.nn.Module]"
 
 @dataclass(frozen=True)
 class Reference:
-    """How a network's original is made and run.
+    """The functions that make and run a network's original module.
 
-    make: a config.json as published and the names of a package's outputs -> the module.
-    run: the module and a package's inputs, fp32 -> its outputs.
+    make: (a published config.json, names of a package's outputs) -> the module.
+    run: (the module, a package's inputs in fp32) -> its outputs.
     """
 
     make: Make
@@ -36,13 +36,13 @@ class Reference:
 
 
 def diffusers_module(name: str) -> Make:
-    """Return what makes a module of this class of diffusers."""
+    """Return a function that makes a module of this diffusers class."""
 
     def make(config: Config, outputs: Collection[str]) -> torch.nn.Module:
         import diffusers
 
         kind = getattr(diffusers, name)
-        # Configurations have what a network worked out for itself, too, which its constructor does not take.
+        # Saved configurations also have derived values, which the constructor does not take.
         accepted = inspect.signature(kind.__init__).parameters
         module: torch.nn.Module = kind(**{name: value for name, value in config.items() if name in accepted})
         return module
@@ -59,7 +59,7 @@ def _make_clip(config: Config) -> torch.nn.Module:
 
 
 def _make_text_encoder(config: Config, outputs: Collection[str]) -> torch.nn.Module:
-    """Make a text encoder; without its last layer and norm, which many files of SDXL lack, where nothing is pooled."""
+    """Make a text encoder; without pooled outputs it has no last layer and norm, which many SDXL files lack."""
     if "pooled_outputs" in outputs:
         return _make_clip(config)
     import torch
@@ -86,8 +86,8 @@ def _make_safety_checker(config: Config, outputs: Collection[str]) -> torch.nn.M
     return module
 
 
-def _text_encoder(module: Any, given: Arrays) -> Arrays:
-    states = module(given["input_ids"].long(), output_hidden_states=True)
+def _text_encoder(module: Any, inputs: Arrays) -> Arrays:
+    states = module(inputs["input_ids"].long(), output_hidden_states=True)
     return {
         "last_hidden_state": states.last_hidden_state,
         "hidden_embeds": states.hidden_states[-2],
@@ -95,36 +95,36 @@ def _text_encoder(module: Any, given: Arrays) -> Arrays:
     }
 
 
-def _denoising(module: Any, given: Arrays, **more: Any) -> Any:
-    """Run a UNet or a ControlNet, whose inputs have the same names."""
-    context = given.pop("encoder_hidden_states")[:, :, 0].transpose(1, 2)
-    added = {name: given.pop(name) for name in ("time_ids", "text_embeds") if name in given}
-    sample, timestep = given.pop("sample"), given.pop("timestep")
-    return module(sample, timestep, context, added_cond_kwargs=added, **given, **more)
+def _denoise(module: Any, inputs: Arrays, **more: Any) -> Any:
+    """Run a UNet or a ControlNet; both take the same inputs."""
+    context = inputs.pop("encoder_hidden_states")[:, :, 0].transpose(1, 2)
+    added = {name: inputs.pop(name) for name in ("time_ids", "text_embeds") if name in inputs}
+    sample, timestep = inputs.pop("sample"), inputs.pop("timestep")
+    return module(sample, timestep, context, added_cond_kwargs=added, **inputs, **more)
 
 
-def _transformers(module: Any, given: Arrays) -> list[Transformer]:
-    pooled = given["text_embeds"].shape[1] if "text_embeds" in given else module.config.cross_attention_dim
+def _transformers(module: Any, inputs: Arrays) -> list[Transformer]:
+    pooled = inputs["text_embeds"].shape[1] if "text_embeds" in inputs else module.config.cross_attention_dim
     return transformers(unet_shape(dict(module.config), pooled_width=pooled))
 
 
-def _slices(whole: torch.Tensor, transformer: Transformer, side: str) -> list[torch.Tensor]:
-    """Return the keys or values of each block, [B, K, C], from a UNet's input."""
-    channels_last = side == "keys" and whole.shape[3] == transformer.blocks * transformer.width
-    rows = whole[:, :, 0] if channels_last else whole[:, :, 0].transpose(1, 2)
+def _slices(joined: torch.Tensor, transformer: Transformer, side: str) -> list[torch.Tensor]:
+    """Return the keys or values of each block, [B, K, C], from one of a UNet's inputs."""
+    channels_last = side == "keys" and joined.shape[3] == transformer.blocks * transformer.width
+    rows = joined[:, :, 0] if channels_last else joined[:, :, 0].transpose(1, 2)
     return [rows[:, :, begin : begin + transformer.width] for begin in range(0, rows.shape[2], transformer.width)]
 
 
 @contextmanager
-def _given_keys_and_values(module: Any, given: Arrays) -> Iterator[None]:
-    """Make the module's cross attention use the keys and values in ``given``, whatever states it gets."""
+def _replaced_keys_and_values(module: Any, inputs: Arrays) -> Iterator[None]:
+    """Make the module's cross attention use the keys and values in ``inputs`` instead of projecting its states."""
     handles = []
-    for number, transformer in enumerate(_transformers(module, given)):
+    for number, transformer in enumerate(_transformers(module, inputs)):
         for side, layer in (("keys", "to_k"), ("values", "to_v")):
-            parts = _slices(given.pop(f"{side}_{number}"), transformer, side)
-            for path, part in zip(transformer.cross_attentions(), parts, strict=True):
-                projection = module.get_submodule(f"{path}.{layer}")
-                handles.append(projection.register_forward_hook(lambda *_, part=part: part))
+            projections = _slices(inputs.pop(f"{side}_{number}"), transformer, side)
+            for path, projected in zip(transformer.cross_attentions(), projections, strict=True):
+                linear = module.get_submodule(f"{path}.{layer}")
+                handles.append(linear.register_forward_hook(lambda *_, projected=projected: projected))
     try:
         yield
     finally:
@@ -132,64 +132,64 @@ def _given_keys_and_values(module: Any, given: Arrays) -> Iterator[None]:
             handle.remove()
 
 
-def _unet(module: Any, given: Arrays) -> Arrays:
-    residuals = [given.pop(f"{RESIDUAL}{i}") for i in range(sum(name.startswith(RESIDUAL) for name in given))]
+def _unet(module: Any, inputs: Arrays) -> Arrays:
+    residuals = [inputs.pop(f"{RESIDUAL}{i}") for i in range(sum(name.startswith(RESIDUAL) for name in inputs))]
     more = {}
     if residuals:
         *down, middle = residuals
         more = {"down_block_additional_residuals": tuple(down), "mid_block_additional_residual": middle}
-    if "keys_0" not in given:
-        return {"noise_pred": _denoising(module, given, **more).sample}
-    with _given_keys_and_values(module, given):
+    if "keys_0" not in inputs:
+        return {"noise_pred": _denoise(module, inputs, **more).sample}
+    with _replaced_keys_and_values(module, inputs):
         width = module.config.cross_attention_dim
-        given["encoder_hidden_states"] = given["sample"].new_zeros(given["sample"].shape[0], width, 1, 1)
-        return {"noise_pred": _denoising(module, given, **more).sample}
+        inputs["encoder_hidden_states"] = inputs["sample"].new_zeros(inputs["sample"].shape[0], width, 1, 1)
+        return {"noise_pred": _denoise(module, inputs, **more).sample}
 
 
-def _unet_prompt(module: Any, given: Arrays) -> Arrays:
+def _unet_prompt(module: Any, inputs: Arrays) -> Arrays:
     """Return keys [B, K, 1, C] and values [B, C, 1, K], each transformer's blocks side by side."""
     import torch
 
-    states = given["encoder_hidden_states"][:, :, 0].transpose(1, 2)
-    found = {}
-    for number, transformer in enumerate(_transformers(module, given)):
+    states = inputs["encoder_hidden_states"][:, :, 0].transpose(1, 2)
+    outputs = {}
+    for number, transformer in enumerate(_transformers(module, inputs)):
         for side, layer in (("keys", "to_k"), ("values", "to_v")):
             rows = [module.get_submodule(f"{path}.{layer}")(states) for path in transformer.cross_attentions()]
-            found[f"{side}_{number}"] = torch.cat(rows, 2)[:, :, None]
-        found[f"values_{number}"] = found[f"values_{number}"].permute(0, 3, 2, 1)
-    return found
+            outputs[f"{side}_{number}"] = torch.cat(rows, 2)[:, :, None]
+        outputs[f"values_{number}"] = outputs[f"values_{number}"].permute(0, 3, 2, 1)
+    return outputs
 
 
-def _controlnet(module: Any, given: Arrays) -> Arrays:
-    found = _denoising(module, given)
-    residuals = [*found.down_block_res_samples, found.mid_block_res_sample]
+def _controlnet(module: Any, inputs: Arrays) -> Arrays:
+    outputs = _denoise(module, inputs)
+    residuals = [*outputs.down_block_res_samples, outputs.mid_block_res_sample]
     return {f"{RESIDUAL}{index}": residual for index, residual in enumerate(residuals)}
 
 
-def _vae_encoder(module: Any, given: Arrays) -> Arrays:
-    moments = module.encoder(given["x"])
+def _vae_encoder(module: Any, inputs: Arrays) -> Arrays:
+    moments = module.encoder(inputs["x"])
     return {"latent": module.quant_conv(moments) if module.quant_conv is not None else moments}
 
 
-def _decoder(module: Any, given: Arrays) -> Arrays:
-    return {"image": module.decode(given["z"]).sample}
+def _decoder(module: Any, inputs: Arrays) -> Arrays:
+    return {"image": module.decode(inputs["z"]).sample}
 
 
-def _safety_checker(module: Any, given: Arrays) -> Arrays:
-    """Return the scores of StableDiffusionSafetyChecker.forward before it rounds them; see there for the 0.01."""
+def _safety_checker(module: Any, inputs: Arrays) -> Arrays:
+    """Return the scores of StableDiffusionSafetyChecker.forward before rounding; the 0.01 is from there."""
     import torch
 
-    embedding = module.visual_projection(module.vision_model(given["clip_input"])[1])
+    embedding = module.visual_projection(module.vision_model(inputs["clip_input"])[1])
 
     def margins(concepts: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.normalize(embedding) @ torch.nn.functional.normalize(concepts).T - thresholds
 
-    cares = margins(module.special_care_embeds, module.special_care_embeds_weights) + given["adjustment"]
+    cares = margins(module.special_care_embeds, module.special_care_embeds_weights) + inputs["adjustment"]
     scores = margins(module.concept_embeds, module.concept_embeds_weights)
     scores = scores + 0.01 * (cares.round(decimals=3) > 0).any()
     unsafe = (scores.round(decimals=3) > 0).any().float()
     return {
-        "filtered_images": given["images"] * (1 - unsafe),
+        "filtered_images": inputs["images"] * (1 - unsafe),
         "has_nsfw_concepts": unsafe.reshape(1, 1, 1, 1),
         "concept_scores": scores,
     }

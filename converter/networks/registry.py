@@ -1,8 +1,8 @@
 """The registry of network kinds: the component, variants, writer and reference of each.
 
-To add a network, write a module with its MIL and its reference (those of diffusers are in `converter.networks.references`)
-and its entry here. New names of inputs and outputs go to `converter.networks.features`, a component that no other network is
-made from to `converter.sources.component_kinds`.
+To add a network, write a module with its MIL, add its reference to `converter.networks.references` and its entry here.
+Add new names of inputs and outputs to `converter.networks.features`, and a new component to
+`converter.sources.component_kinds`.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Variant:
 
     width, height: the images' size in pixels.
     batch: rows at once.
-    tokens: how long the prompt's states are.
-    control: whether it takes a ControlNet's residuals.
-    projected: whether it takes the prompt's keys and values, not its states.
+    tokens: length of the prompt's states.
+    control: whether the UNet takes a ControlNet's residuals.
+    projected: whether the UNet takes the prompt's keys and values instead of its states.
     """
 
     width: int
@@ -51,10 +51,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """What a network's program depends on beside its own configuration.
+    """Sizes that a network's program depends on besides its own configuration.
 
-    latent_factor: how many pixels a latent is a side.
-    pooled_width: the width of the pooled text state that the denoiser takes; 0 where it takes none.
+    latent_factor: pixels per latent, along one side.
+    pooled_width: the width of the pooled text state that the denoiser takes; 0 if it takes none.
     penultimate: whether the text encoders give the states before their last layer.
     """
 
@@ -70,23 +70,23 @@ Write = Callable[[Layers, Config, ModelSizes, Variant], None]
 class NetworkKind:
     """A kind of network.
 
-    name: what it is called in a model folder.
-    component: what it is made from; vae_decoder and vae_encoder are made from the same.
-    about: what its packages say of it.
+    name: its name in a model folder.
+    component: the component that holds its weights; vae_decoder and vae_encoder share one.
+    about: the description in its packages.
     write: adds its program to the layers' graph.
-    reference: what it is verified against.
-    marking_input: an input by which it is told from another network's package in its place.
-    read_config: a component's name and its config.json -> the configuration that ``write`` takes; raises CheckpointError.
-    per_size: whether it has a program for each size of images.
-    per_prompt: whether it has a program for each batch and each length of prompts.
-    prefers_gpu: whether it runs on the GPU where the other networks run on the Neural Engine. Apple's Swift pipelines do
-        so with the autoencoder (ml-stable-diffusion, StableDiffusionPipeline+Resources.swift): what it makes is seen, and
-        the GPU is the nearer to fp32.
-    resource: what Apple's Swift package calls the compiled model; None where it has none.
-    named: how the packages' file names begin where a model may have several networks of the kind, each with a name of its
-        own (controlnet/canny); None where it has one.
-    takes_residuals: whether it has further programs for a model with ControlNets.
-    prompt_network: the kind that projects its prompts once, where that is wanted.
+    reference: the original network that it is verified against.
+    marking_input: an input that no other network's package has in its place.
+    read_config: (a component's name, its config.json) -> the configuration that ``write`` takes; raises CheckpointError.
+    per_size: whether each image size has a program.
+    per_prompt: whether each batch and prompt length has a program.
+    prefers_gpu: whether it runs on the GPU when the other networks run on the Neural Engine. Apple's Swift pipelines do
+        so with the autoencoder (ml-stable-diffusion, StableDiffusionPipeline+Resources.swift): its errors are visible in
+        the image, and the GPU is nearer to fp32.
+    resource: the compiled model's name in Apple's Swift package; None if that has no such model.
+    named: prefix of the packages' file names if a model may have several networks of the kind, each with its own name
+        (controlnet/canny); None if it has one.
+    takes_residuals: whether a model with ControlNets has further programs of it.
+    prompt_network: the kind that projects its prompts once, if the conversion asks for that.
     """
 
     name: str
@@ -95,7 +95,7 @@ class NetworkKind:
     write: Write
     reference: Reference
     marking_input: str
-    read_config: Callable[[str, Config], Config] = lambda component, given: given
+    read_config: Callable[[str, Config], Config] = lambda component, config: config
     per_size: bool = True
     per_prompt: bool = False
     prefers_gpu: bool = False
@@ -136,10 +136,10 @@ def _write_controlnet(layers: Layers, config: Config, model: ModelSizes, variant
 
 
 def _image_writer(write: Callable[..., None]) -> Write:
-    def of_size(layers: Layers, config: Config, model: ModelSizes, variant: Variant) -> None:
+    def write_size(layers: Layers, config: Config, model: ModelSizes, variant: Variant) -> None:
         write(layers, config, height=variant.height, width=variant.width)
 
-    return of_size
+    return write_size
 
 
 TEXT_ENCODER = NetworkKind(
@@ -167,7 +167,7 @@ TEXT_ENCODER_2 = NetworkKind(
 UNET_PROMPT = NetworkKind(
     "unet_prompt",
     components.UNET,
-    "What the UNet of Stable Diffusion looks at in a prompt",
+    "Keys and values of a prompt for the UNet of Stable Diffusion",
     _write_unet_prompt,
     references.UNET_PROMPT,
     "encoder_hidden_states",
@@ -236,7 +236,7 @@ CONTROLNET = NetworkKind(
     per_prompt=True,
     named="ControlNet",
 )
-#: Every kind of network that a model folder may have; which it has depends on its family and the conversion's options.
+#: Every network kind that a model folder may have; its family and the conversion's options decide which it has.
 KINDS = (
     TEXT_ENCODER,
     TEXT_ENCODER_2,
@@ -252,19 +252,19 @@ _BY_NAME = {kind.name: kind for kind in KINDS}
 
 
 class NetworkError(AnemoneError):
-    """A name is not a network's."""
+    """A name that is not a network's."""
 
 
 def kind_of(network: str) -> NetworkKind:
-    """Return the kind of the network that a model folder calls so: unet, or controlnet/canny, of which it has several."""
+    """Return the kind of a network by its name in a model folder: unet, or controlnet/canny for a named one."""
     kind = _BY_NAME.get(network.partition("/")[0])
     if kind is None:
-        raise NetworkError(f"there is no network {quoted(network)}; accepted: {', '.join(_BY_NAME)}")
+        raise NetworkError(f"{quoted(network)} is not a network; accepted: {', '.join(_BY_NAME)}")
     return kind
 
 
 def component_name(network: str) -> str:
-    """Return the name of the component that a network is made from."""
+    """Return the name of the component that holds a network's weights."""
     kind = kind_of(network)
     return network if kind.named else kind.component.name
 
@@ -284,7 +284,7 @@ def write_graph(
     weights: Weights,
     target: Target,
 ) -> Graph:
-    """Write the network's program in one variant; its weights go to ``weights`` where they are not there yet."""
+    """Write the network's program in one variant; adds its weights to ``weights`` if they are not there yet."""
     graph = Graph(weights, target)
     kind_of(network).write(Layers(graph, tensors, variant.attention), config, model, variant)
     return graph
@@ -293,9 +293,9 @@ def write_graph(
 def tensors_taken(
     network: str, tensors: Tensors, config: Config, model: ModelSizes, variant: Variant, target: Target
 ) -> frozenset[str]:
-    """Return the tensors that a network takes. Raises CheckpointError where one is missing.
+    """Return the tensors that a network takes. Raises CheckpointError if one is missing.
 
-    Its program is built once without writing a weight, so the answer is the writer's own.
+    Builds the program once without writing weights, so the result is exactly what the writer reads.
     """
     names: set[str] = set()
     write_graph(network, tensors.noting(names), config, model, variant, Unwritten(), target)

@@ -2,7 +2,7 @@
 
 diffusers' StableDiffusionSafetyChecker, a CLIP vision tower (ViT-L/14; Radford et al. 2021) whose embedding is compared
 with each concept by cosine. Inputs and outputs have the names and types of Apple's package; Apple's blackens images
-with non_zero and scatter, which have dynamic shapes and leave the Neural Engine, where this one multiplies by 0 or 1.
+with non_zero and scatter, which have dynamic shapes and leave the Neural Engine; this one multiplies by 0 or 1.
 """
 
 from __future__ import annotations
@@ -16,34 +16,32 @@ from numpy.typing import NDArray
 from converter.errors import CheckpointError
 from converter.mil import FP16, FP32, Tensor
 from converter.networks.clip_layer import EPSILON, clip_layer
-from converter.networks.layers import Half, Layers
+from converter.networks.layers import FP16Array, Layers
 from converter.sources.configs import expect
 from converter.sources.tensors import expect_shape
 
 _WHERE = "safety_checker/config.json"
-#: What CLIPVisionConfig and CLIPConfig take where the configuration does not say.
+#: Defaults of CLIPVisionConfig and CLIPConfig.
 _WIDTH, _PATCH, _SIDE, _LAYERS, _PROJECTION = 768, 32, 224, 12, 512
-#: Added to every concept's score where a concept that needs special care was found.
+#: Added to every concept's score if a concept that needs special care was found.
 _CARE = 0.01
-#: diffusers rounds a score to three decimals before it asks whether it is above 0; this is where that begins.
+#: diffusers rounds a score to three decimals before it compares it with 0; scores above this round to more than 0.
 _ABOVE = 0.0005
-#: The least squared length torch.nn.functional.normalize divides by.
+#: The least squared length that torch.nn.functional.normalize divides by.
 _LEAST = 1e-24
 
 
 def _vision(config: dict[str, Any]) -> dict[str, Any]:
-    found = config.get("vision_config")
-    if not isinstance(found, dict):
-        raise CheckpointError(
-            f"{_WHERE} has no vision_config; this converter reads the size of CLIP's vision tower there"
-        )
-    expect(_WHERE, found, "hidden_act", ("quick_gelu", "gelu"), "quick_gelu")
-    expect(_WHERE, found, "num_channels", (3,), 3)
-    return found
+    vision = config.get("vision_config")
+    if not isinstance(vision, dict):
+        raise CheckpointError(f"{_WHERE} has no vision_config; it must have one with the size of CLIP's vision tower")
+    expect(_WHERE, vision, "hidden_act", ("quick_gelu", "gelu"), "quick_gelu")
+    expect(_WHERE, vision, "num_channels", (3,), 3)
+    return vision
 
 
 def _patches(layers: Layers, root: str, vision: dict[str, Any]) -> Tensor:
-    """Return clip_input as a row of its patches behind CLIP's class token, with their places: [1, D, 1, 1 + patches]."""
+    """Return CLIP's class token and the patches of clip_input, with position embeddings: [1, D, 1, 1 + patches]."""
     g = layers.graph
     channels, patch = int(vision.get("hidden_size", _WIDTH)), int(vision.get("patch_size", _PATCH))
     side = int(vision.get("image_size", _SIDE))
@@ -53,13 +51,13 @@ def _patches(layers: Layers, root: str, vision: dict[str, Any]) -> Tensor:
     x = g.reshape(x, (1, channels, 1, count), "patches.row")
     token = layers.weight(f"{root}embeddings.class_embedding", (1, channels, 1, 1))
     x = g.concat([token, x], 3, "patches.all")
-    path, placed = f"{root}embeddings.position_embedding.weight", (1, channels, 1, count + 1)
+    path, shape = f"{root}embeddings.position_embedding.weight", (1, channels, 1, count + 1)
     expect_shape(layers.tensors, path, (count + 1, channels))
 
-    def transposed() -> Half:
-        return np.ascontiguousarray(layers.tensors.array(path).T).astype(np.float16).reshape(placed)
+    def transposed() -> FP16Array:
+        return np.ascontiguousarray(layers.tensors.array(path).T).astype(np.float16).reshape(shape)
 
-    return g.add(x, g.weight(path, placed, FP16, transposed), "patches.placed")
+    return g.add(x, g.weight(path, shape, FP16, transposed), "patches.placed")
 
 
 def _embedding(layers: Layers, config: dict[str, Any], width: int) -> Tensor:
@@ -76,23 +74,23 @@ def _embedding(layers: Layers, config: dict[str, Any], width: int) -> Tensor:
 
 
 def _margins(layers: Layers, embedding: Tensor) -> Tensor:
-    """Return how far the cosine with each concept is above its threshold, fp32 [1, concepts + special cares, 1, 1].
+    """Return each concept's cosine less its threshold, fp32 [1, concepts + special cares, 1, 1].
 
-    In fp32: cosines are about 0.2, which fp16 knows to 0.0001, and 0.001 decides.
+    In fp32: cosines are about 0.2, where fp16 has steps of 0.0001, and 0.001 decides.
     """
     g, tensors = layers.graph, layers.tensors
     names, width = ("concept_embeds", "special_care_embeds"), embedding.shape[1]
     counts = [math.prod(tensors.shape(f"{name}_weights")) for name in names]
     for name, number in zip(names, counts, strict=True):
-        expect_shape(tensors, name, (number, width))  # one threshold for each concept
+        expect_shape(tensors, name, (number, width))  # each concept has one threshold
     count = sum(counts)
 
     def directions() -> NDArray[np.float32]:
         rows: NDArray[np.float32] = np.concatenate([tensors.array(name) for name in names]).astype(np.float32)
-        # The image's embedding is divided by its root mean square, which is its length but for this factor.
+        # The image's embedding is divided by its root mean square, which is its length divided by this factor.
         lengths = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) * width**0.5
-        shorter: NDArray[np.float32] = (rows / lengths).astype(np.float32)
-        return shorter.reshape(count, width, 1, 1)
+        scaled: NDArray[np.float32] = (rows / lengths).astype(np.float32)
+        return scaled.reshape(count, width, 1, 1)
 
     def thresholds() -> NDArray[np.float32]:
         rows: NDArray[Any] = np.concatenate([tensors.array(f"{name}_weights") for name in names])
@@ -100,28 +98,28 @@ def _margins(layers: Layers, embedding: Tensor) -> Tensor:
 
     x = g.cast(embedding, FP32, "embedding")
     square = g.reduce_mean(g.unary("square", x, "embedding.square"), [1], "embedding.mean_square")
-    size = g.unary("sqrt", g.add(square, _LEAST / width, "embedding.floored"), "embedding.size")
-    x = g.real_div(x, size, "direction")
+    rms = g.unary("sqrt", g.add(square, _LEAST / width, "embedding.floored"), "embedding.size")
+    x = g.real_div(x, rms, "direction")
     cosines = g.conv(x, g.weight("concepts", (count, width, 1, 1), FP32, directions), None, "cosines")
     return g.sub(cosines, g.weight("thresholds", (1, count, 1, 1), FP32, thresholds), "margins")
 
 
-def _found(layers: Layers, margins: Tensor, name: str) -> Tensor:
+def _any_above(layers: Layers, margins: Tensor, name: str) -> Tensor:
     """Return 1 where any of ``margins`` [1, C, 1, 1] is above 0 to three decimals and 0 otherwise, fp32 [1, 1, 1, 1]."""
     g = layers.graph
     return g.cast(g.greater(g.reduce_max(margins, [1], f"{name}.most"), _ABOVE, f"{name}.above"), FP32, name)
 
 
 def safety_checker(layers: Layers, config: dict[str, Any], *, height: int, width: int) -> None:
-    """Blacken an image in which one of the checkpoint's concepts is found.
+    """Write the safety checker, which blackens an image if it finds one of the checkpoint's concepts.
 
     clip_input fp16 [1, 3, S, S] (S 224, with CLIP's mean and deviation), images fp16 [1, height, width, 3] and
     adjustment fp16 [1] -> filtered_images fp32 like images, has_nsfw_concepts fp32 [1, 1, 1, 1] (1 or 0) and
-    concept_scores fp32 [1, 17] (cosine less threshold, and 0.01 where a special care was found).
+    concept_scores fp32 [1, 17] (cosine less threshold, plus 0.01 if a special care was found).
 
-    The decision is that of diffusers' ``forward``: a score counts where it is above 0 once rounded to three decimals.
-    ``adjustment`` (0 there) is added to the special cares' scores, as in Apple's package and ``forward_onnx``: more
-    finds more. Raises CheckpointError where the configuration is not one that this converter knows.
+    The decision is that of diffusers' ``forward``: a score counts if it is above 0 after rounding to three decimals.
+    ``adjustment`` (0 there) is added to the special cares' scores, as in Apple's package and ``forward_onnx``: a greater
+    one finds more. Raises CheckpointError if the configuration is unsupported.
     """
     g, vision = layers.graph, _vision(config)
     margins = _margins(layers, _embedding(layers, vision, int(config.get("projection_dim", _PROJECTION))))
@@ -129,10 +127,10 @@ def safety_checker(layers: Layers, config: dict[str, Any], *, height: int, width
     adjustment = g.cast(g.input("adjustment", (1,), FP16), FP32, "adjustment.wide")
     concepts, count = math.prod(layers.tensors.shape("concept_embeds_weights")), margins.shape[1]
     cares = g.add(g.slice(margins, 1, concepts, count, "cares"), adjustment, "cares.adjusted")
-    added = g.mul(_found(layers, cares, "care"), _CARE, "care.added")
-    scores = g.add(g.slice(margins, 1, 0, concepts, "concepts.margins"), added, "scores")
-    unsafe = _found(layers, scores, "unsafe")
-    kept = g.cast(g.sub(g.constant("one", np.float32(1)), unsafe, "safe"), FP16, "kept")
-    g.output(g.mul(images, kept, "filtered"), "filtered_images")
+    bonus = g.mul(_any_above(layers, cares, "care"), _CARE, "care.added")
+    scores = g.add(g.slice(margins, 1, 0, concepts, "concepts.margins"), bonus, "scores")
+    unsafe = _any_above(layers, scores, "unsafe")
+    factor = g.cast(g.sub(g.constant("one", np.float32(1)), unsafe, "safe"), FP16, "kept")
+    g.output(g.mul(images, factor, "filtered"), "filtered_images")
     g.output(unsafe, "has_nsfw_concepts")
     g.output(g.reshape(scores, (1, concepts), "scores.row"), "concept_scores")

@@ -1,7 +1,7 @@
 """The tiny autoencoder's decoder (diffusers' AutoencoderTiny: TAESD and TAESDXL), for previews while denoising.
 
 https://github.com/madebyollin/taesd: convolutions and ReLU alone, a hundredth of the work of the autoencoder it was
-distilled from. It takes latents as the denoiser has them; dividing them by the scaling factor is not its business.
+distilled from. It takes the denoiser's latents, not divided by the scaling factor.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from converter.networks.layers import Layers
 from converter.sources.configs import expect
 
 _WHERE = "the tiny autoencoder's config.json"
-#: Settings that change the decoder's graph, each with the one value this converter writes and diffusers' default.
+#: Settings that change the decoder's graph, each with its only accepted value, which is also diffusers' default.
 _FIXED: dict[str, Any] = {
     "act_fn": "relu",
     "out_channels": 3,
@@ -25,23 +25,24 @@ _FIXED: dict[str, Any] = {
     "upsample_fn": "nearest",
     "upsampling_scaling_factor": 2,
 }
-#: Latents are squeezed smoothly into (-3, 3) first, whatever ``latent_magnitude`` says (diffusers, DecoderTiny).
-_REACH = 3
+#: The decoder first squeezes latents smoothly into (-3, 3), for any ``latent_magnitude`` (diffusers, DecoderTiny).
+_BOUND = 3
 
 
 def _levels(config: dict[str, Any]) -> tuple[int, list[int]]:
-    """Return the channels of all levels, and the residual blocks of each from the latents' up."""
+    """Return the channels, which are the same at all levels, and each level's number of residual blocks, lowest first."""
     for name, value in _FIXED.items():
         expect(_WHERE, config, name, (value,), value)
     widths = list(config.get("decoder_block_out_channels", (64, 64, 64, 64)))
     blocks = [int(n) for n in config.get("num_decoder_blocks", (3, 3, 3, 1))]
     if len(set(widths)) != 1:
         raise CheckpointError(
-            f"{_WHERE} has decoder_block_out_channels = {widths}; this converter knows one width for all levels"
+            f"{_WHERE} has decoder_block_out_channels = {widths}; the same width for all levels is accepted"
         )
     if len(blocks) != len(widths):
         raise CheckpointError(
-            f"{_WHERE} gives num_decoder_blocks for {len(blocks)} levels and widths for {len(widths)}"
+            f"{_WHERE} has num_decoder_blocks for {len(blocks)} levels and decoder_block_out_channels for {len(widths)}; "
+            "one of each for every level is accepted"
         )
     return widths[0], blocks
 
@@ -51,7 +52,7 @@ def _relu(layers: Layers, x: Tensor, name: str) -> Tensor:
 
 
 def _block(layers: Layers, x: Tensor, path: str) -> Tensor:
-    """Add three convolutions to their input (AutoencoderTinyBlock; its widths are alike, so nothing is projected)."""
+    """Add three convolutions to their input (AutoencoderTinyBlock; all widths are equal, so it has no projection)."""
     width = x.shape[1]
     h = _relu(layers, layers.conv(x, f"{path}.conv.0", width, 3), f"{path}.act0")
     h = _relu(layers, layers.conv(h, f"{path}.conv.2", width, 3), f"{path}.act2")
@@ -60,22 +61,22 @@ def _block(layers: Layers, x: Tensor, path: str) -> Tensor:
 
 
 def _image(layers: Layers, x: Tensor, path: str) -> Tensor:
-    """Apply the last convolution, whose [0, 1] is stretched to [-1, 1] in its weights: doubling them is exact."""
+    """Apply the last convolution with its output [0, 1] scaled to [-1, 1] in the weights; doubling them is exact."""
     weight = layers.weight(f"{path}.weight", (3, x.shape[1], 3, 3), lambda w: w * np.float32(2))
     bias = layers.weight(f"{path}.bias", (3,), lambda b: b * np.float32(2) - np.float32(1))
     return layers.graph.conv(x, weight, bias, path, pad=1)
 
 
 def taesd_decoder(layers: Layers, config: dict[str, Any], *, height: int, width: int) -> None:
-    """Write the decoder: z fp16 [1, L, height/f, width/f], as the denoiser has it -> image fp32 [1, 3, height, width] in about [-1, 1].
+    """Write the decoder: z fp16 [1, L, height/f, width/f], the denoiser's -> image fp32 [1, 3, height, width], about [-1, 1].
 
-    f is 2 for every level but one (8). ``latent_magnitude`` and ``latent_shift`` are about storing latents as bytes
-    and are not used in decoding. Raises CheckpointError naming a setting that this converter does not know.
+    f is 2 ** (levels - 1): 8. ``latent_magnitude`` and ``latent_shift`` matter for storing latents as bytes, not for
+    decoding. Raises CheckpointError naming the unsupported setting.
     """
     g, (channels, levels) = layers.graph, _levels(config)
     factor = 2 ** (len(levels) - 1)
     z = g.input("z", (1, int(config.get("latent_channels", 4)), height // factor, width // factor), FP16)
-    x = g.mul(g.unary("tanh", g.mul(z, 1 / _REACH, "z.small"), "z.bounded"), _REACH, "z.clamped")
+    x = g.mul(g.unary("tanh", g.mul(z, 1 / _BOUND, "z.small"), "z.bounded"), _BOUND, "z.clamped")
     x = _relu(layers, layers.conv(x, "decoder.layers.0", channels, 3), "decoder.layers.1")
     index = 2
     for level, blocks in enumerate(levels):

@@ -1,4 +1,4 @@
-"""The part that UNet and ControlNet share: the conditions' embedding, the way down and the middle."""
+"""The trunk that UNet and ControlNet share: the conditions' embedding, the way down and the middle."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ def _frequencies(channels: int, shift: float) -> NDArray[np.float32]:
 def _waves(g: Graph, numbers: Tensor, channels: int, shape: UNetShape, name: str) -> Tensor:
     """Return sines and cosines of ``numbers`` [N] at falling frequencies, fp16 [N, channels].
 
-    All of it is computed in fp32: in fp16 an angle near 1000 rad is known to half a radian, which alone costs the
-    UNet 30 dB.
+    Computed in fp32: in fp16 an angle near 1000 rad is known to half a radian, which alone costs the UNet 30 dB.
     """
     column = g.expand_dims(g.cast(numbers, FP32, f"{name}.whole"), [1], f"{name}.column")
     shift = shape.frequency_shift
@@ -40,9 +39,9 @@ def _channels(g: Graph, x: Tensor, name: str) -> Tensor:
 
 
 def conditions(layers: Layers, shape: UNetShape, batch: int) -> Tensor:
-    """Return SiLU of the time embedding, fp16 [B, T, 1, 1], with all that is added to it.
+    """Return SiLU of the sum of the time embedding and the further conditions', fp16 [B, T, 1, 1].
 
-    Declares the inputs timestep fp16 [B] and, where the model has them, timestep_cond fp16 [B, G] (the guidance
+    Declares the inputs timestep fp16 [B] and, if the model has them, timestep_cond fp16 [B, G] (the guidance
     scale's embedding: LCM), time_ids fp16 [B, N] and text_embeds fp16 [B, P] (SDXL).
     """
     g = layers.graph
@@ -52,11 +51,11 @@ def conditions(layers: Layers, shape: UNetShape, batch: int) -> Tensor:
         x = g.add(x, layers.linear(guidance, "time_embedding.cond_proj", x.shape[1], bias=False), "time.guided")
     x = layers.silu(layers.linear(x, "time_embedding.linear_1", shape.time_width), "time_embedding.act")
     x = layers.linear(x, "time_embedding.linear_2", shape.time_width)
-    if (more := shape.addition) is not None:
-        ids = g.input("time_ids", (batch, more.ids), FP16)
-        text = g.input("text_embeds", (batch, more.text_width), FP16)
-        waves = _waves(g, g.reshape(ids, (batch * more.ids,), "ids.flat"), more.id_width, shape, "ids")
-        waves = g.reshape(waves, (batch, more.ids * more.id_width), "ids.rows")
+    if (addition := shape.addition) is not None:
+        ids = g.input("time_ids", (batch, addition.ids), FP16)
+        text = g.input("text_embeds", (batch, addition.text_width), FP16)
+        waves = _waves(g, g.reshape(ids, (batch * addition.ids,), "ids.flat"), addition.id_width, shape, "ids")
+        waves = g.reshape(waves, (batch, addition.ids * addition.id_width), "ids.rows")
         y = _channels(g, g.concat([text, waves], 1, "ids.joined"), "ids")
         y = layers.silu(layers.linear(y, "add_embedding.linear_1", shape.time_width), "add_embedding.act")
         x = g.add(x, layers.linear(y, "add_embedding.linear_2", shape.time_width), "time_embedding.sum")
@@ -70,7 +69,7 @@ class Trunk:
         self._layers, self._shape, self._time, self._prompt = layers, shape, time, prompt
 
     def block(self, x: Tensor, path: str, level: int, index: int, blocks: int) -> Tensor:
-        """Apply a resnet and, where ``blocks`` is not 0, that many transformer blocks."""
+        """Apply a resnet, then ``blocks`` transformer blocks, which may be 0."""
         shape, width = self._shape, self._shape.levels[level].width
         x = self._layers.resnet(x, f"{path}.resnets.{index}", width, self._time, shape.groups, shape.epsilon)
         if not blocks:
@@ -86,7 +85,7 @@ class Trunk:
         )
 
     def down(self, x: Tensor) -> list[Tensor]:
-        """Return every tensor that the way up takes (skip connections), ``x`` first; the last is the lowest level's."""
+        """Return every tensor that the way up takes (skip connections): ``x`` first, the lowest level's last."""
         skips = [x]
         for number, level in enumerate(self._shape.levels):
             path = f"down_blocks.{number}"

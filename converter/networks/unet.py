@@ -11,9 +11,9 @@ from converter.networks.unet_shape import UNetShape
 
 
 def _upsampled(layers: Layers, x: Tensor, like: Tensor, path: str) -> Tensor:
-    """Double the size and convolve, cut to ``like``'s size where halving had rounded up.
+    """Double the size, cut it to ``like``'s, which is odd if halving rounded up, and convolve.
 
-    Repeating pixels and cutting is what nearest-neighbour interpolation to 2n - 1 gives.
+    Repeating and cutting pixels gives the same as nearest-neighbor interpolation to 2n - 1.
     """
     x = layers.graph.upsample(x, f"{path}.upsampled")
     for axis in (2, 3):
@@ -32,11 +32,11 @@ def unet(
     control: bool = False,
     projected: bool = False,
 ) -> None:
-    """Write the UNet; ``height`` and ``width`` are the latents', of any size.
+    """Write the UNet; ``height`` and ``width`` are the latents' and may be any size.
 
     Inputs: sample fp16 [B, 4, height, width], timestep and SDXL's or LCM's conditions (see `conditions`),
-    encoder_hidden_states fp16 [B, D, 1, tokens] or, with ``projected``, what `unet_prompt` makes of them; with
-    ``control`` a ControlNet's additional_residual_0, ... fp16.
+    encoder_hidden_states fp16 [B, D, 1, tokens] or, with ``projected``, the outputs of `unet_prompt`; with ``control``
+    also a ControlNet's additional_residual_0, ... fp16.
     Output: noise_pred fp32 like the latents.
     """
     g: Graph = layers.graph

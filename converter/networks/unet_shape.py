@@ -1,4 +1,4 @@
-"""A UNet's shape: its config.json, checked, in the order the graph needs it."""
+"""Read a UNet's shape from its config.json."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from converter.sources.configs import Table, read_config
 
 _DOWN = ("CrossAttnDownBlock2D", "DownBlock2D")
 _UP = ("CrossAttnUpBlock2D", "UpBlock2D")
-#: Middle block -> whether it has transformer blocks; None is no middle at all (BK-SDM small and tiny).
+#: Middle block -> whether it has transformer blocks; None: the UNet has no middle (BK-SDM small and tiny).
 _MIDDLES = {"UNetMidBlock2DCrossAttn": True, "UNetMidBlock2D": False, None: False}
 
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution: ``down`` and ``up`` say for each resnet how many transformer blocks follow it."""
+    """One resolution. down, up: the number of transformer blocks after each resnet."""
 
     width: int
     heads: int
@@ -36,13 +36,13 @@ class Addition:
 
 @dataclass(frozen=True)
 class UNetShape:
-    """What the graph of a UNet (or a ControlNet, which has no way up) depends on.
+    """The settings that the graph of a UNet (or of a ControlNet, which has no way up) depends on.
 
-    middle: transformer blocks of the middle; 0 where its one resnet stands alone; None where there is no middle.
-    out_channels: those of what is predicted; 0 of a ControlNet.
-    condition_widths: of a ControlNet, those of the condition's embedding; empty of a UNet.
-    guidance_width: the width of the guidance scale's embedding (LCM); None where guidance is no input.
-    addition: SDXL's further conditions; None for the others.
+    middle: number of transformer blocks in the middle; 0 if it is one resnet alone; None without a middle.
+    out_channels: channels of the prediction; 0 for a ControlNet.
+    condition_widths: widths of a ControlNet's condition embedding; empty for a UNet.
+    guidance_width: width of the guidance scale's embedding (LCM); None if guidance is not an input.
+    addition: SDXL's further conditions; None for other models.
     """
 
     in_channels: int
@@ -65,25 +65,27 @@ class UNetShape:
 
     @property
     def scale_factor(self) -> int:
-        """How much smaller the lowest level is than the latents."""
+        """The size of the latents divided by the lowest level's, along one side."""
         return int(2 ** (len(self.levels) - 1))
 
 
 def _per_level(where: str, name: str, value: Any, levels: int) -> list[Any]:
-    found = list(value) if isinstance(value, list | tuple) else [value] * levels
-    if len(found) != levels:
-        raise CheckpointError(f"{where} has {name} = {value!r}; one number, or one for each of {levels}, is accepted")
-    return found
+    values = list(value) if isinstance(value, list | tuple) else [value] * levels
+    if len(values) != levels:
+        raise CheckpointError(
+            f"{where} has {name} = {value!r}; one number, or one for each of the {levels}, is accepted"
+        )
+    return values
 
 
-def _depths(where: str, kinds: list[str], known: tuple[str, str], layers: list[int], depth: list[Any]) -> list[Any]:
-    found = []
+def _depths(where: str, kinds: list[str], accepted: tuple[str, str], layers: list[int], depth: list[Any]) -> list[Any]:
+    depths = []
     for kind, count, blocks in zip(kinds, layers, depth, strict=True):
-        if kind not in known:
-            raise CheckpointError(f"{where} has a {kind}; this converter knows {' and '.join(known)}")
-        each = _per_level(where, "transformer_layers_per_block", blocks, count) if kind == known[0] else [0] * count
-        found.append(tuple(each))
-    return found
+        if kind not in accepted:
+            raise CheckpointError(f"{where} has a {kind}; accepted: {' and '.join(accepted)}")
+        each = _per_level(where, "transformer_layers_per_block", blocks, count) if kind == accepted[0] else [0] * count
+        depths.append(tuple(each))
+    return depths
 
 
 def _addition(where: str, config: dict[str, Any], text_width: int) -> Addition | None:
@@ -105,14 +107,14 @@ def _addition(where: str, config: dict[str, Any], text_width: int) -> Addition |
 
 
 def unet_shape(
-    given: dict[str, Any], where: str = "unet/config.json", *, pooled_width: int = 1280, table: Table = UNET
+    config: dict[str, Any], where: str = "unet/config.json", *, pooled_width: int = 1280, table: Table = UNET
 ) -> UNetShape:
     """Return the shape of a UNet2DConditionModel's configuration, or with ``table`` CONTROLNET of a ControlNetModel's.
 
     ``pooled_width`` is the width of SDXL's pooled text (OpenCLIP bigG's 1280). Raises CheckpointError naming the
-    setting that this converter does not know, and what it knows.
+    unsupported setting and what is accepted.
     """
-    config = read_config(where, given, table)
+    config = read_config(where, config, table)
     widths = config["block_out_channels"]
     count = len(widths)
 
@@ -123,7 +125,7 @@ def unet_shape(
         each, ("layers_per_block", "transformer_layers_per_block", "attention_head_dim", "cross_attention_dim")
     )
     if len(set(context)) != 1:
-        raise CheckpointError(f"{where} has cross_attention_dim = {context}; this converter knows one for all levels")
+        raise CheckpointError(f"{where} has cross_attention_dim = {context}; the same for all levels is accepted")
     groups = config["norm_num_groups"]
     if wrong := [width for width in widths if width % groups]:
         raise CheckpointError(f"{where} has norm_num_groups = {groups}, which does not divide {wrong[0]} channels")

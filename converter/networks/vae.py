@@ -1,9 +1,9 @@
-"""Both halves of the autoencoder (diffusers' AutoencoderKL; Rombach et al. 2022).
+"""The autoencoder's encoder and decoder (diffusers' AutoencoderKL; Rombach et al. 2022).
 
-Stable Diffusion XL's own autoencoder does not fit in fp16: the sums its residual blocks add to pass 65504, the image
-comes out black, and diffusers computes it in fp32 (``force_upcast``). Here it stays in fp16 with the weights it has.
-Everything that writes to those sums does so times ``2**-k``, an exact factor; whatever reads them is a group norm,
-whose result does not depend on the size of its input once its epsilon is scaled alike. See `trunk_scale`.
+Stable Diffusion XL's autoencoder does not fit in fp16: the residual sums exceed 65504, the image turns black, and
+diffusers computes it in fp32 (``force_upcast``). Here it stays in fp16 with its own weights: every layer that writes to
+those sums multiplies by ``2**-k``, which is exact; only group norms read them, and a group norm's result does not depend
+on the size of its input if its epsilon is scaled too. See `trunk_scale`.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from converter.sources.config_tables import VAE
 from converter.sources.configs import Config, expect, read_config
 
 _EPSILON = 1e-6
-#: SDXL's scaling factor, by which its autoencoder is known.
+#: SDXL's scaling factor, which identifies its autoencoder.
 _XL_SCALING_FACTOR = 0.13025
-#: Sums of up to 2 million fit then; 310,000 were reported of the original's decoder, for some images only
+#: With this, sums of up to 2 million fit; 310,000 were reported for some images of the original decoder
 #: (https://dev.to/elise_moreau/the-sdxl-vae-overflow-that-decoded-black-images-in-fp16-46g6).
 _XL_TRUNK_SCALE = 2.0**-5
-#: Modules that read values of their natural size and write to a sum or to what only a group norm reads.
+#: Modules that read unscaled values and write to a sum, or to a tensor that only a group norm reads.
 _ENTRIES = (".conv_in", ".conv1", ".conv2", ".to_out.0")
-#: Modules that read the sums and write them: their input is scaled already.
+#: Modules that read and write the sums: their input is scaled already.
 _PASSAGES = (".conv_shortcut", "samplers.0.conv")
-#: What the greatest value of a group is brought to before squaring. 2**8 is far from overflow, and a lone spike in a
+#: The greatest value of a group is scaled to this before squaring. 2**8 is far from overflow, and a lone spike in a
 #: group of 2**22 (four of SDXL's channels at 1024 x 1024) still has a variance of 2**8 / 2**22, the least normal fp16.
 _REACH = 16.0
-#: Added to a group's greatest value, for groups of nothing but one value; a sixteenth of it is a normal fp16.
+#: Added to a group's greatest value, for groups with all values equal; a sixteenth of it is still a normal fp16.
 _LEAST = 2.0**-10
 
 
-def vae_config(component: str, given: Config) -> Config:
-    """Return an autoencoder's configuration with its defaults; raises CheckpointError where it is another kind of network."""
+def vae_config(component: str, config: Config) -> Config:
+    """Return an autoencoder's configuration with defaults; raises CheckpointError if it is another kind of network's."""
     where = f"{component}/config.json"
-    expect(where, given, "_class_name", ("AutoencoderKL",), "AutoencoderKL")
-    config = read_config(where, given, VAE)
+    expect(where, config, "_class_name", ("AutoencoderKL",), "AutoencoderKL")
+    config = read_config(where, config, VAE)
     for kinds, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
         if set(config[kinds]) != {kind} or len(config[kinds]) != len(config["block_out_channels"]):
             raise CheckpointError(
-                f"{where} has {kinds} = {config[kinds]} for {len(config['block_out_channels'])} block_out_channels; this "
-                f"converter knows {kind} only, one for each"
+                f"{where} has {kinds} = {config[kinds]} for {len(config['block_out_channels'])} block_out_channels; "
+                f"one {kind} for each is accepted"
             )
     groups = config["norm_num_groups"]
     if wrong := [width for width in config["block_out_channels"] if width % groups]:
@@ -54,20 +54,19 @@ def vae_config(component: str, given: Config) -> Config:
 
 
 def trunk_scale(config: dict[str, Any]) -> float:
-    """Return the factor of the residual sums inside the networks: a power of two; 1 where fp16 holds them anyway.
+    """Return the factor of the residual sums inside the networks: a power of two, or 1 if the sums fit in fp16 unscaled.
 
-    Where SDXL's autoencoder was replaced by one made for fp16 (``force_upcast`` false) it is left alone; where a
-    single file does not say which one it holds, the scale does no harm.
+    An autoencoder made for fp16 (``force_upcast`` false) is not scaled. Single files do not say which one they have;
+    scaling one made for fp16 does no harm.
     """
     original = config["force_upcast"] and config["scaling_factor"] == _XL_SCALING_FACTOR
     return _XL_TRUNK_SCALE if original else 1.0
 
 
 class _ScaledLayers(Layers):
-    """Layers that keep an autoencoder's residual sums times ``scale``, and normalise them without overflow.
+    """Layers that keep an autoencoder's residual sums multiplied by ``scale``, and normalize them without overflow.
 
-    It is the activations that are scaled, not the weights: the smaller of those would become subnormal, which not every
-    unit is known to keep.
+    Activations are scaled, not weights: small weights would become subnormal, which some compute units may flush to 0.
     """
 
     def __init__(self, layers: Layers, scale: float) -> None:
@@ -75,7 +74,7 @@ class _ScaledLayers(Layers):
         self._scale = scale
 
     def weight(self, path: str, shape: tuple[int, ...], change: Change | None = None) -> Tensor:
-        """Return it as `Layers` does; biases of what writes to the sums are scaled."""
+        """Return the weight as `Layers` does; scales the biases of modules that write to the sums."""
         module, _, kind = path.rpartition(".")
         if kind != "bias" or not module.endswith((*_ENTRIES, *_PASSAGES)):
             return super().weight(path, shape, change)
@@ -88,33 +87,33 @@ class _ScaledLayers(Layers):
     def conv(
         self, x: Tensor, path: str, out: int, kernel: int, *, stride: int = 1, pad: int | None = None, bias: bool = True
     ) -> Tensor:
-        """Apply it as `Layers` does, scaled where it writes to the sums."""
+        """Apply the layer as `Layers` does; scales its input if it writes to the sums."""
         return super().conv(self._entering(x, path), path, out, kernel, stride=stride, pad=pad, bias=bias)
 
     def linear(self, x: Tensor, path: str, out: int, *, scale: float = 1.0, bias: bool = True) -> Tensor:
-        """Apply it as `Layers` does, scaled where it writes to the sums."""
+        """Apply the layer as `Layers` does; scales its input if it writes to the sums."""
         return super().linear(self._entering(x, path), path, out, scale=scale, bias=bias)
 
     def group_norm(self, x: Tensor, path: str, groups: int, epsilon: float) -> Tensor:
         """Apply group norm to scaled [B, C, H, W], of any magnitude.
 
-        With d the distances from a group's mean, s the scale and p at least the greatest of abs(d), it is
+        With d the distances from a group's mean, s the scale and p at least the greatest abs(d), the result is
         u / sqrt(mean(u**2) + (16 sqrt(epsilon) s / p)**2) for u = 16 d / p, exactly, and no square exceeds 256.
         """
         g = self.graph
         b, c, h, w = x.shape
         axes = [2, 3, 4]
-        parts = g.reshape(x, (b, groups, c // groups, h, w), f"{path}.groups")
-        centred = g.sub(parts, g.reduce_mean(parts, axes, f"{path}.mean"), f"{path}.centred")
-        greatest = g.reduce_max(g.unary("abs", centred, f"{path}.distance"), axes, f"{path}.greatest")
+        grouped = g.reshape(x, (b, groups, c // groups, h, w), f"{path}.groups")
+        centered = g.sub(grouped, g.reduce_mean(grouped, axes, f"{path}.mean"), f"{path}.centred")
+        greatest = g.reduce_max(g.unary("abs", centered, f"{path}.distance"), axes, f"{path}.greatest")
         peak = g.add(greatest, _LEAST, f"{path}.peak")
-        unit = g.real_div(centred, g.mul(peak, 1 / _REACH, f"{path}.unit"), f"{path}.units")
+        unit = g.real_div(centered, g.mul(peak, 1 / _REACH, f"{path}.unit"), f"{path}.units")
         variance = g.reduce_mean(g.unary("square", unit, f"{path}.square"), axes, f"{path}.variance")
         root = g.constant(f"{path}.root", np.float16(_REACH * epsilon**0.5 * self._scale))
         floor = g.unary("square", g.real_div(root, peak, f"{path}.floor_root"), f"{path}.floor")
-        deviation = g.unary("sqrt", g.add(variance, floor, f"{path}.floored"), f"{path}.deviation")
-        even = g.reshape(g.real_div(unit, deviation, f"{path}.normal"), x.shape, f"{path}.whole")
-        return self.scale_and_shift(even, path)
+        std = g.unary("sqrt", g.add(variance, floor, f"{path}.floored"), f"{path}.deviation")
+        normalized = g.reshape(g.real_div(unit, std, f"{path}.normal"), x.shape, f"{path}.whole")
+        return self.scale_and_shift(normalized, path)
 
 
 def _in_range(layers: Layers, config: dict[str, Any]) -> Layers:
@@ -140,7 +139,7 @@ def _middle(layers: Layers, x: Tensor, path: str, config: dict[str, Any]) -> Ten
 
 
 def vae_decoder(layers: Layers, config: dict[str, Any], *, height: int, width: int) -> None:
-    """Write the decoder: z fp16 [1, L, height/f, width/f], already divided by the scaling factor -> image fp32 [1, 3, height, width]."""
+    """Write the decoder: z fp16 [1, L, height/f, width/f], divided by the scaling factor -> image fp32 [1, 3, height, width]."""
     layers, graph = _in_range(layers, config), layers.graph
     groups, widths, latents = config["norm_num_groups"], config["block_out_channels"][::-1], config["latent_channels"]
     factor = 2 ** (len(widths) - 1)

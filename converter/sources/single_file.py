@@ -55,7 +55,7 @@ class Architecture:
     sample_size: int
 
 
-def recognise_file(tensors: Tensors, prediction_type: str | None = None) -> Architecture:
+def recognize_file(tensors: Tensors, prediction_type: str | None = None) -> Architecture:
     """Return which model these tensors are; raises CheckpointError whose message says what they are and what is supported.
 
     ``prediction_type`` overrules what the file says, or fails to say, of itself.
@@ -118,7 +118,7 @@ class SingleFile:
             raise CheckpointError(f"prediction_type {prediction_type!r} is not one of {', '.join(PREDICTION_TYPES)}")
         source = Tensors([path])
         try:
-            found = SingleFile(path, source, recognise_file(source, prediction_type), prediction_type, hub_name)
+            found = SingleFile(path, source, recognize_file(source, prediction_type), prediction_type, hub_name)
             for component in found.components:
                 found.config(component)
                 found.tensors(component)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from converter.apple import ACCEPTED, AppleSettings, AppleSettingsError, adopt, is_apple, option, recognise_apple
+from converter.apple import ACCEPTED, AppleSettings, AppleSettingsError, adopt, is_apple, option, recognize_apple
 from converter.apple.model import attention_implementation
 from converter.apple.settings import settle
 from converter.conversion.convert import convert
@@ -317,7 +317,7 @@ def test_a_model_of_published_widths_needs_its_tokenizer_alone(tmp_path):
     ],
 )
 def test_published_models_settle_themselves(custom, family, version, expected):
-    shown = replace(recognise_apple(custom[1]), family=family, version=version, published=True, vocabulary=49408)
+    shown = replace(recognize_apple(custom[1]), family=family, version=version, published=True, vocabulary=49408)
     shown = replace(shown, networks=shown.networks | {"text_encoder_2": custom[1]})
     found = settle(shown, AppleSettings())
     assert (found.prediction_type, found.vae_scaling_factor) == expected[:2]
@@ -331,7 +331,7 @@ def test_published_models_settle_themselves(custom, family, version, expected):
 
 
 def test_what_is_given_counts_before_what_is_known(custom):
-    shown = replace(recognise_apple(custom[1]), family="sdxl", published=True, vocabulary=49408)
+    shown = replace(recognize_apple(custom[1]), family="sdxl", published=True, vocabulary=49408)
     given = {"vae_scaling_factor": 0.2, "zeros_for_no_prompt": False, "guidance_scale": 0.0, "name": "mine"}
     found = settle(shown, AppleSettings(**given))
     assert (found.vae_scaling_factor, found.zeros_for_no_prompt, found.name) == (0.2, False, "mine")
@@ -344,11 +344,11 @@ def test_compressed_weights_are_named(apple):
         next(op for op in body.block_specializations[body.opset].operations).type = "constexpr_lut_to_dense"
 
     changed(unet_of(apple), compress)
-    assert recognise_apple(apple).precision == "compressed"
+    assert recognize_apple(apple).precision == "compressed"
 
 
 def test_a_stable_diffusion_2_of_unknown_name_is_asked_what_it_predicts_unless_it_inpaints(custom):
-    shown = replace(recognise_apple(custom[1]), family="sd2", version="x/y", published=True, vocabulary=49408)
+    shown = replace(recognize_apple(custom[1]), family="sd2", version="x/y", published=True, vocabulary=49408)
     with pytest.raises(AppleSettingsError, match="--prediction-type is missing") as caught:
         settle(shown, AppleSettings())
     assert len(caught.value.problems) == 1
@@ -364,7 +364,7 @@ def test_a_tokenizer_says_itself_what_prompts_are_filled_up_with(custom, apple, 
 
 
 def test_a_tokenizer_with_added_tokens_is_read_as_a_checkpoints_is_and_fits_the_text_encoder(custom, apple, tmp_path):
-    shown = recognise_apple(apple)
+    shown = recognize_apple(apple)
     own = tmp_path / "tokenizer"
     size = write_tokenizer(own)
     (own / "added_tokens.json").write_text(json.dumps({"<cat>": size}))
@@ -377,7 +377,7 @@ def test_a_tokenizer_with_added_tokens_is_read_as_a_checkpoints_is_and_fits_the_
 
 
 def test_each_text_encoder_has_its_own_tokenizer_where_there_are_two(custom, tmp_path):
-    shown = recognise_apple(custom[1])
+    shown = recognize_apple(custom[1])
     shown = replace(shown, vocabulary=None, networks=shown.networks | {"text_encoder_2": custom[1]})
     for name, token in (("tokenizer", "<cat>"), ("tokenizer_2", "<dog>")):
         size = write_tokenizer(tmp_path / name)
@@ -447,7 +447,7 @@ def test_flat_time_ids_are_read_as_two_rows(xl, tmp_path):
     ours, apple, settings = xl
     folder = copied(apple, tmp_path)
     changed(unet_of(folder), flat_time_ids)
-    shown = recognise_apple(folder)
+    shown = recognize_apple(folder)
     assert load(unet_of(folder)).inputs["time_ids"].shape == (12,)
     assert (shown.family, shown.time_ids, shown.batch) == ("sdxl", 6, 2)
     np.testing.assert_array_equal(picture(adopt(folder, settings)), picture(ours))
@@ -506,13 +506,13 @@ def named(folder, *networks, version="v"):
 )
 def test_what_does_not_run_here_is_refused_by_name_with_what_to_do(tmp_path, networks, words):
     with pytest.raises(CheckpointError, match=words):
-        recognise_apple(named(tmp_path, *networks))
+        recognize_apple(named(tmp_path, *networks))
 
 
 def test_packages_of_several_models_in_one_folder_are_told_apart(tmp_path):
     named(named(tmp_path, "unet", version="a_b"), "unet_chunk1", "text_encoder_2", version="c")
     with pytest.raises(CheckpointError, match=r"several models \(a_b, c\)"):
-        recognise_apple(tmp_path)
+        recognize_apple(tmp_path)
 
 
 def test_a_folder_of_something_else_is_not_apples(tmp_path, custom):
@@ -523,13 +523,13 @@ def test_a_folder_of_something_else_is_not_apples(tmp_path, custom):
     assert not is_apple(custom[2])
     assert is_apple(custom[1])
     with pytest.raises(CheckpointError, match=r"Stable_Diffusion_version_\*_unet\.mlpackage"):
-        recognise_apple(tmp_path)
+        recognize_apple(tmp_path)
 
 
 def test_what_lies_beside_the_model_is_left_alone_and_named(apple):
     named(apple, "safety_checker", "refiner", "unet_chunk1", version="someone_tiny-model")
     (apple / "ControlNet_lllyasviel_canny.mlpackage").mkdir()
-    shown = recognise_apple(apple)
+    shown = recognize_apple(apple)
     assert shown.unused == ("refiner", "safety_checker", "unet_chunk1", "ControlNet_lllyasviel_canny")
     assert list(shown.networks) == ["text_encoder", "unet", "vae_decoder", "vae_encoder"]
 
@@ -538,7 +538,7 @@ def test_a_refiner_alone_is_the_model(tmp_path):
     source = write_xl_checkpoint(tmp_path / "source", refiner=True)
     _, folder = pair(tmp_path, source)
     unet_of(folder).rename(str(unet_of(folder)).replace("_unet.", "_refiner."))
-    shown = recognise_apple(folder)
+    shown = recognize_apple(folder)
     assert shown.family == "sdxl_refiner"
     assert shown.networks["unet"].name.endswith("_refiner.mlpackage")
 
@@ -586,7 +586,7 @@ def test_packages_that_do_not_fit_are_refused_by_name(apple, network, change, wo
     path = next(apple.glob(f"*_{network}.mlpackage"))
     changed(path, change)
     with pytest.raises(CheckpointError, match=words) as caught:
-        recognise_apple(apple)
+        recognize_apple(apple)
     assert path.name in str(caught.value)
 
 
@@ -602,14 +602,14 @@ def test_xl_packages_that_do_not_fit_are_refused_by_name(xl, tmp_path, change, w
     folder = copied(xl[1], tmp_path)
     changed(unet_of(folder), change)
     with pytest.raises(CheckpointError, match=words):
-        recognise_apple(folder)
+        recognize_apple(folder)
 
 
 def test_a_network_that_is_missing_is_named(xl, tmp_path):
     folder = copied(xl[1], tmp_path)
     shutil.rmtree(next(folder.glob("*_text_encoder_2.mlpackage")))
     with pytest.raises(CheckpointError, match="lacks text_encoder_2, which sdxl needs"):
-        recognise_apple(folder)
+        recognize_apple(folder)
 
 
 def test_a_model_without_an_encoder_makes_images_from_prompts(custom, apple):
@@ -633,9 +633,9 @@ def compiled_folder(apple, out):
 def test_compiled_models_show_what_the_packages_show(request, tmp_path, kind):
     packages = request.getfixturevalue(kind)[1]
     folder = compiled_folder(packages, tmp_path / "Resources")
-    expected = recognise_apple(packages)
+    expected = recognize_apple(packages)
     paths = {network: folder / f"{SWIFT[network]}.mlmodelc" for network in expected.networks}
-    assert recognise_apple(folder) == replace(expected, folder=folder, networks=paths, compiled=True)
+    assert recognize_apple(folder) == replace(expected, folder=folder, networks=paths, compiled=True)
 
 
 def test_an_image_from_compiled_models_is_the_one_from_our_own(custom, tmp_path):
@@ -664,10 +664,10 @@ def chunked(custom, tmp_path_factory):
 
 
 def test_a_unet_cut_in_two_shows_what_it_showed(custom, chunked):
-    expected = recognise_apple(custom[1])
+    expected = recognize_apple(custom[1])
     unet = chunked / unet_of(custom[1]).name.replace("unet", "unet_chunk1")
     networks = {network: chunked / path.name for network, path in expected.networks.items()}
-    assert recognise_apple(chunked) == replace(expected, folder=chunked, networks=networks | {"unet": unet})
+    assert recognize_apple(chunked) == replace(expected, folder=chunked, networks=networks | {"unet": unet})
 
 
 @pytest.mark.parametrize("form", ["packages", "compiled"])
@@ -706,10 +706,10 @@ def test_a_refiner_cut_in_two_alone_is_the_model(tmp_path):
     source = write_xl_checkpoint(tmp_path / "source", refiner=True)
     _, whole = pair(tmp_path, source)
     unet_of(whole).rename(str(unet_of(whole)).replace("_unet.", "_refiner."))
-    expected = recognise_apple(whole)
+    expected = recognize_apple(whole)
     cut_in_two(expected.networks["unet"], whole)
     shutil.rmtree(expected.networks["unet"])
-    shown = recognise_apple(whole)
+    shown = recognize_apple(whole)
     assert (shown.family, shown.attention, shown.unused) == ("sdxl_refiner", expected.attention, ())
     assert shown.networks["unet"].name.endswith("_refiner_chunk1.mlpackage")
 
@@ -719,7 +719,7 @@ def test_a_compiled_model_without_its_description_is_refused(custom, tmp_path, d
     folder = compiled_folder(custom[1], tmp_path / "Resources")
     (folder / "Unet.mlmodelc" / damage).unlink()
     with pytest.raises(PackageError, match=r"Unet\.mlmodelc is not a compiled Core ML model"):
-        recognise_apple(folder)
+        recognize_apple(folder)
 
 
 def test_a_folder_that_cannot_be_written_gets_advice(custom, apple, monkeypatch):

@@ -1,4 +1,4 @@
-"""Files that are not Stable Diffusion checkpoints, recognised by their tensors' names.
+"""Files that are not Stable Diffusion checkpoints, recognized by their tensors' names.
 
 The names are those the published files have, most of them also in diffusers' loaders/single_file_utils.py and ComfyUI's
 comfy/model_detection.py.

@@ -8,14 +8,14 @@ import shutil
 import pytest
 
 from converter.errors import CheckpointError
-from converter.families.registry import MODELS, recognise
+from converter.families.registry import MODELS, recognize
 from converter.sources.source import open_source
 from tests.support.checkpoints import write_checkpoint, write_xl_checkpoint
 
 
 def test_stable_diffusion_has_one_text_encoder_and_takes_nothing_beside_the_prompts_states(checkpoint):
     source = open_source(checkpoint)
-    family = recognise(source)
+    family = recognize(source)
     assert family.name == "sd1"
     assert family.networks == ("text_encoder", "unet", "vae_decoder", "vae_encoder")
     assert not family.sizes.penultimate
@@ -25,7 +25,7 @@ def test_stable_diffusion_has_one_text_encoder_and_takes_nothing_beside_the_prom
 
 def test_xl_has_two_text_encoders_and_takes_sizes_and_pooled_text(tmp_path):
     source = open_source(write_xl_checkpoint(tmp_path / "source"))
-    family = recognise(source)
+    family = recognize(source)
     assert family.name == "sdxl"
     assert family.networks == ("text_encoder", "text_encoder_2", "unet", "vae_decoder", "vae_encoder")
     assert family.sizes.penultimate
@@ -39,8 +39,8 @@ def test_xl_has_two_text_encoders_and_takes_sizes_and_pooled_text(tmp_path):
 def test_a_checkpoint_without_a_denoiser_is_refused_by_name(tmp_path):
     source = write_checkpoint(tmp_path / "source")
     shutil.rmtree(source / "unet")
-    with pytest.raises(CheckpointError, match=r"source has no unet with a config\.json"):
-        recognise(open_source(source))
+    with pytest.raises(CheckpointError, match=r"source has no denoiser; a folder unet with a config\.json is expected"):
+        recognize(open_source(source))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_pipelines_are_known_whose_images_follow_from_the_networks(tmp_path, pip
     index = json.loads((source / "model_index.json").read_text())
     (source / "model_index.json").write_text(json.dumps(index | {"_class_name": pipeline}))
     if known:
-        assert recognise(open_source(source)).name == "sd1"
+        assert recognize(open_source(source)).name == "sd1"
     else:
-        with pytest.raises(CheckpointError, match=f"'{pipeline}', whose images are made in another way than those of"):
-            recognise(open_source(source))
+        with pytest.raises(CheckpointError, match=f"'{pipeline}', which is not supported; accepted: "):
+            recognize(open_source(source))

@@ -45,10 +45,10 @@ def test_trained_betas_are_kept_and_must_be_as_many_as_timesteps():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler.*sampled in another way"),
+        ({"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler.*sampled in a way that is not supported"),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscreteScheduler"),
         ({"_class_name": "CMStochasticIterativeScheduler"}, "CMStochasticIterative"),
-        ({"_class_name": ["x"]}, "sampled in another way"),
+        ({"_class_name": ["x"]}, "sampled in a way that is not supported"),
         ({"use_flow_sigmas": True}, "use_flow_sigmas = True.*flow matching"),
         ({"prediction_type": "flow_prediction"}, "prediction_type = 'flow_prediction'"),
         ({"timestep_type": "continuous"}, "EDM"),
@@ -58,7 +58,7 @@ def test_trained_betas_are_kept_and_must_be_as_many_as_timesteps():
         ({"steps_offset": 600}, "steps_offset 600"),
         ({"num_train_timesteps": 1}, "num_train_timesteps 1"),
         ({"num_train_timesteps": 10**9}, "num_train_timesteps 1000000000"),
-        ({"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, "the noise it predicts says nothing"),
+        ({"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, "predicted noise carries no information"),
         ({"num_train_timesteps": "1000"}, "num_train_timesteps = '1000'"),
         ({"thresholding": True}, "thresholding"),
         ({"trained_betas": [0.1, 2.0]}, "trained_betas"),

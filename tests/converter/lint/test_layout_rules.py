@@ -180,7 +180,7 @@ def test_a_product_in_fp32_is_off_the_engine_and_no_flat_product(mil, linted):
 @pytest.mark.parametrize(
     ("activation", "level"), [(torch.nn.Hardswish, "warning"), (torch.nn.SiLU, "note"), (torch.nn.ReLU, None)]
 )
-def test_a_classifier_converted_by_coremltools_is_recognised(mil, tmp_path, activation, level):
+def test_a_classifier_converted_by_coremltools_is_recognized(mil, tmp_path, activation, level):
     """MobileNetV3's end, where the error was found, of fewer channels; its relu twin, where there was none."""
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Linear(64, 128), activation(), torch.nn.Linear(128, 10)).eval()

@@ -24,7 +24,7 @@ NAMING = {
 def test_a_network_is_known_by_its_name_and_one_of_several_by_the_name_of_its_kind():
     assert kind_of("unet") is UNET
     assert kind_of("controlnet/canny") is CONTROLNET
-    with pytest.raises(NetworkError, match="there is no network 'mmdit'; accepted: text_encoder, text_encoder_2, unet"):
+    with pytest.raises(NetworkError, match="'mmdit' is not a network; accepted: text_encoder, text_encoder_2, unet"):
         kind_of("mmdit")
 
 

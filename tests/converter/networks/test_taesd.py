@@ -116,8 +116,8 @@ def test_the_published_decoder_becomes_a_graph_of_all_its_weights():
         ({"out_channels": 4}, "out_channels = 4; this converter knows 3"),
         ({"scaling_factor": 0.18215}, "scaling_factor = 0.18215; this converter knows 1.0"),
         ({"shift_factor": 0.1}, "shift_factor = 0.1; this converter knows 0.0"),
-        ({"decoder_block_out_channels": [64, 32, 32, 16]}, "one width for all levels"),
-        ({"num_decoder_blocks": [3, 3]}, "num_decoder_blocks for 2 levels and widths for 4"),
+        ({"decoder_block_out_channels": [64, 32, 32, 16]}, "the same width for all levels"),
+        ({"num_decoder_blocks": [3, 3]}, "num_decoder_blocks for 2 levels and decoder_block_out_channels for 4"),
     ],
 )
 def test_a_decoder_of_another_kind_is_refused_by_name(changes, words):

@@ -1,4 +1,4 @@
-"""Configurations of repositories on the hub, as they are published: recognised, or refused by what sets them apart."""
+"""Configurations of repositories on the hub, as they are published: recognized, or refused by what sets them apart."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from converter.errors import CheckpointError
-from converter.families.registry import recognise, settings_not_followed
+from converter.families.registry import recognize, settings_not_followed
 from converter.sources.checkpoint import Checkpoint
 
 PUBLISHED = json.loads((Path(__file__).parents[2] / "data" / "published_configs.json").read_text())
@@ -39,8 +39,8 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_published_folder_is_recognised(name, tmp_path):
-    found = recognise(published(name, tmp_path))
+def test_a_published_folder_is_recognized(name, tmp_path):
+    found = recognize(published(name, tmp_path))
     assert (found.name, found.inpainting, found.prediction_type) == FAMILIES[name]
     assert found.tokens == 77
     scheduler = PUBLISHED[name]["scheduler"]
@@ -58,7 +58,7 @@ def test_a_published_folder_is_recognised(name, tmp_path):
 )
 def test_a_published_folder_of_another_kind_is_refused_by_what_sets_it_apart(name, words, tmp_path):
     with pytest.raises(CheckpointError, match=words):
-        recognise(published(name, tmp_path))
+        recognize(published(name, tmp_path))
 
 
 @pytest.mark.parametrize("name", FAMILIES)

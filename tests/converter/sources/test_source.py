@@ -15,7 +15,7 @@ from transformers import CLIPTokenizer
 
 from converter.conversion.convert import convert
 from converter.errors import CheckpointError
-from converter.families.registry import recognise
+from converter.families.registry import recognize
 from converter.folder import Manifest
 from converter.options import ConvertOptions
 from converter.sources.checkpoint import Checkpoint
@@ -57,11 +57,11 @@ def diffusers_folder(folder, family):
 
 
 @pytest.mark.parametrize("family", list(TINY_UNETS))
-def test_a_single_file_is_recognised_as_the_folder_is(family, tmp_path):
+def test_a_single_file_is_recognized_as_the_folder_is(family, tmp_path):
     folder, file = (open_source(path) for path in diffusers_folder(tmp_path, family))
     assert (folder.name, folder.kind, file.name, file.kind) == (family, "diffusers", family, "single_file")
-    assert recognise(file) == recognise(folder)
-    assert recognise(file).name == family
+    assert recognize(file) == recognize(folder)
+    assert recognize(file).name == family
     for component in ("text_encoder", "text_encoder_2", "unet", "vae"):
         assert file.has(component) == folder.has(component)
 
@@ -159,7 +159,7 @@ def test_a_prediction_type_asked_for_overrules_and_is_another_model(kind, checkp
     path = checkpoint if kind == "folder" else write(tmp_path / "m.safetensors", tiny("sd1")[1])
     plain, asked = open_source(path), open_source(path, prediction_type="v_prediction")
     assert plain.config("scheduler")["prediction_type"] == "epsilon"
-    assert recognise(asked).prediction_type == "v_prediction"
+    assert recognize(asked).prediction_type == "v_prediction"
     assert plain.sha256 != asked.sha256
     assert plain.stamp != asked.stamp
     with pytest.raises(CheckpointError, match="'v' is not one of epsilon, v_prediction, sample"):
