@@ -1,10 +1,10 @@
-"""What can go wrong between a checkpoint and a model folder.
+"""Errors of conversion and of model folders.
 
 AnemoneError
 ├── CheckpointError   the source is missing, damaged, unsafe or of an architecture we do not convert
-├── ManifestError     a model folder's anemone.json is not one
+├── ManifestError     a folder is not a converted model, or its anemone.json is damaged
 ├── SpaceError        the disk cannot hold the result
-└── MemoryShortage    there is not enough memory to begin
+└── MemoryShortage    the machine has not enough free memory to begin
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from collections.abc import Sequence
 
 
 def shown(names: Sequence[str], most: int = 3) -> str:
-    """The first few of the names, and how many more there are, for a message."""
+    """Return the first ``most`` names and the number of the others, for a message."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def cut(text: str, most: int) -> str:
-    """Return a text, or its first ``most`` characters and how many there are."""
+    """Return a text; a longer one as its first ``most`` characters and its length."""
     return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
 def quoted(value: object, most: int = 200) -> str:
-    """Return a value of a file as Python writes it, cut where it is long, for a message."""
+    """Return the repr of a value from a file, cut after ``most`` characters, for a message."""
     return cut(repr(value), most)
 
 
 class AnemoneError(Exception):
-    """An error whose message is meant for the person who asked: what was wrong and what is accepted."""
+    """An error with a message for the user: what was wrong and what is accepted."""
 
 
 class CheckpointError(AnemoneError):
@@ -40,8 +40,8 @@ class ManifestError(AnemoneError):
 
 
 class SpaceError(AnemoneError):
-    """There is not enough free disk space."""
+    """The disk has not enough free space."""
 
 
 class MemoryShortage(AnemoneError):
-    """There is not enough memory for what was asked."""
+    """The machine has not enough free memory."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from converter.errors import ManifestError, quoted
-from converter.options import AS_USUAL, ConvertOptions
+from converter.options import DEFAULT_OPTIONS, ConvertOptions
 
 FORMAT = 2
 FILE = "anemone.json"
@@ -52,22 +52,22 @@ class SchedulerSettings:
 
 @dataclass(frozen=True)
 class Defaults:
-    """Values for what a request leaves out."""
+    """Values of the fields that a request does not set."""
 
     steps: Count
     guidance_scale: Finite
     scheduler: str
 
 
-USUAL = Defaults(steps=20, guidance_scale=7.5, scheduler="euler")
-#: Few-step models: with the guidance scale as an input (LCM's own default), and without guidance at all.
+STANDARD = Defaults(steps=20, guidance_scale=7.5, scheduler="euler")
+#: Defaults of few-step models: with the guidance scale as an input (LCM's own), and without guidance.
 GUIDED = Defaults(steps=4, guidance_scale=8.0, scheduler="lcm")
 UNGUIDED = Defaults(steps=4, guidance_scale=1.0, scheduler="euler")
 
 
 @dataclass(frozen=True)
 class Source:
-    """The weights' source, the hash of all that was read, and a stamp of the files' sizes and times."""
+    """The weights' source, the hash of all data read, and a stamp of the files' sizes and times."""
 
     kind: str
     path_or_id: str
@@ -77,7 +77,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Versions:
-    """What made the packages; ``revision`` is the release that last changed what they hold, empty for other converters."""
+    """Versions of the software that made the packages.
+
+    revision: the release that last changed their content; empty for other converters.
+    """
 
     anemone: str
     coremltools: str
@@ -86,13 +89,13 @@ class Versions:
 
 @dataclass(frozen=True)
 class Package:
-    """One program of a network and what it is for.
+    """The package (or the function of it) of one variant of a network.
 
-    width, height: the images' size in pixels; None where it does not matter.
+    width, height: the images' size in pixels; None if it does not matter.
     batch: how many rows it takes at once.
-    tokens: how long the prompt's states are; None where it takes none.
+    tokens: the length of the prompt's states; None if it takes no prompt.
     control: whether it takes a ControlNet's residuals.
-    function: which function of the package it is; main where the package has one alone.
+    function: its function in the package; main in a package of one.
     """
 
     path: Within
@@ -106,11 +109,11 @@ class Package:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the denoiser takes beside latents, timestep and prompt.
+    """The denoiser's inputs besides latents, timestep and prompt.
 
-    inpainting: whether a mask and the masked picture's latents follow the noisy ones.
-    guidance_width: the width of the guidance scale's embedding (LCM); None where guidance is no input.
-    time_ids: how many numbers of sizes and crops SDXL takes, with the pooled text; None for other families.
+    inpainting: whether a mask and the masked image's latents follow the noisy ones.
+    guidance_width: the width of the guidance scale's embedding (LCM); None if the guidance scale is not an input.
+    time_ids: how many numbers for sizes and crops SDXL takes, with the pooled text; None for other families.
     zeros_for_no_prompt: whether an empty negative prompt means states of zeros (SDXL).
     """
 
@@ -124,9 +127,9 @@ class Conditions:
 class Manifest:
     """anemone.json. Sizes are images' (width, height) in pixels, the first the default.
 
-    plan: the fingerprint of the conversion that made it (see `converter.conversion.plan`); empty where another converter did.
-    options: what the conversion was asked for.
-    left_out: what the checkpoint has that is not in the folder and changes no image, in sentences.
+    plan: the fingerprint of the plan that made it (see `converter.conversion.plan`); empty for other converters.
+    options: the options of the conversion.
+    left_out: the parts of the checkpoint that are not in the folder and change no image, in sentences.
     """
 
     name: str
@@ -146,7 +149,7 @@ class Manifest:
     source: Source
     converter: Versions
     plan: str
-    options: ConvertOptions = AS_USUAL
+    options: ConvertOptions = DEFAULT_OPTIONS
     format: int = FORMAT
     left_out: tuple[str, ...] = ()
 
@@ -156,7 +159,7 @@ class Manifest:
 
     @staticmethod
     def read(folder: Path) -> Manifest:
-        """Return the manifest of a model folder, upgraded from an earlier format; fields that are not known are ignored.
+        """Return the manifest of a model folder, upgraded from an earlier format; unknown fields are ignored.
 
         Raises ManifestError naming the field that is missing or wrong.
         """
@@ -165,29 +168,29 @@ class Manifest:
             raise ManifestError(f"{folder} is not a converted model: it has no {FILE}")
         try:
             content = path.read_bytes()
-            found = json.loads(content.decode("utf-8"))
+            manifest = json.loads(content.decode("utf-8"))
         except (ValueError, RecursionError) as error:
             raise ManifestError(f"{path} is not JSON: {error}") from error
-        number = found.get("format") if isinstance(found, dict) else found
-        if not isinstance(found, dict) or type(number) is not int or not 1 <= number <= FORMAT:
+        number = manifest.get("format") if isinstance(manifest, dict) else manifest
+        if not isinstance(manifest, dict) or type(number) is not int or not 1 <= number <= FORMAT:
             raise ManifestError(f"{path} has format {quoted(number)}; this version reads 1 to {FORMAT}")
         for upgrade in _UPGRADES[number - 1 :]:
-            upgrade(found)
+            upgrade(manifest)
         try:
-            # As JSON, in which pydantic takes lists for tuples.
-            return _MANIFEST.validate_json(content if number == FORMAT else json.dumps(found), strict=True)
+            # From JSON pydantic accepts lists as tuples.
+            return _MANIFEST.validate_json(content if number == FORMAT else json.dumps(manifest), strict=True)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"]))
-            has = "" if first["type"] == "missing" else f" (it is {quoted(first['input'])})"
-            raise ManifestError(f"{path}: {where}: {first['msg']}{has}") from error
+            value = "" if first["type"] == "missing" else f" (it is {quoted(first['input'])})"
+            raise ManifestError(f"{path}: {where}: {first['msg']}{value}") from error
 
 
 _MANIFEST = TypeAdapter(Manifest)
 
 
 def _to_2(manifest: dict[str, Any]) -> None:
-    """Add options and revision. Of the options only ``prompt_once`` changes which networks a source is compared by."""
+    """Add options and revision. ``prompt_once`` is the only option that changes which networks a source is compared by."""
     networks, converter = manifest.get("networks"), manifest.get("converter")
     manifest["options"] = {"prompt_once": isinstance(networks, dict) and "unet_prompt" in networks}
     if isinstance(converter, dict) and isinstance(converter.get("anemone"), str):
@@ -195,7 +198,7 @@ def _to_2(manifest: dict[str, Any]) -> None:
     manifest["format"] = 2
 
 
-#: The first makes format 2 of 1, and so on. They leave it to validation to refuse what is damaged.
+#: The first upgrades format 1 to 2, and so on. Validation afterwards refuses damaged manifests.
 _UPGRADES: tuple[Callable[[dict[str, Any]], None], ...] = (_to_2,)
 
 
@@ -217,23 +220,23 @@ class ModelFolder:
         return folder
 
     def tokenizer(self, name: str) -> Path:
-        """Return the folder of the tokenizer (vocab.json and merges.txt) of this name, or of the one for all encoders."""
+        """Return the folder of a tokenizer (vocab.json and merges.txt); without one of this name, that of the common one."""
         own = self.path / name
         return own if own.is_dir() else self.path / "tokenizer"
 
     def packages(self, network: str, width: int | None = None, height: int | None = None) -> tuple[Package, ...]:
-        """Return a network's programs for images of a size (pixels; None where it does not matter), smallest first.
+        """Return a network's packages for images of a size (pixels; None if it does not matter), smallest first.
 
-        Raises ManifestError where there is none.
+        Raises ManifestError if it has none.
         """
-        found = self.manifest.networks.get(network, ())
-        right = [p for p in found if (p.width, p.height) == (width, height)]
-        if not right:
-            sizes = dict.fromkeys("any size" if p.width is None else f"{p.width}x{p.height}" for p in found)
+        packages = self.manifest.networks.get(network, ())
+        of_size = [p for p in packages if (p.width, p.height) == (width, height)]
+        if not of_size:
+            sizes = dict.fromkeys("any size" if p.width is None else f"{p.width}x{p.height}" for p in packages)
             have = ", ".join(sizes) or "none"
             wanted = "any size" if width is None else f"{width}x{height}"
             raise ManifestError(f"{self.path} has no {network} for {wanted}; it has {have}")
-        return tuple(sorted(right, key=lambda p: (p.control, p.tokens or 0, p.batch)))
+        return tuple(sorted(of_size, key=lambda p: (p.control, p.tokens or 0, p.batch)))
 
     def best(
         self,
@@ -245,14 +248,14 @@ class ModelFolder:
         tokens: int = 0,
         control: bool = False,
     ) -> Package:
-        """Return the smallest program that takes ``batch`` rows at once, or the one that takes most if none does.
+        """Return the smallest package that takes ``batch`` rows at once, or the one that takes most if none does.
 
-        ``tokens`` and ``control`` must fit. Raises ManifestError where no program does.
+        ``tokens`` and ``control`` must fit. Raises ManifestError if no package fits.
         """
-        found = [p for p in self.packages(network, width, height) if p.control == control]
-        long = [p for p in found if p.tokens is None or p.tokens >= tokens]
+        packages = [p for p in self.packages(network, width, height) if p.control == control]
+        long = [p for p in packages if p.tokens is None or p.tokens >= tokens]
         if not long:
-            have = sorted({p.tokens or 0 for p in found})
+            have = sorted({p.tokens or 0 for p in packages})
             raise ManifestError(
                 f"{self.path} has no {network} {'with' if control else 'without'} ControlNet for {tokens} tokens; "
                 f"it has {have or 'none'}"
@@ -261,7 +264,7 @@ class ModelFolder:
         return next((p for p in shortest if p.batch >= batch), shortest[-1])
 
     def default(self, network: str) -> Package:
-        """Return the program of a network that a request with the model's defaults runs. Raises ManifestError."""
+        """Return the package of a network that a request with the model's defaults runs. Raises ManifestError."""
         defaults, conditions = self.manifest.defaults, self.manifest.conditions
         guided = defaults.guidance_scale > 1 and conditions.guidance_width is None
         packages = self.manifest.networks.get(network, ())

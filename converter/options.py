@@ -1,7 +1,7 @@
-"""Options of a conversion: what the plan, the command line, the API, stored requests and the manifest all hold.
+"""Options of a conversion, for the plan, the command line, the API, stored requests and the manifest.
 
-A new option is a field here, and one more line where it takes effect. Its flag, its field of the API, its place in what
-is stored and its part of a conversion's id follow from the field.
+A new option is a field here, and one more line where it takes effect. Its flag, its field in the API, its stored form
+and its part of a conversion's id follow from the field.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ Size = tuple[int, int]
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 #: The longest side of an image, in pixels: SDXL's at 4096 take 16 times the work of those at its own 1024.
 LARGEST_SIDE = 4096
-#: A network's source: a folder, or owner/name on the Hugging Face hub, also with @revision.
+#: A network's source: a folder, or owner/name on the Hugging Face hub, with @revision or without.
 NetworkSource = Annotated[str, Field(max_length=200)]
-#: Options of the first release. They are part of every id, whatever their value; a later option only where it is not at
-#: its default, so that adding one leaves the ids of stored conversions as they are.
+#: Options of the first release. They are part of every id, whatever their value. A later option is part of an id only if
+#: it is not at its default, so that adding one keeps the ids of stored conversions.
 _FIRST = (
     "prediction_type",
     "sizes",
@@ -41,12 +41,12 @@ _NO_IDENTITY = ("name", "verify")
 
 @dataclass(frozen=True)
 class Option:
-    """What command line and API need to know of an option.
+    """An option's description for the command line and the API.
 
     value: the type of one value, with its limits.
-    most: how many values it takes at most; None where it takes one that is no list.
-    flag: its flag, where that is not the field's name.
-    in_api: whether the API has it as it stands here.
+    most: how many values it takes at most; None if it takes one value and not a list.
+    flag: its flag, if that is not the field's name.
+    in_api: whether the API takes it in this form.
     """
 
     about: str
@@ -62,7 +62,7 @@ def _shown(about: str, value: Any, **more: Any) -> dict[str, Option]:
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """How to convert. None leaves a value to the checkpoint. The plan refuses what the checkpoint cannot do."""
+    """Options of a conversion. None takes the value from the checkpoint. The plan refuses values that do not fit it."""
 
     name: str | None = field(
         default=None, metadata=_shown("What the model is called; the source's own name if left out", str, in_api=False)
@@ -138,16 +138,16 @@ class ConvertOptions:
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
 
     def identity(self) -> dict[str, Any]:
-        """Return what tells conversions of one source apart: all but the name and verification."""
+        """Return the options that distinguish conversions of one source: all except the name and verification."""
         later = {name: value for name, value in self.changed().items() if name not in _NO_IDENTITY}
         return {name: getattr(self, name) for name in _FIRST} | later
 
     def later(self) -> dict[str, Any]:
-        """Return the part of `identity` that the first release had not."""
+        """Return the options in `identity` that the first release did not have."""
         return {name: value for name, value in self.identity().items() if name not in _FIRST}
 
 
 #: Every option at its default.
-AS_USUAL = ConvertOptions()
-#: Field name -> what the command line and the API show of it.
+DEFAULT_OPTIONS = ConvertOptions()
+#: Field name -> its description for the command line and the API.
 OPTIONS: dict[str, Option] = {f.name: f.metadata["option"] for f in fields(ConvertOptions)}

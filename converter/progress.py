@@ -1,4 +1,4 @@
-"""Progress of what takes seconds or longer: a download, a conversion, verification, loading."""
+"""Progress of a download, a conversion, verification or loading."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ Stage = Literal["downloading", "converting", "verifying", "loading"]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stage is.
+    """The progress of one stage.
 
-    item: the file or network it is at.
-    done, total: bytes of weights of all files or networks; when loading, networks.
-    eta_s: seconds to go, from the speed so far; None while that is not known.
+    item: the file or network that it works on.
+    done, total: bytes of weights over all files or networks; when loading, the number of networks.
+    eta_s: seconds left, from the speed so far; None until that is known.
     """
 
     stage: Stage
@@ -29,4 +29,4 @@ OnProgress: TypeAlias = Callable[[Progress], None]
 
 
 def ignore(progress: Progress) -> None:
-    """Do nothing with it."""
+    """Do nothing."""

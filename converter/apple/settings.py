@@ -11,7 +11,7 @@ from converter.apple.model import AppleModel
 from converter.apple.tokenizer import Vocabulary, find_vocabulary
 from converter.errors import CheckpointError
 from converter.families.schedule import read_schedule
-from converter.folder import GUIDED, UNGUIDED, USUAL, Defaults, SchedulerSettings
+from converter.folder import GUIDED, STANDARD, UNGUIDED, Defaults, SchedulerSettings
 from converter.sources.config_tables import PREDICTION_TYPES
 from converter.sources.configs import read_json
 from converter.sources.single_file import SCALING_FACTORS
@@ -46,7 +46,7 @@ class _Named:
 
     prediction_type: str
     timestep_spacing: str = "leading"
-    defaults: Defaults = USUAL
+    defaults: Defaults = STANDARD
 
 
 #: By the last part of the Hugging Face id. Stable Diffusion 2's models are the ones that differ in their prediction.
@@ -174,7 +174,7 @@ def settle(model: AppleModel, settings: AppleSettings) -> Settled:
     if problems or prediction is None or scale is None or vocabulary is None:
         raise AppleSettingsError(model.folder, tuple(problems))
 
-    usual = GUIDED if model.guidance_width else USUAL if named is None else named.defaults
+    usual = GUIDED if model.guidance_width else STANDARD if named is None else named.defaults
     zeros = settings.zeros_for_no_prompt
     return Settled(
         name=settings.name or model.version or folder_name(model.folder),

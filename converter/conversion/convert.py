@@ -1,4 +1,4 @@
-"""Conversion of a checkpoint into a model folder: weights stream from the checkpoint into each package's weight.bin."""
+"""Convert a checkpoint into a model folder: weights stream from the checkpoint into each package's weight.bin."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _ProgressCounter:
         self._report(Progress(stage, network, self._done, total, eta))
 
     def written(self, network: str, size: int) -> None:
-        # Constants that are no checkpoint tensors (masks, frequencies) are not in the total.
+        # The total does not count constants that the checkpoint does not have (masks, frequencies).
         self._done = min(self._before + self._totals[network], self._done + size)
         self.report(network)
 
@@ -51,7 +51,7 @@ def _take_over(plan: ConversionPlan, partial: Partial, out: Path, only: Collecti
     model = ModelFolder.open(out)
     if model.manifest.plan != plan.fingerprint:
         raise CheckpointError(
-            f"{out} was made from another checkpoint, with other options or by another version; convert it whole"
+            f"{out} was made from another checkpoint, with other options or by another version; convert all its networks"
         )
     for network in plan.networks:
         if network not in only:
@@ -67,10 +67,10 @@ def convert(
     *,
     verified: Callable[[str, float], None] = lambda network, psnr_db: None,
 ) -> ModelFolder:
-    """Convert ``source`` (opened, or what `open_source` takes) into the model folder ``out``, replacing what is there.
+    """Convert ``source`` (an open one, or what `open_source` takes) into the model folder ``out``, replacing a model there.
 
-    A source that is opened already goes by the prediction type it was opened with. Otherwise as `write_model`; raises
-    CheckpointError too where the source, a size or an option is not convertible.
+    An open source keeps the prediction type it was opened with. The rest is as in `write_model`; also raises
+    CheckpointError if the source, a size or an option cannot be converted.
     """
     require_replaceable(out)
     if isinstance(source, str | Path):
@@ -86,14 +86,14 @@ def write_model(
     *,
     verified: Callable[[str, float], None] = lambda network, psnr_db: None,
 ) -> ModelFolder:
-    """Write the model that a plan describes into the folder ``out``, replacing what is there.
+    """Write the model that a plan describes into the folder ``out``, replacing a model there.
 
     ``progress`` is called for every tensor written, ``verified`` with each network's PSNR in dB at its worst output,
-    compared with its source. The folder appears whole or not at all. After a crash the networks that were finished are
-    kept, and the next conversion by the same plan goes on after them. With ``only``, the other networks stay as they are
-    in ``out``. Hold `conversion_lock` where another process might convert into ``out`` too. Raises CheckpointError,
-    SpaceError and MemoryShortage before anything is written, and VerificationError where a network does not give what
-    its source gives.
+    compared with its source. The folder appears complete or not at all. After a crash the finished networks are kept, and
+    the next conversion by the same plan continues after them. With ``only``, the other networks stay as they are in
+    ``out``. Take `conversion_lock` first if another process might convert into ``out`` too. Raises CheckpointError,
+    SpaceError and MemoryShortage before it writes anything, and VerificationError if a network's results differ from
+    its source's.
     """
     require_replaceable(out)
     left_out = plan.left_out()

@@ -8,8 +8,8 @@ from converter import __version__
 from converter.conversion.plan import REVISION, ConversionPlan
 from converter.folder import (
     GUIDED,
+    STANDARD,
     UNGUIDED,
-    USUAL,
     Defaults,
     Manifest,
     Package,
@@ -19,17 +19,17 @@ from converter.folder import (
 
 
 def _defaults(plan: ConversionPlan) -> Defaults:
-    usual = GUIDED if plan.family.takes_guidance else UNGUIDED if plan.batches == (1,) else USUAL
-    said = plan.checkpoint.defaults
+    defaults = GUIDED if plan.family.takes_guidance else UNGUIDED if plan.batches == (1,) else STANDARD
+    published = plan.checkpoint.defaults
     return Defaults(
-        steps=int(said.get("steps", usual.steps)),
-        guidance_scale=float(said.get("guidance_scale", usual.guidance_scale)),
-        scheduler=str(said.get("scheduler", usual.scheduler)),
+        steps=int(published.get("steps", defaults.steps)),
+        guidance_scale=float(published.get("guidance_scale", defaults.guidance_scale)),
+        scheduler=str(published.get("scheduler", defaults.scheduler)),
     )
 
 
 def make_manifest(plan: ConversionPlan, networks: dict[str, tuple[Package, ...]], left_out: list[str]) -> Manifest:
-    """The manifest of a finished conversion; ``left_out`` has what of the checkpoint is not in it, in sentences."""
+    """Return the manifest of a finished conversion; ``left_out`` says in sentences which parts of the checkpoint are not in it."""
     family = plan.family
     return Manifest(
         name=plan.name,

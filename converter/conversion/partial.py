@@ -1,4 +1,4 @@
-"""The folder that a conversion writes into: finished networks survive a crash, half-written ones are written again."""
+"""The folder that a conversion writes into: finished networks survive a crash, unfinished ones are written again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STATE = "conversion.json"
 
 @contextmanager
 def conversion_lock(out: Path) -> Iterator[None]:
-    """Hold the lock of the model folder ``out``; waits while another process converts into it.
+    """Take the lock of the model folder ``out``; wait while another process converts into it.
 
     The system releases the lock when the process ends, however it ends.
     """
@@ -39,14 +39,14 @@ def require_replaceable(out: Path) -> None:
     if not out.exists() or (out.is_dir() and ((out / FILE).is_file() or not any(out.iterdir()))):
         return
     raise CheckpointError(
-        f"{out} is there and is no converted model (it has no {FILE}), so it is left alone; give the name of a new folder or "
-        "of a model to replace"
+        f"{out} exists and is not a converted model (it has no {FILE}), so it stays as it is; give the name of a new folder "
+        "or of a model to replace"
     )
 
 
 @dataclass(frozen=True)
 class _State:
-    """The plan of a conversion, and the packages of the networks it has finished."""
+    """The fingerprint of a conversion's plan, and the packages of the networks it has finished."""
 
     fingerprint: str | None
     networks: dict[str, tuple[Package, ...]]
@@ -57,21 +57,21 @@ _STATES = TypeAdapter(_State)
 
 @dataclass(frozen=True)
 class Partial:
-    """The folder that a conversion of ``fingerprint`` writes into, next to the model folder it becomes."""
+    """The folder that the conversion with the plan ``fingerprint`` writes into, next to the model folder it becomes."""
 
     path: Path
     fingerprint: str
 
     @staticmethod
     def open(out: Path, fingerprint: str) -> Partial:
-        """Return the partial folder for ``out``; what a conversion of another plan left there is removed."""
+        """Return the partial folder for ``out``; remove one that a conversion by another plan left."""
         partial = Partial(out.with_name(f".{out.name}.partial"), fingerprint)
         if partial._state().fingerprint != fingerprint and partial.path.is_dir():
             shutil.rmtree(partial.path)
         return partial
 
     def _state(self) -> _State:
-        """Read the state; empty if there is no file or a damaged one, so that everything is converted again."""
+        """Read the state; return an empty one if the file is missing or damaged, so that everything is converted again."""
         file = self.path / _STATE
         try:
             return _STATES.validate_json(file.read_bytes(), strict=True) if file.is_file() else _State(None, {})
@@ -84,7 +84,7 @@ class Partial:
         new.rename(self.path / _STATE)
 
     def finished(self, network: str) -> tuple[Package, ...] | None:
-        """Return the packages of a network that was finished before; None if it was not."""
+        """Return the packages of a finished network; None if it is not finished."""
         return self._state().networks.get(network)
 
     @contextmanager
@@ -99,7 +99,7 @@ class Partial:
         return self.path / f"{network.replace('/', '_')}.writing"
 
     def finish(self, network: str, packages: tuple[Package, ...]) -> None:
-        """Record a network as finished, whose packages lie in the folder of `writing`."""
+        """Move a network's packages out of the folder of `writing` and record the network as finished."""
         folder = self._folder(network)
         for path in {package.path for package in packages}:
             target = self.path / path
@@ -117,7 +117,7 @@ class Partial:
         self.finish(network, packages)
 
     def become(self, out: Path) -> None:
-        """Move the finished folder to ``out``. A model that was there is removed only afterwards."""
+        """Move the finished folder to ``out``. Remove the model that it replaces only afterwards."""
         (self.path / _STATE).unlink()
         old = out.with_name(f".{out.name}.old-{os.getpid()}")
         if out.exists():

@@ -38,23 +38,23 @@ from converter.sources.tokenizer import greatest_token
 _LONGEST_NAME = 100
 #: The longest prompt, in multiples of CLIP's 77 tokens.
 _LONGEST_PROMPT = 3
-#: Nothing but their names tells few-step models that were distilled without guidance from the others.
+#: Few-step models that were distilled without guidance differ from the others by their names only.
 _WITHOUT_GUIDANCE = re.compile(r"turbo|lightning")
 #: The side, in latents, at which a network is verified; every size has the same weights.
-_VERIFIED_AT = 16
-#: The release that last changed what a plan's packages hold: models of an earlier one are converted again. Raise it with
-#: such a change; a release without one leaves it, so that nobody's models are made anew.
+_VERIFIED_SIDE = 16
+#: The release that last changed the content of a plan's packages: models of an earlier one are converted again. Raise it
+#: with such a change only, so that other releases do not convert models again.
 REVISION = "0.1.0"
-#: coremltools when the first plans were named; it stands in fingerprints and changes no package.
+#: The version of coremltools in the first fingerprints; it stays in them and changes no package.
 _FIRST_COREMLTOOLS = "9.0"
 
 
 @dataclass(frozen=True)
 class ConversionPlan:
-    """What a conversion writes. Its `fingerprint` changes with anything that changes a package.
+    """The networks and packages that a conversion writes. Its `fingerprint` changes with anything that changes a package.
 
-    extras: networks given beside the checkpoint, the VAE in place of its own among them.
-    name, sizes, batches, tokens: as the options say, or as the checkpoint asks where they leave it open.
+    extras: networks from other sources than the checkpoint; a VAE among them replaces its own.
+    name, sizes, batches, tokens: from the options, or from the checkpoint if the options do not set them.
     """
 
     checkpoint: Source
@@ -71,34 +71,36 @@ class ConversionPlan:
     @property
     def networks(self) -> tuple[str, ...]:
         """Return the networks to write, in order."""
-        own = self.family.networks
-        projections = [p.name for network in own if (p := kind_of(network).prompt_network) is not None]
+        networks = self.family.networks
+        projections = [p.name for network in networks if (p := kind_of(network).prompt_network) is not None]
         return (
-            *own,
+            *networks,
             *(projections if self.options.prompt_once else ()),
             *(name for name in self.extras if name != VAE.name),
         )
 
     def tensors(self, network: str) -> Tensors:
-        """Return the weights of the component a network is made of, under their canonical names, mapped."""
-        part = component_name(network)
-        if part not in self._mapped:
-            own = self.extras[part].tensors if part in self.extras else self.checkpoint.tensors(part)
-            self._mapped[part] = canonical(part, own, kind_of(network).component.canonical_name)
-        return self._mapped[part]
+        """Return the weights of a network's component, memory-mapped, by their canonical names."""
+        component = component_name(network)
+        if component not in self._mapped:
+            extra = self.extras.get(component)
+            tensors = self.checkpoint.tensors(component) if extra is None else extra.tensors
+            self._mapped[component] = canonical(component, tensors, kind_of(network).component.canonical_name)
+        return self._mapped[component]
 
     def published_config(self, network: str) -> dict[str, Any]:
         """Return a network's config.json as it was published."""
-        part = component_name(network)
-        return self.extras[part].config if part in self.extras else self.checkpoint.config(part)
+        component = component_name(network)
+        extra = self.extras.get(component)
+        return self.checkpoint.config(component) if extra is None else extra.config
 
     def config(self, network: str) -> dict[str, Any]:
-        """A network's configuration, with defaults for what config.json lacks where this converter reads it by a table."""
+        """Return a network's configuration, with the defaults of this converter's tables for fields that config.json lacks."""
         return kind_of(network).read_config(component_name(network), self.published_config(network))
 
     @cached_property
     def taken(self) -> dict[str, frozenset[str]]:
-        """Network -> the tensors it takes. Raises CheckpointError where a network lacks one."""
+        """Map each network to the tensors it takes. Raises CheckpointError if a network lacks one."""
         return {network: self._taken(network) for network in self.networks}
 
     def _taken(self, network: str) -> frozenset[str]:
@@ -109,20 +111,20 @@ class ConversionPlan:
             raise CheckpointError(f"{network}: {error}") from error
 
     def left_out(self) -> list[str]:
-        """Return what of the checkpoint no network takes and changes no image, in sentences.
+        """Say in sentences which parts of the checkpoint no network takes; they change no image.
 
-        Raises CheckpointError where a network lacks a tensor, or where what no network takes would change the image.
+        Raises CheckpointError if a network lacks a tensor, or if a part that no network takes would change the image.
         """
         self._check_tokens()
-        _ = self.checkpoint.defaults  # refused here where they are damaged, and not once everything is written
-        found = settings_not_followed(self.checkpoint)
-        for part, network in {component_name(network): network for network in self.networks}.items():
-            taken = frozenset().union(*(names for n, names in self.taken.items() if component_name(n) == part))
-            found += left_out(part, kind_of(network).component, self.tensors(network), taken)
-        return [*found, *self.checkpoint.leftovers]
+        _ = self.checkpoint.defaults  # damaged ones raise here, before anything is written
+        sentences = settings_not_followed(self.checkpoint)
+        for component, network in {component_name(network): network for network in self.networks}.items():
+            taken = frozenset().union(*(names for n, names in self.taken.items() if component_name(n) == component))
+            sentences += left_out(component, kind_of(network).component, self.tensors(network), taken)
+        return [*sentences, *self.checkpoint.leftovers]
 
     def variants(self, network: str) -> list[Variant]:
-        """Return the variants of a network; the first is first in the weights file."""
+        """Return the variants of a network; the weights file begins with those of the first."""
         kind = kind_of(network)
         sizes = self.sizes if kind.per_size else self.sizes[:1]
         if not kind.per_prompt:
@@ -138,16 +140,16 @@ class ConversionPlan:
         ]
 
     def verified(self, network: str) -> list[Variant]:
-        """Return the variants to verify: small images on the installed weights, so that it takes seconds."""
-        side = _VERIFIED_AT * self.family.sizes.latent_factor
-        found: dict[bool, Variant] = {}
+        """Return the variants to verify: small images on the installed weights, so that verification takes seconds."""
+        side = _VERIFIED_SIDE * self.family.sizes.latent_factor
+        by_control: dict[bool, Variant] = {}
         for v in self.variants(network):
-            found.setdefault(v.control, replace(v, width=min(v.width, side), height=min(v.height, side)))
-        return list(found.values())
+            by_control.setdefault(v.control, replace(v, width=min(v.width, side), height=min(v.height, side)))
+        return list(by_control.values())
 
     @property
     def controlled(self) -> bool:
-        """Whether there are ControlNets."""
+        """Return whether the plan has ControlNets."""
         return any(name.startswith(f"{CONTROLNET.name}/") for name in self.extras)
 
     def weight_bytes(self) -> dict[str, int]:
@@ -160,7 +162,7 @@ class ConversionPlan:
         return self.checkpoint.tokenizer_files()
 
     def _check_tokens(self) -> None:
-        """Raise CheckpointError if a tokenizer gives a number that its text encoder has no row for."""
+        """Raise CheckpointError if a tokenizer's token ids go beyond its text encoder's rows."""
         tokenizers = self.tokenizers
         for network, tokenizer in text_encoders(self.family.networks).items():
             files = tokenizers.get(tokenizer) or next(iter(tokenizers.values()))
@@ -171,11 +173,11 @@ class ConversionPlan:
                 )
 
     def largest_tensor(self) -> int:
-        """Return the number of elements of the largest tensor that a network takes."""
+        """Return the number of elements of the largest tensor that any network takes."""
         return max(math.prod(self.tensors(n).shape(name)) for n, names in self.taken.items() for name in names)
 
     def require_fp16(self, network: str) -> None:
-        """Raise CheckpointError where a network takes a tensor with values that are not finite in fp16."""
+        """Raise CheckpointError if a network takes a tensor with values that are not finite in fp16."""
         for name in sorted(self.taken[network]):
             try:
                 self.tensors(network).require_fp16(name)
@@ -186,11 +188,11 @@ class ConversionPlan:
     def fingerprint(self) -> str:
         """Return a hash over the sources' content, the options and REVISION.
 
-        The options of the first release are written as it wrote them, so that its half-finished conversions go on.
+        The options of the first release are written as it wrote them, so that its unfinished conversions continue.
         """
         extras, options = {name: extra.sha256 for name, extra in self.extras.items()}, self.options
-        forms = (self.sizes, options.attention, self.batches, self.tokens, self.target.name, options.functions)
-        first = repr((self.name, forms, options.prompt_once, extras))
+        variants = (self.sizes, options.attention, self.batches, self.tokens, self.target.name, options.functions)
+        first = repr((self.name, variants, options.prompt_once, extras))
         later = [json.dumps(added, sort_keys=True)] if (added := options.later()) else []
         parts = (self.checkpoint.sha256, first, REVISION, _FIRST_COREMLTOOLS, *later)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -215,19 +217,19 @@ def _sizes(family: Family, options: ConvertOptions) -> tuple[Size, ...]:
     return sizes
 
 
-def _name(given: str) -> str:
-    if not given.isprintable() or not 0 < len(given.encode()) <= _LONGEST_NAME:
+def _name(name: str) -> str:
+    if not name.isprintable() or not 0 < len(name.encode()) <= _LONGEST_NAME:
         raise CheckpointError(
-            f"the model cannot be called {quoted(given)}; give a name of 1 to {_LONGEST_NAME} bytes without control characters"
+            f"the model cannot be called {quoted(name)}; give a name of 1 to {_LONGEST_NAME} bytes without control characters"
         )
-    return given
+    return name
 
 
 def _batches(name: str, family: Family, options: ConvertOptions) -> tuple[int, ...]:
-    alone = family.takes_guidance or _WITHOUT_GUIDANCE.search(name.lower())
-    batches = options.batches or ((1,) if alone else (2,))
+    single = family.takes_guidance or _WITHOUT_GUIDANCE.search(name.lower())
+    batches = options.batches or ((1,) if single else (2,))
     if wrong := [b for b in batches if b not in (1, 2)]:
-        raise CheckpointError(f"batch {wrong[0]} is not one a UNet is used with; accepted: 1, 2")
+        raise CheckpointError(f"batch {wrong[0]} is not accepted; accepted: 1, 2")
     return tuple(dict.fromkeys(batches))
 
 
@@ -252,31 +254,31 @@ def _target(options: ConvertOptions) -> Target:
 
 
 def _open_extras(options: ConvertOptions, progress: OnProgress) -> dict[str, Component]:
-    """Open the networks that options name beside the checkpoint's own; raises CheckpointError."""
+    """Open the networks that options name besides the checkpoint's own; raises CheckpointError."""
 
-    def opened(source: str, within: str | None = None) -> Component:
+    def open_component(source: str, within: str | None = None) -> Component:
         return Component.open(source, within, progress)
 
     extras: dict[str, Component] = {}
     if options.vae is not None:
-        extras[VAE.name] = opened(options.vae, VAE.name)
+        extras[VAE.name] = open_component(options.vae, VAE.name)
     if options.preview is not None:
-        extras[PREVIEW_DECODER.name] = opened(options.preview)
+        extras[PREVIEW_DECODER.name] = open_component(options.preview)
     if options.safety_checker is not None:
-        extras[SAFETY_CHECKER.name] = opened(options.safety_checker, SAFETY_CHECKER.name)
+        extras[SAFETY_CHECKER.name] = open_component(options.safety_checker, SAFETY_CHECKER.name)
     for source in options.controlnets:
-        net = opened(source)
-        name = f"{CONTROLNET.name}/{net.name}"
+        controlnet = open_component(source)
+        name = f"{CONTROLNET.name}/{controlnet.name}"
         if name in extras:
-            raise CheckpointError(f"two ControlNets are called {net.name}; rename the folder of one")
-        extras[name] = net
+            raise CheckpointError(f"two ControlNets are called {controlnet.name}; rename the folder of one")
+        extras[name] = controlnet
     return extras
 
 
 def make_plan(checkpoint: Source, options: ConvertOptions, progress: OnProgress = ignore) -> ConversionPlan:
-    """Return the plan for a checkpoint; raises CheckpointError where it or an option's value cannot be converted.
+    """Return the plan for a checkpoint; raises CheckpointError if it cannot be converted or an option's value is not accepted.
 
-    ``progress`` is called while a network that an option names is downloaded.
+    ``progress`` is called while a network that an option names downloads.
     """
     extras = _open_extras(options, progress)
     family = recognize(checkpoint, vae=extras[VAE.name].config if VAE.name in extras else None)

@@ -9,14 +9,14 @@ import psutil
 
 from converter.errors import MemoryShortage, SpaceError
 
-#: Bytes that the process takes beside tensors, with PyTorch and diffusers loaded for verification (0.6 GB measured).
+#: Bytes that the process takes apart from tensors, with PyTorch and diffusers loaded for verification (0.6 GB measured).
 _BASE = 7 * 2**27
-#: A layer's weights in fp32 at once: the reference's and the package's, each while it is made from the file's.
+#: Copies of a layer's weights in fp32 at the same time: the reference's and the package's, each with the one it is made from.
 _COPIES = 4
 
 
 def require_space(folder: Path, weights: int) -> None:
-    """Raise SpaceError unless so many bytes of weights, and the programs around them, fit into ``folder``."""
+    """Raise SpaceError unless ``folder`` has space for ``weights`` bytes and the programs around them."""
     free = shutil.disk_usage(folder).free
     if free < weights * 1.1 + 2**24:
         raise SpaceError(
@@ -25,7 +25,7 @@ def require_space(folder: Path, weights: int) -> None:
 
 
 def require_memory(largest: int) -> None:
-    """Raise MemoryShortage unless a conversion whose largest tensor has so many elements fits into the free memory."""
+    """Raise MemoryShortage unless a conversion whose largest tensor has ``largest`` elements fits into the free memory."""
     needed, free = _BASE + _COPIES * 4 * largest, psutil.virtual_memory().available
     if free < needed:
         raise MemoryShortage(

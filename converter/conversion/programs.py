@@ -1,4 +1,4 @@
-"""Writes a network's programs on one weights file, as packages or as functions of one package, and verifies them."""
+"""Write a network's variants on one weights file, as packages or as functions of one package, and verify them."""
 
 from __future__ import annotations
 
@@ -38,31 +38,31 @@ def _stem(network: str, plan: ConversionPlan, *, control: bool = False) -> str:
 
 
 def _write_packages(
-    network: str, plan: ConversionPlan, out: Path, blob: Path, graphs: Graphs, words: dict[str, Any]
+    network: str, plan: ConversionPlan, out: Path, blob: Path, graphs: Graphs, texts: dict[str, Any]
 ) -> list[Package]:
-    """Write a package for each program; the first bears Apple's file name, as does the first that takes residuals."""
-    found: list[Package] = []
+    """Write a package for each variant; the first has Apple's file name, and so has the first that takes residuals."""
+    packages: list[Package] = []
     for variant, graph in graphs:
         stem = _stem(network, plan, control=variant.control)
-        first = all(package.control != variant.control for package in found)
+        first = all(package.control != variant.control for package in packages)
         file = f"{stem}.mlpackage" if first else f"{stem}_{_label(network, variant)}.mlpackage"
-        write_package(out / file, graph, blob, **words)
-        found.append(_package(network, file, variant))
-    return found
+        write_package(out / file, graph, blob, **texts)
+        packages.append(_package(network, file, variant))
+    return packages
 
 
 def _write_functions(
-    network: str, plan: ConversionPlan, out: Path, blob: Path, graphs: Graphs, words: dict[str, Any]
+    network: str, plan: ConversionPlan, out: Path, blob: Path, graphs: Graphs, texts: dict[str, Any]
 ) -> list[Package]:
     """Write one package under Apple's file name; its functions are named by size, batch and tokens, the first is main."""
-    file, named, found = f"{_stem(network, plan)}.mlpackage", {}, []
+    file, functions, packages = f"{_stem(network, plan)}.mlpackage", {}, []
     for index, (variant, graph) in enumerate(graphs):
         control = "_control" if variant.control else ""
         function = f"at_{_label(network, variant)}{control}" if index else "main"
-        named[function] = graph
-        found.append(replace(_package(network, file, variant), function=function))
-    write_functions(out / file, named, blob, default="main", **words)
-    return found
+        functions[function] = graph
+        packages.append(replace(_package(network, file, variant), function=function))
+    write_functions(out / file, functions, blob, default="main", **texts)
+    return packages
 
 
 def _metadata(network: str, plan: ConversionPlan) -> dict[str, str]:
@@ -99,10 +99,10 @@ def write_network(
     verifying: Callable[[], None] = lambda: None,
     verified: Callable[[float], None] = lambda psnr_db: None,
 ) -> tuple[Package, ...]:
-    """Write a network's packages into ``out``, all on one weights file; the first bears Apple's file name.
+    """Write a network's packages into ``out``, all on one weights file; the first has Apple's file name.
 
-    ``written`` is called with the bytes of each weight, ``verifying`` as verification begins, and ``verified`` with the
-    least PSNR in dB as it ends. Raises VerificationError.
+    ``written`` is called with the bytes of each weight, ``verifying`` when verification begins, and ``verified`` with the
+    least PSNR in dB when it ends. Raises VerificationError.
     """
     tensors, config = plan.tensors(network), plan.config(network)
     blob = out / "weights"
@@ -113,24 +113,24 @@ def write_network(
             return write_graph(network, tensors, config, plan.family.sizes, variant, weights, plan.target)
 
         graphs = [(variant, graph_of(variant)) for variant in plan.variants(network)]
-        checked = [graph_of(variant) for variant in plan.verified(network)] if plan.options.verify else []
+        small_graphs = [graph_of(variant) for variant in plan.verified(network)] if plan.options.verify else []
 
-    words: dict[str, Any] = {
+    texts: dict[str, Any] = {
         "about": kind_of(network).about,
         "describe": describe,
         "metadata": _metadata(network, plan),
     }
     packages = (_write_functions if plan.options.functions else _write_packages)(
-        network, plan, out, blob, graphs, words
+        network, plan, out, blob, graphs, texts
     )
-    if checked:
-        # Its import of PyTorch takes a second, which conversion without it does not need.
+    if small_graphs:
+        # This imports PyTorch, which takes a second that a conversion without verification does not need.
         from converter.verification.verify import verify_package
 
         verifying()
         least = float("inf")
-        for graph in checked:
-            write_package(out / "verify.mlpackage", graph, blob, **words)
+        for graph in small_graphs:
+            write_package(out / "verify.mlpackage", graph, blob, **texts)
             least = min(
                 least, verify_package(network, out / "verify.mlpackage", plan.published_config(network), tensors)
             )

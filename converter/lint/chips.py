@@ -1,10 +1,10 @@
-"""The limits of each Apple chip's Neural Engine, as far as the generations differ.
+"""The limits of each Apple chip's Neural Engine in which the generations differ.
 
-None of this is documented by Apple in one place: the axis limits are the compiler's own message, the rest is from
+Apple does not document them in one place: the axis limits are from the compiler's own message, the rest is from
 public measurements of the engine (the "ANE book", hollance/neural-engine). M5 is M4 here: ANEForge's
 docs/numeric-cliffs.md and aneforge/_targets.py, measured on M5, find more cores in it and no other limits.
 
-The speed of a chip's engine beside its GPU is not a limit, and a package does not show it.
+How fast a chip's engine is compared with its GPU is not a limit, and a package does not show it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from converter.errors import AnemoneError
 
 
 class ChipError(AnemoneError, ValueError):
-    """A chip this lint has no limits for."""
+    """A chip whose limits this lint does not know."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Chip:
 
     axis: the longest depth, height or width of a tensor; batch and channels go to 65536 everywhere.
     kernel: the largest side of a convolution's kernel.
-    lacks: operations that leave the engine on this chip and not on later ones.
+    lacks: operations that leave the engine on this chip but not on later ones.
     emulated: operations that stay on the engine but are built from others there.
-    unstreamed: ways of compressing weights that are unfolded to fp16 in memory instead of as they are used.
+    unstreamed: compressed weights that the chip unfolds to fp16 in memory, and not while it uses them.
     narrow_slices: whether a slice that starts within the last axis saturates beyond +-4094.
     """
 
@@ -61,14 +61,14 @@ CHIPS: dict[str, Chip] = {
         Chip("M5", 65536, 32, _NONE, _NONE, _NONE, narrow_slices=False),
     )
 }
-#: The first Apple Silicon Mac, and the strictest: what is fine there is fine everywhere.
+#: The first Apple Silicon Mac, and the strictest: a package that fits it fits every chip.
 DEFAULT_CHIP = "M1"
 #: The longest batch or channel axis on any chip.
 WIDEST = 65536
 
 
 def chip_named(name: str) -> Chip:
-    """Return the limits of a chip; raises ChipError naming the known ones."""
+    """Return the limits of a chip; raises ChipError naming the accepted ones."""
     if name not in CHIPS:
         raise ChipError(f"chip is {name!r}; accepted: {', '.join(CHIPS)}")
     return CHIPS[name]

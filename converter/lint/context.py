@@ -1,4 +1,4 @@
-"""What a rule looks at: one function of a package on one chip."""
+"""The input of a rule: one function of a package on one chip."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from converter.lint.placement import Placement
 from converter.lint.stored import Weight
 
 MIB = 2**20
-#: A copy of fewer bytes takes less time than handing any work to the engine does (some tenths of a millisecond).
+#: A copy of fewer bytes takes less time than any call of the engine does (some tenths of a millisecond).
 COPY = MIB
-#: Storing or converting fewer bytes than this once too often is not worth a line.
+#: The lint does not report storing or converting fewer bytes than this once too often.
 SMALL = 64 * 1024
 
 
@@ -25,7 +25,7 @@ def megabytes(count: float) -> str:
 
 @dataclass(frozen=True)
 class RuleContext:
-    """One function, where its operations can run, and the package it is in."""
+    """One function, its package, and the placement of its operations on a chip."""
 
     listing: ProgramListing
     function: Function
@@ -33,23 +33,23 @@ class RuleContext:
     placement: Placement
 
     def place(self, op: Operation, detail: str, cost: float, of: Iterable[str] | None = None) -> Place:
-        """Return an operation as a place, with the shapes of its results or of the tensors ``of``."""
+        """Return the place of an operation, with the shapes of its results or of the tensors ``of``."""
         shapes = tuple(self.function.types[n].shape for n in (op.outputs if of is None else of))
         return Place(self.function.name, op.index, op.kind, op.name, shapes, detail, cost)
 
     def weight(self, weight: Weight, detail: str, cost: float) -> Place:
-        """Return a constant as a place."""
+        """Return the place of a constant."""
         kind = weight.kinds[-1] if weight.kinds else "const"
         return Place(self.function.name, None, kind, weight.name, (weight.type.shape,), detail, cost)
 
     def feature(self, name: str, detail: str, cost: float) -> Place:
-        """Return an input or output as a place."""
+        """Return the place of an input or output."""
         kind = "input" if name in self.function.inputs else "output"
         types = self.function.types
         return Place(self.function.name, None, kind, name, (types[name].shape,) if name in types else (), detail, cost)
 
     def whole(self, detail: str, cost: float) -> Place:
-        """Return the function as a place."""
+        """Return the function itself as a place."""
         return Place(self.function.name, None, "program", self.function.name, (), detail, cost)
 
     def bytes_of(self, op: Operation) -> int:

@@ -1,4 +1,4 @@
-"""A finding of the lint: the rule, how bad it is, what is wrong, the cure, and every place in the program."""
+"""Findings of the lint: the rule, the level, what is wrong, the cure, and every place in the program."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Shape = tuple[int | None, ...]
 class Place:
     """A place in a program.
 
-    function: the package's function. position: the operation's number there, constants not counted; None if it is
-    no operation. operation: its type ("softmax"), or "input", "output", "const", "program". shapes: of its results
-    (of its first input where the finding is about that); None is a size that is not fixed. detail: the particulars
-    here, with the numbers. cost: in the rule's own unit, for finding the worst.
+    function: the package's function. position: the operation's number there, without constants; None if it is not an
+    operation. operation: its type ("softmax"), or "input", "output", "const", "program". shapes: of its results
+    (of its first input if the finding is about that); None is a size that is not fixed. detail: the numbers at this
+    place. cost: in the rule's own unit, to find the worst place.
     """
 
     function: str
@@ -67,8 +67,8 @@ def _order(finding: Finding) -> tuple[int, str, int]:
     return _LEVELS.index(finding.level), letter, int(number)
 
 
-def gathered(problems: Iterable[Problem]) -> list[Finding]:
-    """Join problems that say the same at different places into one finding each; errors first, then by rule."""
+def gather(problems: Iterable[Problem]) -> list[Finding]:
+    """Join the same problem at different places into one finding; sort errors first, then by rule."""
     groups: dict[tuple[str, Level, str, str], list[Place]] = {}
     for problem in problems:
         groups.setdefault((problem.rule, problem.level, problem.what, problem.cure), []).append(problem.place)
@@ -80,7 +80,7 @@ def gathered(problems: Iterable[Problem]) -> list[Finding]:
 
 
 def worst(findings: Sequence[Finding]) -> Level | None:
-    """Return the highest level there is; None if nothing was found."""
+    """Return the highest level of the findings; None if there are none."""
     return min((f.level for f in findings), key=_LEVELS.index, default=None)
 
 

@@ -1,7 +1,7 @@
 """A package as the lint reads it: the operations of every function with their types, and the weights.
 
-`converter.runtime.program` refuses what it cannot run (nested blocks, lists); here these are reported, so nothing
-that a package may hold is refused, except a compiled model's text with nested blocks, which cannot be read.
+`converter.runtime.program` refuses what it cannot run (nested blocks, lists); the lint reports these, so it
+reads every package except a compiled model's text with nested blocks.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from converter.runtime.package import described, opened
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """An operation that is computed; ``index`` is its place among them. Inputs name tensors and weights alike.
+    """A computed operation; ``index`` is its position among them. Inputs name both tensors and weights.
 
-    Those of a nested block stand before the operation it belongs to, which takes the block's results as inputs
-    ``block0`` and on.
+    Operations of a nested block come before the operation that the block belongs to, which takes the block's results as
+    its inputs ``block0``, ``block1`` and so on.
     """
 
     index: int
@@ -41,13 +41,13 @@ class Function:
     def __init__(self, name: str, opset: str, body: Body, description: Any, constants: Constants, blobs: Blobs) -> None:
         self.name, self.opset, self.description, self.outputs = name, opset, description, body.outputs
         self.types = dict(body.inputs)
-        #: A caller's inputs; states stay with the model.
+        #: Inputs without the states, which the caller does not give.
         self.inputs = tuple(name for name, kind in body.inputs.items() if not kind.state)
         self.weights: dict[str, Weight] = {}
         self.operations: list[Operation] = []
         self.producers: dict[str, Operation] = {}
         self.consumers: dict[str, list[Operation]] = {}
-        #: Names that constexpr operations take: not weights of the computation itself.
+        #: Inputs of constexpr operations: not weights of the computation itself.
         self.folded: set[str] = set()
         self._constants, self._blobs = constants, blobs
         for op in body.statements:
@@ -68,15 +68,15 @@ class Function:
             names = []
             for number, argument in enumerate(arguments):
                 if isinstance(argument, Literal):
-                    # A value given in place becomes a weight of its own, so that rules see one kind.
-                    given, constant = f"{name}.{parameter}.{number}", self._constant(argument)
-                    self.weights[given] = Weight(given, constant.type, (), ((parameter, constant),))
-                    self.types[given] = constant.type
-                    names.append(given)
+                    # An inline value becomes a weight of its own, so that rules see one kind.
+                    inline, constant = f"{name}.{parameter}.{number}", self._constant(argument)
+                    self.weights[inline] = Weight(inline, constant.type, (), ((parameter, constant),))
+                    self.types[inline] = constant.type
+                    names.append(inline)
                 elif argument in self.types:
                     names.append(argument)
                 else:
-                    raise PackageError(f"{name} ({op.kind}) uses {argument!r}, which nothing before it gives")
+                    raise PackageError(f"{name} ({op.kind}) takes {argument!r}, which no operation before it gives")
             inputs[parameter] = tuple(names)
         for number, block in enumerate(op.blocks):
             self.types |= block.inputs
@@ -100,14 +100,14 @@ class Function:
             for used in names:
                 self.folded.add(used)
                 if used not in self.weights:
-                    raise PackageError(f"{name} ({op.kind}) unfolds {used!r}, which is no constant")
+                    raise PackageError(f"{name} ({op.kind}) unfolds {used!r}, which is not a constant")
                 inner = self.weights[used]
                 kinds += inner.kinds
                 parts += [(k if inner.kinds else parameter, c) for k, c in inner.parts]
         self.weights[name] = Weight(name, self.types[name], (*kinds, op.kind), tuple(parts))
 
     def tensors(self, op: Operation) -> list[str]:
-        """Return the inputs that are computed, not constant."""
+        """Return the inputs that are not constants."""
         return [n for names in op.inputs.values() for n in names if n not in self.weights]
 
     def first(self, op: Operation, parameter: str = "x") -> str | None:
@@ -120,7 +120,7 @@ class Function:
         return self.producers.get(self.first(op, parameter) or "")
 
     def value(self, op: Operation, parameter: str) -> Any:
-        """Return a parameter's constant value: text, a NumPy array (of rank 0 for a number); None if it has none."""
+        """Return a parameter's constant value: text or a NumPy array (of rank 0 for a number); None if it is not constant."""
         weight = self.weights.get(self.first(op, parameter) or "")
         if weight is None or weight.constant is None:
             return None
@@ -139,7 +139,7 @@ class Function:
 
 @dataclass(frozen=True)
 class ProgramListing:
-    """A package: the version of Core ML's format it asks for, and its functions."""
+    """A package: the version of Core ML's format that it needs, and its functions."""
 
     path: Path
     specification: int
@@ -147,9 +147,9 @@ class ProgramListing:
 
 
 def read_listing(path: Path, blobs: Blobs) -> ProgramListing:
-    """List the package or compiled model at ``path``, or a model of a pipeline; raises PackageError if it is no ML program."""
-    model, data = opened(path)
-    constants = Constants(data, blobs.open)
+    """Read a package, a compiled model or a model of a pipeline; raises PackageError if it is not an ML program."""
+    model, folder = opened(path)
+    constants = Constants(folder, blobs.open)
     functions = [
         Function(name, function.opset, read_body(model, path, name), described(model, name), constants, blobs)
         for name, function in sorted(model.mlProgram.functions.items())

@@ -1,4 +1,4 @@
-"""The lint over packages and folders of them."""
+"""Lint packages and folders of packages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from converter.errors import AnemoneError
 from converter.folder import FILE, ModelFolder
 from converter.lint.chips import DEFAULT_CHIP, Chip, chip_named
 from converter.lint.context import RuleContext
-from converter.lint.finding import Finding, exit_status, gathered
+from converter.lint.finding import Finding, exit_status, gather
 from converter.lint.listing import read_listing
 from converter.lint.placement import Placement
 from converter.lint.report import report
@@ -22,13 +22,13 @@ from converter.runtime.package import stages
 
 _SUFFIXES = (".mlpackage", ".mlmodelc")
 _ACCEPTED = "accepted: an .mlpackage or .mlmodelc, a model folder, a folder of packages"
-#: Every rule that looks at one function.
+#: Every rule about one function.
 _RULES = (
-    engine.foreign_types,
+    engine.unsupported_types,
     engine.ranks,
     engine.axes,
     storage.flexible_shapes,
-    engine.no_path,
+    engine.unsupported_operations,
     storage.sizes,
     storage.versions,
     engine.kernels,
@@ -60,25 +60,25 @@ def _findings(path: Path, chip: Chip, blobs: Blobs) -> list[Finding]:
     listing = read_listing(path, blobs)
     contexts = [RuleContext(listing, f, chip, Placement(f, chip)) for f in listing.functions]
     problems = [problem for context in contexts for rule in _RULES for problem in rule(context)]
-    return gathered([*problems, *storage.twice_stored(listing, contexts)])
+    return gather([*problems, *storage.twice_stored(listing, contexts)])
 
 
 def lint_package(path: Path, chip: str = DEFAULT_CHIP) -> list[Finding]:
-    """Find what would leave the Neural Engine of ``chip``, slow it or lose precision, in a package's functions.
+    """Find operations of a package that would leave the Neural Engine of ``chip``, slow it or lose precision.
 
-    Errors first. Nothing is run and no Mac is needed. Raises PackageError if the package cannot be read and
-    ChipError for a chip other than those of `CHIPS`.
+    Errors come first. This runs nothing and needs no Mac. Raises PackageError if the package cannot be read and
+    ChipError for a chip that is not in `CHIPS`.
     """
     return _findings(path, chip_named(chip), Blobs())
 
 
 def _models(path: Path) -> dict[str, Path]:
-    """Return a package or compiled model by its name; of a pipeline its models."""
+    """Return a package or compiled model by its name; for a pipeline, its models."""
     try:
-        found = stages(path)
+        models = stages(path)
     except PackageError:
-        found = ()  # reading the package raises the same error again
-    return {f"{path.name}/{model.name}": model for model in found} or {path.name: path}
+        models = ()  # reading the package raises the same error again
+    return {f"{path.name}/{model.name}": model for model in models} or {path.name: path}
 
 
 def _package_of(compiled: Path) -> Path:
@@ -86,14 +86,14 @@ def _package_of(compiled: Path) -> Path:
 
 
 def _is_package(path: Path) -> bool:
-    """Whether a path is a package or compiled model, and not a folder of them."""
+    """Return whether a path is a package or compiled model, and not a folder of them."""
     return path.suffix in _SUFFIXES or path.is_file() or (path / "Manifest.json").is_file()
 
 
 def packages_in(path: Path) -> dict[str, Path]:
-    """Return the packages that ``path`` is or has: a package or compiled model, a model folder, a folder of them; by name.
+    """Return the packages at ``path`` by name: one package or compiled model, or those of a model folder or other folder.
 
-    Raises AnemoneError if there is none, and ManifestError for a damaged model folder.
+    Raises AnemoneError if it has none, and ManifestError for a damaged model folder.
     """
     if _is_package(path):
         return _models(path)
@@ -103,37 +103,37 @@ def packages_in(path: Path) -> dict[str, Path]:
         folder = ModelFolder.open(path)
         networks = [path / p.path for packages in folder.manifest.networks.values() for p in packages]
         if not networks:
-            raise AnemoneError(f"{path} is a model without networks; {_ACCEPTED}")
+            raise AnemoneError(f"{path} is a model folder without networks; {_ACCEPTED}")
         return {part.relative_to(path).as_posix(): part for network in networks for part in chunk_paths(network)}
-    # A compiled model beside its package is what loading the package left there.
-    found = sorted(
+    # Loading a package leaves its compiled model next to it.
+    packages = sorted(
         p
         for suffix in _SUFFIXES
         for p in path.glob(f"*{suffix}")
         if suffix == ".mlpackage" or not _package_of(p).exists()
     )
-    if not found:
+    if not packages:
         raise AnemoneError(f"{path} has no packages; {_ACCEPTED}")
-    return {name: model for package in found for name, model in _models(package).items()}
+    return {name: model for package in packages for name, model in _models(package).items()}
 
 
 def _checks(path: Path, chip: str) -> Iterator[tuple[str, Callable[[], list[Finding]]]]:
-    """Yield each package of `packages_in` by name, with its check; weights that packages share are read once."""
+    """Yield the name and the check of each package of `packages_in`; weights that packages share are read once."""
     limits, blobs = chip_named(chip), Blobs()
     for name, package in packages_in(path).items():
         yield name, partial(_findings, package, limits, blobs)
 
 
 def lint_folder(path: Path, chip: str = DEFAULT_CHIP) -> dict[str, list[Finding]]:
-    """Return `lint_package` for each package of `packages_in`, by name."""
+    """Return the findings of each package of `packages_in`, by name."""
     return {name: check() for name, check in _checks(path, chip)}
 
 
 def lint(path: Path, chip: str = DEFAULT_CHIP, *, notes: bool = False) -> tuple[str, int]:
-    """Return `lint_folder` in words for a terminal, and the exit status: 0 if it found nothing but notes, otherwise 1.
+    """Return the findings of `lint_folder` as text for a terminal, and the exit status: 0 for notes only, otherwise 1.
 
-    ``notes`` prints the notes as well. In a folder, a package that cannot be read is reported and the others are still
-    checked; if ``path`` is that package itself, PackageError is raised.
+    With ``notes`` the text has the notes as well. In a folder, the text reports a package that cannot be read, and the
+    others are still checked. Raises PackageError if ``path`` itself is such a package.
     """
     sections, status = [], 0
     for name, check in _checks(path, chip):

@@ -1,8 +1,8 @@
-"""Which operations can run on the Neural Engine, how much work each is, and where the program must leave the engine.
+"""Find which operations can run on the Neural Engine, how much work each is, and where the program leaves the engine.
 
-Core ML decides placement from measurements that no package has; a package shows which operations the
-engine has no path for, and whether these stand at the program's ends (the CPU does them before or after) or between
-work that would be the engine's.
+Core ML decides placement from measurements that a package does not have. A package shows which operations the engine
+does not support, and whether these are at the program's ends (the CPU runs them before or after) or between the engine's
+operations.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from converter.lint.chips import Chip
 from converter.lint.listing import Function, Operation
 from converter.mil.graph import HEAVY
 
-#: Operations no generation of the engine has a path for, in two public lists that agree. Not softplus, which one of
-#: them names too: it was measured on the engine of M3 Max and M5 (coremltools #2687, ANEForge #113).
-NO_PATH = frozenset(
+#: Operations that no generation of the engine supports, by two public lists that agree. One of them also names softplus,
+#: which was measured on the engine of M3 Max and M5 (coremltools #2687, ANEForge #113).
+UNSUPPORTED = frozenset(
     {
         "shape",
         "non_zero",
@@ -69,17 +69,17 @@ NO_PATH = frozenset(
         "classify",
     }
 )
-#: What the engine computes with. 16-bit integers are indices, 8-bit ones quantized activations.
+#: Types that the engine computes with. 16-bit integers are indices, 8-bit ones quantized activations.
 _ENGINE_TYPES = frozenset({"fp16", "int8", "uint8", "int16", "uint16"})
-#: Less than this part of the program's work beside an operation does not make it stand between the engine's work.
-_MATTERS = 0.01
+#: An operation is between the engine's work if at least this part of the program's work is before it, and after it.
+_LEAST_PART = 0.01
 
-#: Why an operation is off the engine: no path for it, its types, or this chip's generation.
+#: Why an operation is off the engine: the operation itself, its types, or this chip's generation.
 Reason = Literal["operation", "type", "chip"]
 
 
 def work_of(function: Function, op: Operation) -> int:
-    """Return the multiplications of a heavy operation; 0 for the others, which are not worth the engine."""
+    """Return the number of multiplications of a heavy operation; 0 for the others, which are not worth the engine."""
     if op.kind not in HEAVY:
         return 0
     results = function.types[op.outputs[0]].count
@@ -91,9 +91,9 @@ def work_of(function: Function, op: Operation) -> int:
             sizes |= dict(zip(word.strip(), function.types[used].sizes, strict=False))
         return math.prod(sizes.values())
     if op.kind == "matmul":
-        name, turned = function.first(op, "x"), function.value(op, "transpose_x")
+        name, transposed = function.first(op, "x"), function.value(op, "transpose_x")
         shape = function.types[name or ""].sizes
-        return results * (shape[-2] if turned is not None and bool(turned) and len(shape) > 1 else shape[-1])
+        return results * (shape[-2] if transposed is not None and bool(transposed) and len(shape) > 1 else shape[-1])
     if op.kind == "scaled_dot_product_attention":
         query, key = (function.types[function.first(op, p) or ""].sizes for p in ("query", "key"))
         return 2 * math.prod(query) * key[-2]
@@ -118,18 +118,22 @@ class Placement:
         self._before, self._after = np.zeros(count), np.zeros(count)
         for op in function.operations:
             for name in function.tensors(op):
-                maker = function.producers.get(name)
-                if maker is not None:
-                    self._before[op.index] = max(self._before[op.index], self._before[maker.index] + work[maker.index])
+                producer = function.producers.get(name)
+                if producer is not None:
+                    self._before[op.index] = max(
+                        self._before[op.index], self._before[producer.index] + work[producer.index]
+                    )
         for op in reversed(function.operations):
             for name in function.tensors(op):
-                maker = function.producers.get(name)
-                if maker is not None:
-                    self._after[maker.index] = max(self._after[maker.index], self._after[op.index] + work[op.index])
+                producer = function.producers.get(name)
+                if producer is not None:
+                    self._after[producer.index] = max(
+                        self._after[producer.index], self._after[op.index] + work[op.index]
+                    )
         self.total = float(max(self._before + np.asarray(work), default=0.0))
 
     def _reason(self, op: Operation) -> Reason | None:
-        if op.kind in NO_PATH or op.nested:
+        if op.kind in UNSUPPORTED or op.nested:
             return "operation"
         function = self._function
         if any(function.types[n].dtype not in _ENGINE_TYPES for n in (*function.tensors(op), *op.outputs)):
@@ -137,20 +141,20 @@ class Placement:
         return "chip" if op.kind in self._chip.lacks else None
 
     def on_engine(self, op: Operation) -> bool:
-        """Whether the engine could run it."""
+        """Return whether the engine can run the operation."""
         return self.reasons[op.index] is None
 
     def between(self, op: Operation) -> bool:
-        """Whether it stands between two stretches of the engine's work that matter."""
-        least = _MATTERS * self.total
+        """Return whether the operation is between two parts of the engine's work that matter."""
+        least = _LEAST_PART * self.total
         return self.total > 0 and bool(min(self._before[op.index], self._after[op.index]) >= least)
 
-    def weighs(self, op: Operation) -> bool:
-        """Whether it does a part of the program's multiplications that matters, wherever it runs."""
-        return op.kind in HEAVY and work_of(self._function, op) >= _MATTERS * self.total
+    def is_heavy(self, op: Operation) -> bool:
+        """Return whether the operation has a part of the program's multiplications that matters, wherever it runs."""
+        return op.kind in HEAVY and work_of(self._function, op) >= _LEAST_PART * self.total
 
     def at_edge(self, op: Operation) -> bool:
-        """Whether it only turns an input's or an output's type, or names it."""
+        """Return whether the operation only casts or renames an input or an output."""
         function = self._function
         return op.kind in ("cast", "identity") and (
             all(n in function.inputs for n in function.tensors(op)) or any(n in function.outputs for n in op.outputs)
@@ -158,7 +162,7 @@ class Placement:
 
     @cached_property
     def islands(self) -> list[list[Operation]]:
-        """Return operations off the engine between its work, each with those of them it touches, in program order."""
+        """Groups of connected operations that are off the engine and between its work, in program order."""
         function = self._function
         off = {op.index: op for op in function.operations if not self.on_engine(op) and self.between(op)}
         roots = {index: index for index in off}
@@ -171,9 +175,9 @@ class Placement:
 
         for index, op in off.items():
             for name in function.tensors(op):
-                maker = function.producers.get(name)
-                if maker is not None and maker.index in off:
-                    roots[root(index)] = root(maker.index)
+                producer = function.producers.get(name)
+                if producer is not None and producer.index in off:
+                    roots[root(index)] = root(producer.index)
         groups: dict[int, list[Operation]] = {}
         for index in sorted(off):
             groups.setdefault(root(index), []).append(off[index])

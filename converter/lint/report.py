@@ -1,4 +1,4 @@
-"""Findings in words for a terminal."""
+"""Text of findings for a terminal."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def _count(number: int, word: str) -> str:
 
 
 def report(findings: Sequence[Finding], *, notes: bool = True) -> str:
-    """Say every finding, how often and its worst place; the other places are in `Finding.places`.
+    """Return every finding as text, with its number of places and the worst; the others are in `Finding.places`.
 
-    Without ``notes`` these are counted only.
+    Without ``notes`` the text only counts the notes.
     """
     functions = len({place.function for finding in findings for place in finding.places}) > 1
     lines = []

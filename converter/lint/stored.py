@@ -1,4 +1,4 @@
-"""Values as a package stores them: their types and sizes, and the values themselves on demand."""
+"""Constants as a package stores them: their types and sizes, and their values on demand."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from converter.weights.blob import BlobReader
 
 
 class Blobs:
-    """The weights files of one run of the lint; a file that several packages share is opened once."""
+    """The weights files of one run of the lint; opens a file that several packages share once."""
 
     def __init__(self) -> None:
         self._readers: dict[tuple[int, int], BlobReader] = {}
-        #: Results of rules about a blob, by the blob's identity and the rule's name for the result.
-        self.known: dict[tuple[tuple[int, int, int], str], Any] = {}
+        #: Results of rules about a blob, by the blob's identity and the name of the result.
+        self.results: dict[tuple[tuple[int, int, int], str], Any] = {}
 
     def identity(self, path: Path, offset: int) -> tuple[int, int, int]:
         """Return a key of the blob's bytes, the same in every package that shares them; raises PackageError."""
@@ -42,7 +42,7 @@ class Blobs:
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """A constant as stored, decoded only when asked."""
+    """A stored constant, decoded on demand."""
 
     type: Type
     literal: Literal
@@ -51,24 +51,24 @@ class Constant:
 
     @property
     def in_file(self) -> bool:
-        """Whether it is in the weights file, not in the program."""
+        """Whether the value is in the weights file, not in the program."""
         return self.literal.in_file
 
     @cached_property
     def identity(self) -> tuple[int, int, int] | None:
-        """A key of its bytes in the weights file; None inside the program."""
+        """A key of its bytes in the weights file; None if the value is in the program."""
         if not self.in_file:
             return None
         blob = self.literal.message.blobFileValue
         return self._blobs.identity(self._constants.file(str(blob.fileName)), int(blob.offset))
 
     @property
-    def known(self) -> dict[tuple[tuple[int, int, int], str], Any]:
-        """Results of rules about blobs, shared by the run."""
-        return self._blobs.known
+    def results(self) -> dict[tuple[tuple[int, int, int], str], Any]:
+        """Results of rules about blobs, for the whole run."""
+        return self._blobs.results
 
     def array(self) -> NDArray[Any] | None:
-        """Return its values; None if NumPy has no such type (text, packed integers). Raises PackageError."""
+        """Return the values; None if NumPy does not have the type (text, packed integers). Raises PackageError."""
         stored = self.type.stored
         if stored is None or stored.numpy is None or stored.packed:
             return None
@@ -78,9 +78,9 @@ class Constant:
 
 @dataclass(frozen=True, eq=False)
 class Weight:
-    """A value known when the program is compiled: a constant, or constants and the constexpr operations on them.
+    """A value that the program fixes: a constant, or constants and the constexpr operations on them.
 
-    kinds: those operations' types, the innermost first; empty for a plain constant. parts: the constants by parameter.
+    kinds: the types of these operations, the innermost first; empty for a plain constant. parts: the constants by parameter.
     """
 
     name: str
@@ -90,10 +90,10 @@ class Weight:
 
     @property
     def stored(self) -> int:
-        """Bytes in the package."""
+        """The number of bytes in the package."""
         return sum(part.type.nbytes for _, part in self.parts)
 
     @property
     def constant(self) -> Constant | None:
-        """Its constant; None if it is unfolded from several."""
+        """The constant; None if operations unfold it from several."""
         return None if self.kinds else self.parts[0][1]

@@ -1,11 +1,11 @@
-"""An ML program under construction: tensors with inferred shapes, operations spelled as coremltools spells them.
+"""Build ML programs: tensors with inferred shapes, and operations in the form that coremltools writes.
 
 Core ML's own compiler is stricter than the documented language, so every operation here carries exactly the
 parameters, names and types that ``ct.convert`` (coremltools 9.0) gives it for the target at hand. Weights are streamed
-into one weights file; a `Graph` holds no tensor's values.
+into one weights file; a `Graph` has no tensor values.
 
-target      the macOS a program is for, and with it its opset
-tensor      names, shapes and types as the program has them
+target      the oldest macOS of a program, which decides its opset
+tensor      names, shapes and types of a program
 weights     the weights file that several programs share
 function    one function: its inputs, constants and outputs
 graph       the operations

@@ -31,7 +31,7 @@ Parameter = Tensor | Sequence[Tensor] | Array | np.generic | str | bool | int | 
 
 
 class Function:
-    """A function under construction. ``function`` is its message (MIL.proto), complete once it has its outputs."""
+    """A function under construction. ``function`` is its message (MIL.proto), complete once the outputs are added."""
 
     def __init__(self, weights: Weights, target: Target = MACOS13) -> None:
         self.weights = weights
@@ -57,13 +57,13 @@ class Function:
 
     def _own(self, name: str) -> None:
         if not is_identifier(name):
-            raise ValueError(f"{name!r} cannot name an input or output: ML programs take letters, digits and _")
+            raise ValueError(f"{name!r} cannot name an input or output: ML programs accept letters, digits and _")
         if name in self._names:
-            raise ValueError(f"{name!r} is taken")
+            raise ValueError(f"{name!r} is already in use; give another name")
         self._names.add(name)
 
     def input(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Tensor:
-        """Declare an input of the program; its name is kept as it is. Raises ValueError if it cannot be kept."""
+        """Declare an input of the program with exactly this name. Raises ValueError if the name is not valid or in use."""
         self._own(name)
         entry = self.function.inputs.add()
         entry.name = name
@@ -80,10 +80,10 @@ class Function:
         return op, unique
 
     def constant(self, name: str, value: Array | np.generic | str | bool | int | list[int] | list[bool]) -> Tensor:
-        """Add a constant kept inside the program: text, flags, integers, fewer than ten floats.
+        """Add a constant inside the program: text, flags, integers, fewer than ten floats.
 
-        Raises ValueError if there are more floats than that: coremltools would put them in the weights file.
-        Integers stay inside on every target, however many they are, so that targets share one weights file.
+        Raises ValueError for ten floats or more: coremltools would put them in the weights file. Any number of integers
+        stays inside on every target, so that targets share one weights file.
         """
         op, unique = self._const(name)
         val = op.attributes["val"]
@@ -95,13 +95,13 @@ class Function:
         if array.dtype == np.int64:
             array = array.astype(INT32)
         if array.dtype in (FP16, FP32) and array.size >= _INLINE_BELOW:
-            raise ValueError(f"{name!r} has {array.size} floats; {_INLINE_BELOW} or more are given to Graph.weight")
+            raise ValueError(f"{name!r} has {array.size} floats; add {_INLINE_BELOW} or more with Graph.weight")
         set_array(val, array)
         set_type(op.outputs.add(name=unique).type, array.shape, type_number(array.dtype))
         return Tensor(unique, array.shape, array.dtype)
 
     def weight(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], values: Callable[[], Array]) -> Tensor:
-        """Add a constant of the weights file; ``values()`` must give an array of that shape and type."""
+        """Add a constant in the weights file; ``values()`` must return an array of that shape and type."""
         if int(np.prod(shape)) < _INLINE_BELOW:
             return self.constant(name, values())
         op, unique = self._const(name)
@@ -115,9 +115,9 @@ class Function:
     # --- operations -----------------------------------------------------------------------------------------------
 
     def _bound(self, op_name: str, parameters: Mapping[str, Parameter]) -> dict[str, list[Tensor]]:
-        """Return every parameter as tensors; others become constants, written before the first operation with them.
+        """Return every parameter as tensors; other values become constants before the first operation that uses them.
 
-        Operations share them: the program of SDXL's UNet, whose heads are sliced alike in every layer, is 9 MB, not 17.
+        Operations share them: the program of SDXL's UNet, whose layers all slice their heads in the same way, is 9 MB, not 17.
         """
         bound: dict[str, list[Tensor]] = {}
         for key, value in parameters.items():
@@ -159,10 +159,9 @@ class Function:
         return outputs
 
     def output(self, x: Tensor, name: str) -> None:
-        """Make ``x`` an output called ``name``, in fp32 whatever the type inside. Raises ValueError as `input` does.
+        """Make ``x`` an output called ``name``, in fp32 whatever its type. Raises ValueError as `input` does.
 
-        What is fp32 already passes through ``identity``, which is what coremltools makes of an output that has a name
-        of its own besides.
+        An fp32 tensor passes through ``identity``, as coremltools does with an output that has another name too.
         """
         self._own(name)
         parameters: dict[str, Parameter] = {} if x.dtype == FP32 else {"dtype": "fp32"}

@@ -1,7 +1,7 @@
-"""The operations of an ML program, each in coremltools' spelling for the program's target.
+"""The operations of an ML program, each in the form that coremltools writes for the program's target.
 
-Sizes follow the operations' documented semantics (coremltools' ops/defs). Targets differ in three: ``gather`` and
-``gather_nd`` say since iOS17 whether indices are checked, and ``reduce_argmax`` what type it gives.
+Sizes follow the operations' documented semantics (coremltools' ops/defs). Targets differ in three operations: since
+iOS17 ``gather`` and ``gather_nd`` say whether indices are checked, and ``reduce_argmax`` names its result's type.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from converter.mil.function import Function
 from converter.mil.target import MACOS14
 from converter.mil.tensor import BOOL, FP16, FP32, INT32, UINT16, Tensor
 
-#: Operations whose multiplications are nearly all of a network's work.
+#: Operations whose multiplications are nearly all the work of a network.
 HEAVY = frozenset({"conv", "conv_transpose", "linear", "matmul", "einsum", "scaled_dot_product_attention"})
 
 
@@ -29,7 +29,7 @@ class Graph(Function):
     def conv(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, name: str, *, stride: int = 1, pad: int = 0
     ) -> Tensor:
-        """2-D convolution of ``x`` [B, C, H, W] with ``weight`` [O, C, kh, kw]; ``pad`` zeros on every side."""
+        """Convolve ``x`` [B, C, H, W] with ``weight`` [O, C, kh, kw]; ``pad`` is the number of zeros on every side."""
         b, _, h, w = x.shape
         o, _, kh, kw = weight.shape
         shape = (b, o, (h + 2 * pad - kh) // stride + 1, (w + 2 * pad - kw) // stride + 1)
@@ -51,27 +51,27 @@ class Graph(Function):
         return self._op(kind, name, [(shape, x.dtype)], x=x, y=other)[0]
 
     def add(self, x: Tensor, y: Tensor | float, name: str) -> Tensor:
-        """x + y, broadcasting as NumPy does."""
+        """Return x + y, broadcast as in NumPy."""
         return self._binary("add", x, y, name)
 
     def sub(self, x: Tensor, y: Tensor | float, name: str) -> Tensor:
-        """x - y, broadcasting as NumPy does."""
+        """Return x - y, broadcast as in NumPy."""
         return self._binary("sub", x, y, name)
 
     def mul(self, x: Tensor, y: Tensor | float, name: str) -> Tensor:
-        """x * y, broadcasting as NumPy does."""
+        """Return x * y, broadcast as in NumPy."""
         return self._binary("mul", x, y, name)
 
     def real_div(self, x: Tensor, y: Tensor | float, name: str) -> Tensor:
-        """x / y, broadcasting as NumPy does."""
+        """Return x / y, broadcast as in NumPy."""
         return self._binary("real_div", x, y, name)
 
     def equal(self, x: Tensor, y: int, name: str) -> Tensor:
-        """x == y as bool."""
+        """Return x == y as bool."""
         return self._op("equal", name, [(x.shape, BOOL)], x=x, y=x.dtype.type(y))[0]
 
     def greater(self, x: Tensor, y: float, name: str) -> Tensor:
-        """x > y as bool."""
+        """Return x > y as bool."""
         return self._op("greater", name, [(x.shape, BOOL)], x=x, y=x.dtype.type(y))[0]
 
     def unary(self, kind: str, x: Tensor, name: str) -> Tensor:
@@ -79,36 +79,36 @@ class Graph(Function):
         return self._op(kind, name, [(x.shape, x.dtype)], x=x)[0]
 
     def gelu(self, x: Tensor, name: str) -> Tensor:
-        """GELU by the error function."""
+        """Apply GELU, computed with the error function."""
         return self._op("gelu", name, [(x.shape, x.dtype)], x=x, mode="EXACT")[0]
 
     def cast(self, x: Tensor, dtype: np.dtype[Any], name: str) -> Tensor:
-        """x as another type."""
+        """Return x in another type."""
         word = {FP16: "fp16", FP32: "fp32", INT32: "int32", UINT16: "uint16"}[dtype]
         return self._op("cast", name, [(x.shape, dtype)], x=x, dtype=word)[0]
 
     def softmax(self, x: Tensor, axis: int, name: str) -> Tensor:
-        """Softmax over ``axis``."""
+        """Apply softmax over ``axis``."""
         return self._op("softmax", name, [(x.shape, x.dtype)], x=x, axis=axis)[0]
 
     def reduce_mean(self, x: Tensor, axes: list[int], name: str) -> Tensor:
-        """Return the mean over ``axes``, which stay as ones."""
+        """Return the mean over ``axes``, which stay with size 1."""
         shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
         return self._op("reduce_mean", name, [(shape, x.dtype)], x=x, axes=axes, keep_dims=True)[0]
 
     def reduce_max(self, x: Tensor, axes: list[int], name: str) -> Tensor:
-        """Return the greatest value over ``axes``, which stay as ones."""
+        """Return the greatest value over ``axes``, which stay with size 1."""
         shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
         return self._op("reduce_max", name, [(shape, x.dtype)], x=x, axes=axes, keep_dims=True)[0]
 
     def reduce_argmax(self, x: Tensor, axis: int, name: str) -> Tensor:
-        """Return the first index of the greatest value along ``axis``, int32; the axis goes."""
+        """Return the first index of the greatest value along ``axis``, int32, without that axis."""
         shape = tuple(n for i, n in enumerate(x.shape) if i != axis % len(x.shape))
         typed = {"output_dtype": "int32"} if self.target.at_least(MACOS14) else {}
         return self._op("reduce_argmax", name, [(shape, INT32)], x=x, axis=axis, keep_dims=False, **typed)[0]
 
     def layer_norm(self, x: Tensor, axis: int, gamma: Tensor, beta: Tensor, epsilon: float, name: str) -> Tensor:
-        """Layer norm over one axis with scale and shift."""
+        """Apply layer norm over one axis, with scale and shift."""
         eps = x.dtype.type(epsilon)
         result = [(x.shape, x.dtype)]
         return self._op("layer_norm", name, result, x=x, axes=[axis], gamma=gamma, beta=beta, epsilon=eps)[0]
@@ -116,7 +116,7 @@ class Graph(Function):
     def batch_norm(
         self, x: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, beta: Tensor, epsilon: float, name: str
     ) -> Tensor:
-        """gamma * (x - mean) / sqrt(variance + epsilon) + beta, a channel each."""
+        """Return gamma * (x - mean) / sqrt(variance + epsilon) + beta, with one of each per channel."""
         eps = x.dtype.type(epsilon)
         result = [(x.shape, x.dtype)]
         return self._op(
@@ -133,13 +133,13 @@ class Graph(Function):
         return self._op("transpose", name, [(shape, x.dtype)], x=x, perm=list(order))[0]
 
     def expand_dims(self, x: Tensor, axes: list[int], name: str) -> Tensor:
-        """Insert axes of 1 at ``axes`` of the result."""
+        """Insert axes of size 1 at the positions ``axes`` of the result."""
         rest = iter(x.shape)
         shape = tuple(1 if i in axes else next(rest) for i in range(len(x.shape) + len(axes)))
         return self._op("expand_dims", name, [(shape, x.dtype)], x=x, axes=axes)[0]
 
     def concat(self, values: Sequence[Tensor], axis: int, name: str) -> Tensor:
-        """Join tensors along ``axis``; one alone stays as it is."""
+        """Join tensors along ``axis``; return a single tensor as it is."""
         first = values[0]
         if len(values) == 1:
             return first
@@ -159,7 +159,7 @@ class Graph(Function):
         return self._op("split", name, [(shape, x.dtype)] * parts, x=x, split_sizes=[size] * parts, axis=axis)
 
     def slice(self, x: Tensor, axis: int, begin: int, end: int, name: str) -> Tensor:
-        """``x`` from ``begin`` to ``end`` along one axis, whole along the others; all of it is ``x`` itself."""
+        """Return ``x`` from ``begin`` to ``end`` along one axis; return ``x`` itself if that is the whole axis."""
         rank = len(x.shape)
         if begin == 0 and end == x.shape[axis]:
             return x
@@ -171,7 +171,7 @@ class Graph(Function):
         return self._op("slice_by_index", name, result, x=x, begin=starts, end=ends, end_mask=whole)[0]
 
     def einsum(self, equation: str, a: Tensor, b: Tensor, name: str) -> Tensor:
-        """Return a product of two tensors of rank 4 in the two forms the Neural Engine has: see coremltools' einsum."""
+        """Return the product of two tensors of rank 4 by an equation that the Neural Engine supports (coremltools' einsum)."""
         left, right = equation.split("->")[0].split(",")
         sizes = dict(zip(left, a.shape, strict=True)) | dict(zip(right, b.shape, strict=True))
         shape = tuple(sizes[i] for i in equation.split("->")[1])
@@ -180,7 +180,7 @@ class Graph(Function):
     def matmul(
         self, x: Tensor, y: Tensor, name: str, *, transpose_x: bool = False, transpose_y: bool = False
     ) -> Tensor:
-        """Matrix products over the last two axes, each transposed first if asked; the leading axes are alike."""
+        """Return matrix products over the last two axes, transposed first if asked; the leading axes must be equal."""
         rows = x.shape[-1] if transpose_x else x.shape[-2]
         columns = y.shape[-2] if transpose_y else y.shape[-1]
         result = [((*x.shape[:-2], rows, columns), x.dtype)]
@@ -190,17 +190,17 @@ class Graph(Function):
         return {"validate_indices": False} if self.target.at_least(MACOS14) else {}
 
     def gather(self, x: Tensor, indices: Tensor, name: str) -> Tensor:
-        """Rows of ``x`` by index, int32, 0 or more.
+        """Return the rows of ``x`` at ``indices`` (int32, 0 or more).
 
-        From macOS 14 on coremltools also adds the number of rows to indices below 0, and narrows those into fewer than
-        2**15 rows to int16. CLIP's table has 49408 rows, and no id of a token is below 0.
+        For macOS 14 and later coremltools also adds the number of rows to indices below 0, and narrows indices into fewer
+        than 2**15 rows to int16. CLIP's table has 49408 rows, and no token id is below 0.
         """
         shape = (*indices.shape, *x.shape[1:])
         result = [(shape, x.dtype)]
         return self._op("gather", name, result, x=x, indices=indices, axis=0, batch_dims=0, **self._unchecked())[0]
 
     def gather_nd(self, x: Tensor, indices: Tensor, name: str) -> Tensor:
-        """Slices of ``x`` by the index tuples in the last axis of ``indices``, int32, 0 or more."""
+        """Return the slices of ``x`` at the index tuples in the last axis of ``indices`` (int32, 0 or more)."""
         depth = indices.shape[-1]
         shape = (*indices.shape[:-1], *x.shape[depth:])
         if self.target.at_least(MACOS14) and max(x.shape[:depth]) <= 2**16:

@@ -1,4 +1,4 @@
-"""coremltools' generated protobuf classes, without importing coremltools itself.
+"""Load coremltools' generated protobuf classes without importing coremltools itself.
 
 ``import coremltools`` takes 2.3 s on two cores (it loads every frontend); the message classes alone take 0.1 s,
 and reading or writing a package needs nothing else.
@@ -26,7 +26,7 @@ def _module(name: str) -> Any:
             spec = importlib.util.find_spec("coremltools")
             if spec is None or spec.origin is None:
                 raise ModuleNotFoundError("coremltools is not installed; run 'make setup'", name="coremltools")
-            # The folder is mounted under a name of our own, so that a later 'import coremltools' is untouched.
+            # The folder gets a name of our own, so that a later 'import coremltools' works as usual.
             proto = types.ModuleType(package)
             proto.__path__ = [str(Path(spec.origin).parent / "proto")]
             sys.modules[package] = proto
@@ -34,7 +34,7 @@ def _module(name: str) -> Any:
 
 
 def ml() -> Any:
-    """Return the module of CoreML.Specification messages: ``ml().Model()`` is a whole .mlmodel (Model.proto)."""
+    """Return the module of CoreML.Specification messages: ``ml().Model()`` is an .mlmodel file (Model.proto)."""
     return _module("Model_pb2")
 
 

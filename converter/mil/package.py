@@ -14,8 +14,8 @@ from converter.mil.mlproto import mil, ml
 from converter.weights.dtypes import stored_as
 
 _NAMESPACE = uuid.UUID("7b1c1a2e-6a5e-4c1e-9a43-6a2f0f4f7a10")
-#: The function of a package that has one, by coremltools' and Core ML's convention.
-_ONLY = "main"
+#: The name of a package's only function, by coremltools' and Core ML's convention.
+_MAIN = "main"
 
 
 def _describe(features: Any, tensors: Sequence[Tensor], describe: Callable[[str], str]) -> None:
@@ -81,7 +81,7 @@ def _write(path: Path, model: Any, weights: Path) -> None:
         },
         "rootModelIdentifier": root,
     }
-    # In the order in which coremltools writes it back whenever it opens a package.
+    # coremltools writes the manifest in this order whenever it opens a package.
     (path / "Manifest.json").write_text(json.dumps(manifest, indent=4, sort_keys=True) + "\n")
 
 
@@ -90,10 +90,10 @@ def write_package(
 ) -> None:
     """Write ``graph`` as the package ``path``, whose weights are a hard link to (or a copy of) ``weights``.
 
-    Its one function is called main. The same graph gives the same bytes. ``describe`` gives the words for an input or
-    output; ``metadata`` becomes the model's user-defined strings.
+    Its only function is called main. The same graph gives the same bytes. ``describe`` returns the description of an
+    input or output by name; ``metadata`` becomes the model's user-defined strings.
     """
-    model = _model({_ONLY: graph}, about, metadata)
+    model = _model({_MAIN: graph}, about, metadata)
     _describe(model.description.input, graph.inputs, describe)
     _describe(model.description.output, graph.outputs, describe)
     _write(path, model, weights)
@@ -101,9 +101,7 @@ def write_package(
 
 def _refuse(graphs: Mapping[str, Graph], default: str) -> None:
     if default not in graphs:
-        raise ValueError(
-            f"there is no function {default!r} to be the default; there are: {', '.join(graphs) or 'none at all'}"
-        )
+        raise ValueError(f"the default function {default!r} is not one of the functions: {', '.join(graphs) or 'none'}")
     for name, graph in graphs.items():
         if not graph.target.at_least(MACOS15):
             raise TargetError(
@@ -111,9 +109,11 @@ def _refuse(graphs: Mapping[str, Graph], default: str) -> None:
                 f"write a package for each of {', '.join(graphs)}, or convert for macOS15"
             )
         if not is_identifier(name):
-            raise ValueError(f"{name!r} cannot name a function: ML programs take letters, digits and _, no digit first")
+            raise ValueError(
+                f"{name!r} cannot name a function: ML programs accept letters, digits and _, no digit first"
+            )
         if graph.target != graphs[default].target or graph.weights is not graphs[default].weights:
-            raise ValueError(f"functions {name} and {default} are not of one target and one weights file")
+            raise ValueError(f"functions {name} and {default} must have the same target and the same weights file")
 
 
 def write_functions(
@@ -126,10 +126,10 @@ def write_functions(
     describe: Callable[[str], str],
     metadata: Mapping[str, str],
 ) -> None:
-    """Write ``graphs``, by function name and in their order, as one package; the rest is as in `write_package`.
+    """Write ``graphs`` (by function name, in order) as one package; the rest is as in `write_package`.
 
     The form is that of ``ct.utils.save_multifunction`` (coremltools 9.0): every function has a description of its own,
-    and ``default`` is what Core ML loads where none is named. Raises TargetError for a target before macOS 15 and
+    and Core ML loads ``default`` if the caller names no function. Raises TargetError for a target before macOS 15 and
     ValueError if a name is not valid (a function is called size_512x768, not 512x768), if ``default`` is not a function,
     or if the graphs do not share their `Weights`.
     """

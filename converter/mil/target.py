@@ -1,4 +1,4 @@
-"""The oldest macOS a program runs on: it decides the opset, and so the form of some operations."""
+"""The oldest macOS that a program runs on, which decides its opset and the form of some operations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from converter.errors import AnemoneError
 
 
 class TargetError(AnemoneError):
-    """A deployment target is unknown, or lacks a feature that was asked for."""
+    """A deployment target is unknown, or lacks a feature that an option needs."""
 
 
 TargetName = Literal["macOS13", "macOS14", "macOS15"]
@@ -27,21 +27,21 @@ class Target:
     specification_version: int
 
     def at_least(self, other: Target) -> bool:
-        """Whether programs for this target may use what came with ``other``."""
+        """Return whether programs for this target may use the features of ``other``."""
         return self.specification_version >= other.specification_version
 
 
-#: The first whose programs take fp16 inputs.
+#: The first release whose programs accept fp16 inputs.
 MACOS13 = Target("macOS13", "CoreML6", 7)
 MACOS14 = Target("macOS14", "CoreML7", 8)
-#: The first with several functions in one package.
+#: The first release with several functions in one package.
 MACOS15 = Target("macOS15", "CoreML8", 9)
 #: By name, oldest first.
 TARGETS: dict[TargetName, Target] = {t.name: t for t in (MACOS13, MACOS14, MACOS15)}
 
 
 def target_named(name: str) -> Target:
-    """Return the target called ``name``; raises TargetError if there is none."""
+    """Return the target called ``name``; raises TargetError for an unknown name."""
     for target in TARGETS.values():
         if target.name == name:
             return target

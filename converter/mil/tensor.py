@@ -1,4 +1,4 @@
-"""Names, shapes and types as an ML program has them (MIL.proto)."""
+"""Names, shapes and types of an ML program (MIL.proto)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from converter.weights.dtypes import DType, stored_as
 
 Array = NDArray[Any]
 FP16, FP32, INT32, BOOL, UINT16 = (np.dtype(t) for t in (np.float16, np.float32, np.int32, np.bool_, np.uint16))
-#: Words of MIL's text form, into which Core ML compiles a program: a value so named does not compile
+#: Words of MIL's text form, to which Core ML compiles a program: a value with such a name does not compile
 #: (https://github.com/apple/coremltools/issues/1634; the list is that of coremltools' NameSanitizer).
 _RESERVED = frozenset(
     (
@@ -36,14 +36,14 @@ class Tensor:
 
 
 def is_identifier(name: str) -> bool:
-    """Whether a value or function of a program may be called ``name``: no digit first, no word of the language."""
+    """Return whether a value or function of a program may be called ``name``: no digit first, no reserved word."""
     return re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is not None and name not in _RESERVED
 
 
 def identifier(name: str) -> str:
-    """Return ``name`` with the characters that MIL does not take replaced."""
-    cleaned = re.sub(r"[^A-Za-z0-9_]", "_", name)
-    return cleaned if is_identifier(cleaned) else f"var_{cleaned}"
+    """Return ``name`` with the characters that MIL does not accept replaced by _."""
+    replaced = re.sub(r"[^A-Za-z0-9_]", "_", name)
+    return replaced if is_identifier(replaced) else f"var_{replaced}"
 
 
 def type_number(dtype: np.dtype[Any]) -> int:
@@ -67,14 +67,14 @@ def set_string(value: Any, text: str) -> None:
 
 
 def set_array(value: Any, array: Array) -> None:
-    """Make the Value ``value`` hold ``array`` inside the program."""
+    """Make the Value ``value`` the array, inside the program."""
     dtype = stored_as(array.dtype)
     set_type(value.type, array.shape, dtype.number)
     set_numbers(value.immediateValue.tensor, dtype, array)
 
 
 def set_numbers(tensor: Any, dtype: DType, array: Array) -> None:
-    """Put numbers of that type into a TensorValue; raises ValueError if packed integers do not fit into it."""
+    """Put numbers of a type into a TensorValue; raises ValueError if integers are outside a packed type's range."""
     if dtype.field == "bytes":
         tensor.bytes.values = pack(array, dtype) if dtype.packed else array.tobytes()
     else:

@@ -1,4 +1,4 @@
-"""The place of each weight of a network in its weights file."""
+"""The offset of each weight of a network in its weights file."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from converter.weights.blob import BlobWriter
 
 
 class Weights:
-    """The weights file of one network, shared by its programs for several image sizes.
+    """The weights file of one network, which all its variants share.
 
-    A weight is written when it is first placed and found again by name afterwards, so the programs of further sizes
-    add nothing to the file. Nothing of it depends on a program's target.
+    `place` writes a weight on its first call and returns the same offset afterwards, so further variants add nothing to
+    the file. The file does not depend on a program's target.
     """
 
     def __init__(self, writer: BlobWriter, written: Callable[[int], None]) -> None:
@@ -21,7 +21,7 @@ class Weights:
         self._offsets: dict[str, int] = {}
 
     def place(self, name: str, values: Callable[[], Array]) -> int:
-        """Return the offset of weight ``name``; ``values`` is called only when it has not been written yet."""
+        """Return the offset of weight ``name``; ``values`` is called only if it is not written yet."""
         if name not in self._offsets:
             array = values()
             self._offsets[name] = self._writer.write(array)
@@ -30,7 +30,7 @@ class Weights:
 
 
 class Unwritten(Weights):
-    """The weights of a program that is not written: they have no place, and their values are never read."""
+    """The weights of a program that is not written to disk: they have no offsets, and their values are never read."""
 
     def __init__(self) -> None:
         self._offsets = {}

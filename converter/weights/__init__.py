@@ -1,1 +1,1 @@
-"""How weights are stored in a package."""
+"""The storage of weights in a package."""

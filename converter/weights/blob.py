@@ -1,4 +1,4 @@
-"""weight.bin, the file an ML program's large constants live in (MIL blob storage, version 2).
+"""weight.bin, the file of an ML program's large constants (MIL blob storage, version 2).
 
 Layout, from coremltools' ``mlmodel/src/MILBlob/Blob/StorageFormat.hpp``: a 64-byte header (count, version), then for
 each blob a 64-byte record (sentinel, type, size, offset of the data) followed by the data, both 64-byte aligned. A
@@ -24,24 +24,24 @@ _RECORD = struct.Struct("<IIQQQ32x")
 _SENTINEL = 0xDEADBEEF
 _ALIGNMENT = 64
 
-#: Bits of the smallest group of whole bytes that holds whole integers of any of these widths.
+#: The least common multiple of the widths 1, 2, 3, 4, 6 and 8, in bits.
 _GROUP = 24
 
 
 class BlobError(ValueError):
-    """weight.bin does not hold what the program says."""
+    """weight.bin does not fit the program."""
 
 
 def packed_size(bits: int, shape: tuple[int, ...]) -> int:
-    """Return how many bytes integers of that width take, packed."""
+    """Return how many bytes packed integers of that width take."""
     return -(-math.prod(shape) * bits // 8)
 
 
 def pack(integers: NDArray[Any], dtype: DType) -> bytes:
-    """Return integers packed as `unpack` reads them; raises ValueError if ``dtype`` cannot hold one of them."""
+    """Return integers packed as `unpack` reads them; raises ValueError if one is outside the range of ``dtype``."""
     low = -(1 << (dtype.bits - 1)) if dtype.signed else 0
     if outside := [n for n in integers.reshape(-1).tolist() if not low <= n < low + (1 << dtype.bits)]:
-        raise ValueError(f"{outside[0]} is outside of {dtype.name}'s {low} to {low + (1 << dtype.bits) - 1}")
+        raise ValueError(f"{outside[0]} is outside the range of {dtype.name}, {low} to {low + (1 << dtype.bits) - 1}")
     bit = (integers.reshape(-1).astype(np.uint8)[:, None] >> np.arange(dtype.bits, dtype=np.uint8)) & 1
     return np.packbits(bit.reshape(-1), bitorder="little").tobytes()
 
@@ -49,15 +49,15 @@ def pack(integers: NDArray[Any], dtype: DType) -> bytes:
 def unpack(data: NDArray[np.uint8], bits: int, signed: bool, shape: tuple[int, ...]) -> NDArray[Any]:
     """Return integers of 1, 2, 3, 4, 6 or 8 bits as int8 or uint8; the first is in the lowest bits of the first byte.
 
-    Raises ValueError if ``data`` has another length than they take.
+    Raises ValueError if ``data`` has the wrong length.
     """
     if data.size != packed_size(bits, shape):
         raise ValueError(
             f"{list(shape)} integers of {bits} bits take {packed_size(bits, shape)} bytes, not {data.size}"
         )
-    whole = np.zeros(-(-data.size * 8 // _GROUP) * _GROUP // 8, np.uint8)
-    whole[: data.size] = data
-    first, second, third = (whole[n::3].astype(np.uint32) << (8 * n) for n in range(3))
+    padded = np.zeros(-(-data.size * 8 // _GROUP) * _GROUP // 8, np.uint8)
+    padded[: data.size] = data
+    first, second, third = (padded[n::3].astype(np.uint32) << (8 * n) for n in range(3))
     groups = (first | second | third)[:, None]
     integers = ((groups >> np.arange(0, _GROUP, bits, dtype=np.uint32)) & ((1 << bits) - 1)).astype(np.uint8)
     integers = integers.reshape(-1)[: math.prod(shape)].reshape(shape)
@@ -68,7 +68,7 @@ def unpack(data: NDArray[np.uint8], bits: int, signed: bool, shape: tuple[int, .
 
 
 class BlobWriter:
-    """Writes weight.bin front to back, one tensor in memory at a time. Use as a context manager."""
+    """A context manager that writes weight.bin from front to back, with one tensor in memory at a time."""
 
     def __init__(self, path: Path) -> None:
         self._file: BinaryIO = path.open("wb")
@@ -87,13 +87,13 @@ class BlobWriter:
         self._file.close()
 
     def write(self, array: NDArray[Any]) -> int:
-        """Append an array of any shape and return the offset a program refers to it by.
+        """Append an array of any shape; return the offset by which a program refers to it.
 
-        Raises ValueError if weights files have no such type.
+        Raises ValueError for a type that weights files do not have.
         """
         dtype = stored_as(array.dtype)
         if dtype.blob is None:
-            raise ValueError(f"weights files have no {dtype.name}")
+            raise ValueError(f"weights files cannot store {dtype.name}")
         record = self._file.tell()
         data = np.ascontiguousarray(array)
         self._file.write(_RECORD.pack(_SENTINEL, dtype.blob, data.nbytes, record + _RECORD.size, 0))
@@ -104,20 +104,20 @@ class BlobWriter:
 
 
 class BlobReader:
-    """Reads weight.bin as memory-mapped arrays: no byte is read before it is used."""
+    """A reader of weight.bin that returns memory-mapped arrays: no byte is read before it is used."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        # A plain array over the map: arrays computed from a memmap would be memmaps too.
+        # This is a plain array over the map: arrays computed from a memmap would be memmaps too.
         self._bytes: NDArray[np.uint8] = np.memmap(path, np.uint8, "r").view(np.ndarray)
         _, version = (
             _HEADER.unpack(self._bytes[: _HEADER.size].tobytes()) if self._bytes.size >= _HEADER.size else (0, 0)
         )
         if version != 2:
-            raise BlobError(f"{path}: not a version 2 weights file")
+            raise BlobError(f"{path} is not a version 2 weights file")
 
     def read(self, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-        """Return the array whose record is at ``offset``; raises BlobError if its type or size is another."""
+        """Return the array whose record is at ``offset``; raises BlobError if its type or size differs."""
         size = math.prod(shape) * dtype.itemsize
         data = self._blob(offset, stored_as(dtype).blob, size, f"{dtype} {list(shape)}")
         return data.view(dtype).reshape(shape)
@@ -128,10 +128,10 @@ class BlobReader:
 
     def _blob(self, offset: int, expected: int | None, size: int, words: str) -> NDArray[np.uint8]:
         if offset + _RECORD.size > self._bytes.size:
-            raise BlobError(f"{self._path}: no blob at {offset}; the file ends at {self._bytes.size}")
+            raise BlobError(f"{self._path} has no blob at {offset}: the file ends at {self._bytes.size}")
         sentinel, number, stored, start, _ = _RECORD.unpack_from(self._bytes.data, offset)
         if sentinel != _SENTINEL:
-            raise BlobError(f"{self._path}: no blob record at {offset}")
+            raise BlobError(f"{self._path} has no blob record at {offset}")
         if number != expected or stored != size or start + size > self._bytes.size:
             raise BlobError(
                 f"{self._path}: the blob at {offset} is type {number} of {stored} bytes, "
@@ -141,9 +141,9 @@ class BlobReader:
 
 
 def release_pages(array: NDArray[Any]) -> None:
-    """Give back the memory that a memory-mapped array's pages take; later uses read them from the file again.
+    """Release the memory of a memory-mapped array's pages; later uses read them from the file again.
 
-    Arrays that are not memory-mapped stay as they are.
+    Does nothing for other arrays.
     """
     base: Any = array
     while isinstance(base, np.ndarray) and not isinstance(base.base, mmap.mmap):

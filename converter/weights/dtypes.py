@@ -1,4 +1,4 @@
-"""The one table of element types: how MIL's messages, its text, weights files, descriptions and NumPy name them."""
+"""The table of element types, with their names in MIL's messages and text, weights files, descriptions and NumPy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-#: The member of MIL.proto's TensorValue that holds an immediate tensor's elements.
+#: The member of MIL.proto's TensorValue with an immediate tensor's elements.
 Field = Literal["bools", "strings", "floats", "doubles", "ints", "longInts", "bytes"]
 
 
@@ -17,10 +17,10 @@ class DType:
 
     name: its word in MIL text.
     number: its DataType in MIL.proto.
-    bits: its width where tensors are stored; 0 for text.
-    field: where an immediate tensor keeps it (coremltools' IMMEDIATE_VALUE_TYPES_IN_BYTES, as its frontend writes them).
-    numpy: what NumPy holds it in once unpacked; None if NumPy has no such type.
-    blob: its number in weight.bin (MILBlob's BlobDataType.hpp); None if weights are not of it.
+    bits: its stored width; 0 for text.
+    field: the member with an immediate tensor's elements (coremltools' IMMEDIATE_VALUE_TYPES_IN_BYTES).
+    numpy: its NumPy type once unpacked; None if NumPy does not have it.
+    blob: its number in weight.bin (MILBlob's BlobDataType.hpp); None if weights cannot be of it.
     array: its word in a description of inputs and outputs; in capitals it is the ArrayDataType of FeatureTypes.proto.
     """
 
@@ -34,12 +34,12 @@ class DType:
 
     @property
     def packed(self) -> bool:
-        """Whether several share a byte, the first in its lowest bits."""
+        """Whether several elements share a byte, the first in its lowest bits."""
         return 0 < self.bits < 8
 
     @property
     def signed(self) -> bool:
-        """Whether it is an integer that may be below zero."""
+        """Whether it is a signed integer."""
         return self.numpy is not None and self.numpy.kind == "i"
 
 
@@ -47,7 +47,7 @@ def _numpy(name: str) -> np.dtype[Any]:
     return np.dtype(name)
 
 
-#: Types of 8 bits and more come before the packed ones that NumPy holds in the same type.
+#: Types of 8 bits and more come before packed ones with the same NumPy type.
 DTYPES = (
     DType("bool", 1, 8, "bools", _numpy("bool")),
     DType("string", 2, 0, "strings", _numpy("str")),
@@ -74,14 +74,16 @@ DTYPES = (
 )
 BY_NAME = {dtype.name: dtype for dtype in DTYPES}
 BY_NUMBER = {dtype.number: dtype for dtype in DTYPES}
-#: Those of descriptions of inputs and outputs, by their word there.
+#: The types of inputs and outputs, by their word in descriptions.
 BY_ARRAY = {dtype.array: dtype for dtype in DTYPES if dtype.array}
 _BY_NUMPY = {dtype.numpy: dtype for dtype in DTYPES if not dtype.packed}
 
 
 def stored_as(numpy: np.dtype[Any]) -> DType:
-    """Return the type that an array is stored as; raises ValueError if there is none."""
+    """Return the element type of a NumPy type; raises ValueError if ML programs do not have it."""
     dtype = _BY_NUMPY.get(numpy)
     if dtype is None:
-        raise ValueError(f"ML programs have no {numpy}; accepted: {', '.join(str(n) for n in _BY_NUMPY if n)}")
+        raise ValueError(
+            f"ML programs do not have the type {numpy}; accepted: {', '.join(str(n) for n in _BY_NUMPY if n)}"
+        )
     return dtype

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
 
-from converter.options import AS_USUAL, OPTIONS, NetworkSource, Option, Size
+from converter.options import DEFAULT_OPTIONS, OPTIONS, NetworkSource, Option, Size
 from server.cli.serve import add_config
 
 #: What `add_subparsers` returns, whose class takes no parameters when the program runs.
@@ -62,7 +62,7 @@ def add_options(command: argparse.ArgumentParser, *, networks_only: bool = False
     for name, option in OPTIONS.items():
         if networks_only and not _is_network(option):
             continue
-        default = getattr(AS_USUAL, name)
+        default = getattr(DEFAULT_OPTIONS, name)
         about = option.about if option.most is None else f"{option.about}; may be given several times"
         if option.value is bool and default:
             negated = f"Do not {about[0].lower()}{about[1:]}"

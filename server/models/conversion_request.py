@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from converter.options import AS_USUAL, ConvertOptions
+from converter.options import DEFAULT_OPTIONS, ConvertOptions
 from server.models.library import model_name
 
 #: A model's name is its folder's, and part of addresses.
@@ -23,7 +23,7 @@ class ConversionRequest:
 
     source: str
     name: str
-    options: ConvertOptions = AS_USUAL
+    options: ConvertOptions = DEFAULT_OPTIONS
 
     @property
     def id(self) -> str:

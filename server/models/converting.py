@@ -13,7 +13,7 @@ from pathlib import Path
 from converter.apple import AppleSettings, adopt, is_apple
 from converter.errors import AnemoneError
 from converter.folder import FILE
-from converter.options import AS_USUAL
+from converter.options import DEFAULT_OPTIONS
 from converter.progress import OnProgress, Progress
 from converter.sources.source import open_source
 from server.logs import LogFormat, about_job, log_as
@@ -64,7 +64,7 @@ def _make_model(request: ConversionRequest, data_dir: Path, report: OnProgress) 
     if path.is_dir() and is_apple(path):
         adopt(path, AppleSettings())
         return
-    if options == AS_USUAL and not path.is_absolute() and from_hub(out, request.source) is not None:
+    if options == DEFAULT_OPTIONS and not path.is_absolute() and from_hub(out, request.source) is not None:
         return
     checkpoint = open_source(request.source, prediction_type=options.prediction_type, progress=report)
     installed_from(checkpoint, out, replace(options, name=request.name), report)

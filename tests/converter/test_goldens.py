@@ -316,7 +316,7 @@ def test_names_that_programs_do_not_take_are_changed_or_refused(ct, networks, tm
     for name in ("512", "tensor", "a-b", ""):
         with pytest.raises(ValueError, match="cannot name an input or output"):
             graph.input(name, (1,), FP32)
-    with pytest.raises(ValueError, match="'x' is taken"):
+    with pytest.raises(ValueError, match="'x' is already in use"):
         graph.output(x, "x")
 
 

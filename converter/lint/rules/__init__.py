@@ -1,1 +1,1 @@
-"""The rules, each a function of a `RuleContext` giving a `Problem` for every place where it is broken."""
+"""The rules: functions that take a `RuleContext` and yield a `Problem` for every place that breaks the rule."""

@@ -1,4 +1,4 @@
-"""W3, W8, W9, N3: attention in forms that are slow on the engine, or overflow before they are scaled."""
+"""W3, W8, W9, N3: forms of attention that are slow on the engine, or overflow before they are scaled."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from converter.lint.context import MIB, RuleContext, megabytes
 from converter.lint.finding import Problem
 from converter.lint.listing import Function, Operation
 
-#: Logits that fit the engine's memory of some tens of MB; a head's beyond that travel, all the more so as they grow.
+#: Logits that fit the engine's memory of some tens of MB; larger ones move between it and the main memory.
 _LOGITS, _HUGE_LOGITS = 16 * MIB, 512 * MIB
 #: Over the last axis the engine reduces within rows; below this size that costs little.
 _ROW_LOGITS = MIB
 #: As measured on M4: products of smaller tensors stay on the CPU.
 _FUSED_ELEMENTS = 2_000_000
-#: What stands between a product of queries and keys and its softmax.
+#: Operations between the product of queries and keys and its softmax.
 _BETWEEN = frozenset({"add", "cast", "mul", "real_div", "reshape"})
-#: SDXL in split_einsum_v2 (12 800) never finished compiling for people; in split_einsum (5 200) it does.
+#: By users' reports, SDXL in split_einsum_v2 (12 800) never finishes compiling; in split_einsum (5 200) it does.
 _MANY_EINSUMS = 6000
 
 
@@ -34,23 +34,23 @@ def softmaxes(context: RuleContext) -> Iterator[Problem]:
         place = context.place(op, megabytes(kind.nbytes), kind.nbytes)
         if last and kind.nbytes > _ROW_LOGITS:
             what = "A softmax runs over the last axis of a large tensor: all heads' logits at once, within rows."
-            cure = "Convert with split_einsum: each head for itself, the keys on the channel axis."
+            cure = "Convert with split_einsum: one head at a time, with the keys on the channel axis."
             yield Problem("W3", "warning", what, cure, place)
         elif kind.nbytes > _HUGE_LOGITS:
-            what = f"One head's logits exceed {megabytes(_HUGE_LOGITS)}; the engine has some tens of MB of its own."
+            what = f"One head's logits exceed {megabytes(_HUGE_LOGITS)}; the engine's own memory has some tens of MB."
             cure = "Convert with split_einsum_v2, which cuts the queries, or for a smaller image."
             yield Problem("W3", "warning", what, cure, place)
         elif kind.nbytes > _LOGITS:
-            what = "One head's logits exceed the engine's own memory, so they travel; it works."
+            what = "One head's logits exceed the engine's own memory, so they move between it and the main memory. This works."
             cure = (
-                "split_einsum_v2 cuts the queries: faster on phones by Apple's account, the same on an M2 Pro by others', "
-                "and slower to compile."
+                "split_einsum_v2 cuts the queries: according to Apple faster on phones, according to others equally "
+                "fast on an M2 Pro, and slower to compile."
             )
             yield Problem("W3", "note", what, cure, place)
 
 
 def fused_attention(context: RuleContext) -> Iterator[Problem]:
-    """W8: attention as one operation, or of three axes, which a GPU's compiler makes one of."""
+    """W8: attention as one operation, or with three axes, which a GPU's compiler fuses into one."""
     yield from _flat_attention(context)
     function = context.function
     for op in function.operations:
@@ -61,35 +61,35 @@ def fused_attention(context: RuleContext) -> Iterator[Problem]:
                 "W8",
                 "warning",
                 "Where scaled_dot_product_attention runs depends on its size and on the system.",
-                "Spell it as split einsums, or look at Core ML's compute plan on the Mac it is for.",
+                "Write it as split einsums, or look at Core ML's compute plan on the Mac that runs it.",
                 context.place(op, f"queries of {count / 1e6:.1f} million numbers; measured {where} on M4", count),
             )
 
 
 def _descends(function: Function, op: Operation, kind: str, through: frozenset[str]) -> bool:
-    """Whether an operation's input comes from a ``kind``, with nothing but ``through`` between."""
+    """Return whether an input of an operation comes from a ``kind``, with only ``through`` between them."""
     for name in function.tensors(op):
-        maker = function.producers.get(name)
-        if maker is not None and (
-            maker.kind == kind or (maker.kind in through and _descends(function, maker, kind, through))
+        producer = function.producers.get(name)
+        if producer is not None and (
+            producer.kind == kind or (producer.kind in through and _descends(function, producer, kind, through))
         ):
             return True
     return False
 
 
 def _flat_attention(context: RuleContext) -> Iterator[Problem]:
-    """W8: products of three axes around a softmax, as coremltools before 9 wrote CLIP's."""
+    """W8: products of three axes around a softmax, as coremltools before version 9 wrote CLIP's."""
     function = context.function
     for op in function.operations:
         if op.kind != "matmul" or any(len(function.types[n].shape) != 3 for n in function.tensors(op)):
             continue
-        share = function.source(op)
-        if share is None or share.kind != "softmax" or not _descends(function, share, "matmul", _BETWEEN):
+        probs = function.source(op)
+        if probs is None or probs.kind != "softmax" or not _descends(function, probs, "matmul", _BETWEEN):
             continue
         yield Problem(
             "W8",
             "note",
-            "Attention has three axes; text encoders of that form were seen to crash on the GPU under macOS 27.2's beta "
+            "Attention has three axes; text encoders of that form crashed on the GPU under macOS 27.2's beta "
             "(MochiDiffusion issue 521).",
             "Run it with CPU_AND_NE, or convert it again with heads on an axis of their own.",
             context.place(op, megabytes(context.bytes_of(op)), context.bytes_of(op)),
@@ -97,7 +97,7 @@ def _flat_attention(context: RuleContext) -> Iterator[Problem]:
 
 
 def compile_time(context: RuleContext) -> Iterator[Problem]:
-    """W9: more products than the engine's compiler gets through."""
+    """W9: more products than the engine's compiler can handle."""
     count = sum(op.kind in ("einsum", "matmul") for op in context.function.operations)
     if count > _MANY_EINSUMS:
         yield Problem(
@@ -110,7 +110,7 @@ def compile_time(context: RuleContext) -> Iterator[Problem]:
 
 
 def _scale(function: Function, op: Operation) -> float | None:
-    """Return the number below 1 that an operation multiplies by, if it does."""
+    """Return the constant below 1 that an operation multiplies by; None if there is none."""
     for parameter in ("x", "y"):
         value = function.value(op, parameter)
         if value is not None and value.size == 1:
@@ -139,8 +139,12 @@ def late_scale(context: RuleContext) -> Iterator[Problem]:
     for op in function.operations:
         if op.kind not in ("mul", "real_div") or (scale := _scale(function, op)) is None:
             continue
-        maker = next((m for n in function.tensors(op) if (m := function.producers.get(n))), None)
-        if maker is None or maker.kind not in ("einsum", "matmul") or function.types[op.outputs[0]].dtype != "fp16":
+        producer = next((m for n in function.tensors(op) if (m := function.producers.get(n))), None)
+        if (
+            producer is None
+            or producer.kind not in ("einsum", "matmul")
+            or function.types[op.outputs[0]].dtype != "fp16"
+        ):
             continue
         if _reaches_softmax(function, op.outputs[0]):
             reach = (

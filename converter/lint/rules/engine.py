@@ -1,4 +1,4 @@
-"""E1, E2, E3, E5, E8, W10: operations the engine has no path for, and where the program leaves it for them."""
+"""E1, E2, E3, E5, E8, W10: operations the engine does not support, and where the program leaves it for them."""
 
 from __future__ import annotations
 
@@ -12,51 +12,51 @@ from converter.lint.finding import Problem
 from converter.lint.listing import Operation
 from converter.mil.graph import HEAVY
 
-#: Beyond this an operation at the program's ends is no small change any more.
+#: Bytes from which an operation at the program's ends matters.
 _LARGE = MIB
-_NOTHING_TO_DO = "Nothing to do: this is where exact arithmetic and integers belong."
+_NOTHING_TO_DO = "Nothing to do: exact arithmetic and integers belong there."
 
-#: What to write instead of an operation the engine has no path for.
+#: Replacements for operations that the engine does not support.
 _INSTEAD = {
     "select": "Write condition * a + (1 - condition) * b in fp16.",
-    "sin": "Hand the sines in as an input, or compute them first of all in fp32; on M3 and later they run.",
-    "cos": "Hand the cosines in as an input, or compute them first of all in fp32; on M3 and later they run.",
+    "sin": "Make the sines an input, or compute them first in fp32; on M3 and later the engine runs them.",
+    "cos": "Make the cosines an input, or compute them first in fp32; on M3 and later the engine runs them.",
     "shape": "Convert with fixed shapes, so that the size is a constant.",
-    "mod": "Compute it before the network and hand it in as an input.",
+    "mod": "Compute it before the network and make it an input.",
 }
 
 
 def _types(context: RuleContext, op: Operation) -> str:
     function = context.function
-    taken = " and ".join(sorted({function.types[n].dtype for n in function.tensors(op)})) or "nothing"
-    given = " and ".join(sorted({function.types[n].dtype for n in op.outputs}))
-    return f"{taken} in, {given} out, {megabytes(context.bytes_of(op))}"
+    inputs = " and ".join(sorted({function.types[n].dtype for n in function.tensors(op)})) or "nothing"
+    outputs = " and ".join(sorted({function.types[n].dtype for n in op.outputs}))
+    return f"{inputs} in, {outputs} out, {megabytes(context.bytes_of(op))}"
 
 
-def foreign_types(context: RuleContext) -> Iterator[Problem]:
-    """E1: operations that compute in fp32, integers or bool; a note where they stand at the program's ends."""
+def unsupported_types(context: RuleContext) -> Iterator[Problem]:
+    """E1: operations that compute in fp32, integers or bool; a note at the program's ends."""
     placement = context.placement
     off = [op for op in context.function.operations if placement.reasons[op.index] == "type"]
     nothing_else = placement.total == 0 and any(op.kind in HEAVY for op in off)
     for op in off:
         if placement.at_edge(op):
-            continue  # W11 speaks of the inputs' and outputs' own types
+            continue  # W11 is about the types of inputs and outputs
         large = context.bytes_of(op)
         place = context.place(op, _types(context, op), large)
         cure = "Keep it in fp16, or move it before or after all of the engine's work."
         if placement.between(op):
-            what = "An operation between the engine's computes in a type it lacks: the data goes to the CPU and back."
+            what = "An operation between the engine's own computes in a type the engine lacks: the data goes to the CPU and back."
             yield Problem("E1", "error", what, cure, place)
-        elif nothing_else or placement.weighs(op) or (large > _LARGE and op.kind != "cast"):
+        elif nothing_else or placement.is_heavy(op) or (large > _LARGE and op.kind != "cast"):
             what = "A large operation computes in a type the engine lacks, so the CPU or GPU does it."
             yield Problem("E1", "error", what, "Convert with fp16 as the compute precision.", place)
         else:
-            what = "A small operation beside the inputs or outputs runs on the CPU, before or after the engine's work."
+            what = "A small operation next to the inputs or outputs runs on the CPU, before or after the engine's work."
             yield Problem("E1", "note", what, _NOTHING_TO_DO, place)
 
 
-def no_path(context: RuleContext) -> Iterator[Problem]:
-    """E5: operations no engine runs, or this chip's does not."""
+def unsupported_operations(context: RuleContext) -> Iterator[Problem]:
+    """E5: operations that no engine runs, or that this chip's engine does not run."""
     placement, chip = context.placement, context.chip
     for op in context.function.operations:
         reason = placement.reasons[op.index]
@@ -64,7 +64,7 @@ def no_path(context: RuleContext) -> Iterator[Problem]:
             yield Problem(
                 "E5",
                 "note",
-                f"{chip.name} has no unit for this operation and builds it from others.",
+                f"{chip.name} has no unit for this operation and builds it from other operations.",
                 "Nothing to do for M2 and later.",
                 context.place(op, megabytes(context.bytes_of(op)), context.bytes_of(op)),
             )
@@ -74,9 +74,9 @@ def no_path(context: RuleContext) -> Iterator[Problem]:
         place = context.place(op, megabytes(context.bytes_of(op)), context.bytes_of(op))
         if placement.between(op) or context.bytes_of(op) > _LARGE:
             cure = _INSTEAD.get(op.kind, "Rewrite it with operations the engine has, or move it out of the network.")
-            yield Problem("E5", "error", f"{whose} has no path for {op.kind}.", cure, place)
+            yield Problem("E5", "error", f"{whose} does not support {op.kind}.", cure, place)
         else:
-            what = f"{whose} has no path for {op.kind}; here it runs on the CPU before or after the engine's work."
+            what = f"{whose} does not support {op.kind}; here it runs on the CPU before or after the engine's work."
             yield Problem("E5", "note", what, _NOTHING_TO_DO, place)
 
 
@@ -90,8 +90,8 @@ def ranks(context: RuleContext) -> Iterator[Problem]:
             yield Problem(
                 "E2",
                 "error",
-                "A tensor has more than five axes, which the engine cannot hold.",
-                "Merge neighbouring axes, or do the step on slices.",
+                "A tensor has more than five axes, which the engine does not support.",
+                "Merge neighboring axes, or compute the step on slices.",
                 context.place(op, f"{rank} axes", rank, names),
             )
 
@@ -104,7 +104,7 @@ def axes(context: RuleContext) -> Iterator[Problem]:
             continue
         for name in (*function.tensors(op), *op.outputs):
             shape = function.types[name].sizes
-            # Of three axes the last is the width for certain; of two neither need be.
+            # With three axes the last is certainly the width; with two neither need be.
             inner = shape[2:] if len(shape) > 2 else ()
             over = max(max(inner, default=0) / chip.axis, max(shape[: len(shape) - len(inner)], default=0) / WIDEST)
             if name in seen or over <= 1:
@@ -116,13 +116,13 @@ def axes(context: RuleContext) -> Iterator[Problem]:
                 "error",
                 f"An axis is longer than {chip.name}'s engine takes: {chip.axis} for depth, height and width, {WIDEST} "
                 "for batch and channels.",
-                "Convert for a smaller image, or cut the axis into pieces.",
+                "Convert for a smaller image, or split the axis.",
                 context.place(op, f"an axis of {longest}", longest, (name,)),
             )
 
 
 def _factors(number: int) -> bool:
-    """Whether a number is a product of twos and threes."""
+    """Return whether a number is a product of twos and threes."""
     for prime in (2, 3):
         while number % prime == 0:
             number //= prime
@@ -130,7 +130,7 @@ def _factors(number: int) -> bool:
 
 
 def _kernel_faults(context: RuleContext, op: Operation) -> Iterator[tuple[str, str, str]]:
-    """Return the faults of a convolution or pooling: what, cure, detail."""
+    """Yield the faults of a convolution or pooling: what, cure, detail."""
     function, chip = context.function, context.chip
     strides = [int(s) for s in np.atleast_1d(v)] if (v := function.value(op, "strides")) is not None else [1]
     if op.kind.endswith("_pool"):
@@ -141,7 +141,7 @@ def _kernel_faults(context: RuleContext, op: Operation) -> Iterator[tuple[str, s
     kernel = function.types[function.first(op, "weight") or ""].sizes[2:]
     if kernel and max(kernel) > chip.kernel:
         what = f"A kernel is larger than {chip.name}'s engine takes ({chip.kernel} a side)."
-        yield what, "Compose it of smaller kernels.", f"kernel {list(kernel)}"
+        yield what, "Replace it by several smaller kernels.", f"kernel {list(kernel)}"
     if not all(_factors(s) for s in strides):
         yield "The engine takes strides that are products of 2 and 3 only.", "Use such a stride.", f"stride {strides}"
     dilations = function.value(op, "dilations")
@@ -153,24 +153,24 @@ def _kernel_faults(context: RuleContext, op: Operation) -> Iterator[tuple[str, s
         yield what, "Leave this layer's weights uncompressed.", f"stride {strides}, {weight.kinds[-1]}"
     groups = function.value(op, "groups")
     if groups is not None and int(groups) > 1 and int(groups) % 2:
-        what = "The engine does grouped convolutions of an even number of groups only."
+        what = "The engine runs grouped convolutions with an even number of groups only."
         yield what, "Pad the channels to an even number of groups.", f"{int(groups)} groups"
 
 
 def kernels(context: RuleContext) -> Iterator[Problem]:
-    """E8: kernels, strides, dilations and groups the engine does not take; a note for little work at the ends."""
+    """E8: kernels, strides, dilations and groups that the engine does not take; a note for little work at the ends."""
     placement = context.placement
     for op in context.function.operations:
         if placement.on_engine(op) and op.kind in ("conv", "conv_transpose", "avg_pool", "max_pool", "l2_pool"):
-            # A pool weighs nothing, but a program of nothing heavier has no ends either.
-            matters = placement.between(op) or placement.weighs(op) or placement.total == 0
+            # A pool is never heavy, but a program without heavy operations has no ends either.
+            matters = placement.between(op) or placement.is_heavy(op) or placement.total == 0
             for what, cure, detail in _kernel_faults(context, op):
                 place = context.place(op, detail, context.bytes_of(op))
                 yield Problem("E8", "error" if matters else "note", what, cure, place)
 
 
 def islands(context: RuleContext) -> Iterator[Problem]:
-    """W10: the times the program leaves the engine and comes back."""
+    """W10: places where the program leaves the engine and comes back."""
     function = context.function
     for island in context.placement.islands:
         inside = {n for op in island for n in op.outputs}
@@ -181,6 +181,6 @@ def islands(context: RuleContext) -> Iterator[Problem]:
             "W10",
             "warning",
             "The program leaves the engine here and comes back: a copy each way and another start of the engine.",
-            "Cure what E1 and E5 say of these operations.",
+            "Fix what E1 and E5 report for these operations.",
             context.place(island[0], f"{len(island)} operations, {casts} casts, {megabytes(moved)}", moved),
         )

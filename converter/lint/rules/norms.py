@@ -1,4 +1,4 @@
-"""W6, N2, N5: norms spelled out in small operations, results that overflow on the way, epsilons that are zero in fp16."""
+"""W6, N2, N5: norms in small operations, intermediate results that overflow, epsilons that are zero in fp16."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from converter.lint.context import RuleContext, megabytes
 from converter.lint.finding import Problem
 from converter.lint.listing import Function, Operation
 
-#: The smallest number of fp16; what is below half of it is zero.
+#: The smallest number of fp16; numbers below half of it become zero.
 _TINY = 6e-8
-#: Operations that take a logarithm of exponentials, and what was measured of them on the engine: softplus in coremltools
+#: Operations that take a logarithm of exponentials, and their results measured on the engine: softplus in coremltools
 #: #2687 (M3 Max) and ANEForge #113 (M5), the sum over 32 channels in coremltools #2690.
 _EXPONENTIALS = {
     "softplus": ("0 beyond 10.4", "Write max(x, 0) + log(1 + exp(-|x|)), whose exponential is at most 1."),
@@ -26,10 +26,10 @@ _EXPONENTIALS = {
 
 @dataclass(frozen=True)
 class _Variance:
-    """A mean of squares: the squaring, the mean, and of what norm they are.
+    """A mean of squares: the squaring, the mean, and their norm.
 
-    "group" and "other" square what their mean was taken from, "root mean square" anything else; "bounded" values were
-    divided by the greatest of them before.
+    "group" and "other" square values minus their mean, "root mean square" anything else; "bounded" values were divided
+    by the greatest of them before.
     """
 
     square: Operation
@@ -50,7 +50,7 @@ def _squared(function: Function, op: Operation) -> str | None:
 
 
 def _bounded(function: Function, divided: Operation) -> bool:
-    """Whether a division is by the greatest magnitude of what it divides, constants aside."""
+    """Return whether a division is by the greatest magnitude of the divided values, apart from constants."""
     divisor = function.source(divided, "y")
     while divisor is not None and divisor.kind in ("add", "mul", "maximum"):
         tensors = function.tensors(divisor)
@@ -67,8 +67,8 @@ def _norm(function: Function, squared: str, axes: tuple[int, ...]) -> str:
     mean = function.source(centred, "y") if centred is not None and centred.kind == "sub" else None
     if centred is None or mean is None or mean.kind != "reduce_mean" or function.first(mean) != function.first(centred):
         return "root mean square"
-    whole = function.source(centred)
-    grouped = whole is not None and whole.kind == "reshape" and len(axes) > 1
+    source = function.source(centred)
+    grouped = source is not None and source.kind == "reshape" and len(axes) > 1
     return "group" if grouped else "other"
 
 
@@ -81,48 +81,48 @@ def _variances(function: Function) -> Iterator[_Variance]:
 
 
 def decomposed(context: RuleContext) -> Iterator[Problem]:
-    """W6: a norm in small operations where MIL has an operation for it; for group norm it has none, so a note."""
-    for found in _variances(context.function):
-        size = context.bytes_of(found.square)
-        place = context.place(found.mean, megabytes(size), size, context.function.tensors(found.mean))
-        if found.norm == "group":
-            what = "A group norm is spelled as coremltools lowers it, over five axes: MIL has no operation for one."
-            yield Problem("W6", "note", what, "Nothing to do unless a compute plan shows it on the CPU.", place)
-        elif found.norm == "other":
-            what = "A norm is spelled in small operations, which the engine runs one by one."
+    """W6: a norm in small operations for which MIL has one operation; a note for group norm, for which it has none."""
+    for variance in _variances(context.function):
+        size = context.bytes_of(variance.square)
+        place = context.place(variance.mean, megabytes(size), size, context.function.tensors(variance.mean))
+        if variance.norm == "group":
+            what = "A group norm is written as coremltools lowers it, over five axes: MIL has no operation for it."
+            yield Problem("W6", "note", what, "Nothing to do, unless a compute plan shows it on the CPU.", place)
+        elif variance.norm == "other":
+            what = "A norm is written in small operations, which the engine runs one by one."
             yield Problem("W6", "warning", what, "Use layer_norm (or instance_norm).", place)
 
 
 def squares(context: RuleContext) -> Iterator[Problem]:
-    """N2: squares on the way to a mean, and exponentials on the way to a logarithm, that are infinite in fp16."""
+    """N2: squares before a mean, and exponentials before a logarithm, that are infinite in fp16."""
     yield from _exponentials(context)
-    for found in _variances(context.function):
-        op = found.square
-        if context.function.types[op.outputs[0]].dtype != "fp16" or found.norm == "bounded":
+    for variance in _variances(context.function):
+        op = variance.square
+        if context.function.types[op.outputs[0]].dtype != "fp16" or variance.norm == "bounded":
             continue
         place = context.place(op, megabytes(context.bytes_of(op)), context.bytes_of(op))
-        if found.norm == "group":
-            what = "A group norm squares its centred values in fp16: infinite beyond 255 where it is not fused."
+        if variance.norm == "group":
+            what = "A group norm squares its centred values in fp16: infinite beyond 255 unless it is fused."
             cure = "If images come out black, use a checkpoint made for fp16 (such as sdxl-vae-fp16-fix)."
             yield Problem("N2", "note", what, cure, place)
         else:
             what = "Values are squared in fp16 before their mean: beyond 255 the square is infinite."
-            cure = "Use layer_norm, which does not overflow; a root mean square is that of x beside -x."
+            cure = "Use layer_norm, which does not overflow; for a root mean square apply it to x joined with -x."
             yield Problem("N2", "warning", what, cure, place)
 
 
 def _exponentials(context: RuleContext) -> Iterator[Problem]:
-    """Yield logarithms of exponentials that the engine gives as 0 where an exponential exceeds fp16."""
+    """Yield logarithms of exponentials, which are 0 on the engine if an exponential exceeds fp16."""
     for op in context.function.operations:
         if op.kind in _EXPONENTIALS and context.placement.on_engine(op):
-            gives, cure = _EXPONENTIALS[op.kind]
-            what = f"{op.kind} takes exponentials in fp16: measured on the engine, the result is {gives}."
+            result, cure = _EXPONENTIALS[op.kind]
+            what = f"{op.kind} takes exponentials in fp16: measured on the engine, the result is {result}."
             place = context.place(op, megabytes(context.bytes_of(op)), context.bytes_of(op))
             yield Problem("N2", "warning", what, cure, place)
 
 
 def epsilons(context: RuleContext) -> Iterator[Problem]:
-    """N5: epsilons that fp16 does not have."""
+    """N5: epsilons that are zero in fp16."""
     function = context.function
     for op in function.operations:
         if function.types[op.outputs[0]].dtype != "fp16" if op.outputs else True:
@@ -136,7 +136,7 @@ def epsilons(context: RuleContext) -> Iterator[Problem]:
             yield Problem(
                 "N5",
                 "warning",
-                "An epsilon is zero in fp16, so a variance of zero is divided by.",
-                "Use at least 1e-7; checkpoints' 1e-5 and 1e-6 are kept.",
+                "An epsilon is zero in fp16, so the norm divides by a variance of zero.",
+                "Use at least 1e-7; the 1e-5 and 1e-6 of checkpoints are fine.",
                 context.place(op, f"epsilon {float(np.ravel(value)[0]):g}", 1.0),
             )

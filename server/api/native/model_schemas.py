@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from converter.options import AS_USUAL, LARGEST_SIDE, OPTIONS, NetworkSource, Option, Size
+from converter.options import DEFAULT_OPTIONS, LARGEST_SIDE, OPTIONS, NetworkSource, Option, Size
 from server.api.native.schemas import SizeOut
 from server.events import Status
 from server.models.conversion_request import NAME
@@ -30,7 +30,7 @@ class SizeIn(BaseModel):
 def _option_field(name: str, option: Option) -> tuple[Any, Any]:
     """Return the type and the field that the API has for an option of `ConvertOptions`."""
     value: Any = SizeIn if option.value is Size else option.value
-    default, about = getattr(AS_USUAL, name), option.about
+    default, about = getattr(DEFAULT_OPTIONS, name), option.about
     if option.value is NetworkSource:
         about = f"{about}: {_HUB}"
     if option.most is not None:

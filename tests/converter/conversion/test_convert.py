@@ -88,7 +88,7 @@ def test_a_conversion_that_is_cut_off_leaves_the_old_model_as_it_was(checkpoint,
     assert digests(out) == before
 
 
-def test_a_conversion_that_was_cut_off_goes_on_with_the_networks_it_had_finished(checkpoint, tmp_path):
+def test_a_conversion_that_was_cut_off_keeps_the_networks_it_had_finished(checkpoint, tmp_path):
     whole = convert(checkpoint, tmp_path / "whole", ConvertOptions(name="m"))
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
@@ -115,7 +115,7 @@ convert(Path(sys.argv[1]), Path(sys.argv[2]), ConvertOptions(name="m", verify=Fa
 """
 
 
-def test_a_conversion_that_was_killed_goes_on_with_the_networks_it_had_finished(checkpoint, tmp_path):
+def test_a_conversion_that_was_killed_keeps_the_networks_it_had_finished(checkpoint, tmp_path):
     out = tmp_path / "out"
     died = subprocess.run([sys.executable, "-c", KILLED, str(checkpoint), str(out)], check=False)
     assert died.returncode == -signal.SIGKILL
@@ -128,7 +128,7 @@ def test_a_conversion_that_was_killed_goes_on_with_the_networks_it_had_finished(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "whole"]
 
 
-def test_one_network_is_made_anew_and_the_others_are_kept(checkpoint, tmp_path):
+def test_one_network_is_converted_again_and_the_others_are_kept(checkpoint, tmp_path):
     out = tmp_path / "out"
     made = convert(checkpoint, out, ConvertOptions(name="m"))
     decoder = made.package("vae_decoder", 64, 64) / "Manifest.json"
@@ -146,7 +146,7 @@ def test_one_network_is_made_anew_and_the_others_are_kept(checkpoint, tmp_path):
 def test_one_network_cannot_be_made_into_a_model_of_another_kind(checkpoint, tmp_path):
     out = tmp_path / "out"
     convert(checkpoint, out, ConvertOptions(name="m"))
-    with pytest.raises(CheckpointError, match="convert it whole"):
+    with pytest.raises(CheckpointError, match="convert all its networks"):
         convert(checkpoint, out, ConvertOptions(name="m", attention="original"), only=("unet",))
     with pytest.raises(CheckpointError, match="no network x; accepted: text_encoder, unet"):
         convert(checkpoint, out, ConvertOptions(name="m"), only=("x",))
@@ -154,7 +154,7 @@ def test_one_network_cannot_be_made_into_a_model_of_another_kind(checkpoint, tmp
         convert(checkpoint, tmp_path / "none", ConvertOptions(name="m"), only=("unet",))
 
 
-def test_networks_finished_with_other_options_are_not_taken_up(checkpoint, tmp_path):
+def test_networks_finished_with_other_options_are_converted_again(checkpoint, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         convert(checkpoint, out, ConvertOptions(name="m"), cut_off_at("vae_decoder"))
@@ -217,7 +217,7 @@ def test_sharded_weights_are_read_as_one(tmp_path):
     assert (a.package("unet", 64, 64) / weights).read_bytes() == (b.package("unet", 64, 64) / weights).read_bytes()
 
 
-def test_full_precision_weights_become_halves(tmp_path, checkpoint):
+def test_full_precision_weights_become_fp16(tmp_path, checkpoint):
     source = tmp_path / "source"
     shutil.copytree(checkpoint, source)
     tiny_unet().float().save_pretrained(source / "unet", safe_serialization=True)
@@ -281,7 +281,7 @@ def test_rubbish_in_place_of_weights_is_refused_by_name(checkpoint, tmp_path, co
         convert(source, tmp_path / "out", ConvertOptions())
 
 
-def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
+def test_a_folder_that_is_not_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"model_index\.json is missing"):
         convert(tmp_path, tmp_path / "out", ConvertOptions())
 
@@ -299,7 +299,7 @@ def test_a_model_distilled_without_guidance_gets_a_unet_of_one_row_and_few_steps
 
 
 @pytest.mark.parametrize("tokens", [(76,), (77, 308)])
-def test_a_prompt_length_that_is_no_multiple_of_the_text_encoders_is_refused(checkpoint, tmp_path, tokens):
+def test_a_prompt_length_that_is_not_a_multiple_of_the_text_encoders_is_refused(checkpoint, tmp_path, tokens):
     with pytest.raises(CheckpointError, match="accepted: 77, 154, 231"):
         convert(checkpoint, tmp_path / "out", ConvertOptions(tokens=tokens))
 
@@ -312,7 +312,7 @@ def test_too_little_memory_is_noticed_before_anything_is_written(checkpoint, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_time_to_go_is_told(checkpoint, tmp_path):
+def test_progress_has_the_seconds_left(checkpoint, tmp_path):
     seen = []
     convert(checkpoint, tmp_path / "out", ConvertOptions(), seen.append)
     assert seen[0].eta_s > 0
@@ -390,7 +390,7 @@ def test_a_manifest_of_an_earlier_version_lacks_fields_that_have_defaults(model_
     assert Manifest.read(tmp_path) == model_folder.manifest
 
 
-def test_a_manifest_that_lacks_what_has_no_default_is_refused_by_the_field(model_folder, tmp_path):
+def test_a_manifest_without_a_required_field_is_refused_by_the_field(model_folder, tmp_path):
     written = json.loads((model_folder.path / "anemone.json").read_text())
     del written["scheduler"]["beta_start"]
     (tmp_path / "anemone.json").write_text(json.dumps(written))
@@ -399,7 +399,7 @@ def test_a_manifest_that_lacks_what_has_no_default_is_refused_by_the_field(model
 
 
 @pytest.mark.parametrize("there", ["photographs", "source", "a file", "a link"])
-def test_what_is_there_and_is_no_model_is_left_alone(there, checkpoint, tmp_path):
+def test_a_path_that_is_not_a_model_stays_as_it_is(there, checkpoint, tmp_path):
     out = tmp_path / "out"
     if there == "photographs":
         out.mkdir()
@@ -412,13 +412,13 @@ def test_what_is_there_and_is_no_model_is_left_alone(there, checkpoint, tmp_path
         (tmp_path / "elsewhere").mkdir()
         out.symlink_to(tmp_path / "elsewhere")
     before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
-    with pytest.raises(CheckpointError, match=r"out is (there and is no converted model|a link)"):
+    with pytest.raises(CheckpointError, match=r"out (exists and is not a converted model|is a link)"):
         convert(out if there == "source" else checkpoint, out, ConvertOptions())
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", [".", "/", ".."])
-def test_a_place_without_a_name_of_its_own_is_refused(name, checkpoint):
+def test_a_path_without_a_folder_name_is_refused(name, checkpoint):
     with pytest.raises(CheckpointError, match="is not the name of a new folder"):
         convert(checkpoint, type(checkpoint)(name), ConvertOptions())
 
@@ -435,7 +435,7 @@ def test_a_place_without_a_name_of_its_own_is_refused(name, checkpoint):
         b'{"fingerprint": "x", "networks": {"unet": [{"a": 1}]}}',
     ],
 )
-def test_rubbish_where_a_cut_off_conversion_would_be_is_made_anew(checkpoint, tmp_path, state):
+def test_a_damaged_partial_folder_is_converted_again(checkpoint, tmp_path, state):
     partial = tmp_path / ".out.partial"
     partial.mkdir()
     (partial / "conversion.json").write_bytes(state)

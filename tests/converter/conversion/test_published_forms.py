@@ -190,7 +190,7 @@ def test_what_changes_no_image_is_left_out_and_listed(tmp_path):
     )
 
 
-def test_what_a_single_file_has_beside_its_networks_is_listed_or_refused(tmp_path):
+def test_further_tensors_of_a_single_file_are_listed_or_refused(tmp_path):
     made = convert(file_of("sd1")(tmp_path / "source"), tmp_path / "out", ConvertOptions(verify=False))
     assert set(made.manifest.left_out) == {
         "the file has model_ema.decay, model_ema.diffusion_modelinput_blocks00weight (of the training)",
@@ -238,7 +238,7 @@ def test_a_weight_of_another_shape_than_its_configuration_says_is_refused_by_nam
         {"scheduler": 5},
     ],
 )
-def test_recommendations_that_are_none_are_refused_before_anything_is_written(said, tmp_path):
+def test_wrong_recommendations_are_refused_before_anything_is_written(said, tmp_path):
     source = write_checkpoint(tmp_path / "source")
     (source / "anemone-defaults.json").write_text(json.dumps(said))
     with pytest.raises(CheckpointError, match=rf"anemone-defaults\.json has {next(iter(said))} = .*; accepted"):

@@ -105,7 +105,7 @@ def test_a_later_target_changes_the_programs_and_not_the_weights(checkpoint, mod
         convert(checkpoint, tmp_path / "none", ConvertOptions(target="macOS12"))
 
 
-def test_a_safety_checker_is_converted_beside_the_checkpoint(checkpoint, tmp_path):
+def test_a_safety_checker_is_converted_with_the_checkpoint(checkpoint, tmp_path):
     torch.manual_seed(7)
     vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     module = StableDiffusionSafetyChecker(

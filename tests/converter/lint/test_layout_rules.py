@@ -106,7 +106,7 @@ def hardswish(mil, x):
 
 
 def clamped(mil, x, shift=3):
-    """hardswish spelled out, as TensorFlow has it."""
+    """Return hardswish in small operations, as TensorFlow writes it."""
     gate = mil.mb.relu6(x=mil.mb.add(x=x, y=np.float16(shift)))
     return mil.mb.mul(x=x, y=mil.mb.mul(x=gate, y=np.float16(1 / 6)))
 

@@ -118,4 +118,4 @@ def test_palettes_of_groups_are_looked_into_one_by_one(mil, linted):
         return mil.mb.conv(x=x, weight=weight)
 
     (found,) = linted(build, SHAPE, target="iOS18")
-    assert (found.rule, found.places[0].detail) == ("N8", "1 of 8 entries are there already")
+    assert (found.rule, found.places[0].detail) == ("N8", "1 of 8 entries equal an earlier one")

@@ -85,7 +85,7 @@ def test_all_weights_count_as_they_lie_in_memory(mil, linted, conv, serious, pal
     assert serious(findings) == broken
     if kind == "constexpr_affine_dequantize" and chip == "M1":
         (found,) = (f for f in findings if f.rule == "E6")
-        assert found.places[0].detail == "8.0 kB when it runs, 4.0 kB in the package"
+        assert found.places[0].detail == "8.0 kB at run time, 4.0 kB in the package"
 
 
 @pytest.mark.parametrize(

@@ -217,8 +217,8 @@ def identity(weights, target=MACOS15, dtype=FP16):
     [
         (["512x768"], "512x768", "'512x768' cannot name a function"),
         (["tensor"], "tensor", "'tensor' cannot name a function"),
-        (["a", "b"], "main", "there is no function 'main' to be the default; there are: a, b"),
-        ([], "main", "there are: none at all"),
+        (["a", "b"], "main", "the default function 'main' is not one of the functions: a, b"),
+        ([], "main", "is not one of the functions: none"),
     ],
 )
 def test_functions_that_core_ml_would_not_take_are_refused(networks, tmp_path, names, default, wanted):
@@ -240,7 +240,7 @@ def test_functions_that_core_ml_would_not_take_are_refused(networks, tmp_path, n
 def test_functions_of_different_weights_files_are_refused(networks, tmp_path):
     with networks.weights(tmp_path / "weights") as first, networks.weights(tmp_path / "other") as second:
         graphs = {"a": identity(first), "b": identity(second)}
-    with pytest.raises(ValueError, match="functions b and a are not of one target and one weights file"):
+    with pytest.raises(ValueError, match="functions b and a must have the same target and the same weights file"):
         write_functions(
             tmp_path / "out.mlpackage",
             graphs,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from converter.options import AS_USUAL, ConvertOptions
+from converter.options import DEFAULT_OPTIONS, ConvertOptions
 from server.cli.flags import add_options, options_given
 
 
@@ -16,7 +16,7 @@ def parsed(*words: str, networks_only: bool = False) -> ConvertOptions:
 
 
 def test_without_flags_a_conversion_is_as_usual() -> None:
-    assert parsed() == parsed(networks_only=True) == AS_USUAL
+    assert parsed() == parsed(networks_only=True) == DEFAULT_OPTIONS
 
 
 def test_every_option_of_a_conversion_has_a_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +44,7 @@ def test_every_option_of_a_conversion_has_a_flag(tmp_path: Path, monkeypatch: py
         prediction_type="v_prediction",
         verify=False,
     )
-    assert options.changed().keys() == vars(AS_USUAL).keys()
+    assert options.changed().keys() == vars(DEFAULT_OPTIONS).keys()
 
 
 @pytest.mark.parametrize(

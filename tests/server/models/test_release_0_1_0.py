@@ -23,7 +23,7 @@ from converter.conversion.convert import write_model
 from converter.conversion.plan import ConversionPlan, make_plan
 from converter.errors import CheckpointError, ManifestError
 from converter.folder import FORMAT, ModelFolder
-from converter.options import AS_USUAL, ConvertOptions
+from converter.options import DEFAULT_OPTIONS, ConvertOptions
 from converter.progress import Progress, ignore
 from converter.sources.source import open_source
 from server.events import EventLog
@@ -57,7 +57,7 @@ def plan(left: Path) -> ConversionPlan:
 
 def test_its_model_is_read_and_makes_images(left: Path) -> None:
     model = ModelFolder.open(left / "model")
-    assert (model.manifest.format, model.manifest.options) == (FORMAT, AS_USUAL)
+    assert (model.manifest.format, model.manifest.options) == (FORMAT, DEFAULT_OPTIONS)
     request = bind(model.manifest, prompt="red", steps=1, seed=0)
     pixels = [
         event.pixels for event in StableDiffusion(model, {}).generate(request, {}) if isinstance(event, GeneratedImage)
