@@ -134,9 +134,12 @@ class Dispatcher:
         self._thread.start()
 
     def begin(self, model: str) -> None:
-        """Start the workers, each with this model."""
+        """Start the workers, each with this model, or have those that run load it."""
         self.set_readiness(Readiness())
         self._first = model
+        for slot in self._slots:
+            if slot.worker is not None:  # the first model was converted once more; the worker says when it is ready
+                self._load_first(slot, model)
         self.wake()
 
     def stop(self, grace_seconds: float) -> None:
@@ -191,14 +194,18 @@ class Dispatcher:
                 self._listen(self._until_next())
             self._stop_workers()
         except (sqlite3.Error, OSError) as error:
-            # A full or broken disk. Every job is in the store as it last was, and goes on with the next start.
-            log.exception("the queue has stopped")
-            for slot in self._slots:
-                self._end_worker(slot)
-                slot.running = None
-            message = f"the data folder cannot be written ({error}); make room, then restart the server"
-            self.set_readiness(replace(self.readiness, state="failed", message=message))
-            self._ledger.abandon()
+            self._fail(f"the data folder cannot be written ({error}); make room, then restart the server")
+        except Exception as error:
+            self._fail(f"the queue has stopped ({type(error).__name__}); see the server's log, then restart it")
+
+    def _fail(self, message: str) -> None:
+        """Give up, with the exception that is being handled: every job goes on with the next start as it was last stored."""
+        log.exception("the queue has stopped")
+        for slot in self._slots:
+            self._end_worker(slot)
+            slot.running = None
+        self.set_readiness(replace(self.readiness, state="failed", message=message))
+        self._ledger.abandon()
 
     def _start_workers(self) -> None:
         if self._first is None or self.readiness.state == "failed":

@@ -177,8 +177,9 @@ class JobLedger:
             job = self._queue.take(loaded)
             if job is None:
                 return None
-            request, attachments = self._store.start(job.job_id)
+            # Before it is stored: should that fail, who waits for the job is woken by `abandon`.
             running = self._running[job.job_id] = Running(job, slot)
+            request, attachments = self._store.start(job.job_id)
         with about_job(job.job_id):
             log.info("job %s runs", job.job_id)
         self._publish_running(job)

@@ -9,6 +9,7 @@ from typing import NoReturn
 import pytest
 
 from server.jobs.ledger import Limits
+from server.jobs.store import JobStore
 from server.models.installed import InstalledModels
 from tests.support import fake_pipeline
 from tests.support.live_server import enqueue, job, live, over, until
@@ -36,6 +37,20 @@ def test_a_data_folder_that_cannot_be_written_is_told_and_loses_no_job(tmp_path:
         assert job(client, second["id"])["status"] == "queued"
     with live(tmp_path) as client:
         assert [over(client, made["id"])["status"] for made in (first, second)] == ["succeeded", "succeeded"]
+
+
+def test_a_bug_that_stops_the_queue_is_told_and_loses_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def faulty(store: JobStore, job_id: str) -> NoReturn:
+        raise RuntimeError("a bug")
+
+    with live(tmp_path) as client, monkeypatch.context() as meanwhile:
+        meanwhile.setattr(JobStore, "start", faulty)
+        answer = client.post("/api/v1/txt2img", json={"prompt": "a circle"})
+        assert answer.status_code == 503
+        assert "RuntimeError" in answer.json()["error"]["message"]
+        (kept,) = client.get("/api/v1/jobs").json()["jobs"]
+    with live(tmp_path) as client:
+        assert over(client, kept["id"])["status"] == "succeeded"
 
 
 def test_a_models_folder_that_cannot_be_read_fails_the_job_and_not_the_queue(

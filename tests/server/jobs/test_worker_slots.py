@@ -68,3 +68,11 @@ def test_both_make_images_at_once_and_their_model_is_listed_once(tmp_path: Path)
         for job_id in jobs:
             queue.cancel(job_id)
         assert [over(queue, job_id).status for job_id in jobs] == ["cancelled", "cancelled"]
+
+
+def test_workers_that_run_load_a_first_model_that_is_installed_once_more(tmp_path: Path) -> None:
+    with two_workers(tmp_path) as queue:
+        until(lambda: queue.readiness.state == "ready")
+        queue.on_installed("fake")
+        until(lambda: queue.readiness.state == "ready")
+        assert over(queue, submitted(queue, "a circle")).status == "succeeded"
