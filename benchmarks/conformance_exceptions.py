@@ -93,7 +93,7 @@ EXCUSES = [
         within=1.1e-3,
     ),
     Excuse(
-        "a box wholly outside the picture, which Core ML samples as if there were no box",
+        "a box wholly outside the image, which Core ML samples as if there were no box",
         name=r"iOS15/test_image_resizing.py::TestCropResize::test_builder_to_backend_smoke",
     ),
 ]

@@ -3,7 +3,7 @@
     python -m benchmarks.serving
     python -m benchmarks.serving --model demo/model
 
-The jobs' side is measured with the tests' fake painter (tests/support/live_server.py), whose steps take a known time,
+The jobs' side is measured with the tests' fake pipeline (tests/support/live_server.py), whose steps take a known time,
 in a real worker behind a real server; with ``--model`` one job of a real model is compared with its bare pipeline as
 well.
 """
@@ -56,7 +56,7 @@ def _process(command: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 @contextmanager
 def _serving(data_dir: Path) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
-    """A server with the tests' painter in a process of its own, once it answers, and a client of it."""
+    """A server with the tests' pipeline in a process of its own, once it answers, and a client of it."""
     with _process([sys.executable, "-m", "benchmarks.serving", "--serve", str(data_dir)]) as process:
         assert process.stdout is not None
         base = f"http://127.0.0.1:{int(process.stdout.readline())}"
@@ -317,7 +317,7 @@ def _beside_pipeline(source: Path, data_dir: Path, jobs: int) -> None:
 
 
 def _serve(data_dir: Path) -> None:
-    """The server that is measured: the tests' painter, and room for ten thousand jobs."""
+    """The server that is measured: the tests' pipeline, and room for ten thousand jobs."""
     from server.jobs.ledger import Limits
     from tests.support.live_server import bound, server
 

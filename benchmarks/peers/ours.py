@@ -58,7 +58,7 @@ def _loader(precision: str) -> Callable[[Path, str, str], Network]:
     return loaded
 
 
-def _painter(workload: Workload, precision: str, attention: Attention) -> Step:
+def _pipeline(workload: Workload, precision: str, attention: Attention) -> Step:
     from server.pipeline.denoiser import GeneratedImage
     from server.pipeline.request import bind
     from server.pipeline.stable_diffusion import StableDiffusion
@@ -79,7 +79,7 @@ def _painter(workload: Workload, precision: str, attention: Attention) -> Step:
 def load(workload: Workload, *, precision: str, attention: Attention = "split_einsum", path: str | None = None) -> Step:
     """The package (another than the converted one where its ``path`` is given), or the whole model, in ``precision``."""
     if workload.network == "txt2img":
-        return _painter(workload, precision, attention)
+        return _pipeline(workload, precision, attention)
     network = _loader(precision)(Path(path) if path else package(workload, attention), "main", "CPU_ONLY")
 
     def run(inputs: Arrays) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ _STATES = ("last_hidden_state", "hidden_embeds")
 _NEEDED = ("sample", "timestep", "encoder_hidden_states")
 _XL = ("time_ids", "text_embeds")
 _GUIDANCE = "timestep_cond"
-#: Numbers of sizes and crops a image -> SDXL (with both text encoders) or its refiner (with the second alone).
+#: Numbers of sizes and crops an image -> SDXL (with both text encoders) or its refiner (with the second alone).
 _XL_FAMILIES = {6: "sdxl", 5: "sdxl_refiner"}
 _COREMLTOOLS = "com.github.apple.coremltools.version"
 _BATCHES = (1, 2)
@@ -186,18 +186,16 @@ def _check_autoencoder(summaries: dict[str, ProgramSummary], unet: _UNet, unet_n
     if unet.channels not in (channels, 2 * channels + 1):
         raise CheckpointError(
             f"{unet_name} takes {unet.channels} channels; {channels} (the latents) or {2 * channels + 1} (with mask and "
-            "masked picture, for inpainting) are accepted"
+            "masked image, for inpainting) are accepted"
         )
     factor = image[3] // width
     if image[2:] != (height * factor, width * factor):
-        raise _refuse(
-            decoder, f"pictures {image[3]}x{image[2]} of latents {width}x{height}", "pictures 8 times as large"
-        )
+        raise _refuse(decoder, f"images {image[3]}x{image[2]} of latents {width}x{height}", "images 8 times as large")
     if (encoder := summaries.get(VAE_ENCODER.name)) is not None:
-        picture = _input(encoder, "x", 4, "[1, 3, height, width]")
-        if picture[2:] != image[2:]:
+        taken = _input(encoder, "x", 4, "[1, 3, height, width]")
+        if taken[2:] != image[2:]:
             raise CheckpointError(
-                f"{encoder.path.name} takes pictures {picture[3]}x{picture[2]}, {decoder.path.name} gives "
+                f"{encoder.path.name} takes images {taken[3]}x{taken[2]}, {decoder.path.name} gives "
                 f"{image[3]}x{image[2]}"
             )
     return channels, factor

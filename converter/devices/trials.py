@@ -77,7 +77,7 @@ def _cpu() -> str:
 
 @cache
 def this_machine() -> str:
-    """The chip and the OS with its build ("Apple M2 Pro, macOS 26.1 (25B78)"); off a Mac the CPU and the kernel.
+    """Return the chip and the OS with its build ("Apple M2 Pro, macOS 26.1 (25B78)"); off a Mac the CPU and the kernel.
 
     The build is part of it: Core ML and the Neural Engine's compiler change with every update of macOS.
     """
@@ -140,7 +140,7 @@ def _verdicts(folder: Path) -> Iterator[Verdict]:
 
 
 def read_verdicts(folder: Path) -> tuple[Verdict, ...]:
-    """The verdicts of this machine on the packages as they are now in the model folder."""
+    """Return the verdicts of this machine on the packages as they are now in the model folder."""
     return tuple(_verdicts(folder))
 
 
@@ -228,7 +228,7 @@ class Trials:
         self._tried: dict[tuple[str, str, str], Verdict] = {}
 
     def units(self, network: str, package: Package) -> ComputeUnit:
-        """The best compute unit the program runs on; a trial of a large network takes minutes. Raises UnitError."""
+        """Return the best compute unit the program runs on; a trial of a large network takes minutes. Raises UnitError."""
         settle(self._model.path)
         known = {
             v.units: v
@@ -272,7 +272,7 @@ class Trials:
         return verdict
 
     def load(self, network: str, package: Package, loader: Callable[[Path, str, str], Network]) -> Network:
-        """The program on its unit. Should the process die now, or in the first prediction, that unit is not used again."""
+        """Load the program on its unit. Should the process die now, or in the first prediction, that unit is not used again."""
         units = self.units(network, package)
         with self._first(network, package, units, "while it was loaded"):
             loaded = loader(self._model.path / package.path, package.function, units)

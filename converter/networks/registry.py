@@ -270,9 +270,13 @@ def component_name(network: str) -> str:
 
 
 def text_encoders(networks: Iterable[str]) -> dict[str, str]:
-    """Return those of the networks that read text, each with its tokenizer's folder."""
-    found = {network: kind_of(network).component.tokenizer for network in networks}
-    return {network: tokenizer for network, tokenizer in found.items() if tokenizer is not None}
+    """Return those of the networks that read text, in the registry's order, each with its tokenizer's folder.
+
+    A network that is not known, as a later release's model may have, reads none here.
+    """
+    tokenizers = {kind.name: kind.component.tokenizer for kind in KINDS}
+    given = set(networks)
+    return {name: tokenizer for name, tokenizer in tokenizers.items() if tokenizer is not None and name in given}
 
 
 def write_graph(

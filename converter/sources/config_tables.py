@@ -50,7 +50,6 @@ def _passed_over(default: Any, why: str) -> Key:
 
 
 _TRAINING = "matters in training only"
-_RANGE = "computed in fp16 within its range, whatever this says"
 _SAMPLING = "how to sample is each request's choice of scheduler"
 _NO_ADDED_HEADS = "of kinds of conditions that are refused"
 _LIBRARY = "of the library's own bookkeeping"

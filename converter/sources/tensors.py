@@ -168,7 +168,7 @@ def _numbers(found: Any, what: str) -> tuple[int, ...]:
 
 
 def _overlapping(entries: dict[str, _Entry]) -> tuple[str, str] | None:
-    """Two tensors that share some of their bytes. Those that share all are one tensor with two names (tied weights)."""
+    """Return two tensors that share some of their bytes. Those that share all are one tensor with two names (tied weights)."""
     ordered = sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end))
     ordered = [(name, entry) for name, entry in ordered if entry.end > entry.begin]
     for (first, a), (second, b) in itertools.pairwise(ordered):

@@ -44,7 +44,7 @@ def is_tokenizer(folder: Path) -> bool:
 
 
 def _taken_apart(path: Path) -> tuple[dict[str, bytes], list[Token]]:
-    """The files and added tokens of a tokenizer.json."""
+    """Return the files and added tokens of a tokenizer.json."""
     whole = read_json(path)
     model, added = whole.get("model"), whole.get("added_tokens") or []
     if not isinstance(model, dict) or model.get("type") != "BPE":

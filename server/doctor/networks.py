@@ -21,7 +21,7 @@ from converter.lint.chips import chip_named
 from converter.lint.listing import read_listing
 from converter.lint.placement import Placement, work_of
 from converter.lint.stored import Blobs
-from converter.networks.registry import text_encoders
+from converter.networks.registry import NetworkError, kind_of, text_encoders
 from converter.runtime import weight_bytes
 from converter.runtime.chunks import chunk_paths
 from converter.runtime.compute_plan import Share, planned
@@ -158,6 +158,11 @@ def _networks(
             yield Problem(f"prompts cannot be read for {network}: {error}", _AGAIN.format(folder=folder.path))
     for number, network in enumerate(folder.manifest.networks):
         show(f"{model.name}: {network}", number, len(folder.manifest.networks))
+        try:
+            kind_of(network)
+        except NetworkError as error:
+            yield Problem(f"{model.name}: {error}", _AGAIN.format(folder=folder.path))
+            continue
         try:
             package = folder.default(network)
         except AnemoneError as error:

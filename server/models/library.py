@@ -79,7 +79,8 @@ def installed_from(opened: Source, out: Path, options: ConvertOptions, progress:
     Where the options are the usual ones, a model that was made with others will do, also of a checkpoint that cannot be
     converted without them. Raises what `convert` raises.
     """
-    is_usual = not options.changed().keys() - {"name"}
+    # The prediction type is in the source's stamp and hash, as in its plan's fingerprint.
+    is_usual = not options.changed().keys() - {"name", "prediction_type"}
     if is_usual and (model := _made_from(out, opened)) is not None:
         return model
     plan = make_plan(opened, options, progress)

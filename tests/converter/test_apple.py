@@ -579,7 +579,7 @@ def as_integers(model):
         ("text_encoder", as_integers, "input_ids int32"),
         ("text_encoder", renamed("last_hidden_state", "states"), "last_hidden_state or hidden_embeds"),
         ("vae_decoder", renamed("z", "latents"), "no input z, but latents"),
-        ("vae_encoder", reshaped("x", [1, 3, 32, 64]), "pictures 64x32, .* gives 64x64"),
+        ("vae_encoder", reshaped("x", [1, 3, 32, 64]), "images 64x32, .* gives 64x64"),
     ],
 )
 def test_packages_that_do_not_fit_are_refused_by_name(apple, network, change, words):

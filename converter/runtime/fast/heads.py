@@ -52,7 +52,7 @@ def _part(graph: Graph, name: str) -> _Part:
     return _Part(source, tuple(first), tuple(last))
 
 
-def _turned(graph: Graph, name: str) -> str | None:
+def _transposed(graph: Graph, name: str) -> str | None:
     node = graph.made(name, "transpose")
     if node is None or [n % 4 for n in node.numbers("perm") or []] != [0, 3, 2, 1]:
         return None
@@ -62,7 +62,7 @@ def _turned(graph: Graph, name: str) -> str | None:
 def _key(graph: Graph, name: str) -> tuple[_Part, bool]:
     """Return a head's keys [B, K, 1, d] as a slice of [B, C, 1, K], and whether the sliced tensor is [B, K, 1, C]."""
     part = _part(graph, name)
-    source = _turned(graph, part.source)
+    source = _transposed(graph, part.source)
     if source is not None and part.source == name:
         return _part(graph, source), False
     b, e = part.begin, part.end

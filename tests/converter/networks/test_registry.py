@@ -37,6 +37,10 @@ def test_a_network_is_made_from_its_component_and_a_controlnet_from_the_one_that
 def test_text_encoders_are_the_networks_that_have_a_tokenizer():
     every = [kind.name for kind in KINDS]
     assert text_encoders(every) == {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+    assert list(text_encoders(["text_encoder_2", "of_a_later_release", "text_encoder"])) == [
+        "text_encoder",
+        "text_encoder_2",
+    ]
     assert all(set(text_encoders(model.text_encoders)) == set(model.text_encoders) for model in MODELS.values())
 
 

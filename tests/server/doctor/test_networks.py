@@ -51,6 +51,12 @@ def swapped(folder: Path) -> None:
     edit(networks=networks | {"unet": [package | {"path": decoder} for package in networks["unet"]]})(folder)
 
 
+def with_another(folder: Path) -> None:
+    """Give the model a network that this release does not know, as one of a later release may have."""
+    networks = json.loads((folder / FILE).read_text())["networks"]
+    edit(networks=networks | {"mystery": networks["vae_decoder"]})(folder)
+
+
 _PROGRAM, _WEIGHTS = "Data/com.apple.CoreML/model.mlmodel", "Data/com.apple.CoreML/weights/weight.bin"
 _BROKEN = {
     "no manifest": (lambda folder: (folder / FILE).unlink(), "not a converted model"),
@@ -72,6 +78,7 @@ _BROKEN = {
     "another network's package": (swapped, "is no unet: it takes z, and not sample"),
     "no words": (lambda folder: (folder / "tokenizer/vocab.json").write_text(""), "prompts cannot be read"),
     "no merges": (lambda folder: (folder / "tokenizer/merges.txt").unlink(), "prompts cannot be read"),
+    "a network that is not known": (with_another, "bad: 'mystery' is not a network"),
     "a strange list of files": (package_file("vae_decoder", "Manifest.json", b'{"rootModelIdentifier": []}'), "vae_"),
 }
 

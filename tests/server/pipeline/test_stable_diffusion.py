@@ -245,6 +245,16 @@ def test_networks_of_a_size_are_loaded_when_it_is_first_asked_for(model_folder):
     assert len(loaded) == 5
 
 
+def test_a_network_that_this_release_does_not_know_is_left_alone(model_folder):
+    networks = model_folder.manifest.networks
+    manifest = replace(model_folder.manifest, networks={"of_a_later_release": networks["vae_decoder"], **networks})
+    ours = StableDiffusion(replace(model_folder, manifest=manifest), {})
+    ours.load()
+    (found,) = pictures(ours, prompt="red", steps=1, seed=0)
+    (expected,) = pictures(StableDiffusion(model_folder, {}), prompt="red", steps=1, seed=0)
+    np.testing.assert_array_equal(found.pixels, expected.pixels)
+
+
 def test_an_image_has_the_size_that_is_asked_for_whatever_size_is_computed(model_folder):
     model = StableDiffusion(model_folder, {})
     computed = bind(model.manifest, prompt="red", width=96, height=64, steps=1, seed=1)
