@@ -201,8 +201,8 @@ class ConversionPlan:
 def _sizes(family: Family, options: ConvertOptions) -> tuple[Size, ...]:
     if options.sizes is None and family.sample_size is None:
         raise CheckpointError(
-            "unet/config.json has no sample_size, so the checkpoint does not say which size it was trained at; give one "
-            "or more with --size, such as 512x512"
+            "its denoiser's config.json has no sample_size, so the checkpoint does not say which size it was trained at; "
+            "give one or more with --size, such as 512x512"
         )
     multiple = family.sizes.latent_factor
     height, width = (side * multiple for side in family.sample_size or (0, 0))
