@@ -101,12 +101,21 @@ class SubmitOptions:
 Outcome: TypeAlias = Job | Refusal
 
 
+#: Fields of release 0.1.0, whose stored fingerprints hold a null for each that was not sent.
+_HASHED_AS_NULL = {
+    "prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "scheduler", "seed", "n", "seeds",
+    "variation_seed", "variation_strength", "rng", "strength", "model", "priority",
+}  # fmt: skip
+
+
 def fingerprint_of(path: str, fields: Mapping[str, Any], attachments: Mapping[str, bytes]) -> str:
     """Return a hash of a request as the client sent it, which a repeated request has too.
 
     ``fields`` must be those that were sent: with a seed drawn in, every request would be another.
     """
     names = sorted(attachments)
+    # A field of a later version that is not sent changes nothing, so that a retry across an update is recognized.
+    fields = {name: value for name, value in fields.items() if value is not None or name in _HASHED_AS_NULL}
     # Jobs of earlier versions keep theirs: their one attachment was hashed without its name.
     named = [path, fields] if names in ([], ["image"]) else [path, fields, names]
     digests = [hashlib.sha256(attachments[name]).digest() for name in names] or [hashlib.sha256().digest()]

@@ -132,6 +132,12 @@ def test_a_fingerprint_tells_fields_and_attachments_apart() -> None:
     assert fingerprint_of("/a", {"x": 1, "y": 2}, {}) == fingerprint_of("/a", {"y": 2, "x": 1}, {})
 
 
+def test_a_field_added_later_leaves_fingerprints_as_they_are_where_it_is_not_sent() -> None:
+    now, later = {"prompt": "a", "seed": None}, {"prompt": "a", "seed": None, "clip_skip": None}
+    assert fingerprint_of("/a", later, {}) == fingerprint_of("/a", now, {})
+    assert fingerprint_of("/a", later | {"clip_skip": 2}, {}) != fingerprint_of("/a", now, {})
+
+
 def test_a_full_queue_says_when_to_retry(tmp_path: Path) -> None:
     async def fill(service: Service) -> list[Accepted | Refusal]:
         model = BoundModel("fake", fake_pipeline.MANIFEST)
