@@ -1,1 +1,1 @@
-"""Jobs: what was asked for, where it stands, and the process that does it."""
+"""Jobs: their states, their queue, and the worker process that runs them."""

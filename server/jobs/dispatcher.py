@@ -1,4 +1,4 @@
-"""The dispatcher: a thread that gives each worker one job at a time, and starts a worker again when it dies."""
+"""The dispatcher: a thread that gives each worker one job at a time and restarts a worker that has died."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ from server.supervisor import STOP_SECONDS, ChildProcess, Launch, Supervisor, Tr
 
 log = logging.getLogger("anemone.queue")
 
-#: Deaths in a row without a job done after which a worker is left down: it would only die again.
+#: After so many deaths in a row outside of jobs a worker is not started again: it would only die again.
 _MOST_DEATHS_OUTSIDE_JOBS = 3
 _RETENTION_SECONDS = 3600.0
-#: A worker that has exited, or was killed, is waited for so long.
+#: How long to wait until a worker that was asked to stop has exited, before it is killed.
 _EXIT_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Readiness:
-    """How far the first model is. ``message`` says why it failed, ``model`` which one is ready."""
+    """The state of the first model. ``message`` says why it failed; ``model`` is the name of the one that is ready."""
 
     state: Stage | Literal["starting", "ready", "failed"] = "starting"
     progress: Progress | None = None
@@ -58,7 +58,7 @@ class Readiness:
 
 
 class Models(Protocol):
-    """The models on this machine, as far as a dispatcher needs them; raises AnemoneError for one that is not there."""
+    """The installed models, as far as a dispatcher needs them. Its methods raise AnemoneError for an unknown name."""
 
     def content_hash(self, name: str) -> str:
         """Return the hash that names the model's content."""
@@ -69,12 +69,13 @@ class Models(Protocol):
 
 @dataclass
 class WorkerSlot:
-    """A place for one worker, which is started again when it dies.
+    """A place for one worker process, which is restarted when it dies.
 
-    running: the job it runs.
-    loaded: the model it has loaded.
-    note: what it is trying for the first time; the file is gone unless it is at that now, or died of it.
-    deaths: how often it died in a row outside of jobs.
+    running: the job that the worker runs.
+    loaded: the model that it has loaded.
+    note: the file that names what the worker tries for the first time. The worker deletes it after the try, so the file
+        exists only during the try, or if the worker died of it.
+    deaths: how many times in a row the worker died outside of jobs.
     idle_since: monotonic seconds.
     """
 
@@ -89,18 +90,18 @@ class WorkerSlot:
 
     @property
     def transport(self) -> Transport | None:
-        """The way to the worker; None while there is none."""
+        """The connection to the worker; None while no worker runs."""
         return self.worker.transport if self.worker is not None else None
 
     def send(self, command: Command) -> None:
-        """Send a command, from any thread; dropped while there is no worker."""
+        """Send a command, from any thread; it is dropped while no worker runs."""
         transport = self.transport
         if transport is not None:
             transport.send(command)
 
 
 class Dispatcher:
-    """Starts workers, gives them jobs from the ledger, and acts on what they report."""
+    """Starts workers, gives them jobs from the ledger, and handles their events."""
 
     def __init__(
         self,
@@ -111,12 +112,12 @@ class Dispatcher:
         limits: Limits,
         on_readiness: Callable[[Readiness], None],
     ) -> None:
-        """``on_readiness`` is called at every change of readiness, in the thread that makes it."""
+        """``on_readiness`` is called at every change of readiness, in the thread that changes it."""
         self._ledger, self._models, self._events, self._limits = ledger, models, events, limits
         self._on_readiness = on_readiness
         self.readiness = Readiness()
         self._slots = [WorkerSlot(number, launch) for number, launch in enumerate(workers)]
-        #: The model that each worker loads first; None before it is there.
+        #: The model that each worker loads first; None until it is installed.
         self._first: str | None = None
         self._stopping = False
         self._grace_seconds = 0.0
@@ -134,35 +135,35 @@ class Dispatcher:
         self._thread.start()
 
     def begin(self, model: str) -> None:
-        """Start the workers, each with this model, or have those that run load it."""
+        """Start the workers, each with this model; workers that run already load it."""
         self.set_readiness(Readiness())
         self._first = model
         for slot in self._slots:
-            if slot.worker is not None:  # the first model was converted once more; the worker says when it is ready
+            if slot.worker is not None:  # the first model was converted again; the worker reports when it is loaded
                 self._load_first(slot, model)
         self.wake()
 
     def stop(self, grace_seconds: float) -> None:
-        """Stop the workers and the thread; a running job goes back to the queue unless it ends within the grace."""
+        """Stop the workers and the thread. A running job goes back to the queue unless it ends within ``grace_seconds``."""
         self._grace_seconds, self._stopping = grace_seconds, True
         self.wake()
         self._thread.join()
 
     def wake(self) -> None:
-        """Have the thread look for work."""
+        """Wake the thread, so that it looks for work."""
         self._supervisor.wake()
 
     def cancel(self, running: Running) -> None:
-        """Tell its worker that a job is cancelled."""
+        """Tell the job's worker to cancel it."""
         self._slots[running.slot].send(Cancel(running.job_id))
 
     def load(self, model: str) -> None:
-        """Have a worker load a model: one that has it, else one that runs no job. Raises AnemoneError if it is not there."""
+        """Have a worker load a model: one that has it loaded, or else one that runs no job. Raises AnemoneError if the model is not installed."""
         slot = min(self._slots, key=lambda s: (s.loaded != model, s.running is not None))
         slot.send(Load(self._ref(model)))
 
     def unload(self, model: str) -> None:
-        """Have every worker unload a model after its job."""
+        """Have every worker unload a model once its running job has ended."""
         for slot in self._slots:
             slot.send(Unload(model))
 
@@ -171,7 +172,7 @@ class Dispatcher:
         self.readiness = readiness
         self._on_readiness(readiness)
         if readiness.state == "failed":
-            # Whoever waits for a job looks at it again, and sees that nobody is left to do it.
+            # Clients that wait for a job read it again, and see that no worker will run it.
             self._ledger.publish_positions()
 
     def _ref(self, model: str) -> ModelRef:
@@ -194,12 +195,12 @@ class Dispatcher:
                 self._listen(self._until_next())
             self._stop_workers()
         except (sqlite3.Error, OSError) as error:
-            self._fail(f"the data folder cannot be written ({error}); make room, then restart the server")
+            self._fail(f"the data folder cannot be written ({error}); free some disk space, then restart the server")
         except Exception as error:
             self._fail(f"the queue has stopped ({type(error).__name__}); see the server's log, then restart it")
 
     def _fail(self, message: str) -> None:
-        """Give up, with the exception that is being handled: every job goes on with the next start as it was last stored."""
+        """Stop after an exception, which is logged. The store has every job's last state; the next start resumes them."""
         log.exception("the queue has stopped")
         for slot in self._slots:
             self._end_worker(slot)
@@ -222,7 +223,7 @@ class Dispatcher:
             self.set_readiness(replace(self.readiness, state="failed", message=str(error)))
 
     def _until_next(self) -> float:
-        """Do what is due by the clock; return the seconds until something is due again."""
+        """Expire jobs and unload idle models if it is time; return the seconds until the next of these is due."""
         now = time.monotonic()
         if now - self._expired >= _RETENTION_SECONDS:
             self._expire()
@@ -231,9 +232,9 @@ class Dispatcher:
         for slot in self._slots:
             if idle_seconds is None or slot.loaded is None or slot.running is not None:
                 continue
-            left = slot.idle_since + idle_seconds - now
-            if left > 0:
-                waits.append(left)
+            seconds_left = slot.idle_since + idle_seconds - now
+            if seconds_left > 0:
+                waits.append(seconds_left)
                 continue
             log.info("unloading %s, which has been idle for %.0f s", slot.loaded, now - slot.idle_since)
             slot.send(Unload(slot.loaded))
@@ -245,7 +246,7 @@ class Dispatcher:
         self._ledger.expire()
 
     def _listen(self, timeout: float) -> None:
-        """Act on the messages that have come, or come within the timeout (seconds)."""
+        """Handle the events that have arrived, or arrive within the timeout (seconds)."""
         slots = {slot.worker: slot for slot in self._slots if slot.worker is not None}
         for worker, event in self._supervisor.wait(list(slots), timeout):
             slot = slots[worker]
@@ -260,10 +261,10 @@ class Dispatcher:
         """Give a worker the next job if it is free."""
         if self.readiness.state != "ready" or slot.worker is None or slot.running is not None:
             return
-        taken = self._ledger.take(slot.number, slot.loaded)
-        if taken is None:
+        assignment = self._ledger.take(slot.number, slot.loaded)
+        if assignment is None:
             return
-        slot.running, request, attachments = taken
+        slot.running, request, attachments = assignment
         try:
             model = self._ref(request.model)
         except AnemoneError as error:
@@ -271,11 +272,11 @@ class Dispatcher:
             self._end(slot, slot.running, Ended(slot.running.job_id, "failed", "model_unavailable", message))
             self.wake()
             return
-        # Not under the ledger's lock: a large attachment waits in the pipe until the worker reads.
+        # Sent without the ledger's lock: a large attachment blocks the pipe until the worker reads it.
         slot.send(Run(slot.running.job_id, request, model, attachments))
 
     def _handle(self, slot: WorkerSlot, event: Event) -> None:
-        """Act on what a worker reports."""
+        """Handle a worker's event."""
         if isinstance(event, Loading):
             self._on_loading(event)
         elif isinstance(event, LoadFailed):
@@ -298,7 +299,7 @@ class Dispatcher:
     def _note(self, event: Trying) -> Path | None:
         try:
             return self._models.folder(event.model) / event.note
-        except (AnemoneError, OSError):  # the model was deleted meanwhile, and the note with it
+        except AnemoneError:  # the model was deleted meanwhile, together with the note
             return None
 
     def _end(self, slot: WorkerSlot, running: Running, event: Ended) -> None:
@@ -312,10 +313,11 @@ class Dispatcher:
         return self.readiness.state not in ("ready", "failed")
 
     def _on_loading(self, event: Loading) -> None:
-        at = event.progress
-        self._publish_model(event.model, "loading", {"network": at.item, "done": at.done, "total": at.total})
+        progress = event.progress
+        data = {"network": progress.item, "done": progress.done, "total": progress.total}
+        self._publish_model(event.model, "loading", data)
         if self._is_starting and event.model == self._first:
-            self.set_readiness(Readiness("loading", at))
+            self.set_readiness(Readiness("loading", progress))
 
     def _on_load_failed(self, event: LoadFailed) -> None:
         metrics.model_loaded("failed")
@@ -325,7 +327,7 @@ class Dispatcher:
             self.set_readiness(replace(self.readiness, state="failed", message=event.reason))
 
     def _on_loaded(self, slot: WorkerSlot, model: str | None) -> None:
-        """Publish what a worker has loaded in the events of ``models/NAME``: loaded, or unloaded."""
+        """Publish in the events of ``models/NAME`` that a worker has loaded or unloaded a model."""
         former, slot.loaded = slot.loaded, model
         slot.idle_since = time.monotonic()
         metrics.models_are_loaded(len(self.loaded))
@@ -346,9 +348,10 @@ class Dispatcher:
     # --- deaths and the end -----------------------------------------------------------------------------------------
 
     def _on_worker_death(self, slot: WorkerSlot, code: int | None) -> None:
-        """Try the worker's job once more, and let a new worker be started unless dying is all it does.
+        """Queue the worker's job again, or fail it; stop restarting the worker if it keeps dying.
 
-        A death of a program's first load or prediction is the compute unit's: the next worker does not use that again.
+        If the worker died in the first load or prediction of a program, the compute unit is the cause: its note stays, and
+        the next worker does not use that unit again.
         """
         of_unit = slot.note is not None and slot.note.exists() and code != -signal.SIGTERM
         if not of_unit and slot.note is not None:
@@ -362,9 +365,8 @@ class Dispatcher:
             return
         metrics.worker_died()
         with about_job(running.job_id if running is not None else None):
-            log.error(
-                "the worker died (exit status %s)%s", code, " of a compute unit, which is marked" if of_unit else ""
-            )
+            cause = " in a compute unit's first try; the unit is not used again" if of_unit else ""
+            log.error("the worker died (exit status %s)%s", code, cause)
         if running is None and not of_unit:
             # Count only deaths outside a job; a death during a job is charged to that job.
             slot.deaths += 1
@@ -378,7 +380,7 @@ class Dispatcher:
         self._listen_until(lambda: all(slot.running is None for slot in self._slots), self._grace_seconds)
         for slot in self._slots:
             slot.send(Stop())
-        # What they still report is kept: a job may have ended in this very moment.
+        # Events that still arrive are handled: a job may have ended just now.
         self._listen_until(lambda: all(slot.worker is None for slot in self._slots), STOP_SECONDS)
         for slot in self._slots:
             self._end_worker(slot)
@@ -389,10 +391,13 @@ class Dispatcher:
         if slot.worker is not None:
             slot.worker.stop(_EXIT_SECONDS)
         if slot.note is not None:
-            # Killed from here, it did not die of what it tried.
+            # The dispatcher stopped it; it did not die of what it tried.
             slot.note.unlink(missing_ok=True)
 
     def _listen_until(self, is_over: Callable[[], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while any(slot.worker for slot in self._slots) and not is_over() and (left := deadline - time.monotonic()) > 0:
-            self._listen(left)
+        while any(slot.worker for slot in self._slots) and not is_over():
+            seconds_left = deadline - time.monotonic()
+            if seconds_left <= 0:
+                return
+            self._listen(seconds_left)

@@ -1,4 +1,4 @@
-"""Estimates of how long jobs take, from how long those of the same shape took before."""
+"""Estimates of how long jobs take, from measured step times of jobs of the same shape."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WEIGHT = 0.3
 
 
 class Shape(NamedTuple):
-    """The parameters that the time of a step depends on. ``batch`` is the denoiser's rows: 2 with guidance, 1 without."""
+    """Everything that a step's time depends on. ``batch`` is the denoiser's rows: 2 with guidance, 1 without."""
 
     model: str
     width: int
@@ -25,7 +25,7 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True)
 class ShapeCost:
-    """The cost of a job: ``calls`` of the denoiser at a shape, for all its images together, and ``images`` to encode and decode."""
+    """A job's cost: ``calls`` of the denoiser at a shape, for all its images together, and ``images`` to encode and decode."""
 
     shape: Shape
     calls: int
@@ -33,7 +33,7 @@ class ShapeCost:
 
 
 def shape_cost(request: GenerationRequest, cost: Cost) -> ShapeCost:
-    """Return what a request costs, with the shape that its time depends on."""
+    """Return the cost of a request with its shape."""
     shape = Shape(request.model, request.computed.width, request.computed.height, cost.rows)
     return ShapeCost(shape, cost.calls, cost.decodes)
 
@@ -49,7 +49,7 @@ class CostSum:
         self._add(cost.shape, cost.calls, cost.images)
 
     def subtract(self, cost: ShapeCost) -> None:
-        """Take away a job's cost that was added before."""
+        """Subtract a job's cost that was added before."""
         self._add(cost.shape, -cost.calls, -cost.images)
         if self.by_shape[cost.shape] == (0, 0):
             del self.by_shape[cost.shape]
@@ -66,41 +66,41 @@ class CostSum:
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds that a ``step`` takes, and what an ``image`` takes beyond its steps."""
+    """Seconds that a ``step`` takes, and seconds that an ``image`` takes in addition to its steps."""
 
     step: float
     image: float
 
 
 class StepTimes:
-    """A moving average for every shape that was measured. Safe to call from several threads."""
+    """A moving average of step times for each measured shape. Safe to call from several threads."""
 
-    def __init__(self, known: Mapping[Shape, StepTime]) -> None:
-        self._known = dict(known)
+    def __init__(self, measured: Mapping[Shape, StepTime]) -> None:
+        self._by_shape = dict(measured)
         self._lock = threading.Lock()
 
     def learn(self, shape: Shape, measured: StepTime) -> StepTime:
-        """Add what a job has just taken; returns the new average."""
+        """Add a finished job's measurement; returns the new average."""
         with self._lock:
-            before = self._known.get(shape, measured)
+            before = self._by_shape.get(shape, measured)
             now = StepTime(
                 before.step + _WEIGHT * (measured.step - before.step),
                 before.image + _WEIGHT * (measured.image - before.image),
             )
-            self._known[shape] = now
+            self._by_shape[shape] = now
             return now
 
     def of(self, shape: Shape) -> StepTime | None:
-        """Return the step time of a shape; None before its first job is done."""
+        """Return the step time of a shape; None before its first job has finished."""
         with self._lock:
-            return self._known.get(shape)
+            return self._by_shape.get(shape)
 
     def seconds(self, total: CostSum) -> float | None:
-        """Return how long the summed cost takes; None if any of its shapes was never measured."""
+        """Return the seconds that the summed cost takes; None if one of its shapes was never measured."""
         seconds = 0.0
         for shape, (calls, images) in total.by_shape.items():
-            known = self.of(shape)
-            if known is None:
+            step_time = self.of(shape)
+            if step_time is None:
                 return None
-            seconds += calls * known.step + images * known.image
+            seconds += calls * step_time.step + images * step_time.image
         return seconds

@@ -1,4 +1,4 @@
-"""The fair queue: jobs by priority, clients in turn, and those of the loaded model a little earlier."""
+"""The fair queue decides which job runs next: by priority, then clients in turn; jobs of the loaded model go a little earlier."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import NamedTuple
 from server.jobs.estimates import CostSum, ShapeCost
 from server.jobs.job import PRIORITIES, Priority
 
-#: Loading a model takes seconds to minutes, so jobs of the loaded one may go before the job that is due: at most so many,
-#: and none once that job has been overtaken for so many seconds.
+#: Loading a model takes seconds to minutes, so jobs of the loaded model may overtake the job that is due: at most so many
+#: of them, and only for so many seconds after the first.
 MOST_OVERTAKING = 8
 OVERTAKING_SECONDS = 120.0
 _CLIENTS_KEPT = 1000
-#: A block that grows to twice this is halved. Ten thousand jobs are then some hundred blocks: a key is found, and the cost
-#: before it summed, in some hundred steps over blocks and as many inside one.
+#: A block that grows to twice this length is split in two. Ten thousand jobs are then about a hundred blocks: finding a key,
+#: and summing the cost before it, takes about a hundred steps over blocks and as many inside one.
 _BLOCK = 64
 
 
 class QueueKey(NamedTuple):
-    """The sort key of jobs of one priority: the start tag, and the job's number among equal ones."""
+    """The sort key of jobs of one priority: the start tag, then the job's number."""
 
     start_tag: float
     number: int
@@ -39,7 +39,7 @@ class _Block:
         for cost in costs.values():
             self.sum.add(cost)
 
-    def halved(self) -> tuple[_Block, _Block]:
+    def split(self) -> tuple[_Block, _Block]:
         middle = len(self.keys) // 2
         first, second = (
             _Block(part, {k: self.costs[k] for k in part}) for part in (self.keys[:middle], self.keys[middle:])
@@ -48,7 +48,7 @@ class _Block:
 
 
 class SortedJobs:
-    """Keys in order, with the cost of each job. Adding, removing and summing cost about the root of the length."""
+    """Sorted keys with the cost of each job. Adding, removing and summing take time in proportion to about the root of the length."""
 
     def __init__(self) -> None:
         self._blocks: list[_Block] = []
@@ -62,11 +62,11 @@ class SortedJobs:
             yield from block.keys
 
     def first(self) -> QueueKey | None:
-        """Return the first key; None if there is no job."""
+        """Return the first key; None if there are no jobs."""
         return self._blocks[0].keys[0] if self._blocks else None
 
     def _block(self, key: QueueKey) -> int:
-        """Return the block that contains ``key`` or would: the first whose last key is not before it."""
+        """Return the index of the block for ``key``: the first block whose last key is not before it."""
         return min(bisect_left(self._blocks, key, key=lambda b: b.keys[-1]), len(self._blocks) - 1)
 
     def add(self, key: QueueKey, cost: ShapeCost) -> None:
@@ -81,10 +81,10 @@ class SortedJobs:
         block.costs[key] = cost
         block.sum.add(cost)
         if len(block.keys) >= 2 * _BLOCK:
-            self._blocks[index : index + 1] = block.halved()
+            self._blocks[index : index + 1] = block.split()
 
     def remove(self, key: QueueKey) -> None:
-        """Remove a job; raises KeyError if there is none of this key."""
+        """Remove a job; raises KeyError if no job has this key."""
         block = self._blocks[self._block(key)]
         block.sum.subtract(block.costs.pop(key))
         del block.keys[bisect_left(block.keys, key)]
@@ -93,7 +93,7 @@ class SortedJobs:
             self._blocks.remove(block)
 
     def before(self, key: QueueKey, total: CostSum) -> int:
-        """Count the jobs before ``key``, which need not be there itself, and add their cost to ``total``."""
+        """Count the jobs before ``key`` (which may be absent itself), and add their cost to ``total``."""
         count = 0
         for block in self._blocks:
             if block.keys[-1] < key:
@@ -109,7 +109,7 @@ class SortedJobs:
 
 @dataclass(frozen=True)
 class QueuedJob:
-    """A job in the fair queue."""
+    """A queued job, as far as the fair queue needs it."""
 
     job_id: str
     key: QueueKey
@@ -125,19 +125,19 @@ class QueuedJob:
 
 @dataclass
 class _Overtaken:
-    """How often other jobs went before the one that was due, and since when (monotonic seconds)."""
+    """How many jobs have overtaken the one that was due, and since when (monotonic seconds)."""
 
     times: int
     since: float
 
 
 class FairQueue:
-    """The queued jobs in the order they go. Safe to call from several threads.
+    """The queued jobs in the order in which they run. Safe to call from several threads.
 
     Clients take turns by start-time fair queueing (Goyal, Vin and Cheng 1996), counted in images: a job's start tag is the
-    finish tag of its client's job before it, or the virtual time for a client that has none queued. So the tag is fixed
-    when the job comes, is stored with it, and finding a job's position costs little more in a long queue than in a short
-    one.
+    finish tag of its client's job before it, or the virtual time if the client has no job queued. The tag is therefore
+    fixed when the job is submitted and is stored with it; finding a job's position costs little more in a long queue than
+    in a short one.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -159,12 +159,12 @@ class FairQueue:
         return job_id in self._jobs
 
     def start_tag(self, client: str, priority: Priority) -> float:
-        """Return the start tag of a job that comes now."""
+        """Return the start tag of a job that is submitted now."""
         with self._lock:
             return max(self._virtual_time[priority], self._finish_tags.get((priority, client), 0.0))
 
     def add(self, job: QueuedJob) -> None:
-        """Queue a new job, or put one back where it was."""
+        """Queue a new job, or put a job back into its former position."""
         flow = (job.priority, job.client)
         with self._lock:
             self._jobs[job.job_id] = job
@@ -199,7 +199,7 @@ class FairQueue:
             del self._open[flow]
 
     def take(self, loaded: str | None) -> QueuedJob | None:
-        """Remove and return the job that goes next; None if none is queued. ``loaded`` is the worker's model.
+        """Remove and return the next job; None if no job is queued. ``loaded`` is the model that the worker has loaded.
 
         The job counts as ahead of all queued ones until `done` is called.
         """
@@ -218,7 +218,7 @@ class FairQueue:
         return None
 
     def done(self) -> None:
-        """Note that a job that was taken has ended, or comes back."""
+        """Note that a job that was taken has ended, or goes back to the queue."""
         with self._lock:
             self._taken -= 1
 
@@ -236,9 +236,9 @@ class FairQueue:
         return self._jobs[self._ids[priority, following]]
 
     def ahead(self, job_id: str) -> tuple[int, CostSum] | None:
-        """Count the jobs before this one, and sum its cost and that of the queued ones; None if it is not queued.
+        """Count the jobs before this one, and sum its cost and theirs (of the queued ones); None if it is not queued.
 
-        Overtaking by the loaded model's jobs is left out: it is not known before it happens.
+        Overtaking by the loaded model's jobs is left out: it cannot be known in advance.
         """
         with self._lock:
             job = self._jobs.get(job_id)

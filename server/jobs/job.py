@@ -1,4 +1,4 @@
-"""A job as the store keeps it and clients see it."""
+"""Jobs, as the store keeps them and clients see them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from server.pipeline.cost import Cost
 from server.pipeline.request import GenerationRequest
 
 Priority = Literal["high", "normal", "low"]
-#: The first goes first.
+#: The most urgent first.
 PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
 
 
@@ -19,12 +19,12 @@ PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
 class Submission:
     """A request as a client submits it.
 
-    cost: what the request costs (see `server.pipeline.cost`).
-    attachments: what the request names, by these names.
-    client: who asks; clients take turns, and a key or fingerprint means something only within one client.
+    cost: the request's cost (see `server.pipeline.cost`).
+    attachments: the bytes of each attachment, by the name that the request gives it.
+    client: who submits it; clients take turns, and keys and fingerprints are compared only within one client.
     key: the client's Idempotency-Key; a second submission with it is the same job.
-    fingerprint: a hash of what the client sent, before defaults were filled in and a seed drawn.
-    retried: the client says that it has sent this before, though under no key.
+    fingerprint: a hash of what the client sent, before defaults were filled in and a seed was drawn.
+    retried: the client says that it has sent this before, without a key.
     """
 
     request: GenerationRequest
@@ -48,7 +48,7 @@ class JobImage:
 
 @dataclass(frozen=True)
 class JobFailure:
-    """Why a job failed."""
+    """The reason why a job failed: a code for programs and a message for people."""
 
     code: str
     message: str
@@ -56,14 +56,14 @@ class JobFailure:
 
 @dataclass(frozen=True)
 class Job:
-    """A request and where it stands. Times are seconds since 1970, durations seconds.
+    """A request and its state. Times are seconds since 1970, durations seconds.
 
     number: larger for every later job.
-    attempts: how often it was started.
-    steps_done, step_seconds: denoising steps of the last attempt, and what they took together.
-    position: how many jobs go before it; None unless it is queued.
-    eta: seconds until it ends, by what such jobs took before; None if nothing is known, or it has ended.
-    image, step, steps: the image being made and how far it is; None before the first step.
+    attempts: how many times it was started.
+    steps_done, step_seconds: the denoising steps of the last attempt, and how long they took together.
+    position: the number of jobs that run before it; None unless it is queued.
+    eta: the estimated time until it ends, from former jobs' step times; None if there are none, or the job has ended.
+    image, step, steps: the image being made, its newest step, and its number of steps; None before the first step.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""The jobs' states: the store, the fair queue and what runs, changed together under one lock."""
+"""The ledger of jobs: changes the store, the fair queue and the running jobs together, under one lock."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger("anemone.queue")
 
 #: A retry without an Idempotency-Key matches an identical request this recent: SDKs give up after this.
 _RETRY_SECONDS = 3600.0
-#: Bounds of Retry-After; OpenAI's SDK does not come back when it is told more than 120.
+#: Bounds of Retry-After, seconds; OpenAI's SDK does not retry if it is more than 120.
 _RETRY_AFTER = (1, 120)
 
 
@@ -34,7 +34,7 @@ class Limits:
     """The queue's limits.
 
     max_queue: jobs that may wait at once.
-    idle_unload_seconds: how long a worker keeps a model loaded without a job; None for ever.
+    idle_unload_seconds: how long a worker keeps a model loaded without a job; None: for ever.
     retention: how long finished jobs are kept.
     """
 
@@ -44,7 +44,7 @@ class Limits:
 
 
 class QueueFull(AnemoneError):
-    """As many jobs wait as may; ``retry_after`` is in how many seconds one of them will have gone."""
+    """The queue has as many jobs as it may; ``retry_after`` is the estimated time until one of them starts, in seconds."""
 
     def __init__(self, waiting: int, retry_after: int) -> None:
         super().__init__(f"the queue is full ({waiting} jobs); retry in {retry_after} s")
@@ -52,22 +52,22 @@ class QueueFull(AnemoneError):
 
 
 class KeyReused(AnemoneError):
-    """A client gave two different requests one Idempotency-Key."""
+    """A client used one Idempotency-Key for two different requests."""
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """A job that was accepted. ``is_repeat``: the client had submitted it before."""
+    """The answer to a submission. ``is_repeat``: the client submitted the job before, so no new one was made."""
 
     job_id: str
     is_repeat: bool
 
 
 class JobLedger:
-    """Takes jobs from one state to the next, and publishes each change. Safe to call from several threads.
+    """Moves jobs from one state to the next, and publishes each change. Safe to call from several threads.
 
-    Which worker runs which job is in memory alone: a server that starts has no worker yet, so that whatever is running in
-    the store was cut short; and a worker that dies takes only the job that its slot runs with it.
+    Only memory records which worker runs which job. A server that starts has no workers yet, so every job that the store
+    has as running was interrupted; and a worker that dies interrupts only the job of its own slot.
     """
 
     def __init__(self, store: JobStore, events: EventLog, limits: Limits) -> None:
@@ -77,7 +77,7 @@ class JobLedger:
         self._running: dict[str, Running] = {}
 
     def recover(self) -> None:
-        """Queue what an earlier server left."""
+        """Queue the open jobs of an earlier server run."""
         self._store.interrupted("the server was killed", by_worker=False)
         for job in self._store.queued():
             self._queue.add(job)
@@ -86,14 +86,14 @@ class JobLedger:
     # --- clients --------------------------------------------------------------------------------------------------
 
     def submit(self, submission: Submission) -> Accepted:
-        """Store a request as a job, on disk when this returns, or find the one it repeats.
+        """Store a request as a job, on disk when this returns, or find the job that it repeats.
 
         Raises QueueFull, and KeyReused if its key belongs to another request.
         """
         with self._lock:
-            known = self._repeated(submission)
-            if known is not None:
-                return Accepted(known, True)
+            repeated = self._repeated(submission)
+            if repeated is not None:
+                return Accepted(repeated, True)
             if len(self._queue) >= self._limits.max_queue:
                 raise QueueFull(len(self._queue), self._retry_after())
             start_tag = self._queue.start_tag(submission.client, submission.priority)
@@ -103,13 +103,16 @@ class JobLedger:
 
     def _repeated(self, submission: Submission) -> str | None:
         if submission.key is not None:
-            found = self._store.with_key(submission.client, submission.key)
-            if found is not None and found[1] != submission.fingerprint:
+            row = self._store.with_key(submission.client, submission.key)
+            if row is None:
+                return None
+            job_id, fingerprint = row
+            if fingerprint != submission.fingerprint:
                 raise KeyReused(
-                    f"Idempotency-Key {submission.key!r} belongs to job {found[0]}, which is another request; accepted: "
+                    f"Idempotency-Key {submission.key!r} belongs to job {job_id}, which is another request; accepted: "
                     "the same request, or another key"
                 )
-            return found[0] if found else None
+            return job_id
         if submission.retried and submission.fingerprint is not None:
             since = time.time() - _RETRY_SECONDS
             return self._store.newest_like(submission.client, submission.fingerprint, since)
@@ -128,11 +131,11 @@ class JobLedger:
         if job.status == "queued":
             ahead = self._queue.ahead(job.id)
             if ahead is None:
-                return replace(job, position=0)  # it is being handed to a worker in this moment
+                return replace(job, position=0)  # a worker is being given it just now
             count, total = ahead
             seconds = [self._step_times.seconds(total), *map(self._seconds_left, list(self._running.values()))]
-            known = [s for s in seconds if s is not None]
-            return replace(job, position=count, eta=sum(known) if len(known) == len(seconds) else None)
+            measured = [s for s in seconds if s is not None]
+            return replace(job, position=count, eta=sum(measured) if len(measured) == len(seconds) else None)
         running = self._running.get(job.id)
         if job.status == "running" and running is not None:
             last = running.last_step
@@ -147,16 +150,16 @@ class JobLedger:
         return job
 
     def preview(self, job_id: str) -> bytes | None:
-        """Return what a running job's image looks like now, as a small JPEG; None if there is none."""
+        """Return the preview of a running job's image, a small JPEG; None if it has none."""
         running = self._running.get(job_id)
         return running.preview if running is not None else None
 
     def cancel(self, job_id: str) -> Running | None:
-        """End a queued job, or note that a running one is to end; returns the running one, whose worker must be told."""
+        """Cancel a queued job, or mark a running one as being cancelled; returns the running one, for its worker to be told."""
         with self._lock:
             running = self._running.get(job_id)
             if running is not None:
-                # Noted first: whatever dies before the step is over, the job does not come back.
+                # Stored first: if a process dies before the step ends, the job must not run again.
                 self._store.cancelling(job_id)
                 running.is_cancelling = True
                 return running
@@ -166,18 +169,21 @@ class JobLedger:
             return None
 
     def jobs_for(self, model: str) -> int:
-        """Count the jobs that wait for a model or run with it."""
+        """Count the queued and running jobs of a model."""
         return self._queue.count_of(model) + sum(r.job.model == model for r in list(self._running.values()))
 
     # --- workers --------------------------------------------------------------------------------------------------
 
     def take(self, slot: int, loaded: str | None) -> tuple[Running, GenerationRequest, dict[str, bytes]] | None:
-        """Give the next job to a worker slot, whose loaded model this is, with its request and attachments; None if none is queued."""
+        """Give a worker slot, which has the model ``loaded``, the next job.
+
+        Returns it with its request and attachments; None if no job is queued.
+        """
         with self._lock:
             job = self._queue.take(loaded)
             if job is None:
                 return None
-            # Before it is stored: should that fail, who waits for the job is woken by `abandon`.
+            # Before it is stored: if that fails, `abandon` wakes the clients that wait for the job.
             running = self._running[job.job_id] = Running(job, slot)
             request, attachments = self._store.start(job.job_id)
         with about_job(job.job_id):
@@ -190,8 +196,8 @@ class JobLedger:
         """Add a step of a running job."""
         running.step(event)
         metrics.step_done(event.seconds)
-        known = self._step_times.of(running.job.cost.shape)
-        self._events.publish(running.job_id, "progress", running.to_dict(known))
+        step_time = self._step_times.of(running.job.cost.shape)
+        self._events.publish(running.job_id, "progress", running.to_dict(step_time))
 
     def add_image(self, running: Running, event: Finished) -> None:
         """Store an image of a running job."""
@@ -199,7 +205,7 @@ class JobLedger:
         self._publish_running(running.job)
 
     def end(self, running: Running, event: Ended) -> None:
-        """End a running job as its worker says."""
+        """End a running job with the status that its worker reports."""
         failure = JobFailure(event.code, event.message or "") if event.code else None
         with self._lock:
             self._store.end(
@@ -224,25 +230,22 @@ class JobLedger:
         by_job: the death counts against the job.
         """
         with self._lock:
-            back, over = self._store.interrupted(reason, by_worker=by_job, job_ids=[running.job_id])
+            queued, ended = self._store.interrupted(reason, by_worker=by_job, job_ids=[running.job_id])
             self._forget(running)
-            if back:
+            if queued:
                 self._queue.add(running.job)
-        for job_id in over:
+        for job_id in ended:
             self._publish_end(job_id, "cancelled" if running.is_cancelling else "failed", None)
         self.publish_positions()
 
     def requeue(self, running: Running) -> None:
-        """Put a running job back as if it had not been tried: the server is stopping."""
+        """Put a running job back into the queue without counting the attempt: the server is stopping."""
         with self._lock:
             self._store.requeue(running.job_id)
             self._forget(running)
 
     def abandon(self) -> None:
-        """Forget what runs: nothing can be stored any more, and the next server finds it as it was last stored.
-
-        Whoever waits for such a job looks at it again, and sees that nobody is left to do it.
-        """
+        """Forget the running jobs: the store cannot be written any more, and has their last state for the next start."""
         with self._lock:
             abandoned = list(self._running.values())
             self._running.clear()
@@ -254,11 +257,11 @@ class JobLedger:
         self._queue.done()
 
     def settle(self) -> None:
-        """Wait until the images that were written are on the disk."""
+        """Wait until the written images are on the disk."""
         self._store.images.settle()
 
     def expire(self) -> None:
-        """Delete finished jobs as the retention says."""
+        """Delete finished jobs that the retention does not keep."""
         self._limits.retention.apply(self._store)
 
     # --- events ---------------------------------------------------------------------------------------------------
@@ -274,7 +277,7 @@ class JobLedger:
         self.publish_positions()
 
     def publish_positions(self) -> None:
-        """Have those who watch a queued job look at its position again."""
+        """Tell the readers of queued jobs' events that positions may have changed."""
         metrics.queue_changed({"queued": len(self._queue), "running": len(self._running)})
         for channel in self._watched():
             self._events.publish(channel, "state", {"status": "queued"})

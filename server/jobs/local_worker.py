@@ -1,4 +1,4 @@
-"""Starts a worker on this machine. The HTTP process imports this module; only the worker imports the pipeline."""
+"""Starts a worker process on this machine. The HTTP process imports this module; only the worker imports the pipeline."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """Where a worker finds models, and how it runs them.
+    """A worker's settings.
 
-    data_dir: where installed models are.
-    compute_units: network -> Core ML compute unit; those that are not named follow the model (see `converter.devices.units`).
+    data_dir: the data folder, which has the installed models.
+    compute_units: network -> Core ML compute unit; other networks use the model's (see `converter.devices.units`).
     extra: model folders that are not in ``data_dir``.
     memory_budget: bytes that the loaded networks' weights may take; None for no limit.
-    previews: whether steps come with previews.
+    previews: whether the worker makes previews.
     precision: how the networks compute (see `converter.runtime.load`).
     """
 
@@ -40,7 +40,7 @@ class WorkerSettings:
 
 
 def start_worker(pipe: Connection, settings: WorkerSettings) -> None:
-    """The worker process's entry point."""
+    """Run a worker process; its entry point."""
     from server.jobs.worker import work
     from server.pipeline.loading import open_pipeline
 
@@ -48,15 +48,15 @@ def start_worker(pipe: Connection, settings: WorkerSettings) -> None:
 
     def open_model(model: ModelRef, progress: OnProgress, trying: Callable[[str], None]) -> StableDiffusion:
         if models.content_hash(model.name) != model.content:
-            raise AnemoneError("it has been replaced since the job was given out; send the job again")
-        opened = open_pipeline(
+            raise AnemoneError("its folder was replaced meanwhile; send the job again")
+        pipeline = open_pipeline(
             ModelFolder.open(models.folder(model.name)),
             settings.compute_units,
             memory_budget=settings.memory_budget,
             precision=settings.precision,
             trying=trying,
         )
-        opened.load(progress)
-        return opened
+        pipeline.load(progress)
+        return pipeline
 
     work(pipe, open_model, previews=settings.previews)

@@ -1,9 +1,9 @@
 """Messages between the HTTP process and a worker.
 
-Commands go to the worker, events come back. A worker starts with no model loaded (Loaded(None)) and has at most one. Load
-loads one (Loading, then Loaded or LoadFailed), and so does a Run whose model is another one; Unload unloads it.
+The HTTP process sends commands, the worker sends events. A worker starts with no model loaded (Loaded(None)) and has at
+most one. Load loads a model (Loading, then Loaded or LoadFailed), and so does a Run of another model; Unload unloads it.
 
-No message names a path: a model is named by its name and content, which mean the same on every machine.
+No message contains a path: messages identify a model by name and content, which mean the same on every machine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from server.pipeline.request import GenerationRequest
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A model by its name, and the hash of its content (see `InstalledModels.content_hash`)."""
+    """A model's name and the hash of its content (see `InstalledModels.content_hash`)."""
 
     name: str
     content: str
@@ -25,7 +25,7 @@ class ModelRef:
 
 @dataclass(frozen=True)
 class Run:
-    """Make this job's images with this model. ``attachments`` are what the request names."""
+    """Make this job's images with this model. ``attachments`` are by the names that the request gives them."""
 
     job_id: str
     request: GenerationRequest
@@ -35,14 +35,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Cancel:
-    """End this job after the step it is in."""
+    """Cancel this job after its current step."""
 
     job_id: str
 
 
 @dataclass(frozen=True)
 class Load:
-    """Load this model once the commands before are done; answered by Loaded or LoadFailed."""
+    """Load this model after the commands before; the worker answers with Loaded or LoadFailed."""
 
     model: ModelRef
 
@@ -69,7 +69,7 @@ class Loading:
 
 @dataclass(frozen=True)
 class LoadFailed:
-    """What Load asked for cannot be loaded. ``code`` is that of a job that fails for this; ``reason`` names no model."""
+    """The model of a Load cannot be loaded. ``code`` is as in Ended; ``reason`` does not name the model."""
 
     model: str
     code: str
@@ -78,17 +78,17 @@ class LoadFailed:
 
 @dataclass(frozen=True)
 class Loaded:
-    """The name of the model that is loaded now; None if none is."""
+    """The name of the model that is loaded now; None if no model is."""
 
     model: str | None
 
 
 @dataclass(frozen=True)
 class Trying:
-    """The worker tries a program for the first time on a compute unit, and may die of it, until the note is gone.
+    """The worker tries a program for the first time on a compute unit, and may die of it.
 
-    note: the name of a file in the model's folder. If the worker dies, it stays there and is the unit's verdict (see
-        `converter.devices.trials.noted`).
+    note: the name of a file in the model's folder, which the worker deletes after the try. If the worker dies, the file
+        stays and marks the unit as failed (see `converter.devices.trials.noted`).
     """
 
     model: str
@@ -97,10 +97,10 @@ class Trying:
 
 @dataclass(frozen=True)
 class Progressed:
-    """A step of a job is done: ``step`` (from 1) of ``total`` for image ``image`` (from 0).
+    """A step of a job has finished: ``step`` (from 1) of ``total`` of image ``image`` (from 0).
 
     seconds: how long the step took.
-    preview: what the image looks like now, as a small JPEG; None if this step has none.
+    preview: a small JPEG of the image after this step; None if this step has none.
     """
 
     job_id: str
@@ -113,7 +113,7 @@ class Progressed:
 
 @dataclass(frozen=True)
 class Finished:
-    """An image of a job is done."""
+    """An image of a job has finished."""
 
     job_id: str
     image: int
@@ -123,9 +123,9 @@ class Finished:
 
 @dataclass(frozen=True)
 class Ended:
-    """A job has ended; a failed one with a code and message.
+    """A job has ended; a failed job has a code and a message.
 
-    Codes: model_unavailable (its model is not there or cannot be loaded), not_enough_memory, bad_image,
+    Codes: model_unavailable (its model is not installed or cannot be loaded), not_enough_memory, bad_image,
     generation_failed, internal.
     """
 

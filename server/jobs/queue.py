@@ -14,7 +14,7 @@ from server.supervisor import Launch
 
 
 class JobQueue:
-    """Jobs from their acceptance to their end. Every method may be called from any thread."""
+    """The queue of jobs. Every method may be called from any thread."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class JobQueue:
 
     @property
     def readiness(self) -> Readiness:
-        """How far the first model is."""
+        """The state of the first model."""
         return self._dispatcher.readiness
 
     @property
@@ -42,9 +42,9 @@ class JobQueue:
         return self._dispatcher.loaded
 
     def start(self, default_model: str | None = None) -> None:
-        """Queue what an earlier server left; the workers are started by `on_installed`.
+        """Queue the open jobs of an earlier server run; `on_installed` starts the workers.
 
-        ``default_model`` is what jobs of a version without model names are bound to.
+        Jobs that a version without model names stored are bound to ``default_model``.
         """
         if default_model is not None:
             self._store.name_model(default_model)
@@ -52,11 +52,11 @@ class JobQueue:
         self._dispatcher.start()
 
     def on_progress(self, progress: Progress) -> None:
-        """Show how far the first model's conversion is."""
+        """Publish the progress of the first model's conversion."""
         self._dispatcher.set_readiness(Readiness(progress.stage, progress))
 
     def on_failure(self, message: str) -> None:
-        """Show why the first model will not come."""
+        """Publish why there will be no first model."""
         self._dispatcher.set_readiness(Readiness("failed", message=message))
 
     def on_installed(self, model: str) -> None:
@@ -64,14 +64,14 @@ class JobQueue:
         self._dispatcher.begin(model)
 
     def stop(self, grace_seconds: float = 0.0) -> None:
-        """Stop the workers. A running job may end within the grace; then it goes back to the queue."""
+        """Stop the workers. A running job goes back to the queue unless it ends within ``grace_seconds``."""
         self._dispatcher.stop(grace_seconds)
         self.events.close()
 
     # --- jobs -----------------------------------------------------------------------------------------------------
 
     def submit(self, submission: Submission) -> Accepted:
-        """Store a request as a job, on disk when this returns, or find the one it repeats.
+        """Store a request as a job, on disk when this returns, or find the job that it repeats.
 
         Raises QueueFull, and KeyReused if its key belongs to another request.
         """
@@ -81,7 +81,7 @@ class JobQueue:
         return accepted
 
     def job(self, job_id: str) -> Job | None:
-        """Return the job with its present position and progress; None if there is none of this id."""
+        """Return the job with its present position and progress; None if no job has this id."""
         job = self._store.get(job_id)
         return None if job is None else self._ledger.current(job)
 
@@ -92,18 +92,18 @@ class JobQueue:
         return [self._ledger.current(job) for job in self._store.page(limit, before, statuses, model)]
 
     def preview(self, job_id: str) -> bytes | None:
-        """Return what a running job's image looks like now, as a small JPEG; None if there is none."""
+        """Return the preview of a running job's image, a small JPEG; None if it has none."""
         return self._ledger.preview(job_id)
 
     def cancel(self, job_id: str) -> Job | None:
-        """Cancel a queued job at once, a running one after its step; returns the job."""
+        """Cancel a queued job at once, a running one after its current step; returns the job."""
         running = self._ledger.cancel(job_id)
         if running is not None:
             self._dispatcher.cancel(running)
         return self.job(job_id)
 
     async def wait(self, job_id: str) -> Job | None:
-        """Return the job once it has ended, or as it is when no worker is left to run it or the server stops."""
+        """Return the job once it has ended; earlier if no worker can run it any more, or the server stops."""
         events = self.events.subscribe(job_id)
         try:
             job = self.job(job_id)
@@ -120,16 +120,16 @@ class JobQueue:
     # --- models ---------------------------------------------------------------------------------------------------
 
     def load(self, model: str) -> None:
-        """Have a worker load a model; the events of ``models/NAME`` tell how it goes.
+        """Have a worker load a model; the events of ``models/NAME`` report the progress.
 
-        Raises AnemoneError if there is no such model.
+        Raises AnemoneError if no model has this name.
         """
         self._dispatcher.load(model)
 
     def unload(self, model: str) -> None:
-        """Have a model unloaded once the running job has ended."""
+        """Have the workers unload a model once their running jobs have ended."""
         self._dispatcher.unload(model)
 
     def jobs_for(self, model: str) -> int:
-        """Count the jobs that wait for a model or run with it."""
+        """Count the queued and running jobs of a model."""
         return self._ledger.jobs_for(model)

@@ -1,4 +1,4 @@
-"""The job that a worker runs: its progress, and how long it will take."""
+"""A running job: its progress, its step times and its estimate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from server.jobs.messages import Progressed
 
 
 class Running:
-    """Follows a job's steps. One thread adds them, any may read.
+    """A job that a worker runs, with its steps. One thread adds steps, any thread may read.
 
     slot: the number of the worker slot that runs it.
     """
@@ -24,7 +24,7 @@ class Running:
         self.steps_done, self.step_seconds = 0, 0.0
         #: The newest step; None before the first.
         self.last_step: Progressed | None = None
-        #: What its image looks like now, as a small JPEG; None if the model gives no previews.
+        #: The newest preview, a small JPEG; None if there is none yet.
         self.preview: bytes | None = None
         self._began = clock()
 
@@ -35,11 +35,11 @@ class Running:
 
     @property
     def seconds(self) -> float:
-        """How long it has been running, without the loading of its model."""
+        """The seconds that it has been running, without the loading of its model."""
         return self._clock() - self._began
 
     def model_loaded(self) -> None:
-        """Begin to measure anew if no step is done yet: loading its model is not the job's own time."""
+        """Restart the clock if the job has made no step yet: loading the model is not part of its time."""
         if self.last_step is None:
             self._began = self._clock()
 
@@ -52,36 +52,39 @@ class Running:
 
     @property
     def fraction(self) -> float:
-        """The share of all its images' steps that is done, 0 to 1."""
+        """The fraction of its steps, over all images, that are done, 0 to 1."""
         last = self.last_step
         if last is None:
             return 0.0
         return min(1.0, (last.image + last.step / max(1, last.total)) / self.job.cost.images)
 
-    def seconds_left(self, known: StepTime | None) -> float | None:
-        """Return how long it will still take: by its own steps if it has made some, else as ``known``; None without both."""
+    def seconds_left(self, step_time: StepTime | None) -> float | None:
+        """Return the estimated seconds until it ends, from its own steps or, before the first, from ``step_time``.
+
+        Returns None if there is neither.
+        """
         cost, last = self.job.cost, self.last_step
         if last is None:
-            return None if known is None else cost.calls * known.step + cost.images * known.image
+            return None if step_time is None else cost.calls * step_time.step + cost.images * step_time.image
         images = cost.images - last.image
         steps = images * last.total - last.step
-        return steps * self.step_seconds / self.steps_done + images * (known.image if known else 0.0)
+        return steps * self.step_seconds / self.steps_done + images * (step_time.image if step_time else 0.0)
 
-    def to_dict(self, known: StepTime | None) -> dict[str, Any]:
-        """Return the newest step for the job's events; only after one."""
-        last, left = self.last_step, self.seconds_left(known)
+    def to_dict(self, step_time: StepTime | None) -> dict[str, Any]:
+        """Return the newest step as the data of a progress event; to be called only after a step."""
+        last, seconds_left = self.last_step, self.seconds_left(step_time)
         assert last is not None
         return {
             "image": last.image,
             "step": last.step,
             "steps": last.total,
             "fraction": round(self.fraction, 4),
-            "eta": None if left is None else round(left, 3),
+            "eta": None if seconds_left is None else round(seconds_left, 3),
             "preview": None if last.preview is None else base64.b64encode(last.preview).decode(),
         }
 
     def measured(self) -> StepTime | None:
-        """Return what it took, once it has succeeded; None if it made no step."""
+        """Return the step time of the job, to be called once it has succeeded; None if it made no step."""
         if not self.steps_done:
             return None
         beyond = self.seconds - self.step_seconds

@@ -1,7 +1,7 @@
-"""The worker: a process of its own that has a model loaded and does one job at a time.
+"""The worker: a process of its own that loads a model and runs one job at a time.
 
-Whatever happens here (a crash, the out-of-memory killer, a five-minute Neural Engine compile) the HTTP process goes on
-answering; and nothing here is imported there.
+Whatever happens in it (a crash, the out-of-memory killer, a five-minute Neural Engine compile), the HTTP process goes on
+answering. The HTTP process does not import this module.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from server.pipeline.request import GenerationRequest
 
 log = logging.getLogger("anemone.worker")
 
-#: At most one preview in so many seconds: making one takes a few milliseconds, which fast steps would feel.
+#: At most one preview in so many seconds: a preview takes a few milliseconds, which would slow down fast steps.
 _PREVIEW_SECONDS = 0.5
 
 
 class Pipeline(Protocol):
-    """What the worker calls of a loaded model."""
+    """A loaded model, as far as the worker needs it."""
 
     @property
     def manifest(self) -> Manifest:
@@ -60,17 +60,17 @@ class Pipeline(Protocol):
         """Return a small JPEG of a step; None if the model has no previews."""
 
 
-#: Loads an installed model. It reports the progress, and before a try of a compute unit that may kill the process the name of
-#: the note (see `Trying`). Raises AnemoneError with the reason if the model cannot be loaded.
+#: Loads an installed model. It calls the second argument with the progress, and the third with the name of the note before it
+#: tries a compute unit that may kill the process (see `Trying`). Raises AnemoneError with the reason if loading fails.
 OpenModel = Callable[[ModelRef, OnProgress, Callable[[str], None]], Pipeline]
 
 
 class _GivenUp(Exception):
-    """The server stops, or the job was cancelled."""
+    """The server is stopping, or the job was cancelled."""
 
 
 class _Unavailable(AnemoneError):
-    """A model cannot be loaded; ``code`` is that of a job that fails for it, the message names no model."""
+    """A model cannot be loaded; ``code`` is as in Ended, the message does not name the model."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -95,7 +95,7 @@ class _Worker:
             self._stopped = True
 
     def _listen(self, job_id: str | None) -> None:
-        """Take the commands that have come, without waiting; raises _GivenUp if they end the job that is being done."""
+        """Read the commands that have arrived, without waiting; raises _GivenUp if they end this job."""
         while self._pipe.poll():
             self._take(self._pipe.recv())
         if self._stopped or job_id in self._cancelled:
@@ -106,7 +106,7 @@ class _Worker:
         self._pipe.send(Loaded(model.name if model else None))
 
     def serve(self) -> None:
-        """Carry commands out until told to stop."""
+        """Carry out commands until Stop."""
         self._set_loaded(None, None)
         while not self._stopped:
             if not self._waiting:
@@ -121,22 +121,22 @@ class _Worker:
                 self._set_loaded(None, None)
 
     def _require(self, model: ModelRef, job_id: str | None) -> Pipeline:
-        """Return the model's pipeline, loaded if it was not; raises _Unavailable, and _GivenUp as `_listen` does."""
+        """Return the model's pipeline; load it first if it is not loaded. Raises _Unavailable, and _GivenUp as `_listen` does."""
         if self._pipeline is not None and model == self._model:
             return self._pipeline
         if self._pipeline is not None:
-            # Before the other is loaded: there may be no room for both.
+            # Unload first: memory may not suffice for both models.
             self._set_loaded(None, None)
 
-        def progress(now: Progress) -> None:
-            self._pipe.send(Loading(model.name, now))
+        def on_progress(progress: Progress) -> None:
+            self._pipe.send(Loading(model.name, progress))
             self._listen(job_id)
 
         def trying(note: str) -> None:
             self._pipe.send(Trying(model.name, note))
 
         try:
-            pipeline = self._open(model, progress, trying)
+            pipeline = self._open(model, on_progress, trying)
         except (MemoryError, MemoryShortage) as error:
             raise _Unavailable("not_enough_memory", str(error)) from error
         except (_GivenUp, EOFError, BrokenPipeError, ConnectionResetError):
@@ -181,13 +181,13 @@ class _Worker:
             log.exception("job %s failed", run.job_id)
             ended = Ended(run.job_id, "failed", "internal", f"{type(error).__name__}: {error}")
         if not self._stopped:
-            # A job that the end of the server cut short has not ended.
+            # A job that was interrupted by the server's stop has not ended.
             self._pipe.send(ended)
         self._cancelled.discard(run.job_id)
 
     def _generate(self, model: Pipeline, run: Run) -> None:
-        shown = time.monotonic()
-        with closing(model.generate(run.request, run.attachments)) as events:
+        last_preview = time.monotonic()
+        with closing(model.generate(run.request, run.attachments)) as events:  # type: ignore[type-var]
             for event in events:
                 self._listen(run.job_id)
                 if isinstance(event, GeneratedImage):
@@ -196,17 +196,17 @@ class _Worker:
                     self._pipe.send(Finished(run.job_id, event.index, event.seeds.seed, png))
                     continue
                 preview = None
-                if self._previews and time.monotonic() - shown >= _PREVIEW_SECONDS:
-                    preview, shown = model.preview(event, run.request), time.monotonic()
+                if self._previews and time.monotonic() - last_preview >= _PREVIEW_SECONDS:
+                    preview, last_preview = model.preview(event, run.request), time.monotonic()
                 self._pipe.send(Progressed(run.job_id, event.image, event.index, event.total, event.seconds, preview))
 
 
 def work(pipe: Connection, open_model: OpenModel, *, previews: bool = True) -> None:
-    """The worker process's main: carry out commands until told to stop or the other end is gone."""
-    # Ctrl-C reaches the whole terminal group; the HTTP process decides when the worker goes.
+    """Carry out commands until Stop, or until the other end of the pipe is closed; the worker process's main function."""
+    # Ctrl-C reaches the whole terminal group; the HTTP process decides when the worker exits.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         _Worker(pipe, open_model, previews).serve()
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # the HTTP process is gone; there is nobody to work for
+        return  # the HTTP process is gone

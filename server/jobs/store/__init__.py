@@ -1,4 +1,4 @@
-"""Jobs on disk: rows in SQLite, images and attachments as files."""
+"""Jobs on disk: a SQLite database, with images and attachments as files."""
 
 from server.jobs.store.jobs import MOST_ATTEMPTS, MOST_DEATHS_IN_JOB, JobStore
 from server.jobs.store.retention import Retention

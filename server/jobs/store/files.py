@@ -23,7 +23,7 @@ class StoredFiles:
         return self._folder / name
 
     def write(self, data: bytes) -> str:
-        """Write a file and return its name, which is never that of half a file, and outlives a power cut after `settle`."""
+        """Write a file and return its name. No file has a name before it is complete; after `settle` it survives a power cut."""
         name = f"{secrets.token_hex(16)}{self._suffix}"
         partial = self.path(f"{name}.partial")
         partial.write_bytes(data)
@@ -33,21 +33,21 @@ class StoredFiles:
         return name
 
     def settle(self) -> None:
-        """Wait until what was written is on the disk."""
+        """Wait until the written files are on the disk."""
         if not self._unsettled:
             return
-        # The folder last: a name must not outlive a power cut without what it names.
+        # fsync the folder last: after a power cut no name may exist without its file's content.
         for path in [*map(self.path, self._unsettled), self._folder]:
             with suppress(FileNotFoundError):  # replaced or expired meanwhile
-                opened = os.open(path, os.O_RDONLY)
+                descriptor = os.open(path, os.O_RDONLY)
                 try:
-                    os.fsync(opened)
+                    os.fsync(descriptor)
                 finally:
-                    os.close(opened)
+                    os.close(descriptor)
         self._unsettled.clear()
 
     def remove(self, names: Iterable[str]) -> None:
-        """Delete files, those that exist."""
+        """Delete files; those that do not exist are skipped."""
         for name in names:
             path = self.path(name)
             try:
@@ -57,13 +57,16 @@ class StoredFiles:
                 continue
             self.bytes -= size
 
-    def sweep(self, known: set[str]) -> int:
-        """Delete files that no job has (a kill came between file and row), count the others; return how many it deleted."""
-        self.bytes, swept = 0, 0
+    def sweep(self, referenced: set[str]) -> int:
+        """Delete the files that no job refers to (the server was killed between file and row); return their number.
+
+        ``referenced`` are the names that jobs refer to; their sizes are counted in ``bytes``.
+        """
+        self.bytes, deleted = 0, 0
         for entry in os.scandir(self._folder):
-            if entry.name in known:
+            if entry.name in referenced:
                 self.bytes += entry.stat().st_size
             elif entry.name.endswith((self._suffix, ".partial")):
                 Path(entry.path).unlink()
-                swept += 1
-        return swept
+                deleted += 1
+        return deleted

@@ -1,4 +1,4 @@
-"""Stores jobs in SQLite, each on disk before its client is answered."""
+"""Stores jobs in SQLite. A job is on disk before its client is answered."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from server.jobs.store.schema import connect, durably, migrate
 from server.pipeline.cost import Cost
 from server.pipeline.request import GenerationRequest
 
-#: A job whose worker dies in it is tried again once; whether it is to blame shows in the second death.
+#: A job whose worker dies while running it is tried once more; a second death shows that the job is the cause.
 MOST_DEATHS_IN_JOB = 2
-#: A killed server is seldom the job's doing, but a job that takes the whole machine down must not run for ever either.
+#: A job seldom causes a server's death, but one that takes the whole machine down must not be tried for ever.
 MOST_ATTEMPTS = 5
 
 _COLUMNS = (
@@ -35,7 +35,7 @@ _COLUMNS = (
 class JobStore:
     """Jobs with their images and attachments in a data folder. Safe to call from several threads.
 
-    Reading has a connection of its own: it does not wait for a write that is on its way to the disk.
+    Reads use a connection of their own: they do not wait for a write that is on its way to the disk.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -76,7 +76,7 @@ class JobStore:
     # --- insert ------------------------------------------------------------------------------------------------
 
     def add(self, submission: Submission, start_tag: float = 0.0) -> QueuedJob:
-        """Store a new job as queued; it is on disk when this returns."""
+        """Store a new queued job; it is on disk when this returns."""
         request = submission.request
         row = {
             "id": secrets.token_urlsafe(12),
@@ -96,7 +96,7 @@ class JobStore:
             durably(self._db),
             self._transaction() as db,
         ):
-            # Numbers of expired jobs are not given again: a page of jobs begins after one.
+            # Numbers of expired jobs are not used again: they mark where a page of jobs begins.
             ((number,),) = db.execute(
                 f"""INSERT INTO jobs (status, number, {", ".join(row)})
                     VALUES ('queued', 1 + max((SELECT coalesce(max(number), 0) FROM jobs),
@@ -111,7 +111,7 @@ class JobStore:
 
     @contextmanager
     def _written(self, attachments: Mapping[str, bytes]) -> Iterator[dict[str, str]]:
-        """Write attachments to files, on disk before their rows are; an error inside deletes them again."""
+        """Write attachments to files, on disk before their rows are; delete them again if the block raises."""
         files: dict[str, str] = {}
         try:
             for name, data in attachments.items():
@@ -123,29 +123,29 @@ class JobStore:
             raise
 
     def with_key(self, client: str, key: str) -> tuple[str, str | None] | None:
-        """Return the job that a client submitted with this key, and its fingerprint; None if there is none."""
-        found = self._rows("SELECT id, fingerprint FROM jobs WHERE client = ? AND key = ?", (client, key))
-        return found[0] if found else None
+        """Return the id and the fingerprint of the job that a client submitted with this key; None if there is none."""
+        rows = self._rows("SELECT id, fingerprint FROM jobs WHERE client = ? AND key = ?", (client, key))
+        return rows[0] if rows else None
 
     def newest_like(self, client: str, fingerprint: str, since: float) -> str | None:
-        """Return the newest job of a client with this fingerprint, submitted after ``since`` (seconds since 1970)."""
+        """Return the id of a client's newest job with this fingerprint that was submitted after ``since`` (seconds since 1970)."""
         query = """SELECT id FROM jobs WHERE client = ? AND fingerprint = ? AND created > ?
                    ORDER BY number DESC LIMIT 1"""
-        found = self._rows(query, (client, fingerprint, since))
-        return str(found[0][0]) if found else None
+        rows = self._rows(query, (client, fingerprint, since))
+        return str(rows[0][0]) if rows else None
 
     def queued(self) -> list[QueuedJob]:
-        """Return every queued job."""
+        """Return all queued jobs."""
         query = """SELECT id, turn, number, priority, client, request, calls, rows, decodes
                    FROM jobs WHERE status = 'queued'"""
-        found = []
+        jobs = []
         for job_id, start_tag, number, priority, client, text, *counts in self._rows(query):
             cost = shape_cost(GenerationRequest.model_validate_json(text), Cost(*counts))
-            found.append(QueuedJob(job_id, QueueKey(start_tag, number), PRIORITIES[priority], client, cost))
-        return found
+            jobs.append(QueuedJob(job_id, QueueKey(start_tag, number), PRIORITIES[priority], client, cost))
+        return jobs
 
     def name_model(self, model: str) -> None:
-        """Bind open jobs of a version that had only one model to this one."""
+        """Bind open jobs to this model that a version with only one model stored."""
         with self._writing:
             self._db.execute(
                 """UPDATE jobs SET model = :model, request = json_set(request, '$.model', :model)
@@ -165,30 +165,29 @@ class JobStore:
         return [_job(row, images[row[0]]) for row in rows]
 
     def get(self, job_id: str) -> Job | None:
-        """Return the job; None if there is none of this id."""
-        found = self._jobs("WHERE id = ?", (job_id,))
-        return found[0] if found else None
+        """Return the job; None if no job has this id."""
+        jobs = self._jobs("WHERE id = ?", (job_id,))
+        return jobs[0] if jobs else None
 
     def page(
         self, limit: int, before: int | None = None, statuses: Sequence[Status] = (), model: str | None = None
     ) -> list[Job]:
-        """Return the newest ``limit`` jobs of these statuses (of any if empty) and this model, with numbers under ``before``."""
-        conditions = ["number < ?"]
-        values: list[int | str] = [before if before is not None else 2**62]
+        """Return the newest ``limit`` jobs with these statuses (all if empty), this model, and numbers below ``before``."""
+        conditions, values = ["number < ?"], [before if before is not None else 2**62]
         if model is not None:
             conditions.append("model = ?")
             values.append(model)
         if not statuses:
             return self._jobs(f"WHERE {' AND '.join(conditions)} ORDER BY number DESC LIMIT ?", [*values, limit])
-        # Each status from its index, rather than all jobs looked through for the rare ones.
-        found: list[Job] = []
+        # One query for each status, which uses the index; a scan would read all jobs to find those of a rare status.
+        jobs: list[Job] = []
         for status in set(statuses):
             rest = f"WHERE status = ? AND {' AND '.join(conditions)} ORDER BY number DESC LIMIT ?"
-            found += self._jobs(rest, [status, *values, limit])
-        return sorted(found, key=lambda job: -job.number)[:limit]
+            jobs += self._jobs(rest, [status, *values, limit])
+        return sorted(jobs, key=lambda job: -job.number)[:limit]
 
     def is_expired(self, job_id: str) -> bool:
-        """Return whether there was such a job and it has expired."""
+        """Return whether there was a job with this id that has expired."""
         return bool(self._rows("SELECT 1 FROM tombstones WHERE id = ?", (job_id,)))
 
     def image_path(self, image: JobImage) -> Path:
@@ -217,7 +216,7 @@ class JobStore:
         return GenerationRequest.model_validate_json(rows[0][0]), attachments
 
     def add_image(self, job_id: str, index: int, seed: int, png: bytes) -> None:
-        """Store a finished image, in place of an earlier attempt's: the file first, then its row."""
+        """Store a finished image, in place of an earlier attempt's; its row is written after its file is complete."""
         name = self.images.write(png)
         with self._transaction() as db:
             former = db.execute("SELECT file FROM images WHERE job = ? AND number = ?", (job_id, index)).fetchall()
@@ -225,7 +224,7 @@ class JobStore:
         self.images.remove(file for (file,) in former)
 
     def cancelling(self, job_id: str) -> None:
-        """Note that a running job is to be cancelled, so that it does not come back whatever happens now."""
+        """Note that a running job is to be cancelled, so that it is not run again even if a process dies now."""
         with self._writing, durably(self._db):
             self._db.execute("UPDATE jobs SET cancelling = 1 WHERE id = ? AND status = 'running'", (job_id,))
 
@@ -262,29 +261,30 @@ class JobStore:
 
     @contextmanager
     def _ending(self) -> Iterator[sqlite3.Connection]:
-        """Run a transaction that closes jobs; then delete the attachments of closed jobs.
+        """Run a transaction that closes jobs, then delete the attachments of closed jobs.
 
-        It is on disk before the files go: a power cut could bring a job back that then lacked its attachments.
+        The transaction is on disk before the files are deleted: otherwise a power cut could reopen a job that then lacks
+        its attachments.
         """
         with self._writing, durably(self._db), self._transaction() as db:
             yield db
-            gone = db.execute(
+            rows = db.execute(
                 """DELETE FROM attachments WHERE job IN (SELECT job FROM attachments JOIN jobs ON jobs.id = job
                      WHERE status NOT IN ('queued', 'running')) RETURNING file"""
             ).fetchall()
-        self.attachments.remove(file for (file,) in gone)
+        self.attachments.remove(file for (file,) in rows)
 
     def interrupted(
         self, reason: str, *, by_worker: bool, job_ids: Sequence[str] | None = None
     ) -> tuple[list[str], list[str]]:
-        """Queue running jobs again after their worker (``by_worker``) or the server died: these, or all for None.
+        """Queue running jobs (all if ``job_ids`` is None) again after their worker (``by_worker``) or the server died.
 
         Returns the ids of those that are queued again, and of those that have ended.
 
-        A job that was being cancelled is cancelled; one in which the worker died twice, or that was started too often in
-        all, has failed with the reason.
+        A job that was being cancelled is cancelled. A job during which the worker died too often, or that was started too
+        often in all, fails with the reason.
         """
-        back, over = [], []
+        queued, ended = [], []
         with self._ending() as db:
             running = db.execute(
                 "SELECT id, attempts, deaths, cancelling FROM jobs WHERE status = 'running'"
@@ -301,15 +301,15 @@ class JobStore:
                     db.execute(
                         "UPDATE jobs SET status = 'queued', started = NULL, deaths = ? WHERE id = ?", (deaths, job_id)
                     )
-                    back.append(job_id)
+                    queued.append(job_id)
                     continue
-                over.append(job_id)
-        return back, over
+                ended.append(job_id)
+        return queued, ended
 
     def requeue(self, job_id: str) -> None:
-        """Put a running job back as if it had not been tried: the server is stopping, the job is not to blame.
+        """Queue a running job again without counting the attempt: the server is stopping, the job is not the cause.
 
-        One that is being cancelled is cancelled.
+        A job that is being cancelled is cancelled.
         """
         with self._ending() as db:
             db.execute(
@@ -323,7 +323,7 @@ class JobStore:
     # --- step times and expiry ---------------------------------------------------------------------------
 
     def step_times(self) -> dict[Shape, StepTime]:
-        """Return the step times, by shape."""
+        """Return the stored step times by shape."""
         rows = self._rows("SELECT model, width, height, batch, step, picture FROM paces")
         return {Shape(*row[:4]): StepTime(*row[4:]) for row in rows}
 
@@ -334,12 +334,12 @@ class JobStore:
             self._db.execute("INSERT OR REPLACE INTO paces VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def finished_before(self, moment: float | None, limit: int) -> list[str]:
-        """Return the jobs that ended first, before ``moment`` (seconds since 1970; None for any)."""
+        """Return the ids of the ``limit`` jobs that ended first, before ``moment`` (seconds since 1970; None: at any time)."""
         query = "SELECT id FROM jobs WHERE finished < ? ORDER BY finished LIMIT ?"
         return [str(job_id) for (job_id,) in self._rows(query, (2.0**62 if moment is None else moment, limit))]
 
     def expire(self, job_ids: Sequence[str]) -> None:
-        """Delete ended jobs with their images; a tombstone of each is kept."""
+        """Delete ended jobs and their images; their ids are kept as tombstones."""
         names: list[str] = []
         with self._transaction() as db:
             for job_id in job_ids:

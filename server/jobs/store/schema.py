@@ -1,4 +1,4 @@
-"""Creates the database's tables by numbered migrations; a released one is never edited."""
+"""The database's tables, as numbered migrations. A released migration is never edited; a change is a new migration."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _m002_scheduling_and_expiry(db: sqlite3.Connection, _: StoredFiles) -> None:
     db.execute("CREATE INDEX jobs_by_finish ON jobs (finished) WHERE finished IS NOT NULL")
     db.execute("CREATE UNIQUE INDEX jobs_by_key ON jobs (client, key) WHERE key IS NOT NULL")
     db.execute("CREATE INDEX jobs_by_fingerprint ON jobs (client, fingerprint, number) WHERE fingerprint IS NOT NULL")
-    # Of a job that has expired its id is kept, so that a client is told so, and nothing of what it asked for.
+    # Of an expired job only the id is kept, so that clients get 410; its request is deleted.
     db.execute("CREATE TABLE tombstones (id TEXT PRIMARY KEY, number INTEGER NOT NULL, expired REAL NOT NULL)")
     db.execute("CREATE INDEX tombstones_by_number ON tombstones (number)")
     db.execute("CREATE INDEX tombstones_by_expiry ON tombstones (expired)")
@@ -117,17 +117,17 @@ def _m005_attachments(db: sqlite3.Connection, files: StoredFiles) -> None:
     for (job_id,) in db.execute("SELECT id FROM jobs WHERE upload IS NOT NULL").fetchall():
         ((upload,),) = db.execute("SELECT upload FROM jobs WHERE id = ?", (job_id,)).fetchall()
         db.execute("INSERT INTO attachments VALUES (?, 'image', ?)", (job_id, files.write(upload)))
-    # On disk before the only other copy goes; a kill from here on leaves files that the next start deletes.
+    # On disk before the only other copy is deleted; a kill from here on leaves files that the next start deletes.
     files.settle()
     db.execute("ALTER TABLE jobs DROP COLUMN upload")
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open a connection, each statement a transaction of its own; several threads may use it, one at a time."""
+    """Return a connection in autocommit mode, which several threads may use, one at a time."""
     db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
     db.execute("PRAGMA journal_mode = WAL")
-    # A killed process loses no commit, and a power cut none that `durably` made nor what was committed before it: at worst
-    # a finished job is made once more. Waiting for the disk at every step of a job would cost more than all the rest.
+    # Commits survive a killed process. A power cut can lose commits made since the last `durably` block; the worst case is
+    # that one finished job runs again. Waiting for the disk at every step of a job would cost more than all the rest.
     db.execute("PRAGMA synchronous = NORMAL")
     db.execute("PRAGMA foreign_keys = ON")
     return db
@@ -135,7 +135,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def durably(db: sqlite3.Connection) -> Iterator[None]:
-    """Have commits inside be on the disk when it returns, so that a power cut loses none of which a client was informed."""
+    """Put the commits of the block on the disk before it ends, so that they survive a power cut once a client is answered."""
     db.execute("PRAGMA synchronous = FULL")
     try:
         yield
@@ -144,10 +144,12 @@ def durably(db: sqlite3.Connection) -> Iterator[None]:
 
 
 def migrate(db: sqlite3.Connection, attachments: StoredFiles) -> None:
-    """Bring the tables up to date, and move uploads into ``attachments``; raises StoreError if they are of a newer version."""
+    """Bring the tables up to date, and move uploads into ``attachments``; raises StoreError if a newer version wrote them."""
     done = int(db.execute("PRAGMA user_version").fetchone()[0])
     if done > len(_MIGRATIONS):
-        raise StoreError(f"jobs.sqlite3 is of a newer Anemone (schema {done}; this one knows {len(_MIGRATIONS)})")
+        raise StoreError(
+            f"jobs.sqlite3 was written by a newer Anemone (schema {done}; this version reads up to {len(_MIGRATIONS)})"
+        )
     for number, step in enumerate(_MIGRATIONS[done:], done + 1):
         with durably(db):
             db.execute("BEGIN IMMEDIATE")

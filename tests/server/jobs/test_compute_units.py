@@ -124,7 +124,7 @@ def test_a_worker_that_dies_in_a_first_prediction_marks_the_unit_and_not_the_job
         found = painted(server)
         # Two deaths would be the end of a job that was to blame for them.
         assert (found["status"], found["attempts"]) == ("succeeded", 3)
-        assert server.said.count("of a compute unit, which is marked") == 2
+        assert server.said.count("in a compute unit's first try") == 2
         assert server.units["unet"] == ["CPU_AND_NE", "CPU_AND_GPU"]
         assert server.units["vae_decoder"] == ["CPU_AND_GPU", "CPU_ONLY"]
     assert verdicts(model, monkeypatch)["unet", "CPU_AND_NE"].reason == "its process died in its first prediction"
