@@ -1,1 +1,1 @@
-"""From a request to images: prompt, schedulers, the denoising loop, images. Importing this package loads nothing."""
+"""The pipeline makes images from a request: prompt, schedulers, denoising, decoding. Importing it loads no model."""

@@ -1,4 +1,4 @@
-"""The cost of a request: how often its networks are called, and on how many rows."""
+"""The cost of a request: how many times its networks are called, and with how many rows."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ class Cost:
 
 
 def is_guided(request: GenerationRequest, manifest: Manifest) -> bool:
-    """Return whether each step takes a row for the negative prompt, too (classifier-free guidance).
+    """Return whether each step computes a second row, for the negative prompt (classifier-free guidance).
 
-    Models that take the guidance scale as an input (latent consistency models) do not need one.
+    Models that take the guidance scale as an input (latent consistency models) do not need it.
     """
     return request.sampling.guidance_scale > 1 and manifest.conditions.guidance_width is None
 
 
 def first_call(request: GenerationRequest, scheduler: Scheduler) -> int:
-    """Return the index of the first call: img2img leaves out the steps that its strength spares."""
+    """Return the index of the first call; img2img leaves out the first steps, as its strength says."""
     return request.skipped_steps * scheduler.order
 
 
 def cost(request: GenerationRequest, manifest: Manifest) -> Cost:
-    """Return what the request costs with the model it is bound to."""
+    """Return the cost of the request with the model of this manifest."""
     scheduler = SCHEDULERS[request.sampling.scheduler].make(NoiseSchedule.of(manifest), request.sampling.steps)
     calls = len(scheduler.timesteps) - first_call(request, scheduler)
     return Cost(calls * request.seeds.n, 2 if is_guided(request, manifest) else 1, request.seeds.n)

@@ -1,4 +1,4 @@
-"""The denoising loop: a generator that yields after each call of the network, so its caller has progress and cancel."""
+"""The denoising loop: a generator that yields after each call of the network, so its caller can report progress and cancel."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from server.pipeline.schedulers.schedule import Latents, Noise
 
 
 class NotFinite(AnemoneError):
-    """A network's output has infinities or NaN in it."""
+    """A network's output contains infinities or NaN."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One call of the denoising network: ``index`` of ``total`` (from 1), and the latents it left, fp32 [1, C, h, w].
+    """One call of the denoising network: ``index`` of ``total`` (from 1), and the latents after it, fp32 [1, C, h, w].
 
     denoised: the latents without noise that the network predicts, [1, C, h, w].
     seconds: how long the step took.
-    image: which image of the request it is a step of, from 0.
+    image: the index of the image in the request, from 0.
     """
 
     index: int
@@ -41,7 +41,7 @@ class Step:
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """A finished image: its number in the request, its seeds and pixels, uint8 [H, W, 3]."""
+    """A finished image: its index in the request, its seeds and pixels, uint8 [H, W, 3]."""
 
     index: int
     seeds: ImageSeeds
@@ -50,7 +50,7 @@ class GeneratedImage:
 
 @dataclass(frozen=True)
 class Denoiser:
-    """A network that predicts noise, with its inputs that stay the same through an image's steps.
+    """A denoising network, with those of its inputs that are the same in all steps of an image.
 
     extra_channels: [1, N, h, w], which follow the noisy latents' channels (an inpainting model's; N is 0 for others).
     guidance_scale: of classifier-free guidance (Ho and Salimans 2022).
@@ -63,14 +63,14 @@ class Denoiser:
     extra_channels: NDArray[np.float16]
 
     def _predict_rows(self, noisy: NDArray[np.float16], timestep: float) -> NDArray[np.float32]:
-        """Return what the network predicts for each row of the conditioning."""
+        """Return the network's prediction for each row of the conditioning."""
         network = self.network
         batch = network.inputs["sample"].shape[0]
         sample = np.repeat(np.concatenate([noisy, self.extra_channels], 1), batch, 0)
         times = np.full(batch, timestep, np.float16)
         calls = self.conditioning.rows(batch)
         if "time_ids" in network.inputs:
-            # Apple's packages of 2023 take both rows' numbers as one row of twelve.
+            # Apple's packages of 2023 take the numbers of both rows as one row of twelve.
             shape = network.inputs["time_ids"].shape
             calls = [call | {"time_ids": call["time_ids"].reshape(shape)} for call in calls]
         outputs = [network.predict({"sample": sample, "timestep": times} | call)["noise_pred"] for call in calls]
@@ -83,7 +83,7 @@ class Denoiser:
         return np.asarray(negative + np.float32(self.guidance_scale) * (positive - negative), np.float32)
 
     def steps(self, scheduler: Scheduler, latents: Latents, first_call: int, noise: Noise) -> Iterator[Step]:
-        """Denoise ``latents``, which are as noisy as before call ``first_call``, and yield every step. Raises NotFinite."""
+        """Denoise ``latents``, which have the noise of call ``first_call``, and yield every step. Raises NotFinite."""
         total = len(scheduler.timesteps) - first_call
         for index in range(first_call, len(scheduler.timesteps)):
             began, timestep = time.perf_counter(), float(scheduler.timesteps[index])

@@ -1,4 +1,4 @@
-"""The parts of a request's fields: types with their limits, and the flat list of a nested request's fields."""
+"""Building blocks of a request's fields: types with limits, and the flat list of a nested request's fields."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from converter.folder import Manifest
 _T = TypeVar("_T")
 
 
-def _no_flag(value: Any) -> Any:
+def _not_boolean(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("a number, not true or false")
     return value
 
 
-# Numbers come as JSON's or, in forms, as text; pydantic would take true for 1.
-Whole = Annotated[int, BeforeValidator(_no_flag)]
-Real = Annotated[float, BeforeValidator(_no_flag)]
-# A form has one field for all of a list, with commas between.
+# Numbers arrive as JSON numbers or, in forms, as text; pydantic would accept true as 1.
+Whole = Annotated[int, BeforeValidator(_not_boolean)]
+Real = Annotated[float, BeforeValidator(_not_boolean)]
+# A form has one field for a whole list, separated by commas.
 Wholes = Annotated[
     tuple[Whole, ...], BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value)
 ]
 
 
 class Accepts:
-    """A limit of a field's value. Its text says what is accepted, in errors and in the command line's help."""
+    """A limit of a field's value. ``str()`` of it says what is accepted, in errors and in the command line's help."""
 
     def accepts(self, value: Any) -> bool:
         """Return whether the value is within the limit."""
@@ -50,14 +50,14 @@ class Accepts:
         return core_schema.no_info_after_validator_function(self._checked, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        found = handler(schema)
-        self.add_to(found)
-        return found
+        json_schema = handler(schema)
+        self.add_to(json_schema)
+        return json_schema
 
 
 @dataclass(frozen=True)
 class Within(Accepts):
-    """From ``low`` to ``high``; ``low`` itself only where ``above`` is not set."""
+    """A range from ``low`` to ``high``; ``above`` excludes ``low`` itself."""
 
     low: float
     high: float
@@ -78,12 +78,12 @@ class Within(Accepts):
 
 @dataclass(frozen=True)
 class OneOf(Accepts):
-    """One of some words."""
+    """A choice between words."""
 
     words: tuple[str, ...]
 
     def accepts(self, value: str) -> bool:
-        """Return whether it is one of them."""
+        """Return whether the value is one of the words."""
         return value in self.words
 
     def add_to(self, schema: dict[str, Any]) -> None:
@@ -96,7 +96,7 @@ class OneOf(Accepts):
 
 @dataclass(frozen=True)
 class Characters(Accepts):
-    """Up to so many characters."""
+    """A text of at most this many characters."""
 
     most: int
 
@@ -114,14 +114,14 @@ class Characters(Accepts):
 
 @dataclass(frozen=True)
 class FromModel:
-    """The default of a field that each model has its own of."""
+    """The field's default depends on the model; ``value`` reads it from the manifest."""
 
     value: Callable[[Manifest], Any]
 
 
 @dataclass(frozen=True)
 class Infotext:
-    """The field's key in AUTOMATIC1111's parameters text, and how its value is written there."""
+    """The field's key in AUTOMATIC1111's parameters text, and the function that formats its value."""
 
     key: str
     write: Callable[[Any], object] = lambda value: value
@@ -129,12 +129,12 @@ class Infotext:
 
 @dataclass(frozen=True)
 class Attachment:
-    """The field names an attachment: bytes that come beside the request."""
+    """The field is the name of an attachment, whose bytes are sent with the request."""
 
 
 @dataclass(frozen=True)
 class Derived:
-    """The field is not asked for: the pipeline derives it when a request is accepted."""
+    """Clients do not set the field: the pipeline derives it when a request is accepted."""
 
 
 class Part(BaseModel):
@@ -145,14 +145,14 @@ class Part(BaseModel):
 
 @dataclass(frozen=True)
 class RequestField:
-    """A field as a client asks for it. ``part`` is the attribute of the request that holds it; None for the request."""
+    """A field that clients set. ``part`` is the request's attribute that contains it; None if the request itself does."""
 
     name: str
     part: str | None
     info: FieldInfo
 
     def find(self, kind: type[_T]) -> _T | None:
-        """Return what the definition says of this kind."""
+        """Return the field's metadata of this type; None if it has none."""
         return next((m for m in self.info.metadata if isinstance(m, kind)), None)
 
     @property
@@ -163,19 +163,19 @@ class RequestField:
     @property
     def python_type(self) -> Any:
         """The type of the value, or of a list's values."""
-        found = self.info.annotation
-        while (origin := get_origin(found)) is not None:
-            found = next(a for a in get_args(found) if a is not type(None)) if origin in _WRAPPERS else origin
-        return found
+        inner = self.info.annotation
+        while (origin := get_origin(inner)) is not None:
+            inner = next(a for a in get_args(inner) if a is not type(None)) if origin in _WRAPPERS else origin
+        return inner
 
     @property
     def is_list(self) -> bool:
-        """Whether it has several values."""
+        """Whether the field has several values."""
         return "tuple" in str(self.info.annotation)
 
     @property
     def about(self) -> str:
-        """What it is and what it accepts, in one line."""
+        """The description and the accepted values, in one line."""
         accepted = self.find(Accepts)
         return f"{self.info.description}{'' if accepted is None else f' ({accepted})'}"
 
@@ -189,7 +189,7 @@ def _part_of(info: FieldInfo) -> type[Part] | None:
 
 
 def fields_of(request: type[Part]) -> Iterator[RequestField]:
-    """Yield the fields that clients may ask for, those of the request's parts in their place."""
+    """Yield the fields that clients may set; a part's fields take the place of the part."""
     for name, info in request.model_fields.items():
         part = _part_of(info)
         if any(isinstance(m, Derived) for m in info.metadata):
@@ -197,4 +197,4 @@ def fields_of(request: type[Part]) -> Iterator[RequestField]:
         if part is None:
             yield RequestField(name, None, info)
         else:
-            yield from (RequestField(inner, name, found) for inner, found in part.model_fields.items())
+            yield from (RequestField(inner, name, inner_info) for inner, inner_info in part.model_fields.items())

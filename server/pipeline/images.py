@@ -1,4 +1,4 @@
-"""Images in and out: uploads decoded with care, results as PNGs that carry their parameters."""
+"""Decodes uploaded images safely, and encodes results as PNGs that contain their parameters."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 LONGEST_SIDE = 8192
 #: 96 MB once decoded.
 MOST_PIXELS = 32_000_000
-_ACCEPTED = f"a whole PNG, JPEG or WebP image up to {LONGEST_SIDE} pixels a side and {MOST_PIXELS // 10**6} megapixels"
+_ACCEPTED = (
+    f"a complete PNG, JPEG or WebP image up to {LONGEST_SIDE} pixels a side and {MOST_PIXELS // 10**6} megapixels"
+)
 
 _PNG, _EXIF = b"\x89PNG\r\n\x1a\n", b"Exif\0\0"
-#: Plain text chunks up to so many bytes are left in: XMP is in one, which may say which way up the image is.
+#: Uncompressed text chunks up to so many bytes are kept: one of them may be XMP, which may have the image's orientation.
 _LONGEST_TEXT = 1 << 16
 _ORIENTATION_TAG, _SHORT = 0x112, 3
 _XMP_ORIENTATION = re.compile(r'tiff:Orientation(?:="|>)([1-8])')
-#: EXIF's orientations but 1, and what turns each upright.
+#: EXIF's orientations other than 1, and the transposition that turns each upright.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -53,11 +55,13 @@ def decode_image(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # Of EXIF that it finds damaged as it looks for a resolution, which is not used here.
+            # Pillow warns of damaged EXIF as it looks for a resolution, which is not used here.
             warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
             image: Image.Image = Image.open(io.BytesIO(without_long_text(data)), formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise ImageError(f"this is no image we can read ({len(data)} bytes); accepted: {_ACCEPTED}") from error
+        raise ImageError(
+            f"this file ({len(data)} bytes) is not an image in a known format; accepted: {_ACCEPTED}"
+        ) from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ImageError(f"this image cannot be read: {error}; accepted: {_ACCEPTED}") from error
     width, height = image.size
@@ -71,7 +75,7 @@ def decode_image(data: bytes) -> Image.Image:
         ) from error
     turn = _TURNS.get(orientation(image.info))
     if image.mode.startswith("I"):
-        image = _in_eight_bits(image)
+        image = _to_8_bits(image)
     image = image if turn is None else image.transpose(turn)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
@@ -80,44 +84,44 @@ def decode_image(data: bytes) -> Image.Image:
     return Image.frombytes("RGB", image.size, image.convert("RGB").tobytes())
 
 
-def _in_eight_bits(image: Image.Image) -> Image.Image:
-    """Return a 16-bit grey image in 8 bits, one value of which may be transparent; Pillow would cut it at 255 (#2574)."""
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Return a 16-bit gray image with 8 bits, its transparent value (if any) as alpha; Pillow would clip it at 255 (#2574)."""
     values = np.asarray(image).astype(np.uint32)
-    grey = Image.fromarray(np.minimum((values + 128) // 257, 255).astype(np.uint8))
-    clear = image.info.get("transparency")
-    if not isinstance(clear, int):
-        return grey
-    grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
-    return grey
+    gray = Image.fromarray(np.minimum((values + 128) // 257, 255).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if not isinstance(transparent, int):
+        return gray
+    gray.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return gray
 
 
 def without_long_text(data: bytes) -> bytes:
-    """Return a PNG without its compressed and its long text chunks, which no image needs; anything else as it is.
+    """Return a PNG without its compressed and long text chunks, which are not needed; other data is returned unchanged.
 
-    Pillow unpacks text as it opens a file and refuses all of it where a chunk is long, as ComfyUI's workflows are.
+    Pillow decompresses text when it opens a file, and refuses the file if a chunk is long, as ComfyUI's workflows are.
     """
     if not data.startswith(_PNG):
         return data
-    kept, at = [_PNG], len(_PNG)
-    while at + 8 <= len(data):
-        size, kind = struct.unpack_from(">I4s", data, at)
-        end = at + 12 + size
-        packed = kind == b"zTXt" or (kind == b"iTXt" and data[at + 8 : end].partition(b"\0")[2][:1] != b"\0")
-        if not packed and (kind not in (b"tEXt", b"iTXt") or size <= _LONGEST_TEXT):
-            kept.append(data[at:end])
-        at = end
-    return b"".join([*kept, data[at:]])
+    chunks, start = [_PNG], len(_PNG)
+    while start + 8 <= len(data):
+        size, kind = struct.unpack_from(">I4s", data, start)
+        end = start + 12 + size
+        compressed = kind == b"zTXt" or (kind == b"iTXt" and data[start + 8 : end].partition(b"\0")[2][:1] != b"\0")
+        if not compressed and (kind not in (b"tEXt", b"iTXt") or size <= _LONGEST_TEXT):
+            chunks.append(data[start:end])
+        start = end
+    return b"".join([*chunks, data[start:]])
 
 
 def orientation(info: Mapping[str | tuple[int, int], Any]) -> int:
-    """Return which way up an image is (EXIF's tag 274, 1 to 8; 1 where nothing readable says otherwise), from Pillow's ``info``.
+    """Return an image's orientation (EXIF's tag 274, 1 to 8; 1 if there is none that can be read) from Pillow's ``info``.
 
-    Read here, from the first directory of the TIFF structure alone (EXIF 2.32, 4.6): Pillow's reader raises errors of many
-    kinds over entries that do not matter (#8348, #8605).
+    It is read only from the first directory of the TIFF structure (EXIF 2.32, 4.6): Pillow's own reader raises many kinds
+    of errors for entries that are not needed (#8348, #8605).
     """
     exif, xmp = info.get("exif"), info.get("XML:com.adobe.xmp", info.get("xmp"))
-    if isinstance(exif, bytes) and (found := _orientation_of_tiff(exif)) is not None:
-        return found
+    if isinstance(exif, bytes) and (of_tiff := _orientation_of_tiff(exif)) is not None:
+        return of_tiff
     text = xmp.decode("latin-1") if isinstance(xmp, bytes) else xmp if isinstance(xmp, str) else ""
     match = _XMP_ORIENTATION.search(text)
     return int(match[1]) if match else 1
@@ -126,47 +130,47 @@ def orientation(info: Mapping[str | tuple[int, int], Any]) -> int:
 def _orientation_of_tiff(exif: bytes) -> int | None:
     while exif.startswith(_EXIF):
         exif = exif.removeprefix(_EXIF)
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
-    if order is None or len(exif) < 10:
+    byte_order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if byte_order is None or len(exif) < 10:
         return None
-    (start,) = struct.unpack_from(f"{order}I", exif, 4)
+    (start,) = struct.unpack_from(f"{byte_order}I", exif, 4)
     if start + 2 > len(exif):
         return None
-    (count,) = struct.unpack_from(f"{order}H", exif, start)
-    for at in range(start + 2, min(start + 2 + 12 * count, len(exif) - 11), 12):
-        tag, kind, number, value = struct.unpack_from(f"{order}HHIH", exif, at)
+    (count,) = struct.unpack_from(f"{byte_order}H", exif, start)
+    for offset in range(start + 2, min(start + 2 + 12 * count, len(exif) - 11), 12):
+        tag, kind, number, value = struct.unpack_from(f"{byte_order}HHIH", exif, offset)
         if (tag, kind, number) == (_ORIENTATION_TAG, _SHORT, 1):
             return value if 1 <= value <= 8 else None
     return None
 
 
 def resize_and_crop(image: Image.Image, width: int, height: int) -> Pixels:
-    """Return the image scaled to cover ``width`` x ``height`` and cut to it in the middle, uint8 [height, width, 3]."""
+    """Return the image scaled to cover ``width`` x ``height`` and center-cropped, uint8 [height, width, 3]."""
     return np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS))
 
 
 def resize_pixels(pixels: Pixels, width: int, height: int) -> Pixels:
-    """Return the image at another size, uint8 [height, width, 3]."""
+    """Return the image scaled to another size, uint8 [height, width, 3]."""
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
 
 
 def to_network(pixels: Pixels) -> NDArray[np.float16]:
-    """uint8 [H, W, 3] -> fp16 [1, 3, H, W] in [-1, 1]."""
+    """Convert uint8 [H, W, 3] to fp16 [1, 3, H, W] in [-1, 1]."""
     scaled = pixels.astype(np.float32) / 127.5 - 1
     return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None]).astype(np.float16)
 
 
 def to_pixels(image: NDArray[np.float32]) -> Pixels:
-    """fp32 [1, 3, H, W] in [-1, 1] (beyond it is clipped) -> uint8 [H, W, 3]."""
+    """Convert fp32 [1, 3, H, W], clipped to [-1, 1], to uint8 [H, W, 3]."""
     scaled = np.clip(image[0].transpose(1, 2, 0) / 2 + 0.5, 0, 1) * 255
     return np.ascontiguousarray(np.round(scaled).astype(np.uint8))
 
 
 def encode_png(pixels: Pixels, parameters: str) -> bytes:
-    """Return a PNG with ``parameters`` as AUTOMATIC1111's text chunk (iTXt where it does not fit Latin-1)."""
+    """Return a PNG with ``parameters`` as AUTOMATIC1111's text chunk (iTXt if the text is not Latin-1)."""
     info = PngInfo()
     info.add_text("parameters", parameters)
     file = io.BytesIO()
-    # zlib's own choice, 6, takes twice as long for files 4 to 8 % smaller (27 against 57 ms at 512x512).
+    # zlib's default level, 6, takes twice as long for files 4 to 8 % smaller (57 against 27 ms at 512x512).
     Image.fromarray(pixels).save(file, "PNG", pnginfo=info, compress_level=4)
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""AUTOMATIC1111's ``parameters`` text: how to make an image again, written and read."""
+"""Writes and reads AUTOMATIC1111's ``parameters`` text, which says how to make an image again."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from server.pipeline.request import FIELDS, GenerationRequest, ImageSeeds
 from server.pipeline.schedulers import SCHEDULERS
 
 _NEGATIVE = "Negative prompt: "
-#: Where prompts are written once more, whose own lines would be read otherwise.
+#: Keys under which prompts are written a second time if their own lines would be misread.
 _WHOLE = ("Whole prompt", "Whole negative prompt")
-#: The order of A1111's settings; ours that it does not know go before the last two.
+#: The order of A1111's settings; our own settings go before the last two.
 _ORDER = (
     "Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model hash", "Model", "Variation seed",
     "Variation seed strength", "Denoising strength", "RNG", "Version",
@@ -26,7 +26,7 @@ _PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 
 @dataclass(frozen=True)
 class Parameters:
-    """The content of an image's text: the prompts, and its other settings by A1111's names."""
+    """The content of the text: the prompts, and the other settings by A1111's names."""
 
     prompt: str
     negative_prompt: str
@@ -39,7 +39,7 @@ def _quoted(value: object) -> str:
 
 
 def _settings(request: GenerationRequest, manifest: Manifest, seeds: ImageSeeds) -> dict[str, object]:
-    """Return the settings of the image made with ``seeds``, in A1111's order where it has one."""
+    """Return the settings of the image made with ``seeds``, in A1111's order."""
     scheduler = SCHEDULERS[request.sampling.scheduler]
     settings: dict[str, object] = {
         "Sampler": scheduler.title,
@@ -64,34 +64,33 @@ def _settings(request: GenerationRequest, manifest: Manifest, seeds: ImageSeeds)
 
 
 def write_infotext(request: GenerationRequest, manifest: Manifest, seeds: ImageSeeds) -> str:
-    """Return the text of the image made with ``seeds``. ``RNG`` says whose noise it is."""
+    """Return the text of the image made with ``seeds``. Its ``RNG`` names the random number generator."""
     prompts = request.prompts
     settings = _settings(request, manifest, seeds)
     negative = f"\n{_NEGATIVE}{prompts.negative_prompt}" if prompts.negative_prompt else ""
     text = f"{prompts.prompt}{negative}\n" + ", ".join(f"{k}: {_quoted(v)}" for k, v in settings.items())
-    found = read_infotext(text)
-    if (found.prompt, found.negative_prompt) == (prompts.prompt, prompts.negative_prompt):
+    parameters, both = read_infotext(text), (prompts.prompt, prompts.negative_prompt)
+    if (parameters.prompt, parameters.negative_prompt) == both:
         return text
-    whole = (prompts.prompt, prompts.negative_prompt)
     return text + "".join(
-        f", {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in zip(_WHOLE, whole, strict=True) if value
+        f", {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in zip(_WHOLE, both, strict=True) if value
     )
 
 
 def _unquoted(value: str) -> str:
-    """Read a value as A1111 does: what only looks quoted is taken as it is (a Windows path, a quote that is not closed)."""
+    """Read a value as A1111 does: a value that is not valid JSON stays as it is (a Windows path, an unclosed quote)."""
     try:
-        found = json.loads(value) if value.startswith('"') else None
+        unquoted = json.loads(value) if value.startswith('"') else None
     except json.JSONDecodeError:
-        found = None
-    return found if isinstance(found, str) else value.strip()
+        unquoted = None
+    return unquoted if isinstance(unquoted, str) else value.strip()
 
 
 def read_infotext(text: str) -> Parameters:
-    """Read a text; a last line without at least three settings is part of the prompt, as in A1111.
+    """Parse the text; a last line with fewer than three settings is part of the prompt, as in A1111.
 
-    A prompt with a line that begins as the negative prompt's does cannot be told from one in A1111's layout; we write such
-    prompts a second time among the settings, and take them from there.
+    In A1111's layout, a prompt's line that begins like the negative prompt's is ambiguous. `write_infotext` writes such
+    prompts a second time among the settings, and this function reads them from there.
     """
     *lines, last = text.rstrip().replace("\r\n", "\n").split("\n")
     pairs = _PAIR.findall(last)

@@ -13,7 +13,7 @@ from server.pipeline.stable_diffusion import StableDiffusion
 
 
 def _ignore(note: str) -> None:
-    """Do nothing with it."""
+    """Do nothing."""
 
 
 def open_pipeline(
@@ -24,9 +24,9 @@ def open_pipeline(
     precision: str = "fast",
     trying: Callable[[str], None] = _ignore,
 ) -> StableDiffusion:
-    """Return the folder's pipeline, with nothing loaded yet.
+    """Return the folder's pipeline, with no network loaded yet.
 
-    ``memory_budget`` is what the loaded networks' weights may take, in bytes. ``trying`` is called with a note's file name
+    ``memory_budget`` is the limit for the weights of loaded networks, in bytes. ``trying`` is called with a note's file name
     before a program is tried on a compute unit that may kill this process (see `converter.devices.trials.noted`).
     """
     units = dict(compute_units)

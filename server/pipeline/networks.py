@@ -1,4 +1,4 @@
-"""A model's loaded networks, no more of them at once than memory allows."""
+"""A model's loaded networks, within a memory budget."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from converter.runtime import ComputeUnit, Network, load, weight_bytes
 
 #: Loads a function of a package on a compute unit.
 Loader = Callable[[Path, str, str], Network]
-#: Network -> compute unit (see `converter.devices.units`); a network that is not named takes the default, or follows the model.
+#: Network -> compute unit (see `converter.devices.units`); other networks use the default, or the model's.
 ComputeUnits = dict[str, ComputeUnit]
 _GB = 10**9
 
 
 def load_package(path: Path, function: str, compute_units: str, precision: str = "fast") -> Network:
-    """Load the function of the package at ``path``, on the compute unit and in the precision."""
+    """Load a function of the package at ``path`` on a compute unit, in a precision."""
     return load(path, function=function, compute_units=compute_units, precision=precision)
 
 
 def expect_network(name: str, path: Path, inputs: Collection[str]) -> None:
     """Raise ManifestError if the package at ``path`` has the inputs of another network than ``name``."""
-    takes = kind_of(name).marking_input
-    if takes not in inputs:
-        raise ManifestError(f"{path} is no {name}: it takes {', '.join(inputs)}, and not {takes}")
+    expected = kind_of(name).marking_input
+    if expected not in inputs:
+        raise ManifestError(f"{path} is not a {name}: its inputs are {', '.join(inputs)}, without {expected}")
 
 
 class Networks:
-    """Networks by name and size, loaded when they are first asked for.
+    """Networks by name and size, loaded when they are first used.
 
-    Where one more does not fit the budget, those that were asked for longest ago are let go until it does; where memory
-    is tight, that leaves each loaded only while it is used (Apple's reduceMemory): text encoder, then UNet, then
-    decoder. A caller must not keep a network that it has finished with. The budget is of weights; what a network
-    computes with comes on top.
+    If a network does not fit the budget beside the loaded ones, those used longest ago are unloaded until it does. With
+    little memory each network is thus loaded only while it is used (Apple's reduceMemory): text encoder, then UNet, then
+    decoder. A caller must not keep a reference to a network that it has finished with. The budget counts weights; working
+    memory comes in addition.
     """
 
     def __init__(
@@ -49,37 +49,37 @@ class Networks:
         budget: int | None,
         trials: Trials | None = None,
     ) -> None:
-        """``budget`` is in bytes; None sets no bound. ``trials`` place the networks on compute units, where there are any."""
+        """``budget`` is in bytes; None: no limit. ``trials`` choose the compute units; None without Core ML."""
         self._folder, self._units, self._loader, self._trials = folder, units, loader, trials
         self._budget = sys.maxsize if budget is None else budget
-        #: Loaded networks with their bytes, the one asked for last at the end.
-        self._held: dict[tuple[str, str], tuple[Network, int]] = {}
+        #: Loaded networks with their bytes; the one used last is at the end.
+        self._loaded: dict[tuple[str, str], tuple[Network, int]] = {}
 
     def _bytes(self, package: Package) -> int:
         return weight_bytes(self._folder.path / package.path)
 
-    def together(self, *names: str, width: int, height: int) -> bool:
-        """Return whether these networks, for images of a size in pixels, fit the budget at once."""
+    def fit_together(self, *names: str, width: int, height: int) -> bool:
+        """Return whether these networks, for images of a size in pixels, fit the budget together."""
         return sum(self._bytes(self._folder.best(name, width, height)) for name in names) <= self._budget
 
     def get(
         self, name: str, width: int | None = None, height: int | None = None, *, batch: int = 1, tokens: int = 0
     ) -> Network:
-        """Return a network: the smallest of its programs for images of that size and so many rows and tokens at once.
+        """Return a network, loaded: its smallest variant for images of that size, and so many rows and tokens at once.
 
-        Raises MemoryShortage where it alone does not fit the budget, and what loading raises.
+        Raises MemoryShortage if it does not fit the budget even alone, and what loading raises.
         """
         package = self._folder.best(name, width, height, batch=batch, tokens=tokens)
         key = (package.path, package.function)
-        if key in self._held:
-            self._held[key] = self._held.pop(key)
+        if key in self._loaded:
+            self._loaded[key] = self._loaded.pop(key)
         else:
             needed = self._bytes(package)
             self._make_room(name, needed)
             network = self._load(name, package)
             expect_network(name, self._folder.path / package.path, network.inputs)
-            self._held[key] = (network, needed)
-        return self._held[key][0]
+            self._loaded[key] = (network, needed)
+        return self._loaded[key][0]
 
     def _load(self, name: str, package: Package) -> Network:
         if self._trials is not None:
@@ -93,5 +93,5 @@ class Networks:
                 f"{name} of {self._folder.manifest.name} takes {needed / _GB:.2f} GB of memory, and models may take "
                 f"{self._budget / _GB:.2f} GB; convert it smaller, or give the server a larger memory_budget_gb"
             )
-        while self._held and needed + sum(size for _, size in self._held.values()) > self._budget:
-            del self._held[next(iter(self._held))]
+        while self._loaded and needed + sum(size for _, size in self._loaded.values()) > self._budget:
+            del self._loaded[next(iter(self._loaded))]

@@ -1,9 +1,9 @@
-"""The random numbers of an image: whose generator draws them, and in which order.
+"""The random numbers of an image: which generator draws them, and in which order.
 
-The order differs with whose images are to be made again. diffusers draws the source image's place in the encoder's
-distribution before the noise, Apple's Swift pipeline after it; A1111 draws it apart from the image's seed, so that
-here it is the middle of the distribution (Stable Diffusion's encoder hardly spreads). For the steps of ancestral
-schedulers diffusers and A1111 go on with the same generator, and Apple's begins again from the seed.
+Generator and order are those of the software whose images are to be reproduced. diffusers draws the source image's sample
+from the encoder's distribution before the noise, Apple's Swift pipeline after it. A1111 draws it independently of the
+image's seed; here the distribution's mean is used instead (the spread of Stable Diffusion's encoder is small). For the
+steps of ancestral schedulers diffusers and A1111 continue with the same generator, and Apple's starts again from the seed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from server.pipeline.philox import PhiloxGenerator
 from server.pipeline.request import ImageSeeds
 
 Noise = NDArray[np.float32]
-#: Mean cosine from which A1111 takes two noises for parallel, where the arc between them has no direction.
+#: Above this mean cosine A1111 treats two noises as parallel: the arc between them has no direction.
 _PARALLEL = 0.9995
 
 
@@ -31,15 +31,15 @@ class Generator(Protocol):
 
 
 class TorchGenerator:
-    """PyTorch's on the CPU, as diffusers is usually given it."""
+    """PyTorch's generator on the CPU, which diffusers usually uses."""
 
     def __init__(self, seed: int) -> None:
         self._generator = torch.Generator("cpu").manual_seed(seed)
 
     def normal(self, shape: tuple[int, ...]) -> Noise:
-        """Return what ``torch.randn`` gives next."""
-        drawn: Noise = torch.randn(shape, generator=self._generator).numpy()
-        return drawn
+        """Return the next tensor of ``torch.randn``."""
+        tensor: Noise = torch.randn(shape, generator=self._generator).numpy()
+        return tensor
 
 
 class NumpyGenerator:
@@ -49,7 +49,7 @@ class NumpyGenerator:
         self._generator = np.random.RandomState(seed)
 
     def normal(self, shape: tuple[int, ...]) -> Noise:
-        """Return what ``numpy.random.randn`` gives next, in fp32."""
+        """Return the next array of ``numpy.random.randn``, as fp32."""
         return self._generator.standard_normal(shape).astype(np.float32)
 
 
@@ -61,21 +61,21 @@ _GENERATORS: dict[str, Callable[[int], Generator]] = {
 
 
 def slerp(strength: float, low: Noise, high: Noise) -> Noise:
-    """From ``low`` to ``high`` [1, C, H, W] along the arc between them, ``strength`` of the way (A1111's rng.slerp).
+    """Interpolate from ``low`` to ``high`` [1, C, H, W] along the arc between them, by ``strength`` (A1111's rng.slerp).
 
-    Each column of a channel turns by its own angle, as there: lengths are taken over H.
+    As in A1111, each column of a channel has its own angle: norms are taken over H.
     """
     a, b = (noise / np.linalg.norm(noise, axis=2, keepdims=True) for noise in (low, high))
     cosine = (a * b).sum(2, keepdims=True)
     if cosine.mean() > _PARALLEL:
         return low
     angle = np.arccos(np.clip(cosine, -1, 1))
-    share_low, share_high = np.sin((1 - strength) * angle), np.sin(strength * angle)
-    return np.asarray((share_low * low + share_high * high) / np.sin(angle), np.float32)
+    weight_low, weight_high = np.sin((1 - strength) * angle), np.sin(strength * angle)
+    return np.asarray((weight_low * low + weight_high * high) / np.sin(angle), np.float32)
 
 
 class ImageNoise:
-    """Draws the noise of one image. Each of `encoding`, `start` and `step` is asked for in this order, if at all."""
+    """Draws the noise of one image. `encoding`, `start` and `step` are called in this order, each only if it is needed."""
 
     def __init__(self, rng: str, seeds: ImageSeeds, variation_strength: float, shape: tuple[int, ...]) -> None:
         """``rng`` is one of RNGS, ``shape`` the latents' [1, C, h, w]."""
@@ -85,7 +85,7 @@ class ImageNoise:
         self._steps = _GENERATORS[rng](seeds.seed) if rng == "numpy" else self._generator
 
     def encoding(self) -> Noise:
-        """Return how far from the mean the source image's latents are drawn, in standard deviations."""
+        """Return the offset of the source image's latents from the mean, in standard deviations."""
         if self._rng == "cuda":
             return np.zeros(self._shape, np.float32)
         if self._rng == "numpy":
@@ -93,7 +93,7 @@ class ImageNoise:
         return self._generator.normal(self._shape)
 
     def start(self) -> Noise:
-        """Return the noise an image starts from, turned towards the variation's."""
+        """Return the noise that an image starts from, interpolated towards the variation's noise."""
         noise = self._generator.normal(self._shape) if self._early is None else self._early
         if self._seeds.variation is None:
             return noise
@@ -101,5 +101,5 @@ class ImageNoise:
         return slerp(self._strength, noise, other)
 
     def step(self) -> Noise:
-        """Draw fresh noise for a step of a scheduler that takes some."""
+        """Draw fresh noise for a step of a scheduler that uses it."""
         return self._steps.normal(self._shape)

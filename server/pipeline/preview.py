@@ -1,7 +1,7 @@
 """Previews of an image while it is made: small JPEGs of the latents.
 
-By the model's tiny autoencoder (TAESD) where it has one; otherwise each latent is one pixel, its colour a linear
-function of the channels, which is known for the autoencoders of Stable Diffusion and fitted to others' decoders.
+The model's tiny autoencoder (TAESD) decodes them if it has one. Otherwise each latent becomes one pixel, whose color is a
+linear function of the channels: published for the autoencoders of Stable Diffusion, and fitted to the decoder for others.
 """
 
 from __future__ import annotations
@@ -45,44 +45,44 @@ _PUBLISHED = (
         / np.float32(127.5),
     ),
 )
-#: A fit decodes so many patches of one colour a side at most.
+#: A fit decodes at most so many patches of one color a side.
 _PATCHES = 8
 
 
 def _rows(latents: Latents) -> NDArray[np.float32]:
-    """[1, C, h, w] -> [h * w, C + 1], the last column of ones."""
+    """Reshape [1, C, h, w] to [h * w, C + 1], the last column of ones."""
     channels = latents[0].reshape(latents.shape[1], -1).T
     return np.concatenate([channels, np.ones((len(channels), 1), np.float32)], 1)
 
 
 def published_factors(manifest: Manifest) -> Factors | None:
-    """Return the factors of the model's autoencoder; None unless it is a published one."""
+    """Return the published factors of the model's autoencoder; None if there are none."""
     if manifest.latent_channels != 4:
         return None
     scaling = manifest.vae_scaling_factor
-    return next((factors for known, factors in _PUBLISHED if math.isclose(known, scaling, abs_tol=5e-6)), None)
+    return next((factors for factor, factors in _PUBLISHED if math.isclose(factor, scaling, abs_tol=5e-6)), None)
 
 
 def fitted_factors(decoder: Network, scaling_factor: float) -> Factors:
-    """Return the factors that come nearest to a decoder (least squares), of patches of random colour it decodes once."""
+    """Return the factors that fit a decoder best (least squares), from one call with patches of random color."""
     _, channels, height, width = decoder.inputs["z"].shape
     count = min(_PATCHES, height, width)
     down, across = height // count, width // count
     patches = np.random.default_rng(0).standard_normal((1, channels, count, count)).astype(np.float32)
-    beyond = ((0, 0), (0, 0), (0, height - down * count), (0, width - across * count))
-    latents = np.pad(patches.repeat(down, 2).repeat(across, 3), beyond)
+    margins = ((0, 0), (0, 0), (0, height - down * count), (0, width - across * count))
+    latents = np.pad(patches.repeat(down, 2).repeat(across, 3), margins)
     image = decoder.predict({"z": (latents / np.float32(scaling_factor)).astype(np.float16)})["image"]
     scale = image.shape[2] // height
-    whole = image[0, :, : count * down * scale, : count * across * scale]
-    colours = whole.reshape(3, count, down * scale, count, across * scale).mean((2, 4))
-    found, *_ = np.linalg.lstsq(_rows(patches), colours.reshape(3, -1).T)
-    return np.asarray(found, np.float32)
+    decoded = image[0, :, : count * down * scale, : count * across * scale]
+    colors = decoded.reshape(3, count, down * scale, count, across * scale).mean((2, 4))
+    factors, *_ = np.linalg.lstsq(_rows(patches), colors.reshape(3, -1).T)
+    return np.asarray(factors, np.float32)
 
 
-def coloured(latents: Latents, factors: Factors) -> Pixels:
+def apply_factors(latents: Latents, factors: Factors) -> Pixels:
     """Return a pixel for each latent, uint8 [h, w, 3]."""
-    colours = (_rows(latents) @ factors).T.reshape(1, 3, *latents.shape[2:])
-    return to_pixels(colours)
+    colors = (_rows(latents) @ factors).T.reshape(1, 3, *latents.shape[2:])
+    return to_pixels(colors)
 
 
 class Previewer:
@@ -93,7 +93,7 @@ class Previewer:
         self._factors = published_factors(manifest)
 
     def needs(self, width: int, height: int) -> str | None:
-        """Return the network that a preview of this size (pixels) runs now; None where it runs none."""
+        """Return the network that a preview of this size (pixels) needs now; None if it needs none."""
         tiny = self._manifest.networks.get(PREVIEW_DECODER.name, ())
         if any((p.width, p.height) == (width, height) for p in tiny):
             return PREVIEW_DECODER.name
@@ -107,10 +107,10 @@ class Previewer:
             self._factors = fitted_factors(
                 self._network(VAE_DECODER.name, width, height), self._manifest.vae_scaling_factor
             )
-        return coloured(denoised, self._factors)
+        return apply_factors(denoised, self._factors)
 
     def jpeg(self, denoised: Latents, width: int, height: int) -> bytes:
-        """Return a JPEG of denoised latents [1, C, h, w] of an image of that size (pixels), which it is not larger than."""
+        """Return a JPEG of denoised latents [1, C, h, w] for an image of that size (pixels); the JPEG is not larger."""
         image = Image.fromarray(self._pixels(denoised, width, height))
         scale = min(1.0, LONGEST_SIDE / max(width, height))
         size = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -1,4 +1,4 @@
-"""A prompt as CLIP's token ids (Radford et al. 2021, byte-level BPE with word ends)."""
+"""Converts prompts to CLIP's token ids (Radford et al. 2021, byte-level BPE with word ends)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\
 
 
 def _read(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]], str, dict[int, Token]]:
-    """Token -> number, the merges, what fills a prompt up, and the added tokens by number."""
+    """Return token -> number, the merges, the padding token, and the added tokens by number."""
     vocabulary: dict[str, int] = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
     lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
     merges = [(a, b) for a, _, b in (line.partition(" ") for line in lines if not line.startswith("#version")) if b]
@@ -31,13 +31,13 @@ def _read(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]], str, dic
 
 
 class PromptTokenizer:
-    """Splits prompts exactly as transformers' CLIPTokenizer does, whose import takes a second that this does not."""
+    """Splits prompts exactly as transformers' CLIPTokenizer does, without its import, which takes a second."""
 
     def __init__(self, folder: Path, tokens: int) -> None:
-        """``folder`` has vocab.json and merges.txt; ``tokens`` is the length every prompt is padded or cut to.
+        """``folder`` has vocab.json and merges.txt; ``tokens`` is the length of every chunk, padded if need be.
 
         Tokens that were added to the vocabulary are in its tokenizer_config.json (see `converter.sources.tokenizer`). Raises
-        ManifestError where a file is damaged.
+        ManifestError if a file is damaged.
         """
         try:
             vocabulary, merges, pad, added = _read(folder)
@@ -64,22 +64,22 @@ class PromptTokenizer:
                 pre_tokenizers.ByteLevel(add_prefix_space=False),
             ]
         )
-        # Folders that were converted before tokens were listed, and single files', say only what they pad with.
+        # Folders from older conversions, and those of single files, list no added tokens, only the padding token.
         own = {word for word in (BEGIN, END, pad) if word in vocabulary} - {t["content"] for t in added.values()}
         self._tokenizer.add_tokens([AddedToken(word, normalized=False, special=True) for word in sorted(own)])
-        # In the order of their numbers, as transformers adds them: of two that are normalized to one text, one counts.
+        # Sorted by number, as transformers adds them: if two are normalized to the same text, only one of them counts.
         self._tokenizer.add_tokens([AddedToken(**token) for _, token in sorted(added.items())])
 
-    def pieces(self, prompt: str, most: int) -> list[NDArray[np.float32]]:
-        """Return the prompt's ids, fp32 [1, tokens] each: as many rows as it fills, at least one and at most ``most``.
+    def chunks(self, prompt: str, most: int) -> list[NDArray[np.float32]]:
+        """Return the prompt's ids in chunks, fp32 [1, tokens] each: as many as it fills, at least 1 and at most ``most``.
 
-        What does not fit into so many is left out. Each row begins and ends as a prompt of its own, which is how
-        A1111 gives CLIP a prompt longer than it was trained for.
+        Ids beyond the last chunk are left out. Each chunk begins and ends like a prompt of its own, as in A1111, which
+        thus gives CLIP prompts longer than it was trained for.
         """
-        found, room = self._tokenizer.encode(prompt, add_special_tokens=False).ids, self._tokens - 2
-        starts = range(0, min(max(len(found), 1), most * room), room)
-        return [self._row(found[start : start + room]) for start in starts]
+        ids, size = self._tokenizer.encode(prompt, add_special_tokens=False).ids, self._tokens - 2
+        starts = range(0, min(max(len(ids), 1), most * size), size)
+        return [self._chunk(ids[start : start + size]) for start in starts]
 
-    def _row(self, ids: list[int]) -> NDArray[np.float32]:
+    def _chunk(self, ids: list[int]) -> NDArray[np.float32]:
         row = [self._begin, *ids, self._end]
         return np.asarray([row + [self._pad] * (self._tokens - len(row))], np.float32)

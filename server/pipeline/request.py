@@ -1,4 +1,4 @@
-"""The request that every dialect turns its own format into: nested by concern, immutable, bound to a model.
+"""The generation request, to which every dialect converts its own format: nested by concern, immutable, bound to a model.
 
 Each field is defined here once, with its limits, default, description and infotext key. Validation, JSON, the database, the
 native API's schema, the command line's flags, the capabilities' limits and the infotext follow from the definition.
@@ -30,21 +30,21 @@ from server.pipeline.fields import (
     Within,
     fields_of,
 )
-from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule, UnknownScheduler, find_scheduler, fitting
+from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule, UnknownScheduler, find_scheduler, usable_schedulers
 
-#: CLIP reads 75 tokens, and a longer text than this is a mistake or an attack on the tokenizer.
+#: CLIP reads 75 tokens; a text longer than this is a mistake, or an attack on the tokenizer.
 _PROMPT = Characters(10_000)
 _IMAGES = Within(1, 8)
 #: A1111's names of generators; it has none for NumPy's, which Apple's pipelines use.
 _INFOTEXT_RNGS = {"torch": "CPU", "numpy": "NumPy", "cuda": "NV"}
-#: Whose random numbers: diffusers' (PyTorch on the CPU), Apple's pipelines' (NumPy's old generator), and AUTOMATIC1111's
-#: (PyTorch on an NVIDIA GPU). Images made elsewhere are made again with theirs.
+#: Random number generators: diffusers' (PyTorch on the CPU), Apple's pipelines' (NumPy's old generator), and AUTOMATIC1111's
+#: (PyTorch on an NVIDIA GPU). With these, images made by that software can be reproduced.
 RNGS = tuple(_INFOTEXT_RNGS)
 _TO_DRAW = (None, -1)
 
 
 class RequestError(AnemoneError):
-    """A field of a request is not acceptable."""
+    """A request's field has a value that is not accepted."""
 
     def __init__(self, field: str, value: object, accepted: str) -> None:
         shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
@@ -54,14 +54,14 @@ class RequestError(AnemoneError):
 
 @dataclass(frozen=True)
 class _Seed(Within):
-    """A seed, or -1 to have one drawn."""
+    """A seed, or -1 for a random one."""
 
     def accepts(self, value: float) -> bool:
-        """Return whether it is -1 or a seed."""
+        """Return whether the value is -1 or a seed."""
         return value == -1 or super().accepts(value)
 
     def add_to(self, schema: dict[str, Any]) -> None:
-        """Write the range with -1."""
+        """Write the range, which includes -1."""
         schema.update(minimum=-1, maximum=self.high)
 
 
@@ -70,7 +70,7 @@ _SEED = _Seed(0, 2**32 - 1)
 
 def _plain_text(text: str) -> str:
     if any((ord(c) < 32 and c not in "\t\r\n") or 0xD800 <= ord(c) < 0xE000 for c in text):
-        raise ValueError("text without control characters or halves of surrogate pairs")
+        raise ValueError("text without control characters and without unpaired surrogates")
     return text
 
 
@@ -94,14 +94,14 @@ Text = Annotated[str, AfterValidator(_plain_text), _PROMPT]
 
 
 class Prompts(Part):
-    """What to show."""
+    """The texts that describe an image."""
 
     prompt: Text = Field(description="What to show; CLIP reads the first 75 tokens")
     negative_prompt: Text = Field("", description="What not to show")
 
 
 class Size(Part):
-    """Pixels of an image."""
+    """An image's width and height in pixels."""
 
     width: Annotated[Whole, FromModel(lambda manifest: manifest.sizes[0][0])] = Field(
         description="Pixels; a size the model was converted for (see capabilities)"
@@ -118,7 +118,7 @@ class Sampling(Part):
     steps: Annotated[Whole, Within(1, 150), FromModel(lambda manifest: manifest.defaults.steps), Infotext("Steps")] = (
         Field(description="Denoising steps")
     )
-    # As far as A1111's slider goes; at 1 and below the negative prompt plays no part.
+    # The range of A1111's slider; at 1 and below the negative prompt has no effect.
     guidance_scale: Annotated[
         Real,
         Within(0.0, 30.0),
@@ -131,46 +131,47 @@ class Sampling(Part):
 
 
 class ImageSeeds(NamedTuple):
-    """The seed of an image, and that of the noise it is turned towards; None where it is not turned."""
+    """The seed of an image, and the seed of its variation's noise; None without variation."""
 
     seed: int
     variation: int | None
 
 
 class Seeds(Part):
-    """How many images, and the noise each is made from.
+    """The number of images, and the seeds of their noise.
 
-    seed: of the first image; `of_images` has that of each.
-    seeds: a seed for every image; None where they follow from ``seed``.
+    seed: that of the first image; `of_images` has the seeds of all.
+    seeds: a seed for every image; None if they follow from ``seed``.
     """
 
     seed: Annotated[Whole, _SEED] = Field(
-        description="-1 or none draws one. The same seed and settings give the same image on the same machine and "
+        description="-1 or left out: a random one. The same seed and settings give the same image on the same machine and "
         "compute unit"
     )
     n: Annotated[Whole, _IMAGES] = Field(1, description="How many images; image i uses seed + i")
     seeds: Annotated[Wholes, AfterValidator(_seed_for_each)] | None = Field(
-        None, description="A seed for each image, in place of seed and n; in a form with commas between"
+        None, description="A seed for each image, instead of seed and n; in a form separated by commas"
     )
     variation_seed: Annotated[Whole, _SEED] | None = Field(
         None,
-        description="The seed of the noise to turn towards; -1 or none draws one where variation_strength is above 0",
+        description="The seed of the variation's noise; -1 or left out: a random one if variation_strength is above 0",
     )
     variation_strength: Annotated[Real, Within(0.0, 1.0)] = Field(
         0.0,
-        description="How far to turn the noise towards variation_seed's (not at all to all the way); above 0 all images "
-        "use seed, and image i variation_seed + i, as A1111 does",
+        description="How far to move from seed's noise towards variation_seed's, from 0 (not at all) to 1 (completely); "
+        "above 0 all images use seed, and image i uses variation_seed + i, as in A1111",
     )
     rng: Annotated[str, OneOf(RNGS), Infotext("RNG", _INFOTEXT_RNGS.__getitem__)] = Field(
         RNGS[0],
-        description="Whose random numbers: those of diffusers (torch: PyTorch on the CPU; the usual), of Apple's "
-        "pipelines (numpy), or of AUTOMATIC1111 on an NVIDIA GPU (cuda)",
+        description="The random number generator: that of diffusers (torch: PyTorch on the CPU; the default), of "
+        "Apple's pipelines (numpy), or of AUTOMATIC1111 on an NVIDIA GPU (cuda)",
     )
 
     @property
     def of_images(self) -> tuple[ImageSeeds, ...]:
-        """The seeds of each image, as A1111 counts them (processing.py): without variation seed + i; with it the seed
-        stays and the variation's seed is counted up.
+        """The seeds of each image, as A1111 counts them (processing.py).
+
+        Without variation, image i has seed + i; with variation, it has seed and variation seed + i.
         """
         varied = self.variation_seed if self.variation_strength > 0 else None
         seeds = self.seeds or tuple((self.seed + (i if varied is None else 0)) % 2**32 for i in range(self.n))
@@ -179,21 +180,21 @@ class Seeds(Part):
 
 
 class Source(Part):
-    """The image that img2img starts from. ``image`` is the attachment's name."""
+    """The source image of img2img. ``image`` is the attachment's name."""
 
     image: Annotated[str, Attachment()] = Field(description="The image to start from")
     strength: Annotated[Real, Within(0, 1, above=True), Infotext("Denoising strength", "{:g}".format)] = Field(
-        0.75, description="How much of it to change: 0 is nothing, 1 everything"
+        0.75, description="How much of the image to change, from 0 (nothing) to 1 (everything)"
     )
 
 
 class GenerationRequest(Part):
-    """One image, or several, to make.
+    """A request for one or several images.
 
-    model: the installed model it was bound to when it was accepted.
-    size: of the images that are asked for.
-    computed: the size that the networks compute, which is one the model was converted for.
-    source: None makes images from noise (txt2img).
+    model: the installed model that it was bound to when it was accepted.
+    size: the size of the images that the client gets.
+    computed: the size that the networks compute, for which the model was converted.
+    source: None for images from noise alone (txt2img).
     """
 
     model: str = Field(description="An installed model (see capabilities); the default one if left out")
@@ -206,55 +207,55 @@ class GenerationRequest(Part):
 
     @property
     def skipped_steps(self) -> int:
-        """How many of the first steps img2img leaves out; 0 for txt2img."""
+        """The number of first steps that img2img leaves out; 0 for txt2img."""
         if self.source is None:
             return 0
         return self.sampling.steps - int(self.sampling.steps * self.source.strength)
 
     def values(self) -> dict[str, Any]:
-        """Return the fields that clients ask for by their names, without attachments and those that are None."""
+        """Return the values of the fields that clients set, by name, without attachments and None."""
         parts: dict[str | None, Any] = {None: self, **{name: getattr(self, name) for name in type(self).model_fields}}
-        found = {f.name: getattr(parts[f.part], f.name) for f in FIELDS if parts[f.part] and not f.find(Attachment)}
-        return {name: value for name, value in found.items() if value is not None}
+        values = {f.name: getattr(parts[f.part], f.name) for f in FIELDS if parts[f.part] and not f.find(Attachment)}
+        return {name: value for name, value in values.items() if value is not None}
 
 
-#: Every field that a client may ask for.
+#: Every field that a client may set.
 FIELDS: tuple[RequestField, ...] = tuple(fields_of(GenerationRequest))
 
 
 def asked_fields(fields: Sequence[RequestField]) -> dict[str, Any]:
-    """Return definitions for pydantic's ``create_model`` of fields as they are asked for: all but the prompt may be left out.
+    """Return definitions for pydantic's ``create_model`` of fields as clients send them: only the prompt is required.
 
-    What is left out, or null, takes its default when the request is bound.
+    A field that is left out, or null, takes its default when the request is bound.
     """
-    found: dict[str, Any] = {}
+    definitions: dict[str, Any] = {}
     for field in fields:
         required = field.name == "prompt"
         default = ... if required else None
-        found[field.name] = (
+        definitions[field.name] = (
             field.type if required else field.type | None,
             Field(default, description=field.info.description),
         )
-    return found
+    return definitions
 
 
 _Asked: type[BaseModel] = create_model("_Asked", __config__=ConfigDict(extra="forbid"), **asked_fields(FIELDS))
 
 
 def defaults(manifest: Manifest) -> dict[str, Any]:
-    """Return the value of every field that has one when it is not asked for, by name."""
-    found: dict[str, Any] = {}
+    """Return the default of every field that has one, by name."""
+    values: dict[str, Any] = {}
     for field in FIELDS:
         from_model = field.find(FromModel)
         if from_model is not None:
-            found[field.name] = from_model.value(manifest)
+            values[field.name] = from_model.value(manifest)
         elif not field.info.is_required():
-            found[field.name] = field.info.default
-    return found
+            values[field.name] = field.info.default
+    return values
 
 
-def _asked(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that are not None, each as its type; raises RequestError for the first that is not acceptable."""
+def _validated(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that are not None, converted to their types; raises RequestError for the first wrong one."""
     try:
         return _Asked.model_validate(values).model_dump(exclude_none=True)
     except ValidationError as error:
@@ -263,30 +264,30 @@ def _asked(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _drawn(seed: int | None) -> int:
-    """Return the seed, or a new one for None and -1, so that the job knows it from the start."""
+    """Return the seed, or a random one for None and -1. It is drawn when a request is accepted, so that it is stored with the job."""
     return secrets.randbelow(2**32) if seed is None or seed == -1 else seed
 
 
 def _draw_seeds(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return n and every seed of a request; raises RequestError where they contradict one another."""
+    """Return n and every seed of a request; raises RequestError if they contradict one another."""
     n, seed, seeds = asked.get("n"), asked.get("seed"), asked.get("seeds")
     if seeds is not None:
         if n not in (None, len(seeds)):
-            raise RequestError("n", n, f"the number of seeds, {len(seeds)}, or nothing")
+            raise RequestError("n", n, f"the number of seeds, {len(seeds)}; or leave it out")
         if seed not in _TO_DRAW:
-            raise RequestError("seed", seed, "nothing beside seeds, which name one for every image")
+            raise RequestError("seed", seed, "leave it out: seeds has a seed for every image")
         seeds = tuple(map(_drawn, seeds))
-        found = {"seeds": seeds, "n": len(seeds), "seed": seeds[0]}
+        drawn = {"seeds": seeds, "n": len(seeds), "seed": seeds[0]}
     else:
-        found = {"seed": _drawn(seed)}
+        drawn = {"seed": _drawn(seed)}
     # A1111's clients send -1 with a strength of 0.
     variation = asked.get("variation_seed")
     unused = variation in _TO_DRAW and not asked.get("variation_strength")
-    return found | {"variation_seed": None if unused else _drawn(variation)}
+    return drawn | {"variation_seed": None if unused else _drawn(variation)}
 
 
 def computed_size(asked: Size, sizes: Sequence[tuple[int, int]]) -> Size:
-    """Return the size to compute for an image of the size that is asked for; raises RequestError where there is none."""
+    """Return the size to compute for an image of the requested size; raises RequestError if the model has no such size."""
     if (asked.width, asked.height) not in sizes:
         field = "width" if asked.width not in {w for w, _ in sizes} else "height"
         accepted = ", ".join(f"{w}x{h}" for w, h in sizes)
@@ -295,21 +296,21 @@ def computed_size(asked: Size, sizes: Sequence[tuple[int, int]]) -> Size:
 
 
 def _check_schedule(request: GenerationRequest, manifest: Manifest) -> None:
-    """Raise RequestError unless the scheduler can take so many steps of the model's noise schedule."""
+    """Raise RequestError unless the scheduler can make so many steps with the model's noise schedule."""
     steps, scheduler = request.sampling.steps, request.sampling.scheduler
     try:
         schedule = NoiseSchedule.of(manifest)
     except ManifestError as error:
-        raise RequestError("model", request.model, f"models whose noise schedule we know ({error})") from error
+        raise RequestError("model", request.model, f"models with a known noise schedule ({error})") from error
     enough = SCHEDULERS[scheduler].enough_timesteps
     if not enough(schedule, steps):
         most = next(n for n in range(steps, 0, -1) if enough(schedule, n))
         trained = f"this model was trained on {schedule.num_train_timesteps} timesteps"
         raise RequestError("steps", steps, f"1 to {most} with {scheduler}: {trained}")
-    usable = fitting(schedule, steps)
+    usable = usable_schedulers(schedule, steps)
     if scheduler not in usable:
         noise = schedule.prediction_type == "epsilon"
-        why = "noise, which it predicts, says nothing of them" if noise else f"{scheduler} is unstable"
+        why = "a predicted noise does not determine the image" if noise else f"{scheduler} is unstable"
         why = f"this model's images start from pure noise (zero terminal SNR), where {why}"
         raise RequestError("scheduler", scheduler, f"{', '.join(usable) or 'none'}: {why}")
 
@@ -322,22 +323,21 @@ def _check_strength(request: GenerationRequest) -> None:
         raise RequestError("strength", source.strength, accepted)
 
 
-def bind(manifest: Manifest, model: str | None = None, **asked: Any) -> GenerationRequest:
-    """Return the request that is asked for by its fields' names, with defaults where they are missing or None.
+def bind(manifest: Manifest, model: str | None = None, **fields: Any) -> GenerationRequest:
+    """Return the request with these fields, by name; those that are missing or None take their defaults.
 
-    ``model`` is the name that ``manifest`` is installed by; None takes the manifest's own. Raises RequestError that names
-    the first unacceptable field.
+    ``model`` is the installed model's name; None: the manifest's own. Raises RequestError for the first wrong field.
     """
-    given = _asked(asked)
-    if "image" not in given and "strength" in given:
-        raise RequestError("strength", given["strength"], "nothing without an image; it belongs to img2img")
-    values = defaults(manifest) | given | _draw_seeds(given)
+    sent = _validated(fields)
+    if "image" not in sent and "strength" in sent:
+        raise RequestError("strength", sent["strength"], "leave it out without an image; it belongs to img2img")
+    values = defaults(manifest) | sent | _draw_seeds(sent)
     values |= {"model": model or manifest.name, "scheduler": find_scheduler(values["scheduler"]).name}
     parts: dict[str, dict[str, Any]] = {}
     for field in FIELDS:
         if field.part is not None and field.name in values:
             parts.setdefault(field.part, {})[field.name] = values[field.name]
-    if "image" not in given:
+    if "image" not in sent:
         del parts["source"]
     computed = computed_size(Size(**parts["size"]), manifest.sizes)
     request = GenerationRequest.model_validate({"model": values["model"], "computed": computed, **parts})
@@ -347,11 +347,11 @@ def bind(manifest: Manifest, model: str | None = None, **asked: Any) -> Generati
 
 
 def limits() -> dict[str, tuple[float, float]]:
-    """Return the range of every number that each request has, by the field's name."""
+    """Return the ranges of the number fields that every request has, by name; those with an exclusive bound are left out."""
     ranges = {f.name: f.find(Within) for f in FIELDS}
     return {name: (r.low, r.high) for name, r in ranges.items() if r is not None and not r.above}
 
 
 def longest_prompt() -> int:
-    """Return how many characters a prompt may have."""
+    """Return the largest number of characters in a prompt."""
     return _PROMPT.most

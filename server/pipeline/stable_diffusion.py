@@ -1,4 +1,4 @@
-"""A loaded model: text encoder, UNet and autoencoder, and the way from a request to images."""
+"""The Stable Diffusion pipeline: makes a request's images with text encoder, UNet and autoencoder."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
 from server.pipeline.schedulers.schedule import Latents
 from server.pipeline.tasks import EncodedImage, img2img, txt2img
 
-#: What an image takes beside the text encoders.
+#: The networks that txt2img uses in addition to the text encoders.
 _TXT2IMG = (UNET.name, UNET_PROMPT.name, VAE_DECODER.name)
 
 
 class StableDiffusion:
-    """A model ready to make images. Networks of a size are loaded when a request first needs that size."""
+    """A model's pipeline. The networks of a size are loaded when a request first needs that size."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class StableDiffusion:
         memory_budget: int | None = None,
         trials: Trials | None = None,
     ) -> None:
-        """``memory_budget`` is what the loaded networks' weights may take, in bytes; see `Networks`."""
+        """``memory_budget`` is the limit for the weights of loaded networks, in bytes; see `Networks`."""
         self._folder = folder
         self._networks = Networks(folder, compute_units, loader, memory_budget, trials)
         self._schedule = NoiseSchedule.of(folder.manifest)
@@ -67,10 +67,10 @@ class StableDiffusion:
         return self._networks.get(name, width, height, batch=batch, tokens=tokens)
 
     def load(self, progress: OnProgress = ignore) -> None:
-        """Load what a request of the default size needs; ``progress`` is called for each network.
+        """Load the networks for a request of the default size; ``progress`` is called for each.
 
-        Where not all of it fits into memory at once, each is loaded once all the same: a model that cannot run shows it
-        here, and Core ML has compiled it when it is loaded again.
+        If they do not fit into memory together, each is still loaded once: a model that cannot run fails here, and Core ML
+        compiles each network before a request needs it.
         """
         names = [n for n in self.manifest.networks if n in text_encoders([n]) or n in _TXT2IMG]
         for done, name in enumerate(names):
@@ -80,28 +80,26 @@ class StableDiffusion:
         progress(Progress("loading", names[-1], len(names), len(names)))
 
     def preview(self, step: Step, request: GenerationRequest) -> bytes | None:
-        """Return a small JPEG of a step; None where it would take more memory than there is beside the UNet."""
+        """Return a small JPEG of a step; None if its network does not fit the memory budget beside the UNet."""
         size = {"width": request.computed.width, "height": request.computed.height}
         needed = self._previewer.needs(**size)
-        if needed is not None and not self._networks.together(UNET.name, needed, **size):
+        if needed is not None and not self._networks.fit_together(UNET.name, needed, **size):
             return None
         return self._previewer.jpeg(step.denoised, **size)
 
-    def generate(
-        self, request: GenerationRequest, attachments: Mapping[str, bytes]
-    ) -> Generator[Step | GeneratedImage, None, None]:
-        """Make the request's images, and yield every step and every image when it is done.
+    def generate(self, request: GenerationRequest, attachments: Mapping[str, bytes]) -> Iterator[Step | GeneratedImage]:
+        """Make the request's images; yield every finished step and every finished image.
 
-        Random numbers are those of the request's ``rng`` in the order its owner draws them, so that one seed gives one
-        image here and there. Where memory does not hold UNet and decoder at once, the images come after the last step.
-        Closing the iterator cancels. Raises ImageError where an attachment cannot be used.
+        Random numbers are those of the request's ``rng``, drawn in the order of the software it comes from, so that a seed
+        gives the same image here and there. If UNet and decoder do not fit into memory together, all images come after the
+        last step. Closing the iterator cancels. Raises ImageError if an attachment cannot be used.
         """
         size = request.computed
         factor = self.manifest.vae_scale_factor
         shape = (1, self.manifest.latent_channels, size.height // factor, size.width // factor)
         conditioning = self._conditioner.conditioning(request)
         extra_channels = self._extra_channels(request, shape)
-        at_once = self._networks.together(UNET.name, VAE_DECODER.name, width=size.width, height=size.height)
+        fit_together = self._networks.fit_together(UNET.name, VAE_DECODER.name, width=size.width, height=size.height)
         source = self._encode_source(request, attachments)
         of_images = request.seeds.of_images
         waiting: list[tuple[int, Latents]] = []
@@ -111,7 +109,7 @@ class StableDiffusion:
                 latents = step.latents
                 yield replace(step, image=number)
             waiting.append((number, latents))
-            if at_once or number == len(of_images) - 1:
+            if fit_together or number == len(of_images) - 1:
                 for finished, latents in waiting:
                     yield GeneratedImage(finished, of_images[finished], self._decode(latents, request))
                 waiting.clear()
@@ -129,15 +127,17 @@ class StableDiffusion:
         return EncodedImage(mean, np.exp(0.5 * np.clip(log_variance, -30, 20)))
 
     def _extra_channels(self, request: GenerationRequest, shape: tuple[int, ...]) -> NDArray[np.float16]:
-        """Return the channels that follow the noisy latents': an inpainting model takes a mask, here of the whole image,
-        and the latents of the image with the masked part taken out; other models take none.
+        """Return the channels that follow those of the noisy latents.
+
+        An inpainting model takes a mask, here of the whole image, and the latents of the image without the masked part.
+        Other models take no extra channels.
         """
         if not self.manifest.conditions.inpainting:
             return np.empty((1, 0, *shape[2:]), np.float16)
         size = request.computed
         encoder = self.network(VAE_ENCODER.name, size.width, size.height)
-        nothing = np.zeros((1, 3, size.height, size.width), np.float16)
-        mean, _ = np.split(encoder.predict({"x": nothing})["latent"], 2, 1)
+        blank = np.zeros((1, 3, size.height, size.width), np.float16)
+        mean, _ = np.split(encoder.predict({"x": blank})["latent"], 2, 1)
         mask = np.ones((1, 1, *shape[2:]), np.float16)
         return np.concatenate([mask, (mean * np.float32(self.manifest.vae_scaling_factor)).astype(np.float16)], 1)
 
@@ -162,7 +162,7 @@ class StableDiffusion:
             yield from img2img(denoiser, scheduler, noise, source, scaling_factor, first)
 
     def _decode(self, latents: Latents, request: GenerationRequest) -> Pixels:
-        """Return the image at the size that was asked for."""
+        """Return the image at the requested size."""
         computed = request.computed
         decoder = self.network(VAE_DECODER.name, computed.width, computed.height)
         z = (latents / np.float32(self.manifest.vae_scaling_factor)).astype(np.float16)

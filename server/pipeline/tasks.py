@@ -1,4 +1,4 @@
-"""Text to image and image to image: where an image's latents begin."""
+"""The tasks txt2img and img2img, which differ in the latents that an image starts from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from server.pipeline.schedulers.schedule import Latents
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """The distribution of latents that an encoder gives an image, [1, C, h, w] each (Kingma and Welling 2014)."""
+    """The distribution of latents that the encoder returns for an image, [1, C, h, w] each (Kingma and Welling 2014)."""
 
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
@@ -27,7 +27,7 @@ class EncodedImage:
 
 
 def txt2img(denoiser: Denoiser, scheduler: Scheduler, noise: ImageNoise) -> Iterator[Step]:
-    """Yield the steps from noise alone."""
+    """Yield the steps of an image that starts from noise."""
     yield from denoiser.steps(scheduler, noise.start() * np.float32(scheduler.init_noise_sigma), 0, noise.step)
 
 
@@ -39,7 +39,7 @@ def img2img(
     scaling_factor: float,
     first_call: int,
 ) -> Iterator[Step]:
-    """Yield the steps from call ``first_call`` on, from a source image with the noise there is before that call."""
+    """Yield the steps from call ``first_call`` on, of an image that starts from a source image with that call's noise."""
     latents = source.draw(noise.encoding(), scaling_factor)
     yield from denoiser.steps(
         scheduler, scheduler.add_noise(latents, noise.start(), first_call), first_call, noise.step

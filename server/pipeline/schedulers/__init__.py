@@ -1,8 +1,8 @@
-"""Schedulers, by the names people know them by.
+"""Schedulers by name.
 
-Each is a class of its own module, built from a `NoiseSchedule` and a number of steps; see `Scheduler` for what it does.
-They agree with diffusers' schedulers of the same configuration, and need NumPy alone: importing diffusers takes four
-seconds, which a server's start does not have.
+Each is a class made from a `NoiseSchedule` and a number of steps; `Scheduler` describes its methods. They agree with
+diffusers' schedulers of the same configuration, and need only NumPy: importing diffusers takes four seconds, too long for
+the start of a server.
 """
 
 from __future__ import annotations
@@ -21,7 +21,15 @@ from server.pipeline.schedulers.lms import LMS
 from server.pipeline.schedulers.pndm import PNDM
 from server.pipeline.schedulers.schedule import NoiseSchedule, Scheduler
 
-__all__ = ["SCHEDULERS", "NoiseSchedule", "Scheduler", "SchedulerSpec", "UnknownScheduler", "find_scheduler", "fitting"]
+__all__ = [
+    "SCHEDULERS",
+    "NoiseSchedule",
+    "Scheduler",
+    "SchedulerSpec",
+    "UnknownScheduler",
+    "find_scheduler",
+    "usable_schedulers",
+]
 
 
 class UnknownScheduler(AnemoneError):
@@ -30,13 +38,13 @@ class UnknownScheduler(AnemoneError):
 
 @dataclass(frozen=True)
 class SchedulerSpec:
-    """A scheduler as requests name it, and as AUTOMATIC1111 titles it (``title`` and, apart, ``schedule_type``).
+    """A scheduler's name in requests, and its names in AUTOMATIC1111 (``title`` and ``schedule_type``).
 
-    from_pure_noise: the predictions with which it can start where no signal is left (zero terminal SNR). Noise is none
-        of them: all of the input is noise there, and what a UNet errs by in saying so is taken for 4096 times as much
-        of an image. Heun's and PNDM's methods begin by averaging the first two slopes, and what differs between them is
-        then taken along all of the way from sigma 4096: of 20 steps, an image's brightness comes out 20 times too
-        strong. The average of two velocities (PNDM's, where those are predicted) does no such thing.
+    from_pure_noise: the prediction types with which it can start where no signal is left (zero terminal SNR). "epsilon"
+        never is one: the whole input is noise there, and the UNet's error in predicting it is multiplied by 4096 in the
+        image. Heun's and PNDM's methods begin by averaging the first two slopes, whose difference then counts over the
+        whole way from sigma 4096: with 20 steps, an image's brightness becomes 20 times too strong. Averaging two
+        velocities (PNDM, if the model predicts them) does not have this effect.
     """
 
     name: str
@@ -47,7 +55,7 @@ class SchedulerSpec:
     from_pure_noise: tuple[str, ...] = ("v_prediction", "sample")
 
     def enough_timesteps(self, schedule: NoiseSchedule, steps: int) -> bool:
-        """Return whether the schedule has a timestep of its own for every step, and for the end that DPM++ counts as one."""
+        """Return whether the schedule has a separate timestep for every step, and for the end, which DPM++ counts as one."""
         count = schedule.num_train_timesteps
         return steps < count and self.make(schedule, steps).timesteps[0] < count
 
@@ -88,15 +96,18 @@ _BY_ALIAS = {
 
 
 def find_scheduler(name: str) -> SchedulerSpec:
-    """Return the scheduler called ``name``, in any of its spellings; raises UnknownScheduler listing the names."""
-    found = _BY_ALIAS.get(_plain(name))
-    if found is None:
+    """Return the scheduler of this name or alias, ignoring case, spaces, ``_`` and ``-``.
+
+    Raises UnknownScheduler, which lists the names.
+    """
+    spec = _BY_ALIAS.get(_plain(name))
+    if spec is None:
         raise UnknownScheduler(f"scheduler is {name!r}; accepted: {', '.join(SCHEDULERS)}")
-    return found
+    return spec
 
 
-def fitting(schedule: NoiseSchedule, steps: int) -> list[str]:
-    """Return the schedulers that can start where so many steps of this schedule do."""
+def usable_schedulers(schedule: NoiseSchedule, steps: int) -> list[str]:
+    """Return the names of the schedulers that can start at the first of so many steps of this schedule."""
     return [
         s.name
         for s in SCHEDULERS.values()

@@ -8,7 +8,7 @@ from server.pipeline.schedulers.schedule import Latents, Noise, NoiseSchedule
 
 
 class DDIM:
-    """Deterministic: predicts the clean latents and noises them again, a little less."""
+    """Deterministic steps: predicts the denoised latents and adds noise again, a little less."""
 
     order = 1
     init_noise_sigma = 1.0
@@ -19,16 +19,16 @@ class DDIM:
         self._stride = schedule.num_train_timesteps // steps
 
     def scale_model_input(self, latents: Latents, i: int) -> Latents:
-        """As they are."""
+        """Return the latents unchanged."""
         return latents
 
     def add_noise(self, latents: Latents, noise: Latents, i: int) -> Latents:
-        """sqrt(alpha) * clean + sqrt(1 - alpha) * noise."""
+        """Return sqrt(alpha) * latents + sqrt(1 - alpha) * noise."""
         alpha = self.schedule.alphas_cumprod[int(self.timesteps[i])]
         return np.float32(np.sqrt(alpha)) * latents + np.float32(np.sqrt(1 - alpha)) * noise
 
-    def _moved(self, prediction: Latents, latents: Latents, here: int, to: int) -> Latents:
-        """Return the latents of timestep ``here`` at timestep ``to``; below 0 is past the last."""
+    def _move(self, prediction: Latents, latents: Latents, here: int, to: int) -> Latents:
+        """Move the latents from timestep ``here`` to timestep ``to``; below 0 is past the last."""
         alphas, schedule = self.schedule.alphas_cumprod, self.schedule
         alpha = float(alphas[here])
         left = float(alphas[max(to, 0)]) if to >= 0 or not schedule.set_alpha_to_one else 1.0
@@ -37,6 +37,6 @@ class DDIM:
         return np.asarray(np.float32(left**0.5) * denoised + np.float32((1 - left) ** 0.5) * epsilon, np.float32)
 
     def step(self, prediction: Latents, i: int, latents: Latents, noise: Noise) -> Latents:
-        """To the timestep one stride earlier."""
+        """Move the latents to the timestep one stride earlier."""
         here = int(self.timesteps[i])
-        return self._moved(prediction, latents, here, here - self._stride)
+        return self._move(prediction, latents, here, here - self._stride)

@@ -11,7 +11,7 @@ _RHO = 7.0
 
 
 def _spaced(schedule: NoiseSchedule, steps: int) -> Numbers:
-    """Return whole timesteps, of one more interval than the other schedulers take."""
+    """Return integer timesteps, spaced for one interval more than the other schedulers use."""
     count = schedule.num_train_timesteps
     if schedule.timestep_spacing == "linspace":
         return np.round(np.linspace(0, count - 1, steps + 1))[::-1][:-1]
@@ -21,7 +21,7 @@ def _spaced(schedule: NoiseSchedule, steps: int) -> Numbers:
 
 
 class DPMSolver:
-    """Second-order multistep in the log of signal to noise; the first and the last step are first-order."""
+    """A second-order multistep method in log(signal / noise); the first and the last step are first-order."""
 
     order = 1
     init_noise_sigma = 1.0
@@ -35,9 +35,10 @@ class DPMSolver:
             sigmas = (high + np.linspace(0, 1, steps) * (low - high)) ** _RHO
             self.sigmas = np.append(sigmas, 0.0)
             logs = np.log(schedule.sigmas)
-            found = np.interp(np.log(sigmas), logs, np.arange(len(logs)))
-            # diffusers rounds, but for the squared cosine, where it cuts.
-            self.timesteps = np.floor(found) if schedule.beta_schedule == "squaredcos_cap_v2" else np.round(found)
+            positions = np.interp(np.log(sigmas), logs, np.arange(len(logs)))
+            # diffusers rounds down for the squared cosine, and to the nearest for other schedules.
+            floors = schedule.beta_schedule == "squaredcos_cap_v2"
+            self.timesteps = np.floor(positions) if floors else np.round(positions)
         self._last: tuple[int, Latents] | None = None
 
     def _signal_noise(self, i: int) -> tuple[float, float]:
@@ -49,24 +50,24 @@ class DPMSolver:
         return float(-np.log(self.sigmas[i])) if self.sigmas[i] > 0 else float("inf")
 
     def scale_model_input(self, latents: Latents, i: int) -> Latents:
-        """As they are."""
+        """Return the latents unchanged."""
         return latents
 
     def add_noise(self, latents: Latents, noise: Latents, i: int) -> Latents:
-        """signal * clean + noise."""
+        """Return signal * latents + std * noise."""
         signal, std = self._signal_noise(i)
         return np.float32(signal) * latents + np.float32(std) * noise
 
     def step(self, prediction: Latents, i: int, latents: Latents, noise: Noise) -> Latents:
-        """To the next sigma, by the line through the last two clean predictions where there are two."""
+        """Move to the next sigma, along the line through the last two denoised predictions if there are two."""
         signal, std = self._signal_noise(i)
         signal_to, std_to = self._signal_noise(i + 1)
         denoised = self.schedule.denoised(prediction, latents, signal, std)
         way = self._log_ratio(i + 1) - self._log_ratio(i)
         decay = float(np.exp(-way)) - 1
-        leaned = denoised
+        extrapolated = denoised
         if self._last is not None and i < len(self.timesteps) - 1:
             ratio = (self._log_ratio(i) - self._log_ratio(self._last[0])) / way
-            leaned = denoised + np.float32(0.5 / ratio) * (denoised - self._last[1])
+            extrapolated = denoised + np.float32(0.5 / ratio) * (denoised - self._last[1])
         self._last = (i, denoised)
-        return np.float32(std_to / std) * latents - np.float32(signal_to * decay) * leaned
+        return np.float32(std_to / std) * latents - np.float32(signal_to * decay) * extrapolated

@@ -11,16 +11,16 @@ class Euler(SigmaScheduler):
     """Algorithm 2 of Karras et al. without its correction and churn."""
 
     def step(self, prediction: Latents, i: int, latents: Latents, noise: Noise) -> Latents:
-        """Along the slope to the next sigma."""
+        """Move along the slope to the next sigma."""
         slope = self.slope(prediction, latents, float(self.sigmas[i]))
         return latents + slope * np.float32(self.sigmas[i + 1] - self.sigmas[i])
 
 
 class EulerAncestral(SigmaScheduler):
-    """Euler past the next sigma, and fresh noise back up to it."""
+    """Euler's step to below the next sigma, then fresh noise up to it."""
 
     def step(self, prediction: Latents, i: int, latents: Latents, noise: Noise) -> Latents:
-        """Down to the lower sigma, then noise."""
+        """Move to a sigma below the next one, then add noise."""
         here, to = self.sigmas[i], self.sigmas[i + 1]
         up = np.sqrt(to**2 * (here**2 - to**2) / here**2)
         down = np.sqrt(to**2 - up**2)

@@ -8,7 +8,7 @@ from server.pipeline.schedulers.schedule import Latents, Noise, NoiseSchedule, S
 
 
 class Heun(SigmaScheduler):
-    """Two UNet calls a step, but one for the last."""
+    """Two UNet calls a step, one call for the last step."""
 
     order = 2
 
@@ -16,17 +16,18 @@ class Heun(SigmaScheduler):
         super().__init__(schedule, steps)
         self.timesteps = np.concatenate([self.timesteps[:1], np.repeat(self.timesteps[1:], 2)])
         self.sigmas = np.concatenate([self.sigmas[:1], np.repeat(self.sigmas[1:-1], 2), self.sigmas[-1:]])
-        self._before: tuple[Latents, Latents, float] | None = None
+        #: Latents, slope and change of sigma of a step whose second call is next.
+        self._started: tuple[Latents, Latents, float] | None = None
 
     def step(self, prediction: Latents, i: int, latents: Latents, noise: Noise) -> Latents:
-        """The first call tries, the second averages both slopes from where the first began."""
-        if self._before is None:
+        """In the first call of a step, take an Euler step; in the second, redo it with the average of both slopes."""
+        if self._started is None:
             here, to = float(self.sigmas[i]), float(self.sigmas[i + 1])
             slope = self.slope(prediction, latents, here)
             if to > 0:
-                self._before = (latents, slope, to - here)
+                self._started = (latents, slope, to - here)
             return latents + slope * np.float32(to - here)
-        began, first, way = self._before
-        self._before = None
+        start, first, change = self._started
+        self._started = None
         second = self.slope(prediction, latents, float(self.sigmas[i]))
-        return began + (first + second) * np.float32(way / 2)
+        return start + (first + second) * np.float32(change / 2)

@@ -6,14 +6,14 @@ import numpy as np
 
 from server.pipeline.schedulers.schedule import Latents, Noise, NoiseSchedule
 
-#: The timesteps such a model was distilled at are this many, evenly spread; a run picks its own among them.
+#: Such a model was distilled at this many evenly spaced timesteps; a run uses some of them.
 _DISTILLED_STEPS = 50
-#: The consistency function's boundary: the standard deviation of the data, and what timesteps are multiplied by.
+#: The consistency function's boundary condition: the standard deviation of the data, and the factor of timesteps.
 _SIGMA_DATA, _TIMESTEP_SCALING = 0.5, 10.0
 
 
 class LCM:
-    """Jumps to the clean latents at every step and noises them again, a little less, with fresh noise."""
+    """Predicts the denoised latents at every step and adds fresh noise, a little less each time."""
 
     order = 1
     init_noise_sigma = 1.0
@@ -26,22 +26,22 @@ class LCM:
         self.timesteps = trained[::-1][picked].astype(np.float64)
 
     def scale_model_input(self, latents: Latents, i: int) -> Latents:
-        """As they are."""
+        """Return the latents unchanged."""
         return latents
 
-    def _shares(self, i: int) -> tuple[np.float32, np.float32]:
+    def _signal_noise(self, i: int) -> tuple[np.float32, np.float32]:
         alpha = self.schedule.alphas_cumprod[int(self.timesteps[i])]
         return np.float32(np.sqrt(alpha)), np.float32(np.sqrt(1 - alpha))
 
     def add_noise(self, latents: Latents, noise: Latents, i: int) -> Latents:
-        """sqrt(alpha) * clean + sqrt(1 - alpha) * noise."""
-        signal, rest = self._shares(i)
-        return signal * latents + rest * noise
+        """Return sqrt(alpha) * latents + sqrt(1 - alpha) * noise."""
+        signal, std = self._signal_noise(i)
+        return signal * latents + std * noise
 
     def step(self, prediction: Latents, i: int, latents: Latents, noise: Noise) -> Latents:
-        """To the next timestep; the last step ends at the consistency function's own value."""
-        signal, rest = self._shares(i)
-        denoised = self.schedule.denoised(prediction, latents, float(signal), float(rest))
+        """Move to the next timestep; the last step returns the consistency function's value."""
+        signal, std = self._signal_noise(i)
+        denoised = self.schedule.denoised(prediction, latents, float(signal), float(std))
         scaled = self.timesteps[i] * _TIMESTEP_SCALING
         skip = _SIGMA_DATA**2 / (scaled**2 + _SIGMA_DATA**2)
         out = scaled / np.sqrt(scaled**2 + _SIGMA_DATA**2)

@@ -23,12 +23,12 @@ class LMS(SigmaScheduler):
             if other != which:
                 root, own = self.sigmas[i - other], self.sigmas[i - which]
                 polynomial *= np.polynomial.Polynomial([-root, 1.0]) / (own - root)
-        whole = polynomial.integ()
-        return float(whole(self.sigmas[i + 1]) - whole(self.sigmas[i]))
+        integral = polynomial.integ()
+        return float(integral(self.sigmas[i + 1]) - integral(self.sigmas[i]))
 
     def step(self, prediction: Latents, i: int, latents: Latents, noise: Noise) -> Latents:
-        """Return the latents moved by the last slopes, each weighted by its polynomial's integral."""
+        """Add the sum of the last slopes, each weighted by its polynomial's integral."""
         self._slopes = [self.slope(prediction, latents, float(self.sigmas[i])), *self._slopes][:_ORDER]
         count = len(self._slopes)
-        moved = sum(np.float32(self._coefficient(i, k, count)) * slope for k, slope in enumerate(self._slopes))
-        return np.asarray(latents + moved, np.float32)
+        change = sum(np.float32(self._coefficient(i, k, count)) * slope for k, slope in enumerate(self._slopes))
+        return np.asarray(latents + change, np.float32)

@@ -1,4 +1,4 @@
-"""The noise schedule a model was trained with, and the common part of schedulers."""
+"""The noise schedule a model was trained with, and the part that schedulers have in common."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ Noise = Callable[[], Latents]
 
 
 class Scheduler(Protocol):
-    """A way from noise to latents. Index ``i`` counts the calls of the UNet, of which there are ``len(timesteps)``."""
+    """A method to get from noise to latents. Index ``i`` counts the UNet's calls, ``len(timesteps)`` in all."""
 
-    #: UNet calls a step takes; where a run begins part-way, it begins at a multiple of this.
+    #: UNet calls per step; a run that begins part-way begins at a multiple of this.
     order: int
-    #: The timestep that the UNet takes at each call.
+    #: The UNet's timestep at each call.
     timesteps: Numbers
-    #: The standard deviation of the noise a run starts from.
+    #: The standard deviation of the noise that a run starts from.
     init_noise_sigma: float
 
     def scale_model_input(self, latents: Latents, i: int) -> Latents:
-        """Return the latents as the UNet takes them at call ``i``."""
+        """Return the UNet's input at call ``i``."""
 
     def add_noise(self, latents: Latents, noise: Latents, i: int) -> Latents:
-        """Add as much noise to clean latents as there is before call ``i`` (for img2img)."""
+        """Return noiseless latents with the amount of noise before call ``i`` (for img2img)."""
 
     def step(self, prediction: Latents, i: int, latents: Latents, noise: Noise) -> Latents:
-        """Return the latents after call ``i``; ``noise`` draws fresh noise where the scheduler uses any."""
+        """Return the latents after call ``i``; ``noise`` draws fresh noise for schedulers that use it."""
 
 
-#: Timesteps by timestep_spacing, of how many there are, the steps and the offset, which is leading's alone. NumPy's
-#: arange adds up steps as rounded, so halves fall as diffusers' do; at 61 and more it can end with one at -1, cut here.
+#: Timesteps by timestep_spacing, from their number, the steps, and the offset, which only "leading" uses. NumPy's arange
+#: adds up rounded steps, so that values halfway are rounded as in diffusers; from 61 steps on it can end with an extra one
+#: at -1, which is cut off here.
 _SPACINGS: dict[str, Callable[[int, int, int], Numbers]] = {
     "linspace": lambda count, steps, _: np.linspace(0, count - 1, steps)[::-1].copy(),
     "leading": lambda count, steps, offset: (np.arange(steps) * (count // steps)).astype(np.float64)[::-1] + offset,
@@ -55,22 +56,22 @@ class NoiseSchedule(SchedulerSettings):
 
     @staticmethod
     def of(manifest: Manifest) -> NoiseSchedule:
-        """Return the schedule of a model's manifest."""
+        """Return the schedule in a model folder's manifest."""
         return NoiseSchedule(**asdict(manifest.scheduler), prediction_type=manifest.prediction_type)
 
     def __post_init__(self) -> None:
-        """Raise ManifestError if these settings allow no sampling."""
+        """Raise ManifestError if no image can be made with these settings."""
         if (wrong := no_image_because(self, self.prediction_type)) is not None:
             raise ManifestError(f"{FILE}: no image can be made with {wrong}; convert the model again")
 
     @cached_property
     def alphas_cumprod(self) -> Numbers:
-        """The share of signal power left at each training timestep; PURE_NOISE if none is left."""
+        """The fraction of signal power left at each training timestep; PURE_NOISE if no signal is left."""
         return signal_left(self)
 
     @cached_property
     def sigmas(self) -> Numbers:
-        """Noise to signal at each training timestep (the k-diffusion view, Karras et al. 2022)."""
+        """The ratio of noise to signal at each training timestep (as in k-diffusion, Karras et al. 2022)."""
         return np.sqrt((1 - self.alphas_cumprod) / self.alphas_cumprod)
 
     def pure_noise_at(self, timestep: float) -> bool:
@@ -82,32 +83,32 @@ class NoiseSchedule(SchedulerSettings):
         return _SPACINGS[self.timestep_spacing](self.num_train_timesteps, steps, self.steps_offset)
 
     def sigmas_at(self, timesteps: Numbers) -> Numbers:
-        """Return the sigmas at (fractional) timesteps, and a last 0."""
-        found = np.interp(timesteps, np.arange(self.num_train_timesteps), self.sigmas)
-        return np.append(found, 0.0)
+        """Return the sigmas at (fractional) timesteps, and a final 0."""
+        sigmas = np.interp(timesteps, np.arange(self.num_train_timesteps), self.sigmas)
+        return np.append(sigmas, 0.0)
 
     def first_sigma(self, sigmas: Numbers) -> float:
-        """Return the standard deviation of the starting noise in the k-diffusion view."""
+        """Return the standard deviation of the starting noise, with latents as in `SigmaScheduler`."""
         top = float(sigmas.max())
         return top if self.timestep_spacing in ("linspace", "trailing") else (top**2 + 1) ** 0.5
 
     def denoised(self, prediction: Latents, latents: Latents, signal: float, noise: float) -> Latents:
-        """Return the denoised latents that a prediction means, where ``latents`` are signal * clean + noise * epsilon."""
+        """Return the denoised latents by a prediction for ``latents`` = signal * denoised + noise * epsilon."""
         if self.prediction_type == "epsilon":
             return np.asarray((latents - noise * prediction) / signal, np.float32)
         if self.prediction_type == "v_prediction":
             return np.asarray(signal * latents - noise * prediction, np.float32)
         return prediction
 
-    def denoised_at(self, timestep: float, prediction: Latents, given: Latents) -> Latents:
-        """Return the denoised latents that a prediction means, of latents as the UNet took them at a (fractional) timestep."""
+    def denoised_at(self, timestep: float, prediction: Latents, model_input: Latents) -> Latents:
+        """Return the denoised latents by a prediction for the UNet's input at a (fractional) timestep."""
         sigma = float(self.sigmas_at(np.asarray([timestep]))[0])
         root = (sigma**2 + 1) ** 0.5
-        return self.denoised(prediction, given, 1 / root, sigma / root)
+        return self.denoised(prediction, model_input, 1 / root, sigma / root)
 
 
 class SigmaScheduler:
-    """A scheduler that sees latents as clean + sigma * noise (the k-diffusion view, Karras et al. 2022)."""
+    """A scheduler whose latents are denoised + sigma * noise (as in k-diffusion, Karras et al. 2022)."""
 
     order = 1
 
@@ -118,15 +119,15 @@ class SigmaScheduler:
         self.init_noise_sigma = schedule.first_sigma(self.sigmas)
 
     def scale_model_input(self, latents: Latents, i: int) -> Latents:
-        """Unit variance, as in training."""
+        """Return the latents scaled to unit variance, as in training."""
         return latents / np.float32(np.sqrt(self.sigmas[i] ** 2 + 1))
 
     def add_noise(self, latents: Latents, noise: Latents, i: int) -> Latents:
-        """clean + sigma * noise."""
+        """Return latents + sigma * noise."""
         return latents + np.float32(self.sigmas[i]) * noise
 
     def slope(self, prediction: Latents, latents: Latents, sigma: float) -> Latents:
-        """d latents / d sigma: the direction away from the denoised latents the prediction means."""
+        """Return d latents / d sigma: the direction away from the predicted denoised latents."""
         root = (sigma**2 + 1) ** 0.5
         denoised = self.schedule.denoised(prediction, np.asarray(latents / root, np.float32), 1 / root, sigma / root)
         return np.asarray((latents - denoised) / sigma, np.float32)

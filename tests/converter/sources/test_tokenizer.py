@@ -128,7 +128,7 @@ def test_every_form_gives_the_ids_that_transformers_gives(form, tmp_path):
     ours, theirs_of_kept = PromptTokenizer(kept, 77), CLIPTokenizer.from_pretrained(kept)
     for prompt in PROMPTS:
         expected = theirs(prompt, padding="max_length", max_length=77, truncation=True).input_ids
-        assert ours.pieces(prompt, 1)[0].tolist() == [expected], prompt
+        assert ours.chunks(prompt, 1)[0].tolist() == [expected], prompt
         assert theirs_of_kept(prompt, padding="max_length", max_length=77, truncation=True).input_ids == expected
     assert greatest_token(read_tokenizer(source)) == max(theirs.get_vocab().values())
 
@@ -200,7 +200,7 @@ def test_whatever_a_folder_says_its_prompts_are_read_as_transformers_reads_them(
     for _ in range(40):
         prompt = "".join(random.choices(bits, k=random.randrange(1, 8)))
         expected = theirs(prompt, padding="max_length", max_length=77, truncation=True).input_ids
-        assert ours.pieces(prompt, 1)[0].tolist() == [expected], prompt
+        assert ours.chunks(prompt, 1)[0].tolist() == [expected], prompt
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_whatever_a_folder_says_its_prompts_are_read_as_transformers_reads_them(
 def test_no_prompt_is_too_odd(prompt, tmp_path):
     source = folder(tmp_path / "tokenizer")
     expected = CLIPTokenizer.from_pretrained(source)(prompt, padding="max_length", max_length=77, truncation=True)
-    assert PromptTokenizer(source, 77).pieces(prompt, 1)[0].tolist() == [expected.input_ids]
+    assert PromptTokenizer(source, 77).chunks(prompt, 1)[0].tolist() == [expected.input_ids]
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_a_pooled_prompt_with_an_added_token_is_transformers(end, tmp_path):
     rows = with_a_token(source, "<cat>", end=end)
     made = convert(source, tmp_path / "out", ConvertOptions())  # verified, too
     for name, number in (("tokenizer", rows), ("tokenizer_2", rows + 1)):
-        ids = PromptTokenizer(made.tokenizer(name), 77).pieces("red <cat> blue", 1)[0]
+        ids = PromptTokenizer(made.tokenizer(name), 77).chunks("red <cat> blue", 1)[0]
         assert ids[0, 2] == number
     reference = CLIPTextModelWithProjection.from_pretrained(source / "text_encoder_2", dtype=torch.float32).eval()
     with torch.inference_mode():

@@ -75,7 +75,7 @@ _BROKEN = {
     "a damaged program": (package_file("unet", _PROGRAM, b"\xff\xff\xff"), "unet of bad"),
     "no program": (package_file("unet", _PROGRAM, None), "unet of bad"),
     "no list of files": (package_file("vae_decoder", "Manifest.json", None), "vae_decoder of bad"),
-    "another network's package": (swapped, "is no unet: it takes z, and not sample"),
+    "another network's package": (swapped, "is not a unet: its inputs are z, without sample"),
     "no words": (lambda folder: (folder / "tokenizer/vocab.json").write_text(""), "prompts cannot be read"),
     "no merges": (lambda folder: (folder / "tokenizer/merges.txt").unlink(), "prompts cannot be read"),
     "a network that is not known": (with_another, "bad: 'mystery' is not a network"),

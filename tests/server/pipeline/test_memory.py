@@ -101,4 +101,4 @@ def test_networks_share_the_memory_where_there_is_room(model_folder):
     need = size(model_folder, "unet") + size(model_folder, "vae_decoder")
     for budget, fits in ((need, True), (need - 1, False), (None, True)):
         networks = Networks(model_folder, {}, Loads(), budget)
-        assert networks.together("unet", "vae_decoder", width=64, height=64) == fits
+        assert networks.fit_together("unet", "vae_decoder", width=64, height=64) == fits

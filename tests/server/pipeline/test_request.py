@@ -60,7 +60,7 @@ def test_seeds_that_are_left_open_are_drawn_when_the_request_is_made(given):
         ({"seeds": list(range(9))}, "seeds", "1 to 8 seeds"),
         ({"seeds": [1, -2]}, "seeds", "0 to 4294967295"),
         ({"seeds": [1, 2], "n": 3}, "n", "the number of seeds, 2"),
-        ({"seeds": [1, 2], "seed": 1}, "seed", "nothing beside seeds"),
+        ({"seeds": [1, 2], "seed": 1}, "seed", "leave it out"),
     ],
 )
 def test_what_is_refused_is_named_with_what_is_accepted(fields, field, accepted):
