@@ -176,10 +176,10 @@ class Dispatcher:
             self._ledger.publish_positions()
 
     def _ref(self, model: str) -> ModelRef:
-        """Return the model's reference; raises AnemoneError if it is not there."""
+        """Return a reference to the model; raises AnemoneError if it is not installed."""
         try:
             return ModelRef(model, self._models.content_hash(model))
-        except OSError as error:  # of the models folder, not the jobs': it must not stop the queue
+        except OSError as error:  # of the models folder, not of the store: it must not stop the queue
             raise AnemoneError(f"the models folder cannot be read: {error}") from error
 
     # --- the thread -----------------------------------------------------------------------------------------------
@@ -299,7 +299,7 @@ class Dispatcher:
     def _note(self, event: Trying) -> Path | None:
         try:
             return self._models.folder(event.model) / event.note
-        except AnemoneError:  # the model was deleted meanwhile, together with the note
+        except (AnemoneError, OSError):  # the model was deleted meanwhile, together with the note
             return None
 
     def _end(self, slot: WorkerSlot, running: Running, event: Ended) -> None:

@@ -245,7 +245,10 @@ class JobLedger:
             self._forget(running)
 
     def abandon(self) -> None:
-        """Forget the running jobs: the store cannot be written any more, and has their last state for the next start."""
+        """Forget the running jobs: the store cannot be written any more, and has their last state for the next start.
+
+        Clients that wait for such a job read it again, and see that no worker will run it.
+        """
         with self._lock:
             abandoned = list(self._running.values())
             self._running.clear()

@@ -187,7 +187,7 @@ class _Worker:
 
     def _generate(self, model: Pipeline, run: Run) -> None:
         last_preview = time.monotonic()
-        with closing(model.generate(run.request, run.attachments)) as events:  # type: ignore[type-var]
+        with closing(model.generate(run.request, run.attachments)) as events:
             for event in events:
                 self._listen(run.job_id)
                 if isinstance(event, GeneratedImage):

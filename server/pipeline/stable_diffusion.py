@@ -87,7 +87,9 @@ class StableDiffusion:
             return None
         return self._previewer.jpeg(step.denoised, **size)
 
-    def generate(self, request: GenerationRequest, attachments: Mapping[str, bytes]) -> Iterator[Step | GeneratedImage]:
+    def generate(
+        self, request: GenerationRequest, attachments: Mapping[str, bytes]
+    ) -> Generator[Step | GeneratedImage, None, None]:
         """Make the request's images; yield every finished step and every finished image.
 
         Random numbers are those of the request's ``rng``, drawn in the order of the software it comes from, so that a seed

@@ -173,7 +173,8 @@ class JobStore:
         self, limit: int, before: int | None = None, statuses: Sequence[Status] = (), model: str | None = None
     ) -> list[Job]:
         """Return the newest ``limit`` jobs with these statuses (all if empty), this model, and numbers below ``before``."""
-        conditions, values = ["number < ?"], [before if before is not None else 2**62]
+        conditions = ["number < ?"]
+        values: list[int | str] = [before if before is not None else 2**62]
         if model is not None:
             conditions.append("model = ?")
             values.append(model)
