@@ -278,7 +278,9 @@ def test_a_request_names_what_can_start_at_the_models_pure_noise():
     assert bind(zero_snr, prompt="red", scheduler="pndm").sampling.scheduler == "pndm"
     with pytest.raises(RequestError, match="scheduler is 'pndm'"):
         bind(replace(zero_snr, prediction_type="epsilon"), prompt="red", scheduler="pndm")
-    with pytest.raises(RequestError, match=r"scheduler is 'euler'; accepted: none: .*a predicted noise does not determine the image"):
+    with pytest.raises(
+        RequestError, match=r"scheduler is 'euler'; accepted: none: .*a predicted noise does not determine the image"
+    ):
         bind(replace(zero_snr, prediction_type="epsilon"), prompt="red", scheduler="euler")
     before_the_end = manifest(rescale_betas_zero_snr=True, timestep_spacing="leading")
     assert bind(before_the_end, prompt="red", scheduler="heun").sampling.scheduler == "heun"
