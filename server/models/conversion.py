@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
+from pydantic_core import from_json
 
 from converter.progress import Progress
 from server.events import OPEN, Status
@@ -74,13 +75,13 @@ class ConversionFiles:
     @staticmethod
     def _parsed(path: Path) -> Conversion | None:
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = from_json(path.read_bytes())
             _upgrade(stored)
             conversion = _CONVERSION.validate_json(json.dumps(stored), strict=True)
             if conversion.id != path.stem:
                 raise ValueError("its id is that of another request; a later version may have written it")
             return conversion
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             # Damaged, or a later version's; asked for again it is a new conversion.
             log.warning("%s is not read: %s", path, error)
             return None

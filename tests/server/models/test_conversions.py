@@ -185,6 +185,15 @@ def test_a_file_of_another_version_is_passed_over(tmp_path: Path, caplog: pytest
     assert "other.json" in caplog.text
 
 
+def test_what_cannot_be_read_as_a_conversion_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "conversions" / "folder.json").mkdir(parents=True)
+    (tmp_path / "conversions" / "link.json").symlink_to("nowhere")
+    (tmp_path / "conversions" / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "conversions" / "latin.json").write_bytes(b"\xff{}")
+    assert ConversionFiles(tmp_path).read() == {}
+    assert all(f"{name}.json" in caplog.text for name in ("folder", "link", "deep", "latin"))
+
+
 def test_everything_about_a_request_survives_its_file(tmp_path: Path) -> None:
     full = request(
         "a/b@main",
