@@ -36,7 +36,7 @@ from converter.devices.trials import this_machine
 from converter.errors import AnemoneError
 from converter.folder import ModelFolder
 from converter.runtime import load
-from converter.runtime.compute_plan import machine_devices, planned
+from converter.runtime.compute_plan import device_shares, machine_devices
 from converter.verification.verify import psnr
 from server.cli.devices import UNITS
 from server.doctor.report import without_home
@@ -205,7 +205,7 @@ def check_networks(checks: Checks, folder: ModelFolder, units: Sequence[str]) ->
             checks.run(f"first-load {words}", timed, path, package.function, one)
             checks.run(f"load {words}", timed, path, package.function, one)
             checks.run(f"numbers {words}", numbers, path, package.function, one)
-            checks.run(f"plan {words}", in_child, planned, path, package.function, one)
+            checks.run(f"plan {words}", in_child, device_shares, path, package.function, one)
             checks.run(f"idle {words}", in_child, _idle, path, package.function, one, _IDLE_SECONDS)
         checks.run(f"blocks {model} {network}", block_by_block, path, package.function, units)
 

@@ -25,7 +25,7 @@ from converter.runtime.body import type_of
 from converter.runtime.compressed import decodes
 from converter.runtime.constants import dtype_of
 from converter.runtime.feature import PackageError
-from converter.runtime.package import described, function_of, read_model
+from converter.runtime.package import describe_function, function_of, read_model
 
 #: A block's module path as operations' names have it: a member of one of diffusers' or transformers' lists of modules,
 #: and within an attention module each of its transformer blocks.
@@ -180,7 +180,7 @@ def with_block_outputs(path: Path, out: Path, found: Sequence[Block], function: 
     if path.suffix != ".mlpackage":
         raise PackageError(f"{path} is compiled; only an .mlpackage can be written anew with its blocks' results")
     model = read_model(path)
-    description = described(model, function_of(model, path, function))
+    description = describe_function(model, function_of(model, path, function))
     body = _body(model, function)
     for block in found:
         _hand_on(body, block)

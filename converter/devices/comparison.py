@@ -24,7 +24,7 @@ from converter.networks.features import Arrays, random_inputs
 from converter.runtime import Network, load
 from converter.runtime.chunks import chunk_paths
 from converter.runtime.mil import MILNetwork
-from converter.runtime.program import declared, own_features
+from converter.runtime.program import declared_features, own_features
 from converter.runtime.summary import read_summary
 from converter.verification.verify import psnr
 
@@ -80,7 +80,7 @@ class DeviceComparison:
 
 def likely_inputs(path: Path, function: str = "main") -> Arrays:
     """Return inputs such as the network at ``path`` meets, always the same; see `converter.networks.features.random_inputs`."""
-    inputs, _ = declared(path, function)
+    inputs, _ = declared_features(path, function)
     words = read_summary(path).embedding_rows if "input_ids" in inputs else None
     # A compressed embedding does not show its rows; CLIP's are taken for it then.
     return random_inputs(inputs, {"vocab_size": words} if words else {})

@@ -16,7 +16,7 @@ from converter.lint.stored import Blobs, Constant, Weight
 from converter.runtime.body import Body, Literal, Statement, read_body
 from converter.runtime.constants import Constants
 from converter.runtime.feature import PackageError
-from converter.runtime.package import described, opened
+from converter.runtime.package import describe_function, open_program
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,10 +148,10 @@ class ProgramListing:
 
 def read_listing(path: Path, blobs: Blobs) -> ProgramListing:
     """Read a package, a compiled model or a model of a pipeline; raises PackageError if it is not an ML program."""
-    model, folder = opened(path)
+    model, folder = open_program(path)
     constants = Constants(folder, blobs.open)
     functions = [
-        Function(name, function.opset, read_body(model, path, name), described(model, name), constants, blobs)
+        Function(name, function.opset, read_body(model, path, name), describe_function(model, name), constants, blobs)
         for name, function in sorted(model.mlProgram.functions.items())
     ]
     return ProgramListing(path, int(model.specificationVersion), tuple(functions))

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 from converter.runtime.chunks import Chunked, chunk_paths
 from converter.runtime.fast.library import kernel_library
 from converter.runtime.feature import Feature, InputError, Network, PackageError, UnsupportedOperator
-from converter.runtime.program import declared, default_function, functions, stages
+from converter.runtime.program import declared_features, default_function, functions, stages
 
 __all__ = [
     "COMPUTE_UNITS",
@@ -40,15 +40,15 @@ PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 def on_core_ml(precision: str) -> bool:
-    """Whether networks of that precision are run by Core ML here."""
+    """Return whether Core ML runs networks of that precision on this machine."""
     return sys.platform == "darwin" and precision == "fast"
 
 
 def weight_bytes(package: Path) -> int:
-    """Return how many bytes a package's weights take once they are loaded at precision "fast".
+    """Return how many bytes of memory a package's weights take at precision "fast".
 
-    That is as much as the package stores on a Mac; with kernels at most that, since the networks of images in eight bits
-    and text encoders in fp32 take as much together; otherwise, all in fp32, twice as much.
+    On a Mac that is the stored size. With kernels it is at most that: image networks in eight bits and text encoders in
+    fp32 take as much together. Without kernels all weights are fp32 and take twice as much.
     """
     factor = 1 if sys.platform == "darwin" or kernel_library() is not None else 2
     return factor * sum(file.stat().st_size for file in package.rglob("weight.bin"))
@@ -57,13 +57,13 @@ def weight_bytes(package: Path) -> int:
 def load(
     path: Path | str, *, function: str | None = None, compute_units: str = "CPU_AND_NE", precision: str = "fast"
 ) -> Network:
-    """Load the package, pipeline or compiled model at ``path``; of a network cut in two give the first half.
+    """Load the package, pipeline or compiled model at ``path``; for a network in two chunks, the path of the first.
 
-    ``precision`` fast is Core ML on a Mac and our engine for this CPU elsewhere; fp32 (the reference), fp16 (every result
+    ``precision`` fast is Core ML on a Mac and our engine for this CPU elsewhere. fp32 (the reference), fp16 (every result
     rounded) and ane (with the Neural Engine's reported limits as well: it shows overflow, not the engine's own error)
-    run operation by operation on any machine. ``function`` is one of `functions`, or else the package's default.
-    ``compute_units`` is one of COMPUTE_UNITS and matters to Core ML alone. Raises PackageError if the package cannot
-    be read and UnsupportedOperator where this machine cannot run it; never half-way through a prediction.
+    run operation by operation on any machine. ``function`` is one of `functions`; None is the package's default.
+    ``compute_units`` is one of COMPUTE_UNITS and is for Core ML only. Raises PackageError if the package cannot be read
+    and UnsupportedOperator if this machine cannot run it; a prediction raises neither.
     """
     if compute_units not in COMPUTE_UNITS:
         raise ValueError(f"compute_units is {compute_units!r}; accepted: {', '.join(COMPUTE_UNITS)}")
@@ -74,10 +74,10 @@ def load(
         from converter.runtime.coreml import CoreMLNetwork
 
         name = function or default_function(path)
-        networks = [CoreMLNetwork(part, name, compute_units) for part in chunk_paths(path)]
+        networks = [CoreMLNetwork(chunk, name, compute_units) for chunk in chunk_paths(path)]
         return networks[0] if len(networks) == 1 else Chunked(networks)
     if models := stages(path):
-        return Chunked([_compiled(model, None, precision) for model in models], declared(path)[1])
+        return Chunked([_compiled(model, None, precision) for model in models], declared_features(path)[1])
     return _compiled(path, function, precision)
 
 

@@ -1,7 +1,7 @@
-"""A function's operations as its package has them: the one reader of MIL.proto's messages.
+"""A function's operations as its package stores them: the only reader of MIL.proto's messages.
 
-Nothing is decoded and nothing refused here: `converter.runtime.program` makes of it what can be run, a
-`converter.runtime.summary` what a program shows of itself, and `converter.lint.listing` what the lint looks at.
+This decodes and refuses nothing. `converter.runtime.program` makes a runnable program from it,
+`converter.runtime.summary` a summary, and `converter.lint.listing` the input of the lint.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from converter.weights.dtypes import BY_NAME, BY_NUMBER, DType
 class Type:
     """A value's type.
 
-    dtype: the element type's name ("fp16", "uint4", "string"), or what else it is of. shape: None is a size not fixed.
-    kind: the ValueType's own; lists and dictionaries have neither dtype ("other") nor shape. state: whether it is a
-    state's. ranked: whether the number of axes is fixed.
+    dtype: the element type's name ("fp16", "uint4", "string"), or its MIL data type if unknown. shape: None is a size
+    that is not fixed. kind: the ValueType's; lists and dictionaries have neither dtype ("other") nor shape. state:
+    whether the value is a state. ranked: whether the number of axes is fixed.
     """
 
     dtype: str
@@ -34,7 +34,7 @@ class Type:
 
     @property
     def stored(self) -> DType | None:
-        """The element type; None if there is none of that name."""
+        """The element type; None for an unknown name."""
         return BY_NAME.get(self.dtype)
 
     @property
@@ -50,17 +50,17 @@ class Type:
 
     @property
     def count(self) -> int:
-        """How many elements."""
+        """The number of elements."""
         return math.prod(self.sizes)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the elements, packed."""
+        """The number of bytes of the packed elements."""
         return self.count if self.stored is None else packed_size(self.stored.bits or 8, (self.count,))
 
 
 def type_of(message: Any) -> Type:
-    """Return a ValueType message's type; of a state that of its tensor."""
+    """Return a ValueType message's type; for a state, that of its tensor."""
     kind = message.WhichOneof("type")
     state = kind == "stateType"
     if state:
@@ -86,27 +86,27 @@ class Literal:
 
     @property
     def type(self) -> Type:
-        """Its type."""
+        """The value's type."""
         return type_of(self.message.type)
 
     @property
     def in_file(self) -> bool:
-        """Whether it lies in a weights file, not in the program."""
+        """Whether the value is in a weights file, not in the program."""
         return bool(self.message.WhichOneof("value") == "blobFileValue")
 
     @property
     def text(self) -> str | None:
-        """The string it is, if it is one."""
+        """The value if it is one string, otherwise None."""
         strings = self.message.immediateValue.tensor.strings.values
         return str(strings[0]) if len(strings) == 1 else None
 
 
-#: What is given for a parameter: the names of values, and values written in place.
+#: The arguments of a parameter: names of values, and inline values.
 Arguments = tuple[str | Literal, ...]
 
 
 class Statement:
-    """An operation, a constant among them. Each part is read when it is first asked for."""
+    """An operation or a constant. Each part is read on its first use."""
 
     def __init__(self, message: Any) -> None:
         self._message = message
@@ -114,12 +114,12 @@ class Statement:
 
     @property
     def name(self) -> str:
-        """What messages call it: its first result, or its kind where it has none."""
+        """Its name in messages: its first result, or its kind if it has no result."""
         return next(iter(self.outputs), self.kind)
 
     @cached_property
     def inputs(self) -> dict[str, Arguments]:
-        """What is given for each parameter."""
+        """The arguments of each parameter."""
         return {
             parameter: tuple([
                 Literal(a.value) if a.WhichOneof("binding") == "value" else a.name for a in argument.arguments
@@ -128,7 +128,7 @@ class Statement:
         }  # fmt: skip
 
     def argument(self, parameter: str) -> str | None:
-        """Return the name of the first value given for a parameter; None for a value in place, and if there is none."""
+        """Return the name of the first argument of a parameter; None for an inline value or a missing parameter."""
         if parameter not in self._message.inputs:
             return None
         arguments = self._message.inputs[parameter].arguments
@@ -136,23 +136,23 @@ class Statement:
 
     @cached_property
     def attributes(self) -> dict[str, Literal]:
-        """Its attributes: a constant's value is ``val``."""
+        """The attributes by name; a constant's value is ``val``."""
         return {name: Literal(value) for name, value in self._message.attributes.items()}
 
     @cached_property
     def outputs(self) -> dict[str, Type]:
-        """Its results' types by name."""
+        """The types of the results by name."""
         return {out.name: type_of(out.type) for out in self._message.outputs}
 
     @cached_property
     def blocks(self) -> tuple[Body, ...]:
-        """The blocks nested in it."""
+        """The nested blocks."""
         return tuple([_body(block, block) for block in self._message.blocks])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Body:
-    """A function's operations, or those of a block nested in one; ``inputs`` are types by name."""
+    """The operations of a function or of a nested block; ``inputs`` are types by name."""
 
     inputs: dict[str, Type]
     outputs: tuple[str, ...]
@@ -160,12 +160,12 @@ class Body:
 
 
 def _body(typed: Any, block: Any) -> Body:
-    inputs = {given.name: type_of(given.type) for given in typed.inputs}
+    inputs = {value.name: type_of(value.type) for value in typed.inputs}
     return Body(inputs, tuple(block.outputs), tuple(map(Statement, block.operations)))
 
 
 def read_body(model: Any, path: Path, function: str) -> Body:
-    """Return the body of a function of a model message; raises PackageError if it has none for its opset."""
+    """Return the body of a function of a model message; raises PackageError if it has no body for its opset."""
     message = model.mlProgram.functions[function]
     if message.opset not in message.block_specializations:
         raise PackageError(f"{path}: its function {function} has no operations for its opset {message.opset!r}")

@@ -1,4 +1,4 @@
-"""Compiled models (.mlmodelc), which coremlcompiler makes of a package: its description as JSON, its program as text."""
+"""Read compiled models (.mlmodelc), coremlcompiler's form of a package: a description as JSON and a program as text."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from converter.mil.mlproto import ml
-from converter.runtime.feature import PackageError, spoken
+from converter.runtime.feature import PackageError, error_text
 from converter.runtime.text import TextError, read_text
 from converter.weights.dtypes import BY_ARRAY
 
 #: The file with the program.
 COMPILED = "model.mil"
-#: The file in its place in the format before ML programs.
+#: The file that takes its place in the format before ML programs.
 _NETWORK = "model.espresso.net"
 _OPSET = re.compile(r"CoreML(\d+)")
 
@@ -36,7 +36,9 @@ def _fill(feature: Any, entry: dict[str, Any], path: Path) -> None:
         return
     array = feature.type.multiArrayType if kind == "MultiArray" else feature.type.stateType.arrayType
     if entry["dataType"] not in BY_ARRAY:
-        raise PackageError(f"{path}: {entry['name']} is of type {entry['dataType']}, which is not supported")
+        raise PackageError(
+            f"{path}: {entry['name']} is of type {entry['dataType']}, which is not supported; accepted: {', '.join(BY_ARRAY)}"
+        )
     array.dataType = getattr(array, entry["dataType"].upper())
     array.shape.extend(_sizes(entry["shape"]))
     for shape in _sizes(entry.get("enumeratedShapes", "")):
@@ -46,9 +48,13 @@ def _fill(feature: Any, entry: dict[str, Any], path: Path) -> None:
 
 
 def _features(description: Any, about: dict[str, Any], path: Path) -> None:
-    for schema, found in (("input", description.input), ("output", description.output), ("state", description.state)):
+    for schema, features in (
+        ("input", description.input),
+        ("output", description.output),
+        ("state", description.state),
+    ):
         for entry in about.get(f"{schema}Schema", []):
-            _fill(found.add(), entry, path)
+            _fill(features.add(), entry, path)
 
 
 def read_description(path: Path) -> Any:
@@ -66,30 +72,30 @@ def read_description(path: Path) -> Any:
         for key, text in about.get("userDefinedMetadata", {}).items():
             description.metadata.userDefined[str(key)] = str(text)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PackageError(f"{path} is not a compiled Core ML model: {spoken(error)}") from error
+        raise PackageError(f"{path} is not a compiled Core ML model: {error_text(error)}") from error
     return description
 
 
 def read_compiled(path: Path) -> Any:
-    """Return the model message of a compiled ML program; raises PackageError naming the place that cannot be read."""
+    """Return the model message of a compiled ML program; raises PackageError naming the place of an error."""
     if (path / _NETWORK).is_file() and not (path / COMPILED).is_file():
         raise PackageError(f"{path} is a compiled neural network ({_NETWORK}), not an ML program")
     model = ml().Model(description=read_description(path))
     try:
         text = (path / COMPILED).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise PackageError(f"{path} is not a compiled Core ML model: {spoken(error)}") from error
+        raise PackageError(f"{path} is not a compiled Core ML model: {error_text(error)}") from error
     try:
         model.mlProgram.CopyFrom(read_text(text))
     except TextError as error:
         raise PackageError(f"{path / COMPILED}, {error}") from error
-    # A compiled model does not hold the version it needs any more; its operators came with a version of their own, CoreML7's with 8.
-    known = (_OPSET.fullmatch(function.opset) for function in model.mlProgram.functions.values())
-    model.specificationVersion = max((int(opset[1]) + 1 for opset in known if opset), default=0)
+    # A compiled model does not state the version it needs; its opset does: CoreML7 came with version 8.
+    opsets = (_OPSET.fullmatch(function.opset) for function in model.mlProgram.functions.values())
+    model.specificationVersion = max((int(opset[1]) + 1 for opset in opsets if opset), default=0)
     return model
 
 
 def compiled_stages(path: Path) -> tuple[Path, ...]:
-    """Return the folders of a compiled pipeline's models, model0 and so on, in the order they run in; none of an ML program."""
+    """Return the folders of a compiled pipeline's models (model0, ...) in running order; empty for an ML program."""
     count = sum(1 for folder in path.glob("model*") if folder.name[5:].isdecimal() and folder.is_dir())
     return tuple(path / f"model{n}" for n in range(count))

@@ -1,4 +1,4 @@
-"""Compressed constants: weights as a package stores them, and the arrays they stand for, computed when asked for.
+"""Compressed constants: weights as a package stores them, decoded on demand.
 
 The semantics are those documented in coremltools' ``ops/defs/iOS16/constexpr_ops.py`` and ``iOS18/compression.py``.
 Scales are applied in fp32 and the result is rounded once, to the type that the program declares.
@@ -24,13 +24,13 @@ Array: TypeAlias = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Compressed:
-    """A constant that is known by how it is computed.
+    """A constant as the operation that computes it.
 
-    name: what the program calls it.
-    kind: the operation that gives it, or the element type ("uint4") of packed integers.
-    output: which of the operation's outputs it is.
+    name: its name in the program.
+    kind: the operation's type, or the element type ("uint4") of packed integers.
+    output: the index of the operation's output.
     shape, dtype: of the dense array; integers narrower than a byte are uint8 or int8.
-    sources: the operation's parameters, compressed in turn perhaps; large ones stay in their file.
+    sources: the operation's parameters, which may be compressed too; large ones stay in their file.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Compressed:
         return math.prod(self.shape)
 
     def dense(self) -> Array:
-        """Return the array, decoded anew at each call; raises PackageError if the parts do not fit together."""
+        """Decode the array, at each call again; raises PackageError if the parameters do not fit together."""
         decode = _DECODERS[self.kind, self.output]
         sources = {name: value if isinstance(value, str) else dense(value) for name, value in self.sources.items()}
         try:
@@ -60,24 +60,24 @@ Value: TypeAlias = Array | str | Compressed
 
 
 def dense(value: Array | Compressed) -> Array:
-    """Return the array that a numeric constant is."""
+    """Return a numeric constant as an array."""
     return value.dense() if isinstance(value, Compressed) else value
 
 
 def decodes(kind: str, outputs: int = 1) -> bool:
-    """Whether an operation with that many outputs gives compressed constants."""
+    """Return whether an operation of this kind and number of outputs gives compressed constants."""
     return all((kind, output) in _DECODERS for output in range(max(outputs, 1)))
 
 
-def _packed(bits: int, signed: bool, shape: tuple[int, ...], /, data: Array) -> Array:
+def _unpack(bits: int, signed: bool, shape: tuple[int, ...], /, data: Array) -> Array:
     return unpack(data, bits, signed, shape)
 
 
 def _along(value: Array, axis: int, rank: int) -> Array:
-    """Return a vector laid along one axis; a number as it is."""
-    fit = [1] * rank
-    fit[axis] = -1
-    return value.astype(np.float32) if value.ndim == 0 else value.astype(np.float32).reshape(fit)
+    """Return a vector reshaped to lie along one axis; a number as it is."""
+    shape = [1] * rank
+    shape[axis] = -1
+    return value.astype(np.float32) if value.ndim == 0 else value.astype(np.float32).reshape(shape)
 
 
 def _affine_dequantize(
@@ -90,13 +90,13 @@ def _affine_dequantize(
 
 
 def _shift_scale(shape: tuple[int, ...], /, data: Array, scale: Array, offset: Array | None = None) -> Array:
-    # An axis of blocks is cut in two, blocks and what each holds, so that a scale meets its block by broadcasting.
+    # Each axis is split into blocks and the elements of a block, so that scales broadcast over their blocks.
     blocks = [n for size, count in zip(data.shape, scale.shape, strict=True) for n in (count, size // count)]
-    each = [n for count in scale.shape for n in (count, 1)]
+    per_block = [n for count in scale.shape for n in (count, 1)]
     values = data.astype(np.float32).reshape(blocks)
     if offset is not None:
-        values -= offset.astype(np.float32).reshape(each)
-    values *= scale.astype(np.float32).reshape(each)
+        values -= offset.astype(np.float32).reshape(per_block)
+    values *= scale.astype(np.float32).reshape(per_block)
     return values.reshape(data.shape)
 
 
@@ -116,8 +116,8 @@ def _look_up(shape: tuple[int, ...], /, indices: Array, lut: Array, vector_axis:
     if vector_axis is None:
         raise ValueError(f"a table of vectors of {vector} has no vector_axis")
     axis = int(vector_axis) % indices.ndim
-    widened = [size * vector if a == axis else size for a, size in enumerate(indices.shape)]
-    return np.moveaxis(values, -1, axis + 1).reshape(widened)
+    expanded = [size * vector if a == axis else size for a, size in enumerate(indices.shape)]
+    return np.moveaxis(values, -1, axis + 1).reshape(expanded)
 
 
 def _look_up_packed(expected: tuple[int, ...], /, indices: Array, lut: Array, shape: Array) -> Array:
@@ -160,8 +160,8 @@ def _look_up_sparse(
     lut: Array,
     vector_axis: Array | None = None,
 ) -> Array:
-    full = _look_up(shape, _scatter(shape, indices_nonzero_data, indices_mask), lut, vector_axis)
-    values: Array = full[_sparse_mask(shape, indices_mask, indices_nonzero_data, lut, vector_axis) != 0]
+    unmasked = _look_up(shape, _scatter(shape, indices_nonzero_data, indices_mask), lut, vector_axis)
+    values: Array = unmasked[_sparse_mask(shape, indices_mask, indices_nonzero_data, lut, vector_axis) != 0]
     return values
 
 
@@ -174,18 +174,18 @@ def _data_mask(
 def _shift_scale_sparse(
     shape: tuple[int, ...], /, data_mask: Array, nonzero_data: Array, scale: Array, offset: Array | None = None
 ) -> Array:
-    full = _shift_scale(shape, _scatter(shape, nonzero_data, data_mask), scale, offset)
-    values: Array = full[data_mask != 0]
+    unmasked = _shift_scale(shape, _scatter(shape, nonzero_data, data_mask), scale, offset)
+    values: Array = unmasked[data_mask != 0]
     return values
 
 
 def _either(first: Callable[..., Array], second: Callable[..., Array]) -> Callable[..., Array]:
-    """Choose iOS 16's operation, which has a parameter ``shape``, or iOS 18's of the same name, which has none."""
+    """Choose the operation of iOS 16, which has a parameter ``shape``, or that of iOS 18 with the same name, which has not."""
     return lambda expected, /, **sources: (first if "shape" in sources else second)(expected, **sources)
 
 
 _DECODERS: dict[tuple[str, int], Callable[..., Array]] = {
-    **{(dtype.name, 0): partial(_packed, dtype.bits, dtype.signed) for dtype in DTYPES if dtype.packed},
+    **{(dtype.name, 0): partial(_unpack, dtype.bits, dtype.signed) for dtype in DTYPES if dtype.packed},
     ("constexpr_affine_dequantize", 0): _affine_dequantize,
     ("constexpr_cast", 0): _cast,
     ("constexpr_blockwise_shift_scale", 0): _shift_scale,

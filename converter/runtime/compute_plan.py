@@ -1,7 +1,7 @@
-"""What Core ML means to run each operation on, asked of its compute plan (MLComputePlan, macOS 14.4 and later).
+"""Read Core ML's compute plan: the device on which it will run each operation (MLComputePlan, macOS 14.4 and later).
 
-Only on a Mac. The plan is of a compiled model: asked of a package, the framework ends the process, so this compiles
-first, and whoever cannot afford to end calls it through `converter.devices.child.in_child`.
+This works on a Mac only. It compiles a package first, because the framework ends the process if it gets a package that
+is not compiled. A caller that must survive that calls it through `converter.devices.child.in_child`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from converter.runtime.chunks import chunk_paths
 from converter.runtime.feature import PackageError
 
-#: coremltools' classes of compute devices (models/compute_device.py), in words.
+#: coremltools' classes of compute devices (models/compute_device.py) -> the devices' names.
 DEVICES = {
     "MLNeuralEngineComputeDevice": "Neural Engine",
     "MLGPUComputeDevice": "GPU",
@@ -23,11 +23,11 @@ DEVICES = {
 
 
 @dataclass(frozen=True)
-class Share:
-    """What falls to one device.
+class DeviceShare:
+    """One device's share of a program.
 
-    operations: how many operations. cost: their part of the program's estimated cost, 0 to 1; None if Core ML gives
-    no estimate for any operation.
+    operations: the number of its operations. cost: their part of the program's estimated cost, 0 to 1; None if Core ML
+    estimates no operation's cost.
     """
 
     device: str
@@ -36,7 +36,7 @@ class Share:
 
 
 def device_name(device: Any) -> str:
-    """Return a compute device of coremltools in words."""
+    """Return the name of coremltools' compute device."""
     name = type(device).__name__
     return DEVICES.get(name, name)
 
@@ -56,14 +56,14 @@ def _operations(block: Any) -> Iterator[Any]:
 
 
 def _plan(path: Path, function: str, units: str) -> Iterator[tuple[str, float | None]]:
-    """Yield the device of each operation of one package that has one, and the operation's estimated cost."""
+    """Yield the device and the estimated cost of each operation of one package that has a device."""
     import coremltools as ct
     from coremltools.models.compute_plan import MLComputePlan
 
     from converter.runtime.coreml import compiled
 
-    ready = path if path.suffix == ".mlmodelc" else compiled(path)
-    plan = MLComputePlan.load_from_path(path=str(ready), compute_units=ct.ComputeUnit[units])
+    model = path if path.suffix == ".mlmodelc" else compiled(path)
+    plan = MLComputePlan.load_from_path(path=str(model), compute_units=ct.ComputeUnit[units])
     program = plan.model_structure.program
     if program is None or function not in program.functions:
         raise PackageError(f"Core ML has no compute plan for {path.name}, function {function}")
@@ -74,20 +74,20 @@ def _plan(path: Path, function: str, units: str) -> Iterator[tuple[str, float | 
             yield device_name(usage.preferred_compute_device), None if cost is None else cost.weight
 
 
-def planned(path: Path, function: str, units: str) -> tuple[Share, ...]:
-    """Return Core ML's plan of a program on a compute unit: each device's share, the most costly first.
+def device_shares(path: Path, function: str, units: str) -> tuple[DeviceShare, ...]:
+    """Return each device's share in Core ML's plan of a program on a compute unit, the most costly first.
 
-    Constants have no device and are left out; of a network cut in two both halves count. Raises PackageError if there
-    is no plan: of a pipeline, or of a function that is not the package's default one.
+    Constants have no device and do not count; both chunks of a network in two do. Raises PackageError if Core ML has no
+    plan: for a pipeline, or for a function that is not the package's default.
     """
     counts: dict[str, int] = {}
     costs: dict[str, float] = {}
-    for part in chunk_paths(path):
-        for device, cost in _plan(part, function, units):
+    for chunk in chunk_paths(path):
+        for device, cost in _plan(chunk, function, units):
             counts[device] = counts.get(device, 0) + 1
             costs[device] = costs.get(device, 0.0) + (cost or 0.0)
     if not counts:
         raise PackageError(f"Core ML's compute plan for {path.name}, function {function}, places no operation")
     total = sum(costs.values())
-    shares = [Share(device, count, costs[device] / total if total else None) for device, count in counts.items()]
+    shares = [DeviceShare(device, count, costs[device] / total if total else None) for device, count in counts.items()]
     return tuple(sorted(shares, key=lambda share: (-(share.cost or 0.0), -share.operations)))

@@ -1,4 +1,4 @@
-"""Constants of an ML program: decoded from its messages, memory-mapped from its weights, or left compressed."""
+"""Decode constants of an ML program: from its messages, memory-mapped from its weights, or still compressed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _stored(value_type: Type, where: str) -> tuple[DType, np.dtype[Any]]:
 
 
 def dtype_of(value_type: Type, where: str) -> np.dtype[Any]:
-    """Return what NumPy holds such a tensor in; raises PackageError if it has no such type."""
+    """Return the NumPy type of a tensor; raises PackageError if NumPy does not have it."""
     return _stored(value_type, where)[1]
 
 
@@ -40,9 +40,9 @@ def shape_of(value_type: Type, where: str) -> tuple[int, ...]:
 
 
 class Constants:
-    """Decodes the constants of one model; large ones stay in their files.
+    """A decoder of one model's constants; large ones stay in their files.
 
-    ``folder`` is what the program calls @model_path; ``open_file`` opens a weights file.
+    ``folder`` is the program's @model_path; ``open_file`` opens a weights file.
     """
 
     def __init__(self, folder: Path, open_file: Callable[[Path], BlobReader] = BlobReader) -> None:
@@ -61,8 +61,8 @@ class Constants:
         except (ValueError, OverflowError) as error:
             raise PackageError(f"{where} is damaged: {error}") from error
 
-    def unfold(self, op: Statement, known: Mapping[str, Value]) -> dict[str, Compressed]:
-        """Return what an operation on constants gives; its parameters are attributes up to iOS 17, inputs from iOS 18 on."""
+    def unfold(self, op: Statement, constants: Mapping[str, Value]) -> dict[str, Compressed]:
+        """Return the results of an operation on constants; its parameters are attributes up to iOS 17, inputs from iOS 18."""
         sources = {name: self.decode(value, f"{op.name}: {name}") for name, value in op.attributes.items()}
         sources.pop("name", None)
         for name, arguments in op.inputs.items():
@@ -71,8 +71,8 @@ class Constants:
             (argument,) = arguments
             if isinstance(argument, Literal):
                 sources[name] = self.decode(argument, f"{op.name}: {name}")
-            elif argument in known:
-                sources[name] = known[argument]
+            elif argument in constants:
+                sources[name] = constants[argument]
             else:
                 raise PackageError(f"{op.name} ({op.kind}) takes {argument}, which is not a constant")
         return {
@@ -86,10 +86,10 @@ class Constants:
         return self._readers[name]
 
     def file(self, name: str) -> Path:
-        """Return the path of a weights file; raises PackageError if it is missing or outside of the package."""
+        """Return the path of a weights file; raises PackageError if it is missing or outside the package."""
         path = PurePosixPath(name.removeprefix(_MODEL_PATH))
         if path.is_absolute() or ".." in path.parts:
-            raise PackageError(f"{self._folder}: weights at {name!r} lie outside of the package")
+            raise PackageError(f"{self._folder}: weights at {name!r} lie outside the package")
         if not (self._folder / path).is_file():
             raise PackageError(f"{self._folder / path} is missing: the package has lost its weights")
         return self._folder / path

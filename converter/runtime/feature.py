@@ -1,4 +1,4 @@
-"""Inputs and outputs of networks, and the check of a caller's arrays."""
+"""Inputs and outputs of networks, and the check of a caller's inputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from converter.errors import AnemoneError
 from converter.weights.dtypes import BY_ARRAY
 
-#: The least and the greatest size of an axis; None if there is no greatest.
+#: The least and the greatest size of an axis; None means no greatest.
 Range = tuple[int, int | None]
 
 
@@ -21,7 +21,7 @@ class PackageError(AnemoneError):
 
 
 class UnsupportedOperator(AnemoneError):
-    """A program uses operators this runtime does not have."""
+    """A program uses operators that this runtime does not have."""
 
 
 class InputError(AnemoneError, ValueError):
@@ -30,12 +30,12 @@ class InputError(AnemoneError, ValueError):
 
 @dataclass(frozen=True)
 class Feature:
-    """An input or output of a network, or a state it keeps.
+    """An input, an output or a state of a network.
 
-    shape: its shape, the default one where several are accepted.
-    shapes: all the shapes accepted, where they are enumerated.
-    ranges: the sizes accepted of each axis, where they are ranges.
-    default: what an input that need not be given is filled with; None if it must be given.
+    shape: its shape; the default one if it accepts several.
+    shapes: the accepted shapes, if they are enumerated.
+    ranges: the accepted sizes of each axis, if they are ranges.
+    default: the value that fills an optional input; None if the input is required.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Feature:
     default: float | None = None
 
     def accepts(self, shape: tuple[int, ...]) -> bool:
-        """Whether an array may have that shape."""
+        """Return whether an array may have that shape."""
         if self.ranges:
             return len(shape) == len(self.ranges) and all(
                 low <= size and (high is None or size <= high)
@@ -56,7 +56,7 @@ class Feature:
 
     @property
     def accepted(self) -> str:
-        """The accepted shapes in words."""
+        """The accepted shapes, for messages."""
         if self.ranges:
             sizes = (
                 str(low) if low == high else f"{low} or more" if high is None else f"{low} to {high}"
@@ -95,7 +95,7 @@ def features(description: Any) -> dict[str, Feature]:
         kind = feature.type.WhichOneof("Type")
         if kind not in ("multiArrayType", "stateType"):
             raise PackageError(
-                f"{feature.name} is of {kind or 'unknown type'}; multi-arrays are supported, images and dictionaries not"
+                f"{feature.name} is of {kind or 'unknown type'}; only multi-arrays are supported, not images or dictionaries"
             )
         array = feature.type.multiArrayType if kind == "multiArrayType" else feature.type.stateType.arrayType
         dtypes = {
@@ -104,7 +104,7 @@ def features(description: Any) -> dict[str, Feature]:
         if array.dataType not in dtypes:
             raise PackageError(f"{feature.name} has array type {array.dataType}, which is not supported")
         shapes = tuple(tuple(int(n) for n in s.shape) for s in array.enumeratedShapes.shapes)
-        # Core ML's least and greatest sizes are what they say; a greatest below zero means no limit.
+        # Both of Core ML's bounds are inclusive; an upper bound below zero means no limit.
         ranges = tuple(
             (int(r.lowerBound), None if r.upperBound < 0 else int(r.upperBound)) for r in array.shapeRange.sizeRanges
         )
@@ -115,28 +115,28 @@ def features(description: Any) -> dict[str, Feature]:
     return by_name
 
 
-def spoken(error: Exception) -> str:
-    """Return an error of reading a package's file in words: an OSError names the file, others their kind."""
+def error_text(error: Exception) -> str:
+    """Return the text of an error in reading a package's file: an OSError names the file, others their kind."""
     return str(error) if isinstance(error, OSError) else repr(error)
 
 
-def checked(inputs: Mapping[str, NDArray[Any]], declared: Mapping[str, Feature]) -> dict[str, NDArray[Any]]:
-    """Return the inputs in their declared types, those with a default filled in; raises InputError naming what does not fit.
+def check_inputs(inputs: Mapping[str, NDArray[Any]], declared: Mapping[str, Feature]) -> dict[str, NDArray[Any]]:
+    """Return the inputs in their declared types, with defaults filled in; raises InputError naming a wrong input.
 
-    Any floating type is taken for a floating feature (it is rounded to the declared one); integers must be integers.
+    A floating feature accepts any floating type and rounds it to its own; an integer feature accepts integers only.
     """
     if not isinstance(inputs, Mapping):
         raise InputError(f"inputs are a {type(inputs).__name__}; a dict of NumPy arrays by name is accepted")
     unknown = sorted(map(str, set(inputs) - set(declared)))
     missing = sorted(name for name, f in declared.items() if f.default is None and name not in inputs)
     if unknown or missing:
-        what = [f"unknown: {', '.join(unknown)}"] if unknown else []
-        what += [f"missing: {', '.join(missing)}"] if missing else []
-        raise InputError(f"inputs {'; '.join(what)}; accepted: {', '.join(declared)}")
-    found = {}
+        problems = [f"unknown: {', '.join(unknown)}"] if unknown else []
+        problems += [f"missing: {', '.join(missing)}"] if missing else []
+        raise InputError(f"inputs {'; '.join(problems)}; accepted: {', '.join(declared)}")
+    arrays = {}
     for name, feature in declared.items():
         if name not in inputs:
-            found[name] = np.full(feature.shape, feature.default, feature.dtype)
+            arrays[name] = np.full(feature.shape, feature.default, feature.dtype)
             continue
         array = inputs[name]
         if not isinstance(array, np.ndarray):
@@ -145,5 +145,5 @@ def checked(inputs: Mapping[str, NDArray[Any]], declared: Mapping[str, Feature])
             raise InputError(f"{name} has shape {list(array.shape)}; {feature.accepted} is accepted")
         if array.dtype.kind != feature.dtype.kind:
             raise InputError(f"{name} is {array.dtype}; {feature.dtype} is accepted")
-        found[name] = array.astype(feature.dtype, copy=False)
-    return found
+        arrays[name] = array.astype(feature.dtype, copy=False)
+    return arrays

@@ -1,6 +1,6 @@
-"""An ML program on PyTorch, operation by operation: the reference, and its results in fp16 arithmetic.
+"""Run an ML program on PyTorch, operation by operation: the reference, and its results in fp16 arithmetic.
 
-Compiled once at load into a list of steps; each tensor is freed at its last use.
+A program is compiled once into a list of steps when it is loaded; each tensor is freed after its last use.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import torch
 from numpy.typing import NDArray
 
 from converter.errors import AnemoneError
-from converter.runtime.feature import UnsupportedOperator, checked
+from converter.runtime.feature import UnsupportedOperator, check_inputs
 from converter.runtime.ops import FAULTS, OPERATORS, TUPLES
 from converter.runtime.ops.parameter import to_tensor
 from converter.runtime.precision import PRECISIONS, Format, result_format
 from converter.runtime.program import Operation, Program, Value, read_program
-from converter.runtime.ranges import Range, measured
+from converter.runtime.ranges import Range, measure_range
 from converter.runtime.state import STATE_OPERATORS, State, checked_state, without_states
 
 
 @dataclass(frozen=True)
 class _Stored:
-    """A constant that stays in its file and is copied out whenever an operation needs it."""
+    """A constant that stays in its file; each use copies it."""
 
     value: Value
 
@@ -41,7 +41,7 @@ class OperationError(AnemoneError):
 
 @dataclass(frozen=True)
 class _Step:
-    """One operation ready to run: constants bound, tensors named, the formats of its results, the values to free then."""
+    """One operation ready to run, with its constants, the names of its tensors, and the values to free afterwards."""
 
     kind: str
     run: Callable[..., Any]
@@ -51,44 +51,44 @@ class _Step:
     formats: tuple[Format | None, ...]
     freed: tuple[str, ...]
 
-    def describe(self, given: Mapping[str, Any]) -> str:
-        """Return the operation and the shapes of what it is given, in words."""
+    def describe(self, arguments: Mapping[str, Any]) -> str:
+        """Return the operation and the shapes of its arguments, for messages."""
         words = []
-        for name, one in given.items():
-            parts = [p for p in (one if isinstance(one, list) else [one]) if isinstance(p, torch.Tensor)]
-            shapes = ", ".join(f"{p.dtype}{list(p.shape)}".removeprefix("torch.") for p in parts)
-            words += [f"{name} {shapes}"] if parts else []
+        for name, value in arguments.items():
+            tensors = [t for t in (value if isinstance(value, list) else [value]) if isinstance(t, torch.Tensor)]
+            shapes = ", ".join(f"{t.dtype}{list(t.shape)}".removeprefix("torch.") for t in tensors)
+            words += [f"{name} {shapes}"] if tensors else []
         return f"{self.kind} {', '.join(self.outputs)} of {'; '.join(words) or 'nothing'}"
 
 
 _OPERATORS = {**OPERATORS, **STATE_OPERATORS}
-#: Constants of at least this many elements are worth leaving in the file.
+#: Constants of at least this many elements stay in the file.
 _LARGE = 4096
 
 
-def refuse_unknown(path: Path, program: Program) -> None:
-    """Raise UnsupportedOperator naming the operators of a program that this runtime lacks, and their first places."""
+def require_known(path: Path, program: Program) -> None:
+    """Raise UnsupportedOperator naming the operators of a program that this runtime lacks, and where each comes first."""
     missing = Counter(op.kind for op in program.operations if op.kind not in _OPERATORS)
     if missing:
         first = {op.kind: (op.outputs or ["its end"])[0] for op in reversed(program.operations)}
         words = ", ".join(f"{kind} ({count} times, first at {first[kind]})" for kind, count in sorted(missing.items()))
-        raise UnsupportedOperator(f"{path.name} uses operators this runtime does not have: {words}")
+        raise UnsupportedOperator(f"{path.name} uses operators that this runtime does not have: {words}")
 
 
-def _all_finite(given: Mapping[str, Any]) -> bool:
-    flat = [t for one in given.values() for t in (one if isinstance(one, list) else [one])]
+def _all_finite(arguments: Mapping[str, Any]) -> bool:
+    flat = [t for value in arguments.values() for t in (value if isinstance(value, list) else [value])]
     return all(bool(torch.isfinite(t).all()) for t in flat if isinstance(t, torch.Tensor))
 
 
 class MILNetwork:
-    """A package run by PyTorch operation by operation.
+    """A package that PyTorch runs operation by operation.
 
-    In the ``precision`` fp32, types narrower than that are not rounded to between operations; in fp16 every fp16 result
-    is, and in ane it also meets the Neural Engine's reported limits, with ``narrow_slices`` those of engines before A16;
-    that shows overflow, not the engine's own error (see `converter.runtime.precision`). With ``record``, `ranges` tells how far each operation's results reached.
+    ``precision`` fp32 does not round between operations. fp16 rounds every fp16 result. ane also applies the Neural
+    Engine's reported limits, with ``narrow_slices`` those of engines before A16; it shows overflow, not the engine's own
+    error (see `converter.runtime.precision`). With ``record``, `ranges` has the range of each operation's results.
 
-    With ``stream`` weights stay in the file and are read anew at each use: slower, but a network of any size runs in
-    the memory of its largest layer.
+    With ``stream`` weights stay in the file and are read at each use: slower, but a network of any size runs in the
+    memory of its largest layer.
     """
 
     def __init__(
@@ -104,17 +104,17 @@ class MILNetwork:
         if precision not in PRECISIONS:
             raise ValueError(f"precision is {precision!r}; accepted: {', '.join(PRECISIONS)}")
         program = read_program(path, function)
-        refuse_unknown(path, program)
+        require_known(path, program)
         self.inputs, self.outputs, self._states = program.inputs, program.outputs, program.states
-        #: Output name -> its range over all predictions so far, where it was asked for. Operations that only move or
-        #: choose numbers have none.
+        #: Output name -> its range over all predictions so far, if recorded. Operations that only move or choose numbers
+        #: have none.
         self.ranges: dict[str, Range] = {}
         self._precision, self._narrow_slices, self._record, self._stream = precision, narrow_slices, record, stream
         self._shared: dict[int, torch.Tensor | str | _Stored] = {}
         self._steps = self._compile(program)
 
     def _constant(self, value: Value) -> torch.Tensor | str | _Stored:
-        """Return one tensor for each stored constant, however many operations use it."""
+        """Return the tensor of a stored constant, the same for all operations that use it."""
         key = id(value)
         if key not in self._shared:
             large = not isinstance(value, str) and value.size >= _LARGE
@@ -128,11 +128,11 @@ class MILNetwork:
             for names in op.inputs.values():
                 last_use |= dict.fromkeys(names, index)
             last_use |= {name: index for name in op.outputs if name not in last_use}
-        kept = {*program.outputs, *program.states}
+        permanent = {*program.outputs, *program.states}
         steps = []
         for index, op in enumerate(operations):
-            touched = {n for ns in op.inputs.values() for n in ns} | set(op.outputs)
-            freed = tuple(sorted(n for n in touched if last_use[n] == index and n not in kept))
+            values = {n for ns in op.inputs.values() for n in ns} | set(op.outputs)
+            freed = tuple(sorted(n for n in values if last_use[n] == index and n not in permanent))
             steps.append(self._step(op, freed))
         self._shared.clear()
         return steps
@@ -147,31 +147,31 @@ class MILNetwork:
         formats = tuple(form if dtype == np.float16 else None for dtype in op.dtypes)
         return _Step(op.kind, _OPERATORS[op.kind], constants, inputs, tuple(op.outputs), formats, freed)
 
-    def _kept(self, step: _Step, index: int, exact: torch.Tensor, given: Mapping[str, Any]) -> torch.Tensor:
-        """Return an operation's result in the network's precision; its range is recorded if asked for."""
+    def _rounded(self, step: _Step, index: int, exact: torch.Tensor, arguments: Mapping[str, Any]) -> torch.Tensor:
+        """Return an operation's result in the network's precision; record its range if asked."""
         form = step.formats[index]
         if form is None:
             return exact
         if self._record:
             name = step.outputs[index]
-            reach = measured(name, step.kind, form, exact, finite_operands=lambda: _all_finite(given))
-            self.ranges[name] = self.ranges[name].also(reach) if name in self.ranges else reach
-        return exact if self._precision == "fp32" else form.keep(exact)
+            result = measure_range(name, step.kind, form, exact, finite_operands=lambda: _all_finite(arguments))
+            self.ranges[name] = self.ranges[name].merge(result) if name in self.ranges else result
+        return exact if self._precision == "fp32" else form.round(exact)
 
     def make_state(self) -> State:
-        """Return states of zeros, for predictions that go on from one another; a network without any has an empty one."""
+        """Return states of zeros for a sequence of predictions; empty for a network without states."""
         return State(self._states)
 
     @torch.inference_mode()
     def predict(self, inputs: Mapping[str, NDArray[Any]], state: State | None = None) -> dict[str, NDArray[Any]]:
-        """Run the network once; ``state`` holds afterwards what it wrote to its states.
+        """Run the network once and update ``state``.
 
-        Raises InputError before anything runs and OperationError where an operation does not take what it is given.
+        Raises InputError before anything runs and OperationError if an operation does not accept its arguments.
         """
         live: dict[str, Any] = checked_state(state, self._states)
-        for name, array in checked(inputs, self.inputs).items():
-            wide = array.astype(np.float32) if array.dtype.kind == "f" else np.array(array)
-            live[name] = torch.from_numpy(wide)
+        for name, array in check_inputs(inputs, self.inputs).items():
+            copied = array.astype(np.float32) if array.dtype.kind == "f" else np.array(array)
+            live[name] = torch.from_numpy(copied)
         for step in self._steps:
             tensors = {
                 name: [live[n] for n in names] if name in TUPLES else live[names[0]] for name, names in step.inputs
@@ -183,11 +183,11 @@ class MILNetwork:
                 raise OperationError(f"{step.describe(constants | tensors)}: {error}") from error
             results = result if isinstance(result, list) else [result]
             for index, (name, exact) in enumerate(zip(step.outputs, results, strict=True)):
-                live[name] = self._kept(step, index, exact, constants | tensors)
+                live[name] = self._rounded(step, index, exact, constants | tensors)
             for name in step.freed:
                 del live[name]
         if state is not None:
             state.tensors = {name: live[name] for name in self._states}
-        # An output may be a state's own tensor, which is not the caller's to change.
+        # An output may be a state's own tensor, which the caller must not change.
         copy = bool(self._states)
         return {name: live[name].numpy().astype(feature.dtype, copy=copy) for name, feature in self.outputs.items()}

@@ -1,4 +1,4 @@
-"""A package's ML program, parsed: operations with their parameters, constants decoded or memory-mapped."""
+"""Read a package's ML program: operations with their parameters, constants decoded or memory-mapped."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from converter.runtime.constants import Constants, dtype_of
 from converter.runtime.feature import Feature, PackageError, features
 from converter.runtime.package import (
     default_function,
-    described,
+    describe_function,
     function_of,
-    opened,
+    open_program,
     own_description,
     read_model,
     stages,
@@ -30,7 +30,7 @@ __all__ = [
     "Operation",
     "Program",
     "Value",
-    "declared",
+    "declared_features",
     "default_function",
     "functions",
     "own_features",
@@ -42,20 +42,20 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation. Parameters are names of tensors (several for a tuple parameter) or constant values."""
+    """One operation. Its parameters are names of tensors (several for a tuple parameter) or constant values."""
 
     kind: str
     inputs: dict[str, list[str]]
     constants: dict[str, list[Value]]
     outputs: list[str]
     dtypes: list[np.dtype[Any]]
-    #: Of each output; None if the program does not fix it.
+    #: The shape of each output; None if the program does not fix it.
     shapes: list[tuple[int, ...] | None]
 
 
 @dataclass(frozen=True)
 class Program:
-    """One function of a package. Its states (which keep their values between predictions) are inputs of operations."""
+    """One function of a package. Operations take its states, which keep their values between predictions, as inputs."""
 
     inputs: dict[str, Feature]
     outputs: dict[str, Feature]
@@ -74,7 +74,7 @@ class Program:
 
 
 def functions(path: Path | str) -> tuple[str, ...]:
-    """Return the names of a package's functions, of a pipeline "main" alone; raises PackageError."""
+    """Return the names of a package's functions; only "main" for a pipeline. Raises PackageError."""
     path = Path(path)
     return ("main",) if stages(path) else tuple(sorted(read_model(path).mlProgram.functions))
 
@@ -87,30 +87,32 @@ def _features(description: Any, path: Path) -> dict[str, Feature]:
 
 
 def own_features(path: Path, function: str | None = None) -> tuple[dict[str, Feature], dict[str, Feature]]:
-    """Return one package's own inputs and outputs, as `declared`, also of one half of a network."""
-    found = own_description(path, function)
-    return _features(found.input, path), _features(found.output, path)
+    """Return the inputs and outputs of one package or one chunk of a network; the rest is as in `declared_features`."""
+    description = own_description(path, function)
+    return _features(description.input, path), _features(description.output, path)
 
 
-def declared(path: Path, function: str | None = None) -> tuple[dict[str, Feature], dict[str, Feature]]:
+def declared_features(path: Path, function: str | None = None) -> tuple[dict[str, Feature], dict[str, Feature]]:
     """Return a function's (or a pipeline's) inputs and outputs by name, without reading its weights; raises PackageError.
 
-    Of a network cut in two, ``path`` is the first half.
+    For a network in two chunks, ``path`` is the first.
     """
-    return chunk_features(path, (own_features(part, function) for part in chunk_paths(path)))
+    return chunk_features(path, (own_features(chunk, function) for chunk in chunk_paths(path)))
 
 
-def _runnable(op: Statement, constants: Constants, known: dict[str, Value]) -> Operation:
+def _runnable(op: Statement, constants: Constants, known_values: dict[str, Value]) -> Operation:
     if op.blocks:
         raise PackageError(f"{op.name} ({op.kind}) has nested blocks, which are not supported")
     inputs: dict[str, list[str]] = {}
     values: dict[str, list[Value]] = {}
     for name, arguments in op.inputs.items():
-        if all(isinstance(a, Literal) or a in known for a in arguments):
+        if all(isinstance(a, Literal) or a in known_values for a in arguments):
             where = f"{op.name}: {name}"
-            values[name] = [constants.decode(a, where) if isinstance(a, Literal) else known[a] for a in arguments]
+            values[name] = [
+                constants.decode(a, where) if isinstance(a, Literal) else known_values[a] for a in arguments
+            ]
         elif any(isinstance(a, Literal) for a in arguments):
-            raise PackageError(f"{op.name} ({op.kind}): {name} mixes tensors and values written in place")
+            raise PackageError(f"{op.name} ({op.kind}): {name} mixes tensors and inline values, which is not supported")
         else:
             inputs[name] = [a for a in arguments if isinstance(a, str)]
     dtypes = [dtype_of(kind, f"{name} ({op.kind})") for name, kind in op.outputs.items()]
@@ -122,27 +124,27 @@ def _constant(name: str, value: Value) -> Operation:
     return Operation("const", {}, {"val": [value]}, [name], [dtype], [() if isinstance(value, str) else value.shape])
 
 
-def _check_names(given: set[str], operations: list[Operation], outputs: list[str], path: Path) -> None:
-    """Refuse a program in which an operation takes a value that no earlier one gives."""
+def _check_names(names: set[str], operations: list[Operation], outputs: list[str], path: Path) -> None:
+    """Raise PackageError if an operation takes a value that no earlier one gives."""
     for op in operations:
-        for name in (n for names in op.inputs.values() for n in names):
-            if name not in given:
+        for name in (n for arguments in op.inputs.values() for n in arguments):
+            if name not in names:
                 raise PackageError(
-                    f"{path}: {(op.outputs or [op.kind])[0]} takes {name}, which nothing before it gives"
+                    f"{path}: {(op.outputs or [op.kind])[0]} takes {name}, which no operation before it gives"
                 )
-        given |= set(op.outputs)
-    if lost := [name for name in outputs if name not in given]:
-        raise PackageError(f"{path}: nothing gives its outputs {', '.join(lost)}")
+        names |= set(op.outputs)
+    if missing := [name for name in outputs if name not in names]:
+        raise PackageError(f"{path}: no operation gives its outputs {', '.join(missing)}")
 
 
-def _read_program(path: Path, named: str | None) -> Program:
-    model, folder = opened(path)
-    function = function_of(model, path, named)
-    description = described(model, function)
+def _read_program(path: Path, name: str | None) -> Program:
+    model, folder = open_program(path)
+    function = function_of(model, path, name)
+    description = describe_function(model, function)
     inputs, outputs, states = (_features(f, path) for f in (description.input, description.output, description.state))
     body = read_body(model, path, function)
     constants = Constants(folder)
-    known: dict[str, Value] = {}
+    values: dict[str, Value] = {}
     operations = []
     types = dict(body.inputs)
     for op in body.statements:
@@ -153,23 +155,23 @@ def _read_program(path: Path, named: str | None) -> Program:
             if op.kind == "const" and op.outputs:
                 if "val" not in op.attributes:
                     raise PackageError(f"{op.name} is a constant without a value")
-                known[op.name] = constants.decode(op.attributes["val"], op.name)
+                values[op.name] = constants.decode(op.attributes["val"], op.name)
             elif decodes(op.kind, len(op.outputs)):
-                known |= constants.unfold(op, known)
+                values |= constants.unfold(op, values)
             else:
-                operations.append(_runnable(op, constants, known))
+                operations.append(_runnable(op, constants, values))
     except PackageError as error:
         raise PackageError(f"{path}: {error}") from error
-    # A tuple parameter may mix tensors and constants; the constants then travel as an operation of their own.
+    # A tuple parameter may mix tensors and constants; such a constant becomes an operation of its own.
     used = {n for op in operations for names in op.inputs.values() for n in names}
-    loose = [_constant(n, known[n]) for n in sorted(used & set(known))]
-    loose += [_constant(n, known[n]) for n in body.outputs if n in known and n not in used]
-    _check_names({*inputs, *states}, loose + operations, [*outputs], path)
-    return Program(inputs, outputs, loose + operations, states)
+    separate = [_constant(n, values[n]) for n in sorted(used & set(values))]
+    separate += [_constant(n, values[n]) for n in body.outputs if n in values and n not in used]
+    _check_names({*inputs, *states}, separate + operations, [*outputs], path)
+    return Program(inputs, outputs, separate + operations, states)
 
 
 def _in_a_row(programs: Sequence[Program]) -> Iterator[Operation]:
-    """Yield the operations of all programs; equal names that are not handed on become different ones."""
+    """Yield the operations of all programs; a name that several programs use for values of their own gets a suffix."""
     times = Counter(name for program in programs for name in program.names)
     for number, program in enumerate(programs, 1):
         own = {name: f"{name}#{number}" for name in program.names - program.features if times[name] > 1}
@@ -179,11 +181,11 @@ def _in_a_row(programs: Sequence[Program]) -> Iterator[Operation]:
 
 
 def read_program(path: Path, function: str | None = None) -> Program:
-    """Read a function (the default one) of the package or compiled model at ``path``; raises PackageError if it cannot be read.
+    """Read a function (by default the default one) of the package or compiled model at ``path``; raises PackageError if it cannot be read.
 
-    Both halves of a network cut in two are one program, if ``path`` is the first.
+    Both chunks of a network are one program, if ``path`` is the first.
     """
-    programs = [_read_program(part, function) for part in chunk_paths(path)]
+    programs = [_read_program(chunk, function) for chunk in chunk_paths(path)]
     if len(programs) == 1:
         return programs[0]
     inputs, outputs = chunk_features(path, ((program.inputs, program.outputs) for program in programs))

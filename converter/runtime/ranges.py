@@ -1,4 +1,4 @@
-"""How far an operation's results reach, measured as a network runs: where fp16 overflows, and how near it is elsewhere."""
+"""Measure the range of operations' results as a network runs: where fp16 overflows, and how near it is elsewhere."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from converter.runtime.precision import NORMAL, Format
 
 @dataclass(frozen=True)
 class Range:
-    """What one output of an operation was over one prediction or several.
+    """The range of one output of an operation over one or several predictions.
 
-    peak: the greatest magnitude before rounding, of the finite results.
+    peak: the greatest magnitude of the finite results before rounding.
     ceiling: the greatest magnitude that stays finite.
-    count: how many results there were.
-    overflowed: how many became infinite here: beyond the ceiling, or of finite operands (a division by 0).
-    infinite, undefined, subnormal: how many were infinite, NaN, or in fp16's subnormal numbers and not 0, after rounding
-    but before subnormal ones are flushed.
+    count: the number of results.
+    overflowed: how many became infinite here: beyond the ceiling, or from finite operands (a division by 0).
+    infinite, undefined, subnormal: how many were infinite, NaN, or subnormal in fp16 and not 0, after rounding but before
+    subnormal numbers are flushed.
     """
 
     output: str
@@ -35,11 +35,11 @@ class Range:
 
     @property
     def headroom_db(self) -> float:
-        """How much larger the peak could be, in dB; negative where it overflows, infinite where all results are 0."""
+        """How much larger the peak could be, in dB; negative if it overflows, infinite if all results are 0."""
         return 20 * math.log10(self.ceiling / self.peak) if self.peak else math.inf
 
-    def also(self, other: Range) -> Range:
-        """Join this and another prediction's range of the same output."""
+    def merge(self, other: Range) -> Range:
+        """Return this range merged with that of another prediction, for the same output."""
         return Range(
             self.output,
             self.kind,
@@ -53,17 +53,17 @@ class Range:
         )
 
 
-def measured(
+def measure_range(
     output: str, kind: str, form: Format, exact: torch.Tensor, *, finite_operands: Callable[[], bool]
 ) -> Range:
     """Return the range of an operation's results before rounding (fp32, any shape).
 
-    ``finite_operands`` is asked only where a result is infinite already before rounding.
+    ``finite_operands`` is called only if a result is infinite before rounding.
     """
     size = exact.abs()
     infinite = torch.isinf(size)
-    kept = Format(form.ceiling).keep(size)
-    unbounded = int(torch.isinf(kept).sum())
+    rounded = Format(form.ceiling).round(size)
+    unbounded = int(torch.isinf(rounded).sum())
     before = int(infinite.sum())
     inherited = before if before and not finite_operands() else 0
     finite = size.where(torch.isfinite(size), 0.0)
@@ -76,25 +76,26 @@ def measured(
         unbounded - inherited,
         unbounded,
         int(torch.isnan(size).sum()),
-        int(((kept < NORMAL) & (kept > 0)).sum()),
+        int(((rounded < NORMAL) & (rounded > 0)).sum()),
     )
 
 
-def nearest(ranges: Iterable[Range]) -> list[Range]:
-    """Return those that overflowed first, then by headroom, the least first; the program's order among equals."""
+def by_headroom(ranges: Iterable[Range]) -> list[Range]:
+    """Sort ranges: those that overflowed first, then by headroom, the least first; equal ones in the program's order."""
     return sorted(ranges, key=lambda r: (not r.overflowed, r.headroom_db))
 
 
 def report(ranges: Iterable[Range], most: int) -> str:
-    """Return a table of the ``most`` operations nearest to overflow, and the fate of those behind one that did."""
-    found = nearest(ranges)
+    """Return a table of the ``most`` operations nearest to overflow, and how many others got infinities or NaN."""
+    results = by_headroom(ranges)
     lines = [f"{'operation':40} {'kind':16} {'peak':>10} {'limit':>6} {'headroom':>9}"]
-    for one in found[:most]:
-        words = f"  {one.overflowed / one.count:.2%} overflow" if one.overflowed else ""
+    for result in results[:most]:
+        words = f"  {result.overflowed / result.count:.2%} overflow" if result.overflowed else ""
         lines.append(
-            f"{one.output:40} {one.kind:16} {one.peak:10.4g} {one.ceiling:6.0f} {one.headroom_db:6.1f} dB{words}"
+            f"{result.output:40} {result.kind:16} {result.peak:10.4g} {result.ceiling:6.0f} "
+            f"{result.headroom_db:6.1f} dB{words}"
         )
-    carried = sum(1 for one in found if (one.infinite or one.undefined) and not one.overflowed)
+    carried = sum(1 for r in results if (r.infinite or r.undefined) and not r.overflowed)
     if carried:
-        lines.append(f"{carried} operations behind these have infinities or NaN in their results")
+        lines.append(f"{carried} operations after these have infinities or NaN in their results")
     return "\n".join(lines)

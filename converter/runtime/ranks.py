@@ -1,7 +1,7 @@
-"""How many axes operators take, so that a program which gives them others is refused when it is read.
+"""Check the ranks of operators' arguments, so that a program with wrong ranks is refused when it is read.
 
-MIL's own documentation (coremltools' ``converters/mil/mil/ops/defs``) allows fewer ranks for some; what is here is what
-our operators compute as documented.
+MIL's own documentation (coremltools' ``converters/mil/mil/ops/defs``) allows fewer ranks for some operators; these are
+the ranks for which our operators compute the documented results.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping
 from converter.runtime.body import Statement, Type
 from converter.runtime.feature import PackageError
 
-#: The least and the greatest rank of a parameter; None if there is no greatest.
+#: The least and the greatest rank of a parameter; None means no greatest.
 Ranks = tuple[int, int | None]
 
 _IMAGE: Ranks = (4, 4)
 _WINDOWED: Ranks = (3, 5)
 _VECTOR: Ranks = (1, None)
 _MATRIX: Ranks = (2, None)
-#: (operator, parameter) -> the ranks it takes. What is not here takes any, a scalar included.
+#: (operator, parameter) -> the accepted ranks. Other parameters accept any rank, scalars too.
 RANKS: dict[tuple[str, str], Ranks] = {
     **{(kind, "x"): _IMAGE for kind in ("affine", "crop_resize", "depth_to_space", "resample", "space_to_depth")},
     **{(kind, "x"): _IMAGE for kind in ("batch_to_space", "space_to_batch")},
@@ -39,8 +39,8 @@ RANKS: dict[tuple[str, str], Ranks] = {
     ("matmul", "y"): _VECTOR,
     ("resample", "coordinates"): _IMAGE,
 }
-#: Operators that have no result over nothing.
-_SOME = frozenset({"reduce_argmax", "reduce_argmin", "reduce_max", "reduce_min"})
+#: Operators that have no result over an axis without elements.
+_NONEMPTY = frozenset({"reduce_argmax", "reduce_argmin", "reduce_max", "reduce_min"})
 
 
 def _words(ranks: Ranks) -> str:
@@ -48,14 +48,14 @@ def _words(ranks: Ranks) -> str:
     return str(least) if least == greatest else f"{least} or more" if greatest is None else f"{least} to {greatest}"
 
 
-def _some(op: Statement) -> bool:
-    """Whether an operation's first result has elements, as far as its type tells."""
+def _has_result(op: Statement) -> bool:
+    """Return whether the type of an operation's first result says that it has elements."""
     first = next(iter(op.outputs.values()), None)
     return first is not None and bool(first.fixed is not None and 0 not in first.fixed)
 
 
 def check_ranks(statements: Iterable[Statement], types: Mapping[str, Type]) -> None:
-    """Raise PackageError naming the first operation that is given a tensor of a rank it does not take.
+    """Raise PackageError naming the first operation that gets a tensor of a rank it does not accept.
 
     ``types`` are those of the named values.
     """
@@ -63,14 +63,14 @@ def check_ranks(statements: Iterable[Statement], types: Mapping[str, Type]) -> N
         for parameter, arguments in op.inputs.items():
             least, greatest = RANKS.get((op.kind, parameter), (0, None))
             for argument in arguments:
-                given = types.get(argument) if isinstance(argument, str) else argument.type
-                if given is None or given.kind != "tensorType" or given.state or not given.ranked:
+                value_type = types.get(argument) if isinstance(argument, str) else argument.type
+                if value_type is None or value_type.kind != "tensorType" or value_type.state or not value_type.ranked:
                     continue
-                rank = len(given.shape)
+                rank = len(value_type.shape)
                 if rank < least or (greatest is not None and rank > greatest):
                     raise PackageError(
                         f"{op.name} ({op.kind}): {parameter} has rank {rank}; "
                         f"rank {_words((least, greatest))} is accepted"
                     )
-                if parameter == "x" and op.kind in _SOME and 0 in given.shape and _some(op):
-                    raise PackageError(f"{op.name} ({op.kind}): x has no elements along the axes it is folded over")
+                if parameter == "x" and op.kind in _NONEMPTY and 0 in value_type.shape and _has_result(op):
+                    raise PackageError(f"{op.name} ({op.kind}): x has no elements along the axes that it reduces")

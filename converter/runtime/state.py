@@ -1,4 +1,4 @@
-"""States, which a network keeps between predictions, and the operations that read and write them."""
+"""A network's states, which keep their values between predictions, and the operations that read and write them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from converter.runtime.program import Operation
 
 
 class State:
-    """The states of one sequence of predictions, zero at first; several may be in use with the same network."""
+    """The states of one sequence of predictions, zero at first; a network may have several sequences at a time."""
 
     def __init__(self, features: Mapping[str, Feature]) -> None:
         self.features = features
-        #: Name -> its values, of which floating ones are fp32 as everywhere between operations.
+        #: Name -> its values; floating ones are fp32, as everywhere between operations.
         self.tensors = {name: _tensor(np.zeros(f.shape, f.dtype)) for name, f in features.items()}
 
     def read(self, name: str) -> NDArray[Any]:
@@ -39,17 +39,19 @@ def _tensor(array: NDArray[Any]) -> torch.Tensor:
 
 
 def checked_state(state: State | None, declared: Mapping[str, Feature]) -> dict[str, torch.Tensor]:
-    """Return the tensors of a prediction's states; raises InputError if they are not those of the network."""
+    """Return the tensors of a prediction's states; raises InputError if they are not the network's."""
     if state is None and declared:
-        raise InputError(f"the network keeps states ({', '.join(declared)}); give one of its make_state()")
-    found = {} if state is None else state.tensors
-    if {name: f.shape for name, f in declared.items()} != {name: tuple(t.shape) for name, t in found.items()}:
-        raise InputError(f"a state of {', '.join(found)} was given; the network's are {', '.join(declared) or 'none'}")
-    return dict(found)
+        raise InputError(f"the network has states ({', '.join(declared)}); pass a state from its make_state()")
+    tensors = {} if state is None else state.tensors
+    if {name: f.shape for name, f in declared.items()} != {name: tuple(t.shape) for name, t in tensors.items()}:
+        raise InputError(
+            f"the state has {', '.join(tensors)}; the network's states are {', '.join(declared) or 'none'}"
+        )
+    return dict(tensors)
 
 
-#: Operators on states as plain ones, once `without_states` has named the state among their results. coremltools writes
-#: its ``coreml_update_state`` as a ``write_state`` and a ``read_state``.
+#: Operators on states as plain operators, after `without_states` has added the state to their results. coremltools
+#: writes its ``coreml_update_state`` as a ``write_state`` and a ``read_state``.
 STATE_OPERATORS: dict[str, Callable[..., Any]] = {
     "coreml_update_state": lambda value: [value, value],
     "read_state": lambda input: input,
@@ -58,7 +60,7 @@ STATE_OPERATORS: dict[str, Callable[..., Any]] = {
 
 
 def without_states(op: Operation, states: Mapping[str, Feature]) -> Operation:
-    """Return the operation with the value it writes to a state as its first result, which has the state's name."""
+    """Return the operation with the value that it writes to a state as its first result, under the state's name."""
     if op.kind == "write_state":
         (name,) = op.inputs["input"]
     elif op.kind == "coreml_update_state":

@@ -1,4 +1,4 @@
-"""A package's or compiled model's program in short, without its weights: features, operations, shapes."""
+"""Summarize a package's or compiled model's program without its weights: features, operations, shapes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from converter.runtime.body import Body, read_body
 from converter.runtime.chunks import chunk_features, chunk_paths
 from converter.runtime.feature import Feature, features
-from converter.runtime.package import described, function_of, read_model
+from converter.runtime.package import describe_function, function_of, read_model
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Operation:
 class ProgramSummary:
     """A model's inputs, outputs and operations.
 
-    version: the model's name by its maker (Apple's converter: the --model-version).
-    metadata: its user-defined strings.
+    version: the version string of its metadata (Apple's converter writes --model-version).
+    metadata: the user-defined strings.
     """
 
     path: Path
@@ -38,7 +38,7 @@ class ProgramSummary:
     metadata: dict[str, str]
 
     def shape(self, output: str) -> tuple[int, ...]:
-        """Return an output's shape; where it is not declared (it need not be), that of the operation which gives it."""
+        """Return an output's declared shape, or that of the operation which gives it if none is declared."""
         declared = self.outputs[output].shape
         return declared or next((o.shape for o in reversed(self.operations) if o.output == output), ())
 
@@ -49,10 +49,10 @@ class ProgramSummary:
 
     @property
     def embedding_rows(self) -> int | None:
-        """The number of tokens a text encoder knows; None if its embedding is compressed."""
+        """The number of rows of a text encoder's token embedding; None if the embedding is compressed."""
         tables = {o.output: o.shape for o in self.operations if o.kind == "const"}
-        looked_up = (tables[o.x] for o in self.operations if o.kind == "gather" and o.x in tables)
-        return next((shape[0] for shape in looked_up if len(shape) == 2), None)
+        embeddings = (tables[o.x] for o in self.operations if o.kind == "gather" and o.x in tables)
+        return next((shape[0] for shape in embeddings if len(shape) == 2), None)
 
 
 def _operations(body: Body) -> Iterator[Operation]:
@@ -66,7 +66,7 @@ def _operations(body: Body) -> Iterator[Operation]:
 def _summary(path: Path) -> ProgramSummary:
     model = read_model(path)
     function = function_of(model, path, None)
-    description = described(model, function)
+    description = describe_function(model, function)
     return ProgramSummary(
         path,
         features(description.input),
@@ -78,11 +78,11 @@ def _summary(path: Path) -> ProgramSummary:
 
 
 def read_summary(path: Path) -> ProgramSummary:
-    """Return the summary of an .mlpackage or .mlmodelc, or of both halves of a network cut in two if ``path`` is the first.
+    """Return the summary of an .mlpackage or .mlmodelc, or of both chunks of a network if ``path`` is the first.
 
-    Raises PackageError if it cannot be read or is no ML program.
+    Raises PackageError if it cannot be read or is not an ML program.
     """
-    summaries = [_summary(part) for part in chunk_paths(path)]
-    inputs, outputs = chunk_features(path, ((o.inputs, o.outputs) for o in summaries))
+    summaries = [_summary(chunk) for chunk in chunk_paths(path)]
+    inputs, outputs = chunk_features(path, ((s.inputs, s.outputs) for s in summaries))
     operations = tuple(operation for summary in summaries for operation in summary.operations)
     return replace(summaries[0], inputs=inputs, outputs=outputs, operations=operations)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from converter.errors import CheckpointError
 from converter.networks.registry import kind_of
 from converter.runtime import Feature
-from converter.runtime.feature import checked
+from converter.runtime.feature import check_inputs
 from converter.sources.tensors import Tensors
 from converter.verification.streamed import streamed
 
@@ -48,7 +48,7 @@ class ReferenceNetwork:
     @torch.inference_mode()
     def predict(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run the network once. Raises InputError before anything runs, and CheckpointError where the sizes do not fit."""
-        given = checked(inputs, self.inputs)
+        given = check_inputs(inputs, self.inputs)
         try:
             found = self._run(self._module, {n: torch.from_numpy(np.asarray(a, np.float32)) for n, a in given.items()})
         except RuntimeError as error:  # PyTorch's, of sizes that do not fit

@@ -18,7 +18,7 @@ from converter.lint import CHIPS, DEFAULT_CHIP
 from converter.networks.registry import kind_of
 from converter.runtime import Network, load
 from converter.runtime.mil import MILNetwork
-from converter.runtime.program import declared
+from converter.runtime.program import declared_features
 from converter.runtime.ranges import Range, report
 from converter.sources.source import open_source
 from converter.verification.reference import ReferenceNetwork
@@ -110,7 +110,7 @@ def _ranges(recorded: Recorded, networks: dict[str, str], trial: VerifyOptions) 
     for file, ranges in recorded:
         known = found.setdefault(networks[file], {})
         for name, one in ranges.items():
-            known[name] = known[name].also(one) if name in known else one
+            known[name] = known[name].merge(one) if name in known else one
     tables = [f"\n{network} in {trial.precision}\n{report(r.values(), trial.ranges)}" for network, r in found.items()]
     if trial.precision == "ane":
         tables.append(
@@ -143,7 +143,9 @@ def verify_model(path: Path, against: str, changes: dict[str, Any], trial: Verif
 
     def reference(file: Path, function: str, units: str) -> Network:
         network = networks[file.name]
-        return ReferenceNetwork(network, plan.config(network), plan.tensors(network), *declared(file, function))
+        return ReferenceNetwork(
+            network, plan.config(network), plan.tensors(network), *declared_features(file, function)
+        )
 
     try:
         for number, network in enumerate(folder.manifest.networks):

@@ -24,8 +24,8 @@ from converter.lint.stored import Blobs
 from converter.networks.registry import NetworkError, kind_of, text_encoders
 from converter.runtime import weight_bytes
 from converter.runtime.chunks import chunk_paths
-from converter.runtime.compute_plan import Share, planned
-from converter.runtime.program import declared
+from converter.runtime.compute_plan import DeviceShare, device_shares
+from converter.runtime.program import declared_features
 from server.doctor.machine import Problem
 from server.models.memory import memory_budget, memory_need
 from server.pipeline.networks import expect_network
@@ -49,7 +49,7 @@ class Placed:
 
     source: str
     chip: str | None
-    shares: tuple[Share, ...] = ()
+    shares: tuple[DeviceShare, ...] = ()
     problem: str | None = None
 
 
@@ -83,7 +83,7 @@ class Model:
     networks: list[Examined] = field(default_factory=list)
 
 
-def predicted(path: Path, function: str, chip: str) -> tuple[Share, ...]:
+def predicted(path: Path, function: str, chip: str) -> tuple[DeviceShare, ...]:
     """What the lint expects of a program on a chip: the operations that the Neural Engine can run, and the others."""
     counts, work = {True: 0, False: 0}, {True: 0, False: 0}
     for part in chunk_paths(path):
@@ -95,14 +95,16 @@ def predicted(path: Path, function: str, chip: str) -> tuple[Share, ...]:
             work[engine] += work_of(listed, op)
     total = sum(work.values())
     names = {True: "Neural Engine", False: "CPU or GPU"}
-    return tuple(Share(names[e], counts[e], work[e] / total if total else None) for e in (True, False) if counts[e])
+    return tuple(
+        DeviceShare(names[e], counts[e], work[e] / total if total else None) for e in (True, False) if counts[e]
+    )
 
 
 def _placed(path: Path, function: str, units: str, chip: str) -> Placed:
     if sys.platform == "darwin":
         try:
             # In a process of its own, which Core ML may end.
-            return Placed("compute plan", None, in_child(planned, path, function, units))
+            return Placed("compute plan", None, in_child(device_shares, path, function, units))
         except (ChildDied, WorkFailed) as error:
             return Placed("compute plan", None, problem=str(error))
     try:
@@ -183,7 +185,7 @@ def _networks(
         model.networks.append(one)
         if placed.problem is None:
             try:
-                expect_network(network, path, declared(path, package.function)[0])
+                expect_network(network, path, declared_features(path, package.function)[0])
             except AnemoneError as error:
                 yield Problem(f"{network} of {model.name}: {error}", _AGAIN.format(folder=folder.path))
                 continue

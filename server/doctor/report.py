@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from converter.runtime.compute_plan import Share
+from converter.runtime.compute_plan import DeviceShare
 from server.doctor.machine import Kernels, Machine, Problem, Storage
 from server.doctor.networks import Examined, Model, Placed
 
@@ -53,7 +53,7 @@ def _gigabytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB"
 
 
-def _share(share: Share, of: str) -> str:
+def _share(share: DeviceShare, of: str) -> str:
     part = "" if share.cost is None else f" with {100 * share.cost:.0f} % of the {of}"
     return f"{share.device} {share.operations} operations{part}"
 

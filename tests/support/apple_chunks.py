@@ -10,7 +10,7 @@ __all__ = ["cut_in_two"]
 
 
 def cut_in_two(package: Path, out: Path) -> tuple[Path, Path]:
-    """Both halves of a package, in ``out``; coremltools makes them, to whom Apple's chunk_mlprogram.py leaves it."""
+    """Write both chunks of a package into ``out``, by the function of coremltools that Apple's chunk_mlprogram.py calls."""
     logging.getLogger("coremltools").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -13,10 +13,10 @@ with warnings.catch_warnings():
     from coremltools.converters.mil import Builder as mb
     from coremltools.converters.mil.mil import types
 
-__all__ = ["half", "mb", "package_of_program", "state", "types"]
+__all__ = ["fp16", "mb", "package_of_program", "state", "types"]
 
 
-def half(*shape: int) -> Any:
+def fp16(*shape: int) -> Any:
     """An input of fp16."""
     return mb.TensorSpec(shape, dtype=types.fp16)
 

@@ -25,8 +25,8 @@ from converter.runtime.fast.norms import (
 )
 from converter.runtime.fast.rounding import round_layers
 from converter.runtime.fast.shapes import DataDependent, infer_shapes
-from converter.runtime.feature import Network, checked
-from converter.runtime.mil import MILNetwork, OperationError, refuse_unknown
+from converter.runtime.feature import Network, check_inputs
+from converter.runtime.mil import MILNetwork, OperationError, require_known
 from converter.runtime.ops import FAULTS
 from converter.runtime.program import Program, read_program
 
@@ -74,7 +74,7 @@ class FastNetwork:
         self._program = read_program(path, function)
         if self._program.states:
             raise DataDependent(f"{path.name} keeps {', '.join(self._program.states)}")
-        refuse_unknown(path, self._program)
+        require_known(path, self._program)
         self.inputs, self.outputs = self._program.inputs, self._program.outputs
         self._store = Store(kernels())
         self._compiled: dict[tuple[Shape, ...], list[Step]] = {}
@@ -95,7 +95,7 @@ class FastNetwork:
         Raises InputError before anything runs and OperationError where an operation does not take what it is given.
         """
         live: Live = {}
-        for name, array in checked(inputs, self.inputs).items():
+        for name, array in check_inputs(inputs, self.inputs).items():
             wide = array.astype(np.float32) if array.dtype.kind == "f" else np.array(array)
             live[name] = torch.from_numpy(wide)
         try:

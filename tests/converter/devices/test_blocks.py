@@ -12,7 +12,7 @@ from converter.devices.comparison import likely_inputs
 from converter.runtime.feature import PackageError
 from converter.runtime.mil import MILNetwork
 from converter.runtime.program import own_features
-from tests.support.fp16_programs import half, mb, package_of_program
+from tests.support.fp16_programs import fp16, mb, package_of_program
 
 NETWORKS = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
 
@@ -110,7 +110,7 @@ def test_programs_without_module_names_are_looked_at_in_even_steps(tmp_path):
             x = mb.relu(x=mb.add(x=x, y=np.float16(0.5)))
         return x
 
-    path = package_of_program(tmp_path, [half(1, 4)], body)
+    path = package_of_program(tmp_path, [fp16(1, 4)], body)
     found = blocks(path)
     # 80 operations, every third one, less the one that gives the output.
     assert len(found) == 26
@@ -129,7 +129,7 @@ def test_results_of_fp32_are_handed_on_as_they_are(tmp_path):
             wide = mb.add(x=wide, y=np.float32(1e-4))
         return mb.cast(x=wide, dtype="fp16")
 
-    path = package_of_program(tmp_path, [half(1, 4)], body)
+    path = package_of_program(tmp_path, [fp16(1, 4)], body)
     out, found = tmp_path / "blocks.mlpackage", blocks(path)
     assert {block.dtype.name for block in found} == {"float32"}
     with_block_outputs(path, out, found)
@@ -144,7 +144,7 @@ def test_integers_and_the_like_end_no_block(tmp_path):
             whole = mb.add(x=whole, y=np.int32(1))
         return mb.cast(x=whole, dtype="fp16")
 
-    path = package_of_program(tmp_path, [half(1, 4)], body)
+    path = package_of_program(tmp_path, [fp16(1, 4)], body)
     assert blocks(path) == ()
 
 

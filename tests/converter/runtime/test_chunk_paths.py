@@ -10,10 +10,10 @@ import pytest
 
 from converter.runtime import PackageError, functions, load
 from converter.runtime.chunks import chunk_paths
-from converter.runtime.program import declared, own_features, read_program
+from converter.runtime.program import declared_features, own_features, read_program
 from converter.runtime.summary import read_summary
 from tests.support.apple_chunks import cut_in_two
-from tests.support.fp16_programs import half, mb, package_of_program
+from tests.support.fp16_programs import fp16, mb, package_of_program
 from tests.support.mil_text import compiled
 
 
@@ -23,20 +23,20 @@ def unet(model_folder):
 
 
 @pytest.fixture(scope="module")
-def halves(unet, tmp_path_factory):
-    """Both halves of a UNet, beside each other."""
-    return cut_in_two(unet, tmp_path_factory.mktemp("halves"))
+def chunks(unet, tmp_path_factory):
+    """Both chunks of a UNet, beside each other."""
+    return cut_in_two(unet, tmp_path_factory.mktemp("chunks"))
 
 
 @pytest.fixture
-def copies(halves, tmp_path):
+def copies(chunks, tmp_path):
     """Halves to damage."""
-    return tuple(Path(shutil.copytree(path, tmp_path / path.name)) for path in halves)
+    return tuple(Path(shutil.copytree(path, tmp_path / path.name)) for path in chunks)
 
 
 def given(path):
     rng = np.random.default_rng(0)
-    return {n: rng.standard_normal(f.shape).astype(f.dtype) for n, f in declared(path)[0].items()}
+    return {n: rng.standard_normal(f.shape).astype(f.dtype) for n, f in declared_features(path)[0].items()}
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,8 @@ def given(path):
         ("UnetRefinerChunk1.mlmodelc", "UnetRefinerChunk2.mlmodelc"),
     ],
 )
-def test_the_second_half_lies_beside_the_first_by_its_name(tmp_path, name, second):
-    with pytest.raises(PackageError, match=f"{second}, the second half of {name}, is missing"):
+def test_the_second_chunk_lies_beside_the_first_by_its_name(tmp_path, name, second):
+    with pytest.raises(PackageError, match=f"{second}, the second chunk of {name}, is missing"):
         chunk_paths(tmp_path / name)
     (tmp_path / second).mkdir()
     assert chunk_paths(tmp_path / name) == (tmp_path / name, tmp_path / second)
@@ -60,30 +60,30 @@ def test_other_packages_are_whole(name):
 
 
 @pytest.mark.parametrize("precision", ["fast", "fp32", "fp16", "ane"])
-def test_halves_give_what_the_network_they_were_cut_from_gives(unet, halves, precision):
-    network, expected = load(halves[0], precision=precision), load(unet, precision=precision)
+def test_chunks_give_what_the_network_they_were_cut_from_gives(unet, chunks, precision):
+    network, expected = load(chunks[0], precision=precision), load(unet, precision=precision)
     assert (network.inputs, network.outputs) == (expected.inputs, expected.outputs)
     found = network.predict(given(unet))["noise_pred"]
     np.testing.assert_array_equal(found, expected.predict(given(unet))["noise_pred"])
 
 
-def test_what_the_first_half_hands_to_the_second_does_not_show(unet, halves):
-    handed = set(own_features(halves[0])[1])
+def test_what_the_first_chunk_hands_to_the_second_does_not_show(unet, chunks):
+    handed = set(own_features(chunks[0])[1])
     assert len(handed) > 1
-    assert handed < set(own_features(halves[1])[0])
-    assert declared(halves[0]) == declared(unet)
-    assert (read_summary(halves[0]).inputs, read_summary(halves[0]).outputs) == declared(unet)
-    assert functions(halves[0]) == ("main",)
+    assert handed < set(own_features(chunks[1])[0])
+    assert declared_features(chunks[0]) == declared_features(unet)
+    assert (read_summary(chunks[0]).inputs, read_summary(chunks[0]).outputs) == declared_features(unet)
+    assert functions(chunks[0]) == ("main",)
 
 
-def test_a_summary_shows_the_operations_of_both_halves(halves, tmp_path):
-    alone = [read_summary(Path(shutil.copytree(path, tmp_path / f"{n}.mlpackage"))) for n, path in enumerate(halves)]
-    assert read_summary(halves[0]).operations == alone[0].operations + alone[1].operations
+def test_a_summary_shows_the_operations_of_both_chunks(chunks, tmp_path):
+    alone = [read_summary(Path(shutil.copytree(path, tmp_path / f"{n}.mlpackage"))) for n, path in enumerate(chunks)]
+    assert read_summary(chunks[0]).operations == alone[0].operations + alone[1].operations
 
 
-def test_compiled_halves_are_read_as_the_packages(halves, tmp_path):
-    paths = [compiled(path, tmp_path / f"UnetChunk{n}.mlmodelc") for n, path in enumerate(halves, 1)]
-    expected = load(halves[0], precision="fp32").predict(given(halves[0]))
+def test_compiled_chunks_are_read_as_the_packages(chunks, tmp_path):
+    paths = [compiled(path, tmp_path / f"UnetChunk{n}.mlmodelc") for n, path in enumerate(chunks, 1)]
+    expected = load(chunks[0], precision="fp32").predict(given(chunks[0]))
     found = load(paths[0], precision="fp32").predict(given(paths[0]))
     np.testing.assert_array_equal(found["noise_pred"], expected["noise_pred"])
 
@@ -93,10 +93,10 @@ def small(folder, inputs, body, name):
 
 
 @pytest.mark.parametrize("precision", ["fast", "fp32"])
-def test_values_of_one_name_in_both_halves_are_kept_apart(tmp_path, precision):
+def test_values_of_one_name_in_both_chunks_are_kept_apart(tmp_path, precision):
     def first(x):
         inner = mb.add(x=x, y=np.float16(1), name="inner")
-        # The second half gives an output of this name.
+        # The second chunk gives an output of this name.
         early = mb.sin(x=inner, name="z")
         return mb.mul(x=inner, y=np.float16(3), name="h"), mb.exp(x=early, name="g")
 
@@ -105,33 +105,35 @@ def test_values_of_one_name_in_both_halves_are_kept_apart(tmp_path, precision):
         late = mb.cast(x=mb.mul(x=inner, y=np.float32(2), name="doubled"), dtype="fp16", name="late")
         return mb.add(x=mb.add(x=late, y=x, name="sum"), y=g, name="z")
 
-    path = small(tmp_path, [half(2)], first, "n_chunk1.mlpackage")
-    small(tmp_path, [half(2), half(2), half(2)], second, "n_chunk2.mlpackage")
+    path = small(tmp_path, [fp16(2)], first, "n_chunk1.mlpackage")
+    small(tmp_path, [fp16(2), fp16(2), fp16(2)], second, "n_chunk2.mlpackage")
     x = np.array([0.5, 2], np.float16)
     found = load(path, precision=precision).predict({"x": x})
     assert list(found) == ["z"]
     np.testing.assert_allclose(found["z"], (x + 1) * 6 + x + np.exp(np.sin(x.astype(np.float32) + 1)), rtol=2e-3)
 
 
-def test_a_missing_half_is_named(copies):
+def test_a_missing_chunk_is_named(copies):
     shutil.rmtree(copies[1])
-    for read in (load, declared, read_summary, read_program):
-        with pytest.raises(PackageError, match=rf"{copies[1].name}, the second half of {copies[0].name}, is missing"):
+    for read in (load, declared_features, read_summary, read_program):
+        with pytest.raises(PackageError, match=rf"{copies[1].name}, the second chunk of {copies[0].name}, is missing"):
             read(copies[0])
 
 
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("file", ["Manifest.json", "Data/com.apple.CoreML/weights/weight.bin"])
-def test_a_damaged_half_is_named(copies, which, file):
+def test_a_damaged_chunk_is_named(copies, which, file):
     damaged = copies[which] / file
     damaged.write_bytes(damaged.read_bytes()[:40])
     with pytest.raises(PackageError, match=copies[which].name):
         load(copies[0])
 
 
-def test_halves_of_different_networks_are_refused(tmp_path):
-    path = small(tmp_path, [half(2)], lambda x: mb.relu(x=x, name="h"), "n_chunk1.mlpackage")
-    small(tmp_path, [half(3)], lambda h: mb.relu(x=h, name="y"), "n_chunk2.mlpackage")
-    for read in (load, declared, read_summary):
-        with pytest.raises(PackageError, match=r"n_chunk1.*not fit together: h is given as \[2\] and taken as \[3\]"):
+def test_chunks_of_different_networks_are_refused(tmp_path):
+    path = small(tmp_path, [fp16(2)], lambda x: mb.relu(x=x, name="h"), "n_chunk1.mlpackage")
+    small(tmp_path, [fp16(3)], lambda h: mb.relu(x=h, name="y"), "n_chunk2.mlpackage")
+    for read in (load, declared_features, read_summary):
+        with pytest.raises(
+            PackageError, match=r"n_chunk1.*not fit together: h has shape \[2\], but a later network accepts \[3\]"
+        ):
             read(path)

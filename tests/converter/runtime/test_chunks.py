@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from converter.runtime import Chunked, Feature, InputError, PackageError, functions, load
-from converter.runtime.program import declared, read_model, stages
+from converter.runtime.program import declared_features, read_model, stages
 from tests.support.mil_text import compiled
 
 
 class First(nn.Module):
-    """What a network's first half hands over: the result and a skip connection."""
+    """What a network's first chunk gives: the result and a skip connection."""
 
     def __init__(self):
         super().__init__()
@@ -52,10 +52,10 @@ def converted(ct, module, inputs, outputs):
 
 
 @pytest.fixture(scope="module")
-def halves(ct, tmp_path_factory):
+def chunks(ct, tmp_path_factory):
     """Two packages, the pipeline of both, and what PyTorch makes of them."""
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("halves")
+    folder = tmp_path_factory.mktemp("chunks")
     first, second = First().eval(), Second().eval()
     models = [
         converted(ct, first, ["sample", "timestep"], ["hidden", "skip"]),
@@ -72,8 +72,8 @@ def halves(ct, tmp_path_factory):
     return folder, {name: tensor.numpy() for name, tensor in given.items()}, expected
 
 
-def test_two_chunks_run_as_the_network_they_were_cut_from(halves):
-    folder, given, expected = halves
+def test_two_chunks_run_as_the_network_they_were_cut_from(chunks):
+    folder, given, expected = chunks
     network = Chunked([load(folder / f"{n}.mlpackage", precision="fp32") for n in (1, 2)])
     assert {name: f.shape for name, f in network.inputs.items()} == {"sample": (2, 4, 8, 8), "timestep": (2,)}
     assert list(network.outputs) == ["noise_pred"]
@@ -81,33 +81,33 @@ def test_two_chunks_run_as_the_network_they_were_cut_from(halves):
 
 
 @pytest.mark.parametrize("form", ["package", "compiled"])
-def test_a_pipeline_runs_as_its_models_in_a_row(halves, tmp_path, form):
-    folder, given, expected = halves
+def test_a_pipeline_runs_as_its_models_in_a_row(chunks, tmp_path, form):
+    folder, given, expected = chunks
     path = folder / "pipeline.mlpackage"
     if form == "compiled":
         path = compiled(path, tmp_path / "pipeline.mlmodelc")
     assert [p.name for p in stages(path)] == ["model0", "model1"]
     assert functions(path) == ("main",)
-    assert [list(declared(p)[1]) for p in stages(path)] == [["hidden", "skip"], ["noise_pred"]]
+    assert [list(declared_features(p)[1]) for p in stages(path)] == [["hidden", "skip"], ["noise_pred"]]
     network = load(path, precision="fp32")
-    assert list(network.inputs) == list(declared(path)[0]) == ["sample", "timestep"]
+    assert list(network.inputs) == list(declared_features(path)[0]) == ["sample", "timestep"]
     assert list(network.outputs) == ["noise_pred"]
     np.testing.assert_allclose(network.predict(given)["noise_pred"], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_models_of_a_pipeline_are_ml_programs_of_their_own(halves):
-    folder, _, _ = halves
+def test_the_models_of_a_pipeline_are_ml_programs_of_their_own(chunks):
+    folder, _, _ = chunks
     path = folder / "pipeline.mlpackage"
     assert read_model(path / "model1").mlProgram.functions == read_model(stages(path)[1]).mlProgram.functions
     assert stages(path / "model0") == stages(folder / "1.mlpackage") == ()
     with pytest.raises(PackageError, match="is of the kind pipeline, not an ML program"):
         read_model(path)
-    with pytest.raises(PackageError, match="has 2 models, so no model2"):
+    with pytest.raises(PackageError, match="has 2 models, so model2 does not exist"):
         read_model(path / "model2")
 
 
-def test_inputs_are_checked_before_the_first_chunk_runs(halves):
-    folder, given, _ = halves
+def test_inputs_are_checked_before_the_first_chunk_runs(chunks):
+    folder, given, _ = chunks
     network = load(folder / "pipeline.mlpackage", precision="fp32")
     with pytest.raises(InputError, match="missing: timestep"):
         network.predict({"sample": given["sample"]})
@@ -133,8 +133,8 @@ def feature(name, *shape, dtype=np.float32):
 @pytest.mark.parametrize(
     ("given", "taken", "words"),
     [
-        (feature("h", 2, 3), feature("h", 2, 4), r"h is given as \[2, 3\] and taken as \[2, 4\]"),
-        (feature("h", 2, dtype=np.int32), feature("h", 2), "h is given as int32 and taken as float32"),
+        (feature("h", 2, 3), feature("h", 2, 4), r"h has shape \[2, 3\], but a later network accepts \[2, 4\]"),
+        (feature("h", 2, dtype=np.int32), feature("h", 2), "h is int32, but a later network accepts float32"),
     ],
 )
 def test_chunks_that_do_not_fit_together_are_refused(given, taken, words):
@@ -145,7 +145,7 @@ def test_chunks_that_do_not_fit_together_are_refused(given, taken, words):
 
 def test_chunks_that_take_the_same_input_differently_are_refused():
     first, second = Fake([feature("x", 1)], [feature("h", 1)]), Fake([feature("x", 2), feature("h", 1)], [])
-    with pytest.raises(PackageError, match=r"x is given as \[1\] and taken as \[2\]"):
+    with pytest.raises(PackageError, match=r"x has shape \[1\], but a later network accepts \[2\]"):
         Chunked([first, second])
 
 

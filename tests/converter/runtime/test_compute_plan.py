@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from converter.runtime.compute_plan import machine_devices, planned
+from converter.runtime.compute_plan import device_shares, machine_devices
 from converter.runtime.feature import PackageError
 from converter.runtime.program import read_model
 from tests.support.mac_double.devices import pretend
@@ -26,17 +26,17 @@ def test_operations_are_counted_by_device_and_weighted_by_cost(unet, monkeypatch
     found = kinds(unet)
     convs, casts, all_of_them = found.count("conv"), found.count("cast"), sum(kind != "const" for kind in found)
     pretend(monkeypatch)
-    engine, cpu = planned(unet, "main", "CPU_AND_NE")
+    engine, cpu = device_shares(unet, "main", "CPU_AND_NE")
     assert (engine.device, cpu.device) == ("Neural Engine", "CPU")
     assert (engine.operations, cpu.operations) == (all_of_them - casts, casts)
     assert engine.cost == pytest.approx(2 * convs / (2 * convs + casts))
     assert engine.cost + cpu.cost == pytest.approx(1)
-    assert planned(unet, "main", "CPU_AND_GPU")[0].device == "GPU"
+    assert device_shares(unet, "main", "CPU_AND_GPU")[0].device == "GPU"
 
 
 def test_without_estimates_there_are_counts(unet, monkeypatch):
     pretend(monkeypatch, weights=False)
-    found = planned(unet, "main", "CPU_AND_NE")
+    found = device_shares(unet, "main", "CPU_AND_NE")
     assert [share.cost for share in found] == [None, None]
     assert found[0].operations > found[1].operations > 0
 
@@ -44,7 +44,7 @@ def test_without_estimates_there_are_counts(unet, monkeypatch):
 def test_a_function_without_a_plan_is_told(unet, monkeypatch):
     pretend(monkeypatch)
     with pytest.raises(PackageError, match=r"no compute plan for unet\.mlpackage, function other"):
-        planned(unet, "other", "CPU_AND_NE")
+        device_shares(unet, "other", "CPU_AND_NE")
 
 
 def test_the_devices_of_a_machine_are_named(monkeypatch):

@@ -113,14 +113,14 @@ def test_a_model_that_comes_compiled_is_loaded_as_it_is(mac, unet):
 
 
 @pytest.fixture(scope="module")
-def halves(model_folder, tmp_path_factory):
-    return cut_in_two(model_folder.package("unet", 64, 64), tmp_path_factory.mktemp("halves"))
+def chunks(model_folder, tmp_path_factory):
+    return cut_in_two(model_folder.package("unet", 64, 64), tmp_path_factory.mktemp("chunks"))
 
 
-def test_halves_are_models_of_their_own_to_core_ml(halves, mac, unet, monkeypatch):
+def test_chunks_are_models_of_their_own_to_core_ml(chunks, mac, unet, monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
-    network = load(halves[0])
-    assert [path for path, _, _ in mac.loads] == [str(path.with_suffix(".mlmodelc")) for path in halves]
+    network = load(chunks[0])
+    assert [path for path, _, _ in mac.loads] == [str(path.with_suffix(".mlmodelc")) for path in chunks]
     assert list(network.inputs) == list(given())
     found = network.predict(given())
     assert list(found) == ["noise_pred"]

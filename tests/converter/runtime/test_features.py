@@ -11,8 +11,8 @@ from torch import nn
 
 from converter.mil.mlproto import ml
 from converter.runtime import PRECISIONS, Feature, InputError, PackageError, load
-from converter.runtime.feature import checked, features
-from converter.runtime.program import declared, functions, read_program
+from converter.runtime.feature import check_inputs, features
+from converter.runtime.program import declared_features, functions, read_program
 from tests.support.mil_text import compiled, read_spec
 from tests.support.raw_programs import Operation, program_of, write_model
 
@@ -103,7 +103,7 @@ def test_a_fixed_shape_is_the_only_one_accepted():
     assert not feature.accepts((3, 2))
     assert feature.accepted == "[2, 3]"
     with pytest.raises(InputError, match=r"x has shape \[3\]; \[2, 3\] is accepted"):
-        checked({"x": np.zeros(3, np.float32)}, {"x": feature})
+        check_inputs({"x": np.zeros(3, np.float32)}, {"x": feature})
 
 
 def test_a_range_may_have_no_greatest_size():
@@ -121,7 +121,7 @@ def test_a_range_may_have_no_greatest_size():
 def test_features_that_are_not_arrays_are_refused_by_name_and_type(kind):
     description = ml().ModelDescription()
     getattr(description.input.add(name="picture").type, kind).SetInParent()
-    with pytest.raises(PackageError, match=f"picture is of {kind}; multi-arrays are supported"):
+    with pytest.raises(PackageError, match=f"picture is of {kind}; only multi-arrays are supported"):
         features(description.input)
 
 
@@ -162,7 +162,7 @@ def test_every_function_of_a_package_is_named_and_runs(ct, tmp_path):
     for path in both(tmp_path / "m.mlpackage", tmp_path):
         assert functions(path) == ("size_2", "size_4")
         for size in (2, 4):
-            assert declared(path, f"size_{size}")[0]["x"].shape == (1, size)
+            assert declared_features(path, f"size_{size}")[0]["x"].shape == (1, size)
             assert_runs(load(path, function=f"size_{size}", precision="fp32"), given(1, size))
         with pytest.raises(PackageError, match="has no function 'size_8'; it has size_2, size_4"):
             load(path, function="size_8")

@@ -9,7 +9,7 @@ from converter.networks.features import random_inputs
 from converter.runtime.mil import MILNetwork
 from converter.sources.checkpoint import Checkpoint
 from converter.verification.reference import ReferenceNetwork
-from tests.support.fp16_programs import half, mb, package_of_program, types
+from tests.support.fp16_programs import fp16, mb, package_of_program, types
 from tests.support.mil_packages import psnr
 
 RNG = np.random.default_rng(0)
@@ -27,7 +27,7 @@ def test_every_operation_rounds_as_numpy_rounds_it_in_fp16(tmp_path):
         z = mb.real_div(x=z, y=mb.add(x=mb.abs(x=y), y=np.float16(0.3)))
         return mb.sub(x=mb.square(x=z), y=mb.sqrt(x=mb.abs(x=x)), name="z")
 
-    path = package_of_program(tmp_path, [half(3, 50), half(3, 50)], body)
+    path = package_of_program(tmp_path, [fp16(3, 50), fp16(3, 50)], body)
     z = (a * b + np.float16(0.1)) / (np.abs(b) + np.float16(0.3))
     expected = z * z - np.sqrt(np.abs(a))
     assert expected.dtype == np.float16
@@ -51,7 +51,7 @@ def test_coremltools_own_evaluation_in_fp16_agrees(tmp_path):
         evaluated.append(layer(given).val)
         return layer(x)
 
-    path = package_of_program(tmp_path, [half(4, 25)], body)
+    path = package_of_program(tmp_path, [fp16(4, 25)], body)
     (found,) = ran(path, {"x": given}, "fp16").values()
     assert evaluated[0].dtype == np.float16
     np.testing.assert_array_equal(found, evaluated[0])
@@ -64,13 +64,13 @@ def test_sums_inside_an_operation_are_kept_in_fp32(tmp_path):
     def body(x):
         return mb.matmul(x=x, y=np.ones((4096, 1), np.float16), name="y"), mb.reduce_sum(x=x, axes=[1], name="z")
 
-    path = package_of_program(tmp_path, [half(1, 4096)], body)
+    path = package_of_program(tmp_path, [fp16(1, 4096)], body)
     found = ran(path, {"x": ones}, "fp16")
     assert found["y"].item() == found["z"].item() == 4096
 
 
 def test_what_exceeds_fp16_is_infinite_and_subnormal_numbers_stay(tmp_path):
-    path = package_of_program(tmp_path, [half(1, 4)], lambda x: mb.mul(x=x, y=np.float16(2), name="y"))
+    path = package_of_program(tmp_path, [fp16(1, 4)], lambda x: mb.mul(x=x, y=np.float16(2), name="y"))
     given = np.array([[32752, 32768, -40000, 2**-16]], np.float16)
     np.testing.assert_array_equal(ran(path, {"x": given}, "fp16")["y"], [[65504, np.inf, -np.inf, 2**-15]])
 
@@ -81,7 +81,7 @@ def test_islands_of_fp32_and_integers_are_not_rounded(tmp_path):
         count = mb.mul(x=mb.cast(x=x, dtype="int32"), y=np.int32(1001))
         return mb.identity(x=wide, name="wide"), mb.identity(x=count, name="count"), mb.cast(x=wide, dtype="fp16")
 
-    path = package_of_program(tmp_path, [half(1, 2)], body)
+    path = package_of_program(tmp_path, [fp16(1, 2)], body)
     wide, count, narrow = ran(path, {"x": np.array([[3, 70]], np.float16)}, "fp16").values()
     np.testing.assert_array_equal(wide, np.float32([[3, 70]]) * np.float32(1.00001))
     np.testing.assert_array_equal(count, [[3003, 70070]])
@@ -99,7 +99,7 @@ def test_inputs_of_fp32_are_taken_exactly_where_the_package_declares_them_so(tmp
 def test_the_engines_products_are_infinite_beyond_half_of_fp16(tmp_path, length, total):
     count, sign = abs(length), np.sign(length)
     weight = np.full((count, 2), sign, np.float16)
-    path = package_of_program(tmp_path, [half(1, count)], lambda x: mb.matmul(x=x, y=weight, name="y"))
+    path = package_of_program(tmp_path, [fp16(1, count)], lambda x: mb.matmul(x=x, y=weight, name="y"))
     given = {"x": np.full((1, count), 1000, np.float16)}
     np.testing.assert_array_equal(ran(path, given, "ane")["y"], [[total, total]])
     assert np.isfinite(ran(path, given, "fp16")["y"]).all()
@@ -115,7 +115,7 @@ def test_the_engines_convolutions_and_einsums_share_that_limit_and_sums_do_not(t
             mb.reduce_sum(x=x, axes=[1], name="sum"),
         )
 
-    path = package_of_program(tmp_path, [half(1, 4, 1, 2)], body)
+    path = package_of_program(tmp_path, [fp16(1, 4, 1, 2)], body)
     found = ran(path, {"x": np.tile(np.float16([8000, 9000]), (4, 1)).reshape(1, 4, 1, 2)}, "ane")
     assert {name: array.reshape(-1).tolist() for name, array in found.items()} == {
         "conv": [32000, np.inf],
@@ -132,7 +132,7 @@ def test_a_slice_within_the_last_axis_is_narrow_on_engines_before_a16(tmp_path, 
         masked = mb.slice_by_index(x=x, begin=[0, begin], end=[1, 2], begin_mask=[False, True], name="masked")
         return by_index, masked, mb.slice_by_size(x=x, begin=[0, begin], size=[1, 2], name="by_size")
 
-    path = package_of_program(tmp_path, [half(1, 3)], body)
+    path = package_of_program(tmp_path, [fp16(1, 3)], body)
     given = np.array([[4094, 4096, -4096]], np.float16)
     found = ran(path, {"x": given}, "ane", narrow_slices=narrow)
     expected = given[:, begin : begin + 2].astype(np.float32)
@@ -144,7 +144,7 @@ def test_a_slice_within_the_last_axis_is_narrow_on_engines_before_a16(tmp_path, 
 
 
 def test_the_engine_takes_subnormal_results_for_zero(tmp_path):
-    path = package_of_program(tmp_path, [half(1, 3)], lambda x: mb.square(x=x, name="y"))
+    path = package_of_program(tmp_path, [fp16(1, 3)], lambda x: mb.square(x=x, name="y"))
     given = {"x": np.array([[2**-7, 2**-8, 1]], np.float16)}
     np.testing.assert_array_equal(ran(path, given, "ane")["y"], [[2**-14, 0, 1]])
     np.testing.assert_array_equal(ran(path, given, "fp16")["y"], [[2**-14, 2**-16, 1]])

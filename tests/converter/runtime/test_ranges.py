@@ -11,9 +11,9 @@ from diffusers.models.resnet import ResnetBlock2D
 
 from converter.networks.vae import vae_decoder
 from converter.runtime.mil import MILNetwork
-from converter.runtime.ranges import nearest, report
+from converter.runtime.ranges import by_headroom, report
 from tests.support.checkpoints import SIDE, tiny_vae
-from tests.support.fp16_programs import half, mb, package_of_program
+from tests.support.fp16_programs import fp16, mb, package_of_program
 from tests.support.mil_packages import halved, package_of
 
 LARGEST = 65504.0
@@ -30,7 +30,7 @@ def squares(tmp_path_factory):
         mean = mb.reduce_mean(x=square, axes=[1], keep_dims=True, name="mean")
         return mb.sqrt(x=mean, name="root")
 
-    return package_of_program(tmp_path_factory.mktemp("squares"), [half(1, 100)], body)
+    return package_of_program(tmp_path_factory.mktemp("squares"), [fp16(1, 100)], body)
 
 
 def measured(path, x, precision="fp16", **how):
@@ -58,18 +58,18 @@ def test_what_is_infinite_because_its_operands_were_did_not_overflow(squares):
     assert (found["square"].overflowed, found["square"].infinite) == (100, 100)
     assert (found["mean"].overflowed, found["mean"].infinite) == (0, 2)
     assert (found["root"].overflowed, found["root"].infinite) == (0, 2)
-    assert nearest(found.values())[0].output == "square"
+    assert by_headroom(found.values())[0].output == "square"
 
 
 def test_a_mask_of_infinities_is_no_overflow(tmp_path):
     mask = np.where(np.arange(100) < 3, -np.inf, 0).astype(np.float16)[None]
-    path = package_of_program(tmp_path, [half(1, 100)], lambda x: mb.add(x=x, y=mask, name="y"))
+    path = package_of_program(tmp_path, [fp16(1, 100)], lambda x: mb.add(x=x, y=mask, name="y"))
     found = measured(path, np.ones((1, 100), np.float16))
     assert (found["y"].overflowed, found["y"].infinite, found["y"].peak) == (0, 3, 1)
 
 
 def test_infinities_of_finite_operands_count_as_overflow_beyond_fp32_too(tmp_path):
-    path = package_of_program(tmp_path, [half(1, 100)], lambda x: mb.exp(x=x, name="y"))
+    path = package_of_program(tmp_path, [fp16(1, 100)], lambda x: mb.exp(x=x, name="y"))
     found = measured(path, np.full((1, 100), 100, np.float16))
     assert (found["y"].overflowed, found["y"].peak) == (100, 0)
 
@@ -78,7 +78,7 @@ def test_nan_and_subnormal_results_are_counted(tmp_path):
     def body(x):
         return mb.square(x=x, name="square"), mb.sqrt(x=x, name="root")
 
-    path = package_of_program(tmp_path, [half(1, 100)], body)
+    path = package_of_program(tmp_path, [fp16(1, 100)], body)
     x = np.ones((1, 100), np.float16)
     x[0, :7], x[0, 7:10], x[0, 10] = 2**-9, -4, 0
     for precision in ("fp16", "ane"):
@@ -109,7 +109,7 @@ def test_the_engines_limits_are_what_headroom_is_measured_to(tmp_path):
         product = mb.matmul(x=x, y=np.full((100, 1), 1, np.float16), name="product")
         return product, mb.slice_by_index(x=x, begin=[0, 1], end=[1, 100], name="slice")
 
-    path = package_of_program(tmp_path, [half(1, 100)], body)
+    path = package_of_program(tmp_path, [fp16(1, 100)], body)
     x = np.full((1, 100), 300, np.float16)
     found = measured(path, x, "ane")
     assert found["product"].headroom_db == pytest.approx(20 * math.log10(32752 / 30000))
@@ -130,7 +130,7 @@ def test_the_report_has_the_worst_first_and_what_lies_behind(squares):
     assert lines[1].endswith("-10.9 dB  100.00% overflow")
     assert lines[2].split()[:3] == ["scaled", "mul", "480"]
     assert lines[2].endswith("42.7 dB")
-    assert lines[3] == "2 operations behind these have infinities or NaN in their results"
+    assert lines[3] == "2 operations after these have infinities or NaN in their results"
 
 
 def test_sdxls_autoencoder_is_found_to_overflow_and_where_and_ours_not_to(tmp_path):
@@ -153,7 +153,7 @@ def test_sdxls_autoencoder_is_found_to_overflow_and_where_and_ours_not_to(tmp_pa
         )
         network = MILNetwork(path, precision="fp16", record=True)
         (picture,) = network.predict(inputs).values()
-        found[name] = np.isfinite(picture).all(), nearest(network.ranges.values())
+        found[name] = np.isfinite(picture).all(), by_headroom(network.ranges.values())
     finite, worst = found["plain"]
     assert not finite
     assert worst[0].overflowed > 0

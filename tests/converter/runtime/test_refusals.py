@@ -15,7 +15,7 @@ from converter.lint.listing import read_listing
 from converter.lint.stored import Blobs
 from converter.mil.mlproto import ml
 from converter.runtime import InputError, PackageError, UnsupportedOperator, functions, load
-from converter.runtime.program import declared
+from converter.runtime.program import declared_features
 from tests.support.fp16_programs import ct, mb, types
 from tests.support.mil_text import compiled, read_spec
 from tests.support.raw_programs import Operation, program_of, write_model
@@ -109,7 +109,7 @@ def test_an_image_is_refused_by_its_name_and_type(tmp_path):
         ct.convert(
             program, inputs=inputs, minimum_deployment_target=ct.target.iOS16, skip_model_load=True
         ).save(str(tmp_path / "m.mlpackage"))  # fmt: skip
-    with pytest.raises(PackageError, match=r"m\.mlpackage: photo is of imageType; multi-arrays are supported"):
+    with pytest.raises(PackageError, match=r"m\.mlpackage: photo is of imageType; only multi-arrays are supported"):
         load(tmp_path / "m.mlpackage")
 
 
@@ -120,7 +120,7 @@ def test_a_classifiers_dictionary_is_refused_by_its_name_and_type(tmp_path):
     labels = ct.ClassifierConfig(["cat", "dog", "fox"])
     path = built(tmp_path / "m.mlpackage", x_of(1, 3), body, classifier_config=labels)
     with pytest.raises(
-        PackageError, match=r"m\.mlpackage: classLabel\w* is of (dictionaryType|stringType); multi-arrays"
+        PackageError, match=r"m\.mlpackage: classLabel\w* is of (dictionaryType|stringType); only multi-arrays"
     ):
         load(path)
 
@@ -134,7 +134,9 @@ def test_a_feature_that_is_no_array_is_refused_by_its_name_and_type(tmp_path, si
     feature.type.Clear()
     getattr(feature.type, kind).SetInParent()
     path = write_model(tmp_path / "m.mlpackage", model)
-    with pytest.raises(PackageError, match=rf"m\.mlpackage: {feature.name} is of {kind}; multi-arrays are supported"):
+    with pytest.raises(
+        PackageError, match=rf"m\.mlpackage: {feature.name} is of {kind}; only multi-arrays are supported"
+    ):
         load(path, precision=precision)
 
 
@@ -158,7 +160,7 @@ def test_a_package_of_another_kind_is_refused_by_its_kind(tmp_path, kind):
     model = neural_network() if kind == "neuralNetwork" else ml().Model()
     getattr(model, kind).SetInParent()
     path = write_model(tmp_path / "m.mlpackage", ml().Model.FromString(model.SerializeToString()))
-    for attempt in (load, functions, lint_package, declared):
+    for attempt in (load, functions, lint_package, declared_features):
         with pytest.raises(PackageError, match=rf"^\S+m\.mlpackage is of the kind {kind}, not an ML program"):
             attempt(path)
 
@@ -171,7 +173,7 @@ def test_a_pipelines_stage_of_another_kind_is_refused_by_place_and_kind(tmp_path
     path = write_model(tmp_path / "m.mlpackage", whole)
     for attempt in (load, lint):
         with pytest.raises(
-            PackageError, match=rf"m\.mlpackage: model 2 of its 2 is of the kind {kind}; pipelines of ML"
+            PackageError, match=rf"m\.mlpackage: model 2 of its 2 is of the kind {kind}; only pipelines of ML"
         ):
             attempt(path)
 
@@ -195,7 +197,7 @@ def test_a_single_model_file_is_refused_by_what_it_holds(tmp_path):
             AnemoneError, match=r"network\.mlmodel is a model file of the kind neuralNetwork, not an ML"
         ):
             attempt(network)
-        with pytest.raises(AnemoneError, match=r"bare\.mlmodel is a model file without its package; save it as"):
+        with pytest.raises(AnemoneError, match=r"bare\.mlmodel is a model file without a package; save it as"):
             attempt(bare)
         with pytest.raises(AnemoneError, match=r"torn\.mlmodel: its model is damaged"):
             attempt(torn)

@@ -7,7 +7,7 @@ import pytest
 
 from converter.runtime import InputError
 from converter.runtime.mil import MILNetwork
-from tests.support.fp16_programs import half, mb, package_of_program, state
+from tests.support.fp16_programs import fp16, mb, package_of_program, state
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def summing(tmp_path_factory):
         after = mb.coreml_update_state(state=total, value=mb.add(x=before, y=x))
         return mb.identity(x=before, name="before"), mb.mul(x=after, y=np.float16(2), name="twice")
 
-    return package_of_program(tmp_path_factory.mktemp("summing"), [half(1, 3), state(1, 3)], body)
+    return package_of_program(tmp_path_factory.mktemp("summing"), [fp16(1, 3), state(1, 3)], body)
 
 
 def given(*values):
@@ -51,7 +51,7 @@ def test_what_a_caller_does_with_an_output_does_not_reach_the_state(tmp_path):
     def body(x, kept):
         return mb.cast(x=mb.coreml_update_state(state=kept, value=x), dtype="fp32", name="y")
 
-    network = MILNetwork(package_of_program(tmp_path, [half(1, 3), state(1, 3)], body))
+    network = MILNetwork(package_of_program(tmp_path, [fp16(1, 3), state(1, 3)], body))
     kept = network.make_state()
     network.predict(given(1, 2, 3), kept)["y"][:] = 0
     np.testing.assert_array_equal(kept.read("kept"), [[1, 2, 3]])
@@ -69,11 +69,11 @@ def test_a_state_is_rounded_in_fp16_and_not_in_fp32(summing):
 
 def test_a_network_with_states_is_not_run_without_one_or_on_anothers(summing, tmp_path):
     network = MILNetwork(summing)
-    with pytest.raises(InputError, match=r"keeps states \(total\); give one of its make_state"):
+    with pytest.raises(InputError, match=r"has states \(total\); pass a state from its make_state"):
         network.predict(given(1, 2, 3))
-    path = package_of_program(tmp_path, [half(1, 3)], lambda x: mb.add(x=x, y=np.float16(1), name="y"))
+    path = package_of_program(tmp_path, [fp16(1, 3)], lambda x: mb.add(x=x, y=np.float16(1), name="y"))
     plain = MILNetwork(path)
-    with pytest.raises(InputError, match="a state of total was given; the network's are none"):
+    with pytest.raises(InputError, match="the state has total; the network's states are none"):
         plain.predict(given(1, 2, 3), network.make_state())
     with pytest.raises(InputError, match=r"state total has shape \[3\]; \[1, 3\] is accepted"):
         network.make_state().write("total", np.zeros(3))

@@ -235,12 +235,12 @@ def test_states_and_flexible_sizes_are_in_the_types_of_a_function():
     [
         ("fp16 y = add(x = x, y = );", "line 6: no value at"),
         ("fp16 y = add(x = x, y = y", "line 6: no value at 'y"),
-        ("fp16 y = const()[val = fp16(zero)];", r"line 6: 'fp16\(zero\)' is no value"),
-        ("fp16 y = const()[val = tensor<fp16, [2]>([1])];", "line 6: .* holds 2 numbers, not 1"),
-        ("fp16 y = const()[val = fp17(1)];", "line 6: fp17 is no type"),
-        ("fp16 y = const()[val = tensor<bool, [1]>([maybe])];", "line 6: .*maybe is neither true nor false"),
+        ("fp16 y = const()[val = fp16(zero)];", r"line 6: 'fp16\(zero\)' is not a value"),
+        ("fp16 y = const()[val = tensor<fp16, [2]>([1])];", "line 6: .* needs 2 numbers, not 1"),
+        ("fp16 y = const()[val = fp17(1)];", "line 6: fp17 is not a known type"),
+        ("fp16 y = const()[val = tensor<bool, [1]>([maybe])];", "line 6: .*maybe is not true or false"),
         ("fp16 y = const()[val = int8(300)];", "line 6: .*300"),
-        ("fp16 y = const()[val = int4(8)];", "line 6: .*8 is outside of int4's -8 to 7"),
+        ("fp16 y = const()[val = int4(8)];", "line 6: .*8 is outside the range of int4, -8 to 7"),
         ("fp16 y = add(x = x, y = x)", "line 7: ; after add is expected"),
         ("fp16 y = cond(pred = x) (bool b) { } -> (b);", r"line 6: y \(cond\) has nested blocks"),
         (
@@ -249,7 +249,7 @@ def test_states_and_flexible_sizes_are_in_the_types_of_a_function():
         ),
         (
             "fp16 y = const()[val = tensor<fp16, [2]>([fp16(1), fp32(2)])];",
-            r"line 6: tensor<fp16, \[2\]> holds no fp32",
+            r"line 6: tensor<fp16, \[2\]> cannot have a fp32",
         ),
     ],
 )
