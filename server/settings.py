@@ -1,4 +1,4 @@
-"""Settings of the server: from flags, ANEMONE_* variables, a TOML file or defaults; the first of them that has one counts."""
+"""The server's settings, from flags, ANEMONE_* variables, a TOML file and defaults; earlier sources override later ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from converter.networks.registry import KINDS
 from converter.runtime import ComputeUnit, Precision
 from server.security.key import SHORTEST, is_key
 
-#: In a checkout, a link to demo/model.
+#: A link to demo/model in a source checkout.
 BUNDLED_MODEL = Path(__file__).resolve().parent / "data" / "anemone-demo"
 _PREFIX = "ANEMONE_"
 #: The variable that names the settings file; not a setting, since a file cannot name itself.
@@ -41,16 +41,16 @@ def default_data_dir() -> Path:
 
 
 def default_config() -> Path:
-    """Return the settings file that is read if none is named; it need not exist."""
+    """Return the settings file that is read if no other is named; it need not exist."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "anemone" / "anemone.toml"
 
 
-#: Several words: a list in TOML and code, separated by commas in a flag or variable.
+#: Several words: a list in TOML and code; separated by commas in a flag or variable.
 Words = Annotated[tuple[str, ...], NoDecode]
 
 
 class Settings(BaseSettings):
-    """Settings of a server; each is also an environment variable, for example ANEMONE_PORT=7861."""
+    """The settings of a server; each is also an environment variable, for example ANEMONE_PORT=7861."""
 
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, hide_input_in_errors=True
@@ -60,25 +60,25 @@ class Settings(BaseSettings):
         "127.0.0.1",
         description="Address to listen on: 127.0.0.1 for this machine only, 0.0.0.0 or :: for the network, with a key",
     )
-    port: int = Field(7860, ge=0, le=65535, description="Port to listen on; 0 takes any free one")
-    data_dir: Path = Field(default_factory=default_data_dir, description="Holds everything the server writes")
+    port: int = Field(7860, ge=0, le=65535, description="Port to listen on; 0 means any free port")
+    data_dir: Path = Field(default_factory=default_data_dir, description="Folder for everything that the server writes")
     model: Path = Field(
         BUNDLED_MODEL, description="A converted model folder, a checkpoint, or owner/name on the Hugging Face hub"
     )
     compute_units: Annotated[dict[str, ComputeUnit], NoDecode] = Field(
         {},
         description='Core ML compute unit of a network, e.g. {"unet": "CPU_AND_NE"}; "default" applies to all others. '
-        "Networks without one use the model's unit, or another where a trial on this machine fails",
+        "Other networks use the model's unit, or another if that fails in a trial on this machine",
     )
     precision: Precision = Field(
         "fast",
-        description="How models compute: fast (Core ML on a Mac, elsewhere compiled for the CPU, in eight bits where it "
-        "can); on any machine, slowly: fp32, fp16 (results rounded), or ane (fp16 with the Neural Engine's reported "
+        description="Arithmetic of models: fast (Core ML on a Mac; elsewhere compiled for the CPU, with 8-bit integers where "
+        "possible); slowly, on any machine: fp32, fp16 (results rounded), or ane (fp16 with the Neural Engine's reported "
         "limits: shows overflow, not the engine's own error)",
     )
     api_key: SecretStr | None = Field(
         None,
-        description=f"The key that every client must send, {SHORTEST} characters or more; without one, a server on the network "
+        description=f"Key that every client must send, {SHORTEST} characters or more; if not set, a server on the network "
         "makes one and keeps it in the data folder",
     )
     allowed_hosts: Words = Field((), description="Further host names that the server answers to, such as a proxy's")
@@ -91,16 +91,16 @@ class Settings(BaseSettings):
     rate_limit: int = Field(
         600,
         ge=1,
-        description="Requests a minute that one client may send over the network; this machine's own are not limited",
+        description="Requests a minute that one client may send over the network; this machine has no limit",
     )
     max_queue: int = Field(100, ge=1, description="Jobs that may wait at once; more are refused with 429")
     retention_days: float = Field(30, gt=0, description="Days to keep a finished job and its images")
     retention_gb: float = Field(10, gt=0, description="Gigabytes of images to keep; the oldest are deleted first")
     idle_unload_minutes: float | None = Field(
-        None, gt=0, description="Minutes without a job after which the model is unloaded; never if not set"
+        None, gt=0, description="Minutes without a job before the model is unloaded; never if not set"
     )
     memory_budget_gb: float | None = Field(
-        None, gt=0, description="Gigabytes of memory that models may take; if not set, chosen for the machine"
+        None, gt=0, description="Gigabytes of memory that models may use; if not set, chosen for the machine"
     )
     previews: bool = Field(True, description="Show small previews of an image while it is made")
     log_format: Literal["text", "json"] = Field(
@@ -108,7 +108,7 @@ class Settings(BaseSettings):
     )
     advertise: bool = Field(True, description="Announce the server by Bonjour when it is on the network")
     shutdown_seconds: float = Field(
-        10, ge=0, le=600, description="Seconds that the running job has to finish when the server stops"
+        10, ge=0, le=600, description="Seconds that the running job may take to finish when the server stops"
     )
 
     @property
@@ -136,20 +136,20 @@ class Settings(BaseSettings):
 
     @field_validator("compute_units", mode="before")
     @classmethod
-    def _object(cls, given: Any) -> Any:
-        if not isinstance(given, str):
-            return given
+    def _object(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
         try:
-            return json.loads(given)
+            return json.loads(value)
         except ValueError as error:
             raise ValueError('accepted: a JSON object such as {"default": "CPU_AND_NE"}') from error
 
     @field_validator("compute_units")
     @classmethod
     def _networks(cls, units: dict[str, ComputeUnit]) -> dict[str, ComputeUnit]:
-        known = {"default", *(kind.name for kind in KINDS)}
-        if unknown := sorted(set(units) - known):
-            raise ValueError(f"compute_units names {', '.join(unknown)}; accepted: {', '.join(sorted(known))}")
+        accepted = {"default", *(kind.name for kind in KINDS)}
+        if unknown := sorted(set(units) - accepted):
+            raise ValueError(f"compute_units names {', '.join(unknown)}; accepted: {', '.join(sorted(accepted))}")
         return units
 
     @field_validator("api_key")
@@ -163,8 +163,8 @@ class Settings(BaseSettings):
 
     @field_validator("allowed_hosts", "cors_origins", mode="before")
     @classmethod
-    def _split(cls, given: Any) -> Any:
-        return tuple(word.strip() for word in given.split(",") if word.strip()) if isinstance(given, str) else given
+    def _split(cls, value: Any) -> Any:
+        return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
 
     @field_validator("allowed_hosts")
     @classmethod
@@ -194,23 +194,23 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _both_or_none(self) -> Settings:
         if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("tls_cert and tls_key go together; accepted: both or neither")
+            raise ValueError("tls_cert and tls_key belong together; set both or neither")
         return self
 
 
 def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> Settings:
-    """Return the settings: ``flags`` go before ANEMONE_* variables, these before the TOML file, this before defaults.
+    """Return the settings: ``flags`` override ANEMONE_* variables, these the TOML file, and the file the defaults.
 
-    The file is ``config`` or the one that ANEMONE_CONFIG names, which must exist, or else ``default_config()``, which need
-    not. Raises AnemoneError naming what is wrong and what is accepted, but never a secret's value.
+    The file is ``config`` or the one that ANEMONE_CONFIG names, which must exist; or else ``default_config()``, which may
+    be missing. Raises AnemoneError, which says what is wrong and what is accepted, but shows no secret value.
     """
     named = config or (Path(os.environ[_CONFIG]) if os.environ.get(_CONFIG) else None)
     file = named or default_config()
     if named is not None and not named.is_file():
         raise AnemoneError(f"the settings file {named} does not exist")
-    known = {f"{_PREFIX}{name.upper()}" for name in Settings.model_fields} | {_CONFIG}
-    if unknown := sorted(name for name in os.environ if name.startswith(_PREFIX) and name not in known):
-        raise AnemoneError(f"{unknown[0]} is not a setting; accepted: {', '.join(sorted(known))}")
+    accepted = {f"{_PREFIX}{name.upper()}" for name in Settings.model_fields} | {_CONFIG}
+    if unknown := sorted(name for name in os.environ if name.startswith(_PREFIX) and name not in accepted):
+        raise AnemoneError(f"{unknown[0]} is not a setting; accepted: {', '.join(sorted(accepted))}")
 
     class Layered(Settings):
         @classmethod
@@ -233,12 +233,12 @@ def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> Setti
 
 
 def _explained(error: ValidationError) -> str:
-    """Return the first finding as a line."""
+    """Return the first validation error as one line."""
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"{field} is not a setting; accepted: {', '.join(sorted(Settings.model_fields))}"
     reason = first["msg"].removeprefix("Value error, ")
-    given = first.get("input")
-    shown = "" if field in ("", "api_key") or given is None else f" (given: {given!r})"
+    value = first.get("input")
+    shown = "" if field in ("", "api_key") or value is None else f" (given: {value!r})"
     return f"{field}: {reason}{shown}" if field else reason

@@ -1,4 +1,4 @@
-"""The HTTP application: routes over one job queue, with the model in a process of its own."""
+"""The HTTP application: its routes share one job queue; the model runs in another process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from server.api.backend import Backend
 from server.api.dialect import OPEN, Dialect, Dialects
 from server.api.errors import install_error_handlers
 from server.api.native.dialect import NATIVE
-from server.api.openapi import completed
+from server.api.openapi import complete
 from server.api.service import Service
 from server.bonjour import Announcement, announced
 from server.security.gate import Access, Gate
@@ -23,21 +23,21 @@ from server.shutdown import Shutdown
 
 _ABOUT = "Makes images from text on this machine; nothing typed or uploaded leaves it."
 
-#: A new dialect is a folder beside native/ and its name here.
+#: To add a dialect, add a folder next to native/ and its name here.
 DIALECTS = (NATIVE,)
 
 
 class _App(FastAPI):
-    """An app whose document has what its dialects and its gate add."""
+    """An app whose OpenAPI document includes what its dialects and its gate add."""
 
     def __init__(self, dialects: Dialects, **options: Any) -> None:
         super().__init__(**options)
         self._dialects = dialects
 
     def openapi(self) -> dict[str, Any]:
-        """Return the OpenAPI document; made once."""
+        """Return the OpenAPI document; it is made once."""
         if self.openapi_schema is None:
-            self.openapi_schema = completed(super().openapi(), self._dialects)
+            self.openapi_schema = complete(super().openapi(), self._dialects)
         return self.openapi_schema
 
 
@@ -55,12 +55,12 @@ def create_app(
     announcement: Announcement | None = None,
     dialects: Sequence[Dialect] = DIALECTS,
 ) -> FastAPI:
-    """Return the app, open to whom ``access`` says: by default to this machine, without a key.
+    """Return the app; by default, ``access`` allows this machine only, without a key.
 
-    It calls ``open_backend`` when it starts and closes the backend when it stops; a job that runs then has
-    ``grace_seconds`` to finish before it goes back to the queue. It announces ``announcement`` by Bonjour while it runs.
+    The app calls ``open_backend`` when it starts and closes the backend when it stops; a job that is running then has
+    ``grace_seconds`` to finish before it returns to the queue. While the app runs, Bonjour announces ``announcement``.
     """
-    spoken = Dialects(dialects)
+    by_path = Dialects(dialects)
     access = access or Access()
 
     @asynccontextmanager
@@ -80,7 +80,7 @@ def create_app(
 
     # FastAPI's own documentation pages load scripts from another host.
     app = _App(
-        spoken,
+        by_path,
         title="Anemone",
         version=__version__,
         description=_ABOUT,
@@ -89,8 +89,8 @@ def create_app(
         redoc_url=None,
     )
     app.state.authenticator = access.authenticator
-    for router in (*(r for d in spoken.all for r in d.routers), health.router, metrics.router, page.router):
+    for router in (*(r for d in by_path.all for r in d.routers), health.router, metrics.router, page.router):
         app.include_router(router)
-    install_error_handlers(app, spoken.render_error)
-    app.add_middleware(Gate, access=access, render=spoken.render_error, open_routes=open_routes(app))
+    install_error_handlers(app, by_path.render_error)
+    app.add_middleware(Gate, access=access, render=by_path.render_error, open_routes=open_routes(app))
     return app

@@ -14,7 +14,7 @@ from server.models.memory import memory_budget
 
 @dataclass(frozen=True)
 class Backend:
-    """Started with the server, stopped with it, and closed once the last answer is sent.
+    """The objects of a running server: they start and stop with it; the database closes after the last answer.
 
     first: the model that the server starts with.
     memory_budget: bytes that the loaded model's weights may take.
@@ -28,13 +28,13 @@ class Backend:
     memory_budget: int = field(default_factory=memory_budget)
 
     def start(self) -> None:
-        """Resume the jobs and conversions of an earlier run, and begin."""
+        """Start the work, first the jobs and conversions of an earlier run."""
         self.queue.start(self.models.default)
         self.first.start(self.conversions, self.queue)
         self.conversions.start()
 
     def stop(self, grace_seconds: float = 0.0) -> None:
-        """Let the running job finish within the grace period, or put it back in the queue."""
+        """Stop: the running job may finish within the grace period; otherwise it returns to the queue."""
         self.conversions.stop()
         self.queue.stop(grace_seconds)
 

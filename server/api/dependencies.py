@@ -1,4 +1,4 @@
-"""What routes depend on: the service, the queue, the models and the client; and what they have in common in OpenAPI."""
+"""Dependencies of routes: the service, the queue, the models and the client; and shared parts of the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Answers = dict[int | str, dict[str, Any]]
 PNG: dict[str, Any] = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
 
 
-# Asynchronous, all of them: FastAPI runs a plain function in a thread, which takes longer than reading a job's row.
+# All are asynchronous: FastAPI runs a plain function in a thread, which takes longer than reading a job's row.
 async def _queue(request: Request) -> JobQueue:
     queue: JobQueue = request.app.state.queue
     return queue
@@ -61,5 +61,5 @@ RetryCount = Annotated[
 
 
 def is_retry(count: str | None) -> bool:
-    """Return whether a retry count says that the request was sent before; one that is no number says nothing."""
+    """Return whether a retry count is a number above 0: the client has sent the request before."""
     return count is not None and count.isdecimal() and int(count[:9]) > 0

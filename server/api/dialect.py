@@ -1,4 +1,4 @@
-"""API dialects: each a folder of its own with routes, schemas and errors, chosen by a request's path."""
+"""API dialects: each has its own folder of routes, schemas and errors; a request's path selects its dialect."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ OPEN: dict[str, Any] = {"security": [{}]}
 
 @dataclass(frozen=True)
 class Dialect:
-    """One way of talking to the server.
+    """One protocol that the server speaks.
 
-    prefixes: the paths whose errors it renders; "" are all that no other dialect has.
-    routers: its routes, in the order in which they are tried.
-    render_error: writes an error in its form.
-    error_body: the schema of what ``render_error`` writes, for the OpenAPI document.
-    schemas: further schemas of the document by name, those of bodies that its routes read themselves.
+    prefixes: the paths whose errors it renders; "" stands for all paths of no other dialect.
+    routers: its routes; the first that matches a request answers it.
+    render_error: renders an error in the dialect's own form.
+    error_body: the schema of a rendered error, for the OpenAPI document.
+    schemas: further schemas of the document by name: those of bodies that routes parse themselves.
     """
 
     prefixes: tuple[str, ...]
@@ -40,11 +40,11 @@ class Dialects:
     def __init__(self, dialects: Sequence[Dialect]) -> None:
         self.all = tuple(dialects)
         # The longest prefix is tried first: /v1/images before /v1, and "" last.
-        found = [(prefix, dialect) for dialect in dialects for prefix in dialect.prefixes]
-        self._by_prefix = sorted(found, key=lambda pair: len(pair[0]), reverse=True)
+        pairs = [(prefix, dialect) for dialect in dialects for prefix in dialect.prefixes]
+        self._by_prefix = sorted(pairs, key=lambda pair: len(pair[0]), reverse=True)
 
     def of(self, path: str) -> Dialect:
-        """Return the dialect that a path belongs to; "" has those without a slash, too, as of ``OPTIONS *``."""
+        """Return the dialect of a path; "" also has the paths without a slash, as of ``OPTIONS *``."""
         return next(d for prefix, d in self._by_prefix if prefix in ("", path) or path.startswith(f"{prefix}/"))
 
     def render_error(self, path: str, error: ApiError) -> Response:

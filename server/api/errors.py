@@ -1,4 +1,4 @@
-"""Errors by way of one `ApiError`: from refusals, validation and Starlette, rendered by the path's dialect."""
+"""Turns every refusal and exception into an `ApiError`, which the path's dialect renders."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _STATUS: dict[Reason, int] = {
 
 
 def require(result: _T | Refusal) -> _T:
-    """Return what the service returned; raise ApiError if it refused."""
+    """Return the service's result; raise ApiError if it is a refusal."""
     if not isinstance(result, Refusal):
         return result
     headers = {}
     if result.retry_after is not None:
         headers["Retry-After"] = str(result.retry_after)
     if result.reason == "failed":
-        # OpenAI's SDK would send it again twice; it would fail again, or be the failed job once more.
+        # OpenAI's SDK would retry twice; the retry would fail again, or get the same failed job.
         headers["X-Should-Retry"] = "false"
     raise ApiError(
         _STATUS[result.reason],
@@ -59,7 +59,7 @@ def from_request_error(error: RequestError) -> ApiError:
 
 
 def hide_values(request: Request) -> None:
-    """Keep a request's values out of its error messages: a dependency of routes that take a secret."""
+    """Keep a request's values out of its error messages; a dependency of routes that take a secret."""
     request.state.hides_values = True
 
 
@@ -81,11 +81,11 @@ def from_validation(errors: list[Any]) -> ApiError:
 
 
 def from_http(request: Request, error: HTTPException) -> ApiError:
-    """Return the error for what Starlette refuses itself: an unknown path, a method that the path does not have."""
+    """Return the error for what Starlette itself refuses: an unknown path, or a method that the path does not accept."""
     path, headers = request.url.path, dict(error.headers or {})
     if error.status_code == 404:
         return ApiError(
-            404, "not_found", f"there is nothing at {path}; see /openapi.json for the paths", headers=headers
+            404, "not_found", f"the path {path} does not exist; see /openapi.json for the paths", headers=headers
         )
     if error.status_code == 405:
         headers["Allow"] = ", ".join(_methods(request))
@@ -123,8 +123,8 @@ def install_error_handlers(app: FastAPI, render: RenderError) -> None:
 
 
 def _methods(request: Request) -> list[str]:
-    """Return all methods of the request's path; Starlette knows only those of the first route that it finds."""
+    """Return all methods of the request's path; Starlette returns only those of the first matching route."""
     routes = [route for route in iter_route_contexts(request.app.routes) if route.methods]
-    # The first that matches is the one that answers: a fixed path goes before one with a name in it.
+    # The first match answers a request: a fixed path precedes one with a parameter.
     path = next((route.path for route in routes if route.path_regex.fullmatch(request.url.path)), None)
     return sorted({method for route in routes if route.path == path for method in route.methods or ()})

@@ -1,4 +1,4 @@
-"""Health: whether the HTTP process is alive, and whether it can make an image."""
+"""Health routes: the HTTP process is alive; the server can make an image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class HealthOut(BaseModel):
 
 
 class ReadyOut(BaseModel):
-    """Whether the server can make an image, and its progress until then."""
+    """The server's readiness, and its progress until it is ready."""
 
     ready: bool
     state: str = Field(description="starting, downloading, converting, verifying, loading, ready or failed")
@@ -29,9 +29,9 @@ class ReadyOut(BaseModel):
     message: str | None = Field(description="Why it failed")
 
 
-@router.get("/healthz", openapi_extra=OPEN, summary="Whether the HTTP process is alive")
+@router.get("/healthz", openapi_extra=OPEN, summary="Check that the HTTP process is alive")
 async def healthz() -> HealthOut:
-    """Answers at once, also while the model loads or runs."""
+    """Answers immediately, even while the model loads or runs."""
     return HealthOut()
 
 
@@ -39,22 +39,22 @@ async def healthz() -> HealthOut:
     "/readyz",
     responses={503: {"model": ReadyOut, "description": "Not ready yet, or the model cannot be loaded"}},
     openapi_extra=OPEN,
-    summary="Whether it can make an image",
+    summary="Check that the server can make an image",
 )
 async def readyz(request: Request, response: Response) -> ReadyOut:
     """Answers 200 once the model is loaded, and 503 with the progress until then."""
     queue: JobQueue = request.app.state.queue
-    now = queue.readiness
-    ready = now.state == "ready"
+    readiness = queue.readiness
+    ready = readiness.state == "ready"
     response.status_code = 200 if ready else 503
-    at = now.progress
-    fraction = round(at.done / at.total, 4) if at is not None and at.total else None
+    progress = readiness.progress
+    fraction = round(progress.done / progress.total, 4) if progress is not None and progress.total else None
     return ReadyOut(
         ready=ready,
-        state=now.state,
-        network=at.item if at is not None else None,
-        done=at.done if at is not None else 0,
-        total=at.total if at is not None else 0,
+        state=readiness.state,
+        network=progress.item if progress is not None else None,
+        done=progress.done if progress is not None else 0,
+        total=progress.total if progress is not None else 0,
         fraction=1.0 if ready else fraction,
-        message=now.message,
+        message=readiness.message,
     )

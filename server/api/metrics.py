@@ -1,4 +1,4 @@
-"""Counters for Prometheus."""
+"""The metrics route for Prometheus."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ _TEXT = "text/plain; version=0.0.4; charset=utf-8"
     summary="The server's metrics",
 )
 def metrics() -> Response:
-    """Queue, step times, ended jobs, loaded models, conversions; nothing that identifies a job or client."""
+    """Counts the queue, step times, ended jobs, loaded models and conversions; identifies no job and no client."""
     return Response(exposition(), media_type=_TEXT)

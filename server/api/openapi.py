@@ -1,4 +1,4 @@
-"""The OpenAPI document, completed with what FastAPI cannot see of the app."""
+"""Completes the OpenAPI document with what FastAPI cannot derive from the app."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from pydantic import BaseModel
 
 from server.api.dialect import Dialects
 
-#: What the gate may answer to any request.
+#: The gate's possible answers to any request.
 _GATE = {
-    "401": "The server needs its API key, and the request has none or a wrong one",
-    "403": "Wrong Host, or a page of another site",
-    "429": "Too many requests or too many wrong keys; Retry-After says when to retry",
+    "401": "The server requires its API key, and the request has no key or a wrong one",
+    "403": "The Host is wrong, or a page of another site sent the request",
+    "429": "Too many requests, or too many wrong keys; Retry-After says when to retry",
 }
-#: And to one with a body.
-_BODY = {"408": "The body stopped coming", "413": "The body is too large"}
-_FASTAPIS = "HTTPValidationError"
+#: Its further possible answers to a request with a body.
+_BODY = {"408": "The client stopped sending the body", "413": "The body is too large"}
+_FASTAPI_ERROR = "HTTPValidationError"
 _CREDENTIALS = {
-    "key": {"type": "http", "scheme": "bearer", "description": "The API key, where the server needs one"},
+    "key": {"type": "http", "scheme": "bearer", "description": "The API key, if the server requires one"},
     "basic": {"type": "http", "scheme": "basic", "description": "The API key as user name or as password"},
 }
-#: The empty choice: on its own machine, a server needs no key unless its owner sets one.
+#: The empty alternative: on its own machine, a server requires no key unless its owner sets one.
 _SECURITY: list[dict[str, list[str]]] = [{}, {"key": []}, {"basic": []}]
 
 
-def completed(document: dict[str, Any], dialects: Dialects) -> dict[str, Any]:
-    """Add credentials, the gate's answers, and the schemas of errors and of bodies that routes read themselves."""
+def complete(document: dict[str, Any], dialects: Dialects) -> dict[str, Any]:
+    """Add credentials, the gate's answers, and the schemas of errors and of bodies that routes parse themselves."""
     schemas = document["components"]["schemas"]
     for dialect in dialects.all:
         schemas.update(dialect.schemas)
         _add_schema(schemas, dialect.error_body)
-    for replaced in (_FASTAPIS, "ValidationError"):
+    for replaced in (_FASTAPI_ERROR, "ValidationError"):
         schemas.pop(replaced, None)
     document["components"]["securitySchemes"] = _CREDENTIALS
     for path, operations in document["paths"].items():
@@ -40,9 +40,9 @@ def completed(document: dict[str, Any], dialects: Dialects) -> dict[str, Any]:
             operation.setdefault("security", _SECURITY)
             answers = {**_GATE, **(_BODY if method in ("post", "put", "patch") else {})}
             for status, answer in operation["responses"].items():
-                # FastAPI gives the errors of a stream of events the stream's type, and bad requests its own shape.
+                # FastAPI documents an event stream's errors with the stream's type, and bad requests with its own schema.
                 content = answer.get("content", {})
-                if status >= "400" and ("text/event-stream" in content or _FASTAPIS in str(content)):
+                if status >= "400" and ("text/event-stream" in content or _FASTAPI_ERROR in str(content)):
                     answer["content"] = error
             for status, description in answers.items():
                 operation["responses"].setdefault(status, {"description": description, "content": error})

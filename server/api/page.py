@@ -1,4 +1,4 @@
-"""The page at / and its files; it loads nothing from elsewhere."""
+"""The web page at / and its files; it loads nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def index() -> FileResponse:
 
 @router.get("/page.css", openapi_extra=OPEN)
 def style() -> FileResponse:
-    """Return its styles."""
+    """Return the page's styles."""
     return FileResponse(_WEB / "page.css", media_type="text/css")
 
 
 @router.get("/page.js", openapi_extra=OPEN)
 def script() -> FileResponse:
-    """Return its script."""
+    """Return the page's script."""
     return FileResponse(_WEB / "page.js", media_type="text/javascript")
 
 
 @router.get("/icon.svg", openapi_extra=OPEN)
 def icon() -> FileResponse:
-    """Return its icon."""
+    """Return the page's icon."""
     return FileResponse(_WEB / "icon.svg", media_type="image/svg+xml")

@@ -1,6 +1,6 @@
-"""Generation for every dialect: bind a model, submit a request, wait for its job. Nothing here knows of HTTP.
+"""Generation for every dialect: bind a model, submit a request, wait for its job. Independent of HTTP.
 
-What cannot be done is returned as a `Refusal`, which each dialect answers in its own way.
+The service returns a `Refusal` for what it cannot do; each dialect answers it in its own form.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from server.pipeline.request import GenerationRequest, RequestError
 
 #: Characters of a client's Idempotency-Key.
 LONGEST_KEY = 200
-#: Seconds after which a client should ask again whether the first model is ready.
+#: Seconds after which a client should retry while the first model is not ready.
 _NOT_READY_SECONDS = 5
 
 Reason = Literal[
@@ -47,11 +47,11 @@ Reason = Literal[
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why something cannot be done.
+    """The reason why the service cannot do something.
 
-    code: a word for programs, more exact than ``reason`` where a job failed.
-    field, value, accepted: the field of the request that was wrong, where there is one.
-    retry_after: seconds after which the same request may succeed; None where that is not known.
+    code: a word for programs; for a failed job, more exact than ``reason``.
+    field, value, accepted: the request's wrong field, if any.
+    retry_after: seconds after which the same request may succeed; None if unknown.
     """
 
     reason: Reason
@@ -75,11 +75,11 @@ class BoundModel:
 class SubmitOptions:
     """How a client submits a request.
 
-    client: who submits it; clients take turns, and keys and fingerprints count within one client.
-    attachments: what the request names, by these names.
-    key: the client's Idempotency-Key: the same key and fingerprint are the same job.
-    fingerprint: of what the client sent; see `fingerprint_of`.
-    is_retry: the client says that it sends this again, though without a key.
+    client: the sender; clients take turns, and keys and fingerprints are compared within one client.
+    attachments: the request's files, by the names that it uses.
+    key: the client's Idempotency-Key: a request with the same key and fingerprint gets the same job.
+    fingerprint: a hash of what the client sent; see `fingerprint_of`.
+    is_retry: the client marks the request as a retry, without a key.
 
     Raises RequestError for a key that is not 1 to 200 visible ASCII characters.
     """
@@ -97,7 +97,7 @@ class SubmitOptions:
             raise RequestError("Idempotency-Key", key, f"1 to {LONGEST_KEY} visible ASCII characters")
 
 
-#: A job that succeeded, or why there are no images.
+#: A job that succeeded, or the reason why it has no images.
 Outcome: TypeAlias = Job | Refusal
 
 
@@ -109,17 +109,17 @@ _HASHED_AS_NULL = {
 
 
 def fingerprint_of(path: str, fields: Mapping[str, Any], attachments: Mapping[str, bytes]) -> str:
-    """Return a hash of a request as the client sent it, which a repeated request has too.
+    """Return a hash of a request as the client sent it; a repeated request has the same hash.
 
-    ``fields`` must be those that were sent: with a seed drawn in, every request would be another.
+    ``fields`` must be the fields that the client sent: with a drawn seed, every request would have a different hash.
     """
     names = sorted(attachments)
-    # A field of a later version that is not sent changes nothing, so that a retry across an update is recognized.
+    # Ignore later versions' fields that were not sent, so that a retry across an update is recognized.
     fields = {name: value for name, value in fields.items() if value is not None or name in _HASHED_AS_NULL}
-    # Jobs of earlier versions keep theirs: their one attachment was hashed without its name.
-    named = [path, fields] if names in ([], ["image"]) else [path, fields, names]
+    # Stored jobs of earlier versions must still match: those hashed their only attachment without its name.
+    hashed = [path, fields] if names in ([], ["image"]) else [path, fields, names]
     digests = [hashlib.sha256(attachments[name]).digest() for name in names] or [hashlib.sha256().digest()]
-    return hashlib.sha256(json.dumps(named, sort_keys=True).encode() + b"".join(digests)).hexdigest()
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode() + b"".join(digests)).hexdigest()
 
 
 class Service:
@@ -145,25 +145,26 @@ class Service:
             return BoundModel(model.name, model.manifest)
         except UnknownModel:
             if name is not None and name != self._models.default:
-                wrong = RequestError("model", name, ", ".join(self._models.names()) or "none yet")
+                error = RequestError("model", name, ", ".join(self._models.names()) or "none yet")
                 return Refusal(
                     "unknown_model",
                     "invalid_field",
-                    str(wrong),
+                    str(error),
                     field="model",
                     value=name,
-                    accepted=wrong.accepted,
+                    accepted=error.accepted,
                 )
         readiness = self._queue.readiness
-        at = readiness.progress
-        percent = f", {100 * at.done // at.total} % done" if at is not None and at.total else ""
+        progress, percent = readiness.progress, ""
+        if progress is not None and progress.total:
+            percent = f", {100 * progress.done // progress.total} % done"
         message = f"the model is not ready: {readiness.state}{percent}; see /readyz"
         return Refusal("not_ready", "not_ready", message, retry_after=_NOT_READY_SECONDS)
 
     async def submit(self, model: BoundModel, request: GenerationRequest, options: SubmitOptions) -> Accepted | Refusal:
-        """Store a request for ``model`` as a job, on disk when this returns, or return the job that it repeats.
+        """Store a request for ``model`` as a job, or find the job that it repeats; the job is on disk on return.
 
-        Attachments that are not images we can decode are refused.
+        Refuses attachments that are not decodable images.
         """
         for name, data in options.attachments.items():
             try:
@@ -188,7 +189,7 @@ class Service:
             return Refusal("key_reused", "key_reused", str(reused), field="Idempotency-Key", value=options.key)
 
     async def result(self, job_id: str) -> Outcome:
-        """Wait until the job ends, or cannot run before the server stops."""
+        """Wait for the job's end and return its outcome; refuse if the job cannot run before the server stops."""
         job = self._present(await self._queue.wait(job_id), job_id)
         if isinstance(job, Refusal):
             return job
@@ -198,15 +199,15 @@ class Service:
             return Refusal("cancelled", "cancelled", f"job {job_id} was cancelled before it finished")
         if job.status in OPEN:
             why = self._queue.readiness.message or "the server is stopping"
-            return Refusal("not_now", "not_now", f"{why}; job {job_id} is kept and runs when the server can run it")
+            return Refusal("not_now", "not_now", f"{why}; the server keeps job {job_id} and runs it when it can")
         return job
 
     def job(self, job_id: str) -> Job | Refusal:
-        """Return the job with its present position and progress."""
+        """Return the job with its current position and progress."""
         return self._present(self._queue.job(job_id), job_id)
 
     def cancel(self, job_id: str) -> Job | Refusal:
-        """Cancel a queued job at once, a running one after its step; a job that has ended stays as it is."""
+        """Cancel a queued job immediately, a running one after its step; a finished job is unchanged."""
         return self._present(self._queue.cancel(job_id), job_id)
 
     async def image(self, job: Job, index: int) -> bytes | Refusal:
@@ -221,9 +222,9 @@ class Service:
             return await run_in_threadpool(self._store.image_path(image).read_bytes)
         except FileNotFoundError:
             # The job may have expired since it was read.
-            now = self.job(job.id)
+            current = self.job(job.id)
             message = f"the file of image {index} of job {job.id} is missing from the data folder"
-            return now if isinstance(now, Refusal) else Refusal("no_such_image", "no_such_image", message)
+            return current if isinstance(current, Refusal) else Refusal("no_such_image", "no_such_image", message)
 
     def _present(self, job: Job | None, job_id: str) -> Job | Refusal:
         if job is not None:
@@ -231,4 +232,4 @@ class Service:
         if self._store.is_expired(job_id):
             message = f"job {job_id} has expired: it was deleted with its images, by age or by their total size"
             return Refusal("expired", "expired", message)
-        return Refusal("no_such_job", "no_such_job", f"there is no job {job_id[:40]!r}")
+        return Refusal("no_such_job", "no_such_job", f"the job {job_id[:40]!r} does not exist")

@@ -1,6 +1,6 @@
-"""Server-Sent Events of a job or a conversion: its state, each progress, and each new state until it ends."""
+"""Server-Sent Events of a job or a conversion: its state, then progress and state events until it ends."""
 
-# Annotations are evaluated here, not deferred: FastAPI could not resolve those that name a parameter of the enclosing function.
+# No deferred annotations: FastAPI could not resolve those that name a parameter of the enclosing function.
 
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from server.events import Subscription
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The present state of what is watched, as its own route answers it, and whether it may still change."""
+    """The current state of a job or conversion as its own route returns it, and whether it can still change."""
 
     body: BaseModel
     is_open: bool
 
 
-#: Takes a snapshot of what has this id; raises ApiError if there is nothing.
+#: Takes the snapshot of a job or conversion by its id; raises ApiError if it does not exist.
 TakeSnapshot = Callable[[str], Snapshot]
 
 
@@ -34,12 +34,12 @@ class _Watch:
 
 
 async def _stream(watch: _Watch, take: Callable[[], Snapshot]) -> AsyncIterator[ServerSentEvent]:
-    """Begin with the present state, unless the subscription resumes after an event; end after the last state."""
-    now = watch.first
-    # It may have ended after the subscription began: no event is read then.
-    if not (watch.events.is_complete and now.is_open):
-        yield _state(now, watch.events.start)
-    while now.is_open:
+    """Yield the current state, unless the subscription resumes after an event, then events up to the last state."""
+    snapshot = watch.first
+    # A job may end between the subscription and the snapshot; then no event is read.
+    if not (watch.events.is_complete and snapshot.is_open):
+        yield _state(snapshot, watch.events.start)
+    while snapshot.is_open:
         event = await anext(watch.events, None)
         if event is None:
             return
@@ -47,10 +47,10 @@ async def _stream(watch: _Watch, take: Callable[[], Snapshot]) -> AsyncIterator[
             yield ServerSentEvent(event=event.kind, data=event.data, id=str(event.id))
             continue
         try:
-            now = take()
+            snapshot = take()
         except ApiError:  # deleted since the event
             return
-        yield _state(now, event.id)
+        yield _state(snapshot, event.id)
 
 
 def _state(snapshot: Snapshot, event_id: int) -> ServerSentEvent:
@@ -66,10 +66,10 @@ def add_event_route(
     about: str,
     absent: Answers,
 ) -> None:
-    """Add the route that watches the ``kind`` (job, conversion) whose id is the path's ``{kind}_id``.
+    """Add the route that watches a ``kind`` (job, conversion) by the path's parameter ``{kind}_id``.
 
-    snapshots: a dependency, which returns what takes the snapshots.
-    about: describes the events. absent: the answers where there is nothing to watch.
+    snapshots: a dependency that returns the function which takes snapshots.
+    about: describes the events. absent: the answers if the job or conversion does not exist.
     """
 
     Id = Annotated[str, Path(alias=f"{kind}_id")]
@@ -80,10 +80,11 @@ def add_event_route(
         item_id: Id,
         take: Take,
         last_event_id: Annotated[
-            int | None, Header(description="The id of the last event received; the later ones are sent first")
+            int | None,
+            Header(description="The id of the last event received; the stream starts with the events after it"),
         ] = None,
     ) -> AsyncIterator[_Watch]:
-        # Before the snapshot: an event in between is then not lost.
+        # Subscribe before the snapshot, so that no event in between is lost.
         events = queue.events.subscribe(item_id, last_event_id)
         try:
             yield _Watch(events, take(item_id))
@@ -102,6 +103,6 @@ def add_event_route(
         response_class=EventSourceResponse,
         responses={200: stream, **absent},
         summary=f"Watch a {kind} (Server-Sent Events)",
-        description=f"Begins with the {kind}'s present state, or after the event that `Last-Event-ID` names, and ends after "
+        description=f"Starts with the {kind}'s current state, or after the event that `Last-Event-ID` names, and ends after "
         "its last state.",
     )(events)

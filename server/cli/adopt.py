@@ -1,4 +1,4 @@
-"""``anemone adopt``: a folder of Apple's converter as a model."""
+"""``anemone adopt``: makes a model of a folder that Apple's converter wrote."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from converter.apple import ACCEPTED, AppleSettings, adopt, option
 from server.cli.flags import Commands, add_command
 
 
-def _truth(text: str) -> bool:
+def _boolean(text: str) -> bool:
     if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a boolean; accepted: true, false")
     return text.lower() == "true"
 
 
-#: How the settings of a folder made by Apple's converter are read.
-_APPLE: dict[str, Callable[[str], Any]] = {
+#: The parser of each setting.
+_PARSERS: dict[str, Callable[[str], Any]] = {
     "name": str,
     "prediction_type": str,
     "vae_scaling_factor": float,
     "scheduler_config": Path,
     "tokenizer": Path,
-    "zeros_for_no_prompt": _truth,
+    "zeros_for_no_prompt": _boolean,
     "steps": int,
     "guidance_scale": float,
 }
@@ -33,21 +33,21 @@ _APPLE: dict[str, Callable[[str], Any]] = {
 
 def add_adopt(commands: Commands) -> None:
     """Add the command and its flags."""
-    taken = add_command(
+    command = add_command(
         commands,
         "adopt",
-        "Use a folder made by Apple's converter as a model, as it is",
+        "Use a folder that Apple's converter wrote as a model, unchanged",
         "example:\n  anemone adopt ./coreml-stable-diffusion-2-1-base --prediction-type epsilon\n"
-        "What Apple's packages do not say is asked for by name, once; it is kept in the folder's anemone.json.",
+        "If the packages lack a setting, the command names the flag to set it by; anemone.json in the folder keeps it.",
     )
-    taken.add_argument("folder", type=Path, help="a folder of Apple's .mlpackages or its compiled Resources")
+    command.add_argument("folder", type=Path, help="a folder of Apple's .mlpackages or its compiled Resources")
     for field in fields(AppleSettings):
-        taken.add_argument(option(field.name), type=_APPLE[field.name], help=ACCEPTED[field.name])
-    taken.set_defaults(run=_adopt)
+        command.add_argument(option(field.name), type=_PARSERS[field.name], help=ACCEPTED[field.name])
+    command.set_defaults(run=_adopt)
 
 
-def _adopt(given: argparse.Namespace) -> int:
-    settings = AppleSettings(**{field.name: getattr(given, field.name) for field in fields(AppleSettings)})
-    made = adopt(given.folder, settings)
-    print(f"{made.path}: {made.manifest.name} ({made.manifest.family})")
+def _adopt(args: argparse.Namespace) -> int:
+    settings = AppleSettings(**{field.name: getattr(args, field.name) for field in fields(AppleSettings)})
+    model = adopt(args.folder, settings)
+    print(f"{model.path}: {model.manifest.name} ({model.manifest.family})")
     return 0

@@ -1,4 +1,4 @@
-"""``anemone convert``: a checkpoint in, a model folder out."""
+"""``anemone convert``: converts a checkpoint into a model folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from converter.options import ConvertOptions
-from server.cli.flags import Commands, add_command, add_options, options_given
+from server.cli.flags import Commands, add_command, add_options, options_of
 
 
 def add_convert(commands: Commands) -> None:
@@ -22,23 +22,23 @@ def add_convert(commands: Commands) -> None:
     )
     convert.add_argument(
         "source",
-        help="a diffusers checkpoint folder, a .safetensors file with a whole checkpoint, or owner/name on the Hugging "
+        help="a diffusers checkpoint folder, a .safetensors file with a complete checkpoint, or owner/name on the Hugging "
         "Face hub (owner/name@revision, owner/name/file.safetensors)",
     )
     convert.add_argument(
-        "-o", "--out", type=Path, required=True, help="the model folder to make; what is there is replaced"
+        "-o", "--out", type=Path, required=True, help="the model folder to write; an existing one is replaced"
     )
     add_options(convert)
     convert.add_argument(
         "--only",
         action="append",
         metavar="NETWORK",
-        help="make this network anew and keep the others, as converted before with the same options",
+        help="convert only this network again; the others must have been converted with the same options, and stay",
     )
     convert.set_defaults(run=_convert)
 
 
-def _convert(given: argparse.Namespace) -> int:
+def _convert(args: argparse.Namespace) -> int:
     from server.cli.offline import convert_checkpoint
 
-    return convert_checkpoint(given.source, given.out, ConvertOptions(**options_given(given)), given.only or [])
+    return convert_checkpoint(args.source, args.out, ConvertOptions(**options_of(args)), args.only or [])

@@ -1,4 +1,4 @@
-"""What several commands share: how a subcommand is added, sizes, a model, networks beside a checkpoint."""
+"""Flags and parsers that several commands share: sizes, the model, and a conversion's options."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
 from converter.options import DEFAULT_OPTIONS, OPTIONS, NetworkSource, Option, Size
 from server.cli.serve import add_config
 
-#: What `add_subparsers` returns, whose class takes no parameters when the program runs.
+#: The type of what `add_subparsers` returns; a string, because the class cannot be subscripted at run time.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_command(commands: Commands, name: str, about: str, epilog: str) -> argparse.ArgumentParser:
-    """A subcommand whose help ends with ``epilog``, as it is written."""
+    """Add a subcommand whose help ends with ``epilog``, unwrapped."""
     return commands.add_parser(
         name, help=about, description=about, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
 
 
 def size(text: str) -> tuple[int, int]:
-    """A picture size in pixels, written 512x768."""
+    """Parse an image size in pixels, such as 512x768."""
     width, cross, height = text.lower().partition("x")
     if not cross or not width.isdigit() or not height.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} is not a size; accepted: WIDTHxHEIGHT in pixels, such as 512x512")
@@ -30,13 +30,13 @@ def size(text: str) -> tuple[int, int]:
 
 
 def _network_source(text: str) -> str:
-    """A network's source as a model's manifest keeps it: a path whole, so that it still leads there from elsewhere."""
+    """Return a network's source as the manifest stores it: paths are absolute, so that they work from any folder."""
     path = Path(text).expanduser()
     return str(path.absolute()) if path.exists() else text
 
 
 def flag(option: str) -> str:
-    """Return the flag of an option of a conversion."""
+    """Return the flag of a conversion option."""
     return f"--{(OPTIONS[option].flag or option).replace('_', '-')}"
 
 
@@ -45,7 +45,7 @@ def _is_network(option: Option) -> bool:
 
 
 def _value(option: Option) -> tuple[Callable[[str], Any], tuple[Any, ...] | None, str | None]:
-    """Return what reads an option's value from text, which values are accepted (None for any), and its metavar."""
+    """Return the function that parses an option's value, the accepted values (None for any), and the metavar."""
     if option.value is Size:
         return size, None, "WxH"
     if _is_network(option):
@@ -53,12 +53,12 @@ def _value(option: Option) -> tuple[Callable[[str], Any], tuple[Any, ...] | None
     if get_origin(option.value) is Literal:
         choices = get_args(option.value)
         return type(choices[0]), choices, None
-    plain = get_args(option.value)[0] if get_origin(option.value) is Annotated else option.value
-    return plain, None, None
+    value_type = get_args(option.value)[0] if get_origin(option.value) is Annotated else option.value
+    return value_type, None, None
 
 
 def add_options(command: argparse.ArgumentParser, *, networks_only: bool = False) -> None:
-    """Add a flag for every option of a conversion, or for those alone that name networks beside the checkpoint."""
+    """Add a flag for every conversion option, or only for those that name networks besides the checkpoint."""
     for name, option in OPTIONS.items():
         if networks_only and not _is_network(option):
             continue
@@ -71,13 +71,13 @@ def add_options(command: argparse.ArgumentParser, *, networks_only: bool = False
         if option.value is bool:
             command.add_argument(flag(name), dest=name, action="store_true", help=about)
             continue
-        kind, choices, metavar = _value(option)
+        parse, choices, metavar = _value(option)
         if isinstance(default, str):
             about = f"{about} ({default})"
         command.add_argument(
             flag(name),
             dest=name,
-            type=kind,
+            type=parse,
             choices=choices,
             metavar=metavar,
             action="store" if option.most is None else "append",
@@ -85,9 +85,9 @@ def add_options(command: argparse.ArgumentParser, *, networks_only: bool = False
         )
 
 
-def options_given(given: argparse.Namespace) -> dict[str, Any]:
-    """Return the options that were given by the flags of `add_options`."""
-    values = {name: getattr(given, name, None) for name in OPTIONS}
+def options_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that the user set by the flags of `add_options`."""
+    values = {name: getattr(args, name, None) for name in OPTIONS}
     return {n: tuple(v) if isinstance(v, list) else v for n, v in values.items() if v is not None}
 
 
@@ -100,5 +100,5 @@ def add_model(command: argparse.ArgumentParser) -> None:
         help="a checkpoint or converted model folder, or owner/name on the Hugging Face hub (the bundled model)",
     )
     command.add_argument(
-        "--data-dir", type=Path, help="where models, jobs and pictures are kept (the user's data folder)"
+        "--data-dir", type=Path, help="the folder for models, jobs and images (the user's data folder)"
     )

@@ -1,4 +1,4 @@
-"""``anemone generate``: an image without a server."""
+"""``anemone generate``: makes an image without a server."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def add_generate(commands: Commands) -> None:
     )
     for field in _flags():
         _add_flag(generate, field)
-    generate.add_argument("--size", type=size, metavar="WxH", help="a size the model was converted for")
-    generate.add_argument("--precision", choices=PRECISIONS, help="how it computes (fast); fp32 is the exact one")
+    generate.add_argument("--size", type=size, metavar="WxH", help="one of the sizes that the model was converted for")
+    generate.add_argument("--precision", choices=PRECISIONS, help="the arithmetic (fast); fp32 is exact")
     add_model(generate)
     generate.set_defaults(run=_generate)
 
 
 def _flags() -> list[RequestField]:
-    """Return the fields that are flags of their own: --size is width and height, and --model is a folder."""
+    """Return the fields that have their own flag: --size stands for width and height, and --model is a folder."""
     return [field for field in FIELDS if field.part not in (None, "size")]
 
 
@@ -44,18 +44,18 @@ def _add_flag(command: argparse.ArgumentParser, field: RequestField) -> None:
         command.add_argument(field.name, help=about)
         return
     flag = f"--{field.name.replace('_', '-')}" if len(field.name) > 1 else f"-{field.name}"
-    words = field.find(OneOf)
-    kind = Path if field.find(Attachment) else field.python_type
+    one_of = field.find(OneOf)
+    value_type = Path if field.find(Attachment) else field.python_type
     if field.is_list:
-        command.add_argument(flag, type=kind, nargs="+", metavar="N", help=about)
+        command.add_argument(flag, type=value_type, nargs="+", metavar="N", help=about)
     else:
-        command.add_argument(flag, type=kind, choices=None if words is None else words.words, help=about)
+        command.add_argument(flag, type=value_type, choices=None if one_of is None else one_of.words, help=about)
 
 
-def _generate(given: argparse.Namespace) -> int:
+def _generate(args: argparse.Namespace) -> int:
     from server.cli.offline import generate
 
-    asked = {field.name: getattr(given, field.name) for field in _flags()}
-    attachments = {f.name: asked[f.name] for f in _flags() if f.find(Attachment) and asked[f.name] is not None}
-    width, height = given.size or (None, None)
-    return generate(settings_of(given), {**asked, "width": width, "height": height}, attachments, given.out)
+    fields = {field.name: getattr(args, field.name) for field in _flags()}
+    attachments = {f.name: fields[f.name] for f in _flags() if f.find(Attachment) and fields[f.name] is not None}
+    width, height = args.size or (None, None)
+    return generate(settings_of(args), {**fields, "width": width, "height": height}, attachments, args.out)

@@ -29,10 +29,10 @@ _EXAMPLES = """examples:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     top = argparse.ArgumentParser(
         "anemone",
-        description="Pictures from words, on this machine.",
+        description="Images from text, on this machine.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -54,16 +54,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0 done, 1 failed with a message, 2 misused, 130 interrupted."""
-    given = parser().parse_args(arguments)
-    run: Callable[[argparse.Namespace], int] = given.run
+    """Run the command and return its exit status: 0 done, 1 failed with a message, 2 wrong usage, 130 interrupted."""
+    args = parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = args.run
     try:
-        return run(given)
+        return run(args)
     except AnemoneError as error:
         print(f"anemone: {printable(str(error))}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        # Whoever read the output has enough of it; nothing more is to be flushed at exit.
+        # The reader of the output closed the pipe; flushing the rest at exit would raise again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:

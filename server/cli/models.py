@@ -1,4 +1,4 @@
-"""``anemone models``: the models that are installed, without a server."""
+"""``anemone models``: lists the installed models, without a server."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def add_models(commands: Commands) -> None:
     command = commands.add_parser(
         "models",
         help="List the installed models",
-        description="List the installed models with their families, picture sizes, and room on disk and in memory.",
+        description="List the installed models with their families, image sizes, and sizes on disk and in memory.",
         epilog="examples:\n  anemone models\n  anemone models --json\n"
-        "A running server also loads, converts and deletes them: see /api/v1/models.",
+        "A running server can also load, convert and delete models: see /api/v1/models.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_config(command)
-    command.add_argument("--data-dir", type=Path, help="where models are kept (the user's data folder)")
-    command.add_argument("--json", action="store_true", help="for programs")
+    command.add_argument("--data-dir", type=Path, help="the folder with the models (the user's data folder)")
+    command.add_argument("--json", action="store_true", help="print JSON, for programs")
     command.set_defaults(run=_list)
 
 
-def _told(name: str, models: InstalledModels) -> dict[str, Any]:
+def _to_dict(name: str, models: InstalledModels) -> dict[str, Any]:
     model = models.get(name)
     folder = ModelFolder(model.folder, model.manifest)
     return {
@@ -44,17 +44,17 @@ def _told(name: str, models: InstalledModels) -> dict[str, Any]:
     }
 
 
-def _list(given: argparse.Namespace) -> int:
-    settings = settings_of(given)
+def _list(args: argparse.Namespace) -> int:
+    settings = settings_of(args)
     models = FirstModel(settings.model, settings.data_dir).models
-    told = [_told(name, models) for name in models.names()]
-    if given.json:
-        print(json.dumps(told, indent=2))
+    rows = [_to_dict(name, models) for name in models.names()]
+    if args.json:
+        print(json.dumps(rows, indent=2))
         return 0
-    if not told:
+    if not rows:
         print(f"no models in {models.root} yet; `anemone serve` converts the bundled one, `anemone convert` others")
-    width = max((len(m["name"]) for m in told), default=0)
-    for m in told:
-        room = f"{m['disk_bytes'] / 1e9:.2f} GB on disk, {m['memory_bytes'] / 1e9:.2f} GB loaded"
-        print(f"{m['name']:{width}}  {m['family']}  {', '.join(m['sizes'])}  {room}")
+    width = max((len(m["name"]) for m in rows), default=0)
+    for m in rows:
+        sizes = f"{m['disk_bytes'] / 1e9:.2f} GB on disk, {m['memory_bytes'] / 1e9:.2f} GB loaded"
+        print(f"{m['name']:{width}}  {m['family']}  {', '.join(m['sizes'])}  {sizes}")
     return 0

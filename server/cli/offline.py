@@ -1,4 +1,4 @@
-"""``anemone generate`` and ``anemone convert``: the work without a server."""
+"""Conversion and generation without a server, for ``anemone convert`` and ``anemone generate``."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ from server.settings import Settings
 from server.terminal import Bar, printable
 
 
-def _of(done: int, total: int) -> str:
+def _megabytes(done: int, total: int) -> str:
     return f"{done / 2**20:.0f} of {total / 2**20:.0f} MB"
 
 
 def _showing(bar: Bar) -> OnProgress:
-    """Return a listener that shows bytes of weights on the bar."""
+    """Return a progress listener that shows bytes of weights on the bar."""
 
     def show(p: Progress) -> None:
         left = "" if p.eta_s is None else f", {p.eta_s:.0f} s left"
-        bar.show(f"{p.stage} {p.item}", p.done, p.total, f"{_of(p.done, p.total)}{left}")
+        bar.show(f"{p.stage} {p.item}", p.done, p.total, f"{_megabytes(p.done, p.total)}{left}")
 
     return show
 
 
 def convert_checkpoint(source: str, out: Path, options: ConvertOptions, only: list[str]) -> int:
-    """Convert ``source`` into ``out``, with a bar; only the networks in ``only`` where it names some."""
+    """Convert ``source`` into ``out`` and show a bar; if ``only`` names networks, convert only these."""
     bar, began = Bar(), time.monotonic()
-    agreed: dict[str, float] = {}
+    agreement: dict[str, float] = {}
 
     try:
-        opened = open_source(source, prediction_type=options.prediction_type, progress=_showing(bar))
+        checkpoint = open_source(source, prediction_type=options.prediction_type, progress=_showing(bar))
         with conversion_lock(out):
-            made = convert(opened, out, options, _showing(bar), only, verified=agreed.__setitem__)
+            folder = convert(checkpoint, out, options, _showing(bar), only, verified=agreement.__setitem__)
     finally:
         bar.close()
-    for network, psnr_db in agreed.items():
+    for network, psnr_db in agreement.items():
         print(f"{network}: {psnr_db:.0f} dB of the source's")
-    for line in made.manifest.left_out:
+    for line in folder.manifest.left_out:
         print(printable(f"left out: {line}"))
-    shown = ", ".join(f"{w}x{h}" for w, h in made.manifest.sizes)
-    print(f"{out}: {made.manifest.name} ({made.manifest.family}), {shown}, in {time.monotonic() - began:.1f} s")
+    shown = ", ".join(f"{w}x{h}" for w, h in folder.manifest.sizes)
+    print(f"{out}: {folder.manifest.name} ({folder.manifest.family}), {shown}, in {time.monotonic() - began:.1f} s")
     return 0
 
 
@@ -67,14 +67,14 @@ def _targets(out: Path, count: int) -> list[Path]:
 def _read(files: Mapping[str, Path]) -> dict[str, bytes]:
     for file in files.values():
         if not file.is_file():
-            raise AnemoneError(f"there is no image {file}")
+            raise AnemoneError(f"the image {file} does not exist")
     return {name: file.read_bytes() for name, file in files.items()}
 
 
-def generate(settings: Settings, asked: Mapping[str, Any], files: Mapping[str, Path], out: Path) -> int:
-    """Make the images that the request's fields ask for and write them; ``files`` are its attachments by name."""
+def generate(settings: Settings, fields: Mapping[str, Any], files: Mapping[str, Path], out: Path) -> int:
+    """Make the images of a request with these fields and write them; ``files`` are its attachments by name."""
     if not out.absolute().parent.is_dir():
-        raise AnemoneError(f"there is no folder {out.absolute().parent} to write {out.name} into")
+        raise AnemoneError(f"the folder {out.absolute().parent} does not exist; {out.name} cannot be written into it")
     attachments = _read(files)
     bar = Bar()
 
@@ -89,7 +89,7 @@ def generate(settings: Settings, asked: Mapping[str, Any], files: Mapping[str, P
             precision=settings.precision,
         )
         model.load(show)
-        request = bind(model.manifest, **{**asked, **{name: name for name in attachments}})
+        request = bind(model.manifest, **{**fields, **{name: name for name in attachments}})
         targets = _targets(out, request.seeds.n)
         began, written = time.monotonic(), []
         for event in model.generate(request, attachments):

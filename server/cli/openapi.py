@@ -1,4 +1,4 @@
-"""Export of the API's document to openapi/anemone.json: ``python -m server.cli.openapi``."""
+"""Exports the API's OpenAPI document to openapi/anemone.json: ``python -m server.cli.openapi``."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ EXPORTED = Path(__file__).resolve().parents[2] / "openapi" / "anemone.json"
 
 
 def _never_opened() -> NoReturn:
-    raise RuntimeError("this app is for its document only")
+    raise RuntimeError("this app only serves to write its document")
 
 
 def document() -> str:
-    """Return the document as it is exported: JSON, two spaces, a last newline."""
+    """Return the document in its exported form: JSON, indented by two spaces, with a final newline."""
     return json.dumps(create_app(_never_opened).openapi(), indent=2, ensure_ascii=False) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""``anemone serve``: a flag for every setting."""
+"""``anemone serve``: serves images, with a flag for every setting."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from server.settings import Settings, default_config, load_settings
 
 #: Other users can see process arguments, so the API key is not a flag.
 _NO_FLAG = ("api_key",)
-_WORDS = {"host": "ADDRESS", "data_dir": "DIR", "tls_cert": "FILE", "tls_key": "FILE", "compute_units": "JSON"}
+_METAVARS = {"host": "ADDRESS", "data_dir": "DIR", "tls_cert": "FILE", "tls_key": "FILE", "compute_units": "JSON"}
 
 
 def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -21,8 +21,9 @@ def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         description="Serve images over HTTP, to this machine unless --host says otherwise.",
         epilog="examples:\n  anemone serve\n  anemone serve --port 8080 --model ./my-checkpoint\n"
         "  anemone serve --host 0.0.0.0 --tls\n"
-        "Every flag is also a variable (ANEMONE_PORT=8080) and a line of the settings file (port = 8080); flags go before\n"
-        "variables, variables before the file. The API key is a variable or a line only: ANEMONE_API_KEY.",
+        "Every flag is also an environment variable (ANEMONE_PORT=8080) and a line of the settings file (port = 8080).\n"
+        "Flags override variables, and variables override the file. The API key has no flag: use ANEMONE_API_KEY or the\n"
+        "file.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_config(command)
@@ -34,14 +35,14 @@ def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         if field.annotation is bool:
             command.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=about)
         else:
-            command.add_argument(flag, metavar=_WORDS.get(name, "VALUE"), help=about)
+            command.add_argument(flag, metavar=_METAVARS.get(name, "VALUE"), help=about)
     command.set_defaults(run=_serve)
 
 
-def _serve(given: argparse.Namespace) -> int:
+def _serve(args: argparse.Namespace) -> int:
     from server.cli.serving import serve
 
-    return serve(settings_of(given))
+    return serve(settings_of(args))
 
 
 def add_config(command: argparse.ArgumentParser) -> None:
@@ -56,7 +57,7 @@ def _default(name: str, value: Any) -> str:
     return f" ({shown})"
 
 
-def settings_of(given: argparse.Namespace) -> Settings:
+def settings_of(args: argparse.Namespace) -> Settings:
     """Return the settings from a command's flags, variables and file. Raises AnemoneError naming what is wrong."""
-    flags = {name: getattr(given, name, None) for name in Settings.model_fields}
-    return load_settings({name: value for name, value in flags.items() if value is not None}, given.config)
+    flags = {name: getattr(args, name, None) for name in Settings.model_fields}
+    return load_settings({name: value for name, value in flags.items() if value is not None}, args.config)

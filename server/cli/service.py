@@ -1,4 +1,4 @@
-"""``anemone service``: have the system run the server."""
+"""``anemone service``: makes the operating system run the server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from server.cli.flags import Commands
 from server.service.install import install, status, this_unit, uninstall
 from server.settings import load_settings
 
-#: `anemone serve` flags that a service is given; the others come from its settings file.
+#: The `anemone serve` flags that a service may have; all other settings come from its settings file.
 _FLAGS = ("config", "host", "port", "data_dir", "model")
 
 
@@ -19,12 +19,12 @@ def add_service(commands: Commands) -> None:
     """Add the command and its flags."""
     command = commands.add_parser(
         "service",
-        help="Have the system run the server, from login on",
-        description="Have the system run the server: a launchd agent on a Mac, a systemd user unit on Linux. It is "
-        "started again after a crash.",
+        help="Make the system run the server, from login on",
+        description="Make the system run the server: as a launchd agent on a Mac, as a systemd user unit on Linux. The "
+        "system restarts it after a crash.",
         epilog="examples:\n  anemone service install\n  anemone service install --model ./sd15 --port 8080\n"
         "  anemone service print --config ~/anemone.toml\n  anemone service status\n"
-        "What is not given here comes from the settings file; keys and tokens belong there, not into the service.",
+        "All other settings come from the settings file; put keys and tokens there, not into the service.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument(
@@ -35,37 +35,37 @@ def add_service(commands: Commands) -> None:
     command.add_argument("--config", type=Path, help="the settings file (TOML)")
     command.add_argument("--host", help="address to listen on")
     command.add_argument("--port", type=int, help="port to listen on")
-    command.add_argument("--data-dir", type=Path, help="where models, jobs and pictures are kept")
+    command.add_argument("--data-dir", type=Path, help="the folder for models, jobs and images")
     command.add_argument("--model", type=Path, help="a checkpoint, a converted model, or owner/name on the hub")
     command.set_defaults(run=_service)
 
 
-def _program(given: argparse.Namespace) -> tuple[str, ...]:
-    """What the system is to run: this Python with this server, wherever it is run from."""
+def _program(args: argparse.Namespace) -> tuple[str, ...]:
+    """Return the command that the system runs: this Python with this server, from any folder."""
     words = [sys.executable, "-m", "server", "serve"]
     for flag in _FLAGS:
-        value = getattr(given, flag)
+        value = getattr(args, flag)
         if value is None:
             continue
         if isinstance(value, Path) and (value.expanduser().exists() or flag != "model"):
-            value = value.expanduser().absolute()  # the system starts it elsewhere; owner/name stays as it is
+            value = value.expanduser().absolute()  # the system starts it in another folder; owner/name stays as it is
         words += [f"--{flag.replace('_', '-')}", str(value)]
     return tuple(words)
 
 
-def _service(given: argparse.Namespace) -> int:
-    flags = {flag: v for flag in _FLAGS if flag != "config" and (v := getattr(given, flag)) is not None}
-    settings = load_settings(flags, given.config)  # what a server would refuse is told now, not in its log
-    unit = this_unit(_program(given), settings.shutdown_seconds)
-    if given.action == "print":
+def _service(args: argparse.Namespace) -> int:
+    flags = {flag: v for flag in _FLAGS if flag != "config" and (v := getattr(args, flag)) is not None}
+    settings = load_settings(flags, args.config)  # report wrong settings now, not later in the log
+    unit = this_unit(_program(args), settings.shutdown_seconds)
+    if args.action == "print":
         sys.stdout.write(unit.content.decode())
         return 0
-    if given.action == "status":
-        runs, said = status(unit)
-        print(said)
-        return 0 if runs else 3  # as systemctl
+    if args.action == "status":
+        is_running, message = status(unit)
+        print(message)
+        return 0 if is_running else 3  # like systemctl
     try:
-        print(install(unit) if given.action == "install" else uninstall(unit))
+        print(install(unit) if args.action == "install" else uninstall(unit))
     except OSError as error:
         raise AnemoneError(f"{unit.path} cannot be written: {error.strerror}") from error
     return 0

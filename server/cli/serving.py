@@ -1,4 +1,4 @@
-"""``anemone serve``: the app on a port, with its worker."""
+"""Serves the app on a port, with its worker, for ``anemone serve``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from server.models.memory import memory_budget
 from server.security.gate import Access
 from server.security.hosts import Hosts, own_addresses, own_names
 from server.security.key import FILE, ApiKey, Authenticator, kept_key
-from server.security.tls import Certificate, given_certificate, own_certificate
+from server.security.tls import Certificate, own_certificate, user_certificate
 from server.settings import Settings
 from server.shutdown import Server
 from server.supervisor import Launch, spawn
@@ -34,9 +34,9 @@ from server.terminal import Bar
 
 @contextmanager
 def _sole_user(data_dir: Path) -> Iterator[None]:
-    """Hold the data folder; two servers on one would run each other's jobs."""
+    """Lock the data folder; two servers that share one would run each other's jobs."""
     try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # prompts and pictures are its owner's
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # prompts and images are private to the owner
         file = (data_dir / "lock").open("w")
     except OSError as error:
         raise AnemoneError(f"the data folder {data_dir} cannot be written: {error}") from error
@@ -51,7 +51,7 @@ def _sole_user(data_dir: Path) -> Iterator[None]:
 
 
 class _Console:
-    """Says in the terminal how the model is coming along."""
+    """Shows the model's progress in the terminal."""
 
     def __init__(self, url: str) -> None:
         self._bar, self._url = Bar(), url
@@ -67,19 +67,19 @@ class _Console:
             print(f"anemone: the model cannot be loaded: {now.message}", file=sys.stderr, flush=True)
 
 
-def _bound(settings: Settings) -> socket.socket:
+def _listening_socket(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # Named as TCP: asyncio turns Nagle's delay off only where the protocol says so, and answers would wait 40 ms for it.
-    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # The protocol must be TCP: only then does asyncio turn off Nagle's algorithm, which would delay answers by 40 ms.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        bound.bind((settings.host, settings.port))
+        listening.bind((settings.host, settings.port))
     except OSError as error:
-        bound.close()
+        listening.close()
         raise AnemoneError(
-            f"port {settings.port} on {settings.host} cannot be used: {error.strerror}; give another --port"
+            f"port {settings.port} on {settings.host} cannot be used: {error.strerror}; choose another --port"
         ) from error
-    return bound
+    return listening
 
 
 def _say(text: str) -> None:
@@ -87,7 +87,7 @@ def _say(text: str) -> None:
 
 
 def _access(settings: Settings) -> Access:
-    """Who may do what; on the network a key is made where there is none, and shown this once."""
+    """Return the access rules; on the network, make a missing API key and show it this one time."""
     text = settings.api_key.get_secret_value() if settings.api_key is not None else None
     if text is None and settings.on_network:
         text, is_new = kept_key(settings.data_dir)
@@ -104,17 +104,19 @@ def _access(settings: Settings) -> Access:
 
 def _certificate(settings: Settings) -> Certificate | None:
     if settings.tls_cert is not None and settings.tls_key is not None:
-        return given_certificate(settings.tls_cert, settings.tls_key)
+        return user_certificate(settings.tls_cert, settings.tls_key)
     if not settings.tls:
         return None
     network = (*own_names(), *own_addresses()) if settings.on_network else ()
-    made = own_certificate(settings.data_dir, ("localhost", "127.0.0.1", "::1", *network, *settings.allowed_hosts))
-    _say(f"certificate {made.cert}\nSHA-256 fingerprint {made.fingerprint}")
-    return made
+    certificate = own_certificate(
+        settings.data_dir, ("localhost", "127.0.0.1", "::1", *network, *settings.allowed_hosts)
+    )
+    _say(f"certificate {certificate.cert}\nSHA-256 fingerprint {certificate.fingerprint}")
+    return certificate
 
 
 def _urls(settings: Settings, port: int) -> str:
-    """Where the server can be reached, for its owner to read."""
+    """Return the server's addresses as text for its owner."""
     hosts = [settings.host]
     if settings.host in ("0.0.0.0", "::"):
         hosts = [*(name for name in own_names() if name.endswith(".local")), *own_addresses()]
@@ -123,7 +125,7 @@ def _urls(settings: Settings, port: int) -> str:
 
 
 def worker_launcher(settings: Settings, first: FirstModel) -> Launch:
-    """Return what starts a worker. Nothing of the worker's is imported in this process."""
+    """Return the function that starts a worker. This process imports none of the worker's modules."""
     worker = WorkerSettings(
         settings.data_dir.absolute(),
         dict(settings.compute_units),
@@ -145,10 +147,10 @@ def _limits(settings: Settings) -> Limits:
 
 
 def serve(settings: Settings) -> int:
-    """Serve until interrupted or told to leave (SIGINT, SIGTERM)."""
+    """Serve until SIGINT or SIGTERM."""
     log_as(settings.log_format)
-    with _sole_user(settings.data_dir), _bound(settings) as bound:
-        urls = _urls(settings, bound.getsockname()[1])
+    with _sole_user(settings.data_dir), _listening_socket(settings) as listening:
+        urls = _urls(settings, listening.getsockname()[1])
         access, certificate = _access(settings), _certificate(settings)
         _say(f"Anemone at {urls}, data in {settings.data_dir}")
         console = _Console(urls)
@@ -160,9 +162,10 @@ def serve(settings: Settings) -> int:
         conversions = Conversions(settings.data_dir, first.models, queue.events, launch)
         budget = memory_budget(settings.memory_budget_gb)
         backend = Backend(store, queue, first.models, conversions, first, budget)
-        here = Announcement(settings.host, bound.getsockname()[1], settings.serves_tls)
-        announcement = here if settings.on_network and settings.advertise else None
+        announcement = None
+        if settings.on_network and settings.advertise:
+            announcement = Announcement(settings.host, listening.getsockname()[1], settings.serves_tls)
         app = create_app(lambda: backend, access, settings.shutdown_seconds, announcement)
         tls = {} if certificate is None else {"ssl_certfile": certificate.cert, "ssl_keyfile": certificate.key}
-        Server(app, settings.shutdown_seconds, **tls).run(sockets=[bound])
+        Server(app, settings.shutdown_seconds, **tls).run(sockets=[listening])
     return 0

@@ -1,4 +1,4 @@
-"""``anemone verify``: a converted model beside the libraries its checkpoint was made for."""
+"""Compares a converted model with the libraries its checkpoint was made for, for ``anemone verify``."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
 from server.terminal import Bar
 
-#: What a run by Core ML itself is called: the only one that is a device's answer and not the program's.
+#: The name of the run by Core ML itself: the only one that judges a device and not the program.
 _DEVICE = "Core ML"
 
-#: The file of each package that was run, and the ranges of its operations.
+#: The file name of each package that ran, and the ranges of its operations.
 Recorded: TypeAlias = list[tuple[str, dict[str, Range]]]
 
 
@@ -39,11 +39,11 @@ Recorded: TypeAlias = list[tuple[str, dict[str, Range]]]
 class VerifyOptions:
     """How to verify a model.
 
-    size: the picture's; None for the model's first.
-    steps: of the picture; 0 compares networks only.
-    precision: the arithmetic beside fp32, "fp16" or "ane" (see `converter.runtime.precision`).
-    chip: whose engine, for "ane".
-    ranges: how many of each network's operations nearest to overflow are told.
+    size: the image's; None for the model's first.
+    steps: of the image; 0 compares networks only.
+    precision: the arithmetic besides fp32, "fp16" or "ane" (see `converter.runtime.precision`).
+    chip: the chip whose engine "ane" models.
+    ranges: the number of operations nearest to overflow to report for each network.
     """
 
     size: tuple[int, int] | None = None
@@ -54,25 +54,27 @@ class VerifyOptions:
     ranges: int = 0
 
 
-def _picture(model: StableDiffusion, bar: Bar, label: str, **fields: Any) -> np.ndarray[Any, Any]:
+def _image(model: StableDiffusion, bar: Bar, label: str, **fields: Any) -> np.ndarray[Any, Any]:
     request = bind(model.manifest, **fields)
     for event in model.generate(request, {}):
         if isinstance(event, GeneratedImage):
             return event.pixels
         bar.show(label, event.index, event.total)
-    raise AssertionError("a request makes at least one picture")
+    raise AssertionError("a request makes at least one image")
 
 
 def _references(folder: ModelFolder, plan: ConversionPlan) -> dict[str, str]:
-    """Package file -> its network."""
-    found = {package.path: name for name, packages in folder.manifest.networks.items() for package in packages}
-    if missing := sorted(set(found.values()) - set(plan.networks)):
-        raise CheckpointError(f"the source has no {missing[0]}, which the model has; give the source it was made from")
-    return found
+    """Return the network of each package file."""
+    networks = {package.path: name for name, packages in folder.manifest.networks.items() for package in packages}
+    if missing := sorted(set(networks.values()) - set(plan.networks)):
+        raise CheckpointError(
+            f"the source has no {missing[0]}, which the model has; give the checkpoint that it was converted from"
+        )
+    return networks
 
 
-def _loaders(trial: VerifyOptions, recorded: Recorded) -> dict[str, Callable[..., Network]]:
-    """What runs the packages: the interpreter in fp32 and in the trial's precision, and what serves them here."""
+def _loaders(options: VerifyOptions, recorded: Recorded) -> dict[str, Callable[..., Network]]:
+    """Return the loader of each run: the interpreter in fp32 and in the chosen precision, and the one used for serving."""
 
     def exact(file: Path, function: str, units: str, stream: bool = False) -> Network:
         return MILNetwork(file, function, stream=stream)
@@ -81,9 +83,9 @@ def _loaders(trial: VerifyOptions, recorded: Recorded) -> dict[str, Callable[...
         network = MILNetwork(
             file,
             function,
-            precision=trial.precision,
-            narrow_slices=CHIPS[trial.chip].narrow_slices,
-            record=trial.ranges > 0,
+            precision=options.precision,
+            narrow_slices=CHIPS[options.chip].narrow_slices,
+            record=options.ranges > 0,
             stream=stream,
         )
         recorded.append((file.name, network.ranges))
@@ -92,54 +94,56 @@ def _loaders(trial: VerifyOptions, recorded: Recorded) -> dict[str, Callable[...
     def as_served(file: Path, function: str, units: str, stream: bool = False) -> Network:
         return load(file, function=function)
 
-    return {"fp32": exact, trial.precision: rounded, _DEVICE if sys.platform == "darwin" else "fast": as_served}
+    return {"fp32": exact, options.precision: rounded, _DEVICE if sys.platform == "darwin" else "fast": as_served}
 
 
 def _accepted(run: str, psnr_db: float) -> bool:
-    """Whether a run is as near as it must be.
+    """Return whether a run is close enough to the reference.
 
-    LEAST_DB judges the program as written, on our runtime. A device answers as well as it can (others measured the
-    Neural Engine at 34.5 dB and the GPU at 74 dB on the same weights), so of its answer only non-finite numbers fail.
+    LEAST_DB applies to the program as written, on our runtime. A device has its own precision (others measured the
+    Neural Engine at 34.5 dB and the GPU at 74 dB on the same weights), so its results fail only if they are not finite.
     """
     return bool(np.isfinite(psnr_db)) if run == _DEVICE else psnr_db >= LEAST_DB
 
 
-def _ranges(recorded: Recorded, networks: dict[str, str], trial: VerifyOptions) -> str:
-    """The operations nearest to overflow, network by network, over all that was run."""
-    found: dict[str, dict[str, Range]] = {}
+def _ranges(recorded: Recorded, networks: dict[str, str], options: VerifyOptions) -> str:
+    """Return the operations nearest to overflow of each network, over all runs, as text."""
+    merged: dict[str, dict[str, Range]] = {}
     for file, ranges in recorded:
-        known = found.setdefault(networks[file], {})
+        of_network = merged.setdefault(networks[file], {})
         for name, one in ranges.items():
-            known[name] = known[name].merge(one) if name in known else one
-    tables = [f"\n{network} in {trial.precision}\n{report(r.values(), trial.ranges)}" for network, r in found.items()]
-    if trial.precision == "ane":
+            of_network[name] = of_network[name].merge(one) if name in of_network else one
+    tables = [
+        f"\n{network} in {options.precision}\n{report(r.values(), options.ranges)}" for network, r in merged.items()
+    ]
+    if options.precision == "ane":
         tables.append(
-            "\nThe Neural Engine's limits are as others measured them; none was confirmed here on a Mac. They show overflow, "
-            "not the engine's rounding error, which others measured at 34.5 dB for Stable Diffusion 1.5's UNet."
+            "\nOthers measured the Neural Engine's limits; we confirmed none of them on a Mac. They show overflow, not the "
+            "engine's rounding error, which others measured at 34.5 dB for Stable Diffusion 1.5's UNet."
         )
     return "\n".join(tables)
 
 
-def verify_model(path: Path, against: str, changes: dict[str, Any], trial: VerifyOptions) -> int:
-    """Compare every network, and a whole picture, with the source; returns the exit status.
+def verify_model(path: Path, against: str, changes: dict[str, Any], options: VerifyOptions) -> int:
+    """Compare every network, and a whole image, with the source, and return the exit status.
 
-    The source is read with the options that the model's manifest keeps, and ``changes`` to them (where a replacement
-    VAE is now). The image is made by the same loop, with the packages and with the source's networks; tests compare that
-    loop's images with diffusers'.
+    The source is read with the options in the model's manifest; ``changes`` replaces some of them (such as the path of a
+    replacement VAE that was moved). The same loop makes the image with the packages and with the source's networks;
+    tests compare that loop's images with diffusers'.
     """
     folder = ModelFolder.open(path)
-    options = replace(folder.manifest.options, **changes)
-    plan = make_plan(open_source(against, prediction_type=options.prediction_type), options)
+    conversion = replace(folder.manifest.options, **changes)
+    plan = make_plan(open_source(against, prediction_type=conversion.prediction_type), conversion)
     if plan.family.name != folder.manifest.family:
         raise CheckpointError(
-            f"{against} is of family {plan.family.name} and {path} of {folder.manifest.family}; give the source it was made "
-            "from"
+            f"{against} is of family {plan.family.name} and {path} of {folder.manifest.family}; give the checkpoint that "
+            "it was converted from"
         )
     networks, bar = _references(folder, plan), Bar()
-    size = trial.size or folder.manifest.sizes[0]
+    size = options.size or folder.manifest.sizes[0]
     recorded: Recorded = []
-    loaders = _loaders(trial, recorded)
-    agreed: dict[str, dict[str, float]] = {}
+    loaders = _loaders(options, recorded)
+    agreement: dict[str, dict[str, float]] = {}
 
     def reference(file: Path, function: str, units: str) -> Network:
         network = networks[file.name]
@@ -153,23 +157,23 @@ def verify_model(path: Path, against: str, changes: dict[str, Any], trial: Verif
             package = folder.packages(network, *(size if kind_of(network).per_size else ()))[0]
             file, function = path / package.path, package.function
             runs = {name: bound(loader, file, function, "", stream=True) for name, loader in loaders.items()}
-            least = agreed.setdefault(network, {})
-            for one in compare(network, runs, reference(file, function, ""), plan.config(network)):
-                least[one.run] = min(least.get(one.run, np.inf), one.psnr_db)
-        if trial.steps:
-            fields = {"prompt": trial.prompt, "width": size[0], "height": size[1], "steps": trial.steps, "seed": 0}
-            expected = _picture(StableDiffusion(folder, {}, reference), bar, "the source's picture", **fields)
-            least = agreed.setdefault(f"a picture in {trial.steps} steps", {})
+            least = agreement.setdefault(network, {})
+            for result in compare(network, runs, reference(file, function, ""), plan.config(network)):
+                least[result.run] = min(least.get(result.run, np.inf), result.psnr_db)
+        if options.steps:
+            fields = {"prompt": options.prompt, "width": size[0], "height": size[1], "steps": options.steps, "seed": 0}
+            expected = _image(StableDiffusion(folder, {}, reference), bar, "the source's image", **fields)
+            least = agreement.setdefault(f"an image in {options.steps} steps", {})
             for name, loader in loaders.items():
                 if name != "fp32":
-                    found = _picture(StableDiffusion(folder, {}, loader), bar, f"the picture in {name}", **fields)
-                    least[name] = psnr(found, expected.astype(np.float64))
+                    pixels = _image(StableDiffusion(folder, {}, loader), bar, f"the image in {name}", **fields)
+                    least[name] = psnr(pixels, expected.astype(np.float64))
     finally:
         bar.close()
-    for name, least in agreed.items():
+    for name, least in agreement.items():
         words = ", ".join(f"{run} {psnr_db:5.1f} dB" for run, psnr_db in least.items())
         failed = [psnr_db for run, psnr_db in least.items() if not _accepted(run, psnr_db)]
         print(f"{name:24} {words}{f'  under {LEAST_DB:.0f} dB' if failed else ''}")
-    if trial.ranges:
-        print(_ranges(recorded, networks, trial))
-    return 0 if all(_accepted(run, psnr_db) for least in agreed.values() for run, psnr_db in least.items()) else 1
+    if options.ranges:
+        print(_ranges(recorded, networks, options))
+    return 0 if all(_accepted(run, psnr_db) for least in agreement.values() for run, psnr_db in least.items()) else 1

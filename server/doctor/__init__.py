@@ -1,1 +1,1 @@
-"""``anemone doctor``: what this machine and the installed models are, and what is wrong with them."""
+"""``anemone doctor``: examines this machine and the installed models, and reports problems."""

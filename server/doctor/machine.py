@@ -1,4 +1,4 @@
-"""The machine and what is installed on it: versions, chip, system, kernels, disk and memory."""
+"""Examines the machine: versions, chip, system, kernels, disk and memory."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from converter.devices.child import ChildDied, WorkFailed, in_child
 from converter.devices.trials import this_machine
 from converter.runtime.fast.library import NEEDED, built_library, cpu_flags, kernel_library
 
-#: What decides how a model converts and runs.
+#: Libraries that affect how a model converts and runs.
 _LIBRARIES = ("coremltools", "torch", "numpy", "diffusers", "transformers", "tokenizers", "protobuf", "fastapi")
-#: Less free disk than this is too little to go on with: a queue's database, images, and a half-written model.
+#: Bytes of free disk that a server needs: for the queue's database, images, and a partly written model.
 LEAST_DISK = 10**9
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is wrong, and what to do about it."""
+    """A problem, and what to do about it."""
 
     what: str
     remedy: str
@@ -35,7 +35,7 @@ class Problem:
 class Kernels:
     """The compiled kernels of precision "fast".
 
-    built: whether the library is there. usable: whether it runs and computes rightly here. why: why not, or None.
+    built: the library exists. usable: it runs here, with correct results. why: the reason if it is not usable.
     """
 
     cpu_class: str
@@ -58,7 +58,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Storage:
-    """Where the server writes; sizes in bytes."""
+    """The folder that the server writes to; sizes in bytes."""
 
     data_dir: str
     exists: bool
@@ -67,30 +67,30 @@ class Storage:
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of Anemone, Python and the libraries below; None of one that is not installed."""
-    found: dict[str, str | None] = {"anemone": __version__, "python": platform.python_version()}
+    """Return the versions of Anemone, Python and the libraries; None for a library that is not installed."""
+    by_name: dict[str, str | None] = {"anemone": __version__, "python": platform.python_version()}
     for name in _LIBRARIES:
         try:
-            found[name] = version(name)
+            by_name[name] = version(name)
         except PackageNotFoundError:
-            found[name] = None
-    return found
+            by_name[name] = None
+    return by_name
 
 
 def _kernels_compute() -> bool:
-    """Run one kernel and compare it with PyTorch's own."""
+    """Run one kernel and return whether its result matches PyTorch's."""
     import torch
 
     from converter.runtime.fast.kernels import kernels
 
-    found = kernels()
-    if found is None:
+    library = kernels()
+    if library is None:
         return False
     torch.manual_seed(0)
     x, gamma, beta = torch.randn(6, 64), torch.randn(64), torch.randn(64)
-    made = found.channel_norm(x, 1e-5, gamma, beta)
+    actual = library.channel_norm(x, 1e-5, gamma, beta)
     expected = torch.nn.functional.layer_norm(x, (64,), gamma, beta, 1e-5)
-    return isinstance(made, torch.Tensor) and torch.allclose(made, expected, atol=1e-4)
+    return isinstance(actual, torch.Tensor) and torch.allclose(actual, expected, atol=1e-4)
 
 
 def _cpu_class() -> str:
@@ -102,20 +102,24 @@ def _cpu_class() -> str:
 
 
 def kernel_state() -> Kernels:
-    """Whether the kernels are built and usable, found out by running one in a process of its own."""
+    """Run one kernel in a child process, and return whether the kernels are built and usable."""
     built = built_library() is not None
-    kind = _cpu_class()
+    cpu = _cpu_class()
     if sys.platform == "darwin":
-        return Kernels(kind, built, False, "Core ML runs networks on a Mac, and needs none")
+        return Kernels(cpu, built, False, "on a Mac, Core ML runs networks without them")
     if not built:
-        return Kernels(kind, False, False, "they were not built; install again where there is a C compiler")
+        return Kernels(cpu, False, False, "they were not built; install a C compiler, then install Anemone again")
     if kernel_library() is None:
-        return Kernels(kind, True, False, f"this CPU lacks what they are compiled for: {', '.join(sorted(NEEDED))}")
+        return Kernels(
+            cpu, True, False, f"this CPU lacks the features that they are compiled for: {', '.join(sorted(NEEDED))}"
+        )
     try:
-        right = in_child(_kernels_compute)
+        is_right = in_child(_kernels_compute)
     except (ChildDied, WorkFailed) as error:
-        return Kernels(kind, True, False, f"they do not run: {error}")
-    return Kernels(kind, True, right, None if right else "they do not load beside this PyTorch, or compute wrongly")
+        return Kernels(cpu, True, False, f"they do not run: {error}")
+    return Kernels(
+        cpu, True, is_right, None if is_right else "they do not load with this PyTorch, or give wrong results"
+    )
 
 
 def _devices() -> tuple[str, ...]:
@@ -125,38 +129,40 @@ def _devices() -> tuple[str, ...]:
 
 
 def machine() -> tuple[Machine, list[Problem]]:
-    """The machine, and what is wrong with it."""
+    """Return the machine and its problems."""
     devices: tuple[str, ...] = ("CPU",)
     problems: list[Problem] = []
     if sys.platform == "darwin":
         try:
             devices = in_child(_devices)
         except (ChildDied, WorkFailed) as error:
-            problems.append(Problem(f"Core ML does not tell its devices: {error}", "update macOS; 14.4 or later tells"))
+            problems.append(Problem(f"Core ML does not list its devices: {error}", "update macOS to 14.4 or later"))
     memory = psutil.virtual_memory()
-    found = Machine(
+    examined = Machine(
         this_machine(), platform.machine(), os.cpu_count() or 1, int(memory.total), int(memory.available), devices
     )
-    return found, problems
+    return examined, problems
 
 
 def storage(data_dir: Path) -> tuple[Storage, list[Problem]]:
-    """The disk that ``data_dir`` is, or will be, on, and what is wrong with it."""
-    there = data_dir.absolute()
-    while not there.exists():
-        there = there.parent
-    writable = there.is_dir() and os.access(there, os.W_OK)
-    found = Storage(str(data_dir), data_dir.is_dir(), writable, shutil.disk_usage(there).free)
+    """Return the storage of ``data_dir``, which may not exist yet, and its problems."""
+    folder = data_dir.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    writable = folder.is_dir() and os.access(folder, os.W_OK)
+    examined = Storage(str(data_dir), data_dir.is_dir(), writable, shutil.disk_usage(folder).free)
     problems = []
     if not writable:
         problems.append(
-            Problem(f"{there} cannot be written to", "give the data folder another place with --data-dir, or rights")
-        )
-    if found.free < LEAST_DISK:
-        problems.append(
             Problem(
-                f"{found.free / 1e9:.2f} GB are free on the disk of {data_dir}, under {LEAST_DISK / 1e9:.0f} GB",
-                "free some, or give the data folder another disk with --data-dir",
+                f"{folder} is not writable", "choose another data folder with --data-dir, or change its permissions"
             )
         )
-    return found, problems
+    if examined.free < LEAST_DISK:
+        problems.append(
+            Problem(
+                f"{examined.free / 1e9:.2f} GB are free on the disk of {data_dir}, under {LEAST_DISK / 1e9:.0f} GB",
+                "free disk space, or choose a data folder on another disk with --data-dir",
+            )
+        )
+    return examined, problems

@@ -1,4 +1,4 @@
-"""A model's networks: what each runs on, how trials went, how long it takes."""
+"""Examines a model's networks: the devices each runs on, the results of trials, and times."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ from server.pipeline.networks import expect_network
 from server.pipeline.prompt import PromptTokenizer
 from server.settings import Settings
 
-#: Told what is being looked at: a label, how many are done, and of how many.
+#: Shows progress: a label, the number done, and the total.
 Show: TypeAlias = Callable[[str, int, int], None]
 _AGAIN = "convert the model again (`anemone convert SOURCE -o {folder}`), or delete it"
-_ADOPT = "give a folder that `anemone convert` made, or have `anemone adopt` take one of Apple's converter"
+_ADOPT = "give a folder that `anemone convert` wrote, or run `anemone adopt` on a folder of Apple's converter"
 
 
 @dataclass(frozen=True)
 class Placed:
-    """What a program's operations run on.
+    """The devices of a program's operations.
 
-    source: "compute plan" where Core ML was asked, "prediction" where the lint judged from the package alone.
-    chip: the one it was judged for; None for a compute plan.
-    shares: by device; their cost is Core ML's estimate, or for a prediction the part of all multiplications.
+    source: "compute plan" if Core ML said so, "prediction" if the lint judged from the package alone.
+    chip: the chip of the prediction; None for a compute plan.
+    shares: by device; the cost is Core ML's estimate, or in a prediction the share of all multiplications.
     """
 
     source: str
@@ -55,9 +55,9 @@ class Placed:
 
 @dataclass
 class Examined:
-    """One network of a model, in the program that the server's default request takes.
+    """One network of a model, in the program that a default request uses.
 
-    compute_units: what it is loaded with on a Mac. unmeasured: why it was not timed.
+    compute_units: the compute units to load it with on a Mac. unmeasured: the reason if it was not timed.
     """
 
     network: str
@@ -72,7 +72,7 @@ class Examined:
 
 @dataclass
 class Model:
-    """A model folder; family and what follows are None where it cannot be read."""
+    """A model folder; if it cannot be read, the fields from family on keep their defaults."""
 
     name: str
     folder: str
@@ -84,15 +84,15 @@ class Model:
 
 
 def predicted(path: Path, function: str, chip: str) -> tuple[DeviceShare, ...]:
-    """What the lint expects of a program on a chip: the operations that the Neural Engine can run, and the others."""
+    """Return what the lint predicts for a chip: the shares of operations that the Neural Engine can run and cannot run."""
     counts, work = {True: 0, False: 0}, {True: 0, False: 0}
-    for part in chunk_paths(path):
-        listed = next(f for f in read_listing(part, Blobs()).functions if f.name == function)
-        placement = Placement(listed, chip_named(chip))
-        for op in listed.operations:
+    for chunk in chunk_paths(path):
+        listing = next(f for f in read_listing(chunk, Blobs()).functions if f.name == function)
+        placement = Placement(listing, chip_named(chip))
+        for op in listing.operations:
             engine = placement.on_engine(op)
             counts[engine] += 1
-            work[engine] += work_of(listed, op)
+            work[engine] += work_of(listing, op)
     total = sum(work.values())
     names = {True: "Neural Engine", False: "CPU or GPU"}
     return tuple(
@@ -103,45 +103,43 @@ def predicted(path: Path, function: str, chip: str) -> tuple[DeviceShare, ...]:
 def _placed(path: Path, function: str, units: str, chip: str) -> Placed:
     if sys.platform == "darwin":
         try:
-            # In a process of its own, which Core ML may end.
+            # In a child process, because Core ML can end the process.
             return Placed("compute plan", None, in_child(device_shares, path, function, units))
         except (ChildDied, WorkFailed) as error:
             return Placed("compute plan", None, problem=str(error))
     try:
         return Placed("prediction", chip, predicted(path, function, chip))
     except Exception as error:
-        # What a damaged package breaks is what there is to report.
+        # A damaged package can raise anything; report it.
         return Placed("prediction", chip, problem=str(error) or type(error).__name__)
 
 
 def chosen_units(manifest: Manifest, network: str, settings: Settings, verdicts: Iterable[Verdict]) -> str | None:
-    """The compute units that the server loads a network with; None where trials found that it runs on none it may."""
+    """Return the compute units that the server loads a network with; None if it failed in trials on all allowed units."""
     failed = {verdict.units for verdict in verdicts if not verdict.ok}
     order = unit_order(manifest, network, settings.compute_units)
     return next((units for units in order if units not in failed), None)
 
 
-def _time(one: Examined, path: Path, precision: str) -> Iterator[Problem]:
-    """Measure a network; gives what is wrong with it."""
+def _time(examined: Examined, path: Path, precision: str) -> Iterator[Problem]:
+    """Time a network and yield its problems."""
     needed, free = weight_bytes(path), int(psutil.virtual_memory().available)
     if needed > free:
-        one.unmeasured = f"its weights take {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB of memory are free"
+        examined.unmeasured = f"its weights take {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB of memory are free"
         return
     try:
-        one.timing = timed(path, one.function, one.compute_units, precision)
+        examined.timing = timed(path, examined.function, examined.compute_units, precision)
     except (ChildDied, WorkFailed) as error:
-        one.unmeasured = str(error)
+        examined.unmeasured = str(error)
         remedy = _AGAIN.format(folder=path.parent)
         if sys.platform == "darwin":
-            remedy = (
-                f'try other compute units, such as --compute-units \'{{"{one.network}": "CPU_AND_GPU"}}\'; or {remedy}'
-            )
-        yield Problem(f"{one.network} of {path.parent.name} does not run: {error}", remedy)
+            remedy = f'try other compute units, such as --compute-units \'{{"{examined.network}": "CPU_AND_GPU"}}\'; or {remedy}'
+        yield Problem(f"{examined.network} of {path.parent.name} does not run: {error}", remedy)
         return
-    if not one.timing.finite:
+    if not examined.timing.finite:
         yield Problem(
-            f"{one.network} of {path.parent.name} gives numbers that are not finite",
-            f"find where by `anemone verify {path.parent} --against SOURCE --ranges`, or on a Mac with --device",
+            f"the results of {examined.network} of {path.parent.name} are not finite",
+            f"find the operation with `anemone verify {path.parent} --against SOURCE --ranges`, or on a Mac with --device",
         )
 
 
@@ -157,7 +155,7 @@ def _networks(
         try:
             PromptTokenizer(folder.tokenizer(tokenizer), folder.manifest.tokens)
         except (OSError, AnemoneError) as error:
-            yield Problem(f"prompts cannot be read for {network}: {error}", _AGAIN.format(folder=folder.path))
+            yield Problem(f"{network} cannot tokenize prompts: {error}", _AGAIN.format(folder=folder.path))
     for number, network in enumerate(folder.manifest.networks):
         show(f"{model.name}: {network}", number, len(folder.manifest.networks))
         try:
@@ -176,13 +174,13 @@ def _networks(
         if units is None:
             reasons = "; ".join(f"{v.units}: {v.reason}" for v in own if not v.ok)
             yield Problem(
-                f"{network} of {model.name} runs on none of the compute units it may run on ({reasons})",
-                f"let it run on others with --compute-units, or delete {folder.path / TRIALS} to have it tried again",
+                f"{network} of {model.name} failed on all allowed compute units ({reasons})",
+                f"allow others with --compute-units, or delete {folder.path / TRIALS} to repeat the trials",
             )
             continue
         placed = _placed(path, package.function, units, chip)
-        one = Examined(network, package.path, package.function, units, placed, own)
-        model.networks.append(one)
+        examined = Examined(network, package.path, package.function, units, placed, own)
+        model.networks.append(examined)
         if placed.problem is None:
             try:
                 expect_network(network, path, declared_features(path, package.function)[0])
@@ -190,21 +188,21 @@ def _networks(
                 yield Problem(f"{network} of {model.name}: {error}", _AGAIN.format(folder=folder.path))
                 continue
         if quick:
-            one.unmeasured = "not asked for"
+            examined.unmeasured = "not requested"
             if placed.problem is not None and placed.source == "prediction":
                 yield Problem(
                     f"{network} of {model.name} cannot be read: {placed.problem}", _AGAIN.format(folder=folder.path)
                 )
             continue
-        yield from _time(one, path, settings.precision)
+        yield from _time(examined, path, settings.precision)
 
 
 def examine(
     name: str, path: Path, settings: Settings, chip: str, show: Show, *, quick: bool
 ) -> tuple[Model, list[Problem]]:
-    """Examine a model's folder, in whatever state it is; returns what it is and what is wrong with it.
+    """Examine a model's folder in any state, and return the model and its problems.
 
-    ``quick`` times nothing.
+    ``quick`` skips the times.
     """
     model = Model(name, str(path))
     try:
@@ -217,14 +215,14 @@ def examine(
         try:
             need.fit(memory_budget(settings.memory_budget_gb))
         except AnemoneError as error:
-            problems.append(Problem(str(error), "convert it smaller, or give it more with memory_budget_gb"))
+            problems.append(Problem(str(error), "convert a smaller model, or raise memory_budget_gb"))
         problems += _networks(folder, settings, chip, model, show, quick)
     except AnemoneError as error:
-        # What is no model may be somebody's checkpoint: nothing is said of deleting it.
-        ours = (path / FILE).is_file()
-        return model, [Problem(str(error), f"{_AGAIN.format(folder=path)}; or {_ADOPT}" if ours else _ADOPT)]
+        # A folder that is not a model may be the user's checkpoint: do not advise to delete it.
+        is_model = (path / FILE).is_file()
+        return model, [Problem(str(error), f"{_AGAIN.format(folder=path)}; or {_ADOPT}" if is_model else _ADOPT)]
     except Exception as error:
-        # A folder that somebody edited can break any assumption, and the doctor is there to tell which.
+        # A folder that somebody edited can break any assumption; the doctor must report which.
         what = f"the model in {path} cannot be read: {type(error).__name__}: {error}"
         return model, [Problem(what, _AGAIN.format(folder=path))]
     return model, problems

@@ -1,7 +1,7 @@
-"""What the doctor found, for people and for programs.
+"""The doctor's report, as text and as JSON.
 
-A report may be pasted into a bug report, so it holds what is listed here and nothing else: no key, no token, no host or
-user name. Paths under the user's home begin with ~.
+Users paste it into bug reports, so it contains only the fields listed here: no key, no token, no host name, no user name.
+Paths in the user's home folder start with ~.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from server.doctor.networks import Examined, Model, Placed
 
 @dataclass(frozen=True)
 class Report:
-    """All that was found. precision, compute_units: as the server is set to."""
+    """The results of an examination. precision, compute_units: the server's settings."""
 
     versions: dict[str, str | None]
     machine: Machine
@@ -31,22 +31,22 @@ class Report:
     problems: tuple[Problem, ...]
 
 
-def without_home(found: Any) -> Any:
-    """The same with the user's home folder as ~ in every text, since its name is the user's."""
-    if isinstance(found, str):
+def without_home(value: Any) -> Any:
+    """Replace the user's home folder, which names the user, by ~ in all texts of a JSON-like value."""
+    if isinstance(value, str):
         home = str(Path.home())
-        return re.sub(rf"{re.escape(home)}(?![\w.-])", "~", found) if len(home) > 1 else found
-    if isinstance(found, dict):
-        return {key: without_home(value) for key, value in found.items()}
-    if isinstance(found, list | tuple):
-        return [without_home(value) for value in found]
-    return found
+        return re.sub(rf"{re.escape(home)}(?![\w.-])", "~", value) if len(home) > 1 else value
+    if isinstance(value, dict):
+        return {key: without_home(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_home(item) for item in value]
+    return value
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """The report for programs; ``ok`` is whether nothing is wrong."""
-    found: dict[str, Any] = without_home({"ok": not report.problems, **asdict(report)})
-    return found
+    """Return the report for programs; ``ok`` is true without problems."""
+    body: dict[str, Any] = without_home({"ok": not report.problems, **asdict(report)})
+    return body
 
 
 def _gigabytes(count: int) -> str:
@@ -67,19 +67,19 @@ def _placed(placed: Placed) -> str:
     return f"prediction for an {placed.chip}, not measured: {words}"
 
 
-def _network(one: Examined, mac: bool) -> Iterable[str]:
-    where = f" on {one.compute_units}" if mac else f" (on a Mac: {one.compute_units})"
-    timing = one.timing
+def _network(network: Examined, mac: bool) -> Iterable[str]:
+    where = f" on {network.compute_units}" if mac else f" (on a Mac: {network.compute_units})"
+    timing = network.timing
     if timing is None:
-        took = f"not timed: {one.unmeasured}"
+        took = f"not timed: {network.unmeasured}"
     else:
         took = (
             f"loaded in {timing.load:.2f} s, first run {timing.first:.2f} s, then {timing.step:.2f} s, "
             f"{_gigabytes(timing.memory)} of memory"
         )
-    yield f"  {one.network}{where}: {took}"
-    yield f"    {_placed(one.placed)}"
-    for verdict in one.verdicts:
+    yield f"  {network.network}{where}: {took}"
+    yield f"    {_placed(network.placed)}"
+    for verdict in network.verdicts:
         how = "runs" if verdict.ok else f"does not run: {verdict.reason}"
         yield f"    trial: {verdict.units} {how}"
 
@@ -89,18 +89,18 @@ def _model(model: Model, mac: bool) -> Iterable[str]:
     about += [] if model.weights is None else [f"{_gigabytes(model.weights)} of weights"]
     yield f"model {model.name}: {'; '.join(about) or 'cannot be read'}"
     yield f"  {model.folder}"
-    for one in model.networks:
-        yield from _network(one, mac)
+    for network in model.networks:
+        yield from _network(network, mac)
 
 
 def as_text(report: Report) -> str:
-    """The report in words for a terminal."""
+    """Return the report as text for a terminal."""
     machine, kernels, storage = report.machine, report.kernels, report.storage
     mac = "macOS" in machine.system
-    units = ", ".join(f"{name} {units}" for name, units in report.compute_units.items()) or "as each model is"
-    libraries = (f"{name} {found or 'missing'}" for name, found in report.versions.items() if name != "anemone")
+    units = ", ".join(f"{name} {units}" for name, units in report.compute_units.items()) or "as each model says"
+    libraries = (f"{name} {version or 'missing'}" for name, version in report.versions.items() if name != "anemone")
     ready = "ready" if kernels.usable else f"not used: {kernels.why}"
-    state = "" if storage.exists else ", not there yet"
+    state = "" if storage.exists else ", does not exist yet"
     lines = [
         f"anemone {report.versions['anemone']} with {', '.join(libraries)}",
         f"machine: {machine.system}, {machine.cores} cores, {', '.join(machine.devices)}",

@@ -1,4 +1,4 @@
-"""The doctor's visit: which models there are to examine, and everything put together."""
+"""The doctor's visit: finds the models to examine, and assembles the report."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ from server.terminal import Bar
 
 _NO_MODEL = Problem(
     "no model is installed",
-    "`anemone serve` converts the bundled one at its first start, `anemone convert` makes others",
+    "`anemone serve` converts the bundled model at its first start; `anemone convert` makes others",
 )
 
 
 def _installed(settings: Settings) -> tuple[dict[str, Path], list[Problem]]:
-    """Every folder that is or should be a model, by name, damaged ones too; and what is wrong with the default."""
-    found: dict[str, Path] = {}
+    """Return all model folders by name, damaged ones included, and the problems of the default model."""
+    folders: dict[str, Path] = {}
     problems = []
     try:
         first = FirstModel(settings.model, settings.data_dir)
         for folder in first.outside:
-            found[folder.resolve().name] = folder
+            folders[folder.resolve().name] = folder
         source = Path(first.request.source)
         if source.is_absolute() and not source.exists():
-            what = f"there is no {source}, which a server would begin with"
-            problems.append(Problem(what, "give another model with --model, or in the settings"))
+            what = f"the model that a server would start with, {source}, does not exist"
+            problems.append(Problem(what, "choose another model with --model, or in the settings"))
     except AnemoneError as error:
-        problems.append(Problem(f"the model of the settings: {error}", "give another one with --model"))
+        problems.append(Problem(f"the model of the settings: {error}", "choose another model with --model"))
     root = settings.data_dir / "models"
     try:
-        there = sorted(root.iterdir()) if root.is_dir() else []
+        children = sorted(root.iterdir()) if root.is_dir() else []
     except OSError as error:
-        there = []
-        problems.append(Problem(f"the models in {root} cannot be listed: {error}", "give the folder back its rights"))
-    for folder in there:
-        # Hidden ones are in the making or being deleted.
-        if folder.is_dir() and not folder.name.startswith(".") and folder not in found.values():
-            found[folder.name if folder.name not in found else str(folder)] = folder
-    return found, problems
+        children = []
+        problems.append(Problem(f"the models in {root} cannot be listed: {error}", "make the folder readable again"))
+    for folder in children:
+        # Hidden folders are being written or deleted.
+        if folder.is_dir() and not folder.name.startswith(".") and folder not in folders.values():
+            folders[folder.name if folder.name not in folders else str(folder)] = folder
+    return folders, problems
 
 
 def _named(which: str, settings: Settings) -> dict[str, Path]:
-    """The model that was asked for: a folder, or an installed one's name. Raises UnknownModel."""
-    given, own = Path(which), settings.data_dir / "models" / which
-    for folder in (given, own):
+    """Return the model of this folder or installed name. Raises UnknownModel."""
+    path, installed = Path(which), settings.data_dir / "models" / which
+    for folder in (path, installed):
         if folder.is_dir():
             return {folder.resolve().name: folder}
     model = InstalledModels(settings.data_dir).get(which)
@@ -58,23 +58,23 @@ def _named(which: str, settings: Settings) -> dict[str, Path]:
 
 
 def visit(settings: Settings, which: str | None, chip: str, show: Show, *, quick: bool) -> Report:
-    """Examine the machine and the model ``which``, or all; raises UnknownModel where there is no such model.
+    """Examine the machine and the model ``which``, or all models; raise UnknownModel if it does not exist.
 
-    ``quick`` times no network. ``show`` is called with what is being looked at.
+    ``quick`` times no network. ``show`` gets the progress.
     """
-    here, problems = machine()
-    disk, found = storage(settings.data_dir)
-    problems += found
-    folders, found = _installed(settings) if which is None else (_named(which, settings), [])
-    problems += found or ([] if folders else [_NO_MODEL])
+    this_machine, problems = machine()
+    disk, more = storage(settings.data_dir)
+    problems += more
+    folders, more = _installed(settings) if which is None else (_named(which, settings), [])
+    problems += more or ([] if folders else [_NO_MODEL])
     models: list[Model] = []
     for name, folder in folders.items():
-        model, found = examine(name, folder, settings, chip, show, quick=quick)
+        model, more = examine(name, folder, settings, chip, show, quick=quick)
         models.append(model)
-        problems += found
+        problems += more
     return Report(
         versions(),
-        here,
+        this_machine,
         kernel_state(),
         disk,
         settings.precision,
@@ -85,7 +85,7 @@ def visit(settings: Settings, which: str | None, chip: str, show: Show, *, quick
 
 
 def doctor(settings: Settings, which: str | None, chip: str, *, quick: bool, for_programs: bool) -> int:
-    """Examine and print; returns the exit status: 1 where something is wrong, otherwise 0."""
+    """Examine, print the report and return the exit status: 1 if there are problems, otherwise 0."""
     bar = Bar()
     try:
         report = visit(settings, which, chip, bar.show, quick=quick)

@@ -1,1 +1,1 @@
-"""Checks of every request before the app sees it: host, origin, rate, API key, body size."""
+"""Checks every request before the app: host, origin, rate, API key, body size."""

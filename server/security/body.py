@@ -13,12 +13,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.errors import ApiError, RenderError
 from server.security.headers import header
 
-#: Bytes: base64 of the largest image we decode, and the rest of the request.
+#: Bytes: the base64 of the largest image that we decode, plus the rest of the request.
 LARGEST_BODY = 48 * 2**20
-#: Seconds between two parts of a body, after which the connection is given up.
+#: Seconds to wait for the next part of a body; then the connection is closed.
 PAUSE_SECONDS = 30.0
 _DRAIN_SECONDS = 3.0
-# The connection is closed: what is left of the body would be taken for its next request.
+# The server would read the rest of the body as the connection's next request.
 _CLOSE = {"connection": "close"}
 _TOO_LARGE = ApiError(
     413, "too_large", f"the body is too large; accepted: up to {LARGEST_BODY // 2**20} MB", headers=_CLOSE
@@ -36,7 +36,7 @@ def announced_too_large(scope: Scope) -> bool:
 
 
 async def drain(receive: Receive) -> None:
-    """Read on for a while: the connection of a client that is still sending would be reset before it sees the answer."""
+    """Read on for a while: otherwise a client that is still sending gets a reset connection before it reads the answer."""
     drained = 0
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_DRAIN_SECONDS):
@@ -48,13 +48,16 @@ async def drain(receive: Receive) -> None:
 
 
 class LimitedBody:
-    """ASGI middleware: counts the body as it comes, and answers 413 or 408 whatever the app does with a body cut short."""
+    """ASGI middleware: measures the body while it arrives, and answers 413 or 408 whatever the app does with a partial one."""
 
     def __init__(self, app: ASGIApp, render: RenderError, pause: float = PAUSE_SECONDS) -> None:
         """``pause``: seconds that may pass between two parts of a body."""
         self._app, self._render, self._pause = app, render, pause
         self._too_slow = ApiError(
-            408, "too_slow", f"no more of the body came; accepted: pauses up to {pause:g} seconds", headers=_CLOSE
+            408,
+            "too_slow",
+            f"the client stopped sending the body; accepted: pauses up to {pause:g} seconds",
+            headers=_CLOSE,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,23 +65,23 @@ class LimitedBody:
         if announced_too_large(scope):
             await self._render(scope["path"], _TOO_LARGE)(scope, receive, send)
             return
-        started = whole = False
+        started = complete = False
         seen = 0
         refusal: ApiError | None = None
 
         async def counted() -> Message:
-            nonlocal seen, whole, refusal
+            nonlocal seen, complete, refusal
             if refusal is not None:
                 raise _Refused
             try:
-                # Once the body is whole, the app waits here for the client to hang up, as long as that may take.
-                async with asyncio.timeout(None if whole else self._pause):
+                # After a complete body, the app waits here for the client to disconnect, without a limit.
+                async with asyncio.timeout(None if complete else self._pause):
                     message = await receive()
             except TimeoutError:
                 refusal = self._too_slow
                 raise _Refused from None
             seen += len(message.get("body", b""))
-            whole = not message.get("more_body", False)
+            complete = not message.get("more_body", False)
             if seen > LARGEST_BODY:
                 refusal = _TOO_LARGE
                 raise _Refused
@@ -99,7 +102,7 @@ class LimitedBody:
             if started or refusal is None:
                 raise
         except ClientDisconnect:
-            return  # it hung up while it was sending
-        if refusal is _TOO_LARGE and not whole:
+            return  # the client disconnected while it was sending
+        if refusal is _TOO_LARGE and not complete:
             await drain(receive)
         await self._render(scope["path"], refusal)(scope, receive, send)

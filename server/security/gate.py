@@ -1,4 +1,4 @@
-"""Middleware that every request passes: its host, its origin, its client's rate, its key and its body, in this order."""
+"""Middleware that checks every request: host, origin, the client's rate, key and body, in this order."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from server.security.origin import READING, is_preflight, may_change
 from server.security.rate import Buckets, client_of
 
 _READABLE = ("Location", "Content-Location", "Preference-Applied", "Retry-After", "X-Anemone-Job", "X-Anemone-Seed")
-# Bearer and not Basic, though both are accepted: browsers answer a Basic challenge with a dialog of their own.
+# Bearer, although Basic is accepted too: browsers answer a Basic challenge with their own dialog.
 _CHALLENGE = {"www-authenticate": "Bearer"}
 
 
 @dataclass(frozen=True)
 class Access:
-    """Whom the server lets in, and how much they may send.
+    """The clients that the server accepts, and their limits.
 
-    hosts: the host names it answers to.
-    origins: other sites whose pages may call it, as browsers write them.
-    authenticator: checks the API key, where one is required.
-    rate: requests a minute of one client, unless it is on this machine.
+    hosts: the host names that the server answers to.
+    origins: other sites whose pages may call the server, as browsers write them.
+    authenticator: checks the API key, if one is required.
+    rate: requests a minute that one client may send; this machine has no limit.
     pause_seconds: how long a client may pause while it sends a body.
     """
 
@@ -46,7 +46,7 @@ def _retry_after(seconds: float) -> dict[str, str]:
 
 
 class Gate:
-    """ASGI middleware: refuses requests that may not come in, and adds the security headers to every answer."""
+    """ASGI middleware: refuses requests that fail a check, and adds the security headers to every answer."""
 
     def __init__(
         self, app: ASGIApp, access: Access, render: RenderError, open_routes: frozenset[tuple[str, str]] = frozenset()
@@ -86,7 +86,7 @@ class Gate:
         await self._app(scope, receive, with_headers)
 
     async def _keyed(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Inside CORS, so that an allowed site's page can read why it is refused.
+        # Inside CORS, so that a page of an allowed site can read why its request was refused.
         try:
             self._check_rate(scope)
             self._check_key(scope)
@@ -97,7 +97,7 @@ class Gate:
 
     async def _refuse(self, refusal: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] not in READING:
-            # A body that was not read would be taken for the connection's next request.
+            # The server would read the rest of the body as the connection's next request.
             refusal.headers["connection"] = "close"
         await self._render(scope["path"], refusal)(scope, receive, send)
 
@@ -118,7 +118,7 @@ class Gate:
         if not allowed:
             origin = (header(scope, b"origin") or "unknown")[:80]
             others = f" and {', '.join(origins)}" if origins else ""
-            message = f"a page of another site ({origin}) may not change anything here; accepted: its own page{others}"
+            message = f"a page of another site ({origin}) may not change anything here; accepted: the server's own page{others}"
             raise ApiError(403, "cross_site", message)
 
     def _check_rate(self, scope: Scope) -> None:
@@ -148,5 +148,7 @@ class Gate:
         if not is_right:
             # Delete an old cookie, so that the browser does not keep sending it.
             stale = {"set-cookie": f"{COOKIE}=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict"}
-            message = "the API key is wrong; accepted: the one that the server was given, or made at its first start"
+            message = (
+                "the API key is wrong; accepted: the key that its owner set, or that the server made at its first start"
+            )
             raise ApiError(401, "key_wrong", message, headers={**_CHALLENGE, **stale})

@@ -1,10 +1,10 @@
-"""Headers of every answer."""
+"""The headers of every answer."""
 
 from __future__ import annotations
 
 from starlette.types import Scope
 
-#: Browsers must not guess an answer's type, show it in another site's page, or load anything for our page from elsewhere.
+#: Browsers must not guess an answer's type, show it in a page of another site, or load parts of our page from other hosts.
 ALWAYS = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"x-content-type-options", b"nosniff"),
@@ -17,5 +17,5 @@ ALWAYS = (
 
 
 def header(scope: Scope, name: bytes) -> str | None:
-    """Return a request's first header of that name (in lower case), or None."""
+    """Return the request's first header with this lower-case name, or None."""
     return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)

@@ -1,7 +1,7 @@
-"""Host names that this server answers to.
+"""The host names that this server answers to.
 
-Any site can point a name of its own at this machine, and its pages then reach the server (DNS rebinding: Ollama's
-CVE-2024-28224), so names are always checked. An address cannot be rebound; this machine's own are accepted.
+Any site can point its own host name at this machine, and its pages then reach the server (DNS rebinding: Ollama's
+CVE-2024-28224), so names are always checked. Addresses cannot be rebound; this machine's own are accepted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def is_loopback(text: str) -> bool:
-    """Return whether the text is a loopback address; a name never is."""
+    """Return whether the text is a loopback address; False for names."""
     address = _address(text)
     return address is not None and address.is_loopback
 
@@ -44,7 +44,7 @@ def own_names() -> tuple[str, ...]:
 
 
 def own_addresses() -> tuple[str, ...]:
-    """Return this machine's current IPv4 addresses without loopback's."""
+    """Return this machine's current IPv4 addresses, except loopback addresses."""
     interfaces = psutil.net_if_addrs().values()
     addresses = {a.address for interface in interfaces for a in interface if a.family == socket.AF_INET}
     return tuple(sorted(a for a in addresses if not is_loopback(a)))
@@ -73,6 +73,6 @@ class Hosts:
 
     @property
     def accepted(self) -> str:
-        """The names in words, for error messages."""
+        """The accepted names as text, for error messages."""
         network = (*own_names(), "this machine's address") if self.on_network else ()
         return ", ".join(("localhost", "127.0.0.1", *network, *self.names))

@@ -1,7 +1,7 @@
-"""The API key: made once and kept in the data folder; programs send it as a Bearer token or by Basic, browsers as a cookie.
+"""The API key, kept in the data folder; programs send it as a Bearer token or by Basic, browsers as a cookie.
 
-The file holds the key itself, not a hash, and only its owner can read it: the owner needs the key for the next client, and
-whoever can read the folder has the images already. The cookie is an HMAC of the key, so replacing the key invalidates it.
+The file contains the key itself, not a hash, and only its owner can read it: the owner needs the key for the next client,
+and anyone who can read the folder can read the images anyway. The cookie is an HMAC of the key, so replacing the key invalidates it.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from server.security.rate import Buckets, client_of
 
 FILE = "api-key"
 COOKIE = "anemone_session"
-#: Wrong keys a minute from one client, after which all its requests are refused.
+#: Wrong keys a minute from one client; after these the server refuses all its requests.
 _WRONG_A_MINUTE = 10
 #: Characters; a shorter key could be guessed over a network.
 SHORTEST = 16
 
 
 def is_key(text: str) -> bool:
-    """Return whether a text can be a key: long enough to resist guessing, and visible ASCII that fits into a header."""
+    """Return whether a text is a valid key: long enough to resist guessing, and visible ASCII, which fits into a header."""
     return len(text) >= SHORTEST and text.isascii() and text.isprintable() and " " not in text
 
 
 class ApiKey:
-    """A key that is compared in constant time and never printed by accident."""
+    """A key; it is compared in constant time, and its repr does not show it."""
 
     def __init__(self, text: str) -> None:
         self._text = text.encode()
@@ -53,7 +53,7 @@ class ApiKey:
 
 
 def kept_key(data_dir: Path) -> tuple[str, bool]:
-    """Return the key in the data folder, and whether it was made just now. Raises AnemoneError if the file has no valid key."""
+    """Return the key in the data folder, made if missing, and whether it is new. Raises AnemoneError if it is not valid."""
     path = data_dir / FILE
     try:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -62,7 +62,7 @@ def kept_key(data_dir: Path) -> tuple[str, bool]:
         text = path.read_text(encoding="utf-8", errors="replace").strip()
         if not is_key(text):
             raise AnemoneError(
-                f"{path} has no valid API key; delete it to have a new one made at the next start"
+                f"{path} has no valid API key; delete the file, and the server makes a new key at its next start"
             ) from None
         return text, False
     text = secrets.token_urlsafe(32)
@@ -72,22 +72,22 @@ def kept_key(data_dir: Path) -> tuple[str, bool]:
 
 
 class Authenticator:
-    """Checks the API key of requests; a client that sends wrong ones must wait, even with the right one."""
+    """Checks the API key of requests; a client that sends wrong keys must wait, even with the right key."""
 
     def __init__(self, key: ApiKey | None) -> None:
-        """Without a key, every request is let in, whatever its credentials."""
+        """Without a ``key``, every request is accepted, with any credentials."""
         self.key = key
         self._wrong = Buckets(_WRONG_A_MINUTE)
 
     def wait(self, scope: Scope) -> float:
-        """Return the seconds that the request's client must still wait after wrong keys, usually 0."""
+        """Return the seconds that the request's client must wait after wrong keys, usually 0."""
         return self._wrong.wait(client_of(scope)) if self.key is not None else 0.0
 
     def authenticate(self, scope: Scope) -> bool | None:
-        """Return whether the request's credentials hold the key, None where it has none. Wrong ones are counted.
+        """Return whether the request's credentials are right, or None if it has no credentials; count wrong ones.
 
-        Accepts a Bearer token, Basic credentials with the key as user name or as password, and the page's cookie. Empty
-        Basic credentials are none: clients of AUTOMATIC1111 send them when their user has entered nothing.
+        Accepts a Bearer token, Basic credentials with the key as user name or as password, and the page's cookie. Ignores
+        empty Basic credentials: clients of AUTOMATIC1111 send them if their user has entered nothing.
         """
         if self.key is None:
             return True
@@ -96,14 +96,14 @@ class Authenticator:
         if scheme.lower() == "bearer":
             return self._counted(scope, self.key.matches(token.encode("latin-1")))
         if scheme.lower() == "basic" and (parts := _basic(token)) != (b"", b""):
-            # Both are always compared, so that the time tells nothing about either.
+            # Always compare both, so that the time reveals nothing about either.
             user, password = (self.key.matches(part) for part in parts)
             return self._counted(scope, user or password)
         cookie = _session_cookie(scope)
         return None if cookie is None else self._counted(scope, self.key.is_session(cookie))
 
     def check(self, scope: Scope, candidate: str) -> bool:
-        """Return whether ``candidate``, typed into the page, is the key. A wrong one is counted."""
+        """Return whether ``candidate``, typed into the page, is the key; count a wrong one."""
         return self.key is None or self._counted(scope, self.key.matches(candidate.encode("utf-8", "surrogatepass")))
 
     def _counted(self, scope: Scope, right: bool) -> bool:
@@ -115,8 +115,8 @@ class Authenticator:
 def _basic(token: str) -> tuple[bytes, bytes]:
     """Return the user name and password of Basic credentials (RFC 7617).
 
-    Without a colon all of it is the user name: some clients send a single secret. A token that is not base64 is returned
-    undecoded as the user name, and cannot be the key: it counts as a wrong one.
+    Without a colon, all of it is the user name: some clients send only a secret. A token that is not base64 becomes a user
+    name that cannot be the key, so it counts as wrong.
     """
     try:
         decoded = base64.b64decode(token, validate=True)

@@ -1,7 +1,7 @@
-"""Which sites' pages may send requests that change something.
+"""Limits requests that change something to pages of this server and of allowed sites.
 
-Any page a user opens can post to a server on localhost (ComfyUI's CVE-2024-10481). Browsers send a request's origin, other
-programs send none. The rule is that of Go's CrossOriginProtection.
+Any page that a user opens can post to a server on localhost (ComfyUI's CVE-2024-10481). Browsers send the origin of a
+request; other programs do not. The rule is that of Go's CrossOriginProtection.
 """
 
 from __future__ import annotations

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 from starlette.types import Scope
 
-#: Clients remembered at once; one that is forgotten starts with a full bucket again.
+#: The number of clients to remember; a forgotten client starts with a full bucket again.
 _MOST_CLIENTS = 10_000
 
 
 def client_of(scope: Scope) -> str:
-    """Return the client's address; for IPv6 its /64 network, all of which one machine may use."""
+    """Return the client's address; for IPv6 its /64 network, because one machine may use all of it."""
     text = scope["client"][0] if scope.get("client") else "unknown"
     try:
         address = ipaddress.ip_address(str(text).partition("%")[0])
@@ -35,7 +35,7 @@ class _Bucket:
 
 
 class Buckets:
-    """A token bucket for each client, which holds ``a_minute`` tokens and refills within a minute."""
+    """A token bucket for each client, with up to ``a_minute`` tokens; it refills within a minute."""
 
     def __init__(self, a_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._most, self._clock = a_minute, clock

@@ -1,4 +1,4 @@
-"""Certificates for HTTPS: the user's own, or one made here and kept in the data folder."""
+"""Certificates for HTTPS: the user's own, or one that the server makes and keeps in the data folder."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from converter.errors import AnemoneError
 
 #: Days; Apple's systems trust only certificates that are valid for at most 825.
-_GOOD_FOR = 800
-_RENEWED_BEFORE = 30
+_VALID_DAYS = 800
+_RENEWAL_DAYS = 30
 
 
 @dataclass(frozen=True)
@@ -34,29 +34,29 @@ class Certificate:
     fingerprint: str
 
 
-def given_certificate(cert: Path, key: Path) -> Certificate:
-    """Return the certificate in these files. Raises AnemoneError if they cannot be used."""
+def user_certificate(cert: Path, key: Path) -> Certificate:
+    """Return the user's certificate from these files. Raises AnemoneError if they cannot be used."""
     try:
-        loaded = x509.load_pem_x509_certificate(cert.read_bytes())
+        certificate = x509.load_pem_x509_certificate(cert.read_bytes())
         # An encrypted key would have OpenSSL ask for its password in the terminal.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=b"")
     except (OSError, ValueError) as error:  # an SSLError is an OSError
         raise AnemoneError(
             f"the certificate {cert} cannot be used with the key {key}: {error}; accepted: PEM, the key not encrypted"
         ) from error
-    return Certificate(cert, key, _fingerprint(loaded))
+    return Certificate(cert, key, _fingerprint(certificate))
 
 
 def own_certificate(data_dir: Path, names: Iterable[str]) -> Certificate:
     """Return the server's own certificate for ``names`` (host names and addresses).
 
-    Makes a new one if there is none, if it expires within thirty days, or if it lacks one of the names.
+    Makes a new one if it is missing, expires within thirty days, or lacks one of the names.
     """
     folder = data_dir / "tls"
     cert, key = folder / "cert.pem", folder / "key.pem"
     wanted = _alternatives(names)
     kept = _kept(cert, key)
-    if kept is None or not wanted <= _covered(kept) or _ends(kept) < _now() + datetime.timedelta(_RENEWED_BEFORE):
+    if kept is None or not wanted <= _names_of(kept) or _ends(kept) < _now() + datetime.timedelta(_RENEWAL_DAYS):
         folder.mkdir(mode=0o700, exist_ok=True)
         kept = _make(cert, key, wanted)
     return Certificate(cert, key, _fingerprint(kept))
@@ -88,38 +88,38 @@ def _kept(cert: Path, key: Path) -> x509.Certificate | None:
     if not (cert.is_file() and key.is_file()):
         return None
     try:
-        given_certificate(cert, key)
+        user_certificate(cert, key)
         return x509.load_pem_x509_certificate(cert.read_bytes())
     except AnemoneError:
-        return None  # the machine went down between writing the two
+        return None  # the machine stopped between writing the two files
 
 
-def _covered(certificate: x509.Certificate) -> set[x509.GeneralName]:
+def _names_of(certificate: x509.Certificate) -> set[x509.GeneralName]:
     return set(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
 
 
 def _make(cert: Path, key: Path, wanted: set[x509.GeneralName]) -> x509.Certificate:
-    private = ec.generate_private_key(ec.SECP256R1())
+    private_key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Anemone on this machine")])
-    made = (
+    certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
-        .public_key(private.public_key())
+        .public_key(private_key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(_now() - datetime.timedelta(hours=1))
-        .not_valid_after(_now() + datetime.timedelta(_GOOD_FOR))
+        .not_valid_after(_now() + datetime.timedelta(_VALID_DAYS))
         .add_extension(x509.SubjectAlternativeName(sorted(wanted, key=repr)), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .sign(private, hashes.SHA256())
+        .sign(private_key, hashes.SHA256())
     )
-    pem = private.private_bytes(
+    pem = private_key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     _write(key, pem)
-    _write(cert, made.public_bytes(serialization.Encoding.PEM))
-    return made
+    _write(cert, certificate.public_bytes(serialization.Encoding.PEM))
+    return certificate
 
 
 def _write(path: Path, content: bytes) -> None:

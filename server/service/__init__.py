@@ -1,1 +1,1 @@
-"""Started by the system: at login on a Mac (launchd), with the user's session on Linux (systemd)."""
+"""Makes the system start the server: at login on a Mac (launchd), with the user's session on Linux (systemd)."""

@@ -1,4 +1,4 @@
-"""A systemd user unit: the server runs with its user's session, or from boot where lingering is on (systemd.service(5))."""
+"""A systemd user unit: the server runs with its user's session, or from boot if lingering is on (systemd.service(5))."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from pathlib import Path
 from server.service.unit import Unit
 
 NAME = "anemone.service"
-#: Seconds between the request to stop and the end, beyond what the server gives the job it is at.
+#: Seconds that the server may need to stop, in addition to the running job's time.
 _EXTRA_SECONDS = 20
-#: What means something else between the quotes of ExecStart=.
+#: Characters with a special meaning inside the quotes of ExecStart=.
 _ESCAPED = {'"': '\\"', "\\": "\\\\", "%": "%%", "$": "$$", "\n": "\\n", "\t": "\\t"}
 
 
 def quoted(argument: str) -> str:
-    """An argument as ExecStart= takes it: quotes, escapes, and neither specifiers (%) nor variables ($)."""
+    """Quote and escape an argument for ExecStart=, without specifiers (%) or variables ($)."""
     return '"' + "".join(_ESCAPED.get(c, c) for c in argument) + '"'
 
 
 def user_unit(program: tuple[str, ...], config_home: Path, stop_seconds: float) -> Unit:
-    """The unit in ``config_home`` (~/.config) that runs ``program``, which takes ``stop_seconds`` to stop."""
+    """Return the unit in ``config_home`` (~/.config) that runs ``program``, whose jobs get ``stop_seconds`` to finish."""
     path = config_home / "systemd" / "user" / NAME
     text = f"""[Unit]
-Description=Anemone: pictures from words, on this machine
+Description=Anemone: images from text, on this machine
 StartLimitIntervalSec=120
 StartLimitBurst=5
 
@@ -49,5 +49,5 @@ WantedBy=default.target
         unload=((*control, "disable", "--now", NAME),),
         status=(*control, "is-active", NAME),
         logs=f"journalctl --user -u {NAME}",
-        note="It runs while you are logged in; `loginctl enable-linger` has it run from boot on.",
+        note="It runs while you are logged in; `loginctl enable-linger` lets it run from boot on.",
     )

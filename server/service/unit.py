@@ -1,4 +1,4 @@
-"""A service as its system wants it described: a file, and the commands that load it. Nothing is run here."""
+"""The description of a service for its system: a file, and the commands that load it. Runs nothing itself."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ Command = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Unit:
-    """What there is to write and to run.
+    """The file and the commands of a service.
 
-    system: launchd or systemd, as people know it.
+    system: launchd or systemd.
     path, content: the file.
-    folders: to be there before it is loaded.
-    forget: makes the system let go of an earlier one; that there is none is no failure.
-    load, unload: have it run, from now and after every start; and no more.
-    status: succeeds while it runs.
-    logs: where what it says can be read.
-    note: what else its owner may want to know.
+    folders: folders that must exist before the service is loaded.
+    forget: unloads an earlier version; its failure is ignored.
+    load, unload: start the service, now and at every login; stop it and do not start it again.
+    status: succeeds while the service runs.
+    logs: the path of the log, or the command that shows it.
+    note: further information for the owner.
     """
 
     system: str

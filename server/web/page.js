@@ -5,13 +5,13 @@ const form = $("form");
 const pause = (ms) => new Promise((resume) => setTimeout(resume, ms));
 const POLL = 300;
 let first = null; // the image to start from
-let job = null; // the path of the job being made
-let login = null; // settled once the key is given; several requests may wait for it
+let job = null; // the path of the running job
+let login = null; // resolves after the login; several requests may wait for it
 
 async function ask(path, options) {
   const answer = await fetch(path, options);
   if (answer.status === 401) {
-    login ||= loggedIn();
+    login ||= askForKey();
     await login;
     return ask(path, options);
   }
@@ -20,7 +20,7 @@ async function ask(path, options) {
   return body;
 }
 
-function loggedIn() {
+function askForKey() {
   $("login").hidden = false;
   $("key").focus();
   return new Promise((resolve) => {
@@ -50,10 +50,10 @@ function field(name, limits, preset) {
 
 async function prepare() {
   for (;;) {
-    const now = await ask("readyz");
-    if (now.state === "failed") throw new Error(`The model cannot be loaded: ${now.message}`);
-    if (now.ready) break;
-    progress(now.fraction, `Preparing the model: ${now.state} ${now.network || ""}`);
+    const readiness = await ask("readyz");
+    if (readiness.state === "failed") throw new Error(`The model cannot be loaded: ${readiness.message}`);
+    if (readiness.ready) break;
+    progress(readiness.fraction, `Preparing the model: ${readiness.state} ${readiness.network || ""}`);
     await pause(POLL);
   }
   progress(null, "");
@@ -71,22 +71,22 @@ async function prepare() {
   $("go").disabled = false;
 }
 
-function progress(fraction, words) {
-  $("bar").hidden = !words;
+function progress(fraction, text) {
+  $("bar").hidden = !text;
   if (fraction === null) $("bar").removeAttribute("value");
   else $("bar").value = fraction;
-  $("status").textContent = words;
+  $("status").textContent = text;
 }
 
 function settings() {
-  const { size, ...given } = Object.fromEntries(new FormData(form));
-  [given.width, given.height] = size.split("x");
-  if (!first) delete given.strength;
-  for (const [name, value] of Object.entries(given)) {
-    if (value === "") delete given[name];
-    else if (!["prompt", "negative_prompt", "scheduler"].includes(name)) given[name] = Number(value);
+  const { size, ...fields } = Object.fromEntries(new FormData(form));
+  [fields.width, fields.height] = size.split("x");
+  if (!first) delete fields.strength;
+  for (const [name, value] of Object.entries(fields)) {
+    if (value === "") delete fields[name];
+    else if (!["prompt", "negative_prompt", "scheduler"].includes(name)) fields[name] = Number(value);
   }
-  return given;
+  return fields;
 }
 
 function submit() {
@@ -111,20 +111,20 @@ function show(image, request) {
   $("images").prepend(figure);
 }
 
-function words({ status, position, progress: at }) {
-  if (status === "queued") return position ? `Waiting: ${position} before it` : "Waiting";
+function describe({ status, position, progress: at }) {
+  if (status === "queued") return position ? `Waiting: ${position} ahead` : "Waiting";
   return at ? `Image ${at.image + 1}, step ${at.step} of ${at.steps}` : "Starting";
 }
 
 async function generate() {
-  let now = await submit();
-  job = now.url;
+  let current = await submit();
+  job = current.url;
   $("stop").hidden = false;
-  for (let shown = 0; ; await pause(POLL), now = await ask(job)) {
-    for (; shown < now.images.length; shown++) show(now.images[shown], now.request);
-    if (now.status === "failed") throw new Error(now.error.message);
-    if (!["queued", "running"].includes(now.status)) return;
-    progress(now.progress ? now.progress.fraction : null, words(now));
+  for (let shown = 0; ; await pause(POLL), current = await ask(job)) {
+    for (; shown < current.images.length; shown++) show(current.images[shown], current.request);
+    if (current.status === "failed") throw new Error(current.error.message);
+    if (!["queued", "running"].includes(current.status)) return;
+    progress(current.progress ? current.progress.fraction : null, describe(current));
   }
 }
 

@@ -1,4 +1,4 @@
-"""Our own API under /api/v1."""
+"""Anemone's own API under /api/v1."""
 
-#: The path that all its routes begin with.
+#: The prefix of all its paths.
 PREFIX = "/api/v1"

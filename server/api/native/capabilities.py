@@ -21,7 +21,7 @@ from server.security.body import LARGEST_BODY
 
 router = APIRouter(prefix=PREFIX, tags=["native"])
 
-#: What a client can rely on; the meaning of a word here never changes.
+#: Features that clients can rely on; the meaning of a word never changes.
 FEATURES = (
     "txt2img",
     "img2img",
@@ -84,13 +84,13 @@ else:
 
 
 class CapabilitiesOut(BaseModel):
-    """The server's present capabilities. ``model`` and ``defaults`` are null until the default model is installed."""
+    """The server's current capabilities. ``model`` and ``defaults`` are null until the default model is installed."""
 
     version: str
     model: ModelOut | None = Field(description="The default model, for requests without `model`")
-    defaults: DefaultsOut | None = Field(description="The default model's")
+    defaults: DefaultsOut | None = Field(description="The default model's request defaults")
     models: list[ModelOut] = Field(description="All installed models, the default one included")
-    loaded: list[str] = Field(description="The models that are loaded; another one has to be loaded first")
+    loaded: list[str] = Field(description="The loaded models; jobs of other models wait until theirs is loaded")
     schedulers: list[str]
     rngs: list[str] = Field(description="Random number generators that a request may name")
     priorities: list[str]
@@ -118,9 +118,9 @@ def _model(name: str, models: InstalledModels) -> ModelOut:
     )
 
 
-@router.get("/capabilities", summary="What this server can do")
+@router.get("/capabilities", summary="Get the server's capabilities")
 def capabilities(queue: Queue, models: Models) -> CapabilitiesOut:
-    """Models with their sizes and defaults, schedulers, random numbers, features and limits."""
+    """Returns models with their sizes and defaults, schedulers, random number generators, features and limits."""
     installed: list[ModelOut] = []
     for name in models.names():
         with suppress(UnknownModel):  # deleted meanwhile

@@ -1,4 +1,4 @@
-"""The native API's conversions: download and convert a model, list, watch and cancel conversions."""
+"""The native API's conversions: download and convert a model; list, watch and cancel conversions."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from server.models.conversion_request import NAME, ConversionRequest, hub_source
 from server.models.conversions import Conversions, NameTaken, TooManyConversions
 from server.pipeline.request import RequestError
 
-#: Included before the models' own routes, which would take `conversions` for a model's name.
+#: Included before the models' routes, which would match `conversions` as a model's name.
 router = APIRouter(prefix=f"{PREFIX}/models", tags=["models"])
 
-#: Not a model's name, because its path is the conversions'.
+#: No model can have this name: its path belongs to the conversions.
 _RESERVED = "conversions"
 
-_NO_CONVERSION: Answers = {404: error("There is no such conversion"), 422: error("A parameter is not acceptable")}
+_NO_CONVERSION: Answers = {404: error("The conversion does not exist"), 422: error("A parameter is not accepted")}
 
 
 def _conversions(request: Request) -> Conversions:
@@ -43,27 +43,27 @@ def _conversions(request: Request) -> Conversions:
 AllConversions = Annotated[Conversions, Depends(_conversions)]
 
 
-def _source(given: str, conversions: Conversions) -> str:
-    """Return the path or hub address of a conversion's source; raises RequestError if it is neither."""
+def _source(name: str, conversions: Conversions) -> str:
+    """Return the path or hub address of a conversion's source; raise RequestError if it is neither."""
     checkpoints = conversions.checkpoints()
-    if given in checkpoints:
-        return str(checkpoints[given])
-    address = hub_source(given)
+    if name in checkpoints:
+        return str(checkpoints[name])
+    address = hub_source(name)
     if address is None:
         raise RequestError(
             "source",
-            given,
+            name,
             "owner/name on the Hugging Face hub (also @revision or /file.safetensors), or a file or folder in the data "
-            f"folder's checkpoints: {', '.join(checkpoints) or 'nothing yet'}",
+            f"folder's checkpoints: {', '.join(checkpoints) or 'none yet'}",
         )
     return address
 
 
-def _hub_network(field: str, given: str) -> str:
-    """Return a network's address; raises RequestError, because paths are for the command line."""
-    address = hub_source(given)
+def _hub_network(field: str, source: str) -> str:
+    """Return a network's hub address; raise RequestError for a path, which only the command line accepts."""
+    address = hub_source(source)
     if address is None or ".safetensors" in address:
-        raise RequestError(field, given, "owner/name on the Hugging Face hub, also @revision")
+        raise RequestError(field, source, "owner/name on the Hugging Face hub, also @revision")
     return address
 
 
@@ -73,12 +73,12 @@ def _options(body: ConversionIn) -> ConvertOptions:
         value = getattr(body, name) if option.in_api else None
         if value is None:
             continue
-        parts = [value] if option.most is None else value
+        items = [value] if option.most is None else value
         if option.value is Size:
-            parts = [(size.width, size.height) for size in parts]
+            items = [(size.width, size.height) for size in items]
         elif option.value is NetworkSource:
-            parts = [_hub_network(name, source) for source in parts]
-        values[name] = parts[0] if option.most is None else tuple(parts)
+            items = [_hub_network(name, source) for source in items]
+        values[name] = items[0] if option.most is None else tuple(items)
     return ConvertOptions(**values)
 
 
@@ -87,7 +87,7 @@ def _conversion_request(body: ConversionIn, conversions: Conversions) -> Convers
     name = body.name or usual_name(source)
     if not NAME.fullmatch(name) or name == _RESERVED:
         accepted = f"letters, digits, dots, dashes and underscores, up to 64, and not {_RESERVED}"
-        why = "" if body.name else "; give one, because the source's own name cannot be a model's"
+        why = "" if body.name else "; set it, because the source's own name is not valid for a model"
         raise RequestError("name", name, f"{accepted}{why}")
     return ConversionRequest(source, name, _options(body))
 
@@ -98,23 +98,27 @@ def conversion_url(conversion_id: str) -> str:
 
 
 def conversion_out(conversion: Conversion) -> ConversionOut:
-    """Return the conversion's JSON."""
-    at, error, request = conversion.progress, conversion.error, conversion.request
-    progress = None
-    if at is not None:
-        fraction = round(at.done / at.total, 4) if at.total else None
-        progress = ConversionProgressOut(
-            stage=at.stage, item=at.item, done=at.done, total=at.total, fraction=fraction, eta_s=at.eta_s
+    """Return the conversion as a response body."""
+    progress, error, request = conversion.progress, conversion.error, conversion.request
+    progress_out = None
+    if progress is not None:
+        progress_out = ConversionProgressOut(
+            stage=progress.stage,
+            item=progress.item,
+            done=progress.done,
+            total=progress.total,
+            fraction=round(progress.done / progress.total, 4) if progress.total else None,
+            eta_s=progress.eta_s,
         )
     return ConversionOut(
         id=conversion.id,
         url=conversion_url(conversion.id),
         status=conversion.status,
         model=request.name,
-        # Only the end of a path: clients need not know the server's folders.
+        # Only the last part of a path: clients need not know the server's folders.
         source=Path(request.source).name if request.source.startswith("/") else request.source,
         options=request.options.changed(),
-        progress=progress,
+        progress=progress_out,
         error=None if error is None else ConversionErrorOut(code=error[0], message=error[1]),
         created=conversion.created,
         started=conversion.started,
@@ -129,8 +133,10 @@ _ANSWERS: Answers = {
     400: error("The body is not JSON"),
     409: error("Another model has this name"),
     415: error("The body's type is not application/json"),
-    422: error("A field is not acceptable; the message names it"),
-    429: error("Too many conversions wait, or too many requests came; Retry-After says when to retry"),
+    422: error("A field is not accepted; the message names it"),
+    429: error(
+        "Too many conversions are waiting, or the client sent too many requests; Retry-After says when to retry"
+    ),
 }
 
 
@@ -143,20 +149,20 @@ _ANSWERS: Answers = {
     summary="Download and convert a model",
 )
 def convert(body: ConversionIn, conversions: AllConversions) -> Response:
-    """Answers at once; the conversion's `url` and its `/events` show its progress.
+    """Answers immediately; the conversion's `url` and its `/events` show its progress.
 
-    Requests with the same source and options are one conversion. A failed or cancelled one resumes with the networks it
-    had finished when it is requested again. Only safetensors are read.
+    Requests with the same source and options are one conversion. If a failed or cancelled conversion is requested again,
+    it keeps the networks that it had finished. The server reads only safetensors.
     """
     request = _conversion_request(body, conversions)
-    before = conversions.get(request.id)
+    earlier = conversions.get(request.id)
     try:
         conversion = conversions.submit(request)
     except NameTaken as taken:
         raise ApiError(409, "name_taken", str(taken), field="name", value=request.name) from taken
     except TooManyConversions as full:
         raise ApiError(429, "too_many_conversions", str(full), headers={"Retry-After": "60"}) from full
-    existed = before is not None and before.created == conversion.created
+    existed = earlier is not None and earlier.created == conversion.created
     headers = {"Location": conversion_url(conversion.id)}
     return Response(
         conversion_out(conversion).model_dump_json(), 200 if existed else 202, headers, media_type="application/json"
@@ -165,25 +171,25 @@ def convert(body: ConversionIn, conversions: AllConversions) -> Response:
 
 @router.get("/conversions", summary="List conversions")
 def all_conversions(conversions: AllConversions) -> ConversionsOut:
-    """All conversions, the newest first."""
+    """Returns all conversions, the newest first."""
     return ConversionsOut(conversions=[conversion_out(c) for c in conversions.all()])
 
 
 def _require_conversion(conversion: Conversion | None, conversion_id: str) -> Conversion:
     if conversion is None:
-        raise ApiError(404, "no_such_conversion", f"there is no conversion {conversion_id[:40]!r}")
+        raise ApiError(404, "no_such_conversion", f"the conversion {conversion_id[:40]!r} does not exist")
     return conversion
 
 
 @router.get("/conversions/{conversion_id}", responses=_NO_CONVERSION, summary="Get a conversion")
 def conversion(conversion_id: str, conversions: AllConversions) -> ConversionOut:
-    """Its status, progress and error."""
+    """Returns the conversion's status, progress and error."""
     return conversion_out(_require_conversion(conversions.get(conversion_id), conversion_id))
 
 
 @router.delete("/conversions/{conversion_id}", responses=_NO_CONVERSION, summary="Cancel a conversion")
 def cancel(conversion_id: str, conversions: AllConversions) -> ConversionOut:
-    """Stops it and keeps the networks it has finished for the next request; one that has ended stays as it is."""
+    """Stops the conversion and keeps its finished networks for the next request; a finished conversion is unchanged."""
     return conversion_out(_require_conversion(conversions.cancel(conversion_id), conversion_id))
 
 
@@ -196,8 +202,8 @@ async def _snapshots(conversions: AllConversions) -> TakeSnapshot:
 
 
 _EVENTS = (
-    "`state` events hold the conversion as `GET /api/v1/models/conversions/{id}` gives it, `progress` events its `stage`, "
-    "`item`, `done` and `total` bytes, and `eta_s` or null. Comments come while nothing happens."
+    "`state` events contain the conversion as `GET /api/v1/models/conversions/{id}` returns it; `progress` events contain "
+    "its `stage`, `item`, `done` and `total` bytes, and `eta_s` or null. The server sends comments while nothing happens."
 )
 add_event_route(
     router, "/conversions/{conversion_id}/events", "conversion", _snapshots, about=_EVENTS, absent=_NO_CONVERSION

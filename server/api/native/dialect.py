@@ -1,4 +1,4 @@
-"""The native dialect, and the errors of every path that no other dialect has."""
+"""The native dialect; it also renders the errors of every path outside the other dialects."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from server.api.native.errors import ErrorBody, render_error
 
 NATIVE = Dialect(
     prefixes=(PREFIX, ""),
-    # The conversions' fixed paths go before the models', which take any name.
+    # The fixed paths of conversions precede those of models, which accept any name.
     routers=(
         images.router,
         jobs.router,

@@ -1,4 +1,4 @@
-"""The native dialect's errors: one JSON shape, whose message says what was wrong and what is accepted."""
+"""The native dialect's errors: one JSON schema; the message says what was wrong and what is accepted."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from server.errors import ApiError
 
 
 class ErrorDetail(BaseModel):
-    """What was wrong."""
+    """The description of an error."""
 
     code: str = Field(description="A word for programs", examples=["bad_request"])
     message: str = Field(description="A sentence for people", examples=["steps is 0; accepted: 1 to 150"])
-    field: str | None = Field(
-        default=None, description="The field that was wrong, where it was one", examples=["steps"]
-    )
-    value: Any = Field(default=None, description="What the field held, shortened", examples=[0])
+    field: str | None = Field(default=None, description="The wrong field, if any", examples=["steps"])
+    value: Any = Field(default=None, description="The field's value, shortened", examples=[0])
     accepted: str | None = Field(default=None, description="What the field accepts", examples=["1 to 150"])
 
 

@@ -1,4 +1,4 @@
-"""The native API's images, made from text or from an image: at once, or as jobs."""
+"""The native API's image generation, from text or from an image; clients wait for the image or get a job."""
 
 from __future__ import annotations
 
@@ -23,28 +23,31 @@ router = APIRouter(prefix=PREFIX, tags=["native"])
 
 _MAKING: Answers = {
     200: {
-        "description": "The image, once it is made; with n above 1, the finished job as JSON",
+        "description": "The finished image; with n above 1, the finished job as JSON",
         "content": {**PNG, "application/json": {"schema": {"$ref": "#/components/schemas/JobOut"}}},
     },
-    202: {"model": JobOut, "description": "The job, where the request says `Prefer: respond-async`"},
+    202: {"model": JobOut, "description": "The job, if the request has `Prefer: respond-async`"},
     400: error("The body cannot be parsed"),
     409: error("The job was cancelled before it finished"),
     404: error("The image's file is missing from the data folder"),
     410: error("The job has expired"),
     413: error("The body is too large"),
     415: error("The body's type is not accepted"),
-    422: error("A field or header is not acceptable; the message names it"),
-    429: error("The queue is full, or too many requests came; Retry-After says when to retry"),
+    422: error("A field or header is not accepted; the message names it"),
+    429: error("The queue is full, or the client sent too many requests; Retry-After says when to retry"),
     500: error("The job failed"),
-    503: error("The model is not ready, or cannot be loaded; or the server is stopping, and keeps the job"),
+    503: error("The model is not ready or cannot be loaded; or the server is stopping and keeps the job"),
 }
 
-Prefer = Annotated[list[str] | None, Header(description="`respond-async` answers 202 with a job at once (RFC 7240)")]
+Prefer = Annotated[
+    list[str] | None,
+    Header(description="With `respond-async`, the server immediately answers 202 with a job (RFC 7240)"),
+]
 
 
 @dataclass(frozen=True)
 class _Submit:
-    """What a request says besides its body: who submits it, how to answer, and whether it was sent before."""
+    """The request's client and headers: its preferred answer, and whether it was sent before."""
 
     client: Client
     prefer: Prefer = None
@@ -53,7 +56,7 @@ class _Submit:
 
     @property
     def wants_job(self) -> bool:
-        """Whether the client prefers a job at once to waiting for the image."""
+        """Whether the client prefers a job now to waiting for the image."""
         preferences = re.split(r"[,;]", ",".join(self.prefer or []))
         return any(preference.split("=")[0].strip().lower() == "respond-async" for preference in preferences)
 
@@ -62,7 +65,7 @@ Submit = Annotated[_Submit, Depends()]
 
 
 async def _submitted(service: Service, submit: _Submit, path: str, upload: Upload) -> Accepted:
-    """Submit the request that was uploaded; raises RequestError and ApiError naming what is wrong."""
+    """Submit an uploaded request; raise RequestError or ApiError if something in it is wrong."""
     model = require(await service.bind(upload.fields["model"]))
     fields = {**upload.fields, "model": model.name, **{name: name for name in upload.attachments}}
     options = SubmitOptions(
@@ -100,7 +103,7 @@ async def _answer(service: Service, submit: _Submit, path: str, upload: Upload) 
     summary="Make an image from a prompt",
 )
 async def txt2img(body: Txt2Img, request: Request, service: Generation, submit: Submit) -> Response:
-    """Answers with the PNG when it is made. With `Prefer: respond-async` it answers 202 with a job at once."""
+    """Returns the PNG when it is finished. With `Prefer: respond-async`, immediately answers 202 with a job."""
     return await _answer(service, submit, request.url.path, Upload(body.model_dump()))
 
 
@@ -112,7 +115,7 @@ def _form() -> dict[str, Any]:
     return form
 
 
-#: Schemas of the bodies that img2img reads itself, which FastAPI cannot see.
+#: Schemas of the bodies that img2img parses itself, without FastAPI.
 BODIES = {
     "Img2Img": Img2Img.model_json_schema(),
     "Img2ImgJson": Img2ImgJson.model_json_schema(),
@@ -138,5 +141,5 @@ _IMG2IMG_BODY: dict[str, Any] = {
     summary="Make an image from an image and a prompt",
 )
 async def img2img(request: Request, service: Generation, submit: Submit) -> Response:
-    """The image comes as a multipart file or as base64 in JSON; it is scaled to cover the size and cropped to it."""
+    """Takes the image as a multipart file or as base64 in JSON, scales it to cover the size, and crops it to the size."""
     return await _answer(service, submit, request.url.path, await read_upload(request))

@@ -1,4 +1,4 @@
-"""The native API's jobs: list, look up, watch, cancel; their images."""
+"""The native API's jobs: list, get, watch and cancel them; get their images."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from server.jobs.job import Job
 
 router = APIRouter(prefix=PREFIX, tags=["jobs"])
 
-#: Jobs on a page.
+#: Greatest and default number of jobs on a page.
 _MOST, _USUAL = 100, 50
-#: What SQLite keeps in an integer.
+#: Within the range of SQLite's integers.
 _LARGEST = 2**62
 
 _ABSENT: Answers = {
-    404: error("There is no such job or image"),
+    404: error("The job or image does not exist"),
     410: error("The job has expired"),
-    422: error("A parameter is not acceptable; the message names it"),
+    422: error("A parameter is not accepted; the message names it"),
 }
 
 
@@ -36,7 +36,7 @@ def job_url(job_id: str) -> str:
 
 
 def job_out(job: Job) -> JobOut:
-    """Return the job's JSON."""
+    """Return the job as a response body."""
     progress = None
     if job.step is not None and job.steps and job.image is not None:
         fraction = min(1.0, (job.image + job.step / job.steps) / job.request.seeds.n)
@@ -70,21 +70,19 @@ def job_out(job: Job) -> JobOut:
 
 def job_response(job: Job, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Answer with a job."""
-    # Not by FastAPI, which would check it field by field once more: clients ask for jobs all the time.
+    # Bypasses FastAPI, which would validate every field again: clients poll jobs often.
     return Response(job_out(job).model_dump_json(), status, headers, "application/json")
 
 
 @router.get("/jobs", responses={422: _ABSENT[422]}, summary="List jobs, the newest first")
 def jobs(
     queue: Queue,
-    status: Annotated[
-        list[Status] | None, Query(description="Only jobs of this status; may be given several times")
-    ] = None,
+    status: Annotated[list[Status] | None, Query(description="Only jobs with this status; may be repeated")] = None,
     model: Annotated[str | None, Query(description="Only jobs of this model")] = None,
     before: Annotated[int | None, Query(ge=0, le=_LARGEST, description="`next` of the page before this one")] = None,
     limit: Annotated[int, Query(ge=1, le=_MOST, description="Jobs on this page")] = _USUAL,
 ) -> JobsOut:
-    """A page of jobs; its `next`, unless null, is the `before` of the following page."""
+    """Returns a page of jobs. If `next` is not null, send it as `before` to get the following page."""
     page = queue.jobs(limit + 1, before, tuple(status or ()), model)
     following = page[limit - 1].number if len(page) > limit else None
     return JobsOut(jobs=[job_out(job) for job in page[:limit]], next=following)
@@ -92,14 +90,14 @@ def jobs(
 
 @router.get("/jobs/{job_id}", response_model=JobOut, response_class=Response, responses=_ABSENT, summary="Get a job")
 async def job(job_id: str, service: Generation) -> Response:
-    """Its status, position, progress, estimated time, images and error."""
-    # Not in a thread: reading a row takes less time than going to one and back.
+    """Returns the job's status, position, progress, estimated time, images and error."""
+    # Runs in the event loop: reading a row takes less time than switching to a thread and back.
     return job_response(require(service.job(job_id)))
 
 
 @router.delete("/jobs/{job_id}", response_model=JobOut, responses=_ABSENT, summary="Cancel a job")
 def cancel(job_id: str, service: Generation) -> Response:
-    """Cancels a queued job at once and a running one after its current step; a job that has ended stays as it is."""
+    """Cancels a queued job immediately and a running one after its current step; a finished job is unchanged."""
     return job_response(require(service.cancel(job_id)))
 
 
@@ -110,7 +108,7 @@ def cancel(job_id: str, service: Generation) -> Response:
     summary="Get a job's image",
 )
 async def job_image(job_id: str, index: int, service: Generation) -> Response:
-    """The PNG, whose `parameters` text says how to make it again on this machine. Images are numbered from 0."""
+    """Returns the PNG; its `parameters` text says how to make it again on this machine. Images are numbered from 0."""
     png = require(await service.image(require(service.job(job_id)), index))
     return Response(png, media_type="image/png")
 
@@ -124,8 +122,8 @@ async def _snapshots(service: Generation) -> TakeSnapshot:
 
 
 _EVENTS = (
-    "`state` events hold the job as `GET /api/v1/jobs/{id}` gives it, `progress` events a step: `image` (from 0), `step` of "
-    "`steps`, `fraction` of the whole job, `eta` in seconds or null, and `preview`, a small JPEG in base64 or null. Comments "
-    "come while nothing happens."
+    "`state` events contain the job as `GET /api/v1/jobs/{id}` returns it; `progress` events contain a step: `image` (from "
+    "0), `step` of `steps`, `fraction` of the whole job, `eta` in seconds or null, and `preview`, a small JPEG in base64 or "
+    "null. The server sends comments while nothing happens."
 )
 add_event_route(router, "/jobs/{job_id}/events", "job", _snapshots, about=_EVENTS, absent=_ABSENT)

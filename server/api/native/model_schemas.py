@@ -1,4 +1,4 @@
-"""The bodies and answers of the models' and conversions' routes."""
+"""Request and response bodies of the model and conversion routes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from server.models.conversion_request import NAME
 from server.pipeline.fields import Whole
 
 _HUB = "owner/name on the Hugging Face hub, also @revision"
-#: The plan checks what a model can do; this only limits what is stored and hashed.
+#: The conversion's plan checks what the model supports; this only limits what is stored and hashed.
 _Side = Annotated[Whole, Field(ge=8, le=LARGEST_SIDE)]
 
 
@@ -28,7 +28,7 @@ class SizeIn(BaseModel):
 
 
 def _option_field(name: str, option: Option) -> tuple[Any, Any]:
-    """Return the type and the field that the API has for an option of `ConvertOptions`."""
+    """Return the API's type and field for an option of `ConvertOptions`."""
     value: Any = SizeIn if option.value is Size else option.value
     default, about = getattr(DEFAULT_OPTIONS, name), option.about
     if option.value is NetworkSource:
@@ -49,7 +49,7 @@ else:
 
 
 class ConversionIn(_OptionsIn):
-    """A request to convert. Fields that are left out take their defaults."""
+    """A conversion request. Omitted fields take their defaults."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -61,32 +61,32 @@ class ConversionIn(_OptionsIn):
     source: str = Field(
         max_length=500,
         description=f"{_HUB} or /file.safetensors; or the name of a file or folder that the server's owner has put into "
-        "`checkpoints` in its data folder (see the list of models). Other paths are for `anemone convert` on the machine",
+        "`checkpoints` in its data folder (see the list of models). For other paths, use `anemone convert` on the machine",
     )
     name: str | None = Field(
-        None, pattern=f"^{NAME.pattern}$", description="The model's name; the source's own if left out"
+        None, pattern=f"^{NAME.pattern}$", description="The model's name; by default the source's own name"
     )
 
 
 class MemoryOut(BaseModel):
-    """Bytes of memory that the model's weights take; an image's working memory comes on top."""
+    """Bytes of memory that the model's weights need; an image needs working memory in addition."""
 
     together: int = Field(description="With all networks loaded")
     in_turn: int = Field(description="With one network at a time")
     fit: Literal["together", "in_turn", "too_large"] = Field(
-        description="How its networks fit into the memory that models may take (memory_budget_gb)"
+        description="How its networks fit into the memory that models may use (memory_budget_gb)"
     )
 
 
 class InstalledModelOut(BaseModel):
     """An installed model."""
 
-    name: str = Field(description="What requests call it")
+    name: str = Field(description="Its name in requests")
     url: str
-    default: bool = Field(description="Whether requests that name no model mean this one")
+    default: bool = Field(description="Whether requests without `model` use this model")
     loaded: bool = Field(description="Whether it is loaded now")
     jobs: int = Field(description="Queued and running jobs of this model")
-    manifest_name: str = Field(description="Its name in its manifest; requests may use that too")
+    manifest_name: str = Field(description="Its name in its manifest; requests may use this name too")
     family: str
     prediction_type: str
     attention: str
@@ -95,7 +95,7 @@ class InstalledModelOut(BaseModel):
     networks: list[str]
     source: str = Field(description="The checkpoint it was converted from")
     source_sha256: str
-    disk_bytes: int = Field(description="On disk; files that packages share are counted once")
+    disk_bytes: int = Field(description="Size on disk; files that packages share are counted once")
     memory: MemoryOut
 
 
@@ -107,24 +107,24 @@ class ConversionProgressOut(BaseModel):
     done: int = Field(description="Bytes of weights")
     total: int
     fraction: float | None = Field(description="done / total of this stage")
-    eta_s: float | None = Field(description="Seconds to go; null if not known")
+    eta_s: float | None = Field(description="Remaining seconds; null if unknown")
 
 
 class ConversionErrorOut(BaseModel):
-    """Why a conversion failed."""
+    """The reason why a conversion failed."""
 
     code: str
     message: str
 
 
 class ConversionOut(BaseModel):
-    """A conversion's present state."""
+    """A conversion's current state."""
 
     id: str
     url: str
     status: Status
     model: str = Field(description="The name of the model that it makes")
-    source: str = Field(description="An address on the hub, or a name in `checkpoints`")
+    source: str = Field(description="A hub address, or a name in `checkpoints`")
     options: dict[str, Any] = Field(description="Options that differ from their defaults")
     progress: ConversionProgressOut | None
     error: ConversionErrorOut | None

@@ -29,12 +29,12 @@ from server.models.memory import memory_need
 
 router = APIRouter(prefix=f"{PREFIX}/models", tags=["models"])
 
-#: Seconds: loading waits for the jobs before it; after this the client is answered 202 and asks again.
+#: Seconds: loading waits for earlier jobs; after this time the answer is 202, and the client polls.
 _LOAD_SECONDS = 600.0
-#: Seconds between two looks at the readiness: a worker that dies while it loads sends no event.
-_LOOK_SECONDS = 1.0
+#: Seconds between checks of the readiness: a worker that dies while it loads sends no event.
+_CHECK_SECONDS = 1.0
 
-_ABSENT: Answers = {404: error("There is no such model"), 422: error("A parameter is not acceptable")}
+_ABSENT: Answers = {404: error("The model does not exist"), 422: error("A parameter is not accepted")}
 
 
 def _budget(request: Request) -> int:
@@ -66,7 +66,7 @@ def _memory(folder: ModelFolder, budget: int) -> MemoryOut:
 
 
 def _model_out(name: str, models: InstalledModels, queue: JobQueue, budget: int) -> InstalledModelOut:
-    """Return a model's JSON; raises ApiError 404 if it is deleted meanwhile."""
+    """Return a model as a response body; raise ApiError 404 if it is deleted meanwhile."""
     try:
         return _describe(name, models, queue, budget)
     except (UnknownModel, FileNotFoundError) as gone:
@@ -98,7 +98,7 @@ def _describe(name: str, models: InstalledModels, queue: JobQueue, budget: int) 
 
 @router.get("", summary="List models")
 def all_models(models: Models, queue: Queue, conversions: AllConversions, budget: Budget) -> ModelsOut:
-    """Installed models with their sizes on disk and in memory; running and queued conversions; checkpoints to convert."""
+    """Returns installed models, with sizes on disk and in memory; running and queued conversions; and checkpoints."""
     installed: list[InstalledModelOut] = []
     for name in models.names():
         with contextlib.suppress(UnknownModel, FileNotFoundError):  # deleted since its name was read
@@ -113,27 +113,27 @@ def all_models(models: Models, queue: Queue, conversions: AllConversions, budget
 
 @router.get("/{name}", responses=_ABSENT, summary="Get a model")
 def model(name: str, models: Models, queue: Queue, budget: Budget) -> InstalledModelOut:
-    """Its properties, its size on disk and in memory, whether it is loaded, and how many jobs need it."""
+    """Returns the model's properties, its sizes on disk and in memory, its jobs, and whether it is loaded."""
     return _model_out(_require_model(models, name), models, queue, budget)
 
 
 _LOADING: Answers = {
     **_ABSENT,
-    202: {"model": InstalledModelOut, "description": "The model will be loaded after the jobs before it"},
-    409: error("The model needs more memory than models may take"),
+    202: {"model": InstalledModelOut, "description": "The model will be loaded after the jobs ahead of it"},
+    409: error("The model needs more memory than models may use"),
     503: error("The model cannot be loaded, or the worker is not ready"),
 }
 
 
 @router.post("/{name}/load", response_model=InstalledModelOut, responses=_LOADING, summary="Load a model")
 async def load(name: str, models: Models, queue: Queue, budget: Budget) -> Response:
-    """Answers once the model is loaded, after the jobs before it; another loaded model is unloaded."""
-    known = await run_in_threadpool(_require_model, models, name)
+    """Answers when the model is loaded, after the jobs ahead of it; the server unloads the previous model."""
+    name = await run_in_threadpool(_require_model, models, name)
     if queue.readiness.state != "ready":
         raise ApiError(503, "not_ready", f"the worker is not ready: {queue.readiness.state}; see /readyz")
-    await run_in_threadpool(_require_memory, known, models, budget)
-    is_loaded = await _loaded(known, queue)
-    body = await run_in_threadpool(_model_out, known, models, queue, budget)
+    await run_in_threadpool(_require_memory, name, models, budget)
+    is_loaded = await _loaded(name, queue)
+    body = await run_in_threadpool(_model_out, name, models, queue, budget)
     return Response(body.model_dump_json(), 200 if is_loaded else 202, media_type="application/json")
 
 
@@ -148,7 +148,7 @@ def _require_memory(name: str, models: InstalledModels, budget: int) -> None:
 
 
 async def _loaded(name: str, queue: JobQueue) -> bool:
-    """Load the model and return whether it was loaded in time. Raises ApiError if it cannot be."""
+    """Load the model and return whether it was loaded in time; raise ApiError if it cannot be loaded."""
     events = queue.events.subscribe(f"models/{name}")
     try:
         try:
@@ -160,7 +160,7 @@ async def _loaded(name: str, queue: JobQueue) -> bool:
                 while name not in queue.loaded:
                     event = None
                     with contextlib.suppress(TimeoutError):
-                        event = await asyncio.wait_for(anext(events, None), _LOOK_SECONDS)
+                        event = await asyncio.wait_for(anext(events, None), _CHECK_SECONDS)
                     if event is not None and event.kind == "failed":
                         raise ApiError(503, event.data["code"], event.data["message"])
                     if queue.readiness.state == "failed":
@@ -172,16 +172,19 @@ async def _loaded(name: str, queue: JobQueue) -> bool:
 
 @router.post(
     "/{name}/unload",
-    responses={**_ABSENT, 202: {"model": InstalledModelOut, "description": "Unloads when the running job ends"}},
+    responses={
+        **_ABSENT,
+        202: {"model": InstalledModelOut, "description": "The server unloads the model when the running job ends"},
+    },
     summary="Unload a model",
 )
 def unload(name: str, models: Models, queue: Queue, budget: Budget, response: Response) -> InstalledModelOut:
-    """Frees the model's memory when the running job ends; the next job that needs the model loads it again."""
-    known = _require_model(models, name)
-    if known in queue.loaded:
+    """Frees the model's memory when the running job ends; the next job of the model loads it again."""
+    name = _require_model(models, name)
+    if name in queue.loaded:
         response.status_code = 202
-        queue.unload(known)
-    return _model_out(known, models, queue, budget)
+        queue.unload(name)
+    return _model_out(name, models, queue, budget)
 
 
 @router.delete(
@@ -196,18 +199,18 @@ def unload(name: str, models: Models, queue: Queue, budget: Budget, response: Re
     summary="Delete a model",
 )
 def delete(name: str, models: Models, queue: Queue, conversions: AllConversions) -> None:
-    """Deletes the model's folder in the data folder; its source stays."""
-    known = _require_model(models, name)
-    if known == models.default:
-        raise ApiError(409, "in_use", f"{known} is the default model; start the server with another one first")
-    if (waiting := queue.jobs_for(known)) > 0:
-        raise ApiError(409, "in_use", f"{waiting} jobs need {known}; cancel them or wait")
-    if conversions.making(known) is not None:
-        raise ApiError(409, "in_use", f"{known} is being converted; cancel that first")
-    queue.unload(known)
+    """Deletes the model's folder in the data folder, but not the source."""
+    name = _require_model(models, name)
+    if name == models.default:
+        raise ApiError(409, "in_use", f"{name} is the default model; start the server with another one first")
+    if (waiting := queue.jobs_for(name)) > 0:
+        raise ApiError(409, "in_use", f"{waiting} jobs need {name}; cancel them or wait")
+    if conversions.making(name) is not None:
+        raise ApiError(409, "in_use", f"{name} is being converted; cancel that first")
+    queue.unload(name)
     try:
-        models.delete(known)
+        models.delete(name)
     except (UnknownModel, FileNotFoundError) as gone:
-        raise ApiError(404, "no_such_model", f"the model {known} has just been deleted") from gone
+        raise ApiError(404, "no_such_model", f"the model {name} has just been deleted") from gone
     except NotDeletable as elsewhere:
         raise ApiError(409, "not_deletable", str(elsewhere)) from elsewhere

@@ -1,4 +1,4 @@
-"""The native API's bodies and answers."""
+"""The native API's request and response bodies."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from server.pipeline.request import FIELDS, asked_fields
 
 
 class _Submission(BaseModel):
-    """Fields of a submission besides those of the request."""
+    """The fields of a submission that are not part of the request."""
 
     model_config = ConfigDict(extra="forbid")
 
     priority: Priority = Field(
         "normal",
-        description=f"{', '.join(PRIORITIES)}: a job goes before all of lower priority; clients take turns within one",
+        description=f"{', '.join(PRIORITIES)}: a job runs before all jobs of lower priority; clients take turns within a priority",
     )
 
 
@@ -30,14 +30,14 @@ class _WithExample(_Submission):
     )
 
 
-#: Fields that come as files of a form, or as base64 in JSON.
+#: Fields that are files in a form, or base64 in JSON.
 ATTACHMENTS = tuple(field.name for field in FIELDS if field.find(Attachment))
 
 
 def _schema(
     name: str, about: str, fields: Iterable[RequestField], base: type[_Submission] = _Submission, **more: Any
 ) -> type[_Submission]:
-    """Return a model of these fields of a request, flat, all but the prompt with the model's default."""
+    """Return a flat schema of these request fields; all but the prompt default to the model's own value."""
     return create_model(name, __base__=base, __doc__=about, **asked_fields(list(fields)), **more)
 
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 else:
     Txt2Img = _schema(
         "Txt2Img",
-        "An image from text. Fields that are left out take the model's defaults.",
+        "An image from text. Omitted fields take the model's defaults.",
         [field for field in FIELDS if field.part != "source"],
         _WithExample,
     )
@@ -75,11 +75,11 @@ class JobImageOut(BaseModel):
 
     index: int = Field(description="From 0")
     seed: int
-    url: str = Field(description="Where the PNG is")
+    url: str = Field(description="The PNG's path")
 
 
 class JobErrorOut(BaseModel):
-    """Why a job failed."""
+    """The reason why a job failed."""
 
     code: str
     message: str
@@ -88,32 +88,32 @@ class JobErrorOut(BaseModel):
 class ProgressOut(BaseModel):
     """A running job's progress."""
 
-    image: int = Field(description="The image being made, from 0")
-    step: int = Field(description="Steps done of this image")
-    steps: int = Field(description="Steps of this image in all")
+    image: int = Field(description="The index of the current image, from 0")
+    step: int = Field(description="Finished steps of this image")
+    steps: int = Field(description="All steps of this image")
     fraction: float = Field(description="Of the whole job, 0 to 1")
 
 
 class TimingsOut(BaseModel):
     """A job's times in seconds so far."""
 
-    queued: float = Field(description="From acceptance to its last start; to its end, or to now, if it never started")
-    running: float | None = Field(description="From its last start to its end, or to now")
-    step: float | None = Field(description="A denoising step, on average")
+    queued: float = Field(description="From acceptance to the last start; without a start, to the end or to now")
+    running: float | None = Field(description="From the last start to the end, or to now")
+    step: float | None = Field(description="The average denoising step")
 
 
 class JobOut(BaseModel):
-    """A job's present state."""
+    """A job's current state."""
 
     id: str
     status: Status
     model: str
     priority: Priority
     url: str
-    request: dict[str, Any] = Field(description="The request with defaults filled in and its seed drawn")
+    request: dict[str, Any] = Field(description="The request, with defaults filled in and the seed that was drawn")
     position: int | None = Field(description="Jobs that run before it; null unless queued")
     eta: float | None = Field(
-        description="Seconds until it ends, estimated from earlier jobs; null if there were none, or if it has ended"
+        description="Seconds until the job ends, estimated from earlier jobs; null without earlier jobs, or after its end"
     )
     progress: ProgressOut | None
     images: list[JobImageOut]
@@ -122,7 +122,7 @@ class JobOut(BaseModel):
     started: float | None
     finished: float | None
     timings: TimingsOut
-    attempts: int = Field(description="How often it was started; above 1 after a crash")
+    attempts: int = Field(description="The number of starts; above 1 after a crash")
 
 
 class JobsOut(BaseModel):

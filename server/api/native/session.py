@@ -1,4 +1,4 @@
-"""The page's login: takes the API key once and sets a cookie, which the browser also sends for the page's images."""
+"""The page's login: checks the API key once and sets a cookie, which the browser also sends for the page's images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from server.security.key import COOKIE, Authenticator
 
 router = APIRouter(prefix=PREFIX, tags=["session"])
 
-_SECONDS = 30 * 24 * 3600
+_SESSION_SECONDS = 30 * 24 * 3600
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     400: error("The body is not JSON"),
     401: error("The key is wrong"),
@@ -51,13 +51,13 @@ Keys = Annotated[Authenticator, Depends(_authenticator)]
     summary="Log in",
 )
 def log_in(body: SessionIn, request: Request, keys: Keys) -> Response:
-    """Takes the key and sets a cookie that replaces it for thirty days; programs send the key itself with each request."""
+    """Sets a cookie that replaces the key for thirty days; programs send the key itself with each request."""
     if not keys.check(request.scope, body.key):
         raise ApiError(401, "key_wrong", "the API key is wrong", headers={"WWW-Authenticate": "Bearer"})
     answer = Response(status_code=204)
     if keys.key is not None:
         secure = request.url.scheme == "https"
-        answer.set_cookie(COOKIE, keys.key.session, _SECONDS, httponly=True, samesite="strict", secure=secure)
+        answer.set_cookie(COOKIE, keys.key.session, _SESSION_SECONDS, httponly=True, samesite="strict", secure=secure)
     return answer
 
 

@@ -1,4 +1,4 @@
-"""Reading of img2img's body: a form with a file, or JSON with base64."""
+"""Parses img2img's body: a form with a file, or JSON with base64."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _FIELDS = 30
 
 @dataclass(frozen=True)
 class Upload:
-    """A request's fields, and its files by the name of their field, undecoded."""
+    """A request's fields, and its files, still encoded, by the name of their field."""
 
     fields: Mapping[str, Any]
     attachments: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def _unbase64(name: str, text: str) -> bytes:
+def _decode_base64(name: str, text: str) -> bytes:
     data = text.partition(",")[2] if text.startswith("data:") else text
     try:
         return base64.b64decode("".join(data.split()), validate=True)
@@ -55,25 +55,25 @@ async def _read_form(request: Request) -> Upload:
 
 
 def media_type(request: Request) -> str:
-    """Return the body's type without its parameters, in lower case; empty if the request has none."""
+    """Return the body's media type without parameters, in lower case; empty if the request names none."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def json_only(request: Request) -> None:
-    """Raise ApiError 415 unless the body's type is JSON; pages of other sites can send the other types."""
+    """Raise ApiError 415 unless the body is JSON; pages of other sites can send other types."""
     kind = media_type(request)
     if kind != "application/json":
         raise ApiError(415, "wrong_type", f"the body is {kind[:80] or 'untyped'}; accepted: application/json")
 
 
 async def read_upload(request: Request) -> Upload:
-    """Read img2img's body; raises ApiError naming what is wrong."""
+    """Parse img2img's body; raise ApiError if something in it is wrong."""
     kind = media_type(request)
     try:
         if kind == "application/json":
             body = Img2ImgJson.model_validate_json(await request.body())
             fields = body.model_dump()
-            attachments = {name: _unbase64(name, fields.pop(name)) for name in ATTACHMENTS}
+            attachments = {name: _decode_base64(name, fields.pop(name)) for name in ATTACHMENTS}
             return Upload(fields, attachments)
         if kind == "multipart/form-data":
             return await _read_form(request)

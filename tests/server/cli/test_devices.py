@@ -42,7 +42,7 @@ def test_every_network_of_a_model_has_a_table(model, monkeypatch, capsys):
 def test_networks_that_part_nowhere_are_told_so(model, monkeypatch, capsys):
     pretend(monkeypatch, noisy=None)
     assert verify_devices(model.path, only=["text_encoder", "vae_encoder"], run=_predict) == 0
-    assert capsys.readouterr().out.count("parts nowhere") == 6
+    assert capsys.readouterr().out.count("deviates nowhere") == 6
 
 
 def test_where_the_engine_parts_stands_under_its_table(model, monkeypatch, capsys):
@@ -50,9 +50,9 @@ def test_where_the_engine_parts_stands_under_its_table(model, monkeypatch, capsy
     assert verify_devices(model.path, only=["unet"], run=_predict) == 0
     text = capsys.readouterr().out
     assert re.search(r"^block +fp16 +CPU_ONLY +CPU_AND_GPU +CPU_AND_NE$", text, re.M)
-    told = r"^CPU_AND_NE parts at down_blocks_1_resnets_0: [\d.]+ dB, where fp16 arithmetic gives [\d.]+ dB$"
+    told = r"^CPU_AND_NE deviates at down_blocks_1_resnets_0: [\d.]+ dB; fp16 arithmetic gives [\d.]+ dB$"
     assert re.search(told, text, re.M)
-    assert "CPU_AND_GPU parts nowhere" in text
+    assert "CPU_AND_GPU deviates nowhere" in text
 
 
 def test_a_device_that_does_not_run_a_network_fails(model, monkeypatch, capsys):
@@ -72,7 +72,7 @@ def test_a_device_that_does_not_run_a_network_fails(model, monkeypatch, capsys):
 def test_numbers_that_are_not_finite_fail(model, monkeypatch, capsys):
     pretend(monkeypatch, noisy=("text_model_encoder_layers_1_mlp_fc1", float("inf")))
     assert verify_devices(model.path, only=["text_encoder"], run=_predict) == 1
-    assert "CPU_AND_NE parts at text_model_encoder_layers_1: not finite dB" in capsys.readouterr().out
+    assert "CPU_AND_NE deviates at text_model_encoder_layers_1: not finite dB" in capsys.readouterr().out
 
 
 def test_a_package_by_itself_is_compared_too(model, monkeypatch, capsys, tmp_path):
@@ -85,7 +85,7 @@ def test_a_package_by_itself_is_compared_too(model, monkeypatch, capsys, tmp_pat
 
 def test_a_network_that_is_not_there_is_told(model, monkeypatch):
     pretend(monkeypatch)
-    with pytest.raises(AnemoneError, match="has no controlnet; it has text_encoder, unet"):
+    with pytest.raises(AnemoneError, match="has no network controlnet; accepted: text_encoder, unet"):
         verify_devices(model.path, only=["controlnet"], run=_predict)
 
 
@@ -93,7 +93,7 @@ def test_a_network_that_is_not_there_is_told(model, monkeypatch):
 def test_off_a_mac_it_is_said_what_can_be_done_here(model_folder, capsys):
     assert main(["verify", str(model_folder.path), "--device"]) == 1
     told = capsys.readouterr().err
-    assert "this is no Mac" in told
+    assert "this machine is not a Mac" in told
     assert f"anemone verify {model_folder.path} --against SOURCE" in told
 
 
@@ -103,6 +103,6 @@ def test_the_two_ways_to_verify_exclude_each_other(model_folder, capsys):
             main(["verify", str(model_folder.path), *arguments])
         assert found.value.code == 2
     assert main(["verify", str(model_folder.path), "--against", "x", "--only", "unet"]) == 1
-    assert "--only goes with --device" in capsys.readouterr().err
+    assert "--only needs --device" in capsys.readouterr().err
     assert main(["verify", str(model_folder.path), "--device", "--ranges"]) == 1
-    assert "--ranges goes with --against" in capsys.readouterr().err
+    assert "--ranges needs --against" in capsys.readouterr().err

@@ -92,12 +92,12 @@ def test_versions_and_the_machine_are_told_and_nothing_secret(
 def test_quick_loads_nothing(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, found = run(capsys, "--data-dir", str(data), "--quick")
     assert status == 0
-    assert {one["unmeasured"] for one in found["models"][0]["networks"]} == {"not asked for"}
+    assert {one["unmeasured"] for one in found["models"][0]["networks"]} == {"not requested"}
     assert main(["doctor", "--data-dir", str(data), "--quick"]) == 0
     text = capsys.readouterr().out
     assert re.search(r"^anemone [\d.]+ with python 3\.[\d.]+, coremltools 9\.0, torch ", text, re.M)
     assert re.search(r"^model good: sd1; attention split_einsum; 64x64, 96x64; ", text, re.M)
-    assert "unet (on a Mac: CPU_AND_NE): not timed: not asked for" in text
+    assert "unet (on a Mac: CPU_AND_NE): not timed: not requested" in text
     assert "prediction for an M1, not measured: Neural Engine" in text
     assert text.endswith("nothing is wrong\n")
 
@@ -122,7 +122,7 @@ def test_that_there_is_no_model_is_wrong(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["doctor", "--data-dir", str(tmp_path / "data")]) == 1
     text = capsys.readouterr().out
     assert "wrong: no model is installed\n  `anemone serve` converts the bundled one" in text
-    assert f"data folder: {tmp_path / 'data'}, not there yet" in text
+    assert f"data folder: {tmp_path / 'data'}, does not exist yet" in text
     assert not (tmp_path / "data").exists()
 
 

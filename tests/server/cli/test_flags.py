@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from converter.options import DEFAULT_OPTIONS, ConvertOptions
-from server.cli.flags import add_options, options_given
+from server.cli.flags import add_options, options_of
 
 
 def parsed(*words: str, networks_only: bool = False) -> ConvertOptions:
     command = argparse.ArgumentParser()
     add_options(command, networks_only=networks_only)
-    return ConvertOptions(**options_given(command.parse_args(words)))
+    return ConvertOptions(**options_of(command.parse_args(words)))
 
 
 def test_without_flags_a_conversion_is_as_usual() -> None:

@@ -68,7 +68,7 @@ def test_without_the_systems_command_the_file_is_written_and_the_failure_told(
     assert path.is_file()
     told = capsys.readouterr().err
     assert str(path) in told
-    assert "systemctl is not there" in told
+    assert "systemctl is not installed" in told
     assert main(["service", "status"]) == 3
     assert main(["service", "uninstall"]) == 0
     assert not path.exists()

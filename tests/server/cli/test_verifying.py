@@ -25,13 +25,13 @@ SERVED = "Core ML" if sys.platform == "darwin" else "fast"
 def test_a_model_agrees_with_the_checkpoint_it_was_made_from(checkpoint, model_folder, capsys):
     assert main(["verify", str(model_folder.path), "--against", str(checkpoint), "--steps", "2"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
-    assert [line.split()[0] for line in lines] == ["text_encoder", "unet", "vae_decoder", "vae_encoder", "a"]
+    assert [line.split()[0] for line in lines] == ["text_encoder", "unet", "vae_decoder", "vae_encoder", "an"]
     for line in lines[:4]:
         found = re.fullmatch(rf"\w+ +fp32 +([\d.]+) dB, fp16 +([\d.]+) dB, {SERVED} +([\d.]+) dB", line).groups()
         exact, rounded, served = map(float, found)
         assert exact > rounded > 55
         assert served > 45
-    found = re.fullmatch(rf"a picture in 2 steps +fp16 +([\d.]+) dB, {SERVED} +([\d.]+) dB", lines[4]).groups()
+    found = re.fullmatch(rf"an image in 2 steps +fp16 +([\d.]+) dB, {SERVED} +([\d.]+) dB", lines[4]).groups()
     assert min(map(float, found)) > 40
 
 
@@ -61,7 +61,7 @@ def test_the_operations_nearest_to_overflow_are_told_for_the_engine(checkpoint, 
         assert rooms == sorted(rooms)
         assert rooms[0] > 0
         assert {line.split()[-3] for line in table.splitlines()[2:]} <= {"65504", "32752", "4094"}
-    assert last.startswith("The Neural Engine's limits are as others measured them; none was confirmed here on a Mac.")
+    assert last.startswith("Others measured the Neural Engine's limits; we confirmed none of them on a Mac.")
     assert "not the engine's rounding error" in last
 
 
@@ -119,7 +119,9 @@ def test_what_there_is_nothing_to_compare_with_is_told(checkpoint, tmp_path, cap
 def test_a_model_of_another_family_or_width_is_told_from_the_source(checkpoint, model_folder, tmp_path, capsys):
     other = write_xl_checkpoint(tmp_path / "xl")
     assert main(["verify", str(model_folder.path), "--against", str(other)]) == 1
-    assert re.search(r"xl is of family sdxl and .* of sd1; give the source it was made from", capsys.readouterr().err)
+    assert re.search(
+        r"xl is of family sdxl and .* of sd1; give the checkpoint that it was converted from", capsys.readouterr().err
+    )
     wider = write_checkpoint(
         tmp_path / "wider", vae=tiny_vae(latent_channels=8), unet=tiny_unet(in_channels=8, out_channels=8)
     )

@@ -85,7 +85,7 @@ def test_a_network_that_runs_on_no_unit_is_wrong(model, mac):
     failed(model, "unet", "CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY")
     found, (problem,) = examined(model, quick=True)
     assert "unet" not in [one.network for one in found.networks]
-    assert problem.what.startswith("unet of tiny runs on none of the compute units it may run on (")
+    assert problem.what.startswith("unet of tiny failed on all allowed compute units (")
     assert "CPU_AND_NE: killed by SIGKILL" in problem.what
     assert "anemone-trials.json" in problem.remedy
 
@@ -96,7 +96,7 @@ def test_numbers_that_are_not_finite_are_wrong(model, mac):
     (model.path / FILE).write_text(json.dumps(manifest))
     mac.noisy = ("text_model_encoder_layers_0_mlp_fc1", float("inf"))
     _, (problem,) = examined(ModelFolder.open(model.path))
-    assert problem.what == "text_encoder of tiny gives numbers that are not finite"
+    assert problem.what == "the results of text_encoder of tiny are not finite"
     assert "--device" in problem.remedy
 
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from converter.errors import AnemoneError
 from server.security import tls
-from server.security.tls import Certificate, given_certificate, own_certificate
+from server.security.tls import Certificate, own_certificate, user_certificate
 
 NAMES = ("localhost", "127.0.0.1", "::1", "mac.local")
 
@@ -74,13 +74,13 @@ def test_a_certificate_whose_key_is_another_is_made_anew(tmp_path: Path) -> None
     assert greeted(own_certificate(tmp_path, NAMES), "localhost")
 
 
-def test_a_given_certificate_is_used_as_it_is(tmp_path: Path) -> None:
+def test_a_user_certificate_is_used_as_it_is(tmp_path: Path) -> None:
     made = own_certificate(tmp_path, NAMES)
-    assert given_certificate(made.cert, made.key) == made
+    assert user_certificate(made.cert, made.key) == made
 
 
 @pytest.mark.parametrize("broken", ["missing", "empty", "swapped", "another key", "encrypted"])
-def test_a_given_certificate_that_cannot_be_used_is_named(tmp_path: Path, broken: str) -> None:
+def test_a_user_certificate_that_cannot_be_used_is_named(tmp_path: Path, broken: str) -> None:
     made = own_certificate(tmp_path, NAMES)
     cert, key = made.cert, made.key
     if broken == "missing":
@@ -99,4 +99,4 @@ def test_a_given_certificate_that_cannot_be_used_is_named(tmp_path: Path, broken
             )
         )
     with pytest.raises(AnemoneError, match=cert.name):
-        given_certificate(cert, key)
+        user_certificate(cert, key)

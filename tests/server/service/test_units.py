@@ -123,7 +123,7 @@ def test_uninstalling_stops_it_removes_the_file_and_can_be_done_twice(tmp_path: 
 @pytest.mark.parametrize("make", [launchd, systemd])
 def test_status_tells_whether_it_is_installed_and_runs(tmp_path: Path, make) -> None:
     unit = make(tmp_path)
-    assert status(unit, Runner()) == (False, "not installed; `anemone service install` does")
+    assert status(unit, Runner()) == (False, "not installed; run `anemone service install`")
     install(unit, Runner())
     assert status(unit, Runner())[0] is True
     runs, said = status(unit, Runner(unit.status))
