@@ -1,4 +1,4 @@
-"""Full-size checkpoints of random weights in the real configurations, written tensor by tensor."""
+"""Writes full-size checkpoints of random weights in the real configurations, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.original import original_clip, original_openclip, original_unet,
 
 _POSITIONS = "text_model.embeddings.position_ids"
 _BYTES = {"F16": 2, "BF16": 2, "F32": 4, "I64": 8}
-#: The settings in which the real config.json differ from diffusers' defaults.
+#: Settings of the real config.json files that differ from diffusers' defaults.
 SD15_UNET: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
 SD21_UNET: dict[str, Any] = {
     "sample_size": 96,
@@ -85,7 +85,7 @@ _SAFETY: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Size:
-    """What a full-size checkpoint is made of; ``texts`` are its text encoders' names, classes and settings."""
+    """The configuration of a full-size checkpoint; ``texts``: its text encoders' names, classes and settings."""
 
     unet: dict[str, Any]
     texts: tuple[tuple[str, Any, dict[str, Any]], ...] = (_L,)
@@ -107,22 +107,22 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def _shapes(module: torch.nn.Module) -> Shapes:
-    """The names and shapes of a module's tensors, as published checkpoints have them.
+    """Return the names and shapes of a module's tensors, as in published checkpoints.
 
-    CLIP's are text_model.* there, with the numbers of the positions; transformers 5 leaves both out.
+    There CLIP's tensors are called text_model.* and include the positions' numbers; transformers 5 has neither.
     """
-    found = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
     if not isinstance(module, CLIPTextModel | CLIPTextModelWithProjection):
-        return found
+        return shapes
     own = ("text_model.", "text_projection.")
-    named = {name if name.startswith(own) else f"text_model.{name}": shape for name, shape in found.items()}
+    named = {name if name.startswith(own) else f"text_model.{name}": shape for name, shape in shapes.items()}
     return named | {_POSITIONS: (1, 77)}
 
 
 def _write_random(tensors: Shapes, path: Path, rng: np.random.Generator, dtype: str = "F16") -> None:
-    """Random weights of those names and shapes as a safetensors file; one tensor in memory at a time.
+    """Write random weights with these names and shapes as a safetensors file, one tensor in memory at a time.
 
-    Matrices are scaled by their fan-in and norms are near one, so that activations stay in fp16's range.
+    Matrices are scaled by their fan-in and norms are one, so that activations stay in fp16's range.
     """
     header: dict[str, Any] = {}
     offset = 0
@@ -159,7 +159,7 @@ def _save(module: torch.nn.Module, config: dict[str, Any], folder: Path, name: s
 
 
 def write_extras(folder: Path, size: Size) -> dict[str, Path]:
-    """A ControlNet for the size's UNet, TAESD and Stable Diffusion 1's safety checker: option -> folder."""
+    """Write a ControlNet for the size's UNet, TAESD and SD 1's safety checker; return option -> folder."""
     rng = np.random.default_rng(1)
     with torch.device("meta"):
         net = ControlNetModel.from_unet(UNet2DConditionModel(**size.unet), load_weights_from_unet=False)
@@ -173,7 +173,7 @@ def write_extras(folder: Path, size: Size) -> dict[str, Path]:
 
 
 def _modules(size: Size, *, last_layer: bool = False) -> tuple[Any, Any, dict[str, Any]]:
-    """UNet, autoencoder and text encoders without data; with ``last_layer``, OpenCLIP H's, which folders leave out."""
+    """Return UNet, autoencoder and text encoders without data; with ``last_layer``, add the one folders lack in OpenCLIP H."""
     with torch.device("meta"):
         unet, vae = UNet2DConditionModel(**size.unet), AutoencoderKL(**_VAE, scaling_factor=size.scaling_factor)
         texts = {}
@@ -184,7 +184,7 @@ def _modules(size: Size, *, last_layer: bool = False) -> tuple[Any, Any, dict[st
 
 
 def file_shapes(size: Size) -> Shapes:
-    """The tensors of a checkpoint of that size in one file, in the original naming, with what trainers leave in it."""
+    """Return the shapes of a one-file checkpoint's tensors, in the original naming, with training leftovers."""
     unet, vae, texts = _modules(size, last_layer=True)
     state = original_unet(unet) | original_vae(vae)
     xl = size.unet.get("addition_embed_type") is not None
@@ -204,12 +204,12 @@ def file_shapes(size: Size) -> Shapes:
 
 
 def write_file(path: Path, size: Size, dtype: str = "F16") -> None:
-    """A checkpoint of that size in one file, of random weights."""
+    """Write a one-file checkpoint of random weights."""
     _write_random(file_shapes(size), path, np.random.default_rng(0), dtype)
 
 
 def write_checkpoint(folder: Path, size: Size, tokenizer: Path) -> None:
-    """A checkpoint of that size in diffusers' layout; ``tokenizer`` is a folder with vocab.json and merges.txt."""
+    """Write a checkpoint in diffusers' layout; ``tokenizer`` is a folder with vocab.json and merges.txt."""
     rng = np.random.default_rng(0)
     unet, vae, texts = _modules(size)
     _save(unet, dict(unet.config), folder / "unet", "diffusion_pytorch_model.safetensors", rng)

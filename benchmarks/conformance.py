@@ -1,13 +1,13 @@
-"""coremltools' own operator tests against our runtime: a table of operators, passed and failed.
+"""Runs coremltools' own operator tests with our runtime and prints a table of operators, passed and failed.
 
     python -m benchmarks.conformance                       # every operator test: an hour and more on two cores
-    python -m benchmarks.conformance --op conv --op linear # those whose code or name has one of these
+    python -m benchmarks.conformance --op conv --op linear # tests whose code or name has one of these
     python -m benchmarks.conformance --sample 20           # one case in twenty, the same each time
-    python -m benchmarks.conformance --kept cases.jsonl    # and go on there, if it is stopped
+    python -m benchmarks.conformance --kept cases.jsonl    # save results; a later run resumes
 
 The tests are those installed with coremltools (``converters/mil/mil/ops/tests``), fp32 cases included, whose
-predictions go through our runtime instead of Core ML. A case applies if it predicts with an ML program; it then has
-to pass unless conformance_exceptions says why not. Ends with 1 where one that applies and has no excuse fails.
+predictions go through our runtime instead of Core ML. A case applies if it predicts with an ML program; it then
+must pass, unless conformance_exceptions excuses it. The exit status is 1 if such a case fails.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ _TORCH = "converters/mil/frontend/torch/test/test_torch_ops.py"
 
 
 class TooSlow(BaseException):
-    """A case took longer than it may; no Exception, so that no test catches it."""
+    """A case exceeded its time limit; not an Exception, so that no test catches it."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What became of one case.
+    """The result of one case.
 
-    operators: those of the programs it predicted with; None where it predicted with none.
-    reason: the error's class and words; "" where there was none.
+    operators: those of the programs that it predicted with; None if it did not predict.
+    reason: the error's class and message; "" without an error.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Case:
 
 
 class Kept:
-    """Cases in a file of JSON lines, each written as soon as it has run: a run that was stopped goes on where it was."""
+    """Results in a file of JSON lines, each written when its case has run, so that a stopped run can resume."""
 
     def __init__(self, path: Path | None) -> None:
         self.cases: list[Case] = []
@@ -65,7 +65,7 @@ class Kept:
         self._path = path
 
     def add(self, case: Case) -> None:
-        """Keep one more."""
+        """Add the result of a case."""
         self.cases.append(case)
         if self._path is not None:
             with self._path.open("a") as file:
@@ -73,8 +73,8 @@ class Kept:
 
 
 @dataclass
-class Tally:
-    """What became of the cases that use an operator."""
+class Counts:
+    """Results of the cases that use an operator."""
 
     passed: int = 0
     excused: int = 0
@@ -82,11 +82,11 @@ class Tally:
 
 
 class Results:
-    """What became of every case."""
+    """The counts over all cases."""
 
     def __init__(self, cases: Iterable[Case]) -> None:
-        self.operators: dict[str, Tally] = collections.defaultdict(Tally)
-        self.total = Tally()
+        self.operators: dict[str, Counts] = collections.defaultdict(Counts)
+        self.total = Counts()
         self.inapplicable: collections.Counter[str] = collections.Counter()
         self.excuses: collections.Counter[str] = collections.Counter()
         self.failures: list[Case] = []
@@ -100,13 +100,13 @@ class Results:
         elif case.operators is None:
             self.inapplicable["predicts nothing" if passed else "stops before it predicts"] += 1
         else:
-            excused = None if passed else excuse(case.name, case.operators, case.reason)
-            for tally in [self.total, *(self.operators[op] for op in case.operators)]:
-                tally.passed += passed
-                tally.excused += not passed and excused is not None
-                tally.failed += not passed and excused is None
-            if excused is not None:
-                self.excuses[excused] += 1
+            reason = None if passed else excuse(case.name, case.operators, case.reason)
+            for counts in [self.total, *(self.operators[op] for op in case.operators)]:
+                counts.passed += passed
+                counts.excused += not passed and reason is not None
+                counts.failed += not passed and reason is None
+            if reason is not None:
+                self.excuses[reason] += 1
             elif not passed:
                 self.failures.append(case)
 
@@ -117,7 +117,7 @@ def _code(tests: Any) -> str:
 
 
 def _name(node: str) -> str:
-    """A case's name from pytest's: the file below coremltools' operator tests, or the file alone, and the rest."""
+    """Return a case's name from pytest's node id: the path inside coremltools' operator tests, or the file name, and the test."""
     return node.partition(_TESTS)[2].strip("/") or node.rpartition("/")[2]
 
 
@@ -127,13 +127,13 @@ def _mentions(item: pytest.Function, wanted: list[str]) -> bool:
 
 
 class Conformance:
-    """A pytest plugin: chooses the cases, limits their time, and keeps what became of them."""
+    """A pytest plugin that chooses the cases, limits their time, and records their results."""
 
     def __init__(self, wanted: list[str], sample: int, limit: float, kept: Kept) -> None:
         self._wanted, self._sample, self._limit, self._kept = wanted, sample, limit, kept
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        """Keep the cases asked for and not yet run; each n-th by the hash of its name, the same each time."""
+        """Keep the requested cases that have not run yet; the sample depends on the hash of a name, so it never changes."""
         if self._wanted:
             items[:] = [i for i in items if _mentions(i, self._wanted)]
         ran = {case.name for case in self._kept.cases}
@@ -142,7 +142,7 @@ class Conformance:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: Any) -> Generator[None, Any, Any]:
-        """Stop a case that takes too long."""
+        """Stop a case at its time limit."""
 
         def late(number: int, frame: Any) -> None:
             raise TooSlow(f"longer than {self._limit:g} s")
@@ -157,7 +157,7 @@ class Conformance:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: Any, call: Any) -> Generator[None, Any, Any]:
-        """Keep a case once it has run."""
+        """Record the result of a case."""
         report = yield
         if call.when == "call" or (call.when == "setup" and report.outcome != "passed"):
             self._add(item.nodeid, report.outcome, call.excinfo)
@@ -167,19 +167,19 @@ class Conformance:
         from benchmarks.conformance_proxy import PREDICTED
 
         seen = PREDICTED.ran
-        if outcome == "failed" and not seen:  # what could not be loaded may have kept the case from predicting
+        if outcome == "failed" and not seen:  # a program that could not be loaded may have stopped the case
             seen = [p for p in PREDICTED.loaded if p.error is not None]
         operators = sorted(set().union(*(p.operators for p in seen))) if seen else None
         PREDICTED.loaded, PREDICTED.ran = [], []
-        # ct.convert collects garbage each time, walking over all that pytest and coremltools hold of every case: in a
-        # run of 11,000 it took half of the time.
+        # Every ct.convert collects garbage and visits all objects that pytest and coremltools keep of every case: in a
+        # run of 11,000 cases this took half of the time.
         gc.freeze()
         reason = "" if error is None else " ".join(f"{error.typename}: {error.value}".split())
         self._kept.add(Case(_name(node), outcome, operators, reason))
 
 
 def report(results: Results) -> str:
-    """The table, what does not apply or is excused and why, and every failure."""
+    """Return the table, the reasons why cases are excused or do not apply, and every failure, as text."""
     rows = sorted(results.operators.items())
     lines = [f"{'operator':32} {'passed':>7} {'failed':>7} {'excused':>8}"]
     lines += [f"{op:32} {t.passed:7} {t.failed:7} {t.excused:8}" for op, t in rows]
@@ -193,7 +193,7 @@ def report(results: Results) -> str:
 
 
 def run(wanted: list[str], sample: int, limit: float, where: list[str], kept: Kept) -> Results:
-    """Run the tests in this process and count those kept; coremltools must not have been imported yet."""
+    """Run the tests in this process and count all recorded results; coremltools must not be imported yet."""
     os.environ |= {"PYMIL_TEST_TARGETS": "mlprogram", "INCLUDE_MIL_FP32_UNIT_TESTS": "1"}
     from benchmarks.conformance_proxy import install
 
@@ -209,18 +209,18 @@ def run(wanted: list[str], sample: int, limit: float, where: list[str], kept: Ke
 
 
 def main() -> None:
-    """Run what is asked for and print the table."""
+    """Run the requested cases and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--op", action="append", default=[], help="only cases of this operator (may be given again)")
-    parser.add_argument("--sample", type=int, default=1, help="one case in so many, the same each time (all)")
+    parser.add_argument("--op", action="append", default=[], help="only cases of this operator; may be repeated")
+    parser.add_argument("--sample", type=int, default=1, help="one case in N, always the same ones (all)")
     parser.add_argument("--limit", type=float, default=60, help="seconds for one case (60)")
     parser.add_argument("--torch", action="store_true", help="coremltools' PyTorch frontend tests, end to end")
-    parser.add_argument("--file", action="append", help="a test file below coremltools, instead of all")
-    parser.add_argument("--kept", type=Path, help="a file that keeps what became of each case; those in it are not run")
-    given = parser.parse_args()
+    parser.add_argument("--file", action="append", help="only this test file of coremltools; may be repeated")
+    parser.add_argument("--kept", type=Path, help="a file that records results; cases in it do not run again")
+    args = parser.parse_args()
     before = time.perf_counter()
-    where = given.file or [_TORCH if given.torch else _TESTS]
-    results = run(given.op, given.sample, given.limit, where, Kept(given.kept))
+    where = args.file or [_TORCH if args.torch else _TESTS]
+    results = run(args.op, args.sample, args.limit, where, Kept(args.kept))
     print(report(results))
     print(f"{time.perf_counter() - before:.0f} s")
     if results.failures or not results.total.passed:

@@ -1,4 +1,4 @@
-"""Cases of coremltools' operator tests that need not pass here, each with the reason."""
+"""The cases of coremltools' operator tests that need not pass here, with the reasons."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ LEFT_OUT = {
 
 @dataclass(frozen=True)
 class Excuse:
-    """Why cases need not pass: those of a program with one of the operators, or whose name and error fit the patterns.
+    """A reason why cases need not pass: cases with one of the operators, or whose name and error match the patterns.
 
-    With ``within``, the greatest difference that the error tells of, relative or absolute, must be at most that, too.
+    With ``within``, the smaller of the error's greatest differences (relative, absolute) must also be at most that.
     """
 
     why: str
@@ -26,11 +26,11 @@ class Excuse:
     within: float | None = None
 
     def fits(self, name: str, operators: list[str], error: str) -> bool:
-        """Whether a failed case is one of these."""
+        """Return whether the excuse applies to a failed case."""
         if self.operators:
             return bool(self.operators & set(operators))
-        told = [float(n) for n in re.findall(r"Max \w+ difference among violations: ([\d.e+-]+)", error)]
-        close = self.within is None or (told != [] and min(told) <= self.within)
+        differences = [float(n) for n in re.findall(r"Max \w+ difference among violations: ([\d.e+-]+)", error)]
+        close = self.within is None or (differences != [] and min(differences) <= self.within)
         return close and all(re.search(p, text) is not None for p, text in ((self.name, name), (self.error, error)))
 
 
@@ -100,5 +100,5 @@ EXCUSES = [
 
 
 def excuse(name: str, operators: list[str], error: str) -> str | None:
-    """The reason why a failed case need not pass, or None where it must."""
+    """Return the reason why a failed case need not pass, or None if it must."""
     return next((e.why for e in EXCUSES if e.fits(name, operators, error)), None)

@@ -1,8 +1,8 @@
-"""Our runtime in the place where coremltools calls Core ML, so that its own operator tests predict with it.
+"""Puts our runtime in the place of Core ML in coremltools, so that its own operator tests predict with it.
 
-coremltools reaches Core ML through ``coremltools.models.model._MLModelProxy``, which off a Mac is None, and asks the
-platform in a few other places; `install` answers for all of them. Each prediction is remembered in ``PREDICTED``: which
-operators the program has, and why it could not be loaded or run, where it could not.
+coremltools reaches Core ML through ``coremltools.models.model._MLModelProxy``, which is None except on a Mac, and checks
+the platform in a few other places; `install` replaces all of them. ``PREDICTED`` records each prediction: the program's
+operators, and the error if it could not be loaded or run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from converter.runtime.feature import Feature
 from converter.runtime.mil import MILNetwork, OperationError
 from converter.runtime.program import read_model
 
-#: What macOS the tests are to think they run on: the first with every operator of iOS 18.
+#: The macOS version that the tests see: the first with every operator of iOS 18.
 _MACOS = (15, 4)
 #: Operations that say nothing about a case.
 _EVERYWHERE = {"const", "cast", "identity"}
@@ -27,7 +27,7 @@ _EVERYWHERE = {"const", "cast", "identity"}
 
 @dataclass
 class Prediction:
-    """One package that a test ran: its operators, and the error where it could not be loaded or run."""
+    """One package that a test ran: its operators, and the error if it could not be loaded or run."""
 
     operators: frozenset[str]
     error: Exception | None = None
@@ -35,7 +35,7 @@ class Prediction:
 
 @dataclass
 class Predictions:
-    """The packages that the running test has loaded, and which of them it ran."""
+    """The packages that the current test has loaded, and those that it ran."""
 
     loaded: list[Prediction] = field(default_factory=list)
     ran: list[Prediction] = field(default_factory=list)
@@ -45,16 +45,16 @@ PREDICTED = Predictions()
 
 
 def _kinds(block: Any) -> set[str]:
-    found = set()
+    kinds = set()
     for op in block.operations:
-        found.add(op.type)
+        kinds.add(op.type)
         for inner in op.blocks:
-            found |= _kinds(inner)
-    return found
+            kinds |= _kinds(inner)
+    return kinds
 
 
 def operators(path: Path) -> frozenset[str]:
-    """The kinds of operations in all of a package's functions, but for constants and casts where there are others."""
+    """Return the operators of a package's functions, without constants, and without casts if there are other operators."""
     kinds: set[str] = set()
     for body in read_model(path).mlProgram.functions.values():
         kinds |= _kinds(body.block_specializations[body.opset])
@@ -62,72 +62,74 @@ def operators(path: Path) -> frozenset[str]:
     return frozenset(kinds - _EVERYWHERE or kinds)
 
 
-def _given(array: Any, declared: Any) -> NDArray[Any]:
-    """An input as Core ML would take it: in the type that the model declares, a scalar as an array of one."""
-    found = np.asarray(array)
-    if found.dtype.kind != declared.dtype.kind:
-        found = found.astype(declared.dtype)
-    return found.reshape(declared.shape) if found.ndim == 0 and len(declared.shape) == 1 else found
+def _as_input(array: Any, declared: Any) -> NDArray[Any]:
+    """Convert an input as Core ML does: to the declared type, and a scalar to an array of one element."""
+    value = np.asarray(array)
+    if value.dtype.kind != declared.dtype.kind:
+        value = value.astype(declared.dtype)
+    return value.reshape(declared.shape) if value.ndim == 0 and len(declared.shape) == 1 else value
 
 
-def _wide(outputs: Mapping[str, Feature]) -> dict[str, Feature]:
-    """Outputs as they are computed, in fp32, even where a model declares fp16.
+def _in_fp32(outputs: Mapping[str, Feature]) -> dict[str, Feature]:
+    """Declare all outputs fp32, as they are computed, even if the model declares fp16.
 
-    The tests hold fp32 programs with fp16 outputs to 1e-4, which rounding alone exceeds.
+    The tests compare fp32 programs with fp16 outputs to within 1e-4, which rounding alone exceeds.
     """
-    half = np.dtype(np.float16)
-    return {n: replace(f, dtype=np.dtype(np.float32)) if f.dtype == half else f for n, f in outputs.items()}
+    fp16 = np.dtype(np.float16)
+    return {n: replace(f, dtype=np.dtype(np.float32)) if f.dtype == fp16 else f for n, f in outputs.items()}
 
 
 class Proxy:
-    """What coremltools takes for a model loaded by Core ML."""
+    """Stands in for coremltools' handle of a model that Core ML has loaded."""
 
     def __init__(self, path: str, compute_units: str, function: str, hints: dict[str, str], asset: Any) -> None:
         self._path = Path(path)
         self._network: MILNetwork | None = None
-        self._seen = Prediction(frozenset())
+        self._prediction = Prediction(frozenset())
         try:
-            self._seen = Prediction(operators(self._path))
+            self._prediction = Prediction(operators(self._path))
             self._network = MILNetwork(self._path, function or "main")
-            self._network.outputs = _wide(self._network.outputs)
-        except Exception as error:  # a test that never predicts must not fail for it: predict raises it
-            self._seen.error = error
-        PREDICTED.loaded.append(self._seen)
+            self._network.outputs = _in_fp32(self._network.outputs)
+        except Exception as error:  # predict raises it: a test that never predicts must not fail
+            self._prediction.error = error
+        PREDICTED.loaded.append(self._prediction)
 
     @staticmethod
     def maximum_supported_specification_version() -> int:
-        """That of iOS 18."""
+        """Return the version of iOS 18."""
         return 9
 
     def predict(self, inputs: dict[str, Any], state: Any = None) -> dict[str, NDArray[Any]]:
-        """What the network gives for the inputs."""
-        PREDICTED.ran.append(self._seen)
+        """Return the network's outputs for the inputs."""
+        PREDICTED.ran.append(self._prediction)
         if self._network is None:
-            assert self._seen.error is not None
-            raise self._seen.error
+            assert self._prediction.error is not None
+            raise self._prediction.error
         try:
             declared = self._network.inputs
-            given = {name: _given(array, declared[name]) for name, array in inputs.items()}
-            found = self._network.predict(given) if state is None else self._network.predict(given, state=state)
+            arrays = {name: _as_input(array, declared[name]) for name, array in inputs.items()}
+            outputs = self._network.predict(arrays) if state is None else self._network.predict(arrays, state=state)
         except OperationError as error:
-            self._seen.error = error
-            raise RuntimeError(f"Unable to compute the prediction using ML Program: {error}") from error  # its words
-        return {name: np.atleast_1d(array) for name, array in found.items()}  # Core ML gives no scalars
+            self._prediction.error = error
+            raise RuntimeError(
+                f"Unable to compute the prediction using ML Program: {error}"
+            ) from error  # Core ML's text
+        return {name: np.atleast_1d(array) for name, array in outputs.items()}  # Core ML returns no scalars
 
     def newState(self) -> Any:
-        """The states of a network, zero."""
+        """Return the network's states, all zero."""
         if self._network is None:
-            assert self._seen.error is not None
-            raise self._seen.error
+            assert self._prediction.error is not None
+            raise self._prediction.error
         return self._network.make_state()
 
     def get_compiled_model_path(self) -> str:
-        """Where the model was read from; there is no compiled one."""
+        """Return the package's path; it has no compiled form."""
         return str(self._path)
 
 
 def install() -> None:
-    """Let coremltools believe that this is a Mac whose Core ML is our runtime; before any of its tests is imported."""
+    """Make coremltools use our runtime as a Mac's Core ML; call it before importing any of its tests."""
     import coremltools as ct
     import coremltools.models.model as model
     import coremltools.models.utils as utils

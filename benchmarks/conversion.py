@@ -1,9 +1,9 @@
-"""How fast and light conversion is, beside ``ct.convert`` and, where its checkout is given, Apple's converter.
+"""Measures the time and memory of conversion, of ``ct.convert`` and, with a checkout of it, of Apple's converter.
 
     python -m benchmarks.conversion --size sd15 --peers
 
-Checkpoints are of random weights in the real configurations; every converter runs in a process of its own. Only the
-UNet is compared: it is nine tenths of the work, and each converter takes the same file.
+Checkpoints have random weights in the real configurations; every converter runs in its own process. Only the UNet is
+compared: it is nine tenths of the work, and all converters read the same file.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ ct.convert(program, minimum_deployment_target=ct.target.macOS13, skip_model_load
 """
 
 
-def _report(name: str, found: Cost, ours: Cost | None = None) -> None:
-    ratio = "" if ours is None else f"  {found.seconds / ours.seconds:6.1f} x the time"
-    ratio += "" if ours is None else f"  {found.own_bytes / ours.own_bytes:6.1f} x the memory"
-    memory = f"{found.own_bytes / 1e9:6.2f} GB own, {found.resident_bytes / 1e9:6.2f} GB with mapped files"
-    print(f"{name:32} {found.seconds:7.1f} s  {memory}{ratio}", flush=True)
+def _report(name: str, measured: Cost, ours: Cost | None = None) -> None:
+    ratio = "" if ours is None else f"  {measured.seconds / ours.seconds:6.1f} x the time"
+    ratio += "" if ours is None else f"  {measured.own_bytes / ours.own_bytes:6.1f} x the memory"
+    memory = f"{measured.own_bytes / 1e9:6.2f} GB own, {measured.resident_bytes / 1e9:6.2f} GB with mapped files"
+    print(f"{name:32} {measured.seconds:7.1f} s  {memory}{ratio}", flush=True)
 
 
-def _report_agreement(name: str, found: Cost) -> None:
-    _report(name, found)
-    for line in found.printed.splitlines():
+def _report_agreement(name: str, measured: Cost) -> None:
+    _report(name, measured)
+    for line in measured.printed.splitlines():
         if line.endswith("dB of the source's"):
             print(f"    {line}", flush=True)
 
@@ -66,40 +66,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="sd15")
     parser.add_argument("--peers", action="store_true", help="also torch.export with ct.convert (minutes, 10 GB)")
-    parser.add_argument("--apple", type=Path, help="a checkout of ml-stable-diffusion, to compare with it too")
+    parser.add_argument("--apple", type=Path, help="also Apple's converter, from this checkout of ml-stable-diffusion")
     parser.add_argument("--extras", action="store_true", help="also a ControlNet, TAESD and the safety checker")
-    parser.add_argument("--folder", type=Path, help="where to keep the checkpoint (a temporary folder)")
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=given.folder) as scratch:
+    parser.add_argument("--folder", type=Path, help="the folder for the checkpoint (a temporary folder)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=args.folder) as scratch:
         folder = Path(scratch)
-        source, out = folder / given.size, folder / "out"
-        write_checkpoint(source, SIZES[given.size], _ROOT / "demo" / "model" / "tokenizer")
+        source, out = folder / args.size, folder / "out"
+        write_checkpoint(source, SIZES[args.size], _ROOT / "demo" / "model" / "tokenizer")
         ours = cost([sys.executable, "-c", _UNET, str(source), str(out)])
-        _report(f"anemone {given.size} UNet", ours)
+        _report(f"anemone {args.size} UNet", ours)
         shutil.rmtree(out)
         verified = [sys.executable, "-m", "server", "convert", str(source), "-o", str(out)]
         convert = [*verified, "--no-verify"]
-        _report(f"anemone {given.size} all networks", cost(convert))
+        _report(f"anemone {args.size} all networks", cost(convert))
         before = _bytes(out)
         shutil.rmtree(out)
         _report_agreement("the same, verified", cost(verified))
         shutil.rmtree(out)
-        if given.extras:
-            options = [str(part) for pair in write_extras(folder, SIZES[given.size]).items() for part in pair]
+        if args.extras:
+            options = [str(part) for pair in write_extras(folder, SIZES[args.size]).items() for part in pair]
             _report_agreement("with ControlNet, TAESD, checker", cost([*verified, *options]))
             shutil.rmtree(out)
-        side = SIZES[given.size].unet["sample_size"] * 8
+        side = SIZES[args.size].unet["sample_size"] * 8
         two = cost([*convert, "--size", f"{side}x{side}", "--size", f"{side}x{side + 256}"])
-        _report(f"anemone {given.size} all, two sizes", two)
+        _report(f"anemone {args.size} all, two sizes", two)
         print(f"a second size adds {(_bytes(out) - before) / 1e6:.1f} MB")
         shutil.rmtree(out)
-        if given.peers:
+        if args.peers:
             command = [sys.executable, "-c", _CT, str(source), str(folder / "peer.mlpackage")]
             _report("torch.export and ct.convert", cost(command), ours)
-        if given.apple:
+        if args.apple:
             apple = [sys.executable, "-m", "python_coreml_stable_diffusion.torch2coreml", "--convert-unet"]
             apple += ["--model-version", str(source), "-o", str(folder / "apple")]
-            _report("Apple's converter", cost(["env", f"PYTHONPATH={given.apple}", *apple]), ours)
+            _report("Apple's converter", cost(["env", f"PYTHONPATH={args.apple}", *apple]), ours)
 
 
 if __name__ == "__main__":

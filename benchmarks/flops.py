@@ -1,4 +1,4 @@
-"""How many floating-point operations of a program are in its products: convolutions, matrix products, einsum."""
+"""Counts the floating-point operations of a program's products: convolutions, matrix products, einsum."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ class _Block:
                 self._constants[op.outputs[0].name] = op.attributes["val"]
 
     def shapes(self, op: Any, parameter: str) -> list[Shape]:
-        """The shapes of a parameter's tensors."""
+        """Return the shapes of a parameter's tensors."""
         arguments = op.inputs[parameter].arguments
         return [_shape(a.value.type) if a.WhichOneof("binding") == "value" else self._shapes[a.name] for a in arguments]
 
     def constant(self, op: Any, parameter: str) -> Any:
-        """A constant's immediate tensor."""
+        """Return a constant's immediate tensor."""
         (argument,) = op.inputs[parameter].arguments
         value = argument.value if argument.WhichOneof("binding") == "value" else self._constants[argument.name]
         return value.immediateValue.tensor
 
     def flag(self, op: Any, parameter: str) -> bool:
-        """A bool parameter, false where it is not given."""
+        """Return a bool parameter; False if it is missing."""
         return parameter in op.inputs and bool(self.constant(op, parameter).bools.values[0])
 
 
@@ -51,9 +51,9 @@ def _einsum(equation: str, shapes: list[Shape]) -> int:
 
 
 def _products(block: _Block, op: Any) -> int:
-    """The multiplications of one operation's products."""
+    """Return the number of multiplications in one operation's products."""
     if op.type in ("conv", "linear"):
-        # A weight's rows are outputs; what is left of it is multiplied for each.
+        # A weight's rows are the outputs; each needs one multiplication for every element of its row.
         (weight,) = block.shapes(op, "weight")
         return prod(_shape(op.outputs[0].type)) * prod(weight[1:])
     if op.type == "conv_transpose":
@@ -71,9 +71,9 @@ def _products(block: _Block, op: Any) -> int:
 
 
 def flops(program: Any, function: str = "main") -> int:
-    """Of a MIL ``Program`` message: two for each multiplication (it is added to a sum); all other operations are left out.
+    """Return the operations of a MIL ``Program`` message: a multiplication and an addition each; other operations are ignored.
 
-    Shapes must be fixed. That is what torch.utils.flop_counter counts of the same network.
+    Shapes must be fixed. torch.utils.flop_counter gives the same count for the same network.
     """
     block = _Block(program.functions[function])
     return 2 * sum(_products(block, op) for op in block.operations)

@@ -1,7 +1,7 @@
-"""diffusers' modules in the original (CompVis, Stability) naming of single files, from what diffusers' names mean.
+"""Renames the tensors of diffusers' modules to the original (CompVis, Stability) naming of single files.
 
-The converter's reader goes the other way and by other means (it walks the numbered blocks); no code is shared. Modules on
-the meta device will do, where names and shapes are all that is wanted.
+The converter renames in the other direction by another method (it walks the numbered blocks); they share no code. Modules
+on the meta device are enough if only names and shapes are needed.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ def _unet_name(name: str, unet: UNet2DConditionModel) -> str:
 
 
 def original_unet(unet: UNet2DConditionModel) -> State:
-    """A UNet's tensors as the original names them."""
+    """Return a UNet's tensors under their original names."""
     return {f"model.diffusion_model.{_unet_name(name, unet)}": t for name, t in unet.state_dict().items()}
 
 
 def original_vae(vae: AutoencoderKL) -> State:
-    """An autoencoder's tensors as the original names them; attention is made of 1x1 convolutions there."""
-    found, last = {}, len(vae.config.block_out_channels) - 1
+    """Return an autoencoder's tensors under their original names; there attention consists of 1x1 convolutions."""
+    state, last = {}, len(vae.config.block_out_channels) - 1
     for name, tensor in vae.state_dict().items():
         old = re.sub(r"down_blocks\.(\d+)\.resnets\.", r"down.\1.block.", name)
         old = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0\.", r"down.\1.downsample.", old)
@@ -82,32 +82,32 @@ def original_vae(vae: AutoencoderKL) -> State:
             old = old.replace("mid_block.attentions.0.", "mid.attn_1.").replace("to_out.0", "proj_out")
             old = re.sub(r"to_([qkv])\.", r"\1.", old).replace("group_norm", "norm")
             tensor = tensor[:, :, None, None] if tensor.ndim == 2 else tensor
-        found[f"first_stage_model.{old}"] = tensor
-    return found
+        state[f"first_stage_model.{old}"] = tensor
+    return state
 
 
-def _bare(encoder: torch.nn.Module) -> State:
+def _without_prefix(encoder: torch.nn.Module) -> State:
     return {name.removeprefix("text_model."): tensor for name, tensor in encoder.state_dict().items()}
 
 
 def original_clip(encoder: torch.nn.Module, prefix: str) -> State:
-    """A CLIP text encoder in OpenAI's spelling, under ``prefix``."""
-    return {prefix + name: tensor for name, tensor in _bare(encoder).items()}
+    """Return a CLIP text encoder's tensors under OpenAI's names, after ``prefix``."""
+    return {prefix + name: tensor for name, tensor in _without_prefix(encoder).items()}
 
 
 def original_openclip(encoder: torch.nn.Module, prefix: str) -> State:
-    """A CLIP text encoder in OpenCLIP's spelling, under ``prefix``: fused projections, [in, out] at the end."""
-    bare, found = _bare(encoder), {}
+    """Return a CLIP text encoder's tensors under OpenCLIP's names: fused projections; the last projection is [in, out]."""
+    bare, state = _without_prefix(encoder), {}
     for name, tensor in bare.items():
         if name == "text_projection.weight":
-            found["text_projection"] = tensor.T.contiguous()
+            state["text_projection"] = tensor.T.contiguous()
         elif match := re.match(r"encoder\.layers\.(\d+)\.(.*)", name):
             layer, rest = f"transformer.resblocks.{match[1]}", match[2]
             if part := re.match(r"self_attn\.([qkv])_proj\.(weight|bias)", rest):
                 if part[1] == "q":
                     path = f"encoder.layers.{match[1]}.self_attn"
                     fused = [bare[f"{path}.{letter}_proj.{part[2]}"] for letter in "qkv"]
-                    found[f"{layer}.attn.in_proj_{part[2]}"] = torch.cat(fused)
+                    state[f"{layer}.attn.in_proj_{part[2]}"] = torch.cat(fused)
                 continue
             for new, old in (
                 ("layer_norm", "ln_"),
@@ -116,7 +116,7 @@ def original_openclip(encoder: torch.nn.Module, prefix: str) -> State:
                 ("self_attn.", "attn."),
             ):
                 rest = rest.replace(new, old)
-            found[f"{layer}.{rest}"] = tensor
+            state[f"{layer}.{rest}"] = tensor
         else:
             ends = {
                 "embeddings.token_embedding.weight": "token_embedding.weight",
@@ -124,5 +124,5 @@ def original_openclip(encoder: torch.nn.Module, prefix: str) -> State:
                 "final_layer_norm.weight": "ln_final.weight",
                 "final_layer_norm.bias": "ln_final.bias",
             }
-            found[ends[name]] = tensor
-    return {prefix + name: tensor for name, tensor in found.items()}
+            state[ends[name]] = tensor
+    return {prefix + name: tensor for name, tensor in state.items()}

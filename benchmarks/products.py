@@ -1,4 +1,4 @@
-"""How fast this machine multiplies matrices, through PyTorch: what a network's speed is held against."""
+"""Measures this machine's matrix products in PyTorch, to compare a network's speed with them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 _SIDES = (1024, 2048, 4096)
-_EVERY = 6
+_RUNS = 6
 
 
 def _rate(run: Callable[[], Any], operations: int) -> float:
     run()
     best = float("inf")
-    for _ in range(_EVERY):
+    for _ in range(_RUNS):
         begun = time.perf_counter()
         run()
         best = min(best, time.perf_counter() - begun)
@@ -24,14 +24,14 @@ def _rate(run: Callable[[], Any], operations: int) -> float:
 
 
 def measured() -> dict[str, float]:
-    """Operations a second by type: the best of square products of several sizes, each run several times."""
-    found: dict[str, float] = {}
+    """Return operations a second by type: the best of square products of several sizes, each run several times."""
+    rates: dict[str, float] = {}
     torch.manual_seed(0)
     for side in _SIDES:
-        square, whole = torch.randn(side, side), torch.randint(-127, 128, (side, side), dtype=torch.int8)
-        products: dict[str, Callable[[], Any]] = {"int8": partial(torch._int_mm, whole, whole)}
+        square, integers = torch.randn(side, side), torch.randint(-127, 128, (side, side), dtype=torch.int8)
+        products: dict[str, Callable[[], Any]] = {"int8": partial(torch._int_mm, integers, integers)}
         for name, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
             products[name] = partial(torch.matmul, square.to(kind), square.to(kind))
         for name, run in products.items():
-            found[name] = max(found.get(name, 0.0), _rate(run, 2 * side**3))
-    return found
+            rates[name] = max(rates.get(name, 0.0), _rate(run, 2 * side**3))
+    return rates

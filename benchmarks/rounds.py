@@ -1,4 +1,4 @@
-"""Peers measured in turns, each in a process of its own: ABCABC, so that a machine that drifts drifts for all."""
+"""Measures peers in turns (ABCABC), each in its own process, so that a change of the machine's speed affects all."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from converter.verification.verify import psnr
 
 @dataclass
 class Figures:
-    """What was measured of one peer over all rounds.
+    """The measurements of one peer over all rounds.
 
-    runs_s: each timed run, after one that warms up (of whole pictures the only run there is). ready_s and first_s:
-    from the start of the process until the peer is loaded, and until its first run is done.
-    own_bytes, resident_bytes: the most memory of any round, without mapped file pages and with them.
-    psnr_db: of the output against the reference's; None where there are none to compare.
+    runs_s: each timed run, after a warm-up run (whole images have a single run). ready_s, first_s: from the start of the
+        process until the peer is loaded, and until its first run ends.
+    own_bytes, resident_bytes: the greatest memory of all rounds, without mapped file pages and with them.
+    psnr_db: the output against the reference's; None without outputs to compare.
     """
 
     peer: str
@@ -40,40 +40,40 @@ class Figures:
 
     @property
     def run_s(self) -> float:
-        """The median run."""
+        """The median of the runs."""
         return median(self.runs_s)
 
 
-def _subject(*words: str) -> list[str]:
-    return [sys.executable, "-W", "ignore", "-m", "benchmarks.subject", *words]
+def _command(*words: str) -> list[str]:
+    return [sys.executable, "-W", "ignore", "-m", "benchmarks.measured_process", *words]
 
 
 def _once(peer: Peer, workload: Workload, runs: int, figures: Figures) -> np.ndarray | None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         begun = str(time.monotonic())
-        found = cost(_subject("measure", peer.to_json(), workload.to_json(), begun, str(runs), scratch))
+        measured = cost(_command("measure", peer.to_json(), workload.to_json(), begun, str(runs), scratch))
         times = json.loads((folder / "times.json").read_text())
         output = np.load(folder / "output.npy") if (folder / "output.npy").is_file() else None
     figures.runs_s += times["runs_s"]
     figures.ready_s.append(times["ready_s"])
     figures.first_s.append(times["first_s"])
-    figures.own_bytes = max(figures.own_bytes, found.own_bytes)
-    figures.resident_bytes = max(figures.resident_bytes, found.resident_bytes)
+    figures.own_bytes = max(figures.own_bytes, measured.own_bytes)
+    figures.resident_bytes = max(figures.resident_bytes, measured.resident_bytes)
     return output
 
 
 def prepare(workload: Workload, peers: Sequence[Peer]) -> None:
-    """Write what peers run from where it is missing, each in a process that then ends."""
+    """Write the missing files that peers run from, each in its own process."""
     for peer in peers:
         if peer.prepared:
-            subprocess.run(_subject("prepare", peer.to_json(), workload.to_json()), check=True, stdout=sys.stderr)
+            subprocess.run(_command("prepare", peer.to_json(), workload.to_json()), check=True, stdout=sys.stderr)
 
 
 def measure(workload: Workload, peers: Sequence[Peer], *, rounds: int, runs: int) -> list[Figures]:
-    """Figures of every peer, in their order; ``runs`` timed ones a round after one that warms up.
+    """Return the figures of every peer, in their order; each round has ``runs`` timed runs after a warm-up run.
 
-    The reference's output is kept beside the checkpoint, so that another time it need not be measured again.
+    The reference's output is saved next to the checkpoint, so that it need not be measured again.
     """
     figures = {peer.name: Figures(peer.name) for peer in peers}
     outputs: dict[str, np.ndarray] = {}
@@ -83,12 +83,12 @@ def measure(workload: Workload, peers: Sequence[Peer], *, rounds: int, runs: int
             output = _once(peer, workload, runs if peer.runs is None else peer.runs, figures[peer.name])
             if output is not None:
                 outputs[peer.name] = output
-    kept = workload.beside("reference") / f"{workload.name}.npy"
+    reference = workload.derived("reference") / f"{workload.name}.npy"
     if REFERENCE in outputs:
-        kept.parent.mkdir(exist_ok=True)
-        np.save(kept, outputs[REFERENCE])
-    if kept.is_file():
-        expected = np.load(kept)
+        reference.parent.mkdir(exist_ok=True)
+        np.save(reference, outputs[REFERENCE])
+    if reference.is_file():
+        expected = np.load(reference)
         for name, output in outputs.items():
             if name != REFERENCE:
                 figures[name].psnr_db = psnr(output, expected.astype(np.float64))

@@ -1,11 +1,10 @@
-"""What the server adds to the pictures it makes: time, memory, and what a kill costs.
+"""Measures the server's own cost: time and memory in addition to image generation, and the effect of kills.
 
     python -m benchmarks.serving
     python -m benchmarks.serving --model demo/model
 
-The jobs' side is measured with the tests' fake pipeline (tests/support/live_server.py), whose steps take a known time,
-in a real worker behind a real server; with ``--model`` one job of a real model is compared with its bare pipeline as
-well.
+Jobs are measured with the tests' fake pipeline (tests/support/live_server.py), whose steps take a known time, in a real
+worker behind a real server; ``--model`` instead compares a job of a real model with its bare pipeline.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ _PATIENCE_S = 300.0
 _DEEP = 10_000
 
 
-def _report(what: str, found: str, wanted: str) -> None:
-    print(f"{what:56} {found:>26}   {wanted}", flush=True)
+def _report(what: str, result: str, goal: str) -> None:
+    print(f"{what:56} {result:>26}   {goal}", flush=True)
 
 
 # --- servers and clients --------------------------------------------------------------------------------------------
@@ -57,7 +56,7 @@ def _process(command: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 @contextmanager
 def _serving(data_dir: Path) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
-    """A server with the tests' pipeline in a process of its own, once it answers, and a client of it."""
+    """Start a server with the fake pipeline in its own process; yield the process and a client when it answers."""
     with _process([sys.executable, "-m", "benchmarks.serving", "--serve", str(data_dir)]) as process:
         assert process.stdout is not None
         base = f"http://127.0.0.1:{int(process.stdout.readline())}"
@@ -75,11 +74,11 @@ def _answers(client: httpx.Client) -> bool:
 
 def _until(condition: Callable[[], Any]) -> Any:
     deadline = time.monotonic() + _PATIENCE_S
-    while not (found := condition()):
+    while not (result := condition()):
         if time.monotonic() > deadline:
             raise TimeoutError("it did not happen in time")
         time.sleep(0.02)
-    return found
+    return result
 
 
 def _ready(client: httpx.Client) -> None:
@@ -96,7 +95,7 @@ def _job(client: httpx.Client, job_id: str) -> dict[str, Any]:
     return dict(client.get(f"/api/v1/jobs/{job_id}").json())
 
 
-def _over(client: httpx.Client, job_id: str) -> dict[str, Any]:
+def _ended(client: httpx.Client, job_id: str) -> dict[str, Any]:
     return dict(_until(lambda: (j := _job(client, job_id))["status"] not in ("queued", "running") and j))
 
 
@@ -104,7 +103,7 @@ def _over(client: httpx.Client, job_id: str) -> dict[str, Any]:
 
 
 def _overhead(data_dir: Path, jobs: int) -> None:
-    """A job's time as its client sees it, without its steps."""
+    """Measure a job's time as its client sees it, without the steps."""
     with _serving(data_dir) as (_, client):
         _ready(client)
         beyond = []
@@ -123,13 +122,13 @@ def _overhead(data_dir: Path, jobs: int) -> None:
 
 
 def _reads(data_dir: Path, seconds: float) -> None:
-    """Status reads over two connections while the worker keeps a core busy."""
+    """Measure status reads over two connections while the worker keeps a core busy."""
     with _serving(data_dir) as (_, client):
         _ready(client)
-        made = _enqueue(client, "busy", steps=150, n=8)
+        busy = _enqueue(client, "busy", steps=150, n=8)
         waiting = _enqueue(client, "a circle")
-        _until(lambda: _job(client, made)["progress"])
-        for name, job_id in (("running", made), ("queued", waiting)):
+        _until(lambda: _job(client, busy)["progress"])
+        for name, job_id in (("running", busy), ("queued", waiting)):
             counts: list[int] = []
             began = time.perf_counter()
             readers = [threading.Thread(target=_read, args=(client, job_id, seconds, counts)) for _ in range(2)]
@@ -138,12 +137,12 @@ def _reads(data_dir: Path, seconds: float) -> None:
             for reader in readers:
                 reader.join()
             rate = sum(counts) / (time.perf_counter() - began)
-            _report(f"reads of a {name} job while one is made", f"{rate:.0f} a second", ">= 500")
-        assert _job(client, made)["status"] == "running"
+            _report(f"reads of a {name} job while one is running", f"{rate:.0f} a second", ">= 500")
+        assert _job(client, busy)["status"] == "running"
 
 
 def _read(client: httpx.Client, job_id: str, seconds: float, counts: list[int]) -> None:
-    # Not by httpx: it takes as long to ask as the server to answer, on the same two cores.
+    # Without httpx, whose requests take as long as the server's answers, on the same two cores.
     connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port or 80)
     count, until = 0, time.perf_counter() + seconds
     while time.perf_counter() < until:
@@ -157,11 +156,11 @@ def _read(client: httpx.Client, job_id: str, seconds: float, counts: list[int]) 
 
 
 def _accepting(data_dir: Path) -> None:
-    """What an accept takes, from the request to the 202, at 10 and at 10,000 waiting."""
+    """Measure the time from a request to its 202, with 10 and with 10,000 waiting jobs."""
     with _serving(data_dir) as (_, client):
         _ready(client)
         for _ in range(8):
-            # Minutes of work, so that none of those that are counted is taken meanwhile.
+            # Minutes of work, so that no counted job starts meanwhile.
             _enqueue(client, "slow", steps=150, n=8, priority="high")
         taken: dict[int, float] = {}
         waiting = 0
@@ -181,15 +180,15 @@ def _accepting(data_dir: Path) -> None:
 
 
 def _growth(data_dir: Path, jobs: int) -> None:
-    """The server's own memory (without the worker's) after a first fifth of the jobs, and after all."""
+    """Measure the server's memory (without the worker's) after a fifth of the jobs, and after all."""
     with _serving(data_dir) as (process, client):
         _ready(client)
         early = 0
         for i in range(jobs):
             client.post("/api/v1/txt2img", json={"prompt": "a circle", "seed": i}).raise_for_status()
             if i == jobs // 5:
-                early = memory(process.pid, below=False)[0]
-        late = memory(process.pid, below=False)[0]
+                early = memory(process.pid, children=False)[0]
+        late = memory(process.pid, children=False)[0]
     change = 100 * (late - early) / early
     _report(f"memory of the server over {jobs} jobs", f"{late / 1e6:.0f} MB, {change:+.1f} %", "+-5 %")
 
@@ -200,20 +199,20 @@ def _first_step(client: httpx.Client, job_id: str) -> None:
 
 
 def _cancelling(data_dir: Path, times: int) -> None:
-    """How many steps a job still makes once its cancelling is answered."""
+    """Count the steps that a job still runs after the answer to its cancellation."""
     with _serving(data_dir) as (_, client):
         _ready(client)
         steps = []
         for _ in range(times):
-            made = _enqueue(client, "slow", steps=150)
-            _first_step(client, made)
-            before = client.delete(f"/api/v1/jobs/{made}").json()["progress"]["step"]
-            steps.append(_over(client, made)["timings"]["running"] / 0.1 - before)
-    _report("steps a job makes after its cancelling", f"{max(steps):.1f} at most", "<= 1, and starting it")
+            job_id = _enqueue(client, "slow", steps=150)
+            _first_step(client, job_id)
+            before = client.delete(f"/api/v1/jobs/{job_id}").json()["progress"]["step"]
+            steps.append(_ended(client, job_id)["timings"]["running"] / 0.1 - before)
+    _report("steps that a job runs after its cancellation", f"{max(steps):.1f} at most", "<= 1, and its start")
 
 
 def _killing(data_dir: Path, kills: int, chance: random.Random) -> None:
-    """Kill the server, or its worker, at random moments while jobs come and are made; then look for every job."""
+    """Kill the server or its worker at random moments while jobs arrive and run; then look for every job."""
     accepted: dict[str, str] = {}
     half_written = 0
     for kill in range(kills):
@@ -226,7 +225,7 @@ def _killing(data_dir: Path, kills: int, chance: random.Random) -> None:
                     try:
                         accepted[_enqueue(client, "slow", steps=2, seed=number)] = f"{kill}"
                     except httpx.HTTPError:
-                        # Not ready yet, or killed before it answered: nothing was promised.
+                        # Not ready yet, or killed before the answer: the server has accepted nothing.
                         time.sleep(0.05)
                     number += 1
                     time.sleep(chance.uniform(0.02, 0.2))
@@ -248,7 +247,7 @@ def _killing(data_dir: Path, kills: int, chance: random.Random) -> None:
             sending.join()
     with _serving(data_dir) as (_, client):
         _ready(client)
-        done = {job_id: _over(client, job_id) for job_id in accepted}
+        done = {job_id: _ended(client, job_id) for job_id in accepted}
         for job in done.values():
             for image in job["images"]:
                 answer = client.get(image["url"])
@@ -259,10 +258,14 @@ def _killing(data_dir: Path, kills: int, chance: random.Random) -> None:
     statuses = [job["status"] for job in done.values()]
     _report(f"jobs accepted through {kills} kills, and lost", f"{len(accepted)}, {len(accepted) - len(done)}", "0 lost")
     again = sum(job["attempts"] > 1 for job in done.values())
-    made, failed = statuses.count("succeeded"), statuses.count("failed")
-    _report("of them made, failed by two deaths, begun again", f"{made}, {failed}, {again}", "all made or told why")
-    _report("half-written pictures served", str(half_written), "0")
-    # A kill between commit and answer leaves a job that the client never heard of: the database knows its images.
+    finished, failed = statuses.count("succeeded"), statuses.count("failed")
+    _report(
+        "of them finished, failed after two deaths, restarted",
+        f"{finished}, {failed}, {again}",
+        "all finished or failed",
+    )
+    _report("partly written images served", str(half_written), "0")
+    # A kill between commit and answer leaves a job that the client does not know, but the database does.
     with closing(sqlite3.connect(data_dir / "jobs.sqlite3")) as db:
         named = {name for (name,) in db.execute("SELECT file FROM images UNION SELECT file FROM attachments")}
     files = [p for folder in ("images", "attachments") for p in (data_dir / folder).iterdir() if p.name not in named]
@@ -270,7 +273,7 @@ def _killing(data_dir: Path, kills: int, chance: random.Random) -> None:
 
 
 def _beside_pipeline(source: Path, data_dir: Path, jobs: int) -> None:
-    """A job of a real model through the server, and the same request in the bare pipeline."""
+    """Compare a real model's job in the server with the same request in the bare pipeline."""
     from converter.folder import ModelFolder
     from server.pipeline.loading import open_pipeline
 
@@ -301,7 +304,7 @@ def _beside_pipeline(source: Path, data_dir: Path, jobs: int) -> None:
                     began = time.perf_counter()
                     answer = client.post("/api/v1/txt2img", json={**body, "seed": i}).raise_for_status()
                     served.append(time.perf_counter() - began)
-                kept = client.get(f"/api/v1/jobs/{answer.headers['x-anemone-job']}").json()["request"]
+                stored = client.get(f"/api/v1/jobs/{answer.headers['x-anemone-job']}").json()["request"]
         finally:
             process.kill()
     (folder,) = (data_dir / "models").glob("[!.]*")
@@ -310,17 +313,17 @@ def _beside_pipeline(source: Path, data_dir: Path, jobs: int) -> None:
     bare = []
     for i in range(jobs + 1):
         began = time.perf_counter()
-        for _ in model.generate(bind(model.manifest, **{**kept, "seed": i}), {}):
+        for _ in model.generate(bind(model.manifest, **{**stored, "seed": i}), {}):
             pass
         bare.append(time.perf_counter() - began)
-    # The first of each warms up.
+    # The first run of each is a warm-up.
     through, alone = statistics.median(served[1:]), statistics.median(bare[1:])
-    found = f"{1e3 * through:.0f} ms, {1e3 * (through - alone):+.1f} ms"
-    _report(f"a job of {source.name} through the server, over the bare pipeline", found, "<= 10 ms")
+    result = f"{1e3 * through:.0f} ms, {1e3 * (through - alone):+.1f} ms"
+    _report(f"a job of {source.name} through the server, over the bare pipeline", result, "<= 10 ms")
 
 
 def _serve(data_dir: Path) -> None:
-    """The server that is measured: the tests' pipeline, and room for ten thousand jobs."""
+    """Run the measured server: with the fake pipeline, and a queue for more than ten thousand jobs."""
     from server.jobs.ledger import Limits
     from tests.support.live_server import bound, server
 
@@ -333,30 +336,28 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     figures = ("overhead", "reads", "accepting", "memory", "cancelling", "killing")
-    parser.add_argument(
-        "--only", choices=figures, action="append", help="measure this only; may be given several times"
-    )
+    parser.add_argument("--only", choices=figures, action="append", help="measure only this; may be repeated")
     parser.add_argument("--model", type=Path, help="a checkpoint or model folder to compare with its bare pipeline")
-    parser.add_argument("--jobs", type=int, default=500, help="jobs over which memory is watched")
+    parser.add_argument("--jobs", type=int, default=500, help="jobs of the memory measurement")
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=5, help="of the moments of the kills")
+    parser.add_argument("--seed", type=int, default=5, help="seed of the random moments of kills")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.serve is not None:
-        _serve(given.serve)
+    args = parser.parse_args()
+    if args.serve is not None:
+        _serve(args.serve)
         return
     measures: dict[str, Callable[[Path], None]] = {
         "overhead": lambda folder: _overhead(folder, 100),
         "reads": lambda folder: _reads(folder, 5.0),
         "accepting": _accepting,
-        "memory": lambda folder: _growth(folder, given.jobs),
+        "memory": lambda folder: _growth(folder, args.jobs),
         "cancelling": lambda folder: _cancelling(folder, 10),
-        "killing": lambda folder: _killing(folder, given.kills, random.Random(given.seed)),
+        "killing": lambda folder: _killing(folder, args.kills, random.Random(args.seed)),
     }
     with tempfile.TemporaryDirectory() as scratch:
-        if given.model is not None:
-            _beside_pipeline(given.model.absolute(), Path(scratch) / "model", 10)
-        for name in given.only or ([] if given.model is not None else figures):
+        if args.model is not None:
+            _beside_pipeline(args.model.absolute(), Path(scratch) / "model", 10)
+        for name in args.only or ([] if args.model is not None else figures):
             measures[name](Path(scratch) / name)
 
 

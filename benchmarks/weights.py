@@ -1,4 +1,4 @@
-"""The checkpoints that runtimes are compared on: random weights, the same every time."""
+"""The checkpoints for comparing runtimes: random weights, always the same."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TINY_UNET: dict[str, Any] = {
 }
 _SD15 = SIZES["sd15"]
 _TEXT_NAME, _TEXT_KIND, _ = _SD15.texts[0]
-#: Those whose UNet takes latents, a timestep and a prompt and nothing else; tiny is to try the benchmark with.
+#: Checkpoints whose UNet has no other inputs than latents, a timestep and a prompt; tiny is for trying the benchmark.
 CHECKPOINTS: dict[str, Size] = {
     "tiny": replace(_SD15, unet=_TINY_UNET, texts=((_TEXT_NAME, _TEXT_KIND, _TINY_TEXT),)),
     "sd15": _SD15,
@@ -28,10 +28,10 @@ CHECKPOINTS: dict[str, Size] = {
 
 
 def workload(size: str, folder: Path) -> Workload:
-    """The UNet of that checkpoint at the size it was made for, both prompts at once; the checkpoint is written if missing."""
+    """Return the workload of a checkpoint's UNet at its default size, with both prompts; a missing checkpoint is written."""
     unet = CHECKPOINTS[size].unet
     side = unet["sample_size"] * 8
-    found = Workload("unet", size, unet["cross_attention_dim"], str(folder.resolve()), side, side)
-    if not (found.checkpoint / "model_index.json").is_file():
-        write_checkpoint(found.checkpoint, CHECKPOINTS[size], _TOKENIZER)
-    return found
+    of_unet = Workload("unet", size, unet["cross_attention_dim"], str(folder.resolve()), side, side)
+    if not (of_unet.checkpoint / "model_index.json").is_file():
+        write_checkpoint(of_unet.checkpoint, CHECKPOINTS[size], _TOKENIZER)
+    return of_unet

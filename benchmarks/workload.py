@@ -1,4 +1,4 @@
-"""What every peer is given to do: a network or a whole picture, at a size, with the same numbers going in."""
+"""The work that every peer does: a network or a whole image, at one size, with the same inputs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Arrays = dict[str, NDArray[np.float32]]
 class Workload:
     """One thing to measure.
 
-    network: unet (one call), vae_decoder (one call) or txt2img (a whole picture).
+    network: unet (one call), vae_decoder (one call) or txt2img (a whole image).
     size: whose configuration the checkpoint has.
-    states: how wide the prompt's states are.
-    folder: where the checkpoint and everything made of it is kept.
-    width, height: the picture's, in pixels; batch: the UNet's rows.
-    steps: of the whole picture.
+    states: the width of the prompt's states.
+    folder: contains the checkpoint and everything derived from it.
+    width, height: the image's, in pixels; batch: the UNet's rows.
+    steps: of the whole image.
     """
 
     network: str
@@ -43,15 +43,15 @@ class Workload:
 
     @property
     def name(self) -> str:
-        """A name for files about it."""
+        """A name for its files."""
         return f"{self.network}-{self.width}x{self.height}-{self.batch}"
 
-    def beside(self, what: str) -> Path:
-        """Where something made of the checkpoint belongs: ``what`` is its maker's name."""
+    def derived(self, what: str) -> Path:
+        """Return the path of something derived from the checkpoint; ``what`` names its maker."""
         return self.checkpoint.with_name(f"{self.size}-{what}")
 
     def inputs(self) -> Arrays:
-        """The network's inputs, fp32 with values that fp16 has, so that no peer gains by how it rounds them.
+        """Return the network's inputs, fp32 with values that fp16 can represent, so that rounding favors no peer.
 
         unet: sample [B, 4, h, w], timestep [B], states [B, 77, D]; vae_decoder: z [1, 4, h, w].
         """
@@ -70,10 +70,10 @@ class Workload:
         }
 
     def to_json(self) -> str:
-        """For another process's command line."""
+        """Return JSON for another process's command line."""
         return json.dumps(asdict(self))
 
     @classmethod
-    def of_json(cls, text: str) -> Workload:
-        """What `to_json` gave."""
+    def from_json(cls, text: str) -> Workload:
+        """Parse the result of `to_json`."""
         return cls(**json.loads(text))

@@ -1,1 +1,1 @@
-"""The bundled model's recipe: the pictures it learns from, its training, and the check of what it learned."""
+"""The bundled model's recipe: the images that it learns from, its training, and the check of the result."""

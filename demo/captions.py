@@ -1,7 +1,7 @@
-"""Captions in several wordings, and the vocabulary they and other English prompts are split into.
+"""Captions in several wordings, and the vocabulary that tokenizes them and other English prompts.
 
-What a caption leaves out is always the default: middle size, flat, plain, the middle of the picture for one thing,
-left and right for two, white ground.
+Omitted words always mean the default: medium size, flat, plain, the middle of the image for one thing, left and right for
+two, white ground.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from demo.scenes import COLOURS, SHAPES, Scene, Thing, random_scene
+from demo.scenes import COLORS, SHAPES, Scene, Thing, random_scene
 
 _SHAPE_WORDS = {"ring": ("ring", "ring", "donut"), "cross": ("cross", "cross", "plus sign")}
 _SIZE_WORDS = {
@@ -51,18 +51,18 @@ def _one(rng: np.random.Generator, words: tuple[str, ...]) -> str:
 
 
 def thing_words(thing: Thing, rng: np.random.Generator) -> str:
-    """A thing's noun phrase: ``a large shaded red circle``."""
-    parts = (
+    """Return a thing's noun phrase, such as ``a large shaded red circle``."""
+    words = (
         _one(rng, _SIZE_WORDS[thing.size]),
         _one(rng, _STYLE_WORDS[thing.style]),
-        thing.colour,
+        thing.color,
         _one(rng, _SHAPE_WORDS.get(thing.shape, (thing.shape,))),
     )
-    return _article(" ".join(p for p in parts if p))
+    return _article(" ".join(p for p in words if p))
 
 
 def _ground_words(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
-    """The ground as an opening (``blue background, ``) or as a tail (`` on a blue background``); one is empty."""
+    """Return the ground as an opening (``blue background, ``) or as a tail (`` on a blue background``); one is empty."""
     if scene.ground == "white" and scene.pattern == "plain" and rng.random() < 0.5:
         return "", ""
     if scene.pattern in _PATTERN_TAILS and rng.random() < 0.25:
@@ -96,23 +96,23 @@ def _pair(a: Thing, b: Thing, rng: np.random.Generator) -> str:
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> tuple[str, Scene]:
-    """A wording of the scene, and the scene with its things in the order told."""
+    """Return a caption of the scene, and the scene with its things in the caption's order."""
     opening, tail = _ground_words(scene, rng)
     if len(scene.things) == 1:
         (thing,) = scene.things
-        told = thing_words(thing, rng) if thing.place == "center" and rng.random() < 0.6 else _placed(thing, rng)
+        words = thing_words(thing, rng) if thing.place == "center" and rng.random() < 0.6 else _placed(thing, rng)
     else:
         a, b = scene.things if rng.random() < 0.5 else scene.things[::-1]
         scene = Scene((a, b), scene.ground, scene.pattern)
-        told = _pair(a, b, rng)
-    text = opening + told + tail if opening else _one(rng, _OPENINGS) + told + tail
+        words = _pair(a, b, rng)
+    text = opening + words + tail if opening else _one(rng, _OPENINGS) + words + tail
     return text, scene
 
 
 def write_tokenizer(folder: Path, *, seed: int = 7) -> None:
     """Train a byte-level BPE on captions and write CLIPTokenizer's files (vocab.json, merges.txt) into ``folder``.
 
-    Every word of the captions becomes one token; any other text still splits into bytes, so no prompt is refused.
+    Every word of the captions becomes one token; any other text splits into bytes, so every prompt is accepted.
     """
     rng = np.random.default_rng(seed)
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
@@ -122,7 +122,7 @@ def write_tokenizer(folder: Path, *, seed: int = 7) -> None:
     )
     words = [
         " ".join(SHAPES),
-        " ".join(COLOURS),
+        " ".join(COLORS),
         "photo cat dog house tree sky sun moon gray brown line shape paint art",
     ] * 50
     captions = [caption(random_scene(rng), rng)[0].replace(",", " ,") for _ in range(4000)]
@@ -132,8 +132,8 @@ def write_tokenizer(folder: Path, *, seed: int = 7) -> None:
     )
     tokenizer.train_from_iterator(captions + words, trainer)
     merges = [tuple(m) for m in json.loads(tokenizer.to_str())["model"]["merges"]]
-    pieces = [*alphabet, *(f"{c}</w>" for c in alphabet), *("".join(m) for m in merges)]
-    tokens = [*dict.fromkeys(pieces), "<|startoftext|>", "<|endoftext|>"]
+    subwords = [*alphabet, *(f"{c}</w>" for c in alphabet), *("".join(m) for m in merges)]
+    tokens = [*dict.fromkeys(subwords), "<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}, ensure_ascii=False))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))

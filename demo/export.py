@@ -1,4 +1,4 @@
-"""The trained weights as an ordinary diffusers checkpoint folder in fp16 safetensors: `demo/model`."""
+"""Exports the trained weights as an ordinary diffusers checkpoint folder in fp16 safetensors: `demo/model`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from demo.networks import make_text_encoder, make_unet
 from demo.train_text import load_tokenizer
 from demo.train_unet import SCHEDULE, trained_vae
 
-#: What the server uses when a request does not say.
+#: The server's defaults for requests.
 DEFAULTS = {"steps": 20, "guidance_scale": 3.0}
 
 
@@ -48,7 +48,7 @@ def export(folder: Path, out: Path) -> None:
     pipeline.to(torch.float16).save_pretrained(out, safe_serialization=True)
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"):
         (out / "tokenizer" / name).write_bytes((folder / "tokenizer" / name).read_bytes())
-    # transformers' own serialisation says the same again.
+    # transformers' own serialization duplicates the other files.
     (out / "tokenizer" / "tokenizer.json").unlink()
     for path in out.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)

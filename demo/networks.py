@@ -11,7 +11,7 @@ TEXT_WIDTH = 128
 
 
 def make_text_encoder(vocabulary: int, begin: int, end: int) -> CLIPTextModel:
-    """A CLIP text encoder of three layers (0.7 M parameters)."""
+    """Return a CLIP text encoder of three layers (0.7 M parameters)."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=vocabulary,
@@ -30,7 +30,7 @@ def make_text_encoder(vocabulary: int, begin: int, end: int) -> CLIPTextModel:
 
 
 def make_vae() -> AutoencoderKL:
-    """An f8 autoencoder with four latent channels (1.0 M parameters)."""
+    """Return an f8 autoencoder with four latent channels (1.0 M parameters)."""
     widths = (16, 32, 64, 64)
     vae = AutoencoderKL(
         block_out_channels=widths,
@@ -48,10 +48,10 @@ def make_vae() -> AutoencoderKL:
 
 @torch.no_grad()
 def _begin_as_identity(vae: AutoencoderKL) -> None:
-    """Start the trunk near the identity: pictures pass straight through the strides from the first step.
+    """Initialize the trunk near the identity, so that images pass through all levels from the first step.
 
-    With PyTorch's own initialisation flat colours, which group norm erases from every branch, are lost on the way:
-    after 100 steps the mean error is 0.29 instead of 0.12.
+    With PyTorch's own initialization, flat colors are lost, because group norm erases them from every branch: after 100
+    steps the mean error is 0.29 instead of 0.12.
     """
     for name, module in vae.named_modules():
         if not isinstance(module, torch.nn.Conv2d):
@@ -68,7 +68,7 @@ def _begin_as_identity(vae: AutoencoderKL) -> None:
 
 
 def make_unet() -> UNet2DConditionModel:
-    """A UNet for 32x32 latents, most of its weights at 16x16 and 8x8 where a CPU gets most out of them."""
+    """Return a UNet for 32x32 latents; most weights are at 16x16 and 8x8, where a CPU uses them best."""
     return UNet2DConditionModel(
         sample_size=32,
         in_channels=4,

@@ -1,4 +1,4 @@
-"""What a picture shows, read from its pixels alone: the ground's colour, and each thing's colour, shape and place."""
+"""Reads from an image's pixels alone the ground's color, and each thing's color, shape and place."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from demo.scenes import COLOURS, PLACES, SHAPES, shape_distance
+from demo.scenes import COLORS, PLACES, SHAPES, shape_distance
 
 _SIDE = 24
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One thing found in a picture; ``centre`` in fractions of the picture's side (x, y)."""
+    """One thing in an image; ``center`` in fractions of the image's side (x, y)."""
 
     shape: str
-    colour: str
-    centre: tuple[float, float]
+    color: str
+    center: tuple[float, float]
     area: int
 
     @property
     def place(self) -> str:
         """The name of the nearest of the nine places."""
-        return min(PLACES, key=lambda p: float(np.hypot(*np.subtract(PLACES[p], self.centre))))
+        return min(PLACES, key=lambda p: float(np.hypot(*np.subtract(PLACES[p], self.center))))
 
 
 def _lab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
-    """sRGB in 0..255 to CIE L*a*b* (D65), where distances are near to what eyes see."""
+    """Convert sRGB in 0..255 to CIE L*a*b* (D65), where distances resemble perceived differences."""
     linear = np.where(rgb <= 10.31475, rgb / 255 / 12.92, ((rgb / 255 + 0.055) / 1.055) ** 2.4)
     to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
     xyz = linear @ to_xyz.T / np.array([0.9505, 1.0, 1.089])
@@ -38,23 +38,23 @@ def _lab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)
 
 
-_PALETTE = _lab(np.array(list(COLOURS.values()), np.float64))
+_PALETTE = _lab(np.array(list(COLORS.values()), np.float64))
 
 
-def colour_name(rgb: NDArray[np.float64]) -> str:
-    """The palette's nearest colour. Lightness counts half: shading and patterns change it, not the hue."""
+def color_name(rgb: NDArray[np.float64]) -> str:
+    """Return the name of the palette's nearest color. Lightness counts half: shading and patterns change it, not the hue."""
     weight = np.array([0.5, 1.0, 1.0])
-    return list(COLOURS)[int(np.argmin((((_lab(rgb) - _PALETTE) * weight) ** 2).sum(-1)))]
+    return list(COLORS)[int(np.argmin((((_lab(rgb) - _PALETTE) * weight) ** 2).sum(-1)))]
 
 
 @cache
 def _templates() -> NDArray[np.float64]:
-    """Filled silhouettes (holes kept), each scaled to its bounding box: [shapes, 24, 24]."""
-    found = []
+    """Return filled silhouettes (holes kept), each scaled to its bounding box: [shapes, 24, 24]."""
+    silhouettes = []
     y, x = np.meshgrid(np.linspace(-1.3, 1.3, 256), np.linspace(-1.3, 1.3, 256), indexing="ij")
     for shape in SHAPES:
-        found.append(_boxed(shape_distance(shape, x.astype(np.float32), y.astype(np.float32)) < 0))
-    return np.stack(found)
+        silhouettes.append(_boxed(shape_distance(shape, x.astype(np.float32), y.astype(np.float32)) < 0))
+    return np.stack(silhouettes)
 
 
 def _boxed(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -67,32 +67,32 @@ def _boxed(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 
 def shape_name(mask: NDArray[np.bool_]) -> str:
-    """The shape whose silhouette overlaps best (intersection over union of soft masks)."""
+    """Return the shape whose silhouette overlaps best (intersection over union of soft masks)."""
     box, templates = _boxed(mask), _templates()
     overlap = np.minimum(box, templates).sum((1, 2)) / np.maximum(box, templates).sum((1, 2))
     return SHAPES[int(overlap.argmax())]
 
 
-def look(picture: NDArray[np.uint8]) -> tuple[str, list[Seen]]:
-    """The ground's colour and the things in a picture (uint8 [256, 256, 3]), largest first.
+def look(image: NDArray[np.uint8]) -> tuple[str, list[Seen]]:
+    """Return the ground's color and the things in an image (uint8 [256, 256, 3]), largest first.
 
-    The ground is what most of the border shows; a thing is a connected region that differs from both of the ground's
-    tones, without its outline.
+    The ground is the main color of the border; a thing is a connected region that differs from both of the ground's tones,
+    without its outline.
     """
-    pixels = ndimage.median_filter(picture, size=(3, 3, 1)).astype(np.float64)
+    pixels = ndimage.median_filter(image, size=(3, 3, 1)).astype(np.float64)
     border = np.concatenate([pixels[:14].reshape(-1, 3), pixels[-14:].reshape(-1, 3)])
     border = np.concatenate([border, pixels[:, :14].reshape(-1, 3), pixels[:, -14:].reshape(-1, 3)])
     first = np.median(border, 0)
     apart = np.linalg.norm(_lab(border) - _lab(first), axis=-1)
     second = np.median(border[apart > 6], 0) if (apart > 6).mean() > 0.12 else first
-    ground = colour_name(first if second is first else (first + second) / 2)
-    # Between the two tones of a pattern lies a line in colour space; what is far from the line is not ground.
+    ground = color_name(first if second is first else (first + second) / 2)
+    # A pattern's two tones span a line in color space; pixels far from the line are not ground.
     a, b = _lab(first), _lab(second)
     lab = _lab(pixels)
     along = np.clip(((lab - a) @ (b - a)) / max(1e-6, float((b - a) @ (b - a))), 0, 1)[..., None]
     distance = np.linalg.norm(lab - (a + along * (b - a)), axis=-1)
     regions, count = ndimage.label(ndimage.binary_opening(distance > 16, iterations=1))
-    found = []
+    things = []
     for index in range(1, count + 1):
         mask = regions == index
         area = int(mask.sum())
@@ -103,5 +103,5 @@ def look(picture: NDArray[np.uint8]) -> tuple[str, list[Seen]]:
         inner = inner if inner.any() else mask
         ys, xs = np.nonzero(ndimage.binary_fill_holes(mask))
         box = ((xs.min() + xs.max() + 1) / 512, (ys.min() + ys.max() + 1) / 512)
-        found.append(Seen(shape_name(mask), colour_name(np.median(pixels[inner], 0)), box, area))
-    return ground, sorted(found, key=lambda s: -s.area)
+        things.append(Seen(shape_name(mask), color_name(np.median(pixels[inner], 0)), box, area))
+    return ground, sorted(things, key=lambda s: -s.area)

@@ -1,4 +1,4 @@
-"""What every stage of the training shares: averaged weights, the learning rate's course, checkpoints and the log."""
+"""Shared by all training stages: averaged weights, the learning rate schedule, checkpoints and the log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 class Averaged:
-    """An exponential moving average of a model's weights: what is shipped."""
+    """An exponential moving average of a model's weights; the shipped weights are these."""
 
     def __init__(self, model: torch.nn.Module, decay: float) -> None:
         self.decay = decay
@@ -26,14 +26,14 @@ class Averaged:
 
 
 def learning_rate(step: int, steps: int, *, peak: float, warmup: int) -> float:
-    """Linear warm-up, then a cosine down to 2 % of the peak."""
+    """Return the rate of a linear warm-up, then a cosine down to 2 % of the peak."""
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))))
 
 
 def resume(state: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, averaged: Averaged) -> int:
-    """Load the last checkpoint if there is one; returns the number of steps done."""
+    """Load the last checkpoint, if any, and return the number of finished steps."""
     if not state.exists():
         return 0
     saved = torch.load(state, weights_only=True)
@@ -44,7 +44,7 @@ def resume(state: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer
 
 
 def save(state: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, averaged: Averaged) -> None:
-    """Write a checkpoint; the last good one stays until the new one is whole."""
+    """Write a checkpoint; the previous one stays until the new one is complete."""
     partial = state.with_suffix(".partial")
     torch.save(
         {
@@ -59,7 +59,7 @@ def save(state: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.
 
 
 class Log:
-    """A CSV of losses, appended to; each row is echoed."""
+    """A CSV file of losses; each new row is also printed."""
 
     def __init__(self, path: Path, columns: tuple[str, ...]) -> None:
         self.path = path

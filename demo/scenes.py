@@ -1,7 +1,7 @@
-"""The pictures the bundled model learns from: one or two coloured shapes in named places on a coloured ground.
+"""The images that the bundled model learns from: one or two colored shapes in named places on a colored ground.
 
-A `Scene` says what is to be seen in the words of its caption; `draw` turns it into pixels. Everything a caption does
-not mention has a default (middle size, flat, plain, centre), so that a prompt determines its picture.
+A `Scene` describes an image in the words of its caption; `draw` turns it into pixels. Everything that a caption does not
+mention has a default (medium size, flat, plain, center), so a prompt determines its image.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-COLOURS: dict[str, tuple[int, int, int]] = {
+COLORS: dict[str, tuple[int, int, int]] = {
     "red": (214, 40, 40),
     "orange": (244, 140, 32),
     "yellow": (250, 214, 50),
@@ -27,7 +27,7 @@ SHAPES = ("circle", "square", "triangle", "star", "heart", "diamond", "cross", "
 SIZES = ("small", "medium", "large")
 STYLES = ("flat", "outlined", "shaded")
 PATTERNS = ("plain", "striped", "dotted", "checkered")
-#: Cell name -> centre as a fraction of the picture (x to the right, y down).
+#: Cell name -> center as a fraction of the image (x to the right, y down).
 PLACES: dict[str, tuple[float, float]] = {
     "top left": (0.25, 0.25),
     "top": (0.5, 0.25),
@@ -39,7 +39,7 @@ PLACES: dict[str, tuple[float, float]] = {
     "bottom": (0.5, 0.75),
     "bottom right": (0.75, 0.75),
 }
-#: Radius of the shape as a fraction of the picture, for scenes of one object and of two.
+#: Radius of the shape as a fraction of the image, for scenes of one object and of two.
 RADII = {1: {"small": 0.10, "medium": 0.155, "large": 0.22}, 2: {"small": 0.085, "medium": 0.125, "large": 0.17}}
 
 
@@ -48,7 +48,7 @@ class Thing:
     """One object of a scene, in the caption's words."""
 
     shape: str
-    colour: str
+    color: str
     place: str
     size: str = "medium"
     style: str = "flat"
@@ -63,7 +63,7 @@ class Scene:
     pattern: str = "plain"
 
     def radius(self, thing: Thing) -> float:
-        """The thing's radius as a fraction of the picture's side."""
+        """Return the thing's radius as a fraction of the image's side."""
         return RADII[len(self.things)][thing.size]
 
 
@@ -78,7 +78,7 @@ def _fits(scene: Scene) -> bool:
 def _thing(rng: np.random.Generator, ground: str) -> Thing:
     return Thing(
         shape=str(rng.choice(SHAPES)),
-        colour=str(rng.choice([c for c in COLOURS if c != ground])),
+        color=str(rng.choice([c for c in COLORS if c != ground])),
         place=str(rng.choice(list(PLACES))),
         size=str(rng.choice(SIZES, p=(0.25, 0.5, 0.25))),
         style=str(rng.choice(STYLES, p=(0.6, 0.2, 0.2))),
@@ -86,9 +86,9 @@ def _thing(rng: np.random.Generator, ground: str) -> Thing:
 
 
 def random_scene(rng: np.random.Generator, *, two: float = 0.5) -> Scene:
-    """A scene whose things do not touch; ``two`` is the share of scenes with two things."""
+    """Return a scene whose things do not touch; ``two`` is the share of scenes with two things."""
     while True:
-        ground = str(rng.choice(list(COLOURS)))
+        ground = str(rng.choice(list(COLORS)))
         things = tuple(_thing(rng, ground) for _ in range(2 if rng.random() < two else 1))
         if rng.random() < 0.25:
             things = tuple(replace(t, place=p) for t, p in zip(things, _usual_places(len(things), rng), strict=True))
@@ -99,20 +99,20 @@ def random_scene(rng: np.random.Generator, *, two: float = 0.5) -> Scene:
 
 
 def _usual_places(count: int, rng: np.random.Generator) -> tuple[str, ...]:
-    """Where people put things without saying so: more of these are drawn."""
+    """Return the places that people mean if they name none; scenes with these are more frequent."""
     if count == 1:
         return ("center",)
     return ("left", "right") if rng.random() < 0.6 else ("top", "bottom")
 
 
 def held_out(scene: Scene) -> bool:
-    """Whether a scene's combination is kept from training: one shape-colour-ground triple in eight.
+    """Return whether a scene is excluded from training: one shape-color-ground triple in eight is.
 
-    A scene is held out when any of its things is; the check in `demo.check` prompts for these only.
+    A scene is held out if any of its things is; `demo.check` uses only held-out scenes.
     """
-    shapes, colours = list(SHAPES), list(COLOURS)
+    shapes, colors = list(SHAPES), list(COLORS)
     return any(
-        (shapes.index(t.shape) * 5 + colours.index(t.colour) * 3 + colours.index(scene.ground)) % 8 == 0
+        (shapes.index(t.shape) * 5 + colors.index(t.color) * 3 + colors.index(scene.ground)) % 8 == 0
         for t in scene.things
     )
 
@@ -147,7 +147,7 @@ _POLYGONS = {
 def _polygon_distance(
     x: NDArray[np.float32], y: NDArray[np.float32], points: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Signed distance to a polygon, negative inside (even-odd rule)."""
+    """Return the signed distance to a polygon, negative inside (even-odd rule)."""
     nearest = np.full(x.shape, np.inf, np.float32)
     inside = np.zeros(x.shape, bool)
     for (ax, ay), (bx, by) in zip(points, np.roll(points, -1, 0), strict=True):
@@ -162,7 +162,7 @@ def _polygon_distance(
 
 
 def _heart_distance(x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Distance to a heart of unit radius, point down: two circle arcs and two straight sides."""
+    """Return the signed distance to a heart of unit radius, point down: two circle arcs and two straight sides."""
     hx, hy = np.abs(x) / 1.75, (0.92 - y) / 1.75
     upper = hx + hy > 1
     arc = np.sqrt((hx - 0.25) ** 2 + (hy - 0.75) ** 2) - np.sqrt(2) / 4
@@ -172,7 +172,7 @@ def _heart_distance(x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[n
 
 
 def shape_distance(shape: str, x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Signed distance (negative inside) to a shape of unit radius around the origin, y down."""
+    """Return the signed distance (negative inside) to a shape of unit radius around the origin, y down."""
     if shape == "circle":
         return np.sqrt(x * x + y * y) - 1
     if shape == "ring":
@@ -185,10 +185,10 @@ def shape_distance(shape: str, x: NDArray[np.float32], y: NDArray[np.float32]) -
 def _ground(
     scene: Scene, x: NDArray[np.float32], y: NDArray[np.float32], rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    base = np.asarray(COLOURS[scene.ground], np.float32) + rng.uniform(-5, 5, 3).astype(np.float32)
-    picture = np.broadcast_to(base, (*x.shape, 3)).copy()
+    base = np.asarray(COLORS[scene.ground], np.float32) + rng.uniform(-5, 5, 3).astype(np.float32)
+    image = np.broadcast_to(base, (*x.shape, 3)).copy()
     if scene.pattern == "plain":
-        return picture
+        return image
     second = base + (0.28 * (255 - base) if base.mean() < 128 else -0.18 * base)
     pitch = 0.125
     if scene.pattern == "striped":
@@ -200,15 +200,15 @@ def _ground(
         row = np.abs((y / pitch / 2) % 1 - 0.5) * pitch * 2 - pitch / 2
         mark = np.where(np.abs(mark) < np.abs(row), mark * -np.sign(row), row * -np.sign(mark))
     cover = np.clip(0.5 - mark * 256, 0, 1)[..., None]
-    return picture * (1 - cover) + second * cover
+    return image * (1 - cover) + second * cover
 
 
 def draw(
     scene: Scene, rng: np.random.Generator, *, window: tuple[int, int, int, int] = (0, 0, 256, 256)
 ) -> NDArray[np.uint8]:
-    """The scene's pixels, uint8 [height, width, 3] of a 256x256 picture.
+    """Return the scene's pixels, uint8 [height, width, 3], of a 256x256 image.
 
-    ``rng`` moves and tints things a little; ``window`` (left, top, right, bottom in pixels) draws a part only.
+    ``rng`` moves and tints things slightly; only the ``window`` (left, top, right, bottom in pixels) is drawn.
     """
     left, top, right, bottom = window
     y, x = np.meshgrid(
@@ -216,22 +216,22 @@ def draw(
         (np.arange(left, right, dtype=np.float32) + 0.5) / 256,
         indexing="ij",
     )
-    picture = _ground(scene, x, y, rng)
+    image = _ground(scene, x, y, rng)
     for thing in scene.things:
         radius = scene.radius(thing) * rng.uniform(0.95, 1.05)
         cx, cy = np.asarray(PLACES[thing.place]) + rng.uniform(-0.015, 0.015, 2)
-        colour = np.asarray(COLOURS[thing.colour], np.float32) + rng.uniform(-5, 5, 3).astype(np.float32)
+        color = np.asarray(COLORS[thing.color], np.float32) + rng.uniform(-5, 5, 3).astype(np.float32)
         u, v = ((x - cx) / radius).astype(np.float32), ((y - cy) / radius).astype(np.float32)
         distance = shape_distance(thing.shape, u, v) * radius * 256
-        paint = np.broadcast_to(colour, picture.shape)
+        fill = np.broadcast_to(color, image.shape)
         if thing.style == "shaded":
             light = np.clip(1.1 - 0.3 * np.hypot(u + 0.45, v + 0.45), 0.6, 1.1)[..., None]
             gleam = 60 * np.exp(-6 * ((u + 0.4) ** 2 + (v + 0.4) ** 2))[..., None]
-            paint = paint * light + gleam
+            fill = fill * light + gleam
         if thing.style == "outlined":
-            edge = (235, 235, 235) if sum(COLOURS[thing.colour]) < 120 else (18, 18, 20)
+            edge = (235, 235, 235) if sum(COLORS[thing.color]) < 120 else (18, 18, 20)
             line = np.clip(distance + 4.5 + 0.5, 0, 1)[..., None]
-            paint = paint * (1 - line) + np.asarray(edge, np.float32) * line
+            fill = fill * (1 - line) + np.asarray(edge, np.float32) * line
         cover = np.clip(0.5 - distance, 0, 1)[..., None]
-        picture = picture * (1 - cover) + paint * cover
-    return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+        image = image * (1 - cover) + fill * cover
+    return np.clip(image + 0.5, 0, 255).astype(np.uint8)

@@ -1,6 +1,6 @@
-"""The whole recipe in one command: ``python -m demo.train``. Run again, it goes on from its last checkpoint.
+"""Runs the complete recipe: ``python -m demo.train``. A second run resumes from the last checkpoint.
 
-demo/README.md says how long each stage took.
+demo/README.md lists the time of each stage.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ HERE = Path(__file__).resolve().parent
 
 
 def main() -> None:
-    """Train what is not trained yet and write the checkpoint."""
+    """Train the stages that are not finished yet and write the checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=HERE / "run", help="checkpoints and logs (demo/run)")
     parser.add_argument(
         "--out", type=Path, default=HERE / "model", help="the diffusers checkpoint to write (demo/model)"
     )
-    given = parser.parse_args()
-    run: Path = given.run
+    args = parser.parse_args()
+    run: Path = args.run
     if not (run / "tokenizer" / "vocab.json").is_file():
         write_tokenizer(run / "tokenizer")
     train_vae(run)
@@ -33,7 +33,7 @@ def main() -> None:
     if not (run / "scenes.pickle").is_file():
         encode_scenes(run)
     train_unet(run)
-    export(run, given.out)
+    export(run, args.out)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Stage 2: the text encoder learns what captions say, before any picture is painted.
+"""Stage 2: the text encoder learns the meaning of captions, without images.
 
-From scratch, a UNet spends most of a short training finding out what its text states mean. Here the encoder first
-learns to tell, from the states after the caption's end, the first thing told (positions 0 mod 3), the second (1 mod 3)
-and the ground (2 mod 3), each linearly readable; then it is frozen and the UNet's cross attention has clean words to
-look up. The heads are thrown away.
+From scratch, a UNet spends most of a short training on the meaning of its text states. Here the encoder learns first: in
+the states after the caption's end, linear heads read the first thing (positions 0 mod 3), the second (1 mod 3) and the
+ground (2 mod 3). Then the encoder is frozen, the heads are discarded, and the UNet's cross attention has distinct states to
+attend to.
 """
 
 from __future__ import annotations
@@ -18,42 +18,42 @@ from transformers import CLIPTokenizer
 from demo.captions import caption
 from demo.networks import TEXT_WIDTH, TOKENS, make_text_encoder
 from demo.progress import Averaged, Log, learning_rate, resume, save
-from demo.scenes import COLOURS, PATTERNS, PLACES, SHAPES, SIZES, STYLES, Scene, random_scene
+from demo.scenes import COLORS, PATTERNS, PLACES, SHAPES, SIZES, STYLES, Scene, random_scene
 
 STEPS = 1200
 BATCH = 64
-_THING = (SHAPES, tuple(COLOURS), tuple(PLACES), SIZES, STYLES)
-_GROUND = (tuple(COLOURS), PATTERNS)
+_THING = (SHAPES, tuple(COLORS), tuple(PLACES), SIZES, STYLES)
+_GROUND = (tuple(COLORS), PATTERNS)
 
 
 def labels(scene: Scene | None) -> list[int]:
-    """Class numbers of both things and the ground; 0 means absent."""
-    found: list[int] = []
+    """Return the class numbers of both things and the ground; 0 means absent."""
+    numbers: list[int] = []
     things = scene.things if scene else ()
     for index in range(2):
         if index < len(things):
             t = things[index]
-            words = (t.shape, t.colour, t.place, t.size, t.style)
-            found += [names.index(w) + 1 for names, w in zip(_THING, words, strict=True)]
+            words = (t.shape, t.color, t.place, t.size, t.style)
+            numbers += [names.index(w) + 1 for names, w in zip(_THING, words, strict=True)]
         else:
-            found += [0] * len(_THING)
+            numbers += [0] * len(_THING)
     if scene:
-        return [*found, _GROUND[0].index(scene.ground) + 1, _GROUND[1].index(scene.pattern) + 1]
-    return [*found, 0, 0]
+        return [*numbers, _GROUND[0].index(scene.ground) + 1, _GROUND[1].index(scene.pattern) + 1]
+    return [*numbers, 0, 0]
 
 
 def load_tokenizer(folder: Path) -> CLIPTokenizer:
-    """The vocabulary written by `demo.captions.write_tokenizer`."""
+    """Load the vocabulary that `demo.captions.write_tokenizer` wrote."""
     return CLIPTokenizer.from_pretrained(folder)
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
-    """Token ids, int64 [len(texts), 77]."""
+    """Return token ids, int64 [len(texts), 77]."""
     return tokenizer(texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt").input_ids
 
 
 class Heads(torch.nn.Module):
-    """Linear readers of the states, one a label."""
+    """Linear readers of the states, one for each label."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,18 +62,18 @@ class Heads(torch.nn.Module):
         self.readers = torch.nn.ModuleList(torch.nn.Linear(TEXT_WIDTH, n) for n in [*thing, *thing, *ground])
 
     def forward(self, states: torch.Tensor, after: torch.Tensor) -> list[torch.Tensor]:
-        """Mean log-probabilities over each slot's positions after the caption's end, one [batch, classes] a label."""
+        """Return each label's mean log-probabilities [batch, classes] over its slot's positions after the caption's end."""
         place = torch.arange(states.shape[1]) % 3
-        found = []
+        scores_by_label = []
         for slot, reader in zip(self.slots, self.readers, strict=True):
             mask = (after & (place == slot)).float()[..., None]
             scores = reader(states).log_softmax(-1)
-            found.append((scores * mask).sum(1) / mask.sum(1))
-        return found
+            scores_by_label.append((scores * mask).sum(1) / mask.sum(1))
+        return scores_by_label
 
 
 def train_text(folder: Path, *, steps: int = STEPS, seed: int = 2) -> None:
-    """Train (or go on training) the text encoder on captions alone."""
+    """Train the text encoder on captions alone, or resume its training."""
     torch.manual_seed(seed)
     tokenizer = load_tokenizer(folder / "tokenizer")
     encoder = make_text_encoder(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
@@ -93,9 +93,9 @@ def train_text(folder: Path, *, steps: int = STEPS, seed: int = 2) -> None:
                 texts.append("")
                 targets.append(labels(None))
                 continue
-            text, told = caption(random_scene(rng), rng)
+            text, scene = caption(random_scene(rng), rng)
             texts.append(text)
-            targets.append(labels(told))
+            targets.append(labels(scene))
         ids = tokenize(tokenizer, texts)
         target = torch.tensor(targets)
         after = ids == tokenizer.eos_token_id

@@ -1,4 +1,4 @@
-"""Stages 3 and 4: scenes are drawn and encoded once, then the UNet learns to paint them from their captions."""
+"""Stages 3 and 4: draw and encode scenes once, then train the UNet to generate them from their captions."""
 
 from __future__ import annotations
 
@@ -16,46 +16,46 @@ from demo.progress import Averaged, Log, learning_rate, resume, save
 from demo.scenes import Scene, draw, held_out, random_scene
 from demo.train_text import load_tokenizer, tokenize
 
-PICTURES = 20_000
-#: The side of a picture's latents.
+IMAGES = 20_000
+#: The side of an image's latents.
 SIDE = 32
 STEPS = 9000
 BATCH = 16
 #: The share of a batch with two things.
 TWO = 0.7
-#: How much more a latent in or around a thing counts than one of the ground: a small thing covers 3 in 100, and its
-#: shape is what is learned last.
+#: The weight of a latent in or around a thing, relative to the ground: a small thing covers 3 in 100 latents, and its shape
+#: is learned last.
 THINGS = 5.0
-#: The weight of the attention's own loss: what it begins with is then about the pictures' loss.
+#: The weight of the attention loss; with it, that loss starts about as large as the images' loss.
 ATTENTION = 0.05
-#: Stable Diffusion's schedule, but ending at 0.02: at 0.012 the last step still shows 7 % of the picture, from which a
-#: model learns that a ground is never far from grey; here it is 1.6 %.
+#: Stable Diffusion's schedule, but ending at 0.02: at 0.012 the last step still shows 7 % of the image, and a model
+#: learns from it that every ground is nearly gray; here it is 1.6 %.
 SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.02, "beta_schedule": "scaled_linear"}
 
 
 def alphas_cumprod() -> torch.Tensor:
-    """The share of signal power left at each of the 1000 timesteps."""
+    """Return the remaining share of signal power at each of the 1000 timesteps."""
     root = torch.linspace(SCHEDULE["beta_start"] ** 0.5, SCHEDULE["beta_end"] ** 0.5, 1000, dtype=torch.float64)
     return torch.cumprod(1 - root**2, 0).float()
 
 
 def trained_vae(folder: Path) -> AutoencoderKL:
-    """The autoencoder of stage 1, with its averaged weights."""
+    """Return the autoencoder of stage 1, with its averaged weights."""
     vae = make_vae()
     vae.load_state_dict(torch.load(folder / "vae.pt", weights_only=True)["averaged"])
     return vae.eval().to(memory_format=torch.channels_last)
 
 
 @torch.inference_mode()
-def encode_scenes(folder: Path, *, pictures: int = PICTURES, seed: int = 3) -> None:
-    """Draw ``pictures`` scenes (none held out) and keep their latents (posterior means, fp16) and descriptions."""
+def encode_scenes(folder: Path, *, images: int = IMAGES, seed: int = 3) -> None:
+    """Draw ``images`` scenes (none held out) and save their latents (posterior means, fp16) and descriptions."""
     rng = np.random.default_rng(seed)
     vae = trained_vae(folder)
     scenes: list[Scene] = []
-    latents = np.empty((pictures, 4, SIDE, SIDE), np.float16)
-    while len(scenes) < pictures:
+    latents = np.empty((images, 4, SIDE, SIDE), np.float16)
+    while len(scenes) < images:
         batch: list[Scene] = []
-        while len(batch) < min(16, pictures - len(scenes)):
+        while len(batch) < min(16, images - len(scenes)):
             scene = random_scene(rng, two=0.55)
             if not held_out(scene):
                 batch.append(scene)
@@ -71,10 +71,10 @@ def encode_scenes(folder: Path, *, pictures: int = PICTURES, seed: int = 3) -> N
 
 
 def train_unet(folder: Path, *, steps: int = STEPS, seed: int = 4) -> None:
-    """Train (or go on training) the UNet: v-prediction, captions dropped 1 in 10, cross attention taught where to look.
+    """Train the UNet or resume its training: v-prediction, 1 in 10 captions dropped, with the attention loss.
 
-    All noise levels weigh alike. Min-SNR weights (Hang et al. 2023) leave those above a signal-to-noise ratio of 1/20,
-    where it is decided what stands where, one twentieth of the gradient.
+    All noise levels have equal weights. Min-SNR weights (Hang et al. 2023) leave those above a signal-to-noise ratio of
+    1/20, which decide the layout, one twentieth of the gradient.
     """
     torch.manual_seed(seed)
     tokenizer = load_tokenizer(folder / "tokenizer")
@@ -116,11 +116,11 @@ def train_unet(folder: Path, *, steps: int = STEPS, seed: int = 4) -> None:
         noisy = (a.sqrt() * x + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
         target = a.sqrt() * noise - (1 - a).sqrt() * x
         squared = (unet(noisy, t, context).sample - target).square()
-        told = [scene for _, scene in captions]
-        around = torch.from_numpy(np.stack([regions(scene, SIDE, 1.4) for scene in told])) < SLOTS - 1
+        captioned = [scene for _, scene in captions]
+        around = torch.from_numpy(np.stack([regions(scene, SIDE, 1.4) for scene in captioned])) < SLOTS - 1
         weight = torch.where(around, THINGS, 1.0).view(BATCH, 1, SIDE, SIDE)
         errors = squared.detach().mean((1, 2, 3))
-        missed = attention_loss(watched, ids, tokenizer.eos_token_id, kept, [told[i] for i in kept])
+        missed = attention_loss(watched, ids, tokenizer.eos_token_id, kept, [captioned[i] for i in kept])
         loss = (squared * weight).mean() / weight.mean() + ATTENTION * missed
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -1,4 +1,4 @@
-"""Everything that runs the same weights, by name: libraries people use, and ours."""
+"""The libraries that run the same weights, ours included, by name."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _NETWORKS = ("unet", "vae_decoder")
 class Peer:
     """A library with its settings.
 
-    module: which module here runs it: load(workload, **settings) gives a `Step`.
-    package: what must be installed.
-    networks: the workloads it has.
-    prepared: whether it runs from something of its own, which its module's prepare(workload, **settings) writes once.
-    runs: how many timed runs a turn where another number than usual is enough; with 0 the first one is timed.
+    module: the module here that runs it; its load(workload, **settings) returns a `Step`.
+    package: the package that must be installed.
+    networks: the workloads that it supports.
+    prepared: it needs its own files, which its module's prepare(workload, **settings) writes once.
+    runs: the number of timed runs in a turn, if it differs from the usual; with 0, the first run is timed.
     """
 
     name: str
@@ -33,20 +33,20 @@ class Peer:
 
     @property
     def installed(self) -> bool:
-        """Whether it can be measured here."""
+        """Whether its package is installed."""
         return importlib.util.find_spec(self.package) is not None
 
     def runner(self) -> ModuleType:
-        """Its module, imported now: in the process that is measured, not in the one that measures."""
+        """Import and return its module; only the measured process does this."""
         return importlib.import_module(f"benchmarks.peers.{self.module}")
 
     def to_json(self) -> str:
-        """For another process's command line."""
+        """Return JSON for another process's command line."""
         return json.dumps(asdict(self))
 
     @classmethod
-    def of_json(cls, text: str) -> Peer:
-        """What `to_json` gave."""
+    def from_json(cls, text: str) -> Peer:
+        """Parse the result of `to_json`."""
         return cls(**json.loads(text))
 
 
@@ -67,5 +67,5 @@ _ALL = (
     ),
 )
 PEERS = {peer.name: peer for peer in _ALL}
-#: What the others' pictures and numbers are compared with, and what their times are.
+#: The peer whose outputs are the reference, and the one whose times are.
 REFERENCE, OURS = "diffusers-fp32", "ours-fast"

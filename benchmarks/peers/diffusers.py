@@ -10,11 +10,11 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from numpy.typing import NDArray
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from benchmarks.image import GUIDANCE, PROMPT, SEED
 from benchmarks.peers.step import Step, timed
-from benchmarks.picture import GUIDANCE, PROMPT, SEED
 from benchmarks.workload import Arrays, Workload
 
-#: What Stable Diffusion 1.5's scheduler_config.json says beside the noise schedule.
+#: Stable Diffusion 1.5's scheduler_config.json, without the noise schedule.
 _DDIM = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
 
 
@@ -26,13 +26,13 @@ class UNet(torch.nn.Module):
         self.network = UNet2DConditionModel.from_pretrained(workload.checkpoint / "unet", torch_dtype=dtype).eval()
 
     def forward(self, sample: torch.Tensor, timestep: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        """One prediction."""
+        """Predict the noise."""
         noise: torch.Tensor = self.network(sample, timestep, states, return_dict=False)[0]
         return noise
 
 
 class Decoder(torch.nn.Module):
-    """An autoencoder's decoder of tensors only: z -> image; the encoder is let go of."""
+    """An autoencoder's decoder of tensors only: z -> image; the encoder is deleted."""
 
     def __init__(self, workload: Workload, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Decoder(torch.nn.Module):
         del self.network.encoder
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        """One picture."""
+        """Decode an image."""
         image: torch.Tensor = self.network.decode(z, return_dict=False)[0]
         return image
 
@@ -67,13 +67,13 @@ def _pipeline(workload: Workload, dtype: torch.dtype) -> StableDiffusionPipeline
 
 
 def load(workload: Workload, *, dtype: str, channels_last: bool = False) -> Step:
-    """The network, or for txt2img the pipeline, computing in ``dtype``."""
+    """Load the network, or for txt2img the pipeline, in ``dtype``."""
     torch.set_grad_enabled(False)
     kind = getattr(torch, dtype)
     if workload.network == "txt2img":
         pipeline = _pipeline(workload, kind)
 
-        def paint(inputs: Arrays) -> NDArray[np.uint8]:
+        def generate(inputs: Arrays) -> NDArray[np.uint8]:
             (image,) = pipeline(
                 PROMPT,
                 width=workload.width,
@@ -84,7 +84,7 @@ def load(workload: Workload, *, dtype: str, channels_last: bool = False) -> Step
             ).images
             return np.asarray(image)
 
-        return timed(paint)
+        return timed(generate)
     module: Any = MODULES[workload.network](workload, kind)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     module = module.to(memory_format=layout)
@@ -95,7 +95,7 @@ def load(workload: Workload, *, dtype: str, channels_last: bool = False) -> Step
             torch.from_numpy(a) if name == "timestep" else torch.from_numpy(a).to(kind) for name, a in inputs.items()
         ]
         tensors = [t.contiguous(memory_format=layout) if t.ndim == 4 else t for t in tensors]
-        found: NDArray[np.float32] = module(*tensors).float().numpy()
-        return found
+        output: NDArray[np.float32] = module(*tensors).float().numpy()
+        return output
 
     return timed(run)

@@ -1,4 +1,4 @@
-"""What a peer runs from, written once: whole or not at all, so that an export that was killed is not taken for one."""
+"""Writes the files that a peer runs from, once and atomically, so that a killed export leaves no partial folder."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def exported(folder: Path, write: Callable[[Path], None]) -> None:
-    """Have ``write`` fill a new folder and call it ``folder``, unless that is there already."""
+def export_once(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a new folder, then rename it to ``folder``; do nothing if ``folder`` exists."""
     if folder.is_dir():
         return
     partial = folder.with_name(f"{folder.name}.partial")

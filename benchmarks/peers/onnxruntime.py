@@ -1,4 +1,4 @@
-"""ONNX Runtime's CPU provider on what torch.onnx makes of the PyTorch module."""
+"""ONNX Runtime's CPU provider, on the PyTorch module exported by torch.onnx."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from benchmarks.peers.exported import exported
+from benchmarks.peers.exported import export_once
 from benchmarks.peers.step import Step, timed
 from benchmarks.workload import Arrays, Workload
 
 
 def _folder(workload: Workload) -> Path:
-    return workload.beside("onnx") / workload.name
+    return workload.derived("onnx") / workload.name
 
 
 def prepare(workload: Workload) -> None:
@@ -34,11 +34,11 @@ def prepare(workload: Workload) -> None:
                 module, tensors, path, input_names=list(inputs), dynamo=True, external_data=True, verbose=False
             )
 
-    exported(_folder(workload), write)
+    export_once(_folder(workload), write)
 
 
 def load(workload: Workload) -> Step:
-    """The session with every graph optimization on."""
+    """Load the session with all graph optimizations."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     path = _folder(workload) / f"{workload.name}.onnx"

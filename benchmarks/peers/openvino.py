@@ -1,4 +1,4 @@
-"""OpenVINO's CPU plugin on what its own converter makes of the PyTorch module."""
+"""OpenVINO's CPU plugin, on the PyTorch module converted by OpenVINO."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from benchmarks.peers.exported import exported
+from benchmarks.peers.exported import export_once
 from benchmarks.peers.step import Step, timed
 from benchmarks.workload import Arrays, Workload
 
 
 def _folder(workload: Workload) -> Path:
-    return workload.beside("openvino") / workload.name
+    return workload.derived("openvino") / workload.name
 
 
 def prepare(workload: Workload, **settings: Any) -> None:
-    """Export once, with the weights in fp16 as OpenVINO keeps them unless told not to (they are fp16's values)."""
+    """Export once, with the weights in fp16, OpenVINO's default (the values are fp16's anyway)."""
 
     def write(folder: Path) -> None:
         import torch
@@ -32,11 +32,11 @@ def prepare(workload: Workload, **settings: Any) -> None:
             model = openvino.convert_model(module, example_input=tensors, input=[tuple(t.shape) for t in tensors])
         openvino.save_model(model, folder / f"{workload.name}.xml")
 
-    exported(_folder(workload), write)
+    export_once(_folder(workload), write)
 
 
 def load(workload: Workload, *, precision: str) -> Step:
-    """The compiled model; ``precision`` is what OpenVINO is hinted to compute in: f32 or bf16."""
+    """Load the compiled model; ``precision`` is OpenVINO's inference precision hint: f32 or bf16."""
     settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     model = openvino.Core().compile_model(_folder(workload) / f"{workload.name}.xml", "CPU", settings)
 

@@ -1,4 +1,4 @@
-"""Our runtime on the packages our converter makes, and for txt2img the server's pipeline over it."""
+"""Our runtime on our converter's packages; for txt2img, the server's pipeline."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.image import GUIDANCE, PROMPT, SEED
 from benchmarks.peers.step import Step, timed
-from benchmarks.picture import GUIDANCE, PROMPT, SEED
 from benchmarks.workload import Arrays, Workload
 from converter.folder import ModelFolder
 from converter.networks.layers import Attention
@@ -19,12 +19,12 @@ from converter.runtime import load as load_package
 
 
 def converted(workload: Workload, attention: Attention = "split_einsum") -> Path:
-    """The model folder of the checkpoint at the workload's size."""
-    return workload.beside(f"{attention}-{workload.width}x{workload.height}")
+    """Return the model folder of the checkpoint at the workload's size."""
+    return workload.derived(f"{attention}-{workload.width}x{workload.height}")
 
 
 def package(workload: Workload, attention: Attention = "split_einsum") -> Path:
-    """The .mlpackage of the workload's network."""
+    """Return the .mlpackage of the workload's network."""
     folder = ModelFolder.open(converted(workload, attention))
     return folder.path / folder.packages(workload.network, workload.width, workload.height)[0].path
 
@@ -32,7 +32,7 @@ def package(workload: Workload, attention: Attention = "split_einsum") -> Path:
 def prepare(
     workload: Workload, *, precision: str, attention: Attention = "split_einsum", path: str | None = None
 ) -> None:
-    """Convert the checkpoint once, unless there is a package given by its ``path``."""
+    """Convert the checkpoint once, unless ``path`` names a package."""
     from converter.conversion.convert import convert
     from converter.options import ConvertOptions
 
@@ -43,19 +43,19 @@ def prepare(
         convert(workload.checkpoint, folder, options)
 
 
-def _arranged(inputs: Arrays) -> dict[str, NDArray[Any]]:
-    """The inputs as a package takes them: in fp16, the states channels first."""
-    given = {name: array.astype(np.float16) for name, array in inputs.items()}
-    if "states" in given:
-        given["encoder_hidden_states"] = np.ascontiguousarray(given.pop("states").transpose(0, 2, 1)[:, :, None])
-    return given
+def _as_package_inputs(inputs: Arrays) -> dict[str, NDArray[Any]]:
+    """Convert the inputs to a package's: fp16, with the states' channels first."""
+    arrays = {name: array.astype(np.float16) for name, array in inputs.items()}
+    if "states" in arrays:
+        arrays["encoder_hidden_states"] = np.ascontiguousarray(arrays.pop("states").transpose(0, 2, 1)[:, :, None])
+    return arrays
 
 
 def _loader(precision: str) -> Callable[[Path, str, str], Network]:
-    def loaded(at: Path, function: str, compute_units: str) -> Network:
-        return load_package(at, function=function, compute_units=compute_units, precision=precision)
+    def open_package(path: Path, function: str, compute_units: str) -> Network:
+        return load_package(path, function=function, compute_units=compute_units, precision=precision)
 
-    return loaded
+    return open_package
 
 
 def _pipeline(workload: Workload, precision: str, attention: Attention) -> Step:
@@ -69,21 +69,21 @@ def _pipeline(workload: Workload, precision: str, attention: Attention) -> Step:
         model.manifest, prompt=PROMPT, steps=workload.steps, guidance_scale=GUIDANCE, seed=SEED, scheduler="ddim"
     )
 
-    def paint(inputs: Arrays) -> NDArray[np.uint8]:
-        (picture,) = (event for event in model.generate(request, {}) if isinstance(event, GeneratedImage))
-        return picture.pixels
+    def generate(inputs: Arrays) -> NDArray[np.uint8]:
+        (image,) = (event for event in model.generate(request, {}) if isinstance(event, GeneratedImage))
+        return image.pixels
 
-    return timed(paint)
+    return timed(generate)
 
 
 def load(workload: Workload, *, precision: str, attention: Attention = "split_einsum", path: str | None = None) -> Step:
-    """The package (another than the converted one where its ``path`` is given), or the whole model, in ``precision``."""
+    """Load the network's package (``path`` replaces the converted one), or for txt2img the model, in ``precision``."""
     if workload.network == "txt2img":
         return _pipeline(workload, precision, attention)
     network = _loader(precision)(Path(path) if path else package(workload, attention), "main", "CPU_ONLY")
 
     def run(inputs: Arrays) -> NDArray[np.float32]:
-        (output,) = network.predict(_arranged(inputs)).values()
+        (output,) = network.predict(_as_package_inputs(inputs)).values()
         return output
 
     return timed(run)

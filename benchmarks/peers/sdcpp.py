@@ -1,8 +1,8 @@
-"""stable-diffusion.cpp through stable-diffusion-cpp-python, which paints whole pictures only.
+"""stable-diffusion.cpp through stable-diffusion-cpp-python, which makes whole images only.
 
-So a step is the median of a short picture's, as its progress callback tells them: two evaluations of the UNet, one for
-each prompt, which is what others do as a batch of two. Decoding is what comes after the last step. Its numbers are not
-comparable with the others', which are given theirs.
+A step is the median step of a short run, timed by its progress callback: two evaluations of the UNet, one for each prompt,
+which other peers do as a batch of two. The time after the last step counts as decoding. Its outputs cannot be compared,
+because it does not take our inputs.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from statistics import median
 from safetensors.numpy import load_file, save_file
 from stable_diffusion_cpp import StableDiffusion
 
-from benchmarks.peers.exported import exported
-from benchmarks.peers.step import Step, Taken
-from benchmarks.picture import GUIDANCE, PROMPT, SEED
+from benchmarks.image import GUIDANCE, PROMPT, SEED
+from benchmarks.peers.exported import export_once
+from benchmarks.peers.step import Run, Step
 from benchmarks.workload import Arrays, Workload
 
-#: The first step pays for its buffers and is left out.
+#: The number of steps; the first allocates buffers and is not counted.
 _STEPS = {"unet": 3, "vae_decoder": 1}
 
 
 def _folder(workload: Workload) -> Path:
-    return workload.beside("sdcpp")
+    return workload.derived("sdcpp")
 
 
 def prepare(workload: Workload) -> None:
-    """The checkpoint's folder once more, its text encoder under the names of transformers before 5, which it looks for."""
+    """Copy the checkpoint's folder, with the text encoder's tensor names of transformers 4, which it expects."""
 
     def write(folder: Path) -> None:
         tensors = load_file(workload.checkpoint / "text_encoder" / "model.safetensors")
@@ -40,15 +40,15 @@ def prepare(workload: Workload) -> None:
         named = {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in tensors.items()}
         save_file(named, folder / "text_encoder" / "model.safetensors")
 
-    exported(_folder(workload), write)
+    export_once(_folder(workload), write)
 
 
 def load(workload: Workload) -> Step:
-    """The model in the types of its file (fp16)."""
-    # Left alone it takes half of the cores.
+    """Load the model in its file's type (fp16)."""
+    # By default it uses half of the cores.
     model = StableDiffusion(model_path=str(_folder(workload)), n_threads=os.cpu_count() or 1, verbose=False)
 
-    def step(inputs: Arrays) -> Taken:
+    def step(inputs: Arrays) -> Run:
         ends: list[float] = []
         model.generate_image(
             PROMPT,
@@ -62,7 +62,7 @@ def load(workload: Workload) -> Step:
         )
         done = time.perf_counter()
         if workload.network == "vae_decoder":
-            return Taken(done - ends[-1], None)
-        return Taken(median(after - before for before, after in pairwise(ends)), None)
+            return Run(done - ends[-1], None)
+        return Run(median(after - before for before, after in pairwise(ends)), None)
 
     return step

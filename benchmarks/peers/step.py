@@ -13,23 +13,23 @@ from benchmarks.workload import Arrays
 
 
 @dataclass(frozen=True)
-class Taken:
-    """How long a run took, and what it gave; None where a peer takes no numbers of ours, so that none compare."""
+class Run:
+    """The time and output of a run; the output is None if the peer does not take our inputs."""
 
     seconds: float
     output: NDArray[Any] | None
 
 
 #: Runs a workload's inputs once.
-Step = Callable[[Arrays], Taken]
+Step = Callable[[Arrays], Run]
 
 
 def timed(run: Callable[[Arrays], NDArray[Any]]) -> Step:
-    """A step that is its call, from arrays to an array."""
+    """Return a step that times a function from arrays to an array."""
 
-    def step(inputs: Arrays) -> Taken:
+    def step(inputs: Arrays) -> Run:
         begun = time.perf_counter()
         output = run(inputs)
-        return Taken(time.perf_counter() - begun, output)
+        return Run(time.perf_counter() - begun, output)
 
     return step

@@ -81,10 +81,10 @@ def test_every_network_is_measured_on_every_compute_unit(checks, model, double):
     mac.check_networks(checks, model, mac.UNITS)
     assert [(check.name, check.error) for check in checks.done if check.error] == []
     assert len(checks.done) == 3 * 5 + 1
-    near = {words[2]: found["last_hidden_state"] for words, found in checks.found("numbers")}
+    near = {words[2]: found["last_hidden_state"] for words, found in checks.figures("numbers")}
     assert near["CPU_ONLY"]["psnr_db"] > near["CPU_AND_GPU"]["psnr_db"] > near["CPU_AND_NE"]["psnr_db"] + 6
     assert near["CPU_AND_NE"]["drift"] == 0
-    ((_, found),) = checks.found("blocks")
+    ((_, found),) = checks.figures("blocks")
     assert found["apart"] == {"CPU_ONLY": None, "CPU_AND_GPU": None, "CPU_AND_NE": "text_model_encoder_layers_1"}
     text = mac.markdown(checks)
     assert text.startswith("# On Apple M2 Pro, macOS 15.1 (24B83)\n")
@@ -101,9 +101,9 @@ def test_a_compute_unit_that_does_not_load_leaves_the_others(checks, model, doub
     failed = [check.name.split()[0] for check in checks.done if check.error]
     # Of the double's engine only the plan can be had.
     assert failed == ["first-load", "load", "numbers", "idle"]
-    ((_, found),) = checks.found("blocks")
+    ((_, found),) = checks.figures("blocks")
     assert set(found["failed"]) == {"CPU_AND_NE"}
-    assert {words[-1] for words, _ in checks.found("numbers")} == {"CPU_ONLY"}
+    assert {words[-1] for words, _ in checks.figures("numbers")} == {"CPU_ONLY"}
     assert "| tiny text_encoder CPU_AND_NE | does not run: Error in building plan" in mac.markdown(checks)
     assert "| tiny text_encoder CPU_AND_NE | - | - | - | - | - | - | - | Neural Engine" in mac.markdown(checks)
 
@@ -117,13 +117,13 @@ def test_where_there_is_no_engine_it_is_not_tried():
 def test_a_conversion_that_fails_leaves_the_rest(checks, tmp_path, monkeypatch):
     done = []
 
-    def succeeded(command, **variables):
+    def run_or_raise(command, **variables):
         done.append(command[:2])
         if command[1] == "convert":
             raise AnemoneError("converting needs 9 MB")
         return {"status": 0}
 
-    monkeypatch.setattr(mac, "succeeded", succeeded)
+    monkeypatch.setattr(mac, "run_or_raise", run_or_raise)
     monkeypatch.setattr(mac, "in_child", lambda work: ("CPU", "GPU"))
     mac.check_all(checks, [], tmp_path, tests=True)
     assert [(check.name, check.error is None) for check in checks.done] == [
@@ -151,12 +151,12 @@ def test_whole_images_are_compared_with_fp32_and_with_themselves(checks, tmp_pat
 
 
 def test_commands_are_run_and_their_ends_kept():
-    found = mac.ran(["server", "--version"])
+    found = mac.run_module(["server", "--version"])
     assert found["status"] == 0
     assert found["printed"].startswith("anemone ")
     assert found["memory"] > 10**7
     with pytest.raises(AnemoneError, match=r"^server verify . ended with status 2: usage: "):
-        mac.succeeded(["server", "verify", "."])
+        mac.run_or_raise(["server", "verify", "."])
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="on a Mac it runs")

@@ -19,17 +19,17 @@ def test_watching_changes_nothing_but_keeps_what_cross_attention_looks_at():
         plain = unet(*given).sample
         watched = watch(unet)
         torch.testing.assert_close(unet(*given).sample, plain, rtol=1e-4, atol=1e-5)
-    assert [one.seen.shape for one in watched] == [(2, 4, 256, 77), (2, 4, 256, 77), (2, 4, 64, 77)]
-    for one in watched:
-        torch.testing.assert_close(one.seen.sum(-1), torch.ones(one.seen.shape[:3]))
+    assert [attention.probs.shape for attention in watched] == [(2, 4, 256, 77), (2, 4, 256, 77), (2, 4, 64, 77)]
+    for attention in watched:
+        torch.testing.assert_close(attention.probs.sum(-1), torch.ones(attention.probs.shape[:3]))
 
 
 def test_a_things_region_lies_round_its_place_and_the_rest_is_ground():
     cells = regions(SCENE, 16).reshape(16, 16)
     for slot, thing in enumerate(SCENE.things):
         rows, columns = np.nonzero(cells == slot)
-        centre = ((columns.mean() + 0.5) / 16, (rows.mean() + 0.5) / 16)
-        np.testing.assert_allclose(centre, PLACES[thing.place], atol=0.02)
+        center = ((columns.mean() + 0.5) / 16, (rows.mean() + 0.5) / 16)
+        np.testing.assert_allclose(center, PLACES[thing.place], atol=0.02)
     assert cells[0, 0] == SLOTS - 1
 
 
@@ -41,7 +41,7 @@ class _Looking:
         wanted = (regions(SCENE, 8) + shift) % SLOTS
         after = (ids[0] == END).numpy()
         share = torch.from_numpy((after & (slot == wanted[:, None])).astype(np.float32))
-        self.seen = (share / share.sum(-1, keepdim=True)).expand(1, TAUGHT, -1, -1)
+        self.probs = (share / share.sum(-1, keepdim=True)).expand(1, TAUGHT, -1, -1)
 
 
 def test_attention_is_only_right_where_it_reads_the_things_own_states():

@@ -10,7 +10,7 @@ import pytest
 from demo.captions import caption
 from demo.check import judge, prompts
 from demo.pixels import look
-from demo.scenes import COLOURS, PLACES, SHAPES, Scene, Thing, draw, held_out, random_scene
+from demo.scenes import COLORS, PLACES, SHAPES, Scene, Thing, draw, held_out, random_scene
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -19,7 +19,7 @@ def test_the_judge_sees_the_shape_that_was_drawn(shape, style):
     scene = Scene((Thing(shape, "red", "top right", "large", style),), "cyan")
     ground, seen = look(draw(scene, np.random.default_rng(0)))
     assert ground == "cyan"
-    assert [(s.shape, s.colour, s.place) for s in seen] == [(shape, "red", "top right")]
+    assert [(s.shape, s.color, s.place) for s in seen] == [(shape, "red", "top right")]
 
 
 @pytest.mark.slow
@@ -50,9 +50,9 @@ def test_captions_name_everything_that_is_not_the_default():
     rng = np.random.default_rng(1)
     for _ in range(300):
         scene = random_scene(rng)
-        text, told = caption(scene, rng)
-        assert sorted(map(repr, told.things)) == sorted(map(repr, scene.things))
-        assert all(t.colour in text for t in scene.things)
+        text, captioned = caption(scene, rng)
+        assert sorted(map(repr, captioned.things)) == sorted(map(repr, scene.things))
+        assert all(t.color in text for t in scene.things)
         assert scene.ground in text or scene.ground == "white"
         for thing in scene.things:
             assert thing.style in text or thing.style == "flat" or (thing.style == "shaded" and "glossy" in text)
@@ -79,5 +79,5 @@ def test_a_window_is_a_part_of_the_whole_image():
 
 
 def test_names_are_distinct_and_places_lie_inside():
-    assert len(COLOURS) == 10
+    assert len(COLORS) == 10
     assert all(0 < x < 1 and 0 < y < 1 for x, y in PLACES.values())

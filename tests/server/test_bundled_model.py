@@ -50,7 +50,7 @@ def server(data_dir):
 
 def shown(png: bytes) -> tuple[str, list[tuple[str, str, str]]]:
     ground, seen = look(np.asarray(Image.open(io.BytesIO(png)).convert("RGB")))
-    return ground, [(s.colour, s.shape, s.place) for s in seen]
+    return ground, [(s.color, s.shape, s.place) for s in seen]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_an_image_can_be_made_again_from_its_own_text(server):
     assert again.content == first.content
 
 
-def test_an_image_from_an_image_keeps_its_place_and_takes_the_prompts_colour(server):
+def test_an_image_from_an_image_keeps_its_place_and_takes_the_prompts_color(server):
     circle = server.post("/api/v1/txt2img", json={"prompt": "a red circle on a blue background", "seed": 7}).content
     answer = server.post(
         "/api/v1/img2img",

@@ -121,7 +121,7 @@ def test_trial_verdicts_of_a_program_are_told(data: Path, capsys: pytest.Capture
 def test_that_there_is_no_model_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--data-dir", str(tmp_path / "data")]) == 1
     text = capsys.readouterr().out
-    assert "wrong: no model is installed\n  `anemone serve` converts the bundled one" in text
+    assert "wrong: no model is installed\n  `anemone serve` converts the bundled model" in text
     assert f"data folder: {tmp_path / 'data'}, does not exist yet" in text
     assert not (tmp_path / "data").exists()
 

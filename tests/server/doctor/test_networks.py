@@ -76,8 +76,8 @@ _BROKEN = {
     "no program": (package_file("unet", _PROGRAM, None), "unet of bad"),
     "no list of files": (package_file("vae_decoder", "Manifest.json", None), "vae_decoder of bad"),
     "another network's package": (swapped, "is not a unet: its inputs are z, without sample"),
-    "no words": (lambda folder: (folder / "tokenizer/vocab.json").write_text(""), "prompts cannot be read"),
-    "no merges": (lambda folder: (folder / "tokenizer/merges.txt").unlink(), "prompts cannot be read"),
+    "no words": (lambda folder: (folder / "tokenizer/vocab.json").write_text(""), "cannot tokenize prompts"),
+    "no merges": (lambda folder: (folder / "tokenizer/merges.txt").unlink(), "cannot tokenize prompts"),
     "a network that is not known": (with_another, "bad: 'mystery' is not a network"),
     "a strange list of files": (package_file("vae_decoder", "Manifest.json", b'{"rootModelIdentifier": []}'), "vae_"),
 }

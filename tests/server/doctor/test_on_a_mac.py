@@ -111,4 +111,4 @@ def test_a_virtual_mac_has_no_engine(mac):
 def test_a_mac_needs_no_kernels(mac):
     found = machine.kernel_state()
     assert not found.usable
-    assert found.why == "Core ML runs networks on a Mac, and needs none"
+    assert found.why == "on a Mac, Core ML runs networks without them"

@@ -1,9 +1,9 @@
-"""The process that is measured: loads one peer, runs it, and leaves its times and its output in a folder.
+"""The measured process: loads one peer, runs it, and writes its times and its output into a folder.
 
-    python -m benchmarks.subject measure PEER WORKLOAD BEGUN RUNS FOLDER
-    python -m benchmarks.subject prepare PEER WORKLOAD
+    python -m benchmarks.measured_process measure PEER WORKLOAD BEGUN RUNS FOLDER
+    python -m benchmarks.measured_process prepare PEER WORKLOAD
 
-PEER and WORKLOAD are JSON; BEGUN is the monotonic clock as the process was started, so that a peer's imports count.
+PEER and WORKLOAD are JSON; BEGUN is the monotonic clock at the start of the process, so that the times include imports.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ def _measure(peer: Peer, workload: Workload, begun: float, runs: int, folder: Pa
     ready = time.monotonic() - begun
     first = step(inputs)
     to_first = time.monotonic() - begun
-    taken = [step(inputs) for _ in range(runs)] or [first]
+    timed_runs = [step(inputs) for _ in range(runs)] or [first]
     if first.output is not None:
         np.save(folder / "output.npy", first.output)
-    times = {"ready_s": ready, "first_s": to_first, "runs_s": [t.seconds for t in taken]}
+    times = {"ready_s": ready, "first_s": to_first, "runs_s": [t.seconds for t in timed_runs]}
     (folder / "times.json").write_text(json.dumps(times))
 
 
 def main() -> None:
-    """Prepare or measure, as the command line says."""
-    what, peer, workload = sys.argv[1], Peer.of_json(sys.argv[2]), Workload.of_json(sys.argv[3])
+    """Prepare or measure, depending on the arguments."""
+    what, peer, workload = sys.argv[1], Peer.from_json(sys.argv[2]), Workload.from_json(sys.argv[3])
     if what == "prepare":
         peer.runner().prepare(workload, **peer.settings)
     else:

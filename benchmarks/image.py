@@ -1,4 +1,4 @@
-"""The picture that whole pipelines are measured with."""
+"""The image that whole pipelines make in benchmarks."""
 
 PROMPT = "a red circle on a blue background"
 GUIDANCE = 7.5
