@@ -1,4 +1,4 @@
-"""Telling the local network by Bonjour (mDNS, DNS-SD) that the server is here; never how to get in."""
+"""Announces the server on the local network by Bonjour (mDNS, DNS-SD); it never announces the API key."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from zeroconf.asyncio import AsyncZeroconf
 from converter import __version__
 
 log = logging.getLogger("anemone.bonjour")
-#: Goodbyes are sent thrice; a network that is gone must not hold up the server's end.
+#: Goodbyes are sent three times; a lost network must not delay the server's exit.
 _GOODBYE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Announcement:
-    """What is told: the address the server listens on (0.0.0.0 and :: are all of the machine's), its port, whether TLS."""
+    """The address that the server listens on (0.0.0.0 and :: are all of the machine's), its port, and whether it uses TLS."""
 
     host: str
     port: int
@@ -32,26 +32,26 @@ class Announcement:
 
 
 def _addresses(host: str) -> list[str]:
-    given = ipaddress.ip_address(host)
-    if not given.is_unspecified:
+    address = ipaddress.ip_address(host)
+    if not address.is_unspecified:
         return [host]
-    families = (socket.AF_INET,) if given.version == 4 else (socket.AF_INET, socket.AF_INET6)
-    found = [a.address for addresses in psutil.net_if_addrs().values() for a in addresses if a.family in families]
-    # A link-local address of IPv6 says nothing without its interface's name, which other machines call otherwise.
-    return [a for a in found if "%" not in a and not ipaddress.ip_address(a).is_loopback]
+    families = (socket.AF_INET,) if address.version == 4 else (socket.AF_INET, socket.AF_INET6)
+    own = [a.address for addresses in psutil.net_if_addrs().values() for a in addresses if a.family in families]
+    # A link-local IPv6 address needs the name of the interface, which differs from machine to machine.
+    return [a for a in own if "%" not in a and not ipaddress.ip_address(a).is_loopback]
 
 
 def services(announcement: Announcement, hostname: str, addresses: list[str]) -> list[ServiceInfo]:
-    """The services to register: one that browsers list, and one that clients of Anemone look for."""
+    """Return the services to register: one that browsers list, and one that Anemone's clients look for."""
     machine = hostname.partition(".")[0] or "anemone"
-    told = {"path": "/", "version": __version__, "tls": "1" if announcement.tls else "0"}
+    properties = {"path": "/", "version": __version__, "tls": "1" if announcement.tls else "0"}
     return [
         ServiceInfo(
             kind,
             # The part before the type is one label of at most 63 bytes.
             f"Anemone on {machine[:50]}.{kind}",
             port=announcement.port,
-            properties=told,
+            properties=properties,
             server=f"{machine}.local.",
             parsed_addresses=addresses,
         )
@@ -62,7 +62,7 @@ def services(announcement: Announcement, hostname: str, addresses: list[str]) ->
 async def _register(zeroconf: AsyncZeroconf, infos: list[ServiceInfo]) -> None:
     try:
         for info in infos:
-            # Another machine of the same name makes it "... (2)".
+            # If another machine has the name, zeroconf appends "(2)".
             await (await zeroconf.async_register_service(info, allow_name_change=True))
             log.info("announced as %s", info.name)
     except (Error, OSError) as error:
@@ -73,7 +73,7 @@ async def _register(zeroconf: AsyncZeroconf, infos: list[ServiceInfo]) -> None:
 async def announced(
     announcement: Announcement, connect: Callable[[], AsyncZeroconf] = AsyncZeroconf
 ) -> AsyncIterator[None]:
-    """Announce the server inside; at the end say that it is gone. A network that cannot be told of it is logged."""
+    """Announce the server during the block, and withdraw it at the end. Failures are logged."""
     try:
         zeroconf = connect()
     except OSError as error:
@@ -81,7 +81,7 @@ async def announced(
         yield
         return
     infos = services(announcement, socket.gethostname(), _addresses(announcement.host))
-    # Asking whether a name is free takes a second or two, which the first request need not wait for.
+    # Registration takes a second or two, as it asks whether the name is free; requests are served meanwhile.
     registering = asyncio.create_task(_register(zeroconf, infos))
     try:
         yield

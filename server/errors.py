@@ -1,4 +1,4 @@
-"""Errors of requests, before a dialect writes them in its own form."""
+"""Errors of requests, which each dialect renders in its own form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LONGEST_VALUE = 80
 
 
 def encodable(text: str) -> str:
-    """Return the text with half surrogate pairs escaped, which UTF-8 cannot encode."""
+    """Return the text with unpaired surrogates escaped, which UTF-8 cannot encode."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -28,12 +28,12 @@ def shown(value: Any) -> Any:
 
 
 class ApiError(Exception):
-    """A request that cannot be answered as asked.
+    """An error to answer a request with.
 
-    status: of HTTP, for dialects without one of their own for this code.
+    status: the HTTP status, unless a dialect has its own for this code.
     code: a word for programs. message: a sentence for people.
-    field, value, accepted: the field that was wrong, its shortened value and what it accepts, where there is one.
-    headers: of the answer, whatever the dialect.
+    field, value, accepted: the wrong field, its value (shortened) and what it accepts; None if no field was wrong.
+    headers: headers of the answer in every dialect.
     """
 
     def __init__(

@@ -43,12 +43,12 @@ class Subscription(AsyncIterator[Event]):
         self._log, self._channel = log, channel
         self.start, self.is_complete = start, is_complete
         self._loop, self._changed = asyncio.get_running_loop(), asyncio.Event()
-        # Of a reader that is too slow the oldest are dropped; the last event never is.
+        # If the reader is too slow, the oldest events are dropped; the last event never is.
         self._pending: deque[Event] = deque(missed, KEPT)
         self._over = False
 
     def _offer(self, event: Event | None) -> None:
-        """Take an event, or the end; called with the log's lock held, from any thread."""
+        """Add an event, or None for the end; called from any thread, with the log's lock."""
         if event is None:
             self._over = True
         else:
@@ -97,15 +97,15 @@ class EventLog:
     def publish(self, channel: str, kind: str, data: dict[str, Any], *, last: bool = False) -> None:
         """Send an event to a channel's readers, and keep it for those that come back; ``last`` ends the channel."""
         with self._lock:
-            found = self._channels.get(channel)
-            if found is None:
-                found = self._channels[channel] = _Channel(self._newest)
+            record = self._channels.get(channel)
+            if record is None:
+                record = self._channels[channel] = _Channel(self._newest)
             self._newest = next(self._ids)
             event = Event(self._newest, kind, data, last)
-            found.events.append(event)
-            if len(found.events) > KEPT:
-                found.since = found.events.popleft().id
-            for reader in found.readers:
+            record.events.append(event)
+            if len(record.events) > KEPT:
+                record.since = record.events.popleft().id
+            for reader in record.readers:
                 reader._offer(event)
             if last:
                 del self._channels[channel]
@@ -116,9 +116,9 @@ class EventLog:
         To be called in an event loop, and before the present state is read: an event in between is then not lost.
         """
         with self._lock:
-            found = self._channels.get(channel)
-            is_complete = found is not None and after is not None and found.since <= after <= self._newest
-            missed = [e for e in found.events if after is not None and e.id > after] if found and is_complete else []
+            record = self._channels.get(channel)
+            is_complete = record is not None and after is not None and record.since <= after <= self._newest
+            missed = [e for e in record.events if after is not None and e.id > after] if record and is_complete else []
             reader = Subscription(self, channel, self._newest, is_complete, missed)
             if self._closed:
                 reader._offer(None)
@@ -129,10 +129,10 @@ class EventLog:
     def unsubscribe(self, channel: str, reader: Subscription) -> None:
         """End a subscription, if it has not ended."""
         with self._lock:
-            found = self._channels.get(channel)
-            if found is not None:
-                found.readers.discard(reader)
-                if not found.readers and not found.events:
+            record = self._channels.get(channel)
+            if record is not None:
+                record.readers.discard(reader)
+                if not record.readers and not record.events:
                     del self._channels[channel]
 
     def watched(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""The log: lines for people or for programs, each with the job it is about."""
+"""The log: lines of text or JSON, each with the job that it is about."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 @contextmanager
 def about_job(job_id: str | None) -> Iterator[None]:
-    """Mark what is logged inside as about this job (or conversion)."""
+    """Mark log lines of the block as being about this job (or conversion)."""
     before = _JOB.set(job_id)
     try:
         yield
@@ -34,8 +34,8 @@ def _add_job(record: logging.LogRecord) -> bool:
 
 
 def _job(record: logging.LogRecord) -> str | None:
-    found: str | None = record.__dict__.get("job")
-    return found
+    job: str | None = record.__dict__.get("job")
+    return job
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -46,33 +46,34 @@ class TextFormatter(logging.Formatter):
     """``2026-01-31T12:00:00.000Z WARNING anemone.queue [job]: message``; a traceback follows on lines of its own."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record as text; control characters in the message are escaped, so that nobody forges a line."""
-        job = f" [{found}]" if (found := _job(record)) else ""
+        """Return the record as text; control characters in the message are escaped, so that no message can forge a line."""
+        job_id = _job(record)
+        job = f" [{job_id}]" if job_id else ""
         message = _CONTROL.sub(lambda c: repr(c.group())[1:-1], record.getMessage())
         line = f"{_time(record)} {record.levelname} {record.name}{job}: {message}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 class JsonFormatter(logging.Formatter):
-    """A JSON object a line: time, level, logger, message, and where there is one, job and exception."""
+    """One JSON object per line: time, level, logger, message, and job and exception if there are any."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line of JSON."""
-        told: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "time": _time(record),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
         }
         if job := _job(record):
-            told["job"] = job
+            fields["job"] = job
         if record.exc_info:
-            told["exception"] = self.formatException(record.exc_info)
-        return json.dumps(told, ensure_ascii=False)
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields, ensure_ascii=False)
 
 
 def log_as(form: LogFormat) -> None:
-    """Log what Anemone says, and what libraries warn of, to standard error in this form. Once in each process."""
+    """Log Anemone's messages and libraries' warnings to standard error in this form; called once in each process."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     handler.addFilter(_add_job)

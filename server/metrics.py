@@ -1,6 +1,6 @@
-"""What the server counts of itself, for Prometheus: no prompt, no key, no address and nothing with a job's id.
+"""The server's metrics, for Prometheus. They contain no prompt, key, address or job id.
 
-The functions may be called from any thread. There is one set of counters in a process, as in prometheus_client itself.
+The functions may be called from any thread. A process has one set of counters, as in prometheus_client itself.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from server.events import END, EndStatus
 
 #: A step takes hundredths of a second on the Neural Engine and a minute on two old cores.
 _STEP_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-#: An image in one step, or eight large ones in 150.
+#: From one image in one step to eight large images in 150 steps.
 _JOB_BUCKETS = (0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 
 # `_created` series are unused and double the output.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 REGISTRY = CollectorRegistry()
-# Memory, CPU and open files of the HTTP process, where the system tells them in /proc.
+# Memory, CPU and open files of the HTTP process, on systems with /proc.
 ProcessCollector(registry=REGISTRY)
 
 _QUEUE = Gauge("anemone_queue_jobs", "Jobs that are not over", ["state"], registry=REGISTRY)
@@ -43,7 +43,7 @@ _LOADED = Gauge("anemone_model_loaded", "Models that are loaded", registry=REGIS
 _DEATHS = Counter("anemone_worker_deaths", "Times the worker process died", registry=REGISTRY)
 _CONVERSIONS = Counter("anemone_conversions", "Conversions that are over", ["status"], registry=REGISTRY)
 
-# A series that is not there until its first event is not zero to Prometheus, and its first event is lost to rate().
+# Start every series at 0: Prometheus does not count a missing series as 0, so that rate() would miss its first event.
 for _state in ("queued", "running"):
     _QUEUE.labels(_state)
 for _status in END:

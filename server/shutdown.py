@@ -11,12 +11,12 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-#: Beyond the running job's grace: for the worker to exit and for answers to be sent.
-_LEAVING_SECONDS = 5
+#: Time for the worker to exit and for answers to be sent, in addition to the running job's grace.
+_EXIT_SECONDS = 5
 
 
 class Shutdown:
-    """Stops the backend once, whoever calls it first: the server when it is to exit, or the app's end."""
+    """Stops the backend once, at the first call: by the server when it exits, or by the end of the app."""
 
     def __init__(self, stop: Callable[[], None]) -> None:
         self._stop = stop
@@ -30,7 +30,7 @@ class Shutdown:
 
 
 class Server(uvicorn.Server):
-    """Stops the queue before it waits for the answers that depend on it."""
+    """A uvicorn server that, on exit, stops the queue before it waits for the answers that depend on it."""
 
     def __init__(self, app: FastAPI, grace_seconds: float, **options: Any) -> None:
         """``grace_seconds`` as for `create_app`; ``options`` as `uvicorn.Config` takes them."""
@@ -41,9 +41,9 @@ class Server(uvicorn.Server):
             lifespan="on",
             log_config=None,
             log_level="warning",
-            timeout_graceful_shutdown=math.ceil(grace_seconds) + _LEAVING_SECONDS,
+            timeout_graceful_shutdown=math.ceil(grace_seconds) + _EXIT_SECONDS,
             server_header=False,
-            proxy_headers=False,  # a client would choose its own address with them
+            proxy_headers=False,  # a client could forge its address with them
             **options,
         )
         super().__init__(config)
@@ -51,6 +51,6 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept no more requests, let the running job end within its grace, and answer waiting clients."""
-        leaving = asyncio.create_task(self._served.state.shutdown())
+        stopping = asyncio.create_task(self._served.state.shutdown())
         await super().shutdown(sockets)
-        await leaving
+        await stopping

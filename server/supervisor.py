@@ -1,4 +1,4 @@
-"""Child processes, for workers and conversions alike: start one, exchange messages, wait for news of several, stop it."""
+"""Supervises child processes (workers and conversions): starts them, exchanges messages, waits for events, stops them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
-#: Starts a process on its end of a pipe.
+#: Starts a process, which gets its end of a pipe.
 Launch = Callable[[Connection], BaseProcess]
 
-#: A process that was asked to leave has so long.
+#: How long a process may take to exit after it was asked to.
 STOP_SECONDS = 3.0
 
 
@@ -32,17 +32,17 @@ def spawn(target: Callable[..., None], *arguments: object, name: str) -> Launch:
 
 
 class Transport(Protocol):
-    """A way to exchange messages with one process, on this machine or another."""
+    """A connection to one process, on this machine or another."""
 
     @property
     def handle(self) -> Any:
-        """What `multiprocessing.connection.wait` waits for: ready when a message has come, or the other end is gone."""
+        """The object for `multiprocessing.connection.wait`: ready when a message has arrived, or the other end is closed."""
 
     def send(self, message: object) -> None:
-        """Send a message from any thread; one to an end that is gone is dropped."""
+        """Send a message, from any thread; it is dropped if the other end is closed."""
 
     def receive(self) -> Any | None:
-        """Wait for the next message; None once the other end is gone."""
+        """Wait for the next message; None once the other end is closed."""
 
     def close(self) -> None:
         """Close this end."""
@@ -60,16 +60,16 @@ class PipeTransport:
         return self._pipe
 
     def send(self, message: object) -> None:
-        """Send a message; `receive` says so if the process has just died."""
+        """Send a message; it is dropped if the process has died, which `receive` reports."""
         with self._sending, contextlib.suppress(BrokenPipeError, ConnectionResetError):
             if not self._pipe.closed:
                 self._pipe.send(message)
 
     def receive(self) -> Any | None:
-        """Wait for the next message; None once the process is gone."""
+        """Wait for the next message; None once the process has exited."""
         try:
             return self._pipe.recv()
-        except (EOFError, OSError):  # OSError if it was killed in the middle of a message
+        except (EOFError, OSError):  # OSError if the process was killed while it sent a message
             return None
 
     def close(self) -> None:
@@ -79,7 +79,7 @@ class PipeTransport:
 
 
 class ChildProcess:
-    """A process that was started, and the transport to it. `terminate` may be called from any thread, too."""
+    """A started process and the transport to it. `terminate` may be called from any thread."""
 
     def __init__(self, launch: Launch) -> None:
         ours, theirs = multiprocessing.Pipe()
@@ -92,13 +92,13 @@ class ChildProcess:
         self._process.terminate()
 
     def join(self) -> int | None:
-        """Wait until it has exited; returns its exit status, negative for the signal that killed it."""
+        """Wait until it has exited; return its exit status, or the negative number of the signal that killed it."""
         self._process.join()
         self.transport.close()
         return self._process.exitcode
 
     def stop(self, grace_seconds: float) -> int | None:
-        """Kill it if it has not exited within the grace; returns its exit status."""
+        """Wait until it has exited, and kill it after ``grace_seconds``; return its exit status."""
         self._process.join(grace_seconds)
         if self._process.is_alive():
             self._process.kill()
@@ -106,21 +106,21 @@ class ChildProcess:
 
 
 class Supervisor:
-    """Waits, in one thread, for messages and deaths of child processes and for `wake`."""
+    """Waits, in one thread, for messages and deaths of child processes, and for `wake`."""
 
     def __init__(self) -> None:
         self._woken, self._wake = multiprocessing.Pipe(duplex=False)
 
     def wake(self) -> None:
-        """End a wait, from any thread."""
+        """End `wait`, from any thread."""
         self._wake.send_bytes(b"x")
 
     def wait(
         self, children: Sequence[ChildProcess], timeout: float | None = None
     ) -> list[tuple[ChildProcess, Any | None]]:
-        """Return the next message of each child that has sent one, None for one that is gone.
+        """Return the next message of each child that has sent one, with None for a child that has exited.
 
-        Returns an empty list after ``timeout`` seconds, or when it was woken.
+        Returns an empty list after ``timeout`` seconds, or when `wake` was called.
         """
         by_handle = {child.transport.handle: child for child in children}
         ready = multiprocessing.connection.wait([self._woken, *by_handle], timeout)
@@ -129,6 +129,6 @@ class Supervisor:
         return [(child, child.transport.receive()) for handle, child in by_handle.items() if handle in ready]
 
     def close(self) -> None:
-        """Close the pipe that wakes it."""
+        """Close the pipe of `wake`."""
         self._woken.close()
         self._wake.close()

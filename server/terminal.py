@@ -1,4 +1,4 @@
-"""Progress in the terminal: one moving line on a tty, a line now and then elsewhere."""
+"""Shows progress on standard error: one line that is redrawn on a terminal, a line every two seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SECONDS_BETWEEN_LINES = 2.0
 
 
 def printable(text: str) -> str:
-    """A text with what a terminal would obey (a checkpoint's names may hold escapes) written out; lines stay lines."""
+    """Return the text with control characters escaped (a checkpoint's names may contain them); line ends stay."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
@@ -18,14 +18,14 @@ class Bar:
     """A progress bar on standard error."""
 
     def __init__(self) -> None:
-        self._moving = sys.stderr.isatty()
+        self._redraws = sys.stderr.isatty()
         self._drawn = ""
         self._last = 0.0
 
     def show(self, label: str, done: int, total: int, detail: str = "") -> None:
         """Draw ``label`` at ``done`` of ``total``, with ``detail`` after it."""
         fraction = done / total if total else 0.0
-        if self._moving:
+        if self._redraws:
             filled = round(fraction * _WIDTH)
             line = f"{label:<24} [{'#' * filled}{'.' * (_WIDTH - filled)}] {fraction:4.0%} {detail}".rstrip()
             sys.stderr.write(f"\r{line:<{len(self._drawn)}}")

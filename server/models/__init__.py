@@ -1,1 +1,1 @@
-"""Which models there are, and how one becomes ready to paint."""
+"""The installed models, and conversions that make them."""

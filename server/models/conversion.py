@@ -1,4 +1,4 @@
-"""A conversion's state, and the file that keeps it over restarts."""
+"""A conversion's state, and the file that keeps it across restarts."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _MOST_KEPT = 200
 
 @dataclass(frozen=True)
 class Conversion:
-    """A request and where it stands. Times are seconds since 1970.
+    """A conversion request and its state. Times are seconds since 1970.
 
-    attempts: how many times it was begun, without those that a stop of the server cut short.
-    error: code and message, where it failed.
-    progress: of a running one; not kept on disk.
+    attempts: how many times it was started; attempts that a stop of the server interrupted are not counted.
+    error: code and message, if it failed.
+    progress: that of a running conversion; not stored on disk.
     """
 
     request: ConversionRequest
@@ -47,7 +47,7 @@ class Conversion:
 
     @property
     def open(self) -> bool:
-        """Return whether it waits or runs."""
+        """Whether it is queued or running."""
         return self.status in OPEN
 
 
@@ -55,7 +55,7 @@ _CONVERSION = TypeAdapter(Conversion)
 
 
 def _upgrade(stored: dict[str, Any]) -> None:
-    """Bring what release 0.1.0 stored into today's form: options beside source and name in one `order`."""
+    """Convert the form of release 0.1.0, which has options, source and name together in `order`, to the present one."""
     if "order" in stored:
         order = stored.pop("order")
         stored["request"] = {"source": order.pop("source"), "name": order.pop("name"), "options": order}
@@ -68,9 +68,9 @@ class ConversionFiles:
         self._folder = data_dir / "conversions"
 
     def read(self) -> dict[str, Conversion]:
-        """Return all by id, the oldest first."""
-        found = [c for path in self._folder.glob("*.json") if (c := self._parsed(path)) is not None]
-        return {c.id: c for c in sorted(found, key=lambda c: c.created)}
+        """Return all conversions by id, the oldest first."""
+        conversions = [c for path in self._folder.glob("*.json") if (c := self._parsed(path)) is not None]
+        return {c.id: c for c in sorted(conversions, key=lambda c: c.created)}
 
     @staticmethod
     def _parsed(path: Path) -> Conversion | None:
@@ -79,15 +79,15 @@ class ConversionFiles:
             _upgrade(stored)
             conversion = _CONVERSION.validate_json(json.dumps(stored), strict=True)
             if conversion.id != path.stem:
-                raise ValueError("its id is that of another request; a later version may have written it")
+                raise ValueError("its name is not the id of its request; a later version may have written it")
             return conversion
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            # Damaged, or a later version's; asked for again it is a new conversion.
+            # The file is damaged, or from a later version. The same request then makes a new conversion.
             log.warning("%s is not read: %s", path, error)
             return None
 
     def write(self, conversion: Conversion) -> None:
-        """Write it to disk; the file is complete when this returns."""
+        """Write the conversion to disk; the file is complete when this returns."""
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{conversion.id}.json"
         new = path.with_suffix(".new")
@@ -98,9 +98,9 @@ class ConversionFiles:
         new.rename(path)
 
     def forget(self, conversions: dict[str, Conversion]) -> list[str]:
-        """Remove the files of the oldest finished conversions, if there are too many; returns their ids."""
-        over = sorted((c for c in conversions.values() if not c.open), key=lambda c: c.created)
-        gone = [c.id for c in over[: max(0, len(over) - _MOST_KEPT)]]
-        for conversion_id in gone:
+        """Delete the files of the oldest ended conversions, if there are too many; return their ids."""
+        ended = sorted((c for c in conversions.values() if not c.open), key=lambda c: c.created)
+        forgotten = [c.id for c in ended[: max(0, len(ended) - _MOST_KEPT)]]
+        for conversion_id in forgotten:
             (self._folder / f"{conversion_id}.json").unlink(missing_ok=True)
-        return gone
+        return forgotten

@@ -11,15 +11,15 @@ from pathlib import Path
 from converter.options import DEFAULT_OPTIONS, ConvertOptions
 from server.models.library import model_name
 
-#: A model's name is its folder's, and part of addresses.
+#: A model's name is the name of its folder, and part of URLs.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
-#: A repository on the hub, one of its files, a revision: what `converter.sources.hub` takes for an address.
+#: An address on the hub (see `converter.sources.hub`): repository, file in it, revision; the last two are optional.
 _HUB = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}(/\S{1,200}\.safetensors)?(@[^\s@]{1,100})?", re.ASCII)
 
 
 @dataclass(frozen=True)
 class ConversionRequest:
-    """A conversion of ``source`` (what `open_source` takes: a path, or an address on the hub) into the model ``name``."""
+    """A request to convert ``source`` (a path or an address on the hub, as for `open_source`) into the model ``name``."""
 
     source: str
     name: str
@@ -27,20 +27,20 @@ class ConversionRequest:
 
     @property
     def id(self) -> str:
-        """The same for the same source and options, whatever the model is to be called: nothing is converted twice."""
+        """A hash of source and options. It does not depend on the name, so that nothing is converted twice."""
         identity = {"source": self.source, **self.options.identity()}
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def hub_source(given: str) -> str | None:
-    """Return an address on the hub, which is never taken for a path; None where ``given`` is not one."""
-    if ".." in given or not _HUB.fullmatch(given):
+def hub_source(text: str) -> str | None:
+    """Return the address on the hub with its revision, which never looks like a path; None if ``text`` is not an address."""
+    if ".." in text or not _HUB.fullmatch(text):
         return None
-    return given if "@" in given else f"{given}@main"
+    return text if "@" in text else f"{text}@main"
 
 
 def usual_name(source: str) -> str:
-    """Return the name of a model from ``source`` (as in `ConversionRequest`) where the request gives none."""
+    """Return the default name of a model from ``source`` (as in `ConversionRequest`)."""
     if (Path(source)).is_absolute():
         return model_name(Path(source))
     address, _, revision = source.partition("@")
@@ -48,8 +48,8 @@ def usual_name(source: str) -> str:
     return name if revision == "main" else f"{name}-{re.sub(r'[^A-Za-z0-9._-]', '-', revision)}"
 
 
-def first_request(given: Path) -> ConversionRequest:
-    """Return the conversion of what ``--model`` names: of a checkpoint here, or else one on the hub."""
-    if not given.exists() and (address := hub_source(str(given))) is not None:
+def first_request(model: Path) -> ConversionRequest:
+    """Return the request to convert ``--model``: a path if it exists, or else an address on the hub."""
+    if not model.exists() and (address := hub_source(str(model))) is not None:
         return ConversionRequest(address, usual_name(address))
-    return ConversionRequest(str(given.absolute()), usual_name(str(given.absolute())))
+    return ConversionRequest(str(model.absolute()), usual_name(str(model.absolute())))

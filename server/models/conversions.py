@@ -22,32 +22,32 @@ from server.supervisor import STOP_SECONDS, ChildProcess, Launch, Supervisor, sp
 
 log = logging.getLogger("anemone.conversions")
 
-#: A conversion whose process died is begun once more.
+#: A conversion whose process died is tried once more.
 _MOST_ATTEMPTS = 2
-#: Conversions that may wait; each brings gigabytes.
+#: The most open conversions; each needs gigabytes of disk.
 MOST_OPEN = 16
 
-#: Returns the launcher of a process that serves a request and reports on its end of a pipe.
+#: Returns the launcher of a process that converts for a request and reports on its end of a pipe.
 LaunchConversion = Callable[[ConversionRequest], Launch]
 
 
 class NameTaken(AnemoneError):
-    """The name is another model's."""
+    """Another model has the name."""
 
 
 class TooManyConversions(AnemoneError):
-    """Enough conversions wait already."""
+    """Too many conversions are open."""
 
 
 def launch_conversion(data_dir: Path, log_format: LogFormat = "text") -> LaunchConversion:
-    """Return what launches conversion processes that write into ``data_dir``, and log as the server does."""
+    """Return a function that launches conversion processes, which write into ``data_dir`` and log like the server."""
     return lambda request: spawn(convert_requested, request, data_dir, log_format, name="anemone-conversion")
 
 
 class Conversions:
-    """All conversions, open and ended. One thread does the waiting; the methods may be called from any.
+    """All conversions, open and ended. One thread runs them; the methods may be called from any thread.
 
-    ``events`` has a channel for each, named by its id: ``state`` at every change of its status, ``progress`` between.
+    ``events`` has a channel for each conversion, named by its id: ``state`` at every change of status, ``progress`` between.
     """
 
     def __init__(
@@ -73,9 +73,9 @@ class Conversions:
     def start(self) -> None:
         """Resume the conversions of an earlier run, and start the thread."""
         self._models.sweep()
-        for left in [c for c in self._all.values() if c.status == "running"]:
-            # It ran in a process of its own, so it is not what the server died of.
-            self._put(replace(left, status="queued", attempts=left.attempts - 1))
+        for interrupted in [c for c in self._all.values() if c.status == "running"]:
+            # It ran in a process of its own, so it did not cause the server's death.
+            self._put(replace(interrupted, status="queued", attempts=interrupted.attempts - 1))
         self._thread.start()
 
     def listen(self, listener: Callable[[Conversion], None]) -> None:
@@ -83,7 +83,7 @@ class Conversions:
         self._listeners.append(listener)
 
     def stop(self) -> None:
-        """Stop the process; its conversion goes back to the queue and keeps the networks that are finished."""
+        """Stop the process. Its conversion goes back to the queue, and its finished networks are kept."""
         self._stopping = True
         self._supervisor.wake()
         self._thread.join()
@@ -95,41 +95,41 @@ class Conversions:
             return sorted(self._all.values(), key=lambda c: c.created, reverse=True)
 
     def get(self, conversion_id: str) -> Conversion | None:
-        """Return the conversion; None if there is none of this id."""
+        """Return the conversion; None if no conversion has this id."""
         return self._all.get(conversion_id)
 
     def checkpoints(self) -> dict[str, Path]:
         """Return the folders and .safetensors files in the data folder's ``checkpoints``, by name."""
-        there = self._checkpoints.iterdir() if self._checkpoints.is_dir() else ()
+        paths = self._checkpoints.iterdir() if self._checkpoints.is_dir() else ()
         return {
             path.name: path.absolute()
-            for path in sorted(there)
+            for path in sorted(paths)
             if path.name[0] != "." and path.name.isprintable() and (path.is_dir() or path.suffix == ".safetensors")
         }
 
     def making(self, name: str) -> Conversion | None:
-        """Return the open conversion that makes the model ``name``; None if there is none."""
+        """Return the open conversion that makes the model ``name``; None if no conversion does."""
         return next((c for c in self.all() if c.open and c.request.name == name), None)
 
     def submit(self, request: ConversionRequest, *, replacing: bool = False) -> Conversion:
-        """Return the conversion of this request: the known one if it is open or its model is installed, else a new one.
+        """Return the conversion of this request: the existing one if it is open or its model is installed, else a new one.
 
         Raises NameTaken if another model has the request's name, and TooManyConversions. The server's first model is
-        ``replacing`` whatever has its name, and raises neither.
+        submitted with ``replacing``: it replaces a model of its name, and raises neither.
         """
         with self._lock:
-            there = self._all.get(request.id)
-            if there is not None and (
-                there.open
-                or (there.status == "succeeded" and not replacing and there.request.name in self._models.names())
+            existing = self._all.get(request.id)
+            if existing is not None and (
+                existing.open
+                or (existing.status == "succeeded" and not replacing and existing.request.name in self._models.names())
             ):
-                return there
+                return existing
             if not replacing:
                 self._require_free(request)
                 self._require_place()
             self._put(Conversion(request, "queued", time.time()))
-            for gone in self._files.forget(self._all):
-                del self._all[gone]
+            for forgotten in self._files.forget(self._all):
+                del self._all[forgotten]
         self._supervisor.wake()
         return self._all[request.id]
 
@@ -137,24 +137,27 @@ class Conversions:
         other = self.making(request.name)
         if request.name in self._models.names() or (other is not None and other.id != request.id):
             raise NameTaken(
-                f"there is a model {request.name} already, or one is being made; give this one another name, or delete that one"
+                f"a model {request.name} exists already, or is being converted; choose another name, or delete that model"
             )
 
     def _require_place(self) -> None:
         if sum(c.open for c in self._all.values()) >= MOST_OPEN:
-            raise TooManyConversions(f"{MOST_OPEN} conversions wait already; come back when one is done")
+            raise TooManyConversions(f"{MOST_OPEN} conversions are open already; try again when one of them has ended")
 
     def cancel(self, conversion_id: str) -> Conversion | None:
-        """Stop it. The networks it has finished are kept for when the same is asked for again."""
+        """Cancel a conversion and return it; None if no conversion has this id.
+
+        Its finished networks are kept for the next conversion with the same request.
+        """
         with self._lock:
-            found = self._all.get(conversion_id)
-            if found is None or not found.open:
-                return found
+            conversion = self._all.get(conversion_id)
+            if conversion is None or not conversion.open:
+                return conversion
             if self._running == conversion_id and self._child is not None:
                 self._cancelling.add(conversion_id)
                 self._child.terminate()
             else:
-                self._over(found, "cancelled")
+                self._end(conversion, "cancelled")
             return self._all[conversion_id]
 
     # --- the thread -----------------------------------------------------------------------------------------------
@@ -172,20 +175,20 @@ class Conversions:
         for listener in self._listeners:
             listener(conversion)
 
-    def _over(self, conversion: Conversion, status: EndStatus, error: tuple[str, str] | None = None) -> None:
+    def _end(self, conversion: Conversion, status: EndStatus, error: tuple[str, str] | None = None) -> None:
         with about_job(conversion.id):
             log.info("the conversion of %s %s", conversion.request.source, status)
         self._put(replace(conversion, status=status, finished=time.time(), error=error, progress=None))
         metrics.conversion_ended(status)
 
-    def _again(self, conversion: Conversion, status: int | None) -> None:
-        """Queue a conversion again whose process died with this exit status, or fail it if that happened before."""
+    def _retry(self, conversion: Conversion, status: int | None) -> None:
+        """Queue a conversion again whose process died with this exit status, or fail it if a process died before."""
         if conversion.attempts < _MOST_ATTEMPTS:
             self._put(replace(conversion, status="queued", progress=None))
             return
         times = f"died {conversion.attempts} times (last exit status {status})"
-        message = f"the conversion's process {times}; it may need more memory than there is"
-        self._over(conversion, "failed", ("process_died", message))
+        message = f"the conversion's process {times}; it may need more memory than this machine has"
+        self._end(conversion, "failed", ("process_died", message))
 
     def _run(self) -> None:
         while not self._stopping:
@@ -195,10 +198,10 @@ class Conversions:
                     self._progressed(report)
                 else:
                     self._ended(child, report)
-        self._leave()
+        self._stop_child()
 
     def _begin(self) -> None:
-        """Start the process of the conversion that has waited longest, if none runs."""
+        """Start the process of the conversion that has waited longest, unless one is running."""
         with self._lock:
             waiting = min(
                 (c for c in self._all.values() if c.status == "queued"), key=lambda c: c.created, default=None
@@ -220,7 +223,7 @@ class Conversions:
                 listener(self._all[self._running])
 
     def _ended(self, child: ChildProcess, report: Converted | ConversionFailed | None) -> None:
-        """End the conversion as its process reports; None is a process that died."""
+        """End the running conversion with its process's report; None if the process died."""
         status = child.join()
         with self._lock:
             assert self._running is not None
@@ -228,21 +231,21 @@ class Conversions:
             self._cancelling.discard(self._running)
             self._running = self._child = None
             if isinstance(report, Converted):
-                self._over(conversion, "succeeded")
+                self._end(conversion, "succeeded")
             elif cancelled:
-                self._over(conversion, "cancelled")
+                self._end(conversion, "cancelled")
             elif report is None:
-                self._again(conversion, status)
+                self._retry(conversion, status)
             else:
-                self._over(conversion, "failed", (report.code, report.message))
+                self._end(conversion, "failed", (report.code, report.message))
 
-    def _leave(self) -> None:
+    def _stop_child(self) -> None:
         if self._running is None or self._child is None:
             return
         self._child.terminate()
         self._child.stop(STOP_SECONDS)
         conversion = self._all[self._running]
         if self._running in self._cancelling:
-            self._over(conversion, "cancelled")
-        else:  # the server is stopping; the conversion is not to blame
+            self._end(conversion, "cancelled")
+        else:  # the server is stopping; the conversion is not the cause
             self._put(replace(conversion, status="queued", attempts=conversion.attempts - 1, progress=None))

@@ -1,4 +1,4 @@
-"""The conversion process: it serves one request and ends. Nothing here runs in the HTTP process or the worker."""
+"""The conversion process: it converts for one request and exits. Nothing here runs in the HTTP process or the worker."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from server.models.conversion_request import ConversionRequest
 from server.models.library import from_hub, installed_from
 
 log = logging.getLogger("anemone.conversion")
-#: Progress comes for every tensor and every piece of a download; nobody could read more of it than this.
+#: At most one report in so many seconds: progress comes for every tensor and every chunk of a download.
 _SECONDS_BETWEEN = 0.2
-#: Images being made meanwhile go first.
+#: A lower priority than that of workers, which make images meanwhile.
 _NICENESS = 10
 
 
 @dataclass(frozen=True)
 class Converted:
-    """It is done; the model is installed under the request's name, or where its source is."""
+    """The conversion succeeded; the model is installed under the request's name, or in its source's folder."""
 
 
 @dataclass(frozen=True)
@@ -44,20 +44,20 @@ Report = Progress | Converted | ConversionFailed
 
 
 class _Reporter:
-    """Sends progress on, at most five times a second."""
+    """Sends progress to the server, at most five times a second for the same item."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe, self._last, self._sent = pipe, ("", ""), 0.0
 
     def __call__(self, progress: Progress) -> None:
-        at, now = (progress.stage, progress.item), time.monotonic()
-        if at != self._last or now - self._sent >= _SECONDS_BETWEEN or progress.done == progress.total:
+        item, now = (progress.stage, progress.item), time.monotonic()
+        if item != self._last or now - self._sent >= _SECONDS_BETWEEN or progress.done == progress.total:
             self._pipe.send(progress)
-            self._last, self._sent = at, now
+            self._last, self._sent = item, now
 
 
 def _make_model(request: ConversionRequest, data_dir: Path, report: OnProgress) -> None:
-    """Convert the request's model, unless it is there already."""
+    """Convert the request's model, unless it is installed already."""
     path, out, options = Path(request.source), data_dir / "models" / request.name, request.options
     if (path / FILE).is_file():
         return
@@ -72,7 +72,7 @@ def _make_model(request: ConversionRequest, data_dir: Path, report: OnProgress) 
 
 def convert_requested(pipe: Connection, request: ConversionRequest, data_dir: Path, log_format: LogFormat) -> None:
     """Run a conversion process: convert and report on ``pipe``; stop once the server has closed it."""
-    # Ctrl-C reaches the whole terminal group; the HTTP process decides when this one goes.
+    # Ctrl-C reaches the whole terminal group; the HTTP process decides when this process exits.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.nice(_NICENESS)
@@ -93,4 +93,4 @@ def convert_requested(pipe: Connection, request: ConversionRequest, data_dir: Pa
         else:
             pipe.send(Converted())
     except (BrokenPipeError, ConnectionResetError):
-        return  # the server is gone; what is finished is kept for the next
+        return  # the server is gone; the next one resumes with the finished networks

@@ -17,34 +17,34 @@ from server.models.library import from_hub, is_current
 
 
 class FirstModelListener(Protocol):
-    """Waits for the first model."""
+    """Receives the progress and the end of the first model's conversion."""
 
     def on_progress(self, progress: Progress) -> None:
-        """Its conversion has come this far."""
+        """Receive the progress of the conversion."""
 
     def on_failure(self, message: str) -> None:
-        """It will not come."""
+        """Receive the reason why there will be no first model."""
 
     def on_installed(self, model: str) -> None:
-        """It is installed under this name."""
+        """Receive the name under which the model is installed."""
 
 
 class FirstModel:
-    """The model that ``--model`` names: a converted folder, one of Apple's converter, a checkpoint, a hub address."""
+    """The model of ``--model``: a model folder, a folder of Apple's converter, a checkpoint, or an address on the hub."""
 
-    def __init__(self, given: Path, data_dir: Path) -> None:
-        self.request = first_request(given)
-        own_folder = given.is_dir() and ((given / FILE).is_file() or is_apple(given))
-        #: Where the model is, or will be.
-        self.folder = given.absolute() if own_folder else data_dir.absolute() / "models" / self.request.name
-        #: Its folder, where that is not in the data folder.
+    def __init__(self, model: Path, data_dir: Path) -> None:
+        self.request = first_request(model)
+        own_folder = model.is_dir() and ((model / FILE).is_file() or is_apple(model))
+        #: The model's folder, which a conversion may still have to make.
+        self.folder = model.absolute() if own_folder else data_dir.absolute() / "models" / self.request.name
+        #: Its folder, if that is not in the data folder.
         self.outside = (self.folder,) if own_folder else ()
         #: All installed models, with this one as the default.
         self.models = InstalledModels(data_dir, self.outside, self.request.name)
 
     @property
     def is_ready(self) -> bool:
-        """Return whether there is nothing to convert."""
+        """Whether nothing has to be converted."""
         source = Path(self.request.source)
         if not source.is_absolute():
             return from_hub(self.folder, self.request.source) is not None
@@ -53,10 +53,10 @@ class FirstModel:
         try:
             return is_current(source, self.folder)
         except AnemoneError:
-            return False  # the conversion says what is wrong with it
+            return False  # the conversion reports what is wrong with it
 
     def start(self, conversions: Conversions, listener: FirstModelListener) -> None:
-        """Tell the listener when the model is installed, and until then how far its conversion is.
+        """Report the progress of the model's conversion to the listener, and its end.
 
         To be called before the conversions start.
         """
@@ -74,13 +74,13 @@ class FirstModel:
     def _installed(self, listener: FirstModelListener) -> None:
         try:
             name = self.models.find(self.models.default or "")
-        except UnknownModel as gone:
-            listener.on_failure(self._what_is_wrong() or str(gone))
+        except UnknownModel as error:
+            listener.on_failure(self._manifest_error() or str(error))
         else:
             listener.on_installed(name)
 
-    def _what_is_wrong(self) -> str | None:
-        """Return why the model's folder is none, if it has a manifest."""
+    def _manifest_error(self) -> str | None:
+        """Return what is wrong with the manifest of the model's folder; None if nothing is."""
         try:
             Manifest.read(self.folder)
         except (OSError, ManifestError) as error:
@@ -93,6 +93,6 @@ class FirstModel:
         elif conversion.status == "failed":
             listener.on_failure(conversion.error[1] if conversion.error else "its conversion failed")
         elif conversion.status == "cancelled":
-            listener.on_failure("its conversion was cancelled; restart the server to go on with it")
+            listener.on_failure("its conversion was cancelled; restart the server to resume it")
         elif conversion.progress is not None:
             listener.on_progress(conversion.progress)

@@ -1,4 +1,4 @@
-"""The installed models: every converted folder in the data folder, and those named outside of it."""
+"""The installed models: all model folders in the data folder, and those given by path outside of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from converter.errors import AnemoneError, ManifestError
 from converter.folder import FILE, Manifest
 from converter.sources.snapshot import short_name
 
-#: Nanoseconds without a change after which a folder's time is trusted: on some file systems it counts whole seconds.
+#: A folder's modification time is relied on once it is this old (ns): some file systems only store whole seconds.
 _SETTLED_NS = 2_000_000_000
 #: Suffix of a hidden folder that is being deleted.
 _DELETED = ".deleted"
@@ -26,11 +26,11 @@ class UnknownModel(AnemoneError):
 
 
 class NotDeletable(AnemoneError):
-    """The model's folder is not one that the server made."""
+    """The model's folder is outside the data folder, so the server does not delete it."""
 
 
 def _read(folder: Path) -> Manifest | None:
-    """Return the folder's manifest; None if it is not a converted model, or a damaged one."""
+    """Return the folder's manifest; None if it is not a model folder, or is damaged."""
     try:
         return Manifest.read(folder)
     except (OSError, ManifestError):
@@ -39,14 +39,14 @@ def _read(folder: Path) -> Manifest | None:
 
 @dataclass(frozen=True)
 class InstalledModel:
-    """A model, by the name that requests call it."""
+    """A model with the name that requests use."""
 
     name: str
     folder: Path
     manifest: Manifest
 
 
-#: The state of a file or folder: when it changed (ns), its size and its inode; None if there is none.
+#: The state of a file or folder: modification time (ns), size and inode; None if it does not exist.
 _Stamp = tuple[int, int, int] | None
 
 
@@ -60,18 +60,18 @@ def _stamp(path: str) -> _Stamp:
 
 @dataclass(frozen=True)
 class _Listing:
-    """The models as one scan found them, and the stamps of all that it read, by path."""
+    """The models of one scan, and the stamps of everything it read, by path."""
 
     models: dict[str, InstalledModel]
     root: tuple[str, _Stamp]
     manifests: dict[str, _Stamp]
-    #: The manifests outside the models folder, which are first in taking names.
+    #: The manifests outside the models folder; their models get their names first.
     extra: tuple[str, ...]
-    #: Whether the models folder had been quiet long enough that a later change cannot have the same stamp.
+    #: Whether the models folder had not changed for so long that a later change cannot have the same stamp.
     is_settled: bool
 
     def holds_for(self, manifests: Iterable[str]) -> bool:
-        """Return whether the models folder, and these manifests in it, are as they were."""
+        """Return whether the models folder, and these manifests in it, are unchanged."""
         if not self.is_settled or _stamp(self.root[0]) != self.root[1]:
             return False
         return all(_stamp(path) == self.manifests[path] for path in (*self.extra, *manifests))
@@ -81,11 +81,11 @@ class InstalledModels:
     """Converted model folders by name: those in ``data_dir``/models, and ``extra`` ones anywhere else.
 
     A model's name is its folder's. If two folders share a name, the ``extra`` one keeps it and the other becomes
-    ``name-2``. Changes on disk are seen at once: the folder is read again when its stamp or a manifest's has changed.
+    ``name-2``. Changes on disk take effect at once: the folder is read again when its stamp or a manifest's has changed.
     """
 
     def __init__(self, data_dir: Path, extra: tuple[Path, ...] = (), default: str | None = None) -> None:
-        """``default`` is the model of requests that name none; the first of ``extra`` if it is left out."""
+        """``default`` is the model of requests without a model; None: the first of ``extra``."""
         self._root, self._extra = data_dir / "models", extra
         self._default = default or (short_name(extra[0]) if extra else None)
         self._scanned: _Listing | None = None
@@ -97,13 +97,13 @@ class InstalledModels:
 
     @property
     def default(self) -> str | None:
-        """The model of requests that name none; None if there is no model at all. It may still be converting."""
+        """The model of requests without a model; None if no model is installed. It may still be converting."""
         if self._default is not None:
             return self._default
         return next(iter(self.names()), None)
 
     def _listing(self) -> _Listing:
-        """Return the last scan if nothing has changed since, or a new one."""
+        """Return the last listing if nothing has changed since, or else a new one."""
         last = self._scanned
         if last is not None and last.holds_for(last.manifests):
             return last
@@ -113,9 +113,9 @@ class InstalledModels:
     def _scan(self, last: _Listing | None) -> _Listing:
         known = {} if last is None else {str(m.folder / FILE): m.manifest for m in last.models.values()}
         before, root = time.time_ns(), (str(self._root), _stamp(str(self._root)))
-        # Hidden folders are being converted or deleted; a name that cannot be printed cannot be requested either.
-        inside = self._root.iterdir() if self._root.is_dir() else ()
-        own = sorted(p for p in inside if p.name[0] != "." and p.name.isprintable())
+        # Hidden folders are being converted or deleted; a name that is not printable cannot be requested either.
+        paths = self._root.iterdir() if self._root.is_dir() else ()
+        own = sorted(p for p in paths if p.name[0] != "." and p.name.isprintable())
         models: dict[str, InstalledModel] = {}
         stamps: dict[str, _Stamp] = {}
         for path in dict.fromkeys((*self._extra, *own)):
@@ -135,23 +135,23 @@ class InstalledModels:
         return _Listing(models, root, stamps, extra, is_settled)
 
     def names(self) -> tuple[str, ...]:
-        """Return the names of all, those outside the data folder first."""
+        """Return the names of all models, those outside the data folder first."""
         return tuple(self._listing().models)
 
     def cached(self, name: str | None) -> InstalledModel | None:
-        """Return the model called exactly ``name``, or the default one for None, if that takes no scan.
+        """Return the model with exactly this name (None: the default model), if that needs no scan.
 
-        For an event loop: it reads two stamps, and returns None for whatever `get` must answer.
+        It reads two stamps only, so that an event loop may call it; if it returns None, call `get` in a thread.
         """
         listing = self._scanned
         if listing is None:
             return None
-        wanted = self._default or next(iter(listing.models), None) if name is None else name
-        model = None if wanted is None else listing.models.get(wanted)
+        exact = self._default or next(iter(listing.models), None) if name is None else name
+        model = None if exact is None else listing.models.get(exact)
         return model if model is not None and listing.holds_for((str(model.folder / FILE),)) else None
 
     def get(self, name: str) -> InstalledModel:
-        """Return the model by its name in any case, or by its manifest's; raises UnknownModel naming the installed ones."""
+        """Return the model by its name or its manifest's, in any case; raises UnknownModel, which lists the installed ones."""
         models = self._listing().models
         if name in models:
             return models[name]
@@ -179,15 +179,15 @@ class InstalledModels:
         """
         manifest = self.manifest(name)
         packages = {network: [asdict(p) for p in each] for network, each in manifest.networks.items()}
-        told = json.dumps([manifest.source.sha256, manifest.plan, packages], sort_keys=True, default=str)
-        return hashlib.sha256(told.encode()).hexdigest()
+        identity = json.dumps([manifest.source.sha256, manifest.plan, packages], sort_keys=True, default=str)
+        return hashlib.sha256(identity.encode()).hexdigest()
 
     def disk_bytes(self, name: str) -> int:
         """Return the model's bytes on disk; files that packages share are counted once."""
         sizes: dict[tuple[int, int], int] = {}
-        for where, _, files in os.walk(self.folder(name)):
+        for folder, _, files in os.walk(self.folder(name)):
             for file in files:
-                stat = os.stat(os.path.join(where, file), follow_symlinks=False)
+                stat = os.stat(os.path.join(folder, file), follow_symlinks=False)
                 sizes[stat.st_dev, stat.st_ino] = stat.st_size
         return sum(sizes.values())
 
@@ -199,12 +199,12 @@ class InstalledModels:
         if folder.is_symlink():
             folder.unlink()
             return
-        gone = self._root / f".{folder.name}{_DELETED}"
-        shutil.rmtree(gone, ignore_errors=True)
-        folder.rename(gone)
-        shutil.rmtree(gone)
+        hidden = self._root / f".{folder.name}{_DELETED}"
+        shutil.rmtree(hidden, ignore_errors=True)
+        folder.rename(hidden)
+        shutil.rmtree(hidden)
 
     def sweep(self) -> None:
-        """Delete what is left of models whose deletion was interrupted."""
-        for gone in self._root.glob(f".*{_DELETED}"):
-            shutil.rmtree(gone)
+        """Delete the rest of models whose deletion was interrupted."""
+        for hidden in self._root.glob(f".*{_DELETED}"):
+            shutil.rmtree(hidden)

@@ -1,4 +1,4 @@
-"""Models on disk: a converted folder, also Apple's, is used as it is; a checkpoint is converted at its first use."""
+"""Models on disk: a model folder, also Apple's, is used as it is; a checkpoint is converted at its first use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from converter.progress import OnProgress, ignore
 from converter.sources.snapshot import file_name, short_name
 from converter.sources.source import Source, open_source
 
-#: The bundled checkpoint lies in a folder called just "model".
+#: The bundled checkpoint's folder is only called "model".
 _BUNDLED_NAME = "anemone-demo"
 
 
@@ -29,8 +29,8 @@ def model_name(source: Path) -> str:
     return short_name(source).removesuffix(".safetensors")
 
 
-def _whole(folder: Path) -> ModelFolder | None:
-    """Return the model in ``folder``; None where there is none, or a damaged one, or what packages hold has changed since."""
+def _present_model(folder: Path) -> ModelFolder | None:
+    """Return the model in ``folder``; None if it has none, a damaged one, or one of an earlier revision of the converter."""
     if not (folder / FILE).is_file():
         return None
     try:
@@ -41,54 +41,54 @@ def _whole(folder: Path) -> ModelFolder | None:
 
 
 def _made_from(folder: Path, checkpoint: Source) -> ModelFolder | None:
-    """Return the model of the checkpoint in ``folder``, with whatever options it was made; None where there is none."""
-    model = _whole(folder)
+    """Return the model of the checkpoint in ``folder``, made with any options; None if it has none."""
+    model = _present_model(folder)
     if model is None:
         return None
     source = model.manifest.source
-    # Hashing 4 GB takes seconds; files of the same sizes and times are taken for the same files.
+    # Hashing 4 GB takes seconds; files with the same sizes and times count as the same files.
     return model if source.stamp == checkpoint.stamp or source.sha256 == checkpoint.sha256 else None
 
 
 def _made_by(folder: Path, plan: ConversionPlan) -> ModelFolder | None:
-    """Return the model of the plan in ``folder``; None where there is none."""
-    model = _whole(folder)
+    """Return the model of the plan in ``folder``; None if it has none."""
+    model = _present_model(folder)
     return model if model is not None and model.manifest.plan == plan.fingerprint else None
 
 
 def is_current(source: Path, out: Path) -> bool:
-    """Return whether ``out`` has the model of the checkpoint at ``source``, judged by its files' sizes and times.
+    """Return whether ``out`` has the model of the checkpoint at ``source``; compares files' sizes and times.
 
-    Nothing large is read. Raises CheckpointError if the source is not a checkpoint.
+    It reads no large file. Raises CheckpointError if the source is not a checkpoint.
     """
-    model = _whole(out)
+    model = _present_model(out)
     return model is not None and model.manifest.source.stamp == open_source(source).stamp
 
 
 def from_hub(folder: Path, address: str) -> ModelFolder | None:
-    """Return the model in ``folder`` if it was made from ``address`` on the hub; the hub is not asked."""
-    model, repository = _whole(folder), address.partition("@")[0].removesuffix(".safetensors")
+    """Return the model in ``folder`` if it was made from ``address`` on the hub; makes no request to the hub."""
+    model, repository = _present_model(folder), address.partition("@")[0].removesuffix(".safetensors")
     if model is None or model.manifest.source.kind != "hub":
         return None
     return model if model.manifest.source.path_or_id == repository else None
 
 
-def installed_from(opened: Source, out: Path, options: ConvertOptions, progress: OnProgress) -> ModelFolder:
+def installed_from(checkpoint: Source, out: Path, options: ConvertOptions, progress: OnProgress) -> ModelFolder:
     """Return the checkpoint's model in ``out``, converted if need be; waits for another process that converts it.
 
-    Where the options are the usual ones, a model that was made with others will do, also of a checkpoint that cannot be
-    converted without them. Raises what `convert` raises.
+    With the default options, a model of the checkpoint that was made with other options is accepted; a checkpoint may
+    need options to be converted at all. Raises what `convert` raises.
     """
-    # The prediction type is in the source's stamp and hash, as in its plan's fingerprint.
+    # The prediction type is part of the stamp and the hash of the source, and of the fingerprint of the plan.
     is_usual = not options.changed().keys() - {"name", "prediction_type"}
-    if is_usual and (model := _made_from(out, opened)) is not None:
+    if is_usual and (model := _made_from(out, checkpoint)) is not None:
         return model
-    plan = make_plan(opened, options, progress)
+    plan = make_plan(checkpoint, options, progress)
     if not is_usual and (model := _made_by(out, plan)) is not None:
         return model
     with conversion_lock(out):
-        # Another process may have converted it since.
-        model = _made_from(out, opened) if is_usual else _made_by(out, plan)
+        # Another process may have converted it meanwhile.
+        model = _made_from(out, checkpoint) if is_usual else _made_by(out, plan)
         return model or write_model(plan, out, progress)
 
 
@@ -97,14 +97,14 @@ def ready_model(
     data_dir: Path,
     progress: OnProgress = ignore,
 ) -> ModelFolder:
-    """Return the model at ``source``, or at that address on the hub, converted into ``data_dir`` if need be.
+    """Return the model at ``source``, a path or an address on the hub, converted into ``data_dir`` if need be.
 
-    Raises CheckpointError or ManifestError saying what is wrong with the source, and what `convert` raises.
+    Raises CheckpointError or ManifestError, which say what is wrong with the source, and what `convert` raises.
     """
     if (source / FILE).is_file():
         return ModelFolder.open(source)
     if source.is_dir() and is_apple(source):
         return adopt(source, AppleSettings())
     name = model_name(source)
-    opened = open_source(source, progress=progress)
-    return installed_from(opened, data_dir / "models" / name, ConvertOptions(name=name), progress)
+    checkpoint = open_source(source, progress=progress)
+    return installed_from(checkpoint, data_dir / "models" / name, ConvertOptions(name=name), progress)

@@ -1,4 +1,4 @@
-"""How much memory a model's weights take, from its packages alone."""
+"""Computes the memory that a model's weights need, from its packages alone."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class MemoryNeed:
 
 
 def memory_need(model: ModelFolder) -> MemoryNeed:
-    """Return what the model's networks take, each in the largest of its packages: those for other sizes share its weights."""
+    """Return the memory need of the model's networks, each by its largest package: its variants share their weights."""
     return MemoryNeed(
         {
             network: max(weight_bytes(model.path / path) for path in {package.path for package in packages})
@@ -56,5 +56,5 @@ def memory_need(model: ModelFolder) -> MemoryNeed:
 
 
 def memory_budget(budget_gb: float | None = None) -> int:
-    """Return the bytes that models may take: so many gigabytes, or a share of the machine's memory for None."""
+    """Return the bytes that models may take: ``budget_gb`` gigabytes, or if None a fraction of the machine's memory."""
     return int(_SHARE * psutil.virtual_memory().total) if budget_gb is None else int(budget_gb * 1e9)
