@@ -26,7 +26,7 @@ def _has_multicast() -> bool:
     return True
 
 
-def test_what_is_told_is_where_and_how_and_nothing_else() -> None:
+def test_an_announcement_has_address_port_and_tls_and_nothing_else() -> None:
     plain, own = services(HERE, "mac-mini.local", ["192.168.1.2"])
     assert (plain.type, own.type) == ("_http._tcp.local.", "_anemone._tcp.local.")
     assert set(plain.decoded_properties) == {"path", "version", "tls"}
@@ -47,7 +47,7 @@ def test_a_long_host_name_fits_into_a_label() -> None:
 
 
 @pytest.mark.skipif(not _has_multicast(), reason="needs multicast")
-def test_the_network_hears_of_the_server_while_it_is_there(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_server_is_announced_while_it_runs(caplog: pytest.LogCaptureFixture) -> None:
     async def look(other: AsyncZeroconf, name: str) -> bool:
         found = AsyncServiceInfo("_anemone._tcp.local.", name)
         return await found.async_request(other.zeroconf, 3000) and found.port == HERE.port

@@ -15,7 +15,7 @@ async def rest(events: Subscription) -> list[Event]:
     return [event async for event in events]
 
 
-def test_readers_hear_what_is_published_in_any_thread_until_the_last() -> None:
+def test_readers_get_what_any_thread_publishes_until_the_last() -> None:
     async def main() -> None:
         log = EventLog()
         readers = [log.subscribe("job") for _ in range(2)]
@@ -29,10 +29,10 @@ def test_readers_hear_what_is_published_in_any_thread_until_the_last() -> None:
         thread = threading.Thread(target=publish)
         thread.start()
         for reader in readers:
-            heard = await rest(reader)
-            assert [e.data for e in heard] == [{"i": 0}, {"i": 1}, {"i": 2}, {}]
-            assert [e.id for e in heard] == sorted({e.id for e in heard})
-            assert [e.last for e in heard] == [False, False, False, True]
+            events = await rest(reader)
+            assert [e.data for e in events] == [{"i": 0}, {"i": 1}, {"i": 2}, {}]
+            assert [e.id for e in events] == sorted({e.id for e in events})
+            assert [e.last for e in events] == [False, False, False, True]
         thread.join()
 
     run(main())
@@ -54,7 +54,7 @@ def test_a_reader_that_was_cut_off_gets_what_it_missed_and_no_more() -> None:
     run(main())
 
 
-def test_a_reader_is_told_when_too_much_has_happened() -> None:
+def test_a_reader_learns_when_too_much_has_happened() -> None:
     async def main() -> None:
         log = EventLog()
         first = log.subscribe("job")
@@ -91,9 +91,9 @@ def test_a_slow_reader_loses_the_oldest_and_never_the_last() -> None:
         for i in range(3 * KEPT):
             log.publish("job", "progress", {"i": i})
         log.publish("job", "state", {}, last=True)
-        heard = await rest(reader)
-        assert len(heard) == KEPT
-        assert heard[-1].last
+        events = await rest(reader)
+        assert len(events) == KEPT
+        assert events[-1].last
 
     run(main())
 

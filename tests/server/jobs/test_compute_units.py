@@ -1,4 +1,4 @@
-"""The whole server on a Mac whose compute units fail, as a double plays it: real processes, real deaths."""
+"""The whole server on a simulated Mac whose compute units fail: real processes that really die."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class Server:
     @property
     def units(self) -> dict[str, list[str]]:
         """The compute units of each network's predictions in the order they were first tried."""
-        found: dict[str, list[str]] = {}
+        units_of: dict[str, list[str]] = {}
         for line in self.mac_log.read_text().splitlines():
             _, what, name, units = line.split()
             network = next(n for n in ("unet", "vae_decoder", "text_encoder") if n in name)
-            if what == "predict" and units not in found.setdefault(network, []):
-                found[network].append(units)
-        return found
+            if what == "predict" and units not in units_of.setdefault(network, []):
+                units_of[network].append(units)
+        return units_of
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def serving(folder: Path, model: Path, *flags: str, ready: bool = True, **mac: A
         process.wait(timeout=30)
 
 
-def painted(server: Server) -> dict[str, Any]:
+def ended_job(server: Server) -> dict[str, Any]:
     return over(server.client, enqueue(server.client, "red", width=64, height=64, steps=1, seed=1)["id"])
 
 
@@ -89,8 +89,8 @@ def test_a_unit_that_kills_is_tried_once_in_a_child_and_the_image_comes_from_the
 ) -> None:
     deadly = {"unet": {"CPU_AND_NE": "die"}, "text_encoder": {"CPU_AND_NE": "nan"}}
     with serving(tmp_path / "data", model, behaviour=deadly) as server:
-        found = painted(server)
-        assert (found["status"], found["attempts"]) == ("succeeded", 1)
+        job = ended_job(server)
+        assert (job["status"], job["attempts"]) == ("succeeded", 1)
         assert (
             "unet does not run on CPU_AND_NE on this machine: its process died in its first prediction" in server.said
         )
@@ -98,20 +98,20 @@ def test_a_unit_that_kills_is_tried_once_in_a_child_and_the_image_comes_from_the
         assert server.units["unet"] == ["CPU_AND_NE", "CPU_AND_GPU"]
         assert server.units["text_encoder"] == ["CPU_AND_NE", "CPU_AND_GPU"]
         assert server.units["vae_decoder"] == ["CPU_AND_GPU"]
-    known = verdicts(model, monkeypatch)
-    assert known["unet", "CPU_AND_NE"].reason == "its process died in its first prediction (it was ended by SIGKILL)"
-    assert known["unet", "CPU_AND_NE"].load_seconds is not None
-    assert "not finite" in str(known["text_encoder", "CPU_AND_NE"].reason)
-    assert known["unet", "CPU_AND_GPU"].ok
-    assert known["vae_decoder", "CPU_AND_GPU"].ok
+    by_unit = verdicts(model, monkeypatch)
+    assert by_unit["unet", "CPU_AND_NE"].reason == "its process died in its first prediction (it was ended by SIGKILL)"
+    assert by_unit["unet", "CPU_AND_NE"].load_seconds is not None
+    assert "not finite" in str(by_unit["text_encoder", "CPU_AND_NE"].reason)
+    assert by_unit["unet", "CPU_AND_GPU"].ok
+    assert by_unit["vae_decoder", "CPU_AND_GPU"].ok
 
     with serving(tmp_path / "data", model, behaviour=deadly) as server:
-        assert painted(server)["status"] == "succeeded"
+        assert ended_job(server)["status"] == "succeeded"
         assert server.units["unet"] == server.units["text_encoder"] == ["CPU_AND_GPU"]
 
-    # An update of macOS, which has mended it.
+    # An update of macOS has fixed the unit.
     with serving(tmp_path / "data", model, build="25C56") as server:
-        assert painted(server)["status"] == "succeeded"
+        assert ended_job(server)["status"] == "succeeded"
         assert server.units["unet"] == server.units["text_encoder"] == ["CPU_AND_NE"]
     assert verdicts(model, monkeypatch, "Apple M2 Pro, macOS 26.1 (25C56)")["unet", "CPU_AND_NE"].ok
 
@@ -121,9 +121,9 @@ def test_a_worker_that_dies_in_a_first_prediction_marks_the_unit_and_not_the_job
 ) -> None:
     deadly = {"unet": {"CPU_AND_NE": "die in worker"}, "vae_decoder": {"CPU_AND_GPU": "die in worker"}}
     with serving(tmp_path / "data", model, behaviour=deadly) as server:
-        found = painted(server)
-        # Two deaths would be the end of a job that was to blame for them.
-        assert (found["status"], found["attempts"]) == ("succeeded", 3)
+        job = ended_job(server)
+        # Two deaths that count against the job would end it.
+        assert (job["status"], job["attempts"]) == ("succeeded", 3)
         assert server.said.count("in a compute unit's first try") == 2
         assert server.units["unet"] == ["CPU_AND_NE", "CPU_AND_GPU"]
         assert server.units["vae_decoder"] == ["CPU_AND_GPU", "CPU_ONLY"]

@@ -22,7 +22,7 @@ def test_an_idle_model_is_unloaded_and_comes_back_with_the_next_job(tmp_path: Pa
         assert over(client, enqueue(client, "a circle")["id"])["status"] == "succeeded"
 
 
-def test_a_data_folder_that_cannot_be_written_is_told_and_loses_no_job(tmp_path: Path) -> None:
+def test_a_data_folder_that_cannot_be_written_is_reported_and_loses_no_job(tmp_path: Path) -> None:
     with live(tmp_path) as client, ThreadPoolExecutor(1) as elsewhere:
         waiting = elsewhere.submit(client.post, "/api/v1/txt2img", json={"prompt": "slow", "steps": 5})
         (first,) = until(lambda: client.get("/api/v1/jobs?status=running").json()["jobs"])
@@ -39,7 +39,9 @@ def test_a_data_folder_that_cannot_be_written_is_told_and_loses_no_job(tmp_path:
         assert [over(client, made["id"])["status"] for made in (first, second)] == ["succeeded", "succeeded"]
 
 
-def test_a_bug_that_stops_the_queue_is_told_and_loses_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_that_stops_the_queue_is_reported_and_loses_no_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def faulty(store: JobStore, job_id: str) -> NoReturn:
         raise RuntimeError("a bug")
 
@@ -80,7 +82,7 @@ def test_jobs_of_several_models_are_all_made_with_their_own(tmp_path: Path) -> N
         assert [d["model"] for d in done] == models
         listed = client.get(f"/api/v1/jobs?model={fake_pipeline.OTHER}").json()["jobs"]
         assert [j["id"] for j in listed] == [made[3], made[1]]
-        # The loaded model's second job went before the other model's first: two loads rather than four.
+        # The loaded model's second job ran before the other model's first: two loads instead of four.
         assert [d["id"] for d in sorted(done, key=lambda d: d["started"])] == [made[0], made[2], made[1], made[3]]
 
 

@@ -48,7 +48,7 @@ class Worker:
             self._pipe.send(command)
 
     def until(self, last: Callable[[Event], bool]) -> list[Event]:
-        """What it says up to the event that is ``last``."""
+        """Return its events up to the one that is ``last``."""
         said: list[Event] = []
         while not said or not last(said[-1]):
             assert self._pipe.poll(PATIENCE), f"nothing more after {said}"
@@ -56,7 +56,7 @@ class Worker:
         return said
 
     def run(self, job_id: str, request: GenerationRequest) -> list[Event]:
-        """What it says of a job, to its end."""
+        """Run a job; return its events, to its end."""
         self.send(Run(job_id, request, ref(request.model), {}))
         return self.until(lambda event: isinstance(event, Ended))
 
@@ -85,7 +85,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
 
 @pytest.fixture
 def worker(fresh: Worker) -> Worker:
-    """A worker with nothing loaded."""
+    """Yield a worker with no model loaded."""
     fresh.send(Load(ref(OTHER)), Unload(OTHER))
     fresh.until(lambda event: event == Loaded(OTHER))
     fresh.until(lambda event: event == Loaded(None))
@@ -169,7 +169,7 @@ def test_a_job_that_was_cancelled_before_its_turn_does_not_load_its_model(worker
     assert worker.until(lambda event: isinstance(event, Ended)) == [Ended("b", "cancelled")]
 
 
-def test_steps_are_told_with_their_picture_and_how_long_they_took(worker: Worker) -> None:
+def test_steps_are_reported_with_their_image_and_how_long_they_took(worker: Worker) -> None:
     said = worker.run("a", request("slow", n=2, steps=2))
     steps = [e for e in said if isinstance(e, Progressed)]
     assert [(s.image, s.step, s.total) for s in steps] == [(0, 1, 2), (0, 2, 2), (1, 1, 2), (1, 2, 2)]
@@ -187,13 +187,13 @@ def test_slow_steps_come_with_a_preview_now_and_then(worker: Worker) -> None:
 def test_images_carry_what_makes_them_again(worker: Worker) -> None:
     fields = {"n": 2, "seed": 5, "rng": "cuda", "variation_seed": 9, "variation_strength": 0.25}
     images = [e for e in worker.run("a", request(**fields)) if isinstance(e, Finished)]
-    told = []
+    settings = []
     for image in images:
-        found = Image.open(io.BytesIO(image.png))
-        told.append(read_infotext(found.text["parameters"]).settings)  # type: ignore[attr-defined]
+        png = Image.open(io.BytesIO(image.png))
+        settings.append(read_infotext(png.text["parameters"]).settings)  # type: ignore[attr-defined]
     assert [p.seed for p in images] == [5, 5]
-    assert [s["Variation seed"] for s in told] == ["9", "10"]
-    assert {(s["RNG"], s["Seed"], s["Variation seed strength"], s["Model"]) for s in told} == {
+    assert [s["Variation seed"] for s in settings] == ["9", "10"]
+    assert {(s["RNG"], s["Seed"], s["Variation seed strength"], s["Model"]) for s in settings} == {
         ("NV", "5", "0.25", OTHER)
     }
 

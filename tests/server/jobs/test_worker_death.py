@@ -20,9 +20,9 @@ pytestmark = pytest.mark.slow
 
 def test_a_job_whose_worker_died_runs_again_once(tmp_path: Path) -> None:
     with live(tmp_path) as client:
-        found = over(client, enqueue(client, "die once")["id"])
-        assert (found["status"], found["attempts"]) == ("succeeded", 2)
-        assert len(found["images"]) == 1
+        ended = over(client, enqueue(client, "die once")["id"])
+        assert (ended["status"], ended["attempts"]) == ("succeeded", 2)
+        assert len(ended["images"]) == 1
 
 
 def test_jobs_that_kill_their_worker_fail_with_the_reason_and_others_go_on(tmp_path: Path) -> None:
@@ -30,9 +30,9 @@ def test_jobs_that_kill_their_worker_fail_with_the_reason_and_others_go_on(tmp_p
         deadly = [enqueue(client, f"die {i}") for i in range(2)]
         good = enqueue(client, "a circle")
         for made in deadly:
-            found = over(client, made["id"])
-            assert (found["status"], found["attempts"]) == ("failed", 2)
-            assert "died" in found["error"]["message"]
+            ended = over(client, made["id"])
+            assert (ended["status"], ended["attempts"]) == ("failed", 2)
+            assert "died" in ended["error"]["message"]
         assert over(client, good["id"])["status"] == "succeeded"
 
 
@@ -41,14 +41,14 @@ def test_a_job_that_was_cancelled_does_not_come_back_when_its_worker_dies(tmp_pa
         made = enqueue(client, "die late")
         until(lambda: job(client, made["id"])["status"] == "running")
         client.delete(f"/api/v1/jobs/{made['id']}")
-        found = over(client, made["id"])
-        assert (found["status"], found["attempts"]) == ("cancelled", 1)
+        ended = over(client, made["id"])
+        assert (ended["status"], ended["attempts"]) == ("cancelled", 1)
 
 
 def test_deaths_of_a_compute_unit_are_not_counted_against_the_job(tmp_path: Path) -> None:
     with live(tmp_path) as client:
-        found = over(client, enqueue(client, "trying, die")["id"])
-        assert (found["status"], found["attempts"]) == ("failed", MOST_ATTEMPTS)
+        ended = over(client, enqueue(client, "trying, die")["id"])
+        assert (ended["status"], ended["attempts"]) == ("failed", MOST_ATTEMPTS)
         assert over(client, enqueue(client, "a circle")["id"])["status"] == "succeeded"
 
 
@@ -60,7 +60,7 @@ def test_a_worker_that_is_stopped_while_it_tries_a_compute_unit_has_not_died_of_
     assert not note.exists()
 
 
-def test_a_client_that_waits_hears_of_its_jobs_death(tmp_path: Path) -> None:
+def test_a_client_that_waits_gets_its_jobs_failure(tmp_path: Path) -> None:
     with live(tmp_path) as client:
         answer = client.post("/api/v1/txt2img", json={"prompt": "die"})
         assert answer.status_code == 500
@@ -102,5 +102,5 @@ def test_a_server_that_is_killed_loses_no_job(tmp_path: Path) -> None:
     with live(tmp_path) as client:
         done = [over(client, m["id"]) for m in made]
         assert [(d["status"], d["attempts"]) for d in done] == [("succeeded", 2), ("succeeded", 1), ("succeeded", 1)]
-        for found in done:
-            assert client.get(found["images"][0]["url"]).status_code == 200
+        for ended in done:
+            assert client.get(ended["images"][0]["url"]).status_code == 200

@@ -60,12 +60,12 @@ def test_a_conversion_ends_with_a_model_and_tells_how_it_gets_there(tmp_path: Pa
             all_.submit(request("plain"))
             return [(event.kind, event.data.get("status") or event.data.get("stage")) async for event in reading]
 
-    told = asyncio.run(watched())
-    assert told[0] == ("state", "queued")
-    assert told[1] == ("state", "running")
-    assert ("progress", "downloading") in told
-    assert ("progress", "converting") in told
-    assert told[-1] == ("state", "succeeded")
+    events = asyncio.run(watched())
+    assert events[0] == ("state", "queued")
+    assert events[1] == ("state", "running")
+    assert ("progress", "downloading") in events
+    assert ("progress", "converting") in events
+    assert events[-1] == ("state", "succeeded")
     assert InstalledModels(tmp_path).names() == ("m",)
 
 

@@ -21,7 +21,7 @@ PATIENCE = 300  # a conversion verifies itself with PyTorch and diffusers, which
 
 @dataclass
 class Listener:
-    """Notes what it is told."""
+    """Records what it receives."""
 
     progress: list[Progress] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -60,7 +60,7 @@ def until(condition: Callable[[], object]) -> None:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
-    """A hub that conversion processes ask."""
+    """Return a hub that conversion processes download from."""
     running = FakeHub()
     monkeypatch.setenv("HF_ENDPOINT", running.endpoint)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
@@ -114,7 +114,7 @@ def test_a_checkpoint_is_converted_once_and_again_when_it_has_changed(checkpoint
     assert fake_converter.begun(tmp_path) == [str(checkpoint)] * 2
 
 
-def test_progress_is_told_as_the_conversion_reports_it(tmp_path: Path) -> None:
+def test_progress_is_passed_on_as_the_conversion_reports_it(tmp_path: Path) -> None:
     with started(tmp_path / "steady", tmp_path, fake_converter.launcher(tmp_path)) as (_, listener):
         until(lambda: listener.installed)
     assert listener.progress[0] == Progress("downloading", "unet.safetensors", 50, 100)

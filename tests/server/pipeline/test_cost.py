@@ -1,4 +1,4 @@
-"""What a request costs, held against the calls that a pipeline makes for it."""
+"""What a request costs, compared with the calls that a pipeline makes for it."""
 
 from __future__ import annotations
 

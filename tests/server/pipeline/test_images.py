@@ -15,9 +15,9 @@ from PIL.PngImagePlugin import PngInfo
 from server.pipeline.images import ImageError, decode_image, encode_png, resize_and_crop, to_network, to_pixels
 
 
-def encoded(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
     file = io.BytesIO()
-    picture.save(file, kind, **options)
+    image.save(file, kind, **options)
     return file.getvalue()
 
 
@@ -103,23 +103,23 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def png_of(colour: int, rows: np.ndarray, *extra: bytes) -> bytes:
+def png_of(color_type: int, rows: np.ndarray, *extra: bytes) -> bytes:
     """A 16-bit PNG of big-endian ``rows`` [H, W, C]."""
     height, width = rows.shape[:2]
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0))
     body = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)))
     return b"\x89PNG\r\n\x1a\n" + head + b"".join(extra) + body + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("colour", [0, 2, 4, 6], ids=["grey", "RGB", "grey with alpha", "RGBA"])
-def test_a_png_of_16_bits_a_channel_is_read_at_its_brightness(colour):
+@pytest.mark.parametrize("color_type", [0, 2, 4, 6], ids=["gray", "RGB", "gray with alpha", "RGBA"])
+def test_a_png_of_16_bits_a_channel_is_read_at_its_brightness(color_type):
     deep = (RAMP.astype(np.uint32) * 257)[:, :, None]
-    channels = [deep] * (3 if colour & 2 else 1) + [np.full_like(deep, 65535)] * (colour >= 4)
-    found = decode_image(png_of(colour, np.concatenate(channels, 2).astype(">u2")))
+    channels = [deep] * (3 if color_type & 2 else 1) + [np.full_like(deep, 65535)] * (color_type >= 4)
+    found = decode_image(png_of(color_type, np.concatenate(channels, 2).astype(">u2")))
     np.testing.assert_allclose(np.asarray(found).astype(int), np.repeat(RAMP[:, :, None], 3, 2), atol=1)
 
 
-def test_the_transparent_value_of_a_16_bit_grey_png_is_white():
+def test_the_transparent_value_of_a_16_bit_gray_png_is_white():
     rows = (RAMP.astype(np.uint32) * 257)[:, :, None].astype(">u2")
     found = np.asarray(decode_image(png_of(0, rows, chunk(b"tRNS", struct.pack(">H", 100 * 257)))))
     assert found[0, 100].tolist() == [255, 255, 255]

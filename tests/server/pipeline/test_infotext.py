@@ -47,16 +47,16 @@ def test_the_text_is_laid_out_as_a1111_lays_it_out(manifest):
     )
 
 
-@pytest.mark.parametrize(("rng", "told"), [("torch", "CPU"), ("numpy", "NumPy"), ("cuda", "NV")])
-def test_whose_random_numbers_it_was_is_told_by_a1111s_names(manifest, rng, told):
+@pytest.mark.parametrize(("rng", "name"), [("torch", "CPU"), ("numpy", "NumPy"), ("cuda", "NV")])
+def test_the_random_number_generator_has_a1111s_name(manifest, rng, name):
     request = bind(manifest, prompt="p", seed=1, rng=rng)
-    assert read_infotext(write_infotext(request, manifest, request.seeds.of_images[0])).settings["RNG"] == told
+    assert read_infotext(write_infotext(request, manifest, request.seeds.of_images[0])).settings["RNG"] == name
 
 
-def test_a_variation_is_told_with_each_images_own_seed(manifest):
+def test_a_variation_is_written_with_each_images_own_seed(manifest):
     request = bind(manifest, prompt="p", seed=1, n=2, variation_seed=8, variation_strength=0.25)
-    told = [read_infotext(write_infotext(request, manifest, seeds)).settings for seeds in request.seeds.of_images]
-    assert [(t["Seed"], t["Variation seed"], t["Variation seed strength"]) for t in told] == [
+    texts = [read_infotext(write_infotext(request, manifest, seeds)).settings for seeds in request.seeds.of_images]
+    assert [(t["Seed"], t["Variation seed"], t["Variation seed strength"]) for t in texts] == [
         ("1", "8", "0.25"),
         ("1", "9", "0.25"),
     ]

@@ -1,4 +1,4 @@
-"""Networks within a memory budget: loaded when they are needed, let go for one another."""
+"""Networks within a memory budget: loaded when they are needed, unloaded to make room for others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from server.pipeline.stable_diffusion import StableDiffusion
 
 
 class Loads:
-    """A loader that remembers what it loaded and which of it is still there."""
+    """A loader that remembers what it loaded and which of it is still loaded."""
 
     def __init__(self):
         self.names, self._alive = [], []
@@ -45,7 +45,7 @@ def run(model_folder, budget, loads, **fields):
     return list(model.generate(bind(model.manifest, prompt="red", steps=2, seed=7, **fields), {}))
 
 
-def pictures(events):
+def images(events):
     return [e.pixels for e in events if isinstance(e, GeneratedImage)]
 
 
@@ -57,12 +57,12 @@ def test_with_room_for_one_network_each_is_loaded_once_a_request_and_the_images_
     assert [type(e) for e in expected] == [Step, Step, GeneratedImage] * 2
     assert [type(e) for e in found] == [Step] * 4 + [GeneratedImage] * 2
     assert [(e.image, e.index) for e in found[:4]] == [(0, 1), (0, 2), (1, 1), (1, 2)]
-    np.testing.assert_array_equal(pictures(expected), pictures(found))
+    np.testing.assert_array_equal(images(expected), images(found))
     assert tight.names == ample.names
     assert len(tight.names) == 3
 
 
-def test_no_more_is_held_than_the_budget_at_any_step(model_folder):
+def test_no_more_is_loaded_than_the_budget_at_any_step(model_folder):
     budget = max(size(model_folder, name) for name in ("text_encoder", "unet", "vae_decoder"))
     loads = Loads()
     model = StableDiffusion(model_folder, {}, loads, budget)
@@ -70,7 +70,7 @@ def test_no_more_is_held_than_the_budget_at_any_step(model_folder):
         assert 0 < loads.bytes <= budget
 
 
-def test_what_was_asked_for_longest_ago_goes_first(model_folder):
+def test_what_was_used_longest_ago_is_unloaded_first(model_folder):
     loads = Loads()
     room = size(model_folder, "text_encoder") + size(model_folder, "unet")
     networks = Networks(model_folder, {}, loads, room)
@@ -84,11 +84,11 @@ def test_what_was_asked_for_longest_ago_goes_first(model_folder):
 
 
 def test_loading_ahead_tries_every_network_even_without_room_for_all(model_folder):
-    loads, told = Loads(), []
+    loads, reports = Loads(), []
     budget = size(model_folder, "unet")
-    StableDiffusion(model_folder, {}, loads, budget).load(lambda p: told.append((p.item, p.done, p.total)))
+    StableDiffusion(model_folder, {}, loads, budget).load(lambda p: reports.append((p.item, p.done, p.total)))
     assert len(loads.names) == 3
-    assert told[-1] == ("vae_decoder", 3, 3)
+    assert reports[-1] == ("vae_decoder", 3, 3)
     assert loads.bytes <= budget
 
 

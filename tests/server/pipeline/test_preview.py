@@ -1,4 +1,4 @@
-"""Previews: small, of the right colours, and of the image that is to come."""
+"""Previews: small, of the right colors, and of the image that is to come."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from server.pipeline.stable_diffusion import StableDiffusion
 
 
 class LinearDecoder:
-    """A decoder that is what a fit takes every decoder for."""
+    """A decoder that is linear in the latents, as a fit assumes."""
 
     def __init__(self, height=16, width=24, channels=4, scaling_factor=0.5):
         self.inputs = {"z": Feature("z", (1, channels, height, width), np.dtype(np.float16))}
@@ -32,8 +32,8 @@ class LinearDecoder:
     def predict(self, inputs):
         self.calls += 1
         latents = inputs["z"].astype(np.float32) * self._scaling_factor
-        colours = np.einsum("bchw,cr->brhw", latents, self.factors[:-1]) + self.factors[-1][:, None, None]
-        return {"image": colours.repeat(8, 2).repeat(8, 3)}
+        colors = np.einsum("bchw,cr->brhw", latents, self.factors[:-1]) + self.factors[-1][:, None, None]
+        return {"image": colors.repeat(8, 2).repeat(8, 3)}
 
 
 @pytest.mark.parametrize("size", [(16, 24), (17, 9), (4, 4)])
@@ -53,9 +53,9 @@ def test_the_latents_of_published_autoencoders_need_no_decoder(model_folder, fac
     shades = []
     for level in (-1, 1):
         # The first channel of both is lightness.
-        clean = np.zeros((1, 4, 8, 8), np.float32)
-        clean[:, 0] = level
-        shades.append(np.asarray(Image.open(io.BytesIO(previewer.jpeg(clean, 64, 64)))).mean((0, 1)))
+        denoised = np.zeros((1, 4, 8, 8), np.float32)
+        denoised[:, 0] = level
+        shades.append(np.asarray(Image.open(io.BytesIO(previewer.jpeg(denoised, 64, 64)))).mean((0, 1)))
     assert (shades[1] > shades[0] + 30).all()
 
 
@@ -64,9 +64,9 @@ def test_other_decoders_are_fitted_once(model_folder):
     manifest = replace(model_folder.manifest, vae_scaling_factor=0.5)
     previewer = Previewer(manifest, lambda *args: decoder)
     assert previewer.needs(192, 128) == "vae_decoder"
-    clean = np.random.default_rng(2).standard_normal((1, 4, 16, 24)).astype(np.float32)
+    denoised = np.random.default_rng(2).standard_normal((1, 4, 16, 24)).astype(np.float32)
     for _ in range(3):
-        previewer.jpeg(clean, 192, 128)
+        previewer.jpeg(denoised, 192, 128)
     assert decoder.calls == 1
     assert previewer.needs(192, 128) is None
 
@@ -74,10 +74,10 @@ def test_other_decoders_are_fitted_once(model_folder):
 @pytest.mark.parametrize(("size", "shown"), [((64, 64), (64, 64)), ((512, 512), (256, 256)), ((768, 512), (256, 171))])
 def test_a_preview_is_small_and_keeps_its_shape(model_folder, size, shown):
     width, height = size
-    clean = np.zeros((1, 4, height // 8, width // 8), np.float32)
-    jpeg = Previewer(model_folder.manifest, lambda *args: None).jpeg(clean, width, height)
-    picture = Image.open(io.BytesIO(jpeg))
-    assert (picture.format, picture.size) == ("JPEG", shown)
+    denoised = np.zeros((1, 4, height // 8, width // 8), np.float32)
+    jpeg = Previewer(model_folder.manifest, lambda *args: None).jpeg(denoised, width, height)
+    image = Image.open(io.BytesIO(jpeg))
+    assert (image.format, image.size) == ("JPEG", shown)
     assert len(jpeg) < 20_000
 
 
@@ -89,7 +89,7 @@ def test_a_tiny_autoencoder_makes_the_previews_of_a_model_that_has_one(checkpoin
         num_encoder_blocks=(1,) * 4,
         num_decoder_blocks=(1,) * 4,
     ).eval()
-    # Random weights paint fine noise on nearly one grey, of which JPEG leaves little.
+    # Random weights make fine noise on nearly uniform gray, of which JPEG keeps little.
     tiny.decoder.layers[-1].weight.data *= 20
     monkeypatch.setattr(preview, "_JPEG_QUALITY", 100)
     tiny.half().save_pretrained(tmp_path / "taesd", safe_serialization=True)
@@ -102,8 +102,8 @@ def test_a_tiny_autoencoder_makes_the_previews_of_a_model_that_has_one(checkpoin
     with torch.inference_mode():
         expected = tiny.decode(torch.from_numpy(step.denoised)).sample[0].permute(1, 2, 0).numpy()
     expected = Image.fromarray((np.clip(expected / 2 + 0.5, 0, 1) * 255).astype(np.uint8))
-    # JPEG keeps brightness whole, and colours at half the size.
-    brightness = [np.asarray(picture.convert("L")).ravel() for picture in (found, expected)]
+    # JPEG keeps brightness at full size, and colors at half the size.
+    brightness = [np.asarray(image.convert("L")).ravel() for image in (found, expected)]
     assert np.corrcoef(*brightness)[0, 1] > 0.95
 
 

@@ -1,4 +1,4 @@
-"""Samplers against diffusers' schedulers of the same configuration."""
+"""Schedulers against diffusers' schedulers of the same configuration."""
 
 from __future__ import annotations
 
@@ -100,14 +100,14 @@ def their_run(name: str, schedule: NoiseSchedule, steps: int, strength: float, s
 
 
 def our_run(name: str, schedule: NoiseSchedule, steps: int, strength: float, start: np.ndarray, noise: np.ndarray):
-    sampler = SCHEDULERS[name].make(schedule, steps)
-    begin = begin_at(steps, strength, sampler.order)
-    x = sampler.add_noise(start, noise, begin) if strength < 1 else start * np.float32(sampler.init_noise_sigma)
+    scheduler = SCHEDULERS[name].make(schedule, steps)
+    begin = begin_at(steps, strength, scheduler.order)
+    x = scheduler.add_noise(start, noise, begin) if strength < 1 else start * np.float32(scheduler.init_noise_sigma)
     generator = torch.Generator().manual_seed(3)
-    for i in range(begin, len(sampler.timesteps)):
-        predicted = model(sampler.scale_model_input(x, i), sampler.timesteps[i])
-        x = sampler.step(predicted, i, x, lambda: torch.randn(start.shape, generator=generator).numpy())
-    return sampler.timesteps[begin:], x
+    for i in range(begin, len(scheduler.timesteps)):
+        predicted = model(scheduler.scale_model_input(x, i), scheduler.timesteps[i])
+        x = scheduler.step(predicted, i, x, lambda: torch.randn(start.shape, generator=generator).numpy())
+    return scheduler.timesteps[begin:], x
 
 
 def assert_same_run(name: str, schedule: NoiseSchedule, steps: int, strength: float = 1.0, error: float = 2e-4) -> None:
@@ -121,7 +121,7 @@ def assert_same_run(name: str, schedule: NoiseSchedule, steps: int, strength: fl
 
 
 def cases():
-    """Every sampler, prediction and spacing, from noise and from an image, but for what diffusers does differently:
+    """Every scheduler, prediction and spacing, from noise and from an image, but for what diffusers does differently:
     its LMS, begun part-way, takes coefficients for slopes it does not have.
     """
     runs = [(1, 1.0), (2, 1.0), (7, 1.0), (20, 1.0), (10, 0.55)]
@@ -195,7 +195,7 @@ def test_noise_schedules_are_those_of_diffusers(betas, count, rescaled):
         schedule = replace(schedule, beta_schedule=betas)
     theirs = peer("euler", schedule)
     expected = theirs.alphas_cumprod.numpy().astype(np.float64)
-    # They count in float32, whose differences of roots near the end are as coarse as 1e-7 of what is left of 1.
+    # diffusers computes in float32, where differences of roots near the end are as coarse as 1e-7 of what is left of 1.
     np.testing.assert_allclose(np.sqrt(schedule.alphas_cumprod), np.sqrt(expected), rtol=1e-4, atol=1e-6)
     assert (schedule.sigmas[-1] == pytest.approx(4096, rel=1e-6)) == rescaled
 
@@ -203,7 +203,7 @@ def test_noise_schedules_are_those_of_diffusers(betas, count, rescaled):
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("name", PEERS)
 def test_timesteps_and_sigmas_are_those_of_diffusers(name, spacing):
-    # Karras' come of logarithms, of which theirs are float32.
+    # Karras' are computed from logarithms, in float32 in diffusers.
     tolerance = 1.0 if name.endswith("karras") else 1e-3
     few, many = (1, 2, 3, 7, 20, 50), (48, 61, 121, 150, 999, 1000)
     for count, offset, numbers in ((1000, 1, (*few, *many)), (1000, 0, few), (600, 1, few)):
@@ -215,7 +215,7 @@ def test_timesteps_and_sigmas_are_those_of_diffusers(name, spacing):
             theirs.set_timesteps(steps)
             ours = SCHEDULERS[name].make(schedule, steps)
             expected = theirs.timesteps.numpy()
-            # NumPy's arange can give theirs a step too many, at timestep -1.
+            # NumPy's arange can give diffusers one step too many, at timestep -1.
             kept = len(expected) - ours.order * int(expected[-1] < 0)
             np.testing.assert_allclose(ours.timesteps, expected[:kept], atol=tolerance)
             assert ours.init_noise_sigma == pytest.approx(float(theirs.init_noise_sigma), rel=1e-4)
@@ -229,7 +229,7 @@ def test_karras_timesteps_of_a_squared_cosine_are_cut_as_diffusers_cuts_them():
     theirs = peer("dpm++_2m_karras", schedule)
     theirs.set_timesteps(30)
     away = SCHEDULERS["dpm++_2m_karras"].make(schedule, 30).timesteps - theirs.timesteps.numpy()
-    # Theirs come of float32 logarithms, so that the end itself is at 998.99 and cut to 998.
+    # diffusers computes them from float32 logarithms, so that the end is at 998.99 and rounded down to 998.
     assert np.abs(away).max() <= 1
     assert np.mean(away == 0) > 0.8
 
@@ -237,18 +237,20 @@ def test_karras_timesteps_of_a_squared_cosine_are_cut_as_diffusers_cuts_them():
 def sampled(name: str, prediction: str, steps: int, deviation: float, error: float = 0.0) -> np.ndarray:
     """What pure noise becomes by the exact UNet of numbers of this deviation, whose predictions are off by ``error``."""
     schedule = replace(ZERO_SNR, prediction_type=prediction, timestep_spacing="trailing")
-    sampler, variance = SCHEDULERS[name].make(schedule, steps), deviation**2
+    scheduler, variance = SCHEDULERS[name].make(schedule, steps), deviation**2
     draws, errors = np.random.default_rng(0), np.random.default_rng(1)
-    x = (draws.standard_normal(2000) * sampler.init_noise_sigma).astype(np.float32)
-    for i, timestep in enumerate(sampler.timesteps):
-        given = sampler.scale_model_input(x, i).astype(np.float64)
+    x = (draws.standard_normal(2000) * scheduler.init_noise_sigma).astype(np.float32)
+    for i, timestep in enumerate(scheduler.timesteps):
+        given = scheduler.scale_model_input(x, i).astype(np.float64)
         sigma = schedule.sigmas_at(np.asarray([timestep]))[0]
         signal, noise = 1 / (1 + sigma**2) ** 0.5, sigma / (1 + sigma**2) ** 0.5
-        clean = given * signal * variance / (signal**2 * variance + noise**2)
-        epsilon = (given - signal * clean) / noise
-        told = {"epsilon": epsilon, "sample": clean, "v_prediction": signal * epsilon - noise * clean}[prediction]
-        told = (told + error * errors.standard_normal(2000)).astype(np.float32)
-        x = sampler.step(told, i, x, lambda: draws.standard_normal(2000).astype(np.float32))
+        denoised = given * signal * variance / (signal**2 * variance + noise**2)
+        epsilon = (given - signal * denoised) / noise
+        output = {"epsilon": epsilon, "sample": denoised, "v_prediction": signal * epsilon - noise * denoised}[
+            prediction
+        ]
+        output = (output + error * errors.standard_normal(2000)).astype(np.float32)
+        x = scheduler.step(output, i, x, lambda: draws.standard_normal(2000).astype(np.float32))
     return x
 
 

@@ -1,4 +1,4 @@
-"""Whole images from converted packages against diffusers' pipelines on the same checkpoint."""
+"""Images from converted packages against diffusers' pipelines on the same checkpoint."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def psnr(found: np.ndarray, expected: np.ndarray) -> float:
     return float(20 * np.log10(255 / (error + 1e-9)))
 
 
-def pictures(model, image=None, **fields):
+def images_of(model, image=None, **fields):
     request = bind(model.manifest, **fields, image=None if image is None else "image")
     return [e for e in model.generate(request, {"image": image}) if isinstance(e, GeneratedImage)]
 
@@ -82,7 +82,7 @@ def with_scheduler(pipeline, name, schedule):
 @pytest.mark.parametrize("name", PEERS)
 def test_an_image_is_the_one_diffusers_makes(pair, name):
     ours, theirs = pair
-    (found,) = pictures(ours, prompt="red", negative_prompt="blue", steps=4, guidance_scale=5, seed=11, scheduler=name)
+    (found,) = images_of(ours, prompt="red", negative_prompt="blue", steps=4, guidance_scale=5, seed=11, scheduler=name)
     generator = torch.Generator("cpu").manual_seed(11)
     expected = with_scheduler(theirs, name, theirs.trained_schedule)(
         "red", negative_prompt="blue", num_inference_steps=4, guidance_scale=5, generator=generator, output_type="np"
@@ -108,7 +108,7 @@ def test_an_image_of_a_zero_terminal_snr_model_is_the_one_diffusers_makes(pair, 
         with pytest.raises(RequestError, match="pure noise"):
             bind(ours.manifest, scheduler=name, **fields)
         return
-    (found,) = pictures(ours, scheduler=name, **fields)
+    (found,) = images_of(ours, scheduler=name, **fields)
     expected = with_scheduler(theirs, name, schedule)(
         "red",
         negative_prompt="blue",
@@ -136,7 +136,7 @@ def test_an_image_from_an_image_is_the_one_diffusers_makes(pair, name):
     file = io.BytesIO()
     first.save(file, "PNG")
     fields = {"prompt": "red", "steps": 6, "guidance_scale": 5, "seed": 3, "scheduler": name, "strength": 0.6}
-    (found,) = pictures(ours, image=file.getvalue(), **fields)
+    (found,) = images_of(ours, image=file.getvalue(), **fields)
     img2img = StableDiffusionImg2ImgPipeline(**theirs.components, requires_safety_checker=False)
     img2img.set_progress_bar_config(disable=True)
     expected = with_scheduler(img2img, name, theirs.trained_schedule)(
@@ -153,7 +153,9 @@ def test_an_image_from_an_image_is_the_one_diffusers_makes(pair, name):
 
 def test_without_guidance_the_prompt_alone_decides(pair):
     ours, theirs = pair
-    (found,) = pictures(ours, prompt="red", negative_prompt="blue", steps=2, guidance_scale=1, seed=5, scheduler="ddim")
+    (found,) = images_of(
+        ours, prompt="red", negative_prompt="blue", steps=2, guidance_scale=1, seed=5, scheduler="ddim"
+    )
     generator = torch.Generator("cpu").manual_seed(5)
     expected = with_scheduler(theirs, "ddim", theirs.trained_schedule)(
         "red", num_inference_steps=2, guidance_scale=1, generator=generator, output_type="np"
@@ -163,16 +165,16 @@ def test_without_guidance_the_prompt_alone_decides(pair):
 
 def test_the_same_seed_gives_the_same_pixels_and_another_seed_others(pair):
     ours, _ = pair
-    a, b, c = (pictures(ours, prompt="red", steps=2, seed=s)[0].pixels for s in (7, 7, 8))
+    a, b, c = (images_of(ours, prompt="red", steps=2, seed=s)[0].pixels for s in (7, 7, 8))
     np.testing.assert_array_equal(a, b)
     assert (a != c).any()
 
 
 def test_image_i_of_several_is_the_one_its_seed_makes_alone(pair):
     ours, _ = pair
-    several = pictures(ours, prompt="red", steps=2, seed=2**32 - 1, n=2)
+    several = images_of(ours, prompt="red", steps=2, seed=2**32 - 1, n=2)
     assert [p.seeds.seed for p in several] == [2**32 - 1, 0]
-    alone = pictures(ours, prompt="red", steps=2, seed=0)[0]
+    alone = images_of(ours, prompt="red", steps=2, seed=0)[0]
     np.testing.assert_array_equal(several[1].pixels, alone.pixels)
 
 
@@ -181,7 +183,7 @@ def test_image_i_of_several_is_the_one_its_seed_makes_alone(pair):
 )
 def test_an_image_of_others_noise_is_the_one_diffusers_makes_of_it(pair, rng, noise):
     ours, theirs = pair
-    (found,) = pictures(ours, prompt="red", steps=3, guidance_scale=5, seed=11, scheduler="euler", rng=rng)
+    (found,) = images_of(ours, prompt="red", steps=3, guidance_scale=5, seed=11, scheduler="euler", rng=rng)
     expected = with_scheduler(theirs, "euler", theirs.trained_schedule)(
         "red",
         latents=torch.from_numpy(noise(11).normal((1, 4, 8, 8))),
@@ -195,10 +197,10 @@ def test_an_image_of_others_noise_is_the_one_diffusers_makes_of_it(pair, rng, no
 def test_a_variation_lies_between_two_seeds(pair):
     ours, _ = pair
     fields = {"prompt": "red", "steps": 2, "seed": 1}
-    (near,) = pictures(ours, **fields)
-    (whole,) = pictures(ours, **fields, variation_seed=2, variation_strength=1)
-    (half,) = pictures(ours, **fields, variation_seed=2, variation_strength=0.5)
-    (far,) = pictures(ours, **(fields | {"seed": 2}))
+    (near,) = images_of(ours, **fields)
+    (whole,) = images_of(ours, **fields, variation_seed=2, variation_strength=1)
+    (half,) = images_of(ours, **fields, variation_seed=2, variation_strength=0.5)
+    (far,) = images_of(ours, **(fields | {"seed": 2}))
     np.testing.assert_allclose(whole.pixels.astype(int), far.pixels, atol=1)
     for end in (near, far):
         assert psnr(half.pixels, end.pixels) > psnr(near.pixels, far.pixels)
@@ -240,8 +242,8 @@ def test_networks_of_a_size_are_loaded_when_it_is_first_asked_for(model_folder):
     model.load()
     assert [units for _, units in loaded] == ["ALL", "CPU_AND_GPU", "ALL"]
     request = bind(model.manifest, prompt="red", width=96, height=64, steps=1, seed=1)
-    (picture,) = (e for e in model.generate(request, {}) if isinstance(e, GeneratedImage))
-    assert picture.pixels.shape == (64, 96, 3)
+    (image,) = (e for e in model.generate(request, {}) if isinstance(e, GeneratedImage))
+    assert image.pixels.shape == (64, 96, 3)
     assert len(loaded) == 5
 
 
@@ -250,8 +252,8 @@ def test_a_network_that_this_release_does_not_know_is_left_alone(model_folder):
     manifest = replace(model_folder.manifest, networks={"of_a_later_release": networks["vae_decoder"], **networks})
     ours = StableDiffusion(replace(model_folder, manifest=manifest), {})
     ours.load()
-    (found,) = pictures(ours, prompt="red", steps=1, seed=0)
-    (expected,) = pictures(StableDiffusion(model_folder, {}), prompt="red", steps=1, seed=0)
+    (found,) = images_of(ours, prompt="red", steps=1, seed=0)
+    (expected,) = images_of(StableDiffusion(model_folder, {}), prompt="red", steps=1, seed=0)
     np.testing.assert_array_equal(found.pixels, expected.pixels)
 
 
@@ -280,7 +282,7 @@ def test_a_latent_consistency_model_takes_its_guidance_as_an_input(tmp_path):
     theirs = diffusers_pipeline(source)
     theirs.scheduler = LCMScheduler.from_config(theirs.scheduler.config)
     for scale in (8.0, 1.5):
-        (found,) = pictures(StableDiffusion(folder, {}), prompt="red", guidance_scale=scale, seed=2)
+        (found,) = images_of(StableDiffusion(folder, {}), prompt="red", guidance_scale=scale, seed=2)
         generator = torch.Generator("cpu").manual_seed(2)
         expected = theirs(
             "red", num_inference_steps=4, guidance_scale=scale, generator=generator, output_type="np"
@@ -288,10 +290,10 @@ def test_a_latent_consistency_model_takes_its_guidance_as_an_input(tmp_path):
         assert psnr(found.pixels, expected * 255) > 40
 
 
-def test_an_inpainting_model_paints_all_of_an_image_it_is_not_given(tmp_path):
+def test_an_inpainting_model_makes_a_whole_image_without_a_source(tmp_path):
     source = write_checkpoint(tmp_path / "source", unet=tiny_unet(in_channels=9))
     folder = convert(source, tmp_path / "out", ConvertOptions())
-    (found,) = pictures(StableDiffusion(folder, {}), prompt="red", steps=3, seed=2, guidance_scale=5)
+    (found,) = images_of(StableDiffusion(folder, {}), prompt="red", steps=3, seed=2, guidance_scale=5)
     parts = diffusers_pipeline(source).components
     theirs = StableDiffusionInpaintPipeline(**parts, requires_safety_checker=False)
     theirs.set_progress_bar_config(disable=True)

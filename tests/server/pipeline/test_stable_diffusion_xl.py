@@ -40,7 +40,7 @@ def pair(folder, kind, **options):
     return StableDiffusion(made, {}), theirs
 
 
-def picture(model, image=None, **fields):
+def image_of(model, image=None, **fields):
     request = bind(model.manifest, **fields, image=None if image is None else "image")
     return next(e for e in model.generate(request, {"image": image}) if isinstance(e, GeneratedImage)).pixels
 
@@ -54,7 +54,7 @@ def base(tmp_path_factory):
 @pytest.mark.parametrize("scale", [5.0, 1.0], ids=["guided", "not guided"])
 def test_an_xl_image_is_the_one_diffusers_makes(base, negative, scale):
     ours, theirs = base
-    found = picture(
+    found = image_of(
         ours, prompt="red", negative_prompt=negative, steps=4, guidance_scale=scale, seed=5, scheduler="euler"
     )
     expected = theirs(
@@ -71,7 +71,7 @@ def test_an_xl_image_is_the_one_diffusers_makes(base, negative, scale):
 def test_guidance_takes_the_unet_of_two_rows_and_none_that_of_one(base):
     ours, _ = base
     for scale, rows in ((5.0, 2), (1.0, 1)):
-        picture(ours, prompt="red", steps=1, guidance_scale=scale, seed=5)
+        image_of(ours, prompt="red", steps=1, guidance_scale=scale, seed=5)
         assert ours.network("unet", 64, 64, batch=rows).inputs["sample"].shape[0] == rows
 
 
@@ -82,7 +82,7 @@ def test_the_refiner_makes_of_an_image_what_diffusers_makes(tmp_path):
     file = io.BytesIO()
     first.save(file, "PNG")
     fields = {"steps": 6, "guidance_scale": 5, "seed": 3, "scheduler": "euler", "strength": 0.6}
-    found = picture(ours, prompt="red", image=file.getvalue(), **fields)
+    found = image_of(ours, prompt="red", image=file.getvalue(), **fields)
     expected = theirs(
         "red",
         image=first,

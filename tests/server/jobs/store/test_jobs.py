@@ -69,7 +69,7 @@ def test_a_job_whose_worker_died_is_tried_once_more_and_then_failed_with_the_rea
     assert found.failure == JobFailure("worker_died", "it died, 2 times during this job")
 
 
-def test_a_killed_server_is_not_held_against_a_job_but_not_for_ever(store: JobStore) -> None:
+def test_a_server_killed_while_a_job_runs_fails_it_only_after_so_many_times(store: JobStore) -> None:
     job_id = add(store)
     for attempt in range(1, MOST_ATTEMPTS + 1):
         assert got(store, job_id).status == "queued"
@@ -148,7 +148,7 @@ def test_the_newest_like_a_request_is_found_if_it_is_new_enough(store: JobStore)
 
 def test_what_has_expired_is_gone_but_for_its_id(store: JobStore, tmp_path: Path) -> None:
     job_id, other = add(store, key="k", fingerprint="f"), add(store)
-    store.add_image(job_id, 0, 7, b"picture")
+    store.add_image(job_id, 0, 7, b"image")
     store.end(job_id, "succeeded")
     store.expire([job_id])
     assert store.get(job_id) is None
@@ -157,9 +157,9 @@ def test_what_has_expired_is_gone_but_for_its_id(store: JobStore, tmp_path: Path
     assert store.with_key("", "k") is None
     assert list((tmp_path / "images").iterdir()) == []
     kept = sqlite3.connect(tmp_path / "jobs.sqlite3")
-    told = list(kept.iterdump())
+    dump = list(kept.iterdump())
     kept.close()
-    assert "a circle" not in "".join(line for line in told if job_id in line)
+    assert "a circle" not in "".join(line for line in dump if job_id in line)
     store.forget_expired(time.time() + 1)
     assert not store.is_expired(job_id)
 

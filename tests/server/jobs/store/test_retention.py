@@ -19,10 +19,10 @@ def store(tmp_path: Path) -> Iterator[JobStore]:
     found.close()
 
 
-def over(store: JobStore, picture: bytes = b"") -> str:
+def over(store: JobStore, image: bytes = b"") -> str:
     job_id = store.add(submission()).job_id
-    if picture:
-        store.add_image(job_id, 0, 7, picture)
+    if image:
+        store.add_image(job_id, 0, 7, image)
     store.end(job_id, "succeeded")
     return job_id
 
@@ -50,7 +50,7 @@ def test_room_that_running_jobs_take_is_left_to_them(store: JobStore) -> None:
     assert Retention(gigabytes=1e-9).apply(store) == 0
 
 
-def test_that_a_job_expired_is_told_for_a_year(store: JobStore) -> None:
+def test_that_a_job_expired_is_known_for_a_year(store: JobStore) -> None:
     job_id = over(store)
     Retention(days=1).apply(store, lambda: time.time() + 2 * DAY)
     Retention(days=1).apply(store, lambda: time.time() + 364 * DAY)

@@ -51,7 +51,7 @@ def test_jobs_of_the_first_schema_are_taken_over(tmp_path: Path) -> None:
     db.execute("INSERT INTO images VALUES ('succeeded', 0, 7, 'a.png')")
     db.close()
     (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.png").write_bytes(b"picture")
+    (tmp_path / "images" / "a.png").write_bytes(b"image")
     store = JobStore(tmp_path)
     store.name_model("fake")
     store.interrupted("the server was killed", by_worker=False)
@@ -59,7 +59,7 @@ def test_jobs_of_the_first_schema_are_taken_over(tmp_path: Path) -> None:
     assert store.start("queued")[0].model == "fake"
     old = store.get("succeeded")
     assert old is not None
-    assert store.image_path(old.images[0]).read_bytes() == b"picture"
+    assert store.image_path(old.images[0]).read_bytes() == b"image"
     store.close()
 
 
