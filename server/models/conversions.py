@@ -127,11 +127,12 @@ class Conversions:
             if not replacing:
                 self._require_free(request)
                 self._require_place()
-            self._put(Conversion(request, "queued", time.time()))
+            conversion = Conversion(request, "queued", time.time())
+            self._put(conversion)
             for forgotten in self._files.forget(self._all):
                 del self._all[forgotten]
         self._supervisor.wake()
-        return self._all[request.id]
+        return conversion
 
     def _require_free(self, request: ConversionRequest) -> None:
         other = self.making(request.name)
