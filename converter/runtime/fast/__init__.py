@@ -1,1 +1,1 @@
-"""The engine behind precision "fast"."""
+"""The engine of precision "fast"."""

@@ -1,4 +1,4 @@
-"""Passes that take out what does nothing in this engine: floats are fp32 throughout, so casts between them are names."""
+"""Passes that remove operations without an effect in this engine: all floats are fp32, so casts between them do nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _FLOATS = ("fp16", "fp32")
 
 
 def _renamed_value(graph: Graph, node: Node, floats: frozenset[str]) -> str | None:
-    """Return the value that a node only passes on; None if it does more."""
+    """Return the value that a node returns unchanged; None if it does more."""
     x = node.source("x")
     if x is None or len(node.outputs) != 1:
         return None
@@ -28,36 +28,36 @@ def _renamed_value(graph: Graph, node: Node, floats: frozenset[str]) -> str | No
 
 
 def drop_casts(graph: Graph, floats: frozenset[str]) -> Graph:
-    """Drop casts between floats, identities, and reshapes that change nothing. ``floats``: the floating values."""
+    """Drop casts between floats, identities, and reshapes without an effect. ``floats``: the floating values."""
     names = {}
     for node in graph.nodes:
-        passed = _renamed_value(graph, node, floats)
-        if passed is not None and node.output not in graph.wanted:
-            names[node.output] = passed
-    return graph.renamed(names)
+        source = _renamed_value(graph, node, floats)
+        if source is not None and node.output not in graph.outputs:
+            names[node.output] = source
+    return graph.rename(names)
 
 
 def _same_rows(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
-    """Whether a reshape keeps the images, and the channels of each pixel, and only writes the pixels otherwise."""
+    """Return whether a reshape keeps the images and each pixel's channels, and only arranges the pixels differently."""
     return len(before) == len(after) == 4 and before[:2] == after[:2]
 
 
-def respaced(graph: Graph, name: str) -> str:
-    """Return the value whose rows of channels ``name`` has, before reshapes that only write the pixels otherwise."""
-    node = graph.made(name, "reshape")
+def before_reshapes(graph: Graph, name: str) -> str:
+    """Return the value before reshapes to ``name`` that only arrange the pixels differently; its rows are the same."""
+    node = graph.node_of(name, "reshape")
     while (
         node is not None
         and (x := node.source("x")) is not None
         and _same_rows(graph.shapes[x], graph.shapes[node.output])
     ):
-        name, node = x, graph.made(x, "reshape")
+        name, node = x, graph.node_of(x, "reshape")
     return name
 
 
-def pass_respaced(graph: Graph, node: Node) -> Node | None:
-    """Have a layer that looks at one pixel at a time read the rows as they were before such reshapes."""
+def skip_reshapes(graph: Graph, node: Node) -> Node | None:
+    """Make a layer that takes one pixel at a time read the rows from before such reshapes."""
     if node.kind != "layer" or not node.options["pointwise"]:
         return None
     (x,) = node.inputs["x"]
-    before = respaced(graph, x)
+    before = before_reshapes(graph, x)
     return None if before == x else replace(node, inputs={**node.inputs, "x": (before,)})

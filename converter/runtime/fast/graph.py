@@ -1,7 +1,7 @@
-"""A program as a graph that passes rewrite: nodes by the values they make, and the users of each.
+"""A program as a graph for rewriting passes: the node that gives each value, and the nodes that use it.
 
-A pass looks at a node that ends a pattern, finds the rest of it through its inputs, and puts one node in its place
-that makes a value of the same name; nodes of the pattern that are left without users go in `Graph.swept`.
+A pass takes a node that ends a pattern, finds the rest of the pattern through its inputs, and replaces it by one node
+that gives a value of the same name. `Graph.without_unused` drops the nodes of the pattern that have no users left.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Node:
-    """One operation: an operator of MIL, or one of this engine's own, which stands for several.
+    """One operation: an operator of MIL, or one of this engine, which replaces several.
 
-    inputs: parameter -> names of tensors. constants: parameter -> constant values. options: decisions of passes.
+    inputs: parameter -> names of tensors. constants: parameter -> constant values. options: set by passes.
     """
 
     kind: str
@@ -31,17 +31,17 @@ class Node:
 
     @property
     def output(self) -> str:
-        """Its one result."""
+        """The name of its only result."""
         (name,) = self.outputs
         return name
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Every tensor it reads."""
+        """The names of all tensors that it reads."""
         return tuple(name for names in self.inputs.values() for name in names)
 
     def source(self, parameter: str) -> str | None:
-        """Return the tensor given for a parameter; None if it is a constant or absent."""
+        """Return the name of a parameter's tensor; None if it is a constant or absent."""
         names = self.inputs.get(parameter, ())
         return names[0] if len(names) == 1 else None
 
@@ -53,16 +53,16 @@ class Node:
         return values[0] if isinstance(values[0], str) else dense(values[0])
 
     def numbers(self, parameter: str) -> list[int] | None:
-        """Return a constant parameter as whole numbers; None if it is a tensor or absent."""
-        found = self.constant(parameter)
-        return None if found is None else [int(n) for n in found.reshape(-1)]
+        """Return a constant parameter as integers; None if it is a tensor or absent."""
+        value = self.constant(parameter)
+        return None if value is None else [int(n) for n in value.reshape(-1)]
 
     def scalar(self, parameter: str) -> float | None:
         """Return a constant parameter of one element; None if it is anything else."""
-        found = self.constant(parameter)
+        value = self.constant(parameter)
         return (
-            float(found.reshape(-1)[0])
-            if found is not None and not isinstance(found, str) and found.size == 1
+            float(value.reshape(-1)[0])
+            if value is not None and not isinstance(value, str) and value.size == 1
             else None
         )
 
@@ -73,10 +73,10 @@ def _node(operation: Operation) -> Node:
 
 
 class Graph:
-    """Nodes in an order in which they can run, the shape of every value, and the values that are wanted."""
+    """Nodes in running order, the shape of every value, and the names of the outputs."""
 
-    def __init__(self, nodes: Iterable[Node], shapes: Mapping[str, Shape], wanted: Iterable[str]) -> None:
-        self.nodes, self.shapes, self.wanted = list(nodes), shapes, frozenset(wanted)
+    def __init__(self, nodes: Iterable[Node], shapes: Mapping[str, Shape], outputs: Iterable[str]) -> None:
+        self.nodes, self.shapes, self.outputs = list(nodes), shapes, frozenset(outputs)
         self.producer = {name: node for node in self.nodes for name in node.outputs}
         self.users: dict[str, list[Node]] = {}
         for node in self.nodes:
@@ -85,25 +85,25 @@ class Graph:
 
     @staticmethod
     def of(program: Program, shapes: Mapping[str, Shape]) -> Graph:
-        """Return the program as it is."""
+        """Return the graph of a program."""
         return Graph(map(_node, program.operations), shapes, program.outputs)
 
-    def made(self, name: str | None, *kinds: str) -> Node | None:
-        """Return the node that makes a value, if it is of one of these kinds."""
+    def node_of(self, name: str | None, *kinds: str) -> Node | None:
+        """Return the node that gives a value, if it is of one of these kinds; otherwise None."""
         node = self.producer.get(name) if name is not None else None
         return node if node is not None and node.kind in kinds else None
 
-    def alone(self, name: str) -> bool:
-        """Whether one node uses the value, once, and it is not an output."""
+    def used_once(self, name: str) -> bool:
+        """Return whether exactly one node uses the value, once, and it is not an output."""
         users = self.users.get(name, [])
-        return name not in self.wanted and len(users) == 1 and users[0].sources.count(name) == 1
+        return name not in self.outputs and len(users) == 1 and users[0].sources.count(name) == 1
 
-    def rewritten(self, rewrite: Callable[[Graph, Node], Node | None]) -> Graph:
-        """Replace every node for which ``rewrite`` returns another one, and drop nodes without users."""
-        return Graph((rewrite(self, node) or node for node in self.nodes), self.shapes, self.wanted).swept()
+    def rewrite(self, replace: Callable[[Graph, Node], Node | None]) -> Graph:
+        """Return the graph with every node replaced for which ``replace`` returns another, without unused nodes."""
+        return Graph((replace(self, node) or node for node in self.nodes), self.shapes, self.outputs).without_unused()
 
-    def renamed(self, names: Mapping[str, str]) -> Graph:
-        """Replace every use of a value by a use of another; ``names`` may lead through several."""
+    def rename(self, names: Mapping[str, str]) -> Graph:
+        """Return the graph with every use of a value replaced by another; ``names`` may form chains."""
 
         def final(name: str) -> str:
             while name in names:
@@ -114,13 +114,13 @@ class Graph:
             Node(n.kind, n.outputs, {p: tuple(map(final, s)) for p, s in n.inputs.items()}, n.constants, n.options)
             for n in self.nodes
         ]
-        return Graph(nodes, self.shapes, self.wanted).swept()
+        return Graph(nodes, self.shapes, self.outputs).without_unused()
 
-    def swept(self) -> Graph:
-        """Return the graph without the nodes whose results have no users."""
-        used, kept = set(self.wanted), []
+    def without_unused(self) -> Graph:
+        """Return the graph without nodes whose results have no users."""
+        used, kept = set(self.outputs), []
         for node in reversed(self.nodes):
             if used.intersection(node.outputs):
                 kept.append(node)
                 used.update(node.sources)
-        return Graph(reversed(kept), self.shapes, self.wanted)
+        return Graph(reversed(kept), self.shapes, self.outputs)

@@ -1,7 +1,7 @@
-"""The compiled kernels (native/*.c) on PyTorch tensors: eight-bit products, norms, attention.
+"""Call the compiled kernels (native/*.c) with PyTorch tensors: eight-bit products, norms, attention.
 
-They share PyTorch's threads: the library is built against OpenMP without linking one, and takes PyTorch's own when it
-is loaded, because two pools of threads on the same cores wait for each other by spinning.
+They share PyTorch's threads: the library is built for OpenMP without linking one, and gets PyTorch's when it is
+loaded, because two thread pools on the same cores wait for each other by spinning.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from converter.runtime.fast.library import Build, kernel_library
 _i64 = ctypes.c_int64
 #: glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-#: Columns of a panel of packed weights.
+#: The number of columns in a panel of packed weights.
 COLUMNS = 64
 
 
@@ -74,7 +74,7 @@ class Rounded:
     """Rows of channels as u8: value = scale * (q - zero).
 
     q: uint8 [rows, channels]. scale, zero: fp32 [rows]. outside: uint8 [images, channels], the padding around each
-    image; None if each row has its own scale, so that no window may cross rows.
+    image; None if each row has its own scale, which allows no windows over several rows.
     """
 
     q: Tensor
@@ -85,7 +85,7 @@ class Rounded:
 
 @dataclass(frozen=True)
 class Weights:
-    """A layer's weights as s8 panels, with each output channel's scale, sum and bias, fp32."""
+    """A layer's weights as s8 panels, with the scale, sum and bias of each output channel in fp32."""
 
     panels: Tensor
     scale: Tensor
@@ -108,38 +108,38 @@ def _loaded(build: Build) -> ctypes.CDLL | None:
 
 
 def _keep_freed_memory() -> None:
-    """Have malloc keep large blocks that are freed, for the next step wants the same.
+    """Make malloc keep large freed blocks, because the next step needs blocks of the same size.
 
-    Handing them back to the system and getting them again, page by page, took a tenth of a step's time (Stable
+    Returning them to the system and getting them again, page by page, took a tenth of a step's time (Stable
     Diffusion 1.5's UNet, two cores).
     """
     libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # glibc's alone
+    if hasattr(libc, "mallopt"):  # glibc only
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-def _at(tensor: Tensor | None) -> ctypes.c_void_p | None:
+def _pointer(tensor: Tensor | None) -> ctypes.c_void_p | None:
     return None if tensor is None else ctypes.c_void_p(tensor.data_ptr())
 
 
 def _results(result: Tensor | Rounded) -> tuple[ctypes.c_void_p | None, ...]:
-    """Return a norm's output pointers: fp32, or else rounded values, their scales and their zero points."""
+    """Return a norm's output pointers: fp32, or rounded values with their scales and zero points."""
     if isinstance(result, Rounded):
-        return None, _at(result.q), _at(result.scale), _at(result.zero)
-    return _at(result), None, None, None
+        return None, _pointer(result.q), _pointer(result.scale), _pointer(result.zero)
+    return _pointer(result), None, None, None
 
 
 class Kernels:
-    """Calls into the library. Tensors must be contiguous; rows are [rows, channels]."""
+    """The functions of the library. Tensors must be contiguous; rows are [rows, channels]."""
 
     def __init__(self, loaded: ctypes.CDLL) -> None:
         self._c = loaded
 
     def pack(self, weight: NDArray[Any], bias: NDArray[Any] | None, *, gated: bool) -> Weights:
-        """Pack weights [out, in, ...] of fp16 or fp32, rounded to s8 with a scale for each output channel.
+        """Round weights [out, in, ...] of fp16 or fp32 to s8, with a scale for each output channel, and pack them.
 
-        ``in`` must be a multiple of 4 and, gated, ``out`` of 64.
+        ``in`` must be a multiple of 4, and ``out`` a multiple of 64 if the layer is gated.
         """
         out, channels = weight.shape[:2]
         taps = int(np.prod(weight.shape[2:], dtype=np.int64))
@@ -147,14 +147,14 @@ class Kernels:
         panels = torch.empty(padded * channels * taps, dtype=torch.int8)
         scale, total, added = torch.empty(padded), torch.empty(padded), np.zeros(padded, np.float32)
         weight = np.ascontiguousarray(weight if weight.dtype == np.float16 else weight.astype(np.float32, copy=False))
-        half = weight.dtype == np.float16
+        is_fp16 = weight.dtype == np.float16
         self._c.pack_weights(
-            ctypes.c_void_p(weight.ctypes.data), int(half), _i64(out), _i64(channels), _i64(taps), _i64(gated),
-            _at(panels), _at(scale), _at(total),
+            ctypes.c_void_p(weight.ctypes.data), int(is_fp16), _i64(out), _i64(channels), _i64(taps), _i64(gated),
+            _pointer(panels), _pointer(scale), _pointer(total),
         )  # fmt: skip
         if bias is not None:
-            plain = bias.astype(np.float32)
-            added[:out] = plain.reshape(2, -1, 32).swapaxes(0, 1).reshape(-1) if gated else plain
+            bias = bias.astype(np.float32)
+            added[:out] = bias.reshape(2, -1, 32).swapaxes(0, 1).reshape(-1) if gated else bias
         return Weights(panels, scale, total, torch.from_numpy(added))
 
     def product(
@@ -172,10 +172,10 @@ class Kernels:
         gated: bool = False,
         residual: Tensor | None = None,
     ) -> Tensor:
-        """Convolve images ``image`` (count, height, width) to ``out``; rows fp32 [rows, columns].
+        """Convolve images ``image`` (count, height, width) to the size ``out``; return fp32 rows [rows, columns].
 
-        window, stride, pad (top, left): the convolution's; up: of the image doubled; gated: half of the columns times
-        the gelu of the other half; residual: rows added to the result.
+        window, stride, pad (top, left): of the convolution; up: double the image first; gated: multiply half of the
+        columns by the gelu of the other half; residual: rows to add to the result.
         """
         result = torch.empty(image[0] * out[0] * out[1], columns)
         shape = _Product(
@@ -183,8 +183,8 @@ class Kernels:
             columns if residual is not None else 0,
         )  # fmt: skip
         self._c.product(
-            ctypes.byref(shape), _at(x.q), _at(x.outside), _at(x.scale), _at(x.zero), _at(weights.panels),
-            _at(weights.scale), _at(weights.total), _at(weights.bias), _at(residual), _at(result),
+            ctypes.byref(shape), _pointer(x.q), _pointer(x.outside), _pointer(x.scale), _pointer(x.zero), _pointer(weights.panels),
+            _pointer(weights.scale), _pointer(weights.total), _pointer(weights.bias), _pointer(residual), _pointer(result),
         )  # fmt: skip
         return result
 
@@ -201,17 +201,27 @@ class Kernels:
         silu: bool,
         rounded: bool = False,
     ) -> Tensor | Rounded:
-        """Group norm of rows; shift: [images, channels] added first; silu, rounded (a scale for each image): the result."""
+        """Apply group norm to rows.
+
+        shift: [images, channels] to add first. silu: apply silu to the result. rounded: round it, with a scale for each
+        image.
+        """
         shape = _GroupNorm(images, x.shape[0] // images, x.shape[1], groups, epsilon, int(silu))
-        result = self._room(x, images) if rounded else torch.empty_like(x)
+        result = self._empty_rounded(x, images) if rounded else torch.empty_like(x)
         outside = result.outside if isinstance(result, Rounded) else None
         self._c.group_norm(
-            ctypes.byref(shape), _at(x), _at(shift), _at(gamma), _at(beta), *_results(result), _at(outside)
+            ctypes.byref(shape),
+            _pointer(x),
+            _pointer(shift),
+            _pointer(gamma),
+            _pointer(beta),
+            *_results(result),
+            _pointer(outside),
         )
         return result
 
     @staticmethod
-    def _room(x: Tensor, images: int | None) -> Rounded:
+    def _empty_rounded(x: Tensor, images: int | None) -> Rounded:
         outside = None if images is None else torch.empty(images, x.shape[1], dtype=torch.uint8)
         return Rounded(
             torch.empty(x.shape, dtype=torch.uint8), torch.empty(x.shape[0]), torch.empty(x.shape[0]), outside
@@ -220,31 +230,31 @@ class Kernels:
     def channel_norm(
         self, x: Tensor, epsilon: float, gamma: Tensor, beta: Tensor, *, rounded: bool = False
     ) -> Tensor | Rounded:
-        """Layer norm of each row; rounded: with a scale for each row."""
-        result = self._room(x, None) if rounded else torch.empty_like(x)
+        """Apply layer norm to each row; rounded: round the result, with a scale for each row."""
+        result = self._empty_rounded(x, None) if rounded else torch.empty_like(x)
         self._c.layer_norm(
             _i64(x.shape[0]),
             _i64(x.shape[1]),
             ctypes.c_float(epsilon),
-            _at(x),
-            _at(gamma),
-            _at(beta),
+            _pointer(x),
+            _pointer(gamma),
+            _pointer(beta),
             *_results(result),
         )
         return result
 
-    def rounded(self, x: Tensor, images: int | None) -> Rounded:
+    def round_rows(self, x: Tensor, images: int | None) -> Rounded:
         """Round rows with a scale for each image, or, if images is None, for each row."""
-        result = self._room(x, images)
+        result = self._empty_rounded(x, images)
         blocks = x.shape[0] if images is None else images
         self._c.round_rows(
-            _i64(blocks), _i64(x.shape[0] // blocks), _i64(x.shape[1]), _at(x), _at(result.q), _at(result.scale),
-            _at(result.zero), _at(result.outside),
+            _i64(blocks), _i64(x.shape[0] // blocks), _i64(x.shape[1]), _pointer(x), _pointer(result.q), _pointer(result.scale),
+            _pointer(result.zero), _pointer(result.outside),
         )  # fmt: skip
         return result
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, batch: int, heads: int, scale: float) -> Tensor:
-        """softmax(q k^T scale) v of rows [batch * tokens, heads * depth]."""
+        """Return softmax(q k^T scale) v for rows [batch * tokens, heads * depth]."""
         result = torch.empty_like(q)
         width = q.shape[1]
         shape = _Attention(
@@ -257,7 +267,7 @@ class Kernels:
             width,
             scale,
         )
-        self._c.attention(ctypes.byref(shape), _at(q), _at(k), _at(v), _at(result))
+        self._c.attention(ctypes.byref(shape), _pointer(q), _pointer(k), _pointer(v), _pointer(result))
         return result
 
 

@@ -1,11 +1,11 @@
-"""Passes that make one layer of a convolution or linear and what surrounds it: bias, residual, gating, doubling."""
+"""Passes that fuse a convolution or linear with its bias, residual, gating and upsampling into one layer."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
-from converter.runtime.fast.folding import respaced
+from converter.runtime.fast.folding import before_reshapes
 from converter.runtime.fast.graph import Graph, Node
 
 
@@ -14,14 +14,14 @@ def find_silu(graph: Graph, node: Node) -> Node | None:
     if node.kind != "mul":
         return None
     for one, other in (("x", "y"), ("y", "x")):
-        gate = graph.made(node.source(one), "sigmoid")
+        gate = graph.node_of(node.source(one), "sigmoid")
         if gate is not None and gate.source("x") == node.source(other) is not None:
             return Node("silu", node.outputs, {"x": gate.inputs["x"]})
     return None
 
 
 def find_layers(graph: Graph, node: Node) -> Node | None:
-    """Rewrite convolutions of two dimensions without groups or dilation, and linears, as layers."""
+    """Rewrite linears, and two-dimensional convolutions without groups or dilation, as layers."""
     if (x := node.source("x")) is None or node.constant("weight") is None:
         return None
     bias = {"bias": node.constants["bias"]} if "bias" in node.constants else {}
@@ -53,11 +53,11 @@ def find_layers(graph: Graph, node: Node) -> Node | None:
     return Node("layer", node.outputs, {"x": (x,)}, {"weight": node.constants["weight"], **bias}, options)
 
 
-def take_in_doubling(graph: Graph, node: Node) -> Node | None:
-    """Have a convolution do the nearest upsampling by two right before it as it reads."""
+def fuse_upsampling(graph: Graph, node: Node) -> Node | None:
+    """Fuse a nearest upsampling by two into the convolution after it."""
     if node.kind != "layer" or node.options["up"] or node.options["layout"] != "channels" or node.options["pointwise"]:
         return None
-    up = graph.made(node.source("x"), "upsample_nearest_neighbor")
+    up = graph.node_of(node.source("x"), "upsample_nearest_neighbor")
     if up is None or (x := up.source("x")) is None:
         return None
     if (up.scalar("scale_factor_height"), up.scalar("scale_factor_width")) != (2, 2) or node.options["stride"] != 1:
@@ -66,8 +66,8 @@ def take_in_doubling(graph: Graph, node: Node) -> Node | None:
 
 
 def _half(graph: Graph, name: str | None) -> tuple[str, int] | None:
-    """Return the tensor that was split into two equal halves of its channels, and which half this is."""
-    node = graph.made(name, "split")
+    """Return the tensor whose channels were split into two equal halves, and the index of this half."""
+    node = graph.node_of(name, "split")
     if node is None or name is None or len(node.outputs) != 2 or (x := node.source("x")) is None:
         return None
     shape = graph.shapes[x]
@@ -80,35 +80,35 @@ def _half(graph: Graph, name: str | None) -> tuple[str, int] | None:
     return x, node.outputs.index(name)
 
 
-def take_in_gate(graph: Graph, node: Node) -> Node | None:
-    """Have a layer do the GEGLU (Shazeer 2020) right after it: half of its channels times the gelu of the others."""
+def fuse_gate(graph: Graph, node: Node) -> Node | None:
+    """Fuse a GEGLU (Shazeer 2020: half of the channels times the gelu of the others) into the layer before it."""
     if node.kind != "mul":
         return None
     for one, other in (("x", "y"), ("y", "x")):
-        gate = graph.made(node.source(one), "gelu")
+        gate = graph.node_of(node.source(one), "gelu")
         if gate is None or (gate.constant("mode") or "EXACT") != "EXACT":
             continue
-        kept, gated = _half(graph, node.source(other)), _half(graph, gate.source("x"))
-        if kept is None or gated is None or kept[0] != gated[0] or (kept[1], gated[1]) != (0, 1):
+        values, gated = _half(graph, node.source(other)), _half(graph, gate.source("x"))
+        if values is None or gated is None or values[0] != gated[0] or (values[1], gated[1]) != (0, 1):
             continue
-        layer = graph.made(kept[0], "layer")
+        layer = graph.node_of(values[0], "layer")
         if layer is None or "residual" in layer.inputs or not layer.options["pointwise"]:
             continue
-        if [u.kind for u in graph.users[layer.output]] == ["split"] and layer.output not in graph.wanted:
+        if [u.kind for u in graph.users[layer.output]] == ["split"] and layer.output not in graph.outputs:
             return replace(layer, outputs=node.outputs, options={**layer.options, "gated": True})
     return None
 
 
-def take_in_residual(graph: Graph, node: Node) -> Node | None:
-    """Have a layer do the addition of a tensor of the same rows right after it."""
+def fuse_residual(graph: Graph, node: Node) -> Node | None:
+    """Fuse the addition of a tensor with the same rows into the layer before it."""
     if node.kind != "add":
         return None
     for one, other in (("y", "x"), ("x", "y")):
         name, residual = node.source(one), node.source(other)
         if name is None or residual is None or graph.shapes[residual] != graph.shapes[node.output] or name == residual:
             continue
-        before = respaced(graph, name)
-        layer = graph.made(before, "layer")
+        before = before_reshapes(graph, name)
+        layer = graph.node_of(before, "layer")
         if (
             layer is None
             or "residual" in layer.inputs
@@ -116,6 +116,6 @@ def take_in_residual(graph: Graph, node: Node) -> Node | None:
             or graph.shapes[name] != graph.shapes[node.output]
         ):
             continue
-        if graph.alone(name) and (before == name or graph.alone(before)):
+        if graph.used_once(name) and (before == name or graph.used_once(before)):
             return replace(layer, outputs=node.outputs, inputs={**layer.inputs, "residual": (residual,)})
     return None

@@ -1,7 +1,7 @@
-"""The libraries of kernels, one built for AVX-512 VNNI and one in plain C for any CPU. Imports no PyTorch.
+"""Find the libraries of kernels: one built for AVX-512 VNNI, one in plain C for any CPU. This imports no PyTorch.
 
 Precision "fast" uses the first where the CPU has AVX-512 VNNI, and fused PyTorch in fp32 elsewhere. The portable one
-computes the same bits, so that tests of the kernels run on every machine, and is used by nothing else: a convolution
+computes the same bits, so that tests of the kernels run on every machine. Only tests use it: a convolution
 that takes PyTorch 54 ms in fp32 (320 channels, 64x64 pixels, two cores) takes AVX-512 VNNI 10 ms and plain C 440.
 """
 
@@ -14,12 +14,12 @@ from typing import Literal
 
 Build = Literal["vnni", "portable"]
 _FILES: dict[Build, str] = {"vnni": "_kernels.*so", "portable": "_kernels_portable.*so"}
-#: What the vnni build is compiled for, as Linux names it.
+#: The CPU features that the vnni build needs, by Linux's names.
 NEEDED = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "fma", "f16c"})
 
 
 def cpu_flags() -> frozenset[str]:
-    """Return this CPU's features, as Linux names them; nothing on other systems."""
+    """Return this CPU's features by Linux's names; empty on other systems."""
     if sys.platform != "linux":
         return frozenset()
     text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
@@ -28,7 +28,7 @@ def cpu_flags() -> frozenset[str]:
 
 
 def built_library(build: Build = "vnni") -> Path | None:
-    """Return the library's file; None if it was not built (no C compiler at install)."""
+    """Return the library's file; None if it was not built (the installation found no C compiler)."""
     return next(iter(sorted(Path(__file__).parent.glob(_FILES[build]))), None)
 
 
@@ -39,7 +39,7 @@ def kernel_library(build: Build = "vnni") -> Path | None:
 
 
 def describe() -> str:
-    """Say which kernels precision "fast" uses on this machine: "AVX-512 VNNI", or none and why."""
+    """Return which kernels precision "fast" uses on this machine: "AVX-512 VNNI", or why it uses none."""
     if sys.platform == "darwin":
         return "none (Core ML runs networks on a Mac)"
     if built_library() is None:

@@ -1,7 +1,7 @@
-"""From a graph to steps: the function of each node, and the values freed after it.
+"""Lower a graph to steps: the function of each node, and the values to free after it.
 
-Values are PyTorch tensors in fp32 that look as the program has them; images are kept with their channels last in
-memory, so that a pixel's channels are a row, and the kernels' inputs and outputs are views.
+Values are fp32 PyTorch tensors with the program's shapes. Images have their channels last in memory, so that a pixel's
+channels are a row, and the kernels' inputs and outputs are views.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ def rows_of(x: Tensor, layout: str) -> Tensor:
 
 
 def as_tensor(rows: Tensor, shape: Shape, layout: str) -> Tensor:
-    """Return rows of channels as the tensor the program has."""
+    """Return rows of channels as a tensor of the program's shape."""
     if layout != "channels":
         return rows.view(shape)
     return rows.view(shape[0], *shape[2:], shape[1]).permute(0, len(shape) - 1, *range(1, len(shape) - 1))
 
 
 class Store:
-    """A program's constants as steps use them, each made once however many graphs of the program there are.
+    """A program's constants in the form of the steps, shared by all graphs of the program.
 
     kernels: None on a machine without them.
     """
@@ -64,7 +64,7 @@ class Store:
         self._packed: dict[tuple[int, bool], Weights] = {}
 
     def tensor(self, value: Value) -> Any:
-        """Return a constant as the operators take it: floats in fp32."""
+        """Return a constant for operators: floats in fp32."""
         if id(value) not in self._tensors:
             self._tensors[id(value)] = to_tensor(value)
             if isinstance(value, np.ndarray):
@@ -83,7 +83,7 @@ class Store:
 
 
 class Lowering:
-    """Makes the steps of a graph; with kernels, what the graph has rounded runs on them."""
+    """Lowers a graph to steps; its rounded layers run on the kernels."""
 
     def __init__(self, graph: Graph, store: Store) -> None:
         self._graph, self._store, self._kernels = graph, store, store.kernels
@@ -93,12 +93,12 @@ class Lowering:
         last: dict[str, int] = {}
         for index, node in enumerate(self._graph.nodes):
             last |= dict.fromkeys((*node.sources, *node.outputs), index)
-        found = []
+        steps = []
         for index, node in enumerate(self._graph.nodes):
-            touched = dict.fromkeys((*node.sources, *node.outputs))
-            freed = tuple(n for n in touched if last[n] == index and n not in self._graph.wanted)
-            found.append(Step(node, self._run(node), freed))
-        return found
+            names = dict.fromkeys((*node.sources, *node.outputs))
+            freed = tuple(n for n in names if last[n] == index and n not in self._graph.outputs)
+            steps.append(Step(node, self._run(node), freed))
+        return steps
 
     def _run(self, node: Node) -> Callable[[Live], Any]:
         make: Mapping[str, Callable[[Node], Callable[[Live], Any]]] = {
@@ -119,8 +119,8 @@ class Lowering:
         inputs = tuple(node.inputs.items())
 
         def run(live: Live) -> Any:
-            given = {n: [live[s] for s in names] if n in TUPLES else live[names[0]] for n, names in inputs}
-            return operator(**constants, **given)
+            tensors = {n: [live[s] for s in names] if n in TUPLES else live[names[0]] for n, names in inputs}
+            return operator(**constants, **tensors)
 
         return run
 
@@ -132,18 +132,18 @@ class Lowering:
         if kernels is None:
 
             def plain(live: Live) -> Tensor:
-                whole = live[x] if shift is None else live[x] + live[shift]
-                made = F.group_norm(whole, groups, gamma, beta, epsilon)
-                return F.silu(made) if silu else made
+                shifted = live[x] if shift is None else live[x] + live[shift]
+                result = F.group_norm(shifted, groups, gamma, beta, epsilon)
+                return F.silu(result) if silu else result
 
             return plain
 
         def run(live: Live) -> Any:
             added = None if shift is None else live[shift].reshape(shape[0], -1).contiguous()
-            made = kernels.group_norm(
+            result = kernels.group_norm(
                 rows_of(live[x], "channels"), shape[0], groups, epsilon, gamma, beta, added, silu=silu, rounded=rounded
             )
-            return made if isinstance(made, Rounded) else as_tensor(made, shape, "channels")
+            return result if isinstance(result, Rounded) else as_tensor(result, shape, "channels")
 
         return run
 
@@ -162,8 +162,8 @@ class Lowering:
             return plain
 
         def run(live: Live) -> Any:
-            made = kernels.channel_norm(rows_of(live[x], layout), epsilon, gamma, beta, rounded=rounded)
-            return made if isinstance(made, Rounded) else as_tensor(made, shape, layout)
+            result = kernels.channel_norm(rows_of(live[x], layout), epsilon, gamma, beta, rounded=rounded)
+            return result if isinstance(result, Rounded) else as_tensor(result, shape, layout)
 
         return run
 
@@ -182,8 +182,8 @@ class Lowering:
             if kernels is not None:
                 return as_tensor(kernels.attention(queries, keys, values, batch, heads, scale), shape, layout)
             split = [x.view(batch, -1, heads, width // heads).transpose(1, 2) for x in (queries, keys, values)]
-            made = F.scaled_dot_product_attention(split[0], split[1], split[2], scale=scale).transpose(1, 2)
-            return as_tensor(made.reshape(-1, width), shape, layout)
+            result = F.scaled_dot_product_attention(split[0], split[1], split[2], scale=scale).transpose(1, 2)
+            return as_tensor(result.reshape(-1, width), shape, layout)
 
         return run
 
@@ -191,7 +191,7 @@ class Lowering:
         (x,), layout, kernels = node.inputs["x"], node.options["layout"], self._kernels
         images = self._graph.shapes[x][0] if node.options["by"] == "image" else None
         assert kernels is not None
-        return lambda live: kernels.rounded(rows_of(live[x], layout), images)
+        return lambda live: kernels.round_rows(rows_of(live[x], layout), images)
 
     def _layer(self, node: Node) -> Callable[[Live], Any]:
         return self._rounded_layer(node) if node.options.get("rounded") else self._plain_layer(node)
@@ -205,17 +205,17 @@ class Lowering:
         columns = size[0] // (2 if options["gated"] else 1)
         image = (before[0], *before[2:]) if layout == "channels" else (1, 1, math.prod(before[:-1]))
         out = shape[2:] if layout == "channels" else (1, math.prod(shape[:-1]))
-        if options["pointwise"]:  # the rows may be spread over pixels otherwise than they were
+        if options["pointwise"]:  # a reshape may have arranged the pixels differently
             image, out = (1, 1, math.prod(image)), (1, math.prod(image))
         window = size[2:] or (1, 1)
-        fixed = {
+        arguments = {
             "image": image, "out": out, "window": window, "columns": columns, "stride": options["stride"],
             "pad": options["pad"], "up": options["up"], "gated": options["gated"],
         }  # fmt: skip
 
         def run(live: Live) -> Tensor:
             added = None if residual is None else rows_of(live[residual], layout)
-            return as_tensor(kernels.product(live[x], weights, residual=added, **fixed), shape, layout)
+            return as_tensor(kernels.product(live[x], weights, residual=added, **arguments), shape, layout)
 
         return run
 
@@ -229,25 +229,25 @@ class Lowering:
         layout, shape = options["layout"], self._graph.shapes[node.output]
 
         def run(live: Live) -> Tensor:
-            given = live[x]
+            source = live[x]
             if layout != "channels":
-                made = F.linear(given, weight, bias)
+                result = F.linear(source, weight, bias)
             elif options["pointwise"]:
-                made = as_tensor(
-                    F.linear(rows_of(given, layout), weight[:, :, 0, 0], bias),
+                result = as_tensor(
+                    F.linear(rows_of(source, layout), weight[:, :, 0, 0], bias),
                     (shape[0], weight.shape[0], *shape[2:]),
                     layout,
                 )
             else:
                 if options["up"]:
-                    given = F.interpolate(given, scale_factor=2, mode="nearest")
+                    source = F.interpolate(source, scale_factor=2, mode="nearest")
                 top, bottom, left, right = options["pads"]
                 if (top, left) != (bottom, right):
-                    given, top, left = F.pad(given, (left, right, top, bottom)), 0, 0
-                made = F.conv2d(given, weight, bias, options["stride"], (top, left))
+                    source, top, left = F.pad(source, (left, right, top, bottom)), 0, 0
+                result = F.conv2d(source, weight, bias, options["stride"], (top, left))
             if options["gated"]:
-                kept, gate = made.chunk(2, 1 if layout == "channels" else -1)
-                made = kept * F.gelu(gate)
-            return made if residual is None else made + live[residual]
+                values, gate = result.chunk(2, 1 if layout == "channels" else -1)
+                result = values * F.gelu(gate)
+            return result if residual is None else result + live[residual]
 
         return run

@@ -1,4 +1,4 @@
-"""The shape of every value of a program for inputs of given shapes, without computing any."""
+"""Infer the shape of every value of a program from its inputs' shapes, without computing values."""
 
 from __future__ import annotations
 
@@ -15,33 +15,35 @@ from converter.runtime.program import Program
 
 
 class DataDependent(Exception):
-    """A program depends on more than its inputs' shapes: a shape of it on values, or a result on states."""
+    """A program's shapes depend on values, or its results on states."""
 
 
 def _stand_in(value: Value) -> Any:
-    """Return a constant as operators look at it: whole numbers and single values as they are, weights as shapes alone."""
+    """Return a constant for inference: integers and single values as they are, weights as shapes only."""
     if not isinstance(value, str) and value.size > 64 and np.issubdtype(value.dtype, np.floating):
         return torch.empty(value.shape, device="meta")
-    whole = to_tensor(value)
-    return whole if isinstance(whole, str) or not whole.is_floating_point() or whole.ndim == 0 else whole.to("meta")
+    tensor = to_tensor(value)
+    return (
+        tensor if isinstance(tensor, str) or not tensor.is_floating_point() or tensor.ndim == 0 else tensor.to("meta")
+    )
 
 
-def infer_shapes(program: Program, given: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of the inputs and every result. Runs the operators on PyTorch's meta device, which has no data.
+def infer_shapes(program: Program, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the inputs and all results by name, by running the operators on PyTorch's meta device.
 
-    Raises DataDependent if an operator has to look at data to know its result's shape.
+    Raises DataDependent if an operator needs data to know its result's shape.
     """
     kinds = {"f": torch.float32, "i": torch.int32, "b": torch.bool, "u": torch.int32}
     live: dict[str, Any] = {
         name: torch.empty(shape, dtype=kinds[program.inputs[name].dtype.kind], device="meta")
-        for name, shape in given.items()
+        for name, shape in inputs.items()
     }
-    seen: dict[int, Any] = {}
+    stand_ins: dict[int, Any] = {}
 
     def constant(value: Value) -> Any:
-        if id(value) not in seen:
-            seen[id(value)] = _stand_in(value)
-        return seen[id(value)]
+        if id(value) not in stand_ins:
+            stand_ins[id(value)] = _stand_in(value)
+        return stand_ins[id(value)]
 
     for op in program.operations:
         if op.kind not in OPERATORS:

@@ -1,8 +1,8 @@
 """MIL's operators on PyTorch tensors: a table from operator to function.
 
-Each function takes the operator's parameters by name, tensors as `torch.Tensor` and constants as the program has them,
-and follows the semantics documented in coremltools' ``converters/mil/mil/ops/defs``. Floating tensors are fp32 whatever
-the program says; integer and bool types are kept, but for 16-bit unsigned integers, which are held as int32.
+Each function takes the operator's parameters by name, as `torch.Tensor` or text, and follows the semantics documented in
+coremltools' ``converters/mil/mil/ops/defs``. Floating tensors are fp32 whatever the program says. Integers and bools
+keep their types, except 16-bit unsigned integers, which become int32.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _MODULES = [
     "slice",
 ]
 
-#: Operator -> function giving its one result, or a list of its results.
+#: Operator -> function that returns its only result, or a list of its results.
 OPERATORS: dict[str, Callable[..., Any]] = {
     kind: function for module in _MODULES for kind, function in import_module(f"{__name__}.{module}").OPERATORS.items()
 }
-#: What an operator raises where it does not take what it is given.
+#: Exceptions of an operator that does not accept its arguments.
 FAULTS = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
-#: Parameters that are lists even when they hold one tensor.
+#: Parameters that are always lists, even of one tensor.
 TUPLES = frozenset({"values", "ref_tensors", "begins", "ends", "end_masks"})

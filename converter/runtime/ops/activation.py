@@ -13,7 +13,7 @@ from converter.runtime.ops.parameter import number
 
 
 def _by_channel(x: Tensor, values: Tensor) -> Tensor:
-    """Return one value a channel, which is the second axis, against ``x``."""
+    """Return one value per channel (the second axis), shaped to broadcast with ``x``."""
     return values.reshape(1, -1, *[1] * (x.ndim - 2))
 
 

@@ -1,4 +1,4 @@
-"""Operators that move blocks of pixels between the image's axes and its channels or batch."""
+"""Operators that move blocks of pixels between height and width and the channels or the batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from converter.runtime.ops.window import padded
 
 
 def _depth_to_space(x: Tensor, block_size: Tensor) -> Tensor:
-    # The place within a block is the outer part of the channel's number; pixel_shuffle has it inside.
+    # The channel index has the position within a block as its outer part; for pixel_shuffle that is the inner part.
     n, c, h, w = x.shape
     b = int(block_size)
     return x.reshape(n, b, b, c // (b * b), h, w).permute(0, 3, 4, 1, 5, 2).reshape(n, c // (b * b), h * b, w * b)
@@ -40,7 +40,7 @@ def _batch_to_space(x: Tensor, block_shape: Tensor, crops: Tensor) -> Tensor:
 
 
 def _pixel_unshuffle(x: Tensor, downscale_factor: Tensor) -> Tensor:
-    # PyTorch's own leaves an empty batch in the shape it had.
+    # PyTorch's pixel_unshuffle does not change the shape of an empty batch.
     *lead, c, h, w = x.shape
     b = int(downscale_factor)
     split = x.reshape(*lead, c, h // b, b, w // b, b)

@@ -1,4 +1,4 @@
-"""Operators whose result is made of a shape, a number or positions."""
+"""Operators that create a tensor from a shape, a number or positions."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def _one_hot(
     off_value: Tensor | None = None,
 ) -> Tensor:
     along = number(axis, -1) % (indices.ndim + 1)
-    places = torch.arange(int(one_hot_vector_size)).reshape([-1] + [1] * (indices.ndim - along))
+    positions = torch.arange(int(one_hot_vector_size)).reshape([-1] + [1] * (indices.ndim - along))
     on = torch.tensor(1, dtype=torch.int32) if on_value is None else on_value
     off = torch.tensor(0, dtype=torch.int32) if off_value is None else off_value
-    return torch.where(indices.unsqueeze(along) == places, on, off)
+    return torch.where(indices.unsqueeze(along) == positions, on, off)
 
 
 def _non_zero(x: Tensor) -> Tensor:
@@ -49,8 +49,8 @@ def _non_zero(x: Tensor) -> Tensor:
 def _band_part(x: Tensor, lower: Tensor | None = None, upper: Tensor | None = None) -> Tensor:
     below, above = number(lower, -1), number(upper, -1)
     down = torch.arange(x.shape[-2])[:, None] - torch.arange(x.shape[-1])
-    kept = ((down <= below) | (below < 0)) & ((-down <= above) | (above < 0))
-    return torch.where(kept, x, torch.zeros((), dtype=x.dtype))
+    inside = ((down <= below) | (below < 0)) & ((-down <= above) | (above < 0))
+    return torch.where(inside, x, torch.zeros((), dtype=x.dtype))
 
 
 OPERATORS: dict[str, Callable[..., Any]] = {

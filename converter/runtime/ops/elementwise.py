@@ -1,4 +1,4 @@
-"""Operators that work value by value."""
+"""Elementwise operators."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from converter.runtime.ops.parameter import real
 
-#: 16-bit unsigned integers, of which PyTorch can do little, are held in 32 bits.
+#: 16-bit unsigned integers become 32-bit ones, because PyTorch supports few operations on them.
 _CASTS = {
     "fp16": torch.float32,
     "fp32": torch.float32,

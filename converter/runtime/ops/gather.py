@@ -12,16 +12,16 @@ from torch import Tensor
 from converter.runtime.ops.parameter import flag, number
 
 
-def within(indices: Tensor, length: int, validate: Tensor | None = None) -> Tensor:
-    """Return indices into an axis of ``length`` elements, none negative, as int64.
+def valid_indices(indices: Tensor, length: int, validate: Tensor | None = None) -> Tensor:
+    """Return indices into an axis of ``length`` elements as int64, negative ones counted from the end.
 
-    Raises IndexError if the program asks for valid ones (from iOS 17 on it can) and one is not; negative ones are
-    invalid then, too.
+    With ``validate`` (a parameter since iOS 17), raises IndexError for an index out of range; negative ones are then out
+    of range too.
     """
-    whole = indices.long()
-    if flag(validate) and bool(((whole < 0) | (whole >= length)).any()):
-        raise IndexError(f"an index is {int(whole.min())} or {int(whole.max())}; 0 to {length - 1} are valid")
-    return torch.where(whole < 0, whole + length, whole)
+    wide = indices.long()
+    if flag(validate) and bool(((wide < 0) | (wide >= length)).any()):
+        raise IndexError(f"an index is {int(wide.min())} or {int(wide.max())}; 0 to {length - 1} are valid")
+    return torch.where(wide < 0, wide + length, wide)
 
 
 def _gather(
@@ -33,13 +33,13 @@ def _gather(
 ) -> Tensor:
     along = number(axis, 0) % x.ndim
     batch = number(batch_dims, 0)
-    picked = within(indices, x.shape[along], validate_indices)
+    positions = valid_indices(indices, x.shape[along], validate_indices)
     shape = [*x.shape[:along], *indices.shape[batch:], *x.shape[along + 1 :]]
     if batch == 0:
-        return x.index_select(along, picked.reshape(-1)).reshape(shape)
+        return x.index_select(along, positions.reshape(-1)).reshape(shape)
     count, before, after = (math.prod(x.shape[a:b]) for a, b in ((0, batch), (batch, along), (along + 1, x.ndim)))
-    each = math.prod(indices.shape[batch:])
-    places = picked.reshape(count, 1, each, 1).expand(count, before, each, after)
+    count_each = math.prod(indices.shape[batch:])
+    places = positions.reshape(count, 1, count_each, 1).expand(count, before, count_each, after)
     return x.reshape(count, before, x.shape[along], after).gather(2, places).reshape(shape)
 
 
@@ -47,7 +47,7 @@ def _gather_along_axis(
     x: Tensor, indices: Tensor, axis: Tensor | None = None, validate_indices: Tensor | None = None
 ) -> Tensor:
     along = number(axis, 0) % x.ndim
-    return torch.take_along_dim(x, within(indices, x.shape[along], validate_indices), along)
+    return torch.take_along_dim(x, valid_indices(indices, x.shape[along], validate_indices), along)
 
 
 def _gather_nd(
@@ -56,10 +56,10 @@ def _gather_nd(
     batch = number(batch_dims, 0)
     lead, rest = x.shape[:batch], x.shape[batch:]
     x, indices = (t.reshape(math.prod(lead), *t.shape[batch:]) for t in (x, indices))
-    places = [within(i, n, validate_indices) for i, n in zip(indices.unbind(-1), rest, strict=False)]
+    places = [valid_indices(i, n, validate_indices) for i, n in zip(indices.unbind(-1), rest, strict=False)]
     first = torch.arange(x.shape[0], device=x.device).reshape([-1] + [1] * (indices.ndim - 2))
-    found = x[(first, *places)]
-    return found.reshape([*lead, *found.shape[1:]])
+    values = x[(first, *places)]
+    return values.reshape([*lead, *values.shape[1:]])
 
 
 OPERATORS: dict[str, Callable[..., Any]] = {

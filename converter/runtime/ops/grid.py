@@ -1,4 +1,4 @@
-"""Where resizing samples its input: points along an axis, and the values there."""
+"""Sampling points of resizing along an axis, and interpolation at them."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from torch import Tensor
 
 
 def points(first: Tensor, last: Tensor, count: int, mode: str) -> Tensor:
-    """Return ``count`` points along the interval from the element ``first`` to the element ``last``, fp32.
+    """Return ``count`` points in the interval from the element ``first`` to the element ``last``, fp32.
 
-    The modes are those of ``resize_bilinear`` in coremltools' documentation, where the interval is a whole axis.
-    Either end may be a vector; there is then a row of points for each. Points stay within the interval, which may run
+    The modes are those of ``resize_bilinear`` in coremltools' documentation, where the interval is a whole axis. Either
+    end may be a vector; the result then has a row of points for each. Points stay within the interval, which may run
     backwards.
     """
     first, last = first.float()[..., None], last.float()[..., None]
     i = torch.arange(count, dtype=torch.float32)
     if mode == "ALIGN_CORNERS" and count == 1:
-        at = (first + last) / 2
+        where = (first + last) / 2
     elif mode in ("STRICT_ALIGN_CORNERS", "ALIGN_CORNERS"):
-        at = first + i * ((last - first) / max(1, count - 1))
+        where = first + i * ((last - first) / max(1, count - 1))
     elif mode == "OFFSET_CORNERS":
-        at = first + (i + 0.5) * ((last - first).clamp(min=1.0) / count)
+        where = first + (i + 0.5) * ((last - first).clamp(min=1.0) / count)
     elif mode == "UNALIGN_CORNERS":
-        at = first + (i + 0.5) * ((last - first + 1) / count) - 0.5
+        where = first + (i + 0.5) * ((last - first + 1) / count) - 0.5
     else:
-        at = first + i * ((last - first + 1) / count)
-    return torch.minimum(torch.maximum(at, torch.minimum(first, last)), torch.maximum(first, last))
+        where = first + i * ((last - first + 1) / count)
+    return torch.minimum(torch.maximum(where, torch.minimum(first, last)), torch.maximum(first, last))
 
 
 def axis_points(size: int, count: int, mode: str) -> Tensor:
@@ -33,10 +33,10 @@ def axis_points(size: int, count: int, mode: str) -> Tensor:
     return points(torch.tensor(0.0), torch.tensor(size - 1.0), count, mode)
 
 
-def interpolated(x: Tensor, axis: int, at: Tensor) -> Tensor:
-    """Return the values between the elements of ``x`` along an axis at the points ``at``, which lie within it."""
-    low = at.floor().clamp(0, x.shape[axis] - 1)
+def interpolate(x: Tensor, axis: int, where: Tensor) -> Tensor:
+    """Interpolate ``x`` along an axis at the points ``where``, which must be within it."""
+    low = where.floor().clamp(0, x.shape[axis] - 1)
     high = (low + 1).clamp(max=x.shape[axis] - 1)
-    share = (at - low).reshape([-1 if i == axis % x.ndim else 1 for i in range(x.ndim)])
+    fraction = (where - low).reshape([-1 if i == axis % x.ndim else 1 for i in range(x.ndim)])
     below, above = x.index_select(axis, low.long()), x.index_select(axis, high.long())
-    return below + (above - below) * share
+    return below + (above - below) * fraction

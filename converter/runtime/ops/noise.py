@@ -1,4 +1,4 @@
-"""Random numbers: the same for the same seed, though not those of a Mac; a seed of -1 means none."""
+"""Random numbers: the same for the same seed, but not those of a Mac; a seed of -1 means no seed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from converter.runtime.ops.parameter import number, numbers, real
 
 def _generator(seed: Tensor | None) -> torch.Generator:
     generator = torch.Generator()
-    given = number(seed, -1)
-    if given == -1:
+    value = number(seed, -1)
+    if value == -1:
         generator.seed()
     else:
-        generator.manual_seed(given)
+        generator.manual_seed(value)
     return generator
 
 
@@ -27,10 +27,10 @@ def _bernoulli(shape: Tensor, prob: Tensor | None = None, seed: Tensor | None = 
 
 
 def _categorical(x: Tensor, mode: str = "logits", size: Tensor | None = None, seed: Tensor | None = None) -> Tensor:
-    chances = torch.softmax(x, -1) if mode == "logits" else x
-    rows, count = chances.reshape(math.prod(x.shape[:-1]), x.shape[-1]), number(size, 1)
-    drawn = torch.multinomial(rows, count, replacement=True, generator=_generator(seed))
-    return drawn.reshape(*x.shape[:-1], count).to(x.dtype)
+    probs = torch.softmax(x, -1) if mode == "logits" else x
+    rows, count = probs.reshape(math.prod(x.shape[:-1]), x.shape[-1]), number(size, 1)
+    samples = torch.multinomial(rows, count, replacement=True, generator=_generator(seed))
+    return samples.reshape(*x.shape[:-1], count).to(x.dtype)
 
 
 def _normal(

@@ -23,9 +23,9 @@ def _batch_norm(
     return F.batch_norm(x, mean, variance, gamma, beta, eps=real(epsilon, 1e-5))
 
 
-def _standardized(x: Tensor, axes: list[int], epsilon: float) -> Tensor:
-    away = x - x.mean(axes, keepdim=True)
-    return away * torch.rsqrt((away * away).mean(axes, keepdim=True) + epsilon)
+def _standardize(x: Tensor, axes: list[int], epsilon: float) -> Tensor:
+    centered = x - x.mean(axes, keepdim=True)
+    return centered * torch.rsqrt((centered * centered).mean(axes, keepdim=True) + epsilon)
 
 
 def _layer_norm(
@@ -40,7 +40,7 @@ def _layer_norm(
     if along == list(range(along[0], x.ndim)):
         return F.layer_norm(x, x.shape[along[0] :], gamma, beta, eps)
     shape = [n if i in along else 1 for i, n in enumerate(x.shape)]
-    y = _standardized(x, along, eps)
+    y = _standardize(x, along, eps)
     y = y if gamma is None else y * gamma.reshape(shape)
     return y if beta is None else y + beta.reshape(shape)
 
@@ -48,9 +48,9 @@ def _layer_norm(
 def _instance_norm(
     x: Tensor, gamma: Tensor | None = None, beta: Tensor | None = None, epsilon: Tensor | None = None
 ) -> Tensor:
-    # PyTorch's own refuses a channel of a single element, which is 0 before the affine part.
+    # PyTorch's instance_norm refuses a channel with one element, which is 0 before the affine part.
     spatial = list(range(2, x.ndim))
-    y = _standardized(x, spatial, real(epsilon, 1e-5))
+    y = _standardize(x, spatial, real(epsilon, 1e-5))
     shape = (1, -1, *[1] * len(spatial))
     y = y if gamma is None else y * gamma.reshape(shape)
     return y if beta is None else y + beta.reshape(shape)

@@ -1,4 +1,4 @@
-"""Operators that sort or run along an axis. Of equal values the first comes first."""
+"""Operators that sort or accumulate along an axis. The sort is stable: equal values keep their order."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from converter.runtime.ops.parameter import flag, number
 
 
 def _argsort(x: Tensor, axis: Tensor | None = None, ascending: Tensor | None = None) -> Tensor:
-    along, falling = number(axis, -1), not flag(ascending)
-    return torch.sort(x, dim=along, descending=falling, stable=True).indices.to(torch.int32)
+    along, descending = number(axis, -1), not flag(ascending)
+    return torch.sort(x, dim=along, descending=descending, stable=True).indices.to(torch.int32)
 
 
 def _topk(
@@ -29,8 +29,8 @@ def _topk(
     count = number(k, 1)
     count = x.shape[along] if count == -1 else count
     values, indices = torch.sort(x, dim=along, descending=not flag(ascending), stable=True)
-    found = values.narrow(along, 0, count)
-    return [found, indices.narrow(along, 0, count).to(torch.int32)] if flag(return_indices, True) else [found]
+    top = values.narrow(along, 0, count)
+    return [top, indices.narrow(along, 0, count).to(torch.int32)] if flag(return_indices, True) else [top]
 
 
 def _cumsum(

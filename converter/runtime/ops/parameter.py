@@ -1,4 +1,4 @@
-"""Constant parameters of operators: as the tensors they take, and as plain numbers."""
+"""Constant parameters of operators, as tensors and as plain numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from converter.runtime.compressed import Value, dense
 
 
 def to_tensor(value: Value) -> Tensor | str:
-    """Return a constant decoded and copied out of its file: floats in fp32, 16-bit unsigned integers in int32."""
+    """Return a constant, decoded and copied from its file: floats in fp32, 16-bit unsigned integers in int32."""
     if isinstance(value, str):
         return value
     array = dense(value)
@@ -22,27 +22,27 @@ def to_tensor(value: Value) -> Tensor | str:
 
 
 def numbers(x: Tensor | None, default: list[int] | None = None) -> list[int]:
-    """Return the integers of a vector, or ``default`` where the program leaves the parameter out."""
+    """Return the integers of a vector, or ``default`` if the program does not have the parameter."""
     if x is None:
         return [] if default is None else default
     return [int(n) for n in x.reshape(-1).tolist()]
 
 
 def number(x: Tensor | None, default: int) -> int:
-    """Return an integer."""
+    """Return an integer parameter, or ``default``."""
     return default if x is None else int(x)
 
 
 def real(x: Tensor | None, default: float) -> float:
-    """Return a floating-point number."""
+    """Return a floating-point parameter, or ``default``."""
     return default if x is None else float(x)
 
 
 def flag(x: Tensor | None, default: bool = False) -> bool:
-    """Return a truth value."""
+    """Return a bool parameter, or ``default``."""
     return default if x is None else bool(x)
 
 
 def flags(x: Tensor | None, length: int) -> list[bool]:
-    """Truth values, all False where the program leaves the parameter out."""
+    """Return the truth values of a vector, all False if the program does not have the parameter."""
     return [False] * length if x is None else [bool(b) for b in x.reshape(-1).tolist()]

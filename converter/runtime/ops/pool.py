@@ -1,4 +1,4 @@
-"""Pools."""
+"""Pooling."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAXIMA = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
 
 
 def _overhang(size: int, kernel: int, stride: int, sides: Sides) -> int:
-    """Return how far beyond the padding the last window reaches if the number of windows is rounded up."""
+    """Return how many elements beyond the padding the last window needs if the number of windows is rounded up."""
     before, after = sides
     windows = -(-(size + before + after - kernel) // stride) + 1
     if (windows - 1) * stride >= size + before and (before or after):
@@ -35,7 +35,7 @@ class _Windows(NamedTuple):
     overhang: list[Sides]
 
     def pad(self, x: Tensor, value: float = 0.0, beyond: float = 0.0) -> Tensor:
-        """Pad with ``value``, and where the last window reaches further with ``beyond``."""
+        """Pad with ``value``, and with ``beyond`` for the overhang of the last window."""
         return padded(padded(x, self.sides, value), self.overhang, beyond)
 
     def average(self, x: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def _windows(
 
 def _avg_pool(x: Tensor, exclude_padding_from_average: Tensor | None = None, **parameters: Any) -> Tensor:
     windows = _windows(x, **parameters)
-    # An element counts if it is the input's, or padding that was asked for; never what a last window overhangs.
+    # Elements of the input count, and the padding unless it is excluded; the overhang of the last window never counts.
     counted = windows.pad(torch.ones(1, 1, *x.shape[2:]), 0.0 if flag(exclude_padding_from_average) else 1.0)
     return windows.average(windows.pad(x)) / windows.average(counted)
 

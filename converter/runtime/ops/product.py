@@ -12,19 +12,19 @@ from torch import Tensor
 from converter.runtime.ops.parameter import flag
 
 
-def _alike(*factors: Tensor) -> tuple[Tensor, ...]:
-    """Return the factors in one type: from iOS 17 on, integers may meet reals."""
+def _same_type(*factors: Tensor) -> tuple[Tensor, ...]:
+    """Return the factors in one type: since iOS 17, a product may mix integers and floats."""
     return factors if len({f.dtype for f in factors}) == 1 else tuple(f.float() for f in factors)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return F.linear(*_alike(x, weight) if bias is None else _alike(x, weight, bias))
+    return F.linear(*_same_type(x, weight) if bias is None else _same_type(x, weight, bias))
 
 
 def _matmul(x: Tensor, y: Tensor, transpose_x: Tensor | None = None, transpose_y: Tensor | None = None) -> Tensor:
     x = x.transpose(-1, -2) if flag(transpose_x) and x.ndim > 1 else x
     y = y.transpose(-1, -2) if flag(transpose_y) and y.ndim > 1 else y
-    return torch.matmul(*_alike(x, y))
+    return torch.matmul(*_same_type(x, y))
 
 
 def _einsum(values: list[Tensor], equation: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Operators between real numbers and 8-bit integers."""
+"""Quantization to 8-bit integers and back."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _RANGES = {"int8": (-128, 127, torch.int8), "uint8": (0, 255, torch.uint8)}
 
 
 def _along(values: Tensor, like: Tensor, axis: Tensor | None) -> Tensor:
-    """Return a scale or zero point, one for all or one for each place of an axis, in fp32 against ``like``."""
+    """Return a scale or zero point, one for all or one per position of an axis, in fp32, to broadcast with ``like``."""
     if values.ndim == 0:
         return values.float()
-    at = number(axis, 0) % like.ndim
-    return values.float().reshape([-1 if i == at else 1 for i in range(like.ndim)])
+    along = number(axis, 0) % like.ndim
+    return values.float().reshape([-1 if i == along else 1 for i in range(like.ndim)])
 
 
 def _quantize(
-    input: Tensor,  # the operator's own name for it
+    input: Tensor,  # the operator's name for it
     scale: Tensor,
     output_dtype: str,
     zero_point: Tensor | None = None,

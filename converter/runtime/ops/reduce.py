@@ -1,4 +1,4 @@
-"""Operators that fold axes away."""
+"""Reductions over axes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 
 from converter.runtime.ops.parameter import flag, number, numbers
 
-#: What a fold does with a tensor, its axes and whether they stay as axes of one element.
+#: A reduction of a tensor over axes; the flag keeps them as axes of one element.
 _Fold = Callable[[Tensor, list[int], bool], Tensor]
 
 
 def _reduction(fold: _Fold) -> Callable[..., Tensor]:
-    """Return the operator of a fold; whole numbers stay whole."""
+    """Return the operator of a reduction; integers stay integers."""
 
     def reduce(x: Tensor, axes: Tensor | None = None, keep_dims: Tensor | None = None) -> Tensor:
         along = sorted(n % x.ndim for n in numbers(axes, list(range(x.ndim))))
-        if not along:  # no axes are not all axes, as PyTorch takes them for
+        if not along:  # PyTorch would take an empty list for all axes
             return fold(x.unsqueeze(-1), [x.ndim], False).to(x.dtype)
         return fold(x, along, flag(keep_dims)).to(x.dtype)
 
@@ -27,7 +27,7 @@ def _reduction(fold: _Fold) -> Callable[..., Tensor]:
 
 
 def _real(fold: _Fold) -> _Fold:
-    """Return a fold that PyTorch has for real numbers only."""
+    """Return a reduction that PyTorch has for floats only, for any type."""
     return lambda x, axes, keep: fold(x.float(), axes, keep)
 
 
@@ -41,12 +41,12 @@ def _arg(fold: Callable[[Tensor, int], Tensor]) -> Callable[..., Tensor]:
     def reduce(
         x: Tensor, axis: Tensor | None = None, keep_dims: Tensor | None = None, output_dtype: str = "int32"
     ) -> Tensor:
-        # PyTorch's argmax may return any of several greatest values; Core ML's, like NumPy's, the first.
+        # PyTorch's argmax may return any of several greatest values; Core ML's returns the first, like NumPy's.
         along = number(axis, -1) % x.ndim
         length = x.shape[along]
-        place = torch.arange(length).reshape([-1 if i == along else 1 for i in range(x.ndim)])
-        found = torch.where(x == fold(x, along), place, length).amin(along, keepdim=flag(keep_dims))
-        return found.to(torch.int32)
+        position = torch.arange(length).reshape([-1 if i == along else 1 for i in range(x.ndim)])
+        first = torch.where(x == fold(x, along), position, length).amin(along, keepdim=flag(keep_dims))
+        return first.to(torch.int32)
 
     return reduce
 

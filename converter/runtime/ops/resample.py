@@ -1,4 +1,4 @@
-"""Sampling a image at places of its own: given coordinates, an affine map's, or a grid in each of several boxes."""
+"""Sample an image at coordinates, through an affine map, or on a grid in each of several boxes."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from converter.runtime.ops.grid import interpolated, points
+from converter.runtime.ops.grid import interpolate, points
 from converter.runtime.ops.parameter import flag, number, numbers, real
 
 
-def _element(at: Tensor, size: int, coordinates_mode: str, aligned: bool) -> Tensor:
-    """Return coordinates along an axis as places among its elements."""
+def _to_elements(where: Tensor, size: int, coordinates_mode: str, aligned: bool) -> Tensor:
+    """Return coordinates along an axis in units of its elements."""
     if coordinates_mode == "unnormalized":
-        return at
-    unit = (at + 1) / 2 if coordinates_mode == "normalized_minus_one_to_one" else at
+        return where
+    unit = (where + 1) / 2 if coordinates_mode == "normalized_minus_one_to_one" else where
     return unit * (size - 1) if aligned else unit * size - 0.5
 
 
 def _inside(index: Tensor, size: int, padding_mode: str) -> tuple[Tensor, Tensor]:
-    """Return the element at an index of the padded axis, and whether it is one of the axis itself."""
+    """Return the element at an index of the padded axis, and whether it exists in the axis."""
     if padding_mode == "reflection":
         span = max(1, 2 * (size - 1))
         index = index % span
@@ -29,18 +29,18 @@ def _inside(index: Tensor, size: int, padding_mode: str) -> tuple[Tensor, Tensor
     elif padding_mode == "symmetric":
         index = index % (2 * size)
         index = torch.minimum(index, 2 * size - 1 - index)
-    known = (index >= 0) & (index < size)
-    return index.clamp(0, size - 1), known | (padding_mode != "constant")
+    exists = (index >= 0) & (index < size)
+    return index.clamp(0, size - 1), exists | (padding_mode != "constant")
 
 
-def _picked(x: Tensor, column: Tensor, row: Tensor, padding_mode: str, value: float) -> Tensor:
+def _pick(x: Tensor, column: Tensor, row: Tensor, padding_mode: str, value: float) -> Tensor:
     """Return the elements of ``x`` [B, C, H, W] at the indices [B, h, w] of the padded image, [B, C, h, w]."""
     height, width = x.shape[2:]
     column, across = _inside(column, width, padding_mode)
     row, down = _inside(row, height, padding_mode)
     flat = (row * width + column).long().flatten(1)[:, None].expand(-1, x.shape[1], -1)
-    found = x.flatten(2).gather(2, flat).reshape(*x.shape[:2], *column.shape[1:])
-    return torch.where((across & down)[:, None], found, torch.tensor(value, dtype=x.dtype))
+    values = x.flatten(2).gather(2, flat).reshape(*x.shape[:2], *column.shape[1:])
+    return torch.where((across & down)[:, None], values, torch.tensor(value, dtype=x.dtype))
 
 
 def _resample(
@@ -53,22 +53,22 @@ def _resample(
     align_corners: Tensor,
 ) -> Tensor:
     aligned, value = flag(align_corners), float(padding_value)
-    across = _element(coordinates[..., 0].float(), x.shape[3], coordinates_mode, aligned)
-    down = _element(coordinates[..., 1].float(), x.shape[2], coordinates_mode, aligned)
+    across = _to_elements(coordinates[..., 0].float(), x.shape[3], coordinates_mode, aligned)
+    down = _to_elements(coordinates[..., 1].float(), x.shape[2], coordinates_mode, aligned)
     if sampling_mode == "nearest":
-        # Half-way between two elements it is the later one, as coremltools' recorded values have it.
-        return _picked(x, (across + 0.5).floor(), (down + 0.5).floor(), padding_mode, value)
+        # Half-way between two elements the later one is taken, as in coremltools' recorded values.
+        return _pick(x, (across + 0.5).floor(), (down + 0.5).floor(), padding_mode, value)
     left, top = across.floor(), down.floor()
     total = torch.zeros(())
-    for step_x, share_x in ((0, 1 - (across - left)), (1, across - left)):
-        for step_y, share_y in ((0, 1 - (down - top)), (1, down - top)):
-            corner = _picked(x, left + step_x, top + step_y, padding_mode, value)
-            total = total + corner * (share_x * share_y)[:, None]
+    for step_x, weight_x in ((0, 1 - (across - left)), (1, across - left)):
+        for step_y, weight_y in ((0, 1 - (down - top)), (1, down - top)):
+            corner = _pick(x, left + step_x, top + step_y, padding_mode, value)
+            total = total + corner * (weight_x * weight_y)[:, None]
     return total
 
 
-def _places(count: int, aligned: bool) -> Tensor:
-    """Return the places of an axis's elements between -1 and 1, with the ends at the first and the last if ``aligned``."""
+def _positions(count: int, aligned: bool) -> Tensor:
+    """Return the positions of an axis's elements between -1 and 1; the first and last are the ends if ``aligned``."""
     if aligned:
         return torch.linspace(-1, 1, count) if count > 1 else torch.zeros(count)
     return (2 * torch.arange(count) + 1) / count - 1
@@ -86,7 +86,7 @@ def _affine(
     align_corners: Tensor,
 ) -> Tensor:
     matrices = transform_matrix.reshape(transform_matrix.shape[0], 2, 3).expand(x.shape[0], 2, 3)
-    down, across = (_places(int(n), flag(align_corners)) for n in (output_height, output_width))
+    down, across = (_positions(int(n), flag(align_corners)) for n in (output_height, output_width))
     y, x_ = torch.meshgrid(down, across, indexing="ij")
     grid = torch.einsum("hwk,njk->nhwj", torch.stack([x_, y, torch.ones_like(y)], -1), matrices.float())
     return _resample(x, grid, sampling_mode, padding_mode, padding_value, coordinates_mode, align_corners)
@@ -105,11 +105,11 @@ def _corners(boxes: Tensor, mode: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _crops(x: Tensor, rows: Tensor, columns: Tensor, value: float) -> Tensor:
-    """Return ``x`` [..., H, W] at each row and column; ``value`` outside of it."""
-    found = interpolated(interpolated(x, -2, rows), -1, columns)
+    """Return ``x`` [..., H, W] at each row and column; ``value`` outside it."""
+    values = interpolate(interpolate(x, -2, rows), -1, columns)
     down = (rows >= 0) & (rows <= x.shape[-2] - 1)
     across = (columns >= 0) & (columns <= x.shape[-1] - 1)
-    return torch.where(down[:, None] & across, found, torch.tensor(value, dtype=x.dtype))
+    return torch.where(down[:, None] & across, values, torch.tensor(value, dtype=x.dtype))
 
 
 def _crop_resize(
@@ -126,7 +126,7 @@ def _crop_resize(
     pad_value: Tensor | None = None,
 ) -> Tensor:
     indices: list[int] | None = None
-    if boxes is not None:  # from iOS 17 on
+    if boxes is not None:  # since iOS 17
         indices = numbers(box_indices, list(range(boxes.shape[0])))
     else:
         assert roi is not None
@@ -141,11 +141,11 @@ def _crop_resize(
     rows = points(top, bottom, number(target_height, 1), sampling_mode)
     columns = points(left, right, number(target_width, 1), sampling_mode)
     value = real(pad_value, 0.0)
-    found = []
+    parts = []
     for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
-        found.append(_crops(x if indices is None else x[indices[i]], row, column, value))
+        parts.append(_crops(x if indices is None else x[indices[i]], row, column, value))
     sizes = (0, *(x.shape if indices is None else x.shape[1:])[:-2], rows.shape[1], columns.shape[1])
-    crops = torch.stack(found) if found else x.new_empty(sizes)
+    crops = torch.stack(parts) if parts else x.new_empty(sizes)
     return crops[:, None] if roi is not None and indices is not None else crops
 
 

@@ -1,4 +1,4 @@
-"""Resizing and cropping along whole axes."""
+"""Resize and crop along axes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from converter.runtime.ops.grid import axis_points, interpolated
+from converter.runtime.ops.grid import axis_points, interpolate
 from converter.runtime.ops.parameter import flag, number, numbers, real
 
 
@@ -19,14 +19,14 @@ def _scaled(x: Tensor, height: Tensor | None, width: Tensor | None) -> tuple[int
 
 
 def _nearest(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Have every output take the element under its upper left corner."""
+    """Resize so that every output takes the element under its upper left corner."""
     batched = x.reshape(1, math.prod(x.shape[:-2]), *x.shape[-2:])
     return F.interpolate(batched, size, mode="nearest").reshape(*x.shape[:-2], *size)
 
 
 def _bilinear(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     for axis, count in zip((-2, -1), size, strict=True):
-        x = interpolated(x, axis, axis_points(x.shape[axis], count, mode))
+        x = interpolate(x, axis, axis_points(x.shape[axis], count, mode))
     return x
 
 
@@ -74,11 +74,11 @@ def _resize(
 ) -> Tensor:
     count = int(resized_dims)
     for axis, size in zip(range(-count, 0), numbers(shape)[-count:], strict=True):
-        at = axis_points(x.shape[axis], size or x.shape[axis], sampling_mode)
+        where = axis_points(x.shape[axis], size or x.shape[axis], sampling_mode)
         if interpolation_mode == "LINEAR":
-            x = interpolated(x, axis, at).to(x.dtype)
+            x = interpolate(x, axis, where).to(x.dtype)
         else:
-            x = x.index_select(axis, torch.round(at).long())
+            x = x.index_select(axis, torch.round(where).long())
     return x
 
 

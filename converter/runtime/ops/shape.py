@@ -1,4 +1,4 @@
-"""Operators that give the same values another shape or order."""
+"""Operators that change the shape or order of values."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from converter.runtime.ops.parameter import flag, number, numbers
 def _reshape(x: Tensor, shape: Tensor) -> Tensor:
     sizes = numbers(shape)
     for i, n in enumerate(sizes):
-        if n == 0:  # the input's size at the same place, counted from the right; iOS 15 asks for equal ranks
-            place = i - len(sizes) + x.ndim
-            sizes[i] = x.shape[place] if place >= 0 else 1
+        if n == 0:  # the input's size at the same axis, counted from the right; iOS 15 requires equal ranks
+            axis = i - len(sizes) + x.ndim
+            sizes[i] = x.shape[axis] if axis >= 0 else 1
     return x.reshape(sizes)
 
 
@@ -25,14 +25,14 @@ def _reshape_like(
     x: Tensor, ref_tensors: list[Tensor], begins: list[Tensor], ends: list[Tensor], end_masks: list[Tensor]
 ) -> Tensor:
     sizes: list[int] = []
-    for reference, begin, end, whole in zip(ref_tensors, begins, ends, end_masks, strict=True):
-        sizes += reference.shape[int(begin) : None if bool(whole) else int(end)]
+    for reference, begin, end, open_end in zip(ref_tensors, begins, ends, end_masks, strict=True):
+        sizes += reference.shape[int(begin) : None if bool(open_end) else int(end)]
     return x.reshape(sizes)
 
 
 def _flatten2d(x: Tensor, axis: Tensor | None = None) -> Tensor:
-    at = number(axis, 1)
-    return x.reshape(math.prod(x.shape[:at]), math.prod(x.shape[at:]))
+    split = number(axis, 1)
+    return x.reshape(math.prod(x.shape[:split]), math.prod(x.shape[split:]))
 
 
 def _transpose(x: Tensor, perm: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def _reverse_sequence(
     x: Tensor, lengths: Tensor, seq_axis: Tensor | None = None, batch_axis: Tensor | None = None
 ) -> Tensor:
     along, batch = number(seq_axis, 0) % x.ndim, number(batch_axis, 0) % x.ndim
-    within = along - (along > batch)  # the axis once the batch's is gone
+    within = along - (along > batch)  # the axis without the batch axis
     parts = []
     for part, length in zip(x.unbind(batch), numbers(lengths), strict=True):
         head, tail = torch.split(part, [length, part.shape[within] - length], within)

@@ -1,4 +1,4 @@
-"""Operators that cut out a part, write one, or pad."""
+"""Operators that read or write a slice, or pad."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from converter.runtime.ops.parameter import flags, number, numbers, real
 
 
 class _Part(NamedTuple):
-    """A slice of a tensor, with steps above 0: the axes it reverses and then drops, and its shape before it does."""
+    """A slice with steps above 0, the axes to reverse and then drop, and the shape before dropping."""
 
     slices: tuple[slice, ...]
     reversed: list[int]
@@ -37,15 +37,17 @@ def _part(
     for axis, (first, last, step) in enumerate(bounds):
         size = x.shape[axis]
         if dropped[axis]:
-            places = range(first % size, first % size + 1)
+            positions = range(first % size, first % size + 1)
         else:
             window = slice(None if open_begin[axis] else first, None if open_end[axis] else last, step)
-            places = range(*window.indices(size))
-        part.shape.append(len(places))
-        if places.step < 0 and places:
+            positions = range(*window.indices(size))
+        part.shape.append(len(positions))
+        if positions.step < 0 and positions:
             part.reversed.append(axis)
-            places = places[::-1]
-        slices.append(slice(places.start, places.start + len(places) * abs(places.step), abs(places.step)))
+            positions = positions[::-1]
+        slices.append(
+            slice(positions.start, positions.start + len(positions) * abs(positions.step), abs(positions.step))
+        )
     return part._replace(slices=tuple(slices))
 
 
@@ -65,7 +67,7 @@ def _slice_update(x: Tensor, update: Tensor, **bounds: Any) -> Tensor:
 
 def _slice_by_size(x: Tensor, begin: Tensor, size: Tensor) -> Tensor:
     for axis, (start, length) in enumerate(zip(numbers(begin), numbers(size), strict=True)):
-        first = start % x.shape[axis] if start else 0  # also of an axis without elements
+        first = start % x.shape[axis] if start else 0  # 0 is valid for an axis without elements too
         x = x.narrow(axis, first, x.shape[axis] - first if length == -1 else length)
     return x
 
@@ -85,8 +87,8 @@ def _pad(x: Tensor, pad: Tensor, mode: str = "constant", constant_val: Tensor | 
     for axis, (before, after) in zip(range(-len(pairs), 0), pairs, strict=True):
         if before or after:
             last = x.shape[axis] - 1
-            at = torch.arange(-before, last + 1 + after)
-            inside = at.clamp(0, last) if mode == "replicate" else last - (last - at.abs()).abs()
+            positions = torch.arange(-before, last + 1 + after)
+            inside = positions.clamp(0, last) if mode == "replicate" else last - (last - positions.abs()).abs()
             x = x.index_select(axis, inside)
     return x
 

@@ -58,8 +58,8 @@ def results(c: Kernels) -> dict[str, torch.Tensor]:
     rows, shift = torch.randn(2 * 63, 36) * 3 + 1, torch.randn(2, 36)
     gamma, beta, residual = torch.randn(36), torch.randn(36), torch.randn(2 * 63, 70)
     found: dict[str, torch.Tensor | Rounded | Weights] = {
-        "each image": c.rounded(rows, 2),
-        "each row": c.rounded(rows, None),
+        "each image": c.round_rows(rows, 2),
+        "each row": c.round_rows(rows, None),
         "halves": c.pack(torch.randn(70, 36, 3, 3).half().numpy(), torch.randn(70).numpy(), gated=False),
         "gated": c.pack(torch.randn(192, 36).numpy(), torch.randn(192).numpy(), gated=True),
         "channel norm": c.channel_norm(rows, 1e-5, gamma, beta),
@@ -133,7 +133,7 @@ def test_a_convolution_is_exactly_that_of_the_rounded_values(
     x = torch.randn(2, *size, channels) + 0.3
     weight = torch.randn(out, channels, window, window).to(torch.float16 if half else torch.float32)
     bias, rows = torch.randn(out), x.reshape(-1, channels)
-    rounded = available.rounded(rows, 2)
+    rounded = available.round_rows(rows, 2)
     packed = available.pack(weight.numpy(), bias.numpy(), gated=False)
     image = exact(rounded).reshape(2, *size, channels).permute(0, 3, 1, 2)
     image = F.interpolate(image, scale_factor=2) if up else image
@@ -161,7 +161,7 @@ def test_a_convolution_is_exactly_that_of_the_rounded_values(
 def test_a_gated_linear_is_one_half_times_the_gelu_of_the_other(available, rows):
     torch.manual_seed(1)
     x, weight, bias = torch.randn(rows, 48), torch.randn(192, 48) / 5, torch.randn(192)
-    rounded, packed = available.rounded(x, None), available.pack(weight.numpy(), bias.numpy(), gated=True)
+    rounded, packed = available.round_rows(x, None), available.pack(weight.numpy(), bias.numpy(), gated=True)
     found = available.product(rounded, packed, image=(1, 1, rows), out=(1, rows), window=(1, 1), columns=96, gated=True)
     kept, gate = F.linear(exact(rounded), unpacked(packed, (192, 48), gated=True), bias.double()).chunk(2, -1)
     torch.testing.assert_close(found.double(), kept * F.gelu(gate), rtol=1e-4, atol=1e-4)
@@ -169,7 +169,7 @@ def test_a_gated_linear_is_one_half_times_the_gelu_of_the_other(available, rows)
 
 def test_rounding_is_to_the_nearest_of_256_steps_that_have_zero_among_them(available):
     x = torch.cat([torch.randn(5, 40) * torch.tensor([[1e-3], [1], [50], [1], [0]]), torch.full((1, 40), 3.0)])
-    found = available.rounded(x, None)
+    found = available.round_rows(x, None)
     low, high = x.amin(1).clamp_max(0), x.amax(1).clamp_min(0)
     assert torch.all((exact(found) - x).abs() <= (high - low)[:, None] / 255 * 0.501 + 1e-9)
     assert torch.all(found.zero == found.zero.round())
@@ -177,7 +177,7 @@ def test_rounding_is_to_the_nearest_of_256_steps_that_have_zero_among_them(avail
 
 def test_each_image_has_steps_of_its_own_and_zero_outside_of_it(available):
     x = torch.randn(2, 30, 36) * torch.tensor([1.0, 100.0])[:, None, None]
-    found = available.rounded(x.reshape(60, 36), 2)
+    found = available.round_rows(x.reshape(60, 36), 2)
     assert found.scale[0] * 20 < found.scale[-1]
     assert len(found.scale[:30].unique()) == 1
     assert torch.equal(found.outside.float(), found.zero.reshape(2, 30)[:, :1].expand(2, 36))
