@@ -1,4 +1,4 @@
-"""Packages cut in two as Apple's converter cuts them."""
+"""Splits packages into two chunks like Apple's converter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asks an ASGI app without a server, as any client, at any address."""
+"""Sends requests to an ASGI app without a server, as any client, from any address."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def ask(
     reached: str = HERE,
     body: Iterable[bytes | None] = (),
 ) -> Answer:
-    """The answer. ``body`` comes in these parts; None in it is a pause without end."""
+    """Send a request and return the answer. ``body``: its parts; None is an endless pause."""
     sent: list[Message] = []
     parts = list(body)
-    given = {"host": "localhost", **(headers or {})}
+    all_headers = {"host": "localhost", **(headers or {})}
     scope: Scope = {
         "type": "http",
         "method": method,
         "path": path,
         "scheme": "http",
-        "headers": [(k.lower().encode(), v.encode("latin-1")) for k, v in given.items()],
+        "headers": [(k.lower().encode(), v.encode("latin-1")) for k, v in all_headers.items()],
         "client": (client, 50000),
         "server": (reached, 7860),
         "query_string": b"",
@@ -65,12 +65,12 @@ def ask(
 
     asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
     start = sent[0]
-    found = [(k.decode().lower(), v.decode("latin-1")) for k, v in start["headers"]]
-    return Answer(start["status"], found, b"".join(m.get("body", b"") for m in sent[1:]))
+    answer_headers = [(k.decode().lower(), v.decode("latin-1")) for k, v in start["headers"]]
+    return Answer(start["status"], answer_headers, b"".join(m.get("body", b"") for m in sent[1:]))
 
 
 async def hello(scope: Scope, receive: Receive, send: Send) -> None:
-    """An app that reads its body and says how long it was."""
+    """An app that reads its body and answers with its length."""
     length, more = 0, scope["method"] not in ("GET", "OPTIONS")
     while more:
         message = await receive()

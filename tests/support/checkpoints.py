@@ -1,4 +1,4 @@
-"""Tiny checkpoints with random weights, in the real classes and the real layout."""
+"""Tiny checkpoints with random weights, in the real classes and layout."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SIDE = 64
 
 
 def write_tokenizer(folder: Path) -> int:
-    """A CLIP vocabulary of single bytes and a few words; returns its size."""
+    """Write a CLIP vocabulary of single bytes and a few words, and return its size."""
     folder.mkdir(parents=True, exist_ok=True)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = [("r", "e"), ("re", "d</w>"), ("b", "l"), ("bl", "u"), ("blu", "e</w>")]
-    pieces = [*alphabet, *(f"{c}</w>" for c in alphabet), *("".join(m) for m in merges)]
-    tokens = [*pieces, "<|startoftext|>", "<|endoftext|>"]
+    subwords = [*alphabet, *(f"{c}</w>" for c in alphabet), *("".join(m) for m in merges)]
+    tokens = [*subwords, "<|startoftext|>", "<|endoftext|>"]
     (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}, ensure_ascii=False))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
     config = {"tokenizer_class": "CLIPTokenizer", "pad_token": "<|endoftext|>", "model_max_length": 77}
@@ -32,7 +32,7 @@ def write_tokenizer(folder: Path) -> int:
 
 
 def tiny_unet(**changes: Any) -> UNet2DConditionModel:
-    """A UNet with every kind of block a Stable Diffusion 1 has, random weights."""
+    """Return a UNet with every kind of block of Stable Diffusion 1, random weights."""
     torch.manual_seed(1)
     settings = {
         "sample_size": SIDE // 8,
@@ -50,7 +50,7 @@ def tiny_unet(**changes: Any) -> UNet2DConditionModel:
 
 
 def tiny_vae(**changes: Any) -> AutoencoderKL:
-    """An f8 autoencoder, random weights."""
+    """Return an f8 autoencoder, random weights."""
     torch.manual_seed(2)
     settings = {
         "block_out_channels": (8, 8, 16, 16),
@@ -65,7 +65,7 @@ def tiny_vae(**changes: Any) -> AutoencoderKL:
 
 
 def tiny_text_encoder(vocabulary: int, kind: type[Any] = CLIPTextModel, **changes: Any) -> Any:
-    """A CLIP text encoder (of class ``kind``) of two layers, random weights."""
+    """Return a CLIP text encoder (of class ``kind``) of two layers, random weights."""
     torch.manual_seed(3)
     settings = {
         "vocab_size": vocabulary,
@@ -82,9 +82,9 @@ def tiny_text_encoder(vocabulary: int, kind: type[Any] = CLIPTextModel, **change
 
 
 def save_published(module: Any, folder: Path) -> None:
-    """Save a module in fp16 under the tensor names that the hub's folders have, whatever today's libraries write.
+    """Save a module in fp16 under the tensor names of the hub's folders, which differ from those of current libraries.
 
-    There CLIP's are text_model.*, with the numbers of the positions beside them; transformers 5 leaves both out.
+    There CLIP's tensors are called text_model.* and include the positions' numbers; transformers 5 has neither.
     """
     module.to(torch.float16).save_pretrained(folder, safe_serialization=True)
     module.to(torch.float32)
@@ -104,7 +104,7 @@ def write_checkpoint(
     vae: Any = None,
     text: dict[str, Any] | None = None,
 ) -> Path:
-    """A whole Stable Diffusion checkpoint in ``folder`` as they are published, fp16."""
+    """Write a complete Stable Diffusion checkpoint, fp16, into ``folder`` in the published layout."""
     vocabulary = write_tokenizer(folder / "tokenizer")
     text_encoder = tiny_text_encoder(vocabulary, **(text or {}))
     for name, module in (("unet", unet or tiny_unet()), ("vae", vae or tiny_vae()), ("text_encoder", text_encoder)):
@@ -124,7 +124,7 @@ def write_checkpoint(
 
 
 def write_xl_checkpoint(folder: Path, *, refiner: bool = False) -> Path:
-    """A Stable Diffusion XL checkpoint (or its refiner, which has the second text encoder alone) in ``folder``."""
+    """Write a Stable Diffusion XL checkpoint, or a refiner with only the second text encoder, into ``folder``."""
     vocabulary = write_tokenizer(folder / "tokenizer_2")
     config = {"tokenizer_class": "CLIPTokenizer", "pad_token": "!", "model_max_length": 77}
     (folder / "tokenizer_2" / "tokenizer_config.json").write_text(json.dumps(config))
@@ -153,7 +153,7 @@ def write_xl_checkpoint(folder: Path, *, refiner: bool = False) -> Path:
 
 
 def xl_parts(checkpoint: Path) -> dict[str, Any]:
-    """The modules of an XL checkpoint in fp32, as diffusers' pipelines take them; what it lacks is None."""
+    """Return the modules of an XL checkpoint in fp32, as arguments of diffusers' pipelines; missing ones are None."""
 
     def part(kind: Any, name: str, **settings: Any) -> Any:
         return kind.from_pretrained(checkpoint / name, **settings) if (checkpoint / name).is_dir() else None
@@ -169,7 +169,7 @@ def xl_parts(checkpoint: Path) -> dict[str, Any]:
 
 
 def diffusers_pipeline(checkpoint: Path) -> StableDiffusionPipeline:
-    """diffusers' own pipeline of a checkpoint, in fp32: the reference for whole images."""
+    """Return diffusers' own pipeline of a checkpoint, in fp32: the reference for whole images."""
     pipeline = StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(checkpoint / "vae", dtype=torch.float32),
         text_encoder=CLIPTextModel.from_pretrained(checkpoint / "text_encoder", dtype=torch.float32),

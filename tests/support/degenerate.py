@@ -1,4 +1,4 @@
-"""Every operator on scalars, on arrays of nothing, on axes of one element, at ranks 0 to 5: what NumPy says of each."""
+"""Cases of every operator: scalars, empty arrays, axes of one element, ranks 0 to 5; with NumPy's results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.raw_programs import Operation
 
 DRAWN = np.random.default_rng(3)
 SHAPES = [(), (1,), (0,), (3,), (2, 0), (1, 1), (2, 3), (1, 3, 1), (2, 1, 3, 2), (1, 2, 0, 1, 2), (2, 1, 2, 1, 3)]
-#: Of two operands.
+#: Shapes of two operands.
 PAIRS = [
     ((), ()),
     ((3,), ()),
@@ -23,7 +23,7 @@ PAIRS = [
     ((1, 1, 1, 1, 1), (3,)),
     ((2, 1, 2, 1, 3), (2, 1, 1)),
 ]
-#: Parameters that a program is given; all others are its constants.
+#: Parameters that are inputs of the program; all others are constants.
 FED = frozenset(
     {"x", "y", "a", "b", "data", "updates", "values", "query", "key", "value", "input", "boxes", "scores", "update"}
     | {"ref_tensor", "ref_tensors"}
@@ -31,7 +31,7 @@ FED = frozenset(
 
 
 def drawn(shape: tuple[int, ...], low: float = 0.25, high: float = 0.9) -> np.ndarray:
-    """Numbers that fp16 has."""
+    """Return random numbers that fp16 can represent."""
     return np.array(DRAWN.uniform(low, high, shape)).astype(np.float16).astype(np.float32)
 
 
@@ -51,10 +51,10 @@ def i(number: int) -> np.ndarray:
     return np.array(number, np.int32)
 
 
-def case(kind: str, results: Any, fed: frozenset[str] = FED, **given: Any) -> Operation:
-    """An operation and its results; one result need not be a list."""
-    found = [np.asarray(r) for r in (results if isinstance(results, list) else [results])]
-    return Operation(kind, given, found, fed)
+def case(kind: str, results: Any, fed: frozenset[str] = FED, **parameters: Any) -> Operation:
+    """Return an operation with its results; a single result need not be a list."""
+    arrays = [np.asarray(r) for r in (results if isinstance(results, list) else [results])]
+    return Operation(kind, parameters, arrays, fed)
 
 
 def _erf(x: np.ndarray) -> np.ndarray:
@@ -140,7 +140,7 @@ REDUCE: dict[str, Any] = {
 }
 FROM_RANK_1 = [s for s in SHAPES if s]
 FROM_RANK_2 = [s for s in SHAPES if len(s) > 1]
-#: Batches and images of one pixel, of one row, of nothing.
+#: Batches of images with one pixel or one row, and an empty batch.
 IMAGES = [(1, 4, 1, 1), (0, 4, 2, 2), (2, 4, 1, 3)]
 
 
@@ -153,50 +153,50 @@ def _unary() -> list[Operation]:
 
 
 def _binary() -> list[Operation]:
-    found = []
+    cases = []
     for a, b in PAIRS:
         x, y = drawn(a), drawn(b)
-        found += [case(kind, compute(x, y), x=x, y=y) for kind, compute in BINARY.items()]
+        cases += [case(kind, compute(x, y), x=x, y=y) for kind, compute in BINARY.items()]
         p, q = x > 0.5, y > 0.5
-        found += [case(kind, compute(p, q), x=p, y=q) for kind, compute in LOGICAL.items()]
-        found += [case("select", np.where(p, x, y), cond=p, a=x, b=np.broadcast_to(y, np.broadcast_shapes(a, b)))]
-    return found + [case("logical_not", ~(x > 0.5), x=x > 0.5) for x in map(drawn, SHAPES)]
+        cases += [case(kind, compute(p, q), x=p, y=q) for kind, compute in LOGICAL.items()]
+        cases += [case("select", np.where(p, x, y), cond=p, a=x, b=np.broadcast_to(y, np.broadcast_shapes(a, b)))]
+    return cases + [case("logical_not", ~(x > 0.5), x=x > 0.5) for x in map(drawn, SHAPES)]
 
 
 def _reduce() -> list[Operation]:
-    found = []
+    cases = []
     for kind, compute in REDUCE.items():
         for x in map(drawn, SHAPES):
             if kind not in ("reduce_max", "reduce_min") or x.size:
-                found += [case(kind, compute(x), x=x)]
-                found += [case(kind, compute(x, keepdims=True), x=x, keep_dims=np.True_)]
-            found += [case(kind, compute(x, axis=()), x=x, axes=ints())]
+                cases += [case(kind, compute(x), x=x)]
+                cases += [case(kind, compute(x, keepdims=True), x=x, keep_dims=np.True_)]
+            cases += [case(kind, compute(x, axis=()), x=x, axes=ints())]
             if x.ndim and (kind not in ("reduce_max", "reduce_min") or x.shape[-1]):
-                found += [case(kind, compute(x, axis=-1), x=x, axes=ints(-1), keep_dims=np.False_)]
+                cases += [case(kind, compute(x, axis=-1), x=x, axes=ints(-1), keep_dims=np.False_)]
     for x in map(drawn, FROM_RANK_1):
         if x.size:
-            found += [
+            cases += [
                 case("reduce_argmax", x.argmax(-1), x=x, axis=i(-1)),
                 case("reduce_argmin", x.argmin(0), x=x, axis=i(0)),
             ]
-            found += [case("reduce_argmax", x.argmax(0, keepdims=True), x=x, axis=i(0), keep_dims=np.True_)]
-    return found
+            cases += [case("reduce_argmax", x.argmax(0, keepdims=True), x=x, axis=i(0), keep_dims=np.True_)]
+    return cases
 
 
 def _shapes() -> list[Operation]:
-    found = []
+    cases = []
     for x in map(drawn, SHAPES):
         n = x.ndim
-        turned = list(range(n))[::-1]
-        found += [
+        perm = list(range(n))[::-1]
+        cases += [
             case("shape", np.array(x.shape, np.int32), x=x),
             case("reshape", x.reshape(x.size), x=x, shape=ints(-1), fed=frozenset("x")),
             case("reshape", x.reshape(*x.shape, 1), x=x, shape=ints(*x.shape, 1), fed=frozenset("x"))
             if x.size
             else case("reshape", x, x=x, shape=ints(*[0] * n), fed=frozenset("x")),
             case("reshape_like", x, x=x, ref_tensors=[x], begins=[i(0)], ends=[i(0)], end_masks=[np.True_]),
-            case("transpose", x.transpose(turned), x=x, perm=ints(*turned)),
-            case("transpose", x.transpose(turned), x=x, perm=ints(*[d - n for d in turned])),
+            case("transpose", x.transpose(perm), x=x, perm=ints(*perm)),
+            case("transpose", x.transpose(perm), x=x, perm=ints(*[d - n for d in perm])),
             case("expand_dims", x[..., None], x=x, axes=ints(-1)),
             case("expand_dims", x[None], x=x, axes=ints(0)),
             case("squeeze", np.squeeze(x), x=x),
@@ -230,7 +230,7 @@ def _shapes() -> list[Operation]:
             case("const", x, val=x, fed=frozenset()),
         ]  # fmt: skip
         if n:
-            found += [
+            cases += [
                 case("slice_by_index", x[(0,) * n], x=x, begin=ints(*[0] * n), end=ints(*[1] * n),
                      squeeze_mask=np.ones(n, bool)),
                 case("slice_update", np.ones_like(x), x=x, update=np.ones_like(x), begin=ints(*[0] * n),
@@ -238,10 +238,10 @@ def _shapes() -> list[Operation]:
                 case("split", [x, x[..., :0]], x=x, axis=i(-1), split_sizes=ints(x.shape[-1], 0)),
                 case("split", [x], x=x, axis=i(0), num_splits=i(1)),
             ] if x.size else []  # fmt: skip
-            found += [case("flatten2d", x.reshape(-1, x.shape[-1]) if x.size else x.reshape(
+            cases += [case("flatten2d", x.reshape(-1, x.shape[-1]) if x.size else x.reshape(
                 math.prod(x.shape[:-1]), x.shape[-1]), x=x, axis=i(-1))]  # fmt: skip
     for shape in ((), (2, 3)):
-        found += [
+        cases += [
             case(
                 "random_uniform",
                 np.full(shape, 2, np.float32),
@@ -251,7 +251,7 @@ def _shapes() -> list[Operation]:
                 fed=frozenset(),
             )
         ]
-        found += [
+        cases += [
             case(
                 "random_normal",
                 np.full(shape, 2, np.float32),
@@ -261,32 +261,32 @@ def _shapes() -> list[Operation]:
                 fed=frozenset(),
             )
         ]
-        found += [case("random_bernoulli", np.ones(shape, np.float32), shape=ints(*shape), prob=f(1), fed=frozenset())]
-    found += [case("random_uniform", np.zeros((0, 2), np.float32), shape=ints(0, 2), fed=frozenset())]
-    found += [
+        cases += [case("random_bernoulli", np.ones(shape, np.float32), shape=ints(*shape), prob=f(1), fed=frozenset())]
+    cases += [case("random_uniform", np.zeros((0, 2), np.float32), shape=ints(0, 2), fed=frozenset())]
+    cases += [
         case("random_categorical", np.zeros((*s[:-1], 2), np.float32), x=drawn((*s[:-1], 1)), size=i(2))
         for s in FROM_RANK_1
     ]
-    found += [case("range_1d", np.arange(a, b, c, np.int32), start=i(a), end=i(b), step=i(c)) for a, b, c in
+    cases += [case("range_1d", np.arange(a, b, c, np.int32), start=i(a), end=i(b), step=i(c)) for a, b, c in
               ((0, 0, 1), (0, 1, 1), (3, 0, -1), (0, 5, 2))]  # fmt: skip
-    found += [case("range_1d", np.arange(0, 1, 0.5, np.float32), start=f(0), end=f(1), step=f(0.5))]
-    return found
+    cases += [case("range_1d", np.arange(0, 1, 0.5, np.float32), start=f(0), end=f(1), step=f(0.5))]
+    return cases
 
 
 def _ordered() -> list[Operation]:
-    found = []
+    cases = []
     for x in map(drawn, FROM_RANK_1):
         order = np.argsort(x, -1, kind="stable").astype(np.int32)
         exclusive = np.cumsum(x, 0) - x
         exponent = np.exp(x)
-        shares = exponent / exponent.sum(-1, keepdims=True)
-        found += [
+        probs = exponent / exponent.sum(-1, keepdims=True)
+        cases += [
             case("argsort", order, x=x, axis=i(-1), ascending=np.True_),
             case("cumsum", np.cumsum(x, 0), x=x, axis=i(0)),
             case("cumsum", exclusive, x=x, axis=i(-x.ndim), exclusive=np.True_),
             case("topk", [np.sort(x, -1), order], x=x, k=i(-1), axis=i(-1), ascending=np.True_),
             case("topk", [x[..., :0], order[..., :0]], x=x, k=i(0), axis=i(-1)),
-            case("softmax", shares, x=x, axis=i(-1)),
+            case("softmax", probs, x=x, axis=i(-1)),
             case("sliding_windows", x[..., None], x=x, axis=i(-1), size=i(1)),
             case("gather_along_axis", np.sort(x, -1), x=x, indices=order, axis=i(-1)),
             case("scatter_along_axis", np.zeros_like(x), data=x, indices=order, updates=np.zeros_like(x), axis=i(-1),
@@ -298,7 +298,7 @@ def _ordered() -> list[Operation]:
             case("layer_norm", np.zeros_like(x), x=x * 0, axes=ints(-1)),
         ]  # fmt: skip
         if x.shape[-1]:
-            found += [
+            cases += [
                 case("gather", x[..., 0], x=x, indices=i(0), axis=i(-1)),
                 case("gather", x[..., -1], x=x, indices=i(-1), axis=i(-1), batch_dims=i(0)),
                 case("gather", x[..., [[-1]]], x=x, indices=np.array([[-1]], np.int32), axis=i(-1)),
@@ -307,7 +307,7 @@ def _ordered() -> list[Operation]:
             first = np.zeros(x.ndim, np.int32)
             changed = x.copy()
             changed[(0,) * x.ndim] += 1
-            found += [
+            cases += [
                 case("gather_nd", x[(0,) * x.ndim], x=x, indices=first),
                 case("scatter_nd", changed, data=x, indices=first[None], updates=np.ones(1, np.float32), mode="add"),
                 case("scatter", np.concatenate([x[:1] + x[:1], x[1:]]), data=x, indices=i(0), updates=x[0], axis=i(0),
@@ -319,7 +319,7 @@ def _ordered() -> list[Operation]:
         alpha = np.linspace(0.25, 1, x.shape[1]).astype(np.float32)
         down = np.arange(x.shape[-2])[:, None] - np.arange(x.shape[-1])
         mean = drawn((x.shape[1],))
-        found += [
+        cases += [
             case("prelu", x * -1 * alpha.reshape(channel), x=-x, alpha=alpha),
             case("softplus_parametric", alpha.reshape(channel) * np.log1p(np.exp(x * alpha.reshape(channel))), x=x,
                  alpha=alpha, beta=alpha),
@@ -332,18 +332,18 @@ def _ordered() -> list[Operation]:
             case("gather", x[:, :0], x=x, indices=np.zeros((x.shape[0], 0), np.int32), axis=i(1), batch_dims=i(1)),
         ]  # fmt: skip
         if x.shape[1]:
-            found += [
+            cases += [
                 case("gather", x[:, :1], x=x, indices=np.zeros((x.shape[0], 1), np.int32), axis=i(1), batch_dims=i(1)),
                 case("gather", x[:, 0], x=x, indices=np.zeros(x.shape[0], np.int32), axis=i(-n + 1), batch_dims=i(1)),
                 case("gather_nd", x[:, 0], x=x, indices=np.zeros((x.shape[0], 1), np.int32), batch_dims=i(1)),
             ]  # fmt: skip
         if x.size:
-            found += [
+            cases += [
                 case("pad", np.pad(x, [(0, 0)] * (n - 1) + [(1, 1)], "edge"), x=x, pad=ints(1, 1), mode="replicate")
             ]
             twice = x.repeat(2, -2).repeat(2, -1)
             one = x[..., :1, :1]
-            found += [
+            cases += [
                 case("upsample_nearest_neighbor", twice, x=x, scale_factor_height=f(2), scale_factor_width=f(2)),
                 case("resize_nearest_neighbor", one, x=x, target_size_height=i(1), target_size_width=i(1)),
                 case("upsample_bilinear", x, x=x, scale_factor_height=f(1), scale_factor_width=f(1)),
@@ -352,62 +352,62 @@ def _ordered() -> list[Operation]:
                 case("resize", one.repeat(3, -1), x=one, shape=ints(1, 3), resized_dims=i(2), interpolation_mode="LINEAR",
                      fed=frozenset("x")),
             ]  # fmt: skip
-    found += [case("resize", x, x=x, shape=ints(), resized_dims=i(0), fed=frozenset("x")) for x in map(drawn, SHAPES)]
-    return found
+    cases += [case("resize", x, x=x, shape=ints(), resized_dims=i(0), fed=frozenset("x")) for x in map(drawn, SHAPES)]
+    return cases
 
 
 def _products() -> list[Operation]:
-    found = []
+    cases = []
     sizes = [((1,), (1,)), ((3,), (3,)), ((0,), (0,)), ((2, 3), (3,)), ((3,), (3, 2)), ((2, 0), (0, 3)), ((0, 2), (2, 1)),
              ((1, 2, 3), (2, 3, 1)), ((2, 1, 1, 2), (1, 3, 2, 1)), ((1, 0, 2, 3), (3, 2)), ((1, 1, 2, 1, 3), (3, 1))]  # fmt: skip
-    found += [case("matmul", np.matmul(x, y), x=x, y=y) for x, y in ((drawn(a), drawn(b)) for a, b in sizes)]
+    cases += [case("matmul", np.matmul(x, y), x=x, y=y) for x, y in ((drawn(a), drawn(b)) for a, b in sizes)]
     for shape in ((3,), (1, 3), (0, 3), (1, 2, 3), (2, 0, 1, 3), (1, 1, 2, 1, 3)):
         x, weight, bias = drawn(shape), drawn((2, 3)), drawn((2,))
-        found += [
+        cases += [
             case("linear", x @ weight.T + bias, x=x, weight=weight, bias=bias),
             case("linear", x @ weight.T, x=x, weight=weight),
         ]
-    found += [
+    cases += [
         case("linear", np.ones((3, 1), np.float32), x=np.ones((3, 1), np.float32), weight=np.ones((1, 1), np.float32))
     ]
     for a, b, equation in (((2,), (2,), "i,i->"), ((1, 0), (0, 2), "ij,jk->ik"), ((1, 2, 1, 3), (1, 3, 1, 2), "bkhc,bchq->bkhq"),
                            ((0, 2, 1, 3), (0, 3, 1, 2), "bkhc,bchq->bkhq"), ((1, 2, 1, 3), (1, 3, 1, 2), "bchk,bkhq->bchq")):  # fmt: skip
         x, y = drawn(a), drawn(b)
-        found += [case("einsum", np.einsum(equation, x, y), values=[x, y], equation=equation)]
+        cases += [case("einsum", np.einsum(equation, x, y), values=[x, y], equation=equation)]
     for lead in ((), (1,), (0,), (1, 2), (2, 1, 1)):
         q, v = drawn((*lead, 1, 4)), drawn((*lead, 1, 4))
-        found += [case("scaled_dot_product_attention", v, query=q, key=q, value=v)]
+        cases += [case("scaled_dot_product_attention", v, query=q, key=q, value=v)]
     q, empty = drawn((1, 0, 4)), drawn((1, 3, 4))
-    found += [case("scaled_dot_product_attention", q, query=q, key=empty, value=empty)]
-    return found
+    cases += [case("scaled_dot_product_attention", q, query=q, key=empty, value=empty)]
+    return cases
 
 
 def _windows() -> list[Operation]:
-    found = []
+    cases = []
     for spatial in ((1,), (3,), (1, 1), (2, 3), (1, 1, 1), (1, 2, 1)):
         rank = len(spatial)
         letters = "dhw"[:rank]
         for batch in (1, 0):
             x, weight, bias = drawn((batch, 3, *spatial)), drawn((2, 3, *[1] * rank)), drawn((2,))
             seen = np.einsum(f"nc{letters},oc->no{letters}", x, weight.reshape(2, 3))
-            found += [
+            cases += [
                 case("conv", seen, x=x, weight=weight, pad_type="valid"),
                 case("conv", seen + bias.reshape(1, 2, *[1] * rank), x=x, weight=weight, bias=bias, pad_type="same",
                      strides=ints(*[1] * rank), dilations=ints(*[1] * rank), groups=i(1)),
                 case("conv_transpose", seen, x=x, weight=weight.swapaxes(0, 1), pad_type="valid"),
             ]  # fmt: skip
             for kind, same in (("avg_pool", x), ("max_pool", x), ("l2_pool", np.abs(x))):
-                found += [case(kind, same, x=x, kernel_sizes=ints(*[1] * rank), pad_type="valid")]
+                cases += [case(kind, same, x=x, kernel_sizes=ints(*[1] * rank), pad_type="valid")]
             axes = tuple(range(2, x.ndim))
             whole_window: dict[str, Any] = {"kernel_sizes": ints(*spatial), "pad_type": "valid"}
-            found += [
+            cases += [
                 case("avg_pool", x.mean(axes, keepdims=True), x=x, **whole_window),
                 case("max_pool", x.max(axes, keepdims=True), x=x, **whole_window),
                 case("l2_pool", np.sqrt(np.square(x).sum(axes, keepdims=True)), x=x, **whole_window),
             ]
             deviation = np.sqrt(x.var(axes, keepdims=True) + 0.5)
             squares = np.sqrt(np.square(x).sum((-3, -2, -1), keepdims=True) + 0.5)
-            found += [
+            cases += [
                 case("instance_norm", (x - x.mean(axes, keepdims=True)) / deviation, x=x, epsilon=f(0.5)),
                 case("l2_norm", x / squares, x=x, epsilon=f(0.5)),
                 case("local_response_norm", x / (1 + 0.5 * x * x) ** 0.75, x=x, size=i(1), alpha=f(0.5), beta=f(0.75),
@@ -416,14 +416,14 @@ def _windows() -> list[Operation]:
     for x in map(drawn, FROM_RANK_1):
         deviation = np.sqrt(x.var(-1, keepdims=True) + 0.5) if x.shape[-1] else 1
         mean = x.mean(-1, keepdims=True) if x.shape[-1] else 0
-        found += [case("layer_norm", (x - mean) / deviation, x=x, axes=ints(-1), epsilon=f(0.5))]
+        cases += [case("layer_norm", (x - mean) / deviation, x=x, axes=ints(-1), epsilon=f(0.5))]
         if x.size:
-            found += [case("layer_norm", (x - x.mean()) / np.sqrt(x.var() + 0.5), x=x, epsilon=f(0.5))]
-    return found
+            cases += [case("layer_norm", (x - x.mean()) / np.sqrt(x.var() + 0.5), x=x, epsilon=f(0.5))]
+    return cases
 
 
 def _images() -> list[Operation]:
-    found = []
+    cases = []
     for x in map(drawn, IMAGES):
         n, c, h, w = x.shape
         deep = x.reshape(n, 2, 2, 1, h, w).transpose(0, 3, 4, 1, 5, 2).reshape(n, 1, 2 * h, 2 * w)
@@ -431,7 +431,7 @@ def _images() -> list[Operation]:
         where = np.zeros((n, h, w, 2), np.float32) + np.stack(np.meshgrid(np.arange(w), np.arange(h)), -1)
         sampling: dict[str, Any] = {"sampling_mode": "bilinear", "padding_mode": "constant", "padding_value": f(0),
                     "align_corners": np.True_}  # fmt: skip
-        found += [
+        cases += [
             case("depth_to_space", deep, x=x, block_size=i(2)),
             case("space_to_depth", x, x=deep, block_size=i(2)),
             case("pixel_shuffle", shuffled, x=x, upscale_factor=i(2)),
@@ -444,8 +444,8 @@ def _images() -> list[Operation]:
         ]  # fmt: skip
         if n == 1:
             box: dict[str, Any] = {"target_height": i(h), "target_width": i(w), "sampling_mode": "ALIGN_CORNERS"}
-            found += [case("crop_resize", x, x=x, boxes=f([[0, 0, h - 1, w - 1]]), box_indices=ints(0), **box)]
-        found += [case("crop_resize", np.zeros((0, c, 2, 2), np.float32), x=x, boxes=np.zeros((0, 4), np.float32),
+            cases += [case("crop_resize", x, x=x, boxes=f([[0, 0, h - 1, w - 1]]), box_indices=ints(0), **box)]
+        cases += [case("crop_resize", np.zeros((0, c, 2, 2), np.float32), x=x, boxes=np.zeros((0, 4), np.float32),
                        box_indices=ints(), target_height=i(2), target_width=i(2))]  # fmt: skip
     for count in (0, 1, 2):
         boxes = np.array([[0, 0, 1, 1], [10, 10, 1, 1]], np.float32)[None, :count]
@@ -456,16 +456,25 @@ def _images() -> list[Operation]:
             np.full((1, 2), -1, np.int32),
         )
         kept[:, :count], rated[:, :count], numbers[:, :count] = boxes, scores, np.arange(count)
-        found += [case("non_maximum_suppression", [kept, rated, numbers, ints(count)], boxes=boxes, scores=scores,
+        cases += [case("non_maximum_suppression", [kept, rated, numbers, ints(count)], boxes=boxes, scores=scores,
                        iou_threshold=f(0.5), score_threshold=f(0.25), max_boxes=i(2))]  # fmt: skip
-    return found
+    return cases
 
 
 def operations() -> dict[str, list[Operation]]:
-    """The table: every case by operator."""
-    found: dict[str, list[Operation]] = {}
+    """Return all cases by operator."""
+    cases: dict[str, list[Operation]] = {}
     with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore", RuntimeWarning)  # NumPy warns of the mean of nothing
-        for one in (*_unary(), *_binary(), *_reduce(), *_shapes(), *_ordered(), *_products(), *_windows(), *_images()):
-            found.setdefault(one.kind, []).append(one)
-    return found
+        warnings.simplefilter("ignore", RuntimeWarning)  # NumPy warns of the mean of empty arrays
+        for operation in (
+            *_unary(),
+            *_binary(),
+            *_reduce(),
+            *_shapes(),
+            *_ordered(),
+            *_products(),
+            *_windows(),
+            *_images(),
+        ):
+            cases.setdefault(operation.kind, []).append(operation)
+    return cases

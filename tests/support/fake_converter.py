@@ -1,7 +1,7 @@
-"""Conversions for tests: a real process and real messages, no weights. The last part of the source says how it goes.
+"""Conversions for tests: real processes and messages, without weights. The last part of the source sets the behavior.
 
-"slow" in it takes a tenth of a second for each of a hundred pieces, "steady" for each of five; "bad" cannot be converted; "die" kills the process,
-"die once" only the first time.
+"slow" takes a tenth of a second for each of a hundred pieces, "steady" for each of five; "bad" cannot be converted; "die"
+kills the process, "die once" only the first time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from server.models.converting import ConversionFailed, Converted
 from tests.support.fake_pipeline import MANIFEST
 
 PIECES = 100
-# A fresh interpreter for each, as the server starts them, takes a second; copies of one that has imported all this do not.
+# The server starts fresh interpreters, which take a second each; copies of a process with these imports are faster.
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["tests.support.fake_converter"])
 
@@ -61,6 +61,6 @@ def launcher(data_dir: Path) -> LaunchConversion:
 
 
 def begun(data_dir: Path) -> list[str]:
-    """The sources of all conversions that were begun."""
-    found = data_dir / "begun"
-    return found.read_text().splitlines() if found.exists() else []
+    """Return the sources of all conversions that have started."""
+    log = data_dir / "begun"
+    return log.read_text().splitlines() if log.exists() else []

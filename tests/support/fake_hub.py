@@ -1,6 +1,6 @@
-"""The few endpoints of the Hugging Face hub that downloads use, on 127.0.0.1, with the faults a network has.
+"""The endpoints of the Hugging Face hub that downloads use, on 127.0.0.1, with typical network faults.
 
-Large files (.safetensors) are answered with a redirect to another host, as the hub's are, whose addresses need no token.
+As on the hub, a large file (.safetensors) is a redirect to another host, whose addresses need no token.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TOKEN = "hf_of_somebody_allowed"
 
 @dataclass
 class Repository:
-    """Files by path, the commit they are at, and who may read them."""
+    """Files by path, their commit, and whether reading them needs a token."""
 
     files: dict[str, bytes]
     commit: str = "a" * 40
@@ -40,7 +40,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):  # clients that go away are part of the tests
+        if not isinstance(sys.exception(), ConnectionError):  # tests disconnect clients
             super().handle_error(request, client_address)
 
 
@@ -48,7 +48,7 @@ class _Server(ThreadingHTTPServer):
 class FakeHub:
     """A running hub.
 
-    faults: path of a large file -> how its next answers end early, as (bytes sent, "close" or "reset").
+    faults: path of a large file -> early ends of its next answers, as (bytes sent, "close" or "reset").
     """
 
     repositories: dict[str, Repository] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class FakeHub:
         self._server.server_close()
 
     def got(self, path: str) -> list[Request]:
-        """The requests that were answered with a large file's bytes."""
+        """Return the requests for a large file's bytes."""
         return [r for r in self.requests if r.method == "GET" and r.path == f"/cdn/{path}"]
 
 
@@ -95,10 +95,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append(Request(self.command, path, {k.lower(): v for k, v in self.headers.items()}))
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/(.+)", path):
-            self._info(*found.groups())
-        elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-            self._resolve(*found.groups())
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/(.+)", path):
+            self._info(*match.groups())
+        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            self._resolve(*match.groups())
         elif path.startswith("/cdn/"):
             self._large(path.removeprefix("/cdn/"))
         else:
@@ -113,10 +113,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _refused(self, name: str, revision: str) -> bool:
-        found = self.hub.repositories.get(name)
-        if found is None:
-            self._send(401, b"", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})
-        elif revision not in ("main", found.commit):
+        repository = self.hub.repositories.get(name)
+        if repository is None:
+            self._send(401, b"", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not repository"})
+        elif revision not in ("main", repository.commit):
             self._send(404, b"", {"X-Error-Code": "RevisionNotFound", "X-Error-Message": f"Invalid rev id: {revision}"})
         else:
             return False
@@ -125,25 +125,27 @@ class _Handler(BaseHTTPRequestHandler):
     def _info(self, name: str, revision: str) -> None:
         if self._refused(name, revision):
             return
-        found, siblings = self.hub.repositories[name], []
-        for path, content in found.files.items():
+        repository, siblings = self.hub.repositories[name], []
+        for path, content in repository.files.items():
             entry = {"rfilename": path, "size": len(content), "blobId": hashlib.sha1(content).hexdigest()}
             if path.endswith(".safetensors"):
                 digest = hashlib.sha256(content).hexdigest()
                 entry["lfs"] = {"sha256": digest, "size": len(content), "pointerSize": 134}
             siblings.append(entry)
-        body = json.dumps({"id": name, "sha": found.commit, "siblings": siblings, "gated": found.gated}).encode()
+        body = json.dumps(
+            {"id": name, "sha": repository.commit, "siblings": siblings, "gated": repository.gated}
+        ).encode()
         self._send(200, body, {"Content-Type": "application/json"})
 
     def _resolve(self, name: str, revision: str, path: str) -> None:
         if self._refused(name, revision):
             return
-        found = self.hub.repositories[name]
-        if found.gated and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+        repository = self.hub.repositories[name]
+        if repository.gated and self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self._send(403, b"", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"})
             return
-        content = found.files[path]
-        headers = {"X-Repo-Commit": found.commit}
+        content = repository.files[path]
+        headers = {"X-Repo-Commit": repository.commit}
         if not path.endswith(".safetensors"):
             self._send(200, content, headers | {"ETag": f'"{hashlib.sha1(content).hexdigest()}"'})
             return
@@ -153,16 +155,16 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(302, b"", headers)
 
     def _large(self, path: str) -> None:
-        owner, name, inside = path.split("/", 2)
-        content = self.hub.repositories[f"{owner}/{name}"].files[inside]
+        owner, name, file = path.split("/", 2)
+        content = self.hub.repositories[f"{owner}/{name}"].files[file]
         if self.hub.corrupt:
             content = bytes(len(content))
         begin, total = 0, len(content)
-        if wanted := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
-            begin = int(wanted[1])
-        self.send_response(206 if wanted else 200)
+        if byte_range := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
+            begin = int(byte_range[1])
+        self.send_response(206 if byte_range else 200)
         self.send_header("Content-Length", str(total - begin))
-        if wanted:
+        if byte_range:
             self.send_header("Content-Range", f"bytes {begin}-{total - 1}/{total}")
         self.end_headers()
         faults = self.hub.faults.get(path)

@@ -1,8 +1,8 @@
-"""A model for tests: real worker process, real messages, images of one color. The prompt says how it behaves.
+"""A model for tests: real worker process, real messages, images of one color. The prompt sets the behavior.
 
-"slow" takes a tenth of a second a step; "fail" raises an error for people, "bug" one for programmers; "die" kills the
-worker at the first step, "die late" a second later, "die once" only at the first attempt; "busy" keeps a core busy.
-"trying" leaves a note of trying a compute unit (``NOTE`` in the model's folder).
+"slow" takes a tenth of a second a step; "fail" raises an error with a message for users, "bug" an unexpected one; "die"
+kills the worker at the first step, "die late" a second later, "die once" only at the first attempt; "busy" keeps a core
+busy; "trying" leaves the note of a compute unit's trial (``NOTE`` in the model's folder).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 STEP_SECONDS = 0.1
 NOTE = ".anemone-trying-1-0"
-#: Models' names: one as good as the first, one that cannot be loaded, one whose loading runs into a bug, one that takes
-#: more memory than there is, and one whose loading kills the worker; a name with "lingering" takes a tenth of a second for
-#: each of ten networks.
+#: Names of models: a usable one, one that cannot be loaded, one whose loading raises an unexpected error, one that needs too
+#: much memory, one that loads slowly (any name with "lingering" takes a tenth of a second for each of ten networks), and one
+#: whose loading kills the worker.
 OTHER, BROKEN, FAULTY, HUGE, LINGERING, DEADLY = "other", "broken", "faulty", "huge", "lingering", "deadly"
 
 MANIFEST = Manifest(
@@ -85,7 +85,7 @@ class FakePipeline:
 
     def preview(self, step: Step, request: GenerationRequest) -> bytes:
         file = io.BytesIO()
-        Image.new("RGB", (16, 16), "grey").save(file, "JPEG")
+        Image.new("RGB", (16, 16), "gray").save(file, "JPEG")
         return file.getvalue()
 
     def _behave(self, words: str) -> None:

@@ -1,4 +1,4 @@
-"""Small programs in fp16, with states perhaps, written with coremltools' builder, as packages."""
+"""Small fp16 programs, with or without states, written as packages with coremltools' builder."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["fp16", "mb", "package_of_program", "state", "types"]
 
 
 def fp16(*shape: int) -> Any:
-    """An input of fp16."""
+    """Return the spec of an fp16 input."""
     return mb.TensorSpec(shape, dtype=types.fp16)
 
 
 def state(*shape: int) -> Any:
-    """A state of fp16."""
+    """Return the spec of an fp16 state."""
     return mb.StateTensorSpec(shape, dtype=types.fp16)
 
 
 def package_of_program(folder: Path, inputs: list[Any], body: Callable[..., Any]) -> Path:
-    """The package of a program whose operations stay as ``body`` writes them: no pass of coremltools changes them."""
+    """Write the package of a program with exactly the operations of ``body``: no coremltools pass changes them."""
     opset = ct.target.iOS18
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""Requests for tests of what keeps and orders them."""
+"""Generation requests for tests of the queue and the store."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ def request(prompt: str = "a circle", **fields: Any) -> GenerationRequest:
     return bind(MANIFEST, **{"prompt": prompt, "seed": None if "seeds" in fields else 7, **fields})
 
 
-def submission(asked: GenerationRequest | None = None, **fields: Any) -> Submission:
-    asked = asked or request()
-    return Submission(asked, cost(asked, MANIFEST), **fields)
+def submission(bound: GenerationRequest | None = None, **fields: Any) -> Submission:
+    bound = bound or request()
+    return Submission(bound, cost(bound, MANIFEST), **fields)

@@ -29,7 +29,7 @@ from server.shutdown import Server
 from server.supervisor import spawn
 from tests.support import fake_converter, fake_pipeline
 
-PATIENCE = 120.0  # on a busy machine a process takes a minute to import what it needs
+PATIENCE = 120.0  # on a busy machine a process takes a minute for its imports
 
 
 def server(
@@ -40,17 +40,17 @@ def server(
     grace: float = 0.0,
     checkpoint: str | None = None,
 ) -> uvicorn.Server:
-    """A server whose first model is installed; or is to be converted from a checkpoint, whose name says how that goes."""
-    given = data_dir / "models" / model if checkpoint is None else data_dir / checkpoint
+    """Return a server whose first model is installed, or is converted from ``checkpoint`` by the fake converter."""
+    source = data_dir / "models" / model if checkpoint is None else data_dir / checkpoint
     if checkpoint is None:
-        given.mkdir(parents=True, exist_ok=True)
-        replace(fake_pipeline.MANIFEST, name=model).write(given)
+        source.mkdir(parents=True, exist_ok=True)
+        replace(fake_pipeline.MANIFEST, name=model).write(source)
 
     def on_readiness(readiness: Readiness) -> None:
         pass
 
     def open_backend() -> Backend:
-        first, store = FirstModel(given, data_dir), JobStore(data_dir)
+        first, store = FirstModel(source, data_dir), JobStore(data_dir)
         worker = spawn(fake_pipeline.start, data_dir, name="fake-worker")
         queue = JobQueue(store, [worker], first.models, on_readiness, limits)
         conversions = Conversions(data_dir, first.models, queue.events, fake_converter.launcher(data_dir))
@@ -60,10 +60,10 @@ def server(
 
 
 def bound() -> socket.socket:
-    found = socket.socket(proto=socket.IPPROTO_TCP)  # as server.cli.serving does, for the same reason
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    found.bind(("127.0.0.1", 0))
-    return found
+    listening = socket.socket(proto=socket.IPPROTO_TCP)  # like server.cli.serving, for the same reason
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind(("127.0.0.1", 0))
+    return listening
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def live(
     grace: float = 0.0,
     checkpoint: str | None = None,
 ) -> Iterator[httpx.Client]:
-    """A client of a running server; waits until it is ready, unless told not to."""
+    """Run a server and yield a client of it; with ``ready``, wait until the server is ready."""
     data_dir.mkdir(parents=True, exist_ok=True)
     running = server(data_dir, model, limits, access, grace, checkpoint)
     with bound() as listening:
@@ -102,12 +102,12 @@ def answers(client: httpx.Client) -> bool:
 
 
 def until(condition: Any, patience: float = PATIENCE) -> Any:
-    """What ``condition`` returns, once that is true of it."""
+    """Wait until ``condition`` returns something true, and return that."""
     deadline = time.monotonic() + patience
-    while not (found := condition()):
+    while not (result := condition()):
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.02)
-    return found
+    return result
 
 
 def enqueue(client: httpx.Client, prompt: str, **fields: Any) -> dict[str, Any]:
@@ -121,12 +121,12 @@ def job(client: httpx.Client, job_id: str) -> dict[str, Any]:
 
 
 def over(client: httpx.Client, job_id: str) -> dict[str, Any]:
-    """The job, once it is over."""
+    """Wait until the job has ended, and return it."""
     return dict(until(lambda: (j := job(client, job_id))["status"] not in ("queued", "running") and j))
 
 
 def running(client: httpx.Client, job_id: str) -> dict[str, Any]:
-    """The job, once it has made a step."""
+    """Wait until the job has finished a step, and return it."""
     return dict(until(lambda: (j := job(client, job_id))["progress"] and j))
 
 
@@ -140,7 +140,7 @@ class Told:
 
 
 def watch(client: httpx.Client, job_id: str, after: int | None = None) -> Iterator[Told]:
-    """A job's events, until the stream ends."""
+    """Yield a job's events until the stream ends."""
     headers = {} if after is None else {"Last-Event-ID": str(after)}
     with client.stream("GET", f"/api/v1/jobs/{job_id}/events", headers=headers) as answer:
         assert answer.status_code == 200

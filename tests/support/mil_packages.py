@@ -1,4 +1,4 @@
-"""One network of a diffusers or transformers module as a package, without a whole checkpoint around it."""
+"""Packages of single diffusers or transformers modules, without a complete checkpoint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ METADATA = {"com.github.apple.coremltools.version": "9.0"}
 
 
 def halved(module: torch.nn.Module) -> torch.nn.Module:
-    """The module with its weights rounded to fp16 and computing in fp32, as a package's reference."""
+    """Round the module's weights to fp16 but compute in fp32: a package's reference."""
     return module.half().float().eval()
 
 
@@ -36,7 +36,7 @@ def component_of(module: torch.nn.Module) -> ComponentKind:
 def package_of(
     module: Any, folder: Path, write: Callable[[Layers], None], attention: Attention = "split_einsum"
 ) -> Path:
-    """The package that ``write`` makes of the module's weights."""
+    """Write a package of the module's weights by ``write``."""
     module.half().save_pretrained(folder / "module", safe_serialization=True)
     module.float()
     tensors, kind = Tensors(sorted((folder / "module").glob("*.safetensors"))), component_of(module)
@@ -51,11 +51,11 @@ def package_of(
 
 
 def psnr(found: np.ndarray, expected: np.ndarray) -> float:
-    """In dB, of the peak of what is expected."""
+    """Return the PSNR in dB, relative to the peak of ``expected``."""
     error = np.sqrt(np.mean((found.astype(np.float64) - expected) ** 2))
     return float(20 * np.log10(np.abs(expected).max() / (error + 1e-12)))
 
 
 def as_written(path: Path, *, function: str = "main") -> Network:
-    """The package run operation by operation in fp32: what it says, whatever is made of it for speed."""
+    """Load a package to run operation by operation in fp32, without optimizations."""
     return load(path, function=function, precision="fp32")

@@ -13,7 +13,7 @@ from converter.runtime.mil import MILNetwork
 
 
 def package_program(folder: Path, opset: str, inputs: dict[str, np.ndarray], build: Callable[..., Any]) -> Path:
-    """A package of ``build(mb, **inputs)``, its results named result_0 and on; types a model cannot return as int32.
+    """Write a package of ``build(mb, **inputs)``; results are called result_0, ...; types that models cannot return are int32.
 
     The program is written for an opset such as "iOS16" and is in fp32; nothing is optimized before, so that
     coremltools computes nothing itself.
@@ -50,13 +50,13 @@ def package_program(folder: Path, opset: str, inputs: dict[str, np.ndarray], bui
 
 
 def run_program(folder: Path, opset: str, inputs: dict[str, np.ndarray], build: Callable[..., Any]) -> list[np.ndarray]:
-    """The results of `package_program`'s program for the inputs, in its order."""
-    found = MILNetwork(package_program(folder, opset, inputs, build)).predict(inputs)
-    return [found[f"result_{i}"] for i in range(len(found))]
+    """Run `package_program`'s program and return its results, in order."""
+    outputs = MILNetwork(package_program(folder, opset, inputs, build)).predict(inputs)
+    return [outputs[f"result_{i}"] for i in range(len(outputs))]
 
 
 def assert_same(found: list[np.ndarray], expected: Iterable[Any], rtol: float = 1e-4, atol: float = 1e-5) -> None:
-    """Every result has the shape and the values of what is expected, arrays or tensors."""
+    """Assert that the results have the shapes and values of ``expected``, arrays or tensors."""
     for place, (ours, theirs) in enumerate(zip(found, map(np.asarray, expected), strict=True)):
         assert ours.shape == theirs.shape, f"result {place}"
         np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=atol, err_msg=f"result {place}")

@@ -1,4 +1,4 @@
-"""Packages in the form coremlcompiler leaves them in: their programs as text, their descriptions as JSON."""
+"""Writes packages in coremlcompiler's output form: programs as text, descriptions as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SCHEMA_TYPES = {65552: "Float16", 65568: "Float32", 65600: "Double", 131104: "I
 
 
 class Printer:
-    """Spells programs as coremlcompiler does: up to iOS 17 every number is a tensor, from iOS 18 on not those alone."""
+    """Prints programs like coremlcompiler: up to iOS 17 every number is a tensor; from iOS 18 on (``bare``) it is not."""
 
     def __init__(self, bare: bool) -> None:
         self.bare = bare
@@ -54,21 +54,21 @@ class Printer:
         return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}p{exponent}"
 
     def numbers(self, value: Any) -> np.ndarray:
-        tensor, held = value.type.tensorType, value.immediateValue.tensor
-        name, kind = mil().DataType.Name(tensor.dataType), held.WhichOneof("value")
+        tensor, stored = value.type.tensorType, value.immediateValue.tensor
+        name, kind = mil().DataType.Name(tensor.dataType), stored.WhichOneof("value")
         if kind == "strings":
-            return np.array([self.text(s) for s in held.strings.values], object)
+            return np.array([self.text(s) for s in stored.strings.values], object)
         if kind != "bytes":
-            return np.array([self.number(n, name) for n in getattr(held, kind).values], object)
+            return np.array([self.number(n, name) for n in getattr(stored, kind).values], object)
         bits = int("".join(c for c in name if c.isdigit()))
         if bits >= 8:
             dtype = np.float16 if name == "FLOAT16" else name.lower()
-            return np.array([self.number(n, name) for n in np.frombuffer(held.bytes.values, dtype)], object)
+            return np.array([self.number(n, name) for n in np.frombuffer(stored.bytes.values, dtype)], object)
         count = int(np.prod([d.constant.size for d in tensor.dimensions], dtype=int))
-        each = np.unpackbits(np.frombuffer(held.bytes.values, np.uint8), bitorder="little")[: count * bits]
-        found = [sum(int(b) << n for n, b in enumerate(one)) for one in each.reshape(count, bits)]
+        each = np.unpackbits(np.frombuffer(stored.bytes.values, np.uint8), bitorder="little")[: count * bits]
+        numbers = [sum(int(b) << n for n, b in enumerate(one)) for one in each.reshape(count, bits)]
         signed = name.startswith("INT")
-        return np.array([str(n - (1 << bits) if signed and n >> (bits - 1) else n) for n in found], object)
+        return np.array([str(n - (1 << bits) if signed and n >> (bits - 1) else n) for n in numbers], object)
 
     def nested(self, words: Any) -> str:
         return words if isinstance(words, str) else f"[{', '.join(self.nested(w) for w in words)}]"
@@ -91,10 +91,10 @@ class Printer:
         return self.binding(binding)
 
     def operation(self, op: Any) -> str:
-        given = ", ".join(f"{self.type(o.type)} {o.name}" for o in op.outputs)
-        taken = ", ".join(f"{name} = {self.argument(name, a)}" for name, a in sorted(op.inputs.items()))
+        outputs = ", ".join(f"{self.type(o.type)} {o.name}" for o in op.outputs)
+        inputs = ", ".join(f"{name} = {self.argument(name, a)}" for name, a in sorted(op.inputs.items()))
         about = ", ".join(f"{name} = {self.value(v)}" for name, v in sorted(op.attributes.items()))
-        return f"            {given}{' = ' if given else ''}{op.type}({taken})[{about}];"
+        return f"            {outputs}{' = ' if outputs else ''}{op.type}({inputs})[{about}];"
 
     def program(self, model: Any) -> str:
         pair = "string, string" if self.bare else "tensor<string, []>, tensor<string, []>"
@@ -104,8 +104,8 @@ class Printer:
             "{",
         ]
         for name, function in model.mlProgram.functions.items():
-            taken = ", ".join(f"{self.type(i.type)} {i.name}" for i in function.inputs)
-            lines.append(f"    func {name}<ios{10 + int(function.opset[-1])}>({taken}) {{")
+            inputs = ", ".join(f"{self.type(i.type)} {i.name}" for i in function.inputs)
+            lines.append(f"    func {name}<ios{10 + int(function.opset[-1])}>({inputs}) {{")
             block = function.block_specializations[function.opset]
             lines += [self.operation(op) for op in block.operations]
             lines.append(f"        }} -> ({', '.join(block.outputs)});")
@@ -113,7 +113,7 @@ class Printer:
 
 
 def _schema(features: Iterable[Any]) -> list[dict[str, str]]:
-    found = []
+    entries = []
     for feature in features:
         state = feature.type.WhichOneof("Type") == "stateType"
         array = feature.type.stateType.arrayType if state else feature.type.multiArrayType
@@ -130,8 +130,8 @@ def _schema(features: Iterable[Any]) -> list[dict[str, str]]:
             entry["enumeratedShapes"] = str([list(s.shape) for s in array.enumeratedShapes.shapes])
         if array.shapeRange.sizeRanges:
             entry["shapeRange"] = str([[r.lowerBound, r.upperBound] for r in array.shapeRange.sizeRanges])
-        found.append(entry)
-    return found
+        entries.append(entry)
+    return entries
 
 
 def _about(description: Any) -> dict[str, Any]:
@@ -139,14 +139,14 @@ def _about(description: Any) -> dict[str, Any]:
 
 
 def read_spec(package: Path) -> Any:
-    """A package's model message."""
+    """Read a package's model message."""
     model = ml().Model()
     model.ParseFromString((package / "Data/com.apple.CoreML/model.mlmodel").read_bytes())
     return model
 
 
 def compiled(package: Path, out: Path, bare: bool = False) -> Path:
-    """The package as coremlcompiler leaves it, as far as it is documented; a pipeline's models in model0 and so on."""
+    """Write the package in coremlcompiler's documented form; a pipeline's models are in model0 and so on."""
     model = read_spec(package)
     parts = {out / f"model{n}": m for n, m in enumerate(model.pipeline.models)} or {out: model}
     out.mkdir()

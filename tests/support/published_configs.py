@@ -1,4 +1,4 @@
-"""The published checkpoints' config.json files, without the libraries' versions."""
+"""The config.json files of published checkpoints, without library versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs written straight as messages: operators on whatever shapes and types, also those no builder would write."""
+"""Programs written directly as messages: operators with any shapes and types, also those that no builder writes."""
 
 from __future__ import annotations
 
@@ -15,40 +15,42 @@ from converter.mil.mlproto import mil, ml
 _TYPES = {"f": "FLOAT32", "i": "INT32", "b": "BOOL", "u": "UINT8", "U": "STRING"}
 
 
-def _data_type(array: np.ndarray, half: bool) -> int:
-    word = "FLOAT16" if half and array.dtype.kind == "f" else _TYPES[array.dtype.kind]
+def _data_type(array: np.ndarray, fp16: bool) -> int:
+    word = "FLOAT16" if fp16 and array.dtype.kind == "f" else _TYPES[array.dtype.kind]
     return int(getattr(mil(), "INT8" if array.dtype == np.int8 else word))
 
 
-def _type(held: Any, array: np.ndarray, half: bool, known: bool) -> None:
-    """Fill a ValueType message with an array's; with sizes left open unless ``known``."""
-    held.tensorType.dataType, held.tensorType.rank = _data_type(array, half), array.ndim
+def _type(message: Any, array: np.ndarray, fp16: bool, known: bool) -> None:
+    """Fill a ValueType message with an array's type; unless ``known``, sizes are unknown."""
+    message.tensorType.dataType, message.tensorType.rank = _data_type(array, fp16), array.ndim
     for size in array.shape:
-        dimension = held.tensorType.dimensions.add()
+        dimension = message.tensorType.dimensions.add()
         if known:
             dimension.constant.size = size
         else:
             dimension.unknown.variadic = False
 
 
-def _value(found: Any, array: np.ndarray) -> None:
+def _value(message: Any, array: np.ndarray) -> None:
     """Fill a Value message; constants stay fp32."""
-    _type(found.type, array, False, True)
-    held = found.immediateValue.tensor
+    _type(message.type, array, False, True)
+    tensor = message.immediateValue.tensor
     flat = array.reshape(-1).tolist()
     if array.dtype in (np.int8, np.uint8):
-        held.bytes.values = array.tobytes()
+        tensor.bytes.values = array.tobytes()
     else:
-        getattr(held, {"f": "floats", "i": "ints", "b": "bools", "U": "strings"}[array.dtype.kind]).values.extend(flat)
+        getattr(tensor, {"f": "floats", "i": "ints", "b": "bools", "U": "strings"}[array.dtype.kind]).values.extend(
+            flat
+        )
         if not flat:
-            getattr(held, {"f": "floats", "i": "ints", "b": "bools", "U": "strings"}[array.dtype.kind]).SetInParent()
+            getattr(tensor, {"f": "floats", "i": "ints", "b": "bools", "U": "strings"}[array.dtype.kind]).SetInParent()
 
 
 @dataclass(frozen=True)
 class Operation:
-    """An operation: its parameters, arrays that the program is given (those in ``fed``) or constants, and its results.
+    """An operation: its parameters, which are inputs of the program (those in ``fed``) or constants, and its results.
 
-    A list stands for a parameter of several tensors.
+    A list is a parameter of several tensors.
     """
 
     kind: str
@@ -57,14 +59,14 @@ class Operation:
     fed: frozenset[str] = frozenset()
 
 
-def _feature(found: Any, name: str, array: np.ndarray, half: bool) -> None:
-    kind = found.add(name=name).type.multiArrayType
-    kind.dataType = kind.INT32 if array.dtype.kind != "f" else kind.FLOAT16 if half else kind.FLOAT32
+def _feature(features: Any, name: str, array: np.ndarray, fp16: bool) -> None:
+    kind = features.add(name=name).type.multiArrayType
+    kind.dataType = kind.INT32 if array.dtype.kind != "f" else kind.FLOAT16 if fp16 else kind.FLOAT32
     kind.shape.extend(array.shape)
 
 
 def write_model(path: Path, model: Any) -> Path:
-    """A model message as the package at ``path``, without weights."""
+    """Write a model message as a package without weights."""
     data = path / "Data" / "com.apple.CoreML"
     data.mkdir(parents=True)
     (data / "model.mlmodel").write_bytes(model.SerializeToString())
@@ -75,11 +77,11 @@ def write_model(path: Path, model: Any) -> Path:
 
 
 def program_of(
-    operations: Iterable[Operation], *, half: bool = False, known: bool = True
+    operations: Iterable[Operation], *, fp16: bool = False, known: bool = True
 ) -> tuple[Any, dict[str, np.ndarray]]:
-    """The model message of a program of these operations, result ``r0_0`` and on, and what to give it.
+    """Return the model message of a program of these operations, with results ``r0_0``, ..., and the program's inputs.
 
-    With ``half`` results are fp16; unless ``known`` the program leaves the sizes of results open.
+    With ``fp16``, inputs and results are fp16; unless ``known``, the sizes of results are unknown.
     """
     model, inputs = ml().Model(specificationVersion=9), {}
     function = model.mlProgram.functions["main"]
@@ -96,15 +98,15 @@ def program_of(
                 array = np.asarray(one)
                 if parameter in operation.fed and array.dtype.kind in "fi":
                     name = f"i{number}_{parameter}_{place}"
-                    inputs[name] = array.astype(np.float16) if half and array.dtype.kind == "f" else array
-                    _feature(model.description.input, name, array, half)
-                    _type(function.inputs.add(name=name).type, array, half, True)
+                    inputs[name] = array.astype(np.float16) if fp16 and array.dtype.kind == "f" else array
+                    _feature(model.description.input, name, array, fp16)
+                    _type(function.inputs.add(name=name).type, array, fp16, True)
                     arguments.add(name=name)
                 else:
                     _value(arguments.add().value, array)
         for place, result in enumerate(operation.results):
             name = f"r{number}_{place}"
-            _type(op.outputs.add(name=name).type, result, half, known)
-            _feature(model.description.output, name, result, half)
+            _type(op.outputs.add(name=name).type, result, fp16, known)
+            _feature(model.description.output, name, result, fp16)
             block.outputs.append(name)
     return model, inputs

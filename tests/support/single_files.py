@@ -1,4 +1,4 @@
-"""Tiny checkpoints in one file, and the full-size ones' names without their data."""
+"""Tiny one-file checkpoints, and the headers of full-size ones without data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.published_configs import CROSS_DOWN, CROSS_UP, DOWN, UP
 
 
 def write_headers(path: Path, state: State, metadata: dict[str, str] | None = None) -> Path:
-    """A safetensors file of fp16 tensors that are all zero and take no room on disk."""
+    """Write a sparse safetensors file of fp16 zeros, which needs no disk space for data."""
     header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     end = 0
     for name, tensor in state.items():
@@ -33,7 +33,7 @@ def write_headers(path: Path, state: State, metadata: dict[str, str] | None = No
 
 
 def text_encoder(width: int, layers: int, *, projected: bool = False, **changes: Any) -> torch.nn.Module:
-    """A CLIP text encoder with heads of 64, random weights."""
+    """Return a CLIP text encoder with heads of 64, random weights."""
     config = CLIPTextConfig(
         **{
             "vocab_size": 49408,
@@ -101,7 +101,7 @@ TINY_UNETS: dict[str, dict[str, Any]] = {
 
 
 def text_encoders(family: str) -> dict[str, tuple[torch.nn.Module, State]]:
-    """Each text encoder's module and what it is in the file: component -> (module, original state)."""
+    """Return component -> (module, state in the file's original naming) for each text encoder."""
     if family == "sd1":
         module = text_encoder(64, 2)
         return {"text_encoder": (module, original_clip(module, "cond_stage_model.transformer.text_model."))}
@@ -120,7 +120,7 @@ def text_encoders(family: str) -> dict[str, tuple[torch.nn.Module, State]]:
 
 
 def tiny(family: str, **changes: Any) -> tuple[dict[str, torch.nn.Module], State]:
-    """A family's modules, and the state of its single file; the tensors are not to be changed."""
+    """Return a family's modules and the state of its single file; do not change the tensors."""
     modules, state = _build(family, changes) if changes else _built(family)
     return dict(modules), dict(state)
 
@@ -157,8 +157,8 @@ def _build(family: str, changes: dict[str, Any]) -> tuple[dict[str, torch.nn.Mod
 
 
 def write(path: Path, state: State, dtype: torch.dtype = torch.float16, metadata: dict[str, str] | None = None) -> Path:
-    made = {n: (t.to(dtype) if t.is_floating_point() else t).contiguous() for n, t in state.items()}
-    save_file(made, path, metadata=metadata)
+    tensors = {n: (t.to(dtype) if t.is_floating_point() else t).contiguous() for n, t in state.items()}
+    save_file(tensors, path, metadata=metadata)
     return path
 
 
@@ -167,10 +167,10 @@ def with_zeros(state: State, *names: str) -> State:
 
 
 def public(config: Any) -> dict[str, Any]:
-    """A diffusers configuration with its defaults filled in, lists for tuples, one number where all are the same."""
-    found = {}
+    """Return a diffusers configuration without private fields, with lists instead of tuples."""
+    fields = {}
     for name, value in dict(config).items():
         if not name.startswith("_"):
             value = list(value) if isinstance(value, list | tuple) else value
-            found[name] = value
-    return found
+            fields[name] = value
+    return fields

@@ -1,4 +1,4 @@
-"""Tiny networks of every kind as packages for a deployment target of choice, and one package of several sizes."""
+"""Tiny networks of every kind as packages for any deployment target, with one function or several sizes."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _controlnet(layers: Layers, config: dict[str, Any], height: int, width: int)
 
 @dataclass(frozen=True)
 class Network:
-    """One network: whose weights it takes, how attention is spelled, and what writes it at a size of latents."""
+    """One network: the module with its weights, its attention implementation, and the function that writes its program."""
 
     module: str
     write: Callable[[Layers, dict[str, Any], int, int], None]
@@ -96,20 +96,20 @@ NETWORKS = {
 
 
 class TinyNetworks:
-    """Packages in ``folder`` of networks whose weights are saved there once."""
+    """Makes packages of networks; their weights are saved in ``folder`` once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        #: Module -> the part of a checkpoint it is.
+        #: Module -> its component kind.
         self._saved: dict[str, ComponentKind] = {}
 
     def _source(self, module: str) -> tuple[Tensors, dict[str, Any]]:
         folder = self._folder / module
         if module not in self._saved:
             torch.manual_seed(5)
-            made: Any = MODULES[module]().half()
-            made.save_pretrained(folder, safe_serialization=True)
-            self._saved[module] = component_of(made)
+            saved: Any = MODULES[module]().half()
+            saved.save_pretrained(folder, safe_serialization=True)
+            self._saved[module] = component_of(saved)
         part = self._saved[module]
         tensors, config = (
             Tensors(sorted(folder.glob("*.safetensors"))),
@@ -120,12 +120,12 @@ class TinyNetworks:
 
     @contextmanager
     def weights(self, blob: Path) -> Iterator[Weights]:
-        """The open weights file ``blob``."""
+        """Open the weights file ``blob`` for writing."""
         with BlobWriter(blob) as writer:
             yield Weights(writer, lambda size: None)
 
     def graph(self, name: str, weights: Weights, target: Target, height: int = 8, width: int = 9) -> Graph:
-        """The network's program; 9 is no even number, so that the UNet must cut on its way up."""
+        """Return the network's program; the width 9 is odd, so that the UNet must crop on its way up."""
         network = NETWORKS[name]
         tensors, config = self._source(network.module)
         graph = Graph(weights, target)
@@ -133,7 +133,7 @@ class TinyNetworks:
         return graph
 
     def package(self, name: str, target: Target, out: Path, height: int = 8, width: int = 9) -> Path:
-        """The network as a package of one function, in the new folder ``out``."""
+        """Write the network as a package of one function into the new folder ``out``."""
         out.mkdir(parents=True)
         with self.weights(out / "weights") as weights:
             graph = self.graph(name, weights, target, height, width)
@@ -142,7 +142,7 @@ class TinyNetworks:
         return path
 
     def functions(self, name: str, target: Target, out: Path, sizes: dict[str, tuple[int, int]]) -> Path:
-        """The network at several sizes of latents, by function name, as one package in the new folder ``out``."""
+        """Write the network at several sizes of latents, by function name, as one package into the new folder ``out``."""
         out.mkdir(parents=True)
         with self.weights(out / "weights") as weights:
             graphs = {function: self.graph(name, weights, target, *size) for function, size in sizes.items()}

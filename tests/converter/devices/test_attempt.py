@@ -22,8 +22,8 @@ def encoder(model_folder, tmp_path):
 @pytest.fixture
 def mac(tmp_path, monkeypatch):
     def behaving(how):
-        behaviour = {"text_encoder": {"CPU_AND_NE": how}}
-        for name, value in environment(tmp_path / "log", behaviour=behaviour, release_seconds=0.0).items():
+        behavior = {"text_encoder": {"CPU_AND_NE": how}}
+        for name, value in environment(tmp_path / "log", behavior=behavior, release_seconds=0.0).items():
             monkeypatch.setenv(name, value)
 
     return behaving

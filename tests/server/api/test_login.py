@@ -35,10 +35,10 @@ def test_the_page_loads_without_a_key_and_logs_in_with_it(browser: httpx.Client)
     answer = browser.post(SESSION, json={"key": KEY}, headers=own)
     assert (answer.status_code, answer.content) == (204, b"")
     made = enqueue(browser, "a circle")
-    picture = over(browser, made["id"])["images"][0]["url"]
-    assert browser.get(picture).status_code == 200
+    image = over(browser, made["id"])["images"][0]["url"]
+    assert browser.get(image).status_code == 200
     browser.cookies.clear()
-    assert browser.get(picture).status_code == 401
+    assert browser.get(image).status_code == 401
 
 
 def test_the_cookie_is_out_of_reach_for_scripts_and_other_sites_and_is_not_the_key(browser: httpx.Client) -> None:

@@ -111,14 +111,14 @@ def test_the_default_model_is_not_deleted(server: httpx.Client) -> None:
     assert server.get(f"{MODELS}/fake").status_code == 200
 
 
-def test_a_model_is_converted_and_can_be_painted_with(server: httpx.Client) -> None:
+def test_a_model_is_converted_and_generates_images(server: httpx.Client) -> None:
     answer = convert(server, "somebody/model-a")
     assert answer.status_code == 202
     assert answer.json()["source"] == "somebody/model-a@main"
     found = ended(server, answer.headers["location"])
     assert (found["status"], found["model"], found["error"]) == ("succeeded", "model-a", None)
-    painted = server.post("/api/v1/txt2img", json={"prompt": "a", "model": "model-a"})
-    assert painted.headers["content-type"] == "image/png"
+    generated = server.post("/api/v1/txt2img", json={"prompt": "a", "model": "model-a"})
+    assert generated.headers["content-type"] == "image/png"
 
 
 def test_asking_twice_is_answered_with_the_same_conversion(server: httpx.Client, data: Path) -> None:

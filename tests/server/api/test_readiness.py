@@ -62,7 +62,7 @@ def test_a_worker_that_only_dies_is_not_started_for_ever(tmp_path: Path) -> None
         assert "died 3 times" in found["message"]
 
 
-def test_healthz_answers_within_50_ms_while_a_picture_is_made(client: httpx.Client) -> None:
+def test_healthz_answers_within_50_ms_while_an_image_is_made(client: httpx.Client) -> None:
     made = enqueue(client, "busy", steps=40)
     running(client, made["id"])
     times = []

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says, held against a server: schemathesis makes requests of it, right and wrong ones."""
+"""Compares the OpenAPI document with a server: schemathesis derives valid and invalid requests from it."""
 
 from __future__ import annotations
 

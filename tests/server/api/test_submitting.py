@@ -36,7 +36,7 @@ def test_the_same_request_with_the_same_key_is_the_same_job(tmp_path: Path) -> N
         assert send(client, "k2").headers["x-anemone-job"] != first.headers["x-anemone-job"]
 
 
-def test_a_repeat_waits_for_the_picture_with_the_first(client: httpx.Client) -> None:
+def test_a_repeat_waits_for_the_image_with_the_first(client: httpx.Client) -> None:
     answers: list[httpx.Response] = []
     threads = [
         threading.Thread(target=lambda: answers.append(send(client, "together", "slow together", steps=5)))
@@ -60,7 +60,7 @@ def test_another_request_with_a_key_that_was_used_is_refused(client: httpx.Clien
         assert (error["code"], error["field"], error["value"]) == ("key_reused", "Idempotency-Key", "used")
 
 
-def test_a_key_stands_for_the_uploaded_picture_too(client: httpx.Client, encoded: Any) -> None:
+def test_a_key_stands_for_the_uploaded_image_too(client: httpx.Client, encoded: Any) -> None:
     def upload(colour: str) -> httpx.Response:
         files = {"image": ("a.png", encoded(colour=colour))}
         headers = {"Idempotency-Key": "upload"}

@@ -27,9 +27,9 @@ def test_answers_with_a_png_and_says_which_job_and_seed(client: httpx.Client) ->
 
 def test_the_png_carries_what_makes_it_again(client: httpx.Client) -> None:
     answer = make(client, seed=7, negative_prompt="blur", steps=2, guidance_scale=3.5, width=96, height=64)
-    picture = Image.open(io.BytesIO(answer.content))
-    assert picture.size == (96, 64)
-    words = str(picture.info["parameters"])
+    image = Image.open(io.BytesIO(answer.content))
+    assert image.size == (96, 64)
+    words = str(image.info["parameters"])
     assert words.startswith("a circle\nNegative prompt: blur\nSteps: 2, ")
     for part in ("CFG scale: 3.5", "Seed: 7", "Size: 96x64", "Model: fake"):
         assert part in words

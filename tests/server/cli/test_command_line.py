@@ -57,7 +57,7 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     [
         ("generate", "a", "--size", "big"),
         ("generate", "a", "-o", "no/such/folder/a.png"),
-        ("generate", "a", "--image", "no-such-picture.png"),
+        ("generate", "a", "--image", "no-such-image.png"),
         ("convert", "no-such-checkpoint", "-o", "out"),
         ("serve", "--port", "99999"),
         ("serve", "--config", "no-such-file.toml"),

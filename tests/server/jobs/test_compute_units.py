@@ -88,7 +88,7 @@ def test_a_unit_that_kills_is_tried_once_in_a_child_and_the_image_comes_from_the
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deadly = {"unet": {"CPU_AND_NE": "die"}, "text_encoder": {"CPU_AND_NE": "nan"}}
-    with serving(tmp_path / "data", model, behaviour=deadly) as server:
+    with serving(tmp_path / "data", model, behavior=deadly) as server:
         job = ended_job(server)
         assert (job["status"], job["attempts"]) == ("succeeded", 1)
         assert (
@@ -105,7 +105,7 @@ def test_a_unit_that_kills_is_tried_once_in_a_child_and_the_image_comes_from_the
     assert by_unit["unet", "CPU_AND_GPU"].ok
     assert by_unit["vae_decoder", "CPU_AND_GPU"].ok
 
-    with serving(tmp_path / "data", model, behaviour=deadly) as server:
+    with serving(tmp_path / "data", model, behavior=deadly) as server:
         assert ended_job(server)["status"] == "succeeded"
         assert server.units["unet"] == server.units["text_encoder"] == ["CPU_AND_GPU"]
 
@@ -120,7 +120,7 @@ def test_a_worker_that_dies_in_a_first_prediction_marks_the_unit_and_not_the_job
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deadly = {"unet": {"CPU_AND_NE": "die in worker"}, "vae_decoder": {"CPU_AND_GPU": "die in worker"}}
-    with serving(tmp_path / "data", model, behaviour=deadly) as server:
+    with serving(tmp_path / "data", model, behavior=deadly) as server:
         job = ended_job(server)
         # Two deaths that count against the job would end it.
         assert (job["status"], job["attempts"]) == ("succeeded", 3)
@@ -133,7 +133,7 @@ def test_a_worker_that_dies_in_a_first_prediction_marks_the_unit_and_not_the_job
 
 def test_a_unit_that_was_asked_for_and_fails_is_refused_and_not_replaced(model: Path, tmp_path: Path) -> None:
     flags = ("--compute-units", '{"unet": "CPU_AND_NE"}')
-    with serving(tmp_path / "data", model, *flags, ready=False, behaviour={"unet": {"CPU_AND_NE": "raise"}}) as server:
+    with serving(tmp_path / "data", model, *flags, ready=False, behavior={"unet": {"CPU_AND_NE": "raise"}}) as server:
         until(lambda: server.client.get("/readyz").json()["state"] == "failed", 300)
         message = server.client.get("/readyz").json()["message"]
         assert "compute_units asks for CPU_AND_NE; leave it out, or name another unit" in message

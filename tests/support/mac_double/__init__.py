@@ -1,5 +1,5 @@
-"""A Mac as far as this project sees one: coremltools, Core ML behind it, sysctl. Predictions come from the MIL runtime.
+"""A double of the parts of a Mac that this project uses: coremltools, Core ML, sysctl. The MIL runtime predicts.
 
-In a test `Mac.install` puts it in place; in a process that a test starts, `environment` does, through the
-``sitecustomize`` beside this, and so in all of that process's children.
+`Mac.install` installs it in a test; `environment` installs it in a process that a test starts and in that process's
+children, by the ``sitecustomize`` module here.
 """

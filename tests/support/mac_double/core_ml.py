@@ -1,4 +1,4 @@
-"""A double of coremltools 9.0 on a Mac, as strict as it is: its checks, Core ML's own, and what is reported of both."""
+"""A double of coremltools 9.0 on a Mac, equally strict: its checks, Core ML's checks, and reported bugs of both."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from converter.runtime.mil import MILNetwork
 
-#: The package, as it is kept inside of its compiled form.
+#: The package's name inside its compiled form.
 SOURCE = "source.mlpackage"
 
 
@@ -44,20 +44,19 @@ class SpecializationStrategy(enum.Enum):
 
 @dataclass
 class Mac:
-    """A Mac, and what it has seen.
+    """A Mac, and a record of its use.
 
-    behaviour: what the first prediction of a package does that has the first word in its name, on the compute unit that
-        is the second: "die" (SIGKILL, coremltools #2758), "die in worker" (only there), "raise", "nan", "hang"; "load"
-        raises when it is loaded.
-    release_seconds: how long after a prediction Core ML lets its inputs go, about a second on a Mac.
-    said: told of every load and prediction.
-    dead: told of an input that nobody else owned by then; Core ML's thread takes the process with it.
+    behavior: part of a package's name -> compute unit -> what a prediction does there: "die" (SIGKILL, coremltools #2758),
+        "die in worker" (only there), "raise", "nan", "hang"; with "load", loading raises.
+    release_seconds: the time from a prediction until Core ML releases its inputs, about a second on a Mac.
+    said: called with every load and prediction.
+    dead: called with an input that has no other owner at the release; Core ML's thread then crashes the process.
     """
 
     version: str
     build: str = "25B78"
     chip: str = "Apple M2 Pro"
-    behaviour: dict[str, dict[str, str]] = field(default_factory=dict)
+    behavior: dict[str, dict[str, str]] = field(default_factory=dict)
     release_seconds: float = 0.2
     said: Callable[[str], None] = lambda line: None
     dead: Callable[[str], None] = lambda name: os.kill(os.getpid(), signal.SIGSEGV)
@@ -65,17 +64,17 @@ class Mac:
     loads: list[tuple[str, str, dict[str, object]]] = field(default_factory=list)
 
     def does(self, path: str, units: ComputeUnit) -> str:
-        for word, by_unit in self.behaviour.items():
+        for word, by_unit in self.behavior.items():
             if word in Path(path).name:
                 return by_unit.get(units.name, "")
         return ""
 
     def network(self, source: Path, function: str, units: ComputeUnit) -> MILNetwork:
-        """What a compiled model predicts with on a compute unit; raises RuntimeError where it does not load there."""
+        """Load a compiled model's network for a compute unit; raise RuntimeError if it does not load there."""
         return MILNetwork(source, function)
 
     def modules(self) -> dict[str, types.ModuleType]:
-        """Modules to stand in sys.modules."""
+        """Return the modules for sys.modules."""
         names = ("coremltools", "coremltools.models", "coremltools.models.utils")
         ct, models, utils = (types.ModuleType(name) for name in names)
         ct.__dict__.update(
@@ -103,8 +102,8 @@ class Mac:
         self.compilations.append(model)
         return destination_path
 
-    def lets_go(self, inputs: dict[str, np.ndarray]) -> None:
-        """Core ML's queue, a while after a prediction: whatever only it owns is freed there."""
+    def release(self, inputs: dict[str, np.ndarray]) -> None:
+        """Release a prediction's inputs later, like Core ML's queue, which frees the inputs that only it owns."""
         watched = {name: weakref.ref(array) for name, array in inputs.items()}
 
         def look() -> None:
@@ -159,14 +158,14 @@ class _CompiledMLModel:
             if value.shape != feature.shape:
                 raise RuntimeError(f"MultiArray shape {value.shape} does not match the shape {feature.shape}")
             if value.dtype not in (np.float32, np.float64, np.int32):
-                raise TypeError(f"{name}: the proxy takes no {value.dtype}")
+                raise TypeError(f"{name}: the proxy does not accept {value.dtype}")
         if extra := set(data) - set(self._network.inputs):
             raise KeyError(f"Provided keys {extra} do not match any of the model inputs")
         self.mac.said(f"predict {self._name} {self._units}")
         self._misbehave()
-        found = self._network.predict({name: value.copy() for name, value in data.items()})
-        self.mac.lets_go(data)
-        return {name: self._padded(name, value) for name, value in found.items()}
+        outputs = self._network.predict({name: value.copy() for name, value in data.items()})
+        self.mac.release(data)
+        return {name: self._padded(name, value) for name, value in outputs.items()}
 
     def _misbehave(self) -> None:
         worker = multiprocessing.current_process().name == "anemone-worker"
@@ -178,7 +177,7 @@ class _CompiledMLModel:
             time.sleep(3600)
 
     def _padded(self, name: str, value: np.ndarray) -> np.ndarray:
-        """The output in rows of a multiple of 64 bytes, as the Neural Engine's are, in memory that is used again."""
+        """Return the output in rows padded to 64 bytes, as on the Neural Engine, in memory that is reused."""
         if name not in self._rows:
             width = value.shape[-1] * value.itemsize
             row = (width // 64 + 1) * 64 // value.itemsize

@@ -1,7 +1,7 @@
-"""The Mac's compute devices: which of them a program runs on by Core ML's plan, and what each makes of it.
+"""The Mac's compute devices: Core ML's plan for a program, and each device's results.
 
-Predictions come from the MIL runtime with every result rounded to fp16, on the CPU alone to fp32. The Neural Engine adds
-noise to one operation's result, from where it spreads through the rest of the network as a real fault would.
+The MIL runtime predicts, with every result rounded to fp16, or to fp32 on the CPU alone. The Neural Engine adds noise to
+one operation's result, which spreads through the rest of the network like a real fault.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class MLNeuralEngineComputeDevice:
 class MacWithDevices(Mac):
     """A Mac whose devices differ.
 
-    noisy: the operation whose result the engine gets wrong, and by how much of its greatest magnitude.
-    weights: whether the plan estimates costs. refused: compute units at which nothing loads.
+    noisy: the operation whose result the engine gets wrong, and the error relative to the greatest magnitude.
+    weights: whether the plan estimates costs. refused: compute units on which loading fails.
     """
 
     version: str = "15.1"
@@ -63,7 +63,7 @@ class MacWithDevices(Mac):
 
 
 def _noisy(network: MILNetwork, output: str, part: float) -> None:
-    """Have one operation of a network give noise on top of its result."""
+    """Add noise to the result of one operation of a network."""
 
     def noise(run: Callable[..., Any]) -> Callable[..., Any]:
         def with_noise(**given: Any) -> Any:
@@ -81,10 +81,10 @@ def _plan(mac: MacWithDevices) -> types.ModuleType:
     module = types.ModuleType("coremltools.models.compute_plan")
 
     class MLComputePlan:
-        """A plan by a rule anybody can follow: what computes in fp32 or turns types is the CPU's, the rest not."""
+        """A plan by a simple rule: casts run on the CPU, other operations on the best allowed device."""
 
         def __init__(self, path: str, units: ComputeUnit) -> None:
-            # The framework ends the process where it is given a package (see converter.runtime.compute_plan).
+            # The framework ends the process if the path is a package (see converter.runtime.compute_plan).
             assert path.endswith(".mlmodelc")
             self._best = {"CPU_AND_NE": MLNeuralEngineComputeDevice, "CPU_AND_GPU": MLGPUComputeDevice}.get(
                 units.name, MLCPUComputeDevice
@@ -117,9 +117,9 @@ def _plan(mac: MacWithDevices) -> types.ModuleType:
     return module
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, **told: Any) -> MacWithDevices:
-    """Put the double in coremltools' place, and macOS in this system's, for one test."""
-    mac = MacWithDevices(**told)
+def pretend(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> MacWithDevices:
+    """Replace coremltools by the double, and this system by macOS, for one test."""
+    mac = MacWithDevices(**settings)
     mac.install(monkeypatch)
     monkeypatch.setattr(sys, "platform", "darwin")
     return mac

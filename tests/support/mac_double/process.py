@@ -1,4 +1,4 @@
-"""The double in a process of its own, and in all that this process starts."""
+"""Installs the double in a separate process and in that process's children."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _HERE = Path(__file__).resolve().parent
 
 
 def environment(log: Path, **mac: Any) -> dict[str, str]:
-    """Variables that make a Python process a Mac's (see `core_ml.Mac`); its loads and predictions are lines of ``log``."""
+    """Return variables that give a Python process the double (see `core_ml.Mac`); it logs loads and predictions to ``log``."""
     return {"PYTHONPATH": str(_HERE), "MAC_DOUBLE": json.dumps({"log": str(log), "version": "26.1", **mac})}
 
 
 class _Finder:
-    """Finds coremltools where it is, and the double in it when it is imported: its protobuf classes are read unimported."""
+    """Finds the real coremltools, for its protobuf files, but executes the double when it is imported."""
 
-    def __init__(self, told: dict[str, Any]) -> None:
-        self._told = told
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._settings = settings
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
         if name != "coremltools":
@@ -41,22 +41,22 @@ class _Finder:
     def exec_module(self, module: ModuleType) -> None:
         from tests.support.mac_double.core_ml import Mac
 
-        told = dict(self._told)
-        log = told.pop("log")
+        settings = dict(self._settings)
+        log = settings.pop("log")
 
         def said(line: str) -> None:
             with open(log, "a", encoding="utf-8") as file:
                 file.write(f"{os.getpid()} {line}\n")
 
-        modules = Mac(**told, said=said).modules()
+        modules = Mac(**settings, said=said).modules()
         module.__dict__.update({k: v for k, v in vars(modules.pop("coremltools")).items() if not k.startswith("__")})
         sys.modules.update(modules)
 
 
 class _Apple:
-    """The sys module of a Mac, for those of our modules that ask what machine this is.
+    """The sys module of a Mac, for our modules that check the machine.
 
-    Not for all: half of Python and of its packages chooses native modules by sys.platform, and only Linux's are here.
+    Other modules keep the real one: much of Python chooses native modules by sys.platform, and only Linux's exist here.
     """
 
     platform = "darwin"
@@ -66,7 +66,7 @@ class _Apple:
 
 
 class _OurFinder:
-    """Finds the modules of ours that run Core ML where they are, and gives them that sys module."""
+    """Finds our modules that run Core ML, and gives them that sys module."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
         if name not in ("converter.runtime", "converter.devices.trials"):
@@ -84,9 +84,9 @@ class _OurFinder:
         return spec
 
 
-def become(told: str) -> None:
-    """Make this process a Mac's, before anything of the project's is imported."""
-    mac = json.loads(told)
+def become(settings: str) -> None:
+    """Make this process a Mac's, before any import of the project's modules."""
+    mac = json.loads(settings)
     sys.meta_path[:0] = [_Finder(mac), _OurFinder()]
     platform.__dict__["mac_ver"] = lambda *_: (mac["version"], ("", "", ""), "arm64")
     run = subprocess.run
@@ -95,7 +95,7 @@ def become(told: str) -> None:
         if command[0] != "/usr/sbin/sysctl":
             return run(command, *args, **kwargs)
         assert command[1:] == ["-n", "machdep.cpu.brand_string", "kern.osversion"]
-        found = f"{mac.get('chip', 'Apple M2 Pro')}\n{mac.get('build', '25B78')}\n"
-        return subprocess.CompletedProcess(command, 0, found, "")
+        output = f"{mac.get('chip', 'Apple M2 Pro')}\n{mac.get('build', '25B78')}\n"
+        return subprocess.CompletedProcess(command, 0, output, "")
 
     subprocess.__dict__["run"] = with_sysctl

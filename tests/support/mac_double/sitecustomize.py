@@ -1,4 +1,4 @@
-"""Run by every Python that finds this folder in PYTHONPATH: makes it a Mac's."""
+"""Installs the double in every Python process that has this folder in PYTHONPATH."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def test_every_operator_of_the_runtime_is_in_the_table():
 @pytest.mark.parametrize("kind", sorted(TABLE))
 def test_an_operator_computes_what_numpy_does_on_degenerate_shapes(tmp_path, kind, precision, known):
     half = precision in ("fp16", "ane")
-    model, inputs = program_of(TABLE[kind], half=half, known=known)
+    model, inputs = program_of(TABLE[kind], fp16=half, known=known)
     found = load(write_model(tmp_path / "m.mlpackage", model), precision=precision).predict(inputs)
     for number, operation in enumerate(TABLE[kind]):
         for place, expected in enumerate(operation.results):
