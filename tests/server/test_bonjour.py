@@ -49,8 +49,8 @@ def test_a_long_host_name_fits_into_a_label() -> None:
 @pytest.mark.skipif(not _has_multicast(), reason="needs multicast")
 def test_the_server_is_announced_while_it_runs(caplog: pytest.LogCaptureFixture) -> None:
     async def look(other: AsyncZeroconf, name: str) -> bool:
-        found = AsyncServiceInfo("_anemone._tcp.local.", name)
-        return await found.async_request(other.zeroconf, 3000) and found.port == HERE.port
+        service = AsyncServiceInfo("_anemone._tcp.local.", name)
+        return await service.async_request(other.zeroconf, 3000) and service.port == HERE.port
 
     async def scenario() -> tuple[bool, bool]:
         async with announced(HERE, _on_loopback):
@@ -61,8 +61,8 @@ def test_the_server_is_announced_while_it_runs(caplog: pytest.LogCaptureFixture)
             during = await look(other, name)
             await other.async_close()
         other = _on_loopback()
-        found = AsyncServiceInfo("_anemone._tcp.local.", name)
-        after = await found.async_request(other.zeroconf, 500)
+        service = AsyncServiceInfo("_anemone._tcp.local.", name)
+        after = await service.async_request(other.zeroconf, 500)
         await other.async_close()
         return during, after
 

@@ -41,10 +41,10 @@ def test_conversions_are_counted_and_what_never_happened_is_zero(client: httpx.C
 
 
 def test_nothing_that_was_asked_or_is_called_is_in_the_metrics(client: httpx.Client) -> None:
-    made = enqueue(client, "a secret garden")
-    over(client, made["id"])
+    job = enqueue(client, "a secret garden")
+    over(client, job["id"])
     text = client.get("/metrics").text
-    for word in ("secret", "garden", made["id"], "fake", "127.0.0.1"):
+    for word in ("secret", "garden", job["id"], "fake", "127.0.0.1"):
         assert word not in text
     labels = set(re.findall(r"(\w+)=\"", text))
     assert labels <= {"state", "status", "outcome", "le"}

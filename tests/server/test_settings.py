@@ -33,10 +33,10 @@ def test_flags_go_before_variables_and_variables_before_the_file(
     file = written(tmp_path, 'port = 1\nmax_queue = 2\nrate_limit = 3\ncors_origins = ["http://localhost:3000"]')
     monkeypatch.setenv("ANEMONE_PORT", "10")
     monkeypatch.setenv("ANEMONE_MAX_QUEUE", "20")
-    found = load_settings({"port": "100"}, file)
-    assert (found.port, found.max_queue, found.rate_limit) == (100, 20, 3)
-    assert found.cors_origins == ("http://localhost:3000",)
-    assert found.retention_days == 30
+    settings = load_settings({"port": "100"}, file)
+    assert (settings.port, settings.max_queue, settings.rate_limit) == (100, 20, 3)
+    assert settings.cors_origins == ("http://localhost:3000",)
+    assert settings.retention_days == 30
 
 
 def test_the_usual_file_is_read_where_it_is_there(tmp_path: Path) -> None:
@@ -118,8 +118,8 @@ def test_a_key_of_the_wrong_type_is_not_shown_either(tmp_path: Path) -> None:
 
 
 def test_settings_do_not_print_their_key() -> None:
-    found = load_settings({"api_key": SECRET})
-    assert SECRET not in f"{found} {found!r} {found.model_dump()} {found.model_dump_json()}"
+    settings = load_settings({"api_key": SECRET})
+    assert SECRET not in f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()}"
 
 
 @pytest.mark.parametrize(
@@ -132,5 +132,5 @@ def test_only_loopback_is_not_on_the_network(host: str, on_network: bool) -> Non
 
 
 def test_every_setting_is_described() -> None:
-    found: dict[str, Any] = dict(Settings.model_fields)
-    assert all(field.description for field in found.values())
+    settings: dict[str, Any] = dict(Settings.model_fields)
+    assert all(field.description for field in settings.values())

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 
 def _left_while_running(data_dir: Path, steps: int, grace: float) -> tuple[str, str, list[httpx.Response]]:
-    """Stop a server while it makes a slow image; the job, the one after it, and what who waited was told."""
+    """Stop a server while it makes a slow image; return the job, the next one, and the waiting client's answer."""
     answers: list[httpx.Response] = []
     with live(data_dir, grace=grace) as client:
         base = client.base_url

@@ -22,7 +22,7 @@ def echo(pipe: Connection) -> None:
 
 @pytest.fixture
 def children() -> Iterator[list[ChildProcess]]:
-    """Two that are ready."""
+    """Yield two processes that are ready."""
     started = [ChildProcess(spawn(echo, name=f"echo {i}")) for i in range(2)]
     assert [child.transport.receive() for child in started] == ["ready", "ready"]
     yield started
@@ -32,9 +32,9 @@ def children() -> Iterator[list[ChildProcess]]:
 
 @pytest.fixture
 def supervisor() -> Iterator[Supervisor]:
-    found = Supervisor()
-    yield found
-    found.close()
+    supervisor = Supervisor()
+    yield supervisor
+    supervisor.close()
 
 
 def test_messages_and_deaths_are_those_of_their_child(supervisor: Supervisor, children: list[ChildProcess]) -> None:
@@ -44,7 +44,7 @@ def test_messages_and_deaths_are_those_of_their_child(supervisor: Supervisor, ch
     first.transport.send("die")
     assert supervisor.wait(children) == [(first, None)]
     assert first.join() == -signal.SIGKILL
-    first.transport.send("nobody hears it")
+    first.transport.send("dropped")
     second.transport.send("still here")
     assert supervisor.wait([second]) == [(second, "still here")]
 

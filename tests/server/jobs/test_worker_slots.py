@@ -37,24 +37,24 @@ def submitted(queue: JobQueue, prompt: str, steps: int = 3) -> str:
     return queue.submit(submission(request(prompt, steps=steps))).job_id
 
 
-def found(queue: JobQueue, job_id: str) -> Job:
+def job_of(queue: JobQueue, job_id: str) -> Job:
     job = queue.job(job_id)
     assert job is not None
     return job
 
 
 def over(queue: JobQueue, job_id: str) -> Job:
-    until(lambda: found(queue, job_id).status not in OPEN)
-    return found(queue, job_id)
+    until(lambda: job_of(queue, job_id).status not in OPEN)
+    return job_of(queue, job_id)
 
 
 def test_a_worker_that_dies_takes_only_its_own_job_with_it(tmp_path: Path) -> None:
     with two_workers(tmp_path) as queue:
         slow = submitted(queue, "slow", steps=60)
-        until(lambda: found(queue, slow).step)
+        until(lambda: job_of(queue, slow).step)
         deadly = submitted(queue, "die")
         assert over(queue, deadly).status == "failed"
-        assert (found(queue, slow).status, found(queue, slow).attempts) == ("running", 1)
+        assert (job_of(queue, slow).status, job_of(queue, slow).attempts) == ("running", 1)
         queue.cancel(slow)
         assert over(queue, slow).status == "cancelled"
 
@@ -62,7 +62,7 @@ def test_a_worker_that_dies_takes_only_its_own_job_with_it(tmp_path: Path) -> No
 def test_both_make_images_at_once_and_their_model_is_listed_once(tmp_path: Path) -> None:
     with two_workers(tmp_path) as queue:
         jobs = [submitted(queue, "slow", steps=100) for _ in range(2)]
-        until(lambda: all(found(queue, job_id).step for job_id in jobs))
+        until(lambda: all(job_of(queue, job_id).step for job_id in jobs))
         assert queue.loaded == ["fake"]
         assert queue.jobs_for("fake") == 2
         for job_id in jobs:

@@ -20,29 +20,29 @@ from tests.support import fake_converter
 
 @contextmanager
 def conversions(data_dir: Path, events: EventLog | None = None) -> Iterator[Conversions]:
-    found = Conversions(data_dir, InstalledModels(data_dir), events or EventLog(), fake_converter.launcher(data_dir))
-    found.start()
-    yield found
-    found.stop()
+    queue = Conversions(data_dir, InstalledModels(data_dir), events or EventLog(), fake_converter.launcher(data_dir))
+    queue.start()
+    yield queue
+    queue.stop()
 
 
-def until(found: Callable[[], object]) -> None:
+def until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 30
-    while not found():
+    while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.01)
 
 
 def over(all_: Conversions, request: ConversionRequest) -> Conversion:
-    until(lambda: not _there(all_, request).open)
-    return _there(all_, request)
+    until(lambda: not _conversion(all_, request).open)
+    return _conversion(all_, request)
 
 
 def under_way(all_: Conversions, request: ConversionRequest) -> None:
-    until(lambda: (p := _there(all_, request).progress) is not None and p.stage == "converting")
+    until(lambda: (p := _conversion(all_, request).progress) is not None and p.stage == "converting")
 
 
-def _there(all_: Conversions, request: ConversionRequest) -> Conversion:
+def _conversion(all_: Conversions, request: ConversionRequest) -> Conversion:
     found = all_.get(request.id)
     assert found is not None
     return found
@@ -142,7 +142,7 @@ def test_a_running_conversion_is_cancelled_and_the_next_one_goes(tmp_path: Path)
         all_.cancel(request("slow").id)
         assert over(all_, request("slow")).status == "cancelled"
         assert over(all_, request("after", "after")).status == "succeeded"
-        assert all_.cancel(request("after", "after").id) == _there(all_, request("after", "after"))
+        assert all_.cancel(request("after", "after").id) == _conversion(all_, request("after", "after"))
         assert all_.cancel("nothing") is None
     assert InstalledModels(tmp_path).names() == ("after",)
 
