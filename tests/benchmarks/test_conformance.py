@@ -1,4 +1,4 @@
-"""What the conformance run keeps, counts and excuses, without running it."""
+"""Recording, counting and excusing of conformance cases, without running them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The count of a program's products beside PyTorch's own count of the module it was made of."""
+"""The count of a program's products, compared with PyTorch's own count for the module."""
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel

@@ -1,4 +1,4 @@
-"""The parts of the Mac's benchmark, beside the double of Core ML and in this process, where the double is."""
+"""The parts of the Mac's benchmark, with the double of Core ML, in this process, because only it has the double."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def checks(tmp_path):
 
 @pytest.fixture
 def model(model_folder, tmp_path):
-    """A model of one network, in a folder of its own."""
+    """A model of one network, in its own folder."""
     folder = Path(shutil.copytree(model_folder.path, tmp_path / "tiny"))
     manifest = json.loads((folder / FILE).read_text())
     manifest["networks"] = {"text_encoder": manifest["networks"]["text_encoder"]}
@@ -42,7 +42,7 @@ def model(model_folder, tmp_path):
 
 
 def in_here(work, *arguments):
-    """In place of `in_child`, which raises AnemoneError too."""
+    """Stands in for `in_child`, which raises AnemoneError too."""
     try:
         return work(*arguments)
     except RuntimeError as error:
@@ -111,7 +111,7 @@ def test_a_compute_unit_that_does_not_load_leaves_the_others(checks, model, doub
 def test_where_there_is_no_engine_it_is_not_tried():
     assert mac.units_here(("CPU", "GPU")) == ("CPU_ONLY", "CPU_AND_GPU")
     assert mac.units_here(("CPU", "GPU", "Neural Engine")) == ("CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE")
-    assert "CPU_AND_NE" in mac.units_here(None)  # Core ML would not tell
+    assert "CPU_AND_NE" in mac.units_here(None)  # Core ML did not list its devices
 
 
 def test_a_conversion_that_fails_leaves_the_rest(checks, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The bundled model's recipe: what is drawn is what is said, and the judge sees it."""
+"""The bundled model's recipe: images match their captions, and the judge recognizes them."""
 
 from __future__ import annotations
 

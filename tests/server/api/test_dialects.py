@@ -1,4 +1,4 @@
-"""A second dialect, as a folder of its own would register it: its errors have its own shape, wherever they arise."""
+"""A second dialect, registered like one with its own folder: all its errors have its own form."""
 
 from __future__ import annotations
 

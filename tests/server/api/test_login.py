@@ -21,9 +21,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def browser(server: httpx.Client) -> Iterator[httpx.Client]:
-    """A client with a cookie jar of its own."""
-    with httpx.Client(base_url=server.base_url, trust_env=False, timeout=server.timeout) as found:
-        yield found
+    """A client with its own cookie jar."""
+    with httpx.Client(base_url=server.base_url, trust_env=False, timeout=server.timeout) as client:
+        yield client
 
 
 def test_the_page_loads_without_a_key_and_logs_in_with_it(browser: httpx.Client) -> None:

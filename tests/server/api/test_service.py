@@ -1,4 +1,4 @@
-"""Generation as a dialect without HTTP would use it: in an event loop, with plain values."""
+"""The service without HTTP: in an event loop, with plain values."""
 
 from __future__ import annotations
 

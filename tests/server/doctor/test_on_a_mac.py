@@ -1,4 +1,4 @@
-"""The doctor beside the double of Core ML, in this process, since a new one would not have the double."""
+"""The doctor with the double of Core ML, in this process, because a child process would not have the double."""
 
 from __future__ import annotations
 
