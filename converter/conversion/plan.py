@@ -12,7 +12,7 @@ from typing import Any
 
 from converter.errors import CheckpointError, quoted
 from converter.families.family import Family
-from converter.families.registry import recognize, settings_not_followed
+from converter.families.registry import ignored_checkpoint_settings, recognize
 from converter.mil import MACOS15, Target, TargetError, target_named
 from converter.networks.registry import (
     CONTROLNET,
@@ -117,7 +117,7 @@ class ConversionPlan:
         """
         self._check_tokens()
         _ = self.checkpoint.defaults  # damaged ones raise here, before anything is written
-        sentences = settings_not_followed(self.checkpoint)
+        sentences = ignored_checkpoint_settings(self.checkpoint)
         for component, network in {component_name(network): network for network in self.networks}.items():
             taken = frozenset().union(*(names for n, names in self.taken.items() if component_name(n) == component))
             sentences += left_out(component, kind_of(network).component, self.tensors(network), taken)

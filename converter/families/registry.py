@@ -12,7 +12,7 @@ from converter.families import stable_diffusion, stable_diffusion_xl
 from converter.families.family import Family, FamilyModule, Model
 from converter.sources.component_kinds import COMPONENTS
 from converter.sources.config_tables import SCHEDULER
-from converter.sources.configs import Config, not_followed
+from converter.sources.configs import Config, ignored_settings
 from converter.sources.source import Source
 
 FAMILIES: tuple[FamilyModule, ...] = (stable_diffusion, stable_diffusion_xl)
@@ -62,12 +62,12 @@ def recognize(checkpoint: Source, vae: Config | None = None) -> Family:
     )
 
 
-def settings_not_followed(checkpoint: Source) -> list[str]:
+def ignored_checkpoint_settings(checkpoint: Source) -> list[str]:
     """Return a sentence for each setting of the checkpoint that the converter ignores though its library may use it."""
-    sentences = not_followed(_SCHEDULER, checkpoint.config("scheduler"), SCHEDULER)
+    sentences = ignored_settings(_SCHEDULER, checkpoint.config("scheduler"), SCHEDULER)
     for component in COMPONENTS:
         if checkpoint.has(component.name):
-            sentences += not_followed(
+            sentences += ignored_settings(
                 f"{component.name}/config.json", checkpoint.config(component.name), component.keys
             )
     return sentences

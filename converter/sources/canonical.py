@@ -1,8 +1,8 @@
-"""One name for each tensor of a network, whichever version of diffusers or transformers saved it.
+"""Give each tensor of a network one name, whichever version of diffusers or transformers saved it.
 
-Published checkpoints name CLIP's tensors ``text_model.*`` (transformers 4); transformers 5 leaves that out, in the
-files it writes and in its modules. Autoencoders saved before diffusers 0.15 call their attention's layers otherwise.
-The canonical name is the published one of CLIP's, and the newer one of the attention's.
+Published checkpoints name CLIP's tensors ``text_model.*`` (transformers 4); transformers 5 leaves the prefix out, in the
+files it writes and in its modules. Autoencoders saved before diffusers 0.15 have other names for their attention's
+layers. The canonical names are the published ones for CLIP and the newer ones for the attention.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def safety_checker_name(name: str) -> str:
 
 
 def canonical(component: str, tensors: Tensors, rename: Callable[[str], str]) -> Tensors:
-    """Return the tensors under their canonical names. Raises CheckpointError where two of them have the same one."""
+    """Return the tensors under their canonical names. Raises CheckpointError if two have the same one."""
     names: dict[str, str] = {}
     for name in tensors:
         to = rename(name)

@@ -1,4 +1,4 @@
-"""A diffusers folder on disk as a source of weights. Nothing is unpickled, ever."""
+"""A diffusers folder on disk as a source of weights. Pickle files are never read."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from converter.sources.snapshot import folder_name
 from converter.sources.tensors import Tensors
 from converter.sources.tokenizer import read_tokenizer, tokenizer_names
 
-#: What a checkpoint's makers recommend, where they say.
+#: File with the settings that a checkpoint's makers recommend.
 DEFAULTS = "anemone-defaults.json"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 _STEMS = ("diffusion_pytorch_model", "model")
-#: Half the bytes to read come first; converted weights are fp16 whichever is read.
+#: fp16 files come first, since they have half the bytes; converted weights are fp16 either way.
 _VARIANTS = (".fp16", "")
 _INDEX = "model_index.json"
 
 
 def pickle_refused(what: str) -> CheckpointError:
-    """Return the refusal of ``what`` (pickle files, named), saying why and what to do."""
+    """Return the error for ``what`` (names pickle files) that says why it is refused and what to do."""
     return CheckpointError(
-        f"{what}: pickle files can run any code when read, so they are refused. Get the safetensors version, or, where "
+        f"{what}: pickle files can run any code when read, so they are refused. Get the safetensors version, or, if "
         "you trust the file, save one with diffusers' save_pretrained."
     )
 
 
 def _index_names(stem: str, variant: str) -> tuple[str, str]:
-    # The second is an older naming, which diffusers calls legacy.
+    # The second is an older naming; diffusers calls it legacy.
     return f"{stem}.safetensors.index{variant}.json", f"{stem}.safetensors{variant}.index.json"
 
 
@@ -46,23 +46,25 @@ def shard_indexes(names: Collection[str]) -> list[str]:
 
 
 def choose_weights(where: str, names: Collection[str], read_index: Callable[[str], dict[str, Any]]) -> list[str]:
-    """Return the one set of safetensors files among a network folder's ``names`` to read: fp16 where there is one, else full.
+    """Return the one set of safetensors files to read among a network folder's ``names``: fp16 files if there are any.
 
-    ``read_index`` gives the content of one of `shard_indexes`. Raises CheckpointError that begins with ``where``: no
-    safetensors (pickles are refused by name), or shards that are missing.
+    ``read_index`` returns the content of one of `shard_indexes`. Raises CheckpointError that begins with ``where`` if
+    there are no safetensors (pickles are refused by name) or shards are missing.
     """
     for variant in _VARIANTS:
         for stem in _STEMS:
             for index in _index_names(stem, variant):
                 if index in names:
-                    listed = read_index(index).get("weight_map")
-                    shards = sorted({str(name) for name in listed.values()}) if isinstance(listed, dict) else []
+                    weight_map = read_index(index).get("weight_map")
+                    shards = sorted({str(name) for name in weight_map.values()}) if isinstance(weight_map, dict) else []
                     if not shards:
                         raise CheckpointError(
                             f"{where}/{index} lists no shards; an object weight_map is expected there"
                         )
                     if missing := [name for name in shards if name not in names]:
-                        raise CheckpointError(f"{where}/{index} names files that are not beside it: {shown(missing)}")
+                        raise CheckpointError(
+                            f"{where}/{index} names files that are missing from its folder: {shown(missing)}"
+                        )
                     return shards
             if f"{stem}{variant}.safetensors" in names:
                 return [f"{stem}{variant}.safetensors"]
@@ -76,7 +78,7 @@ def _names(folder: Path) -> set[str]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a network's folder that are read; raises CheckpointError where there are none."""
+    """Return the safetensors files to read of a network's folder; raises CheckpointError if there are none."""
     names = choose_weights(str(folder), _names(folder), lambda name: read_json(folder / name))
     return [folder / name for name in names]
 
@@ -89,16 +91,16 @@ def content_hash(path: Path) -> str:
 
 def size_and_time(path: Path) -> str:
     """Return a file's size in bytes and modification time in ns."""
-    found = path.stat()
-    return f"{found.st_size} {found.st_mtime_ns}"
+    stat = path.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A Stable Diffusion checkpoint in the diffusers layout.
 
-    prediction_type: overrules what the scheduler's configuration says the denoiser predicts.
-    hub_name: owner/name, where the folder is a copy of a repository on the Hugging Face hub.
+    prediction_type: replaces the prediction type of the scheduler's configuration.
+    hub_name: owner/name, if the folder is a copy of a repository on the Hugging Face hub.
     """
 
     folder: Path
@@ -107,7 +109,7 @@ class Checkpoint:
 
     @staticmethod
     def open(path: Path, prediction_type: str | None = None, hub_name: str | None = None) -> Checkpoint:
-        """Return the checkpoint at ``path``; raises CheckpointError where there is none that can be read safely."""
+        """Return the checkpoint at ``path``; raises CheckpointError if it is not one, or not safe to read."""
         if path.is_file() and path.suffix in PICKLES:
             raise pickle_refused(str(path))
         if not path.is_dir():
@@ -115,24 +117,24 @@ class Checkpoint:
         files = sorted(name for name in _names(path) if name.endswith(".safetensors"))
         if files and not (path / _INDEX).is_file():
             raise CheckpointError(
-                f"{path} has no {_INDEX}, but {', '.join(files)}; where that is a whole checkpoint, give the file itself"
+                f"{path} has no {_INDEX}, but {', '.join(files)}; to convert a whole checkpoint in one file, give the file itself"
             )
         read_json(path / _INDEX)
         return Checkpoint(path, prediction_type, hub_name)
 
     @property
     def name(self) -> str:
-        """What the model is called: its repository on the hub, or its folder."""
+        """The model's name: its repository on the hub, or its folder."""
         return self.hub_name or folder_name(self.folder)
 
     @property
     def kind(self) -> str:
-        """``hub`` or ``diffusers``, for a folder that was given."""
+        """``hub``, or ``diffusers`` for a local folder."""
         return "hub" if self.hub_name else "diffusers"
 
     @cached_property
     def _second_in_first_place(self) -> bool:
-        """Whether the only text encoder is SDXL's second, in the first's folder: so the refiner 0.9 and 1.0 were saved."""
+        """Return whether the only text encoder is SDXL's second, saved in the first's folder (refiner 0.9 and 1.0)."""
         first = self.folder / TEXT_ENCODER.name / "config.json"
         if (self.folder / TEXT_ENCODER_2.name).is_dir() or not first.is_file():
             return False
@@ -156,42 +158,42 @@ class Checkpoint:
         """Return a network's config.json, or the scheduler's scheduler_config.json."""
         if component != "scheduler":
             return read_json(self._place(component) / "config.json")
-        found = read_json(self.folder / component / "scheduler_config.json")
-        # diffusers makes a scheduler of the class that model_index.json names, whatever its own file says.
+        config = read_json(self.folder / component / "scheduler_config.json")
+        # diffusers takes the scheduler's class from model_index.json, not from the scheduler's own file.
         if isinstance(kind := self.part_classes.get(component), str):
-            found = found | {"_class_name": kind}
-        return found if self.prediction_type is None else found | {"prediction_type": self.prediction_type}
+            config = config | {"_class_name": kind}
+        return config if self.prediction_type is None else config | {"prediction_type": self.prediction_type}
 
     def tensors(self, component: str) -> Tensors:
-        """Return a network's weights, mapped."""
+        """Return a network's weights as memory-mapped arrays."""
         return Tensors(weight_files(self._place(component)))
 
     @cached_property
     def index(self) -> dict[str, Any]:
-        """model_index.json."""
+        """The content of model_index.json."""
         return read_json(self.folder / _INDEX)
 
     @property
     def part_classes(self) -> dict[str, Any]:
-        """Part of the pipeline -> the class that model_index.json names for it; parts the pipeline does without are left out."""
+        """Part of the pipeline -> its class in model_index.json; parts without a class are left out."""
         parts = {name: about for name, about in self.index.items() if isinstance(about, list) and len(about) == 2}
         return {name: kind for name, (library, kind) in parts.items() if library or kind}
 
     @cached_property
     def defaults(self) -> dict[str, Any]:
-        """Steps and guidance scale its makers recommend, where they say (``anemone-defaults.json``)."""
+        """Steps and guidance scale that its makers recommend (``anemone-defaults.json``); empty without that file."""
         path = self.folder / DEFAULTS
-        found = read_config(str(path), read_json(path), RECOMMENDED) if path.is_file() else {}
-        return {name: value for name, value in found.items() if value is not None}
+        defaults = read_config(str(path), read_json(path), RECOMMENDED) if path.is_file() else {}
+        return {name: value for name, value in defaults.items() if value is not None}
 
     @cached_property
     def leftovers(self) -> tuple[str, ...]:
-        """The parts of the pipeline that are not converted, in sentences."""
-        known = (*(component.name for component in COMPONENTS), *TOKENIZERS, "scheduler", "feature_extractor")
+        """A sentence for each part of the pipeline that is not converted."""
+        converted = (*(component.name for component in COMPONENTS), *TOKENIZERS, "scheduler", "feature_extractor")
         return tuple(
             f"{name} ({kind!s:.100}) is not converted with the checkpoint"
             for name, kind in self.part_classes.items()
-            if name not in known
+            if name not in converted
         )
 
     def tokenizer_files(self) -> dict[str, dict[str, bytes]]:
@@ -202,28 +204,28 @@ class Checkpoint:
         return {name: read_tokenizer(self._place(name)) for name in names}
 
     def _files(self) -> list[Path]:
-        """Return every file a conversion reads."""
-        found = [self.folder / _INDEX, self.folder / "scheduler" / "scheduler_config.json"]
+        """Return every file that a conversion reads."""
+        files = [self.folder / _INDEX, self.folder / "scheduler" / "scheduler_config.json"]
         for component in (c.name for c in COMPONENTS if self.has(c.name)):
-            found += [self._place(component) / "config.json", *weight_files(self._place(component))]
+            files += [self._place(component) / "config.json", *weight_files(self._place(component))]
         for folder in (self._place(name) for name in TOKENIZERS if self._place(name).is_dir()):
-            found += [folder / name for name in tokenizer_names(str(folder), _names(folder))]
-        return [*found, self.folder / DEFAULTS] if (self.folder / DEFAULTS).is_file() else found
+            files += [folder / name for name in tokenizer_names(str(folder), _names(folder))]
+        return [*files, self.folder / DEFAULTS] if (self.folder / DEFAULTS).is_file() else files
 
-    def _digest(self, of: Callable[[Path], str]) -> str:
-        whole = hashlib.sha256()
+    def _digest(self, describe: Callable[[Path], str]) -> str:
+        digest = hashlib.sha256()
         for path in self._files():
-            whole.update(f"{path.relative_to(self.folder).as_posix()} {of(path)}\n".encode())
+            digest.update(f"{path.relative_to(self.folder).as_posix()} {describe(path)}\n".encode())
         if self.prediction_type is not None:
-            whole.update(f"prediction_type {self.prediction_type}\n".encode())
-        return whole.hexdigest()
+            digest.update(f"prediction_type {self.prediction_type}\n".encode())
+        return digest.hexdigest()
 
     @cached_property
     def sha256(self) -> str:
-        """One hash over the names and contents of all files that a conversion reads, and the prediction type asked for."""
+        """A hash of the names and contents of all files that a conversion reads, and of the requested prediction type."""
         return self._digest(content_hash)
 
     @cached_property
     def stamp(self) -> str:
-        """The same over the names, sizes and modification times of the files: found without reading them."""
+        """A hash of the files' names, sizes and modification times, and of the requested prediction type; reads no weights."""
         return self._digest(size_and_time)

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer, for checkpoints that come without one: all of Stable Diffusion's text encoders share it.
+"""CLIP's tokenizer for checkpoints without one; all of Stable Diffusion's text encoders share it.
 
 The merges are OpenAI's (data/bpe_simple_vocab_16e6.txt.gz, from https://github.com/openai/CLIP); the numbering is that of
 its clip/simple_tokenizer.py, which Radford et al. 2021 trained with.
@@ -15,15 +15,15 @@ BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 #: Tokens in the vocabulary, and rows of every CLIP text encoder's embedding.
 SIZE = 49408
 _WORD_END = "</w>"
-#: The list is longer than what CLIP was trained with: the bytes, the bytes that end a word, the merges and two more.
+#: Of the list, CLIP uses as many merges as its vocabulary has tokens besides the bytes (twice) and two special ones.
 _MERGES = SIZE - 2 * 256 - 2
 _PRINTED = (range(ord("!"), ord("~") + 1), range(ord("¡"), ord("¬") + 1), range(ord("®"), ord("ÿ") + 1))
 
 
 def _byte_characters() -> list[str]:
-    """Return the characters that stand for the 256 bytes, in the vocabulary's order.
+    """Return the characters that represent the 256 bytes, in the vocabulary's order.
 
-    Bytes whose Latin-1 character prints stand for themselves and come first; the others take those from U+0100 on (GPT-2).
+    Bytes with a printable Latin-1 character are that character and come first; the others are U+0100 and up (GPT-2).
     """
     printed = [chr(byte) for characters in _PRINTED for byte in characters]
     return printed + [chr(256 + n) for n in range(256 - len(printed))]
@@ -31,7 +31,7 @@ def _byte_characters() -> list[str]:
 
 @cache
 def merges() -> tuple[tuple[str, str], ...]:
-    """Return CLIP's 48894 merges, the first made first."""
+    """Return CLIP's 48894 merges in the order in which they are applied."""
     packed = files("converter").joinpath("data", "bpe_simple_vocab_16e6.txt.gz").read_bytes()
     lines = gzip.decompress(packed).decode("utf-8").split("\n")
     pairs = [line.partition(" ") for line in lines[1 : _MERGES + 1]]
@@ -39,7 +39,7 @@ def merges() -> tuple[tuple[str, str], ...]:
 
 
 def vocabulary() -> dict[str, int]:
-    """Return CLIP's 49408 tokens and their ids, which are their places in this order."""
+    """Return CLIP's 49408 tokens, each with its id."""
     bytes_ = _byte_characters()
     joined = [first + second for first, second in merges()]
     tokens = [*bytes_, *(byte + _WORD_END for byte in bytes_), *joined, BEGIN, END]

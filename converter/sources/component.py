@@ -1,4 +1,4 @@
-"""One network on its own, given with a checkpoint: a replacement VAE, a tiny decoder for previews, a ControlNet."""
+"""A single network to convert with a checkpoint: a replacement VAE, a tiny decoder for previews, a ControlNet."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from converter.sources.snapshot import short_name
 from converter.sources.tensors import Tensors
 
 
-def _from_hub(given: str, within: str | None, progress: OnProgress) -> Component | None:
-    # huggingface_hub takes a fifth of a second to import, which folders need not wait for.
+def _from_hub(text: str, within: str | None, progress: OnProgress) -> Component | None:
+    # huggingface_hub takes a fifth of a second to import; folders do not need it.
     from converter.sources.hub import HubAddress, fetch_network
 
-    address = HubAddress.parse(given)
+    address = HubAddress.parse(text)
     if address is None or address.file is not None:
         return None
     return Component(fetch_network(address, within, progress), address.repo.rpartition("/")[2])
@@ -35,24 +35,24 @@ class Component:
 
     @staticmethod
     def open(
-        given: str | Path,
+        location: str | Path,
         within: str | None = None,
         progress: OnProgress = ignore,
     ) -> Component:
-        """Return the network in a folder, or owner/name of one on the Hugging Face hub where there is no such folder.
+        """Return the network in a folder, or in the repository owner/name on the Hugging Face hub if there is no such folder.
 
-        Where a whole checkpoint is there, the one in its folder ``within``. ``progress`` is called during a download. Raises
-        CheckpointError saying what is missing.
+        In a whole checkpoint, it is the network in the folder ``within``. ``progress`` is called during a download.
+        Raises CheckpointError saying what is missing.
         """
-        path = Path(given).expanduser()
-        if not path.exists() and (found := _from_hub(str(given), within, progress)) is not None:
-            return found
+        path = Path(location).expanduser()
+        if not path.exists() and (component := _from_hub(str(location), within, progress)) is not None:
+            return component
         folder = path
         if within is not None and not (path / "config.json").is_file() and (path / within).is_dir():
             folder = path / within
         if not (folder / "config.json").is_file():
             raise CheckpointError(
-                f"{path} is no network; accepted: a folder with config.json and its weights as .safetensors, or "
+                f"{path} is not a network; accepted: a folder with config.json and its weights as .safetensors, or "
                 "owner/name of one on the Hugging Face hub"
             )
         weight_files(folder)
@@ -60,16 +60,16 @@ class Component:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """Its config.json."""
+        """The content of config.json."""
         return read_json(self.folder / "config.json")
 
     @cached_property
     def tensors(self) -> Tensors:
-        """Its weights, mapped."""
+        """The weights as memory-mapped arrays."""
         return Tensors(weight_files(self.folder))
 
     @cached_property
     def sha256(self) -> str:
-        """One hash over its files' names and contents."""
+        """A hash of its files' names and contents."""
         paths = [self.folder / "config.json", *weight_files(self.folder)]
         return hashlib.sha256("\n".join(f"{path.name} {content_hash(path)}" for path in paths).encode()).hexdigest()

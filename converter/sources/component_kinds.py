@@ -18,15 +18,15 @@ Role = Literal["text encoder", "denoiser", "autoencoder"]
 
 @dataclass(frozen=True)
 class ComponentKind:
-    """One component of a checkpoint, or a network that is given on its own.
+    """A component of a checkpoint, or a network that is converted in addition to one.
 
     name: its folder in a diffusers checkpoint.
-    role: what a pipeline has it for; None where a checkpoint is whole without it. A checkpoint needs one of each role.
-    classes: the classes that model_index.json may name for it.
-    tokenizer: the folder of its tokenizer; None where it reads no text.
-    keys: what its config.json may have, where that is read by a table.
+    role: its role in a pipeline; None if a checkpoint is complete without it. A checkpoint needs one of each role.
+    classes: accepted classes in model_index.json.
+    tokenizer: the folder of its tokenizer; None if it reads no text.
+    keys: the table of its config.json's keys; empty if its network reads the file itself.
     canonical_name: a tensor's stored name -> its canonical one.
-    unused: patterns of tensors' names that its library leaves out of the image too, and why.
+    unused: patterns of the names of tensors that its library does not use for images either, with the reason.
     """
 
     name: str
@@ -72,6 +72,6 @@ SAFETY_CHECKER = ComponentKind(
         (re.compile(r"^logit_scale$|^text_model\.|^text_projection\."), "of CLIP's other half, which reads text"),
     ),
 )
-#: What a checkpoint is converted from, in the order of its networks.
+#: The components of a checkpoint, in the order of its networks.
 COMPONENTS = (TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAE)
 TOKENIZERS = tuple(kind.tokenizer for kind in COMPONENTS if kind.tokenizer is not None)

@@ -1,8 +1,8 @@
 """Tables of the keys of checkpoints' configurations: which are read, which must have one value, which do not matter.
 
-The keys and their defaults are those of diffusers' and transformers' constructors. A key that neither library reads
-changes nothing there and nothing here; a key that is read there and not here is refused by name unless it has the value
-that means what is done here. docs/configurations.md is these tables in words.
+The keys and their defaults are those of diffusers' and transformers' constructors. A key that neither library reads has
+no effect there or here; a key that a library reads and the converter does not is refused by name unless its value means
+what the converter does. docs/configurations.md is made from these tables.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ def _only(default: Any, *accepted: Any, why: str = "") -> Key:
     return Key("only", default, accepted=(default, *accepted) if default is not REQUIRED else accepted, why=why)
 
 
-def _passed_over(default: Any, why: str) -> Key:
-    return Key("passed over", default, why=why)
+def _ignored(default: Any, why: str) -> Key:
+    return Key("ignored", default, why=why)
 
 
 _TRAINING = "matters in training only"
-_SAMPLING = "how to sample is each request's choice of scheduler"
-_NO_ADDED_HEADS = "of kinds of conditions that are refused"
-_LIBRARY = "of the library's own bookkeeping"
+_SAMPLING = "each request chooses how to sample"
+_NO_ADDED_HEADS = "belongs to kinds of conditions that are refused"
+_LIBRARY = "is the library's own bookkeeping"
 
 _BLOCKS = {
     "in_channels": _read(4, WHOLE),
@@ -79,10 +79,10 @@ _BLOCKS = {
     "addition_embed_type": _only(None, "text_time"),
     "addition_time_embed_dim": _read(None, WHOLE_OR_NONE),
     "num_class_embeds": _only(None),
-    "upcast_attention": _passed_over(False, "scores are scaled before they are multiplied, and stay in fp16's range"),
+    "upcast_attention": _ignored(False, "queries are scaled before the product, so scores stay in fp16's range"),
     "resnet_time_scale_shift": _only("default"),
     "projection_class_embeddings_input_dim": _read(None, WHOLE_OR_NONE),
-    "addition_embed_type_num_heads": _passed_over(64, _NO_ADDED_HEADS),
+    "addition_embed_type_num_heads": _ignored(64, _NO_ADDED_HEADS),
 }
 UNET: Table = {
     **_BLOCKS,
@@ -90,7 +90,7 @@ UNET: Table = {
     "out_channels": _read(4, WHOLE),
     "center_input_sample": _only(False),
     "up_block_types": _read(REQUIRED, NAMES),
-    "dropout": _passed_over(0.0, _TRAINING),
+    "dropout": _ignored(0.0, _TRAINING),
     "reverse_transformer_layers_per_block": _read(None, DEPTHS_OR_NONE),
     "dual_cross_attention": _only(False),
     "resnet_skip_time_act": _only(False),
@@ -124,7 +124,7 @@ VAE: Table = {
     "act_fn": _only("silu", "swish"),
     "latent_channels": _read(4, WHOLE),
     "norm_num_groups": _read(32, WHOLE),
-    "sample_size": _passed_over(32, "the size of the tiles diffusers may cut large images into"),
+    "sample_size": _ignored(32, "is the size of the tiles into which diffusers may cut large images"),
     "scaling_factor": _read(0.18215, POSITIVE),
     "shift_factor": _only(None, 0.0, why="latents are scaled here, not shifted"),
     "latents_mean": _only(None, why="latents are scaled by one factor here, not by their own means and deviations"),
@@ -147,48 +147,48 @@ TEXT_ENCODER: Table = {
     "hidden_act": _only("quick_gelu", "gelu"),
     "layer_norm_eps": _read(1e-5, POSITIVE),
     "eos_token_id": _read(49407, INDEX),
-    "use_attention_mask": _only(False, None, why="every token is looked at, padding too"),
-    "attention_dropout": _passed_over(0.0, _TRAINING),
-    "dropout": _passed_over(0.0, _TRAINING),
-    "initializer_range": _passed_over(0.02, _TRAINING),
-    "initializer_factor": _passed_over(1.0, _TRAINING),
-    "pad_token_id": _passed_over(1, "the tokenizer's own padding is used"),
-    "bos_token_id": _passed_over(49406, "the tokenizer's own begin is used"),
-    "text_config": _only(None, why="a whole CLIPModel is no text encoder"),
-    "transformers_version": _passed_over(None, _LIBRARY),
-    "torch_dtype": _passed_over(None, _LIBRARY),
-    "dtype": _passed_over(None, _LIBRARY),
-    "output_hidden_states": _passed_over(False, _LIBRARY),
-    "output_attentions": _passed_over(False, _LIBRARY),
-    "return_dict": _passed_over(True, _LIBRARY),
-    "chunk_size_feed_forward": _passed_over(0, "how much is computed at once, with the same result"),
+    "use_attention_mask": _only(False, None, why="attention includes every token, padding too"),
+    "attention_dropout": _ignored(0.0, _TRAINING),
+    "dropout": _ignored(0.0, _TRAINING),
+    "initializer_range": _ignored(0.02, _TRAINING),
+    "initializer_factor": _ignored(1.0, _TRAINING),
+    "pad_token_id": _ignored(1, "the tokenizer's own padding is used"),
+    "bos_token_id": _ignored(49406, "the tokenizer's own begin is used"),
+    "text_config": _only(None, why="a whole CLIPModel is not a text encoder"),
+    "transformers_version": _ignored(None, _LIBRARY),
+    "torch_dtype": _ignored(None, _LIBRARY),
+    "dtype": _ignored(None, _LIBRARY),
+    "output_hidden_states": _ignored(False, _LIBRARY),
+    "output_attentions": _ignored(False, _LIBRARY),
+    "return_dict": _ignored(True, _LIBRARY),
+    "chunk_size_feed_forward": _ignored(0, "changes how much is computed at once, not the result"),
     "is_encoder_decoder": _only(False),
-    "id2label": _passed_over(None, _LIBRARY),
-    "label2id": _passed_over(None, _LIBRARY),
-    "problem_type": _passed_over(None, _LIBRARY),
+    "id2label": _ignored(None, _LIBRARY),
+    "label2id": _ignored(None, _LIBRARY),
+    "problem_type": _ignored(None, _LIBRARY),
 }
 TOKENIZER: Table = {
     "tokenizer_class": _only("CLIPTokenizer", "CLIPTokenizerFast", None),
     "pad_token": _read("<|endoftext|>", ANYTHING),
     "bos_token": _read("<|startoftext|>", ANYTHING),
     "eos_token": _read("<|endoftext|>", ANYTHING),
-    "unk_token": _passed_over("<|endoftext|>", "byte-level BPE knows every text"),
+    "unk_token": _ignored("<|endoftext|>", "byte-level BPE encodes every text"),
     "do_lower_case": _only(True, why="prompts are read in lower case"),
     "add_prefix_space": _only(False, None),
-    "errors": _passed_over("replace", "of turning tokens back into text"),
+    "errors": _ignored("replace", "is for turning tokens back into text"),
     "model_max_length": _read(77, ANYTHING),
     "added_tokens_decoder": _read(None, ANYTHING),
     "additional_special_tokens": _read(None, ANYTHING),
     "extra_special_tokens": _read(None, ANYTHING),
-    "clean_up_tokenization_spaces": _passed_over(None, "of turning tokens back into text"),
+    "clean_up_tokenization_spaces": _ignored(None, "is for turning tokens back into text"),
     "padding_side": _only("right", None),
-    "truncation_side": _passed_over("right", "a long prompt is cut at its end or given in pieces, as the request says"),
-    "name_or_path": _passed_over(None, _LIBRARY),
-    "special_tokens_map_file": _passed_over(None, _LIBRARY),
-    "tokenizer_file": _passed_over(None, _LIBRARY),
-    "backend": _passed_over(None, _LIBRARY),
-    "is_local": _passed_over(None, _LIBRARY),
-    "local_files_only": _passed_over(None, _LIBRARY),
+    "truncation_side": _ignored("right", "a long prompt is cut at its end or encoded in chunks, as the request says"),
+    "name_or_path": _ignored(None, _LIBRARY),
+    "special_tokens_map_file": _ignored(None, _LIBRARY),
+    "tokenizer_file": _ignored(None, _LIBRARY),
+    "backend": _ignored(None, _LIBRARY),
+    "is_local": _ignored(None, _LIBRARY),
+    "local_files_only": _ignored(None, _LIBRARY),
 }
 _NOISE = {
     "num_train_timesteps": _read(1000, WHOLE),
@@ -201,19 +201,19 @@ _NOISE = {
     "steps_offset": _read(0, INDEX),
     "set_alpha_to_one": _read(True, FLAG),
     "rescale_betas_zero_snr": _read(False, FLAG),
-    "use_flow_sigmas": _only(False, why="models trained by flow matching are not sampled here"),
-    "timestep_type": _only("discrete", why="EDM models are not sampled here"),
-    "thresholding": _only(False, why="latents have no bounds to be clipped to"),
+    "use_flow_sigmas": _only(False, why="models trained by flow matching are not supported"),
+    "timestep_type": _only("discrete", why="EDM models are not supported"),
+    "thresholding": _only(False, why="latents are not clipped"),
     "use_dynamic_shifting": _only(False),
     "shift_terminal": _only(None),
     "sigma_min": _only(None),
     "sigma_max": _only(None),
     "original_inference_steps": _only(50),
     "timestep_scaling": _only(10.0),
-    "clip_sample": _passed_over(False, "latents have no bounds; diffusers' pipelines for Stable Diffusion turn it off"),
+    "clip_sample": _ignored(False, "latents are not clipped; diffusers' pipelines for Stable Diffusion turn it off"),
 }
-#: Keys of the samplers themselves, read by diffusers' classes and by nothing here, with the default of those that make
-#: other images where they have another value; None where each class has its own.
+#: Keys of the schedulers' sampling, which diffusers reads and the converter does not: key -> default if another value
+#: changes images and all classes have the same default, else None.
 _SAMPLING_KEYS: Config = {
     **dict.fromkeys(("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"), False),
     "final_sigmas_type": "zero",
@@ -227,15 +227,15 @@ _SAMPLING_KEYS: Config = {
 SCHEDULER: Table = {
     **_NOISE,
     **{
-        name: Key("passed over", default, why=_SAMPLING, reported=default is not None)
+        name: Key("ignored", default, why=_SAMPLING, reported=default is not None)
         for name, default in _SAMPLING_KEYS.items()
     },
 }
 _LEADING = {"timestep_spacing": "leading"}
 _WIDER: Config = {"beta_start": 0.00085, "beta_end": 0.012}
 _OF_LCM = _LEADING | _WIDER | {"beta_schedule": "scaled_linear"}
-#: diffusers' schedulers whose noise is the one described by SCHEDULER, and where their defaults are others than there.
-#: All that are not here (EDM, flow matching, consistency models, ...) train and sample otherwise.
+#: diffusers' schedulers whose noise SCHEDULER describes -> the defaults that differ from SCHEDULER's.
+#: All others (EDM, flow matching, consistency models, ...) train and sample in other ways.
 SCHEDULER_CLASSES: dict[str, Config] = {
     **{f"DDIM{kind}Scheduler": _LEADING for kind in ("", "Parallel")},
     **{f"DDPM{kind}Scheduler": _LEADING for kind in ("", "Parallel")},
@@ -253,13 +253,13 @@ SCHEDULER_CLASSES: dict[str, Config] = {
 }
 
 
-#: anemone-defaults.json: what a checkpoint's makers recommend.
+#: Keys of anemone-defaults.json: the settings that a checkpoint's makers recommend.
 DEFAULTS: Table = {
     "steps": _read(None, WHOLE_OR_NONE),
     "guidance_scale": _read(None, NOT_NEGATIVE_OR_NONE),
     "scheduler": _read(None, TEXT_OR_NONE),
 }
-#: What a UNet may predict.
+#: The accepted prediction types.
 PREDICTION_TYPES: tuple[str, ...] = SCHEDULER["prediction_type"].accepted
 
 _TABLES: dict[str, Table] = {
@@ -268,26 +268,26 @@ _TABLES: dict[str, Table] = {
     "vae/config.json": VAE,
     "text_encoder/config.json, text_encoder_2/config.json": TEXT_ENCODER,
     "tokenizer/tokenizer_config.json, tokenizer_2/tokenizer_config.json": TOKENIZER,
-    "a ControlNet's config.json (what the UNet's does not have)": {
+    "a ControlNet's config.json (keys that the UNet's does not have)": {
         name: key for name, key in CONTROLNET.items() if name not in UNET
     },
 }
 _ABOUT = """\
 # Configurations
 
-What the converter does with every key of a checkpoint's configurations that diffusers and transformers read. A key that
-is missing has the default its library gives it; schedulers' defaults are those of their class. A value that is not
-accepted is refused by name before anything is written. This page is made by `python -m converter.sources.config_tables`.
+How the converter treats every key of a checkpoint's configurations that diffusers and transformers read. A missing key
+has its library's default; a scheduler's defaults are those of its class. A value that is not accepted is refused by name
+before anything is written. This page is made by `python -m converter.sources.config_tables`.
 
-Schedulers that say how a model was trained: {schedulers}. Models of other schedulers are refused, since they are sampled
-in another way (EDM, flow matching, consistency models).
+Accepted schedulers, which say how a model was trained: {schedulers}. Models of other schedulers (EDM, flow matching,
+consistency models) are refused, since they are sampled in another way.
 """
 
 
-def _fate(key: Key) -> str:
-    if key.fate == "read":
+def _treatment(key: Key) -> str:
+    if key.treatment == "read":
         return "used" if key.kind is ANYTHING else f"used: {key.kind.words}"
-    if key.fate == "only":
+    if key.treatment == "only":
         return f"accepted: {listed(key.accepted)}" + (f" ({key.why})" if key.why else "")
     return f"does not matter: {key.why}"
 
@@ -296,8 +296,8 @@ def as_markdown() -> str:
     """Return the content of docs/configurations.md."""
     parts = [_ABOUT.format(schedulers=", ".join(name.removesuffix("Scheduler") for name in SCHEDULER_CLASSES))]
     for title, table in _TABLES.items():
-        rows = [f"| `{name}` | {_fate(key)} |" for name, key in table.items()]
-        parts.append("\n".join([f"## {title}", "", "| key | what becomes of it |", "| --- | --- |", *rows, ""]))
+        rows = [f"| `{name}` | {_treatment(key)} |" for name, key in table.items()]
+        parts.append("\n".join([f"## {title}", "", "| key | treatment |", "| --- | --- |", *rows, ""]))
     return "\n".join(parts)
 
 

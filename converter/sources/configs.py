@@ -1,4 +1,4 @@
-"""Read a configuration by a table of its keys: fill in defaults, check values, refuse other keys by name."""
+"""Read a configuration by a table of its keys: fill in defaults, check values, refuse unsupported values by name."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from typing import Any, Literal, TypeAlias
 from converter.errors import CheckpointError, quoted
 
 Config: TypeAlias = dict[str, Any]
-#: There is no default: the key must be there.
+#: The default of a key that must be there.
 REQUIRED = object()
-#: More blocks, layers or levels than any network has; each is written out in its program.
+#: More blocks, layers or levels than any network has; a program has operations for each.
 _MANY = 1000
-
-
-#: tokenizer.json, the largest there is, takes 3.6 MB.
+#: The largest published JSON file, a tokenizer.json, has 3.6 MB.
 _LARGEST_JSON = 64_000_000
 
 
@@ -26,27 +24,27 @@ def parse_json(where: str, content: bytes) -> Any:
     try:
         # Editors on Windows put a byte order mark first; JSON has none (RFC 8259, section 8.1).
         return json.loads(content.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits and deep nesting among them
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and deep nesting
         raise CheckpointError(f"{where} is not JSON: {error}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object from a file; CheckpointError names the file that is missing or damaged."""
+    """Return a JSON object from a file; raises CheckpointError naming the file if it is missing or damaged."""
     if not path.is_file():
         raise CheckpointError(
             f"{path} is missing; a diffusers checkpoint has model_index.json and a folder per network"
         )
     if (size := path.stat().st_size) > _LARGEST_JSON:
         raise CheckpointError(f"{path} has {size} bytes; a configuration has at most {_LARGEST_JSON}")
-    found = parse_json(str(path), path.read_bytes())
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds a {type(found).__name__}, not an object")
-    return found
+    value = parse_json(str(path), path.read_bytes())
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} has a {type(value).__name__}; an object is expected")
+    return value
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A sort of value: whether one is of it, and what it is called."""
+    """A kind of value: its name in messages, and a function that checks a value."""
 
     words: str
     accepts: Callable[[Any], bool]
@@ -108,12 +106,12 @@ ANYTHING = Kind("anything", lambda value: True)
 class Key:
     """One key of a configuration.
 
-    fate: ``read``, ``only`` (refused unless it has one of ``accepted``) or ``passed over``, as ``why`` says.
-    default: what the library takes where the key is missing.
-    reported: whether `not_followed` reports a value other than the default, though the key is passed over.
+    treatment: ``read``, ``only`` (refused unless the value is one of ``accepted``) or ``ignored``; ``why`` is the reason.
+    default: the library's default.
+    reported: whether `ignored_settings` reports a value other than the default.
     """
 
-    fate: Literal["read", "only", "passed over"]
+    treatment: Literal["read", "only", "ignored"]
     default: Any
     kind: Kind = ANYTHING
     accepted: tuple[Any, ...] = ()
@@ -126,59 +124,57 @@ Table: TypeAlias = Mapping[str, Key]
 
 def expect(where: str, config: Config, name: str, accepted: tuple[Any, ...], default: Any = None) -> None:
     """Raise CheckpointError unless ``config`` has one of the accepted values under ``name``."""
-    found = config.get(name, default)
-    if found not in accepted:
-        raise CheckpointError(f"{where} has {name} = {quoted(found)}; this converter knows {listed(accepted)}")
+    value = config.get(name, default)
+    if value not in accepted:
+        raise CheckpointError(f"{where} has {name} = {quoted(value)}; accepted: {listed(accepted)}")
 
 
 def listed(values: tuple[Any, ...]) -> str:
-    """Return accepted values in words."""
+    """Return accepted values for a message, joined by "or"."""
     return " or ".join("null" if v is None else repr(v) for v in values)
 
 
 def _one_for_all(value: Any) -> Any:
-    """Return a list of one value for every level as that value, with which diffusers fills such a list; others as they are."""
+    """Return the value of a list whose values are all the same (diffusers repeats one value so); others unchanged."""
     return value[0] if isinstance(value, list) and value and all(v == value[0] for v in value) else value
 
 
-def _is(value: Any, accepted: Any) -> bool:
-    """Return whether they are equal; 1 and true are not."""
+def _equal(value: Any, accepted: Any) -> bool:
+    """Return whether two values are equal; 1 and true are not."""
     return bool(value == accepted and isinstance(value, bool) == isinstance(accepted, bool))
 
 
-def read_config(where: str, given: Config, table: Table, defaults: Config | None = None) -> Config:
-    """Return the configuration with defaults for what it lacks, and only the keys of ``table``.
+def read_config(where: str, config: Config, table: Table, defaults: Config | None = None) -> Config:
+    """Return the configuration with only the keys of ``table``, and with defaults for missing keys.
 
-    ``defaults`` go before the table's. Raises CheckpointError that begins with ``where`` and names the key, its value
+    ``defaults`` take precedence over the table's. Raises CheckpointError that begins with ``where`` and names the key, its value
     and what is accepted.
     """
-    found: Config = {}
+    values: Config = {}
     for name, key in table.items():
-        value = given.get(name, (defaults or {}).get(name, key.default))
+        value = config.get(name, (defaults or {}).get(name, key.default))
         if value is REQUIRED:
             raise CheckpointError(f"{where} lacks {name}; accepted: {key.kind.words}")
-        same = _one_for_all(value) if key.fate == "only" and value not in key.accepted else value
-        if key.fate == "only" and not any(_is(same, accepted) for accepted in key.accepted):
+        same = _one_for_all(value) if key.treatment == "only" and value not in key.accepted else value
+        if key.treatment == "only" and not any(_equal(same, accepted) for accepted in key.accepted):
             because = f" ({key.why})" if key.why else ""
-            raise CheckpointError(
-                f"{where} has {name} = {quoted(value)}; this converter knows {listed(key.accepted)}{because}"
-            )
+            raise CheckpointError(f"{where} has {name} = {quoted(value)}; accepted: {listed(key.accepted)}{because}")
         if not key.kind.accepts(value):
             raise CheckpointError(f"{where} has {name} = {quoted(value)}; accepted: {key.kind.words}")
-        found[name] = same
-    return found
+        values[name] = same
+    return values
 
 
-def not_followed(where: str, given: Config, table: Table) -> list[str]:
-    """Return what a configuration says that is not followed here though its library might, in sentences."""
-    found = []
-    for name, value in given.items():
+def ignored_settings(where: str, config: Config, table: Table) -> list[str]:
+    """Return a sentence for each setting that the converter ignores though its library may use it."""
+    sentences = []
+    for name, value in config.items():
         key = table.get(name)
         if key is None and not name.startswith("_"):
-            found.append(f"{where} has {name} = {quoted(value)}, which its library does not read either")
+            sentences.append(f"{where} has {name} = {quoted(value)}, which its library does not read either")
         elif key is not None and key.reported and value != key.default:
-            found.append(f"{where} has {name} = {quoted(value)}: {key.why}")
-    return found
+            sentences.append(f"{where} has {name} = {quoted(value)}: {key.why}")
+    return sentences
 
 
 def is_projected(config: Config) -> bool:

@@ -16,12 +16,12 @@ _SHOWN = 5
 
 
 def _inside(folder: str, names: Collection[str]) -> list[str]:
-    found = (name.removeprefix(f"{folder}/") for name in names if name.startswith(f"{folder}/"))
-    return [name for name in found if "/" not in name]
+    paths = (name.removeprefix(f"{folder}/") for name in names if name.startswith(f"{folder}/"))
+    return [path for path in paths if "/" not in path]
 
 
 def _single_files(names: Collection[str]) -> list[str]:
-    # Those at the top are the likeliest to be whole checkpoints.
+    # Files at the top are the likeliest to be whole checkpoints.
     return sorted((name for name in names if name.endswith(".safetensors")), key=lambda name: (name.count("/"), name))
 
 
@@ -29,16 +29,16 @@ def not_diffusers(where: str, names: Collection[str]) -> CheckpointError:
     """Return the error for a repository without model_index.json."""
     if files := _single_files(names):
         return CheckpointError(
-            f"{where} is no diffusers checkpoint (it has no {MODEL_INDEX}), but has {shown(files, _SHOWN)}; give the file as "
+            f"{where} is not a diffusers checkpoint (it has no {MODEL_INDEX}), but has {shown(files, _SHOWN)}; give a file as "
             f"{where}/{files[0]}"
         )
     if pickles := sorted(name for name in names if name.endswith(PICKLES)):
         return pickle_refused(f"{where} has no safetensors, only {shown(pickles, _SHOWN)}")
-    return CheckpointError(f"{where} holds no checkpoint: it has neither {MODEL_INDEX} nor a .safetensors file")
+    return CheckpointError(f"{where} has no checkpoint: neither {MODEL_INDEX} nor a .safetensors file")
 
 
 def checkpoint_file(where: str, file: str, names: Collection[str]) -> str:
-    """Return ``file``, where the repository has it; raises CheckpointError naming those it has."""
+    """Return ``file`` if the repository has it; raises CheckpointError naming the files it has."""
     if file not in names:
         others = _single_files(names)
         raise CheckpointError(f"{where} has no {file}" + (f"; it has {shown(others, _SHOWN)}" if others else ""))
@@ -48,34 +48,34 @@ def checkpoint_file(where: str, file: str, names: Collection[str]) -> str:
 def checkpoint_components(where: str, index: dict[str, Any], names: Collection[str]) -> list[ComponentKind]:
     """Return the components of the checkpoint whose model_index.json is ``index``.
 
-    Raises CheckpointError where a component is of another class or missing, before gigabytes are downloaded.
+    Raises CheckpointError if a component is missing or of an unsupported class, before weights are downloaded.
     """
-    found = []
+    components = []
     for component in COMPONENTS:
-        listed = index.get(component.name)
-        kind = listed[-1] if isinstance(listed, list) and listed else None
+        entry = index.get(component.name)
+        kind = entry[-1] if isinstance(entry, list) and entry else None
         if kind not in (None, *component.classes):
             raise CheckpointError(
-                f"{where} has a {kind} for its {component.name}; this converter reads {' and '.join(component.classes)}"
+                f"{where} has a {kind} for its {component.name}; accepted: {' and '.join(component.classes)}"
             )
         if kind is not None or (component.name not in index and f"{component.name}/config.json" in names):
-            found.append(component)
-    if {component.role for component in found} != {component.role for component in COMPONENTS}:
+            components.append(component)
+    if {component.role for component in components} != {component.role for component in COMPONENTS}:
         raise CheckpointError(
-            f"{where} is a {index.get('_class_name', 'model')} with {' and '.join(c.name for c in found) or 'none'} of the "
+            f"{where} is a {index.get('_class_name', 'model')} with {' and '.join(c.name for c in components) or 'none'} of the "
             f"networks of Stable Diffusion ({', '.join(c.name for c in COMPONENTS)})"
         )
-    return found
+    return components
 
 
 def settings_files(where: str, components: Collection[ComponentKind], names: Collection[str]) -> list[str]:
-    """Return the small files: configurations, lists of shards, tokenizers. Raises CheckpointError where one is missing."""
+    """Return the small files: configurations, lists of shards, tokenizers. Raises CheckpointError if one is missing."""
     wanted = [MODEL_INDEX, _SCHEDULER, *(f"{component.name}/config.json" for component in components)]
     for component in components:
         wanted += [f"{component.name}/{name}" for name in shard_indexes(_inside(component.name, names))]
         if component.tokenizer is not None:
-            found = tokenizer_names(f"{where}/{component.tokenizer}", _inside(component.tokenizer, names))
-            wanted += [f"{component.tokenizer}/{name}" for name in found]
+            files = tokenizer_names(f"{where}/{component.tokenizer}", _inside(component.tokenizer, names))
+            wanted += [f"{component.tokenizer}/{name}" for name in files]
     if missing := [name for name in wanted if name not in names]:
         raise CheckpointError(f"{where} lacks {', '.join(missing)}")
     return [*wanted, DEFAULTS] if DEFAULTS in names else wanted
@@ -87,9 +87,9 @@ def weights_of(
     names: Collection[str],
     read_json: Callable[[str], dict[str, Any]],
 ) -> list[str]:
-    """Return one set of safetensors files for each component, fp16 where there is one; ``read_json`` reads a list of shards.
+    """Return one set of safetensors files for each component, fp16 if there is one; ``read_json`` reads a list of shards.
 
-    Raises CheckpointError where there are none, or only pickles.
+    Raises CheckpointError if a component has none, or only pickles.
     """
     return [
         f"{network}/{name}"
@@ -103,26 +103,26 @@ def weights_of(
 
 
 def network_folder(where: str, within: str | None, names: Collection[str]) -> str:
-    """Return where in a repository a network alone lies: at its top (""), else in the folder ``within`` of a checkpoint.
+    """Return the folder of a single network in a repository: its top (""), else the folder ``within`` of a checkpoint.
 
-    Raises CheckpointError where it is in neither.
+    Raises CheckpointError if neither has a network.
     """
     for folder in ("", within):
         if folder is not None and f"{folder}/config.json".removeprefix("/") in names:
             return folder
     inside = "" if within is None else f" or {within}/config.json"
-    raise CheckpointError(f"{where} holds no network: it has no config.json{inside}")
+    raise CheckpointError(f"{where} has no network: it has no config.json{inside}")
 
 
 def network_files(
     where: str, folder: str, names: Collection[str], read_json: Callable[[str], dict[str, Any]]
 ) -> tuple[list[str], list[str]]:
-    """Return a network's small files and one set of its weights, fp16 where there is one; see `choose_weights`."""
+    """Return a network's small files and one set of its weights, fp16 if there is one; see `choose_weights`."""
 
-    def whole(name: str) -> str:
+    def in_folder(name: str) -> str:
         return f"{folder}/{name}".removeprefix("/")
 
     inside = _inside(folder, names) if folder else [name for name in names if "/" not in name]
-    small = [whole("config.json"), *(whole(name) for name in shard_indexes(inside))]
-    weights = choose_weights(f"{where}/{folder}".removesuffix("/"), inside, lambda index: read_json(whole(index)))
-    return small, [whole(name) for name in weights]
+    small = [in_folder("config.json"), *(in_folder(name) for name in shard_indexes(inside))]
+    weights = choose_weights(f"{where}/{folder}".removesuffix("/"), inside, lambda index: read_json(in_folder(index)))
+    return small, [in_folder(name) for name in weights]

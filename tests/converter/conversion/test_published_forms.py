@@ -162,7 +162,7 @@ def test_an_sdxl_file_without_its_projection_is_refused_by_name(tmp_path):
         (FIRST_UNET_WEIGHT.replace("attn1.to_q", "fuser.linear"), (16, 16), "GLIGEN"),
         ("encoder_hid_proj.image_projection_layers.0.norm.weight", (4,), "an IP-Adapter"),
         ("down_blocks.0.motion_modules.0.proj_in.weight", (4, 4), "AnimateDiff"),
-        ("of_next_year.weight", (4,), "something this converter lacks"),
+        ("of_next_year.weight", (4,), "an unknown part"),
     ],
 )
 def test_a_tensor_that_changes_the_image_is_refused_by_name(name, shape, words, tmp_path):
@@ -182,7 +182,7 @@ def test_what_changes_no_image_is_left_out_and_listed(tmp_path):
     change_config(source / "model_index.json", safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])
     made = convert(source, tmp_path / "out", ConvertOptions(verify=False))
     assert made.manifest.left_out == (
-        "scheduler/scheduler_config.json has use_karras_sigmas = True: how to sample is each request's choice of scheduler",
+        "scheduler/scheduler_config.json has use_karras_sigmas = True: each request chooses how to sample",
         "text_encoder: logit_scale (of CLIP's other half, which reads images)",
         "text_encoder: text_model.embeddings.position_ids (the numbers of the positions, which are always the same)",
         "text_encoder: text_model.encoder.layers.2.mlp.fc1.bias (of layers behind the last one used)",

@@ -133,9 +133,9 @@ def test_every_implementation_of_attention_gives_the_same_scores(tmp_path, atten
         (lambda c: c.pop("vision_config"), "no vision_config"),
         (
             lambda c: c["vision_config"].update(hidden_act="relu"),
-            "hidden_act = 'relu'; this converter knows 'quick_gelu'",
+            "hidden_act = 'relu'; accepted: 'quick_gelu'",
         ),
-        (lambda c: c["vision_config"].update(num_channels=4), "num_channels = 4; this converter knows 3"),
+        (lambda c: c["vision_config"].update(num_channels=4), "num_channels = 4; accepted: 3"),
         (
             lambda c: c["vision_config"].update(image_size=35),
             "position_embedding.weight is 17x32, but by its network's configuration it should be 26x32",

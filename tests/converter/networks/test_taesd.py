@@ -110,12 +110,12 @@ def test_the_published_decoder_becomes_a_graph_of_all_its_weights():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"act_fn": "silu"}, "act_fn = 'silu'; this converter knows 'relu'"),
-        ({"upsample_fn": "bilinear"}, "upsample_fn = 'bilinear'; this converter knows 'nearest'"),
-        ({"upsampling_scaling_factor": 4}, "upsampling_scaling_factor = 4; this converter knows 2"),
-        ({"out_channels": 4}, "out_channels = 4; this converter knows 3"),
-        ({"scaling_factor": 0.18215}, "scaling_factor = 0.18215; this converter knows 1.0"),
-        ({"shift_factor": 0.1}, "shift_factor = 0.1; this converter knows 0.0"),
+        ({"act_fn": "silu"}, "act_fn = 'silu'; accepted: 'relu'"),
+        ({"upsample_fn": "bilinear"}, "upsample_fn = 'bilinear'; accepted: 'nearest'"),
+        ({"upsampling_scaling_factor": 4}, "upsampling_scaling_factor = 4; accepted: 2"),
+        ({"out_channels": 4}, "out_channels = 4; accepted: 3"),
+        ({"scaling_factor": 0.18215}, "scaling_factor = 0.18215; accepted: 1.0"),
+        ({"shift_factor": 0.1}, "shift_factor = 0.1; accepted: 0.0"),
         ({"decoder_block_out_channels": [64, 32, 32, 16]}, "the same width for all levels"),
         ({"num_decoder_blocks": [3, 3]}, "num_decoder_blocks for 2 levels and decoder_block_out_channels for 4"),
     ],

@@ -19,7 +19,7 @@ from converter.sources.config_tables import (
     VAE,
     as_markdown,
 )
-from converter.sources.configs import REQUIRED, not_followed, read_config, read_json
+from converter.sources.configs import REQUIRED, ignored_settings, read_config, read_json
 
 LEVELS = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2, "block_out_channels": [32, 64]}
 
@@ -51,7 +51,7 @@ def test_every_key_of_a_network_is_in_the_table_with_its_librarys_default(table,
 def test_every_key_of_a_text_encoder_is_in_the_table_with_its_librarys_default():
     theirs = transformers.CLIPTextConfig().to_dict()
     assert set(theirs) - {"_name_or_path"} <= set(TEXT_ENCODER)
-    read = {name: key for name, key in TEXT_ENCODER.items() if key.fate == "read"}
+    read = {name: key for name, key in TEXT_ENCODER.items() if key.treatment == "read"}
     assert {name: key.default for name, key in read.items()} == {name: theirs[name] for name in read}
 
 
@@ -61,7 +61,7 @@ def test_every_key_of_a_scheduler_is_in_the_table_with_its_classs_default(name):
     theirs = parameters(getattr(diffusers, name))
     assert set(theirs) <= set(SCHEDULER)
     for key, default in theirs.items():
-        if SCHEDULER[key].fate == "read" or key in ("beta_schedule", "prediction_type", "timestep_spacing"):
+        if SCHEDULER[key].treatment == "read" or key in ("beta_schedule", "prediction_type", "timestep_spacing"):
             assert SCHEDULER_CLASSES[name].get(key, SCHEDULER[key].default) == default, key
 
 
@@ -91,7 +91,7 @@ def test_a_key_without_a_default_is_asked_for():
 )
 def test_a_value_that_is_not_accepted_is_named_with_those_that_are(key, value):
     with pytest.raises(
-        CheckpointError, match=rf"unet/config\.json has {key} = .*; (accepted:|this converter knows) ['\w]"
+        CheckpointError, match=rf"unet/config\.json has {key} = .*; accepted: ['\w]"
     ):
         read_config("unet/config.json", LEVELS | {key: value}, UNET)
 
@@ -112,8 +112,8 @@ def test_a_value_that_means_the_same_is_accepted(key, value, read):
 
 def test_what_is_not_followed_is_said():
     given = {"_class_name": "x", "use_karras_sigmas": True, "lower_order_final": True, "of_next_year": 3}
-    assert not_followed("s.json", given, SCHEDULER) == [
-        "s.json has use_karras_sigmas = True: how to sample is each request's choice of scheduler",
+    assert ignored_settings("s.json", given, SCHEDULER) == [
+        "s.json has use_karras_sigmas = True: each request chooses how to sample",
         "s.json has of_next_year = 3, which its library does not read either",
     ]
 
@@ -126,5 +126,5 @@ def test_the_docs_have_the_table():
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"steps": ' + "9" * 5000 + "}", '{"a": \udcff}', "[1]", ""])
 def test_a_file_that_is_no_json_object_is_refused(text, tmp_path):
     (tmp_path / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(CheckpointError, match=r"config\.json (is not JSON|holds a list)"):
+    with pytest.raises(CheckpointError, match=r"config\.json (is not JSON|has a list; an object is expected)"):
         read_json(tmp_path / "config.json")

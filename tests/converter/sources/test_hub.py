@@ -401,5 +401,5 @@ def test_a_network_of_a_whole_checkpoint_is_downloaded_without_the_others(hub, f
 
 def test_a_repository_without_the_network_is_refused(hub, files):
     hub.repositories["owner/tiny"] = Repository(files)
-    with pytest.raises(CheckpointError, match=r"holds no network: it has no config\.json or controlnet/config\.json"):
+    with pytest.raises(CheckpointError, match=r"has no network: it has no config\.json or controlnet/config\.json"):
         Component.open("owner/tiny", "controlnet")

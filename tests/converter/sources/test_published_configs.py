@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from converter.errors import CheckpointError
-from converter.families.registry import recognize, settings_not_followed
+from converter.families.registry import ignored_checkpoint_settings, recognize
 from converter.sources.checkpoint import Checkpoint
 
 PUBLISHED = json.loads((Path(__file__).parents[2] / "data" / "published_configs.json").read_text())
@@ -63,5 +63,5 @@ def test_a_published_folder_of_another_kind_is_refused_by_what_sets_it_apart(nam
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_nothing_of_a_published_folder_is_passed_over_but_how_its_makers_sample_and_what_nobody_reads(name, tmp_path):
-    found = settings_not_followed(published(name, tmp_path))
+    found = ignored_checkpoint_settings(published(name, tmp_path))
     assert [line for line in found if not line.endswith("which its library does not read either")] == []

@@ -206,7 +206,7 @@ def test_shards_that_are_missing_are_named(checkpoint, tmp_path):
         {"weight_map": {"a": "../vae/x.safetensors"}},
     ):
         index.write_text(json.dumps(listed))
-        with pytest.raises(CheckpointError, match="names files that are not beside it"):
+        with pytest.raises(CheckpointError, match="names files that are missing from its folder"):
             open_source(folder).tensors("unet")
 
 

@@ -218,7 +218,7 @@ def test_no_prompt_is_too_odd(prompt, tmp_path):
         ({"added_tokens": {"<cat>": -1}}, "'<cat>' as number -1"),
         ({"added_tokens": {"<cat>": 1.5}}, "as number 1.5"),
         ({"added_tokens": {"": 49408}}, "has '' for a token"),
-        ({"added_tokens": ["<cat>"]}, "holds a list"),
+        ({"added_tokens": ["<cat>"]}, "has a list; an object"),
         ({"added_tokens": {"<cat>": 320}}, "number 320, which is 'a</w>' in its vocabulary"),
         ({"added_tokens": {"a</w>": 49408}}, "in its vocabulary"),
         ({"added_tokens": {"<cat>": 49408, "<dog>": 49408}}, "<dog>"),
