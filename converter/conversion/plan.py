@@ -154,7 +154,7 @@ class ConversionPlan:
 
     def weight_bytes(self) -> dict[str, int]:
         """Return the bytes of each network's weights in fp16."""
-        return {network: self.tensors(network).half_bytes(names) for network, names in self.taken.items()}
+        return {network: self.tensors(network).fp16_bytes(names) for network, names in self.taken.items()}
 
     @cached_property
     def tokenizers(self) -> dict[str, dict[str, bytes]]:

@@ -1,8 +1,8 @@
-"""Checkpoints from the Hugging Face hub, copied into its cache, where other programs find them too.
+"""Download checkpoints from the Hugging Face hub into its cache, which other programs share.
 
-huggingface_hub keeps the cache and the token (HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE). When it is stopped, version
-2.4 drops what it had of a file. So files of gigabytes are fetched here, into the places the cache has for them
-(https://huggingface.co/docs/huggingface_hub/guides/manage-cache), and the next attempt goes on where this one ended.
+huggingface_hub manages the cache and the token (HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE). If a download is
+stopped, version 2.4 deletes the partial file. So this module downloads files of gigabytes itself, to the cache's paths
+(https://huggingface.co/docs/huggingface_hub/guides/manage-cache), and the next attempt resumes the partial file.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _ADDRESS = re.compile(
     r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:/(?P<file>\S+\.safetensors))?(?:@(?P<revision>[^\s@]+))?", re.ASCII
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-#: http_get goes on by itself after timeouts and closed connections, but not after one that was reset.
+#: http_get resumes after timeouts and closed connections, but not after a reset connection.
 _RETRIES = 5
 _PAUSE_S = 1.0
 
@@ -65,15 +65,15 @@ class HubAddress:
 
     @staticmethod
     def parse(text: str) -> HubAddress | None:
-        """Return the address; None where ``text`` is not one."""
-        found = None if ".." in text else _ADDRESS.fullmatch(text)
-        if found is None:
+        """Return the address; None if ``text`` is not one."""
+        match = None if ".." in text else _ADDRESS.fullmatch(text)
+        if match is None:
             return None
-        return HubAddress(found["repo"], found["file"], found["revision"] or constants.DEFAULT_REVISION)
+        return HubAddress(match["repo"], match["file"], match["revision"] or constants.DEFAULT_REVISION)
 
     @property
     def name(self) -> str:
-        """What a model from there is called: the address without suffix and revision."""
+        """The name of a model from this address: without suffix and revision."""
         return self.repo if self.file is None else f"{self.repo}/{self.file.removesuffix('.safetensors')}"
 
     @property
@@ -84,17 +84,17 @@ class HubAddress:
 
 @dataclass(frozen=True)
 class _File:
-    """A file's size in bytes; its SHA-256 where it is of the large ones (git LFS)."""
+    """A file's size in bytes, and the SHA-256 of large files (git LFS)."""
 
     size: int
     sha256: str | None
 
 
 class _Count:
-    """What huggingface_hub takes for a progress bar: reports how many bytes of a file are there."""
+    """A progress bar for huggingface_hub that reports how many bytes of a file have arrived."""
 
     def __init__(self, report: Callable[[int], None], initial: int = 0, **_: Any) -> None:
-        self._report, self._at = report, initial
+        self._report, self._count = report, initial
 
     def __enter__(self) -> _Count:
         return self
@@ -103,32 +103,32 @@ class _Count:
         pass
 
     def update(self, size: float | None = 1) -> None:
-        self._at += int(size or 0)
-        self._report(self._at)
+        self._count += int(size or 0)
+        self._report(self._count)
 
 
 def _explained(address: HubAddress, error: Exception, during: Literal["search", "download"]) -> CheckpointError:
     repo, hub = address.repo, constants.ENDPOINT
     if isinstance(error, GatedRepoError):
         return CheckpointError(
-            f"{repo} is gated: accept its licence at {hub}/{repo}, make a token at {hub}/settings/tokens, and set HF_TOKEN "
+            f"{repo} is gated: accept its license at {hub}/{repo}, make a token at {hub}/settings/tokens, and set HF_TOKEN "
             "to it"
         )
     if isinstance(error, RevisionNotFoundError):
         return CheckpointError(f"{repo} has no revision {address.revision!r} (a branch, tag or commit)")
     if isinstance(error, RepositoryNotFoundError):
         return CheckpointError(
-            f"there is no folder {repo} here and no repository of that name at {hub}; where it is private, set HF_TOKEN to "
+            f"there is no folder {repo} here and no repository of that name at {hub}; if it is private, set HF_TOKEN to "
             "a token that may read it"
         )
     if isinstance(error, HFValidationError):
-        return CheckpointError(f"{repo} is no repository's name: {error}")
+        return CheckpointError(f"{repo} is not a repository's name: {error}")
     if during == "search":
         return CheckpointError(
-            f"{hub} does not answer ({error}), and the cache in {constants.HF_HUB_CACHE} does not have all of {repo}"
+            f"{hub} does not answer ({error}), and the cache in {constants.HF_HUB_CACHE} has no complete copy of {repo}"
         )
     return CheckpointError(
-        f"the download of {repo} was cut off: {error}. What has arrived is kept; the same command goes on with the rest"
+        f"the download of {repo} was cut off: {error}. The bytes that arrived are kept; the same command resumes it"
     )
 
 
@@ -142,7 +142,7 @@ def _explaining(address: HubAddress, during: Literal["search", "download"]) -> I
 
 @dataclass(frozen=True)
 class _Repository:
-    """A repository at one commit, and the files it has there."""
+    """A repository at one commit, with its files."""
 
     address: HubAddress
     commit: str
@@ -168,22 +168,23 @@ class _Repository:
         blob = self._blob(name)
         if (self.folder / name).exists() or (blob is not None and blob.exists()):
             return 0
-        begun = blob and blob.with_name(f"{blob.name}.incomplete")
-        return max(0, self.files[name].size - (begun.stat().st_size if begun and begun.exists() else 0))
+        partial_file = blob and blob.with_name(f"{blob.name}.incomplete")
+        size = partial_file.stat().st_size if partial_file and partial_file.exists() else 0
+        return max(0, self.files[name].size - size)
 
     def require_space(self, names: list[str]) -> None:
-        """Raise SpaceError unless the cache has room for what is missing of these files."""
+        """Raise SpaceError unless the cache's disk has space for the missing bytes of these files."""
         missing, cache = sum(self._missing_bytes(name) for name in names), Path(constants.HF_HUB_CACHE)
-        there = next(path for path in (cache, *cache.absolute().parents) if path.exists())
-        free = shutil.disk_usage(there).free
+        folder = next(path for path in (cache, *cache.absolute().parents) if path.exists())
+        free = shutil.disk_usage(folder).free
         if missing and free < missing + 2**24:
             raise SpaceError(
                 f"downloading {self.address.name} needs {missing / 2**20 + 16:.0f} MB in {cache}; {free / 2**20:.0f} MB "
                 "are free. HF_HOME moves the cache to another disk"
             )
 
-    def get(self, name: str, report: Callable[[int], None] = lambda at: None) -> Path:
-        """Return the file, in the cache's folder of this commit; ``report`` gets the number of bytes that are there."""
+    def get(self, name: str, report: Callable[[int], None] = lambda count: None) -> Path:
+        """Return the file in the cache's folder of this commit; ``report`` gets the number of bytes that have arrived."""
         blob = self._blob(name)
         if blob is not None and not blob.exists() and not (self.folder / name).exists():
             self._get_large(name, blob, report)
@@ -195,7 +196,7 @@ class _Repository:
         blob.parent.mkdir(parents=True, exist_ok=True)
         with begun.open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            if blob.exists():  # another process brought it while this one waited
+            if blob.exists():  # another process downloaded it while this one waited
                 begun.unlink(missing_ok=True)
                 return
             self._append(name, file, report)
@@ -210,14 +211,14 @@ class _Repository:
         bar: Any = partial(_Count, report)
         url = hf_hub_url(self.address.repo, name, revision=self.commit)
         while True:
-            there = file.seek(0, os.SEEK_END)
-            if there > size:
-                there = file.truncate(0)
+            offset = file.seek(0, os.SEEK_END)
+            if offset > size:
+                offset = file.truncate(0)
             try:
                 http_get(
                     url,
                     file,
-                    resume_size=there,
+                    resume_size=offset,
                     headers=build_hf_headers(),
                     expected_size=size,
                     displayed_filename=name,
@@ -225,53 +226,56 @@ class _Repository:
                 )
                 return
             except httpx2.ReadError:
-                failures = 1 if file.tell() > there else failures + 1
+                failures = 1 if file.tell() > offset else failures + 1
                 if failures > _RETRIES:
                     raise
                 time.sleep(_PAUSE_S)
 
-    def finished(self) -> None:
-        """Note that the revision is this commit, for when the hub cannot be asked."""
+    def record_revision(self) -> None:
+        """Record that the revision is this commit, for when the hub does not answer."""
         if self.address.revision != self.commit:
             ref = self.address.storage / "refs" / self.address.revision
             ref.parent.mkdir(parents=True, exist_ok=True)
-            beside = ref.with_name(f"{ref.name}.{uuid4().hex}.tmp")
-            beside.write_text(self.commit)
-            beside.replace(ref)
+            temporary = ref.with_name(f"{ref.name}.{uuid4().hex}.tmp")
+            temporary.write_text(self.commit)
+            temporary.replace(ref)
 
 
-def _get_all(found: _Repository, large: list[str], progress: OnProgress) -> None:
-    found.require_space(large)
-    done, total = 0, sum(found.files[name].size for name in large)
+def _get_all(repository: _Repository, large: list[str], progress: OnProgress) -> None:
+    repository.require_space(large)
+    done, total = 0, sum(repository.files[name].size for name in large)
     for name in large:
 
-        def report(at: int, name: str = name, before: int = done) -> None:
-            progress(Progress("downloading", name, before + at, total))
+        def report(count: int, name: str = name, before: int = done) -> None:
+            progress(Progress("downloading", name, before + count, total))
 
-        found.get(name, report)
-        done += found.files[name].size
-        report(found.files[name].size)
-    found.finished()
+        repository.get(name, report)
+        done += repository.files[name].size
+        report(repository.files[name].size)
+    repository.record_revision()
 
 
-def _download(found: _Repository, progress: OnProgress) -> Path:
-    where, names = found.address.repo, found.files.keys()
-    if found.address.file is not None:
-        path, large = found.folder / found.address.file, [checkpoint_file(where, found.address.file, names)]
+def _download(repository: _Repository, progress: OnProgress) -> Path:
+    where, names = repository.address.repo, repository.files.keys()
+    if repository.address.file is not None:
+        path, large = (
+            repository.folder / repository.address.file,
+            [checkpoint_file(where, repository.address.file, names)],
+        )
     else:
         if MODEL_INDEX not in names:
             raise not_diffusers(where, names)
-        path, index = found.folder, read_json(found.get(MODEL_INDEX))
+        path, index = repository.folder, read_json(repository.get(MODEL_INDEX))
         components = checkpoint_components(where, index, names)
         for name in settings_files(where, components, names):
-            found.get(name)
-        large = weights_of(where, components, names, lambda name: read_json(found.folder / name))
-    _get_all(found, large, progress)
+            repository.get(name)
+        large = weights_of(where, components, names, lambda name: read_json(repository.folder / name))
+    _get_all(repository, large, progress)
     return path
 
 
 def _snapshot(address: HubAddress) -> Path | None:
-    """Return the cache's folder of the address's commit; None where it is not known."""
+    """Return the cache's folder of the address's commit; None if the cache does not know the commit."""
     commit, ref = address.revision, address.storage / "refs" / address.revision
     if not _COMMIT.fullmatch(commit):
         if not ref.is_file():
@@ -285,7 +289,7 @@ def _names(folder: Path) -> set[str]:
 
 
 def _cached(address: HubAddress) -> Path | None:
-    """Return the checkpoint as it is in the cache; None where it is not whole."""
+    """Return the checkpoint in the cache; None if it is incomplete."""
     folder = _snapshot(address)
     if folder is None:
         return None
@@ -302,27 +306,27 @@ def _cached(address: HubAddress) -> Path | None:
 
 
 def _fetched(address: HubAddress, cached: Callable[[], Path | None], download: Callable[[_Repository], Path]) -> Path:
-    """Return what ``download`` brings from the hub; where the hub cannot be asked, what is whole in the cache."""
+    """Return the path that ``download`` returns, or the complete copy in the cache if the hub cannot be asked."""
     try:
         with _explaining(address, "search"):
-            found = _Repository.look_up(address)
+            repository = _Repository.look_up(address)
     except CheckpointError:
-        there = cached()
-        if there is None:
+        path = cached()
+        if path is None:
             raise
-        return there
+        return path
     with _explaining(address, "download"):
-        return download(found)
+        return download(repository)
 
 
 def fetch(address: HubAddress, progress: OnProgress = ignore) -> Path:
-    """Copy what a conversion reads into the cache: the folder there, or the file that ``address`` names.
+    """Download what a conversion reads into the cache; return the folder there, or the file that ``address`` names.
 
-    ``progress`` is called as weights arrive. Where the hub does not answer, or no longer has the repository, a whole
-    copy in the cache will do. Raises CheckpointError (unknown, gated or private repository, nothing in it that is
-    converted, no network) and SpaceError before any weights are downloaded.
+    ``progress`` is called as weights arrive. If the hub does not answer, or no longer has the repository, a complete copy
+    in the cache is returned. Raises CheckpointError (unknown, gated or private repository, no checkpoint in it, no
+    network) and SpaceError before any weights are downloaded.
     """
-    return _fetched(address, lambda: _cached(address), lambda found: _download(found, progress))
+    return _fetched(address, lambda: _cached(address), lambda repository: _download(repository, progress))
 
 
 def _cached_network(address: HubAddress, within: str | None) -> Path | None:
@@ -338,18 +342,18 @@ def _cached_network(address: HubAddress, within: str | None) -> Path | None:
 
 
 def fetch_network(address: HubAddress, within: str | None, progress: OnProgress = ignore) -> Path:
-    """Copy one network into the cache (a repository that is one, or its folder ``within``): the folder there.
+    """Download one network into the cache (a repository that is one, or its folder ``within``); return the folder there.
 
-    Otherwise as `fetch`.
+    Otherwise like `fetch`.
     """
 
-    def download(found: _Repository) -> Path:
-        names = found.files.keys()
+    def download(repository: _Repository) -> Path:
+        names = repository.files.keys()
         inside = network_folder(address.repo, within, names)
-        small, large = network_files(address.repo, inside, names, lambda name: read_json(found.get(name)))
+        small, large = network_files(address.repo, inside, names, lambda name: read_json(repository.get(name)))
         for name in small:
-            found.get(name)
-        _get_all(found, large, progress)
-        return found.folder / inside
+            repository.get(name)
+        _get_all(repository, large, progress)
+        return repository.folder / inside
 
     return _fetched(address, lambda: _cached_network(address, within), download)

@@ -1,4 +1,4 @@
-"""Copies of repositories in the Hugging Face hub's cache, known by their paths alone.
+"""Copies of repositories in the Hugging Face hub's cache, recognized by their paths.
 
 The cache keeps a repository as ``models--owner--name/snapshots/<commit>``, with links into ``blobs`` for files
 (https://huggingface.co/docs/huggingface_hub/guides/manage-cache). `converter.sources.hub` fills it, and takes a fifth of a second
@@ -22,9 +22,9 @@ class Snapshot:
 
     @staticmethod
     def of(path: Path) -> Snapshot | None:
-        """Return the copy that ``path`` leads to or into; None where it is no path of a hub cache.
+        """Return the copy that ``path`` leads to or into; None if the path is not in a hub cache.
 
-        A link that a file is is not followed, since it leads to a blob, which no longer tells whose it is.
+        If a file is a link, it is not followed: it leads to a blob, whose path does not name a repository's file.
         """
         absolute = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
         parts = absolute.parts
@@ -36,17 +36,17 @@ class Snapshot:
 
 
 def folder_name(folder: Path) -> str:
-    """Return what a folder is called: its repository (owner/name) where it is in a hub cache, else its own name."""
+    """Return a folder's name: its repository (owner/name) if it is in a hub cache, else its own."""
     snapshot = Snapshot.of(folder)
     return folder.resolve().name if snapshot is None else snapshot.repo
 
 
 def short_name(folder: Path) -> str:
-    """Return `folder_name` without an owner, as folders, networks and installed models are called."""
+    """Return `folder_name` without the owner, for folders, networks and installed models."""
     return folder_name(folder).rpartition("/")[2]
 
 
 def file_name(file: Path) -> str:
-    """Return what a file is called without its suffix: owner/name/file in a hub cache, as `HubAddress.name` has it."""
+    """Return a file's name without its suffix; in a hub cache it is owner/name/file, like `HubAddress.name`."""
     snapshot = Snapshot.of(file)
     return file.stem if snapshot is None else f"{snapshot.repo}/{snapshot.within.with_suffix('').as_posix()}"

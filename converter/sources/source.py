@@ -14,17 +14,17 @@ from converter.sources.tensors import Tensors
 
 ACCEPTED = (
     "a diffusers checkpoint folder, a .safetensors file with a whole checkpoint, or owner/name of a repository on the "
-    "Hugging Face hub (also owner/name/file.safetensors; with @main or another revision behind it, it is never taken "
-    "for a path) is accepted"
+    "Hugging Face hub (also owner/name/file.safetensors; an address that ends in @main or another revision is never a "
+    "path) is accepted"
 )
 
 
 class Source(Protocol):
-    """A Stable Diffusion checkpoint, wherever it is from, as a diffusers folder has it."""
+    """A Stable Diffusion checkpoint from any kind of source, in the form of a diffusers folder."""
 
     @property
     def name(self) -> str:
-        """What the model is called where nobody says otherwise."""
+        """The model's default name."""
 
     @property
     def kind(self) -> str:
@@ -37,41 +37,41 @@ class Source(Protocol):
         """Return a network's config.json, or for ``scheduler`` its scheduler_config.json."""
 
     def tensors(self, component: str) -> Tensors:
-        """Return a network's weights under diffusers' names, mapped."""
+        """Return a network's weights under diffusers' names, as memory-mapped arrays."""
 
     @property
     def index(self) -> dict[str, Any]:
-        """model_index.json."""
+        """The content of model_index.json."""
 
     @property
     def part_classes(self) -> dict[str, Any]:
-        """Part of the pipeline -> the class that model_index.json names for it, where there is one."""
+        """Part of the pipeline -> its class in model_index.json; parts without a class are left out."""
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """Steps, guidance scale and scheduler its makers recommend, where they say."""
+        """Steps, guidance scale and scheduler that its makers recommend; missing ones are left out."""
 
     @property
     def leftovers(self) -> tuple[str, ...]:
-        """What it has beside its networks that is not converted and changes no image, in sentences."""
+        """Sentences about its contents that are not converted and change no image."""
 
     def tokenizer_files(self) -> dict[str, dict[str, bytes]]:
         """Return each tokenizer (tokenizer, tokenizer_2): file name -> content of vocab.json, merges.txt, tokenizer_config.json."""
 
     @property
     def sha256(self) -> str:
-        """A hash over the content of all that a conversion reads, and how it is to be read."""
+        """A hash of the content of all that a conversion reads, and of the requested prediction type."""
 
     @property
     def stamp(self) -> str:
-        """A hash that changes when a file does, found from names, sizes and times without reading weights."""
+        """A hash of the files' names, sizes and modification times; changes when a file does, and reads no weights."""
 
 
-def _from_hub(given: str, prediction_type: str | None, progress: OnProgress) -> Checkpoint | SingleFile | None:
-    # huggingface_hub takes a fifth of a second to import, which files on this disk need not wait for.
+def _from_hub(text: str, prediction_type: str | None, progress: OnProgress) -> Checkpoint | SingleFile | None:
+    # huggingface_hub takes a fifth of a second to import; local files do not need it.
     from converter.sources.hub import HubAddress, fetch
 
-    address = HubAddress.parse(given)
+    address = HubAddress.parse(text)
     if address is None:
         return None
     path = fetch(address, progress)
@@ -79,10 +79,10 @@ def _from_hub(given: str, prediction_type: str | None, progress: OnProgress) -> 
     return kind.open(path, prediction_type, hub_name=address.name)
 
 
-def _is_a_path(given: str) -> bool:
-    """Return whether what is not there must have been meant as a path, so that a mistyped one is not asked for on the hub."""
-    first, slash, _ = given.partition("/")
-    return not slash or given.startswith(("/", ".", "~")) or ("@" not in given and Path(first).is_dir())
+def _is_a_path(text: str) -> bool:
+    """Return whether a missing path is meant as a path, so that a mistyped one is not looked up on the hub."""
+    first, slash, _ = text.partition("/")
+    return not slash or text.startswith(("/", ".", "~")) or ("@" not in text and Path(first).is_dir())
 
 
 def open_source(
@@ -91,27 +91,27 @@ def open_source(
     prediction_type: str | None = None,
     progress: OnProgress = ignore,
 ) -> Source:
-    """Return the checkpoint that ``source`` names: a folder, a .safetensors file, or an address on the hub where neither exists.
+    """Return the checkpoint that ``source`` names: a folder, a .safetensors file, or else an address on the hub.
 
-    ``prediction_type`` (one of PREDICTION_TYPES) overrules what the checkpoint says of itself. ``progress`` is called
-    during a download. Where a folder bears the owner's name, ``owner/name@main`` still means the hub. Raises CheckpointError that
-    says what is wrong and what is accepted, and SpaceError.
+    ``prediction_type`` (one of PREDICTION_TYPES) replaces the checkpoint's. ``progress`` is called during a download. Even
+    if a folder has the owner's name, ``owner/name@main`` means the hub. Raises CheckpointError that says what is wrong
+    and what is accepted, and SpaceError.
     """
     if prediction_type not in (None, *PREDICTION_TYPES):
         raise CheckpointError(f"prediction_type {prediction_type!r} is not one of {', '.join(PREDICTION_TYPES)}")
-    given = str(source)
-    path = Path(given).expanduser()
+    text = str(source)
+    path = Path(text).expanduser()
     if path.is_dir():
         return Checkpoint.open(path, prediction_type)
     if path.suffix.lower() in PICKLES:
-        raise pickle_refused(given)
+        raise pickle_refused(text)
     if path.is_file():
         if path.suffix.lower() != ".safetensors":
-            raise CheckpointError(f"{given} is no safetensors file; {ACCEPTED}")
+            raise CheckpointError(f"{text} is not a safetensors file; {ACCEPTED}")
         return SingleFile.open(path, prediction_type)
-    if _is_a_path(given):
-        raise CheckpointError(f"there is no {given}; {ACCEPTED}")
-    found = _from_hub(given, prediction_type, progress)
-    if found is None:
-        raise CheckpointError(f"{given!r} is neither a path nor an address on the hub; {ACCEPTED}")
-    return found
+    if _is_a_path(text):
+        raise CheckpointError(f"{text} does not exist; {ACCEPTED}")
+    checkpoint = _from_hub(text, prediction_type, progress)
+    if checkpoint is None:
+        raise CheckpointError(f"{text!r} is neither a path nor an address on the hub; {ACCEPTED}")
+    return checkpoint

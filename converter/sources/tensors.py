@@ -1,7 +1,7 @@
 """Checkpoint tensors as memory-mapped arrays: a safetensors file (or its shards) read through the page cache.
 
 The safetensors library copies each tensor and has no NumPy bfloat16; the format itself is a JSON header and bytes
-(https://huggingface.co/docs/safetensors), so the tensors are mapped where they lie.
+(https://huggingface.co/docs/safetensors), so the tensors are mapped in the file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TYPES: dict[str, np.dtype[Any]] = {
     "I64": np.dtype(np.int64),
     "I32": np.dtype(np.int32),
 }
-#: Bits of the types whose values are not read. A file may have tensors of them, as long as no network takes one.
+#: Bits of types whose values are not read. A file may have such tensors if no network takes one.
 _UNREAD = {
     "F4": 4,
     "F6_E2M3": 6,
@@ -54,8 +54,8 @@ _LONGEST_HEADER = 100_000_000
 _MOST_AXES, _MOST_TENSORS = 32, 200_000
 #: The least value that rounds to infinity in fp16.
 _INFINITE_IN_FP16 = 65520.0
-_BEYOND_FP16 = "has values beyond 65504, the largest of the fp16 that models are made of"
-#: Bit patterns, without the sign, from which on a value is infinite or no number, and from which on it is so in fp16.
+_BEYOND_FP16 = "has values beyond 65504, the largest of fp16, in which models are stored"
+#: The least bit pattern, without the sign, of an infinity or NaN in each type, and of a value that is infinite in fp16.
 _NOT_FINITE = {
     "F16": 0x7C00,
     "BF16": 0x7F80,
@@ -65,11 +65,11 @@ _NOT_FINITE = {
     "F8_E5M2": 0x7C,
 }
 _TOO_LARGE = {"BF16": 0x4780, "F32": 0x477FF000, "F64": 0x40EFFE0000000000}
-#: Elements looked at together: few enough to stay in a core's cache.
+#: Elements checked together: few enough to stay in a core's cache.
 _CHUNK = 1 << 18
-#: What follows a layer's path in ComfyUI's files of scaled fp8 weights: the factor of its weight, in either naming.
+#: Suffixes of a weight's factor in ComfyUI's files of scaled fp8 weights, in either naming.
 _SCALES = (".weight_scale", ".scale_weight")
-#: And what says how to multiply in fp8, which is not done here: the activations' scale, and the layer's format.
+#: Suffixes of the tensors for products in fp8, which are not used here: the activations' scale, and the layer's format.
 _SCALE_COMPANIONS = (".input_scale", ".scale_input", ".comfy_quant")
 _SCALED_MARK = "scaled_fp8"
 
@@ -90,9 +90,9 @@ _FP8 = {"F8_E4M3": _fp8_values(4), "F8_E5M2": _fp8_values(5)}
 
 @dataclass(frozen=True)
 class _Entry:
-    """Bytes ``begin`` to ``end`` of a file; ``shape`` is the one seen, which is transposed where the file's is [in, out].
+    """Bytes ``begin`` to ``end`` of a file; ``shape`` is the resulting one, after transposing if ``transposed``.
 
-    scale: what the values are multiplied by: one factor, or one for each row of the first axis as stored.
+    scale: factors of the values: one, or one for each row of the first axis as stored.
     """
 
     file: NDArray[np.uint8]
@@ -106,7 +106,7 @@ class _Entry:
 
 @dataclass(frozen=True)
 class Part:
-    """Where a renamed tensor lies: all of tensor ``source``, or the ``index``-th of ``count`` equal runs of its rows.
+    """The origin of a renamed tensor: all of tensor ``source``, or the ``index``-th of ``count`` equal runs of its rows.
 
     form: ``matrix`` drops the kernel of a 1x1 convolution ([out, in, 1, 1] becomes [out, in]; a matrix stays one);
     ``transposed`` swaps a matrix's axes.
@@ -118,7 +118,7 @@ class Part:
     form: Literal["stored", "matrix", "transposed"] = "stored"
 
 
-def _taken(entry: _Entry, part: Part) -> _Entry:
+def _entry_of_part(entry: _Entry, part: Part) -> _Entry:
     shape, size = entry.shape, (entry.end - entry.begin) // part.count
     if not shape or shape[0] % part.count:
         raise CheckpointError(
@@ -144,7 +144,7 @@ def _stored(entry: _Entry) -> NDArray[Any]:
 
 
 def _values(entry: _Entry) -> NDArray[Any]:
-    """Return the values in a row, unscaled: as stored, or in fp32 where NumPy has no such type."""
+    """Return the values as one row, unscaled: as stored, or in fp32 if NumPy lacks the type."""
     raw = _stored(entry)
     if entry.kind == "BF16":
         return (raw.astype(np.uint32) << 16).view(np.float32)
@@ -152,23 +152,23 @@ def _values(entry: _Entry) -> NDArray[Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    header = dict(pairs)
+    if len(header) != len(pairs):
         (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
         raise CheckpointError(f"its header names {twice!r} twice")
-    return found
+    return header
 
 
-def _numbers(found: Any, what: str) -> tuple[int, ...]:
-    if not isinstance(found, list) or len(found) > _MOST_AXES or not all(type(n) is int and n >= 0 for n in found):
+def _numbers(value: Any, what: str) -> tuple[int, ...]:
+    if not isinstance(value, list) or len(value) > _MOST_AXES or not all(type(n) is int and n >= 0 for n in value):
         raise CheckpointError(
-            f"it has {what} {quoted(found)}; a list of at most {_MOST_AXES} whole numbers from 0 is accepted"
+            f"it has {what} {quoted(value)}; a list of at most {_MOST_AXES} whole numbers from 0 is accepted"
         )
-    return tuple(found)
+    return tuple(value)
 
 
 def _overlapping(entries: dict[str, _Entry]) -> tuple[str, str] | None:
-    """Return two tensors that share some of their bytes. Those that share all are one tensor with two names (tied weights)."""
+    """Return two tensors that share some of their bytes; sharing all is one tensor with two names (tied weights)."""
     ordered = sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end))
     ordered = [(name, entry) for name, entry in ordered if entry.end > entry.begin]
     for (first, a), (second, b) in itertools.pairwise(ordered):
@@ -178,29 +178,29 @@ def _overlapping(entries: dict[str, _Entry]) -> tuple[str, str] | None:
 
 
 def _scaled(entries: dict[str, _Entry]) -> dict[str, _Entry]:
-    """Return the entries with the factors of scaled 8-bit weights taken to them; what only fp8 products need is left out."""
-    found = dict(entries)
+    """Return the entries with scaled 8-bit weights joined to their factors, and without tensors for fp8 products only."""
+    joined = dict(entries)
     for name, entry in entries.items():
         if entry.kind not in _FP8 or not name.endswith(".weight"):
             continue
         layer = name.removesuffix(".weight")
-        scales = [f"{layer}{ending}" for ending in _SCALES if f"{layer}{ending}" in found]
+        scales = [f"{layer}{ending}" for ending in _SCALES if f"{layer}{ending}" in joined]
         if len(scales) > 1:
             raise CheckpointError(f"{name} is scaled by both {' and '.join(scales)}; one of them is accepted")
         for key in scales:
-            found[name] = replace(entry, scale=_factors(name, entry, key, found.pop(key)))
+            joined[name] = replace(entry, scale=_factors(name, entry, key, joined.pop(key)))
         for ending in _SCALE_COMPANIONS:
-            found.pop(f"{layer}{ending}", None)
-    return {name: entry for name, entry in found.items() if name.rpartition(".")[2] != _SCALED_MARK}
+            joined.pop(f"{layer}{ending}", None)
+    return {name: entry for name, entry in joined.items() if name.rpartition(".")[2] != _SCALED_MARK}
 
 
 def _factors(name: str, entry: _Entry, key: str, scale: _Entry) -> NDArray[np.float32]:
-    one = math.prod(scale.shape) == 1
-    rows = scale.shape == (*entry.shape[:1], *[1] * (len(scale.shape) - 1))
-    if scale.kind not in ("F32", "F16", "BF16") or not (one or rows):
+    single = math.prod(scale.shape) == 1
+    per_row = scale.shape == (*entry.shape[:1], *[1] * (len(scale.shape) - 1))
+    if scale.kind not in ("F32", "F16", "BF16") or not (single or per_row):
         raise CheckpointError(
-            f"{name} is scaled by {key} ({scale.kind} {list(scale.shape)}); this converter reads one factor for a "
-            "weight or one for each of its rows, as floats"
+            f"{name} is scaled by {key} ({scale.kind} {list(scale.shape)}); accepted: one factor for a weight, or one for "
+            "each of its rows, as F32, F16 or BF16"
         )
     return _values(scale).astype(np.float32)
 
@@ -208,7 +208,7 @@ def _factors(name: str, entry: _Entry, key: str, scale: _Entry) -> NDArray[np.fl
 class Tensors:
     """The named tensors of one network, from one or several safetensors files.
 
-    metadata: the files' ``__metadata__``, which trainers and merging programs write.
+    metadata: the files' ``__metadata__``, written by trainers and merging programs.
     """
 
     def __init__(self, files: list[Path]) -> None:
@@ -224,17 +224,17 @@ class Tensors:
             raise CheckpointError(f"{path} is not a whole safetensors file ({data.size} bytes)")
         try:
             header = json.loads(data[8 : 8 + length].tobytes(), object_pairs_hook=_unique)
-            found = self._entries_of(data, 8 + length, header)
+            entries = self._entries_of(data, 8 + length, header)
         except CheckpointError as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{path} has an unreadable safetensors header: {error!r}") from error
-        if twice := sorted(set(found) & set(self._entries)):
-            raise CheckpointError(f"{path} has {twice[0]}, which another of the network's files has as well")
-        self._entries |= _scaled(found)
+        if duplicates := sorted(set(entries) & set(self._entries)):
+            raise CheckpointError(f"{path} has {duplicates[0]}, which another of the network's files has too")
+        self._entries |= _scaled(entries)
 
     def _entries_of(self, data: NDArray[np.uint8], start: int, header: dict[str, Any]) -> dict[str, _Entry]:
-        found: dict[str, _Entry] = {}
+        entries: dict[str, _Entry] = {}
         if len(header) > _MOST_TENSORS:
             raise CheckpointError(f"it has {len(header)} tensors; at most {_MOST_TENSORS} are read")
         for name, about in header.items():
@@ -245,13 +245,13 @@ class Tensors:
             offsets = _numbers(about["data_offsets"], f"for {name} the offsets")
             if len(offsets) != 2 or offsets[0] > offsets[1] or start + offsets[1] > data.size:
                 raise CheckpointError(f"{name} lies at {list(offsets)} of {data.size - start} bytes; it is cut short")
-            # A type that is newer than this reader is no reason to refuse a file whose networks do not take it.
+            # A file with an unknown (newer) type is accepted if its networks do not take that tensor.
             if kind in _BITS and -(-math.prod(shape) * _BITS[kind] // 8) != offsets[1] - offsets[0]:
                 raise CheckpointError(f"{name} ({kind} {list(shape)}) does not take {offsets[1] - offsets[0]} bytes")
-            found[name] = _Entry(data, kind, shape, start + offsets[0], start + offsets[1])
-        if shared := _overlapping(found):
+            entries[name] = _Entry(data, kind, shape, start + offsets[0], start + offsets[1])
+        if shared := _overlapping(entries):
             raise CheckpointError(f"{shared[0]} and {shared[1]} overlap")
-        return found
+        return entries
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries
@@ -264,48 +264,48 @@ class Tensors:
             raise CheckpointError(f"the checkpoint has no tensor {name!r}")
         entry = self._entries[name]
         if entry.kind not in _TYPES:
-            raise CheckpointError(f"{name} is stored as {entry.kind}; this converter reads {', '.join(_TYPES)}")
+            raise CheckpointError(f"{name} is stored as {entry.kind}; accepted: {', '.join(_TYPES)}")
         return entry
 
     def renamed(self, parts: Mapping[str, Part]) -> Tensors:
-        """Return these files' tensors under other names, or parts of them: views, nothing is read.
+        """Return views of these files' tensors, or of parts of them, under other names; reads no values.
 
-        Raises CheckpointError where a part's source is missing, of a type that is not read or of another shape.
+        Raises CheckpointError if a part's source is missing, of an unsupported type or of another shape.
         """
-        return self._view({name: _taken(self._entry(part.source), part) for name, part in parts.items()})
+        return self._view({name: _entry_of_part(self._entry(part.source), part) for name, part in parts.items()})
 
     def under(self, names: Mapping[str, str]) -> Tensors:
-        """Return these files' tensors under other names (new name -> present name), whatever their types: views."""
+        """Return views of these files' tensors, of any type, under other names (new name -> present name)."""
         return self._view({to: self._entries[name] for to, name in names.items()})
 
     def _view(self, entries: dict[str, _Entry]) -> Tensors:
-        found = Tensors([])
-        found.metadata, found._entries = self.metadata, entries
-        return found
+        view = Tensors([])
+        view.metadata, view._entries = self.metadata, entries
+        return view
 
     def noting(self, names: set[str]) -> Tensors:
-        """Return a view that adds the name of each tensor whose shape or values are asked for to ``names``."""
-        found = _Noting([])
-        found.metadata, found._entries, found.names = self.metadata, self._entries, names
-        return found
+        """Return a view that adds the name of each tensor whose shape or values are read to ``names``."""
+        view = _Noting([])
+        view.metadata, view._entries, view.names = self.metadata, self._entries, names
+        return view
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the tensor's shape, without touching its data."""
+        """Return the tensor's shape without reading its values."""
         return self._entry(name).shape
 
     def size(self, name: str, axis: int) -> int:
-        """Return the tensor's size along one axis, from 0. Raises CheckpointError where it has no such axis."""
+        """Return the tensor's size along one axis, from 0. Raises CheckpointError if it has no such axis."""
         shape = self.shape(name)
         if axis >= len(shape):
             raise CheckpointError(f"{name} is {list(shape)}; more than {axis} axes were expected")
         return shape[axis]
 
     def stored_shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of a tensor of any type, read or not."""
+        """Return the shape of a tensor of any type, supported or not."""
         return self._entries[name].shape
 
     def array(self, name: str) -> NDArray[Any]:
-        """Return the tensor's values: a view of the file, or fp32 where the file holds bfloat16 or 8-bit floats."""
+        """Return the tensor's values: a view of the file, or fp32 for bfloat16 and 8-bit floats."""
         entry = self._entry(name)
         raw = _values(entry).reshape(entry.shape[::-1] if entry.transposed else entry.shape)
         if entry.scale is not None:
@@ -313,9 +313,9 @@ class Tensors:
         return raw.T if entry.transposed else raw
 
     def require_fp16(self, name: str) -> None:
-        """Raise CheckpointError where the tensor has an infinity or NaN, or a value that is infinite in fp16.
+        """Raise CheckpointError if the tensor has an infinity or NaN, or a value that is infinite in fp16.
 
-        Looks at bit patterns, whose order is the values'; no array of the tensor's size is made.
+        Compares bit patterns, whose order is that of the values, so no array of the tensor's size is made.
         """
         entry = self._entry(name)
         if entry.kind not in _NOT_FINITE:
@@ -326,33 +326,31 @@ class Tensors:
         sign = raw.dtype.type(~(1 << (8 * raw.dtype.itemsize - 1)) & ((1 << 8 * raw.dtype.itemsize) - 1))
         most = max((int((raw[i : i + _CHUNK] & sign).max()) for i in range(0, raw.size, _CHUNK)), default=0)
         if most >= _NOT_FINITE[entry.kind]:
-            raise CheckpointError(f"{name} has values that are infinite or no numbers; the checkpoint is damaged")
-        # The comparison is that way round for a factor that is no number.
+            raise CheckpointError(f"{name} has infinite values or NaNs; the checkpoint is damaged")
+        # `not ... <` also catches a factor that is NaN.
         scaled = entry.scale is not None and not np.abs(self.array(name)).max(initial=0) < _INFINITE_IN_FP16
         if scaled or most >= _TOO_LARGE.get(entry.kind, _NOT_FINITE[entry.kind]):
             raise CheckpointError(f"{name} {_BEYOND_FP16}")
 
-    def half_bytes(self, names: Iterable[str]) -> int:
-        """Return bytes of these tensors once they are fp16."""
+    def fp16_bytes(self, names: Iterable[str]) -> int:
+        """Return the bytes of these tensors in fp16."""
         return sum(2 * math.prod(self.shape(name)) for name in names)
 
 
 def _sizes(shape: tuple[int, ...]) -> str:
-    """Return a shape in words, without the 1s at the end, by which a linear layer and a 1x1 convolution differ."""
-    kept = "x".join(map(str, shape)).removesuffix("x1").removesuffix("x1")
-    return kept or "one number"
+    """Return a shape for messages, without trailing 1s, by which a linear layer and a 1x1 convolution differ."""
+    sizes = "x".join(map(str, shape)).removesuffix("x1").removesuffix("x1")
+    return sizes or "one number"
 
 
 def expect_shape(tensors: Tensors, name: str, shape: tuple[int, ...]) -> None:
-    """Raise CheckpointError where there is no tensor ``name``, or one of another shape.
+    """Raise CheckpointError if there is no tensor ``name``, or it has another shape.
 
-    Sizes of 1 do not count: a linear layer may be stored as a 1x1 convolution.
+    Sizes of 1 are ignored: a linear layer may be stored as a 1x1 convolution.
     """
     stored = tensors.shape(name)
     if [n for n in stored if n != 1] != [n for n in shape if n != 1]:
-        raise CheckpointError(
-            f"{name} is {_sizes(stored)}, but by its network's configuration it should be {_sizes(shape)}"
-        )
+        raise CheckpointError(f"{name} is {_sizes(stored)}, but its network's configuration requires {_sizes(shape)}")
 
 
 class _Noting(Tensors):

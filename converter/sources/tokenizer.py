@@ -1,8 +1,8 @@
-"""CLIP's tokenizer as a folder has it, whichever version of transformers saved it: its files in one form.
+"""Read a CLIP tokenizer's folder, saved by any version of transformers, into one form.
 
-A model folder keeps vocab.json, merges.txt and tokenizer_config.json, whose ``added_tokens_decoder`` has every token that
-is found in a prompt before it is cut into words, as transformers 4.34 and later write it: those that begin, end and pad a
-prompt, and those added to the vocabulary (a pipeline saved after textual inversion).
+A model folder keeps vocab.json, merges.txt and tokenizer_config.json. Its ``added_tokens_decoder``, in the
+form of transformers 4.34 and later, has every token that is matched before a prompt is split into words: those that
+begin, end and pad a prompt, and those added to the vocabulary (a pipeline saved after textual inversion).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SPLIT = ("vocab.json", "merges.txt")
 _WHOLE = "tokenizer.json"
 _CONFIG, _SPECIAL, _ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
-#: What CLIPTokenizer calls its tokens where a folder does not say.
+#: CLIPTokenizer's default tokens.
 _NAMED = {"bos_token": BEGIN, "eos_token": END, "unk_token": END, "pad_token": END}
 _EXTRA = ("extra_special_tokens", "additional_special_tokens")
 
@@ -30,10 +30,10 @@ Token = dict[str, Any]
 
 
 def tokenizer_names(where: str, names: Collection[str]) -> list[str]:
-    """Return the files among a tokenizer folder's ``names`` to read; raises CheckpointError where they are not a CLIP tokenizer."""
+    """Return the files to read among a tokenizer folder's ``names``; raises CheckpointError if they are not a tokenizer."""
     if _WHOLE not in names and not all(name in names for name in _SPLIT):
         raise CheckpointError(f"{where} has neither vocab.json with merges.txt nor tokenizer.json")
-    # transformers 5 goes by tokenizer.json where it finds both.
+    # transformers 5 prefers tokenizer.json if both are there.
     wanted = (_WHOLE,) if _WHOLE in names else _SPLIT
     return [*wanted, *(name for name in (_CONFIG, _SPECIAL, _ADDED) if name in names)]
 
@@ -43,14 +43,14 @@ def is_tokenizer(folder: Path) -> bool:
     return (folder / _WHOLE).is_file() or all((folder / name).is_file() for name in _SPLIT)
 
 
-def _taken_apart(path: Path) -> tuple[dict[str, bytes], list[Token]]:
+def _split_whole(path: Path) -> tuple[dict[str, bytes], list[Token]]:
     """Return the files and added tokens of a tokenizer.json."""
     whole = read_json(path)
     model, added = whole.get("model"), whole.get("added_tokens") or []
     if not isinstance(model, dict) or model.get("type") != "BPE":
-        raise CheckpointError(f"{path} is no BPE tokenizer, which CLIP's is")
+        raise CheckpointError(f"{path} is not a BPE tokenizer; CLIP's is accepted")
     if not isinstance(model.get("merges"), list) or not isinstance(added, list):
-        raise CheckpointError(f"{path} has no list of merges, or of added_tokens")
+        raise CheckpointError(f"{path} must have lists under model.merges and added_tokens")
     merges = [m if isinstance(m, str) else " ".join(map(str, m)) for m in model["merges"]]
     files = {
         "vocab.json": json.dumps(model.get("vocab"), ensure_ascii=False).encode(),
@@ -60,14 +60,14 @@ def _taken_apart(path: Path) -> tuple[dict[str, bytes], list[Token]]:
 
 
 def _vocabulary(where: str, content: bytes) -> dict[str, int]:
-    found = parse_json(where, content)
-    if not isinstance(found, dict) or not all(type(n) is int and n >= 0 for n in found.values()):
-        raise CheckpointError(f"{where} must be an object of tokens and their numbers, from 0 on")
-    return found
+    vocabulary = parse_json(where, content)
+    if not isinstance(vocabulary, dict) or not all(type(n) is int and n >= 0 for n in vocabulary.values()):
+        raise CheckpointError(f"{where} must be an object of tokens and their numbers, from 0")
+    return vocabulary
 
 
 def _token(where: str, given: Any, *, special: bool = False) -> Token:
-    """Return a token with all its flags, which have the defaults of tokenizers' AddedToken."""
+    """Return a token with all its flags; missing ones have the defaults of tokenizers' AddedToken."""
     said = given if isinstance(given, dict) else {"content": given}
     text = said.get("content")
     if not isinstance(text, str) or not text or not all(isinstance(said.get(flag, False), bool) for flag in _FLAGS):
@@ -83,50 +83,50 @@ def _text(token: Any) -> str:
 
 
 def _numbered(file: Path, tokens: Iterable[tuple[Any, Any]]) -> dict[int, Token]:
-    found: dict[int, Token] = {}
+    numbered: dict[int, Token] = {}
     for said, token in ((number, _token(str(file), given)) for number, given in tokens):
         if type(said) not in (int, str) or not (str(said).isascii() and str(said).isdecimal()):
             raise CheckpointError(
-                f"{file} has the token {token['content']!r} as number {said!r}; a whole number from 0 on is accepted"
+                f"{file} has the token {token['content']!r} as number {said!r}; a whole number from 0 is accepted"
             )
         number = int(said)
-        if number in found:
+        if number in numbered:
             raise CheckpointError(
-                f"{file} gives {found[number]['content']!r} and {token['content']!r} the number {number}"
+                f"{file} gives {numbered[number]['content']!r} and {token['content']!r} the number {number}"
             )
-        found[number] = token
-    return found
+        numbered[number] = token
+    return numbered
 
 
-def _listed(file: Path, found: Any, kind: type) -> Any:
-    if not isinstance(found, kind):
-        raise CheckpointError(f"{file} has a {type(found).__name__} where a {kind.__name__} of tokens is accepted")
-    return found
+def _expect_type(file: Path, value: Any, kind: type) -> Any:
+    if not isinstance(value, kind):
+        raise CheckpointError(f"{file} has a {type(value).__name__} where a {kind.__name__} of tokens is accepted")
+    return value
 
 
 def _named(config: dict[str, Any], file: Path, special: dict[str, Any], map_file: Path) -> dict[str, Any]:
-    """Return what a folder says of tokens by what they are for (bos_token and so on): texts, or tokens with flags.
+    """Return a folder's tokens by their role (bos_token and so on): texts, or tokens with flags.
 
-    The special tokens' map goes before the config.
+    The special tokens' map takes precedence over the config.
     """
-    # Keys such as add_bos_token end in the same way and hold no token.
+    # Keys such as add_bos_token have the same suffix but no token.
     stated = {k: v for k, v in config.items() if k.endswith("_token") and isinstance(v, str | dict)}
-    found: dict[str, Any] = {
+    tokens: dict[str, Any] = {
         key: _token(str(file), value) if isinstance(value, dict) else value for key, value in (_NAMED | stated).items()
     }
     for key, value in special.items():
         if key not in _EXTRA and value is not None:
             token = _token(str(map_file), value, special=True)
-            found[key] = token if isinstance(value, dict) else value
-    return found
+            tokens[key] = token if isinstance(value, dict) else value
+    return tokens
 
 
 def _extra(config: dict[str, Any], file: Path, special: dict[str, Any], map_file: Path) -> list[Any]:
-    """Special tokens that have no name, texts or with flags."""
+    """Return the special tokens without a role: texts, or tokens with flags."""
     found: list[Any] = []
     for where, given in ((map_file, special), (file, config)):
         value: Any = next((given[key] for key in _EXTRA if given.get(key)), [])
-        listed = value.values() if isinstance(value, dict) else _listed(where, value, list)
+        listed = value.values() if isinstance(value, dict) else _expect_type(where, value, list)
         for token in listed:
             checked = _token(str(where), token, special=True)
             found.append(checked if isinstance(token, dict) else token)
@@ -134,19 +134,19 @@ def _extra(config: dict[str, Any], file: Path, special: dict[str, Any], map_file
 
 
 def _added(folder: Path, names: Collection[str], whole: list[Token], config: dict[str, Any]) -> dict[int, Token]:
-    """Return the tokens with a number of their own: those that the config lists, or else those of the other files."""
+    """Return the tokens with a number: the config's if it lists any, else those of the other files."""
     if "added_tokens_decoder" in config:
         file = folder / _CONFIG
-        return _numbered(file, _listed(file, config["added_tokens_decoder"], dict).items())
+        return _numbered(file, _expect_type(file, config["added_tokens_decoder"], dict).items())
     found: dict[int, Token] = {}
     if _ADDED in names:
         found = _numbered(folder / _ADDED, ((number, text) for text, number in read_json(folder / _ADDED).items()))
-    tokens = [_listed(folder / _WHOLE, token, dict) for token in whole]
+    tokens = [_expect_type(folder / _WHOLE, token, dict) for token in whole]
     return found | _numbered(folder / _WHOLE, ((token.get("id"), token) for token in tokens))
 
 
 def read_tokenizer(folder: Path) -> dict[str, bytes]:
-    """Return the tokenizer's files in the form a model folder keeps: file name -> content.
+    """Return the tokenizer's files in the form of a model folder: file name -> content.
 
     Reads a folder by the rules of transformers 5 (PreTrainedTokenizerBase._from_pretrained): a config that lists its tokens
     is all there is to go by; otherwise special_tokens_map.json, added_tokens.json and tokenizer.json count. A token without
@@ -155,7 +155,7 @@ def read_tokenizer(folder: Path) -> dict[str, bytes]:
     present = {path.name for path in folder.iterdir() if path.is_file()} if folder.is_dir() else set()
     names = tokenizer_names(str(folder), present)
     files, whole = (
-        _taken_apart(folder / _WHOLE) if _WHOLE in names else ({n: (folder / n).read_bytes() for n in _SPLIT}, [])
+        _split_whole(folder / _WHOLE) if _WHOLE in names else ({n: (folder / n).read_bytes() for n in _SPLIT}, [])
     )
     file, map_file = folder / _CONFIG, folder / _SPECIAL
     config = read_json(file) if _CONFIG in names else {}
@@ -176,18 +176,18 @@ def read_tokenizer(folder: Path) -> dict[str, bytes]:
 def _number_the_others(
     file: Path, vocabulary: dict[str, int], added: dict[int, Token], named: list[Any], extra: list[Any]
 ) -> None:
-    """Put tokens without a number of their own into ``added``: by the vocabulary's, else by the next."""
+    """Add tokens without a number to ``added``, with the vocabulary's number if it has one, else the next."""
     called = {_text(token) for token in named}
-    known = vocabulary | {token["content"]: number for number, token in added.items()}
+    numbers = vocabulary | {token["content"]: number for number, token in added.items()}
     for token in added.values():
         token["special"] = token["special"] or token["content"] in called
-    there = {token["content"] for token in added.values()}
+    numbered = {token["content"] for token in added.values()}
     others: list[Any] = []
     for token in [*named, *extra]:
-        if _text(token) not in there and token not in others:
+        if _text(token) not in numbered and token not in others:
             others.append(token)
-    for token in others:  # of several with one text the last counts
-        number = known.setdefault(_text(token), max(known.values(), default=-1) + 1)
+    for token in others:  # the last of several with the same text counts
+        number = numbers.setdefault(_text(token), max(numbers.values(), default=-1) + 1)
         added[number] = _token(str(file), token, special=True)
 
 
@@ -197,14 +197,14 @@ def _check_numbers(folder: Path, vocabulary: dict[str, int], added: dict[int, To
         text = token["content"]
         if words.get(number, text) != text or vocabulary.get(text, number) != number:
             raise CheckpointError(
-                f"{folder} gives the added token {text!r} number {number}, which is {words.get(number)!r} in its vocabulary"
+                f"{folder} gives the added token {text!r} the number {number}, which is {words.get(number)!r} in its vocabulary"
             )
     if len({token["content"] for token in added.values()}) != len(added):
         raise CheckpointError(f"{folder} has an added token with two numbers")
 
 
 def greatest_token(files: dict[str, bytes]) -> int:
-    """Return the greatest number of a token in a tokenizer's files, as `read_tokenizer` gives them."""
+    """Return the greatest token number in the files that `read_tokenizer` returns."""
     config = json.loads(files[_CONFIG]) if _CONFIG in files else {}
     numbers = [int(number) for number in config.get("added_tokens_decoder") or {}]
     return max([*_vocabulary("vocab.json", files["vocab.json"]).values(), *numbers], default=0)

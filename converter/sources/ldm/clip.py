@@ -1,4 +1,4 @@
-"""The text encoders of a single file as transformers' CLIPTextModel: OpenAI's naming (CLIP-L) and OpenCLIP's."""
+"""Read the text encoders of a single file as transformers' CLIPTextModel: OpenAI's naming (CLIP-L) and OpenCLIP's."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from converter.sources.ldm.names import beneath, count, module_paths
 from converter.sources.tensors import Part, Tensors
 
 _HEAD_WIDTH = 64
-#: transformers' configuration of Stable Diffusion 2 has one layer less than OpenCLIP-H's 24: the original conditions on
-#: the states before the last.
+#: transformers' configuration of Stable Diffusion 2 has one layer less than OpenCLIP-H's 24, since the original
+#: uses the states before the last layer.
 _SD2_LAYERS = 23
-#: What stabilityai's text_encoder/config.json say of Stable Diffusion 2, where nothing is projected.
+#: projection_dim in stabilityai's text_encoder/config.json of Stable Diffusion 2, which projects nothing.
 _SD2_PROJECTION = 512
-#: Width -> layers of the published encoders (CLIP L, OpenCLIP bigG). Files may lack the last, which tells nothing then.
+#: Width -> layers of the published encoders (CLIP L, OpenCLIP bigG). Files may lack the last layer, so the width decides.
 _PUBLISHED_LAYERS = {768: 12, 1280: 32}
 _CLIP_PARTS = ("embeddings.token_embedding.", "embeddings.position_embedding.", "encoder.layers.", "final_layer_norm.")
 _OPENCLIP_ENDS = {
@@ -35,9 +35,9 @@ _OPENCLIP_LAYER = {
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """Where a text encoder lies in a single file, and what it becomes.
+    """A text encoder of a single file: its prefix there, and the component it becomes.
 
-    layers: at most so many are used; None for all.
+    layers: the most layers that are used; None for all.
     projected: whether the pooled state is projected (CLIPTextModelWithProjection).
     """
 
@@ -49,11 +49,11 @@ class TextEncoder:
 
     @property
     def embedding(self) -> str:
-        """The tensor by which to find it, [vocabulary, width]."""
+        """The name of its token embedding, [vocabulary, width], which identifies it."""
         return self.prefix + ("" if self.openclip else "embeddings.") + "token_embedding.weight"
 
 
-# Some early fine-tunes have no text_model between; AUTOMATIC1111's loader knows them as well.
+# Some early fine-tunes lack text_model in their names; AUTOMATIC1111's loader accepts them too.
 _OPENAI = tuple(
     TextEncoder(TEXT_ENCODER, prefix, openclip=False)
     for prefix in (
@@ -70,7 +70,7 @@ _PROJECTED = tuple(
     TextEncoder(TEXT_ENCODER_2, f"conditioner.embedders.{index}.model.", openclip=True, projected=True)
     for index in (0, 1)
 )
-#: Family -> its text encoders, in each of the places they may lie.
+#: Family -> its text encoders, for each set of prefixes they may have.
 PLACES: dict[str, tuple[tuple[TextEncoder, ...], ...]] = {
     "sd1": tuple((encoder,) for encoder in _OPENAI[:2]),
     "sd2": tuple((encoder,) for encoder in _SD2),
@@ -81,35 +81,35 @@ PLACES: dict[str, tuple[tuple[TextEncoder, ...], ...]] = {
 
 def _layers(tensors: Tensors, encoder: TextEncoder) -> int:
     paths = module_paths(beneath(tensors, encoder.prefix))
-    found = count(paths, "transformer.resblocks" if encoder.openclip else "encoder.layers")
+    number = count(paths, "transformer.resblocks" if encoder.openclip else "encoder.layers")
     if encoder.layers is not None:
-        return min(found, encoder.layers)
+        return min(number, encoder.layers)
     if not encoder.openclip and "final_layer_norm" not in paths:
-        found += 1  # its last layer is gone with its norm
-    return max(found, _PUBLISHED_LAYERS.get(tensors.size(encoder.embedding, 1), 0))
+        number += 1  # its last layer is missing, like its norm
+    return max(number, _PUBLISHED_LAYERS.get(tensors.size(encoder.embedding, 1), 0))
 
 
 def _openclip(tensors: Tensors, encoder: TextEncoder) -> dict[str, Part]:
     prefix = encoder.prefix
-    found = {f"text_model.{new}": Part(prefix + old) for old, new in _OPENCLIP_ENDS.items()}
+    parts = {f"text_model.{new}": Part(prefix + old) for old, new in _OPENCLIP_ENDS.items()}
     for index in range(_layers(tensors, encoder)):
         path, name = f"{prefix}transformer.resblocks.{index}", f"text_model.encoder.layers.{index}"
         for kind in ("weight", "bias"):
             for old, new in _OPENCLIP_LAYER.items():
-                found[f"{name}.{new}.{kind}"] = Part(f"{path}.{old}.{kind}")
+                parts[f"{name}.{new}.{kind}"] = Part(f"{path}.{old}.{kind}")
             for third, letter in enumerate("qkv"):
                 fused = f"{path}.attn.in_proj_{kind}"
-                found[f"{name}.self_attn.{letter}_proj.{kind}"] = Part(fused, third, 3)
+                parts[f"{name}.self_attn.{letter}_proj.{kind}"] = Part(fused, third, 3)
     if encoder.projected:
-        # OpenCLIP multiplies by [in, out], a linear layer by its transpose; some files have it as a linear layer's.
+        # OpenCLIP multiplies by [in, out], a linear layer by the transpose; some files have it as a linear layer.
         linear = f"{prefix}text_projection.weight"
         transposed = Part(f"{prefix}text_projection", form="transposed")
-        found["text_projection.weight"] = Part(linear) if linear in tensors else transposed
-    return found
+        parts["text_projection.weight"] = Part(linear) if linear in tensors else transposed
+    return parts
 
 
 def text_encoder_parts(tensors: Tensors, encoder: TextEncoder) -> dict[str, Part]:
-    """Return transformers' name -> where it lies, for the tensors the encoder uses (text_model. in front, as saved)."""
+    """Return transformers' name (as published, with text_model.) -> part, for the tensors that the encoder uses."""
     if encoder.openclip:
         return _openclip(tensors, encoder)
     used = [name for name in beneath(tensors, encoder.prefix) if name.startswith(_CLIP_PARTS)]
@@ -117,7 +117,7 @@ def text_encoder_parts(tensors: Tensors, encoder: TextEncoder) -> dict[str, Part
 
 
 def text_encoder_config(tensors: Tensors, encoder: TextEncoder) -> dict[str, Any]:
-    """Return the config.json transformers would have; token ids are those of the published checkpoints."""
+    """Return the encoder's config.json in transformers' form; token ids are those of the published checkpoints."""
     vocabulary, width = (tensors.size(encoder.embedding, axis) for axis in (0, 1))
     if encoder.openclip:
         places, inner = "positional_embedding", "transformer.resblocks.0.mlp.c_fc.weight"

@@ -9,14 +9,14 @@ from converter.sources.tensors import Part, Tensors
 
 
 def module_paths(names: Iterable[str]) -> set[str]:
-    """Return every module on the way to these tensors: a.b.weight has a and a.b."""
-    found: set[str] = set()
+    """Return the paths of all modules that contain these tensors: a.b.weight gives a and a.b."""
+    paths: set[str] = set()
     for name in names:
         path = name.rpartition(".")[0]
-        while path and path not in found:
-            found.add(path)
+        while path and path not in paths:
+            paths.add(path)
             path = path.rpartition(".")[0]
-    return found
+    return paths
 
 
 def beneath(tensors: Tensors, prefix: str) -> list[str]:
@@ -25,7 +25,7 @@ def beneath(tensors: Tensors, prefix: str) -> list[str]:
 
 
 def count(paths: set[str], list_path: str) -> int:
-    """Return how many modules a module list has: a.0, a.1, ... up to the first that is missing."""
+    """Return the number of modules in a module list: a.0, a.1, ... up to the first that is missing."""
     number = 0
     while f"{list_path}.{number}" in paths:
         number += 1
@@ -35,12 +35,12 @@ def count(paths: set[str], list_path: str) -> int:
 def renamed_parts(
     where: str, tensors: Tensors, prefix: str, modules: dict[str, str], ignored: tuple[str, ...] = ()
 ) -> dict[str, Part]:
-    """Return diffusers name -> part, for every tensor under ``prefix``; each by the longest of ``modules`` it lies in.
+    """Return diffusers name -> part for every tensor under ``prefix``; the longest matching path of ``modules`` is replaced.
 
-    What follows the module's path stays. Raises CheckpointError naming a tensor that lies in none of them: a network
-    with further layers is another network. Names that begin with one of ``ignored`` are left out.
+    The rest of the name stays. Raises CheckpointError naming a tensor in none of the modules: a network with further
+    layers is another network. Names that begin with one of ``ignored`` are left out.
     """
-    found: dict[str, Part] = {}
+    parts: dict[str, Part] = {}
     for name in beneath(tensors, prefix):
         if name.startswith(ignored):
             continue
@@ -49,5 +49,5 @@ def renamed_parts(
             path = path.rpartition(".")[0]
         if not path:
             raise CheckpointError(f"{where} has {prefix}{name}, which this converter does not know")
-        found[modules[path] + name[len(path) :]] = Part(prefix + name)
-    return found
+        parts[modules[path] + name[len(path) :]] = Part(prefix + name)
+    return parts

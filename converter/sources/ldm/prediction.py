@@ -1,6 +1,6 @@
-"""The prediction type of a single file, which its tensors' shapes do not show, and its scheduler_config.json.
+"""Find the prediction type of a single file, which its tensors' shapes do not show, and make its scheduler_config.json.
 
-Programs leave it in three places: tensors named v_pred and ztsnr (ComfyUI, comfy/supported_models.py), the metadata of
+Programs write it to three places: tensors named v_pred and ztsnr (ComfyUI, comfy/supported_models.py), the metadata of
 Stability's ModelSpec (https://github.com/Stability-AI/ModelSpec), and that of kohya's trainer (ss_...).
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from converter.errors import CheckpointError, quoted
 from converter.sources.tensors import Tensors
 
-#: Empty tensors that say what the UNet predicts and that it was trained from pure noise (ComfyUI's convention).
+#: Empty tensors that mark v-prediction and training from pure noise (ComfyUI's convention).
 _V_MARK, _ZERO_MARK = MARKS = ("v_pred", "ztsnr")
 _WORDS = {
     "epsilon": "epsilon",
@@ -37,23 +37,23 @@ _IMPLIED = {
     "sd_v2": "epsilon",
     "sd_v2_v": "v_prediction",
 }
-#: ComfyUI tells Stable Diffusion 2's v-prediction models from the others by how far this tensor's values spread.
+#: ComfyUI recognizes Stable Diffusion 2's v-prediction models by the standard deviation of this tensor.
 _TELLTALE = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
 _TELLTALE_SPREAD = 0.09
 #: Latents a side at which a family was trained, and pixels in a latent.
 _SAMPLE_SIZES = {"sd1": 64, "sd2": 64, "sdxl": 128, "sdxl_refiner": 128}
 _SD2_768 = 96
-#: Of a side in pixels; one that is too large is refused with the sizes.
+#: Digits of a side in pixels; sizes that are too large are refused later.
 _MOST_DIGITS = 9
 _FACTOR = 8
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the UNet predicts (diffusers' prediction_type).
+    """A UNet's prediction type (diffusers' prediction_type).
 
-    guessed: nothing in the file says it, and models of its family differ (Stable Diffusion 2 base and 768-v).
-    zero_terminal_snr: it was trained to begin at pure noise (Lin et al. 2023).
+    guessed: whether the file does not state it although models of its family differ (Stable Diffusion 2 base and 768-v).
+    zero_terminal_snr: whether it was trained to begin at pure noise (Lin et al. 2023).
     """
 
     type: str
@@ -62,7 +62,7 @@ class Prediction:
 
 
 def _side(metadata: Mapping[str, str]) -> int | None:
-    """Return the side of the square images a model is for, where its metadata have it (512x512, or kohya's (512, 512))."""
+    """Return the side of a model's square images by its metadata (512x512, or kohya's (512, 512)); None if they lack it."""
     stated = metadata.get("modelspec.resolution") or metadata.get("ss_resolution") or ""
     sides = [side.strip() for side in stated.strip("()").replace("x", ",").split(",")]
     if len(sides) != 2 or sides[0] != sides[1] or not sides[0].isdecimal() or len(sides[0]) > _MOST_DIGITS:
@@ -77,8 +77,8 @@ def _stated(metadata: Mapping[str, str]) -> str | None:
             return _WORDS[word]
         if word:
             raise CheckpointError(
-                f"its metadata have {key} = {quoted(metadata[key])}; this converter knows {', '.join(_WORDS)}. Where that is "
-                "wrong of the file, give the prediction type"
+                f"its metadata have {key} = {quoted(metadata[key])}; accepted: {', '.join(_WORDS)}. If the "
+                "metadata are wrong, give the prediction type"
             )
     architecture = metadata.get("modelspec.architecture", "").partition("/")[0].lower()
     return _IMPLIED.get(architecture) or _IMPLIED.get(metadata.get("ss_base_model_version", ""))
@@ -90,15 +90,15 @@ def _looks_like_v(tensors: Tensors) -> bool:
     return _TELLTALE in tensors and float(np.std(tensors.array(_TELLTALE).astype(np.float64))) > _TELLTALE_SPREAD
 
 
-def prediction(tensors: Tensors, family: str, *, inpainting: bool, asked: str | None) -> Prediction:
-    """Return what the UNet predicts: as ``asked``, else as the file says, else a guess for Stable Diffusion 2.
+def prediction(tensors: Tensors, family: str, *, inpainting: bool, requested: str | None) -> Prediction:
+    """Return the UNet's prediction type: ``requested``, else the file's, else a guess for Stable Diffusion 2.
 
-    The other families' models, and Stable Diffusion 2's inpainting, predict epsilon unless they say otherwise.
+    The other families' models, and Stable Diffusion 2's inpainting, predict epsilon unless the file says otherwise.
     """
     zero = _ZERO_MARK in tensors or tensors.metadata.get("ss_zero_terminal_snr") == "True"
-    found = asked or ("v_prediction" if _V_MARK in tensors else _stated(tensors.metadata))
-    if found is not None:
-        return Prediction(found, guessed=False, zero_terminal_snr=zero)
+    prediction_type = requested or ("v_prediction" if _V_MARK in tensors else _stated(tensors.metadata))
+    if prediction_type is not None:
+        return Prediction(prediction_type, guessed=False, zero_terminal_snr=zero)
     if family != "sd2" or inpainting:
         return Prediction("epsilon", guessed=False, zero_terminal_snr=zero)
     kind = "v_prediction" if _looks_like_v(tensors) else "epsilon"
@@ -106,7 +106,7 @@ def prediction(tensors: Tensors, family: str, *, inpainting: bool, asked: str | 
 
 
 def sample_size(metadata: Mapping[str, str], family: str, prediction_type: str) -> int:
-    """Return latents a side of the images the model was made for: as its metadata say, else as its family's."""
+    """Return the side, in latents, of the images that the model was made for: its metadata's, else its family's."""
     side = _side(metadata)
     if side is not None and side > 0 and side % _FACTOR == 0:
         return side // _FACTOR
@@ -139,6 +139,6 @@ def scheduler_config(family: str, prediction: Prediction) -> dict[str, Any]:
             "use_karras_sigmas": False,
         }
     if prediction.zero_terminal_snr:
-        # The last timestep is pure noise only where sampling begins at it.
+        # Images begin at pure noise only if sampling begins at the last timestep.
         config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     return config

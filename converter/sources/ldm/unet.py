@@ -1,7 +1,7 @@
-"""The UNet of a single file (CompVis' and Stability's openaimodel.UNetModel) as diffusers' UNet2DConditionModel.
+"""Read the UNet of a single file (CompVis' and Stability's openaimodel.UNetModel) as diffusers' UNet2DConditionModel.
 
-The original numbers its blocks through, input_blocks.0 to output_blocks.11; diffusers has a list per resolution. Which
-block begins a resolution shows from where the samplers are.
+The original has one list of blocks, input_blocks.0 to output_blocks.11; diffusers has a list per resolution. A
+downsampler or upsampler ends a resolution.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _RESNET = {
     "out_layers.3": "conv2",
     "skip_connection": "conv_shortcut",
 }
-#: Stable Diffusion 1 has as many heads at every width; the others as many as there are 64s in it.
+#: Stable Diffusion 1 has 8 heads at every width; the others have heads of width 64.
 _SD1_HEADS = 8
 _HEAD_WIDTH = 64
-#: SDXL embeds each of its sizes and crops in so many numbers (sgm's ConcatTimestepEmbedderND).
+#: Width in which SDXL embeds each of its sizes and crops (sgm's ConcatTimestepEmbedderND).
 _SIZE_WIDTH = 256
 
 Depth = int | list[int]
@@ -43,7 +43,7 @@ Depth = int | list[int]
 
 @dataclass(frozen=True)
 class _Level:
-    """One resolution: the first resnet's path, and for each resnet how many transformer blocks follow it."""
+    """One resolution: the first resnet's path, and the number of transformer blocks after each resnet."""
 
     resnet: str
     depths: tuple[int, ...]
@@ -51,11 +51,11 @@ class _Level:
 
 @dataclass(frozen=True)
 class UNetLayout:
-    """How a UNet is built, as its tensors' names tell.
+    """A UNet's structure, read from its tensors' names.
 
     modules: original module path -> diffusers' path.
-    down, up: the levels from the widest image to the smallest, both.
-    middle: transformer blocks of the middle; 0 where its one resnet stands alone; None where there is no middle.
+    down, up: the levels, both from the largest image to the smallest.
+    middle: number of transformer blocks in the middle; 0 if it is one resnet alone; None without a middle.
     """
 
     modules: dict[str, str]
@@ -78,12 +78,12 @@ def _middle(paths: set[str], modules: dict[str, str]) -> int | None:
 
 
 def _levels(paths: set[str], modules: dict[str, str], blocks: str, names: str, first: int) -> tuple[_Level, ...]:
-    """Return one side's levels in the file's order; a level ends where a sampler is."""
-    found: list[_Level] = []
+    """Return the levels of one side in the file's order; a downsampler or upsampler ends a level."""
+    levels: list[_Level] = []
     resnet = ""
     depths: list[int] = []
     for index in range(first, count(paths, blocks)):
-        path, name = f"{blocks}.{index}", f"{names}.{len(found)}"
+        path, name = f"{blocks}.{index}", f"{names}.{len(levels)}"
         if f"{path}.0.in_layers" in paths:
             resnet = resnet or f"{path}.0"
             modules |= _resnet(f"{path}.0", f"{name}.resnets.{len(depths)}")
@@ -91,17 +91,17 @@ def _levels(paths: set[str], modules: dict[str, str], blocks: str, names: str, f
             if depth:
                 modules[f"{path}.1"] = f"{name}.attentions.{len(depths)}"
             depths.append(depth)
-        # Up, the sampler follows the transformer where there is one.
-        samplers = {f"{path}.0.op": "downsamplers", f"{path}.1.conv": "upsamplers", f"{path}.2.conv": "upsamplers"}
-        for sampler in (s for s in samplers if s in paths):
-            modules[sampler] = f"{name}.{samplers[sampler]}.0.conv"
-            found.append(_Level(resnet, tuple(depths)))
+        # On the way up, the upsampler follows the transformer if there is one.
+        resizers = {f"{path}.0.op": "downsamplers", f"{path}.1.conv": "upsamplers", f"{path}.2.conv": "upsamplers"}
+        for resizer in (module for module in resizers if module in paths):
+            modules[resizer] = f"{name}.{resizers[resizer]}.0.conv"
+            levels.append(_Level(resnet, tuple(depths)))
             resnet, depths = "", []
-    return (*found, _Level(resnet, tuple(depths)))
+    return (*levels, _Level(resnet, tuple(depths)))
 
 
 def unet_layout(tensors: Tensors) -> UNetLayout:
-    """Return how the UNet of a single file is built; raises CheckpointError where no diffusers UNet is built so."""
+    """Return the structure of a single file's UNet; raises CheckpointError if diffusers' UNet cannot have it."""
     paths = module_paths(beneath(tensors, PREFIX))
     modules = dict(_ENDS)
     down = _levels(paths, modules, "input_blocks", "down_blocks", 1)
@@ -115,13 +115,14 @@ def unet_layout(tensors: Tensors) -> UNetLayout:
     for level in (*down, *up):
         if any(level.depths) and not all(level.depths):
             raise CheckpointError(
-                f"{_WHERE} has transformers beside only some resnets of one level ({PREFIX}{level.resnet})"
+                f"{_WHERE} has transformers after only some resnets of one level ({PREFIX}{level.resnet}); after all or none "
+                "is accepted"
             )
     return UNetLayout(modules, down, up, middle)
 
 
 def unet_parts(tensors: Tensors, layout: UNetLayout) -> dict[str, Part]:
-    """Return diffusers name -> where it lies, for all tensors of the UNet."""
+    """Return diffusers name -> part, for all tensors of the UNet."""
     return renamed_parts(_WHERE, tensors, PREFIX, layout.modules)
 
 
@@ -132,9 +133,9 @@ def _depth(level: _Level) -> Depth | None:
 
 
 def _transformer_depths(layout: UNetLayout) -> dict[str, Any]:
-    """Return transformer_layers_per_block, and its reverse where the way up has others than the way down.
+    """Return transformer_layers_per_block, and its reverse if the way up differs from the way down.
 
-    Levels without transformers do not matter, but for the last, whose number is the middle's too.
+    The numbers of levels without transformers do not matter, except the last, which is the middle's too.
     """
     down, up = [_depth(level) for level in layout.down], [_depth(level) for level in layout.up]
     if down[-1] is None:
@@ -142,7 +143,7 @@ def _transformer_depths(layout: UNetLayout) -> dict[str, Any]:
     elif layout.middle and layout.middle != down[-1]:
         raise CheckpointError(
             f"{_WHERE} has {layout.middle} transformer blocks in the middle and {down[-1]} at its lowest level; "
-            "this converter knows the same number in both"
+            "the same number in both is accepted"
         )
     differ = any(a is not None and b is not None and a != b for a, b in zip(down, up, strict=True))
     both = down if differ else [b if a is None else a for a, b in zip(down, up, strict=True)]
@@ -160,18 +161,20 @@ def _kinds(levels: tuple[_Level, ...], kind: str) -> list[str]:
 
 
 def _context(tensors: Tensors, layout: UNetLayout) -> tuple[int, bool]:
-    """Return width of the text states, and whether transformers are entered by a linear layer (not a 1x1 convolution)."""
+    """Return the text states' width, and whether transformers begin with a linear layer (not a 1x1 convolution)."""
     entries = [PREFIX + path for path in layout.modules if f"{PREFIX}{path}.proj_in.weight" in tensors]
     if not entries:
-        raise CheckpointError(f"{_WHERE} has no transformer, so no text can steer it")
+        raise CheckpointError(
+            f"{_WHERE} has no transformers, so it takes no text; a UNet with cross attention is accepted"
+        )
     width = tensors.size(f"{entries[0]}.transformer_blocks.0.attn2.to_k.weight", 1)
     return width, len(tensors.shape(f"{entries[0]}.proj_in.weight")) == 2
 
 
 def unet_config(tensors: Tensors, layout: UNetLayout, *, eight_heads: bool, sample_size: int) -> dict[str, Any]:
-    """Return the config.json diffusers would have for this UNet.
+    """Return the UNet's config.json in diffusers' form.
 
-    ``eight_heads`` (Stable Diffusion 1) and ``sample_size`` (latents a side) are what tensors cannot tell.
+    ``eight_heads`` (Stable Diffusion 1) and ``sample_size`` (a side in latents) do not show in the tensors.
     """
     widths = [tensors.size(f"{PREFIX}{level.resnet}.out_layers.3.weight", 0) for level in layout.down]
     layers = [len(level.depths) for level in layout.down]

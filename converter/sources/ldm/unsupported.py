@@ -10,7 +10,7 @@ import re
 
 from converter.sources.tensors import Tensors
 
-#: Pattern that some tensor's name has -> what the file is; the first that fits counts.
+#: (pattern of a tensor's name, the kind of file that has it); the first match counts.
 _NAMES = tuple(
     (re.compile(pattern), words)
     for pattern, words in (
@@ -44,15 +44,15 @@ _NAMES = tuple(
         (r"(^|\.)(conv_first|RRDB_trunk)\.|^model\.1\.sub\.", "an ESRGAN upscaler"),
     )
 )
-#: Input channels of UNets that are Stable Diffusion's but take another image or map beside the latents.
+#: Input channels of Stable Diffusion UNets that take another image or map besides the latents.
 _CHANNELS = {5: "depth-to-image", 7: "the x4 upscaler", 8: "InstructPix2Pix"}
 _SHOWN = 3
 
 
 def describe_unsupported(tensors: Tensors) -> str | None:
-    """Return what the file is, where a tensor's name shows that it is not a checkpoint we convert."""
+    """Return the kind of an unsupported file, by its tensors' names; None if no name shows that it is unsupported."""
     names = list(tensors)
-    # SDXL's embeddings have nothing but one tensor for each text encoder.
+    # SDXL's embeddings have only one tensor for each text encoder.
     if names and set(names) <= {"clip_l", "clip_g"}:
         return "a textual inversion embedding"
     for pattern, words in _NAMES:
@@ -68,26 +68,26 @@ def another_unet(channels: int) -> str:
 
 
 def part_of_a_checkpoint(tensors: Tensors) -> str:
-    """Return what a file is that has no UNet with text encoder and VAE in the original naming."""
+    """Describe a file that lacks the UNet, text encoder or VAE in the original naming."""
     names = list(tensors)
 
     def some(*beginnings: str) -> bool:
         return any(name.startswith(beginnings) for name in names)
 
     if some("model.diffusion_model.input_blocks."):
-        # SDXL without a text encoder we know is Kolors or a UNet alone, so only what is missing can be said.
+        # SDXL without a known text encoder may be Kolors or a UNet alone, so the message says only what is missing.
         lacks = [] if some("first_stage_model.decoder.") else ["no VAE (first_stage_model.)"]
         if not some("cond_stage_model.", "conditioner.embedders."):
             lacks.append("no text encoder (cond_stage_model. or conditioner.embedders.)")
-        return f"a UNet with {' and '.join(lacks)}" if lacks else "a UNet whose text encoder or conditions are others"
+        return f"a UNet with {' and '.join(lacks)}" if lacks else "a UNet with another text encoder or other conditions"
     if some("input_blocks.0.0.", "diffusion_model.input_blocks."):
         return "a UNet alone"
     if some("down_blocks.0.resnets."):
-        return "a UNet alone, in diffusers' naming; a diffusers checkpoint is given as its folder"
+        return "a UNet alone, in diffusers' naming; for a diffusers checkpoint, give its folder"
     if some("first_stage_model.decoder.", "decoder.conv_in.", "encoder.conv_in."):
         return "a VAE alone"
     if some("text_model.encoder.layers.", "transformer.resblocks.", "cond_stage_model.", "conditioner."):
         return "a text encoder alone"
     if not names:
         return "no tensors"
-    return f"{len(names)} tensors of something else ({', '.join(sorted(names)[:_SHOWN])}, ...)"
+    return f"{len(names)} tensors of an unknown network ({', '.join(sorted(names)[:_SHOWN])}, ...)"

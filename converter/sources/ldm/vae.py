@@ -1,4 +1,4 @@
-"""The autoencoder of a single file (CompVis' AutoencoderKL) as diffusers' AutoencoderKL."""
+"""Read the autoencoder of a single file (CompVis' AutoencoderKL) as diffusers' AutoencoderKL."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _RESNET = {
     "nin_shortcut": "conv_shortcut",
 }
 _ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
-#: Of the training: the discriminator and perceptual loss, and averaged copies.
+#: Prefixes of training tensors: the discriminator, the perceptual loss and averaged copies.
 _LEFTOVERS = ("loss.", "model_ema.")
 
 
 def _half(paths: set[str], half: str, levels: str, sampler: str) -> dict[str, str]:
-    """Return one half's modules: ``levels`` is down or up, the original's numbering always from the widest image."""
+    """Return the modules of the encoder or decoder (``half``); the original numbers levels from the largest image."""
     number = count(paths, f"{half}.{levels}")
     modules = {f"{half}.{end}": f"{half}.{end}" for end in ("conv_in", "conv_out")}
     modules[f"{half}.norm_out"] = f"{half}.conv_norm_out"
@@ -42,9 +42,9 @@ def _half(paths: set[str], half: str, levels: str, sampler: str) -> dict[str, st
 
 
 def vae_parts(tensors: Tensors) -> dict[str, Part]:
-    """Return diffusers name -> where it lies, for all tensors of the autoencoder.
+    """Return diffusers name -> part, for all tensors of the autoencoder.
 
-    The original's attention is made of 1x1 convolutions, diffusers' of linear layers.
+    The original's attention has 1x1 convolutions, diffusers' has linear layers.
     """
     paths = module_paths(beneath(tensors, PREFIX))
     modules = {"quant_conv": "quant_conv", "post_quant_conv": "post_quant_conv"}
@@ -57,14 +57,15 @@ def vae_parts(tensors: Tensors) -> dict[str, Part]:
 
 
 def vae_config(tensors: Tensors, *, scaling_factor: float, latents: int) -> dict[str, Any]:
-    """Return the config.json diffusers would have; scaling factor and the side of the latents are what tensors cannot tell."""
+    """Return the config.json in diffusers' form; the scaling factor and the latents' side do not show in the tensors."""
     paths = module_paths(beneath(tensors, PREFIX))
     levels = count(paths, "encoder.down")
     layers = {count(paths, f"encoder.down.{level}.block") for level in range(levels)}
     above = {count(paths, f"decoder.up.{level}.block") - 1 for level in range(levels)}
     if len(layers) != 1 or above != layers:
         raise CheckpointError(
-            f"{_WHERE} has {sorted(layers)} resnets a level in its encoder and {sorted(above)} + 1 back"
+            f"{_WHERE} has {sorted(layers)} resnets per level in its encoder and {sorted(above)} + 1 in its decoder; the same "
+            "number n at all levels of the encoder, and n + 1 in the decoder, is accepted"
         )
     return {
         "_class_name": "AutoencoderKL",

@@ -215,7 +215,7 @@ def test_weights_that_are_not_finite_are_refused_before_anything_is_written(part
         return weights
 
     change_weights(source / part, damaged, file)
-    with pytest.raises(CheckpointError, match="has values that are infinite or no numbers"):
+    with pytest.raises(CheckpointError, match="has infinite values or NaNs"):
         convert(source, tmp_path / "out", ConvertOptions())
     assert not any(path.is_dir() for path in tmp_path.iterdir() if path.name != "source")
 

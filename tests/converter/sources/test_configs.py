@@ -90,9 +90,7 @@ def test_a_key_without_a_default_is_asked_for():
     ],
 )
 def test_a_value_that_is_not_accepted_is_named_with_those_that_are(key, value):
-    with pytest.raises(
-        CheckpointError, match=rf"unet/config\.json has {key} = .*; accepted: ['\w]"
-    ):
+    with pytest.raises(CheckpointError, match=rf"unet/config\.json has {key} = .*; accepted: ['\w]"):
         read_config("unet/config.json", LEVELS | {key: value}, UNET)
 
 

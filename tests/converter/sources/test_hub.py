@@ -268,7 +268,7 @@ def test_without_a_network_a_part_in_the_cache_is_not_taken_for_the_whole(hub, f
     there = fetch(address("owner/tiny"))
     (there / UNET).unlink()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match=r"does not answer .* does not have all of owner/tiny"):
+    with pytest.raises(CheckpointError, match=r"does not answer .* has no complete copy of owner/tiny"):
         fetch(address("owner/tiny"))
 
 
@@ -291,7 +291,7 @@ def test_an_unknown_revision_is_named(hub, files):
 
 def test_a_gated_repository_says_what_to_do_and_opens_with_a_token(hub, files, monkeypatch):
     hub.repositories["owner/tiny"] = Repository(files, gated=True)
-    with pytest.raises(CheckpointError, match=r"gated: accept its licence at .*/owner/tiny, .* set HF_TOKEN"):
+    with pytest.raises(CheckpointError, match=r"gated: accept its license at .*/owner/tiny, .* set HF_TOKEN"):
         open_source("owner/tiny")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert open_source("owner/tiny").has("unet")
@@ -335,9 +335,7 @@ def test_a_file_of_a_repository_is_a_checkpoint(hub, tmp_path):
     hub.repositories["owner/mix"] = Repository(
         {"mix-v2.safetensors": content, "mix-v1.safetensors": b"", "x.ckpt": b""}
     )
-    with pytest.raises(
-        CheckpointError, match=r"has mix-v1.safetensors, mix-v2.safetensors; give the file as owner/mix/"
-    ):
+    with pytest.raises(CheckpointError, match=r"has mix-v1.safetensors, mix-v2.safetensors; give a file as owner/mix/"):
         open_source("owner/mix")
     found = open_source("owner/mix/mix-v2.safetensors", prediction_type="v_prediction")
     assert (found.name, found.kind, found.has("unet")) == ("owner/mix/mix-v2", "hub", True)
@@ -395,7 +393,7 @@ def test_a_network_of_a_whole_checkpoint_is_downloaded_without_the_others(hub, f
     assert downloaded(found.folder.parent) == {"vae/config.json", "vae/diffusion_pytorch_model.safetensors"}
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert Component.open("owner/tiny", "vae") == found
-    with pytest.raises(CheckpointError, match="does not have all of owner/tiny"):
+    with pytest.raises(CheckpointError, match="has no complete copy of owner/tiny"):
         Component.open("owner/tiny", "unet")
 
 

@@ -48,7 +48,7 @@ def test_every_tensor_has_the_name_and_the_values_diffusers_gives_it(family, dty
         for name, tensor in theirs.items():
             assert ours.shape(name) == tuple(tensor.shape) == ours.array(name).shape, name
             np.testing.assert_array_equal(ours.array(name).astype(np.float32), tensor.float().numpy(), err_msg=name)
-        assert ours.half_bytes(ours) == sum(2 * t.numel() for t in theirs.values())
+        assert ours.fp16_bytes(ours) == sum(2 * t.numel() for t in theirs.values())
 
 
 @pytest.mark.parametrize("family", list(TINY_UNETS))

@@ -138,13 +138,13 @@ def test_a_mistyped_path_is_not_asked_for_on_the_hub(tmp_path, monkeypatch):
     (tmp_path / "models").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("converter.sources.hub.fetch", lambda *_: pytest.fail("asked the hub"))
-    with pytest.raises(CheckpointError, match="there is no models/dremshaper"):
+    with pytest.raises(CheckpointError, match="models/dremshaper does not exist"):
         open_source("models/dremshaper")
 
 
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    with pytest.raises(CheckpointError, match="is no safetensors file; a diffusers checkpoint folder"):
+    with pytest.raises(CheckpointError, match="is not a safetensors file; a diffusers checkpoint folder"):
         open_source(tmp_path / "model.gguf")
 
 

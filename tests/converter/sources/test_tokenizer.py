@@ -235,7 +235,7 @@ def test_no_prompt_is_too_odd(prompt, tmp_path):
         ({"tokenizer_config": CONFIG | {"tokenizer_class": "T5Tokenizer"}}, "tokenizer_class = 'T5Tokenizer'"),
         ({"tokenizer_config": CONFIG | {"do_lower_case": False}}, "do_lower_case"),
         ({"vocab": ["a"]}, "an object of tokens"),
-        ({"vocab": {"a": -3}}, "from 0 on"),
+        ({"vocab": {"a": -3}}, "from 0"),
     ],
 )
 def test_a_damaged_tokenizer_is_refused_with_what_is_wrong(files, words, tmp_path):

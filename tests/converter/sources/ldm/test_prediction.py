@@ -1,4 +1,4 @@
-"""What a single file's UNet predicts: asked for, said by the file, or guessed."""
+"""What a single file's UNet predicts: requested for, said by the file, or guessed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.support.published_configs import CROSS_DOWN, CROSS_UP, DOWN, UP
 from tests.support.single_files import tiny, with_zeros, write
 
 
-def predicted(path, state, metadata=None, asked=None):
-    return SingleFile.open(write(path / "m.safetensors", state, metadata=metadata), asked)
+def predicted(path, state, metadata=None, requested=None):
+    return SingleFile.open(write(path / "m.safetensors", state, metadata=metadata), requested)
 
 
 def test_stable_diffusion_2_is_a_guess_where_nothing_says_it(tmp_path):
@@ -43,14 +43,14 @@ def test_stable_diffusion_2_goes_by_its_metadata(metadata, kind, guessed, tmp_pa
     assert found.config("vae")["sample_size"] == 4 * found.config("unet")["sample_size"]
 
 
-def test_what_was_asked_for_overrules_the_file(tmp_path):
+def test_what_was_requested_for_overrules_the_file(tmp_path):
     found = predicted(tmp_path, tiny("sd2")[1], {"modelspec.prediction_type": "epsilon"}, "v_prediction")
     assert (found.architecture.prediction.type, found.architecture.prediction.guessed) == ("v_prediction", False)
 
 
 def test_a_prediction_type_there_is_not_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="epsilon, v_prediction, sample"):
-        predicted(tmp_path, tiny("sd1")[1], asked="flow")
+        predicted(tmp_path, tiny("sd1")[1], requested="flow")
 
 
 def test_the_spread_of_one_bias_tells_768_v_from_base(tmp_path):
