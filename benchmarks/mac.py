@@ -163,7 +163,7 @@ def numbers(path: Path, function: str, units: str) -> dict[str, Any]:
 def block_by_block(path: Path, function: str, units: Sequence[str]) -> dict[str, Any]:
     """Return each block's dB on each compute unit, and the block at which each unit deviates."""
     comparison = compare_devices(path, function, tuple(units))
-    apart = {u: None if (row := comparison.apart(u)) is None else row.block for u in units}
+    apart = {u: None if (row := comparison.first_loss(u)) is None else row.block for u in units}
     return {"rows": [asdict(row) for row in comparison.rows], "failed": comparison.failed, "apart": apart}
 
 

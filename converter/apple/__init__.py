@@ -1,4 +1,4 @@
-"""Folders made by Apple's converter (github.com/apple/ml-stable-diffusion), used as models as they are.
+"""Use folders of Apple's converter (github.com/apple/ml-stable-diffusion) as models, with their packages unchanged.
 
 >>> adopt(Path("coreml-stable-diffusion-v1-5"), AppleSettings())
 """

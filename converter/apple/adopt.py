@@ -1,4 +1,4 @@
-"""Make a folder of Apple's packages a model folder: write anemone.json and tokenizers next to the packages, once."""
+"""Turn a folder of Apple's packages into a model folder: write anemone.json and tokenizers next to the packages."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from converter.runtime.chunks import chunk_paths
 from converter.sources.snapshot import folder_name
 
 
-def _digest(model: AppleModel, of: Callable[[Path], str]) -> str:
-    whole = hashlib.sha256()
-    for path in (part for network in model.networks.values() for part in chunk_paths(network)):
+def _digest(model: AppleModel, describe: Callable[[Path], str]) -> str:
+    digest = hashlib.sha256()
+    for path in (package for network in model.networks.values() for package in chunk_paths(network)):
         for file in sorted(p for p in path.rglob("*") if p.is_file()):
-            whole.update(f"{file.relative_to(model.folder).as_posix()} {of(file)}\n".encode())
-    return whole.hexdigest()
+            digest.update(f"{file.relative_to(model.folder).as_posix()} {describe(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def _content(path: Path) -> str:
@@ -32,8 +32,8 @@ def _content(path: Path) -> str:
 
 
 def _stamp(path: Path) -> str:
-    about = path.stat()
-    return f"{about.st_size} {about.st_mtime_ns}"
+    stat = path.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def _package(model: AppleModel, network: str, path: Path) -> Package:
@@ -78,33 +78,33 @@ def _tokenizers(model: AppleModel, settled: Settled) -> Iterator[tuple[Path, byt
             yield Path(tokenizer) / file, content
 
 
-def _write(model: AppleModel, settled: Settled, *, over: bool) -> None:
-    """Write tokenizers, then the manifest, each file whole or not at all; ``over`` replaces tokenizer files."""
+def _write(model: AppleModel, settled: Settled, *, replace: bool) -> None:
+    """Write tokenizers, then the manifest, each file atomically; ``replace`` replaces existing tokenizer files."""
     manifest = _manifest(model, settled)
     with tempfile.TemporaryDirectory(prefix=".adopting-", dir=model.folder) as name:
-        made = Path(name)
+        temporary = Path(name)
         for relative, content in _tokenizers(model, settled):
             target = model.folder / relative
-            if over or not target.is_file():
-                (made / relative).parent.mkdir(exist_ok=True)
+            if replace or not target.is_file():
+                (temporary / relative).parent.mkdir(exist_ok=True)
                 target.parent.mkdir(exist_ok=True)
-                (made / relative).write_bytes(content)
-                os.replace(made / relative, target)
-        manifest.write(made)
-        os.replace(made / FILE, model.folder / FILE)
+                (temporary / relative).write_bytes(content)
+                os.replace(temporary / relative, target)
+        manifest.write(temporary)
+        os.replace(temporary / FILE, model.folder / FILE)
 
 
 def adopt(folder: Path, settings: AppleSettings) -> ModelFolder:
-    """Return the model in a folder of Apple's packages, which stay as they are.
+    """Return the model in a folder of Apple's packages, which stay unchanged.
 
-    Writes anemone.json and the tokenizers beside them, so that `ModelFolder.open` does without settings from then on;
-    adopting again with other settings replaces them. Reads every package whole, for its hash. Raises CheckpointError
-    (AppleSettingsError for settings that are missing or wrong) and PackageError, before anything is written.
+    Writes anemone.json and the tokenizers next to them, so that `ModelFolder.open` needs no settings afterwards; adopting
+    again with other settings replaces them. Reads every package completely, for its hash. Raises CheckpointError
+    (AppleSettingsError if settings are missing or wrong) and PackageError before anything is written.
     """
     model = recognize_apple(folder)
     settled = settle(model, settings)
     try:
-        _write(model, settled, over=settings.tokenizer is not None)
+        _write(model, settled, replace=settings.tokenizer is not None)
     except OSError as error:
         raise CheckpointError(
             f"{folder} cannot be written ({error.strerror or error}), and a model's {FILE} lies beside its packages. Make "

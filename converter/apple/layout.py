@@ -34,11 +34,11 @@ _COMPILED = {kind.resource: kind.name for kind in KINDS if kind.resource is not 
 
 @dataclass(frozen=True)
 class Layout:
-    """A folder of Apple's: Apple's names of its networks and where each lies.
+    """A folder of Apple's packages: the networks by Apple's names, with their paths.
 
-    version: what the model is called in the packages' file names; empty where they do not say (compiled models).
+    version: the model's name in the packages' file names; empty for compiled models, whose names lack it.
     compiled: whether they are .mlmodelc rather than .mlpackage.
-    controlnets: the names of the ControlNets beside them.
+    controlnets: the names of the folder's ControlNets.
     """
 
     folder: Path
@@ -50,12 +50,12 @@ class Layout:
 
 def _packages(folder: Path) -> list[tuple[str, str, Path]]:
     """Return version, network and path of every .mlpackage."""
-    found = []
+    packages = []
     for path in sorted(folder.glob("*.mlpackage")):
         match = _PACKAGE.fullmatch(path.name)
         if match is not None and path.is_dir():
-            found.append((match["version"], match["network"], path))
-    return found
+            packages.append((match["version"], match["network"], path))
+    return packages
 
 
 def _compiled(folder: Path) -> dict[str, Path]:
@@ -64,14 +64,14 @@ def _compiled(folder: Path) -> dict[str, Path]:
 
 
 def is_apple(folder: Path) -> bool:
-    """Return whether a folder has models under the names that Apple's converter or its Swift package use."""
+    """Return whether a folder has models with the names that Apple's converter or its Swift package use."""
     return folder.is_dir() and bool(_packages(folder) or _compiled(folder))
 
 
 def find_layout(folder: Path) -> Layout:
-    """Return what the folder holds: its .mlpackages, or where it has none its compiled models.
+    """Return the folder's .mlpackages, or its compiled models if it has none.
 
-    Raises CheckpointError where there are neither, or packages of several models.
+    Raises CheckpointError if it has neither, or packages of several models.
     """
     packages = _packages(folder) if folder.is_dir() else []
     if not packages:

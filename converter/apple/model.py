@@ -15,19 +15,19 @@ from converter.runtime.chunks import chunk_paths
 from converter.runtime.summary import ProgramSummary, read_summary
 
 _AUTOENCODER = (VAE_DECODER.name, VAE_ENCODER.name)
-#: The networks beside the UNet.
+#: The networks besides the UNet.
 _OTHERS = (TEXT_ENCODER.name, TEXT_ENCODER_2.name, *_AUTOENCODER)
 _STATES = ("last_hidden_state", "hidden_embeds")
 _NEEDED = ("sample", "timestep", "encoder_hidden_states")
 _XL = ("time_ids", "text_embeds")
 _GUIDANCE = "timestep_cond"
-#: Numbers of sizes and crops an image -> SDXL (with both text encoders) or its refiner (with the second alone).
+#: Numbers (sizes and crops) per image -> SDXL (with both text encoders) or its refiner (with the second alone).
 _XL_FAMILIES = {6: "sdxl", 5: "sdxl_refiner"}
 _COREMLTOOLS = "com.github.apple.coremltools.version"
 _BATCHES = (1, 2)
-#: What stands in a UNet's place where there is none that runs here, and what to do about it.
+#: Apple's name of a network in place of a usable UNet -> why it cannot be used, and what to do.
 _INSTEAD = {
-    "unet_chunk2": "its UNet was cut in two, of which the first half (unet_chunk1) is missing",
+    "unet_chunk2": "its UNet is in two chunks, and the first (unet_chunk1) is missing",
     "control-unet": "its only UNet takes a ControlNet's outputs (control-unet); convert the UNet also without "
     "--unet-support-controlnet",
     "control-unet_chunk1": "its only UNet takes a ControlNet's outputs and is cut in two (control-unet_chunk1 and 2); "
@@ -39,14 +39,13 @@ _INSTEAD = {
 
 @dataclass(frozen=True)
 class AppleModel:
-    """What the packages say. Sizes are the images', in pixels.
+    """A model by its packages' descriptions. Sizes are the images', in pixels.
 
-    version: Apple's --model-version, a Hugging Face id mostly; as the file names have it where that is all.
-    networks: the networks of a model folder and where each lies, of a UNet cut in two its first half; the refiner's
-        UNet is its unet.
-    unused: what else of Apple's lies there.
+    version: Apple's --model-version, usually a Hugging Face id; if the packages lack it, the one in the file names.
+    networks: network of a model folder -> path; a UNet in two chunks has the first's path, the refiner's UNet is its unet.
+    unused: the folder's other networks of Apple's.
     published: whether its widths are those of its family's published models.
-    vocabulary: how many tokens all its text encoders know; None where that cannot be told.
+    vocabulary: the number of tokens that all its text encoders accept; None if that is unknown.
     guidance_width, time_ids: as in `converter.folder.Conditions`.
     """
 
@@ -73,7 +72,7 @@ class AppleModel:
 
     @property
     def tokenizers(self) -> dict[str, str]:
-        """The text encoders it has and uses, each with its tokenizer's folder."""
+        """The text encoders that it uses, each with its tokenizer's folder."""
         return text_encoders(self.networks)
 
 
@@ -124,10 +123,10 @@ def _unet(summary: ProgramSummary) -> _UNet:
     if states[0] != batch or states[2] != 1 or _input(summary, "timestep", 1, "[batch]") != (batch,):
         raise _refuse(summary, f"encoder_hidden_states {list(states)} for {batch} rows", "[batch, width, 1, tokens]")
     ids = pooled = None
-    if given := [name for name in _XL if name in summary.inputs]:
-        if len(given) != len(_XL):
-            raise _refuse(summary, f"{given[0]} alone", " with ".join(_XL))
-        # Packages of 2023 have the two rows as one of twelve numbers.
+    if xl_inputs := [name for name in _XL if name in summary.inputs]:
+        if len(xl_inputs) != len(_XL):
+            raise _refuse(summary, f"{xl_inputs[0]} alone", " with ".join(_XL))
+        # Packages of 2023 have one row of twelve numbers instead of two rows.
         ids, rest = divmod(int(np.prod(summary.inputs["time_ids"].shape)), batch)
         if rest or ids not in _XL_FAMILIES:
             shape = list(summary.inputs["time_ids"].shape)
@@ -145,14 +144,16 @@ def _family(unet: _UNet, text_encoder: ProgramSummary | None) -> str:
 
 
 def attention_implementation(unet: ProgramSummary) -> str:
-    """Return which of Apple's implementations of attention a UNet has (see `converter.networks.attention`), or "unknown"."""
+    """Return the attention implementation of a UNet (see `converter.networks.attention`), or "unknown"."""
     if "einsum" not in unet.kinds:
         return "original" if "matmul" in unet.kinds else "unknown"
-    # Rows of queries lie on the last axis, as in the convolutions that make them; split_einsum_v2 cuts them to 512,
-    # which may also be the length of a smaller feature map's.
-    made = {o.shape[3] for o in unet.operations if o.kind == "conv" and len(o.shape) == 4 and o.shape[2] == 1}
-    asked = {o.shape[-1] for o in unet.operations if o.kind == "einsum"}
-    cut = not asked <= made or max(asked) < max(made - {unet.inputs["encoder_hidden_states"].shape[3]})
+    # Queries are on the last axis, as in the convolutions that make them; split_einsum_v2 cuts them to 512, which may
+    # also be the length of a smaller feature map.
+    lengths = {o.shape[3] for o in unet.operations if o.kind == "conv" and len(o.shape) == 4 and o.shape[2] == 1}
+    query_lengths = {o.shape[-1] for o in unet.operations if o.kind == "einsum"}
+    cut = not query_lengths <= lengths or max(query_lengths) < max(
+        lengths - {unet.inputs["encoder_hidden_states"].shape[3]}
+    )
     return "split_einsum_v2" if cut else "split_einsum"
 
 
@@ -175,7 +176,7 @@ def _check_text(encoders: dict[str, ProgramSummary], unet: _UNet, unet_name: str
 
 
 def _check_autoencoder(summaries: dict[str, ProgramSummary], unet: _UNet, unet_name: str) -> tuple[int, int]:
-    """Return the latents' channels and how many pixels a latent is a side."""
+    """Return the latents' channels and the pixels per latent along one side."""
     decoder = summaries[VAE_DECODER.name]
     _, channels, height, width = _input(decoder, "z", 4, "[1, channels, height, width]")
     image = _output(decoder, ("image",), 4, "[1, 3, height, width]")
@@ -192,31 +193,30 @@ def _check_autoencoder(summaries: dict[str, ProgramSummary], unet: _UNet, unet_n
     if image[2:] != (height * factor, width * factor):
         raise _refuse(decoder, f"images {image[3]}x{image[2]} of latents {width}x{height}", "images 8 times as large")
     if (encoder := summaries.get(VAE_ENCODER.name)) is not None:
-        taken = _input(encoder, "x", 4, "[1, 3, height, width]")
-        if taken[2:] != image[2:]:
+        size = _input(encoder, "x", 4, "[1, 3, height, width]")
+        if size[2:] != image[2:]:
             raise CheckpointError(
-                f"{encoder.path.name} takes images {taken[3]}x{taken[2]}, {decoder.path.name} gives "
-                f"{image[3]}x{image[2]}"
+                f"{encoder.path.name} takes images {size[3]}x{size[2]}, {decoder.path.name} gives {image[3]}x{image[2]}"
             )
     return channels, factor
 
 
 def _unet_name(layout: Layout) -> str:
-    """Return the package that serves as UNet (or its first half): the UNet, or of a folder that has none the refiner's."""
-    known = (UNET.name, "unet_chunk1", *_INSTEAD, "refiner", "refiner_chunk1")
-    found = next((name for name in known if name in layout.paths), None)
-    if found is None:
+    """Return Apple's name of the network used as UNet (or of its first chunk): the UNet, or else the refiner's."""
+    candidates = (UNET.name, "unet_chunk1", *_INSTEAD, "refiner", "refiner_chunk1")
+    network = next((name for name in candidates if name in layout.paths), None)
+    if network is None:
         raise CheckpointError(f"{layout.folder} has no unet, only {', '.join(layout.paths)}")
-    if found in _INSTEAD:
-        raise CheckpointError(f"{layout.folder} cannot be used as it is: {_INSTEAD[found]}")
-    return found
+    if network in _INSTEAD:
+        raise CheckpointError(f"{layout.folder} cannot be used as it is: {_INSTEAD[network]}")
+    return network
 
 
 def recognize_apple(folder: Path) -> AppleModel:
     """Return the model whose packages Apple's converter put into ``folder``.
 
-    Nothing is assumed that the packages' inputs, outputs and operations show. Raises CheckpointError naming the
-    network that is missing or does not fit, and PackageError where a package cannot be read.
+    Everything that the packages' inputs, outputs and operations show is read from them. Raises CheckpointError naming
+    the network that is missing or does not fit, and PackageError if a package cannot be read.
     """
     layout = find_layout(folder)
     unet_name = _unet_name(layout)
@@ -234,19 +234,19 @@ def recognize_apple(folder: Path) -> AppleModel:
     encoders = {name: summaries[name] for name in wanted[:-1]}
     _check_text(encoders, unet, summary.path.name)
     channels, factor = _check_autoencoder(summaries, unet, summary.path.name)
-    rows = [one.embedding_rows for one in encoders.values()]
-    known = [n for n in rows if n is not None]
-    # A UNet that was cut in two has lost what its maker said of it.
-    said = [summary, *summaries.values()]
-    versions = (one.version for one in said if one.version)
-    tools = (one.metadata[_COREMLTOOLS] for one in said if _COREMLTOOLS in one.metadata)
-    run = {part for name in used for part in chunk_paths(layout.paths[name])}
+    rows = [encoder.embedding_rows for encoder in encoders.values()]
+    known_rows = [count for count in rows if count is not None]
+    # A UNet in chunks has lost its metadata, so the other networks' are read too.
+    programs = [summary, *summaries.values()]
+    versions = (program.version for program in programs if program.version)
+    tools = (program.metadata[_COREMLTOOLS] for program in programs if _COREMLTOOLS in program.metadata)
+    used_paths = {package for name in used for package in chunk_paths(layout.paths[name])}
     compressed = any(kind.startswith("constexpr_") for kind in summary.kinds)
     return AppleModel(
         folder=folder,
         version=next(versions, layout.version),
         networks={published.denoiser.name if name == unet_name else name: layout.paths[name] for name in used},
-        unused=(*sorted(name for name, path in layout.paths.items() if path not in run), *layout.controlnets),
+        unused=(*sorted(name for name, path in layout.paths.items() if path not in used_paths), *layout.controlnets),
         compiled=layout.compiled,
         family=family,
         published=(unet.context_width, channels) == (published.context_width, published.latent_channels),
@@ -256,7 +256,7 @@ def recognize_apple(folder: Path) -> AppleModel:
         latent_channels=channels,
         vae_scale_factor=factor,
         tokens=unet.tokens,
-        vocabulary=min(known) if len(known) == len(rows) else None,
+        vocabulary=min(known_rows) if len(known_rows) == len(rows) else None,
         inpainting=unet.channels != channels,
         guidance_width=unet.guidance_width,
         time_ids=unet.time_ids,

@@ -1,4 +1,4 @@
-"""Settings that Apple's packages lack: given by name, or derived by a rule where there is one."""
+"""Settings that Apple's packages lack: from options, or derived by a rule if there is one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from converter.sources.configs import read_json
 from converter.sources.single_file import SCALING_FACTORS
 from converter.sources.snapshot import folder_name
 
-#: What is accepted for each of AppleSettings' fields.
+#: Accepted values for each of AppleSettings' fields.
 ACCEPTED = {
-    "name": "what the model is to be called",
+    "name": "the model's name",
     "prediction_type": ", ".join(PREDICTION_TYPES),
     "vae_scaling_factor": "a number above 0, such as 0.18215 (Stable Diffusion 1 and 2) or 0.13025 (XL)",
     "scheduler_config": "the model's scheduler_config.json, as diffusers saves it",
@@ -28,7 +28,7 @@ ACCEPTED = {
     "steps": "a whole number from 1 on",
     "guidance_scale": "a number from 0 on",
 }
-#: What all published Stable Diffusion models were trained on (their scheduler_config.json).
+#: The noise schedule of all published Stable Diffusion models (their scheduler_config.json).
 _SCHEDULE = SchedulerSettings(
     num_train_timesteps=1000,
     beta_start=0.00085,
@@ -42,14 +42,14 @@ _SCHEDULE = SchedulerSettings(
 
 @dataclass(frozen=True)
 class _Named:
-    """What is known of a published model by its name: its scheduler_config.json and its card's advice."""
+    """Settings of a published model known by its name, from its scheduler_config.json and its model card."""
 
     prediction_type: str
     timestep_spacing: str = "leading"
     defaults: Defaults = STANDARD
 
 
-#: By the last part of the Hugging Face id. Stable Diffusion 2's models are the ones that differ in their prediction.
+#: By the last part of the Hugging Face id. Only Stable Diffusion 2's models differ in their prediction type.
 _NAMED = {
     "stable-diffusion-2": _Named("v_prediction"),
     "stable-diffusion-2-1": _Named("v_prediction"),
@@ -61,31 +61,31 @@ _NAMED = {
 
 
 class AppleSettingsError(CheckpointError):
-    """Settings are missing or wrong; ``problems`` has a line for each, named as an option."""
+    """Settings are missing or wrong; ``problems`` has a line for each, with its option."""
 
     def __init__(self, folder: Path, problems: tuple[str, ...]) -> None:
         lines = "".join(f"\n  {problem}" for problem in problems)
         super().__init__(
-            f"{folder} was made by Apple's converter, whose packages do not say all that a model needs. Give these once, "
-            f"they are then kept beside the packages:{lines}"
+            f"{folder} was made by Apple's converter, whose packages lack settings that a model needs. Give these once; they "
+            f"are then kept next to the packages:{lines}"
         )
         self.problems = problems
 
 
 @dataclass(frozen=True)
 class AppleSettings:
-    """What a folder of Apple's does not say. "A published model" is one of its family's published widths.
+    """Settings that a folder of Apple's lacks. "A published model" has its family's published widths.
 
-    name: what the model is called; None takes the packages' version (the --model-version they were converted with).
-    prediction_type: what the UNet predicts; None takes scheduler_config's, or epsilon for published models but
-        Stable Diffusion 2's, of which only those of known name (and inpainting models) are settled.
-    vae_scaling_factor: what latents are multiplied by; None takes the family's for published models.
+    name: the model's name; None takes the packages' version (the --model-version they were converted with).
+    prediction_type: the UNet's; None takes scheduler_config's, or epsilon for published models; Stable Diffusion 2 needs
+        it unless the model's name is known or it is an inpainting model.
+    vae_scaling_factor: factor of the latents; None takes the family's for published models.
     scheduler_config: a scheduler_config.json with the noise schedule; None takes the published models' schedule.
     tokenizer: a folder with vocab.json and merges.txt; None takes those in the folder (in it, its tokenizer or its
         Resources), or CLIP's for published models.
     zeros_for_no_prompt: whether an empty negative prompt means states of zeros; None takes yes for SDXL, no for others.
-    steps, guidance_scale: what a request gets that does not say; None takes 20 and 7.5, or what few-step models of
-        known name or kind are made for.
+    steps, guidance_scale: defaults of requests; None takes 20 and 7.5, or for few-step models of known name or kind
+        the values that they were made for.
     """
 
     name: str | None = None
@@ -105,7 +105,7 @@ def option(field: str) -> str:
 
 @dataclass(frozen=True)
 class Settled:
-    """Everything that AppleSettings leave open, decided."""
+    """AppleSettings with a value for everything."""
 
     name: str
     prediction_type: str
@@ -116,8 +116,8 @@ class Settled:
     defaults: Defaults
 
 
-def _wrong(field: str, found: object) -> str:
-    return f"{option(field)} is {found!r}; accepted: {ACCEPTED[field]}"
+def _wrong(field: str, value: object) -> str:
+    return f"{option(field)} is {value!r}; accepted: {ACCEPTED[field]}"
 
 
 def _missing(field: str) -> str:
@@ -125,20 +125,20 @@ def _missing(field: str) -> str:
 
 
 def _numbers_out_of_range(settings: AppleSettings) -> list[str]:
-    """Return what is wrong of the given values that need no file read."""
+    """Return a sentence for each wrong value that can be checked without reading a file."""
     scale, guidance = settings.vae_scaling_factor, settings.guidance_scale
-    fine = {
+    valid = {
         "name": settings.name is None or bool(settings.name.strip()),
         "prediction_type": settings.prediction_type in (None, *PREDICTION_TYPES),
         "vae_scaling_factor": scale is None or (math.isfinite(scale) and scale > 0),
         "steps": settings.steps is None or settings.steps >= 1,
         "guidance_scale": guidance is None or (math.isfinite(guidance) and guidance >= 0),
     }
-    return [_wrong(field, getattr(settings, field)) for field, right in fine.items() if not right]
+    return [_wrong(field, getattr(settings, field)) for field, is_valid in valid.items() if not is_valid]
 
 
 def settle(model: AppleModel, settings: AppleSettings) -> Settled:
-    """Decide everything; raises AppleSettingsError listing all that is missing or wrong."""
+    """Return the settings with defaults for the missing ones; raises AppleSettingsError listing all problems."""
     problems = _numbers_out_of_range(settings)
     named = _NAMED.get(re.split("[/_]", model.version)[-1]) if model.published else None
     prediction = settings.prediction_type

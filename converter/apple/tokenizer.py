@@ -1,4 +1,4 @@
-"""The tokenizers of a folder of Apple's packages: given, in the folder, or CLIP's own."""
+"""Find the tokenizers for a folder of Apple's packages: the user's, the folder's, or CLIP's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from converter.sources.component_kinds import TOKENIZERS
 from converter.sources.tokenizer import greatest_token, is_tokenizer, read_tokenizer
 
 _CONFIG = "tokenizer_config.json"
-#: OpenCLIP's encoders, Stable Diffusion 2's and SDXL's second, were trained on prompts filled up with token 0.
+#: OpenCLIP's encoders (Stable Diffusion 2's and SDXL's second) were trained on prompts padded with token 0.
 _OPEN_CLIP_PAD = "!"
 
 Files = dict[str, bytes]
@@ -23,7 +23,7 @@ Files = dict[str, bytes]
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Each text encoder's tokenizer as a model folder keeps it: file name -> content."""
+    """Each text encoder's tokenizer in the form of a model folder: file name -> content."""
 
     tokenizers: dict[str, Files]
 
@@ -33,7 +33,7 @@ class Vocabulary:
 
 
 def _padded(files: Files, pad: str, *, always: bool) -> Files:
-    """Return the tokenizer with its padding token set to ``pad``, where it names none or ``always``."""
+    """Return the tokenizer with its padding token set to ``pad``, if it has none or with ``always``."""
     config = json.loads(files[_CONFIG])
     stated = {} if "pad_token" in config and not always else {"pad_token": pad}
     config = {"tokenizer_class": "CLIPTokenizer"} | config | stated
@@ -41,7 +41,7 @@ def _padded(files: Files, pad: str, *, always: bool) -> Files:
 
 
 def _places(model: AppleModel, network: str, given: Path | None) -> Iterator[Path]:
-    """Return where a text encoder's tokenizer may lie, the likeliest first. ``given`` may be a checkpoint's folder, with two."""
+    """Yield the folders that may have a text encoder's tokenizer, likeliest first; ``given`` may be a checkpoint's folder."""
     own = model.tokenizers[network]
     if given is not None:
         yield from (given, given / own)
@@ -51,7 +51,7 @@ def _places(model: AppleModel, network: str, given: Path | None) -> Iterator[Pat
 
 
 def _check(files: Files, where: str, tokens: int | None) -> None:
-    """Raise CheckpointError where it has no tokens, or tokens that the text encoder does not know."""
+    """Raise CheckpointError if the tokenizer has no tokens, or tokens outside the text encoder's vocabulary."""
     greatest = greatest_token(files)
     if not json.loads(files["vocab.json"]):
         raise CheckpointError(f"{where}'s vocab.json has no tokens")
@@ -65,7 +65,7 @@ def _files(model: AppleModel, network: str, given: Path | None) -> Files | None:
         if is_tokenizer(folder):
             files = read_tokenizer(folder)
             _check(files, str(folder), model.vocabulary)
-            # A tokenizer for all is the first encoder's.
+            # A tokenizer for both encoders is the first's.
             shared = network == TEXT_ENCODER_2.name and folder.name != model.tokenizers[network]
             return _padded(files, pad, always=shared)
     if given is not None:
@@ -78,10 +78,10 @@ def _files(model: AppleModel, network: str, given: Path | None) -> Files | None:
 
 
 def find_vocabulary(model: AppleModel, given: Path | None) -> Vocabulary | None:
-    """Return the model's tokenizers: those in the folder ``given``, or else in its own, or CLIP's where it is published.
+    """Return the model's tokenizers: those in the folder ``given``, else in its own, else CLIP's for a published model.
 
-    None where none of these is there. Raises CheckpointError where one is damaged or not this model's.
+    None if there are none. Raises CheckpointError if one is damaged or does not fit the model.
     """
-    found = {network: _files(model, network, given) for network in model.tokenizers}
-    there = {network: files for network, files in found.items() if files is not None}
-    return Vocabulary(there) if len(there) == len(found) else None
+    candidates = {network: _files(model, network, given) for network in model.tokenizers}
+    tokenizers = {network: files for network, files in candidates.items() if files is not None}
+    return Vocabulary(tokenizers) if len(tokenizers) == len(candidates) else None

@@ -1,7 +1,7 @@
-"""The blocks of a network, and its package written anew so that it also gives what each block hands on.
+"""Find the blocks of a network, and write its package again with each block's result as a further output.
 
->>> found = blocks(Path("unet.mlpackage"))
->>> with_block_outputs(Path("unet.mlpackage"), Path("probe.mlpackage"), found)
+>>> unet_blocks = blocks(Path("unet.mlpackage"))
+>>> with_block_outputs(Path("unet.mlpackage"), Path("probe.mlpackage"), unet_blocks)
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from converter.runtime.constants import dtype_of
 from converter.runtime.feature import PackageError
 from converter.runtime.package import describe_function, function_of, read_model
 
-#: A block's module path as operations' names have it: a member of one of diffusers' or transformers' lists of modules,
-#: and within an attention module each of its transformer blocks.
+#: A block's module path in operations' names: a member of a module list of diffusers or transformers; in an attention
+#: module each transformer block.
 _BLOCK = re.compile(
     r"(?:\w*?_)?(?:resnets|attentions|downsamplers|upsamplers|layers)_\d+(?:_transformer_blocks_\d+)?(?=_|$)"
 )
-#: How many places of a program without such names are looked at.
+#: Number of blocks in a program without such names.
 _PLACES = 32
-#: What the results of blocks may take together in one program, fp32: a decoder's at 1024x1024 are 268 MB each.
+#: The most bytes of blocks' results in one program, in fp32: a decoder's at 1024x1024 have 268 MB each.
 ROUND_BYTES = 2**29
 
 
 @dataclass(frozen=True)
 class Block:
-    """A stretch of a program. value: the tensor it hands on (the last one used outside of it). shape: that tensor's."""
+    """A block of a program. value: its result (its last tensor that is used outside). shape, dtype: the result's."""
 
     name: str
     value: str
@@ -49,17 +49,17 @@ class Block:
 
     @property
     def output(self) -> str:
-        """What the tensor is called as an output of the package."""
+        """The name of the result as an output of the package."""
         return f"{self.value}_handed_on"
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensor in fp32."""
+        """Bytes of the result in fp32."""
         return 4 * math.prod(self.shape)
 
 
 def _fixed(kind: Any) -> tuple[int, ...] | None:
-    """Return a value's shape where it is a floating tensor of fixed shape and an output can have it (rank 1 to 5)."""
+    """Return a value's shape if it is a floating tensor of fixed shape and rank 1 to 5, which an output can be."""
     if kind.tensorType.dataType not in (mil().FLOAT16, mil().FLOAT32):
         return None
     sizes = kind.tensorType.dimensions
@@ -75,15 +75,15 @@ def _computed(block: Any) -> list[Any]:
 
 
 def _named(operations: Sequence[Any]) -> dict[str, list[Any]]:
-    """Return blocks by their module path; a heavy operation outside of all (conv_in, conv_out) is one by itself."""
-    found: dict[str, list[Any]] = {}
+    """Return operations by their block's module path; a heavy operation outside all blocks (conv_in) is its own block."""
+    named: dict[str, list[Any]] = {}
     for op in operations:
-        named = _BLOCK.match(op.outputs[0].name)
-        if named is not None:
-            found.setdefault(named[0], []).append(op)
+        match = _BLOCK.match(op.outputs[0].name)
+        if match is not None:
+            named.setdefault(match[0], []).append(op)
         elif op.type in HEAVY:
-            found.setdefault(op.outputs[0].name, []).append(op)
-    return found
+            named.setdefault(op.outputs[0].name, []).append(op)
+    return named
 
 
 def _every_nth(operations: list[Any]) -> dict[str, list[Any]]:
@@ -100,41 +100,41 @@ def _body(model: Any, function: str) -> Any:
 
 
 def blocks(path: Path, function: str = "main") -> tuple[Block, ...]:
-    """Return the blocks of one package's program in the order in which their results are there; raises PackageError.
+    """Return the blocks of one package's program in the order of their results; raises PackageError.
 
-    Packages written here, and others whose operations are named by modules' paths, have the network's own blocks;
-    of other programs every N-th operation ends one, 32 in all. A block whose result is no floating tensor of fixed shape
-    is left out, and so is one whose result is an output already.
+    Packages whose operations are named by module paths, as those written here are, have the network's own blocks; other
+    programs are cut into 32 blocks. A block is left out if its result is not a floating tensor of fixed shape, or is an
+    output already.
     """
     model = read_model(path)
     body = _body(model, function_of(model, path, function))
     operations = _computed(body)
-    found = _named(operations)
-    if sum(_BLOCK.fullmatch(name) is not None for name in found) < 2:
-        found = _every_nth(operations)
+    stretches = _named(operations)
+    if sum(_BLOCK.fullmatch(name) is not None for name in stretches) < 2:
+        stretches = _every_nth(operations)
     places = {o.name: place for place, op in enumerate(operations) for o in op.outputs}
-    takers: dict[str, set[int]] = {}
+    users: dict[str, set[int]] = {}
     for place, op in enumerate(operations):
         for used in (bound.name for argument in op.inputs.values() for bound in argument.arguments):
-            takers.setdefault(used, set()).add(place)
+            users.setdefault(used, set()).add(place)
     ends = []
-    for name, within in found.items():
+    for name, within in stretches.items():
         inner = {places[o.name] for op in within for o in op.outputs}
-        handed_on = [
+        results = [
             Block(name, o.name, shape, dtype_of(type_of(o.type), o.name))
             for op in within
             for o in op.outputs
-            if takers.get(o.name, set()) - inner and o.name not in body.outputs and is_identifier(o.name)
+            if users.get(o.name, set()) - inner and o.name not in body.outputs and is_identifier(o.name)
             if (shape := _fixed(o.type)) is not None
         ]
-        ends += handed_on[-1:]
+        ends += results[-1:]
     return tuple(sorted(ends, key=lambda block: places[block.value]))
 
 
-def in_rounds(found: Sequence[Block], most: int = ROUND_BYTES) -> Iterator[tuple[Block, ...]]:
-    """Return the blocks in groups whose results take no more than ``most`` bytes together, or of one block alone."""
+def in_rounds(sequence: Sequence[Block], most: int = ROUND_BYTES) -> Iterator[tuple[Block, ...]]:
+    """Return the blocks in groups whose results take at most ``most`` bytes together; a larger block is its own group."""
     group: list[Block] = []
-    for block in found:
+    for block in sequence:
         if group and sum(b.nbytes for b in group) + block.nbytes > most:
             yield tuple(group)
             group = []
@@ -158,8 +158,8 @@ def _constant_text(block: Any, name: str, text: str) -> None:
     set_type(op.outputs.add(name=name).type, (), mil().STRING)
 
 
-def _hand_on(body: Any, block: Block) -> None:
-    """Append the operation that makes a block's result an output, as `converter.mil.Function.output` does."""
+def _add_output(body: Any, block: Block) -> None:
+    """Append the operation that makes a block's result an output, like `converter.mil.Function.output`."""
     kind = "identity" if block.dtype == FP32 else "cast"
     if kind == "cast":
         _constant_text(body, f"{block.output}_dtype", "fp32")
@@ -172,23 +172,23 @@ def _hand_on(body: Any, block: Block) -> None:
     body.outputs.append(block.output)
 
 
-def with_block_outputs(path: Path, out: Path, found: Sequence[Block], function: str = "main") -> None:
-    """Write the package ``path`` as ``out``, with the results of these blocks as further outputs in fp32.
+def with_block_outputs(path: Path, out: Path, probes: Sequence[Block], function: str = "main") -> None:
+    """Write the package ``path`` as ``out``, with the results of the blocks ``probes`` as further outputs in fp32.
 
-    Its weights are links to the package's own where that can be. Raises PackageError where ``path`` is no .mlpackage.
+    Its weights are hard links to the package's if possible. Raises PackageError if ``path`` is not an .mlpackage.
     """
     if path.suffix != ".mlpackage":
-        raise PackageError(f"{path} is compiled; only an .mlpackage can be written anew with its blocks' results")
+        raise PackageError(f"{path} is compiled; an .mlpackage is needed, to write it again with its blocks' results")
     model = read_model(path)
     description = describe_function(model, function_of(model, path, function))
     body = _body(model, function)
-    for block in found:
-        _hand_on(body, block)
+    for block in probes:
+        _add_output(body, block)
         feature = description.output.add(name=block.output)
         feature.type.multiArrayType.shape.extend(block.shape)
         feature.type.multiArrayType.dataType = feature.type.multiArrayType.FLOAT32
     shutil.copytree(path, out, copy_function=_link)
     manifest = json.loads((out / "Manifest.json").read_text())
     program = out / "Data" / manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
-    program.unlink()  # a link to the package's own
+    program.unlink()  # a hard link to the package's file
     program.write_bytes(model.SerializeToString(deterministic=True))

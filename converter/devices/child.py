@@ -1,7 +1,7 @@
-"""Run a function in a process of its own, because Core ML may end the process that calls it.
+"""Run a function in a child process, because Core ML may end the process that calls it.
 
-A program can load for the Neural Engine although its compilation for it failed, and its first prediction is then killed
-by the system (coremltools #2758); a compute plan asked of a package that is not compiled aborts.
+A program can load for the Neural Engine even if its compilation failed, and the system then kills the process in the
+first prediction (coremltools #2758); asking for the compute plan of a package that is not compiled aborts it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from converter.errors import AnemoneError
 
 Result = TypeVar("Result")
 #: Loading compiles for the compute unit: 140 s where 667 MB failed on a Mac (coremltools #2758), 9 minutes for SDXL on a
-#: phone (ml-stable-diffusion #255). Three times that is no work any more.
+#: phone (ml-stable-diffusion #255). A process that takes three times as long is stuck.
 LIMIT_SECONDS = 30 * 60
 
 
 class ChildDied(AnemoneError):
-    """A process ended before it had done its work."""
+    """A process ended before it returned a result."""
 
 
 class WorkFailed(AnemoneError):
-    """Work in another process raised an error; the message says which."""
+    """Work in another process raised an error, whose message this has."""
 
 
 def _do(answers: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
@@ -34,13 +34,13 @@ def _do(answers: Connection, work: Callable[..., Any], arguments: tuple[Any, ...
     except AnemoneError as error:
         answer = (False, str(error))
     except Exception as error:
-        # The parent reports it; which classes a framework raises here, the parent may not even be able to import.
+        # Sent as text: the parent may not be able to import a framework's exception class.
         answer = (False, f"{type(error).__name__}: {error}")
     answers.send(answer)
 
 
 def ending(code: int) -> str:
-    """Say how a process ended, by its exit code: below 0 the number of a signal."""
+    """Describe how a process ended, by its exit code; a negative one is a signal's number."""
     if code >= 0:
         return f"ended with status {code}"
     named = {s.value: s.name for s in signal.Signals}
@@ -48,10 +48,10 @@ def ending(code: int) -> str:
 
 
 def in_child(work: Callable[..., Result], *arguments: Any, limit_seconds: float = LIMIT_SECONDS) -> Result:
-    """Return ``work(*arguments)``, computed in a new process; all of them must be picklable.
+    """Return ``work(*arguments)``, computed in a new process; work, arguments and result must be picklable.
 
-    Raises ChildDied where the process ends without an answer, saying by which signal, or has none when its time is up
-    (it is then ended), and WorkFailed with the message of what ``work`` raised.
+    Raises ChildDied if the process ends without a result, naming the signal, or has none after ``limit_seconds`` (it is
+    then killed), and WorkFailed with the message of what ``work`` raised.
     """
     context = multiprocessing.get_context("spawn")
     answers, theirs = context.Pipe(duplex=False)

@@ -1,10 +1,10 @@
 """Compare a network on a Mac's CPU, GPU and Neural Engine, block by block, with the same program in fp32.
 
->>> found = compare_devices(Path("unet.mlpackage"), "main", ("CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE"))
->>> found.apart("CPU_AND_NE")
+>>> comparison = compare_devices(Path("unet.mlpackage"), "main", ("CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE"))
+>>> comparison.first_loss("CPU_AND_NE")
 
-Core ML does not say what it computed in between, so the package is written anew with the blocks' results as outputs of
-its own. More outputs can change how Core ML cuts and fuses a program; the package as it is runs too, for its own row.
+Core ML does not return intermediate results, so the package is written again with the blocks' results as outputs. More
+outputs can change how Core ML splits and fuses a program; so the unchanged package runs too, in its own rows.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from converter.runtime.program import declared_features, own_features
 from converter.runtime.summary import read_summary
 from converter.verification.verify import psnr
 
-#: The arithmetic that a device is expected to have: every result rounded to fp16, computed here.
+#: The arithmetic expected of a device: every result rounded to fp16, computed by our runtime.
 EXPECTED = "fp16"
-#: So many dB more than in all blocks before it must a block lose, against what fp16 arithmetic gives there, to be where a
-#: device parts: 6 dB is twice the error.
+#: `first_loss` reports a block whose loss against fp16 arithmetic is this much greater than in all blocks before it; 6 dB
+#: is twice the error.
 LOSS_DB = 6.0
 
 #: Runs a function of a package once on a compute unit.
@@ -40,35 +40,35 @@ Run: TypeAlias = Callable[[Path, str, str, Arrays], Arrays]
 
 @dataclass(frozen=True)
 class Row:
-    """A block's result against the same program's in fp32: dB by run (EXPECTED or a compute unit)."""
+    """The PSNR of a block's result against the same program's in fp32, by run (EXPECTED or a compute unit)."""
 
     block: str
     psnr_db: dict[str, float]
 
     def loss(self, units: str) -> float:
-        """Return how far a compute unit is under what fp16 arithmetic gives here, in dB; below 0 where it is nearer.
+        """Return the PSNR of fp16 arithmetic less the compute unit's, in dB; negative if the unit is nearer to fp32.
 
-        0 where fp16 arithmetic itself is not finite.
+        0 if fp16 arithmetic itself is not finite.
         """
-        found, expected = self.psnr_db[units], self.psnr_db[EXPECTED]
+        actual, expected = self.psnr_db[units], self.psnr_db[EXPECTED]
         if not np.isfinite(expected):
             return 0.0
-        return expected - found if np.isfinite(found) else np.inf
+        return expected - actual if np.isfinite(actual) else np.inf
 
 
 @dataclass
 class DeviceComparison:
     """A network on several compute units.
 
-    rows: its blocks in order, then its outputs, which are those of the package as it is.
-    failed: why a compute unit has no figures, or none further on.
+    rows: its blocks in order, then its outputs, which are those of the unchanged package.
+    failed: why a compute unit has no numbers, or no further ones.
     """
 
     rows: list[Row] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
 
-    def apart(self, units: str) -> Row | None:
-        """Return the first block at which a compute unit loses LOSS_DB more than in all before it; None where there is none."""
+    def first_loss(self, units: str) -> Row | None:
+        """Return the first block at which a compute unit loses LOSS_DB more than in all blocks before; None if there is none."""
         most = 0.0
         for row in self.rows:
             if units in row.psnr_db:
@@ -79,10 +79,10 @@ class DeviceComparison:
 
 
 def likely_inputs(path: Path, function: str = "main") -> Arrays:
-    """Return inputs such as the network at ``path`` meets, always the same; see `converter.networks.features.random_inputs`."""
+    """Return inputs like the real ones of the network at ``path``, always the same; see `converter.networks.features.random_inputs`."""
     inputs, _ = declared_features(path, function)
     words = read_summary(path).embedding_rows if "input_ids" in inputs else None
-    # A compressed embedding does not show its rows; CLIP's are taken for it then.
+    # A compressed embedding does not show its rows; the default is CLIP's.
     return random_inputs(inputs, {"vocab_size": words} if words else {})
 
 
@@ -91,53 +91,53 @@ def _predict(path: Path, function: str, units: str, inputs: Arrays) -> Arrays:
 
 
 def run_in_child(path: Path, function: str, units: str, inputs: Arrays) -> Arrays:
-    """Run a package once in a process of its own, which Core ML may end; raises ChildDied and WorkFailed."""
+    """Run a package once in a child process, which Core ML may end; raises ChildDied and WorkFailed."""
     return in_child(_predict, path, function, units, inputs)
 
 
-class _Comparing:
+class _Comparer:
     def __init__(self, function: str, units: tuple[str, ...], run: Run) -> None:
         self._function, self._units, self._run = function, units, run
-        self.found = DeviceComparison()
+        self.comparison = DeviceComparison()
 
     def _runs(self, path: Path, inputs: Arrays) -> Iterator[tuple[str, Arrays]]:
-        """Return what each run of a package gives, of those that have not failed; one after the other, for they may be large."""
-        here: Network = MILNetwork(path, self._function, precision=EXPECTED, stream=True)
-        yield EXPECTED, here.predict(inputs)
+        """Yield each run's name and outputs, without the runs that failed; one after the other, since packages are large."""
+        network: Network = MILNetwork(path, self._function, precision=EXPECTED, stream=True)
+        yield EXPECTED, network.predict(inputs)
         for units in self._units:
-            if units not in self.found.failed:
+            if units not in self.comparison.failed:
                 try:
-                    found = self._run(path, self._function, units, inputs)
+                    outputs = self._run(path, self._function, units, inputs)
                 except AnemoneError as error:
-                    self.found.failed[units] = str(error)
+                    self.comparison.failed[units] = str(error)
                 else:
-                    yield units, found
+                    yield units, outputs
 
     def _rows(self, path: Path, inputs: Arrays, names: Mapping[str, str]) -> Arrays:
-        """Add a row for each output in ``names`` (output -> block); returns the outputs in fp32."""
+        """Add a row for each output in ``names`` (output -> block); return the outputs in fp32."""
         expected = MILNetwork(path, self._function, stream=True).predict(inputs)
         rows = {output: Row(block, {}) for output, block in names.items()}
-        for run, found in self._runs(path, inputs):
+        for run, outputs in self._runs(path, inputs):
             for output, row in rows.items():
-                row.psnr_db[run] = psnr(found[output], expected[output])
-        self.found.rows += rows.values()
+                row.psnr_db[run] = psnr(outputs[output], expected[output])
+        self.comparison.rows += rows.values()
         return expected
 
-    def part(self, path: Path, given: Arrays, alone: bool) -> Arrays:
-        """Compare one package; returns what it gives in fp32. ``alone``: it is the whole network."""
-        taken, made = own_features(path, self._function)
-        inputs = {name: given[name] for name in taken}
+    def compare(self, path: Path, available: Arrays, alone: bool) -> Arrays:
+        """Compare one package; return its outputs in fp32. alone: whether it is the complete network."""
+        input_features, output_features = own_features(path, self._function)
+        inputs = {name: available[name] for name in input_features}
         with tempfile.TemporaryDirectory(prefix="anemone-blocks-") as folder:
             for number, group in enumerate(in_rounds(blocks(path, self._function))):
                 probe = Path(folder) / f"round-{number}.mlpackage"
                 with_block_outputs(path, probe, group, self._function)
                 self._rows(probe, inputs, {block.output: block.name for block in group})
             if not alone:
-                # A half's name brings the other half along.
-                half = Path(folder) / "half.mlpackage"
-                with_block_outputs(path, half, (), self._function)
-                path = half
-            return self._rows(path, inputs, {name: name for name in made})
+                # The name of a chunk's package makes the runtime load the other chunk too.
+                chunk = Path(folder) / "chunk.mlpackage"
+                with_block_outputs(path, chunk, (), self._function)
+                path = chunk
+            return self._rows(path, inputs, {name: name for name in output_features})
 
 
 def compare_devices(
@@ -145,13 +145,13 @@ def compare_devices(
 ) -> DeviceComparison:
     """Compare a network's blocks and outputs on each compute unit with the same program in fp32.
 
-    Of a network cut in two ``path`` is the first half; the second gets what the first gives in fp32. ``run`` runs
-    packages, each in a process of its own unless told otherwise; a compute unit at which it raises has no further
-    figures. Raises PackageError where the package cannot be read or is compiled.
+    For a network in two chunks, ``path`` is the first; the second gets the first's outputs in fp32. ``run`` runs a package,
+    by default in a child process; a compute unit at which it raises has no further numbers. Raises PackageError if the
+    package cannot be read or is compiled.
     """
-    comparing = _Comparing(function, units, run)
+    comparer = _Comparer(function, units, run)
     live = dict(likely_inputs(path, function) if inputs is None else inputs)
     packages = chunk_paths(path)
     for package in packages:
-        live |= comparing.part(package, live, len(packages) == 1)
-    return comparing.found
+        live |= comparer.compare(package, live, len(packages) == 1)
+    return comparer.comparison

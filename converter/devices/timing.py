@@ -1,4 +1,4 @@
-"""Measure load time, run time and memory of a network, in a process of its own."""
+"""Measure load time, run time and memory of a network in a child process."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 @dataclass(frozen=True)
 class Timing:
-    """What a network takes, in seconds, and the most memory of its process in bytes, mapped files included.
+    """Times of a network in seconds, and the most memory of its process in bytes, mapped files included.
 
-    load: the first load of a package on a Mac compiles it, and Core ML fits it to the device. first: the first
-    prediction. step: the one after it. finite: whether all its numbers were.
+    load: on a Mac the first load of a package includes compiling it for the device. first: the first prediction.
+    step: the second. finite: whether all numbers of its outputs are.
     """
 
     load: float
@@ -35,27 +35,27 @@ class Timing:
 
 def _timed(path: Path, function: str, units: str, precision: str) -> Timing:
     if sys.platform == "darwin":
-        import coremltools  # noqa: F401  (2.3 s that are not the network's)
+        import coremltools  # noqa: F401  (takes 2.3 s, which are not the network's)
     inputs = likely_inputs(path, function)
-    begun = time.perf_counter()
+    start = time.perf_counter()
     network = load(path, function=function, compute_units=units, precision=precision)
     loaded = time.perf_counter()
-    found = network.predict(inputs)
+    outputs = network.predict(inputs)
     first = time.perf_counter()
     network.predict(inputs)
     second = time.perf_counter()
     return Timing(
-        loaded - begun,
+        loaded - start,
         first - loaded,
         second - first,
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT,
-        all(bool(np.isfinite(array).all()) for array in found.values()),
+        all(bool(np.isfinite(array).all()) for array in outputs.values()),
     )
 
 
 def timed(path: Path, function: str = "main", units: str = "CPU_AND_NE", precision: str = "fast") -> Timing:
-    """Load a function of a package as the server does and run it twice on random inputs.
+    """Return the times of loading a function of a package like the server does and of running it twice on random inputs.
 
-    Raises ChildDied where that ends its process and WorkFailed with the message of what it raises.
+    Raises ChildDied if its process ends, and WorkFailed with the message of what it raises.
     """
     return in_child(_timed, path, function, units, precision)

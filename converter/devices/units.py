@@ -1,4 +1,4 @@
-"""Compute units of a model's networks: as the settings say, otherwise by the kind of network and of attention."""
+"""Choose the compute units of a model's networks: by the settings, else by network kind and attention."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from converter.folder import Manifest
 from converter.networks.registry import kind_of
 from converter.runtime import ComputeUnit
 
-#: Network -> compute unit, as a person sets them; "default" is for those that are not named.
+#: Network -> compute unit, set by the user; "default" is for networks that are not named.
 Settings = Mapping[str, ComputeUnit]
-#: Forms of attention that were made for the Neural Engine (see `converter.networks.attention`).
+#: Attention implementations for the Neural Engine (see `converter.networks.attention`).
 _SPLIT = ("split_einsum", "split_einsum_v2")
-#: What comes next where a program does not run on its unit.
+#: Units to try next if a program does not run on its usual one.
 _NEXT: tuple[ComputeUnit, ...] = ("CPU_AND_GPU", "CPU_ONLY")
 
 
-def asked_units(network: str, settings: Settings) -> ComputeUnit | None:
-    """Return the unit a person wants the network on; None where nothing is said."""
+def requested_units(network: str, settings: Settings) -> ComputeUnit | None:
+    """Return the network's unit in the settings; None if they do not name one."""
     return settings.get(kind_of(network).name, settings.get("default"))
 
 
 def usual_units(manifest: Manifest, network: str) -> ComputeUnit:
-    """Return the unit that suits the network: the Neural Engine for split attention alone, and for no autoencoder."""
+    """Return the unit that suits the network: the Neural Engine if attention is split, except for autoencoders."""
     return "CPU_AND_GPU" if kind_of(network).prefers_gpu or manifest.attention not in _SPLIT else "CPU_AND_NE"
 
 
 def unit_order(manifest: Manifest, network: str, settings: Settings) -> tuple[ComputeUnit, ...]:
-    """Return the units the network may run on, the best first: what a person wants and nothing else, or the usual and others."""
-    if asked := asked_units(network, settings):
-        return (asked,)
+    """Return the units that the network may run on, best first: only the setting's, or the usual one and then others."""
+    if requested := requested_units(network, settings):
+        return (requested,)
     usual = usual_units(manifest, network)
     return (usual, *(units for units in _NEXT if units != usual))
 

@@ -350,7 +350,9 @@ def expect_shape(tensors: Tensors, name: str, shape: tuple[int, ...]) -> None:
     """
     stored = tensors.shape(name)
     if [n for n in stored if n != 1] != [n for n in shape if n != 1]:
-        raise CheckpointError(f"{name} is {_sizes(stored)}, but its network's configuration requires {_sizes(shape)}")
+        raise CheckpointError(
+            f"{name} is {_sizes(stored)}, but by its network's configuration it should be {_sizes(shape)}"
+        )
 
 
 class _Noting(Tensors):

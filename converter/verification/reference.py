@@ -1,4 +1,4 @@
-"""A checkpoint's own network, run on a package's inputs: the reference every package is verified against."""
+"""Run a checkpoint's original network on a package's inputs, as the reference that verifies the package."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from converter.verification.streamed import streamed
 
 
 def _as_declared(array: NDArray[Any], feature: Feature) -> NDArray[Any]:
-    """Return an output in the package's shape: keys are transposed there in the ``original`` implementation of attention.
+    """Return an output in the package's shape; with ``original`` attention a package has its keys transposed.
 
-    Packages of Apple's converter declare no shapes of outputs.
+    Packages of Apple's converter declare no output shapes.
     """
     return array if feature.shape in ((), array.shape) else array.transpose(0, 3, 2, 1)
 
 
 class ReferenceNetwork:
-    """A network as its makers' libraries run it, in fp32, under a package's input and output names.
+    """A network run by its makers' library in fp32, with a package's input and output names.
 
-    Weights are fetched from the mapped checkpoint layer by layer, so that it needs the memory of its largest layer.
+    Weights are read from the mapped checkpoint layer by layer, so it needs the memory of its largest layer.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class ReferenceNetwork:
         inputs: Mapping[str, Feature],
         outputs: Mapping[str, Feature],
     ) -> None:
-        """``inputs`` and ``outputs`` are those of the package it stands for."""
+        """``inputs`` and ``outputs`` are those of the package."""
         self.inputs, self.outputs = inputs, outputs
         kind = kind_of(network)
         self._network, self._run = network, kind.reference.run
@@ -47,13 +47,15 @@ class ReferenceNetwork:
 
     @torch.inference_mode()
     def predict(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Run the network once. Raises InputError before anything runs, and CheckpointError where the sizes do not fit."""
-        given = check_inputs(inputs, self.inputs)
+        """Run the network once. Raises InputError before anything runs, and CheckpointError if the sizes do not fit."""
+        arrays = check_inputs(inputs, self.inputs)
         try:
-            found = self._run(self._module, {n: torch.from_numpy(np.asarray(a, np.float32)) for n, a in given.items()})
+            outputs = self._run(
+                self._module, {n: torch.from_numpy(np.asarray(a, np.float32)) for n, a in arrays.items()}
+            )
         except RuntimeError as error:  # PyTorch's, of sizes that do not fit
             raise CheckpointError(
-                f"the source's {self._network} cannot be run on what the package takes, so the package is not made of it "
+                f"the source's {self._network} cannot run on the package's inputs, so the package was not made from it "
                 f"({str(error).strip().splitlines()[0]})"
             ) from error
-        return {name: _as_declared(found[name].numpy(), feature) for name, feature in self.outputs.items()}
+        return {name: _as_declared(outputs[name].numpy(), feature) for name, feature in self.outputs.items()}

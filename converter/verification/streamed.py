@@ -1,7 +1,7 @@
-"""diffusers' and transformers' own networks on a checkpoint's weights, in fp32, a layer in memory at a time.
+"""Run diffusers' and transformers' modules on a checkpoint's weights in fp32, with one layer in memory at a time.
 
-The weights stay in the mapped file. Each layer's are widened just before it runs and dropped right after, so the
-reference of a network of any size fits where the network's converter does.
+The weights stay in the mapped file. Each layer's are converted to fp32 just before it runs and dropped right after, so
+verification needs no more memory than conversion.
 """
 
 from __future__ import annotations
@@ -28,28 +28,30 @@ def _drop(layer: torch.nn.Module, inputs: Any, output: Any, *, empty: dict[str, 
     layer._parameters.update(empty)
 
 
-def _number_places(module: torch.nn.Module) -> None:
-    """Fill the one buffer CLIP has: the numbers of its positions."""
+def _fill_positions(module: torch.nn.Module) -> None:
+    """Fill CLIP's only buffer, the position ids."""
     for layer in module.modules():
         for name, buffer in layer._buffers.items():
             if buffer is not None and buffer.is_meta:
                 if name != "position_ids":
-                    raise CheckpointError(f"{type(layer).__name__} has a buffer {name!r} whose values are not known")
+                    raise CheckpointError(
+                        f"{type(layer).__name__} has a buffer {name!r} with unknown values; only position_ids is supported"
+                    )
                 layer._buffers[name] = torch.arange(buffer.shape[-1]).expand(buffer.shape)
 
 
 def streamed(
     make: Callable[[], torch.nn.Module], tensors: Tensors, stored_name: Callable[[str], str]
 ) -> torch.nn.Module:
-    """Return the module that ``make`` gives, computing in fp32 with ``tensors`` as its weights, fetched layer by layer.
+    """Return the module that ``make`` makes, computing in fp32 with its weights read from ``tensors`` layer by layer.
 
-    ``stored_name`` gives the tensor's name for a parameter's.
-    A parameter is fetched when its own module runs; modules whose parameters others use are not supported (none of the
-    networks converted here has one). Raises CheckpointError where a tensor is missing.
+    ``stored_name`` maps a parameter's name to its tensor's. A parameter is read when its own module runs; modules whose
+    parameters are used by others are not supported (no network here has one). Raises CheckpointError if a tensor is
+    missing.
     """
     with torch.device("meta"):
         module = make().eval()
-    _number_places(module)
+    _fill_positions(module)
     for path, layer in module.named_modules():
         own: dict[str, torch.nn.Parameter | None] = dict(layer._parameters)
         stored = {
@@ -58,7 +60,7 @@ def streamed(
             if value is not None
         }
         if stored and not path:
-            _fetch(layer, (), stored=stored, tensors=tensors)  # the whole network's own: few and small
+            _fetch(layer, (), stored=stored, tensors=tensors)  # parameters of the network itself: few and small
         elif stored:
             layer.register_forward_pre_hook(partial(_fetch, stored=stored, tensors=tensors))
             layer.register_forward_hook(partial(_drop, empty=own))

@@ -1,4 +1,4 @@
-"""Verify a converted network: it and the network it was made from run on the same random inputs and are compared."""
+"""Verify a converted network: run it and its source's network on the same random inputs and compare the outputs."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from converter.runtime.mil import MILNetwork
 from converter.sources.tensors import Tensors
 from converter.verification.reference import ReferenceNetwork
 
-#: Under this a network is not installed: Apple's converter draws the line there too (its ABSOLUTE_MIN_PSNR). It judges the
-#: program as written, run by our own runtime; a device may answer less exactly, and what it answers is never judged by it.
+#: A network below this is not installed; Apple's converter has the same limit (its ABSOLUTE_MIN_PSNR). The limit is for the
+#: program as written, run by our own runtime; a device may be less exact, and its results are never held to this limit.
 LEAST_DB = 35.0
 
 
 class VerificationError(AnemoneError):
-    """A converted network does not give what its source gives."""
+    """A converted network's outputs differ too much from its source's."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How near a network's output is to its source's, in dB of the output's peak (Apple's definition).
+    """The PSNR of a network's output against its source's, in dB of the output's peak (Apple's definition).
 
-    run: which arithmetic gave it.
+    run: the arithmetic that computed it.
     """
 
     network: str
@@ -39,20 +39,21 @@ class Comparison:
     psnr_db: float
 
 
-def psnr(found: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Return 20 log10(peak of ``expected`` / root mean square of the difference); -inf where ``found`` is not finite."""
-    if not np.isfinite(found).all():
+def psnr(actual: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Return 20 log10(peak of ``expected`` / root mean square of the difference); -inf if ``actual`` is not finite."""
+    if not np.isfinite(actual).all():
         return -np.inf
-    error = float(np.sqrt(np.mean((found.astype(np.float64) - expected.astype(np.float64)) ** 2)))
+    error = float(np.sqrt(np.mean((actual.astype(np.float64) - expected.astype(np.float64)) ** 2)))
     return float(20 * np.log10((np.abs(expected).max() + 1e-5) / (error + 1e-10)))
 
 
 def compare(
     network: str, runs: Mapping[str, Callable[[], Network]], reference: Network, config: dict[str, Any]
 ) -> list[Comparison]:
-    """Return how near a package's outputs are to its reference's on the same random inputs, in each of several runs.
+    """Return the PSNR of a package's outputs against its reference's on the same random inputs, in each of several runs.
 
-    ``runs`` load the package, one after the other, so that no two are in memory.
+    ``runs`` (name of the run -> a function that loads the package) are loaded one after the other, so that only one is
+    in memory.
     """
     inputs = random_inputs(reference.inputs, config)
     expected = reference.predict(inputs)
@@ -66,8 +67,9 @@ def compare(
 def verify_package(network: str, path: Path, config: dict[str, Any], tensors: Tensors) -> float:
     """Return the least PSNR in dB of a package's outputs, run by our own runtime in fp32, against its source's network.
 
-    In fp32 only, since another run in fp16 adds half to the time of a whole conversion. Both take their weights from the
-    mapped files layer by layer, so a network of any size is verified in the memory of its largest layer. Raises VerificationError where an output is under LEAST_DB.
+    Runs in fp32 only, since another run in fp16 adds half to the time of a whole conversion. Both networks read their
+    weights from the mapped files layer by layer, so the largest layer decides how much memory this takes. Raises
+    VerificationError if an output is below LEAST_DB.
     """
     package = MILNetwork(path, stream=True)
     reference = ReferenceNetwork(network, config, tensors, package.inputs, package.outputs)
@@ -75,7 +77,7 @@ def verify_package(network: str, path: Path, config: dict[str, Any], tensors: Te
     for comparison in comparisons:
         if not comparison.psnr_db >= LEAST_DB:
             raise VerificationError(
-                f"{comparison.network} as converted gives {comparison.output} at {comparison.psnr_db:.1f} dB of its source's; at least "
-                f"{LEAST_DB:.0f} dB is accepted, so it is not installed"
+                f"{comparison.network} as converted gives {comparison.output} with {comparison.psnr_db:.1f} dB PSNR against its source; "
+                f"at least {LEAST_DB:.0f} dB is accepted, so it is not installed"
             )
     return min(comparison.psnr_db for comparison in comparisons)

@@ -57,7 +57,7 @@ def report(name: str, comparison: DeviceComparison) -> str:
     for units in UNITS:
         if units in comparison.failed:
             lines.append(f"{units} does not run it: {comparison.failed[units]}")
-        elif (apart := comparison.apart(units)) is not None:
+        elif (apart := comparison.first_loss(units)) is not None:
             actual, expected = _figure(apart.psnr_db[units]), _figure(apart.psnr_db[EXPECTED])
             lines.append(f"{units} deviates at {apart.block}: {actual} dB; fp16 arithmetic gives {expected} dB")
         else:

@@ -194,7 +194,7 @@ def test_further_tensors_of_a_single_file_are_listed_or_refused(tmp_path):
     made = convert(file_of("sd1")(tmp_path / "source"), tmp_path / "out", ConvertOptions(verify=False))
     assert set(made.manifest.left_out) == {
         "the file has model_ema.decay, model_ema.diffusion_modelinput_blocks00weight (of the training)",
-        "the file has betas (the noise schedule's numbers, which follow from a few)",
+        "the file has betas (the noise schedule's numbers, which are computed anew)",
         "the file has cond_stage_model.transformer.text_model.embeddings.position_ids (numbers of positions and masks, "
         "which are always the same)",
         "the file has cond_stage_model.logit_scale (of CLIP's comparison with images)",

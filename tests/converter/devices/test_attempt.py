@@ -86,7 +86,7 @@ def test_a_full_disk_is_no_verdict_and_long_messages_are_cut(encoder, monkeypatc
 
 def test_a_trial_that_hangs_is_given_up(encoder, mac):
     mac("hang")
-    assert attempt(encoder, "main", "CPU_AND_NE", limit_seconds=8).reason.startswith("it had not finished 8 s later")
+    assert attempt(encoder, "main", "CPU_AND_NE", limit_seconds=8).reason.startswith("it did not finish within 8 s")
 
 
 def test_a_damaged_package_is_no_verdict_on_a_unit(encoder, mac):

@@ -160,5 +160,5 @@ def test_results_are_taken_in_rounds_of_bounded_size(model_folder):
 
 
 def test_a_compiled_model_is_refused(model_folder, tmp_path):
-    with pytest.raises(PackageError, match=r"unet\.mlmodelc is compiled; only an \.mlpackage"):
+    with pytest.raises(PackageError, match=r"unet\.mlmodelc is compiled; an \.mlpackage is needed"):
         with_block_outputs(Path("unet.mlmodelc"), tmp_path / "out.mlpackage", ())

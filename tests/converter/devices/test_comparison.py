@@ -37,8 +37,8 @@ def test_the_block_in_which_the_engine_goes_wrong_is_named(unet, monkeypatch, op
     pretend(monkeypatch, noisy=(operation, 0.1))
     found = compare_devices(unet, "main", UNITS, run=_predict)
     assert found.failed == {}
-    assert found.apart("CPU_AND_NE").block == block
-    assert found.apart("CPU_ONLY") is None
+    assert found.first_loss("CPU_AND_NE").block == block
+    assert found.first_loss("CPU_ONLY") is None
     at = next(row for row in found.rows if row.block == block)
     assert at.psnr_db["CPU_AND_NE"] < at.psnr_db["fp16"] - 20
     # Before the fault it is fp16's arithmetic, after it the noise goes through the rest.
@@ -51,8 +51,8 @@ def test_the_block_in_which_the_engine_goes_wrong_is_named(unet, monkeypatch, op
 def test_numbers_that_are_not_finite_part_where_they_begin(unet, monkeypatch):
     pretend(monkeypatch, noisy=("mid_block_resnets_0_conv2", float("inf")))
     found = compare_devices(unet, "main", ("CPU_AND_NE",), run=_predict)
-    assert found.apart("CPU_AND_NE").block == "mid_block_resnets_0"
-    assert found.apart("CPU_AND_NE").psnr_db["CPU_AND_NE"] == -np.inf
+    assert found.first_loss("CPU_AND_NE").block == "mid_block_resnets_0"
+    assert found.first_loss("CPU_AND_NE").psnr_db["CPU_AND_NE"] == -np.inf
 
 
 def test_a_compute_unit_that_does_not_run_is_told_and_the_others_are_compared(unet, monkeypatch):
@@ -66,7 +66,7 @@ def test_a_compute_unit_that_does_not_run_is_told_and_the_others_are_compared(un
     found = compare_devices(unet, "main", UNITS, run=run)
     assert found.failed == {"CPU_AND_NE": "the process was ended by SIGKILL"}
     assert all(set(row.psnr_db) == {"fp16", "CPU_ONLY"} for row in found.rows)
-    assert found.apart("CPU_AND_NE") is None
+    assert found.first_loss("CPU_AND_NE") is None
 
 
 def test_without_a_double_a_package_runs_in_a_process_of_its_own(model_folder):
@@ -92,15 +92,15 @@ def test_a_network_cut_in_two_is_compared_half_by_half(unet, monkeypatch, tmp_pa
 def test_a_device_parts_where_it_loses_more_than_before():
     rows = [Row(str(n), {"fp16": 70.0, "X": db}) for n, db in enumerate([66, 61, 58, 60, 45, 20])]
     # 4, 9, 12, 10, 25, 50 dB under fp16's: no more than 6 beyond all before, until 25.
-    assert DeviceComparison(rows).apart("X").block == "4"
-    assert DeviceComparison(rows[:4]).apart("X") is None
+    assert DeviceComparison(rows).first_loss("X").block == "4"
+    assert DeviceComparison(rows[:4]).first_loss("X") is None
 
 
 def test_where_fp16_itself_overflows_no_device_is_to_blame():
     lost = Row("loud", {"fp16": -np.inf, "X": -np.inf, "Y": 40.0})
     found = DeviceComparison([lost, Row("next", {"fp16": -np.inf, "X": -np.inf, "Y": 41.0})])
-    assert found.apart("X") is None
-    assert found.apart("Y") is None
+    assert found.first_loss("X") is None
+    assert found.first_loss("Y") is None
 
 
 def test_inputs_are_the_same_each_time_and_ids_are_of_the_encoders_own_words(model_folder):

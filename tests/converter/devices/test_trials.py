@@ -132,7 +132,7 @@ def test_where_the_folder_cannot_be_written_a_network_is_tried_once_and_runs(mod
     (package, *_) = model.manifest.networks["unet"]
     assert [found.units("unet", package) for _ in range(2)] == ["CPU_AND_GPU"] * 2
     assert [units for _, units in attempts.asked] == ["CPU_AND_NE", "CPU_AND_GPU"]
-    assert "units are tried again whenever the model is loaded" in caplog.text
+    assert "units are tried again each time the model is loaded" in caplog.text
     with found._first("unet", package, "CPU_ONLY", "while it was loaded"):
         pass
     assert noted_paths == []

@@ -138,7 +138,7 @@ def test_every_implementation_of_attention_gives_the_same_scores(tmp_path, atten
         (lambda c: c["vision_config"].update(num_channels=4), "num_channels = 4; accepted: 3"),
         (
             lambda c: c["vision_config"].update(image_size=35),
-            "position_embedding.weight is 17x32, but its network's configuration requires 26x32",
+            "position_embedding.weight is 17x32, but by its network's configuration it should be 26x32",
         ),
     ],
 )

@@ -126,4 +126,4 @@ def test_a_model_of_another_family_or_width_is_told_from_the_source(checkpoint, 
         tmp_path / "wider", vae=tiny_vae(latent_channels=8), unet=tiny_unet(in_channels=8, out_channels=8)
     )
     assert main(["verify", str(model_folder.path), "--against", str(wider)]) == 1
-    assert "the source's unet cannot be run on what the package takes" in capsys.readouterr().err
+    assert "the source's unet cannot run on the package's inputs" in capsys.readouterr().err
