@@ -33,9 +33,9 @@ def _expect_pipeline(checkpoint: Source) -> None:
     """Raise CheckpointError if model_index.json names a pipeline or a component class that no family has."""
     pipeline = checkpoint.index.get("_class_name")
     if pipeline is not None and not (isinstance(pipeline, str) and _is_known(pipeline)):
-        known = ", ".join(f"{name}Pipeline" for family in FAMILIES for name in family.PIPELINES)
+        accepted = ", ".join(f"{name}Pipeline" for family in FAMILIES for name in family.PIPELINES)
         raise CheckpointError(
-            f"model_index.json names the pipeline {quoted(pipeline)}, which is not supported; accepted: {known} and their "
+            f"model_index.json names the pipeline {quoted(pipeline)}, which is not supported; accepted: {accepted} and their "
             "Img2Img, Inpaint and ControlNet forms"
         )
     classes = {component.name: component.classes for component in COMPONENTS}

@@ -272,11 +272,11 @@ def component_name(network: str) -> str:
 def text_encoders(networks: Iterable[str]) -> dict[str, str]:
     """Return those of the networks that read text, in the registry's order, each with its tokenizer's folder.
 
-    A network that is not known, as a later release's model may have, reads none here.
+    Ignores unknown networks, which a later release's model may have.
     """
     tokenizers = {kind.name: kind.component.tokenizer for kind in KINDS}
-    given = set(networks)
-    return {name: tokenizer for name, tokenizer in tokenizers.items() if tokenizer is not None and name in given}
+    names = set(networks)
+    return {name: tokenizer for name, tokenizer in tokenizers.items() if tokenizer is not None and name in names}
 
 
 def write_graph(

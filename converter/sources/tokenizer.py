@@ -45,8 +45,8 @@ def is_tokenizer(folder: Path) -> bool:
 
 def _split_whole(path: Path) -> tuple[dict[str, bytes], list[Token]]:
     """Return the files and added tokens of a tokenizer.json."""
-    whole = read_json(path)
-    model, added = whole.get("model"), whole.get("added_tokens") or []
+    content = read_json(path)
+    model, added = content.get("model"), content.get("added_tokens") or []
     if not isinstance(model, dict) or model.get("type") != "BPE":
         raise CheckpointError(f"{path} is not a BPE tokenizer; CLIP's is accepted")
     if not isinstance(model.get("merges"), list) or not isinstance(added, list):
@@ -66,15 +66,15 @@ def _vocabulary(where: str, content: bytes) -> dict[str, int]:
     return vocabulary
 
 
-def _token(where: str, given: Any, *, special: bool = False) -> Token:
+def _token(where: str, value: Any, *, special: bool = False) -> Token:
     """Return a token with all its flags; missing ones have the defaults of tokenizers' AddedToken."""
-    said = given if isinstance(given, dict) else {"content": given}
-    text = said.get("content")
-    if not isinstance(text, str) or not text or not all(isinstance(said.get(flag, False), bool) for flag in _FLAGS):
-        raise CheckpointError(f"{where} has {given!r} for a token; a text, or an object with its content, is accepted")
-    special = special or said.get("special", False)
+    fields = value if isinstance(value, dict) else {"content": value}
+    text = fields.get("content")
+    if not isinstance(text, str) or not text or not all(isinstance(fields.get(flag, False), bool) for flag in _FLAGS):
+        raise CheckpointError(f"{where} has {value!r} for a token; a text, or an object with its content, is accepted")
+    special = special or fields.get("special", False)
     usual = {"normalized": not special}
-    flags = {flag: said.get(flag, usual.get(flag, False)) for flag in _FLAGS}
+    flags = {flag: fields.get(flag, usual.get(flag, False)) for flag in _FLAGS}
     return {"content": text} | flags | {"special": special}
 
 
@@ -84,12 +84,12 @@ def _text(token: Any) -> str:
 
 def _numbered(file: Path, tokens: Iterable[tuple[Any, Any]]) -> dict[int, Token]:
     numbered: dict[int, Token] = {}
-    for said, token in ((number, _token(str(file), given)) for number, given in tokens):
-        if type(said) not in (int, str) or not (str(said).isascii() and str(said).isdecimal()):
+    for stated, token in ((number, _token(str(file), value)) for number, value in tokens):
+        if type(stated) not in (int, str) or not (str(stated).isascii() and str(stated).isdecimal()):
             raise CheckpointError(
-                f"{file} has the token {token['content']!r} as number {said!r}; a whole number from 0 is accepted"
+                f"{file} has the token {token['content']!r} as number {stated!r}; a whole number from 0 is accepted"
             )
-        number = int(said)
+        number = int(stated)
         if number in numbered:
             raise CheckpointError(
                 f"{file} gives {numbered[number]['content']!r} and {token['content']!r} the number {number}"
@@ -123,38 +123,38 @@ def _named(config: dict[str, Any], file: Path, special: dict[str, Any], map_file
 
 def _extra(config: dict[str, Any], file: Path, special: dict[str, Any], map_file: Path) -> list[Any]:
     """Return the special tokens without a role: texts, or tokens with flags."""
-    found: list[Any] = []
-    for where, given in ((map_file, special), (file, config)):
-        value: Any = next((given[key] for key in _EXTRA if given.get(key)), [])
+    tokens: list[Any] = []
+    for where, content in ((map_file, special), (file, config)):
+        value: Any = next((content[key] for key in _EXTRA if content.get(key)), [])
         listed = value.values() if isinstance(value, dict) else _expect_type(where, value, list)
         for token in listed:
             checked = _token(str(where), token, special=True)
-            found.append(checked if isinstance(token, dict) else token)
-    return found
+            tokens.append(checked if isinstance(token, dict) else token)
+    return tokens
 
 
-def _added(folder: Path, names: Collection[str], whole: list[Token], config: dict[str, Any]) -> dict[int, Token]:
+def _added(folder: Path, names: Collection[str], listed: list[Token], config: dict[str, Any]) -> dict[int, Token]:
     """Return the tokens with a number: the config's if it lists any, else those of the other files."""
     if "added_tokens_decoder" in config:
         file = folder / _CONFIG
         return _numbered(file, _expect_type(file, config["added_tokens_decoder"], dict).items())
-    found: dict[int, Token] = {}
+    added: dict[int, Token] = {}
     if _ADDED in names:
-        found = _numbered(folder / _ADDED, ((number, text) for text, number in read_json(folder / _ADDED).items()))
-    tokens = [_expect_type(folder / _WHOLE, token, dict) for token in whole]
-    return found | _numbered(folder / _WHOLE, ((token.get("id"), token) for token in tokens))
+        added = _numbered(folder / _ADDED, ((number, text) for text, number in read_json(folder / _ADDED).items()))
+    tokens = [_expect_type(folder / _WHOLE, token, dict) for token in listed]
+    return added | _numbered(folder / _WHOLE, ((token.get("id"), token) for token in tokens))
 
 
 def read_tokenizer(folder: Path) -> dict[str, bytes]:
     """Return the tokenizer's files in the form of a model folder: file name -> content.
 
     Reads a folder by the rules of transformers 5 (PreTrainedTokenizerBase._from_pretrained): a config that lists its tokens
-    is all there is to go by; otherwise special_tokens_map.json, added_tokens.json and tokenizer.json count. A token without
-    a number gets the next. Raises CheckpointError where it is damaged or no CLIP tokenizer.
+    is complete; otherwise special_tokens_map.json, added_tokens.json and tokenizer.json count too. A token without a number
+    gets the next. Raises CheckpointError if it is damaged or not a CLIP tokenizer.
     """
     present = {path.name for path in folder.iterdir() if path.is_file()} if folder.is_dir() else set()
     names = tokenizer_names(str(folder), present)
-    files, whole = (
+    files, listed = (
         _split_whole(folder / _WHOLE) if _WHOLE in names else ({n: (folder / n).read_bytes() for n in _SPLIT}, [])
     )
     file, map_file = folder / _CONFIG, folder / _SPECIAL
@@ -164,7 +164,7 @@ def read_tokenizer(folder: Path) -> dict[str, bytes]:
     if (merges := files["merges.txt"].count(b"\n")) > _MOST_MERGES:
         raise CheckpointError(f"{folder} has {merges} merges; CLIP's tokenizer has 48,894, and {_MOST_MERGES} are read")
     vocabulary = _vocabulary(str(folder / "vocab.json"), files["vocab.json"])
-    added, named = _added(folder, names, whole, config), _named(config, file, special, map_file)
+    added, named = _added(folder, names, listed, config), _named(config, file, special, map_file)
     _check_numbers(folder, vocabulary, added)
     _number_the_others(file, vocabulary, added, list(named.values()), _extra(config, file, special, map_file))
     stated = {key: _text(token) for key, token in named.items() if key in config or key in special}

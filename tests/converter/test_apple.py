@@ -496,7 +496,7 @@ def named(folder, *networks, version="v"):
 @pytest.mark.parametrize(
     ("networks", "words"),
     [
-        (("unet_chunk2", "text_encoder", "refiner"), r"the first half \(unet_chunk1\) is missing"),
+        (("unet_chunk2", "text_encoder", "refiner"), r"the first \(unet_chunk1\) is missing"),
         (("control-unet", "text_encoder"), r"control-unet.*--unet-support-controlnet"),
         (("control-unet_chunk1", "control-unet_chunk2"), r"control-unet_chunk1.*--unet-support-controlnet"),
         (("mmdit", "vae_decoder"), r"Stable Diffusion 3 \(mmdit\).*1, 2 and XL"),

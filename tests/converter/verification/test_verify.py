@@ -46,7 +46,7 @@ def test_a_package_of_other_weights_is_refused_with_its_figure(checkpoint, model
     config = other.config("unet")
     assert verify_package("unet", package, config, tensors) > 60
     wrong = config | {"norm_eps": 1.0}
-    with pytest.raises(VerificationError, match=r"noise_pred at \d+\.\d dB .* at least 35 dB"):
+    with pytest.raises(VerificationError, match=r"noise_pred with \d+\.\d dB .* at least 35 dB"):
         verify_package("unet", package, wrong, tensors)
 
 
