@@ -199,9 +199,9 @@ def test_the_tokenizer_of_a_checkpoint_saved_by_transformers_5_is_taken_apart(ch
     CLIPTokenizer.from_pretrained(checkpoint / "tokenizer").save_pretrained(source / "tokenizer")
     (source / "tokenizer" / "vocab.json").unlink(missing_ok=True)
     (source / "tokenizer" / "merges.txt").unlink(missing_ok=True)
-    found = convert(source, tmp_path / "out", ConvertOptions())
-    whole = json.loads((checkpoint / "tokenizer" / "vocab.json").read_text())
-    assert json.loads((found.tokenizer("tokenizer") / "vocab.json").read_text()) == whole
+    model = convert(source, tmp_path / "out", ConvertOptions())
+    vocabulary = json.loads((checkpoint / "tokenizer" / "vocab.json").read_text())
+    assert json.loads((model.tokenizer("tokenizer") / "vocab.json").read_text()) == vocabulary
 
 
 def test_sharded_weights_are_read_as_one(tmp_path):

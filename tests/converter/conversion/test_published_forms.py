@@ -86,13 +86,13 @@ def file_of(family, change=lambda state: state, dtype=torch.float16, **changes):
 
 def scaled_fp8(state):
     """Matrices of the UNet in 8 bits with a factor each, as ComfyUI's files have them."""
-    found = dict(state)
+    scaled = dict(state)
     for name, tensor in state.items():
         if name.startswith("model.diffusion_model.") and name.endswith(".weight") and tensor.ndim == 2:
             scale = tensor.abs().max() / 448
-            found[name] = (tensor / scale).to(torch.float8_e4m3fn)
-            found[f"{name.removesuffix('.weight')}.scale_weight"] = scale.float()
-    return found | {"model.diffusion_model.scaled_fp8": torch.zeros(2).to(torch.float8_e4m3fn)}
+            scaled[name] = (tensor / scale).to(torch.float8_e4m3fn)
+            scaled[f"{name.removesuffix('.weight')}.scale_weight"] = scale.float()
+    return scaled | {"model.diffusion_model.scaled_fp8": torch.zeros(2).to(torch.float8_e4m3fn)}
 
 
 def fp8_file(folder):

@@ -40,11 +40,11 @@ def saved(module, folder):
 def guide(**changes):
     torch.manual_seed(4)
     settings = {"conditioning_embedding_out_channels": (8, 8, 16, 16), "load_weights_from_unet": False}
-    found = ControlNetModel.from_unet(tiny_unet(**changes), **settings)
-    for weight in found.parameters():
+    controlnet = ControlNetModel.from_unet(tiny_unet(**changes), **settings)
+    for weight in controlnet.parameters():
         if not weight.any():  # zero convolutions would hide whatever feeds them
             torch.nn.init.normal_(weight, std=0.1)
-    return found
+    return controlnet
 
 
 def test_a_controlnet_brings_a_package_of_its_own_and_a_unet_that_takes_its_residuals(checkpoint, tmp_path):
@@ -190,7 +190,7 @@ def test_a_prompt_longer_than_the_text_encoder_steers_the_image_to_its_end(tmp_p
     ours, theirs = StableDiffusion(made, {}), diffusers_pipeline(source)
     first, second = "red " * 75, "blue blue"
     request = bind(made.manifest, prompt=first + second, steps=3, guidance_scale=5, seed=5, scheduler="ddim")
-    found = next(e for e in ours.generate(request, {}) if isinstance(e, GeneratedImage)).pixels
+    pixels = next(e for e in ours.generate(request, {}) if isinstance(e, GeneratedImage)).pixels
 
     def states(*pieces):
         return torch.cat([theirs.encode_prompt(piece, "cpu", 1, False)[0] for piece in pieces], 1)
@@ -203,6 +203,6 @@ def test_a_prompt_longer_than_the_text_encoder_steers_the_image_to_its_end(tmp_p
         generator=torch.Generator("cpu").manual_seed(5),
         output_type="np",
     ).images[0]
-    error = np.sqrt(np.mean((found / 255 - expected) ** 2))
+    error = np.sqrt(np.mean((pixels / 255 - expected) ** 2))
     assert 20 * np.log10(1 / error) > 40
     assert ours.network("unet", 64, 64, batch=2, tokens=154).inputs["encoder_hidden_states"].shape[3] == 154

@@ -23,7 +23,7 @@ def softmax_of(findings):
 
 
 @pytest.mark.parametrize(
-    ("batch", "length", "found"),
+    ("batch", "length", "expected"),
     [
         (2, 1024, []),
         (2, 4096, [("W3", "note")]),
@@ -31,20 +31,20 @@ def softmax_of(findings):
         (2, 16384, [("W3", "warning")]),
     ],
 )
-def test_a_head_s_logits_are_a_note_until_they_are_huge(mil, linted, batch, length, found):
+def test_a_head_s_logits_are_a_note_until_they_are_huge(mil, linted, batch, length, expected):
     shapes = (batch, 32, 1, length), (batch, length, 1, 32)
-    assert softmax_of(linted(lambda q, k: split(mil, q, k), *shapes)) == found
+    assert softmax_of(linted(lambda q, k: split(mil, q, k), *shapes)) == expected
 
 
-@pytest.mark.parametrize(("length", "found"), [(64, []), (1024, [("W3", "warning")])])
-def test_a_large_softmax_over_the_last_axis_is_a_warning(mil, linted, length, found):
+@pytest.mark.parametrize(("length", "expected"), [(64, []), (1024, [("W3", "warning")])])
+def test_a_large_softmax_over_the_last_axis_is_a_warning(mil, linted, length, expected):
     def build(q, k):
         logits = mil.mb.matmul(x=q, y=k, transpose_y=True)
         return mil.mb.matmul(x=mil.mb.softmax(x=logits, axis=-1), y=k)
 
     findings = linted(build, (1, 8, length, 32), (1, 8, length, 32))
-    assert softmax_of(findings) == found
-    if found:
+    assert softmax_of(findings) == expected
+    if expected:
         assert findings[0].places[0].detail == "16.0 MB"
         assert "split_einsum" in findings[0].cure
 
@@ -93,9 +93,9 @@ def flat_attention(mil, q, k, *, mask=None):
 def test_attention_of_three_axes_is_noted_for_the_gpu(mil, linted, masked):
     mask = np.zeros((1, 1, 77, 77), np.float16) if masked else None
     shapes = (12, 77, 64), (12, 77, 64)
-    found = [f for f in linted(lambda q, k: flat_attention(mil, q, k, mask=mask), *shapes) if f.rule == "W8"]
-    assert [(f.level, len(f.places)) for f in found] == [("note", 1)]
-    assert "macOS 27.2" in found[0].what
+    findings = [f for f in linted(lambda q, k: flat_attention(mil, q, k, mask=mask), *shapes) if f.rule == "W8"]
+    assert [(f.level, len(f.places)) for f in findings] == [("note", 1)]
+    assert "macOS 27.2" in findings[0].what
 
 
 def test_attention_of_four_axes_and_a_softmax_without_a_product_before_are_not_noted(mil, linted):

@@ -94,7 +94,7 @@ def test_more_than_five_axes_are_an_error(own_package, serious, shape, broken):
         ((1, 65537, 1, 32), "M4", {"E3"}),
     ],
 )
-def test_axes_are_held_against_the_chip_s_limits(mil, linted, serious, shape, chip, broken):
+def test_axes_are_checked_against_the_limits_of_the_chip(mil, linted, serious, shape, chip, broken):
     assert serious(linted(lambda x: mil.mb.relu(x=x), shape, chip=chip)) == broken
 
 
@@ -106,13 +106,13 @@ def test_an_operation_without_a_path_is_an_error_between_and_a_note_at_the_ends(
     assert "E5" in noted(at_end)
 
 
-def test_select_is_told_how_to_be_written(mil, linted, conv):
+def test_the_cure_for_select_is_a_formula(mil, linted, conv):
     def build(x):
         y = conv(x, 64)
         return conv(mil.mb.select(cond=mil.mb.greater(x=y, y=np.float16(0)), a=y, b=x), 64)
 
-    (found,) = (f for f in linted(build, ROW) if f.rule == "E5")
-    assert "(1 - condition) * b" in found.cure
+    (finding,) = (f for f in linted(build, ROW) if f.rule == "E5")
+    assert "(1 - condition) * b" in finding.cure
 
 
 @pytest.mark.parametrize(("chip", "broken"), [("M1", {"E5", "W10"}), ("M2", {"E5", "W10"}), ("M3", set())])
@@ -145,7 +145,7 @@ def test_upsampling_is_a_note_on_m1(mil, linted, conv, serious, noted, chip, rul
         ({"groups": 3}, "M1", {"E8"}),
     ],
 )
-def test_kernels_are_held_against_the_chip_s_limits(linted, conv, serious, parameters, chip, broken):
+def test_kernels_are_checked_against_the_limits_of_the_chip(linted, conv, serious, parameters, chip, broken):
     assert serious(linted(lambda x: conv(x, 6, **parameters), (1, 6, 64, 64), chip=chip)) == broken
 
 

@@ -31,8 +31,8 @@ def test_activations_padded_to_many_times_their_size_are_a_warning(mil, linted, 
     findings = linted(lambda x: conv(mil.mb.relu(x=conv(x, 512)), 512), shape)
     assert serious(findings) - {"W11"} == broken
     if broken:
-        (found,) = (f for f in findings if f.rule == "W2" and f.level == "warning")
-        assert found.places[0].detail == "1.0 MB take 32.0 MB"
+        (finding,) = (f for f in findings if f.rule == "W2" and f.level == "warning")
+        assert finding.places[0].detail == "1.0 MB take 32.0 MB"
 
 
 def test_padding_by_a_part_is_a_note_with_the_total(mil, linted, conv, serious, noted):
@@ -118,7 +118,7 @@ def flat(findings):
 
 @pytest.mark.parametrize("product", ["linear", "matmul"])
 @pytest.mark.parametrize(
-    ("activation", "found"),
+    ("activation", "expected"),
     [
         (hardswish, [("warning", "thresholded_relu")]),
         (clamped, [("warning", "relu6")]),
@@ -133,13 +133,13 @@ def flat(findings):
         (lambda mil, x: mil.mb.square(x=x), []),
     ],
 )
-def test_a_product_of_rank_2_that_feeds_a_hard_activation_is_a_warning(mil, linted, product, activation, found):
+def test_a_product_of_rank_2_that_feeds_a_hard_activation_is_a_warning(mil, linted, product, activation, expected):
     def build(x):
         if product == "linear":
             return activation(mil, mil.mb.linear(x=x, weight=WEIGHT))
         return activation(mil, mil.mb.matmul(x=x, y=WEIGHT))
 
-    assert flat(linted(build, (2, 64))) == found
+    assert flat(linted(build, (2, 64))) == expected
 
 
 def test_a_product_of_two_activations_of_rank_2_counts_and_one_of_rank_3_does_not(mil, linted):
@@ -181,7 +181,7 @@ def test_a_product_in_fp32_is_off_the_engine_and_no_flat_product(mil, linted):
     ("activation", "level"), [(torch.nn.Hardswish, "warning"), (torch.nn.SiLU, "note"), (torch.nn.ReLU, None)]
 )
 def test_a_classifier_converted_by_coremltools_is_recognized(mil, tmp_path, activation, level):
-    """MobileNetV3's end, where the error was found, of fewer channels; its relu twin, where there was none."""
+    """Return the end of MobileNetV3 with fewer channels, which showed the error, or the same with relu, which did not."""
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Linear(64, 128), activation(), torch.nn.Linear(128, 10)).eval()
     x = torch.zeros(1, 64)
@@ -194,4 +194,4 @@ def test_a_classifier_converted_by_coremltools_is_recognized(mil, tmp_path, acti
             skip_model_load=True,
         )
         model.save(str(tmp_path / "end.mlpackage"))
-    assert [found[0] for found in flat(lint_package(tmp_path / "end.mlpackage"))] == ([level] if level else [])
+    assert [finding[0] for finding in flat(lint_package(tmp_path / "end.mlpackage"))] == ([level] if level else [])

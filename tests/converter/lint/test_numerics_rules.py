@@ -19,8 +19,8 @@ def test_a_constant_that_is_not_finite_is_a_warning(mil, linted, serious, value,
     findings = linted(lambda x: mil.mb.mul(x=x, y=constant), (SHAPE, kind))
     assert serious(findings) == broken
     if broken:
-        (found,) = (f for f in findings if f.rule == "N1")
-        assert found.places[0].detail == "1 of 4096"
+        (finding,) = (f for f in findings if f.rule == "N1")
+        assert finding.places[0].detail == "1 of 4096"
 
 
 @pytest.mark.parametrize(("value", "broken"), [(-40000, set()), (-50000, {"N1"}), (-np.inf, {"N1"})])
@@ -90,14 +90,14 @@ def test_indices_that_were_fp16_are_a_warning_beyond_2048(mil, linted, serious, 
 
 
 @pytest.mark.parametrize(
-    ("palette", "found"),
+    ("palette", "expected"),
     [
         ([0, 1, 2, 3], []),
         ([0, 1, 1, 3], [("N8", "note")]),
         ([0, 1, np.inf, 3], [("N8", "warning")]),
     ],
 )
-def test_palettes_are_looked_into(mil, linted, palette, found):
+def test_palettes_are_checked(mil, linted, palette, expected):
     def build(x):
         weight = mil.mb.constexpr_lut_to_dense(
             indices=np.full(1024, 228, np.uint8),
@@ -106,10 +106,10 @@ def test_palettes_are_looked_into(mil, linted, palette, found):
         )
         return mil.mb.conv(x=x, weight=weight)
 
-    assert [(f.rule, f.level) for f in linted(build, SHAPE)] == found
+    assert [(f.rule, f.level) for f in linted(build, SHAPE)] == expected
 
 
-def test_palettes_of_groups_are_looked_into_one_by_one(mil, linted):
+def test_palettes_of_groups_are_checked_one_by_one(mil, linted):
     def build(x):
         palette = np.tile(np.array([0, 1, 2, 3], np.float16).reshape(1, 1, 1, 1, 4, 1), (2, 1, 1, 1, 1, 1))
         palette[1, 0, 0, 0, 3] = 0
@@ -117,5 +117,5 @@ def test_palettes_of_groups_are_looked_into_one_by_one(mil, linted):
         weight = mil.mb.constexpr_lut_to_dense(indices=indices.astype(mil.types.np_uint2_dtype), lut=palette)
         return mil.mb.conv(x=x, weight=weight)
 
-    (found,) = linted(build, SHAPE, target="iOS18")
-    assert (found.rule, found.places[0].detail) == ("N8", "1 of 8 entries equal an earlier one")
+    (finding,) = linted(build, SHAPE, target="iOS18")
+    assert (finding.rule, finding.places[0].detail) == ("N8", "1 of 8 entries equal an earlier one")

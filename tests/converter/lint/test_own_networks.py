@@ -82,9 +82,9 @@ def package(network, folder, side, attention="split_einsum"):
 def test_split_einsum_packages_have_nothing_but_notes(tmp_path, network, side):
     path = package(network, tmp_path, side)
     for chip in ("M1", "M5"):
-        found = lint_package(path, chip)
-        assert worst(found) in (None, "note"), report(found)
-        assert "N9" not in {f.rule for f in found}, report(found)
+        findings = lint_package(path, chip)
+        assert worst(findings) in (None, "note"), report(findings)
+        assert "N9" not in {f.rule for f in findings}, report(findings)
 
 
 def test_a_checkpoint_of_sdxl_has_nothing_but_notes(tmp_path):
@@ -93,28 +93,28 @@ def test_a_checkpoint_of_sdxl_has_nothing_but_notes(tmp_path):
     for attention in ("split_einsum", "split_einsum_v2"):
         options = ConvertOptions(sizes=((1024, 1024), (768, 512)), attention=attention)
         convert(source, out, options)
-        found = lint_folder(out)
-        assert len(found) >= 8
-        for name, findings in found.items():
+        by_package = lint_folder(out)
+        assert len(by_package) >= 8
+        for name, findings in by_package.items():
             assert worst(findings) in (None, "note"), f"{name}\n{report(findings)}"
 
 
-def test_logits_that_travel_are_noted_and_cut_ones_are_not(tmp_path):
+def test_large_logits_are_noted_and_chunked_ones_are_not(tmp_path):
     for name in ("whole", "cut"):
         (tmp_path / name).mkdir()
     split = lint_package(package("unet", tmp_path / "whole", 512))
     cut = lint_package(package("unet", tmp_path / "cut", 512, "split_einsum_v2"))
-    (found,) = (f for f in split if f.rule == "W3")
-    assert found.places[0].detail == "64.0 MB"
-    assert found.places[0].shapes == ((2, 4096, 1, 4096),)
+    (finding,) = (f for f in split if f.rule == "W3")
+    assert finding.places[0].detail == "64.0 MB"
+    assert finding.places[0].shapes == ((2, 4096, 1, 4096),)
     assert worst(cut) == "note"
     assert "W3" not in {f.rule for f in cut}
 
 
 @pytest.mark.parametrize("network", ["unet", "vae_decoder"])
-def test_original_packages_are_told_of_their_softmax(tmp_path, network):
-    found = lint_package(package(network, tmp_path, 512, "original"))
-    serious = [f for f in found if f.level != "note"]
+def test_original_packages_have_warnings_for_their_softmax(tmp_path, network):
+    findings = lint_package(package(network, tmp_path, 512, "original"))
+    serious = [f for f in findings if f.level != "note"]
     assert [f.rule for f in serious] == ["W3"]
     place = serious[0].places[0]
     heads, batch = (8, 2) if network == "unet" else (1, 1)
@@ -124,9 +124,9 @@ def test_original_packages_are_told_of_their_softmax(tmp_path, network):
 def test_the_time_embedding_and_the_ids_are_notes(tmp_path):
     for network, kinds in (("unet", {"sin", "cos"}), ("text_encoder", {"gather", "gather_nd"})):
         (tmp_path / network).mkdir()
-        found = [f for f in lint_package(package(network, tmp_path / network, 64)) if f.rule == "E1"]
-        assert [f.level for f in found] == ["note"]
-        assert kinds <= {p.operation for p in found[0].places}
+        findings = [f for f in lint_package(package(network, tmp_path / network, 64)) if f.rule == "E1"]
+        assert [f.level for f in findings] == ["note"]
+        assert kinds <= {p.operation for p in findings[0].places}
 
 
 def test_an_image_too_large_for_m1_is_an_error_there(tmp_path):
@@ -149,7 +149,7 @@ def test_a_folder_s_packages_are_linted_by_name(tmp_path):
     assert lint_package(out / name) == by_manifest[name]
 
 
-def test_the_command_s_text_counts_notes_and_spells_them_out_when_asked(tmp_path):
+def test_the_command_s_text_counts_notes_and_prints_them_when_asked(tmp_path):
     path = package("unet", tmp_path, 64)
     text, status = lint(path)
     assert status == 0
@@ -169,7 +169,7 @@ def test_a_broken_package_gives_status_1_and_says_what_to_do(tmp_path):
     assert text.splitlines()[-1].startswith("1 warning, ")
 
 
-def test_what_is_no_package_and_no_chip_is_refused(tmp_path):
+def test_other_files_and_unknown_chips_are_refused(tmp_path):
     with pytest.raises(ChipError, match="'M9'; accepted: M1, M2, M3, M4, M5"):
         lint_package(tmp_path, "M9")
     with pytest.raises(AnemoneError, match=r"has no packages; accepted: an \.mlpackage or \.mlmodelc, a model folder"):

@@ -61,7 +61,7 @@ def test_enumerated_shapes_are_an_error(mil, package, edited, serious):
 
 
 @pytest.mark.parametrize(("limit", "broken"), [(8192, set()), (8191, {"E6"})])
-def test_a_weight_is_held_against_the_compiler_s_limit(linted, conv, serious, monkeypatch, limit, broken):
+def test_a_weight_is_checked_against_the_limit_of_the_compiler(linted, conv, serious, monkeypatch, limit, broken):
     monkeypatch.setattr(storage, "_LARGEST_WEIGHT", limit)
     assert serious(linted(lambda x: conv(x, 64), ROW)) == broken
 
@@ -75,7 +75,9 @@ def test_a_weight_is_held_against_the_compiler_s_limit(linted, conv, serious, mo
         ("constexpr_affine_dequantize", "M2", set()),
     ],
 )
-def test_all_weights_count_as_they_lie_in_memory(mil, linted, conv, serious, palette, monkeypatch, kind, chip, broken):
+def test_all_weights_count_by_their_size_in_memory(
+    mil, linted, conv, serious, palette, monkeypatch, kind, chip, broken
+):
     monkeypatch.setattr(storage, "_LARGEST_PROGRAM", 8000)
 
     def build(x):
@@ -84,8 +86,8 @@ def test_all_weights_count_as_they_lie_in_memory(mil, linted, conv, serious, pal
     findings = linted(build, ROW, chip=chip)
     assert serious(findings) == broken
     if kind == "constexpr_affine_dequantize" and chip == "M1":
-        (found,) = (f for f in findings if f.rule == "E6")
-        assert found.places[0].detail == "8.0 kB at run time, 4.0 kB in the package"
+        (finding,) = (f for f in findings if f.rule == "E6")
+        assert finding.places[0].detail == "8.0 kB at run time, 4.0 kB in the package"
 
 
 @pytest.mark.parametrize(
@@ -98,17 +100,15 @@ def test_all_weights_count_as_they_lie_in_memory(mil, linted, conv, serious, pal
         ("constexpr_blockwise_shift_scale", "iOS18", "M3", set()),
     ],
 )
-def test_compressed_weights_are_read_as_they_are_by_some_chips(
-    mil, linted, serious, palette, kind, target, chip, broken
-):
+def test_some_chips_read_compressed_weights_directly(mil, linted, serious, palette, kind, target, chip, broken):
     findings = linted(lambda x: mil.mb.conv(x=x, weight=palette(kind)), ROW, target=target, chip=chip)
     assert serious(findings) == broken
 
 
 def test_weights_that_are_cast_when_loaded_are_an_error(mil, linted, palette):
     findings = linted(lambda x: mil.mb.conv(x=x, weight=palette("constexpr_cast")), (ROW, "fp32"))
-    (found,) = (f for f in findings if f.rule == "E9")
-    assert (found.level, found.places[0].operation) == ("error", "constexpr_cast")
+    (finding,) = (f for f in findings if f.rule == "E9")
+    assert (finding.level, finding.places[0].operation) == ("error", "constexpr_cast")
 
 
 @pytest.mark.parametrize(("version", "broken"), [(7, set()), (6, {"E7"})])
@@ -149,15 +149,15 @@ def test_the_same_weight_stored_twice_is_found(own_package, serious, equal):
         assert [p.name for p in findings[0].places] == ["w1"]
 
 
-def test_a_weight_nothing_takes_is_found(own_package, serious):
+def test_an_unused_weight_is_found(own_package, serious):
     def build(g):
         g.weight("forgotten", (256, 256), FP16, lambda: np.ones((256, 256), np.float16))
         g.output(g.unary("relu", g.input("x", ROW, FP16), "relu"), "y")
 
     findings = lint_package(own_package(build))
     assert serious(findings) == {"W7"}
-    (found,) = (f for f in findings if f.rule == "W7")
-    assert [(p.name, p.shapes) for p in found.places] == [("forgotten", ((256, 256),))]
+    (finding,) = (f for f in findings if f.rule == "W7")
+    assert [(p.name, p.shapes) for p in finding.places] == [("forgotten", ((256, 256),))]
 
 
 def test_an_integer_input_is_a_warning(mil, linted, serious):
@@ -205,6 +205,6 @@ def test_several_functions_in_a_package_too_old_for_them_are_an_error(mil, packa
         model.mlProgram.functions["other"].CopyFrom(model.mlProgram.functions["main"])
 
     findings = lint_package(edited(package(lambda x: mil.mb.relu(x=x), ROW), change))
-    (found,) = (f for f in findings if f.rule == "E7")
-    assert {p.function for p in found.places} == {"main", "other"}
-    assert found.places[0].detail == "several functions came with version 9; the package is version 7"
+    (finding,) = (f for f in findings if f.rule == "E7")
+    assert {p.function for p in finding.places} == {"main", "other"}
+    assert finding.places[0].detail == "several functions came with version 9; the package is version 7"

@@ -52,12 +52,12 @@ def test_inputs_and_outputs_are_those_of_apples_packages(model_folder):
     model = read_model(package(model_folder, "unet"))
     array = ml().ArrayFeatureType if hasattr(ml(), "ArrayFeatureType") else None
     assert model.specificationVersion == 7
-    found = {
+    features = {
         f.name: (tuple(f.type.multiArrayType.shape), f.type.multiArrayType.dataType) for f in model.description.input
     }
     half, single = 65552, 65568
     assert array is None or half == array.FLOAT16
-    assert found == {
+    assert features == {
         "sample": ((2, 4, 8, 8), half),
         "timestep": ((2,), half),
         "encoder_hidden_states": ((2, 32, 1, 77), half),
@@ -66,7 +66,7 @@ def test_inputs_and_outputs_are_those_of_apples_packages(model_folder):
     assert (out.name, out.type.multiArrayType.dataType) == ("noise_pred", single)
 
 
-def test_no_mask_holds_an_infinity(model_folder):
+def test_no_mask_has_an_infinity(model_folder):
     from converter.runtime.program import read_program
 
     for network in NETWORKS:
@@ -105,9 +105,9 @@ def test_every_function_of_a_package_predicts_what_a_package_of_its_own_predicts
         assert network.inputs["x"].shape == (1, 3, 8 * height, 8 * width)
         assert network.outputs["latent"].shape == (1, 8, height, width)
         inputs = {n: rng.standard_normal(f.shape).astype(f.dtype) for n, f in network.inputs.items()}
-        found, expected = (net.predict(inputs)["latent"] for net in (network, as_written(singles[name])))
-        assert np.abs(found).max() > 0.01
-        np.testing.assert_array_equal(found, expected)
+        latent, expected = (net.predict(inputs)["latent"] for net in (network, as_written(singles[name])))
+        assert np.abs(latent).max() > 0.01
+        np.testing.assert_array_equal(latent, expected)
 
 
 def test_functions_share_one_weights_file(functions, singles):
@@ -166,7 +166,7 @@ def test_several_functions_are_written_as_coremltools_writes_them(ct, functions,
         assert first == second
 
 
-def test_coremltools_takes_a_package_of_several_functions_apart_again(ct, functions, singles, tmp_path):
+def test_coremltools_splits_a_package_of_several_functions(ct, functions, singles, tmp_path):
     from coremltools.converters.mil.frontend.milproto.load import load as load_program
 
     spec = ct.utils.load_spec(str(functions))
@@ -221,7 +221,7 @@ def identity(weights, target=MACOS15, dtype=FP16):
         ([], "main", "is not one of the functions: none"),
     ],
 )
-def test_functions_that_core_ml_would_not_take_are_refused(networks, tmp_path, names, default, wanted):
+def test_functions_that_core_ml_does_not_accept_are_refused(networks, tmp_path, names, default, wanted):
     with networks.weights(tmp_path / "weights") as weights:
         graphs = {name: identity(weights) for name in names}
     with pytest.raises(ValueError, match=wanted):
@@ -257,5 +257,5 @@ def test_an_integer_input_is_described_as_one(networks, tmp_path):
         graph = identity(weights, MACOS13, INT32)
     path = tmp_path / "out.mlpackage"
     write_package(path, graph, tmp_path / "weights", about="test", describe=str.title, metadata=METADATA)
-    found = as_written(path).predict({"x": np.array([[1, 2, 3]], np.int32)})["y"]
-    assert (found.dtype, found.tolist()) == (np.float32, [[1, 2, 3]])
+    output = as_written(path).predict({"x": np.array([[1, 2, 3]], np.int32)})["y"]
+    assert (output.dtype, output.tolist()) == (np.float32, [[1, 2, 3]])

@@ -1,4 +1,4 @@
-"""Networks cut in two, run as what they were cut from."""
+"""Networks in two chunks give what the whole network gives."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def unet(model_folder):
 
 @pytest.fixture(scope="module")
 def chunks(unet, tmp_path_factory):
-    """Both chunks of a UNet, beside each other."""
+    """Both chunks of a UNet, in one folder."""
     return cut_in_two(unet, tmp_path_factory.mktemp("chunks"))
 
 
 @pytest.fixture
 def copies(chunks, tmp_path):
-    """Halves to damage."""
+    """Copies of the chunks, to damage."""
     return tuple(Path(shutil.copytree(path, tmp_path / path.name)) for path in chunks)
 
 
-def given(path):
+def example_inputs(path):
     rng = np.random.default_rng(0)
     return {n: rng.standard_normal(f.shape).astype(f.dtype) for n, f in declared_features(path)[0].items()}
 
@@ -46,7 +46,7 @@ def given(path):
         ("UnetRefinerChunk1.mlmodelc", "UnetRefinerChunk2.mlmodelc"),
     ],
 )
-def test_the_second_chunk_lies_beside_the_first_by_its_name(tmp_path, name, second):
+def test_the_second_chunk_is_next_to_the_first_by_its_name(tmp_path, name, second):
     with pytest.raises(PackageError, match=f"{second}, the second chunk of {name}, is missing"):
         chunk_paths(tmp_path / name)
     (tmp_path / second).mkdir()
@@ -60,17 +60,17 @@ def test_other_packages_are_whole(name):
 
 
 @pytest.mark.parametrize("precision", ["fast", "fp32", "fp16", "ane"])
-def test_chunks_give_what_the_network_they_were_cut_from_gives(unet, chunks, precision):
+def test_chunks_give_the_results_of_the_whole_network(unet, chunks, precision):
     network, expected = load(chunks[0], precision=precision), load(unet, precision=precision)
     assert (network.inputs, network.outputs) == (expected.inputs, expected.outputs)
-    found = network.predict(given(unet))["noise_pred"]
-    np.testing.assert_array_equal(found, expected.predict(given(unet))["noise_pred"])
+    result = network.predict(example_inputs(unet))["noise_pred"]
+    np.testing.assert_array_equal(result, expected.predict(example_inputs(unet))["noise_pred"])
 
 
-def test_what_the_first_chunk_hands_to_the_second_does_not_show(unet, chunks):
-    handed = set(own_features(chunks[0])[1])
-    assert len(handed) > 1
-    assert handed < set(own_features(chunks[1])[0])
+def test_tensors_between_the_chunks_are_not_inputs_or_outputs(unet, chunks):
+    between = set(own_features(chunks[0])[1])
+    assert len(between) > 1
+    assert between < set(own_features(chunks[1])[0])
     assert declared_features(chunks[0]) == declared_features(unet)
     assert (read_summary(chunks[0]).inputs, read_summary(chunks[0]).outputs) == declared_features(unet)
     assert functions(chunks[0]) == ("main",)
@@ -83,9 +83,9 @@ def test_a_summary_shows_the_operations_of_both_chunks(chunks, tmp_path):
 
 def test_compiled_chunks_are_read_as_the_packages(chunks, tmp_path):
     paths = [compiled(path, tmp_path / f"UnetChunk{n}.mlmodelc") for n, path in enumerate(chunks, 1)]
-    expected = load(chunks[0], precision="fp32").predict(given(chunks[0]))
-    found = load(paths[0], precision="fp32").predict(given(paths[0]))
-    np.testing.assert_array_equal(found["noise_pred"], expected["noise_pred"])
+    expected = load(chunks[0], precision="fp32").predict(example_inputs(chunks[0]))
+    result = load(paths[0], precision="fp32").predict(example_inputs(paths[0]))
+    np.testing.assert_array_equal(result["noise_pred"], expected["noise_pred"])
 
 
 def small(folder, inputs, body, name):
@@ -108,9 +108,9 @@ def test_values_of_one_name_in_both_chunks_are_kept_apart(tmp_path, precision):
     path = small(tmp_path, [fp16(2)], first, "n_chunk1.mlpackage")
     small(tmp_path, [fp16(2), fp16(2), fp16(2)], second, "n_chunk2.mlpackage")
     x = np.array([0.5, 2], np.float16)
-    found = load(path, precision=precision).predict({"x": x})
-    assert list(found) == ["z"]
-    np.testing.assert_allclose(found["z"], (x + 1) * 6 + x + np.exp(np.sin(x.astype(np.float32) + 1)), rtol=2e-3)
+    result = load(path, precision=precision).predict({"x": x})
+    assert list(result) == ["z"]
+    np.testing.assert_allclose(result["z"], (x + 1) * 6 + x + np.exp(np.sin(x.astype(np.float32) + 1)), rtol=2e-3)
 
 
 def test_a_missing_chunk_is_named(copies):

@@ -1,4 +1,4 @@
-"""Networks in a row: pipelines, and networks cut into packages."""
+"""Networks in a row: pipelines and chunks."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def converted(ct, module, inputs, outputs):
 
 @pytest.fixture(scope="module")
 def chunks(ct, tmp_path_factory):
-    """Two packages, the pipeline of both, and what PyTorch makes of them."""
+    """Two packages, the pipeline of both, and the inputs and results of PyTorch."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("chunks")
     first, second = First().eval(), Second().eval()
@@ -66,23 +66,23 @@ def chunks(ct, tmp_path_factory):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ct.utils.make_pipeline(*models).save(str(folder / "pipeline.mlpackage"))
-    given = {"sample": torch.randn(SHAPES["sample"]), "timestep": torch.tensor([3.0, 4.0])}
+    inputs = {"sample": torch.randn(SHAPES["sample"]), "timestep": torch.tensor([3.0, 4.0])}
     with torch.no_grad():
-        expected = second(*first(*given.values()), given["timestep"]).numpy()
-    return folder, {name: tensor.numpy() for name, tensor in given.items()}, expected
+        expected = second(*first(*inputs.values()), inputs["timestep"]).numpy()
+    return folder, {name: tensor.numpy() for name, tensor in inputs.items()}, expected
 
 
 def test_two_chunks_run_as_the_network_they_were_cut_from(chunks):
-    folder, given, expected = chunks
+    folder, inputs, expected = chunks
     network = Chunked([load(folder / f"{n}.mlpackage", precision="fp32") for n in (1, 2)])
     assert {name: f.shape for name, f in network.inputs.items()} == {"sample": (2, 4, 8, 8), "timestep": (2,)}
     assert list(network.outputs) == ["noise_pred"]
-    np.testing.assert_allclose(network.predict(given)["noise_pred"], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(network.predict(inputs)["noise_pred"], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["package", "compiled"])
 def test_a_pipeline_runs_as_its_models_in_a_row(chunks, tmp_path, form):
-    folder, given, expected = chunks
+    folder, inputs, expected = chunks
     path = folder / "pipeline.mlpackage"
     if form == "compiled":
         path = compiled(path, tmp_path / "pipeline.mlmodelc")
@@ -92,7 +92,7 @@ def test_a_pipeline_runs_as_its_models_in_a_row(chunks, tmp_path, form):
     network = load(path, precision="fp32")
     assert list(network.inputs) == list(declared_features(path)[0]) == ["sample", "timestep"]
     assert list(network.outputs) == ["noise_pred"]
-    np.testing.assert_allclose(network.predict(given)["noise_pred"], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(network.predict(inputs)["noise_pred"], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_models_of_a_pipeline_are_ml_programs_of_their_own(chunks):
@@ -107,16 +107,16 @@ def test_the_models_of_a_pipeline_are_ml_programs_of_their_own(chunks):
 
 
 def test_inputs_are_checked_before_the_first_chunk_runs(chunks):
-    folder, given, _ = chunks
+    folder, inputs, _ = chunks
     network = load(folder / "pipeline.mlpackage", precision="fp32")
     with pytest.raises(InputError, match="missing: timestep"):
-        network.predict({"sample": given["sample"]})
+        network.predict({"sample": inputs["sample"]})
     with pytest.raises(InputError, match=r"timestep has shape \[3\]; \[2\] is accepted"):
-        network.predict(given | {"timestep": np.zeros(3, np.float32)})
+        network.predict(inputs | {"timestep": np.zeros(3, np.float32)})
 
 
 class Fake:
-    """A network that only declares what it takes and gives."""
+    """A network with inputs and outputs only."""
 
     def __init__(self, inputs, outputs):
         self.inputs = {f.name: f for f in inputs}
@@ -131,14 +131,14 @@ def feature(name, *shape, dtype=np.float32):
 
 
 @pytest.mark.parametrize(
-    ("given", "taken", "words"),
+    ("output", "entry", "words"),
     [
         (feature("h", 2, 3), feature("h", 2, 4), r"h has shape \[2, 3\], but a later network accepts \[2, 4\]"),
         (feature("h", 2, dtype=np.int32), feature("h", 2), "h is int32, but a later network accepts float32"),
     ],
 )
-def test_chunks_that_do_not_fit_together_are_refused(given, taken, words):
-    first, second = Fake([feature("x", 1)], [given]), Fake([taken], [feature("y", 1)])
+def test_chunks_that_do_not_fit_together_are_refused(output, entry, words):
+    first, second = Fake([feature("x", 1)], [output]), Fake([entry], [feature("y", 1)])
     with pytest.raises(PackageError, match=words):
         Chunked([first, second])
 

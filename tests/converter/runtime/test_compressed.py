@@ -304,7 +304,7 @@ def test_scales_and_offsets_of_every_type(ct, tmp_path, dtype, rtol):
     assert_same(ct, tmp_path / "m.mlpackage", rtol)
 
 
-def test_weights_kept_in_half_precision_for_full(ct, tmp_path):
+def test_fp16_weights_of_an_fp32_network(ct, tmp_path):
     values = np.random.default_rng(0).standard_normal((3, 40)).astype(np.float16)
 
     def weights(mb):
@@ -354,7 +354,7 @@ def test_packed_integers_of_another_width_or_number_are_refused(tmp_path):
     assert packed_size(3, (3, 3)) == 4
 
 
-def test_weights_stay_in_their_file_until_they_are_asked_for(ct, plain, tmp_path):
+def test_weights_stay_in_their_file_until_they_are_used(ct, plain, tmp_path):
     model = compress(plain["iOS18"], palettes(ct, mode="uniform", nbits=4))
     model.save(str(tmp_path / "m.mlpackage"))
     weight = max(ours(tmp_path / "m.mlpackage").values(), key=lambda v: v.size)

@@ -13,7 +13,7 @@ from tests.support.mac_double.devices import pretend
 
 @pytest.fixture
 def unet(model_folder, tmp_path):
-    """A package of its own, since compiled models are kept beside packages."""
+    """A copy of the package, because compiled models stay in the same folder."""
     return Path(shutil.copytree(model_folder.package("unet", 64, 64), tmp_path / "unet.mlpackage"))
 
 
@@ -23,8 +23,12 @@ def kinds(path):
 
 
 def test_operations_are_counted_by_device_and_weighted_by_cost(unet, monkeypatch):
-    found = kinds(unet)
-    convs, casts, all_of_them = found.count("conv"), found.count("cast"), sum(kind != "const" for kind in found)
+    operations = kinds(unet)
+    convs, casts, all_of_them = (
+        operations.count("conv"),
+        operations.count("cast"),
+        sum(kind != "const" for kind in operations),
+    )
     pretend(monkeypatch)
     engine, cpu = device_shares(unet, "main", "CPU_AND_NE")
     assert (engine.device, cpu.device) == ("Neural Engine", "CPU")
@@ -36,12 +40,12 @@ def test_operations_are_counted_by_device_and_weighted_by_cost(unet, monkeypatch
 
 def test_without_estimates_there_are_counts(unet, monkeypatch):
     pretend(monkeypatch, weights=False)
-    found = device_shares(unet, "main", "CPU_AND_NE")
-    assert [share.cost for share in found] == [None, None]
-    assert found[0].operations > found[1].operations > 0
+    shares = device_shares(unet, "main", "CPU_AND_NE")
+    assert [share.cost for share in shares] == [None, None]
+    assert shares[0].operations > shares[1].operations > 0
 
 
-def test_a_function_without_a_plan_is_told(unet, monkeypatch):
+def test_a_function_without_a_plan_raises(unet, monkeypatch):
     pretend(monkeypatch)
     with pytest.raises(PackageError, match=r"no compute plan for unet\.mlpackage, function other"):
         device_shares(unet, "other", "CPU_AND_NE")

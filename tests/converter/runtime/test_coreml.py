@@ -23,9 +23,9 @@ from tests.support.mac_double.core_ml import Mac, ReshapeFrequency, Specializati
 
 @pytest.fixture(params=["13.6", "15.1"])
 def mac(request, monkeypatch):
-    found = Mac(request.param)
-    found.install(monkeypatch)
-    return found
+    mac = Mac(request.param)
+    mac.install(monkeypatch)
+    return mac
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def unet(model_folder, tmp_path):
     return path
 
 
-def given():
+def example_inputs():
     rng = np.random.default_rng(0)
     shapes = {"sample": (2, 4, 8, 8), "timestep": (2,), "encoder_hidden_states": (2, 32, 1, 77)}
     return {name: rng.standard_normal(shape).astype(np.float16) for name, shape in shapes.items()}
@@ -43,10 +43,10 @@ def given():
 
 def test_a_prediction_has_the_declared_outputs(mac, unet):
     network = CoreMLNetwork(unet, "main", "CPU_AND_NE")
-    found = network.predict(given())
-    assert list(found) == ["noise_pred"]
-    assert found["noise_pred"].dtype == np.float32
-    np.testing.assert_array_equal(found["noise_pred"], MILNetwork(unet).predict(given())["noise_pred"])
+    outputs = network.predict(example_inputs())
+    assert list(outputs) == ["noise_pred"]
+    assert outputs["noise_pred"].dtype == np.float32
+    np.testing.assert_array_equal(outputs["noise_pred"], MILNetwork(unet).predict(example_inputs())["noise_pred"])
 
 
 def test_the_compute_units_asked_for_are_used(mac, unet):
@@ -95,21 +95,21 @@ def test_a_compilation_that_fails_leaves_nothing_behind(mac, unet, monkeypatch):
 def test_a_wrong_input_is_refused_before_core_ml_sees_it(mac, unet):
     network = CoreMLNetwork(unet, "main", "CPU_AND_NE")
     with pytest.raises(InputError, match="sample has shape"):
-        network.predict({**given(), "sample": np.zeros((1, 4, 8, 8), np.float16)})
+        network.predict({**example_inputs(), "sample": np.zeros((1, 4, 8, 8), np.float16)})
 
 
 def test_a_model_that_comes_compiled_is_loaded_as_it_is(mac, unet):
     path = unet.with_name("Unet.mlmodelc")
     shutil.copytree(unet, path / "source.mlpackage")
     (path / "model.mil").write_text("program(1.0)\n")
-    shapes = {name: array.shape for name, array in given().items()}
+    shapes = {name: array.shape for name, array in example_inputs().items()}
     schema = [{"name": n, "dataType": "Float16", "shape": str(list(shape))} for n, shape in shapes.items()]
     about = {"inputSchema": schema, "outputSchema": [{"name": "noise_pred", "dataType": "Float32", "shape": "[]"}]}
     (path / "metadata.json").write_text(json.dumps([about]))
-    found = CoreMLNetwork(path, "main", "CPU_AND_NE").predict(given())
+    outputs = CoreMLNetwork(path, "main", "CPU_AND_NE").predict(example_inputs())
     assert mac.compilations == []
     assert mac.loads[0][0] == str(path)
-    np.testing.assert_array_equal(found["noise_pred"], MILNetwork(unet).predict(given())["noise_pred"])
+    np.testing.assert_array_equal(outputs["noise_pred"], MILNetwork(unet).predict(example_inputs())["noise_pred"])
 
 
 @pytest.fixture(scope="module")
@@ -121,14 +121,14 @@ def test_chunks_are_models_of_their_own_to_core_ml(chunks, mac, unet, monkeypatc
     monkeypatch.setattr(sys, "platform", "darwin")
     network = load(chunks[0])
     assert [path for path, _, _ in mac.loads] == [str(path.with_suffix(".mlmodelc")) for path in chunks]
-    assert list(network.inputs) == list(given())
-    found = network.predict(given())
-    assert list(found) == ["noise_pred"]
-    np.testing.assert_array_equal(found["noise_pred"], MILNetwork(unet).predict(given())["noise_pred"])
+    assert list(network.inputs) == list(example_inputs())
+    outputs = network.predict(example_inputs())
+    assert list(outputs) == ["noise_pred"]
+    np.testing.assert_array_equal(outputs["noise_pred"], MILNetwork(unet).predict(example_inputs())["noise_pred"])
 
 
 def died_after(mac, predict):
-    """The inputs that nobody owned when Core ML let them go, after what ``predict`` did."""
+    """Return the inputs without an owner when Core ML releases them, after ``predict``."""
     dead = []
     mac.release_seconds, mac.dead = 0.05, dead.append
     predict()
@@ -139,26 +139,26 @@ def died_after(mac, predict):
     return dead
 
 
-def test_the_double_dies_of_inputs_that_nobody_owns(mac, unet):
+def test_the_double_crashes_on_inputs_without_an_owner(mac, unet):
     model = sys.modules["coremltools"].models.CompiledMLModel(str(compiled(unet)))
-    arrays = {name: array.astype(np.float32) for name, array in given().items()}
+    arrays = {name: array.astype(np.float32) for name, array in example_inputs().items()}
     assert died_after(mac, lambda: model.predict(arrays)) == []
     assert sorted(died_after(mac, lambda: model.predict({n: a.copy() for n, a in arrays.items()}))) == sorted(arrays)
 
 
-def test_inputs_are_owned_when_core_ml_lets_them_go(mac, unet):
+def test_inputs_have_an_owner_when_core_ml_releases_them(mac, unet):
     network = CoreMLNetwork(unet, "main", "CPU_AND_NE")
-    assert died_after(mac, lambda: network.predict(given())) == []
+    assert died_after(mac, lambda: network.predict(example_inputs())) == []
 
 
-def test_inputs_are_owned_when_the_network_is_gone(mac, unet):
+def test_inputs_have_an_owner_after_the_network_is_deleted(mac, unet):
     def predict():
-        CoreMLNetwork(unet, "main", "CPU_AND_NE").predict(given())
+        CoreMLNetwork(unet, "main", "CPU_AND_NE").predict(example_inputs())
 
     assert died_after(mac, predict) == []
 
 
-def test_a_buffer_is_never_let_go():
+def test_a_buffer_is_never_released():
     kept = weakref.ref(_Buffers().filled("x", np.zeros(3, np.float32)))
     gc.collect()
     assert kept() is not None
@@ -177,32 +177,32 @@ def test_buffers_are_taken_again_by_the_same_network_alone(mac, unet, monkeypatc
     for path in (unet, unet, other):
         network = CoreMLNetwork(path, "main", "CPU_AND_NE")
         for _ in range(2):
-            network.predict(given())
+            network.predict(example_inputs())
     addresses = [{id(array) for array in data.values()} for data in seen]
     assert addresses[0] == addresses[1] == addresses[2] == addresses[3]
     assert addresses[4] == addresses[5]
     assert not addresses[0] & addresses[4]
-    np.testing.assert_array_equal(seen[0]["sample"], given()["sample"].astype(np.float32))
+    np.testing.assert_array_equal(seen[0]["sample"], example_inputs()["sample"].astype(np.float32))
 
 
 def test_outputs_with_padded_rows_are_copied_by_their_strides_and_stay(mac, unet):
     network = CoreMLNetwork(unet, "main", "CPU_AND_NE")
-    first = network.predict(given())["noise_pred"]
+    first = network.predict(example_inputs())["noise_pred"]
     assert first.flags.c_contiguous
     assert first.flags.owndata
     before = first.copy()
-    second = network.predict({**given(), "sample": -given()["sample"]})["noise_pred"]
+    second = network.predict({**example_inputs(), "sample": -example_inputs()["sample"]})["noise_pred"]
     np.testing.assert_array_equal(first, before)
     assert not np.array_equal(first, second)
 
 
 def test_threads_predict_one_after_the_other_on_a_network(mac, unet):
     network = CoreMLNetwork(unet, "main", "CPU_AND_NE")
-    inputs = [{**given(), "sample": given()["sample"] * np.float16(n)} for n in range(4)]
+    inputs = [{**example_inputs(), "sample": example_inputs()["sample"] * np.float16(n)} for n in range(4)]
     expected = [network.predict(one)["noise_pred"] for one in inputs]
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda one: network.predict(one)["noise_pred"], inputs * 3))
-    for n, answer in enumerate(found):
+        outputs = list(pool.map(lambda one: network.predict(one)["noise_pred"], inputs * 3))
+    for n, answer in enumerate(outputs):
         np.testing.assert_array_equal(answer, expected[n % 4])
 
 

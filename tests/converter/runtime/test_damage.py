@@ -1,4 +1,4 @@
-"""Packages that are damaged or lie: refused when they are loaded, naming the file and the place."""
+"""Damaged packages are refused when they are loaded, with the file and the place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What inputs a package declares: flexible shapes, defaults, states, functions."""
+"""Declared inputs of packages: flexible shapes, defaults, states, functions."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def both(path, tmp_path):
     return path, compiled(path, tmp_path / "compiled.mlmodelc")
 
 
-def given(*shape):
+def example_inputs(*shape):
     return {"x": np.random.default_rng(0).standard_normal(shape).astype(np.float32), "y": np.ones(shape, np.float32)}
 
 
 def assert_runs(network, inputs):
-    (found,) = network.predict(inputs).values()
+    (outputs,) = network.predict(inputs).values()
     x = torch.from_numpy(inputs["x"])
     expected = torch.nn.functional.silu(x * 2).numpy() + inputs.get("y", 0)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_each_enumerated_shape_is_accepted_and_no_other(ct, tmp_path):
@@ -63,9 +63,9 @@ def test_each_enumerated_shape_is_accepted_and_no_other(ct, tmp_path):
         assert network.inputs["x"].shape == (1, 4, 16)
         assert set(network.inputs["x"].shapes) == set(shapes)
         for shape in shapes:
-            assert_runs(network, given(*shape))
+            assert_runs(network, example_inputs(*shape))
         with pytest.raises(InputError, match=r"x has shape \[2, 4, 16\]; .*\[1, 4, 16\].* or .* is accepted"):
-            network.predict(given(2, 4, 16))
+            network.predict(example_inputs(2, 4, 16))
 
 
 def test_ranges_of_sizes_are_accepted_within_their_bounds(ct, tmp_path):
@@ -76,10 +76,10 @@ def test_ranges_of_sizes_are_accepted_within_their_bounds(ct, tmp_path):
         network = load(path, precision="fp32")
         assert (network.inputs["x"].shape, network.inputs["x"].ranges) == ((2, 4, 5), ((1, 3), (4, 4), (2, 90)))
         for sizes in ((2, 4, 5), (1, 4, 2), (3, 4, 70)):
-            assert_runs(network, given(*sizes))
+            assert_runs(network, example_inputs(*sizes))
         for sizes in ((4, 4, 5), (2, 5, 5), (2, 4, 1), (2, 4)):
             with pytest.raises(InputError, match=r"\[1 to 3, 4, 2 to 90\] is accepted"):
-                network.predict(given(*sizes))
+                network.predict(example_inputs(*sizes))
 
 
 def test_an_input_with_a_default_need_not_be_given(ct, tmp_path):
@@ -89,10 +89,10 @@ def test_an_input_with_a_default_need_not_be_given(ct, tmp_path):
     ]
     network = load(converted(ct, tmp_path / "m.mlpackage", inputs, [torch.zeros(2, 4)] * 2), precision="fp32")
     assert network.inputs["y"].default == 3
-    x = given(2, 4)["x"]
-    found, full = network.predict({"x": x}), network.predict({"x": x, "y": np.full((2, 4), 3, np.float32)})
-    for name in found:
-        np.testing.assert_array_equal(found[name], full[name])
+    x = example_inputs(2, 4)["x"]
+    outputs, full = network.predict({"x": x}), network.predict({"x": x, "y": np.full((2, 4), 3, np.float32)})
+    for name in outputs:
+        np.testing.assert_array_equal(outputs[name], full[name])
     with pytest.raises(InputError, match="missing: x"):
         network.predict({})
 
@@ -120,8 +120,8 @@ def test_a_range_may_have_no_greatest_size():
 @pytest.mark.parametrize("kind", ["imageType", "dictionaryType", "stringType"])
 def test_features_that_are_not_arrays_are_refused_by_name_and_type(kind):
     description = ml().ModelDescription()
-    getattr(description.input.add(name="picture").type, kind).SetInParent()
-    with pytest.raises(PackageError, match=f"picture is of {kind}; only multi-arrays are supported"):
+    getattr(description.input.add(name="photo").type, kind).SetInParent()
+    with pytest.raises(PackageError, match=f"photo is of {kind}; only multi-arrays are supported"):
         features(description.input)
 
 
@@ -135,7 +135,7 @@ class Counter(nn.Module):
         return self.count * 2
 
 
-def test_states_are_declared_beside_the_inputs(ct, tmp_path):
+def test_states_are_declared_apart_from_the_inputs(ct, tmp_path):
     inputs, states = [ct.TensorType("x", (2, 3))], [ct.StateType(ct.TensorType(shape=(2, 3)), name="count")]
     package = converted(
         ct, tmp_path / "m.mlpackage", inputs, torch.zeros(2, 3), Counter(), states=states, compute_precision=None
@@ -163,7 +163,7 @@ def test_every_function_of_a_package_is_named_and_runs(ct, tmp_path):
         assert functions(path) == ("size_2", "size_4")
         for size in (2, 4):
             assert declared_features(path, f"size_{size}")[0]["x"].shape == (1, size)
-            assert_runs(load(path, function=f"size_{size}", precision="fp32"), given(1, size))
+            assert_runs(load(path, function=f"size_{size}", precision="fp32"), example_inputs(1, size))
         with pytest.raises(PackageError, match="has no function 'size_8'; it has size_2, size_4"):
             load(path, function="size_8")
 
@@ -176,7 +176,7 @@ def renamed_default(package, name):
     return package
 
 
-def test_the_default_function_of_a_package_is_meant_where_none_is_named(tmp_path):
+def test_without_a_name_the_default_function_of_a_package_runs(tmp_path):
     tables = {name: program_of([Operation("add", {"x": ONE, "y": ONE * number}, [ONE])])[0].mlProgram.functions["main"]
               for number, name in enumerate(("a", "b", "main"))}  # fmt: skip
     model = program_of([Operation("add", {"x": ONE, "y": ONE}, [ONE])])[0]

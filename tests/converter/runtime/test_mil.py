@@ -1,4 +1,4 @@
-"""Running packages that coremltools made, and refusing what cannot be run."""
+"""Packages of coremltools run, and packages that cannot run are refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from converter.runtime.program import read_model
 
 
 class Mixed(nn.Module):
-    """Convolution, norms and attention as a plain network has them."""
+    """A plain network of convolution, norms and attention."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,8 +47,8 @@ def test_a_package_made_by_coremltools_runs_as_its_pytorch_original(ct, tmp_path
         )
         model.save(str(tmp_path / "m.mlpackage"))
         expected = module(x).numpy()
-    found = load(tmp_path / "m.mlpackage").predict({"x": x.numpy()})["y"]
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    output = load(tmp_path / "m.mlpackage").predict({"x": x.numpy()})["y"]
+    np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def unet(model_folder):
     return model_folder.package("unet", 64, 64)
 
 
-def given():
+def example_inputs():
     return {
         "sample": np.zeros((2, 4, 8, 8), np.float16),
         "timestep": np.zeros(2, np.float16),
@@ -69,7 +69,7 @@ def test_features_are_those_the_package_declares(unet):
     assert network.inputs["sample"].shape == (2, 4, 8, 8)
     assert network.inputs["sample"].dtype == np.float16
     assert list(network.outputs) == ["noise_pred"]
-    out = network.predict(given())["noise_pred"]
+    out = network.predict(example_inputs())["noise_pred"]
     assert (out.shape, out.dtype) == ((2, 4, 8, 8), np.float32)
 
 
@@ -87,7 +87,7 @@ def test_features_are_those_the_package_declares(unet):
     ],
 )
 def test_a_wrong_input_is_refused_by_name(unet, change, words):
-    inputs = given()
+    inputs = example_inputs()
     change(inputs)
     with pytest.raises(InputError, match=words):
         load(unet).predict(inputs)
@@ -95,9 +95,9 @@ def test_a_wrong_input_is_refused_by_name(unet, change, words):
 
 def test_wider_floats_are_rounded_to_the_declared_type(unet):
     network, rng = load(unet), np.random.default_rng(0)
-    wide = {name: rng.standard_normal(a.shape) for name, a in given().items()}
-    halves = {name: a.astype(np.float16) for name, a in wide.items()}
-    np.testing.assert_array_equal(network.predict(wide)["noise_pred"], network.predict(halves)["noise_pred"])
+    wide = {name: rng.standard_normal(a.shape) for name, a in example_inputs().items()}
+    narrow = {name: a.astype(np.float16) for name, a in wide.items()}
+    np.testing.assert_array_equal(network.predict(wide)["noise_pred"], network.predict(narrow)["noise_pred"])
 
 
 def test_a_tensor_is_freed_after_its_last_use(unet):
@@ -130,7 +130,7 @@ def test_an_operator_that_is_missing_is_named_when_the_package_is_loaded(unet, t
         load(rewritten(unet, tmp_path / "m.mlpackage", change))
 
 
-def test_an_operation_that_fails_is_named_with_what_it_was_given(unet, tmp_path):
+def test_an_operation_that_fails_is_named_with_its_arguments(unet, tmp_path):
     def change(block):
         conv = next(op for op in block.operations if op.type == "conv")
         conv.inputs["x"].arguments[0].name = "encoder_hidden_states"
@@ -138,10 +138,10 @@ def test_an_operation_that_fails_is_named_with_what_it_was_given(unet, tmp_path)
     network = MILNetwork(rewritten(unet, tmp_path / "m.mlpackage", change))
     words = r"^conv \w+ of .*weight float32\[\d+, \d+, 1, 1\]; .*x float32\[2, 32, 1, 77\]: .*channels"
     with pytest.raises(OperationError, match=words):
-        network.predict(given())
+        network.predict(example_inputs())
 
 
-def test_a_weight_that_is_not_where_the_program_says_is_noticed_at_load(unet, tmp_path):
+def test_a_weight_at_a_wrong_offset_is_refused_at_load(unet, tmp_path):
     def change(block):
         for op in block.operations:
             value = op.attributes["val"]
@@ -184,8 +184,8 @@ def test_weights_are_read_as_coremltools_reads_them(unet):
         shape = tuple(d.constant.size for d in value.type.tensorType.dimensions)
         half = value.type.tensorType.dataType == 10
         offset = value.blobFileValue.offset
-        found = ours.read(offset, np.dtype(np.float16 if half else np.float32), shape)
+        weight = ours.read(offset, np.dtype(np.float16 if half else np.float32), shape)
         expected = np.asarray(theirs.read_fp16_data(offset) if half else theirs.read_float_data(offset))
-        np.testing.assert_array_equal(found.reshape(-1), expected.view(found.dtype))
+        np.testing.assert_array_equal(weight.reshape(-1), expected.view(weight.dtype))
         compared += 1
     assert compared > 50

@@ -150,7 +150,7 @@ def test_the_engine_takes_subnormal_results_for_zero(tmp_path):
     np.testing.assert_array_equal(ran(path, given, "fp16")["y"], [[2**-14, 2**-16, 1]])
 
 
-def test_a_precision_there_is_not_is_refused(model_folder):
+def test_an_unknown_precision_is_refused(model_folder):
     with pytest.raises(ValueError, match="precision is 'bf16'; accepted: fp32, fp16, ane"):
         MILNetwork(model_folder.package("unet", 64, 64), precision="bf16")
 

@@ -1,4 +1,4 @@
-"""Overflow as a measurement: how far each operation's results reach."""
+"""Ranges of operations' results, and overflow."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def squares(tmp_path_factory):
     return package_of_program(tmp_path_factory.mktemp("squares"), [fp16(1, 100)], body)
 
 
-def measured(path, x, precision="fp16", **how):
+def measure(path, x, precision="fp16", **how):
     network = MILNetwork(path, precision=precision, record=True, **how)
     network.predict({"x": x})
     return network.ranges
@@ -41,37 +41,37 @@ def measured(path, x, precision="fp16", **how):
 
 def test_ranges_are_those_of_the_numbers_before_rounding(squares):
     x = np.random.default_rng(0).uniform(-60, 60, (1, 100)).astype(np.float16)
-    found = measured(squares, x)
+    ranges = measure(squares, x)
     scaled = (x.astype(np.float32) * 8).astype(np.float16).astype(np.float32)
     over = int((scaled**2 >= 65520).sum())
     assert 0 < over < 100
-    assert set(found) == {"scaled", "square", "mean", "root"}
-    assert found["square"].peak == (scaled**2).max()
-    assert found["square"].headroom_db == pytest.approx(20 * math.log10(LARGEST / (scaled**2).max()))
-    assert (found["square"].overflowed, found["square"].infinite, found["square"].count) == (over, over, 100)
-    assert found["scaled"].peak == np.abs(scaled).max()
-    assert found["scaled"].overflowed == found["scaled"].infinite == found["scaled"].undefined == 0
+    assert set(ranges) == {"scaled", "square", "mean", "root"}
+    assert ranges["square"].peak == (scaled**2).max()
+    assert ranges["square"].headroom_db == pytest.approx(20 * math.log10(LARGEST / (scaled**2).max()))
+    assert (ranges["square"].overflowed, ranges["square"].infinite, ranges["square"].count) == (over, over, 100)
+    assert ranges["scaled"].peak == np.abs(scaled).max()
+    assert ranges["scaled"].overflowed == ranges["scaled"].infinite == ranges["scaled"].undefined == 0
 
 
 def test_what_is_infinite_because_its_operands_were_did_not_overflow(squares):
-    found = measured(squares, np.full((1, 100), 60, np.float16))
-    assert (found["square"].overflowed, found["square"].infinite) == (100, 100)
-    assert (found["mean"].overflowed, found["mean"].infinite) == (0, 2)
-    assert (found["root"].overflowed, found["root"].infinite) == (0, 2)
-    assert by_headroom(found.values())[0].output == "square"
+    ranges = measure(squares, np.full((1, 100), 60, np.float16))
+    assert (ranges["square"].overflowed, ranges["square"].infinite) == (100, 100)
+    assert (ranges["mean"].overflowed, ranges["mean"].infinite) == (0, 2)
+    assert (ranges["root"].overflowed, ranges["root"].infinite) == (0, 2)
+    assert by_headroom(ranges.values())[0].output == "square"
 
 
-def test_a_mask_of_infinities_is_no_overflow(tmp_path):
+def test_a_mask_of_infinities_is_not_an_overflow(tmp_path):
     mask = np.where(np.arange(100) < 3, -np.inf, 0).astype(np.float16)[None]
     path = package_of_program(tmp_path, [fp16(1, 100)], lambda x: mb.add(x=x, y=mask, name="y"))
-    found = measured(path, np.ones((1, 100), np.float16))
-    assert (found["y"].overflowed, found["y"].infinite, found["y"].peak) == (0, 3, 1)
+    ranges = measure(path, np.ones((1, 100), np.float16))
+    assert (ranges["y"].overflowed, ranges["y"].infinite, ranges["y"].peak) == (0, 3, 1)
 
 
 def test_infinities_of_finite_operands_count_as_overflow_beyond_fp32_too(tmp_path):
     path = package_of_program(tmp_path, [fp16(1, 100)], lambda x: mb.exp(x=x, name="y"))
-    found = measured(path, np.full((1, 100), 100, np.float16))
-    assert (found["y"].overflowed, found["y"].peak) == (100, 0)
+    ranges = measure(path, np.full((1, 100), 100, np.float16))
+    assert (ranges["y"].overflowed, ranges["y"].peak) == (100, 0)
 
 
 def test_nan_and_subnormal_results_are_counted(tmp_path):
@@ -82,12 +82,12 @@ def test_nan_and_subnormal_results_are_counted(tmp_path):
     x = np.ones((1, 100), np.float16)
     x[0, :7], x[0, 7:10], x[0, 10] = 2**-9, -4, 0
     for precision in ("fp16", "ane"):
-        found = measured(path, x, precision)
-        assert (found["square"].subnormal, found["square"].undefined) == (7, 0)
-        assert (found["root"].subnormal, found["root"].undefined, found["root"].overflowed) == (0, 3, 0)
+        ranges = measure(path, x, precision)
+        assert (ranges["square"].subnormal, ranges["square"].undefined) == (7, 0)
+        assert (ranges["root"].subnormal, ranges["root"].undefined, ranges["root"].overflowed) == (0, 3, 0)
 
 
-def test_ranges_of_several_predictions_are_one(squares):
+def test_ranges_of_several_predictions_are_merged(squares):
     network = MILNetwork(squares, precision="fp16", record=True)
     for size in (1, 60, 2):
         network.predict({"x": np.full((1, 100), size, np.float16)})
@@ -111,11 +111,11 @@ def test_the_engines_limits_are_what_headroom_is_measured_to(tmp_path):
 
     path = package_of_program(tmp_path, [fp16(1, 100)], body)
     x = np.full((1, 100), 300, np.float16)
-    found = measured(path, x, "ane")
-    assert found["product"].headroom_db == pytest.approx(20 * math.log10(32752 / 30000))
-    assert found["slice"].headroom_db == pytest.approx(20 * math.log10(4094 / 300))
-    assert set(measured(path, x, "ane", narrow_slices=False)) == set(measured(path, x, "fp16")) == {"product"}
-    assert measured(path, x * np.float16(1.2), "ane")["product"].overflowed == 1
+    ranges = measure(path, x, "ane")
+    assert ranges["product"].headroom_db == pytest.approx(20 * math.log10(32752 / 30000))
+    assert ranges["slice"].headroom_db == pytest.approx(20 * math.log10(4094 / 300))
+    assert set(measure(path, x, "ane", narrow_slices=False)) == set(measure(path, x, "fp16")) == {"product"}
+    assert measure(path, x * np.float16(1.2), "ane")["product"].overflowed == 1
 
 
 def test_nothing_is_recorded_unless_asked(squares):
@@ -124,8 +124,8 @@ def test_nothing_is_recorded_unless_asked(squares):
     assert network.ranges == {}
 
 
-def test_the_report_has_the_worst_first_and_what_lies_behind(squares):
-    lines = report(measured(squares, np.full((1, 100), 60, np.float16)).values(), most=2).splitlines()
+def test_the_report_has_the_worst_first_and_counts_what_follows(squares):
+    lines = report(measure(squares, np.full((1, 100), 60, np.float16)).values(), most=2).splitlines()
     assert lines[1].split()[:2] == ["square", "square"]
     assert lines[1].endswith("-10.9 dB  100.00% overflow")
     assert lines[2].split()[:3] == ["scaled", "mul", "480"]
@@ -144,7 +144,7 @@ def test_sdxls_autoencoder_is_found_to_overflow_and_where_and_ours_not_to(tmp_pa
             block.conv2.bias.normal_(0, 2000)
     halved(module)
     inputs = {"z": np.random.default_rng(3).standard_normal((1, 4, SIDE // 8, SIDE // 8)).astype(np.float16)}
-    found = {}
+    ranges = {}
     for name, config in (("plain", {"force_upcast": False}), ("ours", {})):
         path = package_of(
             module,
@@ -152,14 +152,14 @@ def test_sdxls_autoencoder_is_found_to_overflow_and_where_and_ours_not_to(tmp_pa
             lambda layers, config=config: vae_decoder(layers, dict(module.config) | config, height=SIDE, width=SIDE),
         )
         network = MILNetwork(path, precision="fp16", record=True)
-        (picture,) = network.predict(inputs).values()
-        found[name] = np.isfinite(picture).all(), by_headroom(network.ranges.values())
-    finite, worst = found["plain"]
+        (image,) = network.predict(inputs).values()
+        ranges[name] = np.isfinite(image).all(), by_headroom(network.ranges.values())
+    finite, worst = ranges["plain"]
     assert not finite
     assert worst[0].overflowed > 0
     assert worst[0].headroom_db < 0
     assert sum(r.overflowed == 0 and r.infinite + r.undefined > 0 for r in worst) > 5
-    finite, worst = found["ours"]
+    finite, worst = ranges["ours"]
     assert finite
     assert worst[0].overflowed == 0
     assert worst[0].headroom_db > 0

@@ -128,7 +128,7 @@ def test_a_classifiers_dictionary_is_refused_by_its_name_and_type(tmp_path):
 @pytest.mark.parametrize("kind", ["imageType", "dictionaryType", "sequenceType", "stringType", "int64Type"])
 @pytest.mark.parametrize("side", ["input", "output"])
 @pytest.mark.parametrize("precision", ["fast", "fp32"])
-def test_a_feature_that_is_no_array_is_refused_by_its_name_and_type(tmp_path, side, kind, precision):
+def test_a_feature_that_is_not_an_array_is_refused_by_its_name_and_type(tmp_path, side, kind, precision):
     model, _ = program_of([Operation("relu", {"x": ONE}, [ONE], frozenset("x"))])
     feature = getattr(model.description, side)[0]
     feature.type.Clear()
@@ -204,7 +204,7 @@ def test_a_single_model_file_is_refused_by_what_it_holds(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["fast", "fp32"])
-def test_what_is_no_model_at_all_is_refused_by_what_it_is(tmp_path, precision):
+def test_other_paths_are_refused_by_what_they_are(tmp_path, precision):
     (tmp_path / "empty.mlpackage").mkdir()
     (tmp_path / "empty.mlmodelc").mkdir()
     (tmp_path / "other").mkdir()
@@ -245,7 +245,7 @@ def test_what_is_no_model_at_all_is_refused_by_what_it_is(tmp_path, precision):
         b'{"rootModelIdentifier": "a", "itemInfoEntries": {"a": {"path": "gone"}}}',
     ],
 )
-def test_a_package_whose_manifest_is_none_is_refused_and_linted_among_others(tmp_path, model_folder, manifest):
+def test_a_package_with_a_wrong_manifest_is_refused_and_linted_among_others(tmp_path, model_folder, manifest):
     bad = tmp_path / "bad.mlpackage"
     bad.mkdir()
     (bad / "Manifest.json").write_bytes(manifest)
@@ -259,7 +259,7 @@ def test_a_package_whose_manifest_is_none_is_refused_and_linted_among_others(tmp
     assert re.search(r"^good\.mlpackage on ", text, re.M)
 
 
-def test_inputs_that_are_no_arrays_by_name_are_refused(model_folder):
+def test_inputs_that_are_not_arrays_by_name_are_refused(model_folder):
     network = load(model_folder.package("vae_decoder", 64, 64))
     for given, words in ((None, "NoneType"), ([1], "list"), (5, "int")):
         with pytest.raises(InputError, match=f"inputs are a {words}; a dict of NumPy arrays by name is accepted"):
@@ -268,7 +268,7 @@ def test_inputs_that_are_no_arrays_by_name_are_refused(model_folder):
         network.predict({5: 1, "x": 2})
 
 
-def test_functions_are_told_of_a_path_that_is_a_string(model_folder):
+def test_a_path_may_be_a_string(model_folder):
     assert functions(str(model_folder.package("vae_decoder", 64, 64))) == ("main",)
 
 
@@ -281,7 +281,7 @@ def test_a_compiled_neural_network_is_refused_by_its_kind(tmp_path):
             attempt(folder)
 
 
-def test_a_compiled_pipelines_stage_that_is_no_program_is_not_passed_over(tmp_path):
+def test_a_compiled_pipelines_stage_that_is_not_a_program_is_refused(tmp_path):
     whole = ml().Model(specificationVersion=8)
     for _ in range(3):
         whole.pipeline.models.add().CopyFrom(program())
@@ -313,7 +313,7 @@ def test_the_lint_reads_what_the_runtime_does_not_run(tmp_path, body):
 
 
 @pytest.mark.parametrize("kind", ["imageType", "dictionaryType"])
-def test_the_lint_reads_packages_with_features_that_are_no_arrays(tmp_path, kind):
+def test_the_lint_reads_packages_with_features_that_are_not_arrays(tmp_path, kind):
     model = program()
     for side in (model.description.input, model.description.output):
         side[0].type.Clear()

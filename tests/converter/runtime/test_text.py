@@ -182,11 +182,11 @@ def test_values_that_messages_hold_as_bytes_are_packed_lowest_bits_first(spellin
         ("tensor<fp16, [rows, 2]> y = relu(x = x);", "tensor<fp16, [?, 2]> y = relu(x = x);"),
     ],
 )
-def test_texts_written_by_hand_say_the_same_otherwise(spelling, canonical):
+def test_texts_written_by_hand_have_the_same_values(spelling, canonical):
     assert parsed(spelling) == parsed(canonical)
 
 
-def test_a_byte_order_mark_is_passed_over():
+def test_a_byte_order_mark_is_skipped():
     text = PROGRAM.format("fp16 y = relu(x = x);")
     assert read_text("\ufeff" + text) == read_text(text)
 
@@ -218,7 +218,7 @@ def test_a_tuple_may_hold_tensors_and_values():
     assert op.inputs["axis"].arguments[0].value.immediateValue.tensor.ints.values == [1]
 
 
-def test_writing_a_state_gives_nothing():
+def test_writing_a_state_has_no_result():
     op = parsed('write_state(data = x, input = kept)[name = string("w")];')
     assert (op.type, len(op.outputs)) == ("write_state", 0)
 

@@ -34,13 +34,13 @@ def available(request) -> Kernels:
 
 
 @pytest.mark.parametrize("build", ["vnni", "portable"])
-def test_the_kernels_are_there_where_the_cpu_and_a_compiler_are(build):
+def test_the_kernels_exist_if_the_cpu_and_a_compiler_do(build):
     if sys.platform != "linux" or shutil.which("cc") is None:
         pytest.skip("this machine cannot have them")
     assert (kernels(build) is not None) == (build == "portable" or cpu_flags() >= NEEDED)
 
 
-def test_what_kernels_are_in_use_is_said_in_words(monkeypatch):
+def test_the_kernels_in_use_are_named(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(library, "built_library", lambda build="vnni": None)
     assert describe() == "not built"

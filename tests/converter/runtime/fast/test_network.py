@@ -1,4 +1,4 @@
-"""Packages compiled for speed: what is fused, and how near the results stay to the reference."""
+"""The fast engine: fused operations, and results near the reference."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_eight_bits_stay_near_the_reference(packages, name):
 
 
 @pytest.mark.parametrize("name", [n for n in NETWORKS if "text" not in n and n != "unet_prompt"])
-def test_nothing_of_a_norm_or_an_attention_is_left_apart(packages, name):
+def test_norms_and_attention_are_fused_completely(packages, name):
     assert not _SPELLED_OUT & set(kinds(FastNetwork(packages[name])))
 
 
@@ -112,7 +112,7 @@ def test_the_second_prediction_is_the_first_again(packages):
     assert np.array_equal(one, two)
 
 
-def test_load_compiles_unless_told_otherwise(packages):
+def test_load_compiles_by_default(packages):
     assert isinstance(load(packages["unet"]), FastNetwork)
     assert isinstance(load(packages["unet"], precision="fp32"), MILNetwork)
     with pytest.raises(ValueError, match="precision is 'bf16'; accepted: fast, fp32, fp16, ane"):

@@ -33,13 +33,13 @@ CONVOLUTIONS = [
 ]
 
 
-def test_convolution_pads_as_it_is_told(tmp_path):
+def test_convolution_pads_by_its_parameters(tmp_path):
     def build(mb, x):
         common = {"x": x, "weight": WEIGHT, "bias": BIAS, "strides": [2, 1], "groups": 2}
         return [mb.conv(**common, **case) for case, _ in CONVOLUTIONS]
 
-    found = run_program(tmp_path, "iOS16", {"x": PICTURE}, build)
-    assert_same(found, [expected(t(PICTURE), t(WEIGHT)) for _, expected in CONVOLUTIONS])
+    outputs = run_program(tmp_path, "iOS16", {"x": PICTURE}, build)
+    assert_same(outputs, [expected(t(PICTURE), t(WEIGHT)) for _, expected in CONVOLUTIONS])
 
 
 def test_an_odd_element_of_same_padding_comes_last_or_first(tmp_path):

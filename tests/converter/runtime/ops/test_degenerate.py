@@ -29,10 +29,10 @@ def test_every_operator_of_the_runtime_is_in_the_table():
 def test_an_operator_computes_what_numpy_does_on_degenerate_shapes(tmp_path, kind, precision, known):
     half = precision in ("fp16", "ane")
     model, inputs = program_of(TABLE[kind], fp16=half, known=known)
-    found = load(write_model(tmp_path / "m.mlpackage", model), precision=precision).predict(inputs)
+    outputs = load(write_model(tmp_path / "m.mlpackage", model), precision=precision).predict(inputs)
     for number, operation in enumerate(TABLE[kind]):
         for place, expected in enumerate(operation.results):
-            ours = found[f"r{number}_{place}"]
+            ours = outputs[f"r{number}_{place}"]
             assert ours.shape == expected.shape, f"case {number} of {kind}: {operation.given}"
             error = 4e-3 if half else 2e-5
             np.testing.assert_allclose(
@@ -49,9 +49,9 @@ def loaded(tmp_path, *operations, precision="fp32", known=True):
 def wrong_ranks():
     for (kind, parameter), (least, greatest) in RANKS.items():
         wrong = [least - 1, *([] if greatest is None else [greatest + 1])]
-        found = next((one for one in TABLE[kind] if parameter in one.given), None)
+        operation = next((one for one in TABLE[kind] if parameter in one.given), None)
         for rank in wrong:
-            yield pytest.param(found, parameter, rank, id=f"{kind}-{parameter}-{rank}")
+            yield pytest.param(operation, parameter, rank, id=f"{kind}-{parameter}-{rank}")
 
 
 @pytest.mark.parametrize("precision", ["fast", "fp32"])

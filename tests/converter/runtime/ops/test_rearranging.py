@@ -122,9 +122,9 @@ def test_shapes_are_taken_from_other_tensors(tmp_path):
         like = mb.reshape_like(x=x, ref_tensors=[first, second], begins=[0, 1], ends=[2, 0], end_masks=[False, True])
         return [like, mb.shape(x=like), mb.flatten2d(x=like, axis=-1), mb.flatten2d(x=like, axis=1)]
 
-    found = run_program(tmp_path, "iOS16", {"x": x, "first": first, "second": second}, build)
+    outputs = run_program(tmp_path, "iOS16", {"x": x, "first": first, "second": second}, build)
     shaped = x.reshape(2, 3, 5, 6)
-    assert_same(found, [shaped, np.array([2, 3, 5, 6]), x.reshape(30, 6), x.reshape(2, 90)])
+    assert_same(outputs, [shaped, np.array([2, 3, 5, 6]), x.reshape(30, 6), x.reshape(2, 90)])
 
 
 def test_sequences_are_reversed_up_to_their_lengths(tmp_path):
