@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.errors import ManifestError
 from converter.folder import ModelFolder
 from converter.networks.registry import UNET, UNET_PROMPT, text_encoders
 from converter.runtime import Network
@@ -58,7 +59,10 @@ class Conditioner:
         self._manifest, self._network = folder.manifest, network
         tokens, encoders = folder.manifest.tokens, text_encoders(folder.manifest.networks)
         self._tokenizers = {name: PromptTokenizer(folder.tokenizer(own), tokens) for name, own in encoders.items()}
-        self._lengths = sorted({package.tokens or tokens for package in folder.manifest.networks[UNET.name]})
+        packages = folder.manifest.networks.get(UNET.name)
+        if not packages:
+            raise ManifestError(f"{folder.path} has no {UNET.name}; convert the model again")
+        self._lengths = sorted({package.tokens or tokens for package in packages})
 
     def _chunk_count(self, prompt: str) -> int:
         """Return how many chunks of the text encoders' length a prompt takes, at most what the UNet has variants for."""

@@ -331,7 +331,8 @@ def bind(manifest: Manifest, model: str | None = None, **fields: Any) -> Generat
     sent = _validated(fields)
     if "image" not in sent and "strength" in sent:
         raise RequestError("strength", sent["strength"], "leave it out without an image; it belongs to img2img")
-    values = defaults(manifest) | sent | _draw_seeds(sent)
+    # A model's defaults may be wrong, too.
+    values = _validated(defaults(manifest) | sent) | _draw_seeds(sent)
     values |= {"model": model or manifest.name, "scheduler": find_scheduler(values["scheduler"]).name}
     parts: dict[str, dict[str, Any]] = {}
     for field in FIELDS:

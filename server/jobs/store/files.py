@@ -26,8 +26,13 @@ class StoredFiles:
         """Write a file and return its name. No file has a name before it is complete; after `settle` it survives a power cut."""
         name = f"{secrets.token_hex(16)}{self._suffix}"
         partial = self.path(f"{name}.partial")
-        partial.write_bytes(data)
-        partial.rename(self.path(name))
+        try:
+            partial.write_bytes(data)
+            partial.rename(self.path(name))
+        except OSError:
+            # On a full disk the unfinished file would take the last room.
+            partial.unlink(missing_ok=True)
+            raise
         self._unsettled.append(name)
         self.bytes += len(data)
         return name

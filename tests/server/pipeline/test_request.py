@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from server.pipeline.request import GenerationRequest, RequestError, bind
@@ -87,3 +89,13 @@ def test_a_request_is_bound_to_a_model_by_the_name_it_is_installed_by():
 def test_a_request_is_read_back_from_json_as_it_was(fields):
     made = request(**fields)
     assert GenerationRequest.model_validate_json(made.model_dump_json()) == made
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("steps", 9999), ("guidance_scale", -1.0), ("scheduler", "of a later version")]
+)
+def test_a_models_unacceptable_default_is_refused_where_the_request_has_no_value_of_its_own(field, value):
+    manifest = replace(MANIFEST, defaults=replace(MANIFEST.defaults, **{field: value}))
+    with pytest.raises(RequestError, match=rf"^{field} is .*; accepted: "):
+        bind(manifest, prompt="a circle")
+    assert bind(manifest, prompt="a circle", **{field: {"steps": 9}.get(field) or getattr(MANIFEST.defaults, field)})

@@ -23,6 +23,7 @@ from diffusers import (
 from PIL import Image
 
 from converter.conversion.convert import convert
+from converter.errors import ManifestError
 from converter.options import ConvertOptions
 from converter.runtime import Feature
 from server.pipeline.conditioning import Conditioning
@@ -255,6 +256,13 @@ def test_a_network_that_this_release_does_not_know_is_left_alone(model_folder):
     (found,) = images_of(ours, prompt="red", steps=1, seed=0)
     (expected,) = images_of(StableDiffusion(model_folder, {}), prompt="red", steps=1, seed=0)
     np.testing.assert_array_equal(found.pixels, expected.pixels)
+
+
+def test_a_model_without_a_denoiser_says_so(model_folder):
+    networks = {name: packages for name, packages in model_folder.manifest.networks.items() if name != "unet"}
+    folder = replace(model_folder, manifest=replace(model_folder.manifest, networks=networks))
+    with pytest.raises(ManifestError, match="tiny has no unet; convert the model again"):
+        StableDiffusion(folder, {})
 
 
 def test_an_image_has_the_size_that_is_asked_for_whatever_size_is_computed(model_folder):

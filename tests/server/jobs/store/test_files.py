@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+
+import pytest
 
 from server.jobs.store.files import StoredFiles
 
@@ -39,3 +42,16 @@ def test_images_settle_whether_or_not_they_are_still_there(tmp_path: Path) -> No
     images.settle()
     images.settle()
     assert [p.name for p in tmp_path.iterdir()] == [kept]
+
+
+def test_a_file_that_cannot_be_written_whole_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    images = StoredFiles(tmp_path, ".png")
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        images.write(b"12345")
+    assert not list(tmp_path.iterdir())
+    assert images.bytes == 0
