@@ -230,7 +230,7 @@ def test_no_prompt_is_too_odd(prompt, tmp_path):
         ({"tokenizer_config": CONFIG | {"added_tokens_decoder": [1]}}, "has a list where a dict of tokens"),
         ({"tokenizer_config": CONFIG | {"added_tokens_decoder": {"²": {"content": "<cat>"}}}}, "number '²'"),
         ({"tokenizer": {"model": {"type": "BPE", "vocab": {}, "merges": []}, "added_tokens": ["<cat>"]}}, "has a str"),
-        ({"tokenizer": {"model": {"type": "WordPiece"}}}, "no BPE tokenizer"),
+        ({"tokenizer": {"model": {"type": "WordPiece"}}}, "not a BPE tokenizer"),
         ({"tokenizer_config": CONFIG | {"added_tokens_decoder": {"x": {"content": "<cat>"}}}}, "number 'x'"),
         ({"tokenizer_config": CONFIG | {"tokenizer_class": "T5Tokenizer"}}, "tokenizer_class = 'T5Tokenizer'"),
         ({"tokenizer_config": CONFIG | {"do_lower_case": False}}, "do_lower_case"),
