@@ -94,13 +94,23 @@ class Settings(BaseSettings):
         description="Requests a minute that one client may send over the network; this machine has no limit",
     )
     max_queue: int = Field(100, ge=1, description="Jobs that may wait at once; more are refused with 429")
-    retention_days: float = Field(30, gt=0, description="Days to keep a finished job and its images")
-    retention_gb: float = Field(10, gt=0, description="Gigabytes of images to keep; the oldest are deleted first")
+    retention_days: float = Field(
+        30, gt=0, allow_inf_nan=False, description="Days to keep a finished job and its images"
+    )
+    retention_gb: float = Field(
+        10, gt=0, allow_inf_nan=False, description="Gigabytes of images to keep; the oldest are deleted first"
+    )
     idle_unload_minutes: float | None = Field(
-        None, gt=0, description="Minutes without a job before the model is unloaded; never if not set"
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Minutes without a job before the model is unloaded; never if not set",
     )
     memory_budget_gb: float | None = Field(
-        None, gt=0, description="Gigabytes of memory that models may use; if not set, chosen for the machine"
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Gigabytes of memory that models may use; if not set, chosen for the machine",
     )
     previews: bool = Field(True, description="Show small previews of an image while it is made")
     log_format: Literal["text", "json"] = Field(

@@ -11,11 +11,14 @@ from pathlib import Path
 from converter import __version__
 from converter.apple.model import AppleModel, recognize_apple
 from converter.apple.settings import AppleSettings, Settled, settle
-from converter.errors import CheckpointError
+from converter.errors import CheckpointError, ManifestError
 from converter.folder import FILE, Conditions, Manifest, ModelFolder, Package, Source, Versions
 from converter.networks.registry import kind_of
 from converter.runtime.chunks import chunk_paths
 from converter.sources.snapshot import folder_name
+
+#: The kind of source of an adopted folder's manifest.
+_KIND = "apple"
 
 
 def _digest(model: AppleModel, describe: Callable[[Path], str]) -> str:
@@ -65,7 +68,7 @@ def _manifest(model: AppleModel, settled: Settled) -> Manifest:
         defaults=settled.defaults,
         networks={network: (_package(model, network, path),) for network, path in model.networks.items()},
         source=Source(
-            "apple", model.version or folder_name(model.folder), _digest(model, _content), _digest(model, _stamp)
+            _KIND, model.version or folder_name(model.folder), _digest(model, _content), _digest(model, _stamp)
         ),
         converter=Versions(__version__, model.coremltools),
         plan="",
@@ -94,6 +97,21 @@ def _write(model: AppleModel, settled: Settled, *, replace: bool) -> None:
         os.replace(temporary / FILE, model.folder / FILE)
 
 
+def _refuse_ours(folder: Path) -> None:
+    """Raise CheckpointError if the folder is a model that was converted here: its manifest says more than adopting finds out."""
+    if not (folder / FILE).is_file():
+        return
+    try:
+        source = Manifest.read(folder).source
+    except ManifestError:
+        return
+    if source.kind != _KIND:
+        raise CheckpointError(
+            f"{folder} is a model already: its {FILE} says that it was converted from {source.path_or_id}. Use it as it "
+            "is; only folders of Apple's converter are adopted"
+        )
+
+
 def adopt(folder: Path, settings: AppleSettings) -> ModelFolder:
     """Return the model in a folder of Apple's packages, which stay unchanged.
 
@@ -101,6 +119,7 @@ def adopt(folder: Path, settings: AppleSettings) -> ModelFolder:
     again with other settings replaces them. Reads every package completely, for its hash. Raises CheckpointError
     (AppleSettingsError if settings are missing or wrong) and PackageError before anything is written.
     """
+    _refuse_ours(folder)
     model = recognize_apple(folder)
     settled = settle(model, settings)
     try:

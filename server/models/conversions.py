@@ -64,6 +64,7 @@ class Conversions:
         self._lock = threading.RLock()
         self._all: dict[str, Conversion] = self._files.read()
         self._running: str | None = None
+        self._first: str | None = None
         self._cancelling: set[str] = set()
         self._child: ChildProcess | None = None
         self._stopping = False
@@ -118,6 +119,9 @@ class Conversions:
         submitted with ``replacing``: it replaces a model of its name, and raises neither.
         """
         with self._lock:
+            if replacing:
+                # The server is not ready before it, and others may take minutes.
+                self._first = request.id
             existing = self._all.get(request.id)
             if existing is not None and (
                 existing.open
@@ -202,11 +206,10 @@ class Conversions:
         self._stop_child()
 
     def _begin(self) -> None:
-        """Start the process of the conversion that has waited longest, unless one is running."""
+        """Start the process of the conversion that has waited longest, the first model's before it, unless one is running."""
         with self._lock:
-            waiting = min(
-                (c for c in self._all.values() if c.status == "queued"), key=lambda c: c.created, default=None
-            )
+            queued = (c for c in self._all.values() if c.status == "queued")
+            waiting = min(queued, key=lambda c: (c.id != self._first, c.created), default=None)
             if self._child is not None or waiting is None:
                 return
             self._put(replace(waiting, status="running", started=time.time(), attempts=waiting.attempts + 1))

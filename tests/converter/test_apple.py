@@ -276,6 +276,14 @@ def test_a_second_opening_needs_no_settings(custom, apple, tmp_path):
     assert not (tmp_path / "data").exists()
 
 
+def test_a_model_that_was_converted_here_is_not_adopted_over(model_folder, tmp_path):
+    folder = shutil.copytree(model_folder.path, tmp_path / "ours")
+    before = (folder / "anemone.json").read_bytes()
+    with pytest.raises(CheckpointError, match=r"ours is a model already: .* converted from .*tiny"):
+        adopt(folder, AppleSettings())
+    assert (folder / "anemone.json").read_bytes() == before
+
+
 def test_adopting_again_replaces_the_settings(custom, apple, tmp_path):
     adopt(apple, settings_of(custom[2]))
     other = tmp_path / "other"

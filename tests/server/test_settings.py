@@ -134,3 +134,10 @@ def test_only_loopback_is_not_on_the_network(host: str, on_network: bool) -> Non
 def test_every_setting_is_described() -> None:
     settings: dict[str, Any] = dict(Settings.model_fields)
     assert all(field.description for field in settings.values())
+
+
+@pytest.mark.parametrize("name", ["retention_days", "retention_gb", "idle_unload_minutes", "memory_budget_gb"])
+@pytest.mark.parametrize("value", ["inf", "1e400", "nan"])
+def test_a_number_that_is_not_finite_is_refused(name: str, value: str) -> None:
+    with pytest.raises(AnemoneError, match=f"(?i){name}|{name.replace('_', '-')}"):
+        load_settings({name: value})

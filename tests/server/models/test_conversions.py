@@ -112,6 +112,17 @@ def test_they_are_done_one_at_a_time_in_their_order(tmp_path: Path) -> None:
     assert fake_converter.begun(tmp_path) == ["a", "b", "c"]
 
 
+def test_the_servers_first_model_goes_before_conversions_that_wait(tmp_path: Path) -> None:
+    queue = Conversions(tmp_path, InstalledModels(tmp_path), EventLog(), fake_converter.launcher(tmp_path))
+    for name in ("a", "b"):
+        queue.submit(request(name, name))
+    queue.submit(request("first", "first"), replacing=True)
+    queue.start()
+    over(queue, request("b", "b"))
+    queue.stop()
+    assert fake_converter.begun(tmp_path) == ["first", "a", "b"]
+
+
 def test_what_cannot_be_converted_says_why_and_may_be_asked_for_again(tmp_path: Path) -> None:
     with conversions(tmp_path) as all_:
         all_.submit(request("bad"))
