@@ -23,7 +23,7 @@ def test_cases_are_kept_as_they_run_and_read_back(tmp_path):
 
 
 def test_cases_count_for_each_of_their_operators_and_excuses_for_none():
-    found = Results(
+    actual = Results(
         [
             Case("one", "passed", ["add", "conv"], ""),
             Case("two", "failed", ["add"], "ValueError: no"),
@@ -33,11 +33,11 @@ def test_cases_count_for_each_of_their_operators_and_excuses_for_none():
             Case("five", "skipped", None, ""),
         ]
     )
-    assert (found.total.passed, found.total.failed, found.total.excused) == (1, 1, 1)
-    assert (found.operators["conv"].passed, found.operators["conv"].excused) == (1, 1)
-    assert [case.name for case in found.failures] == ["two"]
-    assert sum(found.inapplicable.values()) == 3
-    assert "FAILED two" in report(found)
+    assert (actual.total.passed, actual.total.failed, actual.total.excused) == (1, 1, 1)
+    assert (actual.operators["conv"].passed, actual.operators["conv"].excused) == (1, 1)
+    assert [case.name for case in actual.failures] == ["two"]
+    assert sum(actual.inapplicable.values()) == 3
+    assert "FAILED two" in report(actual)
 
 
 @pytest.mark.parametrize(

@@ -81,11 +81,11 @@ def test_every_network_is_measured_on_every_compute_unit(checks, model, double):
     mac.check_networks(checks, model, mac.UNITS)
     assert [(check.name, check.error) for check in checks.done if check.error] == []
     assert len(checks.done) == 3 * 5 + 1
-    near = {words[2]: found["last_hidden_state"] for words, found in checks.figures("numbers")}
+    near = {words[2]: actual["last_hidden_state"] for words, actual in checks.figures("numbers")}
     assert near["CPU_ONLY"]["psnr_db"] > near["CPU_AND_GPU"]["psnr_db"] > near["CPU_AND_NE"]["psnr_db"] + 6
     assert near["CPU_AND_NE"]["drift"] == 0
-    ((_, found),) = checks.figures("blocks")
-    assert found["apart"] == {"CPU_ONLY": None, "CPU_AND_GPU": None, "CPU_AND_NE": "text_model_encoder_layers_1"}
+    ((_, actual),) = checks.figures("blocks")
+    assert actual["apart"] == {"CPU_ONLY": None, "CPU_AND_GPU": None, "CPU_AND_NE": "text_model_encoder_layers_1"}
     text = mac.markdown(checks)
     assert text.startswith("# On Apple M2 Pro, macOS 15.1 (24B83)\n")
     assert "| tiny text_encoder CPU_AND_NE | text_model_encoder_layers_1 |" in text
@@ -101,8 +101,8 @@ def test_a_compute_unit_that_does_not_load_leaves_the_others(checks, model, doub
     failed = [check.name.split()[0] for check in checks.done if check.error]
     # Of the double's engine only the plan can be had.
     assert failed == ["first-load", "load", "numbers", "idle"]
-    ((_, found),) = checks.figures("blocks")
-    assert set(found["failed"]) == {"CPU_AND_NE"}
+    ((_, actual),) = checks.figures("blocks")
+    assert set(actual["failed"]) == {"CPU_AND_NE"}
     assert {words[-1] for words, _ in checks.figures("numbers")} == {"CPU_ONLY"}
     assert "| tiny text_encoder CPU_AND_NE | does not run: Error in building plan" in mac.markdown(checks)
     assert "| tiny text_encoder CPU_AND_NE | - | - | - | - | - | - | - | Neural Engine" in mac.markdown(checks)
@@ -151,10 +151,10 @@ def test_whole_images_are_compared_with_fp32_and_with_themselves(checks, tmp_pat
 
 
 def test_commands_are_run_and_their_ends_kept():
-    found = mac.run_module(["server", "--version"])
-    assert found["status"] == 0
-    assert found["printed"].startswith("anemone ")
-    assert found["memory"] > 10**7
+    actual = mac.run_module(["server", "--version"])
+    assert actual["status"] == 0
+    assert actual["printed"].startswith("anemone ")
+    assert actual["memory"] > 10**7
     with pytest.raises(AnemoneError, match=r"^server verify . ended with status 2: usage: "):
         mac.run_or_raise(["server", "verify", "."])
 

@@ -100,7 +100,7 @@ def tiny(folder, *, unet=None, text=None, vae=None, **settings):
     )
 
 
-def picture(folder, **fields):
+def image_of(folder, **fields):
     model = StableDiffusion(folder, {})
     given = {"prompt": "red", "negative_prompt": "blue", "steps": 3, "guidance_scale": 5, "seed": 4} | fields
     events = model.generate(bind(model.manifest, **given), {})
@@ -139,8 +139,8 @@ def test_apples_packages_agree_with_the_checkpoint_though_they_declare_no_shapes
 def test_an_image_from_apples_packages_is_the_one_from_our_own(custom, apple):
     ours, _, source = custom
     before = {p: p.read_bytes() for p in apple.rglob("*") if p.is_file()}
-    found = adopt(apple, settings_of(source))
-    np.testing.assert_array_equal(picture(found), picture(ours))
+    actual = adopt(apple, settings_of(source))
+    np.testing.assert_array_equal(image_of(actual), image_of(ours))
     assert {p: p.read_bytes() for p in before} == before
     assert sorted(p.name for p in apple.iterdir() if p.suffix != ".mlpackage") == ["anemone.json", "tokenizer"]
 
@@ -168,19 +168,19 @@ def test_what_packages_show_is_read_off_them(tmp_path, kind, options):
     ours, folder = pair(tmp_path, source, **options)
     scale = ours.manifest.vae_scaling_factor
     tokenizer = next(source / t for t in ("tokenizer", "tokenizer_2") if (source / t).is_dir())
-    found = adopt(folder, AppleSettings(None, "epsilon", scale, None, tokenizer)).manifest
+    manifest = adopt(folder, AppleSettings(None, "epsilon", scale, None, tokenizer)).manifest
     expected = asdict(ours.manifest)
     if options.get("batches") == (1,):
         # Apple's --unet-batch-one is for guidance in two calls as well; ours is for models without any.
         expected["defaults"] = {"steps": 20, "guidance_scale": 7.5, "scheduler": "euler"}
     for field in ("name", "family", "attention", "precision", "sizes", "tokens", "conditions", "scheduler", "defaults"):
-        assert asdict(found)[field] == expected[field], field
+        assert asdict(manifest)[field] == expected[field], field
     for field in ("latent_channels", "vae_scale_factor", "vae_scaling_factor"):
-        assert asdict(found)[field] == expected[field], field
-    assert {n: replace(p[0], path="") for n, p in found.networks.items()} == {
+        assert asdict(manifest)[field] == expected[field], field
+    assert {n: replace(p[0], path="") for n, p in manifest.networks.items()} == {
         n: replace(p[0], path="") for n, p in ours.manifest.networks.items()
     }
-    assert (found.source.kind, found.converter.coremltools) == ("apple", "8.1")
+    assert (manifest.source.kind, manifest.converter.coremltools) == ("apple", "8.1")
 
 
 @pytest.mark.parametrize(
@@ -255,11 +255,11 @@ def test_the_noise_schedule_and_what_is_predicted_come_from_a_scheduler_config(c
     file.write_text(
         '{"_class_name": "DDIMScheduler", "beta_end": 0.03, "timestep_spacing": "trailing", "prediction_type": "sample"}'
     )
-    found = adopt(apple, settings_of(custom[2], prediction_type=None, scheduler_config=file)).manifest
-    assert (found.scheduler.beta_end, found.scheduler.timestep_spacing) == (0.03, "trailing")
-    assert (found.prediction_type, found.scheduler.beta_start) == ("sample", 0.0001)
-    found = adopt(apple, settings_of(custom[2], scheduler_config=file)).manifest
-    assert found.prediction_type == "v_prediction"
+    manifest = adopt(apple, settings_of(custom[2], prediction_type=None, scheduler_config=file)).manifest
+    assert (manifest.scheduler.beta_end, manifest.scheduler.timestep_spacing) == (0.03, "trailing")
+    assert (manifest.prediction_type, manifest.scheduler.beta_start) == ("sample", 0.0001)
+    manifest = adopt(apple, settings_of(custom[2], scheduler_config=file)).manifest
+    assert manifest.prediction_type == "v_prediction"
     file.write_text('{"prediction_type": "flow"}')
     with pytest.raises(AppleSettingsError, match="flow"):
         adopt(apple, settings_of(custom[2], prediction_type=None, scheduler_config=file))
@@ -270,9 +270,9 @@ def test_a_second_opening_needs_no_settings(custom, apple, tmp_path):
     with pytest.raises(AppleSettingsError, match="--prediction-type"):
         ready_model(apple, tmp_path / "data")
     adopt(apple, settings_of(source))
-    found = ready_model(apple, tmp_path / "data")
-    assert found.path == apple
-    np.testing.assert_array_equal(picture(found, steps=1), picture(ours, steps=1))
+    actual = ready_model(apple, tmp_path / "data")
+    assert actual.path == apple
+    np.testing.assert_array_equal(image_of(actual, steps=1), image_of(ours, steps=1))
     assert not (tmp_path / "data").exists()
 
 
@@ -290,9 +290,9 @@ def test_adopting_again_replaces_the_settings(custom, apple, tmp_path):
     write_tokenizer(other)
     (other / "merges.txt").write_text("#version: 0.2\n")
     adopt(apple, settings_of(custom[2], prediction_type="epsilon", tokenizer=other, steps=7))
-    found = ModelFolder.open(apple)
-    assert (found.manifest.prediction_type, found.manifest.defaults.steps) == ("epsilon", 7)
-    assert (found.tokenizer("tokenizer") / "merges.txt").read_text() == "#version: 0.2\n"
+    actual = ModelFolder.open(apple)
+    assert (actual.manifest.prediction_type, actual.manifest.defaults.steps) == ("epsilon", 7)
+    assert (actual.tokenizer("tokenizer") / "merges.txt").read_text() == "#version: 0.2\n"
 
 
 def test_a_model_of_published_widths_needs_its_tokenizer_alone(tmp_path):
@@ -307,8 +307,8 @@ def test_a_model_of_published_widths_needs_its_tokenizer_alone(tmp_path):
     (folder / "Resources").mkdir()
     for file in ("vocab.json", "merges.txt"):
         shutil.copy(source / "tokenizer" / file, folder / "Resources" / file)
-    found = ready_model(folder, tmp_path / "data")
-    np.testing.assert_array_equal(picture(found), picture(ours))
+    actual = ready_model(folder, tmp_path / "data")
+    np.testing.assert_array_equal(image_of(actual), image_of(ours))
 
 
 @pytest.mark.parametrize(
@@ -327,13 +327,13 @@ def test_a_model_of_published_widths_needs_its_tokenizer_alone(tmp_path):
 def test_published_models_settle_themselves(custom, family, version, expected):
     shown = replace(recognize_apple(custom[1]), family=family, version=version, published=True, vocabulary=49408)
     shown = replace(shown, networks=shown.networks | {"text_encoder_2": custom[1]})
-    found = settle(shown, AppleSettings())
-    assert (found.prediction_type, found.vae_scaling_factor) == expected[:2]
-    assert (found.schedule.timestep_spacing, found.defaults.steps) == expected[2:]
-    assert found.zeros_for_no_prompt == (family == "sdxl")
+    actual = settle(shown, AppleSettings())
+    assert (actual.prediction_type, actual.vae_scaling_factor) == expected[:2]
+    assert (actual.schedule.timestep_spacing, actual.defaults.steps) == expected[2:]
+    assert actual.zeros_for_no_prompt == (family == "sdxl")
     pads = {"text_encoder": "!" if family == "sd2" else "<|endoftext|>", "text_encoder_2": "!"}
     for network, pad in pads.items():
-        files = found.vocabulary.files(network)
+        files = actual.vocabulary.files(network)
         assert json.loads(files["tokenizer_config.json"])["pad_token"] == pad
         assert files["vocab.json"] == tokenizer_files(pad)["vocab.json"]
 
@@ -341,9 +341,9 @@ def test_published_models_settle_themselves(custom, family, version, expected):
 def test_what_is_given_counts_before_what_is_known(custom):
     shown = replace(recognize_apple(custom[1]), family="sdxl", published=True, vocabulary=49408)
     given = {"vae_scaling_factor": 0.2, "zeros_for_no_prompt": False, "guidance_scale": 0.0, "name": "mine"}
-    found = settle(shown, AppleSettings(**given))
-    assert (found.vae_scaling_factor, found.zeros_for_no_prompt, found.name) == (0.2, False, "mine")
-    assert (found.defaults.guidance_scale, found.defaults.steps) == (0.0, 20)
+    actual = settle(shown, AppleSettings(**given))
+    assert (actual.vae_scaling_factor, actual.zeros_for_no_prompt, actual.name) == (0.2, False, "mine")
+    assert (actual.defaults.guidance_scale, actual.defaults.steps) == (0.0, 20)
 
 
 def test_compressed_weights_are_named(apple):
@@ -392,9 +392,9 @@ def test_each_text_encoder_has_its_own_tokenizer_where_there_are_two(custom, tmp
         (tmp_path / name / "added_tokens.json").write_text(json.dumps({token: size}))
     for given in (tmp_path, None):
         model = shown if given else replace(shown, folder=tmp_path)
-        found = settle(model, settings_of(custom[2], tokenizer=given)).vocabulary
+        actual = settle(model, settings_of(custom[2], tokenizer=given)).vocabulary
         for network, token in (("text_encoder", "<cat>"), ("text_encoder_2", "<dog>")):
-            config = json.loads(found.files(network)["tokenizer_config.json"])
+            config = json.loads(actual.files(network)["tokenizer_config.json"])
             assert config["added_tokens_decoder"][str(size)]["content"] == token
 
 
@@ -403,8 +403,8 @@ def test_a_tokenizer_json_alone_is_a_tokenizer(custom, apple, tmp_path):
 
     CLIPTokenizer.from_pretrained(custom[2] / "tokenizer").save_pretrained(tmp_path / "tokenizer")
     assert not (tmp_path / "tokenizer" / "vocab.json").exists()
-    found = adopt(apple, settings_of(custom[2], tokenizer=tmp_path / "tokenizer"))
-    np.testing.assert_array_equal(picture(found), picture(custom[0]))
+    actual = adopt(apple, settings_of(custom[2], tokenizer=tmp_path / "tokenizer"))
+    np.testing.assert_array_equal(image_of(actual), image_of(custom[0]))
 
 
 @pytest.mark.parametrize("content", ['["a"]', '{"a": "b"}', "{}", "no json"])
@@ -446,9 +446,9 @@ def flat_time_ids(model):
 
 def test_an_xl_image_is_the_one_from_our_own_packages(xl, tmp_path):
     ours, apple, settings = xl
-    found = adopt(copied(apple, tmp_path), settings)
-    assert sorted(p.name for p in found.path.glob("tokenizer*")) == ["tokenizer", "tokenizer_2"]
-    np.testing.assert_array_equal(picture(found), picture(ours))
+    actual = adopt(copied(apple, tmp_path), settings)
+    assert sorted(p.name for p in actual.path.glob("tokenizer*")) == ["tokenizer", "tokenizer_2"]
+    np.testing.assert_array_equal(image_of(actual), image_of(ours))
 
 
 def test_flat_time_ids_are_read_as_two_rows(xl, tmp_path):
@@ -458,7 +458,7 @@ def test_flat_time_ids_are_read_as_two_rows(xl, tmp_path):
     shown = recognize_apple(folder)
     assert load(unet_of(folder)).inputs["time_ids"].shape == (12,)
     assert (shown.family, shown.time_ids, shown.batch) == ("sdxl", 6, 2)
-    np.testing.assert_array_equal(picture(adopt(folder, settings)), picture(ours))
+    np.testing.assert_array_equal(image_of(adopt(folder, settings)), image_of(ours))
 
 
 def test_an_autoencoder_in_fp32_that_coremltools_traced_is_taken(custom, apple):
@@ -490,9 +490,9 @@ def test_an_autoencoder_in_fp32_that_coremltools_traced_is_taken(custom, apple):
         path = next(apple.glob("*_vae_decoder.mlpackage"))
         shutil.rmtree(path)
         model.save(str(path))
-    found = adopt(apple, settings_of(source))
+    actual = adopt(apple, settings_of(source))
     assert load(path).inputs["z"].dtype == np.float32
-    assert psnr(picture(found), picture(ours).astype(np.float64)) > 45
+    assert psnr(image_of(actual), image_of(ours).astype(np.float64)) > 45
 
 
 def named(folder, *networks, version="v"):
@@ -623,9 +623,9 @@ def test_a_network_that_is_missing_is_named(xl, tmp_path):
 def test_a_model_without_an_encoder_makes_images_from_prompts(custom, apple):
     ours, _, source = custom
     shutil.rmtree(next(apple.glob("*_vae_encoder.mlpackage")))
-    found = adopt(apple, settings_of(source))
-    assert "vae_encoder" not in found.manifest.networks
-    np.testing.assert_array_equal(picture(found, steps=1), picture(ours, steps=1))
+    actual = adopt(apple, settings_of(source))
+    assert "vae_encoder" not in actual.manifest.networks
+    np.testing.assert_array_equal(image_of(actual, steps=1), image_of(ours, steps=1))
 
 
 def compiled_folder(apple, out):
@@ -651,10 +651,10 @@ def test_an_image_from_compiled_models_is_the_one_from_our_own(custom, tmp_path)
     folder = compiled_folder(packages, tmp_path / "Resources")
     for file in ("vocab.json", "merges.txt"):
         shutil.copy(source / "tokenizer" / file, folder)
-    found = adopt(folder, settings_of(source, tokenizer=None))
-    assert found.package("unet", SIDE, SIDE) == folder / "Unet.mlmodelc"
-    assert (found.tokenizer("tokenizer") / "vocab.json").read_bytes() == (folder / "vocab.json").read_bytes()
-    np.testing.assert_array_equal(picture(found), picture(ours))
+    actual = adopt(folder, settings_of(source, tokenizer=None))
+    assert actual.package("unet", SIDE, SIDE) == folder / "Unet.mlmodelc"
+    assert (actual.tokenizer("tokenizer") / "vocab.json").read_bytes() == (folder / "vocab.json").read_bytes()
+    np.testing.assert_array_equal(image_of(actual), image_of(ours))
 
 
 def with_cut_unet(apple, out):
@@ -683,9 +683,9 @@ def test_an_image_from_a_unet_cut_in_two_is_the_one_from_the_whole(custom, chunk
     ours, _, source = custom
     folder = copied(chunked, tmp_path) if form == "packages" else compiled_folder(chunked, tmp_path / "Resources")
     halves = sorted(path.name for path in folder.iterdir() if "chunk" in path.name.lower())
-    found = adopt(folder, settings_of(source))
-    assert [package.path for package in found.manifest.networks["unet"]] == halves[:1]
-    np.testing.assert_array_equal(picture(ready_model(folder, tmp_path / "data")), picture(ours))
+    actual = adopt(folder, settings_of(source))
+    assert [package.path for package in actual.manifest.networks["unet"]] == halves[:1]
+    np.testing.assert_array_equal(image_of(ready_model(folder, tmp_path / "data")), image_of(ours))
 
 
 def test_both_halves_count_for_what_a_model_is_and_for_the_lint(custom, chunked, tmp_path):
@@ -746,5 +746,5 @@ def test_the_advice_for_a_folder_that_cannot_be_written_works(custom, tmp_path):
     mine.mkdir()
     for package in apple.glob("*.mlpackage"):
         (mine / package.name).symlink_to(package)
-    found = adopt(mine, settings_of(source))
-    np.testing.assert_array_equal(picture(found, steps=1), picture(ours, steps=1))
+    actual = adopt(mine, settings_of(source))
+    np.testing.assert_array_equal(image_of(actual, steps=1), image_of(ours, steps=1))

@@ -94,8 +94,8 @@ class Single(nn.Module):
         x = self.norm(embedding.float())
         x = x / torch.sqrt(x.mean(1, keepdim=True) + 1e-3)
         margins = x - self.thresholds
-        found = (margins[:, :4].amax(1, keepdim=True) > 0.0005).float()
-        return waves.half(), self.conv(x), (margins + found * 0.01).reshape(1, 16), 1 - found, passed
+        actual = (margins[:, :4].amax(1, keepdim=True) > 0.0005).float()
+        return waves.half(), self.conv(x), (margins + actual * 0.01).reshape(1, 16), 1 - actual, passed
 
 
 def converted(ct, module, shapes, outputs, target, **more):
@@ -150,7 +150,7 @@ def signatures(model):
     """Operation -> the parameters it was given: constant or not, type, a constant's rank; and the types it gives."""
     function, operations = body(model)
     known = {i.name: ("tensor", named(i.type.tensorType.dataType)) for i in function.inputs}
-    found: dict[str, set[tuple]] = {}
+    actual: dict[str, set[tuple]] = {}
     for op in operations:
         types = tuple(named(out.type.tensorType.dataType) for out in op.outputs)
         if op.type == "const":
@@ -159,13 +159,13 @@ def signatures(model):
             continue
         known |= {out.name: ("tensor", kind) for out, kind in zip(op.outputs, types, strict=True)}
         parameters = frozenset((key, frozenset(known[a.name] for a in v.arguments)) for key, v in op.inputs.items())
-        found.setdefault(op.type, set()).add((parameters, frozenset(types), frozenset(op.attributes)))
-    return found
+        actual.setdefault(op.type, set()).add((parameters, frozenset(types), frozenset(op.attributes)))
+    return actual
 
 
 def storage(model):
     """How constants are kept: type, whether there are ten or more values, and in which field."""
-    found = set()
+    actual = set()
     for op in body(model)[1]:
         if op.type == "const":
             value = op.attributes["val"]
@@ -173,19 +173,19 @@ def storage(model):
             field = value.WhichOneof("value")
             if field == "immediateValue":
                 field = value.immediateValue.tensor.WhichOneof("value")
-            found.add((named(value.type.tensorType.dataType), np.prod(sizes, dtype=int) >= 10, field))
-    return found
+            actual.add((named(value.type.tensorType.dataType), np.prod(sizes, dtype=int) >= 10, field))
+    return actual
 
 
 @pytest.fixture(scope="module")
 def spelled(goldens):
     """Target -> all signatures of its goldens."""
-    found: dict[str, dict[str, set]] = {target: {} for target in goldens}
+    actual: dict[str, dict[str, set]] = {target: {} for target in goldens}
     for target, models in goldens.items():
         for model in models:
             for kind, forms in signatures(model).items():
-                found[target].setdefault(kind, set()).update(forms)
-    return found
+                actual[target].setdefault(kind, set()).update(forms)
+    return actual
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -311,8 +311,8 @@ def test_names_that_programs_do_not_take_are_changed_or_refused(ct, networks, tm
         graph = Graph(weights)
     x = graph.input("x", (1, 4), FP32)
     for name in ("0.proj", "tensor", "state", "a b", "üb", "fp16", "_under"):
-        found = graph.unary("relu", x, name).name
-        assert NameSanitizer().sanitize_name(found) == found
+        actual = graph.unary("relu", x, name).name
+        assert NameSanitizer().sanitize_name(actual) == actual
     for name in ("512", "tensor", "a-b", ""):
         with pytest.raises(ValueError, match="cannot name an input or output"):
             graph.input(name, (1,), FP32)

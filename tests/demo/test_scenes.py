@@ -59,10 +59,10 @@ def test_captions_name_everything_that_is_not_the_default():
 
 
 def test_prompts_of_the_check_are_held_out_from_training():
-    found = prompts(40, 1)
-    assert len(found) == 40
-    assert all(held_out(scene) for _, scene in found)
-    assert Counter(len(scene.things) for _, scene in found) == {1: 20, 2: 20}
+    actual = prompts(40, 1)
+    assert len(actual) == 40
+    assert all(held_out(scene) for _, scene in actual)
+    assert Counter(len(scene.things) for _, scene in actual) == {1: 20, 2: 20}
 
 
 def test_about_one_scene_in_eight_is_held_out():

@@ -13,8 +13,8 @@ from tests.support.live_server import live
 @pytest.fixture(scope="session")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """One server for every test that leaves it as it was."""
-    with live(tmp_path_factory.mktemp("data")) as found:
-        yield found
+    with live(tmp_path_factory.mktemp("data")) as actual:
+        yield actual
 
 
 @pytest.fixture(scope="session")

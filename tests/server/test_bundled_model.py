@@ -137,8 +137,8 @@ def test_images_match_diffusers_on_the_same_checkpoint(data_dir, server):
     ).images[0]
     fields = {"prompt": prompt, "steps": 20, "guidance_scale": 3, "seed": 7, "scheduler": "ddim"}
     png = server.post("/api/v1/txt2img", json=fields).content
-    found = np.asarray(Image.open(io.BytesIO(png))).astype(np.float64)
-    error = np.sqrt(np.mean((found - expected * 255) ** 2))
+    actual = np.asarray(Image.open(io.BytesIO(png))).astype(np.float64)
+    error = np.sqrt(np.mean((actual - expected * 255) ** 2))
     assert 20 * np.log10(255 / error) > 35
 
 

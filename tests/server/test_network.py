@@ -29,9 +29,9 @@ def started(data_dir: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[byte
     with said.open("wb") as out:
         process = subprocess.Popen([*command, "--model", str(data_dir / "none"), *flags], stdout=out, stderr=out)
     try:
-        found = until(lambda: process.poll() is not None or re.search(r"http\S+:(\d+)", said.read_text()))
+        actual = until(lambda: process.poll() is not None or re.search(r"http\S+:(\d+)", said.read_text()))
         assert process.poll() is None, said.read_text()
-        yield process, found[1], said
+        yield process, actual[1], said
     finally:
         process.kill()
         process.wait()

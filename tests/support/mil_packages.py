@@ -50,9 +50,9 @@ def package_of(
     return path
 
 
-def psnr(found: np.ndarray, expected: np.ndarray) -> float:
+def psnr(actual: np.ndarray, expected: np.ndarray) -> float:
     """Return the PSNR in dB, relative to the peak of ``expected``."""
-    error = np.sqrt(np.mean((found.astype(np.float64) - expected) ** 2))
+    error = np.sqrt(np.mean((actual.astype(np.float64) - expected) ** 2))
     return float(20 * np.log10(np.abs(expected).max() / (error + 1e-12)))
 
 

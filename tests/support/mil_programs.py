@@ -55,8 +55,8 @@ def run_program(folder: Path, opset: str, inputs: dict[str, np.ndarray], build: 
     return [outputs[f"result_{i}"] for i in range(len(outputs))]
 
 
-def assert_same(found: list[np.ndarray], expected: Iterable[Any], rtol: float = 1e-4, atol: float = 1e-5) -> None:
+def assert_same(actual: list[np.ndarray], expected: Iterable[Any], rtol: float = 1e-4, atol: float = 1e-5) -> None:
     """Assert that the results have the shapes and values of ``expected``, arrays or tensors."""
-    for place, (ours, theirs) in enumerate(zip(found, map(np.asarray, expected), strict=True)):
+    for place, (ours, theirs) in enumerate(zip(actual, map(np.asarray, expected), strict=True)):
         assert ours.shape == theirs.shape, f"result {place}"
         np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=atol, err_msg=f"result {place}")

@@ -171,7 +171,7 @@ def test_a_unet_that_is_given_keys_and_values_makes_the_same_image_without_their
     assert unets[1] < unets[0]
     for prompt in ("red", "red " * 80):
         fields = {"prompt": prompt, "steps": 2, "guidance_scale": 4.0, "seed": 3}
-        pictures = [
+        images = [
             next(
                 e
                 for e in StableDiffusion(model, {}, exactly).generate(bind(model.manifest, **fields), {})
@@ -179,7 +179,7 @@ def test_a_unet_that_is_given_keys_and_values_makes_the_same_image_without_their
             ).pixels
             for model in (usual, once)
         ]
-        np.testing.assert_allclose(pictures[0].astype(int), pictures[1].astype(int), atol=1)
+        np.testing.assert_allclose(images[0].astype(int), images[1].astype(int), atol=1)
 
 
 def test_a_prompt_longer_than_the_text_encoder_steers_the_image_to_its_end(tmp_path):

@@ -41,11 +41,11 @@ def mac(tmp_path, monkeypatch):
 )
 def test_a_trial_says_how_a_unit_does(encoder, mac, how, reason):
     mac(how)
-    found = attempt(encoder, "main", "CPU_AND_NE")
-    assert (found.reason is None) == (reason is None)
-    assert re.search(reason or "", found.reason or ""), found.reason
-    assert (found.load_seconds is None) == (how == "load")
-    assert (found.predict_seconds is None) == (how in ("die", "raise", "load"))
+    actual = attempt(encoder, "main", "CPU_AND_NE")
+    assert (actual.reason is None) == (reason is None)
+    assert re.search(reason or "", actual.reason or ""), actual.reason
+    assert (actual.load_seconds is None) == (how == "load")
+    assert (actual.predict_seconds is None) == (how in ("die", "raise", "load"))
 
 
 @pytest.mark.parametrize(

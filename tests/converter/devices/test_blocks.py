@@ -23,31 +23,31 @@ def package(model_folder, network):
 
 def recorded(path: Path, inputs):
     """Every value that the interpreter computes in fp32, taken from its own steps."""
-    network, found = MILNetwork(path), {}
+    network, actual = MILNetwork(path), {}
 
     def recording(step):
         def run(**given):
             result = step.run(**given)
             for name, value in zip(step.outputs, result if isinstance(result, list) else [result], strict=True):
-                found[name] = value.numpy().copy()
+                actual[name] = value.numpy().copy()
             return result
 
         return replace(step, run=run)
 
     network._steps = [recording(step) for step in network._steps]
     network.predict(inputs)
-    return found
+    return actual
 
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_rewritten_package_gives_what_the_interpreter_computes_at_every_block(model_folder, tmp_path, network):
     path = package(model_folder, network)
-    found = blocks(path)
-    assert found
+    actual = blocks(path)
+    assert actual
     out, inputs = tmp_path / "blocks.mlpackage", likely_inputs(path)
-    with_block_outputs(path, out, found)
+    with_block_outputs(path, out, actual)
     given, values = MILNetwork(out).predict(inputs), recorded(path, inputs)
-    for block in found:
+    for block in actual:
         assert given[block.output].shape == block.shape
         np.testing.assert_array_equal(given[block.output], values[block.value].astype(np.float32))
     for name, array in MILNetwork(path).predict(inputs).items():
@@ -84,13 +84,13 @@ def test_the_rewritten_package_is_one_to_coremltools(model_folder, tmp_path):
 
     path = package(model_folder, "unet")
     out = tmp_path / "blocks.mlpackage"
-    found = blocks(path)
-    with_block_outputs(path, out, found)
+    actual = blocks(path)
+    with_block_outputs(path, out, actual)
     model = ct.models.MLModel(str(out), skip_model_load=True)
     spec = model.get_spec()
     program = load(spec, spec.specificationVersion, model.weights_dir)
     outputs = [v.name for v in program.functions["main"].outputs]
-    assert outputs == [*own_features(path)[1], *(block.output for block in found)]
+    assert outputs == [*own_features(path)[1], *(block.output for block in actual)]
 
 
 def test_weights_are_links_and_the_package_itself_stays_as_it_was(model_folder, tmp_path):
@@ -111,13 +111,13 @@ def test_programs_without_module_names_are_looked_at_in_even_steps(tmp_path):
         return x
 
     path = package_of_program(tmp_path, [fp16(1, 4)], body)
-    found = blocks(path)
+    actual = blocks(path)
     # 80 operations, every third one, less the one that gives the output.
-    assert len(found) == 26
+    assert len(actual) == 26
     out = tmp_path / "blocks.mlpackage"
-    with_block_outputs(path, out, found)
+    with_block_outputs(path, out, actual)
     given = MILNetwork(out).predict({"x": np.zeros((1, 4), np.float16)})
-    sums = [given[block.output][0, 0] for block in found]
+    sums = [given[block.output][0, 0] for block in actual]
     assert sums == sorted(sums)
     assert sums[0] == 1.0  # after three operations: add, relu, add
 
@@ -130,11 +130,11 @@ def test_results_of_fp32_are_handed_on_as_they_are(tmp_path):
         return mb.cast(x=wide, dtype="fp16")
 
     path = package_of_program(tmp_path, [fp16(1, 4)], body)
-    out, found = tmp_path / "blocks.mlpackage", blocks(path)
-    assert {block.dtype.name for block in found} == {"float32"}
-    with_block_outputs(path, out, found)
+    out, actual = tmp_path / "blocks.mlpackage", blocks(path)
+    assert {block.dtype.name for block in actual} == {"float32"}
+    with_block_outputs(path, out, actual)
     given = MILNetwork(out).predict({"x": np.ones((1, 4), np.float16)})
-    np.testing.assert_allclose(given[found[-1].output], 1 + 4e-4, rtol=1e-7)
+    np.testing.assert_allclose(given[actual[-1].output], 1 + 4e-4, rtol=1e-7)
 
 
 def test_integers_and_the_like_end_no_block(tmp_path):
@@ -149,14 +149,14 @@ def test_integers_and_the_like_end_no_block(tmp_path):
 
 
 def test_results_are_taken_in_rounds_of_bounded_size(model_folder):
-    found = blocks(package(model_folder, "vae_decoder"))
-    assert list(in_rounds(found)) == [found]
-    largest = max(block.nbytes for block in found)
-    rounds = list(in_rounds(found, largest))
-    assert tuple(block for group in rounds for block in group) == found
+    actual = blocks(package(model_folder, "vae_decoder"))
+    assert list(in_rounds(actual)) == [actual]
+    largest = max(block.nbytes for block in actual)
+    rounds = list(in_rounds(actual, largest))
+    assert tuple(block for group in rounds for block in group) == actual
     assert len(rounds) > 1
     assert all(sum(block.nbytes for block in group) <= largest for group in rounds)
-    assert [len(group) for group in in_rounds(found, 1)] == [1] * len(found)
+    assert [len(group) for group in in_rounds(actual, 1)] == [1] * len(actual)
 
 
 def test_a_compiled_model_is_refused(model_folder, tmp_path):

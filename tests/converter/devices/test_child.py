@@ -32,9 +32,9 @@ def broken():
 
 
 def test_work_is_done_in_another_process():
-    process, found = in_child(doubled, np.arange(3))
+    process, actual = in_child(doubled, np.arange(3))
     assert process != os.getpid()
-    np.testing.assert_array_equal(found, [0, 2, 4])
+    np.testing.assert_array_equal(actual, [0, 2, 4])
 
 
 def test_a_process_that_is_killed_is_told_and_not_waited_for():

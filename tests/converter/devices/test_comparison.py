@@ -35,24 +35,24 @@ def unet(model_folder, tmp_path):
 )
 def test_the_block_in_which_the_engine_goes_wrong_is_named(unet, monkeypatch, operation, block):
     pretend(monkeypatch, noisy=(operation, 0.1))
-    found = compare_devices(unet, "main", UNITS, run=_predict)
-    assert found.failed == {}
-    assert found.first_loss("CPU_AND_NE").block == block
-    assert found.first_loss("CPU_ONLY") is None
-    at = next(row for row in found.rows if row.block == block)
+    comparison = compare_devices(unet, "main", UNITS, run=_predict)
+    assert comparison.failed == {}
+    assert comparison.first_loss("CPU_AND_NE").block == block
+    assert comparison.first_loss("CPU_ONLY") is None
+    at = next(row for row in comparison.rows if row.block == block)
     assert at.psnr_db["CPU_AND_NE"] < at.psnr_db["fp16"] - 20
     # Before the fault it is fp16's arithmetic, after it the noise goes through the rest.
-    before = found.rows[: found.rows.index(at)]
+    before = comparison.rows[: comparison.rows.index(at)]
     assert all(row.psnr_db["CPU_AND_NE"] == row.psnr_db["fp16"] for row in before)
-    assert found.rows[-1].block == "noise_pred"
-    assert found.rows[-1].psnr_db["CPU_AND_NE"] < 50
+    assert comparison.rows[-1].block == "noise_pred"
+    assert comparison.rows[-1].psnr_db["CPU_AND_NE"] < 50
 
 
 def test_numbers_that_are_not_finite_part_where_they_begin(unet, monkeypatch):
     pretend(monkeypatch, noisy=("mid_block_resnets_0_conv2", float("inf")))
-    found = compare_devices(unet, "main", ("CPU_AND_NE",), run=_predict)
-    assert found.first_loss("CPU_AND_NE").block == "mid_block_resnets_0"
-    assert found.first_loss("CPU_AND_NE").psnr_db["CPU_AND_NE"] == -np.inf
+    comparison = compare_devices(unet, "main", ("CPU_AND_NE",), run=_predict)
+    assert comparison.first_loss("CPU_AND_NE").block == "mid_block_resnets_0"
+    assert comparison.first_loss("CPU_AND_NE").psnr_db["CPU_AND_NE"] == -np.inf
 
 
 def test_a_compute_unit_that_does_not_run_is_told_and_the_others_are_compared(unet, monkeypatch):
@@ -63,30 +63,30 @@ def test_a_compute_unit_that_does_not_run_is_told_and_the_others_are_compared(un
             raise AnemoneError("the process was ended by SIGKILL")
         return _predict(path, function, units, inputs)
 
-    found = compare_devices(unet, "main", UNITS, run=run)
-    assert found.failed == {"CPU_AND_NE": "the process was ended by SIGKILL"}
-    assert all(set(row.psnr_db) == {"fp16", "CPU_ONLY"} for row in found.rows)
-    assert found.first_loss("CPU_AND_NE") is None
+    comparison = compare_devices(unet, "main", UNITS, run=run)
+    assert comparison.failed == {"CPU_AND_NE": "the process was ended by SIGKILL"}
+    assert all(set(row.psnr_db) == {"fp16", "CPU_ONLY"} for row in comparison.rows)
+    assert comparison.first_loss("CPU_AND_NE") is None
 
 
 def test_without_a_double_a_package_runs_in_a_process_of_its_own(model_folder):
     path = model_folder.path / model_folder.manifest.networks["text_encoder"][0].path
-    found = compare_devices(path, "main", ("CPU_ONLY",))
-    assert [row.block for row in found.rows[:2]] == ["text_model_encoder_layers_0", "text_model_encoder_layers_1"]
-    assert min(row.psnr_db["CPU_ONLY"] for row in found.rows) > 30
+    comparison = compare_devices(path, "main", ("CPU_ONLY",))
+    assert [row.block for row in comparison.rows[:2]] == ["text_model_encoder_layers_0", "text_model_encoder_layers_1"]
+    assert min(row.psnr_db["CPU_ONLY"] for row in comparison.rows) > 30
 
 
 def test_a_network_cut_in_two_is_compared_half_by_half(unet, monkeypatch, tmp_path):
     first, _ = cut_in_two(unet, tmp_path)
     pretend(monkeypatch, noisy=None)
-    found = compare_devices(first, "main", ("CPU_ONLY",), run=_predict)
-    names = [row.block for row in found.rows]
+    comparison = compare_devices(first, "main", ("CPU_ONLY",), run=_predict)
+    names = [row.block for row in comparison.rows]
     assert names[-1] == "noise_pred"
     assert {"down_blocks_0_resnets_0", "mid_block_resnets_0"} < set(names)
     whole = {block.name for block in blocks(unet)}
     assert len(whole & set(names)) >= len(whole) - 1
     # In fp32 the halves are the program, except that fp16 lies between them.
-    assert min(row.psnr_db["CPU_ONLY"] for row in found.rows) > 60
+    assert min(row.psnr_db["CPU_ONLY"] for row in comparison.rows) > 60
 
 
 def test_a_device_parts_where_it_loses_more_than_before():
@@ -98,9 +98,9 @@ def test_a_device_parts_where_it_loses_more_than_before():
 
 def test_where_fp16_itself_overflows_no_device_is_to_blame():
     lost = Row("loud", {"fp16": -np.inf, "X": -np.inf, "Y": 40.0})
-    found = DeviceComparison([lost, Row("next", {"fp16": -np.inf, "X": -np.inf, "Y": 41.0})])
-    assert found.first_loss("X") is None
-    assert found.first_loss("Y") is None
+    actual = DeviceComparison([lost, Row("next", {"fp16": -np.inf, "X": -np.inf, "Y": 41.0})])
+    assert actual.first_loss("X") is None
+    assert actual.first_loss("Y") is None
 
 
 def test_inputs_are_the_same_each_time_and_ids_are_of_the_encoders_own_words(model_folder):

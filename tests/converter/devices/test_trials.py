@@ -128,12 +128,12 @@ def test_where_the_folder_cannot_be_written_a_network_is_tried_once_and_runs(mod
     monkeypatch.setattr(trials, "FILE", "gone/anemone-trials.json")
     monkeypatch.setattr(trials, "_NOTE", "gone/.anemone-trying-")
     noted_paths = []
-    found = Trials(model, {}, noted_paths.append)
+    actual = Trials(model, {}, noted_paths.append)
     (package, *_) = model.manifest.networks["unet"]
-    assert [found.units("unet", package) for _ in range(2)] == ["CPU_AND_GPU"] * 2
+    assert [actual.units("unet", package) for _ in range(2)] == ["CPU_AND_GPU"] * 2
     assert [units for _, units in attempts.asked] == ["CPU_AND_NE", "CPU_AND_GPU"]
     assert "units are tried again each time the model is loaded" in caplog.text
-    with found._first("unet", package, "CPU_ONLY", "while it was loaded"):
+    with actual._first("unet", package, "CPU_ONLY", "while it was loaded"):
         pass
     assert noted_paths == []
 

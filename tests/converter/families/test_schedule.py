@@ -18,26 +18,26 @@ BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_line
 @pytest.mark.parametrize("name", sorted(set(SCHEDULER_CLASSES) - {"DPMSolverSDEScheduler"}))
 def test_what_a_configuration_lacks_is_as_in_its_class(name):
     theirs = {key: p.default for key, p in inspect.signature(getattr(diffusers, name).__init__).parameters.items()}
-    found, prediction_type = read_schedule("s", {"_class_name": name})
+    actual, prediction_type = read_schedule("s", {"_class_name": name})
     assert prediction_type == theirs["prediction_type"]
     for key in ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "steps_offset"):
-        assert getattr(found, key) == theirs.get(key, 0), key
-    assert found.timestep_spacing == theirs.get("timestep_spacing", "linspace")
-    assert found.set_alpha_to_one == theirs.get("set_alpha_to_one", True)
-    assert (found.trained_betas, found.rescale_betas_zero_snr) == (None, False)
+        assert getattr(actual, key) == theirs.get(key, 0), key
+    assert actual.timestep_spacing == theirs.get("timestep_spacing", "linspace")
+    assert actual.set_alpha_to_one == theirs.get("set_alpha_to_one", True)
+    assert (actual.trained_betas, actual.rescale_betas_zero_snr) == (None, False)
 
 
 def test_what_a_configuration_says_is_kept_whatever_its_class_reads():
     said = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
-    found, prediction_type = read_schedule("s", {"_class_name": "PNDMScheduler", **BETAS, **said})
-    assert (found.rescale_betas_zero_snr, found.timestep_spacing) == (True, "trailing")
+    actual, prediction_type = read_schedule("s", {"_class_name": "PNDMScheduler", **BETAS, **said})
+    assert (actual.rescale_betas_zero_snr, actual.timestep_spacing) == (True, "trailing")
     assert prediction_type == "v_prediction"
 
 
 def test_trained_betas_are_kept_and_must_be_as_many_as_timesteps():
     betas = np.linspace(0.0001, 0.03, 1000).tolist()
-    found, _ = read_schedule("s", {"_class_name": "DDIMScheduler", **BETAS, "trained_betas": betas})
-    assert found.trained_betas == tuple(betas)
+    actual, _ = read_schedule("s", {"_class_name": "DDIMScheduler", **BETAS, "trained_betas": betas})
+    assert actual.trained_betas == tuple(betas)
     with pytest.raises(CheckpointError, match="999 trained_betas for num_train_timesteps = 1000"):
         read_schedule("s", {"_class_name": "DDIMScheduler", **BETAS, "trained_betas": betas[1:]})
 

@@ -31,11 +31,11 @@ def run_unet(source, folder, timestep=981.0):
         "timestep": np.full(2, timestep, np.float16),
         "encoder_hidden_states": np.ascontiguousarray(states.transpose(0, 2, 1)[:, :, None]),
     }
-    found = as_written(folder.package("unet", SIDE, SIDE)).predict(inputs)["noise_pred"]
+    actual = as_written(folder.package("unet", SIDE, SIDE)).predict(inputs)["noise_pred"]
     with torch.no_grad():
         given = torch.from_numpy(sample).float(), timestep, torch.from_numpy(states).float()
         expected = reference(*given).sample.numpy()
-    return found, expected
+    return actual, expected
 
 
 #: Settings that no tensor's shape tells, each far from its default, so that a network that ignored one would show it.
@@ -84,14 +84,14 @@ def test_a_network_that_ignored_a_setting_tried_here_would_show_it(make):
 )
 def test_a_unet_predicts_what_diffusers_predicts(tmp_path, changes):
     source, folder = converted(tmp_path, unet=tiny_unet(**changes))
-    found, expected = run_unet(source, folder)
-    assert psnr(found, expected) > 80
+    actual, expected = run_unet(source, folder)
+    assert psnr(actual, expected) > 80
 
 
 @pytest.mark.parametrize("timestep", [0.0, 1.0, 999.0, 500.5])
 def test_the_time_embedding_is_exact_at_every_timestep(checkpoint, model_folder, timestep):
-    found, expected = run_unet(checkpoint, model_folder, timestep)
-    assert psnr(found, expected) > 80
+    actual, expected = run_unet(checkpoint, model_folder, timestep)
+    assert psnr(actual, expected) > 80
 
 
 @pytest.mark.parametrize(
@@ -115,9 +115,9 @@ def test_an_autoencoder_encodes_and_decodes_as_diffusers_does(tmp_path, changes)
         image = reference.decode(torch.from_numpy(z).float()).sample.numpy()
         latent = reference.encode(torch.from_numpy(x).float()).latent_dist.parameters.numpy()
     assert psnr(as_written(folder.package("vae_decoder", SIDE, SIDE)).predict({"z": z})["image"], image) > 80
-    found = as_written(folder.package("vae_encoder", SIDE, SIDE)).predict({"x": x})["latent"]
+    actual = as_written(folder.package("vae_encoder", SIDE, SIDE)).predict({"x": x})["latent"]
     # diffusers clamps the log variance to [-30, 20] when it builds the distribution; random weights stay inside.
-    assert psnr(found, latent) > 80
+    assert psnr(actual, latent) > 80
 
 
 @pytest.mark.parametrize("changes", [{}, {"eos_token_id": 2}, *UNSEEN_OF_TEXT])
@@ -127,11 +127,11 @@ def test_a_text_encoder_gives_the_states_transformers_gives(tmp_path, changes):
     vocabulary = reference.config.vocab_size
     ids = np.full((1, 77), vocabulary - 1)
     ids[0, :5] = [vocabulary - 2, 40, 7, 300, 12]
-    found = as_written(folder.package("text_encoder")).predict({"input_ids": ids.astype(np.float32)})
+    actual = as_written(folder.package("text_encoder")).predict({"input_ids": ids.astype(np.float32)})
     with torch.no_grad():
         expected = reference(torch.from_numpy(ids))
-    assert psnr(found["last_hidden_state"], expected.last_hidden_state.numpy()) > 75
-    assert psnr(found["pooled_outputs"], expected.pooler_output.numpy()) > 75
+    assert psnr(actual["last_hidden_state"], expected.last_hidden_state.numpy()) > 75
+    assert psnr(actual["pooled_outputs"], expected.pooler_output.numpy()) > 75
 
 
 def test_the_tiny_text_encoder_depends_on_its_prompt():

@@ -46,11 +46,11 @@ def test_text_encoders_are_the_networks_that_have_a_tokenizer():
 
 def test_no_module_but_the_registry_compares_networks_by_names_of_its_own():
     names = {kind.name for kind in KINDS}
-    found = {
+    actual = {
         f"{path.relative_to(ROOT)}: {node.value}"
         for package in ("converter", "server")
         for path in (ROOT / package).rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant) and node.value in names
     }
-    assert {line for line in found if line.partition(":")[0] not in NAMING} == set()
+    assert {line for line in actual if line.partition(":")[0] not in NAMING} == set()

@@ -19,14 +19,14 @@ from tests.support.mil_packages import as_written, halved, package_of
 HEIGHT, WIDTH = 12, 16
 
 
-def cosines(module, picture):
+def cosines(module, clip_input):
     with torch.no_grad():
-        embedding = module.visual_projection(module.vision_model(torch.from_numpy(picture).float())[1])
+        embedding = module.visual_projection(module.vision_model(torch.from_numpy(clip_input).float())[1])
         concepts = cosine_distance(embedding, module.concept_embeds)
         return concepts[0], cosine_distance(embedding, module.special_care_embeds)[0]
 
 
-def picture():
+def clip_input():
     return np.random.default_rng(0).standard_normal((1, 3, 28, 28)).astype(np.float16)
 
 
@@ -45,13 +45,13 @@ def checker(concept=-0.1, care=-0.1, **vision):
     for embeds in (module.concept_embeds, module.special_care_embeds):
         torch.nn.init.normal_(embeds, std=3)
     halved(module)
-    for above, place, found, thresholds in (
-        (concept, 5, cosines(module, picture())[0], module.concept_embeds_weights),
-        (care, 1, cosines(module, picture())[1], module.special_care_embeds_weights),
+    for above, place, actual, thresholds in (
+        (concept, 5, cosines(module, clip_input())[0], module.concept_embeds_weights),
+        (care, 1, cosines(module, clip_input())[1], module.special_care_embeds_weights),
     ):
         with torch.no_grad():
-            thresholds.copy_(found + 0.1)
-            thresholds[place] = found[place] - above
+            thresholds.copy_(actual + 0.1)
+            thresholds[place] = actual[place] - above
     return halved(module)
 
 
@@ -64,12 +64,12 @@ def package(module, folder, attention="split_einsum"):
 
 def inputs(adjustment=0.0):
     images = np.random.default_rng(1).uniform(0.1, 1, (1, HEIGHT, WIDTH, 3)).astype(np.float16)
-    return {"clip_input": picture(), "images": images, "adjustment": np.array([adjustment], np.float16)}
+    return {"clip_input": clip_input(), "images": images, "adjustment": np.array([adjustment], np.float16)}
 
 
 def scores(module, cared):
-    found = cosines(module, picture())[0] - module.concept_embeds_weights + 0.01 * cared
-    return found.numpy()[None]
+    actual = cosines(module, clip_input())[0] - module.concept_embeds_weights + 0.01 * cared
+    return actual.numpy()[None]
 
 
 @pytest.mark.parametrize(
@@ -102,29 +102,29 @@ def test_an_image_is_judged_as_diffusers_judges_it(tmp_path, concept, care, unsa
     given = inputs()
     expected, judged = module(torch.from_numpy(given["clip_input"]).float(), given["images"].copy())
     assert judged == [unsafe]
-    found = as_written(package(module, tmp_path)).predict(given)
-    assert found["has_nsfw_concepts"].tolist() == [[[[float(unsafe)]]]]
-    np.testing.assert_array_equal(found["filtered_images"], expected.astype(np.float32))
+    outputs = as_written(package(module, tmp_path)).predict(given)
+    assert outputs["has_nsfw_concepts"].tolist() == [[[[float(unsafe)]]]]
+    np.testing.assert_array_equal(outputs["filtered_images"], expected.astype(np.float32))
     assert expected.any() != unsafe
-    np.testing.assert_allclose(found["concept_scores"], scores(module, care > 0.0005), atol=1e-5)
-    assert {name: array.dtype for name, array in found.items()} == dict.fromkeys(found, np.dtype(np.float32))
+    np.testing.assert_allclose(outputs["concept_scores"], scores(module, care > 0.0005), atol=1e-5)
+    assert {name: array.dtype for name, array in outputs.items()} == dict.fromkeys(outputs, np.dtype(np.float32))
 
 
 def test_adjustment_finds_more_that_needs_care(tmp_path):
     module = checker(-0.005, -0.03)
     ours = as_written(package(module, tmp_path))
     for adjustment, unsafe in ((0.0, False), (0.02, False), (0.04, True)):
-        found = ours.predict(inputs(adjustment))
-        assert found["has_nsfw_concepts"].item() == unsafe
-        np.testing.assert_allclose(found["concept_scores"], scores(module, unsafe), atol=1e-5)
+        outputs = ours.predict(inputs(adjustment))
+        assert outputs["has_nsfw_concepts"].item() == unsafe
+        np.testing.assert_allclose(outputs["concept_scores"], scores(module, unsafe), atol=1e-5)
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 def test_every_implementation_of_attention_gives_the_same_scores(tmp_path, attention, activation):
     module = checker(hidden_act=activation, layer_norm_eps=1e-3)
-    found = as_written(package(module, tmp_path, attention)).predict(inputs())["concept_scores"]
-    np.testing.assert_allclose(found, scores(module, False), atol=1e-5)
+    actual = as_written(package(module, tmp_path, attention)).predict(inputs())["concept_scores"]
+    np.testing.assert_allclose(actual, scores(module, False), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -61,9 +61,9 @@ def test_a_decoder_paints_what_diffusers_paints(tmp_path, changes):
     z = (4 * np.random.default_rng(0).standard_normal((1, module.config.latent_channels, 6, 8))).astype(np.float16)
     with torch.no_grad():
         expected = module.decode(torch.from_numpy(z).float()).sample.numpy()
-    found = as_written(package(module, tmp_path, 24, 32)).predict({"z": z})["image"]
-    assert found.shape == (1, 3, 24, 32)
-    assert psnr(found, expected) > 70
+    actual = as_written(package(module, tmp_path, 24, 32)).predict({"z": z})["image"]
+    assert actual.shape == (1, 3, 24, 32)
+    assert psnr(actual, expected) > 70
 
 
 class Shapes:

@@ -56,17 +56,17 @@ FAMILIES = {
 def inputs_of(shape, batch, height, width, seed=0):
     """A UNet's inputs, random."""
     rng = np.random.default_rng(seed)
-    found = {
+    actual = {
         "sample": rng.standard_normal((batch, shape.in_channels, height, width)),
         "timestep": np.full(batch, 801.0),
         "encoder_hidden_states": rng.standard_normal((batch, TEXT_WIDTH, 1, 7)),
     }
     if shape.guidance_width:
-        found["timestep_cond"] = rng.standard_normal((batch, shape.guidance_width))
+        actual["timestep_cond"] = rng.standard_normal((batch, shape.guidance_width))
     if shape.addition:
-        found["time_ids"] = rng.choice([0, 64, 512, 1024], (batch, shape.addition.ids))
-        found["text_embeds"] = rng.standard_normal((batch, POOLED))
-    return {name: array.astype(np.float16) for name, array in found.items()}
+        actual["time_ids"] = rng.choice([0, 64, 512, 1024], (batch, shape.addition.ids))
+        actual["text_embeds"] = rng.standard_normal((batch, POOLED))
+    return {name: array.astype(np.float16) for name, array in actual.items()}
 
 
 def predicted_by(reference, inputs, **more):
@@ -123,9 +123,9 @@ def test_long_rows_of_queries_are_cut_whatever_their_length(tmp_path):
     # One attention over the latents themselves on the way down and two on the way up, two heads each: 6 by 5 pieces.
     assert softmaxes[0] - softmaxes[1] == 6 * 4
     inputs = inputs_of(shape, 2, 45, 50)
-    found, expected = ours.predict(inputs)["noise_pred"], predicted_by(module, inputs).sample.numpy()
-    assert psnr(found, expected) > 80
-    assert psnr(found, whole.predict(inputs)["noise_pred"]) > 100
+    actual, expected = ours.predict(inputs)["noise_pred"], predicted_by(module, inputs).sample.numpy()
+    assert psnr(actual, expected) > 80
+    assert psnr(actual, whole.predict(inputs)["noise_pred"]) > 100
 
 
 @pytest.mark.parametrize("family", [{}, FAMILIES["sd2"], XL], ids=["sd1", "sd2", "sdxl"])
@@ -143,17 +143,17 @@ def test_a_controlnet_and_a_unet_that_takes_its_residuals_predict_what_diffusers
     ours = as_written(
         package_of(guide, tmp_path / "guide", lambda la: controlnet(la, shape, batch=2, tokens=7, height=8, width=8))
     )
-    picture = np.random.default_rng(1).uniform(0, 1, (2, 3, 64, 64)).astype(np.float16)
+    image = np.random.default_rng(1).uniform(0, 1, (2, 3, 64, 64)).astype(np.float16)
     inputs = inputs_of(shape, 2, 8, 8)
-    found = ours.predict(inputs | {"controlnet_cond": picture})
-    expected = predicted_by(guide, inputs, controlnet_cond=torch.from_numpy(picture).float())
+    actual = ours.predict(inputs | {"controlnet_cond": image})
+    expected = predicted_by(guide, inputs, controlnet_cond=torch.from_numpy(image).float())
     residuals = [*expected.down_block_res_samples, expected.mid_block_res_sample]
-    assert len(found) == len(residuals)
+    assert len(actual) == len(residuals)
     for index, residual in enumerate(residuals):
-        assert psnr(found[f"additional_residual_{index}"], residual.numpy()) > 80
+        assert psnr(actual[f"additional_residual_{index}"], residual.numpy()) > 80
 
     _, guided = converted(module, tmp_path / "unet", control=True)
-    halves = {name: array.astype(np.float16) for name, array in found.items()}
+    halves = {name: array.astype(np.float16) for name, array in actual.items()}
     given = [torch.from_numpy(halves[f"additional_residual_{i}"]).float() for i in range(len(residuals))]
     wanted = predicted_by(
         module, inputs, down_block_additional_residuals=given[:-1], mid_block_additional_residual=given[-1]

@@ -90,10 +90,10 @@ def expected(network, module, inputs):
     (x,) = (torch.from_numpy(array).float() for array in inputs.values())
     with torch.no_grad():
         # Not by encode(), whose distribution clamps the log variance.
-        found = module.decode(x).sample if network is vae_decoder else module.quant_conv(module.encoder(x))
+        actual = module.decode(x).sample if network is vae_decoder else module.quant_conv(module.encoder(x))
     for hook in hooks:
         hook.remove()
-    return found.numpy(), max(greatest)
+    return actual.numpy(), max(greatest)
 
 
 def package(network, module, folder, config):
@@ -113,8 +113,8 @@ def test_what_overflows_in_plain_fp16_is_right_in_the_scaled_form(tmp_path, netw
     assert not np.isfinite(broken).all()
 
     scaled = package(network, module, tmp_path / "scaled", dict(module.config))
-    (found,) = in_half(scaled, inputs, flush=flush).values()
-    assert psnr(found, wanted) > 50
+    (actual,) = in_half(scaled, inputs, flush=flush).values()
+    assert psnr(actual, wanted) > 50
     (exact,) = as_written(scaled).predict(inputs).values()
     assert psnr(exact, wanted) > 90
 
@@ -146,8 +146,8 @@ def test_a_group_of_one_value_and_a_group_near_the_epsilon_are_normalised_exactl
     for size in (0, 1e-3):
         inputs = {"z": (given(vae_decoder)["z"] * size).astype(np.float16)}
         wanted, _ = expected(vae_decoder, module, inputs)
-        (found,) = as_written(path).predict(inputs).values()
-        assert psnr(found, wanted) > 70
+        (actual,) = as_written(path).predict(inputs).values()
+        assert psnr(actual, wanted) > 70
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def theirs(ct, path):
 
     spec = ct.utils.load_spec(str(path))
     program = load_program(spec, spec.specificationVersion, str(path / "Data/com.apple.CoreML/weights"))
-    found = {}
+    actual = {}
     for op in program.functions["main"].operations:
         if op.op_type.startswith("constexpr_"):
             if op.op_type == "constexpr_lut_to_dense" and op.lut.val is None:
@@ -95,17 +95,17 @@ def theirs(ct, path):
                 dense = op.decompress(op.indices.val, op.lut.op.materialized_val_inference(), None)
             else:
                 dense = op.materialized_val_inference()
-            found |= zip([o.name for o in op.outputs], dense if isinstance(dense, tuple) else [dense], strict=True)
-    return found
+            actual |= zip([o.name for o in op.outputs], dense if isinstance(dense, tuple) else [dense], strict=True)
+    return actual
 
 
 def ours(path):
     """Every compressed constant of a program, those behind others too, by name."""
-    found = {}
+    actual = {}
 
     def visit(value):
         if isinstance(value, Compressed):
-            found[value.name] = value
+            actual[value.name] = value
             for source in value.sources.values():
                 visit(source)
 
@@ -113,16 +113,16 @@ def ours(path):
         for values in op.constants.values():
             for value in values:
                 visit(value)
-    return found
+    return actual
 
 
 def assert_decodes(ct, model, folder, kinds):
     path = folder / "m.mlpackage"
     model.save(str(path))
-    expected, found = theirs(ct, path), ours(path)
-    assert {v.kind for v in found.values() if v.kind.startswith("constexpr_")} == set(kinds)
+    expected, actual = theirs(ct, path), ours(path)
+    assert {v.kind for v in actual.values() if v.kind.startswith("constexpr_")} == set(kinds)
     compared = 0
-    for name, value in found.items():
+    for name, value in actual.items():
         if name in expected:
             decoded = value.dense()
             assert (decoded.shape, decoded.dtype) == (value.shape, value.dtype) == (expected[name].shape, value.dtype)
@@ -132,8 +132,8 @@ def assert_decodes(ct, model, folder, kinds):
     assert compared >= 2
     for bare in (False, True):
         from_text = ours(compiled(path, folder / f"{bare}.mlmodelc", bare))
-        assert from_text.keys() == found.keys()
-        for name, value in found.items():
+        assert from_text.keys() == actual.keys()
+        for name, value in actual.items():
             np.testing.assert_array_equal(from_text[name].dense(), value.dense())
 
 
@@ -151,10 +151,10 @@ def test_a_compressed_network_runs_as_its_unfolded_one(ct, plain, tmp_path, targ
     model.save(str(tmp_path / "m.mlpackage"))
     compress(model, ct.optimize.coreml.decompress_weights).save(str(tmp_path / "dense.mlpackage"))
     x = {"x": np.random.default_rng(0).standard_normal((1, 8, 4, 4)).astype(np.float32)}
-    found, expected = (
+    actual, expected = (
         load(tmp_path / f"{name}.mlpackage", precision="fp32").predict(x)["y"] for name in ("m", "dense")
     )
-    np.testing.assert_allclose(found, expected, rtol=5e-3, atol=1e-3)
+    np.testing.assert_allclose(actual, expected, rtol=5e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("target", "bits"), [("iOS16", n) for n in (1, 2, 4, 6, 8)] + [("iOS17", 4)])
@@ -244,11 +244,11 @@ def integers(ct, name, values):
 
 
 def assert_same(ct, path, rtol=0.0):
-    expected, found = theirs(ct, path), ours(path)
+    expected, actual = theirs(ct, path), ours(path)
     names = sorted(name for name in expected if name.startswith("w"))
     assert names
     for name in names:
-        np.testing.assert_allclose(found[name].dense(), expected[name], rtol=rtol, err_msg=name)
+        np.testing.assert_allclose(actual[name].dense(), expected[name], rtol=rtol, err_msg=name)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 6, 8])
@@ -311,9 +311,9 @@ def test_fp16_weights_of_an_fp32_network(ct, tmp_path):
         yield mb.constexpr_cast(source_val=values, output_dtype="fp32", name="w")
 
     built(ct, weights, tmp_path / "m.mlpackage", "iOS16")
-    found = ours(tmp_path / "m.mlpackage")["w"].dense()
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, values.astype(np.float32))
+    actual = ours(tmp_path / "m.mlpackage")["w"].dense()
+    assert actual.dtype == np.float32
+    np.testing.assert_array_equal(actual, values.astype(np.float32))
 
 
 @pytest.mark.parametrize("kind", ["uint1", "uint2", "uint3", "uint4", "uint6", "int4", "int8", "uint8", "int16"])
@@ -331,12 +331,12 @@ def test_blobs_are_read_as_coremltools_writes_them(tmp_path, kind):
     expected = np.asarray(getattr(_BlobStorageReader(str(path)), f"read_{kind}_data")(offset))
     reader = BlobReader(path)
     if bits >= 8:
-        found = reader.read(offset, dtype, values.shape)
+        actual = reader.read(offset, dtype, values.shape)
     else:
-        found = unpack(reader.packed(offset, BY_NAME[kind], values.shape), bits, signed, values.shape)
-    assert found.dtype == dtype
-    np.testing.assert_array_equal(found, values)
-    np.testing.assert_array_equal(found.reshape(-1), expected)
+        actual = unpack(reader.packed(offset, BY_NAME[kind], values.shape), bits, signed, values.shape)
+    assert actual.dtype == dtype
+    np.testing.assert_array_equal(actual, values)
+    np.testing.assert_array_equal(actual.reshape(-1), expected)
 
 
 def test_packed_integers_of_another_width_or_number_are_refused(tmp_path):

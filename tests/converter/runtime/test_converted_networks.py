@@ -139,13 +139,13 @@ def safety_checker():
     module.concept_embeds.data.normal_()
     module.special_care_embeds_weights.data.fill_(2.0)
     module.concept_embeds_weights.data.fill_(2.0)
-    pictures = torch.randn(2, 3, 28, 28)
+    images = torch.randn(2, 3, 28, 28)
     with torch.no_grad():
-        embeddings = module.visual_projection(module.vision_model(pictures)[1])
+        embeddings = module.visual_projection(module.vision_model(images)[1])
         likeness = F.cosine_similarity(embeddings, module.concept_embeds[3], dim=1)
-    module.concept_embeds_weights.data[3] = likeness.mean()  # one of the two pictures is unsafe
+    module.concept_embeds_weights.data[3] = likeness.mean()  # one of the two images is unsafe
     # The original writes into the images it is given, which a program's inputs do not allow.
-    return Called(module, lambda m, x, y: m.forward_onnx(x, y.clone())), (pictures, torch.rand(2, 8, 8, 3))
+    return Called(module, lambda m, x, y: m.forward_onnx(x, y.clone())), (images, torch.rand(2, 8, 8, 3))
 
 
 class Dense(nn.Module):
@@ -157,10 +157,10 @@ class Dense(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(width + i * growth, out, 3, padding=1) for i, out in enumerate(outs))
 
     def forward(self, x):
-        found = [x]
+        features = [x]
         for conv in self.convs[:4]:
-            found.append(F.leaky_relu(conv(torch.cat(found, 1)), 0.2))
-        return x + 0.2 * self.convs[4](torch.cat(found, 1))
+            features.append(F.leaky_relu(conv(torch.cat(features, 1)), 0.2))
+        return x + 0.2 * self.convs[4](torch.cat(features, 1))
 
 
 class Upscaler(nn.Module):
@@ -217,9 +217,9 @@ def test_a_package_of_ct_convert_computes_what_its_original_does(ct, tmp_path, m
         model.save(str(tmp_path / "m.mlpackage"))
     network, fast = MILNetwork(tmp_path / "m.mlpackage"), load(tmp_path / "m.mlpackage")
     arrays = {n: x.numpy().astype(f.dtype) for (n, f), x in zip(network.inputs.items(), given, strict=True)}
-    found, quick = (list(one.predict(arrays).values()) for one in (network, fast))
+    actual, quick = (list(one.predict(arrays).values()) for one in (network, fast))
     originals = expected if isinstance(expected, tuple) else (expected,)
-    for ours, rounded, theirs in zip(found, quick, originals, strict=True):
+    for ours, rounded, theirs in zip(actual, quick, originals, strict=True):
         theirs = theirs.float().numpy()
         assert ours.shape == rounded.shape == theirs.shape
         assert psnr(ours.astype(np.float32), theirs) >= 60

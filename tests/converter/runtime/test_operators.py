@@ -37,8 +37,8 @@ def evaluated(mb, kind, parameters):
     @mb.program(input_specs=[mb.TensorSpec(shape=(1,))], opset_version=ct.target.iOS16)
     def program(unused):
         plain = {k: bool(v) if isinstance(v, np.bool_) else v for k, v in parameters.items()}
-        found = getattr(mb, kind)(**plain)
-        result.extend(found if isinstance(found, list | tuple) else [found])
+        actual = getattr(mb, kind)(**plain)
+        result.extend(actual if isinstance(actual, list | tuple) else [actual])
         return mb.identity(x=unused)
 
     return [r.val for r in result]
@@ -190,9 +190,9 @@ def test_an_operator_computes_what_coremltools_computes(mb, kind, parameters):
     expected = evaluated(mb, kind, parameters)
     if any(e is None for e in expected):
         expected = BY_HAND[kind](parameters) if kind in BY_HAND else pytest.fail(f"no reference for {kind}")
-    found = OPERATORS[kind](**{name: held(value) for name, value in parameters.items()})
-    found = found if isinstance(found, list) else [found]
-    for ours, theirs in zip(found, expected, strict=True):
+    actual = OPERATORS[kind](**{name: held(value) for name, value in parameters.items()})
+    actual = actual if isinstance(actual, list) else [actual]
+    for ours, theirs in zip(actual, expected, strict=True):
         assert tuple(ours.shape) == np.shape(theirs)
         np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-5, atol=1e-6)
 
@@ -200,5 +200,5 @@ def test_an_operator_computes_what_coremltools_computes(mb, kind, parameters):
 def test_interleaved_tensors_alternate():
     # The example of coremltools' documentation; its own evaluation of constants forgets the flag.
     a, b = torch.tensor([[1, 2], [3, 4], [5, 6]]), torch.tensor([[7, 8], [9, 10], [11, 12]])
-    found = OPERATORS["concat"]([a, b], torch.tensor(0), torch.tensor(True))
-    assert found.tolist() == [[1, 2], [7, 8], [3, 4], [9, 10], [5, 6], [11, 12]]
+    actual = OPERATORS["concat"]([a, b], torch.tensor(0), torch.tensor(True))
+    assert actual.tolist() == [[1, 2], [7, 8], [3, 4], [9, 10], [5, 6], [11, 12]]

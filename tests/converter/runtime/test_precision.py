@@ -31,8 +31,8 @@ def test_every_operation_rounds_as_numpy_rounds_it_in_fp16(tmp_path):
     z = (a * b + np.float16(0.1)) / (np.abs(b) + np.float16(0.3))
     expected = z * z - np.sqrt(np.abs(a))
     assert expected.dtype == np.float16
-    found = ran(path, {"x": a, "y": b}, "fp16")["z"]
-    np.testing.assert_array_equal(found, expected)
+    actual = ran(path, {"x": a, "y": b}, "fp16")["z"]
+    np.testing.assert_array_equal(actual, expected)
     exact = ran(path, {"x": a, "y": b}, "fp32")["z"]
     assert (exact != expected).any()
 
@@ -52,9 +52,9 @@ def test_coremltools_own_evaluation_in_fp16_agrees(tmp_path):
         return layer(x)
 
     path = package_of_program(tmp_path, [fp16(4, 25)], body)
-    (found,) = ran(path, {"x": given}, "fp16").values()
+    (actual,) = ran(path, {"x": given}, "fp16").values()
     assert evaluated[0].dtype == np.float16
-    np.testing.assert_array_equal(found, evaluated[0])
+    np.testing.assert_array_equal(actual, evaluated[0])
 
 
 def test_sums_inside_an_operation_are_kept_in_fp32(tmp_path):
@@ -65,8 +65,8 @@ def test_sums_inside_an_operation_are_kept_in_fp32(tmp_path):
         return mb.matmul(x=x, y=np.ones((4096, 1), np.float16), name="y"), mb.reduce_sum(x=x, axes=[1], name="z")
 
     path = package_of_program(tmp_path, [fp16(1, 4096)], body)
-    found = ran(path, {"x": ones}, "fp16")
-    assert found["y"].item() == found["z"].item() == 4096
+    actual = ran(path, {"x": ones}, "fp16")
+    assert actual["y"].item() == actual["z"].item() == 4096
 
 
 def test_what_exceeds_fp16_is_infinite_and_subnormal_numbers_stay(tmp_path):
@@ -116,8 +116,8 @@ def test_the_engines_convolutions_and_einsums_share_that_limit_and_sums_do_not(t
         )
 
     path = package_of_program(tmp_path, [fp16(1, 4, 1, 2)], body)
-    found = ran(path, {"x": np.tile(np.float16([8000, 9000]), (4, 1)).reshape(1, 4, 1, 2)}, "ane")
-    assert {name: array.reshape(-1).tolist() for name, array in found.items()} == {
+    actual = ran(path, {"x": np.tile(np.float16([8000, 9000]), (4, 1)).reshape(1, 4, 1, 2)}, "ane")
+    assert {name: array.reshape(-1).tolist() for name, array in actual.items()} == {
         "conv": [32000, np.inf],
         "einsum": [32000, np.inf],
         "sum": [32000, 36000],
@@ -134,13 +134,13 @@ def test_a_slice_within_the_last_axis_is_narrow_on_engines_before_a16(tmp_path, 
 
     path = package_of_program(tmp_path, [fp16(1, 3)], body)
     given = np.array([[4094, 4096, -4096]], np.float16)
-    found = ran(path, {"x": given}, "ane", narrow_slices=narrow)
+    actual = ran(path, {"x": given}, "ane", narrow_slices=narrow)
     expected = given[:, begin : begin + 2].astype(np.float32)
     if narrow and begin:
         expected = np.where(np.abs(expected) > 4094, np.sign(expected) * np.inf, expected)
-    np.testing.assert_array_equal(found["by_index"], expected)
-    np.testing.assert_array_equal(found["by_size"], expected)
-    np.testing.assert_array_equal(found["masked"], given[:, :2])
+    np.testing.assert_array_equal(actual["by_index"], expected)
+    np.testing.assert_array_equal(actual["by_size"], expected)
+    np.testing.assert_array_equal(actual["masked"], given[:, :2])
 
 
 def test_the_engine_takes_subnormal_results_for_zero(tmp_path):

@@ -332,5 +332,5 @@ def test_the_lint_looks_into_nested_blocks(tmp_path, body):
     assert [op.index for op in function.operations] == list(range(len(kinds)))
     last = function.operations[-1]
     assert {name for n in range(2) for name in last.inputs[f"block{n}"]} <= set(function.producers)
-    found = {finding.rule: finding for finding in lint_package(path)}
-    assert any(body.__name__ == place.operation for finding in found.values() for place in finding.places)
+    actual = {finding.rule: finding for finding in lint_package(path)}
+    assert any(body.__name__ == place.operation for finding in actual.values() for place in finding.places)

@@ -21,22 +21,22 @@ def package(model_folder, network):
     return model_folder.package(network, *(() if network == "text_encoder" else (64, 64)))
 
 
-def assert_same_value(found, expected):
+def assert_same_value(actual, expected):
     if isinstance(expected, str):
-        assert found == expected
+        assert actual == expected
     elif isinstance(expected, np.ndarray):
-        assert found.dtype == expected.dtype
-        np.testing.assert_array_equal(found, expected)
+        assert actual.dtype == expected.dtype
+        np.testing.assert_array_equal(actual, expected)
     else:
         for part in ("kind", "output", "shape", "dtype"):
-            assert getattr(found, part) == getattr(expected, part)
-        np.testing.assert_array_equal(found.dense(), expected.dense())
+            assert getattr(actual, part) == getattr(expected, part)
+        np.testing.assert_array_equal(actual.dense(), expected.dense())
 
 
-def assert_same_program(found, expected):
-    assert (found.inputs, found.outputs, found.states) == (expected.inputs, expected.outputs, expected.states)
-    assert len(found.operations) == len(expected.operations)
-    for one, other in zip(found.operations, expected.operations, strict=True):
+def assert_same_program(actual, expected):
+    assert (actual.inputs, actual.outputs, actual.states) == (expected.inputs, expected.outputs, expected.states)
+    assert len(actual.operations) == len(expected.operations)
+    for one, other in zip(actual.operations, expected.operations, strict=True):
         for part in ("kind", "inputs", "outputs", "dtypes", "shapes"):
             assert getattr(one, part) == getattr(other, part)
         assert one.constants.keys() == other.constants.keys()
@@ -45,11 +45,11 @@ def assert_same_program(found, expected):
                 assert_same_value(a, b)
 
 
-def assert_same_messages(found, expected):
-    assert set(found.mlProgram.functions) == set(expected.mlProgram.functions)
+def assert_same_messages(actual, expected):
+    assert set(actual.mlProgram.functions) == set(expected.mlProgram.functions)
     for name, function in expected.mlProgram.functions.items():
         function.ClearField("attributes")
-        assert found.mlProgram.functions[name] == function
+        assert actual.mlProgram.functions[name] == function
 
 
 @pytest.mark.parametrize("bare", [False, True])
@@ -64,8 +64,8 @@ def test_our_packages_read_the_same_compiled(model_folder, tmp_path, network, ba
 def test_a_compiled_model_runs_as_its_package(model_folder, tmp_path):
     path = package(model_folder, "vae_decoder")
     z = np.random.default_rng(0).standard_normal((1, 4, 8, 8)).astype(np.float16)
-    found = load(compiled(path, tmp_path / "VAEDecoder.mlmodelc"), precision="fp32").predict({"z": z})["image"]
-    np.testing.assert_array_equal(found, load(path, precision="fp32").predict({"z": z})["image"])
+    actual = load(compiled(path, tmp_path / "VAEDecoder.mlmodelc"), precision="fp32").predict({"z": z})["image"]
+    np.testing.assert_array_equal(actual, load(path, precision="fp32").predict({"z": z})["image"])
 
 
 class Odd(nn.Module):

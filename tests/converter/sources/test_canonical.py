@@ -44,8 +44,8 @@ def test_tensors_are_found_under_the_one_name_whichever_they_were_saved_under(tm
     rows = np.arange(6, dtype=np.float16).reshape(2, 3)
     for name in ("embeddings.token_embedding.weight", "text_model.embeddings.token_embedding.weight"):
         save_file({name: rows}, tmp_path / "m.safetensors")
-        found = canonical("text_encoder", Tensors([tmp_path / "m.safetensors"]), clip_name)
-        np.testing.assert_array_equal(found.array("text_model.embeddings.token_embedding.weight"), rows)
+        actual = canonical("text_encoder", Tensors([tmp_path / "m.safetensors"]), clip_name)
+        np.testing.assert_array_equal(actual.array("text_model.embeddings.token_embedding.weight"), rows)
 
 
 def test_a_file_with_both_spellings_of_one_tensor_is_refused(tmp_path):

@@ -45,13 +45,13 @@ def test_whatever_is_typed_has_ids_and_comes_back(prompt, folder):
 
 
 def test_the_vocabulary_is_the_published_one():
-    found = vocabulary()
-    assert len(found) == SIZE == 49408
-    assert sorted(found.values()) == list(range(SIZE))
-    assert {character for character in found if len(character) == 1} == set(pre_tokenizers.ByteLevel.alphabet())
+    actual = vocabulary()
+    assert len(actual) == SIZE == 49408
+    assert sorted(actual.values()) == list(range(SIZE))
+    assert {character for character in actual if len(character) == 1} == set(pre_tokenizers.ByteLevel.alphabet())
     for token, index in {"!": 0, "~": 93, "¡": 94, "Ā": 188, "!</w>": 256, "in": 512, "th": 513}.items():
-        assert found[token] == index, token
-    assert (found["<|startoftext|>"], found["<|endoftext|>"]) == (49406, 49407)
+        assert actual[token] == index, token
+    assert (actual["<|startoftext|>"], actual["<|endoftext|>"]) == (49406, 49407)
     assert len(merges()) == 48894
 
 

@@ -57,8 +57,8 @@ def hub(monkeypatch, tmp_path):
 @pytest.fixture
 def files(checkpoint):
     """The tiny checkpoint's files by path."""
-    found = {p.relative_to(checkpoint).as_posix(): p.read_bytes() for p in checkpoint.rglob("*") if p.is_file()}
-    return found | {"model_index.json": json.dumps(INDEX).encode()}
+    actual = {p.relative_to(checkpoint).as_posix(): p.read_bytes() for p in checkpoint.rglob("*") if p.is_file()}
+    return actual | {"model_index.json": json.dumps(INDEX).encode()}
 
 
 def downloaded(folder):
@@ -66,9 +66,9 @@ def downloaded(folder):
 
 
 def address(text):
-    found = HubAddress.parse(text)
-    assert found is not None
-    return found
+    actual = HubAddress.parse(text)
+    assert actual is not None
+    return actual
 
 
 @pytest.mark.parametrize(
@@ -93,12 +93,12 @@ def test_addresses(text, expected):
 
 def test_a_repository_opens_as_the_folder_it_is_a_copy_of(hub, files, checkpoint):
     hub.repositories["owner/tiny"] = Repository(files)
-    found, original = open_source("owner/tiny"), Checkpoint.open(checkpoint)
-    assert (found.name, found.kind) == ("owner/tiny", "hub")
-    assert found.config("scheduler") == original.config("scheduler")
-    assert found.tokenizer_files() == original.tokenizer_files()
+    actual, original = open_source("owner/tiny"), Checkpoint.open(checkpoint)
+    assert (actual.name, actual.kind) == ("owner/tiny", "hub")
+    assert actual.config("scheduler") == original.config("scheduler")
+    assert actual.tokenizer_files() == original.tokenizer_files()
     for component in ("text_encoder", "unet", "vae"):
-        ours, theirs = found.tensors(component), original.tensors(component)
+        ours, theirs = actual.tensors(component), original.tensors(component)
         assert all(np.array_equal(ours.array(name), theirs.array(name)) for name in theirs)
         assert set(ours) == set(theirs)
 
@@ -127,10 +127,10 @@ def test_fp16_is_downloaded_in_place_of_full_precision(hub, files):
     files["unet/diffusion_pytorch_model.fp16.safetensors"] = files[UNET]
     files[UNET] = b"not read"
     hub.repositories["owner/tiny"] = Repository(files)
-    found = downloaded(fetch(address("owner/tiny")))
-    assert "unet/diffusion_pytorch_model.fp16.safetensors" in found
-    assert UNET not in found
-    assert "vae/diffusion_pytorch_model.safetensors" in found
+    actual = downloaded(fetch(address("owner/tiny")))
+    assert "unet/diffusion_pytorch_model.fp16.safetensors" in actual
+    assert UNET not in actual
+    assert "vae/diffusion_pytorch_model.safetensors" in actual
 
 
 @pytest.mark.parametrize(
@@ -153,8 +153,8 @@ def test_all_shards_are_downloaded(index, shard, hub, files):
     files[f"unet/{shards[1]}"] = files["vae/diffusion_pytorch_model.safetensors"]
     files[f"unet/{index}"] = json.dumps({"weight_map": {"a": shards[0], "b": shards[1]}}).encode()
     hub.repositories["owner/tiny"] = Repository(files)
-    found = downloaded(fetch(address("owner/tiny")))
-    assert {f"unet/{index}", *(f"unet/{name}" for name in shards)} <= found
+    actual = downloaded(fetch(address("owner/tiny")))
+    assert {f"unet/{index}", *(f"unet/{name}" for name in shards)} <= actual
     opened = open_source("owner/tiny").tensors("unet")
     assert "conv_in.weight" in opened
     assert "decoder.conv_in.weight" in opened
@@ -337,9 +337,9 @@ def test_a_file_of_a_repository_is_a_checkpoint(hub, tmp_path):
     )
     with pytest.raises(CheckpointError, match=r"has mix-v1.safetensors, mix-v2.safetensors; give a file as owner/mix/"):
         open_source("owner/mix")
-    found = open_source("owner/mix/mix-v2.safetensors", prediction_type="v_prediction")
-    assert (found.name, found.kind, found.has("unet")) == ("owner/mix/mix-v2", "hub", True)
-    assert found.config("scheduler")["prediction_type"] == "v_prediction"
+    source = open_source("owner/mix/mix-v2.safetensors", prediction_type="v_prediction")
+    assert (source.name, source.kind, source.has("unet")) == ("owner/mix/mix-v2", "hub", True)
+    assert source.config("scheduler")["prediction_type"] == "v_prediction"
     assert not hub.got("owner/mix/mix-v1.safetensors")
     with pytest.raises(CheckpointError, match=r"has no other.safetensors; it has mix-v1"):
         open_source("owner/mix/other.safetensors")
@@ -380,19 +380,19 @@ def test_a_network_alone_is_downloaded_with_one_set_of_its_weights(hub, files, c
         alone | {"diffusion_pytorch_model.bin": b"pickle", "README.md": b"words"}
     )
     seen = []
-    found = Component.open("owner/other-vae", "vae", seen.append)
-    assert found.name == "other-vae"
-    assert found.config == Component.open(checkpoint, "vae").config
-    assert downloaded(found.folder) == {"config.json", weights}
+    actual = Component.open("owner/other-vae", "vae", seen.append)
+    assert actual.name == "other-vae"
+    assert actual.config == Component.open(checkpoint, "vae").config
+    assert downloaded(actual.folder) == {"config.json", weights}
     assert seen[-1].done == seen[-1].total == len(alone[weights])
 
 
 def test_a_network_of_a_whole_checkpoint_is_downloaded_without_the_others(hub, files, monkeypatch):
     hub.repositories["owner/tiny"] = Repository(files)
-    found = Component.open("owner/tiny", "vae")
-    assert downloaded(found.folder.parent) == {"vae/config.json", "vae/diffusion_pytorch_model.safetensors"}
+    actual = Component.open("owner/tiny", "vae")
+    assert downloaded(actual.folder.parent) == {"vae/config.json", "vae/diffusion_pytorch_model.safetensors"}
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert Component.open("owner/tiny", "vae") == found
+    assert Component.open("owner/tiny", "vae") == actual
     with pytest.raises(CheckpointError, match="has no complete copy of owner/tiny"):
         Component.open("owner/tiny", "unet")
 

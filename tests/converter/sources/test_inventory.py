@@ -42,10 +42,10 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def kinds(file: Path) -> list[str]:
     """A tensor of every kind in a file: the first of those whose names differ in numbers alone."""
-    found: dict[str, str] = {}
+    actual: dict[str, str] = {}
     for name in sorted(load_file(file)):
-        found.setdefault(re.sub(r"\d+", "0", name), name)
-    return list(found.values())
+        actual.setdefault(re.sub(r"\d+", "0", name), name)
+    return list(actual.values())
 
 
 def damaged(source: Path, folder: Path, file: str, change: Callable[[dict[str, torch.Tensor]], None]) -> Path:

@@ -40,11 +40,11 @@ FAMILIES = {
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_published_folder_is_recognized(name, tmp_path):
-    found = recognize(published(name, tmp_path))
-    assert (found.name, found.inpainting, found.prediction_type) == FAMILIES[name]
-    assert found.tokens == 77
+    family = recognize(published(name, tmp_path))
+    assert (family.name, family.inpainting, family.prediction_type) == FAMILIES[name]
+    assert family.tokens == 77
     scheduler = PUBLISHED[name]["scheduler"]
-    stated = {key: getattr(found.schedule, key) for key in ("beta_start", "beta_end", "beta_schedule", "steps_offset")}
+    stated = {key: getattr(family.schedule, key) for key in ("beta_start", "beta_end", "beta_schedule", "steps_offset")}
     assert stated == {key: scheduler[key] for key in stated}
 
 
@@ -63,5 +63,5 @@ def test_a_published_folder_of_another_kind_is_refused_by_what_sets_it_apart(nam
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_nothing_of_a_published_folder_is_passed_over_but_how_its_makers_sample_and_what_nobody_reads(name, tmp_path):
-    found = ignored_checkpoint_settings(published(name, tmp_path))
-    assert [line for line in found if not line.endswith("which its library does not read either")] == []
+    actual = ignored_checkpoint_settings(published(name, tmp_path))
+    assert [line for line in actual if not line.endswith("which its library does not read either")] == []

@@ -27,8 +27,8 @@ def asked_of_diffusers(family, component, state, modules):
     if component == "vae":
         return oracle.convert_ldm_vae_checkpoint(state, modules["vae"].config)
     if component == "text_encoder" and family != "sd2":
-        found = oracle.convert_ldm_clip_checkpoint(state)
-        return {name: t for name, t in found.items() if "position_ids" not in name}
+        actual = oracle.convert_ldm_clip_checkpoint(state)
+        return {name: t for name, t in actual.items() if "position_ids" not in name}
     prefix = {"sd2": OPENCLIP, "sdxl": "conditioner.embedders.1.model."}.get(family, "conditioner.embedders.0.model.")
     return oracle.convert_open_clip_checkpoint(modules[component], state, prefix)
 
@@ -37,12 +37,12 @@ def asked_of_diffusers(family, component, state, modules):
 @pytest.mark.parametrize("family", list(TINY_UNETS))
 def test_every_tensor_has_the_name_and_the_values_diffusers_gives_it(family, dtype, tmp_path):
     modules, state = tiny(family)
-    found = SingleFile.open(write(tmp_path / "m.safetensors", state, dtype))
-    assert found.architecture.family == family
-    assert set(found.components) == set(modules)
+    source = SingleFile.open(write(tmp_path / "m.safetensors", state, dtype))
+    assert source.architecture.family == family
+    assert set(source.components) == set(modules)
     halved = {n: t.to(dtype) if t.is_floating_point() else t for n, t in state.items()}
-    for component in found.components:
-        ours = found.tensors(component)
+    for component in source.components:
+        ours = source.tensors(component)
         theirs = asked_of_diffusers(family, component, halved, modules)
         assert set(ours) == set(theirs)
         for name, tensor in theirs.items():
@@ -54,16 +54,16 @@ def test_every_tensor_has_the_name_and_the_values_diffusers_gives_it(family, dty
 @pytest.mark.parametrize("family", list(TINY_UNETS))
 def test_the_configurations_build_the_modules_the_file_was_written_from(family, tmp_path):
     modules, state = tiny(family)
-    found = SingleFile.open(write(tmp_path / "m.safetensors", state, torch.float32))
+    source = SingleFile.open(write(tmp_path / "m.safetensors", state, torch.float32))
     for component, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
-        built = kind.from_config(found.config(component))
+        built = kind.from_config(source.config(component))
         assert public(built.config) == public(modules[component].config)
-        tensors = found.tensors(component)
+        tensors = source.tensors(component)
         built.load_state_dict({name: torch.from_numpy(tensors.array(name).copy()) for name in tensors}, strict=True)
         for name, tensor in modules[component].state_dict().items():
             assert torch.equal(built.state_dict()[name], tensor), name
-    for component in found.architecture.text_encoders:
-        config, made = found.config(component.component.name), modules[component.component.name].config
+    for component in source.architecture.text_encoders:
+        config, made = source.config(component.component.name), modules[component.component.name].config
         for name in (
             "vocab_size",
             "hidden_size",
@@ -77,9 +77,9 @@ def test_the_configurations_build_the_modules_the_file_was_written_from(family, 
 
 def test_nothing_is_copied_but_bfloat16(tmp_path):
     _, state = tiny("sd2")
-    found = SingleFile.open(write(tmp_path / "m.safetensors", state, torch.float16))
-    for component in found.components:
-        tensors = found.tensors(component)
+    source = SingleFile.open(write(tmp_path / "m.safetensors", state, torch.float16))
+    for component in source.components:
+        tensors = source.tensors(component)
         for name in tensors:
             base = tensors.array(name)
             while not isinstance(base, np.memmap):
@@ -90,10 +90,10 @@ def test_nothing_is_copied_but_bfloat16(tmp_path):
 def test_the_older_spelling_without_text_model_is_read(tmp_path):
     _, state = tiny("sd1")
     old = {name.replace("transformer.text_model.", "transformer."): tensor for name, tensor in state.items()}
-    found = SingleFile.open(write(tmp_path / "old.safetensors", old)).tensors("text_encoder")
+    actual = SingleFile.open(write(tmp_path / "old.safetensors", old)).tensors("text_encoder")
     new = SingleFile.open(write(tmp_path / "new.safetensors", state)).tensors("text_encoder")
-    assert set(found) == set(new)
-    assert all(np.array_equal(found.array(name), new.array(name)) for name in new)
+    assert set(actual) == set(new)
+    assert all(np.array_equal(actual.array(name), new.array(name)) for name in new)
 
 
 def test_an_openai_text_encoder_keeps_no_projection(tmp_path):
@@ -107,17 +107,17 @@ def test_an_openai_text_encoder_keeps_no_projection(tmp_path):
 def test_stable_diffusion_2_in_sgm_s_places_is_no_refiner(tmp_path):
     _, state = tiny("sd2")
     turbo = {name.replace(OPENCLIP, "conditioner.embedders.0.model."): tensor for name, tensor in state.items()}
-    found = SingleFile.open(write(tmp_path / "m.safetensors", turbo))
-    assert found.architecture.family == "sd2"
-    assert found.config("text_encoder")["num_hidden_layers"] == 23
+    source = SingleFile.open(write(tmp_path / "m.safetensors", turbo))
+    assert source.architecture.family == "sd2"
+    assert source.config("text_encoder")["num_hidden_layers"] == 23
 
 
 @pytest.mark.parametrize("family", list(TINY_UNETS))
 def test_nine_channels_are_inpainting(family, tmp_path):
     _, state = tiny(family, in_channels=9)
-    found = SingleFile.open(write(tmp_path / "m.safetensors", state))
-    assert (found.architecture.family, found.architecture.inpainting) == (family, True)
-    assert found.config("unet")["in_channels"] == 9
+    source = SingleFile.open(write(tmp_path / "m.safetensors", state))
+    assert (source.architecture.family, source.architecture.inpainting) == (family, True)
+    assert source.config("unet")["in_channels"] == 9
 
 
 def test_a_pruned_unet_with_other_depths_up_than_down_and_a_middle_of_one_resnet(tmp_path):
@@ -132,20 +132,20 @@ def test_a_pruned_unet_with_other_depths_up_than_down_and_a_middle_of_one_resnet
         "reverse_transformer_layers_per_block": [[3, 1, 2], 1],
     }
     modules, state = tiny("sdxl", **changes)
-    found = SingleFile.open(write(tmp_path / "m.safetensors", state, torch.float32))
-    built = UNet2DConditionModel.from_config(found.config("unet"))
+    source = SingleFile.open(write(tmp_path / "m.safetensors", state, torch.float32))
+    built = UNet2DConditionModel.from_config(source.config("unet"))
     assert {n: t.shape for n, t in built.state_dict().items()} == {
         n: t.shape for n, t in modules["unet"].state_dict().items()
     }
-    assert set(found.tensors("unet")) == set(modules["unet"].state_dict())
+    assert set(source.tensors("unet")) == set(modules["unet"].state_dict())
 
 
 def test_a_pruned_unet_with_no_middle_and_one_layer_a_level(tmp_path):
     """BK-SDM's and KOALA's way."""
     modules, state = tiny("sd1", layers_per_block=1, mid_block_type=None)
-    found = SingleFile.open(write(tmp_path / "m.safetensors", state, torch.float32))
-    assert public(UNet2DConditionModel.from_config(found.config("unet")).config) == public(modules["unet"].config)
-    assert set(found.tensors("unet")) == set(modules["unet"].state_dict())
+    source = SingleFile.open(write(tmp_path / "m.safetensors", state, torch.float32))
+    assert public(UNet2DConditionModel.from_config(source.config("unet")).config) == public(modules["unet"].config)
+    assert set(source.tensors("unet")) == set(modules["unet"].state_dict())
 
 
 def test_reading_needs_no_pytorch(tmp_path):

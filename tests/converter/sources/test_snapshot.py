@@ -78,10 +78,10 @@ def test_a_file_is_called_by_its_repository_though_it_links_to_a_blob(tmp_path):
 
 def test_a_checkpoint_in_the_cache_is_the_one_it_was_downloaded_from(checkpoint, tmp_path):
     snapshot = cached(checkpoint, tmp_path)
-    found, original = open_source(snapshot), Checkpoint.open(checkpoint)
-    assert (found.name, found.kind) == ("someone/tiny", "diffusers")
+    actual, original = open_source(snapshot), Checkpoint.open(checkpoint)
+    assert (actual.name, actual.kind) == ("someone/tiny", "diffusers")
     # Links are followed: the blobs' bytes, sizes and times are what was copied.
-    assert (found.sha256, found.stamp) == (original.sha256, original.stamp)
+    assert (actual.sha256, actual.stamp) == (original.sha256, original.stamp)
     assert model_name(snapshot) == "tiny"
 
 
@@ -101,7 +101,7 @@ def test_apples_packages_in_the_cache_have_their_repositorys_name_and_are_served
         compiled(ours.path / package.path, packages / f"{names[network]}.mlmodelc")
     snapshot = cached(tmp_path / "given", tmp_path / "cache")
     settings = AppleSettings(prediction_type="epsilon", vae_scaling_factor=0.18215, tokenizer=checkpoint / "tokenizer")
-    found = adopt(snapshot / "original" / "compiled", settings)
-    assert found.manifest.name == "someone/tiny"
-    assert found.manifest.source.path_or_id == "someone/tiny"
-    assert InstalledModels(tmp_path / "data", (found.path,)).names() == ("tiny",)
+    model = adopt(snapshot / "original" / "compiled", settings)
+    assert model.manifest.name == "someone/tiny"
+    assert model.manifest.source.path_or_id == "someone/tiny"
+    assert InstalledModels(tmp_path / "data", (model.path,)).names() == ("tiny",)

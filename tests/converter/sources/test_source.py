@@ -67,16 +67,16 @@ def test_a_single_file_is_recognized_as_the_folder_is(family, tmp_path):
 
 
 def test_a_single_file_is_converted_to_the_weights_of_the_folder(tmp_path):
-    options, found = ConvertOptions(name="m", sizes=((64, 64),), verify=False), []
+    options, actual = ConvertOptions(name="m", sizes=((64, 64),), verify=False), []
     for number, source in enumerate(diffusers_folder(tmp_path, "sd1")):
         made = convert(source, tmp_path / str(number), options)
         paths = sorted(made.path.rglob("weight.bin"))
-        found.append([(p.relative_to(made.path), hashlib.sha256(p.read_bytes()).hexdigest()) for p in paths])
+        actual.append([(p.relative_to(made.path), hashlib.sha256(p.read_bytes()).hexdigest()) for p in paths])
         manifest = Manifest.read(made.path)
         assert (manifest.source.kind, manifest.source.path_or_id) == (("diffusers", "single_file")[number], "sd1")
         assert CLIPTokenizer.from_pretrained(made.path / "tokenizer")("a cat")["input_ids"] == [49406, 320, 2368, END]
-    assert found[0] == found[1]
-    assert len(found[0]) == 4
+    assert actual[0] == actual[1]
+    assert len(actual[0]) == 4
 
 
 @pytest.mark.parametrize(

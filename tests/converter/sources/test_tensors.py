@@ -35,8 +35,8 @@ def entry(kind, shape, begin, end):
 @pytest.mark.parametrize("kind", EIGHT_BITS)
 def test_every_8_bit_float_has_pytorchs_value(kind, tmp_path):
     codes = torch.arange(256, dtype=torch.uint8).view(EIGHT_BITS[kind])
-    found = opened(tmp_path / "m.safetensors", {"a.weight": codes}).array("a.weight")
-    np.testing.assert_array_equal(found, codes.float().numpy())
+    actual = opened(tmp_path / "m.safetensors", {"a.weight": codes}).array("a.weight")
+    np.testing.assert_array_equal(actual, codes.float().numpy())
 
 
 @pytest.mark.parametrize("spelling", ["weight_scale", "scale_weight"])
@@ -46,11 +46,11 @@ def test_scaled_8_bit_weights_are_multiplied_by_their_factors(spelling, per_row,
     scale = weight.abs().amax(1, keepdim=True) / 448 if per_row else (weight.abs().max() / 448).reshape(())
     state = {"l.weight": (weight / scale).to(torch.float8_e4m3fn), f"l.{spelling}": scale, "l.bias": torch.zeros(6)}
     state |= {"l.input_scale": torch.ones(()), "l.comfy_quant": torch.zeros(9, dtype=torch.uint8)}
-    found = opened(tmp_path / "m.safetensors", state | {"scaled_fp8": torch.zeros(2).to(torch.float8_e4m3fn)})
-    assert set(found) == {"l.weight", "l.bias"}
+    actual = opened(tmp_path / "m.safetensors", state | {"scaled_fp8": torch.zeros(2).to(torch.float8_e4m3fn)})
+    assert set(actual) == {"l.weight", "l.bias"}
     expected = (state["l.weight"].float() * scale).numpy()
-    np.testing.assert_array_equal(found.array("l.weight"), expected)
-    third = found.renamed({"k": Part("l.weight", 1, 3), "turned": Part("l.weight", form="transposed")})
+    np.testing.assert_array_equal(actual.array("l.weight"), expected)
+    third = actual.renamed({"k": Part("l.weight", 1, 3), "turned": Part("l.weight", form="transposed")})
     np.testing.assert_array_equal(third.array("k"), expected[2:4])
     np.testing.assert_array_equal(third.array("turned"), expected.T)
 

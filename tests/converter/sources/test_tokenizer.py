@@ -284,6 +284,6 @@ def test_a_pooled_prompt_with_an_added_token_is_transformers(end, tmp_path):
     with torch.inference_mode():
         expected = reference(torch.from_numpy(ids).long()).text_embeds.numpy()
         at_the_end = reference(torch.from_numpy(np.where(ids == number, 5, ids)).long()).text_embeds.numpy()
-    found = MILNetwork(made.package("text_encoder_2")).predict({"input_ids": ids})["pooled_outputs"]
-    assert psnr(found, expected) > 60
+    actual = MILNetwork(made.package("text_encoder_2")).predict({"input_ids": ids})["pooled_outputs"]
+    assert psnr(actual, expected) > 60
     assert psnr(at_the_end, expected) < 40

@@ -27,13 +27,13 @@ def test_the_reference_is_what_diffusers_gives(checkpoint, model_folder):
     config = source.config("unet")
     reference = ReferenceNetwork("unet", config, source.tensors("unet"), package.inputs, package.outputs)
     inputs = random_inputs(package.inputs, config)
-    found = reference.predict(inputs)["noise_pred"]
+    actual = reference.predict(inputs)["noise_pred"]
     module = UNet2DConditionModel.from_pretrained(checkpoint / "unet", dtype=torch.float32).eval()
     given = {name: torch.from_numpy(array.astype(np.float32)) for name, array in inputs.items()}
     states = given["encoder_hidden_states"][:, :, 0].transpose(1, 2)
     with torch.no_grad():
         expected = module(given["sample"], given["timestep"], states).sample.numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
     assert all(parameter.is_meta for parameter in reference._module.parameters())
 
 
@@ -73,12 +73,12 @@ def test_a_network_that_is_not_its_source_is_not_installed(checkpoint, tmp_path,
 
 
 def test_verification_leaves_the_weights_as_they_are(checkpoint, tmp_path):
-    found = set()
+    actual = set()
     for verify in (True, False):
         made = convert(checkpoint, tmp_path / str(verify), ConvertOptions(name="m", verify=verify))
         file = made.package("unet", 64, 64) / "Data/com.apple.CoreML/weights/weight.bin"
-        found.add(hashlib.sha256(file.read_bytes()).hexdigest())
-    assert len(found) == 1
+        actual.add(hashlib.sha256(file.read_bytes()).hexdigest())
+    assert len(actual) == 1
 
 
 def test_what_is_not_finite_agrees_with_nothing():

@@ -23,9 +23,9 @@ def test_a_client_may_have_its_job_at_once(client: httpx.Client, prefer: list[tu
     answer = client.post("/api/v1/txt2img", json={"prompt": "a circle"}, headers=prefer)
     assert answer.status_code == 202, answer.text
     assert answer.headers["preference-applied"] == "respond-async"
-    found = over(client, answer.json()["id"])
-    assert answer.headers["location"] == f"/api/v1/jobs/{found['id']}"
-    assert found["status"] == "succeeded"
+    reply = over(client, answer.json()["id"])
+    assert answer.headers["location"] == f"/api/v1/jobs/{reply['id']}"
+    assert reply["status"] == "succeeded"
 
 
 @pytest.mark.parametrize(
@@ -112,10 +112,10 @@ def test_a_running_job_ends_within_a_step_of_its_cancelling(client: httpx.Client
     made = enqueue(client, "slow", steps=150)
     before = running(client, made["id"])["progress"]["step"]
     assert client.delete(f"/api/v1/jobs/{made['id']}").status_code == 200
-    found = over(client, made["id"])
-    assert found["status"] == "cancelled"
-    assert found["finished"] - found["started"] < (before + 20) * 0.1
-    assert found["images"] == []
+    ended_job = over(client, made["id"])
+    assert ended_job["status"] == "cancelled"
+    assert ended_job["finished"] - ended_job["started"] < (before + 20) * 0.1
+    assert ended_job["images"] == []
 
 
 def test_a_queued_job_that_is_cancelled_never_runs(client: httpx.Client) -> None:
@@ -134,11 +134,11 @@ def test_a_client_that_waits_for_a_cancelled_job_is_told(client: httpx.Client) -
         target=lambda: answers.append(client.post("/api/v1/txt2img", json={"prompt": "slow wait", "steps": 150}))
     )
     waiting.start()
-    found = None
-    while found is None:
+    reply = None
+    while reply is None:
         jobs = client.get("/api/v1/jobs").json()["jobs"]
-        found = next((j for j in jobs if j["request"]["prompt"] == "slow wait"), None)
-    client.delete(f"/api/v1/jobs/{found['id']}")
+        reply = next((j for j in jobs if j["request"]["prompt"] == "slow wait"), None)
+    client.delete(f"/api/v1/jobs/{reply['id']}")
     waiting.join()
     assert (answers[0].status_code, answers[0].json()["error"]["code"]) == (409, "cancelled")
 
@@ -185,9 +185,9 @@ def test_the_image_is_sent_as_what_it_is(client: httpx.Client) -> None:
 
 
 def test_capabilities_say_what_may_be_asked(client: httpx.Client) -> None:
-    found = client.get("/api/v1/capabilities").json()
-    assert found["model"]["name"] == "fake"
-    assert found["model"]["sizes"] == [{"width": 64, "height": 64}, {"width": 96, "height": 64}]
-    assert found["defaults"]["steps"] == 3
-    assert "euler" in found["schedulers"]
-    assert found["limits"]["steps"] == [1, 150]
+    reply = client.get("/api/v1/capabilities").json()
+    assert reply["model"]["name"] == "fake"
+    assert reply["model"]["sizes"] == [{"width": 64, "height": 64}, {"width": 96, "height": 64}]
+    assert reply["defaults"]["steps"] == 3
+    assert "euler" in reply["schedulers"]
+    assert reply["limits"]["steps"] == [1, 150]

@@ -15,8 +15,8 @@ SESSION = "/api/v1/session"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with live(tmp_path_factory.mktemp("keyed"), access=Access(authenticator=Authenticator(ApiKey(KEY)))) as found:
-        yield found
+    with live(tmp_path_factory.mktemp("keyed"), access=Access(authenticator=Authenticator(ApiKey(KEY)))) as client:
+        yield client
 
 
 @pytest.fixture

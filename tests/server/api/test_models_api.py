@@ -30,8 +30,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(data: Path) -> Iterator[httpx.Client]:
-    with live(data) as found:
-        yield found
+    with live(data) as client:
+        yield client
 
 
 def put(data_dir: Path, name: str) -> None:
@@ -49,11 +49,11 @@ def ended(server: httpx.Client, url: str) -> dict[str, Any]:
 
 
 def test_every_model_is_listed_with_what_it_is_and_takes(server: httpx.Client) -> None:
-    found = server.get(MODELS).json()
-    assert found["default"] == "fake"
-    assert {"fake", "other", "broken", "spare"} <= {m["name"] for m in found["models"]}
-    assert found["checkpoints"] == ["folder", "one.safetensors"]
-    fake = next(m for m in found["models"] if m["name"] == "fake")
+    reply = server.get(MODELS).json()
+    assert reply["default"] == "fake"
+    assert {"fake", "other", "broken", "spare"} <= {m["name"] for m in reply["models"]}
+    assert reply["checkpoints"] == ["folder", "one.safetensors"]
+    fake = next(m for m in reply["models"] if m["name"] == "fake")
     assert fake["default"] is True
     assert fake["sizes"][0] == {"width": 64, "height": 64}
     assert fake["disk_bytes"] > 0
@@ -115,8 +115,8 @@ def test_a_model_is_converted_and_generates_images(server: httpx.Client) -> None
     answer = convert(server, "somebody/model-a")
     assert answer.status_code == 202
     assert answer.json()["source"] == "somebody/model-a@main"
-    found = ended(server, answer.headers["location"])
-    assert (found["status"], found["model"], found["error"]) == ("succeeded", "model-a", None)
+    reply = ended(server, answer.headers["location"])
+    assert (reply["status"], reply["model"], reply["error"]) == ("succeeded", "model-a", None)
     generated = server.post("/api/v1/txt2img", json={"prompt": "a", "model": "model-a"})
     assert generated.headers["content-type"] == "image/png"
 
@@ -137,9 +137,9 @@ def test_a_revision_is_another_model(server: httpx.Client) -> None:
 
 
 def test_a_conversion_is_watched_to_its_end(server: httpx.Client) -> None:
-    found = convert(server, "somebody/steady").json()
+    reply = convert(server, "somebody/steady").json()
     told: list[tuple[str, dict[str, Any]]] = []
-    with server.stream("GET", f"{found['url']}/events") as answer:
+    with server.stream("GET", f"{reply['url']}/events") as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         kind = ""
         for line in answer.iter_lines():
@@ -150,32 +150,32 @@ def test_a_conversion_is_watched_to_its_end(server: httpx.Client) -> None:
     assert told[-1][0] == "state"
     assert told[-1][1]["status"] == "succeeded"
     assert any(kind == "progress" and data["stage"] == "converting" for kind, data in told)
-    with server.stream("GET", f"{found['url']}/events") as answer:  # of one that is over: its state, and the end
+    with server.stream("GET", f"{reply['url']}/events") as answer:  # of one that is over: its state, and the end
         assert sum(line.startswith("data: ") for line in answer.iter_lines()) == 1
 
 
 def test_a_running_conversion_is_cancelled(server: httpx.Client) -> None:
-    found = convert(server, "somebody/slow").json()
-    until(lambda: (p := server.get(found["url"]).json()["progress"]) and p["stage"] == "converting")
-    assert server.get(MODELS).json()["conversions"][0]["id"] == found["id"]
-    server.delete(found["url"])
-    assert ended(server, found["url"])["status"] == "cancelled"
+    reply = convert(server, "somebody/slow").json()
+    until(lambda: (p := server.get(reply["url"]).json()["progress"]) and p["stage"] == "converting")
+    assert server.get(MODELS).json()["conversions"][0]["id"] == reply["id"]
+    server.delete(reply["url"])
+    assert ended(server, reply["url"])["status"] == "cancelled"
     assert server.get(f"{MODELS}/slow").status_code == 404
     assert convert(server, "somebody/slow").status_code == 202
-    server.delete(found["url"])
-    ended(server, found["url"])
+    server.delete(reply["url"])
+    ended(server, reply["url"])
 
 
 def test_what_lies_in_the_checkpoints_folder_is_converted_and_told_without_its_path(server: httpx.Client) -> None:
-    found = convert(server, "one.safetensors").json()
-    assert (found["source"], found["model"]) == ("one.safetensors", "one")
-    assert ended(server, found["url"])["status"] == "succeeded"
+    reply = convert(server, "one.safetensors").json()
+    assert (reply["source"], reply["model"]) == ("one.safetensors", "one")
+    assert ended(server, reply["url"])["status"] == "succeeded"
 
 
 def test_why_a_conversion_failed_is_told(server: httpx.Client) -> None:
-    found = ended(server, convert(server, "somebody/bad").json()["url"])
-    assert found["status"] == "failed"
-    assert "unknown architecture" in found["error"]["message"]
+    reply = ended(server, convert(server, "somebody/bad").json()["url"])
+    assert reply["status"] == "failed"
+    assert "unknown architecture" in reply["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -247,13 +247,13 @@ def test_too_many_conversions_are_told_to_come_back(server: httpx.Client) -> Non
 
 
 def test_capabilities_name_every_model_and_what_may_be_asked_of_it(server: httpx.Client) -> None:
-    found = server.get("/api/v1/capabilities").json()
-    assert found["model"]["name"] == "fake"
-    assert found["defaults"] == found["model"]["defaults"]
-    assert {"fake", "other"} <= {m["name"] for m in found["models"]}
-    assert found["rngs"] == ["torch", "numpy", "cuda"]
-    assert found["limits"]["queue"] > 0
-    assert "events" in found["features"]
+    reply = server.get("/api/v1/capabilities").json()
+    assert reply["model"]["name"] == "fake"
+    assert reply["defaults"] == reply["model"]["defaults"]
+    assert {"fake", "other"} <= {m["name"] for m in reply["models"]}
+    assert reply["rngs"] == ["torch", "numpy", "cuda"]
+    assert reply["limits"]["queue"] > 0
+    assert "events" in reply["features"]
 
 
 def test_a_model_that_goes_while_it_is_looked_at_is_no_failure(data: Path, server: httpx.Client) -> None:

@@ -48,8 +48,8 @@ def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
 
 
 def refused_because(client: httpx.Client, reason: str) -> None:
-    found = until(lambda: (r := client.get("/readyz").json())["state"] == "failed" and r)
-    assert reason in found["message"]
+    reply = until(lambda: (r := client.get("/readyz").json())["state"] == "failed" and r)
+    assert reason in reply["message"]
     answer = client.post("/api/v1/txt2img", json={"prompt": "a"})
     assert answer.status_code == 503
     assert reason in answer.json()["error"]["message"]
@@ -58,8 +58,8 @@ def refused_because(client: httpx.Client, reason: str) -> None:
 
 def test_a_worker_that_only_dies_is_not_started_for_ever(tmp_path: Path) -> None:
     with live(tmp_path, fake_pipeline.DEADLY, ready=False) as client:
-        found = until(lambda: (r := client.get("/readyz").json())["state"] == "failed" and r)
-        assert "died 3 times" in found["message"]
+        reply = until(lambda: (r := client.get("/readyz").json())["state"] == "failed" and r)
+        assert "died 3 times" in reply["message"]
 
 
 def test_healthz_answers_within_50_ms_while_an_image_is_made(client: httpx.Client) -> None:

@@ -22,8 +22,8 @@ api = schemathesis.openapi.from_path(EXPORTED)
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with live(tmp_path_factory.mktemp("data")) as found:
-        yield found
+    with live(tmp_path_factory.mktemp("data")) as client:
+        yield client
 
 
 @api.parametrize()

@@ -45,8 +45,8 @@ def opened(data_dir: Path, limits: Limits | None = None, *, begin: bool = True) 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with opened(tmp_path_factory.mktemp("data")) as (found, _):
-        yield found
+    with opened(tmp_path_factory.mktemp("data")) as (opened_service, _):
+        yield opened_service
 
 
 async def bound(service: Service) -> BoundModel:

@@ -99,9 +99,9 @@ def test_off_a_mac_it_is_said_what_can_be_done_here(model_folder, capsys):
 
 def test_the_two_ways_to_verify_exclude_each_other(model_folder, capsys):
     for arguments in (["--device", "--against", "x"], []):
-        with pytest.raises(SystemExit) as found:
+        with pytest.raises(SystemExit) as exited:
             main(["verify", str(model_folder.path), *arguments])
-        assert found.value.code == 2
+        assert exited.value.code == 2
     assert main(["verify", str(model_folder.path), "--against", "x", "--only", "unet"]) == 1
     assert "--only needs --device" in capsys.readouterr().err
     assert main(["verify", str(model_folder.path), "--device", "--ranges"]) == 1

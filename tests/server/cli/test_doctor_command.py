@@ -46,9 +46,9 @@ def test_each_network_is_loaded_run_and_placed(data: Path, capsys: pytest.Captur
     manifest = json.loads((data / "models" / "good" / FILE).read_text())
     manifest["networks"] = {name: manifest["networks"][name] for name in ("text_encoder", "vae_encoder")}
     (data / "models" / "good" / FILE).write_text(json.dumps(manifest))
-    status, found = run(capsys, "--data-dir", str(data), "good", "--chip", "M4")
-    assert (status, found["ok"], found["problems"]) == (0, True, [])
-    (model,) = found["models"]
+    status, report = run(capsys, "--data-dir", str(data), "good", "--chip", "M4")
+    assert (status, report["ok"], report["problems"]) == (0, True, [])
+    (model,) = report["models"]
     assert (model["family"], model["attention"], model["sizes"]) == ("sd1", "split_einsum", ["64x64", "96x64"])
     assert [one["network"] for one in model["networks"]] == ["text_encoder", "vae_encoder"]
     for one in model["networks"]:
@@ -74,25 +74,25 @@ def test_versions_and_the_machine_are_told_and_nothing_secret(
     shutil.move(data / "models", home / "models")
     status = main(["doctor", "--json", "--quick", "--data-dir", str(home)])
     text = capsys.readouterr().out
-    found = json.loads(text)
+    report = json.loads(text)
     assert status == 0
-    assert set(found) == {
+    assert set(report) == {
         *("ok", "versions", "machine", "kernels", "storage", "precision", "compute_units", "models", "problems")
     }
-    assert found["versions"]["python"].startswith("3.")
-    assert {"anemone", "coremltools", "torch", "numpy"} <= set(found["versions"])
-    assert found["machine"]["memory"] > found["machine"]["memory_available"] > 0
-    assert found["kernels"]["usable"] == (kernel_library() is not None)
-    assert found["storage"]["data_dir"] == "~"
-    assert found["models"][0]["folder"] == "~/models/good"
+    assert report["versions"]["python"].startswith("3.")
+    assert {"anemone", "coremltools", "torch", "numpy"} <= set(report["versions"])
+    assert report["machine"]["memory"] > report["machine"]["memory_available"] > 0
+    assert report["kernels"]["usable"] == (kernel_library() is not None)
+    assert report["storage"]["data_dir"] == "~"
+    assert report["models"][0]["folder"] == "~/models/good"
     for secret in ("long-enough", "hf_token", "somebody", os.uname().nodename):
         assert secret not in text
 
 
 def test_quick_loads_nothing(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, found = run(capsys, "--data-dir", str(data), "--quick")
+    status, report = run(capsys, "--data-dir", str(data), "--quick")
     assert status == 0
-    assert {one["unmeasured"] for one in found["models"][0]["networks"]} == {"not requested"}
+    assert {one["unmeasured"] for one in report["models"][0]["networks"]} == {"not requested"}
     assert main(["doctor", "--data-dir", str(data), "--quick"]) == 0
     text = capsys.readouterr().out
     assert re.search(r"^anemone [\d.]+ with python 3\.[\d.]+, coremltools 9\.0, torch ", text, re.M)
@@ -107,9 +107,9 @@ def test_trial_verdicts_of_a_program_are_told(data: Path, capsys: pytest.Capture
     package = folder.manifest.networks["vae_decoder"][0]
     killed = Verdict("vae_decoder", package.path, "main", "CPU_AND_NE", False, "killed by SIGKILL", 2.5, None)
     record(folder.path, killed)
-    status, found = run(capsys, "--data-dir", str(data), "--quick")
+    status, report = run(capsys, "--data-dir", str(data), "--quick")
     assert status == 0
-    by_name = {one["network"]: one["verdicts"] for one in found["models"][0]["networks"]}
+    by_name = {one["network"]: one["verdicts"] for one in report["models"][0]["networks"]}
     assert [(v["units"], v["ok"], v["reason"]) for v in by_name["vae_decoder"]] == [
         ("CPU_AND_NE", False, "killed by SIGKILL")
     ]
@@ -127,10 +127,10 @@ def test_that_there_is_no_model_is_wrong(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_a_model_of_the_settings_that_is_nowhere_is_wrong(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, found = run(capsys, "--data-dir", str(data), "--quick", "--model", str(data / "no.safetensors"))
+    status, report = run(capsys, "--data-dir", str(data), "--quick", "--model", str(data / "no.safetensors"))
     assert status == 1
-    assert [model["name"] for model in found["models"]] == ["good"]
-    assert "no.safetensors" in found["problems"][0]["what"]
+    assert [model["name"] for model in report["models"]] == ["good"]
+    assert "no.safetensors" in report["problems"][0]["what"]
 
 
 def test_a_model_that_is_not_there_is_told(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,16 +142,16 @@ def test_a_disk_without_room_is_wrong(
     data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: SimpleNamespace(free=5 * 10**8))
-    status, found = run(capsys, "--data-dir", str(data), "--quick")
+    status, report = run(capsys, "--data-dir", str(data), "--quick")
     assert status == 1
-    assert "0.50 GB are free" in found["problems"][0]["what"]
-    assert "--data-dir" in found["problems"][0]["remedy"]
+    assert "0.50 GB are free" in report["problems"][0]["what"]
+    assert "--data-dir" in report["problems"][0]["remedy"]
 
 
 def test_a_model_larger_than_the_budget_is_wrong(
     data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANEMONE_MEMORY_BUDGET_GB", "0.00001")
-    status, found = run(capsys, "--data-dir", str(data), "--quick")
+    status, report = run(capsys, "--data-dir", str(data), "--quick")
     assert status == 1
-    assert "takes" in found["problems"][0]["what"]
+    assert "takes" in report["problems"][0]["what"]

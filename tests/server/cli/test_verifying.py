@@ -27,12 +27,12 @@ def test_a_model_agrees_with_the_checkpoint_it_was_made_from(checkpoint, model_f
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
     assert [line.split()[0] for line in lines] == ["text_encoder", "unet", "vae_decoder", "vae_encoder", "an"]
     for line in lines[:4]:
-        found = re.fullmatch(rf"\w+ +fp32 +([\d.]+) dB, fp16 +([\d.]+) dB, {SERVED} +([\d.]+) dB", line).groups()
-        exact, rounded, served = map(float, found)
+        decibels = re.fullmatch(rf"\w+ +fp32 +([\d.]+) dB, fp16 +([\d.]+) dB, {SERVED} +([\d.]+) dB", line).groups()
+        exact, rounded, served = map(float, decibels)
         assert exact > rounded > 55
         assert served > 45
-    found = re.fullmatch(rf"an image in 2 steps +fp16 +([\d.]+) dB, {SERVED} +([\d.]+) dB", lines[4]).groups()
-    assert min(map(float, found)) > 40
+    decibels = re.fullmatch(rf"an image in 2 steps +fp16 +([\d.]+) dB, {SERVED} +([\d.]+) dB", lines[4]).groups()
+    assert min(map(float, decibels)) > 40
 
 
 def test_a_model_is_compared_by_the_options_it_was_made_with(checkpoint, tmp_path, capsys):

@@ -20,13 +20,13 @@ from tests.support.mac_double.devices import MLCPUComputeDevice, MLGPUComputeDev
 
 @pytest.fixture
 def mac(monkeypatch):
-    found = pretend(monkeypatch)
+    actual = pretend(monkeypatch)
     for module in (machine, networks):
         monkeypatch.setattr(module, "in_child", lambda work, *arguments: work(*arguments))
         monkeypatch.setattr(networks, "timed", _timed)
     for module in (machine, trials):
         monkeypatch.setattr(module, "this_machine", lambda: "Apple M2 Pro, macOS 15.1 (24B83)")
-    return found
+    return actual
 
 
 @pytest.fixture
@@ -40,13 +40,13 @@ def examined(folder, quick=False, **told):
 
 
 def test_what_a_network_runs_on_is_core_mls_own_plan(model, mac):
-    found, problems = examined(model)
+    actual, problems = examined(model)
     assert problems == []
-    assert [one.network for one in found.networks] == ["text_encoder", "unet", "vae_decoder", "vae_encoder"]
-    for one in found.networks:
+    assert [one.network for one in actual.networks] == ["text_encoder", "unet", "vae_decoder", "vae_encoder"]
+    for one in actual.networks:
         assert (one.placed.source, one.placed.chip) == ("compute plan", None)
         assert one.timing is not None
-    devices = {one.network: one.placed.shares[0].device for one in found.networks}
+    devices = {one.network: one.placed.shares[0].device for one in actual.networks}
     assert devices == {
         **dict.fromkeys(("text_encoder", "unet"), "Neural Engine"),
         **dict.fromkeys(("vae_decoder", "vae_encoder"), "GPU"),
@@ -54,8 +54,8 @@ def test_what_a_network_runs_on_is_core_mls_own_plan(model, mac):
 
 
 def test_a_network_is_loaded_on_the_compute_units_that_the_settings_say(model, mac):
-    found, _ = examined(model, compute_units={"default": "CPU_ONLY", "unet": "CPU_AND_GPU"})
-    units = {one.network: one.compute_units for one in found.networks}
+    actual, _ = examined(model, compute_units={"default": "CPU_ONLY", "unet": "CPU_AND_GPU"})
+    units = {one.network: one.compute_units for one in actual.networks}
     assert units == {
         "text_encoder": "CPU_ONLY",
         "unet": "CPU_AND_GPU",
@@ -63,7 +63,7 @@ def test_a_network_is_loaded_on_the_compute_units_that_the_settings_say(model, m
         "vae_encoder": "CPU_ONLY",
     }
     assert [loaded for _, loaded, _ in mac.loads] == list(units.values())
-    devices = {one.network: one.placed.shares[0].device for one in found.networks}
+    devices = {one.network: one.placed.shares[0].device for one in actual.networks}
     assert (devices["unet"], devices["vae_decoder"]) == ("GPU", "CPU")
 
 
@@ -75,16 +75,16 @@ def failed(model, network, *units):
 
 def test_a_network_moves_on_from_units_that_a_trial_failed_on(model, mac):
     failed(model, "unet", "CPU_AND_NE")
-    found, problems = examined(model, quick=True)
+    actual, problems = examined(model, quick=True)
     assert problems == []
-    units = {one.network: one.compute_units for one in found.networks}
+    units = {one.network: one.compute_units for one in actual.networks}
     assert (units["text_encoder"], units["unet"]) == ("CPU_AND_NE", "CPU_AND_GPU")
 
 
 def test_a_network_that_runs_on_no_unit_is_wrong(model, mac):
     failed(model, "unet", "CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY")
-    found, (problem,) = examined(model, quick=True)
-    assert "unet" not in [one.network for one in found.networks]
+    actual, (problem,) = examined(model, quick=True)
+    assert "unet" not in [one.network for one in actual.networks]
     assert problem.what.startswith("unet of tiny failed on all allowed compute units (")
     assert "CPU_AND_NE: killed by SIGKILL" in problem.what
     assert "anemone-trials.json" in problem.remedy
@@ -102,13 +102,13 @@ def test_numbers_that_are_not_finite_are_wrong(model, mac):
 
 def test_a_virtual_mac_has_no_engine(mac):
     mac.devices = (MLCPUComputeDevice, MLGPUComputeDevice)
-    found, problems = machine.machine()
+    actual, problems = machine.machine()
     assert problems == []
-    assert found.devices == ("CPU", "GPU")
-    assert found.system == "Apple M2 Pro, macOS 15.1 (24B83)"
+    assert actual.devices == ("CPU", "GPU")
+    assert actual.system == "Apple M2 Pro, macOS 15.1 (24B83)"
 
 
 def test_a_mac_needs_no_kernels(mac):
-    found = machine.kernel_state()
-    assert not found.usable
-    assert found.why == "on a Mac, Core ML runs networks without them"
+    actual = machine.kernel_state()
+    assert not actual.usable
+    assert actual.why == "on a Mac, Core ML runs networks without them"

@@ -43,9 +43,9 @@ def under_way(all_: Conversions, request: ConversionRequest) -> None:
 
 
 def _conversion(all_: Conversions, request: ConversionRequest) -> Conversion:
-    found = all_.get(request.id)
-    assert found is not None
-    return found
+    conversion = all_.get(request.id)
+    assert conversion is not None
+    return conversion
 
 
 def request(source: str, name: str = "m", **options: object) -> ConversionRequest:
@@ -126,8 +126,8 @@ def test_the_servers_first_model_goes_before_conversions_that_wait(tmp_path: Pat
 def test_what_cannot_be_converted_says_why_and_may_be_asked_for_again(tmp_path: Path) -> None:
     with conversions(tmp_path) as all_:
         all_.submit(request("bad"))
-        found = over(all_, request("bad"))
-        assert found.error == ("not_converted", "bad is of an unknown architecture")
+        ended = over(all_, request("bad"))
+        assert ended.error == ("not_converted", "bad is of an unknown architecture")
         assert all_.submit(request("bad")).status == "queued"
         over(all_, request("bad"))
     assert len(fake_converter.begun(tmp_path)) == 2
@@ -136,13 +136,13 @@ def test_what_cannot_be_converted_says_why_and_may_be_asked_for_again(tmp_path: 
 def test_a_process_that_dies_is_started_once_more(tmp_path: Path) -> None:
     with conversions(tmp_path) as all_:
         all_.submit(request("die once"))
-        found = over(all_, request("die once"))
-        assert (found.status, found.attempts) == ("succeeded", 2)
+        ended = over(all_, request("die once"))
+        assert (ended.status, ended.attempts) == ("succeeded", 2)
         all_.submit(request("die", "other"))
-        found = over(all_, request("die", "other"))
-    assert (found.status, found.attempts) == ("failed", 2)
-    assert found.error is not None
-    assert "died 2 times (last exit status -9)" in found.error[1]
+        ended = over(all_, request("die", "other"))
+    assert (ended.status, ended.attempts) == ("failed", 2)
+    assert ended.error is not None
+    assert "died 2 times (last exit status -9)" in ended.error[1]
 
 
 def test_a_running_conversion_is_cancelled_and_the_next_one_goes(tmp_path: Path) -> None:
@@ -184,8 +184,8 @@ def test_a_conversion_that_a_killed_server_left_is_taken_up_again(tmp_path: Path
     left = Conversion(request("plain"), "running", time.time(), time.time(), attempts=2)
     ConversionFiles(tmp_path).write(left)
     with conversions(tmp_path) as all_:
-        found = over(all_, request("plain"))
-    assert (found.status, found.attempts) == ("succeeded", 2)
+        ended = over(all_, request("plain"))
+    assert (ended.status, ended.attempts) == ("succeeded", 2)
 
 
 def test_a_file_of_another_version_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -56,10 +56,10 @@ def test_a_request_costs_the_calls_the_pipeline_makes(counted, name, fields, gui
     given = {"image": "image", **fields} if fields else {}
     request = bind(model.manifest, prompt="red", steps=5, scheduler=name, guidance_scale=guidance_scale, **given)
     steps = [event for event in model.generate(request, {"image": image()}) if isinstance(event, Step)]
-    found = cost(request, model.manifest)
-    assert found.calls == calls["unet"] == len(steps) == steps[-1].total
-    assert found.decodes == calls["decoder"] == 1
-    assert found.rows == (2 if guidance_scale > 1 else 1)
+    actual = cost(request, model.manifest)
+    assert actual.calls == calls["unet"] == len(steps) == steps[-1].total
+    assert actual.decodes == calls["decoder"] == 1
+    assert actual.rows == (2 if guidance_scale > 1 else 1)
 
 
 @pytest.mark.parametrize(("name", "calls"), [("euler", 10), ("heun", 19), ("pndm", 11), ("lcm", 10)])

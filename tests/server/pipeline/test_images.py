@@ -33,9 +33,9 @@ def bomb(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_the_three_formats_are_read(kind):
-    found = decode_image(encoded(Image.new("RGB", (20, 10), "red"), kind))
-    assert found.size == (20, 10)
-    assert found.getpixel((5, 5))[0] > 240
+    image = decode_image(encoded(Image.new("RGB", (20, 10), "red"), kind))
+    assert image.size == (20, 10)
+    assert image.getpixel((5, 5))[0] > 240
 
 
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "ICO"])
@@ -65,16 +65,16 @@ def test_what_is_no_image_is_refused(data):
 
 
 def test_transparency_lies_on_white():
-    found = decode_image(encoded(Image.new("RGBA", (4, 4), (255, 0, 0, 0))))
-    assert found.getpixel((0, 0)) == (255, 255, 255)
+    image = decode_image(encoded(Image.new("RGBA", (4, 4), (255, 0, 0, 0))))
+    assert image.getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_a_turned_photograph_is_put_upright_and_loses_its_metadata():
     exif = Image.Exif()
     exif[0x0112] = 6
-    found = decode_image(encoded(Image.new("RGB", (30, 10)), "JPEG", exif=exif))
-    assert found.size == (10, 30)
-    assert found.info == {}
+    image = decode_image(encoded(Image.new("RGB", (30, 10)), "JPEG", exif=exif))
+    assert image.size == (10, 30)
+    assert image.info == {}
 
 
 def test_an_image_is_scaled_to_cover_and_cut_in_the_middle():
@@ -115,15 +115,15 @@ def png_of(color_type: int, rows: np.ndarray, *extra: bytes) -> bytes:
 def test_a_png_of_16_bits_a_channel_is_read_at_its_brightness(color_type):
     deep = (RAMP.astype(np.uint32) * 257)[:, :, None]
     channels = [deep] * (3 if color_type & 2 else 1) + [np.full_like(deep, 65535)] * (color_type >= 4)
-    found = decode_image(png_of(color_type, np.concatenate(channels, 2).astype(">u2")))
-    np.testing.assert_allclose(np.asarray(found).astype(int), np.repeat(RAMP[:, :, None], 3, 2), atol=1)
+    image = decode_image(png_of(color_type, np.concatenate(channels, 2).astype(">u2")))
+    np.testing.assert_allclose(np.asarray(image).astype(int), np.repeat(RAMP[:, :, None], 3, 2), atol=1)
 
 
 def test_the_transparent_value_of_a_16_bit_gray_png_is_white():
     rows = (RAMP.astype(np.uint32) * 257)[:, :, None].astype(">u2")
-    found = np.asarray(decode_image(png_of(0, rows, chunk(b"tRNS", struct.pack(">H", 100 * 257)))))
-    assert found[0, 100].tolist() == [255, 255, 255]
-    assert found[0, 101].tolist() == [101, 101, 101]
+    image = np.asarray(decode_image(png_of(0, rows, chunk(b"tRNS", struct.pack(">H", 100 * 257)))))
+    assert image[0, 100].tolist() == [255, 255, 255]
+    assert image[0, 101].tolist() == [101, 101, 101]
 
 
 def jpeg_with(exif: bytes) -> bytes:

@@ -29,13 +29,17 @@ def manifest(model_folder) -> Manifest:
 )
 def test_what_is_written_is_read_back(manifest, prompt, negative):
     request = bind(manifest, prompt=prompt, negative_prompt=negative, scheduler="DPM++ 2M Karras", guidance_scale=7)
-    found = read_infotext(write_infotext(request, manifest, ImageSeeds(42, None)))
-    assert (found.prompt, found.negative_prompt) == (prompt, negative)
-    assert found.settings["Steps"] == "20"
-    assert (found.settings["Sampler"], found.settings["Schedule type"]) == ("DPM++ 2M", "Karras")
-    assert (found.settings["CFG scale"], found.settings["Seed"], found.settings["Size"]) == ("7", "42", "64x64")
-    assert found.settings["Model"] == manifest.name
-    assert "Denoising strength" not in found.settings
+    parameters = read_infotext(write_infotext(request, manifest, ImageSeeds(42, None)))
+    assert (parameters.prompt, parameters.negative_prompt) == (prompt, negative)
+    assert parameters.settings["Steps"] == "20"
+    assert (parameters.settings["Sampler"], parameters.settings["Schedule type"]) == ("DPM++ 2M", "Karras")
+    assert (parameters.settings["CFG scale"], parameters.settings["Seed"], parameters.settings["Size"]) == (
+        "7",
+        "42",
+        "64x64",
+    )
+    assert parameters.settings["Model"] == manifest.name
+    assert "Denoising strength" not in parameters.settings
 
 
 def test_the_text_is_laid_out_as_a1111_lays_it_out(manifest):
@@ -84,9 +88,9 @@ SETTINGS = "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512"
     ],
 )
 def test_texts_of_other_programs_are_read(text, key, value):
-    found = read_infotext(text)
-    assert found.settings[key] == value
-    assert found.prompt == "cat"
+    parameters = read_infotext(text)
+    assert parameters.settings[key] == value
+    assert parameters.prompt == "cat"
 
 
 @pytest.mark.parametrize(
@@ -103,7 +107,7 @@ def test_texts_of_other_programs_are_read(text, key, value):
 )
 def test_prompts_that_look_like_the_layout_are_read_back_as_they_were(manifest, prompt, negative):
     request = bind(manifest, prompt=prompt, negative_prompt=negative)
-    found = read_infotext(write_infotext(request, manifest, ImageSeeds(42, None)))
-    assert (found.prompt, found.negative_prompt) == (prompt, negative)
-    assert found.settings["Seed"] == "42"
-    assert not set(found.settings) & {"Whole prompt", "Whole negative prompt"}
+    parameters = read_infotext(write_infotext(request, manifest, ImageSeeds(42, None)))
+    assert (parameters.prompt, parameters.negative_prompt) == (prompt, negative)
+    assert parameters.settings["Seed"] == "42"
+    assert not set(parameters.settings) & {"Whole prompt", "Whole negative prompt"}

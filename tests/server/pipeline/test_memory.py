@@ -53,11 +53,11 @@ def test_with_room_for_one_network_each_is_loaded_once_a_request_and_the_images_
     budget = max(size(model_folder, name) for name in ("text_encoder", "unet", "vae_decoder"))
     ample, tight = Loads(), Loads()
     expected = run(model_folder, None, ample, n=2)
-    found = run(model_folder, budget, tight, n=2)
+    actual = run(model_folder, budget, tight, n=2)
     assert [type(e) for e in expected] == [Step, Step, GeneratedImage] * 2
-    assert [type(e) for e in found] == [Step] * 4 + [GeneratedImage] * 2
-    assert [(e.image, e.index) for e in found[:4]] == [(0, 1), (0, 2), (1, 1), (1, 2)]
-    np.testing.assert_array_equal(images(expected), images(found))
+    assert [type(e) for e in actual] == [Step] * 4 + [GeneratedImage] * 2
+    assert [(e.image, e.index) for e in actual[:4]] == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    np.testing.assert_array_equal(images(expected), images(actual))
     assert tight.names == ample.names
     assert len(tight.names) == 3
 

@@ -26,8 +26,8 @@ def first(rng: str, seed: int) -> np.ndarray:
 )
 def test_philox_gives_the_published_words(word, expected):
     """The known answers of Random123 (kat_vectors, philox4x32 of ten rounds)."""
-    found = philox([np.asarray([word], np.uint32)] * 4, (word, word))
-    assert " ".join(f"{int(w[0]):08x}" for w in found) == expected
+    actual = philox([np.asarray([word], np.uint32)] * 4, (word, word))
+    assert " ".join(f"{int(w[0]):08x}" for w in actual) == expected
 
 
 def test_the_gpu_generator_gives_what_a1111_documents():

@@ -98,12 +98,12 @@ def test_a_tiny_autoencoder_makes_the_previews_of_a_model_that_has_one(checkpoin
     model = StableDiffusion(convert(checkpoint, tmp_path / "out", options), {})
     request = bind(model.manifest, prompt="red", steps=3, seed=1)
     step = next(e for e in model.generate(request, {}) if isinstance(e, Step))
-    found = Image.open(io.BytesIO(model.preview(step, request)))
+    actual = Image.open(io.BytesIO(model.preview(step, request)))
     with torch.inference_mode():
         expected = tiny.decode(torch.from_numpy(step.denoised)).sample[0].permute(1, 2, 0).numpy()
     expected = Image.fromarray((np.clip(expected / 2 + 0.5, 0, 1) * 255).astype(np.uint8))
     # JPEG keeps brightness at full size, and colors at half the size.
-    brightness = [np.asarray(image.convert("L")).ravel() for image in (found, expected)]
+    brightness = [np.asarray(image.convert("L")).ravel() for image in (actual, expected)]
     assert np.corrcoef(*brightness)[0, 1] > 0.95
 
 

@@ -64,8 +64,8 @@ def pair(request, tmp_path_factory):
     return ours, theirs
 
 
-def psnr(found: np.ndarray, expected: np.ndarray) -> float:
-    error = np.sqrt(np.mean((found.astype(np.float64) - expected.astype(np.float64)) ** 2))
+def psnr(actual: np.ndarray, expected: np.ndarray) -> float:
+    error = np.sqrt(np.mean((actual.astype(np.float64) - expected.astype(np.float64)) ** 2))
     return float(20 * np.log10(255 / (error + 1e-9)))
 
 
@@ -83,12 +83,14 @@ def with_scheduler(pipeline, name, schedule):
 @pytest.mark.parametrize("name", PEERS)
 def test_an_image_is_the_one_diffusers_makes(pair, name):
     ours, theirs = pair
-    (found,) = images_of(ours, prompt="red", negative_prompt="blue", steps=4, guidance_scale=5, seed=11, scheduler=name)
+    (actual,) = images_of(
+        ours, prompt="red", negative_prompt="blue", steps=4, guidance_scale=5, seed=11, scheduler=name
+    )
     generator = torch.Generator("cpu").manual_seed(11)
     expected = with_scheduler(theirs, name, theirs.trained_schedule)(
         "red", negative_prompt="blue", num_inference_steps=4, guidance_scale=5, generator=generator, output_type="np"
     ).images[0]
-    assert psnr(found.pixels, expected * 255) > 40
+    assert psnr(actual.pixels, expected * 255) > 40
 
 
 def rescaled(theirs, spacing):
@@ -109,7 +111,7 @@ def test_an_image_of_a_zero_terminal_snr_model_is_the_one_diffusers_makes(pair, 
         with pytest.raises(RequestError, match="pure noise"):
             bind(ours.manifest, scheduler=name, **fields)
         return
-    (found,) = images_of(ours, scheduler=name, **fields)
+    (actual,) = images_of(ours, scheduler=name, **fields)
     expected = with_scheduler(theirs, name, schedule)(
         "red",
         negative_prompt="blue",
@@ -118,7 +120,7 @@ def test_an_image_of_a_zero_terminal_snr_model_is_the_one_diffusers_makes(pair, 
         generator=torch.Generator("cpu").manual_seed(11),
         output_type="np",
     ).images[0]
-    assert psnr(found.pixels, expected * 255) > 40
+    assert psnr(actual.pixels, expected * 255) > 40
 
 
 @pytest.mark.parametrize("pair", ["v_prediction"], indirect=True)
@@ -137,7 +139,7 @@ def test_an_image_from_an_image_is_the_one_diffusers_makes(pair, name):
     file = io.BytesIO()
     first.save(file, "PNG")
     fields = {"prompt": "red", "steps": 6, "guidance_scale": 5, "seed": 3, "scheduler": name, "strength": 0.6}
-    (found,) = images_of(ours, image=file.getvalue(), **fields)
+    (actual,) = images_of(ours, image=file.getvalue(), **fields)
     img2img = StableDiffusionImg2ImgPipeline(**theirs.components, requires_safety_checker=False)
     img2img.set_progress_bar_config(disable=True)
     expected = with_scheduler(img2img, name, theirs.trained_schedule)(
@@ -149,19 +151,19 @@ def test_an_image_from_an_image_is_the_one_diffusers_makes(pair, name):
         generator=torch.Generator("cpu").manual_seed(3),
         output_type="np",
     ).images[0]
-    assert psnr(found.pixels, expected * 255) > 40
+    assert psnr(actual.pixels, expected * 255) > 40
 
 
 def test_without_guidance_the_prompt_alone_decides(pair):
     ours, theirs = pair
-    (found,) = images_of(
+    (actual,) = images_of(
         ours, prompt="red", negative_prompt="blue", steps=2, guidance_scale=1, seed=5, scheduler="ddim"
     )
     generator = torch.Generator("cpu").manual_seed(5)
     expected = with_scheduler(theirs, "ddim", theirs.trained_schedule)(
         "red", num_inference_steps=2, guidance_scale=1, generator=generator, output_type="np"
     ).images[0]
-    assert psnr(found.pixels, expected * 255) > 40
+    assert psnr(actual.pixels, expected * 255) > 40
 
 
 def test_the_same_seed_gives_the_same_pixels_and_another_seed_others(pair):
@@ -184,7 +186,7 @@ def test_image_i_of_several_is_the_one_its_seed_makes_alone(pair):
 )
 def test_an_image_of_others_noise_is_the_one_diffusers_makes_of_it(pair, rng, noise):
     ours, theirs = pair
-    (found,) = images_of(ours, prompt="red", steps=3, guidance_scale=5, seed=11, scheduler="euler", rng=rng)
+    (actual,) = images_of(ours, prompt="red", steps=3, guidance_scale=5, seed=11, scheduler="euler", rng=rng)
     expected = with_scheduler(theirs, "euler", theirs.trained_schedule)(
         "red",
         latents=torch.from_numpy(noise(11).normal((1, 4, 8, 8))),
@@ -192,7 +194,7 @@ def test_an_image_of_others_noise_is_the_one_diffusers_makes_of_it(pair, rng, no
         guidance_scale=5,
         output_type="np",
     ).images[0]
-    assert psnr(found.pixels, expected * 255) > 40
+    assert psnr(actual.pixels, expected * 255) > 40
 
 
 def test_a_variation_lies_between_two_seeds(pair):
@@ -223,11 +225,11 @@ def test_a_network_that_overflows_is_reported_at_its_step():
             return {"noise_pred": np.full((2, 4, 2, 2), np.inf, np.float32)}
 
     schedule = NoiseSchedule(1000, 0.00085, 0.012, "scaled_linear", "leading", 1, False, prediction_type="epsilon")
-    sampler = SCHEDULERS["euler"].make(schedule, 3)
+    scheduler = SCHEDULERS["euler"].make(schedule, 3)
     latents, nothing = np.zeros((1, 4, 2, 2), np.float32), np.zeros((1, 0, 2, 2), np.float16)
     states = Conditioning({"encoder_hidden_states": np.zeros((2, 8, 1, 77), np.float16)}, tokens=77, guided=True)
     with pytest.raises(NotFinite, match="step 1 of 3"):
-        next(Denoiser(Overflowing(), schedule, states, 5, nothing).steps(sampler, latents, 0, lambda: latents))
+        next(Denoiser(Overflowing(), schedule, states, 5, nothing).steps(scheduler, latents, 0, lambda: latents))
 
 
 def test_networks_of_a_size_are_loaded_when_it_is_first_asked_for(model_folder):
@@ -253,9 +255,9 @@ def test_a_network_that_this_release_does_not_know_is_left_alone(model_folder):
     manifest = replace(model_folder.manifest, networks={"of_a_later_release": networks["vae_decoder"], **networks})
     ours = StableDiffusion(replace(model_folder, manifest=manifest), {})
     ours.load()
-    (found,) = images_of(ours, prompt="red", steps=1, seed=0)
+    (actual,) = images_of(ours, prompt="red", steps=1, seed=0)
     (expected,) = images_of(StableDiffusion(model_folder, {}), prompt="red", steps=1, seed=0)
-    np.testing.assert_array_equal(found.pixels, expected.pixels)
+    np.testing.assert_array_equal(actual.pixels, expected.pixels)
 
 
 def test_a_model_without_a_denoiser_says_so(model_folder):
@@ -290,18 +292,18 @@ def test_a_latent_consistency_model_takes_its_guidance_as_an_input(tmp_path):
     theirs = diffusers_pipeline(source)
     theirs.scheduler = LCMScheduler.from_config(theirs.scheduler.config)
     for scale in (8.0, 1.5):
-        (found,) = images_of(StableDiffusion(folder, {}), prompt="red", guidance_scale=scale, seed=2)
+        (actual,) = images_of(StableDiffusion(folder, {}), prompt="red", guidance_scale=scale, seed=2)
         generator = torch.Generator("cpu").manual_seed(2)
         expected = theirs(
             "red", num_inference_steps=4, guidance_scale=scale, generator=generator, output_type="np"
         ).images[0]
-        assert psnr(found.pixels, expected * 255) > 40
+        assert psnr(actual.pixels, expected * 255) > 40
 
 
 def test_an_inpainting_model_makes_a_whole_image_without_a_source(tmp_path):
     source = write_checkpoint(tmp_path / "source", unet=tiny_unet(in_channels=9))
     folder = convert(source, tmp_path / "out", ConvertOptions())
-    (found,) = images_of(StableDiffusion(folder, {}), prompt="red", steps=3, seed=2, guidance_scale=5)
+    (actual,) = images_of(StableDiffusion(folder, {}), prompt="red", steps=3, seed=2, guidance_scale=5)
     parts = diffusers_pipeline(source).components
     theirs = StableDiffusionInpaintPipeline(**parts, requires_safety_checker=False)
     theirs.set_progress_bar_config(disable=True)
@@ -320,4 +322,4 @@ def test_an_inpainting_model_makes_a_whole_image_without_a_source(tmp_path):
         output_type="np",
         strength=1.0,
     ).images[0]
-    assert psnr(found.pixels, expected * 255) > 40
+    assert psnr(actual.pixels, expected * 255) > 40

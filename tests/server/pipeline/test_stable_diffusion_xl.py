@@ -54,7 +54,7 @@ def base(tmp_path_factory):
 @pytest.mark.parametrize("scale", [5.0, 1.0], ids=["guided", "not guided"])
 def test_an_xl_image_is_the_one_diffusers_makes(base, negative, scale):
     ours, theirs = base
-    found = image_of(
+    actual = image_of(
         ours, prompt="red", negative_prompt=negative, steps=4, guidance_scale=scale, seed=5, scheduler="euler"
     )
     expected = theirs(
@@ -65,7 +65,7 @@ def test_an_xl_image_is_the_one_diffusers_makes(base, negative, scale):
         generator=torch.Generator("cpu").manual_seed(5),
         output_type="np",
     ).images[0]
-    assert psnr(found, expected * 255) > 40
+    assert psnr(actual, expected * 255) > 40
 
 
 def test_guidance_takes_the_unet_of_two_rows_and_none_that_of_one(base):
@@ -82,7 +82,7 @@ def test_the_refiner_makes_of_an_image_what_diffusers_makes(tmp_path):
     file = io.BytesIO()
     first.save(file, "PNG")
     fields = {"steps": 6, "guidance_scale": 5, "seed": 3, "scheduler": "euler", "strength": 0.6}
-    found = image_of(ours, prompt="red", image=file.getvalue(), **fields)
+    actual = image_of(ours, prompt="red", image=file.getvalue(), **fields)
     expected = theirs(
         "red",
         image=first,
@@ -92,4 +92,4 @@ def test_the_refiner_makes_of_an_image_what_diffusers_makes(tmp_path):
         generator=torch.Generator("cpu").manual_seed(3),
         output_type="np",
     ).images[0]
-    assert psnr(found, expected * 255) > 40
+    assert psnr(actual, expected * 255) > 40

@@ -47,8 +47,8 @@ def test_a_client_that_trusts_the_certificate_accepts_every_name_in_it(tmp_path:
 
 def test_it_is_good_for_no_longer_than_apples_systems_allow_and_its_key_is_its_owners(tmp_path: Path) -> None:
     made = own_certificate(tmp_path, NAMES)
-    found = x509.load_pem_x509_certificate(made.cert.read_bytes())
-    assert found.not_valid_after_utc - found.not_valid_before_utc < datetime.timedelta(825)
+    actual = x509.load_pem_x509_certificate(made.cert.read_bytes())
+    assert actual.not_valid_after_utc - actual.not_valid_before_utc < datetime.timedelta(825)
     assert stat.S_IMODE(made.key.stat().st_mode) == 0o600
     assert len(made.fingerprint.split(":")) == 32
 

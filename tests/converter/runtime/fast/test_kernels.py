@@ -27,10 +27,10 @@ def _two_threads():
 @pytest.fixture(params=["vnni", "portable"])
 def available(request) -> Kernels:
     """The kernels in either build; the portable one runs wherever there is a C compiler."""
-    found = kernels(request.param)
-    if found is None:
+    actual = kernels(request.param)
+    if actual is None:
         pytest.skip(f"no {request.param} kernels for this machine")
-    return found
+    return actual
 
 
 @pytest.mark.parametrize("build", ["vnni", "portable"])
@@ -57,7 +57,7 @@ def results(c: Kernels) -> dict[str, torch.Tensor]:
     torch.manual_seed(6)
     rows, shift = torch.randn(2 * 63, 36) * 3 + 1, torch.randn(2, 36)
     gamma, beta, residual = torch.randn(36), torch.randn(36), torch.randn(2 * 63, 70)
-    found: dict[str, torch.Tensor | Rounded | Weights] = {
+    actual: dict[str, torch.Tensor | Rounded | Weights] = {
         "each image": c.round_rows(rows, 2),
         "each row": c.round_rows(rows, None),
         "halves": c.pack(torch.randn(70, 36, 3, 3).half().numpy(), torch.randn(70).numpy(), gated=False),
@@ -66,22 +66,22 @@ def results(c: Kernels) -> dict[str, torch.Tensor]:
         "channel norm, rounded": c.channel_norm(rows, 1e-5, gamma, beta, rounded=True),
     }
     for silu in (True, False):
-        found[f"group norm, {silu}"] = c.group_norm(rows, 2, 4, 1e-5, gamma, beta, shift, silu=silu)
-        found[f"group norm, rounded, {silu}"] = c.group_norm(
+        actual[f"group norm, {silu}"] = c.group_norm(rows, 2, 4, 1e-5, gamma, beta, shift, silu=silu)
+        actual[f"group norm, rounded, {silu}"] = c.group_norm(
             rows, 2, 4, 1e-5, gamma, beta, shift, silu=silu, rounded=True
         )
     image = {"image": (2, 7, 9), "window": (3, 3), "pad": (1, 1), "columns": 70}
-    found["convolution"] = c.product(found["each image"], found["halves"], out=(7, 9), residual=residual, **image)
-    found["strided"] = c.product(found["each image"], found["halves"], out=(4, 5), stride=2, **image)
-    found["doubled"] = c.product(found["each image"], found["halves"], out=(14, 18), up=True, **image)
-    found["gelu"] = c.product(
-        found["each row"], found["gated"], image=(1, 1, 126), out=(1, 126), window=(1, 1), columns=96, gated=True
+    actual["convolution"] = c.product(actual["each image"], actual["halves"], out=(7, 9), residual=residual, **image)
+    actual["strided"] = c.product(actual["each image"], actual["halves"], out=(4, 5), stride=2, **image)
+    actual["doubled"] = c.product(actual["each image"], actual["halves"], out=(14, 18), up=True, **image)
+    actual["gelu"] = c.product(
+        actual["each row"], actual["gated"], image=(1, 1, 126), out=(1, 126), window=(1, 1), columns=96, gated=True
     )
     for depth, sharpness in ((40, 1.0), (20, 30.0), (160, 4.0)):
         q, k, v = torch.randn(70, depth) * sharpness, torch.randn(130, depth) + 3, torch.randn(130, depth)
-        found[f"attention, {depth}"] = c.attention(q, k, v, 1, 1, depth**-0.5)
+        actual[f"attention, {depth}"] = c.attention(q, k, v, 1, 1, depth**-0.5)
     tensors: dict[str, torch.Tensor] = {}
-    for name, one in found.items():
+    for name, one in actual.items():
         fields = {"": one} if isinstance(one, torch.Tensor) else vars(one)
         tensors |= {f"{name} {field}": t for field, t in fields.items() if t is not None}
     return tensors
@@ -141,7 +141,7 @@ def test_a_convolution_is_exactly_that_of_the_rounded_values(
     assert (values - weight.double()).abs().max() <= packed.scale.max() / 2 + 1e-6
     expected = F.conv2d(image, values, bias.double(), stride, pad)
     residual = torch.randn(expected.shape[0] * expected.shape[2] * expected.shape[3], out)
-    found = available.product(
+    actual = available.product(
         rounded,
         packed,
         image=(2, *size),
@@ -154,7 +154,7 @@ def test_a_convolution_is_exactly_that_of_the_rounded_values(
         residual=residual,
     )
     expected = expected.permute(0, 2, 3, 1).reshape(-1, out) + residual
-    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("rows", [1, 6, 17, 400])
@@ -162,25 +162,27 @@ def test_a_gated_linear_is_one_half_times_the_gelu_of_the_other(available, rows)
     torch.manual_seed(1)
     x, weight, bias = torch.randn(rows, 48), torch.randn(192, 48) / 5, torch.randn(192)
     rounded, packed = available.round_rows(x, None), available.pack(weight.numpy(), bias.numpy(), gated=True)
-    found = available.product(rounded, packed, image=(1, 1, rows), out=(1, rows), window=(1, 1), columns=96, gated=True)
+    actual = available.product(
+        rounded, packed, image=(1, 1, rows), out=(1, rows), window=(1, 1), columns=96, gated=True
+    )
     kept, gate = F.linear(exact(rounded), unpacked(packed, (192, 48), gated=True), bias.double()).chunk(2, -1)
-    torch.testing.assert_close(found.double(), kept * F.gelu(gate), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(actual.double(), kept * F.gelu(gate), rtol=1e-4, atol=1e-4)
 
 
 def test_rounding_is_to_the_nearest_of_256_steps_that_have_zero_among_them(available):
     x = torch.cat([torch.randn(5, 40) * torch.tensor([[1e-3], [1], [50], [1], [0]]), torch.full((1, 40), 3.0)])
-    found = available.round_rows(x, None)
+    actual = available.round_rows(x, None)
     low, high = x.amin(1).clamp_max(0), x.amax(1).clamp_min(0)
-    assert torch.all((exact(found) - x).abs() <= (high - low)[:, None] / 255 * 0.501 + 1e-9)
-    assert torch.all(found.zero == found.zero.round())
+    assert torch.all((exact(actual) - x).abs() <= (high - low)[:, None] / 255 * 0.501 + 1e-9)
+    assert torch.all(actual.zero == actual.zero.round())
 
 
 def test_each_image_has_steps_of_its_own_and_zero_outside_of_it(available):
     x = torch.randn(2, 30, 36) * torch.tensor([1.0, 100.0])[:, None, None]
-    found = available.round_rows(x.reshape(60, 36), 2)
-    assert found.scale[0] * 20 < found.scale[-1]
-    assert len(found.scale[:30].unique()) == 1
-    assert torch.equal(found.outside.float(), found.zero.reshape(2, 30)[:, :1].expand(2, 36))
+    actual = available.round_rows(x.reshape(60, 36), 2)
+    assert actual.scale[0] * 20 < actual.scale[-1]
+    assert len(actual.scale[:30].unique()) == 1
+    assert torch.equal(actual.outside.float(), actual.zero.reshape(2, 30)[:, :1].expand(2, 36))
 
 
 @pytest.mark.parametrize("silu", [True, False])
@@ -193,8 +195,8 @@ def test_group_norm_is_pytorchs(available, channels, groups, pixels, silu):
     whole = (x + shift[:, None]).double().permute(0, 2, 1)
     expected = F.group_norm(whole, groups, gamma.double(), beta.double(), 1e-5)
     expected = (F.silu(expected) if silu else expected).permute(0, 2, 1).reshape(-1, channels)
-    found = available.group_norm(rows, 2, groups, 1e-5, gamma, beta, shift, silu=silu)
-    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+    actual = available.group_norm(rows, 2, groups, 1e-5, gamma, beta, shift, silu=silu)
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-4)
     rounded = available.group_norm(rows, 2, groups, 1e-5, gamma, beta, shift, silu=silu, rounded=True)
     assert torch.all((exact(rounded) - expected).abs() <= rounded.scale[:, None] * 0.51)
     spread = expected.reshape(2, -1).amax(1).clamp_min(0) - expected.reshape(2, -1).amin(1).clamp_max(0)
@@ -238,10 +240,10 @@ def test_attention_is_pytorchs_to_a_hundredth(available, batch, heads, queries, 
     k, v = k + torch.randn(width) * 5, v + torch.randn(width) * 2
     expected = F.scaled_dot_product_attention(*(heads_of(x, batch, heads) for x in (q, k, v)), scale=depth**-0.5)
     expected = expected.transpose(1, 2).reshape(-1, width)
-    found = available.attention(q, k, v, batch, heads, depth**-0.5).double()
-    error = (found - expected).square().mean().sqrt() / v.std()
+    actual = available.attention(q, k, v, batch, heads, depth**-0.5).double()
+    error = (actual - expected).square().mean().sqrt() / v.std()
     assert error < 0.03
-    assert (found - expected).abs().max() < 0.35 * v.std()
+    assert (actual - expected).abs().max() < 0.35 * v.std()
 
 
 def test_attention_reads_keys_and_values_among_wider_rows(available):

@@ -54,10 +54,10 @@ def test_without_kernels_a_network_is_fused_and_still_the_reference(packages, na
     monkeypatch.setattr(network_module, "kernels", lambda: None)
     reference, network = MILNetwork(packages[name]), FastNetwork(packages[name])
     inputs = inputs_of(reference)
-    expected, found = reference.predict(inputs), network.predict(inputs)
-    assert set(found) == set(expected)
+    expected, actual = reference.predict(inputs), network.predict(inputs)
+    assert set(actual) == set(expected)
     for output, array in expected.items():
-        np.testing.assert_allclose(found[output], array, rtol=1e-3, atol=1e-4 * max(1e-6, np.abs(array).max()))
+        np.testing.assert_allclose(actual[output], array, rtol=1e-3, atol=1e-4 * max(1e-6, np.abs(array).max()))
 
 
 @pytest.fixture(params=["vnni", "portable"])
@@ -73,10 +73,10 @@ def in_eight_bits(request, monkeypatch):
 def test_eight_bits_stay_near_the_reference(packages, name):
     reference, network = MILNetwork(packages[name]), FastNetwork(packages[name])
     inputs = inputs_of(reference)
-    expected, found = reference.predict(inputs), network.predict(inputs)
+    expected, actual = reference.predict(inputs), network.predict(inputs)
     for output, array in expected.items():
         if array.any():  # a ControlNet begins by adding nothing
-            assert psnr(found[output], array) > 45
+            assert psnr(actual[output], array) > 45
 
 
 @pytest.mark.parametrize("name", [n for n in NETWORKS if "text" not in n and n != "unet_prompt"])
@@ -125,8 +125,8 @@ def test_every_function_of_a_package_can_be_compiled(tiny, tmp_path):
         network, reference = FastNetwork(path, function), MILNetwork(path, function)
         inputs = inputs_of(reference)
         assert inputs["sample"].shape[2:] == size
-        found, expected = network.predict(inputs)["noise_pred"], reference.predict(inputs)["noise_pred"]
-        assert psnr(found, expected) > 45
+        actual, expected = network.predict(inputs)["noise_pred"], reference.predict(inputs)["noise_pred"]
+        assert psnr(actual, expected) > 45
 
 
 class Block(torch.nn.Module):
@@ -190,5 +190,5 @@ def test_a_program_whose_shapes_depend_on_values_runs_operation_by_operation(tmp
     path = package_program(tmp_path, "iOS16", {"x": x}, lambda mb, x: [mb.non_zero(x=x)])
     network = compile_fast(path)
     assert isinstance(network, MILNetwork)
-    (found,) = network.predict({"x": x}).values()
-    assert found.reshape(-1).tolist() == [1, 3]
+    (actual,) = network.predict({"x": x}).values()
+    assert actual.reshape(-1).tolist() == [1, 3]

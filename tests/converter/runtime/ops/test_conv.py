@@ -20,7 +20,7 @@ def t(array):
     return torch.from_numpy(array)
 
 
-PICTURE = drawn(1, 4, 9, 7)
+IMAGE = drawn(1, 4, 9, 7)
 WEIGHT, BIAS = drawn(6, 2, 3, 3), drawn(6)
 CONVOLUTIONS = [
     ({"pad_type": "valid"}, lambda x, w: F.conv2d(x, w, t(BIAS), (2, 1), 0, 1, 2)),
@@ -38,8 +38,8 @@ def test_convolution_pads_by_its_parameters(tmp_path):
         common = {"x": x, "weight": WEIGHT, "bias": BIAS, "strides": [2, 1], "groups": 2}
         return [mb.conv(**common, **case) for case, _ in CONVOLUTIONS]
 
-    outputs = run_program(tmp_path, "iOS16", {"x": PICTURE}, build)
-    assert_same(outputs, [expected(t(PICTURE), t(WEIGHT)) for _, expected in CONVOLUTIONS])
+    outputs = run_program(tmp_path, "iOS16", {"x": IMAGE}, build)
+    assert_same(outputs, [expected(t(IMAGE), t(WEIGHT)) for _, expected in CONVOLUTIONS])
 
 
 def test_an_odd_element_of_same_padding_comes_last_or_first(tmp_path):

@@ -21,12 +21,12 @@ UFUNCS = {
 
 def scattered(mode, data, where, updates):
     """NumPy's answer for places that may repeat."""
-    found = data.copy()
+    actual = data.copy()
     if mode == "update":
-        found[where] = updates
+        actual[where] = updates
     else:
-        UFUNCS[mode].at(found, where, updates)
-    return found
+        UFUNCS[mode].at(actual, where, updates)
+    return actual
 
 
 @pytest.mark.parametrize("mode", ["update", *UFUNCS])
@@ -161,11 +161,11 @@ def test_overlapping_boxes_are_dropped_unless_of_another_class(tmp_path):
         given = {"boxes": boxes, "scores": scores, "iou_threshold": 0.5, "score_threshold": 0.4, "max_boxes": 3}
         return [*mb.non_maximum_suppression(**given), *mb.non_maximum_suppression(**given, per_class_suppression=True)]
 
-    found = run_program(tmp_path, "iOS16", {"boxes": boxes, "scores": scores}, build)
+    outputs = run_program(tmp_path, "iOS16", {"boxes": boxes, "scores": scores}, build)
     first = np.concatenate([boxes[:, [0, 2]], np.zeros((1, 1, 4))], 1)
     rated = np.concatenate([scores[:, [0, 2]], np.zeros((1, 1, 2))], 1)
     all_three = [boxes[:, [0, 1, 2]], scores[:, [0, 1, 2]], [[0, 1, 2]], [3]]
-    assert_same(found, [first, rated, [[0, 2, -1]], [2], *all_three])
+    assert_same(outputs, [first, rated, [[0, 2, -1]], [2], *all_three])
 
 
 def test_from_ios17_on_boxes_come_last(tmp_path):
@@ -175,5 +175,5 @@ def test_from_ios17_on_boxes_come_last(tmp_path):
     def build(mb, boxes, scores):
         return list(mb.non_maximum_suppression(boxes=boxes, scores=scores, iou_threshold=0.5, max_boxes=2))
 
-    found = run_program(tmp_path, "iOS17", {"boxes": boxes, "scores": scores}, build)
-    assert_same(found, [boxes[..., [1, 2]], scores[..., [1, 2]], [[1, 2]]])
+    outputs = run_program(tmp_path, "iOS17", {"boxes": boxes, "scores": scores}, build)
+    assert_same(outputs, [boxes[..., [1, 2]], scores[..., [1, 2]], [[1, 2]]])

@@ -10,7 +10,7 @@ from tests.support.mil_programs import assert_same, run_program
 
 DRAWN = np.random.default_rng(0)
 X = DRAWN.standard_normal((2, 3, 4)).astype(np.float32)
-PICTURE = DRAWN.standard_normal((4, 8, 4, 6)).astype(np.float32)
+IMAGE = DRAWN.standard_normal((4, 8, 4, 6)).astype(np.float32)
 
 
 def test_slices_step_either_way_count_from_the_end_and_drop_axes(tmp_path):
@@ -89,19 +89,19 @@ def test_blocks_move_between_pixels_channels_and_batch(tmp_path):
             mb.batch_to_space(x=many, block_shape=[2, 3], crops=paddings),
         ]
 
-    x = torch.from_numpy(PICTURE)
-    padded = np.pad(PICTURE, [(0, 0), (0, 0), (1, 1), (0, 3)])
+    x = torch.from_numpy(IMAGE)
+    padded = np.pad(IMAGE, [(0, 0), (0, 0), (1, 1), (0, 3)])
     expected = [
         F.pixel_shuffle(x, 2),
         F.pixel_unshuffle(x, 2),
         # TensorFlow's order: which pixel of a block is the outer part of the channel's number.
         F.pixel_shuffle(x.reshape(4, 4, 2, 4, 6).transpose(1, 2).reshape(x.shape), 2),
-        np.concatenate([PICTURE[..., i::2, j::2] for i in range(2) for j in range(2)], 1),
-        PICTURE,
+        np.concatenate([IMAGE[..., i::2, j::2] for i in range(2) for j in range(2)], 1),
+        IMAGE,
         np.concatenate([padded[..., i::2, j::3] for i in range(2) for j in range(3)], 0),
-        PICTURE,
+        IMAGE,
     ]
-    assert_same(run_program(tmp_path, "iOS16", {"x": PICTURE}, build), expected)
+    assert_same(run_program(tmp_path, "iOS16", {"x": IMAGE}, build), expected)
 
 
 def test_a_0_in_a_shape_keeps_a_size_counted_from_the_right(tmp_path):

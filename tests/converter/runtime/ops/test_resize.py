@@ -129,7 +129,7 @@ def test_an_affine_map_samples_as_pytorchs_affine_grid(tmp_path):
 
 
 def test_boxes_are_cut_out_in_every_spelling_and_filled_outside(tmp_path):
-    picture = np.arange(1, 17, dtype=np.float32).reshape(1, 1, 4, 4)
+    image = np.arange(1, 17, dtype=np.float32).reshape(1, 1, 4, 4)
     boxes = np.array([[0.1, 0.3, 1.3, 1.0], [0.5, 1.8, 1.0, 0.3], [0.0, 0.4, 0.6, 0.7]], np.float32)
     spelled = {
         "CORNERS_HEIGHT_FIRST": [[1, 0, 3, 2]],
@@ -151,12 +151,12 @@ def test_boxes_are_cut_out_in_every_spelling_and_filled_outside(tmp_path):
 
     # The first is coremltools' own example.
     outside = [3.1, 5.2, 10.0, 10.0, 10.0, 7.9, 10.0, 13.9, 2.2, 3.1, 9.4, 10.3]
-    expected = [np.array(outside, np.float32).reshape(3, 1, 2, 2), *[picture[:, :, 1::2, :3:2]] * 4]
-    assert_same(run_program(tmp_path, "iOS17", {"x": picture}, build), expected)
+    expected = [np.array(outside, np.float32).reshape(3, 1, 2, 2), *[image[:, :, 1::2, :3:2]] * 4]
+    assert_same(run_program(tmp_path, "iOS17", {"x": image}, build), expected)
 
 
 def test_boxes_before_ios17_name_their_image_or_mean_all(tmp_path):
-    pictures = DRAWN.standard_normal((2, 1, 4, 4)).astype(np.float32)
+    images = DRAWN.standard_normal((2, 1, 4, 4)).astype(np.float32)
 
     def build(mb, x):
         size = {"x": x, "target_height": 3, "target_width": 3, "sampling_mode": "STRICT_ALIGN_CORNERS"}
@@ -164,5 +164,5 @@ def test_boxes_before_ios17_name_their_image_or_mean_all(tmp_path):
         of_all = np.array([1, 0, 3, 2], np.float32).reshape(1, 1, 4, 1, 1)
         return [mb.crop_resize(**size, roi=of_second), mb.crop_resize(**size, roi=of_all)]
 
-    cut = pictures[:, :, 1:, :3]
-    assert_same(run_program(tmp_path, "iOS16", {"x": pictures}, build), [cut[None, 1:], cut[None]])
+    cut = images[:, :, 1:, :3]
+    assert_same(run_program(tmp_path, "iOS16", {"x": images}, build), [cut[None, 1:], cut[None]])

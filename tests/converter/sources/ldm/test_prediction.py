@@ -16,10 +16,10 @@ def predicted(path, state, metadata=None, requested=None):
 
 
 def test_stable_diffusion_2_is_a_guess_where_nothing_says_it(tmp_path):
-    found = predicted(tmp_path, tiny("sd2")[1])
-    assert (found.architecture.prediction.type, found.architecture.prediction.guessed) == ("epsilon", True)
-    assert found.config("scheduler")["_class_name"] == "PNDMScheduler"
-    assert found.config("unet")["sample_size"] == 64
+    actual = predicted(tmp_path, tiny("sd2")[1])
+    assert (actual.architecture.prediction.type, actual.architecture.prediction.guessed) == ("epsilon", True)
+    assert actual.config("scheduler")["_class_name"] == "PNDMScheduler"
+    assert actual.config("unet")["sample_size"] == 64
 
 
 @pytest.mark.parametrize(
@@ -36,16 +36,16 @@ def test_stable_diffusion_2_is_a_guess_where_nothing_says_it(tmp_path):
     ],
 )
 def test_stable_diffusion_2_goes_by_its_metadata(metadata, kind, guessed, tmp_path):
-    found = predicted(tmp_path, tiny("sd2")[1], metadata)
-    assert (found.architecture.prediction.type, found.architecture.prediction.guessed) == (kind, guessed)
-    assert found.config("scheduler")["prediction_type"] == kind
-    assert found.config("unet")["sample_size"] == (96 if kind == "v_prediction" else 64)
-    assert found.config("vae")["sample_size"] == 4 * found.config("unet")["sample_size"]
+    actual = predicted(tmp_path, tiny("sd2")[1], metadata)
+    assert (actual.architecture.prediction.type, actual.architecture.prediction.guessed) == (kind, guessed)
+    assert actual.config("scheduler")["prediction_type"] == kind
+    assert actual.config("unet")["sample_size"] == (96 if kind == "v_prediction" else 64)
+    assert actual.config("vae")["sample_size"] == 4 * actual.config("unet")["sample_size"]
 
 
 def test_what_was_requested_for_overrules_the_file(tmp_path):
-    found = predicted(tmp_path, tiny("sd2")[1], {"modelspec.prediction_type": "epsilon"}, "v_prediction")
-    assert (found.architecture.prediction.type, found.architecture.prediction.guessed) == ("v_prediction", False)
+    actual = predicted(tmp_path, tiny("sd2")[1], {"modelspec.prediction_type": "epsilon"}, "v_prediction")
+    assert (actual.architecture.prediction.type, actual.architecture.prediction.guessed) == ("v_prediction", False)
 
 
 def test_a_prediction_type_there_is_not_is_refused(tmp_path):
@@ -70,12 +70,12 @@ def test_the_spread_of_one_bias_tells_768_v_from_base(tmp_path):
 
 @pytest.mark.parametrize(("names", "zero"), [(("v_pred",), False), (("v_pred", "ztsnr"), True)])
 def test_sdxl_says_it_with_empty_tensors(names, zero, tmp_path):
-    found = predicted(tmp_path, with_zeros(tiny("sdxl")[1], *names))
-    assert found.architecture.prediction.type == "v_prediction"
-    assert found.architecture.prediction.zero_terminal_snr is zero
-    assert found.config("scheduler").get("rescale_betas_zero_snr", False) is zero
+    actual = predicted(tmp_path, with_zeros(tiny("sdxl")[1], *names))
+    assert actual.architecture.prediction.type == "v_prediction"
+    assert actual.architecture.prediction.zero_terminal_snr is zero
+    assert actual.config("scheduler").get("rescale_betas_zero_snr", False) is zero
 
 
 def test_the_size_is_the_one_the_metadata_give(tmp_path):
-    found = predicted(tmp_path, tiny("sd1")[1], {"modelspec.resolution": "640x640"})
-    assert found.config("unet")["sample_size"] == 80
+    actual = predicted(tmp_path, tiny("sd1")[1], {"modelspec.resolution": "640x640"})
+    assert actual.config("unet")["sample_size"] == 80

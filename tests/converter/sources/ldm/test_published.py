@@ -56,14 +56,14 @@ def test_a_published_checkpoint_s_configurations_are_found_from_its_shapes(name,
     metadata = {"modelspec.architecture": "stable-diffusion-v2-768-v"} if name == "stable-diffusion-2-1" else None
     path = write_headers(tmp_path / "full.safetensors", state, metadata)
     assert path.stat().st_blocks * 512 < 4e6
-    found = SingleFile.open(path)
-    assert found.architecture.family == family
-    assert found.architecture.inpainting == ("inpainting" in name)
+    source = SingleFile.open(path)
+    assert source.architecture.family == family
+    assert source.architecture.inpainting == ("inpainting" in name)
     for component in set(configs) - {"unet", "vae"}:
-        assert {field: found.config(component)[field] for field in configs[component]} == configs[component]
+        assert {field: source.config(component)[field] for field in configs[component]} == configs[component]
     # The UNet's and the VAE's with the classes' defaults filled in, which some files state and others do not.
     for component, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
-        ours, tensors = found.config(component), found.tensors(component)
+        ours, tensors = source.config(component), source.tensors(component)
         with torch.device("meta"):
             assert public(kind.from_config(ours).config) == public(modules[component].config)
         shapes = {n: tuple(t.shape) for n, t in modules[component].state_dict().items()}

@@ -21,13 +21,13 @@ OTHERS = ("edm_vpred.",)
 
 def published(name):
     """Tensor name -> shape, and those that many files lack."""
-    found, optional = {}, set()
+    actual, optional = {}, set()
     for line in (DATA / f"{name}.tsv").read_text().splitlines()[1:]:
         tensor, _, shape, *note = line.split("\t")
         if not tensor.startswith(OTHERS):
-            found[tensor] = tuple(int(n) for n in shape.split("x")) if shape else ()
+            actual[tensor] = tuple(int(n) for n in shape.split("x")) if shape else ()
             optional |= {tensor} if note == ["optional"] else set()
-    return found, optional
+    return actual, optional
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -45,8 +45,8 @@ def test_what_is_written_here_is_named_as_what_is_published(name):
 def test_every_published_name_is_taken_by_a_network_or_known(name, tmp_path):
     names, _ = published(name)
     file = write_headers(tmp_path / "m.safetensors", {n: torch.empty(s, device="meta") for n, s in names.items()})
-    found = SingleFile.open(file)
-    assert found.architecture.family == FAMILIES[name][1]
-    taken = {part.source for component in found.components for part in found._parts(component).values()}
+    source = SingleFile.open(file)
+    assert source.architecture.family == FAMILIES[name][1]
+    taken = {part.source for component in source.components for part in source._parts(component).values()}
     rest = [(tensor, shape) for tensor, shape in names.items() if tensor not in taken and tensor not in MARKS]
     assert all("of no network" not in line for line in left_out_of_file(rest))

@@ -15,9 +15,9 @@ from tests.support.generation_requests import request, submission
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[JobStore]:
-    found = JobStore(tmp_path)
-    yield found
-    found.close()
+    store = JobStore(tmp_path)
+    yield store
+    store.close()
 
 
 def add(store: JobStore, prompt: str = "a circle", **fields: object) -> str:
@@ -25,9 +25,9 @@ def add(store: JobStore, prompt: str = "a circle", **fields: object) -> str:
 
 
 def got(store: JobStore, job_id: str) -> Job:
-    found = store.get(job_id)
-    assert found is not None
-    return found
+    job = store.get(job_id)
+    assert job is not None
+    return job
 
 
 def test_a_job_is_there_for_the_next_server_as_it_was_asked_for(tmp_path: Path) -> None:
@@ -64,9 +64,9 @@ def test_a_job_whose_worker_died_is_tried_once_more_and_then_failed_with_the_rea
     assert store.interrupted("it died", by_worker=True) == ([job_id], [])
     store.start(job_id)
     assert store.interrupted("it died", by_worker=True) == ([], [job_id])
-    found = got(store, job_id)
-    assert (found.status, found.attempts) == ("failed", 2)
-    assert found.failure == JobFailure("worker_died", "it died, 2 times during this job")
+    job = got(store, job_id)
+    assert (job.status, job.attempts) == ("failed", 2)
+    assert job.failure == JobFailure("worker_died", "it died, 2 times during this job")
 
 
 def test_a_server_killed_while_a_job_runs_fails_it_only_after_so_many_times(store: JobStore) -> None:
@@ -76,9 +76,9 @@ def test_a_server_killed_while_a_job_runs_fails_it_only_after_so_many_times(stor
         store.start(job_id)
         assert got(store, job_id).attempts == attempt
         store.interrupted("the server was killed", by_worker=False)
-    found = got(store, job_id)
-    assert found.failure is not None
-    assert (found.status, found.failure.code) == ("failed", "worker_died")
+    job = got(store, job_id)
+    assert job.failure is not None
+    assert (job.status, job.failure.code) == ("failed", "worker_died")
 
 
 @pytest.mark.parametrize("by_worker", [True, False])

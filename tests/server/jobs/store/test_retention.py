@@ -14,9 +14,9 @@ DAY = 86_400.0
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[JobStore]:
-    found = JobStore(tmp_path)
-    yield found
-    found.close()
+    store = JobStore(tmp_path)
+    yield store
+    store.close()
 
 
 def over(store: JobStore, image: bytes = b"") -> str:

@@ -70,9 +70,9 @@ def schema_2(tmp_path: Path) -> Path:
 
 def upload(data_dir: Path) -> bytes:
     db = sqlite3.connect(data_dir / "jobs.sqlite3")
-    ((found,),) = db.execute("SELECT upload FROM jobs WHERE upload IS NOT NULL").fetchall()
+    ((content,),) = db.execute("SELECT upload FROM jobs WHERE upload IS NOT NULL").fetchall()
     db.close()
-    return bytes(found)
+    return bytes(content)
 
 
 def test_jobs_of_the_second_schema_are_taken_over_with_their_images_and_uploads(schema_2: Path) -> None:
