@@ -71,7 +71,7 @@ def test_a_controlnet_for_another_unet_is_refused(checkpoint, tmp_path):
     options = ConvertOptions(controlnets=(str(checkpoint / "unet"),))
     with pytest.raises(CheckpointError, match="ControlNetModel"):
         convert(checkpoint, tmp_path / "out", options)
-    with pytest.raises(CheckpointError, match=r"no network; accepted: a folder with config\.json"):
+    with pytest.raises(CheckpointError, match=r"is not a network; accepted: a folder with config\.json"):
         Component.open(tmp_path)
 
 

@@ -166,7 +166,7 @@ def test_a_server_that_stops_keeps_the_job_and_says_so(tmp_path: Path) -> None:
     with opened(tmp_path) as (stopping, queue):
         refusal = asyncio.run(wait(stopping, queue))
     assert refusal.reason == "not_now"
-    assert "is kept" in refusal.message
+    assert "the server keeps job" in refusal.message
 
 
 def test_without_its_first_model_a_server_is_not_ready(tmp_path: Path) -> None:
