@@ -150,6 +150,7 @@ def test_whole_images_are_compared_with_fp32_and_with_themselves(checks, tmp_pat
     assert "| tiny CPU_AND_GPU | 1.5 s | 2.00 GB | 24.8 dB | no, 25.6 dB |" in text
 
 
+@pytest.mark.slow
 def test_commands_are_run_and_their_ends_kept():
     actual = mac.run_module(["server", "--version"])
     assert actual["status"] == 0
@@ -159,6 +160,7 @@ def test_commands_are_run_and_their_ends_kept():
         mac.run_or_raise(["server", "verify", "."])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "darwin", reason="on a Mac it runs")
 def test_off_a_mac_it_is_said_that_it_needs_one():
     ran = subprocess.run([sys.executable, "-m", "benchmarks.mac"], cwd=ROOT, capture_output=True, text=True)

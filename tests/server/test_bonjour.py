@@ -46,6 +46,7 @@ def test_a_long_host_name_fits_into_a_label() -> None:
         assert len(info.name.partition(f".{info.type}")[0].encode()) <= 63
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not _has_multicast(), reason="needs multicast")
 def test_the_server_is_announced_while_it_runs(caplog: pytest.LogCaptureFixture) -> None:
     async def look(other: AsyncZeroconf, name: str) -> bool:

@@ -88,6 +88,7 @@ def test_a_conversion_that_is_cut_off_leaves_the_old_model_as_it_was(checkpoint,
     assert digests(out) == before
 
 
+@pytest.mark.slow
 def test_a_conversion_that_was_cut_off_keeps_the_networks_it_had_finished(checkpoint, tmp_path):
     whole = convert(checkpoint, tmp_path / "whole", ConvertOptions(name="m"))
     out = tmp_path / "out"
@@ -115,6 +116,7 @@ convert(Path(sys.argv[1]), Path(sys.argv[2]), ConvertOptions(name="m", verify=Fa
 """
 
 
+@pytest.mark.slow
 def test_a_conversion_that_was_killed_keeps_the_networks_it_had_finished(checkpoint, tmp_path):
     out = tmp_path / "out"
     died = subprocess.run([sys.executable, "-c", KILLED, str(checkpoint), str(out)], check=False)
@@ -128,6 +130,7 @@ def test_a_conversion_that_was_killed_keeps_the_networks_it_had_finished(checkpo
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "whole"]
 
 
+@pytest.mark.slow
 def test_one_network_is_converted_again_and_the_others_are_kept(checkpoint, tmp_path):
     out = tmp_path / "out"
     made = convert(checkpoint, out, ConvertOptions(name="m"))
@@ -180,6 +183,7 @@ def test_two_conversions_into_one_folder_take_turns(tmp_path):
     assert order == ["first", "second"]
 
 
+@pytest.mark.slow
 def test_every_attention_and_batch_shares_the_same_weights(checkpoint, tmp_path):
     weights = set()
     for attention in ATTENTIONS:
@@ -204,6 +208,7 @@ def test_the_tokenizer_of_a_checkpoint_saved_by_transformers_5_is_taken_apart(ch
     assert json.loads((model.tokenizer("tokenizer") / "vocab.json").read_text()) == vocabulary
 
 
+@pytest.mark.slow
 def test_sharded_weights_are_read_as_one(tmp_path):
     whole = write_checkpoint(tmp_path / "whole")
     sharded = tmp_path / "sharded"
@@ -217,6 +222,7 @@ def test_sharded_weights_are_read_as_one(tmp_path):
     assert (a.package("unet", 64, 64) / weights).read_bytes() == (b.package("unet", 64, 64) / weights).read_bytes()
 
 
+@pytest.mark.slow
 def test_full_precision_weights_become_fp16(tmp_path, checkpoint):
     source = tmp_path / "source"
     shutil.copytree(checkpoint, source)

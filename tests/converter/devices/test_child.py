@@ -51,6 +51,7 @@ def test_what_the_work_raises_is_told():
         in_child(broken)
 
 
+@pytest.mark.slow
 def test_a_process_that_does_not_come_to_an_end_is_ended():
     begun = time.monotonic()
     with pytest.raises(ChildDied, match="no answer after 1 s"):

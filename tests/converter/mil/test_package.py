@@ -136,6 +136,7 @@ def offsets(function):
     return [v.blobFileValue.offset for v in values if v.WhichOneof("value") == "blobFileValue"]
 
 
+@pytest.mark.slow
 def test_several_functions_are_written_as_coremltools_writes_them(ct, functions, singles, tmp_path):
     descriptor = ct.utils.MultiFunctionDescriptor()
     for name, path in singles.items():

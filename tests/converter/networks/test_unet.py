@@ -111,6 +111,7 @@ def blocks(levels):
     }
 
 
+@pytest.mark.slow
 def test_long_rows_of_queries_are_cut_whatever_their_length(tmp_path):
     """45 x 50 latents are 2250 queries and keys: four pieces of 512 and one of 202 (Apple's form refuses such sizes)."""
     module = halved(tiny_unet())

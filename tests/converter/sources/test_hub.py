@@ -356,6 +356,7 @@ def test_a_full_disk_is_noticed_before_weights_are_downloaded(hub, files, monkey
     assert not [r for r in hub.requests if r.path.startswith("/cdn/")]
 
 
+@pytest.mark.slow
 def test_the_environment_s_address_token_and_cache_are_used(hub, files, tmp_path):
     hub.repositories["owner/tiny"] = Repository(files, gated=True)
     code = (

@@ -51,6 +51,7 @@ def test_every_tensor_has_the_name_and_the_values_diffusers_gives_it(family, dty
         assert ours.fp16_bytes(ours) == sum(2 * t.numel() for t in theirs.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", list(TINY_UNETS))
 def test_the_configurations_build_the_modules_the_file_was_written_from(family, tmp_path):
     modules, state = tiny(family)
@@ -158,6 +159,7 @@ def test_reading_needs_no_pytorch(tmp_path):
     run([sys.executable, "-c", code, str(path)], check=True)
 
 
+@pytest.mark.slow
 def test_a_tensor_of_too_few_axes_is_refused_with_a_sentence(tmp_path):
     _, state = tiny("sd1")
     kinds = {re.sub(r"\d+", "0", name): name for name, tensor in state.items() if tensor.ndim > 1}

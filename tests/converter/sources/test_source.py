@@ -66,6 +66,7 @@ def test_a_single_file_is_recognized_as_the_folder_is(family, tmp_path):
         assert file.has(component) == folder.has(component)
 
 
+@pytest.mark.slow
 def test_a_single_file_is_converted_to_the_weights_of_the_folder(tmp_path):
     options, actual = ConvertOptions(name="m", sizes=((64, 64),), verify=False), []
     for number, source in enumerate(diffusers_folder(tmp_path, "sd1")):

@@ -165,6 +165,7 @@ def test_whole_numbers_beyond_fp16_are_refused(tmp_path):
     tensors.require_fp16("b")
 
 
+@pytest.mark.slow
 def test_a_header_of_more_tensors_or_axes_than_any_network_has_is_refused(tmp_path):
     many = {f"t{i}": entry("F16", [0], 0, 0) for i in range(200_001)}
     with pytest.raises(CheckpointError, match="200001 tensors; at most 200000"):

@@ -117,6 +117,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_the_ids_that_transformers_gives(form, tmp_path):
     source = FORMS[form](tmp_path / "tokenizer")
@@ -270,6 +271,7 @@ def with_a_token(source, token, *, end):
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["legacy", "said"])
 def test_a_pooled_prompt_with_an_added_token_is_transformers(end, tmp_path):
     # Configurations from before transformers 4.31 call the end 2, and mean the greatest number in a prompt: with an added

@@ -15,6 +15,7 @@ from server.events import EventLog
 from tests.support.live_server import enqueue, live, over, running, until, watch
 
 
+@pytest.mark.slow
 def test_a_job_is_watched_from_its_place_in_the_queue_to_its_end(client: httpx.Client) -> None:
     before, made = enqueue(client, "slow", steps=6), enqueue(client, "slow", steps=8, n=2)
     told = list(watch(client, made["id"]))
@@ -30,6 +31,7 @@ def test_a_job_is_watched_from_its_place_in_the_queue_to_its_end(client: httpx.C
     assert over(client, before["id"])["status"] == "succeeded"
 
 
+@pytest.mark.slow
 def test_progress_has_estimates_and_previews(client: httpx.Client) -> None:
     over(client, enqueue(client, "slow", steps=1)["id"])
     told = list(watch(client, enqueue(client, "slow", steps=12)["id"]))
@@ -41,6 +43,7 @@ def test_progress_has_estimates_and_previews(client: httpx.Client) -> None:
     assert all(jpeg.startswith(b"\xff\xd8") for jpeg in seen)
 
 
+@pytest.mark.slow
 def test_a_reader_that_was_cut_off_goes_on_where_it_was(client: httpx.Client) -> None:
     made = enqueue(client, "slow", steps=12)
     seen = []
@@ -76,6 +79,7 @@ def test_a_job_that_is_over_is_told_at_once(client: httpx.Client, after: int | N
     assert (told.kind, told.data) == ("state", made)
 
 
+@pytest.mark.slow
 def test_a_waiting_job_hears_of_its_place(client: httpx.Client) -> None:
     made = [enqueue(client, "slow", steps=3) for _ in range(4)]
     told = [t.data for t in watch(client, made[3]["id"]) if t.kind == "state"]
@@ -94,6 +98,7 @@ def test_cancelling_ends_the_stream(client: httpx.Client) -> None:
     assert list(told)[-1].data["status"] == "cancelled"
 
 
+@pytest.mark.slow
 def test_after_a_restart_a_job_can_be_watched_on(tmp_path: Path) -> None:
     with live(tmp_path) as client:
         done, made = over(client, enqueue(client, "a circle")["id"]), enqueue(client, "slow", steps=15)
@@ -106,6 +111,7 @@ def test_after_a_restart_a_job_can_be_watched_on(tmp_path: Path) -> None:
         assert [t.data for t in watch(client, done["id"])] == [done]
 
 
+@pytest.mark.slow
 def test_the_streams_end_when_the_server_stops(tmp_path: Path) -> None:
     seen: list[str] = []
     with live(tmp_path) as client:

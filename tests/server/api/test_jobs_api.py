@@ -91,6 +91,7 @@ def test_a_page_that_cannot_be_is_named(client: httpx.Client, query: str, field:
     assert accepted in answer.json()["error"]["accepted"]
 
 
+@pytest.mark.slow
 def test_a_job_tells_what_its_time_went_into_and_how_long_it_will_take(client: httpx.Client) -> None:
     over(client, enqueue(client, "slow", steps=2)["id"])
     first, second = enqueue(client, "slow", steps=10), enqueue(client, "slow", steps=10)
@@ -118,6 +119,7 @@ def test_a_running_job_ends_within_a_step_of_its_cancelling(client: httpx.Client
     assert ended_job["images"] == []
 
 
+@pytest.mark.slow
 def test_a_queued_job_that_is_cancelled_never_runs(client: httpx.Client) -> None:
     first, second = enqueue(client, "slow", steps=10), enqueue(client, "slow", steps=10)
     answer = client.delete(f"/api/v1/jobs/{second['id']}")

@@ -22,6 +22,7 @@ def count(client: httpx.Client) -> int:
     return len(client.get("/api/v1/jobs?limit=100").json()["jobs"])
 
 
+@pytest.mark.slow
 def test_the_same_request_with_the_same_key_is_the_same_job(tmp_path: Path) -> None:
     with live(tmp_path) as client:
         first, again = send(client, "k1"), send(client, "k1")
@@ -114,6 +115,7 @@ def narrow(tmp_path: Path) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.mark.slow
 def test_a_full_queue_says_when_to_come_back_and_loses_nothing(narrow: httpx.Client) -> None:
     first = enqueue(narrow, "slow", steps=20)
     running(narrow, first["id"])
@@ -137,6 +139,7 @@ def test_a_repeat_is_answered_even_by_a_full_queue(narrow: httpx.Client) -> None
     assert narrow.post("/api/v1/txt2img", json={"prompt": "a"}, headers=headers).json()["id"] == made[0] == made[1]
 
 
+@pytest.mark.slow
 def test_jobs_that_have_expired_answer_410(tmp_path: Path) -> None:
     with live(tmp_path, limits=Limits(retention=Retention(gigabytes=1e-9))) as client:
         job_id = enqueue(

@@ -63,6 +63,7 @@ def test_each_network_is_loaded_run_and_placed(data: Path, capsys: pytest.Captur
         assert engine["cost"] + rest["cost"] == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_versions_and_the_machine_are_told_and_nothing_secret(
     data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,7 @@ def test_the_networks_beside_a_damaged_one_are_examined(folder):
     assert all(placed[name].problem is None for name in ("text_encoder", "vae_decoder", "vae_encoder"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [None, b"\x00" * 64], ids=["missing", "cut short"])
 def test_weights_that_cannot_be_read_show_when_a_network_is_run(folder, content):
     manifest = json.loads((folder / FILE).read_text())

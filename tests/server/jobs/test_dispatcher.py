@@ -22,6 +22,7 @@ def test_an_idle_model_is_unloaded_and_comes_back_with_the_next_job(tmp_path: Pa
         assert over(client, enqueue(client, "a circle")["id"])["status"] == "succeeded"
 
 
+@pytest.mark.slow
 def test_a_data_folder_that_cannot_be_written_is_reported_and_loses_no_job(tmp_path: Path) -> None:
     with live(tmp_path) as client, ThreadPoolExecutor(1) as elsewhere:
         waiting = elsewhere.submit(client.post, "/api/v1/txt2img", json={"prompt": "slow", "steps": 5})
@@ -39,6 +40,7 @@ def test_a_data_folder_that_cannot_be_written_is_reported_and_loses_no_job(tmp_p
         assert [over(client, made["id"])["status"] for made in (first, second)] == ["succeeded", "succeeded"]
 
 
+@pytest.mark.slow
 def test_a_bug_that_stops_the_queue_is_reported_and_loses_no_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,6 +72,7 @@ def test_a_models_folder_that_cannot_be_read_fails_the_job_and_not_the_queue(
         assert over(client, enqueue(client, "a circle")["id"])["status"] == "succeeded"
 
 
+@pytest.mark.slow
 def test_jobs_of_several_models_are_all_made_with_their_own(tmp_path: Path) -> None:
     other = tmp_path / "models" / fake_pipeline.OTHER
     other.mkdir(parents=True)

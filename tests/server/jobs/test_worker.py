@@ -176,6 +176,7 @@ def test_steps_are_reported_with_their_image_and_how_long_they_took(worker: Work
     assert all(s.seconds >= fake_pipeline.STEP_SECONDS for s in steps)
 
 
+@pytest.mark.slow
 def test_slow_steps_come_with_a_preview_now_and_then(worker: Worker) -> None:
     said = worker.run("a", request("slow", steps=12))
     previews = [e.preview for e in said if isinstance(e, Progressed)]
@@ -207,6 +208,7 @@ def test_a_model_whose_content_has_changed_is_loaded_again(worker: Worker) -> No
     assert any(isinstance(event, Loading) for event in said)
 
 
+@pytest.mark.slow
 def test_a_worker_starts_empty_and_shows_no_previews_where_none_are_wanted(tmp_path: Path) -> None:
     for worker in started(tmp_path, previews=False):
         assert worker.until(lambda event: isinstance(event, Loaded)) == [Loaded(None)]
