@@ -15,6 +15,7 @@ from converter.errors import CheckpointError, ManifestError
 from converter.folder import FILE, Conditions, Manifest, ModelFolder, Package, Source, Versions
 from converter.networks.registry import kind_of
 from converter.runtime.chunks import chunk_paths
+from converter.sources.checkpoint import content_hash, size_and_time
 from converter.sources.snapshot import folder_name
 
 #: The kind of source of an adopted folder's manifest.
@@ -27,16 +28,6 @@ def _digest(model: AppleModel, describe: Callable[[Path], str]) -> str:
         for file in sorted(p for p in path.rglob("*") if p.is_file()):
             digest.update(f"{file.relative_to(model.folder).as_posix()} {describe(file)}\n".encode())
     return digest.hexdigest()
-
-
-def _content(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _stamp(path: Path) -> str:
-    stat = path.stat()
-    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def _package(model: AppleModel, network: str, path: Path) -> Package:
@@ -68,7 +59,10 @@ def _manifest(model: AppleModel, settled: Settled) -> Manifest:
         defaults=settled.defaults,
         networks={network: (_package(model, network, path),) for network, path in model.networks.items()},
         source=Source(
-            _KIND, model.version or folder_name(model.folder), _digest(model, _content), _digest(model, _stamp)
+            _KIND,
+            model.version or folder_name(model.folder),
+            _digest(model, content_hash),
+            _digest(model, size_and_time),
         ),
         converter=Versions(__version__, model.coremltools),
         plan="",

@@ -80,7 +80,7 @@ def _files(model: AppleModel, network: str, given: Path | None) -> Files | None:
 def find_vocabulary(model: AppleModel, given: Path | None) -> Vocabulary | None:
     """Return the model's tokenizers: those in the folder ``given``, else in its own, else CLIP's for a published model.
 
-    None if there are none. Raises CheckpointError if one is damaged or does not fit the model.
+    None if there is no such file. Raises CheckpointError if one is damaged or does not fit the model.
     """
     candidates = {network: _files(model, network, given) for network in model.tokenizers}
     tokenizers = {network: files for network, files in candidates.items() if files is not None}

@@ -80,7 +80,7 @@ def gather(problems: Iterable[Problem]) -> list[Finding]:
 
 
 def worst(findings: Sequence[Finding]) -> Level | None:
-    """Return the highest level of the findings; None if there are none."""
+    """Return the highest level of the findings; None without findings."""
     return min((f.level for f in findings), key=_LEVELS.index, default=None)
 
 

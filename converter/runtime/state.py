@@ -44,9 +44,7 @@ def checked_state(state: State | None, declared: Mapping[str, Feature]) -> dict[
         raise InputError(f"the network has states ({', '.join(declared)}); pass a state from its make_state()")
     tensors = {} if state is None else state.tensors
     if {name: f.shape for name, f in declared.items()} != {name: tuple(t.shape) for name, t in tensors.items()}:
-        raise InputError(
-            f"the state has {', '.join(tensors)}; the network's states are {', '.join(declared) or 'none'}"
-        )
+        raise InputError(f"the state has {', '.join(tensors)}; the network has {', '.join(declared) or 'no state'}")
     return dict(tensors)
 
 

@@ -78,7 +78,7 @@ def _names(folder: Path) -> set[str]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files to read of a network's folder; raises CheckpointError if there are none."""
+    """Return the safetensors files to read of a network's folder; raises CheckpointError if the folder has no weights."""
     names = choose_weights(str(folder), _names(folder), lambda name: read_json(folder / name))
     return [folder / name for name in names]
 

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -19,7 +19,6 @@ from server.events import EventLog
 from server.jobs.ledger import JobLedger, Limits
 from server.jobs.messages import (
     Cancel,
-    Command,
     Ended,
     Event,
     Finished,
@@ -35,8 +34,9 @@ from server.jobs.messages import (
     Unload,
 )
 from server.jobs.running import Running
+from server.jobs.worker_slot import WorkerSlot
 from server.logs import about_job
-from server.supervisor import STOP_SECONDS, ChildProcess, Launch, Supervisor, Transport
+from server.supervisor import STOP_SECONDS, ChildProcess, Launch, Supervisor
 
 log = logging.getLogger("anemone.queue")
 
@@ -65,39 +65,6 @@ class Models(Protocol):
 
     def folder(self, name: str) -> Path:
         """Return the model's folder."""
-
-
-@dataclass
-class WorkerSlot:
-    """A place for one worker process, which is restarted when it dies.
-
-    running: the job that the worker runs.
-    loaded: the model that it has loaded.
-    note: the file that names what the worker tries for the first time. The worker deletes it after the try, so the file
-        exists only during the try, or if the worker died of it.
-    deaths: how many times in a row the worker died outside of jobs.
-    idle_since: monotonic seconds.
-    """
-
-    number: int
-    launch: Launch
-    worker: ChildProcess | None = None
-    running: Running | None = None
-    loaded: str | None = None
-    note: Path | None = None
-    deaths: int = 0
-    idle_since: float = field(default_factory=time.monotonic)
-
-    @property
-    def transport(self) -> Transport | None:
-        """The connection to the worker; None while no worker runs."""
-        return self.worker.transport if self.worker is not None else None
-
-    def send(self, command: Command) -> None:
-        """Send a command, from any thread; it is dropped while no worker runs."""
-        transport = self.transport
-        if transport is not None:
-            transport.send(command)
 
 
 class Dispatcher:

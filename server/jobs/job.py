@@ -62,7 +62,7 @@ class Job:
     attempts: how many times it was started.
     steps_done, step_seconds: the denoising steps of the last attempt, and how long they took together.
     position: the number of jobs that run before it; None unless it is queued.
-    eta: the estimated time until it ends, from former jobs' step times; None if there are none, or the job has ended.
+    eta: the estimated time until it ends, from former jobs' step times; None before the first job, or if this one has ended.
     image, step, steps: the image being made, its newest step, and its number of steps; None before the first step.
     """
 

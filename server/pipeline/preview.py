@@ -56,7 +56,7 @@ def _rows(latents: Latents) -> NDArray[np.float32]:
 
 
 def published_factors(manifest: Manifest) -> Factors | None:
-    """Return the published factors of the model's autoencoder; None if there are none."""
+    """Return the published factors of the model's autoencoder; None if it has no published ones."""
     if manifest.latent_channels != 4:
         return None
     scaling = manifest.vae_scaling_factor

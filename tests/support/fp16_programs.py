@@ -13,6 +13,8 @@ with warnings.catch_warnings():
     from coremltools.converters.mil import Builder as mb
     from coremltools.converters.mil.mil import types
 
+from tests.support.mil_programs import save_unoptimized
+
 __all__ = ["fp16", "mb", "package_of_program", "state", "types"]
 
 
@@ -32,14 +34,4 @@ def package_of_program(folder: Path, inputs: list[Any], body: Callable[..., Any]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = mb.program(input_specs=inputs, opset_version=opset)(body)
-        model = ct.convert(
-            program,
-            convert_to="mlprogram",
-            minimum_deployment_target=opset,
-            compute_precision=ct.precision.FLOAT32,
-            pass_pipeline=ct.PassPipeline.EMPTY,
-            skip_model_load=True,
-        )
-        path = folder / "program.mlpackage"
-        model.save(str(path))
-    return path
+        return save_unoptimized(program, folder, opset)

@@ -12,6 +12,23 @@ import numpy as np
 from converter.runtime.mil import MILNetwork
 
 
+def save_unoptimized(program: Any, folder: Path, target: Any) -> Path:
+    """Write the package of a coremltools program with exactly its operations: no pass of coremltools changes them."""
+    import coremltools as ct
+
+    model = ct.convert(
+        program,
+        convert_to="mlprogram",
+        minimum_deployment_target=target,
+        compute_precision=ct.precision.FLOAT32,
+        pass_pipeline=ct.PassPipeline.EMPTY,
+        skip_model_load=True,
+    )
+    path = folder / "program.mlpackage"
+    model.save(str(path))
+    return path
+
+
 def package_program(folder: Path, opset: str, inputs: dict[str, np.ndarray], build: Callable[..., Any]) -> Path:
     """Write a package of ``build(mb, **inputs)``; results are called result_0, ...; types that models cannot return are int32.
 
@@ -36,17 +53,7 @@ def package_program(folder: Path, opset: str, inputs: dict[str, np.ndarray], bui
             function.set_outputs([mb.identity(x=v, name=f"result_{i}") for i, v in enumerate(results)])
         program = Program()
         program.add_function("main", function)
-        model = ct.convert(
-            program,
-            convert_to="mlprogram",
-            minimum_deployment_target=ct.target[opset],
-            compute_precision=ct.precision.FLOAT32,
-            pass_pipeline=ct.PassPipeline.EMPTY,
-            skip_model_load=True,
-        )
-        path = folder / "program.mlpackage"
-        model.save(str(path))
-    return path
+        return save_unoptimized(program, folder, ct.target[opset])
 
 
 def run_program(folder: Path, opset: str, inputs: dict[str, np.ndarray], build: Callable[..., Any]) -> list[np.ndarray]:

@@ -37,7 +37,6 @@ XL = {
     "transformer_layers_per_block": (1, 2),
     "attention_head_dim": (2, 4),
     "use_linear_projection": True,
-    "time_cond_proj_dim": 16,
     "addition_embed_type": "text_time",
     "addition_time_embed_dim": 8,
     "projection_class_embeddings_input_dim": 6 * 8 + POOLED,
@@ -48,7 +47,7 @@ MODULES: dict[str, Callable[[], torch.nn.Module]] = {
         515, kind=CLIPTextModelWithProjection, hidden_act="gelu", projection_dim=POOLED, eos_token_id=2
     ),
     "unet": tiny_unet,
-    "xl unet": lambda: tiny_unet(**XL),
+    "xl unet": lambda: tiny_unet(**XL, time_cond_proj_dim=16),
     "controlnet": lambda: ControlNetModel.from_unet(
         tiny_unet(), conditioning_embedding_out_channels=(8, 8, 16, 16), load_weights_from_unet=False
     ),

@@ -15,18 +15,8 @@ from converter.runtime.program import read_program
 from converter.sources.config_tables import CONTROLNET
 from tests.support.checkpoints import TEXT_WIDTH, tiny_unet
 from tests.support.mil_packages import as_written, halved, package_of, psnr
+from tests.support.tiny_networks import POOLED, XL
 
-POOLED = 24
-XL = {
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2),
-    "attention_head_dim": (2, 4),
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 8,
-    "projection_class_embeddings_input_dim": 6 * 8 + POOLED,
-}
 FAMILIES = {
     "sd2": {"use_linear_projection": True, "attention_head_dim": (2, 4), "upcast_attention": True},
     "inpainting": {"in_channels": 9},

@@ -73,7 +73,7 @@ def test_a_network_with_states_is_not_run_without_one_or_on_anothers(summing, tm
         network.predict(input_of(1, 2, 3))
     path = package_of_program(tmp_path, [fp16(1, 3)], lambda x: mb.add(x=x, y=np.float16(1), name="y"))
     plain = MILNetwork(path)
-    with pytest.raises(InputError, match="the state has total; the network's states are none"):
+    with pytest.raises(InputError, match="the state has total; the network has no state"):
         plain.predict(input_of(1, 2, 3), network.make_state())
     with pytest.raises(InputError, match=r"state total has shape \[3\]; \[1, 3\] is accepted"):
         network.make_state().write("total", np.zeros(3))
