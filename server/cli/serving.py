@@ -22,6 +22,7 @@ from server.logs import log_as
 from server.models.conversions import Conversions, launch_conversion
 from server.models.first import FirstModel
 from server.models.memory import memory_budget
+from server.security import sessions
 from server.security.gate import Access
 from server.security.hosts import Hosts, own_addresses, own_names
 from server.security.key import FILE, ApiKey, Authenticator, kept_key
@@ -97,7 +98,7 @@ def _access(settings: Settings) -> Access:
     return Access(
         hosts=Hosts(settings.on_network, settings.allowed_hosts),
         origins=settings.cors_origins,
-        authenticator=Authenticator(ApiKey(text) if text is not None else None),
+        authenticator=Authenticator(ApiKey(text) if text is not None else None, settings.data_dir / sessions.FILE),
         rate=settings.rate_limit,
     )
 

@@ -128,27 +128,24 @@ class Gate:
             raise ApiError(429, "too_many_requests", message, headers=_retry_after(wait))
 
     def _check_key(self, scope: Scope) -> None:
-        authenticator, path, is_reading = self._access.authenticator, scope["path"], scope["method"] in READING
         # HEAD and OPTIONS show no more than GET.
-        is_open = ("GET" if is_reading else scope["method"], path) in self._open
-        if is_open and is_reading:
+        method = "GET" if scope["method"] in READING else scope["method"]
+        if (method, scope["path"]) in self._open:
             return
-        if (wait := authenticator.wait(scope)) > 0:
-            message = "too many wrong keys; wait, then send the right one"
-            raise ApiError(429, "too_many_wrong_keys", message, headers=_retry_after(wait))
-        if is_open:
-            return
-        is_right = authenticator.authenticate(scope)
-        if is_right is None:
+        verdict = self._access.authenticator.authenticate(scope)
+        if verdict == "missing":
             message = (
                 "this server needs its API key; accepted: the header 'Authorization: Bearer KEY', Basic credentials with "
                 "the key as user name or password, or its page's login"
             )
             raise ApiError(401, "key_missing", message, headers=_CHALLENGE)
-        if not is_right:
-            # Delete an old cookie, so that the browser does not keep sending it.
+        if verdict == "ended":
+            # Delete the cookie, so that the browser does not keep sending it.
             stale = {"set-cookie": f"{COOKIE}=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict"}
+            message = "this login has ended: by its age, a logout or another API key; log in again"
+            raise ApiError(401, "login_ended", message, headers={**_CHALLENGE, **stale})
+        if verdict == "wrong":
             message = (
                 "the API key is wrong; accepted: the key that its owner set, or that the server made at its first start"
             )
-            raise ApiError(401, "key_wrong", message, headers={**_CHALLENGE, **stale})
+            raise ApiError(401, "key_wrong", message, headers=_CHALLENGE)

@@ -1,24 +1,27 @@
 """The API key, kept in the data folder; programs send it as a Bearer token or by Basic, browsers as a cookie.
 
 The file contains the key itself, not a hash, and only its owner can read it: the owner needs the key for the next client,
-and anyone who can read the folder can read the images anyway. The cookie is an HMAC of the key, so replacing the key invalidates it.
+and anyone who can read the folder can read the images anyway. The cookie is the random id of a login (`server.security.sessions`).
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
+import math
 import os
 import secrets
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from starlette.requests import cookie_parser
 from starlette.types import Scope
 
 from converter.errors import AnemoneError
+from server.errors import ApiError
 from server.security.headers import header
 from server.security.rate import Buckets, client_of
+from server.security.sessions import Sessions
 
 FILE = "api-key"
 COOKIE = "anemone_session"
@@ -38,7 +41,6 @@ class ApiKey:
 
     def __init__(self, text: str) -> None:
         self._text = text.encode()
-        self.session = hmac.new(self._text, b"anemone session", hashlib.sha256).hexdigest()
 
     def __repr__(self) -> str:
         return "ApiKey(...)"
@@ -47,9 +49,9 @@ class ApiKey:
         """Return whether ``candidate`` is the key."""
         return hmac.compare_digest(candidate, self._text)
 
-    def is_session(self, cookie: str) -> bool:
-        """Return whether a cookie's value was made from the key."""
-        return hmac.compare_digest(cookie.encode("utf-8", "surrogatepass"), self.session.encode())
+    def sessions(self, file: Path | None) -> Sessions:
+        """Return the logins made with this key, kept in ``file``."""
+        return Sessions(self._text, file)
 
 
 def kept_key(data_dir: Path) -> tuple[str, bool]:
@@ -71,45 +73,72 @@ def kept_key(data_dir: Path) -> tuple[str, bool]:
     return text, True
 
 
+#: What a request's credentials are; "ended": those of a login that is not open any more, or never was.
+Verdict: TypeAlias = Literal["right", "wrong", "ended", "missing"]
+
+
 class Authenticator:
     """Checks the API key of requests; a client that sends wrong keys must wait, even with the right key."""
 
-    def __init__(self, key: ApiKey | None) -> None:
-        """Without a ``key``, every request is accepted, with any credentials."""
-        self.key = key
+    def __init__(self, key: ApiKey | None, sessions: Path | None = None) -> None:
+        """Without a ``key``, every request is accepted, with any credentials. ``sessions``: the file of the logins."""
+        self._key = key
+        self._sessions = key.sessions(sessions) if key is not None else None
         self._wrong = Buckets(_WRONG_A_MINUTE)
 
-    def wait(self, scope: Scope) -> float:
-        """Return the seconds that the request's client must wait after wrong keys, usually 0."""
-        return self._wrong.wait(client_of(scope)) if self.key is not None else 0.0
-
-    def authenticate(self, scope: Scope) -> bool | None:
-        """Return whether the request's credentials are right, or None if it has no credentials; count wrong ones.
+    def authenticate(self, scope: Scope) -> Verdict:
+        """Check the request's credentials; count wrong ones. Raises ApiError if its client sent too many.
 
         Accepts a Bearer token, Basic credentials with the key as user name or as password, and the page's cookie. Ignores
         empty Basic credentials: clients of AUTOMATIC1111 send them if their user has entered nothing.
         """
-        if self.key is None:
-            return True
+        if self._key is None or self._sessions is None:
+            return "right"
         scheme, _, token = (header(scope, b"authorization") or "").partition(" ")
         token = token.strip()
         if scheme.lower() == "bearer":
-            return self._counted(scope, self.key.matches(token.encode("latin-1")))
+            return self._counted(scope, self._key.matches(token.encode("latin-1")))
         if scheme.lower() == "basic" and (parts := _basic(token)) != (b"", b""):
             # Always compare both, so that the time reveals nothing about either.
-            user, password = (self.key.matches(part) for part in parts)
+            user, password = (self._key.matches(part) for part in parts)
             return self._counted(scope, user or password)
         cookie = _session_cookie(scope)
-        return None if cookie is None else self._counted(scope, self.key.is_session(cookie))
+        if cookie is None:
+            return "missing"
+        # Nobody guesses 256 random bits: an open login never waits for wrong keys from the same address.
+        if self._sessions.is_open(cookie):
+            return "right"
+        self._counted(scope, False)
+        return "ended"
 
-    def check(self, scope: Scope, candidate: str) -> bool:
-        """Return whether ``candidate``, typed into the page, is the key; count a wrong one."""
-        return self.key is None or self._counted(scope, self.key.matches(candidate.encode("utf-8", "surrogatepass")))
+    def log_in(self, scope: Scope, candidate: str) -> str | None:
+        """Return the cookie of a new login if ``candidate`` is the key, "" if none is needed; None if it is wrong.
 
-    def _counted(self, scope: Scope, right: bool) -> bool:
+        Counts a wrong key, and ends the login that the request's cookie has. Raises ApiError if its client sent too many.
+        """
+        if self._key is None or self._sessions is None:
+            return ""
+        if self._counted(scope, self._key.matches(candidate.encode("utf-8", "surrogatepass"))) != "right":
+            return None
+        self.log_out(scope)
+        return self._sessions.begin()
+
+    def log_out(self, scope: Scope) -> None:
+        """End the login of the request's cookie, if it has one; other logins stay."""
+        cookie = _session_cookie(scope)
+        if cookie is not None and self._sessions is not None:
+            self._sessions.end(cookie)
+
+    def _counted(self, scope: Scope, right: bool) -> Verdict:
+        """Return the verdict on a key. Each counts as wrong until it is known to be right, so that no two are checked for one count."""
+        client = client_of(scope)
+        if (wait := self._wrong.take(client)) > 0:
+            message = "too many wrong keys; wait, then send the right one"
+            raise ApiError(429, "too_many_wrong_keys", message, headers={"retry-after": str(math.ceil(wait))})
         if not right:
-            self._wrong.take(client_of(scope))
-        return right
+            return "wrong"
+        self._wrong.give_back(client)
+        return "right"
 
 
 def _basic(token: str) -> tuple[bytes, bytes]:

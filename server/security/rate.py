@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,18 +15,24 @@ from starlette.types import Scope
 _MOST_CLIENTS = 10_000
 
 
+#: This machine, as a client.
+LOOPBACK = "127.0.0.1"
+
+
 def client_of(scope: Scope) -> str:
-    """Return the client's address; for IPv6 its /64 network, because one machine may use all of it."""
+    """Return the client's address; for IPv6 its /64 network, because one machine may use all of it.
+
+    All of this machine's programs are one client: 127.0.0.0/8 has 16 million addresses.
+    """
     text = scope["client"][0] if scope.get("client") else "unknown"
     try:
         address = ipaddress.ip_address(str(text).partition("%")[0])
     except ValueError:
         return str(text)
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(address) if address.is_loopback else str(ipaddress.ip_network((address, 64), strict=False))
+    address = getattr(address, "ipv4_mapped", None) or address
+    if address.is_loopback:
+        return LOOPBACK
+    return str(address if address.version == 4 else ipaddress.ip_network((address, 64), strict=False))
 
 
 @dataclass
@@ -35,10 +42,14 @@ class _Bucket:
 
 
 class Buckets:
-    """A token bucket for each client, with up to ``a_minute`` tokens; it refills within a minute."""
+    """A token bucket for each client, with up to ``a_minute`` tokens; it refills within a minute.
+
+    Safe to call from several threads. The clock is monotonic: setting the machine's time changes nothing.
+    """
 
     def __init__(self, a_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._most, self._clock = a_minute, clock
+        self._lock = threading.Lock()
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
     def _bucket(self, client: str) -> _Bucket:
@@ -52,14 +63,19 @@ class Buckets:
             self._buckets.popitem(last=False)
         return bucket
 
-    def wait(self, client: str) -> float:
-        """Return the seconds until ``client`` has a token, 0 if it has one."""
-        return max(0.0, (1 - self._bucket(client).tokens) * 60 / self._most)
-
     def take(self, client: str) -> float:
         """Take a token of ``client`` and return 0, or return the seconds until it has one."""
-        bucket = self._bucket(client)
-        if bucket.tokens < 1:
-            return (1 - bucket.tokens) * 60 / self._most
-        bucket.tokens -= 1
-        return 0.0
+        with self._lock:
+            bucket = self._bucket(client)
+            if bucket.tokens < 1:
+                return (1 - bucket.tokens) * 60 / self._most
+            bucket.tokens -= 1
+            return 0.0
+
+    def give_back(self, client: str) -> None:
+        """Give back a token that ``client`` took; a client with all its tokens is forgotten."""
+        with self._lock:
+            bucket = self._bucket(client)
+            bucket.tokens += 1
+            if bucket.tokens >= self._most:
+                del self._buckets[client]

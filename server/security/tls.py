@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-import os
 import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from converter.errors import AnemoneError
+from server.security.private import write_private
 
 #: Days; Apple's systems trust only certificates that are valid for at most 825.
 _VALID_DAYS = 800
@@ -117,15 +117,6 @@ def _make(cert: Path, key: Path, wanted: set[x509.GeneralName]) -> x509.Certific
     pem = private_key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    _write(key, pem)
-    _write(cert, certificate.public_bytes(serialization.Encoding.PEM))
+    write_private(key, pem)
+    write_private(cert, certificate.public_bytes(serialization.Encoding.PEM))
     return certificate
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file that only its owner can read, by one rename."""
-    new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-    new.replace(path)

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
 
 from server.security.gate import Access
 from server.security.key import COOKIE, ApiKey, Authenticator
+from server.security.sessions import Sessions
 from tests.support.live_server import answers, enqueue, live, over
 
 KEY = "the-key-of-a-household"
@@ -48,15 +52,46 @@ def test_the_cookie_is_out_of_reach_for_scripts_and_other_sites_and_is_not_the_k
     assert KEY not in cookie
 
 
-def test_logging_out_takes_the_cookie_back(browser: httpx.Client) -> None:
-    browser.post(SESSION, json={"key": KEY})
+def test_logging_out_ends_this_login_on_the_server_and_no_other(browser: httpx.Client) -> None:
+    cookies = [str(browser.post(SESSION, json={"key": KEY}).cookies[COOKIE])]
+    browser.cookies.clear()
+    cookies.append(str(browser.post(SESSION, json={"key": KEY}).cookies[COOKIE]))
     assert browser.get("/api/v1/jobs").status_code == 200
     assert browser.delete(SESSION).status_code == 204
-    assert browser.get("/api/v1/jobs").status_code == 401
+    assert COOKIE not in browser.cookies
+    assert [opens(browser, cookie) for cookie in cookies] == [True, False]
+
+
+def test_logging_in_again_ends_the_login_before(browser: httpx.Client) -> None:
+    cookies = [str(browser.post(SESSION, json={"key": KEY}).cookies[COOKIE]) for _ in range(2)]
+    browser.cookies.clear()
+    assert [opens(browser, cookie) for cookie in cookies] == [False, True]
+
+
+def opens(client: httpx.Client, cookie: str) -> bool:
+    return client.get("/api/v1/jobs", headers={"Cookie": f"{COOKIE}={cookie}"}).status_code == 200
+
+
+def test_the_cookie_of_a_page_over_https_is_never_sent_in_clear(browser: httpx.Client) -> None:
+    behind_a_proxy = {"Origin": "https://studio.example", "Sec-Fetch-Site": "same-origin"}
+    cookie = browser.post(SESSION, json={"key": KEY}, headers=behind_a_proxy).headers["set-cookie"]
+    assert {"Secure", "HttpOnly", "SameSite=strict"} <= set(cookie.split("; "))
+
+
+def test_wrong_logins_at_once_are_counted_before_they_are_checked(tmp_path: Path) -> None:
+    access = Access(authenticator=Authenticator(ApiKey(KEY)))
+    with live(tmp_path, access=access, ready=False) as client, ThreadPoolExecutor(40) as threads:
+        statuses = Counter(threads.map(lambda _: client.post(SESSION, json={"key": "wrong"}).status_code, range(40)))
+        right = client.post(SESSION, json={"key": KEY})
+    # One more for each six seconds that this takes.
+    assert statuses[401] + statuses[429] == 40
+    assert 10 <= statuses[401] <= 15
+    assert (right.status_code, right.json()["error"]["code"]) == (429, "too_many_wrong_keys")
+    assert 1 <= int(right.headers["retry-after"]) <= 60
 
 
 def test_a_cookie_of_an_earlier_key_is_taken_back(browser: httpx.Client) -> None:
-    browser.cookies.set(COOKIE, ApiKey("an-earlier-key-of-it").session, domain=str(browser.base_url.host))
+    browser.cookies.set(COOKIE, Sessions(b"an-earlier-key-of-it").begin(), domain=str(browser.base_url.host))
     answer = browser.get("/api/v1/jobs")
     assert answer.status_code == 401
     assert "Max-Age=0" in answer.headers["set-cookie"]

@@ -10,13 +10,21 @@ from converter.errors import AnemoneError
 from server.security.gate import Access
 from server.security.hosts import Hosts
 from server.security.key import COOKIE, FILE, ApiKey, Authenticator, kept_key
+from server.security.sessions import Sessions
 from tests.support.asgi_client import HERE, LAN, ask, gated
 
 KEY = "a-key-for-tests-0123456789"
 
 
-def keyed(key: str = KEY) -> Access:
-    return Access(Hosts(True), authenticator=Authenticator(ApiKey(key)))
+def keyed(sessions: Path | None = None) -> Access:
+    return Access(Hosts(True), authenticator=Authenticator(ApiKey(KEY), sessions))
+
+
+@pytest.fixture
+def logged_in(tmp_path: Path) -> tuple[Access, str]:
+    """A server's rules, and the cookie of a login there."""
+    session = Sessions(KEY.encode(), tmp_path / "sessions").begin()
+    return keyed(tmp_path / "sessions"), f"{COOKIE}={session}"
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -50,7 +58,6 @@ def test_being_alive_and_the_page_need_none(path: str) -> None:
     [
         bearer(KEY),
         {"authorization": f"bearer  {KEY} "},
-        {"cookie": f"x=1; {COOKIE}={ApiKey(KEY).session}; y"},
         basic(f"{KEY}:"),
         basic(f":{KEY}"),
         basic(f"anemone:{KEY}"),
@@ -58,12 +65,30 @@ def test_being_alive_and_the_page_need_none(path: str) -> None:
         basic(KEY),
         basic(f"{KEY}:".encode() + b"\xff"),
         {"authorization": f"bASIC  {base64.b64encode(f'a:{KEY}'.encode()).decode()} "},
-        {**basic(":"), "cookie": f"{COOKIE}={ApiKey(KEY).session}"},
     ],
 )
-def test_the_key_opens_as_a_header_or_a_cookie(headers: dict[str, str]) -> None:
+def test_the_key_opens_as_a_header(headers: dict[str, str]) -> None:
     assert ask(gated(keyed()), headers=headers).status == 200
     assert ask(gated(keyed()), "POST", headers=headers).status == 200
+
+
+@pytest.mark.parametrize("headers", [{}, {"authorization": "Basic "}, basic(":"), {"authorization": "Digest a"}])
+def test_the_cookie_of_a_login_opens(logged_in: tuple[Access, str], headers: dict[str, str]) -> None:
+    access, cookie = logged_in
+    assert ask(gated(access), headers={**headers, "cookie": f"x=1; {cookie}; y"}).status == 200
+
+
+@pytest.mark.parametrize("headers", [bearer("wrong"), basic("user:password"), {"authorization": "Basic ===="}])
+def test_a_wrong_key_goes_before_a_right_cookie(logged_in: tuple[Access, str], headers: dict[str, str]) -> None:
+    access, cookie = logged_in
+    assert ask(gated(access), headers={**headers, "cookie": cookie}).error()["code"] == "key_wrong"
+
+
+@pytest.mark.parametrize("cookie", ["", KEY, "a" * 43, "a" * 5000, "\xff\xfe"])
+def test_a_cookie_of_no_open_login_is_taken_back(cookie: str) -> None:
+    answer = ask(gated(keyed()), headers={"cookie": f"{COOKIE}={cookie}"})
+    assert (answer.status, answer.error()["code"]) == (401, "login_ended")
+    assert "Max-Age=0" in (answer.header("set-cookie") or "")
 
 
 @pytest.mark.parametrize(
@@ -81,11 +106,8 @@ def test_the_key_opens_as_a_header_or_a_cookie(headers: dict[str, str]) -> None:
         basic("no colon"),
         basic(b"\xff\xfe:\x80"),
         {"authorization": f"Basic {KEY}"},
-        {"authorization": "Basic ====", "cookie": f"{COOKIE}={ApiKey(KEY).session}"},
+        bearer("x" * 100_000),
         {"authorization": "Basic \xff\xff"},
-        {"cookie": f"{COOKIE}={KEY}"},
-        {"cookie": f"{COOKIE}={ApiKey('another key of tests').session}"},
-        {**bearer("wrong"), "cookie": f"{COOKIE}={ApiKey(KEY).session}"},
     ],
 )
 def test_a_wrong_key_does_not(headers: dict[str, str]) -> None:
@@ -128,9 +150,22 @@ def test_who_tries_keys_is_made_to_wait_even_for_the_right_one() -> None:
     assert ask(gate, path="/healthz", client=LAN).status == 200
 
 
-def test_wrong_basic_credentials_count_as_tries() -> None:
+def test_wrong_keys_count_together_however_they_are_sent() -> None:
     gate = gated(keyed())
-    assert [ask(gate, headers=basic(f"a:guess {n}"), client=LAN).status for n in range(11)] == [401] * 10 + [429]
+    ways = [basic("a:guess"), bearer("guess"), {"cookie": f"{COOKIE}=guess"}]
+    assert [ask(gate, headers=ways[n % 3], client=LAN).status for n in range(11)] == [401] * 10 + [429]
+
+
+def test_right_keys_do_not_count_as_tries() -> None:
+    gate = gated(keyed())
+    assert {ask(gate, headers=bearer(KEY), client=LAN).status for _ in range(30)} == {200}
+
+
+def test_who_is_logged_in_does_not_wait_for_wrong_keys_from_the_same_address(logged_in: tuple[Access, str]) -> None:
+    access, cookie = logged_in
+    gate = gated(access)
+    assert [ask(gate, headers=bearer("guess")).status for _ in range(11)] == [401] * 10 + [429]
+    assert ask(gate, headers={"cookie": cookie}).status == 200
 
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Basic "}, basic(":")])

@@ -45,6 +45,17 @@ def test_however_many_clients_come_only_the_latest_are_remembered() -> None:
     assert buckets.take("0") == 0
 
 
+def test_a_token_that_is_given_back_leaves_no_trace() -> None:
+    buckets = Buckets(2, Clock())
+    for client in ("a", "b"):
+        buckets.take(client)
+    buckets.take("b")
+    buckets.give_back("a")
+    buckets.give_back("b")
+    assert list(buckets._buckets) == ["b"]
+    assert [buckets.take("b"), buckets.take("b")] == [0, 30]
+
+
 @pytest.mark.parametrize(
     ("address", "client"),
     [
@@ -53,10 +64,12 @@ def test_however_many_clients_come_only_the_latest_are_remembered() -> None:
         ("2001:db8::1:2:3:4", "2001:db8::/64"),
         ("2001:db8::ffff", "2001:db8::/64"),
         ("fe80::1%en0", "fe80::/64"),
-        ("::1", "::1"),
+        ("::1", "127.0.0.1"),
+        ("127.1.2.3", "127.0.0.1"),
+        ("::ffff:127.0.0.9", "127.0.0.1"),
     ],
 )
-def test_a_client_is_its_address_or_its_ipv6_network(address: str, client: str) -> None:
+def test_a_client_is_its_address_or_its_ipv6_network_and_this_machine_one_client(address: str, client: str) -> None:
     scope: Scope = {"client": (address, 1)}
     assert client_of(scope) == client
 
