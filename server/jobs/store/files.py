@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from pathlib import Path
+
+#: The folder, beside the files, of those that no job refers to.
+UNKNOWN = "unknown"
+_PARTIAL = ".partial"
 
 
 class StoredFiles:
@@ -14,6 +20,7 @@ class StoredFiles:
 
     def __init__(self, folder: Path, suffix: str) -> None:
         self._folder, self._suffix = folder, suffix
+        self._own = re.compile(rf"[0-9a-f]{{32}}{re.escape(suffix)}")
         folder.mkdir(parents=True, exist_ok=True)
         self.bytes = 0
         self._unsettled: list[str] = []
@@ -25,7 +32,7 @@ class StoredFiles:
     def write(self, data: bytes) -> str:
         """Write a file and return its name. No file has a name before it is complete; after `settle` it survives a power cut."""
         name = f"{secrets.token_hex(16)}{self._suffix}"
-        partial = self.path(f"{name}.partial")
+        partial = self.path(f"{name}{_PARTIAL}")
         try:
             partial.write_bytes(data)
             partial.rename(self.path(name))
@@ -62,16 +69,31 @@ class StoredFiles:
                 continue
             self.bytes -= size
 
-    def sweep(self, referenced: set[str]) -> int:
-        """Delete the files that no job refers to (the server was killed between file and row); return their number.
+    def sweep(self, referenced: AbstractSet[str]) -> int:
+        """Move the files that no job refers to into `UNKNOWN`, and return their number; add up the others' sizes in ``bytes``.
 
-        ``referenced`` are the names that jobs refer to; their sizes are counted in ``bytes``.
+        Such files are left by a server that was killed between a file and its row, or by a database that was lost; files
+        that a job refers to come back from `UNKNOWN`. Unfinished files are deleted. Files whose names are not the server's
+        own are somebody else's, and stay.
         """
-        self.bytes, deleted = 0, 0
-        for entry in os.scandir(self._folder):
+        self._bring_back(referenced)
+        self.bytes, moved = 0, 0
+        for entry in list(os.scandir(self._folder)):
             if entry.name in referenced:
                 self.bytes += entry.stat().st_size
-            elif entry.name.endswith((self._suffix, ".partial")):
+            elif self._own.fullmatch(entry.name):
+                unknown = self._folder / UNKNOWN
+                unknown.mkdir(mode=0o700, exist_ok=True)
+                Path(entry.path).rename(unknown / entry.name)
+                moved += 1
+            elif self._own.fullmatch(entry.name.removesuffix(_PARTIAL)):
                 Path(entry.path).unlink()
-                deleted += 1
-        return deleted
+        return moved
+
+    def _bring_back(self, referenced: AbstractSet[str]) -> None:
+        unknown = self._folder / UNKNOWN
+        if not unknown.is_dir():
+            return
+        for name in referenced & set(os.listdir(unknown)):
+            if not self.path(name).exists():
+                (unknown / name).rename(self.path(name))

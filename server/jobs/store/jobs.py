@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import sqlite3
 import threading
@@ -16,10 +17,12 @@ from server.events import Status
 from server.jobs.estimates import Shape, StepTime, shape_cost
 from server.jobs.fair_queue import QueuedJob, QueueKey
 from server.jobs.job import PRIORITIES, Job, JobFailure, JobImage, Submission
-from server.jobs.store.files import StoredFiles
+from server.jobs.store.files import UNKNOWN, StoredFiles
 from server.jobs.store.schema import connect, durably, migrate
 from server.pipeline.cost import Cost
 from server.pipeline.request import GenerationRequest
+
+log = logging.getLogger("anemone.store")
 
 #: A job whose worker dies while running it is tried once more; a second death shows that the job is the cause.
 MOST_DEATHS_IN_JOB = 2
@@ -43,14 +46,22 @@ class JobStore:
         self.attachments = StoredFiles(data_dir / "attachments", ".bin")
         self._writing, self._reading = threading.RLock(), threading.Lock()
         self._db = connect(data_dir / "jobs.sqlite3")
+        # Of what a lost database referred to, nothing may be touched: it may be put back.
+        is_new = not self._db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
         try:
             migrate(self._db, self.attachments)
         except Exception:
             self._db.close()
             raise
         self._read = connect(data_dir / "jobs.sqlite3")
-        self.images.sweep({file for (file,) in self._db.execute("SELECT file FROM images")})
-        self.attachments.sweep({file for (file,) in self._db.execute("SELECT file FROM attachments")})
+        if not is_new:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        for name, files in (("images", self.images), ("attachments", self.attachments)):
+            moved = files.sweep({file for (file,) in self._db.execute(f"SELECT file FROM {name}")})
+            if moved:
+                log.warning("files in %s to which no job refers, now in %s/%s: %d", name, name, UNKNOWN, moved)
 
     def close(self) -> None:
         """Close the database."""

@@ -117,7 +117,7 @@ def _m005_attachments(db: sqlite3.Connection, files: StoredFiles) -> None:
     for (job_id,) in db.execute("SELECT id FROM jobs WHERE upload IS NOT NULL").fetchall():
         ((upload,),) = db.execute("SELECT upload FROM jobs WHERE id = ?", (job_id,)).fetchall()
         db.execute("INSERT INTO attachments VALUES (?, 'image', ?)", (job_id, files.write(upload)))
-    # On disk before the only other copy is deleted; a kill from here on leaves files that the next start deletes.
+    # On disk before the only other copy is deleted; a kill from here on leaves files that the next start moves aside.
     files.settle()
     db.execute("ALTER TABLE jobs DROP COLUMN upload")
 

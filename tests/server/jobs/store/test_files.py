@@ -8,15 +8,37 @@ import pytest
 from server.jobs.store.files import StoredFiles
 
 
-def test_what_no_job_knows_of_is_swept_and_the_rest_counted(tmp_path: Path) -> None:
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_files_that_no_job_refers_to_are_moved_aside_and_the_others_counted(tmp_path: Path) -> None:
     images = StoredFiles(tmp_path, ".png")
     known, orphan = images.write(b"known"), images.write(b"orphan")
-    images.path("half.png.partial").write_bytes(b"ha")
-    images.path("notes.txt").write_bytes(b"somebody else's")
-    assert images.sweep({known}) == 2
+    images.path(f"{'0' * 32}.png.partial").write_bytes(b"ha")
+    assert images.sweep({known}) == 1
     assert images.bytes == len(b"known")
-    assert not images.path(orphan).exists()
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([known, "notes.txt"])
+    assert names(tmp_path) == sorted([known, "unknown"])
+    assert images.path(f"unknown/{orphan}").read_bytes() == b"orphan"
+    assert images.sweep({known}) == 0
+
+
+def test_a_users_own_files_stay_where_they_are(tmp_path: Path) -> None:
+    images = StoredFiles(tmp_path, ".png")
+    own = ["cat.png", "notes.txt", "half.png.partial", f"{'0' * 32}.jpg", f"{'0' * 32}.png.txt", f"{'A' * 32}.png"]
+    for name in own:
+        images.path(name).write_bytes(b"somebody else's")
+    assert images.sweep(set()) == 0
+    assert names(tmp_path) == sorted(own)
+
+
+def test_a_file_that_was_moved_aside_comes_back_when_a_job_refers_to_it(tmp_path: Path) -> None:
+    images = StoredFiles(tmp_path, ".png")
+    name = images.write(b"image")
+    images.sweep(set())
+    assert images.sweep({name}) == 0
+    assert images.path(name).read_bytes() == b"image"
+    assert images.bytes == len(b"image")
 
 
 def test_bytes_follow_what_is_written_and_removed(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def attached(store: JobStore) -> str:
 
 
 def files(tmp_path: Path) -> set[bytes]:
-    return {file.read_bytes() for file in (tmp_path / "attachments").iterdir()}
+    return {file.read_bytes() for file in (tmp_path / "attachments").glob("*.*")}
 
 
 def test_attachments_are_files_under_names_that_say_nothing_until_their_job_is_over(
@@ -225,13 +225,19 @@ def test_attachments_go_with_a_job_that_is_cancelled_or_failed_in_any_way(store:
     assert files(tmp_path) == set()
 
 
-def test_attachments_without_a_job_are_deleted_at_the_next_start(tmp_path: Path) -> None:
+def test_files_without_a_job_are_moved_aside_at_the_next_start_which_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     first = JobStore(tmp_path)
     job_id = attached(first)
     first.attachments.write(b"killed before its job was kept")
     first.close()
     second = JobStore(tmp_path)
     assert files(tmp_path) == {b"image", b"mask"}
+    assert [file.read_bytes() for file in (tmp_path / "attachments" / "unknown").iterdir()] == [
+        b"killed before its job was kept"
+    ]
+    assert caplog.messages == ["files in attachments to which no job refers, now in attachments/unknown: 1"]
     assert second.start(job_id)[1]["mask"] == b"mask"
     second.close()
 
@@ -242,3 +248,19 @@ def test_a_job_that_cannot_be_kept_leaves_no_attachments(store: JobStore, tmp_pa
         store.add(submission(request(image="image"), attachments={"image": b"image"}, key="k"))
     assert files(tmp_path) == set()
     add(store)
+
+
+def test_a_lost_database_costs_no_image(tmp_path: Path) -> None:
+    first = JobStore(tmp_path)
+    job_id = add(first)
+    first.add_image(job_id, 0, 7, b"image")
+    first.close()
+    database = tmp_path / "jobs.sqlite3"
+    database.rename(tmp_path / "elsewhere")
+    for _ in range(2):
+        JobStore(tmp_path).close()
+    database.unlink()
+    (tmp_path / "elsewhere").rename(database)
+    third = JobStore(tmp_path)
+    assert third.image_path(got(third, job_id).images[0]).read_bytes() == b"image"
+    third.close()
