@@ -53,6 +53,7 @@ else
 	$(BIN)/python -m benchmarks.conversion --peers
 	$(BIN)/python -m benchmarks.inference
 	$(BIN)/python -m benchmarks.serving
+	$(BIN)/python -m benchmarks.hostile
 endif
 
 # coremltools' own operator tests, predicted by our runtime; CONFORMANCE='--op conv', '--sample 25', '--torch'.

@@ -22,8 +22,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -31,58 +31,13 @@ import httpx
 from PIL import Image
 
 from benchmarks.measure import memory
+from benchmarks.served import PATIENCE_S, ROOT, answers, ready, report, serving, until
 from server.pipeline.request import bind
 
-_ROOT = Path(__file__).resolve().parent.parent
-_PATIENCE_S = 300.0
 _DEEP = 10_000
 
 
-def _report(what: str, result: str, goal: str) -> None:
-    print(f"{what:56} {result:>26}   {goal}", flush=True)
-
-
-# --- servers and clients --------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _process(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=_ROOT) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-@contextmanager
-def _serving(data_dir: Path) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
-    """Start a server with the fake pipeline in its own process; yield the process and a client when it answers."""
-    with _process([sys.executable, "-m", "benchmarks.serving", "--serve", str(data_dir)]) as process:
-        assert process.stdout is not None
-        base = f"http://127.0.0.1:{int(process.stdout.readline())}"
-        with httpx.Client(base_url=base, timeout=_PATIENCE_S, trust_env=False) as client:
-            _until(lambda: _answers(client))
-            yield process, client
-
-
-def _answers(client: httpx.Client) -> bool:
-    try:
-        return client.get("/healthz").status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-def _until(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + _PATIENCE_S
-    while not (result := condition()):
-        if time.monotonic() > deadline:
-            raise TimeoutError("it did not happen in time")
-        time.sleep(0.02)
-    return result
-
-
-def _ready(client: httpx.Client) -> None:
-    _until(lambda: client.get("/readyz").status_code == 200)
+# --- clients --------------------------------------------------------------------------------------------------------
 
 
 def _enqueue(client: httpx.Client, prompt: str, **fields: Any) -> str:
@@ -96,7 +51,7 @@ def _job(client: httpx.Client, job_id: str) -> dict[str, Any]:
 
 
 def _ended(client: httpx.Client, job_id: str) -> dict[str, Any]:
-    return dict(_until(lambda: (j := _job(client, job_id))["status"] not in ("queued", "running") and j))
+    return dict(until(lambda: (j := _job(client, job_id))["status"] not in ("queued", "running") and j))
 
 
 # --- figures --------------------------------------------------------------------------------------------------------
@@ -104,8 +59,8 @@ def _ended(client: httpx.Client, job_id: str) -> dict[str, Any]:
 
 def _overhead(data_dir: Path, jobs: int) -> None:
     """Measure a job's time as its client sees it, without the steps."""
-    with _serving(data_dir) as (_, client):
-        _ready(client)
+    with serving(data_dir) as (_, client):
+        ready(client)
         beyond = []
         for i in range(jobs):
             began = time.perf_counter()
@@ -114,7 +69,7 @@ def _overhead(data_dir: Path, jobs: int) -> None:
             timings = _job(client, answer.headers["x-anemone-job"])["timings"]
             beyond.append(took - (timings["step"] or 0.0))
     median, worst = statistics.median(beyond), sorted(beyond)[int(0.95 * len(beyond))]
-    _report(
+    report(
         "a job beyond its steps (accept, worker, PNG, disk)",
         f"{1e3 * median:.1f} ms, p95 {1e3 * worst:.1f}",
         "<= 10 ms",
@@ -123,11 +78,11 @@ def _overhead(data_dir: Path, jobs: int) -> None:
 
 def _reads(data_dir: Path, seconds: float) -> None:
     """Measure status reads over two connections while the worker keeps a core busy."""
-    with _serving(data_dir) as (_, client):
-        _ready(client)
+    with serving(data_dir) as (_, client):
+        ready(client)
         busy = _enqueue(client, "busy", steps=150, n=8)
         waiting = _enqueue(client, "a circle")
-        _until(lambda: _job(client, busy)["progress"])
+        until(lambda: _job(client, busy)["progress"])
         for name, job_id in (("running", busy), ("queued", waiting)):
             counts: list[int] = []
             began = time.perf_counter()
@@ -137,7 +92,7 @@ def _reads(data_dir: Path, seconds: float) -> None:
             for reader in readers:
                 reader.join()
             rate = sum(counts) / (time.perf_counter() - began)
-            _report(f"reads of a {name} job while one is running", f"{rate:.0f} a second", ">= 500")
+            report(f"reads of a {name} job while one is running", f"{rate:.0f} a second", ">= 500")
         assert _job(client, busy)["status"] == "running"
 
 
@@ -157,8 +112,8 @@ def _read(client: httpx.Client, job_id: str, seconds: float, counts: list[int]) 
 
 def _accepting(data_dir: Path) -> None:
     """Measure the time from a request to its 202, with 10 and with 10,000 waiting jobs."""
-    with _serving(data_dir) as (_, client):
-        _ready(client)
+    with serving(data_dir) as (_, client):
+        ready(client)
         for _ in range(8):
             # Minutes of work, so that no counted job starts meanwhile.
             _enqueue(client, "slow", steps=150, n=8, priority="high")
@@ -175,14 +130,14 @@ def _accepting(data_dir: Path) -> None:
                 times.append(time.perf_counter() - began)
             waiting += 100
             taken[depth] = statistics.median(times)
-            _report(f"an accept with {depth} waiting", f"{1e3 * taken[depth]:.2f} ms", "")
-    _report("10,000 against 10", f"{taken[_DEEP] / taken[10]:.2f} times", "about 1")
+            report(f"an accept with {depth} waiting", f"{1e3 * taken[depth]:.2f} ms", "")
+    report("10,000 against 10", f"{taken[_DEEP] / taken[10]:.2f} times", "about 1")
 
 
 def _growth(data_dir: Path, jobs: int) -> None:
     """Measure the server's memory (without the worker's) after a fifth of the jobs, and after all."""
-    with _serving(data_dir) as (process, client):
-        _ready(client)
+    with serving(data_dir) as (process, client):
+        ready(client)
         early = 0
         for i in range(jobs):
             client.post("/api/v1/txt2img", json={"prompt": "a circle", "seed": i}).raise_for_status()
@@ -190,25 +145,25 @@ def _growth(data_dir: Path, jobs: int) -> None:
                 early = memory(process.pid, children=False)[0]
         late = memory(process.pid, children=False)[0]
     change = 100 * (late - early) / early
-    _report(f"memory of the server over {jobs} jobs", f"{late / 1e6:.0f} MB, {change:+.1f} %", "+-5 %")
+    report(f"memory of the server over {jobs} jobs", f"{late / 1e6:.0f} MB, {change:+.1f} %", "+-5 %")
 
 
 def _first_step(client: httpx.Client, job_id: str) -> None:
     """Wait until the job has made a step."""
-    _until(lambda: _job(client, job_id)["progress"])
+    until(lambda: _job(client, job_id)["progress"])
 
 
 def _cancelling(data_dir: Path, times: int) -> None:
     """Count the steps that a job still runs after the answer to its cancellation."""
-    with _serving(data_dir) as (_, client):
-        _ready(client)
+    with serving(data_dir) as (_, client):
+        ready(client)
         steps = []
         for _ in range(times):
             job_id = _enqueue(client, "slow", steps=150)
             _first_step(client, job_id)
             before = client.delete(f"/api/v1/jobs/{job_id}").json()["progress"]["step"]
             steps.append(_ended(client, job_id)["timings"]["running"] / 0.1 - before)
-    _report("steps that a job runs after its cancellation", f"{max(steps):.1f} at most", "<= 1, and its start")
+    report("steps that a job runs after its cancellation", f"{max(steps):.1f} at most", "<= 1, and its start")
 
 
 def _killing(data_dir: Path, kills: int, chance: random.Random) -> None:
@@ -216,7 +171,7 @@ def _killing(data_dir: Path, kills: int, chance: random.Random) -> None:
     accepted: dict[str, str] = {}
     half_written = 0
     for kill in range(kills):
-        with _serving(data_dir) as (process, client):
+        with serving(data_dir) as (process, client):
             stopping = threading.Event()
 
             def send(client: httpx.Client = client, kill: int = kill, stopping: threading.Event = stopping) -> None:
@@ -232,7 +187,7 @@ def _killing(data_dir: Path, kills: int, chance: random.Random) -> None:
 
             sending = threading.Thread(target=send)
             if kill == 0:
-                _ready(client)
+                ready(client)
             sending.start()
             time.sleep(chance.uniform(0.5, 6.0))
             victim = process.pid
@@ -245,8 +200,8 @@ def _killing(data_dir: Path, kills: int, chance: random.Random) -> None:
             process.wait()
             stopping.set()
             sending.join()
-    with _serving(data_dir) as (_, client):
-        _ready(client)
+    with serving(data_dir) as (_, client):
+        ready(client)
         done = {job_id: _ended(client, job_id) for job_id in accepted}
         for job in done.values():
             for image in job["images"]:
@@ -256,20 +211,20 @@ def _killing(data_dir: Path, kills: int, chance: random.Random) -> None:
                 except OSError:
                     half_written += 1
     statuses = [job["status"] for job in done.values()]
-    _report(f"jobs accepted through {kills} kills, and lost", f"{len(accepted)}, {len(accepted) - len(done)}", "0 lost")
+    report(f"jobs accepted through {kills} kills, and lost", f"{len(accepted)}, {len(accepted) - len(done)}", "0 lost")
     again = sum(job["attempts"] > 1 for job in done.values())
     finished, failed = statuses.count("succeeded"), statuses.count("failed")
-    _report(
+    report(
         "of them finished, failed after two deaths, restarted",
         f"{finished}, {failed}, {again}",
         "all finished or failed",
     )
-    _report("partly written images served", str(half_written), "0")
+    report("partly written images served", str(half_written), "0")
     # A kill between commit and answer leaves a job that the client does not know, but the database does.
     with closing(sqlite3.connect(data_dir / "jobs.sqlite3")) as db:
         named = {name for (name,) in db.execute("SELECT file FROM images UNION SELECT file FROM attachments")}
     files = [p for folder in ("images", "attachments") for p in (data_dir / folder).iterdir() if p.name not in named]
-    _report("files without a job", str(len(files)), "0")
+    report("files without a job", str(len(files)), "0")
 
 
 def _beside_pipeline(source: Path, data_dir: Path, jobs: int) -> None:
@@ -289,15 +244,15 @@ def _beside_pipeline(source: Path, data_dir: Path, jobs: int) -> None:
         "--model",
         str(source),
     ]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=_ROOT) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         try:
             assert process.stderr is not None
             line = process.stderr.readline()
             threading.Thread(target=process.stderr.read, daemon=True).start()
             base = line.partition(" at ")[2].partition(",")[0]
-            with httpx.Client(base_url=base, timeout=_PATIENCE_S, trust_env=False) as client:
-                _until(lambda: _answers(client))
-                _ready(client)
+            with httpx.Client(base_url=base, timeout=PATIENCE_S, trust_env=False) as client:
+                until(lambda: answers(client))
+                ready(client)
                 body = {"prompt": "a red circle on a blue background", "steps": 4}
                 served = []
                 for i in range(jobs + 1):
@@ -319,17 +274,7 @@ def _beside_pipeline(source: Path, data_dir: Path, jobs: int) -> None:
     # The first run of each is a warm-up.
     through, alone = statistics.median(served[1:]), statistics.median(bare[1:])
     result = f"{1e3 * through:.0f} ms, {1e3 * (through - alone):+.1f} ms"
-    _report(f"a job of {source.name} through the server, over the bare pipeline", result, "<= 10 ms")
-
-
-def _serve(data_dir: Path) -> None:
-    """Run the measured server: with the fake pipeline, and a queue for more than ten thousand jobs."""
-    from server.jobs.ledger import Limits
-    from tests.support.live_server import bound, server
-
-    with bound() as listening:
-        print(listening.getsockname()[1], flush=True)
-        server(data_dir, limits=Limits(max_queue=2 * _DEEP)).run(sockets=[listening])
+    report(f"a job of {source.name} through the server, over the bare pipeline", result, "<= 10 ms")
 
 
 def main() -> None:
@@ -341,11 +286,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=500, help="jobs of the memory measurement")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=5, help="seed of the random moments of kills")
-    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.serve is not None:
-        _serve(args.serve)
-        return
     measures: dict[str, Callable[[Path], None]] = {
         "overhead": lambda folder: _overhead(folder, 100),
         "reads": lambda folder: _reads(folder, 5.0),
