@@ -93,7 +93,12 @@ class Settings(BaseSettings):
         ge=1,
         description="Requests a minute that one client may send over the network; this machine has no limit",
     )
-    max_queue: int = Field(100, ge=1, description="Jobs that may wait at once; more are refused with 429")
+    max_queue: int = Field(
+        100,
+        ge=1,
+        description="Jobs that may wait at once; more are refused with 429. On the network, a client may have "
+        "as many as it leaves free to others",
+    )
     retention_days: float = Field(
         30, gt=0, allow_inf_nan=False, description="Days to keep a finished job and its images"
     )

@@ -20,6 +20,7 @@ _STATUS: dict[Reason, int] = {
     "unknown_model": 422,
     "not_ready": 503,
     "model_failed": 503,
+    "not_allowed": 403,
     "queue_full": 429,
     "key_reused": 422,
     "invalid_image": 422,

@@ -15,14 +15,15 @@ from fastapi.concurrency import run_in_threadpool
 
 from converter.folder import Manifest
 from server.events import OPEN
-from server.jobs.job import Job, Priority, Submission
-from server.jobs.ledger import Accepted, KeyReused, QueueFull
+from server.jobs.job import PRIORITIES, Job, Priority, Submission
+from server.jobs.ledger import Accepted, KeyReused, NoPlace
 from server.jobs.queue import JobQueue
 from server.jobs.store import JobStore
 from server.models.installed import InstalledModels, UnknownModel
 from server.pipeline.cost import cost
 from server.pipeline.images import ImageError, decode_image
 from server.pipeline.request import GenerationRequest, RequestError
+from server.security.rate import LOOPBACK
 
 #: Characters of a client's Idempotency-Key.
 LONGEST_KEY = 200
@@ -33,6 +34,7 @@ Reason = Literal[
     "unknown_model",
     "not_ready",
     "model_failed",
+    "not_allowed",
     "queue_full",
     "key_reused",
     "invalid_image",
@@ -164,8 +166,17 @@ class Service:
     async def submit(self, model: BoundModel, request: GenerationRequest, options: SubmitOptions) -> Accepted | Refusal:
         """Store a request for ``model`` as a job, or find the job that it repeats; the job is on disk on return.
 
-        Refuses attachments that are not decodable images.
+        Refuses attachments that are not decodable images, and ``high`` priority from other machines: a job of theirs with
+        it would go before those of everybody else.
         """
+        if options.priority == "high" and options.client != LOOPBACK:
+            accepted = ", ".join(priority for priority in PRIORITIES if priority != "high")
+            message = (
+                f"priority is 'high', which only programs on the server's own machine may use; accepted: {accepted}"
+            )
+            return Refusal(
+                "not_allowed", "priority_not_allowed", message, field="priority", value="high", accepted=accepted
+            )
         for name, data in options.attachments.items():
             try:
                 await run_in_threadpool(decode_image, data)
@@ -183,8 +194,8 @@ class Service:
         )
         try:
             return await run_in_threadpool(self._queue.submit, submission)
-        except QueueFull as full:
-            return Refusal("queue_full", "queue_full", str(full), retry_after=full.retry_after)
+        except NoPlace as full:
+            return Refusal("queue_full", full.code, str(full), retry_after=full.retry_after)
         except KeyReused as reused:
             return Refusal("key_reused", "key_reused", str(reused), field="Idempotency-Key", value=options.key)
 

@@ -142,6 +142,7 @@ def _limits(settings: Settings) -> Limits:
     idle = settings.idle_unload_minutes
     return Limits(
         max_queue=settings.max_queue,
+        in_shares=settings.on_network,  # a server for this machine only has one client
         idle_unload_seconds=None if idle is None else 60 * idle,
         retention=Retention(days=settings.retention_days, gigabytes=settings.retention_gb),
     )

@@ -210,12 +210,15 @@ class FairQueue:
                     self._drop(job)
                     self._taken += 1
                     self._virtual_time[priority] = max(self._virtual_time[priority], job.key.start_tag)
-                    if len(self._finish_tags) > _CLIENTS_KEPT:
-                        self._finish_tags = {
-                            flow: tag for flow, tag in self._finish_tags.items() if tag > self._virtual_time[flow[0]]
-                        }
+                    if len(self._finish_tags) > 2 * _CLIENTS_KEPT:
+                        self._forget_flows()
                     return job
         return None
+
+    def _forget_flows(self) -> None:
+        """Forget the finish tags that matter least: a client that is forgotten starts at the virtual time, as a new one does."""
+        by_lead = sorted(self._finish_tags.items(), key=lambda flow: flow[1] - self._virtual_time[flow[0][0]])
+        self._finish_tags = dict(by_lead[-_CLIENTS_KEPT:])
 
     def done(self) -> None:
         """Note that a job that was taken has ended, or goes back to the queue."""
@@ -253,6 +256,11 @@ class FairQueue:
                     break
             total.add(job.cost)
             return count, total
+
+    def count_by(self, client: str) -> int:
+        """Count a client's queued jobs, whatever their priority."""
+        with self._lock:
+            return sum(self._open[priority, client] for priority in PRIORITIES)
 
     def count_of(self, model: str) -> int:
         """Count the jobs queued for a model."""

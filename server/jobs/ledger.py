@@ -34,21 +34,31 @@ class Limits:
     """The queue's limits.
 
     max_queue: jobs that may wait at once.
+    in_shares: a client may hold no more of these places than it leaves free to others.
     idle_unload_seconds: how long a worker keeps a model loaded without a job; None: for ever.
     retention: how long finished jobs are kept.
     """
 
     max_queue: int = 100
+    in_shares: bool = False
     idle_unload_seconds: float | None = None
     retention: Retention = field(default_factory=Retention)
 
 
-class QueueFull(AnemoneError):
-    """The queue has as many jobs as it may; ``retry_after`` is the estimated time until one of them starts, in seconds."""
+class NoPlace(AnemoneError):
+    """The queue takes no job of this client now; ``retry_after`` is the estimated time until a place is free, in seconds."""
 
-    def __init__(self, waiting: int, retry_after: int) -> None:
-        super().__init__(f"the queue is full ({waiting} jobs); retry in {retry_after} s")
+    code = "queue_full"
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(f"{message}; retry in {retry_after} s")
         self.retry_after = retry_after
+
+
+class ShareFull(NoPlace):
+    """The client has as many places of the queue as it may; others still find one."""
+
+    code = "queue_share_full"
 
 
 class KeyReused(AnemoneError):
@@ -88,18 +98,34 @@ class JobLedger:
     def submit(self, submission: Submission) -> Accepted:
         """Store a request as a job, on disk when this returns, or find the job that it repeats.
 
-        Raises QueueFull, and KeyReused if its key belongs to another request.
+        Raises NoPlace, and KeyReused if its key belongs to another request.
         """
         with self._lock:
             repeated = self._repeated(submission)
             if repeated is not None:
                 return Accepted(repeated, True)
-            if len(self._queue) >= self._limits.max_queue:
-                raise QueueFull(len(self._queue), self._retry_after())
+            self._require_place(submission.client)
             start_tag = self._queue.start_tag(submission.client, submission.priority)
             job = self._store.add(submission, start_tag)
             self._queue.add(job)
             return Accepted(job.job_id, False)
+
+    def _require_place(self, client: str) -> None:
+        """Raise NoPlace if the queue has no place for a further job of ``client``.
+
+        A client that has places must leave as many free as it then has (dynamic thresholds, Choudhury and Hahne 1998): one
+        alone gets half of the queue, two a third each. The last tenth, or at least one, is for clients that have none.
+        """
+        places, own = self._limits.max_queue, self._queue.count_by(client)
+        free = places - len(self._queue)
+        if free <= 0:
+            raise NoPlace(f"the queue is full ({len(self._queue)} jobs of all clients)", self._retry_after())
+        if self._limits.in_shares and own and free - 1 < max(own + 1, places // 10):
+            message = (
+                f"your share of the queue is full: you have {own} of its {places} places, with {free} free; accepted: as "
+                "many as stay free for other clients"
+            )
+            raise ShareFull(message, self._retry_after())
 
     def _repeated(self, submission: Submission) -> str | None:
         if submission.key is not None:

@@ -73,7 +73,7 @@ class JobQueue:
     def submit(self, submission: Submission) -> Accepted:
         """Store a request as a job, on disk when this returns, or find the job that it repeats.
 
-        Raises QueueFull, and KeyReused if its key belongs to another request.
+        Raises NoPlace, and KeyReused if its key belongs to another request.
         """
         accepted = self._ledger.submit(submission)
         if not accepted.is_repeat:

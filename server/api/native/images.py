@@ -28,13 +28,16 @@ _MAKING: Answers = {
     },
     202: {"model": JobOut, "description": "The job, if the request has `Prefer: respond-async`"},
     400: error("The body cannot be parsed"),
+    403: error("`priority` is `high`, and the client is on another machine"),
     409: error("The job was cancelled before it finished"),
     404: error("The image's file is missing from the data folder"),
     410: error("The job has expired"),
     413: error("The body is too large"),
     415: error("The body's type is not accepted"),
     422: error("A field or header is not accepted; the message names it"),
-    429: error("The queue is full, or the client sent too many requests; Retry-After says when to retry"),
+    429: error(
+        "The queue or the client's share of it is full, or the client sent too many requests; Retry-After says when to retry"
+    ),
     500: error("The job failed"),
     503: error("The model is not ready or cannot be loaded; or the server is stopping and keeps the job"),
 }

@@ -20,7 +20,8 @@ class _Submission(BaseModel):
 
     priority: Priority = Field(
         "normal",
-        description=f"{', '.join(PRIORITIES)}: a job runs before all jobs of lower priority; clients take turns within a priority",
+        description=f"{', '.join(PRIORITIES)}: a job runs before all jobs of lower priority; clients take turns within a priority. "
+        "Only programs on the server's own machine may use high",
     )
 
 

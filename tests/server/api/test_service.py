@@ -16,6 +16,7 @@ from server.jobs.queue import JobQueue
 from server.jobs.store import JobStore
 from server.models.installed import InstalledModels
 from server.pipeline.request import RequestError
+from server.security.rate import LOOPBACK
 from server.supervisor import spawn
 from tests.support import fake_pipeline
 from tests.support.generation_requests import request
@@ -150,6 +151,20 @@ def test_a_full_queue_says_when_to_retry(tmp_path: Path) -> None:
     assert full.reason == "queue_full"
     assert full.retry_after is not None
     assert full.retry_after > 0
+
+
+def test_high_priority_is_for_this_machine(service: Service) -> None:
+    async def both() -> list[Accepted | Refusal]:
+        return [
+            await submitted(service, "a circle", SubmitOptions(client, "high"))
+            for client in (LOOPBACK, "192.168.1.20", "2001:db8::/64", "unknown")
+        ]
+
+    here, *elsewhere = asyncio.run(both())
+    assert isinstance(here, Accepted)
+    for refusal in elsewhere:
+        assert isinstance(refusal, Refusal)
+        assert (refusal.code, refusal.field, refusal.accepted) == ("priority_not_allowed", "priority", "normal, low")
 
 
 def test_a_server_that_stops_keeps_the_job_and_says_so(tmp_path: Path) -> None:

@@ -155,3 +155,14 @@ def test_what_goes_before_a_job_is_counted_over_priorities_models_and_clients() 
         assert ahead[0] == expected
         queue.done()
     assert (queue.count_of("m"), queue.count_of("n"), queue.count_of("o")) == (3, 1, 0)
+
+
+def test_however_many_clients_come_only_some_are_remembered() -> None:
+    queue = FairQueue()
+    for n in range(2500):
+        # Each at the virtual time, which so does not move on.
+        come(queue, str(n), f"client {n}")
+        assert queue.take(None) is not None
+    assert 1000 <= len(queue._finish_tags) <= 2000
+    assert queue.start_tag("client 2499", "normal") == 1
+    assert queue.start_tag("client 0", "normal") == 0
