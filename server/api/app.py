@@ -12,12 +12,13 @@ from fastapi.routing import iter_route_contexts
 from converter import __version__
 from server.api import health, metrics, page
 from server.api.backend import Backend
-from server.api.dialect import OPEN, Dialect, Dialects
+from server.api.dialect import OPEN, Dialect, Dialects, limit_in
 from server.api.errors import install_error_handlers
 from server.api.native.dialect import NATIVE
 from server.api.openapi import complete
 from server.api.service import Service
 from server.bonjour import Announcement, announced
+from server.security.body import USUAL_BODY, LimitOf
 from server.security.gate import Access, Gate
 from server.shutdown import Shutdown
 
@@ -39,6 +40,18 @@ class _App(FastAPI):
         if self.openapi_schema is None:
             self.openapi_schema = complete(super().openapi(), self._dialects)
         return self.openapi_schema
+
+
+def limit_of_routes(app: FastAPI) -> LimitOf:
+    """Return the function that returns the limit of a request's body: that of its route."""
+    extras = [(route, getattr(route, "openapi_extra", None) or {}) for route in iter_route_contexts(app.routes)]
+    limits = [(route.methods or set(), route.path_regex, limit_in(extra)) for route, extra in extras]
+    others = [limit for limit in limits if limit[2] != USUAL_BODY]
+
+    def limit_of(method: str, path: str) -> int:
+        return next((n for methods, regex, n in others if method in methods and regex.fullmatch(path)), USUAL_BODY)
+
+    return limit_of
 
 
 def open_routes(app: FastAPI) -> frozenset[tuple[str, str]]:
@@ -92,5 +105,11 @@ def create_app(
     for router in (*(r for d in by_path.all for r in d.routers), health.router, metrics.router, page.router):
         app.include_router(router)
     install_error_handlers(app, by_path.render_error)
-    app.add_middleware(Gate, access=access, render=by_path.render_error, open_routes=open_routes(app))
+    app.add_middleware(
+        Gate,
+        access=access,
+        render=by_path.render_error,
+        open_routes=open_routes(app),
+        limit_of=limit_of_routes(app),
+    )
     return app

@@ -11,9 +11,21 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from server.errors import ApiError
+from server.security.body import USUAL_BODY
 
 #: A route's ``openapi_extra`` that lets anyone call it without the API key; login attempts are still limited.
 OPEN: dict[str, Any] = {"security": [{}]}
+_BODY_BYTES = "x-body-bytes"
+
+
+def body_limit(size: int) -> dict[str, Any]:
+    """Return a route's ``openapi_extra`` that limits its request's body to so many bytes, in place of USUAL_BODY."""
+    return {_BODY_BYTES: size}
+
+
+def limit_in(operation: Mapping[str, Any]) -> int:
+    """Return the bytes that the body may have, by a route's ``openapi_extra`` or its operation in the OpenAPI document."""
+    return int(operation.get(_BODY_BYTES, USUAL_BODY))
 
 
 @dataclass(frozen=True)

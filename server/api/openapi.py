@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from server.api.dialect import Dialects
+from server.api.dialect import Dialects, limit_in
+from server.security.body import in_units
 
 #: The gate's possible answers to any request.
 _GATE = {
@@ -15,7 +16,11 @@ _GATE = {
     "429": "Too many requests, or too many wrong keys; Retry-After says when to retry",
 }
 #: Its further possible answers to a request with a body.
-_BODY = {"408": "The client stopped sending the body", "413": "The body is too large"}
+_BODY = {
+    "408": "The client stopped sending the body, or sent it too slowly",
+    "413": "The body is larger than {limit}",
+    "415": "The body's type is not accepted, or it is compressed",
+}
 _FASTAPI_ERROR = "HTTPValidationError"
 _CREDENTIALS = {
     "key": {"type": "http", "scheme": "bearer", "description": "The API key, if the server requires one"},
@@ -38,7 +43,9 @@ def complete(document: dict[str, Any], dialects: Dialects) -> dict[str, Any]:
         error = _reference(dialects.of(path).error_body)
         for method, operation in operations.items():
             operation.setdefault("security", _SECURITY)
-            answers = {**_GATE, **(_BODY if method in ("post", "put", "patch") else {})}
+            limit = in_units(limit_in(operation))
+            body = _BODY if method in ("post", "put", "patch") else {}
+            answers = _GATE | {status: text.format(limit=limit) for status, text in body.items()}
             for status, answer in operation["responses"].items():
                 # FastAPI documents an event stream's errors with the stream's type, and bad requests with its own schema.
                 content = answer.get("content", {})

@@ -11,7 +11,7 @@ from starlette.middleware.cors import ALL_METHODS, CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.errors import ApiError, RenderError
-from server.security.body import PAUSE_SECONDS, LimitedBody
+from server.security.body import PAUSE_SECONDS, LimitedBody, LimitOf, answer_unread, usual_limit
 from server.security.headers import ALWAYS, header
 from server.security.hosts import Hosts, host_of, is_loopback
 from server.security.key import COOKIE, Authenticator
@@ -49,13 +49,18 @@ class Gate:
     """ASGI middleware: refuses requests that fail a check, and adds the security headers to every answer."""
 
     def __init__(
-        self, app: ASGIApp, access: Access, render: RenderError, open_routes: frozenset[tuple[str, str]] = frozenset()
+        self,
+        app: ASGIApp,
+        access: Access,
+        render: RenderError,
+        open_routes: frozenset[tuple[str, str]] = frozenset(),
+        limit_of: LimitOf = usual_limit,
     ) -> None:
-        """``open_routes``: the method and path of routes that need no key."""
+        """``open_routes``: the method and path of routes that need no key. ``limit_of``: the limits of bodies."""
         self._access, self._render, self._open = access, render, open_routes
         self._rate = Buckets(access.rate)
         self._inner = app
-        self._limited = LimitedBody(app, render, access.pause_seconds)
+        self._limited = LimitedBody(app, render, limit_of, access.pause_seconds)
         self._app: ASGIApp = self._keyed
         if access.origins:
             self._app = CORSMiddleware(
@@ -96,10 +101,7 @@ class Gate:
         await self._limited(scope, receive, send)
 
     async def _refuse(self, refusal: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] not in READING:
-            # The server would read the rest of the body as the connection's next request.
-            refusal.headers["connection"] = "close"
-        await self._render(scope["path"], refusal)(scope, receive, send)
+        await answer_unread(self._render(scope["path"], refusal), scope, receive, send)
 
     def _check_host(self, scope: Scope) -> None:
         host = header(scope, b"host") or ""

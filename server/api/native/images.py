@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Request, Response
 
 from server.api.dependencies import PNG, Answers, Client, Generation, IdempotencyKey, RetryCount, is_retry
+from server.api.dialect import body_limit
 from server.api.errors import require
 from server.api.native import PREFIX
 from server.api.native.errors import error
@@ -18,6 +19,7 @@ from server.api.native.upload import Upload, json_only, read_upload
 from server.api.service import Service, SubmitOptions, fingerprint_of
 from server.jobs.ledger import Accepted
 from server.pipeline.request import bind
+from server.security.body import LARGEST_BODY
 
 router = APIRouter(prefix=PREFIX, tags=["native"])
 
@@ -32,7 +34,6 @@ _MAKING: Answers = {
     409: error("The job was cancelled before it finished"),
     404: error("The image's file is missing from the data folder"),
     410: error("The job has expired"),
-    413: error("The body is too large"),
     415: error("The body's type is not accepted"),
     422: error("A field or header is not accepted; the message names it"),
     429: error(
@@ -126,13 +127,14 @@ BODIES = {
 }
 
 _IMG2IMG_BODY: dict[str, Any] = {
+    **body_limit(LARGEST_BODY),
     "requestBody": {
         "required": True,
         "content": {
             "multipart/form-data": {"schema": {"$ref": "#/components/schemas/Img2ImgForm"}},
             "application/json": {"schema": {"$ref": "#/components/schemas/Img2ImgJson"}},
         },
-    }
+    },
 }
 
 

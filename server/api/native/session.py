@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.api.dialect import OPEN
+from server.api.dialect import OPEN, body_limit
 from server.api.errors import hide_values
 from server.api.native import PREFIX
 from server.api.native.errors import error
@@ -18,6 +18,8 @@ from server.security.sessions import SESSION_SECONDS
 
 router = APIRouter(prefix=PREFIX, tags=["session"])
 
+#: Bytes of a login, which needs no key.
+_LARGEST = 4 * 2**10
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     400: error("The body is not JSON"),
     401: error("The key is wrong"),
@@ -48,7 +50,7 @@ Keys = Annotated[Authenticator, Depends(_authenticator)]
     "/session",
     status_code=204,
     responses=_ANSWERS,
-    openapi_extra=OPEN,
+    openapi_extra={**OPEN, **body_limit(_LARGEST)},
     dependencies=[Depends(json_only), Depends(hide_values)],
     summary="Log in",
 )

@@ -79,15 +79,42 @@ def test_a_body_announced_too_large_is_refused_unread(client: httpx.Client) -> N
         assert raw.recv(4096).startswith(b"HTTP/1.1 413")
 
 
-def test_a_body_that_grows_too_large_is_refused(client: httpx.Client) -> None:
+@pytest.mark.parametrize(
+    ("path", "size", "named"),
+    [
+        ("session", 2**12, "4 KB"),
+        ("txt2img", 2**18, "256 KB"),
+        ("models", 2**18, "256 KB"),
+        ("nothing", 2**18, "256 KB"),
+        ("img2img", LIMIT, "48 MB"),
+    ],
+)
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_body_is_as_large_as_its_route_allows(
+    client: httpx.Client, path: str, size: int, named: str, announced: bool
+) -> None:
     def chunks() -> Iterator[bytes]:
-        for _ in range(LIMIT // 2**20 + 2):
-            yield b" " * 2**20
+        for _ in range(max(4, size // 2**18)):
+            yield b" " * 2**18
+        yield b" "
 
-    headers = {"Content-Type": "application/json"}
-    answer = client.post("/api/v1/txt2img", content=chunks(), headers=headers)
-    assert answer.status_code == 413, answer.text
-    assert answer.json()["error"]["code"] == "too_large"
+    def send(content: bytes | Iterator[bytes]) -> httpx.Response:
+        headers = {"Content-Type": "application/json"}
+        return client.post(f"/api/v1/{path}", content=content, headers=headers)
+
+    assert send(b" " * min(size, 2**18)).status_code in (400, 404, 422)
+    answer = send(b" " * (size + 1) if announced else chunks())
+    if path == "nothing":
+        assert answer.status_code == (413 if announced else 404), answer.text
+    else:
+        assert answer.status_code == 413, answer.text
+        assert answer.json()["error"]["code"] == "too_large"
+        assert named in answer.json()["error"]["message"]
+
+
+def test_a_large_body_that_a_route_does_not_read_does_not_hide_its_answer(client: httpx.Client) -> None:
+    answer = client.post("/api/v1/img2img", content=b"x" * 2**24, headers={"Content-Type": "image/png"})
+    assert (answer.status_code, answer.headers["connection"]) == (415, "close")
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/api/v1/jobs", "/nothing"])

@@ -6,13 +6,13 @@ import json
 from typing import Any, NoReturn
 
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
 from server.api.app import DIALECTS, create_app
-from server.api.dialect import OPEN, Dialect
+from server.api.dialect import OPEN, Dialect, body_limit
 from server.errors import ApiError
 from server.pipeline.request import RequestError
 from server.security.body import LARGEST_BODY
@@ -47,6 +47,11 @@ async def images(body: Body) -> dict[str, int]:
     if body.n == 500:
         raise RuntimeError("a bug")
     return {"n": body.n}
+
+
+@router.post("/uploads/{name}", openapi_extra=body_limit(2**20))
+async def upload(name: str, request: Request) -> int:
+    return len(await request.body())
 
 
 @router.get("/ping", openapi_extra=OPEN)
@@ -132,6 +137,14 @@ def test_bodies_too_large_or_too_slow() -> None:
     assert other(ask(app(), "POST", "/other/images", JSON, body=growing), 413)["type"] == "too_large"
     hasty = app(Access(pause_seconds=0.01))
     assert other(ask(hasty, "POST", "/other/images", JSON, body=[b"{", None]), 408)["type"] == "too_slow"
+
+
+def test_a_route_states_how_large_its_bodies_may_be() -> None:
+    assert ask(app(), "POST", "/other/uploads/x", body=[b" " * 2**20]).status == 200
+    error = other(ask(app(), "POST", "/other/uploads/x", body=[b" " * 2**20, b" "]), 413)
+    assert error["detail"] == "the body is too large; accepted: up to 1 MB"
+    answers = app().openapi()["paths"]["/other/uploads/{name}"]["post"]["responses"]
+    assert answers["413"]["description"] == "The body is larger than 1 MB"
 
 
 def test_unknown_paths_and_methods() -> None:
