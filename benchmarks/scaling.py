@@ -41,7 +41,7 @@ def _packages(workload: Workload, sides: Sequence[int]) -> dict[tuple[int, int],
     plan = make_plan(open_source(workload.checkpoint), ConvertOptions(sizes=sizes, verify=False))
     # A plan's UNet has one or two rows, for images; its programs can have any number.
     plan = replace(plan, batches=BATCHES)
-    for package in write_network("unet", plan, folder):
+    for package in write_network("unet", plan, folder).packages:
         assert package.width is not None
         (folder / package.path).rename(paths[package.width, package.batch])
     return paths

@@ -3,6 +3,7 @@
 AnemoneError
 ├── CheckpointError   the source is missing, damaged, unsafe or of an architecture we do not convert
 ├── ManifestError     a folder is not a converted model, or its anemone.json is damaged
+│   └── DamagedModel  a file of a converted model is missing or is not what was written
 ├── SpaceError        the disk cannot hold the result
 └── MemoryShortage    the machine has not enough free memory to begin
 """
@@ -37,6 +38,10 @@ class CheckpointError(AnemoneError):
 
 class ManifestError(AnemoneError):
     """A folder is not a converted model, or its manifest is damaged."""
+
+
+class DamagedModel(ManifestError):
+    """A file of a converted model is missing, or is not what was written."""
 
 
 class SpaceError(AnemoneError):

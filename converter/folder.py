@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import stat
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
+from shlex import quote
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
-from converter.errors import ManifestError, quoted
+from converter.checksums import FileSum, error_words, wrong_content, wrong_size
+from converter.errors import DamagedModel, ManifestError, quoted
 from converter.options import DEFAULT_OPTIONS, ConvertOptions
+from converter.progress import OnProgress, Progress, ignore
 
-FORMAT = 2
+FORMAT = 3
 FILE = "anemone.json"
 
 
@@ -130,6 +134,8 @@ class Manifest:
     plan: the fingerprint of the plan that made it (see `converter.conversion.plan`); empty for other converters.
     options: the options of the conversion.
     left_out: the parts of the checkpoint that are not in the folder and change no image, in sentences.
+    files: the checksum of each file of packages and tokenizers, by its path in the folder; empty in folders of formats 1
+        and 2, whose damage shows only when a network is loaded.
     """
 
     name: str
@@ -152,6 +158,7 @@ class Manifest:
     options: ConvertOptions = DEFAULT_OPTIONS
     format: int = FORMAT
     left_out: tuple[str, ...] = ()
+    files: dict[Within, FileSum] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write anemone.json into ``folder``."""
@@ -164,10 +171,13 @@ class Manifest:
         Raises ManifestError naming the field that is missing or wrong.
         """
         path = folder / FILE
-        if not path.is_file():
-            raise ManifestError(f"{folder} is not a converted model: it has no {FILE}")
         try:
             content = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ManifestError(f"{folder} is not a converted model: it has no {FILE}") from error
+        except OSError as error:
+            raise ManifestError(f"{path} {error_words(error)}") from error
+        try:
             manifest = json.loads(content.decode("utf-8"))
         except (ValueError, RecursionError) as error:
             raise ManifestError(f"{path} is not JSON: {error}") from error
@@ -198,8 +208,14 @@ def _to_2(manifest: dict[str, Any]) -> None:
     manifest["format"] = 2
 
 
+def _to_3(manifest: dict[str, Any]) -> None:
+    """Add files. No earlier format has checksums."""
+    manifest["files"] = {}
+    manifest["format"] = 3
+
+
 #: The first upgrades format 1 to 2, and so on. Validation afterwards refuses damaged manifests.
-_UPGRADES: tuple[Callable[[dict[str, Any]], None], ...] = (_to_2,)
+_UPGRADES: tuple[Callable[[dict[str, Any]], None], ...] = (_to_2, _to_3)
 
 
 @dataclass(frozen=True)
@@ -210,14 +226,58 @@ class ModelFolder:
     manifest: Manifest
 
     @staticmethod
+    def read(path: Path) -> ModelFolder:
+        """Return the model in ``path``, whose packages may be damaged; raises ManifestError if it is not one."""
+        return ModelFolder(path, Manifest.read(path))
+
+    @staticmethod
     def open(path: Path) -> ModelFolder:
-        """Open the model in ``path``; raises ManifestError if it is not one or a package is missing."""
-        folder = ModelFolder(path, Manifest.read(path))
-        for packages in folder.manifest.networks.values():
-            for package in packages:
-                if not (path / package.path).is_dir():
-                    raise ManifestError(f"{path} lacks the package {package.path} that its {FILE} names")
+        """Open the model in ``path``; raises ManifestError if it is not one.
+
+        Raises DamagedModel if a package or a file is missing, unreadable or of another size.
+        """
+        folder = ModelFolder.read(path)
+        packages = [package for each in folder.manifest.networks.values() for package in each]
+        if (wrong := folder.wrong_package(packages) or wrong_size(path, folder.manifest.files)) is not None:
+            raise folder.damaged(wrong)
         return folder
+
+    def files(self, *parts: str) -> dict[str, FileSum]:
+        """Return the checksums of all files in these packages or tokenizers."""
+        inside = tuple(f"{part}/" for part in parts)
+        return {name: each for name, each in self.manifest.files.items() if name.startswith(inside)}
+
+    def wrong_package(self, packages: Iterable[Package]) -> str | None:
+        """Say of the first of these packages that is no folder what is wrong; None if all are folders."""
+        for name in dict.fromkeys(package.path for package in packages):
+            try:
+                is_folder = stat.S_ISDIR((self.path / name).stat().st_mode)
+            except OSError as error:
+                return f"{name} {error_words(error)}"
+            if not is_folder:
+                return f"{name} is a file; a package is a folder"
+        return None
+
+    def compare(self, progress: OnProgress = ignore, *, again: bool = False) -> None:
+        """Compare all files with their checksums; unless ``again``, those that changed since they were compared last.
+
+        ``progress`` is called with bytes. Raises DamagedModel. Takes half a second per GB.
+        """
+
+        def on_read(done: int, total: int) -> None:
+            progress(Progress("loading", "checksums", done, total))
+
+        if (wrong := wrong_content(self.path, self.manifest.files, on_read, again=again)) is not None:
+            raise self.damaged(wrong)
+
+    def damaged(self, wrong: str) -> DamagedModel:
+        """Return the error for damage, in words that begin with the file, with its cure."""
+        source = self.manifest.source
+        if source.kind == "apple":
+            cure = f"put the original file back, or after a change of your own `anemone adopt {quote(str(self.path))}` again"
+        else:
+            cure = f"convert {source.path_or_id} again: `anemone convert SOURCE -o {quote(str(self.path))}`"
+        return DamagedModel(f"{self.path} is damaged: {wrong}; {cure}")
 
     def tokenizer(self, name: str) -> Path:
         """Return the folder of a tokenizer (vocab.json and merges.txt); without one of this name, that of the common one."""

@@ -5,29 +5,34 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from converter import __version__
 from converter.apple.model import AppleModel, recognize_apple
 from converter.apple.settings import AppleSettings, Settled, settle
+from converter.checksums import checksum
 from converter.errors import CheckpointError, ManifestError
 from converter.folder import FILE, Conditions, Manifest, ModelFolder, Package, Source, Versions
 from converter.networks.registry import kind_of
 from converter.runtime.chunks import chunk_paths
-from converter.sources.checkpoint import content_hash, size_and_time
+from converter.sources.checkpoint import size_and_time
 from converter.sources.snapshot import folder_name
 
 #: The kind of source of an adopted folder's manifest.
 _KIND = "apple"
 
 
-def _digest(model: AppleModel, describe: Callable[[Path], str]) -> str:
-    digest = hashlib.sha256()
-    for path in (package for network in model.networks.values() for package in chunk_paths(network)):
-        for file in sorted(p for p in path.rglob("*") if p.is_file()):
-            digest.update(f"{file.relative_to(model.folder).as_posix()} {describe(file)}\n".encode())
-    return digest.hexdigest()
+def _files(model: AppleModel) -> dict[str, Path]:
+    """Return all files of the model's packages by their paths in its folder."""
+    packages = (package for network in model.networks.values() for package in chunk_paths(network))
+    files = [file for package in packages for file in sorted(package.rglob("*")) if file.is_file()]
+    return {file.relative_to(model.folder).as_posix(): file for file in files}
+
+
+def _digest(files: Mapping[str, str]) -> str:
+    """Return a hash of files' paths and of what is said of each."""
+    return hashlib.sha256("".join(f"{name} {about}\n" for name, about in files.items()).encode()).hexdigest()
 
 
 def _package(model: AppleModel, network: str, path: Path) -> Package:
@@ -38,6 +43,7 @@ def _package(model: AppleModel, network: str, path: Path) -> Package:
 
 
 def _manifest(model: AppleModel, settled: Settled) -> Manifest:
+    sums = {name: checksum(file) for name, file in _files(model).items()}
     return Manifest(
         name=settled.name,
         family=model.family,
@@ -61,11 +67,12 @@ def _manifest(model: AppleModel, settled: Settled) -> Manifest:
         source=Source(
             _KIND,
             model.version or folder_name(model.folder),
-            _digest(model, content_hash),
-            _digest(model, size_and_time),
+            _digest({name: each.sha256 for name, each in sums.items()}),
+            _digest({name: size_and_time(file) for name, file in _files(model).items()}),
         ),
         converter=Versions(__version__, model.coremltools),
         plan="",
+        files=sums,
     )
 
 

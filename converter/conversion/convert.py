@@ -48,7 +48,8 @@ def _take_over(plan: ConversionPlan, partial: Partial, out: Path, only: Collecti
     """Take the networks that are not in ``only`` from the model in ``out``."""
     if unknown := sorted(set(only) - set(plan.networks)):
         raise CheckpointError(f"this model has no network {unknown[0]}; accepted: {', '.join(plan.networks)}")
-    model = ModelFolder.open(out)
+    # The networks in `only` may be damaged; they are not looked at.
+    model = ModelFolder.read(out)
     if model.manifest.plan != plan.fingerprint:
         raise CheckpointError(
             f"{out} was made from another checkpoint, with other options or by another version; convert all its networks"
@@ -113,7 +114,7 @@ def write_model(
         finished = network in networks
         if not finished:
             with partial.writing(network) as folder:
-                networks[network] = write_network(
+                written = write_network(
                     network,
                     plan,
                     folder,
@@ -121,12 +122,14 @@ def write_model(
                     verifying=bound(counter.report, network, "verifying"),
                     verified=bound(verified, network),
                 )
-            partial.finish(network, networks[network])
+            networks[network] = written.packages
+            partial.finish(network, written.packages, written.weights)
         counter.finish(network, skipped=finished)
     for name, files in plan.tokenizers.items():
         (partial.path / name).mkdir(exist_ok=True)
         for file, content in files.items():
             (partial.path / name / file).write_bytes(content)
-    make_manifest(plan, networks, left_out).write(partial.path)
+    sums = partial.files([*(package.path for each in networks.values() for package in each), *plan.tokenizers])
+    make_manifest(plan, networks, left_out, sums).write(partial.path)
     partial.become(out)
     return ModelFolder.open(out)

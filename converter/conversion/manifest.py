@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from converter import __version__
+from converter.checksums import FileSum
 from converter.conversion.plan import REVISION, ConversionPlan
 from converter.folder import (
     GUIDED,
@@ -28,8 +29,13 @@ def _defaults(plan: ConversionPlan) -> Defaults:
     )
 
 
-def make_manifest(plan: ConversionPlan, networks: dict[str, tuple[Package, ...]], left_out: list[str]) -> Manifest:
-    """Return the manifest of a finished conversion; ``left_out`` says in sentences which parts of the checkpoint are not in it."""
+def make_manifest(
+    plan: ConversionPlan, networks: dict[str, tuple[Package, ...]], left_out: list[str], files: dict[str, FileSum]
+) -> Manifest:
+    """Return the manifest of a finished conversion.
+
+    ``left_out`` says in sentences which parts of the checkpoint are not in it; ``files`` has its files' checksums.
+    """
     family = plan.family
     return Manifest(
         name=plan.name,
@@ -51,4 +57,5 @@ def make_manifest(plan: ConversionPlan, networks: dict[str, tuple[Package, ...]]
         plan=plan.fingerprint,
         options=plan.options,
         left_out=tuple(left_out),
+        files=files,
     )

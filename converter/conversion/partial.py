@@ -5,13 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from converter.checksums import FileSum, checksums, wrong_content
 from converter.errors import CheckpointError
 from converter.folder import FILE, ModelFolder, Package
 
@@ -46,10 +47,11 @@ def require_replaceable(out: Path) -> None:
 
 @dataclass(frozen=True)
 class _State:
-    """The fingerprint of a conversion's plan, and the packages of the networks it has finished."""
+    """The fingerprint of a conversion's plan, the packages of the networks it has finished, and their files' checksums."""
 
     fingerprint: str | None
     networks: dict[str, tuple[Package, ...]]
+    files: dict[str, FileSum] = field(default_factory=dict)
 
 
 _STATES = TypeAdapter(_State)
@@ -78,14 +80,22 @@ class Partial:
         except ValidationError:
             return _State(None, {})
 
-    def _write(self, networks: dict[str, tuple[Package, ...]]) -> None:
+    def _write(self, state: _State) -> None:
         new = self.path / f"{_STATE}.new"
-        new.write_bytes(_STATES.dump_json(_State(self.fingerprint, networks)))
+        new.write_bytes(_STATES.dump_json(state))
         new.rename(self.path / _STATE)
 
     def finished(self, network: str) -> tuple[Package, ...] | None:
-        """Return the packages of a finished network; None if it is not finished."""
-        return self._state().networks.get(network)
+        """Return the packages of a finished network; None if it is not finished, or if a file of it was damaged since."""
+        state = self._state()
+        packages = state.networks.get(network)
+        inside = tuple(f"{package.path}/" for package in packages or ())
+        files = {name: each for name, each in state.files.items() if name.startswith(inside)}
+        return packages if wrong_content(self.path, files, again=True) is None else None
+
+    def files(self, parts: Iterable[str]) -> dict[str, FileSum]:
+        """Return the checksums of all files of these packages and tokenizers; those of finished networks are not read."""
+        return checksums(self.path, parts, self._state().files)
 
     @contextmanager
     def writing(self, network: str) -> Iterator[Path]:
@@ -98,23 +108,31 @@ class Partial:
     def _folder(self, network: str) -> Path:
         return self.path / f"{network.replace('/', '_')}.writing"
 
-    def finish(self, network: str, packages: tuple[Package, ...]) -> None:
-        """Move a network's packages out of the folder of `writing` and record the network as finished."""
+    def finish(self, network: str, packages: tuple[Package, ...], known: Mapping[str, FileSum]) -> None:
+        """Move a network's packages out of the folder of `writing` and record the network as finished.
+
+        ``known`` has the checksums of files by their paths in the folder; others are read.
+        """
         folder = self._folder(network)
-        for path in {package.path for package in packages}:
+        paths = {package.path for package in packages}
+        files = checksums(folder, paths, known)
+        for path in paths:
             target = self.path / path
             shutil.rmtree(target, ignore_errors=True)
             (folder / path).rename(target)
         shutil.rmtree(folder)
-        self._write(self._state().networks | {network: packages})
+        state = self._state()
+        self._write(_State(self.fingerprint, state.networks | {network: packages}, state.files | files))
 
     def take_over(self, network: str, model: ModelFolder) -> None:
-        """Link the files of a network from a model that was converted by the same plan."""
+        """Link the files of a network from a model that was converted by the same plan. Raises DamagedModel."""
         packages = model.manifest.networks[network]
+        if (wrong := wrong_content(model.path, model.files(*(p.path for p in packages)))) is not None:
+            raise model.damaged(wrong)
         with self.writing(network) as folder:
             for path in {package.path for package in packages}:
                 shutil.copytree(model.path / path, folder / path, copy_function=os.link)
-        self.finish(network, packages)
+        self.finish(network, packages, model.manifest.files)
 
     def become(self, out: Path) -> None:
         """Move the finished folder to ``out``. Remove the model that it replaces only afterwards."""

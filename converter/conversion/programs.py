@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from converter import __version__
+from converter.checksums import FileSum
 from converter.conversion.plan import ConversionPlan
 from converter.folder import Package
 from converter.mil import Graph, Weights
-from converter.mil.package import write_functions, write_package
+from converter.mil.package import WEIGHTS, write_functions, write_package
 from converter.networks.features import describe
 from converter.networks.registry import Variant, kind_of, write_graph
 from converter.weights.blob import BlobWriter
 
 Graphs = list[tuple[Variant, Graph]]
+
+
+@dataclass(frozen=True)
+class WrittenNetwork:
+    """A network's packages, and the checksum of their weights file by its path in each."""
+
+    packages: tuple[Package, ...]
+    weights: dict[str, FileSum]
 
 
 def _label(network: str, variant: Variant) -> str:
@@ -98,7 +107,7 @@ def write_network(
     written: Callable[[int], None] = lambda size: None,
     verifying: Callable[[], None] = lambda: None,
     verified: Callable[[float], None] = lambda psnr_db: None,
-) -> tuple[Package, ...]:
+) -> WrittenNetwork:
     """Write a network's packages into ``out``, all on one weights file; the first has Apple's file name.
 
     ``written`` is called with the bytes of each weight, ``verifying`` when verification begins, and ``verified`` with the
@@ -137,4 +146,4 @@ def write_network(
             shutil.rmtree(out / "verify.mlpackage")
         verified(least)
     blob.unlink()
-    return tuple(packages)
+    return WrittenNetwork(tuple(packages), {f"{package.path}/{WEIGHTS}": writer.sum for package in packages})

@@ -16,6 +16,9 @@ from converter.weights.dtypes import stored_as
 _NAMESPACE = uuid.UUID("7b1c1a2e-6a5e-4c1e-9a43-6a2f0f4f7a10")
 #: The name of a package's only function, by coremltools' and Core ML's convention.
 _MAIN = "main"
+_DATA = "Data/com.apple.CoreML"
+#: The path of the weights file in a package.
+WEIGHTS = f"{_DATA}/weights/weight.bin"
 
 
 def _describe(features: Any, tensors: Sequence[Tensor], describe: Callable[[str], str]) -> None:
@@ -55,13 +58,12 @@ def _model(graphs: Mapping[str, Graph], about: str, metadata: Mapping[str, str])
 
 
 def _write(path: Path, model: Any, weights: Path) -> None:
-    data = path / "Data" / "com.apple.CoreML"
-    (data / "weights").mkdir(parents=True)
-    (data / "model.mlmodel").write_bytes(model.SerializeToString(deterministic=True))
+    (path / WEIGHTS).parent.mkdir(parents=True)
+    (path / _DATA / "model.mlmodel").write_bytes(model.SerializeToString(deterministic=True))
     try:
-        os.link(weights, data / "weights" / "weight.bin")
+        os.link(weights, path / WEIGHTS)
     except OSError:  # a file system without hard links
-        (data / "weights" / "weight.bin").write_bytes(weights.read_bytes())
+        (path / WEIGHTS).write_bytes(weights.read_bytes())
     root, other = (str(uuid.uuid5(_NAMESPACE, f"{path.name}/{part}")) for part in ("model", "weights"))
     manifest = {
         "fileFormatVersion": "1.0.0",

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.checksums import FileSum, StreamedSum
 from converter.weights.dtypes import DType, stored_as
 
 _HEADER = struct.Struct("<II56x")
@@ -68,11 +69,16 @@ def unpack(data: NDArray[np.uint8], bits: int, signed: bool, shape: tuple[int, .
 
 
 class BlobWriter:
-    """A context manager that writes weight.bin from front to back, with one tensor in memory at a time."""
+    """A context manager that writes weight.bin from front to back, with one tensor in memory at a time.
+
+    sum: the file's checksum, once it is complete; it is made from the bytes as they are written.
+    """
+
+    sum: FileSum
 
     def __init__(self, path: Path) -> None:
         self._file: BinaryIO = path.open("wb")
-        self._count = 0
+        self._count, self._sum = 0, StreamedSum(_HEADER.size)
         self._file.write(_HEADER.pack(0, 2))
 
     def __enter__(self) -> BlobWriter:
@@ -81,9 +87,12 @@ class BlobWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._sum.close()
         if error is None:
+            header = _HEADER.pack(self._count, 2)
             self._file.seek(0)
-            self._file.write(_HEADER.pack(self._count, 2))
+            self._file.write(header)
+            self.sum = self._sum.end(header)
         self._file.close()
 
     def write(self, array: NDArray[Any]) -> int:
@@ -96,11 +105,14 @@ class BlobWriter:
             raise ValueError(f"weights files cannot store {dtype.name}")
         record = self._file.tell()
         data = np.ascontiguousarray(array)
-        self._file.write(_RECORD.pack(_SENTINEL, dtype.blob, data.nbytes, record + _RECORD.size, 0))
-        self._file.write(data.reshape(-1).view(np.uint8).data)
-        self._file.write(b"\0" * (-data.nbytes % _ALIGNMENT))
+        self._write(_RECORD.pack(_SENTINEL, dtype.blob, data.nbytes, record + _RECORD.size, 0))
+        self._write(data.reshape(-1).view(np.uint8).data)
+        self._write(b"\0" * (-data.nbytes % _ALIGNMENT))
         self._count += 1
         return record
+
+    def _write(self, data: bytes | memoryview) -> None:
+        self._sum.add(data, lambda: self._file.write(data))
 
 
 class BlobReader:

@@ -87,6 +87,7 @@ def generate(settings: Settings, fields: Mapping[str, Any], files: Mapping[str, 
             settings.compute_units,
             memory_budget=memory_budget(settings.memory_budget_gb),
             precision=settings.precision,
+            progress=show,
         )
         model.load(show)
         request = bind(model.manifest, **{**fields, **{name: name for name in attachments}})

@@ -132,6 +132,7 @@ def verify_model(path: Path, against: str, changes: dict[str, Any], options: Ver
     tests compare that loop's images with diffusers'.
     """
     folder = ModelFolder.open(path)
+    folder.compare(again=True)
     conversion = replace(folder.manifest.options, **changes)
     plan = make_plan(open_source(against, prediction_type=conversion.prediction_type), conversion)
     if plan.family.name != folder.manifest.family:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 import psutil
 
+from converter.checksums import wrong_content, wrong_size
 from converter.devices.child import ChildDied, WorkFailed, in_child
 from converter.devices.timing import Timing, timed
 from converter.devices.trials import FILE as TRIALS
@@ -72,7 +74,10 @@ class Examined:
 
 @dataclass
 class Model:
-    """A model folder; if it cannot be read, the fields from family on keep their defaults."""
+    """A model folder; if it cannot be read, the fields from family on keep their defaults.
+
+    checksums: whether its files have checksums; folders that formats 1 and 2 have none.
+    """
 
     name: str
     folder: str
@@ -80,6 +85,7 @@ class Model:
     attention: str | None = None
     sizes: tuple[str, ...] = ()
     weights: int | None = None
+    checksums: bool = False
     networks: list[Examined] = field(default_factory=list)
 
 
@@ -146,6 +152,8 @@ def _time(examined: Examined, path: Path, precision: str) -> Iterator[Problem]:
 def _networks(
     folder: ModelFolder, settings: Settings, chip: str, model: Model, show: Show, quick: bool
 ) -> Iterator[Problem]:
+    # Sizes take a millisecond, contents half a second per GB.
+    compare = wrong_size if quick else partial(wrong_content, again=True)
     try:
         verdicts = read_verdicts(folder.path)
     except (OSError, AnemoneError) as error:
@@ -156,6 +164,9 @@ def _networks(
             PromptTokenizer(folder.tokenizer(tokenizer), folder.manifest.tokens)
         except (OSError, AnemoneError) as error:
             yield Problem(f"{network} cannot tokenize prompts: {error}", _AGAIN.format(folder=folder.path))
+            continue
+        if (wrong := compare(folder.path, folder.files(tokenizer))) is not None:
+            yield Problem(f"{network} of {model.name} is damaged: {wrong}", _AGAIN.format(folder=folder.path))
     for number, network in enumerate(folder.manifest.networks):
         show(f"{model.name}: {network}", number, len(folder.manifest.networks))
         try:
@@ -181,6 +192,12 @@ def _networks(
         placed = _placed(path, package.function, units, chip)
         examined = Examined(network, package.path, package.function, units, placed, own)
         model.networks.append(examined)
+        packages = folder.manifest.networks[network]
+        wrong = folder.wrong_package(packages) or compare(folder.path, folder.files(*(p.path for p in packages)))
+        if wrong is not None:
+            examined.unmeasured = "it is damaged"
+            yield Problem(f"{network} of {model.name} is damaged: {wrong}", _AGAIN.format(folder=folder.path))
+            continue
         if placed.problem is None:
             try:
                 expect_network(network, path, declared_features(path, package.function)[0])
@@ -206,7 +223,8 @@ def examine(
     """
     model = Model(name, str(path))
     try:
-        folder = ModelFolder.open(path)
+        folder = ModelFolder.read(path)
+        model.checksums = bool(folder.manifest.files)
         model.family, model.attention = folder.manifest.family, folder.manifest.attention
         model.sizes = tuple(f"{w}x{h}" for w, h in folder.manifest.sizes)
         need = memory_need(folder)

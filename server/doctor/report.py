@@ -89,6 +89,8 @@ def _model(model: Model, mac: bool) -> Iterable[str]:
     about += [] if model.weights is None else [f"{_gigabytes(model.weights)} of weights"]
     yield f"model {model.name}: {'; '.join(about) or 'cannot be read'}"
     yield f"  {model.folder}"
+    if model.family is not None and not model.checksums:
+        yield "  no checksums, so damage shows only when a network is loaded; converting it again adds them"
     for network in model.networks:
         yield from _network(network, mac)
 

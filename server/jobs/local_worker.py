@@ -55,6 +55,7 @@ def start_worker(pipe: Connection, settings: WorkerSettings) -> None:
             memory_budget=settings.memory_budget,
             precision=settings.precision,
             trying=trying,
+            progress=progress,
         )
         pipeline.load(progress)
         return pipeline

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 
 from converter.devices.trials import Trials
 from converter.folder import ModelFolder
+from converter.progress import OnProgress, ignore
 from converter.runtime import ComputeUnit, on_core_ml
 from server.pipeline.networks import load_package
 from server.pipeline.stable_diffusion import StableDiffusion
+
+log = logging.getLogger("anemone.models")
 
 
 def _ignore(note: str) -> None:
@@ -23,12 +27,17 @@ def open_pipeline(
     memory_budget: int | None = None,
     precision: str = "fast",
     trying: Callable[[str], None] = _ignore,
+    progress: OnProgress = ignore,
 ) -> StableDiffusion:
-    """Return the folder's pipeline, with no network loaded yet.
+    """Return the folder's pipeline, with no network loaded yet. Raises DamagedModel if a file differs from its checksum.
 
     ``memory_budget`` is the limit for the weights of loaded networks, in bytes. ``trying`` is called with a note's file name
-    before a program is tried on a compute unit that may kill this process (see `converter.devices.trials.noted`).
+    before a program is tried on a compute unit that may kill this process (see `converter.devices.trials.noted`), and
+    ``progress`` while files are compared.
     """
+    if not folder.manifest.files:
+        log.info("%s has no checksums, so damage shows only when a network is loaded", folder.path)
+    folder.compare(progress)
     units = dict(compute_units)
     trials = Trials(folder, units, lambda note: trying(note.name)) if on_core_ml(precision) else None
     return StableDiffusion(

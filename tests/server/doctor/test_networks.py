@@ -110,12 +110,35 @@ def test_the_networks_beside_a_damaged_one_are_examined(folder):
     assert all(placed[name].problem is None for name in ("text_encoder", "vae_decoder", "vae_encoder"))
 
 
+@pytest.mark.parametrize("content", [None, b"\x00" * 64], ids=["is missing", "has 64 bytes; "])
+def test_missing_and_truncated_weights_are_seen_without_loading_anything(folder, content, request):
+    package_file("vae_decoder", _WEIGHTS, content)(folder)
+    _, (problem,) = examined(folder)
+    assert problem.what.startswith("vae_decoder of bad is damaged: ")
+    assert f"{_WEIGHTS} {request.node.callspec.id}" in problem.what
+    assert problem.remedy.startswith("convert the model again")
+
+
+def test_a_flipped_bit_is_seen_unless_the_visit_is_quick(folder):
+    networks = json.loads((folder / FILE).read_text())["networks"]
+    edit(networks={"vae_decoder": networks["vae_decoder"][:1]})(folder)
+    weights = folder / networks["vae_decoder"][0]["path"] / _WEIGHTS
+    content = bytearray(weights.read_bytes())
+    content[-1000] ^= 1
+    weights.write_bytes(content)
+    assert examined(folder)[1] == []
+    _, (problem,) = examined(folder, quick=False)
+    assert problem.what.startswith("vae_decoder of bad is damaged: ")
+    assert problem.what.endswith("weight.bin has other content than was written")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("content", [None, b"\x00" * 64], ids=["missing", "cut short"])
-def test_weights_that_cannot_be_read_show_when_a_network_is_run(folder, content):
+def test_weights_without_checksums_that_cannot_be_read_show_when_a_network_is_run(folder, content):
     manifest = json.loads((folder / FILE).read_text())
-    edit(networks={"vae_decoder": manifest["networks"]["vae_decoder"][:1]})(folder)
+    edit(networks={"vae_decoder": manifest["networks"]["vae_decoder"][:1]}, files={})(folder)
     package_file("vae_decoder", _WEIGHTS, content)(folder)
-    _, (problem,) = examined(folder, quick=False)
+    model, (problem,) = examined(folder, quick=False)
+    assert not model.checksums
     assert problem.what.startswith("vae_decoder of bad does not run: ")
     assert problem.remedy.startswith("convert the model again")

@@ -89,7 +89,7 @@ def test_a_damaged_manifest_of_its_format_is_refused_as_one_of_today_is(left: Pa
     file = left / "model" / "anemone.json"
     whole = json.loads(file.read_text())
     for damage, words in (
-        ({"format": 3}, "has format 3; this version reads 1 to 2"),
+        ({"format": 4}, "has format 4; this version reads 1 to 3"),
         ({"format": True}, "has format True"),
         ({"format": "1"}, "has format '1'"),
         ({"networks": 5}, "networks: "),
