@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sqlite3
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
@@ -12,7 +14,10 @@ from starlette.responses import Response
 
 from server.api.service import Reason, Refusal
 from server.errors import ApiError, RenderError, shown
+from server.faults import Fault, fault_of
 from server.pipeline.request import RequestError
+
+log = logging.getLogger("anemone.api")
 
 _T = TypeVar("_T")
 
@@ -95,6 +100,11 @@ def from_http(request: Request, error: HTTPException) -> ApiError:
     return ApiError(error.status_code, "http_error", str(error.detail), headers=headers)
 
 
+def from_fault(fault: Fault) -> ApiError:
+    """Return the error for what the disk or the job database does not allow now."""
+    return ApiError(fault.status, fault.code, fault.message, headers={"Retry-After": str(fault.retry_after)})
+
+
 def install_error_handlers(app: FastAPI, render: RenderError) -> None:
     """Answer every exception of the app through ``render``."""
 
@@ -112,6 +122,15 @@ def install_error_handlers(app: FastAPI, render: RenderError) -> None:
         if getattr(request.state, "hides_values", False):
             findings = [{**finding, "input": "…"} for finding in findings]
         return render(request.url.path, from_validation(findings))
+
+    @app.exception_handler(sqlite3.Error)
+    @app.exception_handler(OSError)
+    async def _storage(request: Request, error: Exception) -> Response:
+        fault = fault_of(error)
+        if fault is None:
+            raise error
+        log.warning("%s %s: %s (%s)", request.method, request.url.path, fault.message, error)
+        return render(request.url.path, from_fault(fault))
 
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, error: Exception) -> Response:

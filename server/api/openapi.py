@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from server.api.dialect import Dialects, limit_in
+from server.api.dialect import OPEN, Dialects, limit_in
 from server.security.body import in_units
 
 #: The gate's possible answers to any request.
@@ -21,6 +21,9 @@ _BODY = {
     "413": "The body is larger than {limit}",
     "415": "The body's type is not accepted, or it is compressed",
 }
+#: The possible answers of all routes that read or write the data folder, and of those that write.
+_READING = {"503": "The data folder or the job database cannot be used now; Retry-After says when to retry"}
+_WRITING = {"507": "The disk is full"}
 _FASTAPI_ERROR = "HTTPValidationError"
 _CREDENTIALS = {
     "key": {"type": "http", "scheme": "bearer", "description": "The API key, if the server requires one"},
@@ -46,6 +49,8 @@ def complete(document: dict[str, Any], dialects: Dialects) -> dict[str, Any]:
             limit = in_units(limit_in(operation))
             body = _BODY if method in ("post", "put", "patch") else {}
             answers = _GATE | {status: text.format(limit=limit) for status, text in body.items()}
+            if operation["security"] != OPEN["security"]:
+                answers |= {**_READING, **({} if method == "get" else _WRITING)}
             for status, answer in operation["responses"].items():
                 # FastAPI documents an event stream's errors with the stream's type, and bad requests with its own schema.
                 content = answer.get("content", {})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from converter.errors import AnemoneError
@@ -17,7 +19,7 @@ from server.jobs.fair_queue import FairQueue, QueuedJob
 from server.jobs.job import Job, JobFailure, Submission
 from server.jobs.messages import Ended, Finished, Progressed
 from server.jobs.running import Running
-from server.jobs.store import JobStore, Retention
+from server.jobs.store import WRITE_SECONDS, JobStore, Retention
 from server.logs import about_job
 from server.pipeline.request import GenerationRequest
 
@@ -93,6 +95,19 @@ class JobLedger:
             self._queue.add(job)
         metrics.queue_changed({"queued": len(self._queue), "running": 0})
 
+    @contextmanager
+    def _for_client(self) -> Iterator[None]:
+        """Hold the lock; raise an OSError if others, which the database keeps waiting, have it for too long.
+
+        They wait in turn: without this, the fortieth request would wait 200 s, and hold a thread that reads need.
+        """
+        if not self._lock.acquire(timeout=WRITE_SECONDS):
+            raise OSError(errno.EBUSY, "the job database is locked", "jobs.sqlite3")
+        try:
+            yield
+        finally:
+            self._lock.release()
+
     # --- clients --------------------------------------------------------------------------------------------------
 
     def submit(self, submission: Submission) -> Accepted:
@@ -100,7 +115,7 @@ class JobLedger:
 
         Raises NoPlace, and KeyReused if its key belongs to another request.
         """
-        with self._lock:
+        with self._for_client():
             repeated = self._repeated(submission)
             if repeated is not None:
                 return Accepted(repeated, True)
@@ -182,15 +197,17 @@ class JobLedger:
 
     def cancel(self, job_id: str) -> Running | None:
         """Cancel a queued job, or mark a running one as being cancelled; returns the running one, for its worker to be told."""
-        with self._lock:
+        with self._for_client():
             running = self._running.get(job_id)
             if running is not None:
                 # Stored first: if a process dies before the step ends, the job must not run again.
                 self._store.cancelling(job_id)
                 running.is_cancelling = True
                 return running
-            if self._queue.remove(job_id):
+            if job_id in self._queue:
+                # Stored first: if that fails, the job is still queued.
                 self._store.end(job_id, "cancelled")
+                self._queue.remove(job_id)
                 self._publish_end(job_id, "cancelled", None)
             return None
 

@@ -169,8 +169,8 @@ class Conversions:
 
     def _put(self, conversion: Conversion) -> None:
         with self._lock:
-            self._all[conversion.id] = conversion
             self._files.write(conversion)
+            self._all[conversion.id] = conversion
         self._publish(conversion)
 
     def _publish(self, conversion: Conversion) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
@@ -9,6 +10,10 @@ from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from pathlib import Path
+
+from server.faults import naming
+
+log = logging.getLogger("anemone.store")
 
 #: The folder, beside the files, of those that no job refers to.
 UNKNOWN = "unknown"
@@ -30,15 +35,26 @@ class StoredFiles:
         return self._folder / name
 
     def write(self, data: bytes) -> str:
-        """Write a file and return its name. No file has a name before it is complete; after `settle` it survives a power cut."""
+        """Write a file and return its name; make the folder again if somebody removed it.
+
+        No file has a name before it is complete; after `settle` it survives a power cut.
+        """
         name = f"{secrets.token_hex(16)}{self._suffix}"
         partial = self.path(f"{name}{_PARTIAL}")
         try:
-            partial.write_bytes(data)
-            partial.rename(self.path(name))
+            with naming(partial):
+                try:
+                    partial.write_bytes(data)
+                except FileNotFoundError:
+                    # Not its parents: without the data folder, the rest would be missing too.
+                    self._folder.mkdir(exist_ok=True)
+                    log.warning("%s was removed, and is made again", self._folder)
+                    partial.write_bytes(data)
+                partial.rename(self.path(name))
         except OSError:
             # On a full disk the unfinished file would take the last room.
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
             raise
         self._unsettled.append(name)
         self.bytes += len(data)
@@ -53,19 +69,26 @@ class StoredFiles:
             with suppress(FileNotFoundError):  # replaced or expired meanwhile
                 descriptor = os.open(path, os.O_RDONLY)
                 try:
-                    os.fsync(descriptor)
+                    with naming(path):
+                        os.fsync(descriptor)
                 finally:
                     os.close(descriptor)
         self._unsettled.clear()
 
     def remove(self, names: Iterable[str]) -> None:
-        """Delete files; those that do not exist are skipped."""
+        """Delete files; those that do not exist are skipped.
+
+        One that cannot be deleted is logged: no job refers to it any more, which the next start finds.
+        """
         for name in names:
             path = self.path(name)
             try:
                 size = path.stat().st_size
                 path.unlink()
             except FileNotFoundError:
+                continue
+            except OSError as error:
+                log.warning("%s cannot be deleted: %s", path, error.strerror)
                 continue
             self.bytes -= size
 

@@ -28,6 +28,10 @@ log = logging.getLogger("anemone.store")
 MOST_DEATHS_IN_JOB = 2
 #: A job seldom causes a server's death, but one that takes the whole machine down must not be tried for ever.
 MOST_ATTEMPTS = 5
+#: How long a write waits for another program that has the database locked, a backup for example.
+WRITE_SECONDS = 5.0
+#: The event loop reads, and answers nobody while it waits. Writers do not lock out readers; only repairs of the database do.
+_READ_SECONDS = 0.2
 
 _COLUMNS = (
     "id", "number", "status", "model", "priority", "request", "created", "started", "finished", "attempts", "steps_done",
@@ -45,7 +49,7 @@ class JobStore:
         self.images = StoredFiles(data_dir / "images", ".png")
         self.attachments = StoredFiles(data_dir / "attachments", ".bin")
         self._writing, self._reading = threading.RLock(), threading.Lock()
-        self._db = connect(data_dir / "jobs.sqlite3")
+        self._db = connect(data_dir / "jobs.sqlite3", WRITE_SECONDS)
         # Of what a lost database referred to, nothing may be touched: it may be put back.
         is_new = not self._db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
         try:
@@ -53,7 +57,7 @@ class JobStore:
         except Exception:
             self._db.close()
             raise
-        self._read = connect(data_dir / "jobs.sqlite3")
+        self._read = connect(data_dir / "jobs.sqlite3", _READ_SECONDS)
         if not is_new:
             self._sweep()
 
@@ -75,10 +79,12 @@ class JobStore:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                # After some errors, of a full disk for one, SQLite has rolled back already.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
 
     def _rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self._reading:
@@ -211,8 +217,13 @@ class JobStore:
     def start(self, job_id: str) -> tuple[GenerationRequest, dict[str, bytes]]:
         """Mark a queued job as running, count the attempt, and return its request and attachments.
 
-        An attachment whose file somebody deleted is left out. Raises KeyError if the job is not queued.
+        An attachment whose file somebody deleted is left out. Raises KeyError if the job is not queued. Whatever it raises,
+        the job is still queued, and the attempt is not counted.
         """
+        attachments = {}
+        for name, file in self._rows("SELECT name, file FROM attachments WHERE job = ?", (job_id,)):
+            with suppress(FileNotFoundError):
+                attachments[name] = self.attachments.path(file).read_bytes()
         with self._writing:
             rows = self._db.execute(
                 """UPDATE jobs SET status = 'running', started = ?, attempts = attempts + 1, steps_done = 0,
@@ -221,18 +232,18 @@ class JobStore:
             ).fetchall()
         if not rows:
             raise KeyError(job_id)
-        attachments = {}
-        for name, file in self._rows("SELECT name, file FROM attachments WHERE job = ?", (job_id,)):
-            with suppress(FileNotFoundError):
-                attachments[name] = self.attachments.path(file).read_bytes()
         return GenerationRequest.model_validate_json(rows[0][0]), attachments
 
     def add_image(self, job_id: str, index: int, seed: int, png: bytes) -> None:
         """Store a finished image, in place of an earlier attempt's; its row is written after its file is complete."""
         name = self.images.write(png)
-        with self._transaction() as db:
-            former = db.execute("SELECT file FROM images WHERE job = ? AND number = ?", (job_id, index)).fetchall()
-            db.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", (job_id, index, seed, name))
+        try:
+            with self._transaction() as db:
+                former = db.execute("SELECT file FROM images WHERE job = ? AND number = ?", (job_id, index)).fetchall()
+                db.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", (job_id, index, seed, name))
+        except BaseException:
+            self.images.remove([name])  # no job refers to it
+            raise
         self.images.remove(file for (file,) in former)
 
     def cancelling(self, job_id: str) -> None:

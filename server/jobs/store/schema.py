@@ -122,9 +122,12 @@ def _m005_attachments(db: sqlite3.Connection, files: StoredFiles) -> None:
     db.execute("ALTER TABLE jobs DROP COLUMN upload")
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """Return a connection in autocommit mode, which several threads may use, one at a time."""
-    db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+def connect(path: Path, patience: float) -> sqlite3.Connection:
+    """Return a connection in autocommit mode, which several threads may use, one at a time.
+
+    ``patience``: seconds that it waits while another program has the database locked.
+    """
+    db = sqlite3.connect(path, patience, check_same_thread=False, isolation_level=None)
     db.execute("PRAGMA journal_mode = WAL")
     # Commits survive a killed process. A power cut can lose commits made since the last `durably` block; the worst case is
     # that one finished job runs again. Waiting for the disk at every step of a job would cost more than all the rest.

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from pathlib import Path
 
 import pytest
 
 from server.jobs.store.files import StoredFiles
+from tests.support.outages import no_room
 
 
 def names(folder: Path) -> list[str]:
@@ -77,3 +79,36 @@ def test_a_file_that_cannot_be_written_whole_leaves_nothing(tmp_path: Path, monk
         images.write(b"12345")
     assert not list(tmp_path.iterdir())
     assert images.bytes == 0
+
+
+def test_a_folder_that_was_removed_is_made_again_but_not_the_data_folder(tmp_path: Path) -> None:
+    images = StoredFiles(tmp_path / "data" / "images", ".png")
+    shutil.rmtree(tmp_path / "data" / "images")
+    assert images.path(images.write(b"12345")).read_bytes() == b"12345"
+    shutil.rmtree(tmp_path / "data")
+    with pytest.raises(FileNotFoundError) as missing:
+        images.write(b"12345")
+    assert missing.value.filename == str(tmp_path / "data" / "images")
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    images = StoredFiles(tmp_path, ".png")
+    with no_room(), pytest.raises(OSError, match="too large") as full:
+        images.write(b"12345")
+    assert Path(full.value.filename).parent == tmp_path
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_be_deleted_is_left_to_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def forbidden(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    images = StoredFiles(tmp_path, ".png")
+    name = images.write(b"12345")
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(Path, "unlink", forbidden)
+        images.remove([name])
+    assert name in caplog.text
+    assert images.sweep(set()) == 1

@@ -40,7 +40,7 @@ def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_jobs_of_the_first_schema_are_taken_over(tmp_path: Path) -> None:
-    db = schema.connect(tmp_path / "jobs.sqlite3")
+    db = schema.connect(tmp_path / "jobs.sqlite3", 5.0)
     schema._m001_jobs(db, StoredFiles(tmp_path / "attachments", ".bin"))
     db.execute("PRAGMA user_version = 1")
     for number, status in enumerate(("succeeded", "running", "queued"), 1):
