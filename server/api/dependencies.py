@@ -9,6 +9,7 @@ from fastapi import Depends, Header, Request
 from server.api.service import LONGEST_KEY, Service
 from server.jobs.queue import JobQueue
 from server.models.installed import InstalledModels
+from server.security.key import Authenticator
 from server.security.rate import client_of
 
 Answers = dict[int | str, dict[str, Any]]
@@ -36,9 +37,15 @@ async def _client(request: Request) -> str:
     return client_of(request.scope)
 
 
+async def _authenticator(request: Request) -> Authenticator:
+    authenticator: Authenticator = request.app.state.authenticator
+    return authenticator
+
+
 Queue = Annotated[JobQueue, Depends(_queue)]
 Generation = Annotated[Service, Depends(_service)]
 Models = Annotated[InstalledModels, Depends(_models)]
+Keys = Annotated[Authenticator, Depends(_authenticator)]
 #: Clients take turns by address: a household's machines share one key.
 Client = Annotated[str, Depends(_client)]
 

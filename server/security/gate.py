@@ -107,8 +107,11 @@ class Gate:
         host = header(scope, b"host") or ""
         reached = scope["server"][0] if scope.get("server") else None
         if not self._access.hosts.accepts(host_of(host), reached):
-            names = self._access.hosts.accepted
-            message = f"this server does not answer for the host {host[:80]!r}; accepted: {names}"
+            # Its names and its settings are not for whoever asks under a wrong one.
+            message = (
+                f"this server does not answer for the host {host[:80]!r}; accepted: localhost, 127.0.0.1, on the network the "
+                "machine's own names and address, and its setting allowed_hosts"
+            )
             raise ApiError(403, "wrong_host", message)
 
     def _check_origin(self, scope: Scope) -> None:
@@ -119,8 +122,10 @@ class Gate:
             allowed = scope["method"] in READING or may_change(scope, origins)
         if not allowed:
             origin = (header(scope, b"origin") or "unknown")[:80]
-            others = f" and {', '.join(origins)}" if origins else ""
-            message = f"a page of another site ({origin}) may not change anything here; accepted: the server's own page{others}"
+            message = (
+                f"a page of another site ({origin}) may not change anything here; accepted: the server's own page, and the "
+                "origins of its setting cors_origins"
+            )
             raise ApiError(403, "cross_site", message)
 
     def _check_rate(self, scope: Scope) -> None:

@@ -70,9 +70,3 @@ class Hosts:
         if address is not None:
             return address.is_loopback or (self.on_network and reached is not None and address == _address(reached))
         return self.on_network and (host.endswith(".local") or host in own_names())
-
-    @property
-    def accepted(self) -> str:
-        """The accepted names as text, for error messages."""
-        network = (*own_names(), "this machine's address") if self.on_network else ()
-        return ", ".join(("localhost", "127.0.0.1", *network, *self.names))

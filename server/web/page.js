@@ -49,6 +49,7 @@ function field(name, limits, preset) {
 }
 
 async function prepare() {
+  await ask("api/v1/capabilities"); // logs in first: without the key, /readyz says little
   for (;;) {
     const readiness = await ask("readyz");
     if (readiness.state === "failed") throw new Error(`The model cannot be loaded: ${readiness.message}`);

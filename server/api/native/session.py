@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from server.api.dependencies import Keys
 from server.api.dialect import OPEN, body_limit
 from server.api.errors import hide_values
 from server.api.native import PREFIX
 from server.api.native.errors import error
 from server.api.native.upload import json_only
 from server.errors import ApiError
-from server.security.key import COOKIE, Authenticator
+from server.security.key import COOKIE
 from server.security.sessions import SESSION_SECONDS
 
 router = APIRouter(prefix=PREFIX, tags=["session"])
@@ -35,14 +36,6 @@ class SessionIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     key: str = Field(description="The server's API key")
-
-
-async def _authenticator(request: Request) -> Authenticator:
-    authenticator: Authenticator = request.app.state.authenticator
-    return authenticator
-
-
-Keys = Annotated[Authenticator, Depends(_authenticator)]
 
 
 # Both run in the event loop, as every other use of the authenticator; storing a login takes 0.2 ms.

@@ -1,13 +1,21 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import pytest
+from starlette.testclient import TestClient
 
+from converter.progress import Progress
+from server.security.gate import Access
+from server.security.key import ApiKey, Authenticator
 from tests.support import fake_pipeline
-from tests.support.live_server import enqueue, live, over, running, until
+from tests.support.asgi_client import HERE, LAN, ask
+from tests.support.live_server import enqueue, live, over, running, server, until
 
 
 def test_readyz_tells_the_progress_until_it_is_ready(tmp_path: Path) -> None:
@@ -45,6 +53,59 @@ def test_a_model_that_cannot_be_converted_says_why(tmp_path: Path) -> None:
 def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     with live(tmp_path, fake_pipeline.BROKEN, ready=False) as client:
         refused_because(client, "its unet uses operators")
+
+
+KEY = "a-key-for-tests-0123456789"
+HAS_KEY = {"Authorization": f"Bearer {KEY}"}
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TestClient, str]]:
+    """A server with a key, whose model failed with a message that names a path, and that path."""
+    data = tmp_path_factory.mktemp("private")
+    app = server(data, access=Access(authenticator=Authenticator(ApiKey(KEY)))).config.app
+    with TestClient(app, "http://localhost", client=(HERE, 50000), raise_server_exceptions=False) as client:
+        until(lambda: client.get("/readyz").json()["ready"])
+        app.state.queue.on_failure(f"{data}/model.safetensors cannot be read")
+        yield client, str(data)
+
+
+def test_why_the_model_failed_is_for_those_with_the_key(failed: tuple[TestClient, str]) -> None:
+    client, path = failed
+    without, has_key = client.get("/readyz"), client.get("/readyz", headers=HAS_KEY)
+    assert (without.status_code, has_key.status_code) == (503, 503)
+    assert "server's log" in without.json()["message"]
+    assert path in has_key.json()["message"]
+
+
+def test_what_is_being_loaded_is_for_those_with_the_key(failed: tuple[TestClient, str]) -> None:
+    client, path = failed
+    client.app.state.queue.on_progress(Progress("downloading", "secret.safetensors", 1, 2))
+    without, has_key = client.get("/readyz").json(), client.get("/readyz", headers=HAS_KEY).json()
+    client.app.state.queue.on_failure(f"{path}/model.safetensors cannot be read")
+    assert (without["state"], without["fraction"], without["network"]) == ("downloading", 0.5, None)
+    assert has_key["network"] == "secret.safetensors"
+
+
+def test_wrong_keys_for_readyz_are_counted_as_everywhere(failed: tuple[TestClient, str]) -> None:
+    client, path = failed
+    guess = {"Authorization": "Bearer guess"}
+    answers = [ask(client.app, path="/readyz", headers=guess, client=LAN) for _ in range(11)]
+    assert [answer.status for answer in answers] == [503] * 10 + [429]
+    assert path.encode() not in b"".join(answer.body for answer in answers)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "TRACE", "FOO"])
+def test_nobody_learns_a_path_or_a_setting_without_the_key(failed: tuple[TestClient, str], method: str) -> None:
+    client, path = failed
+    hidden = [path, str(Path.home()), str(Path(__file__).parents[3]), sys.prefix, "site-packages", KEY]
+    paths = ["/", "/page.js", "/healthz", "/readyz", "/metrics", "/openapi.json", "/nothing", "/readyz/", "/%2e%2e/"]
+    for target in [*paths, "/api/v1/session", "/api/v1/jobs", "/api/v1/models", "/api/v1/txt2img"]:
+        for body in (b"", b"{", b'{"key": 1}', b"\xff"):
+            answer = client.request(method, target, content=body, headers={"Content-Type": "application/json"})
+            told = f"{answer.headers} {answer.text}"
+            assert answer.status_code < 500 or target == "/readyz", (target, told)
+            assert not [secret for secret in hidden if secret in told], (target, told)
 
 
 def refused_because(client: httpx.Client, reason: str) -> None:
