@@ -57,6 +57,10 @@ class Readiness:
     model: str | None = None
 
 
+class NoWorker(AnemoneError):
+    """No worker runs; the next is being started."""
+
+
 class Models(Protocol):
     """The installed models, as far as a dispatcher needs them. Its methods raise AnemoneError for an unknown name."""
 
@@ -125,9 +129,19 @@ class Dispatcher:
         self._slots[running.slot].send(Cancel(running.job_id))
 
     def load(self, model: str) -> None:
-        """Have a worker load a model: one that has it loaded, or else one that runs no job. Raises AnemoneError if the model is not installed."""
-        slot = min(self._slots, key=lambda s: (s.loaded != model, s.running is not None))
-        slot.send(Load(self._ref(model)))
+        """Have a worker load a model: one that has it loaded, or else one that runs no job.
+
+        Its events say when it is loaded, or why it is not. Raises AnemoneError if the model is not installed, and NoWorker.
+        """
+        slot, ref = min(self._slots, key=lambda s: (s.loaded != model, s.running is not None)), self._ref(model)
+        # Added before the worker is looked at: if it dies now, either its death answers this load or no worker is found.
+        slot.loads.add(model)
+        if slot.worker is None:
+            slot.loads.discard(model)
+            raise NoWorker(
+                "the worker has died and is being started again; try again once /readyz says that it is ready"
+            )
+        slot.send(Load(ref))
 
     def unload(self, model: str) -> None:
         """Have every worker unload a model once its running job has ended."""
@@ -171,7 +185,8 @@ class Dispatcher:
         log.exception("the queue has stopped")
         for slot in self._slots:
             self._end_worker(slot)
-            slot.running = None
+            slot.worker = slot.running = None
+            self._fail_loads(slot, "model_failed", message)
         self.set_readiness(replace(self.readiness, state="failed", message=message))
         self._ledger.abandon()
 
@@ -247,7 +262,7 @@ class Dispatcher:
         if isinstance(event, Loading):
             self._on_loading(event)
         elif isinstance(event, LoadFailed):
-            self._on_load_failed(event)
+            self._on_load_failed(slot, event)
         elif isinstance(event, Loaded):
             self._on_loaded(slot, event.model)
         elif isinstance(event, Trying):
@@ -286,12 +301,19 @@ class Dispatcher:
         if self._is_starting and event.model == self._first:
             self.set_readiness(Readiness("loading", progress))
 
-    def _on_load_failed(self, event: LoadFailed) -> None:
-        metrics.model_loaded("failed")
-        message = f"{event.model} cannot be loaded: {event.reason}"
-        self._publish_model(event.model, "failed", {"code": event.code, "message": message}, last=True)
+    def _on_load_failed(self, slot: WorkerSlot, event: LoadFailed) -> None:
+        self._load_failed(slot, event.model, event.code, f"{event.model} cannot be loaded: {event.reason}")
         if self._is_starting and event.model == self._first:
             self.set_readiness(replace(self.readiness, state="failed", message=event.reason))
+
+    def _fail_loads(self, slot: WorkerSlot, code: str, why: str) -> None:
+        for model in tuple(slot.loads):  # a client may ask for another meanwhile
+            self._load_failed(slot, model, code, f"{model} was not loaded: {why}")
+
+    def _load_failed(self, slot: WorkerSlot, model: str, code: str, message: str) -> None:
+        slot.loads.discard(model)
+        metrics.model_loaded("failed")
+        self._publish_model(model, "failed", {"code": code, "message": message}, last=True)
 
     def _on_loaded(self, slot: WorkerSlot, model: str | None) -> None:
         """Publish in the events of ``models/NAME`` that a worker has loaded or unloaded a model."""
@@ -302,6 +324,7 @@ class Dispatcher:
             self._publish_model(former, "unloaded", {}, last=True)
         if model is None:
             return
+        slot.loads.discard(model)
         metrics.model_loaded("loaded")
         self._publish_model(model, "loaded", {}, last=True)
         if slot.running is not None:
@@ -328,6 +351,7 @@ class Dispatcher:
         if running is not None:
             self._ledger.interrupt(running, f"the worker died (exit status {code})", by_job=not of_unit)
         self._on_loaded(slot, None)
+        self._fail_loads(slot, "worker_died", f"the worker died (exit status {code}), and is started again")
         if self.readiness.state == "failed":
             return
         metrics.worker_died()

@@ -17,6 +17,7 @@ class WorkerSlot:
 
     running: the job that the worker runs.
     loaded: the model that it has loaded.
+    loads: the models that a client asked it to load, until it has answered.
     note: the file that names what the worker tries for the first time. The worker deletes it after the try, so the file
         exists only during the try, or if the worker died of it.
     deaths: how many times in a row the worker died outside of jobs.
@@ -28,6 +29,7 @@ class WorkerSlot:
     worker: ChildProcess | None = None
     running: Running | None = None
     loaded: str | None = None
+    loads: set[str] = field(default_factory=set)
     note: Path | None = None
     deaths: int = 0
     idle_since: float = field(default_factory=time.monotonic)

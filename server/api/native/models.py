@@ -14,7 +14,7 @@ from converter.errors import MemoryShortage
 from converter.folder import ModelFolder
 from server.api.dependencies import Answers, Models, Queue
 from server.api.native import PREFIX
-from server.api.native.conversions import AllConversions, conversion_out
+from server.api.native.conversions import AllConversions, conversion_out, conversion_url
 from server.api.native.errors import error
 from server.api.native.model_schemas import (
     InstalledModelOut,
@@ -23,7 +23,9 @@ from server.api.native.model_schemas import (
 )
 from server.api.native.schemas import SizeOut
 from server.errors import ApiError
+from server.jobs.dispatcher import NoWorker
 from server.jobs.queue import JobQueue
+from server.models.conversions import Conversions
 from server.models.installed import InstalledModels, NotDeletable, UnknownModel
 from server.models.memory import memory_need
 
@@ -31,8 +33,6 @@ router = APIRouter(prefix=f"{PREFIX}/models", tags=["models"])
 
 #: Seconds: loading waits for earlier jobs; after this time the answer is 202, and the client polls.
 _LOAD_SECONDS = 600.0
-#: Seconds between checks of the readiness: a worker that dies while it loads sends no event.
-_CHECK_SECONDS = 1.0
 
 _ABSENT: Answers = {404: error("The model does not exist"), 422: error("A parameter is not accepted")}
 
@@ -50,11 +50,14 @@ def model_url(name: str) -> str:
     return f"{PREFIX}/models/{quote(name, safe='')}"
 
 
-def _require_model(models: InstalledModels, name: str) -> str:
+def _require_model(models: InstalledModels, conversions: Conversions, name: str) -> str:
     try:
         return models.find(name)
     except UnknownModel as unknown:
-        raise ApiError(404, "no_such_model", str(unknown)) from unknown
+        message = str(unknown)
+        if (making := conversions.making(name)) is not None:
+            message = f"the model {name} is still being converted; {conversion_url(making.id)} shows how far it is"
+        raise ApiError(404, "no_such_model", message) from unknown
 
 
 def _memory(folder: ModelFolder, budget: int) -> MemoryOut:
@@ -112,9 +115,9 @@ def all_models(models: Models, queue: Queue, conversions: AllConversions, budget
 
 
 @router.get("/{name}", responses=_ABSENT, summary="Get a model")
-def model(name: str, models: Models, queue: Queue, budget: Budget) -> InstalledModelOut:
+def model(name: str, models: Models, queue: Queue, conversions: AllConversions, budget: Budget) -> InstalledModelOut:
     """Returns the model's properties, its sizes on disk and in memory, its jobs, and whether it is loaded."""
-    return _model_out(_require_model(models, name), models, queue, budget)
+    return _model_out(_require_model(models, conversions, name), models, queue, budget)
 
 
 _LOADING: Answers = {
@@ -126,9 +129,9 @@ _LOADING: Answers = {
 
 
 @router.post("/{name}/load", response_model=InstalledModelOut, responses=_LOADING, summary="Load a model")
-async def load(name: str, models: Models, queue: Queue, budget: Budget) -> Response:
+async def load(name: str, models: Models, queue: Queue, conversions: AllConversions, budget: Budget) -> Response:
     """Answers when the model is loaded, after the jobs ahead of it; the server unloads the previous model."""
-    name = await run_in_threadpool(_require_model, models, name)
+    name = await run_in_threadpool(_require_model, models, conversions, name)
     if queue.readiness.state != "ready":
         raise ApiError(503, "not_ready", f"the worker is not ready: {queue.readiness.state}; see /readyz")
     await run_in_threadpool(_require_memory, name, models, budget)
@@ -151,23 +154,33 @@ async def _loaded(name: str, queue: JobQueue) -> bool:
     """Load the model and return whether it was loaded in time; raise ApiError if it cannot be loaded."""
     events = queue.events.subscribe(f"models/{name}")
     try:
-        try:
-            await run_in_threadpool(queue.load, name)
-        except UnknownModel as gone:
-            raise ApiError(404, "no_such_model", f"the model {name} has just been deleted") from gone
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LOAD_SECONDS):
-                while name not in queue.loaded:
-                    event = None
-                    with contextlib.suppress(TimeoutError):
-                        event = await asyncio.wait_for(anext(events, None), _CHECK_SECONDS)
-                    if event is not None and event.kind == "failed":
-                        raise ApiError(503, event.data["code"], event.data["message"])
-                    if queue.readiness.state == "failed":
-                        raise ApiError(503, "model_failed", str(queue.readiness.message))
+        await run_in_threadpool(_begin_loading, name, queue)
+        async with asyncio.timeout(_LOAD_SECONDS):
+            while name not in queue.loaded:
+                event = await anext(events, None)
+                if event is None:
+                    raise ApiError(503, "not_ready", "the server is stopping")
+                if event.kind == "failed":
+                    raise ApiError(503, event.data["code"], event.data["message"])
+                if event.kind == "loaded":  # and perhaps unloaded since, for the next job's model
+                    break
+                if event.last:  # it was unloaded; the next load has a new channel
+                    events.close()
+                    events = queue.events.subscribe(f"models/{name}")
+    except TimeoutError:
+        return False
     finally:
         events.close()
-    return name in queue.loaded
+    return True
+
+
+def _begin_loading(name: str, queue: JobQueue) -> None:
+    try:
+        queue.load(name)
+    except UnknownModel as gone:
+        raise ApiError(404, "no_such_model", f"the model {name} has just been deleted") from gone
+    except NoWorker as waiting:
+        raise ApiError(503, "not_ready", str(waiting), headers={"Retry-After": "5"}) from waiting
 
 
 @router.post(
@@ -178,9 +191,11 @@ async def _loaded(name: str, queue: JobQueue) -> bool:
     },
     summary="Unload a model",
 )
-def unload(name: str, models: Models, queue: Queue, budget: Budget, response: Response) -> InstalledModelOut:
+def unload(
+    name: str, models: Models, queue: Queue, conversions: AllConversions, budget: Budget, response: Response
+) -> InstalledModelOut:
     """Frees the model's memory when the running job ends; the next job of the model loads it again."""
-    name = _require_model(models, name)
+    name = _require_model(models, conversions, name)
     if name in queue.loaded:
         response.status_code = 202
         queue.unload(name)
@@ -200,7 +215,7 @@ def unload(name: str, models: Models, queue: Queue, budget: Budget, response: Re
 )
 def delete(name: str, models: Models, queue: Queue, conversions: AllConversions) -> None:
     """Deletes the model's folder in the data folder, but not the source."""
-    name = _require_model(models, name)
+    name = _require_model(models, conversions, name)
     if name == models.default:
         raise ApiError(409, "in_use", f"{name} is the default model; start the server with another one first")
     if (waiting := queue.jobs_for(name)) > 0:

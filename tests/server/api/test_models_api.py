@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -83,6 +84,51 @@ def test_a_model_that_cannot_be_loaded_says_why_and_the_next_one_can(server: htt
     assert answer.status_code == 503
     assert "operators" in answer.json()["error"]["message"]
     assert server.post(f"{MODELS}/other/load").status_code == 200
+
+
+def test_a_load_whose_worker_dies_is_answered_at_once_and_the_next_worker_loads_others(
+    server: httpx.Client, data: Path
+) -> None:
+    put(data, fake_pipeline.DEADLY)
+    answer = server.post(f"{MODELS}/deadly/load")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "worker_died")
+    assert answer.json()["error"]["message"].startswith("deadly was not loaded: the worker died (exit status -9)")
+    again = server.post(f"{MODELS}/other/load")
+    assert again.status_code == 200 or again.json()["error"]["code"] == "not_ready"
+    until(lambda: server.post(f"{MODELS}/other/load").status_code == 200)
+
+
+@pytest.mark.slow
+def test_a_load_that_waits_for_a_job_is_answered_when_the_job_kills_the_worker(server: httpx.Client) -> None:
+    made = enqueue(server, "die late")
+    until(lambda: server.get(f"/api/v1/jobs/{made['id']}").json()["status"] == "running")
+    answer = server.post(f"{MODELS}/other/load")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "worker_died")
+    over(server, made["id"])
+    until(lambda: server.get("/readyz").status_code == 200)
+
+
+def test_a_model_that_is_still_converted_is_not_there_yet(server: httpx.Client) -> None:
+    reply = convert(server, "somebody/slow-one").json()
+    for answer in (server.get(f"{MODELS}/slow-one"), server.post(f"{MODELS}/slow-one/load")):
+        assert answer.status_code == 404
+        assert f"slow-one is still being converted; {reply['url']} shows" in answer.json()["error"]["message"]
+    server.delete(reply["url"])
+    ended(server, reply["url"])
+
+
+def test_a_model_whose_folder_goes_while_its_load_waits_is_told_so(server: httpx.Client, data: Path) -> None:
+    put(data, "going")
+    made = enqueue(server, "slow", steps=8)
+    running(server, made["id"])
+    with ThreadPoolExecutor(1) as elsewhere:
+        waiting = elsewhere.submit(server.post, f"{MODELS}/going/load")
+        until(lambda: server.get(f"{MODELS}/going").status_code == 200)
+        shutil.rmtree(data / "models" / "going")
+        answer = waiting.result()
+    assert answer.status_code in (404, 503)
+    assert "going" in answer.json()["error"]["message"]
+    over(server, made["id"])
 
 
 @pytest.mark.parametrize("name", ["nothing", "%2E%2E%5C", "%00", "a" * 300])
