@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,14 +18,33 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+class _Brief(reprlib.Repr):
+    """Writes values of any depth and size in bounded time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxlong, self.maxother = 4, _LONGEST_VALUE, _LONGEST_VALUE, _LONGEST_VALUE
+
+
+_BRIEF = _Brief()
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
+
+
+def quoted(value: Any) -> str:
+    """Return a rejected value for a message, at most 80 characters."""
+    return _cut(repr(value[:_LONGEST_VALUE]) if isinstance(value, str) else _BRIEF.repr(value))
+
+
 def shown(value: Any) -> Any:
     """Return a rejected value as short JSON."""
     if value is None or (isinstance(value, bool | int) and abs(value) < 2**53):
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value
-    text = encodable(value if isinstance(value, str) else repr(value))
-    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
+    return _cut(encodable(value[: _LONGEST_VALUE + 1] if isinstance(value, str) else _BRIEF.repr(value)))
 
 
 class ApiError(Exception):
@@ -49,7 +69,7 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status, self.code, self.message = status, code, encodable(message)
-        self.field = None if field is None else encodable(field)
+        self.field = None if field is None else _cut(encodable(field))
         self.value, self.accepted = shown(value), None if accepted is None else encodable(accepted)
         self.headers = dict(headers or {})
 

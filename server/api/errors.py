@@ -13,8 +13,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from server.api.service import Reason, Refusal
-from server.errors import ApiError, RenderError, shown
+from server.errors import ApiError, RenderError, quoted
 from server.faults import Fault, fault_of
+from server.pipeline.fields import value_and_reason
 from server.pipeline.request import RequestError
 
 log = logging.getLogger("anemone.api")
@@ -75,15 +76,14 @@ def from_validation(errors: list[Any]) -> ApiError:
     if first["type"] == "json_invalid":
         return ApiError(400, "invalid_json", f"the body is not JSON: {first['ctx']['error']}")
     field = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")) or "body"
-    reason = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "missing":
         return ApiError(422, "missing_field", f"{field} is missing; it is required", field=field)
+    value, reason = value_and_reason(first)
     if first["type"] == "extra_forbidden":
-        return ApiError(
-            422, "unknown_field", f"{field} is not a field of this request", field=field, value=first["input"]
-        )
-    message = f"{field} is {shown(first['input'])!r}; accepted: {reason[:1].lower()}{reason[1:]}"
-    return ApiError(422, "invalid_field", message, field=field, value=first["input"], accepted=reason)
+        message = f"{quoted(field)[1:-1]} is not a field of this request"
+        return ApiError(422, "unknown_field", message, field=field, value=value)
+    message = f"{field} is {quoted(value)}; accepted: {reason[:1].lower()}{reason[1:]}"
+    return ApiError(422, "invalid_field", message, field=field, value=value, accepted=reason)
 
 
 def from_http(request: Request, error: HTTPException) -> ApiError:
@@ -120,7 +120,7 @@ def install_error_handlers(app: FastAPI, render: RenderError) -> None:
     async def _validation(request: Request, error: RequestValidationError) -> Response:
         findings = list(error.errors())
         if getattr(request.state, "hides_values", False):
-            findings = [{**finding, "input": "…"} for finding in findings]
+            findings = [{**findings[0], "input": "…"}]
         return render(request.url.path, from_validation(findings))
 
     @app.exception_handler(sqlite3.Error)

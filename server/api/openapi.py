@@ -13,6 +13,7 @@ from server.security.body import in_units
 _GATE = {
     "401": "The server requires its API key, and the request has no key or a wrong one",
     "403": "The Host is wrong, or a page of another site sent the request",
+    "414": "The query is too long",
     "429": "Too many requests, or too many wrong keys; Retry-After says when to retry",
 }
 #: Its further possible answers to a request with a body.

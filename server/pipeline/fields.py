@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.fields import FieldInfo
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 from converter.folder import Manifest
 
@@ -25,10 +25,42 @@ def _not_boolean(value: Any) -> Any:
 # Numbers arrive as JSON numbers or, in forms, as text; pydantic would accept true as 1.
 Whole = Annotated[int, BeforeValidator(_not_boolean)]
 Real = Annotated[float, BeforeValidator(_not_boolean)]
+
+
+class _FirstOnly(FailFast):
+    """A list whose first wrong value ends its validation. pydantic's own marker cannot be part of a union: it has no hash."""
+
+    def __hash__(self) -> int:
+        return hash(self.fail_fast)
+
+
+FIRST_ONLY = _FirstOnly()
+
 # A form has one field for a whole list, separated by commas.
 Wholes = Annotated[
-    tuple[Whole, ...], BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value)
+    tuple[Whole, ...], FIRST_ONLY, BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value)
 ]
+
+
+class LongText:
+    """Stands for a text that is too long for any field; errors tell its length."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __repr__(self) -> str:
+        return f"{self._length} characters"
+
+
+def value_and_reason(finding: Mapping[str, Any]) -> tuple[Any, str]:
+    """Return the rejected value and what is accepted, from one of pydantic's findings."""
+    value = finding["input"]
+    if finding["type"] == "string_too_long":
+        return LongText(len(value)), f"up to {finding['ctx']['max_length']} characters"
+    return value, str(finding["msg"]).removeprefix("Value error, ")
 
 
 class Accepts:
@@ -94,15 +126,27 @@ class OneOf(Accepts):
         return ", ".join(self.words)
 
 
+class _Length(Accepts):
+    """A limit of a value's length, which is checked before anything else looks at the value."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._checked, handler(source))
+
+
 @dataclass(frozen=True)
-class Characters(Accepts):
+class Characters(_Length):
     """A text of at most this many characters."""
 
     most: int
 
-    def accepts(self, value: str) -> bool:
-        """Return whether the text is short enough."""
-        return len(value) <= self.most
+    def accepts(self, value: Any) -> bool:
+        """Return whether the text is short enough; what is no text is left to the field's type."""
+        return not isinstance(value, str | LongText) or len(value) <= self.most
+
+    def _checked(self, value: _T) -> _T:
+        if not self.accepts(value):
+            raise PydanticKnownError("string_too_long", {"max_length": self.most})
+        return value
 
     def add_to(self, schema: dict[str, Any]) -> None:
         """Write the length."""
@@ -110,6 +154,28 @@ class Characters(Accepts):
 
     def __str__(self) -> str:
         return f"up to {self.most} characters"
+
+
+@dataclass(frozen=True)
+class Count(_Length):
+    """A list of ``low`` to ``high`` values; ``what`` names them. A form has the values in one text, separated by commas."""
+
+    low: float
+    high: float
+    what: str
+
+    def accepts(self, value: Any) -> bool:
+        """Return whether so many values are accepted; what is no list is left to the field's type."""
+        if isinstance(value, str):
+            return self.low <= value.count(",") + 1 <= self.high
+        return not isinstance(value, list | tuple) or self.low <= len(value) <= self.high
+
+    def add_to(self, schema: dict[str, Any]) -> None:
+        """Write the numbers of items."""
+        schema["minItems"], schema["maxItems"] = self.low, self.high
+
+    def __str__(self) -> str:
+        return f"{self.low} to {self.high} {self.what}"
 
 
 @dataclass(frozen=True)

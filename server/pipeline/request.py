@@ -15,9 +15,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from converter.errors import AnemoneError, ManifestError
 from converter.folder import Manifest
+from server.errors import quoted
 from server.pipeline.fields import (
     Attachment,
     Characters,
+    Count,
     Derived,
     FromModel,
     Infotext,
@@ -29,12 +31,16 @@ from server.pipeline.fields import (
     Wholes,
     Within,
     fields_of,
+    value_and_reason,
 )
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule, UnknownScheduler, find_scheduler, usable_schedulers
 
 #: CLIP reads 75 tokens; a text longer than this is a mistake, or an attack on the tokenizer.
 _PROMPT = Characters(10_000)
 _IMAGES = Within(1, 8)
+_ONE_FOR_EACH = Count(_IMAGES.low, _IMAGES.high, "seeds, one for each image")
+#: Characters of the longest name of a model or scheduler: that of a file.
+_NAME = 255
 #: A1111's names of generators; it has none for NumPy's, which Apple's pipelines use.
 _INFOTEXT_RNGS = {"torch": "CPU", "numpy": "NumPy", "cuda": "NV"}
 #: Random number generators: diffusers' (PyTorch on the CPU), Apple's pipelines' (NumPy's old generator), and AUTOMATIC1111's
@@ -47,8 +53,7 @@ class RequestError(AnemoneError):
     """A request's field has a value that is not accepted."""
 
     def __init__(self, field: str, value: object, accepted: str) -> None:
-        shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
-        super().__init__(f"{field} is {shown}; accepted: {accepted}")
+        super().__init__(f"{field} is {quoted(value)}; accepted: {accepted}")
         self.field, self.value, self.accepted = field, value, accepted
 
 
@@ -82,9 +87,7 @@ def _known_scheduler(name: str) -> str:
     return name
 
 
-def _seed_for_each(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    if not _IMAGES.accepts(len(seeds)):
-        raise ValueError(f"{_IMAGES} seeds, one for each image")
+def _seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
     if not all(map(_SEED.accepts, seeds)):
         raise ValueError(str(_SEED))
     return seeds
@@ -127,7 +130,7 @@ class Sampling(Part):
     ] = Field(description="How closely to follow the prompt")
     scheduler: Annotated[
         str, AfterValidator(_known_scheduler), FromModel(lambda manifest: manifest.defaults.scheduler)
-    ] = Field(description=f"One of {', '.join(SCHEDULERS)} (A1111's names work too)")
+    ] = Field(max_length=_NAME, description=f"One of {', '.join(SCHEDULERS)} (A1111's names work too)")
 
 
 class ImageSeeds(NamedTuple):
@@ -149,7 +152,7 @@ class Seeds(Part):
         "compute unit"
     )
     n: Annotated[Whole, _IMAGES] = Field(1, description="How many images; image i uses seed + i")
-    seeds: Annotated[Wholes, AfterValidator(_seed_for_each)] | None = Field(
+    seeds: Annotated[Wholes, AfterValidator(_seeds), _ONE_FOR_EACH] | None = Field(
         None, description="A seed for each image, instead of seed and n; in a form separated by commas"
     )
     variation_seed: Annotated[Whole, _SEED] | None = Field(
@@ -197,7 +200,9 @@ class GenerationRequest(Part):
     source: None for images from noise alone (txt2img).
     """
 
-    model: str = Field(description="An installed model (see capabilities); the default one if left out")
+    model: str = Field(
+        max_length=_NAME, description="An installed model (see capabilities); the default one if left out"
+    )
     prompts: Prompts
     size: Size
     computed: Annotated[Size, Derived()]
@@ -260,7 +265,7 @@ def _validated(values: Mapping[str, Any]) -> dict[str, Any]:
         return _Asked.model_validate(values).model_dump(exclude_none=True)
     except ValidationError as error:
         first = error.errors()[0]
-        raise RequestError(str(first["loc"][0]), first["input"], first["msg"].removeprefix("Value error, ")) from error
+        raise RequestError(str(first["loc"][0]), *value_and_reason(first)) from error
 
 
 def _drawn(seed: int | None) -> int:

@@ -11,7 +11,7 @@ from starlette.middleware.cors import ALL_METHODS, CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.errors import ApiError, RenderError
-from server.security.body import PAUSE_SECONDS, LimitedBody, LimitOf, answer_unread, usual_limit
+from server.security.body import PAUSE_SECONDS, LimitedBody, LimitOf, answer_unread, in_units, usual_limit
 from server.security.headers import ALWAYS, header
 from server.security.hosts import Hosts, host_of, is_loopback
 from server.security.key import COOKIE, Authenticator
@@ -19,6 +19,8 @@ from server.security.origin import READING, is_preflight, may_change
 from server.security.rate import Buckets, client_of
 
 _READABLE = ("Location", "Content-Location", "Preference-Applied", "Retry-After", "X-Anemone-Job", "X-Anemone-Seed")
+#: Bytes of a request's query, which has at most a few names.
+_LONGEST_QUERY = 4 * 2**10
 # Bearer, although Basic is accepted too: browsers answer a Basic challenge with their own dialog.
 _CHALLENGE = {"www-authenticate": "Bearer"}
 
@@ -85,6 +87,7 @@ class Gate:
         try:
             self._check_host(scope)
             self._check_origin(scope)
+            self._check_query(scope)
         except ApiError as refusal:
             await self._refuse(refusal, scope, receive, with_headers)
             return
@@ -127,6 +130,11 @@ class Gate:
                 "origins of its setting cors_origins"
             )
             raise ApiError(403, "cross_site", message)
+
+    def _check_query(self, scope: Scope) -> None:
+        # Parsing one of 64 KB holds the event loop for 30 ms.
+        if len(scope["query_string"]) > _LONGEST_QUERY:
+            raise ApiError(414, "query_too_long", f"the query is too long; accepted: up to {in_units(_LONGEST_QUERY)}")
 
     def _check_rate(self, scope: Scope) -> None:
         client = client_of(scope)

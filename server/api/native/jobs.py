@@ -6,6 +6,7 @@ import time
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
+from pydantic import Field
 
 from server.api.dependencies import PNG, Answers, Generation, Queue
 from server.api.errors import require
@@ -15,11 +16,13 @@ from server.api.native.schemas import JobErrorOut, JobImageOut, JobOut, JobsOut,
 from server.api.sse import Snapshot, TakeSnapshot, add_event_route
 from server.events import OPEN, Status
 from server.jobs.job import Job
+from server.pipeline.fields import FIRST_ONLY
 
 router = APIRouter(prefix=PREFIX, tags=["jobs"])
 
 #: Greatest and default number of jobs on a page.
 _MOST, _USUAL = 100, 50
+_Statuses = Annotated[list[Status], FIRST_ONLY, Field(max_length=20)]
 #: Within the range of SQLite's integers.
 _LARGEST = 2**62
 
@@ -77,8 +80,8 @@ def job_response(job: Job, status: int = 200, headers: dict[str, str] | None = N
 @router.get("/jobs", responses={422: _ABSENT[422]}, summary="List jobs, the newest first")
 def jobs(
     queue: Queue,
-    status: Annotated[list[Status] | None, Query(description="Only jobs with this status; may be repeated")] = None,
-    model: Annotated[str | None, Query(description="Only jobs of this model")] = None,
+    status: Annotated[_Statuses | None, Query(description="Only jobs with this status; may be repeated")] = None,
+    model: Annotated[str | None, Query(max_length=255, description="Only jobs of this model")] = None,
     before: Annotated[int | None, Query(ge=0, le=_LARGEST, description="`next` of the page before this one")] = None,
     limit: Annotated[int, Query(ge=1, le=_MOST, description="Jobs on this page")] = _USUAL,
 ) -> JobsOut:

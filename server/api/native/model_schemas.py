@@ -9,19 +9,18 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from converter.options import DEFAULT_OPTIONS, LARGEST_SIDE, OPTIONS, NetworkSource, Option, Size
 from server.api.native.schemas import SizeOut
+from server.api.request_body import RequestBody
 from server.events import Status
 from server.models.conversion_request import NAME
-from server.pipeline.fields import Whole
+from server.pipeline.fields import FIRST_ONLY, Whole
 
 _HUB = "owner/name on the Hugging Face hub, also @revision"
 #: The conversion's plan checks what the model supports; this only limits what is stored and hashed.
 _Side = Annotated[Whole, Field(ge=8, le=LARGEST_SIDE)]
 
 
-class SizeIn(BaseModel):
+class SizeIn(RequestBody):
     """An image size in pixels."""
-
-    model_config = ConfigDict(extra="forbid")
 
     width: _Side
     height: _Side
@@ -35,16 +34,18 @@ def _option_field(name: str, option: Option) -> tuple[Any, Any]:
         about = f"{about}: {_HUB}"
     if option.most is not None:
         least = 1 if default is None else None
-        value = Annotated[GenericAlias(list, (value,)), Field(min_length=least, max_length=option.most)]
+        value = Annotated[GenericAlias(list, (value,)), FIRST_ONLY, Field(min_length=least, max_length=option.most)]
         default = default if default is None else list(default)
     return value | None if default is None else value, Field(default, description=about)
 
 
 if TYPE_CHECKING:
-    _OptionsIn = BaseModel
+    _OptionsIn = RequestBody
 else:
     _OptionsIn = create_model(
-        "OptionsIn", **{name: _option_field(name, option) for name, option in OPTIONS.items() if option.in_api}
+        "OptionsIn",
+        __base__=RequestBody,
+        **{name: _option_field(name, option) for name, option in OPTIONS.items() if option.in_api},
     )
 
 
@@ -52,10 +53,7 @@ class ConversionIn(_OptionsIn):
     """A conversion request. Omitted fields take their defaults."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [{"source": "stabilityai/sd-turbo", "sizes": [{"width": 512, "height": 512}]}],
-        },
+        json_schema_extra={"examples": [{"source": "stabilityai/sd-turbo", "sizes": [{"width": 512, "height": 512}]}]}
     )
 
     source: str = Field(

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from server.api.request_body import RequestBody
 from server.events import Status
 from server.jobs.job import PRIORITIES, Priority
 from server.pipeline.fields import Attachment, RequestField
 from server.pipeline.request import FIELDS, asked_fields
 
 
-class _Submission(BaseModel):
+class _Submission(RequestBody):
     """The fields of a submission that are not part of the request."""
-
-    model_config = ConfigDict(extra="forbid")
 
     priority: Priority = Field(
         "normal",

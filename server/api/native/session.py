@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from server.api.dependencies import Keys
 from server.api.dialect import OPEN, body_limit
@@ -13,7 +13,9 @@ from server.api.errors import hide_values
 from server.api.native import PREFIX
 from server.api.native.errors import error
 from server.api.native.upload import json_only
+from server.api.request_body import RequestBody
 from server.errors import ApiError
+from server.pipeline.fields import Characters
 from server.security.key import COOKIE
 from server.security.sessions import SESSION_SECONDS
 
@@ -30,12 +32,10 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-class SessionIn(BaseModel):
+class SessionIn(RequestBody):
     """A login."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    key: str = Field(description="The server's API key")
+    key: Annotated[str, Characters(1000)] = Field(description="The server's API key")
 
 
 # Both run in the event loop, as every other use of the authenticator; storing a login takes 0.2 ms.
