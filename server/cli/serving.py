@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from server.security import sessions
 from server.security.gate import Access
 from server.security.hosts import Hosts, own_addresses, own_names
 from server.security.key import FILE, ApiKey, Authenticator, kept_key
+from server.security.private import UMASK, make_private
 from server.security.tls import Certificate, own_certificate, user_certificate
 from server.settings import Settings
 from server.shutdown import Server
@@ -35,9 +37,9 @@ from server.terminal import Bar
 
 @contextmanager
 def _sole_user(data_dir: Path) -> Iterator[None]:
-    """Lock the data folder; two servers that share one would run each other's jobs."""
+    """Make the data folder and lock it; two servers that share one would run each other's jobs."""
     try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # prompts and images are private to the owner
+        data_dir.mkdir(parents=True, exist_ok=True)
         file = (data_dir / "lock").open("w")
     except OSError as error:
         raise AnemoneError(f"the data folder {data_dir} cannot be written: {error}") from error
@@ -151,7 +153,10 @@ def _limits(settings: Settings) -> Limits:
 def serve(settings: Settings) -> int:
     """Serve until SIGINT or SIGTERM."""
     log_as(settings.log_format)
+    os.umask(UMASK)  # for the workers and conversions too, which inherit it
     with _sole_user(settings.data_dir), _listening_socket(settings) as listening:
+        if still_open := make_private(settings.data_dir):
+            _say(still_open)
         urls = _urls(settings, listening.getsockname()[1])
         access, certificate = _access(settings), _certificate(settings)
         _say(f"Anemone at {urls}, data in {settings.data_dir}")

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from server.jobs.store import JobStore
 from server.security.hosts import own_addresses
 from server.security.key import FILE
 from tests.support.live_server import PATIENCE, answers, until
@@ -59,6 +60,23 @@ def test_it_makes_a_key_shows_it_once_and_lets_nobody_in_without(tmp_path: Path)
             assert client.get("/api/v1/jobs", headers={"Authorization": f"Bearer {key}"}).status_code == 200
         assert key not in said.read_text()
         assert str(data / FILE) in said.read_text()
+
+
+def test_what_it_keeps_is_for_its_owner_only_also_what_an_earlier_version_left(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    data.chmod(0o755)
+    JobStore(data).close()
+    (data / "images").chmod(0o755)
+    (data / "jobs.sqlite3").chmod(0o644)
+    with started(data, "--host", "0.0.0.0", "--tls") as (_, port, said):
+        context = ssl.create_default_context(cafile=data / "tls" / "cert.pem")
+        with httpx.Client(base_url=f"https://localhost:{port}", verify=context, trust_env=False) as client:
+            until(lambda: answers(client))
+        kept = [data, *data.rglob("*")]
+        assert {path.name for path in kept} >= {"jobs.sqlite3", "jobs.sqlite3-wal", FILE, "key.pem", "images"}
+        assert not [path for path in kept if path.stat().st_mode & 0o077]
+        assert "rights" not in said.read_text()
 
 
 def test_with_tls_it_makes_a_certificate_and_shows_its_fingerprint(tmp_path: Path) -> None:

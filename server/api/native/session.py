@@ -38,7 +38,7 @@ class SessionIn(RequestBody):
     key: Annotated[str, Characters(1000)] = Field(description="The server's API key")
 
 
-# Both run in the event loop, as every other use of the authenticator; storing a login takes 0.2 ms.
+# Both run in the event loop, as every other use of the authenticator; storing a login takes about a millisecond.
 @router.post(
     "/session",
     status_code=204,
