@@ -41,7 +41,14 @@ class ManifestError(AnemoneError):
 
 
 class DamagedModel(ManifestError):
-    """A file of a converted model is missing, or is not what was written."""
+    """A file of a converted model is missing, or is not what was written.
+
+    wrong: what is wrong, in words that begin with the file's path in the model's folder.
+    """
+
+    def __init__(self, message: str, wrong: str) -> None:
+        super().__init__(message)
+        self.wrong = wrong
 
 
 class SpaceError(AnemoneError):

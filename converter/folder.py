@@ -277,7 +277,7 @@ class ModelFolder:
             cure = f"put the original file back, or after a change of your own `anemone adopt {quote(str(self.path))}` again"
         else:
             cure = f"convert {source.path_or_id} again: `anemone convert SOURCE -o {quote(str(self.path))}`"
-        return DamagedModel(f"{self.path} is damaged: {wrong}; {cure}")
+        return DamagedModel(f"{self.path} is damaged: {wrong}; {cure}", wrong)
 
     def tokenizer(self, name: str) -> Path:
         """Return the folder of a tokenizer (vocab.json and merges.txt); without one of this name, that of the common one."""

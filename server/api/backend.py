@@ -10,6 +10,7 @@ from server.models.conversions import Conversions
 from server.models.first import FirstModel
 from server.models.installed import InstalledModels
 from server.models.memory import memory_budget
+from server.models.repairs import Repairs
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Backend:
 
     def start(self) -> None:
         """Start the work, first the jobs and conversions of an earlier run."""
-        self.queue.start(self.models.default)
+        self.queue.start(self.models.default, Repairs(self.first, self.conversions).find)
         self.first.start(self.conversions, self.queue)
         self.conversions.start()
 

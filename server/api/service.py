@@ -157,11 +157,23 @@ class Service:
                     accepted=error.accepted,
                 )
         readiness = self._queue.readiness
+        if readiness.state == "ready":
+            return self._without_folder(self._models.default or "")
         progress, percent = readiness.progress, ""
         if progress is not None and progress.total:
             percent = f", {100 * progress.done // progress.total} % done"
         message = f"the model is not ready: {readiness.state}{percent}; see /readyz"
         return Refusal("not_ready", "not_ready", message, retry_after=_NOT_READY_SECONDS)
+
+    def _without_folder(self, default: str) -> Refusal:
+        gone = f"the folder of the model {default} is gone"
+        if self._queue.restore(default):
+            message = f"{gone}; it is being converted again; see /readyz"
+            return Refusal("not_ready", "not_ready", message, retry_after=_NOT_READY_SECONDS)
+        installed = ", ".join(self._models.names()) or "none"
+        return Refusal(
+            "model_failed", "model_gone", f"{gone}; put it back, or name another model; installed: {installed}"
+        )
 
     async def submit(self, model: BoundModel, request: GenerationRequest, options: SubmitOptions) -> Accepted | Refusal:
         """Store a request for ``model`` as a job, or find the job that it repeats; the job is on disk on return.

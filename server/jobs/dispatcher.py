@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import sqlite3
@@ -18,6 +19,7 @@ from server import metrics
 from server.events import EventLog
 from server.jobs.ledger import JobLedger, Limits
 from server.jobs.messages import (
+    DAMAGED,
     Cancel,
     Ended,
     Event,
@@ -43,6 +45,10 @@ log = logging.getLogger("anemone.queue")
 #: After so many deaths in a row outside of jobs a worker is not started again: it would only die again.
 _MOST_DEATHS_OUTSIDE_JOBS = 3
 _RETENTION_SECONDS = 3600.0
+_AGAIN = "; it is being converted again"
+_CURE = "; on the server's machine, convert it again or put the original file back"
+#: Seconds between looks for the first model, if its folder is gone.
+_LOOK_SECONDS = 1.0
 #: How long to wait until a worker that was asked to stop has exited, before it is killed.
 _EXIT_SECONDS = 0.5
 
@@ -61,6 +67,11 @@ class NoWorker(AnemoneError):
     """No worker runs; the next is being started."""
 
 
+def _remedy(code: str | None, is_restored: bool) -> str:
+    """Return the end of a message about a model that cannot be loaded."""
+    return "" if code != DAMAGED else _AGAIN if is_restored else _CURE
+
+
 class Models(Protocol):
     """The installed models, as far as a dispatcher needs them. Its methods raise AnemoneError for an unknown name."""
 
@@ -69,6 +80,10 @@ class Models(Protocol):
 
     def folder(self, name: str) -> Path:
         """Return the model's folder."""
+
+
+#: Finds out how a model is made again; None if it cannot be.
+FindRepair = Callable[[str], Callable[[], None] | None]
 
 
 class Dispatcher:
@@ -90,6 +105,8 @@ class Dispatcher:
         self._slots = [WorkerSlot(number, launch) for number, launch in enumerate(workers)]
         #: The model that each worker loads first; None until it is installed.
         self._first: str | None = None
+        self._first_is_gone = False
+        self._find_repair: FindRepair = lambda model: None
         self._stopping = False
         self._grace_seconds = 0.0
         self._expired = time.monotonic()
@@ -101,14 +118,15 @@ class Dispatcher:
         """The models that are loaded."""
         return sorted({slot.loaded for slot in self._slots if slot.loaded is not None})
 
-    def start(self) -> None:
-        """Start the thread."""
+    def start(self, find_repair: FindRepair) -> None:
+        """Start the thread. ``find_repair`` is asked for models that are damaged or gone."""
+        self._find_repair = find_repair
         self._thread.start()
 
     def begin(self, model: str) -> None:
         """Start the workers, each with this model; workers that run already load it."""
         self.set_readiness(Readiness())
-        self._first = model
+        self._first, self._first_is_gone = model, False
         for slot in self._slots:
             if slot.worker is not None:  # the first model was converted again; the worker reports when it is loaded
                 self._load_first(slot, model)
@@ -148,6 +166,16 @@ class Dispatcher:
         for slot in self._slots:
             slot.send(Unload(model))
 
+    def restore(self, model: str) -> bool:
+        """Have a model that is damaged or gone made again if that can be; return whether it is. Jobs wait for the first one."""
+        repair = self._find_repair(model)
+        if repair is None:
+            return False
+        if model == self._first:
+            self.set_readiness(Readiness())
+        repair()
+        return True
+
     def set_readiness(self, readiness: Readiness) -> None:
         """Publish a change of readiness."""
         self.readiness = readiness
@@ -169,6 +197,7 @@ class Dispatcher:
         try:
             self._expire()
             while not self._stopping:
+                self._find_first()
                 self._start_workers()
                 for slot in self._slots:
                     self._feed(slot)
@@ -202,14 +231,23 @@ class Dispatcher:
         try:
             slot.send(Load(self._ref(model)))
         except AnemoneError as error:
-            self.set_readiness(replace(self.readiness, state="failed", message=str(error)))
+            if not self.restore(model):
+                self._first_is_gone = True
+                self.set_readiness(replace(self.readiness, state="failed", message=str(error)))
+
+    def _find_first(self) -> None:
+        """Start again with the first model if its folder was gone and is there again."""
+        if self._first_is_gone and self._first is not None:
+            with contextlib.suppress(AnemoneError):
+                self._ref(self._first)
+                self.begin(self._first)
 
     def _until_next(self) -> float:
         """Expire jobs and unload idle models if it is time; return the seconds until the next of these is due."""
         now = time.monotonic()
         if now - self._expired >= _RETENTION_SECONDS:
             self._expire()
-        waits = [self._expired + _RETENTION_SECONDS - now]
+        waits = [self._expired + _RETENTION_SECONDS - now, *([_LOOK_SECONDS] if self._first_is_gone else [])]
         idle_seconds = self._limits.idle_unload_seconds
         for slot in self._slots:
             if idle_seconds is None or slot.loaded is None or slot.running is not None:
@@ -251,7 +289,7 @@ class Dispatcher:
             model = self._ref(request.model)
         except AnemoneError as error:
             message = f"{request.model} cannot be loaded: {error}"
-            self._end(slot, slot.running, Ended(slot.running.job_id, "failed", "model_unavailable", message))
+            self._end_without_model(slot, Ended(slot.running.job_id, "failed", "model_unavailable", message))
             self.wake()
             return
         # Sent without the ledger's lock: a large attachment blocks the pipe until the worker reads it.
@@ -275,6 +313,8 @@ class Dispatcher:
                 self._ledger.step(running, event)
             elif isinstance(event, Finished):
                 self._ledger.add_image(running, event)
+            elif event.code == DAMAGED:
+                self._end_without_model(slot, event)
             else:
                 self._end(slot, running, event)
 
@@ -283,6 +323,18 @@ class Dispatcher:
             return self._models.folder(event.model) / event.note
         except (AnemoneError, OSError):  # the model was deleted meanwhile, together with the note
             return None
+
+    def _end_without_model(self, slot: WorkerSlot, event: Ended) -> None:
+        """Queue the job again if the first model, which it needs, is being made again; otherwise fail it."""
+        running = slot.running
+        assert running is not None
+        is_first = running.job.model == self._first
+        restored = (is_first or event.code == DAMAGED) and self.restore(running.job.model)
+        if restored and is_first:
+            slot.running, slot.idle_since = None, time.monotonic()
+            self._ledger.interrupt(running, "its model is being converted again", by_job=False)
+        else:
+            self._end(slot, running, replace(event, message=f"{event.message}{_remedy(event.code, restored)}"))
 
     def _end(self, slot: WorkerSlot, running: Running, event: Ended) -> None:
         slot.running, slot.deaths, slot.idle_since = None, 0, time.monotonic()
@@ -302,9 +354,12 @@ class Dispatcher:
             self.set_readiness(Readiness("loading", progress))
 
     def _on_load_failed(self, slot: WorkerSlot, event: LoadFailed) -> None:
-        self._load_failed(slot, event.model, event.code, f"{event.model} cannot be loaded: {event.reason}")
-        if self._is_starting and event.model == self._first:
-            self.set_readiness(replace(self.readiness, state="failed", message=event.reason))
+        starting = self._is_starting and event.model == self._first
+        restored = event.code == DAMAGED and self.restore(event.model)
+        reason = f"{event.reason}{_remedy(event.code, restored)}"
+        self._load_failed(slot, event.model, event.code, f"{event.model} cannot be loaded: {reason}")
+        if starting and not restored:
+            self.set_readiness(replace(self.readiness, state="failed", message=reason))
 
     def _fail_loads(self, slot: WorkerSlot, code: str, why: str) -> None:
         for model in tuple(slot.loads):  # a client may ask for another meanwhile

@@ -46,9 +46,12 @@ def start_worker(pipe: Connection, settings: WorkerSettings) -> None:
 
     models = InstalledModels(settings.data_dir, settings.extra)
 
-    def open_model(model: ModelRef, progress: OnProgress, trying: Callable[[str], None]) -> StableDiffusion:
+    def require_content(model: ModelRef) -> None:
         if models.content_hash(model.name) != model.content:
             raise AnemoneError("its folder was replaced meanwhile; send the job again")
+
+    def open_model(model: ModelRef, progress: OnProgress, trying: Callable[[str], None]) -> StableDiffusion:
+        require_content(model)
         pipeline = open_pipeline(
             ModelFolder.open(models.folder(model.name)),
             settings.compute_units,
@@ -58,6 +61,7 @@ def start_worker(pipe: Connection, settings: WorkerSettings) -> None:
             progress=progress,
         )
         pipeline.load(progress)
+        require_content(model)  # another process may have replaced the folder while its packages were loaded
         return pipeline
 
     work(pipe, open_model, previews=settings.previews)

@@ -14,6 +14,9 @@ from typing import Literal
 from converter.progress import Progress
 from server.pipeline.request import GenerationRequest
 
+#: The code of LoadFailed and Ended for a model that is damaged.
+DAMAGED = "model_damaged"
+
 
 @dataclass(frozen=True)
 class ModelRef:
@@ -125,8 +128,8 @@ class Finished:
 class Ended:
     """A job has ended; a failed job has a code and a message.
 
-    Codes: model_unavailable (its model is not installed or cannot be loaded), not_enough_memory, bad_image,
-    generation_failed, internal.
+    Codes: model_unavailable (its model is not installed or cannot be loaded), model_damaged (a file of it is missing or has
+    changed), not_enough_memory, bad_image, generation_failed, internal.
     """
 
     job_id: str

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from converter.progress import Progress
 from server.events import OPEN, EventLog, Status
-from server.jobs.dispatcher import Dispatcher, Models, Readiness
+from server.jobs.dispatcher import Dispatcher, FindRepair, Models, Readiness
 from server.jobs.job import Job, Submission
 from server.jobs.ledger import Accepted, JobLedger, Limits
 from server.jobs.store import JobStore
@@ -41,15 +41,16 @@ class JobQueue:
         """The models that are loaded."""
         return self._dispatcher.loaded
 
-    def start(self, default_model: str | None = None) -> None:
+    def start(self, default_model: str | None = None, find_repair: FindRepair = lambda model: None) -> None:
         """Queue the open jobs of an earlier server run; `on_installed` starts the workers.
 
-        Jobs that a version without model names stored are bound to ``default_model``.
+        Jobs that a version without model names stored are bound to ``default_model``. ``find_repair`` is asked for models
+        that are damaged or gone.
         """
         if default_model is not None:
             self._store.name_model(default_model)
         self._ledger.recover()
-        self._dispatcher.start()
+        self._dispatcher.start(find_repair)
 
     def on_progress(self, progress: Progress) -> None:
         """Publish the progress of the first model's conversion."""
@@ -125,6 +126,10 @@ class JobQueue:
         Raises AnemoneError if no model has this name.
         """
         self._dispatcher.load(model)
+
+    def restore(self, model: str) -> bool:
+        """Have a model whose folder is gone made again if that can be; return whether it is."""
+        return self._dispatcher.restore(model)
 
     def unload(self, model: str) -> None:
         """Have the workers unload a model once their running jobs have ended."""

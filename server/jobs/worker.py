@@ -15,10 +15,11 @@ from contextlib import closing
 from multiprocessing.connection import Connection
 from typing import Protocol
 
-from converter.errors import AnemoneError, MemoryShortage
+from converter.errors import AnemoneError, DamagedModel, MemoryShortage
 from converter.folder import Manifest
 from converter.progress import OnProgress, Progress
 from server.jobs.messages import (
+    DAMAGED,
     Cancel,
     Command,
     Ended,
@@ -141,6 +142,9 @@ class _Worker:
             raise _Unavailable("not_enough_memory", str(error)) from error
         except (_GivenUp, EOFError, BrokenPipeError, ConnectionResetError):
             raise
+        except DamagedModel as error:
+            log.error("%s", error)
+            raise _Unavailable(DAMAGED, f"it is damaged: {error.wrong}") from error
         except AnemoneError as error:
             raise _Unavailable("model_unavailable", str(error)) from error
         except Exception as error:

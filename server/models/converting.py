@@ -64,7 +64,7 @@ def _make_model(request: ConversionRequest, data_dir: Path, report: OnProgress) 
     if path.is_dir() and is_apple(path):
         adopt(path, AppleSettings())
         return
-    if options == DEFAULT_OPTIONS and not path.is_absolute() and from_hub(out, request.source) is not None:
+    if options == DEFAULT_OPTIONS and not path.is_absolute() and from_hub(out, request.source, whole=True) is not None:
         return
     checkpoint = open_source(request.source, prediction_type=options.prediction_type, progress=report)
     installed_from(checkpoint, out, replace(options, name=request.name), report)

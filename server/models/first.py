@@ -56,20 +56,20 @@ class FirstModel:
             return False  # the conversion reports what is wrong with it
 
     def start(self, conversions: Conversions, listener: FirstModelListener) -> None:
-        """Report the progress of the model's conversion to the listener, and its end.
+        """Report the progress of the model's conversion to the listener, and its end; also of a later one, of a damaged model.
 
         To be called before the conversions start.
         """
-        if self.is_ready:
-            self._installed(listener)
-            return
 
         def on_change(conversion: Conversion) -> None:
             if conversion.id == self.request.id:
                 self._changed(conversion, listener)
 
         conversions.listen(on_change)
-        conversions.submit(self.request, replacing=True)
+        if self.is_ready:
+            self._installed(listener)
+        else:
+            conversions.submit(self.request, replacing=True)
 
     def _installed(self, listener: FirstModelListener) -> None:
         try:

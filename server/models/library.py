@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from converter.apple import AppleSettings, adopt, is_apple
 from converter.conversion.convert import write_model
 from converter.conversion.partial import conversion_lock
 from converter.conversion.plan import REVISION, ConversionPlan, make_plan
-from converter.errors import ManifestError
+from converter.errors import DamagedModel, ManifestError
 from converter.folder import FILE, ModelFolder
 from converter.options import ConvertOptions
 from converter.progress import OnProgress, ignore
 from converter.sources.snapshot import file_name, short_name
 from converter.sources.source import Source, open_source
+
+log = logging.getLogger("anemone.models")
 
 #: The bundled checkpoint's folder is only called "model".
 _BUNDLED_NAME = "anemone-demo"
@@ -40,9 +43,32 @@ def _present_model(folder: Path) -> ModelFolder | None:
     return model if model.manifest.converter.revision == REVISION else None
 
 
+def _whole_model(folder: Path) -> ModelFolder | None:
+    """Return the model of `_present_model`; None if the content of one of its files has changed since it was written."""
+    model = _present_model(folder)
+    try:
+        if model is not None:
+            model.compare()
+    except DamagedModel:
+        return None
+    return model
+
+
+def _damage(folder: Path) -> str | None:
+    """Return what is wrong with the model in ``folder``; None if nothing is, or if it has none."""
+    try:
+        if (folder / FILE).exists():
+            ModelFolder.open(folder).compare()
+    except DamagedModel as damage:
+        return f"{folder} is damaged: {damage.wrong}"
+    except ManifestError as error:
+        return str(error)
+    return None
+
+
 def _made_from(folder: Path, checkpoint: Source) -> ModelFolder | None:
     """Return the model of the checkpoint in ``folder``, made with any options; None if it has none."""
-    model = _present_model(folder)
+    model = _whole_model(folder)
     if model is None:
         return None
     source = model.manifest.source
@@ -52,7 +78,7 @@ def _made_from(folder: Path, checkpoint: Source) -> ModelFolder | None:
 
 def _made_by(folder: Path, plan: ConversionPlan) -> ModelFolder | None:
     """Return the model of the plan in ``folder``; None if it has none."""
-    model = _present_model(folder)
+    model = _whole_model(folder)
     return model if model is not None and model.manifest.plan == plan.fingerprint else None
 
 
@@ -65,9 +91,15 @@ def is_current(source: Path, out: Path) -> bool:
     return model is not None and model.manifest.source.stamp == open_source(source).stamp
 
 
-def from_hub(folder: Path, address: str) -> ModelFolder | None:
-    """Return the model in ``folder`` if it was made from ``address`` on the hub; makes no request to the hub."""
-    model, repository = _present_model(folder), address.partition("@")[0].removesuffix(".safetensors")
+def from_hub(folder: Path, address: str, *, whole: bool = False) -> ModelFolder | None:
+    """Return the model in ``folder`` if it was made from ``address`` on the hub; makes no request to the hub.
+
+    With ``whole``, the contents of its files are compared too.
+    """
+    model, repository = (
+        (_whole_model if whole else _present_model)(folder),
+        address.partition("@")[0].removesuffix(".safetensors"),
+    )
     if model is None or model.manifest.source.kind != "hub":
         return None
     return model if model.manifest.source.path_or_id == repository else None
@@ -89,6 +121,8 @@ def installed_from(checkpoint: Source, out: Path, options: ConvertOptions, progr
     with conversion_lock(out):
         # Another process may have converted it meanwhile.
         model = _made_from(out, checkpoint) if is_usual else _made_by(out, plan)
+        if model is None and (damage := _damage(out)) is not None:
+            log.warning("%s; it is converted again", damage)
         return model or write_model(plan, out, progress)
 
 

@@ -20,7 +20,7 @@ from converter.progress import Progress
 from server.models.conversion_request import ConversionRequest
 from server.models.conversions import LaunchConversion
 from server.models.converting import ConversionFailed, Converted
-from tests.support.fake_pipeline import MANIFEST
+from tests.support.fake_pipeline import DAMAGE, MANIFEST
 
 PIECES = 100
 # The server starts fresh interpreters, which take a second each; copies of a process with these imports are faster.
@@ -47,6 +47,7 @@ def convert(pipe: Connection, request: ConversionRequest, data_dir: Path) -> Non
             time.sleep(0.1)
     folder = data_dir / "models" / request.name
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / DAMAGE).unlink(missing_ok=True)
     replace(MANIFEST, name=request.name).write(folder)
     pipe.send(Converted())
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from converter.errors import AnemoneError, MemoryShortage
+from converter.errors import AnemoneError, DamagedModel, MemoryShortage
 from converter.folder import Conditions, Defaults, Manifest, SchedulerSettings, Source, Versions
 from converter.progress import OnProgress, Progress
 from server.jobs.messages import ModelRef
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 STEP_SECONDS = 0.1
 NOTE = ".anemone-trying-1-0"
+#: A file in a model's folder that makes it a damaged one, until it is converted again.
+DAMAGE = "damage"
 #: Names of models: a usable one, one that cannot be loaded, one whose loading raises an unexpected error, one that needs too
 #: much memory, one that loads slowly (any name with "lingering" takes a tenth of a second for each of ten networks), and one
 #: whose loading kills the worker.
@@ -129,6 +131,8 @@ def _open(data_dir: Path, model: ModelRef, progress: OnProgress, trying: Callabl
         os.kill(os.getpid(), signal.SIGKILL)
     folder = data_dir / "models" / name
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / DAMAGE).exists():
+        raise DamagedModel(f"{folder} is damaged", "unet has other content than was written")
     return FakePipeline(folder, trying, name)
 
 
