@@ -1,4 +1,4 @@
-"""Shutdown: no more requests are accepted, the running job may end within its grace, and waiting clients are answered."""
+"""The HTTP server: which connections it accepts; at shutdown, the running job may end and waiting clients are answered."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+
+from server.security.connections import ConnectionLimits, Connections, Place
+from server.security.listener import Listener
+from server.security.protocol import Connection
 
 #: Time for the worker to exit and for answers to be sent, in addition to the running job's grace.
 _EXIT_SECONDS = 5
@@ -30,12 +34,16 @@ class Shutdown:
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server that, on exit, stops the queue before it waits for the answers that depend on it."""
+    """A uvicorn server that limits connections and, on exit, stops the queue before it waits for the answers of its jobs."""
 
-    def __init__(self, app: FastAPI, grace_seconds: float, **options: Any) -> None:
+    def __init__(
+        self, app: FastAPI, grace_seconds: float, limits: ConnectionLimits | None = None, **options: Any
+    ) -> None:
         """``grace_seconds`` as for `create_app`; ``options`` as `uvicorn.Config` takes them."""
+        self._limits = limits or ConnectionLimits()
         config = uvicorn.Config(
             app,
+            timeout_keep_alive=self._limits.idle_seconds,  # type: ignore[arg-type]  # fractions of a second do as well
             http="h11",
             ws="none",
             lifespan="on",
@@ -48,6 +56,27 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self._served = app
+        self.connections = Connections(self._limits)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the backend, then accept connections on these sockets, which are bound."""
+        await super().startup(sockets=[])
+        listeners = [
+            Listener(listening, self.connections, self._limits, self._connection, self.config.ssl)
+            for listening in sockets or ()
+        ]
+        for listener in listeners:
+            listener.start()
+        self.servers = listeners  # type: ignore[assignment]  # uvicorn closes them as it would asyncio's
+
+    def _connection(self, place: Place) -> Connection:
+        return Connection(
+            place,
+            self._limits,
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept no more requests, let the running job end within its grace, and answer waiting clients."""

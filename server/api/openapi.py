@@ -15,6 +15,7 @@ _GATE = {
     "403": "The Host is wrong, or a page of another site sent the request",
     "414": "The query is too long",
     "429": "Too many requests, or too many wrong keys; Retry-After says when to retry",
+    "503": "Too many other requests are in progress; Retry-After says when to retry",
 }
 #: Its further possible answers to a request with a body.
 _BODY = {

@@ -24,6 +24,8 @@ from server.models.conversions import Conversions, launch_conversion
 from server.models.first import FirstModel
 from server.models.memory import memory_budget
 from server.security import sessions
+from server.security.connections import ConnectionLimits
+from server.security.descriptors import raise_open_files
 from server.security.gate import Access
 from server.security.hosts import Hosts, own_addresses, own_names
 from server.security.key import FILE, ApiKey, Authenticator, kept_key
@@ -154,6 +156,7 @@ def serve(settings: Settings) -> int:
     """Serve until SIGINT or SIGTERM."""
     log_as(settings.log_format)
     os.umask(UMASK)  # for the workers and conversions too, which inherit it
+    limits = ConnectionLimits.within(raise_open_files())
     with _sole_user(settings.data_dir), _listening_socket(settings) as listening:
         if still_open := make_private(settings.data_dir):
             _say(still_open)
@@ -174,5 +177,5 @@ def serve(settings: Settings) -> int:
             announcement = Announcement(settings.host, listening.getsockname()[1], settings.serves_tls)
         app = create_app(lambda: backend, access, settings.shutdown_seconds, announcement)
         tls = {} if certificate is None else {"ssl_certfile": certificate.cert, "ssl_keyfile": certificate.key}
-        Server(app, settings.shutdown_seconds, **tls).run(sockets=[listening])
+        Server(app, settings.shutdown_seconds, limits, **tls).run(sockets=[listening])
     return 0

@@ -1,4 +1,4 @@
-"""Middleware that checks every request: host, origin, the client's rate, key and body, in this order."""
+"""Middleware that checks every request: host, origin, framing, places, the client's rate, key and body."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.errors import ApiError, RenderError
 from server.security.body import PAUSE_SECONDS, LimitedBody, LimitOf, answer_unread, in_units, usual_limit
+from server.security.connections import CROWDED
 from server.security.headers import ALWAYS, header
 from server.security.hosts import Hosts, host_of, is_loopback
 from server.security.key import COOKIE, Authenticator
@@ -23,6 +24,9 @@ _READABLE = ("Location", "Content-Location", "Preference-Applied", "Retry-After"
 _LONGEST_QUERY = 4 * 2**10
 # Bearer, although Basic is accepted too: browsers answer a Basic challenge with their own dialog.
 _CHALLENGE = {"www-authenticate": "Bearer"}
+
+
+_CROWDED_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,19 @@ class Access:
 
 def _retry_after(seconds: float) -> dict[str, str]:
     return {"retry-after": str(math.ceil(seconds))}
+
+
+def _check_crowded(scope: Scope) -> None:
+    if CROWDED in scope.get("extensions", {}):
+        message = "too many requests are in progress; try again later, or end some, such as event streams"
+        raise ApiError(503, "crowded", message, headers={"connection": "close", **_retry_after(_CROWDED_SECONDS)})
+
+
+def _check_framing(scope: Scope) -> None:
+    """Refuse a body with two lengths: a proxy may read it differently, and pass on what it has not checked (RFC 9112, 6.1)."""
+    if header(scope, b"transfer-encoding") is not None and header(scope, b"content-length") is not None:
+        message = "the request has Content-Length and Transfer-Encoding; accepted: one of them"
+        raise ApiError(400, "two_lengths", message, headers={"connection": "close"})
 
 
 class Gate:
@@ -87,7 +104,9 @@ class Gate:
         try:
             self._check_host(scope)
             self._check_origin(scope)
+            _check_framing(scope)
             self._check_query(scope)
+            _check_crowded(scope)
         except ApiError as refusal:
             await self._refuse(refusal, scope, receive, with_headers)
             return

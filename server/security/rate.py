@@ -20,15 +20,19 @@ LOOPBACK = "127.0.0.1"
 
 
 def client_of(scope: Scope) -> str:
-    """Return the client's address; for IPv6 its /64 network, because one machine may use all of it.
+    """Return the request's client, as `client_at` does."""
+    return client_at(str(scope["client"][0])) if scope.get("client") else "unknown"
+
+
+def client_at(text: str) -> str:
+    """Return the client at this address: the address; for IPv6 its /64 network, because one machine may use all of it.
 
     All of this machine's programs are one client: 127.0.0.0/8 has 16 million addresses.
     """
-    text = scope["client"][0] if scope.get("client") else "unknown"
     try:
-        address = ipaddress.ip_address(str(text).partition("%")[0])
+        address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
-        return str(text)
+        return text
     address = getattr(address, "ipv4_mapped", None) or address
     if address.is_loopback:
         return LOOPBACK

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.logs import about_job, log_as
+from server.logs import CONNECTIONS, about_job, log_as
 
 log = logging.getLogger("anemone.test")
 
@@ -52,3 +52,43 @@ def test_json_lines_have_the_job_and_the_exception_in_fields(capsys: pytest.Capt
     assert "ValueError: a\nb" in first["exception"]
     assert "job" not in second
     assert "exception" not in second
+
+
+def test_what_clients_cause_is_logged_once_and_then_with_how_often_it_was(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    log_as("text")
+    library, connections = logging.getLogger("uvicorn.error"), logging.getLogger(CONNECTIONS)
+    for client in range(100):
+        library.warning("Invalid HTTP request received.")
+        connections.warning("%s has %d connections", client, 80)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.endswith("Invalid HTTP request received.")
+    assert second.endswith("0 has 80 connections")
+    now += 61
+    library.warning("Invalid HTTP request received.")
+    connections.warning("%s has %d connections", 7, 80)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.endswith("Invalid HTTP request received. (99 more like it since the last)")
+    assert second.endswith("7 has 80 connections (99 more like it since the last)")
+
+
+def test_exceptions_from_different_places_are_all_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    log_as("text")
+    library = logging.getLogger("asyncio")
+    for _ in range(50):
+        for failing in (lambda: 1 // 0, lambda: [][1]):
+            try:
+                failing()
+            except (ZeroDivisionError, IndexError):
+                library.exception("Exception in callback")
+    assert capsys.readouterr().err.count("Traceback") == 2
+
+
+def test_all_of_the_servers_own_messages_are_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    log_as("text")
+    for _ in range(50):
+        log.warning("the job failed")
+    assert capsys.readouterr().err.count("the job failed") == 50

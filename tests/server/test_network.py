@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import resource
 import signal
+import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -23,12 +25,15 @@ pytestmark = pytest.mark.slow
 
 
 @contextmanager
-def started(data_dir: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[bytes], str, Path]]:
-    """A server that has no model to load, its port, and what it says."""
+def started(
+    data_dir: Path, *flags: str, before: Callable[[], None] | None = None
+) -> Iterator[tuple[subprocess.Popen[bytes], str, Path]]:
+    """A server that has no model to load, its port, and what it says; its process calls ``before`` first."""
     said = data_dir.parent / "said"
     command = [sys.executable, "-m", "server", "serve", "--port", "0", "--data-dir", str(data_dir), "--no-advertise"]
     with said.open("wb") as out:
-        process = subprocess.Popen([*command, "--model", str(data_dir / "none"), *flags], stdout=out, stderr=out)
+        command += ["--model", str(data_dir / "none"), *flags]
+        process = subprocess.Popen(command, stdout=out, stderr=out, preexec_fn=before)
     try:
         actual = until(lambda: process.poll() is not None or re.search(r"http\S+:(\d+)", said.read_text()))
         assert process.poll() is None, said.read_text()
@@ -116,3 +121,22 @@ def test_a_key_that_is_given_is_asked_for_on_this_machine_too_and_never_told(
         assert not [answer.url for answer in told if key in f"{answer.headers} {answer.text}"]
         assert key not in said.read_text()
         assert not [file for file in data.rglob("*") if file.is_file() and key.encode() in file.read_bytes()]
+
+
+def test_no_number_of_connections_locks_anybody_out_or_fills_the_log(tmp_path: Path) -> None:
+    def few_files() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+
+    with started(tmp_path / "data", before=few_files) as (_, port, said), ExitStack() as opened:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=PATIENCE) as client:
+            until(lambda: answers(client))
+        for count in range(1000):
+            connection = opened.enter_context(socket.create_connection(("127.0.0.1", int(port)), timeout=PATIENCE))
+            connection.sendall(b"GET / HTTP/1.1\r\nX: " if count % 5 == 0 else b"")
+            if count % 100 == 99:
+                with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=PATIENCE) as client:
+                    assert client.get("/healthz").status_code == 200
+        log = said.read_text()
+        assert len(re.findall("127.0.0.1 has 80 connections", log)) == 1
+        assert "Traceback" not in log
+        assert len(log.splitlines()) < 20

@@ -1,0 +1,129 @@
+"""One HTTP connection: uvicorn's, with limits for the times that uvicorn leaves open."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import h11
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from server.security.connections import CROWDED, ConnectionLimits, Place
+
+#: Bytes of an answer that are handed to the connection at once; a client must take them within the limit for stalls.
+_PIECE = 2**16
+
+
+def _in_pieces(send: Send) -> Send:
+    """Return ``send`` for bodies of any size: the next piece waits until the client has taken the one before."""
+
+    async def send_pieces(message: Message) -> None:
+        body = message.get("body", b"")
+        if len(body) <= _PIECE:
+            await send(message)
+            return
+        view = memoryview(body)
+        for start in range(0, len(view), _PIECE):
+            more = start + _PIECE < len(view) or message.get("more_body", False)
+            await send({**message, "body": view[start : start + _PIECE], "more_body": more})
+
+    return send_pieces
+
+
+class Connection(H11Protocol):
+    """A connection that keeps its place informed, and closes itself if the client takes too long."""
+
+    def __init__(self, place: Place, limits: ConnectionLimits, **of_uvicorn: Any) -> None:
+        super().__init__(**of_uvicorn)
+        self._place, self._limits = place, limits
+        self._app: ASGIApp = self.app
+        self.app = self._answer
+        self._head: asyncio.TimerHandle | None = None
+        self._stall: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first request's head."""
+        super().connection_made(transport)
+        self._place.close = transport.abort
+        # The client takes an answer as long as anything of it is in the transport's buffer. With TLS, asyncio compares with
+        # >= and would never resume at 0.
+        transport.set_write_buffer_limits(high=1 if self.scheme == "https" else 0, low=0)
+        self._head = self._later(self._limits.head_seconds)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Give the place back."""
+        for timer in (self._head, self._stall):
+            if timer is not None:
+                timer.cancel()
+        self._place.leave()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on; the first bytes of a head start its time."""
+        super().data_received(data)
+        if self._head is None and not self._place.is_busy:
+            self._head = self._later(self._limits.head_seconds)
+
+    def handle_events(self) -> None:
+        """Handle what was read; a complete head makes the connection busy."""
+        super().handle_events()
+        self._update()
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, or wait for it."""
+        super().on_response_complete()
+        self._update()
+
+    def pause_writing(self) -> None:
+        """Begin to measure how long the client takes for what is in the transport's buffer."""
+        super().pause_writing()
+        self._stall = self._later(self._limits.stall_seconds)
+
+    def resume_writing(self) -> None:
+        """Write on: the client has taken everything."""
+        super().resume_writing()
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+        self._update()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection, unless the client still reads the last answer: TLS would cut that off after a while."""
+        if self.flow.write_paused:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        else:
+            super().timeout_keep_alive_handler()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP; close without an answer if the one to an earlier request has begun."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
+        if self.cycle is not None:  # nothing more can be sent of its answer
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+
+    def _should_upgrade(self) -> bool:
+        return False  # uvicorn would log two warnings for each request that asks for another protocol
+
+    def _later(self, seconds: float) -> asyncio.TimerHandle:
+        return self.loop.call_later(seconds, self.transport.abort)
+
+    def _update(self) -> None:
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if answering or self.flow.write_paused:
+            if self._head is not None:
+                self._head.cancel()
+                self._head = None
+            self._place.start_request()
+        else:
+            self._place.end_request()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._place.is_busy:
+            scope["extensions"] = {CROWDED: {}}
+        await self._app(scope, receive, _in_pieces(send))
