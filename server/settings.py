@@ -24,6 +24,7 @@ from pydantic_settings import (
 from converter.errors import AnemoneError
 from converter.networks.registry import KINDS
 from converter.runtime import ComputeUnit, Precision
+from server.security.hosts import host_of
 from server.security.key import SHORTEST, is_key
 
 #: A link to demo/model in a source checkout.
@@ -185,7 +186,7 @@ class Settings(BaseSettings):
     @classmethod
     def _names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
-            if not name.isascii() or any(mark in name for mark in ":/* "):
+            if not host_of(name) or ":" in name:
                 raise ValueError(
                     f"{name!r} is not a valid host name; accepted: names without port or path, such as mac.example"
                 )

@@ -22,6 +22,8 @@ from server.security.rate import Buckets, client_of
 _READABLE = ("Location", "Content-Location", "Preference-Applied", "Retry-After", "X-Anemone-Job", "X-Anemone-Seed")
 #: Bytes of a request's query, which has at most a few names.
 _LONGEST_QUERY = 4 * 2**10
+#: Headers that decide who asks: of several, a proxy before the server may have looked at another.
+_ONCE = (b"host", b"origin", b"sec-fetch-site", b"authorization")
 # Bearer, although Basic is accepted too: browsers answer a Basic challenge with their own dialog.
 _CHALLENGE = {"www-authenticate": "Bearer"}
 
@@ -102,6 +104,7 @@ class Gate:
             await send(message)
 
         try:
+            self._check_repeated(scope)
             self._check_host(scope)
             self._check_origin(scope)
             _check_framing(scope)
@@ -124,6 +127,12 @@ class Gate:
 
     async def _refuse(self, refusal: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
         await answer_unread(self._render(scope["path"], refusal), scope, receive, send)
+
+    def _check_repeated(self, scope: Scope) -> None:
+        names = [name for name, _ in scope["headers"] if name in _ONCE]
+        if len(names) > len(set(names)):
+            name = max(names, key=names.count).decode()
+            raise ApiError(400, "repeated_header", f"the request has several headers {name}; accepted: one")
 
     def _check_host(self, scope: Scope) -> None:
         host = header(scope, b"host") or ""

@@ -7,19 +7,20 @@ CVE-2024-28224), so names are always checked. Addresses cannot be rebound; this 
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 import psutil
+
+#: A Host header: a name or an address, IPv6 in brackets, and a port. User names, paths and other marks have no place in it.
+_HOST = re.compile(r"(\[[0-9a-f:.]+(?:%[0-9a-z._~%-]+)?\]|[0-9a-z._-]+)(?::\d{0,5})?", re.IGNORECASE | re.ASCII)
 
 
 def host_of(header: str) -> str:
     """Return the name in a Host header without its port, in lower case; empty if it is malformed."""
-    try:
-        return (urlsplit(f"//{header}").hostname or "").rstrip(".")
-    except ValueError:
-        return ""
+    match = _HOST.fullmatch(header)
+    return match[1].strip("[]").lower().removesuffix(".") if match is not None else ""
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

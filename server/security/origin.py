@@ -21,11 +21,12 @@ def is_preflight(scope: Scope) -> bool:
 def may_change(scope: Scope, allowed: tuple[str, ...]) -> bool:
     """Return whether the request comes from this server's own page, from no page, or from one of the ``allowed`` origins.
 
-    ``Origin: null``, which a sandboxed frame of any site sends, is refused.
+    ``Origin: null``, which a sandboxed frame of any site sends, is refused. ``Sec-Fetch-Site`` goes before the comparison with
+    the host: pages cannot set it, and behind a proxy the host may be another than the browser's.
     """
-    site, origin = header(scope, b"sec-fetch-site"), header(scope, b"origin")
+    site, origin, host = (header(scope, name) for name in (b"sec-fetch-site", b"origin", b"host"))
     if origin in allowed:
         return True
     if site is not None:
         return site in ("same-origin", "none") and origin != "null"
-    return origin is None or origin.partition("://")[2] == header(scope, b"host")
+    return origin in (None, f"http://{host}", f"https://{host}")

@@ -70,5 +70,32 @@ def test_an_ipv6_address_is_compared_as_an_address() -> None:
     assert ask(gate, headers={"host": "[fe80::2]:7860"}, reached="fe80::1%en0").status == 403
 
 
-def test_a_malformed_host_has_no_name() -> None:
-    assert host_of("[::1") == host_of("") == ""
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ("Localhost:7860", "localhost"),
+        ("localhost.", "localhost"),
+        ("localhost:", "localhost"),
+        ("[::1]:7860", "::1"),
+        ("[FE80::1%en0]", "fe80::1%en0"),
+        ("[::ffff:127.0.0.1]", "::ffff:127.0.0.1"),
+        ("my_mac-2.local", "my_mac-2.local"),
+    ],
+)
+def test_a_host_has_a_name_and_perhaps_a_port(header: str, name: str) -> None:
+    assert host_of(header) == name
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["", "[::1", "::1", "[::1]evil", "[::1]evil:1", "evil@localhost", "evil:1@localhost", "localhost/evil", "localhost?evil",
+     "localhost#evil", "localhost\\evil", "localhost:abc", "localhost:999999", "localhost:1:2", "localhost evil",
+     "localhost, evil", "localhost\t", "localhost\n", "localhost%00.evil", "loc\u017falhost", "\xe9vil", "localhost:\u0661"],
+)  # fmt: skip
+def test_a_malformed_host_has_no_name(header: str) -> None:
+    assert host_of(header) == ""
+
+
+@pytest.mark.parametrize("host", ["localhost..", "127.1", "0x7f.1", "2130706433", "017700000001", "local.host"])
+def test_other_ways_to_write_this_machine_are_not_answered(host: str) -> None:
+    assert ask(gated(), headers={"host": host}).status == 403

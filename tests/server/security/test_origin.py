@@ -15,6 +15,16 @@ FOREIGN = [
     {"sec-fetch-site": "cross-site"},
     {"sec-fetch-site": "same-site"},
     {"origin": "http://localhost", "sec-fetch-site": "cross-site"},
+    {"origin": "http://localhost", "sec-fetch-site": "SAME-ORIGIN"},
+    {"origin": "http://localhost", "sec-fetch-site": ""},
+    {"origin": ""},
+    {"origin": "localhost"},
+    {"origin": "://localhost"},
+    {"origin": "chrome-extension://localhost"},
+    {"origin": "http://localhost/"},
+    {"origin": "http://evil@localhost"},
+    {"origin": "http://localhost, http://evil.example"},
+    {"origin": "file://"},
 ]
 
 
@@ -33,6 +43,8 @@ def test_another_sites_page_changes_nothing(headers: dict[str, str], method: str
         {"origin": "http://localhost"},
         {"origin": "http://localhost", "sec-fetch-site": "same-origin"},
         {"sec-fetch-site": "none"},
+        # Its own page, behind a proxy that changes the host.
+        {"origin": "https://studio.example", "sec-fetch-site": "same-origin"},
     ],
 )
 def test_programs_and_its_own_page_do(headers: dict[str, str]) -> None:
