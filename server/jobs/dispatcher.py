@@ -189,7 +189,7 @@ class Dispatcher:
         try:
             return ModelRef(model, self._models.content_hash(model))
         except OSError as error:  # of the models folder, not of the store: it must not stop the queue
-            raise AnemoneError(f"the models folder cannot be read: {error}") from error
+            raise AnemoneError(f"the models folder cannot be read: {error.strerror or error}") from error
 
     # --- the thread -----------------------------------------------------------------------------------------------
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +16,12 @@ from converter.progress import OnProgress
 from converter.runtime import ComputeUnit
 from server.jobs.messages import ModelRef
 from server.models.installed import InstalledModels
+from server.models.paths import told
 
 if TYPE_CHECKING:
     from server.pipeline.stable_diffusion import StableDiffusion
+
+log = logging.getLogger("anemone.worker")
 
 
 @dataclass(frozen=True)
@@ -64,4 +69,5 @@ def start_worker(pipe: Connection, settings: WorkerSettings) -> None:
         require_content(model)  # another process may have replaced the folder while its packages were loaded
         return pipeline
 
-    work(pipe, open_model, previews=settings.previews)
+    parents = (models.root, settings.data_dir, *(folder.parent for folder in settings.extra))
+    work(pipe, open_model, previews=settings.previews, without_paths=partial(told, parents=parents, log=log))

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Protocol
 
@@ -66,6 +67,10 @@ class Pipeline(Protocol):
 OpenModel = Callable[[ModelRef, OnProgress, Callable[[str], None]], Pipeline]
 
 
+#: Returns a message for clients: without the paths of this machine.
+TellWithoutPaths = Callable[[str], str]
+
+
 class _GivenUp(Exception):
     """The server is stopping, or the job was cancelled."""
 
@@ -79,8 +84,11 @@ class _Unavailable(AnemoneError):
 
 
 class _Worker:
-    def __init__(self, pipe: Connection, open_model: OpenModel, previews: bool) -> None:
+    def __init__(
+        self, pipe: Connection, open_model: OpenModel, previews: bool, without_paths: TellWithoutPaths
+    ) -> None:
         self._pipe, self._open, self._previews = pipe, open_model, previews
+        self._without_paths = without_paths
         self._waiting: deque[Run | Load | Unload] = deque()
         self._cancelled: set[str] = set()
         self._stopped = False
@@ -160,7 +168,7 @@ class _Worker:
         try:
             self._require(model, None)
         except _Unavailable as error:
-            self._pipe.send(LoadFailed(model.name, error.code, str(error)))
+            self._pipe.send(LoadFailed(model.name, error.code, self._without_paths(str(error))))
         except _GivenUp:
             return
 
@@ -186,7 +194,8 @@ class _Worker:
             ended = Ended(run.job_id, "failed", "internal", f"{type(error).__name__}: {error}")
         if not self._stopped:
             # A job that was interrupted by the server's stop has not ended.
-            self._pipe.send(ended)
+            message = None if ended.message is None else self._without_paths(ended.message)
+            self._pipe.send(replace(ended, message=message))
         self._cancelled.discard(run.job_id)
 
     def _generate(self, model: Pipeline, run: Run) -> None:
@@ -205,12 +214,14 @@ class _Worker:
                 self._pipe.send(Progressed(run.job_id, event.image, event.index, event.total, event.seconds, preview))
 
 
-def work(pipe: Connection, open_model: OpenModel, *, previews: bool = True) -> None:
+def work(
+    pipe: Connection, open_model: OpenModel, *, previews: bool = True, without_paths: TellWithoutPaths = str
+) -> None:
     """Carry out commands until Stop, or until the other end of the pipe is closed; the worker process's main function."""
     # Ctrl-C reaches the whole terminal group; the HTTP process decides when the worker exits.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        _Worker(pipe, open_model, previews).serve()
+        _Worker(pipe, open_model, previews, without_paths).serve()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the HTTP process is gone

@@ -19,6 +19,7 @@ from converter.sources.source import open_source
 from server.logs import LogFormat, about_job, log_as
 from server.models.conversion_request import ConversionRequest
 from server.models.library import from_hub, installed_from
+from server.models.paths import told
 
 log = logging.getLogger("anemone.conversion")
 #: At most one report in so many seconds: progress comes for every tensor and every chunk of a download.
@@ -77,6 +78,12 @@ def convert_requested(pipe: Connection, request: ConversionRequest, data_dir: Pa
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.nice(_NICENESS)
     log_as(log_format)
+
+    def send_failure(code: str, message: str) -> None:
+        pipe.send(
+            ConversionFailed(code, told(message, (data_dir, data_dir / "models", Path(request.source).parent), log))
+        )
+
     try:
         try:
             with about_job(request.id):
@@ -84,12 +91,12 @@ def convert_requested(pipe: Connection, request: ConversionRequest, data_dir: Pa
         except (BrokenPipeError, ConnectionResetError):
             raise
         except AnemoneError as error:
-            pipe.send(ConversionFailed("not_converted", str(error)))
+            send_failure("not_converted", str(error))
         except OSError as error:
-            pipe.send(ConversionFailed("disk", f"{error.strerror or error}: {error.filename or data_dir}"))
+            send_failure("disk", f"{error.strerror or error}: {error.filename or data_dir}")
         except Exception as error:
             log.exception("the conversion of %s failed", request.source)
-            pipe.send(ConversionFailed("internal", f"{type(error).__name__}: {error}"))
+            send_failure("internal", f"{type(error).__name__}: {error}")
         else:
             pipe.send(Converted())
     except (BrokenPipeError, ConnectionResetError):

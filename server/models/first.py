@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +15,9 @@ from server.models.conversion_request import first_request
 from server.models.conversions import Conversions
 from server.models.installed import InstalledModels, UnknownModel
 from server.models.library import from_hub, is_current
+from server.models.paths import told
+
+log = logging.getLogger("anemone.models")
 
 
 class FirstModelListener(Protocol):
@@ -75,7 +79,8 @@ class FirstModel:
         try:
             name = self.models.find(self.models.default or "")
         except UnknownModel as error:
-            listener.on_failure(self._manifest_error() or str(error))
+            reason = self._manifest_error() or str(error)
+            listener.on_failure(told(reason, (self.models.root, self.folder.parent), log))
         else:
             listener.on_installed(name)
 

@@ -8,6 +8,7 @@ busy; "trying" leaves the note of a compute unit's trial (``NOTE`` in the model'
 from __future__ import annotations
 
 import io
+import logging
 import os
 import signal
 import time
@@ -25,6 +26,7 @@ from converter.errors import AnemoneError, DamagedModel, MemoryShortage
 from converter.folder import Conditions, Defaults, Manifest, SchedulerSettings, Source, Versions
 from converter.progress import OnProgress, Progress
 from server.jobs.messages import ModelRef
+from server.models.paths import told
 from server.pipeline.request import GenerationRequest
 
 if TYPE_CHECKING:
@@ -122,7 +124,7 @@ def _open(data_dir: Path, model: ModelRef, progress: OnProgress, trying: Callabl
         if LINGERING in name:
             time.sleep(0.1)
     if name == BROKEN:
-        raise AnemoneError("its unet uses operators this runtime does not have")
+        raise AnemoneError(f"{data_dir / 'models' / name / 'unet'} uses operators this runtime does not have")
     if name == FAULTY:
         raise ValueError("a bug")
     if name == HUGE:
@@ -140,4 +142,5 @@ def start(pipe: Connection, data_dir: Path, previews: bool = True) -> None:
     """The worker process's entry point."""
     from server.jobs.worker import work
 
-    work(pipe, partial(_open, data_dir), previews=previews)
+    hide = partial(told, parents=(data_dir / "models",), log=logging.getLogger("anemone.worker"))
+    work(pipe, partial(_open, data_dir), previews=previews, without_paths=hide)

@@ -82,7 +82,10 @@ def test_loading_waits_for_the_job_that_is_being_made(server: httpx.Client) -> N
 def test_a_model_that_cannot_be_loaded_says_why_and_the_next_one_can(server: httpx.Client) -> None:
     answer = server.post(f"{MODELS}/broken/load")
     assert answer.status_code == 503
-    assert "operators" in answer.json()["error"]["message"]
+    message = "broken cannot be loaded: broken/unet uses operators this runtime does not have"
+    assert answer.json()["error"] == {"code": "model_unavailable", "message": message}
+    failed = server.post("/api/v1/txt2img", json={"prompt": "a", "model": "broken"})
+    assert failed.json()["error"] == {"code": "model_unavailable", "message": message}
     assert server.post(f"{MODELS}/other/load").status_code == 200
 
 

@@ -52,7 +52,7 @@ def test_a_model_that_cannot_be_converted_says_why(tmp_path: Path) -> None:
 
 def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     with live(tmp_path, fake_pipeline.BROKEN, ready=False) as client:
-        refused_because(client, "its unet uses operators")
+        refused_because(client, "broken/unet uses operators")
 
 
 KEY = "a-key-for-tests-0123456789"

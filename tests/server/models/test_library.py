@@ -41,7 +41,6 @@ def lose_the_manifests_end(weights: Path) -> None:
     os.truncate(next(p for p in weights.parents if p.suffix == ".mlpackage").parent / "anemone.json", 1000)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
