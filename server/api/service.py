@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from anyio import CapacityLimiter, to_thread
 from fastapi.concurrency import run_in_threadpool
 
 from converter.folder import Manifest
@@ -21,7 +22,8 @@ from server.jobs.queue import JobQueue
 from server.jobs.store import JobStore
 from server.models.installed import InstalledModels, UnknownModel
 from server.pipeline.cost import cost
-from server.pipeline.images import ImageError, decode_image
+from server.pipeline.decoding.file import ImageError
+from server.pipeline.images import LARGE, as_attachment, read_image
 from server.pipeline.request import GenerationRequest, RequestError
 from server.security.rate import LOOPBACK
 
@@ -129,6 +131,8 @@ class Service:
 
     def __init__(self, queue: JobQueue, store: JobStore, models: InstalledModels) -> None:
         self._queue, self._store, self._models = queue, store, models
+        # Decoding takes 128 to 260 MB for a large image, up to 50 MB for a small one. A small one never waits for a large one.
+        self._one_large, self._two_small = CapacityLimiter(1), CapacityLimiter(2)
 
     async def bind(self, name: str | None) -> BoundModel | Refusal:
         """Return the installed model called ``name``, or the default one for None."""
@@ -189,15 +193,16 @@ class Service:
             return Refusal(
                 "not_allowed", "priority_not_allowed", message, field="priority", value="high", accepted=accepted
             )
+        attachments = {}
         for name, data in options.attachments.items():
             try:
-                await run_in_threadpool(decode_image, data)
+                attachments[name] = await self._attachment(data, request)
             except ImageError as bad:
                 return Refusal("invalid_image", "invalid_image", f"{name}: {bad}", field=name)
         submission = Submission(
             request,
             cost(request, model.manifest),
-            attachments=options.attachments,
+            attachments=attachments,
             client=options.client,
             priority=options.priority,
             key=options.key,
@@ -210,6 +215,13 @@ class Service:
             return Refusal("queue_full", full.code, str(full), retry_after=full.retry_after)
         except KeyReused as reused:
             return Refusal("key_reused", "key_reused", str(reused), field="Idempotency-Key", value=options.key)
+
+    async def _attachment(self, data: bytes, request: GenerationRequest) -> bytes:
+        """Return what is stored of an upload; raise ImageError. Further uploads wait for their turn to be decoded."""
+        file = await run_in_threadpool(read_image, data)
+        limiter = self._one_large if file.pixels > LARGE else self._two_small
+        size = request.computed
+        return await to_thread.run_sync(as_attachment, file, data, size.width, size.height, limiter=limiter)
 
     async def result(self, job_id: str) -> Outcome:
         """Wait for the job's end and return its outcome; refuse if the job cannot run before the server stops."""

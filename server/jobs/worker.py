@@ -35,8 +35,9 @@ from server.jobs.messages import (
     Trying,
     Unload,
 )
+from server.pipeline.decoding.file import ImageError
 from server.pipeline.denoiser import GeneratedImage, Step
-from server.pipeline.images import ImageError, encode_png
+from server.pipeline.images import encode_png
 from server.pipeline.infotext import write_infotext
 from server.pipeline.request import GenerationRequest
 

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
-import re
-import struct
-import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, _imaging
 from PIL.PngImagePlugin import PngInfo
 
-from converter.errors import AnemoneError
+from server.pipeline.decoding import jpeg, png, webp
+from server.pipeline.decoding.colors import converter, to_rgb
+from server.pipeline.decoding.file import ACCEPTED, ImageError, ImageFile, damaged
+from server.pipeline.decoding.formats import name_of
 
-FORMATS = ("PNG", "JPEG", "WEBP")
-LONGEST_SIDE = 8192
-#: 96 MB once decoded.
-MOST_PIXELS = 32_000_000
-_ACCEPTED = (
-    f"a complete PNG, JPEG or WebP image up to {LONGEST_SIDE} pixels a side and {MOST_PIXELS // 10**6} megapixels"
-)
-
-_PNG, _EXIF = b"\x89PNG\r\n\x1a\n", b"Exif\0\0"
-#: Uncompressed text chunks up to so many bytes are kept: one of them may be XMP, which may have the image's orientation.
-_LONGEST_TEXT = 1 << 16
-_ORIENTATION_TAG, _SHORT = 0x112, 3
-_XMP_ORIENTATION = re.compile(r'tiff:Orientation(?:="|>)([1-8])')
+#: Images of more pixels are decoded one at a time, and reduced strip by strip; 4 megapixels take 16 MB.
+LARGE = 4_000_000
+_STRIP_PIXELS = 1 << 19
+#: Bytes of pixels and coefficients above which a JPEG is reduced as it is decoded.
+_MOST_BYTES = 250_000_000
 #: EXIF's orientations other than 1, and the transposition that turns each upright.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -39,109 +31,135 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+#: The first of them that swaps width and height.
+_FIRST_SIDEWAYS = 5
+_LONGEST_REASON = 80
+
+#: glibc's malloc_trim(padding), which gives free memory back to the system; macOS has none, and gives back large blocks by itself.
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+# Pillow allocates images in blocks of 16 MB. A block above glibc's limit of 32 MB goes back to the system when it is freed;
+# smaller ones stayed with the process.
+_imaging.set_block_size(1 << 28)
 
 Pixels = NDArray[np.uint8]
 
 
-class ImageError(AnemoneError):
-    """An uploaded image cannot be used."""
+def read_image(data: bytes) -> ImageFile:
+    """Return the image in ``data`` before any pixel is decoded; raise ImageError saying what is accepted."""
+    if data.startswith(png.SIGNATURE):
+        return png.take_apart(data)
+    if data.startswith(jpeg.SIGNATURE):
+        return jpeg.take_apart(data)
+    if webp.is_webp(data):
+        return webp.take_apart(data)
+    raise ImageError(f"this is {name_of(data)}; accepted: {ACCEPTED}")
 
 
 def decode_image(data: bytes) -> Image.Image:
-    """Decode the image in ``data`` as RGB, turned upright, transparency on white, its metadata dropped.
+    """Decode the image in ``data`` as RGB in sRGB, turned upright, transparency on white, without metadata.
 
-    The size is read from the header before any pixel is decoded. Raises ImageError saying what is accepted.
+    Takes 12 bytes a pixel. Raises ImageError saying what is accepted.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # Pillow warns of damaged EXIF as it looks for a resolution, which is not used here.
-            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-            image: Image.Image = Image.open(io.BytesIO(without_long_text(data)), formats=FORMATS)
-    except UnidentifiedImageError as error:
-        raise ImageError(
-            f"this file ({len(data)} bytes) is not an image in a known format; accepted: {_ACCEPTED}"
-        ) from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ImageError(f"this image cannot be read: {error}; accepted: {_ACCEPTED}") from error
-    width, height = image.size
-    if max(width, height) > LONGEST_SIDE or width * height > MOST_PIXELS or min(width, height) < 1:
-        raise ImageError(f"this image is {width}x{height}; accepted: {_ACCEPTED}")
-    try:
-        image.load()
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError) as error:
-        raise ImageError(
-            f"this {image.format} image is damaged or cut short: {error}; accepted: {_ACCEPTED}"
-        ) from error
-    turn = _TURNS.get(orientation(image.info))
-    if image.mode.startswith("I"):
-        image = _to_8_bits(image)
-    image = image if turn is None else image.transpose(turn)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        image = Image.alpha_composite(white, rgba)
-    return Image.frombytes("RGB", image.size, image.convert("RGB").tobytes())
+    file = read_image(data)
+    image = _decoded(file)
+    upright = Image.new("RGB", image.size)
+    for top, strip in _strips(image, file):
+        upright.paste(strip, (0, top))
+    turn = _TURNS.get(file.orientation)
+    return upright if turn is None else upright.transpose(turn)
 
 
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Return a 16-bit gray image with 8 bits, its transparent value (if any) as alpha; Pillow would clip it at 255 (#2574)."""
-    values = np.asarray(image).astype(np.uint32)
-    gray = Image.fromarray(np.minimum((values + 128) // 257, 255).astype(np.uint8))
-    transparent = image.info.get("transparency")
-    if not isinstance(transparent, int):
-        return gray
-    gray.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
-    return gray
+def fit_image(data: bytes, width: int, height: int) -> Pixels:
+    """Decode the image, scale it to cover ``width`` x ``height`` and crop it at the center; uint8 [height, width, 3].
 
-
-def without_long_text(data: bytes) -> bytes:
-    """Return a PNG without its compressed and long text chunks, which are not needed; other data is returned unchanged.
-
-    Pillow decompresses text when it opens a file, and refuses the file if a chunk is long, as ComfyUI's workflows are.
+    Images of more than `LARGE` pixels take 4 bytes a pixel, WebP 8, progressive JPEG up to 8. Raises ImageError.
     """
-    if not data.startswith(_PNG):
+    file = read_image(data)
+    if file.pixels <= LARGE:
+        return resize_and_crop(decode_image(data), width, height)
+    return _fit_large(file, width, height)
+
+
+def as_attachment(file: ImageFile, data: bytes, width: int, height: int) -> bytes:
+    """Return what is stored of an uploaded image for a job of ``width`` x ``height``; raise ImageError if it is damaged.
+
+    Small images are stored as they are, large ones as a PNG of what `fit_image` returns, which it returns for the PNG, too:
+    so that a large image is decoded once.
+    """
+    if file.pixels <= LARGE:
+        _decoded(file)
         return data
-    chunks, start = [_PNG], len(_PNG)
-    while start + 8 <= len(data):
-        size, kind = struct.unpack_from(">I4s", data, start)
-        end = start + 12 + size
-        compressed = kind == b"zTXt" or (kind == b"iTXt" and data[start + 8 : end].partition(b"\0")[2][:1] != b"\0")
-        if not compressed and (kind not in (b"tEXt", b"iTXt") or size <= _LONGEST_TEXT):
-            chunks.append(data[start:end])
-        start = end
-    return b"".join([*chunks, data[start:]])
+    stored = io.BytesIO()
+    try:
+        Image.fromarray(_fit_large(file, width, height)).save(stored, "PNG", compress_level=1)
+    finally:
+        if _trim is not None:
+            _trim(0)
+    return stored.getvalue()
 
 
-def orientation(info: Mapping[str | tuple[int, int], Any]) -> int:
-    """Return an image's orientation (EXIF's tag 274, 1 to 8; 1 if there is none that can be read) from Pillow's ``info``.
+def _decoded(file: ImageFile, least: tuple[int, int] | None = None) -> Image.Image:
+    """Decode the pixels in their own mode.
 
-    It is read only from the first directory of the TIFF structure (EXIF 2.32, 4.6): Pillow's own reader raises many kinds
-    of errors for entries that are not needed (#8348, #8605).
+    A JPEG that takes too much memory is reduced by 2, 4 or 8 if it is still of ``least`` width and height.
     """
-    exif, xmp = info.get("exif"), info.get("XML:com.adobe.xmp", info.get("xmp"))
-    if isinstance(exif, bytes) and (of_tiff := _orientation_of_tiff(exif)) is not None:
-        return of_tiff
-    text = xmp.decode("latin-1") if isinstance(xmp, bytes) else xmp if isinstance(xmp, str) else ""
-    match = _XMP_ORIENTATION.search(text)
-    return int(match[1]) if match else 1
+    if file.format == "WEBP":
+        return webp.decode(file)
+    try:
+        image = Image.open(io.BytesIO(b"".join(file.parts)), formats=(file.format,))
+        if image.size != (file.width, file.height):
+            raise ValueError("its headers contradict each other")
+        if least is not None and 4 * file.pixels + file.coefficients > _MOST_BYTES:
+            image.draft(None, least)
+        image.load()
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Pillow raises what its parsers and its codecs come upon: besides OSError also SyntaxError, struct.error and others.
+        reason = str(error)
+        plain = reason.isprintable() and len(reason) <= _LONGEST_REASON and not set("<>'\"/\\") & set(reason)
+        raise damaged(file.name, reason if plain and reason else "its data are broken") from error
+    return image
 
 
-def _orientation_of_tiff(exif: bytes) -> int | None:
-    while exif.startswith(_EXIF):
-        exif = exif.removeprefix(_EXIF)
-    byte_order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
-    if byte_order is None or len(exif) < 10:
-        return None
-    (start,) = struct.unpack_from(f"{byte_order}I", exif, 4)
-    if start + 2 > len(exif):
-        return None
-    (count,) = struct.unpack_from(f"{byte_order}H", exif, start)
-    for offset in range(start + 2, min(start + 2 + 12 * count, len(exif) - 11), 12):
-        tag, kind, number, value = struct.unpack_from(f"{byte_order}HHIH", exif, offset)
-        if (tag, kind, number) == (_ORIENTATION_TAG, _SHORT, 1):
-            return value if 1 <= value <= 8 else None
-    return None
+def _strips(image: Image.Image, file: ImageFile) -> Iterator[tuple[int, Image.Image]]:
+    """Yield each strip's first row, and the strip as RGB."""
+    convert = converter(file.profile, image.mode)
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        yield top, to_rgb(strip, file, convert)
+
+
+def _fit_large(file: ImageFile, width: int, height: int) -> Pixels:
+    """Do as `resize_and_crop` does, without a second copy of all pixels: first columns strip by strip, then rows.
+
+    Pillow takes the order that is faster; what is rounded in between makes a difference of 1 or 2 levels.
+    """
+    if file.orientation >= _FIRST_SIDEWAYS:
+        width, height = height, width
+    image = _decoded(file, (3 * width // 2, 3 * height // 2))
+    left, top, right, bottom = _crop_box(*image.size, width, height)
+    narrow = Image.new("RGB", (width, image.height))
+    for row, strip in _strips(image, file):
+        box = (left, 0, right, strip.height)
+        narrow.paste(strip.resize((width, strip.height), Image.Resampling.LANCZOS, box), (0, row))
+    del image
+    fitted = narrow.resize((width, height), Image.Resampling.LANCZOS, (0, top, width, bottom))
+    turn = _TURNS.get(file.orientation)
+    return np.asarray(fitted if turn is None else fitted.transpose(turn))
+
+
+def _crop_box(width: int, height: int, to_width: int, to_height: int) -> tuple[float, float, float, float]:
+    """Return the largest box in the middle of an image that has the other size's ratio, as Pillow's ImageOps.fit does."""
+    ratio = to_width / to_height
+    box_width, box_height = float(width), float(height)
+    if width / height > ratio:
+        box_width = ratio * height
+    elif width / height < ratio:
+        box_height = width / ratio
+    left, top = (width - box_width) * 0.5, (height - box_height) * 0.5
+    return left, top, left + box_width, top + box_height
 
 
 def resize_and_crop(image: Image.Image, width: int, height: int) -> Pixels:

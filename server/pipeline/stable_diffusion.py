@@ -15,12 +15,11 @@ from converter.progress import OnProgress, Progress, ignore
 from converter.runtime import Network
 from server.pipeline.conditioning import Conditioner, Conditioning
 from server.pipeline.cost import first_call
+from server.pipeline.decoding.file import ImageError
 from server.pipeline.denoiser import Denoiser, GeneratedImage, NotFinite, Step
 from server.pipeline.images import (
-    ImageError,
     Pixels,
-    decode_image,
-    resize_and_crop,
+    fit_image,
     resize_pixels,
     to_network,
     to_pixels,
@@ -123,7 +122,7 @@ class StableDiffusion:
         data, size = attachments.get(request.source.image), request.computed
         if data is None:
             raise ImageError(f"the file of {request.source.image} is missing from the data folder; send it again")
-        pixels = to_network(resize_and_crop(decode_image(data), size.width, size.height))
+        pixels = to_network(fit_image(data, size.width, size.height))
         encoder = self.network(VAE_ENCODER.name, size.width, size.height)
         mean, log_variance = np.split(encoder.predict({"x": pixels})["latent"], 2, 1)
         return EncodedImage(mean, np.exp(0.5 * np.clip(log_variance, -30, 20)))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+import server.api.service
 from server.api.service import BoundModel, Refusal, Service, SubmitOptions, fingerprint_of
 from server.jobs.job import Job
 from server.jobs.ledger import Accepted, Limits
@@ -20,6 +24,7 @@ from server.security.rate import LOOPBACK
 from server.supervisor import spawn
 from tests.support import fake_pipeline
 from tests.support.generation_requests import request
+from tests.support.image_files import encoded
 from tests.support.live_server import until
 
 CLIENT = SubmitOptions("a client")
@@ -195,3 +200,28 @@ def test_what_was_never_there_is_refused(service: Service) -> None:
     for refusal in (service.job("nothing"), service.cancel("nothing"), asyncio.run(service.result("nothing"))):
         assert isinstance(refusal, Refusal)
         assert refusal.reason == "no_such_job"
+
+
+def test_large_images_are_decoded_one_at_a_time_and_the_others_wait(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, most, now = threading.Lock(), [0], [0]
+
+    def decode(*_: object) -> bytes:
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        time.sleep(0.02)
+        with lock:
+            now[0] -= 1
+        return b"decoded"
+
+    monkeypatch.setattr(server.api.service, "as_attachment", decode)
+    large = SubmitOptions("a client", attachments={"image": encoded(Image.new("L", (2500, 2000)))})
+
+    async def together() -> list[Accepted | Refusal]:
+        model = await bound(service)
+        return await asyncio.gather(*(service.submit(model, request("a"), large) for _ in range(6)))
+
+    assert all(isinstance(accepted, Accepted) for accepted in asyncio.run(together()))
+    assert most == [1]

@@ -12,23 +12,15 @@ import pytest
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from server.pipeline.images import ImageError, decode_image, encode_png, resize_and_crop, to_network, to_pixels
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
+from server.pipeline.decoding.file import ImageError
+from server.pipeline.images import decode_image, encode_png, resize_and_crop, to_network, to_pixels
+from tests.support.image_files import SIGNATURE, chunk, encoded, jpeg_with, tiff
 
 
 def bomb(width: int, height: int) -> bytes:
     """A PNG that only claims to be large."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return SIGNATURE + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
@@ -94,53 +86,6 @@ def test_a_png_carries_its_parameters(text):
     read = Image.open(io.BytesIO(encode_png(pixels, text)))
     assert read.text["parameters"] == text
     np.testing.assert_array_equal(np.asarray(read), pixels)
-
-
-RAMP = np.tile(np.arange(0, 256, dtype=np.uint8), (8, 1))
-
-
-def chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def png_of(color_type: int, rows: np.ndarray, *extra: bytes) -> bytes:
-    """A 16-bit PNG of big-endian ``rows`` [H, W, C]."""
-    height, width = rows.shape[:2]
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0))
-    body = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)))
-    return b"\x89PNG\r\n\x1a\n" + head + b"".join(extra) + body + chunk(b"IEND", b"")
-
-
-@pytest.mark.parametrize("color_type", [0, 2, 4, 6], ids=["gray", "RGB", "gray with alpha", "RGBA"])
-def test_a_png_of_16_bits_a_channel_is_read_at_its_brightness(color_type):
-    deep = (RAMP.astype(np.uint32) * 257)[:, :, None]
-    channels = [deep] * (3 if color_type & 2 else 1) + [np.full_like(deep, 65535)] * (color_type >= 4)
-    image = decode_image(png_of(color_type, np.concatenate(channels, 2).astype(">u2")))
-    np.testing.assert_allclose(np.asarray(image).astype(int), np.repeat(RAMP[:, :, None], 3, 2), atol=1)
-
-
-def test_the_transparent_value_of_a_16_bit_gray_png_is_white():
-    rows = (RAMP.astype(np.uint32) * 257)[:, :, None].astype(">u2")
-    image = np.asarray(decode_image(png_of(0, rows, chunk(b"tRNS", struct.pack(">H", 100 * 257)))))
-    assert image[0, 100].tolist() == [255, 255, 255]
-    assert image[0, 101].tolist() == [101, 101, 101]
-
-
-def jpeg_with(exif: bytes) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (16, 8), "red").save(file, "JPEG")
-    data = file.getvalue()
-    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
-
-
-def tiff(*entries: tuple[int, int, int, int], order: str = "<") -> bytes:
-    mark = b"II*\0" if order == "<" else b"MM\0*"
-    packed = b"".join(struct.pack(f"{order}HHI", *entry[:3]) + value_of(entry, order) for entry in entries)
-    return b"Exif\0\0" + mark + struct.pack(f"{order}IH", 8, len(entries)) + packed + bytes(4)
-
-
-def value_of(entry: tuple[int, int, int, int], order: str) -> bytes:
-    return struct.pack(f"{order}HH", entry[3] & 65535, 0) if entry[1] == 3 else struct.pack(f"{order}I", entry[3])
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
