@@ -26,6 +26,7 @@ FaultCode = Literal[
     "disk_error",
     "database_locked",
     "database_damaged",
+    "internal",
 ]
 
 

@@ -35,6 +35,7 @@ _STATUS: dict[Reason, int] = {
     "expired": 410,
     "cancelled": 409,
     "not_now": 503,
+    "disk_full": 507,
     "failed": 500,
 }
 

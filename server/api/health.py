@@ -21,14 +21,17 @@ class ReadyOut(BaseModel):
     """The server's readiness, and its progress until it is ready."""
 
     ready: bool
-    state: str = Field(description="starting, downloading, converting, verifying, loading, ready or failed")
+    state: str = Field(description="starting, downloading, converting, verifying, loading, ready, paused or failed")
     network: str | None = Field(
         description="The network being converted or loaded, or the file being downloaded; null without the key"
     )
     done: int = Field(description="Bytes downloaded or converted, or networks loaded")
     total: int
     fraction: float | None = Field(description="done / total")
-    message: str | None = Field(description="Why it failed; only for requests with the key, because it may name files")
+    message: str | None = Field(
+        description="Why it failed, or why jobs are paused and what to do; only for requests with the key, because it may "
+        "name files"
+    )
 
 
 @router.get("/healthz", openapi_extra=OPEN, summary="Check that the HTTP process is alive")
@@ -41,7 +44,7 @@ async def healthz() -> HealthOut:
     "/readyz",
     responses={
         429: {"description": "The request has a key, and its client sent too many wrong ones"},
-        503: {"model": ReadyOut, "description": "Not ready yet, or the model cannot be loaded"},
+        503: {"model": ReadyOut, "description": "Not ready yet or now, or the model cannot be loaded"},
     },
     openapi_extra=OPEN,
     summary="Check that the server can make an image",
@@ -49,6 +52,7 @@ async def healthz() -> HealthOut:
 async def readyz(request: Request, response: Response, queue: Queue, keys: Keys) -> ReadyOut:
     """Answers 200 once the model is loaded, and 503 with the progress until then.
 
+    503 and `paused` while the disk or the job database cannot be used; jobs go on by themselves once that is over.
     Anyone may ask; what is being loaded, and why it failed, is for requests with the key.
     """
     readiness = queue.readiness

@@ -16,6 +16,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from converter.folder import Manifest
 from server.events import OPEN
+from server.faults import FAULTS, Fault, fault_of
 from server.jobs.job import PRIORITIES, Job, Priority, Submission
 from server.jobs.ledger import Accepted, KeyReused, NoPlace
 from server.jobs.queue import JobQueue
@@ -45,6 +46,7 @@ Reason = Literal[
     "expired",
     "cancelled",
     "not_now",
+    "disk_full",
     "failed",
 ]
 
@@ -224,8 +226,17 @@ class Service:
         return await to_thread.run_sync(as_attachment, file, data, size.width, size.height, limiter=limiter)
 
     async def result(self, job_id: str) -> Outcome:
-        """Wait for the job's end and return its outcome; refuse if the job cannot run before the server stops."""
-        job = self._present(await self._queue.wait(job_id), job_id)
+        """Wait for the job's end and return its outcome.
+
+        Refuse if the job cannot run before the server stops, or while the disk or the database cannot be used for long.
+        """
+        try:
+            job = self._present(await self._queue.wait(job_id), job_id)
+        except FAULTS as error:
+            fault = fault_of(error)
+            if fault is None:
+                raise
+            return _later(job_id, fault)
         if isinstance(job, Refusal):
             return job
         if job.failure is not None:
@@ -233,8 +244,11 @@ class Service:
         if job.status == "cancelled":
             return Refusal("cancelled", "cancelled", f"job {job_id} was cancelled before it finished")
         if job.status in OPEN:
-            why = self._queue.readiness.message or "the server is stopping"
-            return Refusal("not_now", "not_now", f"{why}; the server keeps job {job_id} and runs it when it can")
+            readiness = self._queue.readiness
+            if readiness.cause is not None:
+                return _later(job_id, readiness.cause)
+            why = readiness.message or "the server is stopping"
+            return Refusal("not_now", "not_now", f"{why}; {_kept(job_id)}")
         return job
 
     def job(self, job_id: str) -> Job | Refusal:
@@ -268,3 +282,13 @@ class Service:
             message = f"job {job_id} has expired: it was deleted with its images, by age or by their total size"
             return Refusal("expired", "expired", message)
         return Refusal("no_such_job", "no_such_job", f"the job {job_id[:40]!r} does not exist")
+
+
+def _later(job_id: str, fault: Fault) -> Refusal:
+    """Return the refusal to wait for a job that runs once a fault has passed."""
+    reason: Reason = "disk_full" if fault.code == "disk_full" else "not_now"
+    return Refusal(reason, fault.code, f"{fault.message}; {_kept(job_id)}", retry_after=fault.retry_after)
+
+
+def _kept(job_id: str) -> str:
+    return f"the server keeps job {job_id} and runs it when it can"

@@ -2,6 +2,7 @@
 
 # No deferred annotations: FastAPI could not resolve those that name a parameter of the enclosing function.
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -13,6 +14,10 @@ from pydantic import BaseModel
 from server.api.dependencies import Answers, Queue
 from server.errors import ApiError
 from server.events import Subscription
+from server.faults import FAULTS, fault_of
+
+#: Seconds between attempts to read a state that the database does not give now.
+_RETRY_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -47,10 +52,20 @@ async def _stream(watch: _Watch, take: Callable[[], Snapshot]) -> AsyncIterator[
             yield ServerSentEvent(event=event.kind, data=event.data, id=str(event.id))
             continue
         try:
-            snapshot = take()
+            snapshot = await _taken(take)
         except ApiError:  # deleted since the event
             return
         yield _state(snapshot, event.id)
+
+
+async def _taken(take: Callable[[], Snapshot]) -> Snapshot:
+    while True:
+        try:
+            return take()
+        except FAULTS as error:
+            if fault_of(error) is None:
+                raise
+            await asyncio.sleep(_RETRY_SECONDS)
 
 
 def _state(snapshot: Snapshot, event_id: int) -> ServerSentEvent:

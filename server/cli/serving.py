@@ -7,17 +7,17 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from converter.errors import AnemoneError
 from server.api.app import create_app
 from server.api.backend import Backend
 from server.bonjour import Announcement
-from server.jobs.dispatcher import Readiness
 from server.jobs.ledger import Limits
 from server.jobs.local_worker import WorkerSettings, start_worker
 from server.jobs.queue import JobQueue
+from server.jobs.readiness import Readiness
 from server.jobs.store import JobStore, Retention
 from server.logs import log_as
 from server.models.conversions import Conversions, launch_conversion
@@ -60,16 +60,27 @@ class _Console:
 
     def __init__(self, url: str) -> None:
         self._bar, self._url = Bar(), url
+        self._said: str | None = None
 
     def __call__(self, now: Readiness) -> None:
+        with suppress(OSError):  # standard error is a file on a full disk, or a closed pipe; the server goes on
+            self._show(now)
+
+    def _show(self, now: Readiness) -> None:
         if now.progress is not None and now.state == now.progress.stage:
             self._bar.show(f"{now.state} {now.progress.item}", now.progress.done, now.progress.total)
             return
         self._bar.close()
+        text = None
         if now.state == "ready":
-            print(f"ready: {now.model} at {self._url}", file=sys.stderr, flush=True)
+            text = f"ready: {now.model} at {self._url}"
         elif now.state == "failed":
-            print(f"anemone: the model cannot be loaded: {now.message}", file=sys.stderr, flush=True)
+            text = f"anemone: the model cannot be loaded: {now.message}"
+        elif now.state == "paused":
+            text = f"anemone: not ready: {now.message}"
+        if text is not None and text != self._said:
+            _say(text)
+        self._said = text
 
 
 def _listening_socket(settings: Settings) -> socket.socket:
@@ -88,7 +99,8 @@ def _listening_socket(settings: Settings) -> socket.socket:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    with suppress(OSError):  # as in `_Console`
+        print(text, file=sys.stderr, flush=True)
 
 
 def _access(settings: Settings) -> Access:

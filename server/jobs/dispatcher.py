@@ -5,24 +5,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
 from converter.errors import AnemoneError
-from converter.progress import Progress, Stage
 from server import metrics
 from server.events import EventLog
-from server.jobs.ledger import JobLedger, Limits
+from server.faults import FAULTS, fault_of
+from server.jobs.job import JobFailure
+from server.jobs.ledger import JobLedger, Limits, Unstartable
+from server.jobs.loading import FindRepair, LoadedModels, remedy
 from server.jobs.messages import (
     DAMAGED,
     Cancel,
     Ended,
-    Event,
     Finished,
     Load,
     Loaded,
@@ -35,41 +36,26 @@ from server.jobs.messages import (
     Trying,
     Unload,
 )
+from server.jobs.readiness import Readiness, ReadinessBoard
 from server.jobs.running import Running
-from server.jobs.worker_slot import WorkerSlot
+from server.jobs.worker_slot import Assigned, Died, SlotEvent, WorkerSlot
 from server.logs import about_job
+from server.outage import Outage, Pauses
 from server.supervisor import STOP_SECONDS, ChildProcess, Launch, Supervisor
 
 log = logging.getLogger("anemone.queue")
 
 #: After so many deaths in a row outside of jobs a worker is not started again: it would only die again.
 _MOST_DEATHS_OUTSIDE_JOBS = 3
+#: So many jobs in a row fail of errors in our own code; then the queue is paused, so that not all of its jobs fail.
+_MOST_ERRORS = 2
 _RETENTION_SECONDS = 3600.0
-_AGAIN = "; it is being converted again"
-_CURE = "; on the server's machine, convert it again or put the original file back"
 #: Seconds between looks for the first model, if its folder is gone.
 _LOOK_SECONDS = 1.0
-#: How long to wait until a worker that was asked to stop has exited, before it is killed.
-_EXIT_SECONDS = 0.5
-
-
-@dataclass(frozen=True)
-class Readiness:
-    """The state of the first model. ``message`` says why it failed; ``model`` is the name of the one that is ready."""
-
-    state: Stage | Literal["starting", "ready", "failed"] = "starting"
-    progress: Progress | None = None
-    message: str | None = None
-    model: str | None = None
 
 
 class NoWorker(AnemoneError):
     """No worker runs; the next is being started."""
-
-
-def _remedy(code: str | None, is_restored: bool) -> str:
-    """Return the end of a message about a model that cannot be loaded."""
-    return "" if code != DAMAGED else _AGAIN if is_restored else _CURE
 
 
 class Models(Protocol):
@@ -82,12 +68,13 @@ class Models(Protocol):
         """Return the model's folder."""
 
 
-#: Finds out how a model is made again; None if it cannot be.
-FindRepair = Callable[[str], Callable[[], None] | None]
-
-
 class Dispatcher:
-    """Starts workers, gives them jobs from the ledger, and handles their events."""
+    """Starts workers, gives them jobs from the ledger, and handles their events.
+
+    While the disk or the database cannot be used, it tries again and again (see `Outage`). An event that could not be
+    handled, such as a finished image, waits in its slot; the worker's further events wait behind it. No attempt is counted
+    against a job.
+    """
 
     def __init__(
         self,
@@ -97,44 +84,54 @@ class Dispatcher:
         events: EventLog,
         limits: Limits,
         on_readiness: Callable[[Readiness], None],
+        pauses: Pauses | None = None,
     ) -> None:
-        """``on_readiness`` is called at every change of readiness, in the thread that changes it."""
-        self._ledger, self._models, self._events, self._limits = ledger, models, events, limits
-        self._on_readiness = on_readiness
-        self.readiness = Readiness()
+        """``on_readiness`` is called at every change of readiness, in the thread that changes it; ``pauses`` of an outage."""
+        self._ledger, self._models, self._limits = ledger, models, limits
+        self._outage = Outage(pauses)
+        #: Jobs in a row that failed of errors in our own code.
+        self._errors = 0
         self._slots = [WorkerSlot(number, launch) for number, launch in enumerate(workers)]
-        #: The model that each worker loads first; None until it is installed.
-        self._first: str | None = None
-        self._first_is_gone = False
-        self._find_repair: FindRepair = lambda model: None
-        self._stopping = False
+        self._board = ReadinessBoard(self._outage, on_readiness, ledger.publish_all)
+        self._loaded = LoadedModels(self._slots, events, self._board)
+        self._stopping = threading.Event()
         self._grace_seconds = 0.0
-        self._expired = time.monotonic()
+        self._expires = time.monotonic()
         self._supervisor = Supervisor()
         self._thread = threading.Thread(target=self._run, name="job-queue", daemon=True)
 
     @property
+    def readiness(self) -> Readiness:
+        """The state of the first model, or of the outage that keeps jobs from running."""
+        return self._board.now
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether clients should not wait for jobs: there will be no first model, or the outage is long."""
+        return self._board.is_stuck
+
+    @property
     def loaded(self) -> list[str]:
         """The models that are loaded."""
-        return sorted({slot.loaded for slot in self._slots if slot.loaded is not None})
+        return self._loaded.names
 
     def start(self, find_repair: FindRepair) -> None:
         """Start the thread. ``find_repair`` is asked for models that are damaged or gone."""
-        self._find_repair = find_repair
+        self._loaded.find_repair = find_repair
         self._thread.start()
 
     def begin(self, model: str) -> None:
         """Start the workers, each with this model; workers that run already load it."""
-        self.set_readiness(Readiness())
-        self._first, self._first_is_gone = model, False
+        self._board.set_model(Readiness())
+        self._loaded.first, self._loaded.first_is_gone = model, False
         for slot in self._slots:
-            if slot.worker is not None:  # the first model was converted again; the worker reports when it is loaded
-                self._load_first(slot, model)
+            slot.has_begun = False
         self.wake()
 
     def stop(self, grace_seconds: float) -> None:
         """Stop the workers and the thread. A running job goes back to the queue unless it ends within ``grace_seconds``."""
-        self._grace_seconds, self._stopping = grace_seconds, True
+        self._grace_seconds = grace_seconds
+        self._stopping.set()
         self.wake()
         self._thread.join()
 
@@ -145,11 +142,13 @@ class Dispatcher:
     def cancel(self, running: Running) -> None:
         """Tell the job's worker to cancel it."""
         self._slots[running.slot].send(Cancel(running.job_id))
+        self._outage.hurry()
+        self.wake()
 
     def load(self, model: str) -> None:
         """Have a worker load a model: one that has it loaded, or else one that runs no job.
 
-        Its events say when it is loaded, or why it is not. Raises AnemoneError if the model is not installed, and NoWorker.
+        Its events say when it is loaded, or why it is not. Raises NoWorker, and what `_ref` raises.
         """
         slot, ref = min(self._slots, key=lambda s: (s.loaded != model, s.running is not None)), self._ref(model)
         # Added before the worker is looked at: if it dies now, either its death answers this load or no worker is found.
@@ -168,86 +167,84 @@ class Dispatcher:
 
     def restore(self, model: str) -> bool:
         """Have a model that is damaged or gone made again if that can be; return whether it is. Jobs wait for the first one."""
-        repair = self._find_repair(model)
-        if repair is None:
-            return False
-        if model == self._first:
-            self.set_readiness(Readiness())
-        repair()
-        return True
+        return self._loaded.restore(model)
 
     def set_readiness(self, readiness: Readiness) -> None:
-        """Publish a change of readiness."""
-        self.readiness = readiness
-        self._on_readiness(readiness)
-        if readiness.state == "failed":
-            # Clients that wait for a job read it again, and see that no worker will run it.
-            self._ledger.publish_positions()
+        """Publish a change of the first model's state."""
+        self._board.set_model(readiness)
 
     def _ref(self, model: str) -> ModelRef:
-        """Return a reference to the model; raises AnemoneError if it is not installed."""
-        try:
-            return ModelRef(model, self._models.content_hash(model))
-        except OSError as error:  # of the models folder, not of the store: it must not stop the queue
-            raise AnemoneError(f"the models folder cannot be read: {error.strerror or error}") from error
+        """Return a reference to the model; raises AnemoneError if it is not installed, OSError if its folder cannot be read."""
+        return ModelRef(model, self._models.content_hash(model))
 
     # --- the thread -----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        try:
-            self._expire()
-            while not self._stopping:
-                self._find_first()
-                self._start_workers()
-                for slot in self._slots:
-                    self._feed(slot)
-                self._ledger.settle()
-                self._listen(self._until_next())
-            self._stop_workers()
-        except (sqlite3.Error, OSError) as error:
-            self._fail(f"the data folder cannot be written ({error}); free some disk space, then restart the server")
-        except Exception as error:
-            self._fail(f"the queue has stopped ({type(error).__name__}); see the server's log, then restart it")
+        while not self._stopping.is_set():
+            if self._outage.is_due:
+                self._attempt(self._work)
+            if not self._attempt(self._listen_until_next):
+                self._stopping.wait(self._outage.seconds_left)
+        self._stop_workers()
 
-    def _fail(self, message: str) -> None:
-        """Stop after an exception, which is logged. The store has every job's last state; the next start resumes them."""
-        log.exception("the queue has stopped")
+    def _attempt(self, work: Callable[[], None]) -> bool:
+        """Return whether the work is done; if it raised, the outage's cause is published, and it is to be done again."""
+        try:
+            work()
+        except Exception as error:
+            if fault_of(error) is None:
+                log.exception("an internal error stops the queue for now")
+            is_new = self._outage.failed(error)
+            if is_new:
+                log.error("the queue is paused: %s (%s)", self.readiness.message, error)
+            self._board.attempt_failed(is_new=is_new)
+            return False
+        return True
+
+    def _work(self) -> None:
+        """Do everything that is to be done now; afterwards there is no outage."""
+        if time.monotonic() >= self._expires:
+            self._ledger.expire()
+            self._expires = time.monotonic() + _RETENTION_SECONDS
         for slot in self._slots:
-            self._end_worker(slot)
-            slot.worker = slot.running = None
-            self._fail_loads(slot, "model_failed", message)
-        self.set_readiness(replace(self.readiness, state="failed", message=message))
-        self._ledger.abandon()
+            self._handle(slot)
+        self._find_first()
+        self._start_workers()
+        for slot in self._slots:
+            self._feed(slot)
+        self._ledger.settle()
+        if self._outage.end():
+            log.info("the queue goes on")
+            self._board.outage_ended()
 
     def _start_workers(self) -> None:
-        if self._first is None or self.readiness.state == "failed":
+        first = self._loaded.first
+        if first is None or self._board.model.state == "failed":
             return
         for slot in self._slots:
             if slot.worker is None:
-                slot.worker = ChildProcess(slot.launch)
-                self._load_first(slot, self._first)
-
-    def _load_first(self, slot: WorkerSlot, model: str) -> None:
-        try:
-            slot.send(Load(self._ref(model)))
-        except AnemoneError as error:
-            if not self.restore(model):
-                self._first_is_gone = True
-                self.set_readiness(replace(self.readiness, state="failed", message=str(error)))
+                slot.worker, slot.has_begun = ChildProcess(slot.launch), False
+            if slot.has_begun:
+                continue
+            try:
+                slot.send(Load(self._ref(first)))
+            except AnemoneError as error:
+                self._loaded.set_first_gone(str(error))
+            slot.has_begun = True
 
     def _find_first(self) -> None:
         """Start again with the first model if its folder was gone and is there again."""
-        if self._first_is_gone and self._first is not None:
+        if self._loaded.first_is_gone and self._loaded.first is not None:
             with contextlib.suppress(AnemoneError):
-                self._ref(self._first)
-                self.begin(self._first)
+                self._ref(self._loaded.first)
+                self.begin(self._loaded.first)
 
-    def _until_next(self) -> float:
-        """Expire jobs and unload idle models if it is time; return the seconds until the next of these is due."""
+    def _listen_until_next(self) -> None:
+        """Handle events until the next thing is to be done; unload idle models."""
         now = time.monotonic()
-        if now - self._expired >= _RETENTION_SECONDS:
-            self._expire()
-        waits = [self._expired + _RETENTION_SECONDS - now, *([_LOOK_SECONDS] if self._first_is_gone else [])]
+        waits = [self._expires - now, self._outage.seconds_left]
+        if self._loaded.first_is_gone:
+            waits.append(_LOOK_SECONDS)
         idle_seconds = self._limits.idle_unload_seconds
         for slot in self._slots:
             if idle_seconds is None or slot.loaded is None or slot.running is not None:
@@ -259,64 +256,93 @@ class Dispatcher:
             log.info("unloading %s, which has been idle for %.0f s", slot.loaded, now - slot.idle_since)
             slot.send(Unload(slot.loaded))
             slot.idle_since = now
-        return max(0.0, min(waits))
-
-    def _expire(self) -> None:
-        self._expired = time.monotonic()
-        self._ledger.expire()
+        self._listen(max(0.0, min(waits)))
 
     def _listen(self, timeout: float) -> None:
         """Handle the events that have arrived, or arrive within the timeout (seconds)."""
-        slots = {slot.worker: slot for slot in self._slots if slot.worker is not None}
+        slots = {slot.worker: slot for slot in self._slots if slot.worker is not None and slot.unhandled is None}
         for worker, event in self._supervisor.wait(list(slots), timeout):
             slot = slots[worker]
-            if event is not None:
-                self._handle(slot, event)
-                continue
-            code, slot.worker = worker.join(), None
-            if not self._stopping:
-                self._on_worker_death(slot, code)
+            if event is None:
+                event, slot.worker = Died(worker.join()), None
+            slot.unhandled = event
+            self._attempt(partial(self._handle, slot))
 
     def _feed(self, slot: WorkerSlot) -> None:
         """Give a worker the next job if it is free."""
-        if self.readiness.state != "ready" or slot.worker is None or slot.running is not None:
+        if self._board.model.state != "ready" or slot.worker is None or slot.running is not None:
             return
-        assignment = self._ledger.take(slot.number, slot.loaded)
-        if assignment is None:
-            return
-        slot.running, request, attachments = assignment
         try:
-            model = self._ref(request.model)
+            assignment = self._ledger.take(slot.number, slot.loaded)
+        except Unstartable as unstartable:
+            log.exception("job %s cannot be started", unstartable.job_id)
+            self._errors += 1
+            if self._errors > _MOST_ERRORS:
+                raise unstartable.error from None
+            self._ledger.fail(unstartable.job_id, _internal_failure(unstartable.error))
+            self.wake()
+            return
+        if assignment is not None:
+            slot.running, request, attachments = assignment
+            slot.unhandled = Assigned(request, attachments)
+            self._handle(slot)
+
+    def _handle(self, slot: WorkerSlot) -> None:
+        """Handle the slot's event, if it has one; if this raises, the event is handled again later.
+
+        An error in our own code fails the job; only its end is tried again.
+        """
+        event = slot.unhandled
+        if event is None:
+            return
+        try:
+            self._on(slot, event)
+        except Exception as error:
+            running = slot.running
+            if fault_of(error) is not None or running is None or isinstance(event, Ended | Died):
+                raise
+            log.exception("job %s cannot go on", running.job_id)
+            slot.send(Cancel(running.job_id))
+            failure = _internal_failure(error)
+            slot.unhandled = Ended(running.job_id, "failed", failure.code, failure.message)
+            self._on(slot, slot.unhandled)
+        slot.unhandled = None
+
+    def _on(self, slot: WorkerSlot, event: SlotEvent) -> None:
+        if isinstance(event, Died):
+            self._on_worker_death(slot, event.code)
+        elif isinstance(event, Loading | LoadFailed | Loaded):
+            self._loaded.handle(slot, event)
+        elif isinstance(event, Trying):
+            slot.note = self._note(event)
+        elif isinstance(event, Assigned):
+            self._send_job(slot, event)
+        elif slot.running is not None and slot.running.job_id == event.job_id:
+            self._on_job(slot, slot.running, event)
+
+    def _on_job(self, slot: WorkerSlot, running: Running, event: Progressed | Finished | Ended) -> None:
+        if isinstance(event, Progressed):
+            self._ledger.step(running, event)
+        elif isinstance(event, Ended) and event.code == DAMAGED:
+            self._end_without_model(slot, running, event)
+        elif isinstance(event, Ended):
+            self._end(slot, running, event)
+        elif self._outage.cause is None or not running.is_cancelling:
+            # A job that is being cancelled does not wait until there is room for its image.
+            self._ledger.add_image(running, event)
+
+    def _send_job(self, slot: WorkerSlot, job: Assigned) -> None:
+        running = slot.running
+        assert running is not None
+        try:
+            model = self._ref(job.request.model)
         except AnemoneError as error:
-            message = f"{request.model} cannot be loaded: {error}"
-            self._end_without_model(slot, Ended(slot.running.job_id, "failed", "model_unavailable", message))
+            message = f"{job.request.model} cannot be loaded: {error}"
+            self._end_without_model(slot, running, Ended(running.job_id, "failed", "model_unavailable", message))
             self.wake()
             return
         # Sent without the ledger's lock: a large attachment blocks the pipe until the worker reads it.
-        slot.send(Run(slot.running.job_id, request, model, attachments))
-
-    def _handle(self, slot: WorkerSlot, event: Event) -> None:
-        """Handle a worker's event."""
-        if isinstance(event, Loading):
-            self._on_loading(event)
-        elif isinstance(event, LoadFailed):
-            self._on_load_failed(slot, event)
-        elif isinstance(event, Loaded):
-            self._on_loaded(slot, event.model)
-        elif isinstance(event, Trying):
-            slot.note = self._note(event)
-        else:
-            running = slot.running
-            if running is None or running.job_id != event.job_id:
-                return
-            if isinstance(event, Progressed):
-                self._ledger.step(running, event)
-            elif isinstance(event, Finished):
-                self._ledger.add_image(running, event)
-            elif event.code == DAMAGED:
-                self._end_without_model(slot, event)
-            else:
-                self._end(slot, running, event)
+        slot.send(Run(running.job_id, job.request, model, job.attachments))
 
     def _note(self, event: Trying) -> Path | None:
         try:
@@ -324,71 +350,23 @@ class Dispatcher:
         except (AnemoneError, OSError):  # the model was deleted meanwhile, together with the note
             return None
 
-    def _end_without_model(self, slot: WorkerSlot, event: Ended) -> None:
+    def _end_without_model(self, slot: WorkerSlot, running: Running, event: Ended) -> None:
         """Queue the job again if the first model, which it needs, is being made again; otherwise fail it."""
-        running = slot.running
-        assert running is not None
-        is_first = running.job.model == self._first
+        is_first = running.job.model == self._loaded.first
         restored = (is_first or event.code == DAMAGED) and self.restore(running.job.model)
         if restored and is_first:
-            slot.running, slot.idle_since = None, time.monotonic()
             self._ledger.interrupt(running, "its model is being converted again", by_job=False)
+            slot.running, slot.idle_since = None, time.monotonic()
         else:
-            self._end(slot, running, replace(event, message=f"{event.message}{_remedy(event.code, restored)}"))
+            self._end(slot, running, replace(event, message=f"{event.message}{remedy(event.code, restored)}"))
 
     def _end(self, slot: WorkerSlot, running: Running, event: Ended) -> None:
-        slot.running, slot.deaths, slot.idle_since = None, 0, time.monotonic()
         self._ledger.end(running, event)
-
-    # --- models ---------------------------------------------------------------------------------------------------
-
-    @property
-    def _is_starting(self) -> bool:
-        return self.readiness.state not in ("ready", "failed")
-
-    def _on_loading(self, event: Loading) -> None:
-        progress = event.progress
-        data = {"network": progress.item, "done": progress.done, "total": progress.total}
-        self._publish_model(event.model, "loading", data)
-        if self._is_starting and event.model == self._first:
-            self.set_readiness(Readiness("loading", progress))
-
-    def _on_load_failed(self, slot: WorkerSlot, event: LoadFailed) -> None:
-        starting = self._is_starting and event.model == self._first
-        restored = event.code == DAMAGED and self.restore(event.model)
-        reason = f"{event.reason}{_remedy(event.code, restored)}"
-        self._load_failed(slot, event.model, event.code, f"{event.model} cannot be loaded: {reason}")
-        if starting and not restored:
-            self.set_readiness(replace(self.readiness, state="failed", message=reason))
-
-    def _fail_loads(self, slot: WorkerSlot, code: str, why: str) -> None:
-        for model in tuple(slot.loads):  # a client may ask for another meanwhile
-            self._load_failed(slot, model, code, f"{model} was not loaded: {why}")
-
-    def _load_failed(self, slot: WorkerSlot, model: str, code: str, message: str) -> None:
-        slot.loads.discard(model)
-        metrics.model_loaded("failed")
-        self._publish_model(model, "failed", {"code": code, "message": message}, last=True)
-
-    def _on_loaded(self, slot: WorkerSlot, model: str | None) -> None:
-        """Publish in the events of ``models/NAME`` that a worker has loaded or unloaded a model."""
-        former, slot.loaded = slot.loaded, model
-        slot.idle_since = time.monotonic()
-        metrics.models_are_loaded(len(self.loaded))
-        if former is not None and former != model:
-            self._publish_model(former, "unloaded", {}, last=True)
-        if model is None:
-            return
-        slot.loads.discard(model)
-        metrics.model_loaded("loaded")
-        self._publish_model(model, "loaded", {}, last=True)
-        if slot.running is not None:
-            slot.running.model_loaded()
-        if self._is_starting:
-            self.set_readiness(Readiness("ready", model=self._first))
-
-    def _publish_model(self, model: str, kind: str, data: dict[str, Any], *, last: bool = False) -> None:
-        self._events.publish(f"models/{model}", kind, data, last=last)
+        slot.running, slot.deaths, slot.idle_since = None, 0, time.monotonic()
+        if event.status == "succeeded":
+            self._errors = 0
+        if self._ledger.has_too_many_images:
+            self._expires = time.monotonic()
 
     # --- deaths and the end -----------------------------------------------------------------------------------------
 
@@ -398,16 +376,19 @@ class Dispatcher:
         If the worker died in the first load or prediction of a program, the compute unit is the cause: its note stays, and
         the next worker does not use that unit again.
         """
+        if self._stopping.is_set():
+            return
         of_unit = slot.note is not None and slot.note.exists() and code != -signal.SIGTERM
-        if not of_unit and slot.note is not None:
-            slot.note.unlink(missing_ok=True)
-        slot.note = None
-        running, slot.running = slot.running, None
+        running = slot.running
         if running is not None:
             self._ledger.interrupt(running, f"the worker died (exit status {code})", by_job=not of_unit)
-        self._on_loaded(slot, None)
-        self._fail_loads(slot, "worker_died", f"the worker died (exit status {code}), and is started again")
-        if self.readiness.state == "failed":
+            slot.running = None
+        if not of_unit:
+            slot.delete_note()
+        slot.note = None
+        self._loaded.set_loaded(slot, None)
+        self._loaded.fail_loads(slot, "worker_died", f"the worker died (exit status {code}), and is started again")
+        if self._board.model.state == "failed":
             return
         metrics.worker_died()
         with about_job(running.job_id if running is not None else None):
@@ -417,28 +398,27 @@ class Dispatcher:
             # Count only deaths outside a job; a death during a job is charged to that job.
             slot.deaths += 1
         if slot.deaths >= _MOST_DEATHS_OUTSIDE_JOBS:
-            message = f"the worker died {slot.deaths} times in a row (last exit status {code}); restart the server"
-            self.set_readiness(replace(self.readiness, state="failed", message=message))
+            self._board.fail(
+                f"the worker died {slot.deaths} times in a row (last exit status {code}); restart the server"
+            )
         elif all(other.worker is None for other in self._slots):
-            self.set_readiness(Readiness())
+            self._board.set_model(Readiness())
 
     def _stop_workers(self) -> None:
         self._listen_until(lambda: all(slot.running is None for slot in self._slots), self._grace_seconds)
         for slot in self._slots:
             slot.send(Stop())
         # Events that still arrive are handled: a job may have ended just now.
-        self._listen_until(lambda: all(slot.worker is None for slot in self._slots), STOP_SECONDS)
+        # One that could not be handled would wait for the disk.
+        self._listen_until(lambda: all(slot.worker is None or slot.unhandled for slot in self._slots), STOP_SECONDS)
         for slot in self._slots:
-            self._end_worker(slot)
-            if slot.running is not None:
+            slot.end_worker()
+            if slot.running is None:
+                continue
+            try:
                 self._ledger.requeue(slot.running)
-
-    def _end_worker(self, slot: WorkerSlot) -> None:
-        if slot.worker is not None:
-            slot.worker.stop(_EXIT_SECONDS)
-        if slot.note is not None:
-            # The dispatcher stopped it; it did not die of what it tried.
-            slot.note.unlink(missing_ok=True)
+            except FAULTS as error:
+                log.error("job %s is queued again by the next start, not now: %s", slot.running.job_id, error)
 
     def _listen_until(self, is_over: Callable[[], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -446,4 +426,12 @@ class Dispatcher:
             seconds_left = deadline - time.monotonic()
             if seconds_left <= 0:
                 return
-            self._listen(seconds_left)
+            if self._outage.is_due:
+                for slot in self._slots:
+                    self._attempt(partial(self._handle, slot))
+            self._listen(min(seconds_left, self._outage.seconds_left))
+
+
+def _internal_failure(error: Exception) -> JobFailure:
+    message = f"an internal error occurred ({type(error).__name__}); see the server's log"
+    return JobFailure("internal", message)

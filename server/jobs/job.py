@@ -63,6 +63,7 @@ class Job:
     steps_done, step_seconds: the denoising steps of the last attempt, and how long they took together.
     position: the number of jobs that run before it; None unless it is queued.
     eta: the estimated time until it ends, from former jobs' step times; None before the first job, or if this one has ended.
+    paused: why jobs do not run now, and what to do; None while they do, or if it has ended.
     image, step, steps: the image being made, its newest step, and its number of steps; None before the first step.
     """
 
@@ -82,6 +83,7 @@ class Job:
     failure: JobFailure | None
     position: int | None = None
     eta: float | None = None
+    paused: str | None = None
     image: int | None = None
     step: int | None = None
     steps: int | None = None

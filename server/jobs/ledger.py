@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from converter.errors import AnemoneError
 from server import metrics
 from server.events import EndStatus, EventLog
-from server.jobs.estimates import StepTimes
+from server.faults import FAULTS, fault_of
+from server.jobs.estimates import Shape, StepTime, StepTimes
 from server.jobs.fair_queue import FairQueue, QueuedJob
 from server.jobs.job import Job, JobFailure, Submission
 from server.jobs.messages import Ended, Finished, Progressed
@@ -65,6 +66,14 @@ class ShareFull(NoPlace):
 
 class KeyReused(AnemoneError):
     """A client used one Idempotency-Key for two different requests."""
+
+
+class Unstartable(Exception):
+    """A job cannot be started because of an error in our own code. It is still queued."""
+
+    def __init__(self, job_id: str, error: Exception) -> None:
+        super().__init__(job_id)
+        self.job_id, self.error = job_id, error
 
 
 @dataclass(frozen=True)
@@ -220,15 +229,22 @@ class JobLedger:
     def take(self, slot: int, loaded: str | None) -> tuple[Running, GenerationRequest, dict[str, bytes]] | None:
         """Give a worker slot, which has the model ``loaded``, the next job.
 
-        Returns it with its request and attachments; None if no job is queued.
+        Returns it with its request and attachments; None if no job is queued. If it raises, the job is queued again; raises
+        Unstartable if an error in our own code is the cause.
         """
         with self._lock:
             job = self._queue.take(loaded)
             if job is None:
                 return None
-            # Before it is stored: if that fails, `abandon` wakes the clients that wait for the job.
+            try:
+                request, attachments = self._store.start(job.job_id)
+            except Exception as error:
+                self._queue.add(job)
+                self._queue.done()
+                if fault_of(error) is None:
+                    raise Unstartable(job.job_id, error) from error
+                raise
             running = self._running[job.job_id] = Running(job, slot)
-            request, attachments = self._store.start(job.job_id)
         with about_job(job.job_id):
             log.info("job %s runs", job.job_id)
         self._publish_running(job)
@@ -261,11 +277,23 @@ class JobLedger:
             self._forget(running)
         measured = running.measured() if event.status == "succeeded" else None
         if measured is not None:
-            shape = running.job.cost.shape
-            self._store.keep_step_time(shape, self._step_times.learn(shape, measured))
+            self._learn(running.job.cost.shape, measured)
         self._publish_end(running.job_id, event.status, running.seconds)
-        if self._store.images.bytes > self._limits.retention.bytes:
-            self.expire()
+
+    def _learn(self, shape: Shape, measured: StepTime) -> None:
+        average = self._step_times.learn(shape, measured)
+        try:
+            self._store.keep_step_time(shape, average)
+        except FAULTS as error:  # the job has ended all the same, and the next one of this shape stores it
+            log.warning("the step time is not stored: %s", error)
+
+    def fail(self, job_id: str, failure: JobFailure) -> None:
+        """Fail a queued job."""
+        with self._lock:
+            if job_id in self._queue:
+                self._store.end(job_id, "failed", failure)
+                self._queue.remove(job_id)
+                self._publish_end(job_id, "failed", None)
 
     def interrupt(self, running: Running, reason: str, *, by_job: bool) -> None:
         """Queue a job again whose worker has died, or fail it if that happened too often.
@@ -287,17 +315,6 @@ class JobLedger:
             self._store.requeue(running.job_id)
             self._forget(running)
 
-    def abandon(self) -> None:
-        """Forget the running jobs: the store cannot be written any more, and has their last state for the next start.
-
-        Clients that wait for such a job read it again, and see that no worker will run it.
-        """
-        with self._lock:
-            abandoned = list(self._running.values())
-            self._running.clear()
-        for running in abandoned:
-            self._publish_running(running.job)
-
     def _forget(self, running: Running) -> None:
         del self._running[running.job_id]
         self._queue.done()
@@ -305,6 +322,11 @@ class JobLedger:
     def settle(self) -> None:
         """Wait until the written images are on the disk."""
         self._store.images.settle()
+
+    @property
+    def has_too_many_images(self) -> bool:
+        """Whether the images take more room than the retention allows."""
+        return self._store.images.bytes > self._limits.retention.bytes
 
     def expire(self) -> None:
         """Delete finished jobs that the retention does not keep."""
@@ -327,6 +349,12 @@ class JobLedger:
         metrics.queue_changed({"queued": len(self._queue), "running": len(self._running)})
         for channel in self._watched():
             self._events.publish(channel, "state", {"status": "queued"})
+
+    def publish_all(self) -> None:
+        """Have everybody who watches an open job, or waits for it, read it again."""
+        for running in list(self._running.values()):
+            self._publish_running(running.job)
+        self.publish_positions()
 
     def _watched(self) -> Sequence[str]:
         return [channel for channel in self._events.watched() if channel in self._queue]

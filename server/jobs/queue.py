@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from converter.progress import Progress
 from server.events import OPEN, EventLog, Status
-from server.jobs.dispatcher import Dispatcher, FindRepair, Models, Readiness
+from server.jobs.dispatcher import Dispatcher, Models
 from server.jobs.job import Job, Submission
 from server.jobs.ledger import Accepted, JobLedger, Limits
+from server.jobs.loading import FindRepair
+from server.jobs.readiness import Readiness
 from server.jobs.store import JobStore
+from server.outage import Pauses
 from server.supervisor import Launch
 
 
@@ -24,17 +28,26 @@ class JobQueue:
         on_readiness: Callable[[Readiness], None],
         limits: Limits | None = None,
         events: EventLog | None = None,
+        pauses: Pauses | None = None,
     ) -> None:
-        """``workers`` has a launcher for each. ``on_readiness`` is called at every change; ``events`` may be shared."""
+        """``workers`` has a launcher for each. ``on_readiness`` is called at every change; ``events`` may be shared.
+
+        ``pauses``: how long to wait between attempts while the disk or the database cannot be used.
+        """
         self._store, self.limits = store, limits or Limits()
         self.events = events or EventLog()
         self._ledger = JobLedger(store, self.events, self.limits)
-        self._dispatcher = Dispatcher(self._ledger, workers, models, self.events, self.limits, on_readiness)
+        self._dispatcher = Dispatcher(self._ledger, workers, models, self.events, self.limits, on_readiness, pauses)
 
     @property
     def readiness(self) -> Readiness:
-        """The state of the first model."""
+        """The state of the first model, or of the outage that keeps jobs from running."""
         return self._dispatcher.readiness
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether clients should not wait for jobs: there will be no first model, or an outage is long."""
+        return self._dispatcher.is_stuck
 
     @property
     def loaded(self) -> list[str]:
@@ -84,13 +97,18 @@ class JobQueue:
     def job(self, job_id: str) -> Job | None:
         """Return the job with its present position and progress; None if no job has this id."""
         job = self._store.get(job_id)
-        return None if job is None else self._ledger.current(job)
+        return None if job is None else self._current(job)
 
     def jobs(
         self, limit: int, before: int | None = None, statuses: tuple[Status, ...] = (), model: str | None = None
     ) -> list[Job]:
         """Return a page of jobs with their present positions and progress; see `JobStore.page`."""
-        return [self._ledger.current(job) for job in self._store.page(limit, before, statuses, model)]
+        return [self._current(job) for job in self._store.page(limit, before, statuses, model)]
+
+    def _current(self, job: Job) -> Job:
+        cause = self.readiness.cause
+        paused = cause.message if cause is not None and job.status in OPEN else None
+        return replace(self._ledger.current(job), paused=paused)
 
     def preview(self, job_id: str) -> bytes | None:
         """Return the preview of a running job's image, a small JPEG; None if it has none."""
@@ -104,11 +122,11 @@ class JobQueue:
         return self.job(job_id)
 
     async def wait(self, job_id: str) -> Job | None:
-        """Return the job once it has ended; earlier if no worker can run it any more, or the server stops."""
+        """Return the job once it has ended; earlier if it should not be waited for (see `is_stuck`), or the server stops."""
         events = self.events.subscribe(job_id)
         try:
             job = self.job(job_id)
-            while job is not None and job.status in OPEN and self.readiness.state != "failed":
+            while job is not None and job.status in OPEN and not self.is_stuck:
                 event = await anext(events, None)
                 if event is None:
                     return self.job(job_id)

@@ -38,10 +38,11 @@ class Repairs:
             return None
 
         def repair() -> None:
-            if self._conversions.making(model) is None:
+            is_new = self._conversions.making(model) is None
+            self._conversions.submit(request, replacing=True)
+            if is_new:  # counted once it is stored: a full disk is no repair that failed
                 self._repairs[model] += 1
                 log.warning("the model %s is damaged or gone; it is converted again from %s", model, request.source)
-            self._conversions.submit(request, replacing=True)
 
         return repair
 

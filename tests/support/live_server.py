@@ -18,12 +18,13 @@ import uvicorn
 
 from server.api.app import create_app
 from server.api.backend import Backend
-from server.jobs.dispatcher import Readiness
 from server.jobs.ledger import Limits
 from server.jobs.queue import JobQueue
+from server.jobs.readiness import Readiness
 from server.jobs.store import JobStore
 from server.models.conversions import Conversions
 from server.models.first import FirstModel
+from server.outage import Pauses
 from server.security.gate import Access
 from server.shutdown import Server
 from server.supervisor import spawn
@@ -39,6 +40,7 @@ def server(
     access: Access | None = None,
     grace: float = 0.0,
     checkpoint: str | None = None,
+    pauses: Pauses | None = None,
 ) -> uvicorn.Server:
     """Return a server whose first model is installed, or is converted from ``checkpoint`` by the fake converter."""
     source = data_dir / "models" / model if checkpoint is None else data_dir / checkpoint
@@ -52,7 +54,7 @@ def server(
     def open_backend() -> Backend:
         first, store = FirstModel(source, data_dir), JobStore(data_dir)
         worker = spawn(fake_pipeline.start, data_dir, name="fake-worker")
-        queue = JobQueue(store, [worker], first.models, on_readiness, limits)
+        queue = JobQueue(store, [worker], first.models, on_readiness, limits, pauses=pauses)
         conversions = Conversions(data_dir, first.models, queue.events, fake_converter.launcher(data_dir))
         return Backend(store, queue, first.models, conversions, first)
 
@@ -75,10 +77,11 @@ def live(
     access: Access | None = None,
     grace: float = 0.0,
     checkpoint: str | None = None,
+    pauses: Pauses | None = None,
 ) -> Iterator[httpx.Client]:
     """Run a server and yield a client of it; with ``ready``, wait until the server is ready."""
     data_dir.mkdir(parents=True, exist_ok=True)
-    running = server(data_dir, model, limits, access, grace, checkpoint)
+    running = server(data_dir, model, limits, access, grace, checkpoint, pauses)
     with bound() as listening:
         base = f"http://127.0.0.1:{listening.getsockname()[1]}"
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})

@@ -13,6 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 from converter.errors import MemoryShortage
 from converter.folder import ModelFolder
 from server.api.dependencies import Answers, Models, Queue
+from server.api.errors import from_fault
 from server.api.native import PREFIX
 from server.api.native.conversions import AllConversions, conversion_out, conversion_url
 from server.api.native.errors import error
@@ -132,8 +133,11 @@ _LOADING: Answers = {
 async def load(name: str, models: Models, queue: Queue, conversions: AllConversions, budget: Budget) -> Response:
     """Answers when the model is loaded, after the jobs ahead of it; the server unloads the previous model."""
     name = await run_in_threadpool(_require_model, models, conversions, name)
-    if queue.readiness.state != "ready":
-        raise ApiError(503, "not_ready", f"the worker is not ready: {queue.readiness.state}; see /readyz")
+    readiness = queue.readiness
+    if readiness.cause is not None:
+        raise from_fault(readiness.cause)
+    if readiness.state != "ready":
+        raise ApiError(503, "not_ready", f"the worker is not ready: {readiness.state}; see /readyz")
     await run_in_threadpool(_require_memory, name, models, budget)
     is_loaded = await _loaded(name, queue)
     body = await run_in_threadpool(_model_out, name, models, queue, budget)

@@ -112,6 +112,9 @@ class JobOut(BaseModel):
     url: str
     request: dict[str, Any] = Field(description="The request, with defaults filled in and the seed that was drawn")
     position: int | None = Field(description="Jobs that run before it; null unless queued")
+    paused: str | None = Field(
+        description="Why jobs do not run now, and what to do; null while they do, or if the job has ended"
+    )
     eta: float | None = Field(
         description="Seconds until the job ends, estimated from earlier jobs; null without earlier jobs, or after its end"
     )
