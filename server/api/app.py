@@ -17,6 +17,7 @@ from server.api.errors import install_error_handlers
 from server.api.native.dialect import NATIVE
 from server.api.openapi import complete
 from server.api.service import Service
+from server.api.upload_memory import UploadMemory
 from server.bonjour import Announcement, announced
 from server.security.body import USUAL_BODY, LimitOf
 from server.security.gate import Access, Gate
@@ -102,6 +103,7 @@ def create_app(
         redoc_url=None,
     )
     app.state.authenticator = access.authenticator
+    app.state.upload_memory = UploadMemory()
     for router in (*(r for d in by_path.all for r in d.routers), health.router, metrics.router, page.router):
         app.include_router(router)
     install_error_handlers(app, by_path.render_error)

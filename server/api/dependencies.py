@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Header, Request
 
 from server.api.service import LONGEST_KEY, Service
+from server.api.upload_memory import UploadMemory
 from server.jobs.queue import JobQueue
 from server.models.installed import InstalledModels
 from server.security.key import Authenticator
@@ -42,9 +43,15 @@ async def _authenticator(request: Request) -> Authenticator:
     return authenticator
 
 
+async def _upload_memory(request: Request) -> UploadMemory:
+    memory: UploadMemory = request.app.state.upload_memory
+    return memory
+
+
 Queue = Annotated[JobQueue, Depends(_queue)]
 Generation = Annotated[Service, Depends(_service)]
 Models = Annotated[InstalledModels, Depends(_models)]
+Memory = Annotated[UploadMemory, Depends(_upload_memory)]
 Keys = Annotated[Authenticator, Depends(_authenticator)]
 #: Clients take turns by address: a household's machines share one key.
 Client = Annotated[str, Depends(_client)]

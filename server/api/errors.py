@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sqlite3
 from typing import Any, TypeVar
@@ -71,11 +72,24 @@ def hide_values(request: Request) -> None:
     request.state.hides_values = True
 
 
+def not_json(error: Exception) -> ApiError:
+    """Return the error for a body that could not be parsed as JSON."""
+    if isinstance(error, json.JSONDecodeError):
+        reason = f"{error.msg} at character {error.pos}"
+    elif isinstance(error, UnicodeDecodeError):
+        reason = "it is not UTF-8"
+    elif isinstance(error, RecursionError):
+        reason = "it is nested too deeply"
+    else:
+        reason = "a number has too many digits"
+    return ApiError(400, "invalid_json", f"the body is not JSON that can be read: {reason}")
+
+
 def from_validation(errors: list[Any]) -> ApiError:
     """Return the error for the first of pydantic's findings."""
     first = errors[0]
     if first["type"] == "json_invalid":
-        return ApiError(400, "invalid_json", f"the body is not JSON: {first['ctx']['error']}")
+        return not_json(json.JSONDecodeError(first["ctx"]["error"], "", first["loc"][-1]))
     field = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")) or "body"
     if first["type"] == "missing":
         return ApiError(422, "missing_field", f"{field} is missing; it is required", field=field)
@@ -98,6 +112,8 @@ def from_http(request: Request, error: HTTPException) -> ApiError:
         headers["Allow"] = ", ".join(_methods(request))
         message = f"{path} does not accept {request.method}; accepted: {headers['Allow']}"
         return ApiError(405, "method_not_allowed", message, headers=headers)
+    if isinstance(error.__cause__, ValueError | RecursionError):  # of FastAPI's JSON parser
+        return not_json(error.__cause__)
     return ApiError(error.status_code, "http_error", str(error.detail), headers=headers)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, create_model
 
+from server.api.image_json import EncodedImage, decode_base64
 from server.api.request_body import RequestBody
 from server.events import Status
 from server.jobs.job import PRIORITIES, Priority
@@ -29,6 +30,20 @@ class _WithExample(_Submission):
         json_schema_extra={"examples": [{"prompt": "a red circle on a blue background", "seed": 7}]}
     )
 
+
+def _decoded(value: Any) -> bytes:
+    try:
+        if isinstance(value, str):
+            return decode_base64(value)
+        if isinstance(value, EncodedImage) and value.data is not None:
+            return value.data
+        error = value.error if isinstance(value, EncodedImage) else "it is not a text"
+    except ValueError as invalid:
+        error = str(invalid)
+    raise ValueError(f"base64 of a PNG, JPEG or WebP image ({error})")
+
+
+_Image = Annotated[bytes, PlainValidator(_decoded), WithJsonSchema({"type": "string"})]
 
 #: Fields that are files in a form, or base64 in JSON.
 ATTACHMENTS = tuple(field.name for field in FIELDS if field.find(Attachment))
@@ -61,7 +76,7 @@ else:
         [field for field in FIELDS if field.name not in ATTACHMENTS],
         **{
             field.name: (
-                str,
+                _Image,
                 Field(description=f"{field.info.description}: PNG, JPEG or WebP as base64, a data: URI prefix allowed"),
             )
             for field in FIELDS

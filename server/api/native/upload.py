@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request
 from pydantic import ValidationError
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from server.api.errors import from_validation
+from server.api.image_json import read_image_json
 from server.api.native.schemas import ATTACHMENTS, Img2Img, Img2ImgJson
 from server.errors import ApiError
-from server.pipeline.request import RequestError
+from server.security.body import USUAL_BODY
 
 _FIELDS = 30
+#: Bytes of a form that are parsed before other requests run.
+_SLICE = 2**14
 
 
 @dataclass(frozen=True)
@@ -30,28 +32,47 @@ class Upload:
     attachments: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def _decode_base64(name: str, text: str) -> bytes:
-    data = text.partition(",")[2] if text.startswith("data:") else text
+async def _in_slices(parts: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+    """Yield the parts in slices; between them other requests run. The parser takes up to 2 us for each byte of junk."""
+    async for part in parts:
+        for start in range(0, len(part), _SLICE):
+            yield part[start : start + _SLICE]
+            await asyncio.sleep(0)
+
+
+async def _parsed_form(request: Request) -> FormData:
+    charset = parse_options_header(request.headers["content-type"])[1].get(b"charset", b"utf-8")
+    if charset.lower() != b"utf-8":
+        # Python has codecs that take minutes for a megabyte, such as punycode.
+        raise ApiError(415, "wrong_type", "the form is not in UTF-8; accepted: multipart/form-data in UTF-8")
+    parts = _in_slices(request.stream())
+    parser = MultiPartParser(
+        request.headers, parts, max_files=len(ATTACHMENTS), max_fields=_FIELDS, max_part_size=USUAL_BODY
+    )
     try:
-        return base64.b64decode("".join(data.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise RequestError(name, text[:40], f"base64 of a PNG, JPEG or WebP image ({error})") from error
+        return await parser.parse()
+    except MultiPartException as error:
+        raise ApiError(400, "invalid_form", f"the form cannot be parsed: {error.message}") from error
 
 
 async def _read_form(request: Request) -> Upload:
+    form = await _parsed_form(request)
     try:
-        async with request.form(max_files=len(ATTACHMENTS), max_fields=_FIELDS) as form:
-            attachments = {}
-            for name in ATTACHMENTS:
-                file = form.get(name)
-                if not isinstance(file, UploadFile):
-                    raise ApiError(422, "missing_field", f"{name} is missing; it is required, as a file", field=name)
-                attachments[name] = await file.read()
-            fields = {key: value for key, value in form.items() if key not in ATTACHMENTS}
-            return Upload(Img2Img.model_validate(fields).model_dump(), attachments)
-    except (MultiPartException, HTTPException) as error:
-        reason = error.message if isinstance(error, MultiPartException) else error.detail
-        raise ApiError(400, "invalid_form", f"the form cannot be parsed: {reason}") from error
+        attachments = {}
+        for name in ATTACHMENTS:
+            file = form.get(name)
+            if not isinstance(file, UploadFile):
+                raise ApiError(422, "missing_field", f"{name} is missing; it is required, as a file", field=name)
+            attachments[name] = await file.read()
+        fields = {key: value for key, value in form.items() if key not in ATTACHMENTS}
+        return Upload(Img2Img.model_validate(fields).model_dump(), attachments)
+    finally:
+        await form.close()
+
+
+async def _read_json(request: Request) -> Upload:
+    fields = Img2ImgJson.model_validate(await read_image_json(request.stream())).model_dump()
+    return Upload(fields, {name: fields.pop(name) for name in ATTACHMENTS})
 
 
 def media_type(request: Request) -> str:
@@ -71,13 +92,10 @@ async def read_upload(request: Request) -> Upload:
     kind = media_type(request)
     try:
         if kind == "application/json":
-            body = Img2ImgJson.model_validate_json(await request.body())
-            fields = body.model_dump()
-            attachments = {name: _decode_base64(name, fields.pop(name)) for name in ATTACHMENTS}
-            return Upload(fields, attachments)
+            return await _read_json(request)
         if kind == "multipart/form-data":
             return await _read_form(request)
     except ValidationError as error:
         raise from_validation(list(error.errors())) from error
-    message = f"the body is {kind or 'untyped'}; accepted: multipart/form-data, application/json"
+    message = f"the body is {kind[:80] or 'untyped'}; accepted: multipart/form-data, application/json"
     raise ApiError(415, "wrong_type", message)

@@ -121,6 +121,58 @@ def test_a_broken_body_is_a_clients_error(client: httpx.Client, kind: str, body:
     assert answer.json()["error"]["message"]
 
 
+PART = b'--x\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n'
+LAST = b"--x--\r\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"".join(PART % (b"f%d" % n, b"", b"1") for n in range(5000)) + LAST, "Too many fields"),
+        (PART % (b"prompt", b"", b"a") + PART % (b"image", b'; filename="a"', b"1") * 2 + LAST, "Too many files"),
+        (PART % (b"prompt", b"", b"a" * 2**19) + LAST, "256KB"),
+        (PART.replace(b"name=", b"title=") % (b"prompt", b"", b"a") + LAST, '"name" must be provided'),
+        (b"--x\r\nX-Long: " + b"a" * 2**20 + b"\r\n\r\n", "parsed"),
+        (b"--x\r\n" + b"X-A: b\r\n" * 1000 + b"\r\n", "parsed"),
+        (b"--xx" * 2**18, "parsed"),
+    ],
+    ids=["fields", "files", "long field", "no name", "long header", "headers", "boundary"],
+)
+def test_a_form_of_junk_says_what_is_wrong(client: httpx.Client, body: bytes, reason: str) -> None:
+    answer = client.post("/api/v1/img2img", content=body, headers={"Content-Type": "multipart/form-data; boundary=x"})
+    assert reason in refused(answer, 400)["message"]
+
+
+def test_a_long_prompt_of_a_form_is_answered_with_its_length(client: httpx.Client, encoded: Encoded) -> None:
+    assert "prompt is 20000 characters" in refused(form(client, encoded(), prompt="a" * 20_000))["message"]
+
+
+@pytest.mark.parametrize("charset", ["punycode", "unicode_escape", "zlib", "latin-1"])
+def test_a_form_is_in_utf_8(client: httpx.Client, charset: str) -> None:
+    body = PART % (b"prompt", b"", b"a") + LAST
+    kind = f"multipart/form-data; boundary=x; charset={charset}"
+    assert (
+        "UTF-8" in refused(client.post("/api/v1/img2img", content=body, headers={"Content-Type": kind}), 415)["message"]
+    )
+
+
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt", "scheduler", "model", "steps", "seeds", "priority"])
+def test_an_image_in_a_place_for_text_is_refused(client: httpx.Client, field: str) -> None:
+    error = refused(client.post("/api/v1/img2img", json={"prompt": "a", "image": "", field: "A" * 200_000}))
+    assert error["field"] == field
+    assert f"{field} is 200000 characters" in error["message"]
+
+
+def test_an_image_in_escaped_base64_is_read(client: httpx.Client, encoded: Encoded) -> None:
+    noise = io.BytesIO()
+    Image.effect_noise((500, 500), 80).save(noise, "PNG")
+    text = base64.b64encode(noise.getvalue()).decode()
+    assert len(text) > 2**17
+    body = f'{{"prompt": "a", "image": "{text}"}}'.replace("+", r"\u002B").replace("/", r"\/")
+    answer = client.post("/api/v1/img2img", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 200, answer.text
+
+
 def test_a_body_of_another_type_is_refused(client: httpx.Client, encoded: Encoded) -> None:
     answer = client.post("/api/v1/img2img", content=encoded(), headers={"Content-Type": "image/png"})
     assert "multipart/form-data" in refused(answer, 415)["message"]

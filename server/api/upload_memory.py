@@ -1,0 +1,72 @@
+"""The memory that uploads share: large bodies are read a few at a time, and the others wait unread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from starlette.types import Scope
+
+from server.errors import ApiError
+from server.security.body import LARGEST_BODY, announced
+from server.security.rate import client_of
+
+#: Bytes of all uploads that are being read and decoded. One client gets half, so that it cannot keep the others out.
+_TOTAL = 2 * LARGEST_BODY
+#: Seconds that an upload may wait; in as many, a client that sends at the least rate has sent half of the largest body.
+_PATIENCE = 120.0
+_RETRY_SECONDS = 10
+
+
+@dataclass(eq=False)
+class _Waiting:
+    client: str
+    size: int
+    admitted: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class UploadMemory:
+    """Shares a number of bytes between uploads, in the order of their arrival."""
+
+    def __init__(self, total: int = _TOTAL, patience: float = _PATIENCE) -> None:
+        self._total, self._patience = total, patience
+        self._used: Counter[str] = Counter()
+        self._waiting: list[_Waiting] = []
+
+    @asynccontextmanager
+    async def reserve(self, scope: Scope) -> AsyncIterator[None]:
+        """Wait until the request's body fits, and keep its bytes for the block. Read the body only in there.
+
+        Raises ApiError 503 after too long a wait.
+        """
+        upload = _Waiting(client_of(scope), int(min(announced(scope), self._total // 2)))
+        self._waiting.append(upload)
+        try:
+            self._admit()
+            try:
+                async with asyncio.timeout(self._patience):
+                    await upload.admitted.wait()
+            except TimeoutError:
+                message = f"other uploads kept the server busy for {self._patience:g} seconds; try again later"
+                raise ApiError(503, "busy", message, headers={"Retry-After": str(_RETRY_SECONDS)}) from None
+            yield
+        finally:
+            if upload in self._waiting:
+                self._waiting.remove(upload)
+            elif upload.admitted.is_set():
+                self._used[upload.client] -= upload.size
+                self._used += Counter()  # forgets clients without uploads
+            self._admit()
+
+    def _admit(self) -> None:
+        for upload in list(self._waiting):
+            if self._used[upload.client] + upload.size > self._total // 2:
+                continue
+            if self._used.total() + upload.size > self._total:
+                return  # later ones wait too, or small ones would keep a large one out
+            self._used[upload.client] += upload.size
+            self._waiting.remove(upload)
+            upload.admitted.set()
