@@ -59,6 +59,7 @@ class Job:
     """A request and its state. Times are seconds since 1970, durations seconds.
 
     number: larger for every later job.
+    request: None if what is stored cannot be read.
     attempts: how many times it was started.
     steps_done, step_seconds: the denoising steps of the last attempt, and how long they took together.
     position: the number of jobs that run before it; None unless it is queued.
@@ -72,7 +73,7 @@ class Job:
     status: Status
     model: str
     priority: Priority
-    request: GenerationRequest
+    request: GenerationRequest | None
     created: float
     started: float | None
     finished: float | None

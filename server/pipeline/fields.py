@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
@@ -63,6 +72,19 @@ def value_and_reason(finding: Mapping[str, Any]) -> tuple[Any, str]:
     return value, str(finding["msg"]).removeprefix("Value error, ")
 
 
+#: The context of a validation that reads a stored request. It was accepted once, by limits that may have been others.
+STORED = {"stored": True}
+
+
+def unless_stored(check: Callable[[_T], _T]) -> AfterValidator:
+    """Return a validator that leaves a stored request's value as it is."""
+
+    def checked(value: _T, info: ValidationInfo) -> _T:
+        return value if info.context is STORED else check(value)
+
+    return AfterValidator(checked)
+
+
 class Accepts:
     """A limit of a field's value. ``str()`` of it says what is accepted, in errors and in the command line's help."""
 
@@ -78,8 +100,11 @@ class Accepts:
             raise ValueError(str(self))
         return value
 
+    def _unless_stored(self, value: _T, info: ValidationInfo) -> _T:
+        return value if info.context is STORED else self._checked(value)
+
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(self._checked, handler(source))
+        return core_schema.with_info_after_validator_function(self._unless_stored, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         json_schema = handler(schema)
@@ -130,7 +155,7 @@ class _Length(Accepts):
     """A limit of a value's length, which is checked before anything else looks at the value."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_before_validator_function(self._checked, handler(source))
+        return core_schema.with_info_before_validator_function(self._unless_stored, handler(source))
 
 
 @dataclass(frozen=True)

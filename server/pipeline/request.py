@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from converter.errors import AnemoneError, ManifestError
 from converter.folder import Manifest
 from server.errors import quoted
 from server.pipeline.fields import (
+    STORED,
     Attachment,
     Characters,
     Count,
@@ -31,6 +32,7 @@ from server.pipeline.fields import (
     Wholes,
     Within,
     fields_of,
+    unless_stored,
     value_and_reason,
 )
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule, UnknownScheduler, find_scheduler, usable_schedulers
@@ -93,7 +95,7 @@ def _seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
     return seeds
 
 
-Text = Annotated[str, AfterValidator(_plain_text), _PROMPT]
+Text = Annotated[str, unless_stored(_plain_text), _PROMPT]
 
 
 class Prompts(Part):
@@ -129,7 +131,7 @@ class Sampling(Part):
         Infotext("CFG scale", "{:g}".format),
     ] = Field(description="How closely to follow the prompt")
     scheduler: Annotated[
-        str, AfterValidator(_known_scheduler), FromModel(lambda manifest: manifest.defaults.scheduler)
+        str, unless_stored(_known_scheduler), FromModel(lambda manifest: manifest.defaults.scheduler)
     ] = Field(max_length=_NAME, description=f"One of {', '.join(SCHEDULERS)} (A1111's names work too)")
 
 
@@ -152,7 +154,7 @@ class Seeds(Part):
         "compute unit"
     )
     n: Annotated[Whole, _IMAGES] = Field(1, description="How many images; image i uses seed + i")
-    seeds: Annotated[Wholes, AfterValidator(_seeds), _ONE_FOR_EACH] | None = Field(
+    seeds: Annotated[Wholes, unless_stored(_seeds), _ONE_FOR_EACH] | None = Field(
         None, description="A seed for each image, instead of seed and n; in a form separated by commas"
     )
     variation_seed: Annotated[Whole, _SEED] | None = Field(
@@ -222,6 +224,14 @@ class GenerationRequest(Part):
         parts: dict[str | None, Any] = {None: self, **{name: getattr(self, name) for name in type(self).model_fields}}
         values = {f.name: getattr(parts[f.part], f.name) for f in FIELDS if parts[f.part] and not f.find(Attachment)}
         return {name: value for name, value in values.items() if value is not None}
+
+
+def read_request(text: str) -> GenerationRequest | None:
+    """Return a stored request, whatever today's limits are; None if it is damaged."""
+    try:
+        return GenerationRequest.model_validate_json(text, context=STORED)
+    except ValidationError:
+        return None
 
 
 #: Every field that a client may set.

@@ -41,7 +41,7 @@ def job_url(job_id: str) -> str:
 def job_out(job: Job) -> JobOut:
     """Return the job as a response body."""
     progress = None
-    if job.step is not None and job.steps and job.image is not None:
+    if job.step is not None and job.steps and job.image is not None and job.request is not None:
         fraction = min(1.0, (job.image + job.step / job.steps) / job.request.seeds.n)
         progress = ProgressOut(image=job.image, step=job.step, steps=job.steps, fraction=round(fraction, 4))
     url = job_url(job.id)
@@ -57,7 +57,7 @@ def job_out(job: Job) -> JobOut:
         model=job.model,
         priority=job.priority,
         url=url,
-        request=job.request.values(),
+        request=job.request.values() if job.request is not None else {},
         position=job.position,
         eta=None if job.eta is None else round(job.eta, 3),
         paused=job.paused,

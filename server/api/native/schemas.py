@@ -125,7 +125,9 @@ class JobOut(BaseModel):
     model: str
     priority: Priority
     url: str
-    request: dict[str, Any] = Field(description="The request, with defaults filled in and the seed that was drawn")
+    request: dict[str, Any] = Field(
+        description="The request, with defaults filled in and the seed that was drawn; empty if what is stored is damaged"
+    )
     position: int | None = Field(description="Jobs that run before it; null unless queued")
     paused: str | None = Field(
         description="Why jobs do not run now, and what to do; null while they do, or if the job has ended"

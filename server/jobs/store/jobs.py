@@ -18,9 +18,10 @@ from server.jobs.estimates import Shape, StepTime, shape_cost
 from server.jobs.fair_queue import QueuedJob, QueueKey
 from server.jobs.job import PRIORITIES, Job, JobFailure, JobImage, Submission
 from server.jobs.store.files import UNKNOWN, StoredFiles
-from server.jobs.store.schema import connect, durably, migrate
+from server.jobs.store.opening import open_database
+from server.jobs.store.schema import connect, durably
 from server.pipeline.cost import Cost
-from server.pipeline.request import GenerationRequest
+from server.pipeline.request import GenerationRequest, read_request
 
 log = logging.getLogger("anemone.store")
 
@@ -49,15 +50,10 @@ class JobStore:
         self.images = StoredFiles(data_dir / "images", ".png")
         self.attachments = StoredFiles(data_dir / "attachments", ".bin")
         self._writing, self._reading = threading.RLock(), threading.Lock()
-        self._db = connect(data_dir / "jobs.sqlite3", WRITE_SECONDS)
-        # Of what a lost database referred to, nothing may be touched: it may be put back.
-        is_new = not self._db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
-        try:
-            migrate(self._db, self.attachments)
-        except Exception:
-            self._db.close()
-            raise
+        self._db, is_new = open_database(data_dir / "jobs.sqlite3", self.attachments, WRITE_SECONDS)
         self._read = connect(data_dir / "jobs.sqlite3", _READ_SECONDS)
+        self._fail_unreadable()
+        # What a lost database referred to stays in place, because that database may be put back.
         if not is_new:
             self._sweep()
 
@@ -66,6 +62,12 @@ class JobStore:
             moved = files.sweep({file for (file,) in self._db.execute(f"SELECT file FROM {name}")})
             if moved:
                 log.warning("files in %s to which no job refers, now in %s/%s: %d", name, name, UNKNOWN, moved)
+
+    def _fail_unreadable(self) -> None:
+        """Fail the open jobs whose requests cannot be read, so that the others run."""
+        for job_id, text in self._rows("SELECT id, request FROM jobs WHERE status IN ('queued', 'running')"):
+            if read_request(text) is None:
+                self.end(job_id, "failed", JobFailure("damaged", "its stored request cannot be read; submit it again"))
 
     def close(self) -> None:
         """Close the database."""
@@ -157,7 +159,9 @@ class JobStore:
                    FROM jobs WHERE status = 'queued'"""
         jobs = []
         for job_id, start_tag, number, priority, client, text, *counts in self._rows(query):
-            cost = shape_cost(GenerationRequest.model_validate_json(text), Cost(*counts))
+            request = read_request(text)
+            assert request is not None  # those that cannot be read failed at the start
+            cost = shape_cost(request, Cost(*counts))
             jobs.append(QueuedJob(job_id, QueueKey(start_tag, number), PRIORITIES[priority], client, cost))
         return jobs
 
@@ -232,7 +236,9 @@ class JobStore:
             ).fetchall()
         if not rows:
             raise KeyError(job_id)
-        return GenerationRequest.model_validate_json(rows[0][0]), attachments
+        request = read_request(rows[0][0])
+        assert request is not None  # those that cannot be read failed at the start
+        return request, attachments
 
     def add_image(self, job_id: str, index: int, seed: int, png: bytes) -> None:
         """Store a finished image, in place of an earlier attempt's; its row is written after its file is complete."""
@@ -361,15 +367,20 @@ class JobStore:
         query = "SELECT id FROM jobs WHERE finished < ? ORDER BY finished LIMIT ?"
         return [str(job_id) for (job_id,) in self._rows(query, (2.0**62 if moment is None else moment, limit))]
 
-    def expire(self, job_ids: Sequence[str]) -> None:
-        """Delete ended jobs and their images; their ids are kept as tombstones."""
+    def expire(self, job_ids: Sequence[str]) -> int:
+        """Delete ended jobs and their images, and return how many jobs; their ids are kept as tombstones."""
         names: list[str] = []
+        deleted = 0
         with self._transaction() as db:
             for job_id in job_ids:
                 names += [file for (file,) in db.execute("DELETE FROM images WHERE job = ? RETURNING file", (job_id,))]
-                db.execute("INSERT INTO tombstones SELECT id, number, ? FROM jobs WHERE id = ?", (time.time(), job_id))
-                db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+                db.execute(
+                    "INSERT OR REPLACE INTO tombstones SELECT id, number, ? FROM jobs WHERE id = ?",
+                    (time.time(), job_id),
+                )
+                deleted += db.execute("DELETE FROM jobs WHERE id = ?", (job_id,)).rowcount
         self.images.remove(names)
+        return deleted
 
     def forget_expired(self, before: float) -> None:
         """Delete the tombstones of jobs that expired before this moment (seconds since 1970)."""
@@ -384,7 +395,7 @@ def _job(row: tuple[Any, ...], images: list[JobImage]) -> Job:
         **{
             **fields,
             "priority": PRIORITIES[fields["priority"]],
-            "request": GenerationRequest.model_validate_json(fields["request"]),
+            "request": read_request(fields["request"]),
         },
         images=tuple(images),
         failure=JobFailure(code, message or "") if code else None,

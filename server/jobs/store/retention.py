@@ -35,11 +35,9 @@ class Retention:
         Open jobs are never deleted.
         """
         now, expired = clock(), 0
-        while job_ids := store.finished_before(now - self.days * _DAY, _AT_ONCE):
-            store.expire(job_ids)
-            expired += len(job_ids)
-        while store.images.bytes > self.bytes and (job_ids := store.finished_before(None, 1)):
-            store.expire(job_ids)
+        while (job_ids := store.finished_before(now - self.days * _DAY, _AT_ONCE)) and (count := store.expire(job_ids)):
+            expired += count
+        while store.images.bytes > self.bytes and (job_ids := store.finished_before(None, 1)) and store.expire(job_ids):
             expired += 1
         store.forget_expired(now - _TOMBSTONE_DAYS * _DAY)
         if expired:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from converter.errors import AnemoneError
 from server.jobs.store.files import StoredFiles
 
 _Step: TypeAlias = Callable[[sqlite3.Connection, StoredFiles], None]
 _MIGRATIONS: list[_Step] = []
+#: What every request before the fourth migration has, all in one level.
+_FLAT = {"prompt", "width", "height", "steps", "guidance_scale", "seed", "scheduler"}
 
 
 class StoreError(AnemoneError):
@@ -71,12 +73,22 @@ def _m002_scheduling_and_expiry(db: sqlite3.Connection, _: StoredFiles) -> None:
     )
 
 
+def _requests(db: sqlite3.Connection) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield the id, model and request of every job whose request is a flat one; a damaged one stays as it is."""
+    for job_id, model, text in db.execute("SELECT id, model, request FROM jobs").fetchall():
+        try:
+            request = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(request, dict) and _FLAT.issubset(request):
+            yield job_id, model, request
+
+
 @_migration
 def _m003_costs(db: sqlite3.Connection, _: StoredFiles) -> None:
     for column in ("calls", "rows", "decodes"):
         db.execute(f"ALTER TABLE jobs ADD COLUMN {column} INTEGER NOT NULL DEFAULT 1")
-    for job_id, text in db.execute("SELECT id, request FROM jobs").fetchall():
-        request = json.loads(text)
+    for job_id, _model, request in _requests(db):
         steps, images = request["steps"], request.get("n", 1)
         calls = steps if request.get("strength") is None else max(1, int(steps * request["strength"]))
         if request["scheduler"] == "heun":
@@ -91,8 +103,7 @@ def _m003_costs(db: sqlite3.Connection, _: StoredFiles) -> None:
 
 @_migration
 def _m004_nested_requests(db: sqlite3.Connection, _: StoredFiles) -> None:
-    for job_id, model, text in db.execute("SELECT id, model, request FROM jobs").fetchall():
-        flat = json.loads(text)
+    for job_id, model, flat in _requests(db):
         size = {"width": flat["width"], "height": flat["height"]}
         seeds = ("seed", "n", "seeds", "variation_seed", "variation_strength", "rng")
         nested = {
@@ -122,12 +133,20 @@ def _m005_attachments(db: sqlite3.Connection, files: StoredFiles) -> None:
     db.execute("ALTER TABLE jobs DROP COLUMN upload")
 
 
-def connect(path: Path, patience: float) -> sqlite3.Connection:
-    """Return a connection in autocommit mode, which several threads may use, one at a time.
+def plain_connection(uri: str, patience: float) -> sqlite3.Connection:
+    """Return a connection to the database of this URI in autocommit mode, without any settings of its file.
 
     ``patience``: seconds that it waits while another program has the database locked.
     """
-    db = sqlite3.connect(path, patience, check_same_thread=False, isolation_level=None)
+    db = sqlite3.connect(uri, patience, uri=True, check_same_thread=False, isolation_level=None)
+    # A damaged byte in a text must not keep a whole page of jobs from being read.
+    db.text_factory = lambda text: text.decode("utf-8", "replace")
+    return db
+
+
+def connect(path: Path, patience: float) -> sqlite3.Connection:
+    """Return a connection in autocommit mode, which several threads may use, one at a time; see `plain_connection`."""
+    db = plain_connection(path.absolute().as_uri(), patience)
     db.execute("PRAGMA journal_mode = WAL")
     # Commits survive a killed process. A power cut can lose commits made since the last `durably` block; the worst case is
     # that one finished job runs again. Waiting for the disk at every step of a job would cost more than all the rest.
@@ -146,13 +165,36 @@ def durably(db: sqlite3.Connection) -> Iterator[None]:
         db.execute("PRAGMA synchronous = NORMAL")
 
 
+def version_of(db: sqlite3.Connection) -> int:
+    """Return the number of the last migration that was run."""
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def typed_columns(db: sqlite3.Connection, table: str) -> list[tuple[str, str, bool]]:
+    """Return the name and type of each column of a table, and whether it may be NULL."""
+    rows = db.execute('SELECT name, type, NOT ("notnull" OR pk) FROM pragma_table_info(?)', (table,))
+    return [(name, kind, bool(is_nullable)) for name, kind, is_nullable in rows]
+
+
+def columns(db: sqlite3.Connection) -> set[tuple[str, str]]:
+    """Return the table and name of every column."""
+    tables = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    return {(table, name) for (table,) in tables for name, _, _ in typed_columns(db, table)}
+
+
+def expected_columns(version: int, attachments: StoredFiles) -> set[tuple[str, str]] | None:
+    """Return the columns of a database after this many migrations; None if a newer release has made more."""
+    if version > len(_MIGRATIONS):
+        return None
+    with closing(sqlite3.connect(":memory:")) as db:
+        for step in _MIGRATIONS[:version]:
+            step(db, attachments)
+        return columns(db)
+
+
 def migrate(db: sqlite3.Connection, attachments: StoredFiles) -> None:
-    """Bring the tables up to date, and move uploads into ``attachments``; raises StoreError if a newer version wrote them."""
-    done = int(db.execute("PRAGMA user_version").fetchone()[0])
-    if done > len(_MIGRATIONS):
-        raise StoreError(
-            f"jobs.sqlite3 was written by a newer Anemone (schema {done}; this version reads up to {len(_MIGRATIONS)})"
-        )
+    """Bring the tables up to date, and move uploads into ``attachments``."""
+    done = version_of(db)
     for number, step in enumerate(_MIGRATIONS[done:], done + 1):
         with durably(db):
             db.execute("BEGIN IMMEDIATE")
