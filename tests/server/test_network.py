@@ -18,7 +18,7 @@ import pytest
 
 from server.jobs.store import JobStore
 from server.security.hosts import own_addresses
-from server.security.key import FILE
+from server.security.key import COOKIE, FILE
 from tests.support.live_server import PATIENCE, answers, until
 
 pytestmark = pytest.mark.slow
@@ -82,6 +82,25 @@ def test_what_it_keeps_is_for_its_owner_only_also_what_an_earlier_version_left(t
         assert {path.name for path in kept} >= {"jobs.sqlite3", "jobs.sqlite3-wal", FILE, "key.pem", "images"}
         assert not [path for path in kept if path.stat().st_mode & 0o077]
         assert "rights" not in said.read_text()
+
+
+def test_a_login_is_secure_over_tls_outlives_a_restart_and_ends_at_its_logout(tmp_path: Path) -> None:
+    data, cookies = tmp_path / "data", httpx.Cookies()
+    statuses = []
+    for step in ("log in", "log out", "look"):
+        with started(data, "--host", "0.0.0.0", "--tls") as (_, port, _):
+            context = ssl.create_default_context(cafile=data / "tls" / "cert.pem")
+            base = f"https://localhost:{port}"
+            with httpx.Client(base_url=base, verify=context, trust_env=False, cookies=cookies) as client:
+                until(lambda: answers(client))
+                if step == "log in":
+                    answer = client.post("/api/v1/session", json={"key": (data / FILE).read_text().strip()})
+                    assert "Secure" in answer.headers["set-cookie"]
+                    cookies.set(COOKIE, answer.cookies[COOKIE])
+                statuses.append(client.get("/api/v1/jobs").status_code)
+                if step == "log out":
+                    assert client.delete("/api/v1/session").status_code == 204
+    assert statuses == [200, 200, 401]
 
 
 def test_with_tls_it_makes_a_certificate_and_shows_its_fingerprint(tmp_path: Path) -> None:
