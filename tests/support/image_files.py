@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+#: XYZ's columns for red, green and blue of Display P3, adapted to D50 (as in Apple's profile).
+P3 = np.array([[0.51512, 0.29198, 0.15710], [0.24120, 0.69225, 0.06657], [-0.00105, 0.04189, 0.78407]])
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 #: Samples of a pixel, by PNG's color type.
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}

@@ -9,10 +9,9 @@ import pytest
 from PIL import Image, ImageCms
 
 from server.pipeline.images import decode_image, fit_image
-from tests.support.image_files import chunk, encoded, gray_profile, png, profile, riff
+from tests.support.image_files import P3, chunk, encoded, gray_profile, png, profile, riff
 
-#: XYZ's columns for red, green and blue of Display P3 and of sRGB, adapted to D50 (as in Apple's and in the ICC's profiles).
-P3 = np.array([[0.51512, 0.29198, 0.15710], [0.24120, 0.69225, 0.06657], [-0.00105, 0.04189, 0.78407]])
+#: XYZ's columns for red, green and blue of sRGB, adapted to D50 (as in the ICC's profile).
 SRGB = np.array([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]])
 COLORS = np.random.default_rng(3).integers(0, 256, (12, 12, 3), np.uint8)
 
