@@ -21,6 +21,7 @@ def quoted(argument: str) -> str:
 def user_unit(program: tuple[str, ...], config_home: Path, stop_seconds: float) -> Unit:
     """Return the unit in ``config_home`` (~/.config) that runs ``program``, whose jobs get ``stop_seconds`` to finish."""
     path = config_home / "systemd" / "user" / NAME
+    # KillMode: SIGTERM goes to the server alone; its worker would end at once, and the running job with it.
     text = f"""[Unit]
 Description=Anemone: images from text, on this machine
 StartLimitIntervalSec=120
@@ -31,6 +32,7 @@ Type=exec
 ExecStart={" ".join(quoted(word) for word in program)}
 Restart=on-failure
 RestartSec=10
+KillMode=mixed
 TimeoutStopSec={int(stop_seconds) + _EXTRA_SECONDS}
 UMask=0077
 NoNewPrivileges=yes

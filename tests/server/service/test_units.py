@@ -57,6 +57,10 @@ def test_the_agent_is_loaded_into_its_users_session(tmp_path: Path) -> None:
     assert str(unit.path) in said
 
 
+def test_the_unit_lets_the_server_stop_its_worker_and_with_it_the_running_job(tmp_path: Path) -> None:
+    assert "\nKillMode=mixed\n" in systemd(tmp_path).content.decode()
+
+
 def test_the_unit_is_enabled_and_restarted(tmp_path: Path) -> None:
     unit, run = systemd(tmp_path), Runner()
     install(unit, run)
