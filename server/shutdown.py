@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -14,6 +17,8 @@ from fastapi import FastAPI
 from server.security.connections import ConnectionLimits, Connections, Place
 from server.security.listener import Listener
 from server.security.protocol import Connection
+from server.signals import exit_status, handled_by
+from server.terminal import say
 
 #: Time for the worker to exit and for answers to be sent, in addition to the running job's grace.
 _EXIT_SECONDS = 5
@@ -55,7 +60,9 @@ class Server(uvicorn.Server):
             **options,
         )
         super().__init__(config)
-        self._served = app
+        self._served, self._grace_seconds = app, grace_seconds
+        #: The exit status: that of Ctrl-C after Ctrl-C; 0 after the other signals, by which the system stops a service.
+        self.status = 0
         self.connections = Connections(self._limits)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -77,6 +84,22 @@ class Server(uvicorn.Server):
             server_state=self.server_state,
             app_state=self.lifespan.state,
         )
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop gently at the first signal; at a second one the process ends (`server.signals`)."""
+        with handled_by(self.handle_exit):
+            yield
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop, and say so once."""
+        if self.should_exit:
+            return
+        self.should_exit = True
+        again = ""
+        if sig == signal.SIGINT:
+            self.status, again = exit_status(sig), "; Ctrl-C again ends it now, and its job stays in the queue"
+        say(f"stopping: a running job may take up to {self._grace_seconds:g} s to finish{again}")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept no more requests, let the running job end within its grace, and answer waiting clients."""

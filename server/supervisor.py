@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import threading
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
+
+from server.signals import ignored_by_children
 
 #: Starts a process, which gets its end of a pipe.
 Launch = Callable[[Connection], BaseProcess]
@@ -25,7 +28,10 @@ def spawn(target: Callable[..., None], *arguments: object, name: str) -> Launch:
         process = multiprocessing.get_context("spawn").Process(
             target=target, args=(pipe, *arguments), name=name, daemon=True
         )
-        process.start()
+        # Starting this helper of multiprocessing's, which it does itself otherwise, unblocks SIGINT.
+        multiprocessing.resource_tracker.ensure_running()
+        with ignored_by_children():
+            process.start()
         return process
 
     return launch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 
@@ -12,6 +13,12 @@ _SECONDS_BETWEEN_LINES = 2.0
 def printable(text: str) -> str:
     """Return the text with control characters escaped (a checkpoint's names may contain them); line ends stay."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+def say(text: str) -> None:
+    """Print a line on standard error, if anybody reads it: a server goes on when its terminal or its log is gone."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 class Bar:

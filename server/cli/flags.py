@@ -1,13 +1,13 @@
-"""Flags and parsers that several commands share: sizes, the model, and a conversion's options."""
+"""Flags that several commands share: sizes, the model, and a conversion's options."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
 
 from converter.options import DEFAULT_OPTIONS, OPTIONS, NetworkSource, Option, Size
+from server.cli.parser import path
 from server.cli.serve import add_config
 
 #: The type of what `add_subparsers` returns; a string, because the class cannot be subscripted at run time.
@@ -31,8 +31,8 @@ def size(text: str) -> tuple[int, int]:
 
 def _network_source(text: str) -> str:
     """Return a network's source as the manifest stores it: paths are absolute, so that they work from any folder."""
-    path = Path(text).expanduser()
-    return str(path.absolute()) if path.exists() else text
+    file = path(text).expanduser()
+    return str(file.absolute()) if file.exists() else text
 
 
 def flag(option: str) -> str:
@@ -96,9 +96,9 @@ def add_model(command: argparse.ArgumentParser) -> None:
     add_config(command)
     command.add_argument(
         "--model",
-        type=Path,
+        type=path,
         help="a checkpoint or converted model folder, or owner/name on the Hugging Face hub (the bundled model)",
     )
     command.add_argument(
-        "--data-dir", type=Path, help="the folder for models, jobs and images (the user's data folder)"
+        "--data-dir", type=path, help="the folder for models, jobs and images (the user's data folder)"
     )

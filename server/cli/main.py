@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from converter import __version__
-from converter.errors import AnemoneError
+from converter.errors import AnemoneError, cut
 from converter.runtime.fast.library import describe
 from server.cli.adopt import add_adopt
 from server.cli.convert import add_convert
@@ -16,6 +16,7 @@ from server.cli.doctor import add_doctor
 from server.cli.generate import add_generate
 from server.cli.lint import add_lint
 from server.cli.models import add_models
+from server.cli.parser import LONGEST_MESSAGE, Parser
 from server.cli.serve import add_serve
 from server.cli.service import add_service
 from server.cli.verify import add_verify
@@ -30,7 +31,7 @@ _EXAMPLES = """examples:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    top = argparse.ArgumentParser(
+    top: argparse.ArgumentParser = Parser(
         "anemone",
         description="Images from text, on this machine.",
         epilog=_EXAMPLES,
@@ -54,22 +55,26 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0 done, 1 failed with a message, 2 wrong usage, 130 interrupted."""
-    args = parser().parse_args(arguments)
-    run: Callable[[argparse.Namespace], int] = args.run
+    """Run the command and return its exit status: 0 done, 1 failed with a message; exit with 2 if the usage is wrong."""
     try:
-        return run(args)
+        try:
+            args = parser().parse_args(arguments)
+            run: Callable[[argparse.Namespace], int] = args.run
+            return run(args)
+        finally:
+            sys.stdout.flush()  # a full disk or a closed pipe is noticed here, not as the interpreter exits
     except AnemoneError as error:
-        print(f"anemone: {printable(str(error))}", file=sys.stderr)
-        return 1
+        return _failed(str(error))
     except BrokenPipeError:
         # The reader of the output closed the pipe; flushing the rest at exit would raise again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return 1
     except OSError as error:
         about = f": {error.filename}" if error.filename else ""
-        print(f"anemone: {printable(f'{error.strerror or error}{about}')}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nanemone: interrupted", file=sys.stderr)
-        return 130
+        return _failed(f"{error.strerror or error}{about}")
+
+
+def _failed(why: str) -> int:
+    print(f"anemone: {printable(cut(why, LONGEST_MESSAGE))}", file=sys.stderr)
+    return 1

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from server.cli.parser import path
 from server.settings import Settings, default_config, load_settings
 
 #: Other users can see process arguments, so the API key is not a flag.
@@ -47,7 +47,7 @@ def _serve(args: argparse.Namespace) -> int:
 
 def add_config(command: argparse.ArgumentParser) -> None:
     """Add the flag that names the settings file."""
-    command.add_argument("--config", type=Path, metavar="FILE", help=f"the settings file, TOML ({default_config()})")
+    command.add_argument("--config", type=path, metavar="FILE", help=f"the settings file, TOML ({default_config()})")
 
 
 def _default(name: str, value: Any) -> str:

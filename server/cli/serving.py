@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,7 +33,7 @@ from server.security.tls import Certificate, own_certificate, user_certificate
 from server.settings import Settings
 from server.shutdown import Server
 from server.supervisor import Launch, spawn
-from server.terminal import Bar
+from server.terminal import Bar, say
 
 
 @contextmanager
@@ -79,7 +78,7 @@ class _Console:
         elif now.state == "paused":
             text = f"anemone: not ready: {now.message}"
         if text is not None and text != self._said:
-            _say(text)
+            say(text)
         self._said = text
 
 
@@ -98,19 +97,14 @@ def _listening_socket(settings: Settings) -> socket.socket:
     return listening
 
 
-def _say(text: str) -> None:
-    with suppress(OSError):  # as in `_Console`
-        print(text, file=sys.stderr, flush=True)
-
-
 def _access(settings: Settings) -> Access:
     """Return the access rules; on the network, make a missing API key and show it this one time."""
     text = settings.api_key.get_secret_value() if settings.api_key is not None else None
     if text is None and settings.on_network:
         text, is_new = kept_key(settings.data_dir)
         if is_new:
-            _say(f"API key: {text}")
-        _say(f"the API key is kept in {settings.data_dir / FILE}; clients send it as Authorization: Bearer KEY")
+            say(f"API key: {text}")
+        say(f"the API key is kept in {settings.data_dir / FILE}; clients send it as Authorization: Bearer KEY")
     return Access(
         hosts=Hosts(settings.on_network, settings.allowed_hosts),
         origins=settings.cors_origins,
@@ -128,7 +122,7 @@ def _certificate(settings: Settings) -> Certificate | None:
     certificate = own_certificate(
         settings.data_dir, ("localhost", "127.0.0.1", "::1", *network, *settings.allowed_hosts)
     )
-    _say(f"certificate {certificate.cert}\nSHA-256 fingerprint {certificate.fingerprint}")
+    say(f"certificate {certificate.cert}\nSHA-256 fingerprint {certificate.fingerprint}")
     return certificate
 
 
@@ -165,16 +159,16 @@ def _limits(settings: Settings) -> Limits:
 
 
 def serve(settings: Settings) -> int:
-    """Serve until SIGINT or SIGTERM."""
+    """Serve until a signal stops the server, and return the exit status."""
     log_as(settings.log_format)
     os.umask(UMASK)  # for the workers and conversions too, which inherit it
     limits = ConnectionLimits.within(raise_open_files())
     with _sole_user(settings.data_dir), _listening_socket(settings) as listening:
         if still_open := make_private(settings.data_dir):
-            _say(still_open)
+            say(still_open)
         urls = _urls(settings, listening.getsockname()[1])
         access, certificate = _access(settings), _certificate(settings)
-        _say(f"Anemone at {urls}, data in {settings.data_dir}")
+        say(f"Anemone at {urls}, data in {settings.data_dir}")
         console = _Console(urls)
 
         first = FirstModel(settings.model, settings.data_dir.absolute())
@@ -189,5 +183,6 @@ def serve(settings: Settings) -> int:
             announcement = Announcement(settings.host, listening.getsockname()[1], settings.serves_tls)
         app = create_app(lambda: backend, access, settings.shutdown_seconds, announcement)
         tls = {} if certificate is None else {"ssl_certfile": certificate.cert, "ssl_keyfile": certificate.key}
-        Server(app, settings.shutdown_seconds, limits, **tls).run(sockets=[listening])
-    return 0
+        server = Server(app, settings.shutdown_seconds, limits, **tls)
+        server.run(sockets=[listening])
+        return server.status

@@ -7,7 +7,6 @@ answering. The HTTP process does not import this module.
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
@@ -219,9 +218,6 @@ def work(
     pipe: Connection, open_model: OpenModel, *, previews: bool = True, without_paths: TellWithoutPaths = str
 ) -> None:
     """Carry out commands until Stop, or until the other end of the pipe is closed; the worker process's main function."""
-    # Ctrl-C reaches the whole terminal group; the HTTP process decides when the worker exits.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         _Worker(pipe, open_model, previews, without_paths).serve()
     except (EOFError, BrokenPipeError, ConnectionResetError):

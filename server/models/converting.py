@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import time
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -73,9 +72,6 @@ def _make_model(request: ConversionRequest, data_dir: Path, report: OnProgress) 
 
 def convert_requested(pipe: Connection, request: ConversionRequest, data_dir: Path, log_format: LogFormat) -> None:
     """Run a conversion process: convert and report on ``pipe``; stop once the server has closed it."""
-    # Ctrl-C reaches the whole terminal group; the HTTP process decides when this process exits.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.nice(_NICENESS)
     log_as(log_format)
 

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.live_server import PATIENCE, enqueue, live, over, running, until
+
+pytestmark = pytest.mark.slow
+
+#: A server like that of `anemone serve`, with the fake pipeline.
+_SERVER = """
+import sys
+from pathlib import Path
+from server.signals import end_at_once, end_gently_then_at_once
+end_gently_then_at_once()
+from tests.support.live_server import bound, server
+if __name__ == "__main__":
+    with bound() as listening:
+        print(listening.getsockname()[1], flush=True)
+        one = server(Path(sys.argv[1]), grace=float(sys.argv[2]))
+        one.run(sockets=[listening])
+        sys.exit(one.status)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _children_take_sigint() -> Iterator[None]:
+    """Let children start with SIGINT's default: a shell without job control starts background commands ignoring it."""
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, inherited)
+
+
+@contextmanager
+def started(*command: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a command in a process group of its own, as a shell does, and kill the group in the end."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+    with subprocess.Popen(command, text=True, start_new_session=True, **pipes) as process:  # type: ignore[call-overload]
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def anemone(*arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "server", *arguments)
+
+
+@contextmanager
+def serving(tmp_path: Path, grace: float) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    script = tmp_path / "serving.py"
+    script.write_text(_SERVER)
+    with started(sys.executable, str(script), str(tmp_path / "data"), str(grace)) as process:
+        assert process.stdout is not None
+        port = process.stdout.readline().strip()
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE, trust_env=False) as client:
+            until(lambda: _is_ready(client))
+            yield process, client
+
+
+def _is_ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("after", [0.15, 0.4, 1.0, 1.7])
+def test_a_signal_in_the_first_seconds_ends_a_command_without_a_traceback(
+    tmp_path: Path, number: signal.Signals, after: float
+) -> None:
+    command = anemone("generate", "a circle", "-o", str(tmp_path / "a.png"), "--data-dir", str(tmp_path / "data"))
+    with started(*command) as process:
+        time.sleep(after)
+        os.killpg(process.pid, number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode in (128 + number, -number)
+    assert "Traceback" not in errors
+    assert not [p for p in tmp_path.iterdir() if p.is_file()]
+
+
+@pytest.mark.parametrize("after", [0.5, 1.2, 2.0, 3.0])
+def test_ctrl_c_in_the_first_seconds_of_a_server_and_its_children_prints_no_traceback(
+    tmp_path: Path, after: float
+) -> None:
+    with started(*anemone("serve", "--port", "0", "--data-dir", str(tmp_path / "data"))) as process:
+        time.sleep(after)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+
+
+def test_the_first_ctrl_c_waits_for_the_running_job_and_says_so(tmp_path: Path) -> None:
+    with serving(tmp_path, grace=60) as (process, client):
+        job = enqueue(client, "slow", steps=10)["id"]
+        running(client, job)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "may take up to 60 s to finish; Ctrl-C again ends it now" in errors
+    assert len(errors.splitlines()) == 1
+    with live(tmp_path / "data") as client:
+        assert over(client, job)["attempts"] == 1
+
+
+def test_a_second_ctrl_c_ends_the_server_at_once_and_its_jobs_stay(tmp_path: Path) -> None:
+    with serving(tmp_path, grace=300) as (process, client):
+        job, waiting = (enqueue(client, "slow", steps=steps)["id"] for steps in (100, 1))
+        running(client, job)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stderr is not None
+        assert "stopping" in process.stderr.readline()
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=5)
+    assert (process.returncode, errors) == (130, "")
+    with live(tmp_path / "data") as client:
+        assert over(client, waiting)["status"] == "succeeded"
+        assert over(client, job)["status"] == "succeeded"
+
+
+def test_a_service_that_is_told_to_stop_ends_well(tmp_path: Path) -> None:
+    with serving(tmp_path, grace=60) as (process, client):
+        job = enqueue(client, "slow", steps=5)["id"]
+        running(client, job)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    with live(tmp_path / "data") as client:
+        assert over(client, job)["attempts"] == 1
+
+
+def test_a_closed_terminal_ends_the_server_gently_though_it_may_be_told_so_twice(tmp_path: Path) -> None:
+    with serving(tmp_path, grace=60) as (process, client):
+        job = enqueue(client, "slow", steps=10)["id"]
+        running(client, job)
+        for _ in range(2):
+            os.killpg(process.pid, signal.SIGHUP)
+            time.sleep(0.2)
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    with live(tmp_path / "data") as client:
+        assert over(client, job)["attempts"] == 1
+
+
+def test_nohup_keeps_the_server_after_its_terminal(tmp_path: Path) -> None:
+    command = anemone("serve", "--port", "0", "--data-dir", str(tmp_path), "--model", str(tmp_path))
+    with started("nohup", *command) as process:
+        assert process.stderr is not None
+        while "Anemone at" not in process.stderr.readline():
+            pass
+        os.killpg(process.pid, signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=2)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("command", [("models",), ("doctor", "--quick"), ("generate", "--help")])
+def test_a_reader_that_leaves_early_is_no_error_to_read_about(tmp_path: Path, command: tuple[str, ...]) -> None:
+    with started(*anemone(*command, *(["--data-dir", str(tmp_path)] if "--help" not in command else []))) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        errors = process.stderr.read()
+        process.wait(timeout=60)
+    assert process.returncode in (0, 1)
+    assert "BrokenPipe" not in errors
+    assert "Traceback" not in errors
