@@ -34,16 +34,23 @@ _PREFIX = "ANEMONE_"
 _CONFIG = f"{_PREFIX}CONFIG"
 
 
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise AnemoneError("this user has no home folder, where the settings file would be; set HOME") from error
+
+
 def default_data_dir() -> Path:
-    """Return the platform's folder for a user's application data."""
+    """Return the platform's folder for a user's application data. Raises AnemoneError if the user has no home folder."""
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "Anemone"
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "anemone"
+        return _home() / "Library" / "Application Support" / "Anemone"
+    return Path(os.environ.get("XDG_DATA_HOME") or _home() / ".local" / "share") / "anemone"
 
 
 def default_config() -> Path:
-    """Return the settings file that is read if no other is named; it need not exist."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "anemone" / "anemone.toml"
+    """Return the settings file that is read if no other is named; it need not exist. Raises as `default_data_dir` does."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or _home() / ".config") / "anemone" / "anemone.toml"
 
 
 #: Several words: a list in TOML and code; separated by commas in a flag or variable.
@@ -137,6 +144,27 @@ class Settings(BaseSettings):
         """Whether the server speaks HTTPS."""
         return self.tls or self.tls_cert is not None
 
+    @field_validator("data_dir", "model", "tls_cert", "tls_key", mode="before")
+    @classmethod
+    def _path(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        if not str(value).strip():
+            raise ValueError("it is empty; accepted: the name of a file or folder")
+        try:
+            return Path(value).expanduser()  # ~ is a shell's, which a file of settings does not pass through
+        except RuntimeError as error:
+            raise ValueError(f"{value} names a home folder that does not exist") from error
+
+    @field_validator("data_dir")
+    @classmethod
+    def _folder(cls, folder: Path) -> Path:
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file; accepted: a folder, which is made if it does not exist")
+        if folder.is_symlink() and not folder.exists():
+            raise ValueError(f"{folder} is a link to nothing; accepted: a folder, which is made if it does not exist")
+        return folder
+
     @field_validator("host")
     @classmethod
     def _address(cls, host: str) -> str:
@@ -222,8 +250,10 @@ def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> Setti
     """
     named = config or (Path(os.environ[_CONFIG]) if os.environ.get(_CONFIG) else None)
     file = named or default_config()
-    if named is not None and not named.is_file():
+    if named is not None and not named.exists():
         raise AnemoneError(f"the settings file {named} does not exist")
+    if file.exists() and not file.is_file():
+        raise AnemoneError(f"the settings file {file} is not a file; accepted: a TOML file")
     accepted = {f"{_PREFIX}{name.upper()}" for name in Settings.model_fields} | {_CONFIG}
     if unknown := sorted(name for name in os.environ if name.startswith(_PREFIX) and name not in accepted):
         raise AnemoneError(f"{unknown[0]} is not a setting; accepted: {', '.join(sorted(accepted))}")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from converter.apple import ACCEPTED, AppleSettings, adopt, option
 from server.cli.flags import Commands, add_command
+from server.cli.parser import path
 
 
 def _boolean(text: str) -> bool:
@@ -23,8 +23,8 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "name": str,
     "prediction_type": str,
     "vae_scaling_factor": float,
-    "scheduler_config": Path,
-    "tokenizer": Path,
+    "scheduler_config": path,
+    "tokenizer": path,
     "zeros_for_no_prompt": _boolean,
     "steps": int,
     "guidance_scale": float,
@@ -40,7 +40,7 @@ def add_adopt(commands: Commands) -> None:
         "example:\n  anemone adopt ./coreml-stable-diffusion-2-1-base --prediction-type epsilon\n"
         "If the packages lack a setting, the command names the flag to set it by; anemone.json in the folder keeps it.",
     )
-    command.add_argument("folder", type=Path, help="a folder of Apple's .mlpackages or its compiled Resources")
+    command.add_argument("folder", type=path, help="a folder of Apple's .mlpackages or its compiled Resources")
     for field in fields(AppleSettings):
         command.add_argument(option(field.name), type=_PARSERS[field.name], help=ACCEPTED[field.name])
     command.set_defaults(run=_adopt)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from converter.options import ConvertOptions
 from server.cli.flags import Commands, add_command, add_options, options_of
+from server.cli.parser import path, text
 
 
 def add_convert(commands: Commands) -> None:
@@ -22,11 +22,12 @@ def add_convert(commands: Commands) -> None:
     )
     convert.add_argument(
         "source",
+        type=text,
         help="a diffusers checkpoint folder, a .safetensors file with a complete checkpoint, or owner/name on the Hugging "
         "Face hub (owner/name@revision, owner/name/file.safetensors)",
     )
     convert.add_argument(
-        "-o", "--out", type=Path, required=True, help="the model folder to write; an existing one is replaced"
+        "-o", "--out", type=path, required=True, help="the model folder to write; an existing one is replaced"
     )
     add_options(convert)
     convert.add_argument(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from converter.lint import CHIPS, DEFAULT_CHIP
 from server.cli.flags import Commands, add_command
+from server.cli.parser import path, text
 from server.cli.serve import add_config, settings_of
 
 
@@ -24,13 +24,14 @@ def add_doctor(commands: Commands) -> None:
     )
     command.add_argument(
         "folder",
+        type=text,
         nargs="?",
         metavar="MODEL",
         help="a model's folder or name (all installed models, and that of --model)",
     )
     add_config(command)
-    command.add_argument("--model", type=Path, help="the model that a server would start with (the bundled one)")
-    command.add_argument("--data-dir", type=Path, help="the folder with the models (the user's data folder)")
+    command.add_argument("--model", type=path, help="the model that a server would start with (the bundled one)")
+    command.add_argument("--data-dir", type=path, help="the folder with the models (the user's data folder)")
     command.add_argument(
         "--chip",
         choices=CHIPS,

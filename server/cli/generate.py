@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from converter.errors import quoted
 from converter.runtime import PRECISIONS
 from server.cli.flags import Commands, add_command, add_model, size
+from server.cli.parser import path
 from server.cli.serve import settings_of
-from server.pipeline.fields import Attachment, OneOf, RequestField
+from server.pipeline.fields import Accepts, Attachment, OneOf, RequestField
 from server.pipeline.request import FIELDS
 
 
@@ -23,7 +29,7 @@ def add_generate(commands: Commands) -> None:
         '  anemone generate "a yellow heart" -o heart.png --image circle.png --strength 0.8',
     )
     generate.add_argument(
-        "-o", "--out", type=Path, default=Path("out.png"), help="the PNG to write (out.png); with -n 4: out-0.png …"
+        "-o", "--out", type=path, default=Path("out.png"), help="the PNG to write (out.png); with -n 4: out-0.png …"
     )
     for field in _flags():
         _add_flag(generate, field)
@@ -41,15 +47,43 @@ def _flags() -> list[RequestField]:
 def _add_flag(command: argparse.ArgumentParser, field: RequestField) -> None:
     about = field.about.replace("%", "%%")
     if field.name == "prompt":
-        command.add_argument(field.name, help=about)
+        command.add_argument(field.name, type=_parser(field), help=about)
         return
     flag = f"--{field.name.replace('_', '-')}" if len(field.name) > 1 else f"-{field.name}"
     one_of = field.find(OneOf)
-    value_type = Path if field.find(Attachment) else field.python_type
-    if field.is_list:
-        command.add_argument(flag, type=value_type, nargs="+", metavar="N", help=about)
+    if field.find(Attachment):
+        command.add_argument(flag, type=path, help=about)
+    elif one_of is not None:
+        command.add_argument(flag, choices=one_of.words, help=about)
+    elif field.is_list:
+        command.add_argument(flag, type=_number, nargs="+", metavar="N", help=about)
     else:
-        command.add_argument(flag, type=value_type, choices=None if one_of is None else one_of.words, help=about)
+        command.add_argument(flag, type=_parser(field), help=about)
+
+
+def _number(word: str) -> int:
+    try:
+        return int(word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{quoted(word)}; accepted: whole numbers") from error
+
+
+def _parser(field: RequestField) -> Callable[[str], Any]:
+    """Return the function that parses a field's value as the API does, and refuses what no model accepts."""
+    adapter = TypeAdapter(field.type)
+
+    def parse(word: str) -> Any:
+        try:
+            return adapter.validate_python(word)
+        except ValidationError as error:
+            first = error.errors()[0]
+            numbers = "whole numbers" if field.python_type is int else "numbers"
+            accepted = first["msg"].removeprefix("Value error, ") if first["type"] == "value_error" else numbers
+            limit = field.find(Accepts)
+            accepted += f", {limit}" if accepted == numbers and limit is not None else ""
+            raise argparse.ArgumentTypeError(f"{quoted(word)}; accepted: {accepted}") from error
+
+    return parse
 
 
 def _generate(args: argparse.Namespace) -> int:

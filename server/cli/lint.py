@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from converter.lint import CHIPS, DEFAULT_CHIP, lint
 from server.cli.flags import Commands, add_command
+from server.cli.parser import path
 
 
 def add_lint(commands: Commands) -> None:
@@ -20,7 +20,7 @@ def add_lint(commands: Commands) -> None:
         "The exit status is 1 if there is an error or a warning.",
     )
     command.add_argument(
-        "folder", type=Path, help="a model folder, a folder of packages, or one .mlpackage or .mlmodelc"
+        "folder", type=path, help="a model folder, a folder of packages, or one .mlpackage or .mlmodelc"
     )
     command.add_argument("--chip", choices=CHIPS, default=DEFAULT_CHIP, help=f"judge for this chip ({DEFAULT_CHIP})")
     command.add_argument("--notes", action="store_true", help="also show notes, which need no action")

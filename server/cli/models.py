@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from converter.folder import ModelFolder
 from server.cli.flags import Commands
+from server.cli.parser import path
 from server.cli.serve import add_config, settings_of
 from server.models.first import FirstModel
 from server.models.installed import InstalledModels
@@ -26,7 +26,7 @@ def add_models(commands: Commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_config(command)
-    command.add_argument("--data-dir", type=Path, help="the folder with the models (the user's data folder)")
+    command.add_argument("--data-dir", type=path, help="the folder with the models (the user's data folder)")
     command.add_argument("--json", action="store_true", help="print JSON, for programs")
     command.set_defaults(run=_list)
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from mimetypes import guess_type
 from pathlib import Path
 from typing import Any
 
 from converter.conversion.convert import convert
-from converter.conversion.partial import conversion_lock
+from converter.conversion.partial import conversion_lock, require_replaceable
 from converter.errors import AnemoneError
 from converter.options import ConvertOptions
 from converter.progress import OnProgress, Progress
 from converter.sources.source import open_source
 from server.models.library import ready_model
 from server.models.memory import memory_budget
+from server.pipeline.decoding.file import ImageError
 from server.pipeline.denoiser import Step
-from server.pipeline.images import encode_png
+from server.pipeline.images import decode_image, encode_png
 from server.pipeline.infotext import write_infotext
 from server.pipeline.loading import open_pipeline
 from server.pipeline.request import bind
@@ -43,10 +45,14 @@ def convert_checkpoint(source: str, out: Path, options: ConvertOptions, only: li
     bar, began = Bar(), time.monotonic()
     agreement: dict[str, float] = {}
 
+    require_replaceable(out)  # before a download
     try:
         checkpoint = open_source(source, prediction_type=options.prediction_type, progress=_showing(bar))
         with conversion_lock(out):
             folder = convert(checkpoint, out, options, _showing(bar), only, verified=agreement.__setitem__)
+    except KeyboardInterrupt as interrupted:
+        interrupted.add_note("the same command goes on with what is finished")
+        raise
     finally:
         bar.close()
     for network, psnr_db in agreement.items():
@@ -59,22 +65,60 @@ def convert_checkpoint(source: str, out: Path, options: ConvertOptions, only: li
 
 
 def _targets(out: Path, count: int) -> list[Path]:
-    if count == 1:
-        return [out]
-    return [out.with_name(f"{out.stem}-{i}{out.suffix}") for i in range(count)]
+    """Return the files of so many images. Raises AnemoneError if one of them cannot be written."""
+    # A rename would replace a link itself.
+    out = out.resolve() if out.is_symlink() else out
+    targets = [out] if count == 1 else [out.with_name(f"{out.stem}-{i}{out.suffix}") for i in range(count)]
+    for target in targets:
+        if target.exists() and not target.is_file():
+            raise AnemoneError(f"{target} is not a file; accepted: the PNG to write, such as {target / 'out.png'}")
+        file_type, _ = guess_type(target.name)
+        if file_type not in (None, "image/png"):
+            raise AnemoneError(f"{target} is not the name of a PNG; accepted: such as {target.with_suffix('.png')}")
+        try:
+            _partial(target).touch()
+            _partial(target).unlink()
+        except OSError as error:
+            raise AnemoneError(
+                f"{target} cannot be written: {error.strerror}; accepted: a file in a folder that exists and can be written"
+            ) from error
+    return targets
+
+
+def _partial(target: Path) -> Path:
+    return target.with_name(f".{target.name}.partial")
+
+
+def _write(target: Path, png: bytes) -> None:
+    """Write a file that is there as a whole or not at all."""
+    partial = _partial(target)
+    try:
+        partial.write_bytes(png)
+        partial.rename(target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _read(files: Mapping[str, Path]) -> dict[str, bytes]:
-    for file in files.values():
-        if not file.is_file():
-            raise AnemoneError(f"the image {file} does not exist")
-    return {name: file.read_bytes() for name, file in files.items()}
+    """Return the bytes of the images. Raises AnemoneError if one of them is missing or is not an image."""
+    contents = {}
+    for name, file in files.items():
+        try:
+            contents[name] = file.read_bytes()
+            decode_image(contents[name])
+        except OSError as error:
+            raise AnemoneError(f"the image {file} cannot be read: {error.strerror or error}") from error
+        except ImageError as error:
+            raise AnemoneError(f"{file}: {error}") from error
+    return contents
 
 
 def generate(settings: Settings, fields: Mapping[str, Any], files: Mapping[str, Path], out: Path) -> int:
-    """Make the images of a request with these fields and write them; ``files`` are its attachments by name."""
-    if not out.absolute().parent.is_dir():
-        raise AnemoneError(f"the folder {out.absolute().parent} does not exist; {out.name} cannot be written into it")
+    """Make the images of a request with these fields and write them; ``files`` are its attachments by name.
+
+    What is wrong with the files is found first, and what is wrong with the fields before the model is loaded.
+    """
+    _targets(out, 1)
     attachments = _read(files)
     bar = Bar()
 
@@ -82,26 +126,24 @@ def generate(settings: Settings, fields: Mapping[str, Any], files: Mapping[str, 
         bar.show(f"{p.stage} {p.item}", p.done, p.total)
 
     try:
+        folder = ready_model(settings.model, settings.data_dir, show)
+        request = bind(folder.manifest, **{**fields, **{name: name for name in attachments}})
+        targets = _targets(out, request.seeds.n)
         model = open_pipeline(
-            ready_model(settings.model, settings.data_dir, show),
+            folder,
             settings.compute_units,
             memory_budget=memory_budget(settings.memory_budget_gb),
             precision=settings.precision,
             progress=show,
         )
         model.load(show)
-        request = bind(model.manifest, **{**fields, **{name: name for name in attachments}})
-        targets = _targets(out, request.seeds.n)
         began, written = time.monotonic(), []
         for event in model.generate(request, attachments):
             if isinstance(event, Step):
                 bar.show(f"image {event.image + 1} of {request.seeds.n}", event.index, event.total)
                 continue
-            target = targets[event.index]
-            partial = target.with_name(f".{target.name}.partial")
-            partial.write_bytes(encode_png(event.pixels, write_infotext(request, model.manifest, event.seeds)))
-            partial.rename(target)
-            written.append(f"{target} (seed {event.seeds.seed})")
+            _write(targets[event.index], encode_png(event.pixels, write_infotext(request, model.manifest, event.seeds)))
+            written.append(f"{targets[event.index]} (seed {event.seeds.seed})")
     finally:
         bar.close()
     print(f"{', '.join(written)} in {time.monotonic() - began:.1f} s")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from converter.errors import AnemoneError
 from server.cli.flags import Commands
+from server.cli.parser import path
 from server.service.install import install, status, this_unit, uninstall
 from server.settings import load_settings
 
@@ -32,11 +33,11 @@ def add_service(commands: Commands) -> None:
         choices=("install", "uninstall", "status", "print"),
         help="install writes the service and starts it; print shows what install would write",
     )
-    command.add_argument("--config", type=Path, help="the settings file (TOML)")
+    command.add_argument("--config", type=path, help="the settings file (TOML)")
     command.add_argument("--host", help="address to listen on")
     command.add_argument("--port", type=int, help="port to listen on")
-    command.add_argument("--data-dir", type=Path, help="the folder for models, jobs and images")
-    command.add_argument("--model", type=Path, help="a checkpoint, a converted model, or owner/name on the hub")
+    command.add_argument("--data-dir", type=path, help="the folder for models, jobs and images")
+    command.add_argument("--model", type=path, help="a checkpoint, a converted model, or owner/name on the hub")
     command.set_defaults(run=_service)
 
 
@@ -58,7 +59,7 @@ def _service(args: argparse.Namespace) -> int:
     settings = load_settings(flags, args.config)  # report wrong settings now, not later in the log
     unit = this_unit(_program(args), settings.shutdown_seconds)
     if args.action == "print":
-        sys.stdout.write(unit.content.decode())
+        sys.stdout.buffer.write(unit.content)  # escapes for a terminal would change it
         return 0
     if args.action == "status":
         is_running, message = status(unit)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from converter.errors import AnemoneError
 from converter.lint import CHIPS, DEFAULT_CHIP
 from server.cli.flags import Commands, add_command, add_options, flag, options_of, size
+from server.cli.parser import path, text
 
 
 def add_verify(commands: Commands) -> None:
@@ -24,9 +24,11 @@ def add_verify(commands: Commands) -> None:
         "written. The report also shows Core ML's results on a Mac and, with --device, those of each device; they fail\n"
         "only if they are not finite or if the network does not run.",
     )
-    verify.add_argument("folder", type=Path, help="a converted model folder; with --device also an .mlpackage")
+    verify.add_argument("folder", type=path, help="a converted model folder; with --device also an .mlpackage")
     source = verify.add_mutually_exclusive_group(required=True)
-    source.add_argument("--against", metavar="SOURCE", help="the checkpoint that the model was converted from")
+    source.add_argument(
+        "--against", type=text, metavar="SOURCE", help="the checkpoint that the model was converted from"
+    )
     source.add_argument(
         "--device",
         action="store_true",

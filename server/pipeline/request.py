@@ -155,7 +155,7 @@ class Seeds(Part):
     )
     n: Annotated[Whole, _IMAGES] = Field(1, description="How many images; image i uses seed + i")
     seeds: Annotated[Wholes, unless_stored(_seeds), _ONE_FOR_EACH] | None = Field(
-        None, description="A seed for each image, instead of seed and n; in a form separated by commas"
+        None, description="A seed for each image, instead of seed and n"
     )
     variation_seed: Annotated[Whole, _SEED] | None = Field(
         None,

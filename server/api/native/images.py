@@ -124,6 +124,7 @@ def _form() -> dict[str, Any]:
     form = Img2ImgJson.model_json_schema()
     for name in ATTACHMENTS:
         form["properties"][name] = {"type": "string", "format": "binary", "description": "PNG, JPEG or WebP"}
+    form["properties"]["seeds"]["description"] += "; separated by commas"
     form["title"], form["description"] = "Img2ImgForm", "img2img as a form with a file."
     return form
 

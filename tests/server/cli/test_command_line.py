@@ -52,28 +52,6 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "a.png").exists()
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("generate", "a", "--size", "big"),
-        ("generate", "a", "-o", "no/such/folder/a.png"),
-        ("generate", "a", "--image", "no-such-image.png"),
-        ("convert", "no-such-checkpoint", "-o", "out"),
-        ("serve", "--port", "99999"),
-        ("serve", "--config", "no-such-file.toml"),
-        ("serve", "--tls-cert", "cert.pem"),
-        ("serve", "--tls-cert", "no-such.pem", "--tls-key", "no-such.pem"),
-        ("paint",),
-        (),
-    ],
-)
-def test_mistakes_are_answered_in_a_line_without_a_traceback(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    ran = anemone(*arguments, data=tmp_path)
-    assert ran.returncode in (1, 2)
-    assert ran.stderr.strip()
-    assert "Traceback" not in ran.stderr
-
-
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
