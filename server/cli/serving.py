@@ -19,6 +19,7 @@ from server.jobs.queue import JobQueue
 from server.jobs.readiness import Readiness
 from server.jobs.store import JobStore, Retention
 from server.logs import log_as
+from server.models.conversion import Conversion
 from server.models.conversions import Conversions, launch_conversion
 from server.models.first import FirstModel
 from server.models.memory import memory_budget
@@ -159,19 +160,23 @@ def _limits(settings: Settings) -> Limits:
 
 
 def serve(settings: Settings) -> int:
-    """Serve until a signal stops the server, and return the exit status."""
+    """Serve until a signal stops the server, or the first model's conversion fails while no model is installed.
+
+    Returns the exit status: 1 in the last case. Raises AnemoneError before anything is served if a setting is wrong.
+    """
     log_as(settings.log_format)
     os.umask(UMASK)  # for the workers and conversions too, which inherit it
     limits = ConnectionLimits.within(raise_open_files())
     with _sole_user(settings.data_dir), _listening_socket(settings) as listening:
         if still_open := make_private(settings.data_dir):
             say(still_open)
+        first = FirstModel(settings.model, settings.data_dir.absolute())
+        first.require_usable()
         urls = _urls(settings, listening.getsockname()[1])
         access, certificate = _access(settings), _certificate(settings)
         say(f"Anemone at {urls}, data in {settings.data_dir}")
         console = _Console(urls)
 
-        first = FirstModel(settings.model, settings.data_dir.absolute())
         store = JobStore(settings.data_dir)
         queue = JobQueue(store, [worker_launcher(settings, first)], first.models, console, _limits(settings))
         launch = launch_conversion(settings.data_dir.absolute(), settings.log_format)
@@ -184,5 +189,13 @@ def serve(settings: Settings) -> int:
         app = create_app(lambda: backend, access, settings.shutdown_seconds, announcement)
         tls = {} if certificate is None else {"ssl_certfile": certificate.cert, "ssl_keyfile": certificate.key}
         server = Server(app, settings.shutdown_seconds, limits, **tls)
+        is_useless = False
+
+        def on_conversion(conversion: Conversion) -> None:
+            nonlocal is_useless
+            if conversion.id == first.request.id and conversion.status == "failed" and not first.models.names():
+                server.should_exit = is_useless = True
+
+        conversions.listen(on_conversion)
         server.run(sockets=[listening])
-        return server.status
+        return 1 if is_useless else server.status

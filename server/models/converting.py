@@ -75,10 +75,11 @@ def convert_requested(pipe: Connection, request: ConversionRequest, data_dir: Pa
     os.nice(_NICENESS)
     log_as(log_format)
 
+    source = Path(request.source)
+    parents = (data_dir, data_dir / "models", *([source.parent] if source.is_absolute() else []))
+
     def send_failure(code: str, message: str) -> None:
-        pipe.send(
-            ConversionFailed(code, told(message, (data_dir, data_dir / "models", Path(request.source).parent), log))
-        )
+        pipe.send(ConversionFailed(code, told(message, parents, log)))
 
     try:
         try:

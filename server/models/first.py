@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Protocol
 
 from converter.apple import is_apple
-from converter.errors import AnemoneError, ManifestError
-from converter.folder import FILE, Manifest
+from converter.conversion.plan import make_plan
+from converter.errors import AnemoneError, CheckpointError, ManifestError
+from converter.folder import FILE, Manifest, ModelFolder
+from converter.options import ConvertOptions
 from converter.progress import Progress
+from converter.sources.source import open_source
 from server.models.conversion import Conversion
 from server.models.conversion_request import first_request
 from server.models.conversions import Conversions
@@ -37,7 +40,7 @@ class FirstModel:
     """The model of ``--model``: a model folder, a folder of Apple's converter, a checkpoint, or an address on the hub."""
 
     def __init__(self, model: Path, data_dir: Path) -> None:
-        self.request = first_request(model)
+        self.given, self.request = model, first_request(model)
         own_folder = model.is_dir() and ((model / FILE).is_file() or is_apple(model))
         #: The model's folder, which a conversion may still have to make.
         self.folder = model.absolute() if own_folder else data_dir.absolute() / "models" / self.request.name
@@ -58,6 +61,25 @@ class FirstModel:
             return is_current(source, self.folder)
         except AnemoneError:
             return False  # the conversion reports what is wrong with it
+
+    def require_usable(self) -> None:
+        """Raise AnemoneError if the given path is no model and no checkpoint that can be converted.
+
+        Reads configurations and names of tensors. What only a conversion finds out (weights, packages of Apple's
+        converter, addresses on the hub) is left to it.
+        """
+        source = Path(self.request.source)
+        if not source.is_absolute() or (self.outside and not (self.folder / FILE).exists()):
+            return
+        if self.outside:
+            ModelFolder.open(self.folder)
+        elif not source.exists():
+            raise CheckpointError(
+                f"the model {self.given} does not exist; accepted: a folder or .safetensors file with a checkpoint, a "
+                "converted model's folder, or owner/name on the Hugging Face hub"
+            )
+        elif not self.is_ready:
+            make_plan(open_source(source), ConvertOptions(name=self.request.name))
 
     def start(self, conversions: Conversions, listener: FirstModelListener) -> None:
         """Report the progress of the model's conversion to the listener, and its end; also of a later one, of a damaged model.

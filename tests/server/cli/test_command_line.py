@@ -62,6 +62,35 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     assert port in ran.stderr
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("typo", "the model typo does not exist; accepted: "),
+        ("/no/such/folder", "the model /no/such/folder does not exist; accepted: "),
+        (".", "model_index.json is missing; "),
+        (__file__, "is not a safetensors file; "),
+    ],
+)
+def test_a_model_that_is_none_ends_the_server_before_it_serves(tmp_path: Path, given: str, words: str) -> None:
+    data = tmp_path / "data"
+    given = str(tmp_path) if given == "." else given
+    ran = anemone("serve", "--port", "0", "--model", given, data=data)
+    assert (ran.returncode, len(ran.stderr.splitlines())) == (1, 1)
+    assert ran.stderr.startswith("anemone: ")
+    assert words in ran.stderr
+
+
+def test_an_address_that_cannot_be_downloaded_ends_a_server_without_a_model(tmp_path: Path) -> None:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "server", "serve", "--port", "0", "--data-dir", str(tmp_path / "data")]
+    command += ["--model", "somebody/nothing"]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert ran.returncode == 1
+    last = ran.stderr.splitlines()[-1]
+    assert last.startswith("anemone: the model cannot be loaded: ")
+    assert "somebody/nothing" in last
+
+
 @pytest.fixture
 def _children_take_sigint() -> Iterator[None]:
     """Let children start with SIGINT's default: a shell without job control starts background commands ignoring it."""
@@ -73,7 +102,7 @@ def _children_take_sigint() -> Iterator[None]:
 @pytest.mark.usefixtures("_children_take_sigint")
 def test_two_servers_do_not_share_a_data_folder_and_ctrl_c_ends_the_first_quietly(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "server", "serve", "--port", "0", "--data-dir", str(tmp_path)]
-    first = subprocess.Popen([*command, "--model", str(tmp_path)], stderr=subprocess.PIPE, text=True)
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert first.stderr is not None
     assert "http://127.0.0.1:" in first.stderr.readline()
     second = subprocess.run(command, capture_output=True, text=True, timeout=120)

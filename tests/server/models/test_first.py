@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from converter.errors import AnemoneError
 from converter.progress import Progress
 from server.events import EventLog
 from server.models.conversions import Conversions, LaunchConversion, launch_conversion
@@ -132,6 +134,24 @@ def test_a_cancelled_conversion_leaves_a_server_that_says_so(tmp_path: Path) -> 
     conversions.stop()
     assert "cancelled" in listener.failures[-1]
     assert json.loads((tmp_path / "conversions" / f"{first.request.id}.json").read_text())["status"] == "cancelled"
+
+
+def test_what_can_be_no_model_is_refused_before_anything_starts(checkpoint: Path, model_folder, tmp_path: Path) -> None:
+    damaged = Path(shutil.copytree(model_folder.path, tmp_path / "damaged"))
+    next(damaged.rglob("weight.bin")).unlink()
+    unsupported = Path(shutil.copytree(checkpoint, tmp_path / "unsupported"))
+    (unsupported / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    (tmp_path / "lora.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    for given, words in (
+        (tmp_path / "typo", "typo does not exist; accepted: a folder or .safetensors file"),
+        (damaged, r"weight\.bin is missing; convert tiny again"),
+        (unsupported, "names the pipeline 'FluxPipeline'"),
+        (tmp_path / "lora.safetensors", "cannot be converted: it is "),
+    ):
+        with pytest.raises(AnemoneError, match=words):
+            FirstModel(given, tmp_path / "data").require_usable()
+    for given in (checkpoint, model_folder.path, Path("somebody/model")):
+        FirstModel(given, tmp_path / "data").require_usable()
 
 
 @pytest.mark.parametrize(
