@@ -14,6 +14,7 @@ from pydantic_core import from_json
 
 from converter.progress import Progress
 from server.events import OPEN, Status
+from server.faults import naming
 from server.models.conversion_request import ConversionRequest
 
 log = logging.getLogger("anemone.conversions")
@@ -88,10 +89,10 @@ class ConversionFiles:
 
     def write(self, conversion: Conversion) -> None:
         """Write the conversion to disk; the file is complete when this returns."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(exist_ok=True)  # not the data folder: if that was removed, its models are gone too
         path = self._folder / f"{conversion.id}.json"
         new = path.with_suffix(".new")
-        with new.open("wb") as file:
+        with naming(path), new.open("wb") as file:
             file.write(_CONVERSION.dump_json(replace(conversion, progress=None)))
             file.flush()
             os.fsync(file.fileno())
@@ -102,5 +103,9 @@ class ConversionFiles:
         ended = sorted((c for c in conversions.values() if not c.open), key=lambda c: c.created)
         forgotten = [c.id for c in ended[: max(0, len(ended) - _MOST_KEPT)]]
         for conversion_id in forgotten:
-            (self._folder / f"{conversion_id}.json").unlink(missing_ok=True)
+            path = self._folder / f"{conversion_id}.json"
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:  # the next start reads it again, and it is deleted later
+                log.warning("%s cannot be deleted: %s", path, error.strerror)
         return forgotten

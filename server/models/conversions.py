@@ -13,11 +13,13 @@ from converter.errors import AnemoneError
 from converter.progress import Progress
 from server import metrics
 from server.events import EndStatus, EventLog
+from server.faults import fault_of
 from server.logs import LogFormat, about_job
 from server.models.conversion import Conversion, ConversionFiles
 from server.models.conversion_request import ConversionRequest
 from server.models.converting import ConversionFailed, Converted, convert_requested
 from server.models.installed import InstalledModels
+from server.outage import Outage, Pauses
 from server.supervisor import STOP_SECONDS, ChildProcess, Launch, Supervisor, spawn
 
 log = logging.getLogger("anemone.conversions")
@@ -48,6 +50,10 @@ class Conversions:
     """All conversions, open and ended. One thread runs them; the methods may be called from any thread.
 
     ``events`` has a channel for each conversion, named by its id: ``state`` at every change of status, ``progress`` between.
+
+    A new conversion is on disk before it is answered. Its further states count in memory; one that cannot be written, for
+    example because the disk is full, is written later. A server that starts before that does the conversion again, which
+    keeps the networks that are finished.
     """
 
     def __init__(
@@ -56,7 +62,9 @@ class Conversions:
         models: InstalledModels,
         events: EventLog,
         launch: LaunchConversion,
+        pauses: Pauses | None = None,
     ) -> None:
+        """``pauses``: how long to wait between attempts while states cannot be written, or no process can be started."""
         self._files, self._models, self._events = ConversionFiles(data_dir), models, events
         self._checkpoints = data_dir / "checkpoints"
         self._launch = launch
@@ -66,6 +74,9 @@ class Conversions:
         self._running: str | None = None
         self._first: str | None = None
         self._cancelling: set[str] = set()
+        #: The ids of conversions whose state is not on disk.
+        self._unwritten: set[str] = set()
+        self._outage = Outage(pauses)
         self._child: ChildProcess | None = None
         self._stopping = False
         self._supervisor = Supervisor()
@@ -132,7 +143,11 @@ class Conversions:
                 self._require_free(request)
                 self._require_place()
             conversion = Conversion(request, "queued", time.time())
-            self._put(conversion)
+            if replacing:  # the server needs the model, whether or not the request can be stored
+                self._put(conversion)
+            else:
+                self._files.write(conversion)
+                self._set(conversion)
             for forgotten in self._files.forget(self._all):
                 del self._all[forgotten]
         self._supervisor.wake()
@@ -168,10 +183,36 @@ class Conversions:
     # --- the thread -----------------------------------------------------------------------------------------------
 
     def _put(self, conversion: Conversion) -> None:
+        """Set and publish a conversion's state; write it now or, if that is not possible, later."""
         with self._lock:
-            self._files.write(conversion)
+            self._set(conversion)
+            self._unwritten.add(conversion.id)
+            self._try(self._write)
+
+    def _set(self, conversion: Conversion) -> None:
+        with self._lock:
             self._all[conversion.id] = conversion
         self._publish(conversion)
+
+    def _write(self) -> None:
+        with self._lock:
+            for conversion_id in sorted(self._unwritten):
+                if conversion_id in self._all:
+                    self._files.write(self._all[conversion_id])
+                self._unwritten.discard(conversion_id)
+
+    def _try(self, work: Callable[[], None]) -> bool:
+        """Return whether the work is done; if not, the thread tries again later."""
+        try:
+            work()
+        except Exception as error:
+            if fault_of(error) is None:
+                log.exception("an internal error stops conversions for now")
+            if self._outage.failed(error) and (cause := self._outage.cause) is not None:
+                log.error("conversions wait: %s (%s)", cause.message, error)
+            self._supervisor.wake()  # the thread may sleep until something happens
+            return False
+        return True
 
     def _publish(self, conversion: Conversion) -> None:
         error = conversion.error and {"code": conversion.error[0], "message": conversion.error[1]}
@@ -197,13 +238,25 @@ class Conversions:
 
     def _run(self) -> None:
         while not self._stopping:
-            self._begin()
-            for child, report in self._supervisor.wait([] if self._child is None else [self._child]):
-                if isinstance(report, Progress):
-                    self._progressed(report)
-                else:
-                    self._ended(child, report)
+            if self._outage.is_due and self._try(self._work) and self._outage.end():
+                log.info("conversions go on")
+            if not self._try(self._listen):
+                self._supervisor.wait([], self._outage.seconds_left)
         self._stop_child()
+
+    def _work(self) -> None:
+        try:
+            self._write()
+        finally:  # a conversion that needs more room than there is says so itself
+            self._begin()
+
+    def _listen(self) -> None:
+        seconds = None if self._outage.cause is None else self._outage.seconds_left
+        for child, report in self._supervisor.wait([] if self._child is None else [self._child], seconds):
+            if isinstance(report, Progress):
+                self._progressed(report)
+            else:
+                self._ended(child, report)
 
     def _begin(self) -> None:
         """Start the process of the conversion that has waited longest, the first model's before it, unless one is running."""
@@ -212,8 +265,17 @@ class Conversions:
             waiting = min(queued, key=lambda c: (c.id != self._first, c.created), default=None)
             if self._child is not None or waiting is None:
                 return
+            try:
+                self._child, self._running = ChildProcess(self._launch(waiting.request)), waiting.id
+            except Exception as error:
+                if fault_of(error) is not None:
+                    raise
+                log.exception("the conversion of %s cannot be started", waiting.request.source)
+                message = f"an internal error occurred ({type(error).__name__}); see the server's log"
+                self._end(waiting, "failed", ("internal", message))
+                self._supervisor.wake()
+                return
             self._put(replace(waiting, status="running", started=time.time(), attempts=waiting.attempts + 1))
-            self._child, self._running = ChildProcess(self._launch(waiting.request)), waiting.id
         with about_job(waiting.id):
             log.info("the conversion of %s begins", waiting.request.source)
 

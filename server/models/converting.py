@@ -15,6 +15,7 @@ from converter.folder import FILE
 from converter.options import DEFAULT_OPTIONS
 from converter.progress import OnProgress, Progress
 from converter.sources.source import open_source
+from server.faults import fault_of
 from server.logs import LogFormat, about_job, log_as
 from server.models.conversion_request import ConversionRequest
 from server.models.library import from_hub, installed_from
@@ -48,8 +49,10 @@ class _Reporter:
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe, self._last, self._sent = pipe, ("", ""), 0.0
+        self.progress: Progress | None = None
 
     def __call__(self, progress: Progress) -> None:
+        self.progress = progress
         item, now = (progress.stage, progress.item), time.monotonic()
         if item != self._last or now - self._sent >= _SECONDS_BETWEEN or progress.done == progress.total:
             self._pipe.send(progress)
@@ -70,6 +73,19 @@ def _make_model(request: ConversionRequest, data_dir: Path, report: OnProgress) 
     installed_from(checkpoint, out, replace(options, name=request.name), report)
 
 
+def _disk_failure(error: OSError, progress: Progress | None, data_dir: Path) -> str:
+    """Return what is wrong with the disk, and how much room is needed if it is full."""
+    if error.filename is None:
+        error.filename = str(data_dir / "models")
+    fault = fault_of(error)
+    if fault is None:
+        return f"{error.strerror or error}: {error.filename}"
+    if fault.code != "disk_full" or progress is None or not progress.total:
+        return fault.message
+    left = (progress.total - progress.done) / 2**20
+    return f"{fault.message}: at least {left:.0f} MB for the rest, then request the conversion again"
+
+
 def convert_requested(pipe: Connection, request: ConversionRequest, data_dir: Path, log_format: LogFormat) -> None:
     """Run a conversion process: convert and report on ``pipe``; stop once the server has closed it."""
     os.nice(_NICENESS)
@@ -81,16 +97,17 @@ def convert_requested(pipe: Connection, request: ConversionRequest, data_dir: Pa
     def send_failure(code: str, message: str) -> None:
         pipe.send(ConversionFailed(code, told(message, parents, log)))
 
+    report = _Reporter(pipe)
     try:
         try:
             with about_job(request.id):
-                _make_model(request, data_dir, _Reporter(pipe))
+                _make_model(request, data_dir, report)
         except (BrokenPipeError, ConnectionResetError):
             raise
         except AnemoneError as error:
             send_failure("not_converted", str(error))
         except OSError as error:
-            send_failure("disk", f"{error.strerror or error}: {error.filename or data_dir}")
+            send_failure("disk", _disk_failure(error, report.progress, data_dir))
         except Exception as error:
             log.exception("the conversion of %s failed", request.source)
             send_failure("internal", f"{type(error).__name__}: {error}")

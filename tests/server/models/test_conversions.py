@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -15,12 +18,15 @@ from server.models.conversion import Conversion, ConversionFiles
 from server.models.conversion_request import ConversionRequest
 from server.models.conversions import MOST_OPEN, Conversions, NameTaken, TooManyConversions
 from server.models.installed import InstalledModels
+from server.outage import Pauses
+from server.supervisor import ChildProcess
 from tests.support import fake_converter
 
 
 @contextmanager
 def conversions(data_dir: Path, events: EventLog | None = None) -> Iterator[Conversions]:
-    queue = Conversions(data_dir, InstalledModels(data_dir), events or EventLog(), fake_converter.launcher(data_dir))
+    launch, pauses = fake_converter.launcher(data_dir), Pauses(0.02, 0.05)
+    queue = Conversions(data_dir, InstalledModels(data_dir), events or EventLog(), launch, pauses)
     queue.start()
     yield queue
     queue.stop()
@@ -229,3 +235,81 @@ def test_no_more_may_wait_than_a_few(tmp_path: Path) -> None:
         with pytest.raises(TooManyConversions):
             all_.submit(request("one more", "one-more"))
         assert all_.submit(request("the first model"), replacing=True).status == "queued"
+
+
+def failing(number: int) -> Callable[..., NoReturn]:
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise OSError(number, os.strerror(number), "/data/conversions")
+
+    return fail
+
+
+def stored(data_dir: Path, request: ConversionRequest) -> str:
+    return ConversionFiles(data_dir).read()[request.id].status
+
+
+def test_a_request_that_cannot_be_stored_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with conversions(tmp_path) as all_:
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr(ConversionFiles, "write", failing(errno.ENOSPC))
+            with pytest.raises(OSError, match="No space left"):
+                all_.submit(request("plain"))
+        assert all_.all() == []
+        all_.submit(request("plain"))
+        assert over(all_, request("plain")).status == "succeeded"
+
+
+def test_a_state_that_cannot_be_written_is_written_once_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with conversions(tmp_path) as all_:
+        all_.submit(request("steady"))
+        under_way(all_, request("steady"))
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr(ConversionFiles, "write", failing(errno.ENOSPC))
+            assert over(all_, request("steady")).status == "succeeded"
+            assert stored(tmp_path, request("steady")) == "running"
+        until(lambda: stored(tmp_path, request("steady")) == "succeeded")
+        all_.submit(request("plain", "other"))
+        assert over(all_, request("plain", "other")).status == "succeeded"
+
+
+def test_a_waiting_conversion_can_be_cancelled_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with conversions(tmp_path) as all_:
+        all_.submit(request("slow"))
+        all_.submit(request("plain", "other"))
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr(ConversionFiles, "write", failing(errno.ENOSPC))
+            for cancelled in (request("plain", "other"), request("slow")):
+                all_.cancel(cancelled.id)
+                assert over(all_, cancelled).status == "cancelled"
+        until(lambda: stored(tmp_path, request("plain", "other")) == "cancelled")
+
+
+def test_the_first_model_is_converted_even_if_its_request_cannot_be_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ConversionFiles, "write", failing(errno.ENOSPC))
+    with conversions(tmp_path) as all_:
+        all_.submit(request("plain"), replacing=True)
+        assert over(all_, request("plain")).status == "succeeded"
+
+
+def test_a_process_that_cannot_be_started_is_started_later_and_an_error_of_ours_fails_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug(*_: object) -> NoReturn:
+        raise RuntimeError("a bug")
+
+    with conversions(tmp_path) as all_:
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr(ChildProcess, "__init__", failing(errno.EMFILE))
+            all_.submit(request("plain"))
+            time.sleep(0.1)
+            assert _conversion(all_, request("plain")).status == "queued"
+        assert (over(all_, request("plain")).status, _conversion(all_, request("plain")).attempts) == ("succeeded", 1)
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr(ChildProcess, "__init__", bug)
+            all_.submit(request("plain", "other", attention="original"))
+            ended = over(all_, request("plain", "other", attention="original"))
+        assert (ended.status, ended.error and ended.error[0]) == ("failed", "internal")
