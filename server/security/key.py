@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hmac
 import math
-import os
 import secrets
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -20,6 +19,7 @@ from starlette.types import Scope
 from converter.errors import AnemoneError
 from server.errors import ApiError
 from server.security.headers import header
+from server.security.private import write_private
 from server.security.rate import Buckets, client_of
 from server.security.sessions import Sessions
 
@@ -57,20 +57,17 @@ class ApiKey:
 def kept_key(data_dir: Path) -> tuple[str, bool]:
     """Return the key in the data folder, made if missing, and whether it is new. Raises AnemoneError if it is not valid."""
     path = data_dir / FILE
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        os.chmod(path, 0o600)
-        text = path.read_text(encoding="utf-8", errors="replace").strip()
-        if not is_key(text):
-            raise AnemoneError(
-                f"{path} has no valid API key; delete the file, and the server makes a new key at its next start"
-            ) from None
-        return text, False
-    text = secrets.token_urlsafe(32)
-    with os.fdopen(file, "w") as out:
-        out.write(text + "\n")
-    return text, True
+    if not path.exists():
+        text = secrets.token_urlsafe(32)
+        write_private(path, f"{text}\n".encode())
+        return text, True
+    path.chmod(0o600)
+    text = path.read_text(encoding="utf-8", errors="replace").strip()
+    if not is_key(text):
+        raise AnemoneError(
+            f"{path} has no valid API key; delete the file, and the server makes a new key at its next start"
+        )
+    return text, False
 
 
 #: What a request's credentials are; "ended": those of a login that is not open any more, or never was.

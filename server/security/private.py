@@ -27,11 +27,13 @@ class _StillOpen(OSError):
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a file that only its owner can read, by one rename."""
+    """Write a file that only its owner can read, by one rename; a power cut leaves the file before or this one."""
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     new.replace(path)
 
 
