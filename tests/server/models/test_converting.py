@@ -28,7 +28,7 @@ def test_a_conversion_that_the_disk_stops_says_what_is_wrong_and_how_much_room_i
         report(Progress("converting", "unet", 30 * MB, 100 * MB))
         raise OSError(number, "as the system says it")
 
-    for owner, name in ((converting.signal, "signal"), (converting.os, "nice"), (converting, "log_as")):
+    for owner, name in ((converting.os, "nice"), (converting, "log_as")):
         monkeypatch.setattr(owner, name, lambda *_: None)  # they would change this process
     monkeypatch.setattr(converting, "_make_model", stopped)
     ours, theirs = multiprocessing.Pipe()
