@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from anyio import CapacityLimiter, to_thread
@@ -24,7 +25,7 @@ from server.jobs.store import JobStore
 from server.models.installed import InstalledModels, UnknownModel
 from server.pipeline.cost import cost
 from server.pipeline.decoding.file import ImageError
-from server.pipeline.images import LARGE, as_attachment, read_image
+from server.pipeline.images import LARGE, as_attachment, is_whole_png, read_image
 from server.pipeline.request import GenerationRequest, RequestError
 from server.security.rate import LOOPBACK
 
@@ -268,12 +269,20 @@ class Service:
             )
             return Refusal("no_such_image", "no_such_image", message)
         try:
-            return await run_in_threadpool(self._store.image_path(image).read_bytes)
-        except FileNotFoundError:
-            # The job may have expired since it was read.
-            current = self.job(job.id)
-            message = f"the file of image {index} of job {job.id} is missing from the data folder"
-            return current if isinstance(current, Refusal) else Refusal("no_such_image", "no_such_image", message)
+            png = await run_in_threadpool(self._whole_image, self._store.image_path(image))
+            damage = "is damaged"
+        except (FileNotFoundError, IsADirectoryError):
+            png, damage = None, "is missing from the data folder"
+        if png is not None:
+            return png
+        current = self.job(job.id)  # it may have expired since it was read
+        message = f"the file of image {index} of job {job.id} {damage}; submit the request with its seed again"
+        return current if isinstance(current, Refusal) else Refusal("no_such_image", "no_such_image", message)
+
+    @staticmethod
+    def _whole_image(path: Path) -> bytes | None:
+        png = path.read_bytes()
+        return png if is_whole_png(png) else None
 
     def _present(self, job: Job | None, job_id: str) -> Job | Refusal:
         if job is not None:

@@ -19,6 +19,8 @@ from server.pipeline.decoding.formats import name_of
 #: Images of more pixels are decoded one at a time, and reduced strip by strip; 4 megapixels take 16 MB.
 LARGE = 4_000_000
 _STRIP_PIXELS = 1 << 19
+#: The last chunk of every PNG; Pillow does not look at its checksum.
+_PNG_END = b"IEND\xaeB`\x82"
 #: Bytes of pixels and coefficients above which a JPEG is reduced as it is decoded.
 _MOST_BYTES = 250_000_000
 #: EXIF's orientations other than 1, and the transposition that turns each upright.
@@ -192,3 +194,13 @@ def encode_png(pixels: Pixels, parameters: str) -> bytes:
     # zlib's default level, 6, takes twice as long for files 4 to 8 % smaller (57 against 27 ms at 512x512).
     Image.fromarray(pixels).save(file, "PNG", pnginfo=info, compress_level=4)
     return file.getvalue()
+
+
+def is_whole_png(data: bytes) -> bool:
+    """Return whether a stored PNG is as `encode_png` made it, by its checksums: 0.9 ms for 3 MB."""
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            image.verify()
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return data.endswith(_PNG_END)

@@ -27,7 +27,7 @@ _Statuses = Annotated[list[Status], FIRST_ONLY, Field(max_length=20)]
 _LARGEST = 2**62
 
 _ABSENT: Answers = {
-    404: error("The job or image does not exist"),
+    404: error("The job or image does not exist, or the image's file is missing or damaged"),
     410: error("The job has expired"),
     422: error("A parameter is not accepted; the message names it"),
 }

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.support.live_server import PATIENCE, enqueue, job, over, running, until
+from tests.support.live_server import PATIENCE, enqueue, job, live, over, running, until
 
 
 @pytest.mark.parametrize(
@@ -176,6 +177,41 @@ def test_images_that_are_not_there_answer_404(client: httpx.Client) -> None:
         assert answer.status_code == 404, answer.text
     assert client.get(f"/api/v1/jobs/{made['id']}/images/first").status_code in (404, 422)
     assert client.delete("/api/v1/jobs/nothing").status_code == 404
+
+
+@pytest.mark.slow
+def test_an_image_whose_file_is_damaged_answers_404_and_says_so(tmp_path: Path) -> None:
+    def truncate(file: Path) -> None:
+        file.write_bytes(file.read_bytes()[:-20])
+
+    def alter(file: Path) -> None:
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+
+    def replace_by_a_folder(file: Path) -> None:
+        file.unlink()
+        file.mkdir()
+
+    with live(tmp_path) as client:
+        made = over(client, enqueue(client, "a circle")["id"])
+        url = made["images"][0]["url"]
+        assert client.get(url).status_code == 200
+        (file,) = (tmp_path / "images").glob("*.png")
+        whole = file.read_bytes()
+        for damage, word in (
+            (truncate, "damaged"),
+            (alter, "damaged"),
+            (Path.unlink, "missing"),
+            (replace_by_a_folder, "missing"),
+        ):
+            if not file.is_dir():
+                file.write_bytes(whole)
+            damage(file)
+            answer = client.get(url)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (404, "no_such_image")
+            assert word in answer.json()["error"]["message"]
+        assert job(client, made["id"])["status"] == "succeeded"
 
 
 def test_the_image_is_sent_as_what_it_is(client: httpx.Client) -> None:

@@ -142,15 +142,17 @@ def test_a_repeat_is_answered_even_by_a_full_queue(narrow: httpx.Client) -> None
 @pytest.mark.slow
 def test_jobs_that_have_expired_answer_410(tmp_path: Path) -> None:
     with live(tmp_path, limits=Limits(retention=Retention(gigabytes=1e-9))) as client:
-        job_id = enqueue(
-            client,
-            "a circle",
-        )["id"]
+        headers = {"Idempotency-Key": "k", "Prefer": "respond-async"}
+        job_id = client.post("/api/v1/txt2img", json={"prompt": "a circle"}, headers=headers).json()["id"]
         until(lambda: client.get(f"/api/v1/jobs/{job_id}").status_code == 410)
         for path in (f"/api/v1/jobs/{job_id}", f"/api/v1/jobs/{job_id}/images/0", f"/api/v1/jobs/{job_id}/events"):
             answer = client.get(path)
             assert (answer.status_code, answer.json()["error"]["code"]) == (410, "expired")
         assert client.delete(f"/api/v1/jobs/{job_id}").status_code == 410
+        # Its key is forgotten with it: a client that still waits would otherwise never get an image.
+        again = client.post("/api/v1/txt2img", json={"prompt": "a circle"}, headers=headers).json()["id"]
+        assert again != job_id
+        until(lambda: client.get(f"/api/v1/jobs/{again}").status_code == 410)
         assert client.get("/api/v1/jobs").json()["jobs"] == []
     with live(tmp_path, ready=False) as client:
         assert client.get(f"/api/v1/jobs/{job_id}").status_code == 410
