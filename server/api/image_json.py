@@ -26,6 +26,8 @@ _ESCAPES = {rb"\/": b"/", rb"\n": b"", rb"\r": b"", rb"\t": b""} | {
     for codes, character in (((b"2B", b"2b"), b"+"), ((b"2F", b"2f"), b"/"), ((b"3D", b"3d"), b"="))
     for code in codes
 }
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+_ADDRESSES = (b"http:", b"https:", b"file:", b"ftp:", b"blob:")
 #: Bytes of UTF-8 that start no character.
 _CONTINUATION = bytes(range(0x80, 0xC0))
 _LONGEST_ESCAPE = max(map(len, _ESCAPES))
@@ -33,6 +35,8 @@ _LONGEST_ESCAPE = max(map(len, _ESCAPES))
 
 class Base64:
     """Decodes base64 in pieces into a file; spaces and line ends are ignored, and a ``data:`` URI's head is left out.
+
+    The padding may be missing, and both alphabets of RFC 4648 are read.
 
     error: why it is not base64; None so far. length: characters of the text.
     """
@@ -46,8 +50,8 @@ class Base64:
 
     def feed(self, text: bytes) -> None:
         """Decode the next piece of a JSON text; the first has at least the ``data:`` URI's head."""
-        if self.length == 0 and text.startswith(b"data:"):
-            text = text.partition(b",")[2]
+        if self.length == 0:
+            text = self._without_head(text)
         self.length += len(text.translate(None, _CONTINUATION))
         if self.error is not None:
             return
@@ -61,14 +65,28 @@ class Base64:
         """Decode the rest."""
         rest, self._escape = self._escape, b""
         self._decode(rest)
-        if self._group and self.error is None:
-            self._fail("incorrect padding")
+        if len(self._group) == 1 and self.error is None:
+            self._fail("it is cut short: a last character is left over")
+        elif self._group and self.error is None:
+            self._decode(b"=" * (4 - len(self._group)))
+
+    def _without_head(self, text: bytes) -> bytes:
+        start = text[:64].lstrip().lower()
+        if start.startswith(_ADDRESSES):
+            self._fail("this is an address, which the server does not fetch; send the image itself")
+        elif start.startswith(b"data:"):
+            head, comma, text = text.partition(b",")
+            if not comma:
+                self._fail("this data: URI has no comma before its base64")
+            elif not head.rstrip().lower().endswith(b";base64"):
+                self._fail("this data: URI is not in base64; accepted: data:image/png;base64,...")
+        return text
 
     def _decode(self, text: bytes) -> None:
         if b"\\" in text:
             for escape, character in _ESCAPES.items():
                 text = text.replace(escape, character)
-        text = self._group + text.translate(None, b" \t\r\n")
+        text = self._group + text.translate(_URL_SAFE, b" \t\r\n")
         whole = len(text) // 4 * 4
         text, self._group = text[:whole], text[whole:]
         if not text:
@@ -79,7 +97,7 @@ class Base64:
         try:
             self._file.write(binascii.a2b_base64(text, strict_mode=True))
         except (binascii.Error, ValueError) as error:
-            self._fail(str(error).lower())
+            self._fail("it is percent-encoded" if b"%" in text else str(error).lower())
         self._padded = text.endswith(b"=")
 
     def _fail(self, error: str) -> None:

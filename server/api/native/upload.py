@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import Request
 from pydantic import ValidationError
 from python_multipart.multipart import parse_options_header
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from server.api.errors import from_validation
@@ -61,7 +61,10 @@ async def _read_form(request: Request) -> Upload:
         attachments = {}
         for name in ATTACHMENTS:
             file = form.get(name)
-            if not isinstance(file, UploadFile):
+            if isinstance(file, str):
+                message = f"{name} is text; it is required as a file: curl -F {name}=@{name}.png"
+                raise ApiError(422, "invalid_field", message, field=name)
+            if file is None:
                 raise ApiError(422, "missing_field", f"{name} is missing; it is required, as a file", field=name)
             attachments[name] = await file.read()
         fields = {key: value for key, value in form.items() if key not in ATTACHMENTS}

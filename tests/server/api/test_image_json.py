@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import random
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -40,9 +41,12 @@ def refused(body: bytes, size: int = 2**16) -> ApiError:
         f"data:image/png;base64,{TEXT}",
         TEXT.replace("/", r"\/"),
         TEXT.replace("+", r"\u002B").replace("/", r"\u002f").replace("=", r"\u003D"),
+        TEXT.rstrip("="),
+        TEXT.replace("+", "-").replace("/", "_"),
+        f" DATA:image/png;name=a.png;charset=utf-8;BASE64,{TEXT}",
         r"\r\n".join(TEXT[start : start + 76] for start in range(0, len(TEXT), 76)),
     ],
-    ids=["plain", "data URI", "PHP", ".NET", "lines"],
+    ids=["plain", "data URI", "PHP", ".NET", "no padding", "URL-safe", "parameters", "lines"],
 )
 @pytest.mark.parametrize("size", [997, 2**16, 2**20])
 def test_a_long_text_is_decoded_while_it_arrives(text: str, size: int) -> None:
@@ -89,7 +93,10 @@ def test_any_json_is_read_as_python_reads_it(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("A" * 200_001, "padding"),
+        ("A" * 200_001, "cut short"),
+        ("data:image/png;base64" + "A" * 200_000, "no comma"),
+        ("data:image/png," + "A" * 200_000, "not in base64"),
+        ("A" * 199_998 + "%2BAA", "percent-encoded"),
         ("A" * 200_000 + "!!!!", "only base64"),
         ("A" * 131_074 + "==" + "A" * 100_000, "adding"),
         ("\u00e9" * 200_000, "only base64"),
@@ -145,12 +152,34 @@ def test_a_byte_order_mark_is_ignored() -> None:
     assert read(b"\xef\xbb\xbf[1]") == [1]
 
 
-@pytest.mark.parametrize("text", ["", "QQ==", "data:text/plain;base64,QQ==", " Q Q\n== "])
+@pytest.mark.parametrize("text", ["", "QQ==", "data:text/plain;base64,QQ==", " Q Q\n== ", "QQ", "QQ="])
 def test_short_base64_is_decoded(text: str) -> None:
     assert decode_base64(text) == (b"A" if text else b"")
 
 
-@pytest.mark.parametrize("text", ["Q", "QQ=", "QQ==QQ==", "=", "\ud800", "-_-_", "a\\"])
+@pytest.mark.parametrize("text", ["Q", "QQ==QQ==", "=", "\ud800", "a\\"])
 def test_short_text_that_is_no_base64_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         decode_base64(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("data:image/png;base64QQ==", "no comma"),
+        ("data:image/png,QQ==", "not in base64; accepted: data:image/png;base64,..."),
+        ("data:,", "not in base64"),
+        ("https://example.org/a.png", "does not fetch"),
+        (" HTTP://example.org/a.png", "does not fetch"),
+        ("file:///tmp/a.png", "does not fetch"),
+        ("QQ%3D%3D", "percent-encoded"),
+        ("QQQQQ", "cut short"),
+    ],
+)
+def test_short_text_that_is_no_base64_says_why(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        decode_base64(text)
+
+
+def test_both_alphabets_are_read() -> None:
+    assert decode_base64("-_-_") == decode_base64("+/+/") == b"\xfb\xff\xbf"

@@ -176,3 +176,36 @@ def test_an_image_in_escaped_base64_is_read(client: httpx.Client, encoded: Encod
 def test_a_body_of_another_type_is_refused(client: httpx.Client, encoded: Encoded) -> None:
     answer = client.post("/api/v1/img2img", content=encoded(), headers={"Content-Type": "image/png"})
     assert "multipart/form-data" in refused(answer, 415)["message"]
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (b"GIF89a" + bytes(50), "a GIF image"),
+        (b"BM" + bytes(50), "a BMP image"),
+        (b"II*\0" + bytes(50), "a TIFF"),
+        (b"\0\0\0\x18ftypheic" + bytes(50), "a HEIC image"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avif" + bytes(50), "an AVIF image"),
+        (b"\0\0\0\x18ftypqt  " + bytes(50), "QuickTime"),
+        (b"<?xml version='1.0'?>\n<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
+        (b"\n<!DOCTYPE html><title>404</title>", "an HTML page"),
+        (b"", "an empty file"),
+        (b"a text file", "this is text"),
+        (b"data:image/png;base64,iVBORw0KGgo", "base64 text"),
+        (bytes(range(256)), "256 bytes in no known format"),
+    ],
+)
+def test_what_was_sent_instead_of_an_image_is_named(client: httpx.Client, image: bytes, words: str) -> None:
+    error = refused(form(client, image))
+    assert words in error["message"]
+    assert "accepted: a complete PNG, JPEG or WebP image" in error["message"]
+
+
+def test_a_form_whose_image_is_text_says_how_to_send_a_file(client: httpx.Client) -> None:
+    error = refused(client.post("/api/v1/img2img", files={"prompt": (None, "a"), "image": (None, "a.png")}))
+    assert "curl -F image=@image.png" in error["message"]
+
+
+def test_an_address_is_not_fetched_and_says_so(client: httpx.Client) -> None:
+    body = {"prompt": "a", "image": "https://example.org/a.png"}
+    assert "does not fetch" in refused(client.post("/api/v1/img2img", json=body))["message"]
