@@ -8,6 +8,13 @@ let first = null; // the image to start from
 let job = null; // the path of the running job
 let login = null; // resolves after the login; several requests may wait for it
 
+// Scripts cannot see the login's cookie, so the page remembers that it has logged in.
+function remember(isLoggedIn) {
+  if (isLoggedIn) localStorage.setItem("login", "open");
+  else localStorage.removeItem("login");
+  $("logout").hidden = !isLoggedIn;
+}
+
 async function ask(path, options) {
   const answer = await fetch(path, options);
   if (answer.status === 401) {
@@ -21,6 +28,7 @@ async function ask(path, options) {
 }
 
 function askForKey() {
+  remember(false);
   $("login").hidden = false;
   $("key").focus();
   return new Promise((resolve) => {
@@ -36,6 +44,7 @@ function askForKey() {
       $("refused").textContent = "";
       $("key").value = "";
       $("login").hidden = true;
+      remember(true);
       login = null;
       resolve();
     };
@@ -159,6 +168,11 @@ form.addEventListener("submit", (event) => {
   attempt(generate);
 });
 $("stop").addEventListener("click", () => job && ask(job, { method: "DELETE" }).catch((error) => ($("error").textContent = error.message)));
+$("logout").addEventListener("click", async () => {
+  const answer = await fetch("api/v1/session", { method: "DELETE" }).catch(() => null);
+  if (answer?.ok) location.reload(); // which asks for the key
+  else $("error").textContent = "Logging out failed: the login is still open";
+});
 $("file").addEventListener("change", () => start($("file").files[0]));
 $("remove").addEventListener("click", () => start(null));
 for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
@@ -169,3 +183,4 @@ for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
   });
 }
 attempt(prepare);
+remember(localStorage.getItem("login") !== null); // last: it throws where the browser stores nothing
