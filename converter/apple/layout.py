@@ -73,9 +73,12 @@ def find_layout(folder: Path) -> Layout:
 
     Raises CheckpointError if it has neither, or packages of several models.
     """
-    packages = _packages(folder) if folder.is_dir() else []
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise CheckpointError(f"{folder} {what}; a folder of packages that Apple's converter wrote is accepted")
+    packages = _packages(folder)
     if not packages:
-        compiled = _compiled(folder) if folder.is_dir() else {}
+        compiled = _compiled(folder)
         if not compiled:
             raise CheckpointError(
                 f"{folder} holds no models by the names of Apple's converter: Stable_Diffusion_version_*_unet.mlpackage "

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import Any
 
+from converter.errors import AnemoneError
 from converter.folder import ModelFolder
 from server.cli.flags import Commands
 from server.cli.parser import path
@@ -13,6 +15,7 @@ from server.cli.serve import add_config, settings_of
 from server.models.first import FirstModel
 from server.models.installed import InstalledModels
 from server.models.memory import memory_need
+from server.terminal import printable
 
 
 def add_models(commands: Commands) -> None:
@@ -46,8 +49,14 @@ def _to_dict(name: str, models: InstalledModels) -> dict[str, Any]:
 
 def _list(args: argparse.Namespace) -> int:
     settings = settings_of(args)
+    if args.data_dir is not None and not settings.data_dir.is_dir():
+        raise AnemoneError(
+            f"the data folder {settings.data_dir} does not exist; leave --data-dir out for the usual one"
+        )
     models = FirstModel(settings.model, settings.data_dir).models
     rows = [_to_dict(name, models) for name in models.names()]
+    for name, reason in models.damaged().items():
+        print(f"anemone: {name} is damaged: {printable(reason)}", file=sys.stderr)
     if args.json:
         print(json.dumps(rows, indent=2))
         return 0

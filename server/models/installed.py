@@ -14,6 +14,7 @@ from pathlib import Path
 from converter.errors import AnemoneError, ManifestError
 from converter.folder import FILE, Manifest
 from converter.sources.snapshot import short_name
+from server.models.paths import without_paths
 
 #: A folder's modification time is relied on once it is this old (ns): some file systems only store whole seconds.
 _SETTLED_NS = 2_000_000_000
@@ -27,14 +28,6 @@ class UnknownModel(AnemoneError):
 
 class NotDeletable(AnemoneError):
     """The model's folder is outside the data folder, so the server does not delete it."""
-
-
-def _read(folder: Path) -> Manifest | None:
-    """Return the folder's manifest; None if it is not a model folder, or is damaged."""
-    try:
-        return Manifest.read(folder)
-    except (OSError, ManifestError):
-        return None
 
 
 @dataclass(frozen=True)
@@ -63,6 +56,8 @@ class _Listing:
     """The models of one scan, and the stamps of everything it read, by path."""
 
     models: dict[str, InstalledModel]
+    #: The folders whose manifest is damaged, with the reason.
+    damaged: dict[str, str]
     root: tuple[str, _Stamp]
     manifests: dict[str, _Stamp]
     #: The manifests outside the models folder; their models get their names first.
@@ -117,13 +112,17 @@ class InstalledModels:
         paths = self._root.iterdir() if self._root.is_dir() else ()
         own = sorted(p for p in paths if p.name[0] != "." and p.name.isprintable())
         models: dict[str, InstalledModel] = {}
+        damaged: dict[str, str] = {}
         stamps: dict[str, _Stamp] = {}
         for path in dict.fromkeys((*self._extra, *own)):
             file = str(path / FILE)
             stamps[file] = _stamp(file)
             is_known = last is not None and file in known and last.manifests[file] == stamps[file]
-            manifest = known[file] if is_known else _read(path)
-            if manifest is None:
+            try:
+                manifest = known[file] if is_known else Manifest.read(path)
+            except ManifestError as error:
+                if os.path.lexists(file):  # other folders are none of ours
+                    damaged[path.name] = without_paths(str(error), (path,))
                 continue
             # An extra path may be "."; a link in the models folder keeps its own name.
             base, number = path.name if path.parent == self._root else short_name(path), 1
@@ -132,11 +131,15 @@ class InstalledModels:
             models[name] = InstalledModel(name, path, manifest)
         is_settled = root[1] is None or root[1][0] < before - _SETTLED_NS
         extra = tuple(str(path / FILE) for path in self._extra)
-        return _Listing(models, root, stamps, extra, is_settled)
+        return _Listing(models, damaged, root, stamps, extra, is_settled)
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all models, those outside the data folder first."""
         return tuple(self._listing().models)
+
+    def damaged(self) -> dict[str, str]:
+        """Return the folders whose manifest is damaged, by name, with the reason; they are not installed."""
+        return dict(self._listing().damaged)
 
     def cached(self, name: str | None) -> InstalledModel | None:
         """Return the model with exactly this name (None: the default model), if that needs no scan.
@@ -158,6 +161,8 @@ class InstalledModels:
         for model in models.values():
             if name.casefold() in (model.name.casefold(), model.manifest.name.casefold()):
                 return model
+        if (reason := self._listing().damaged.get(name)) is not None:
+            raise UnknownModel(f"the model {name} is damaged: {reason}; convert it again")
         raise UnknownModel(f"there is no model {name[:80]!r}; installed: {', '.join(models) or 'none yet'}")
 
     def find(self, name: str) -> str:

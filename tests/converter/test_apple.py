@@ -748,3 +748,10 @@ def test_the_advice_for_a_folder_that_cannot_be_written_works(custom, tmp_path):
         (mine / package.name).symlink_to(package)
     actual = adopt(mine, settings_of(source))
     np.testing.assert_array_equal(image_of(actual, steps=1), image_of(ours, steps=1))
+
+
+def test_a_folder_that_is_not_there_and_a_file_are_named(tmp_path):
+    (tmp_path / "file").touch()
+    for name, words in (("nothing", "does not exist"), ("file", "is a file")):
+        with pytest.raises(CheckpointError, match=f"{name} {words}; a folder of packages"):
+            adopt(tmp_path / name, AppleSettings())

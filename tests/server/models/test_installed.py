@@ -76,7 +76,14 @@ def test_a_damaged_folder_takes_no_other_with_it(tmp_path: Path) -> None:
     put(tmp_path / "models" / "a")
     damaged = put(tmp_path / "models" / "b")
     (damaged / FILE).write_text("{")
-    assert InstalledModels(tmp_path).names() == ("a",)
+    models = InstalledModels(tmp_path)
+    assert models.names() == ("a",)
+    with pytest.raises(UnknownModel, match=r"the model b is damaged: anemone\.json is not JSON: .*; convert it again"):
+        models.get("b")
+    assert list(models.damaged()) == ["b"]
+    replace(MANIFEST, name="b").write(damaged)
+    assert models.find("b") == "b"
+    assert models.damaged() == {}
 
 
 def test_only_the_servers_own_models_are_deleted(tmp_path: Path) -> None:
