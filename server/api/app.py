@@ -14,6 +14,7 @@ from server.api import health, metrics, page
 from server.api.backend import Backend
 from server.api.dialect import OPEN, Dialect, Dialects, limit_in
 from server.api.errors import install_error_handlers
+from server.api.head import Head
 from server.api.native.dialect import NATIVE
 from server.api.openapi import complete
 from server.api.service import Service
@@ -107,6 +108,7 @@ def create_app(
     for router in (*(r for d in by_path.all for r in d.routers), health.router, metrics.router, page.router):
         app.include_router(router)
     install_error_handlers(app, by_path.render_error)
+    app.add_middleware(Head)
     app.add_middleware(
         Gate,
         access=access,

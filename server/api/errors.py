@@ -164,4 +164,5 @@ def _methods(request: Request) -> list[str]:
     routes = [route for route in iter_route_contexts(request.app.routes) if route.methods]
     # The first match answers a request: a fixed path precedes one with a parameter.
     path = next((route.path for route in routes if route.path_regex.fullmatch(request.url.path)), None)
-    return sorted({method for route in routes if route.path == path for method in route.methods or ()})
+    methods = {method for route in routes if route.path == path for method in route.methods or ()}
+    return sorted(methods | {"HEAD"} if "GET" in methods else methods)
