@@ -31,12 +31,13 @@ class Announcement:
     tls: bool
 
 
-def _addresses(host: str) -> list[str]:
+def addresses(host: str) -> list[str]:
+    """Return the addresses to announce for a server that listens on ``host``."""
     address = ipaddress.ip_address(host)
     if not address.is_unspecified:
-        return [host]
+        return [host.partition("%")[0]]  # clients add their own interface to a link-local address
     families = (socket.AF_INET,) if address.version == 4 else (socket.AF_INET, socket.AF_INET6)
-    own = [a.address for addresses in psutil.net_if_addrs().values() for a in addresses if a.family in families]
+    own = [a.address for interface in psutil.net_if_addrs().values() for a in interface if a.family in families]
     # A link-local IPv6 address needs the name of the interface, which differs from machine to machine.
     return [a for a in own if "%" not in a and not ipaddress.ip_address(a).is_loopback]
 
@@ -80,7 +81,7 @@ async def announced(
         log.warning("the server is not announced by Bonjour: %s", error)
         yield
         return
-    infos = services(announcement, socket.gethostname(), _addresses(announcement.host))
+    infos = services(announcement, socket.gethostname(), addresses(announcement.host))
     # Registration takes a second or two, as it asks whether the name is free; requests are served meanwhile.
     registering = asyncio.create_task(_register(zeroconf, infos))
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from converter.errors import AnemoneError
 from server.api.app import create_app
 from server.api.backend import Backend
 from server.bonjour import Announcement
+from server.cli.listening import listening_socket, urls
 from server.jobs.ledger import Limits
 from server.jobs.local_worker import WorkerSettings, start_worker
 from server.jobs.queue import JobQueue
@@ -27,7 +27,7 @@ from server.security import sessions
 from server.security.connections import ConnectionLimits
 from server.security.descriptors import raise_open_files
 from server.security.gate import Access
-from server.security.hosts import Hosts, own_addresses, own_names
+from server.security.hosts import Hosts, own_addresses, own_ipv6_addresses, own_names
 from server.security.key import FILE, ApiKey, Authenticator, kept_key
 from server.security.private import UMASK, make_private
 from server.security.tls import Certificate, own_certificate, user_certificate
@@ -83,21 +83,6 @@ class _Console:
         self._said = text
 
 
-def _listening_socket(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # The protocol must be TCP: only then does asyncio turn off Nagle's algorithm, which would delay answers by 40 ms.
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((settings.host, settings.port))
-    except OSError as error:
-        listening.close()
-        raise AnemoneError(
-            f"port {settings.port} on {settings.host} cannot be used: {error.strerror}; choose another --port"
-        ) from error
-    return listening
-
-
 def _access(settings: Settings) -> Access:
     """Return the access rules; on the network, make a missing API key and show it this one time."""
     text = settings.api_key.get_secret_value() if settings.api_key is not None else None
@@ -119,21 +104,16 @@ def _certificate(settings: Settings) -> Certificate | None:
         return user_certificate(settings.tls_cert, settings.tls_key)
     if not settings.tls:
         return None
-    network = (*own_names(), *own_addresses()) if settings.on_network else ()
-    certificate = own_certificate(
-        settings.data_dir, ("localhost", "127.0.0.1", "::1", *network, *settings.allowed_hosts)
-    )
+    names = ["localhost", "127.0.0.1", "::1", *settings.allowed_hosts]
+    changing: tuple[str, ...] = ()
+    if settings.on_network:
+        names += [*own_names(), *own_addresses()]
+        if settings.host not in ("0.0.0.0", "::"):
+            names.append(settings.host.partition("%")[0])
+        changing = own_ipv6_addresses()
+    certificate = own_certificate(settings.data_dir, names, changing)
     say(f"certificate {certificate.cert}\nSHA-256 fingerprint {certificate.fingerprint}")
     return certificate
-
-
-def _urls(settings: Settings, port: int) -> str:
-    """Return the server's addresses as text for its owner."""
-    hosts = [settings.host]
-    if settings.host in ("0.0.0.0", "::"):
-        hosts = [*(name for name in own_names() if name.endswith(".local")), *own_addresses()]
-    scheme = "https" if settings.serves_tls else "http"
-    return ", ".join(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}" for host in hosts)
 
 
 def worker_launcher(settings: Settings, first: FirstModel) -> Launch:
@@ -167,15 +147,16 @@ def serve(settings: Settings) -> int:
     log_as(settings.log_format)
     os.umask(UMASK)  # for the workers and conversions too, which inherit it
     limits = ConnectionLimits.within(raise_open_files())
-    with _sole_user(settings.data_dir), _listening_socket(settings) as listening:
+    with _sole_user(settings.data_dir), listening_socket(settings.host, settings.port) as listening:
         if still_open := make_private(settings.data_dir):
             say(still_open)
         first = FirstModel(settings.model, settings.data_dir.absolute())
         first.require_usable()
-        urls = _urls(settings, listening.getsockname()[1])
+        port = listening.getsockname()[1]
+        reachable = urls(settings.host, port, "https" if settings.serves_tls else "http")
         access, certificate = _access(settings), _certificate(settings)
-        say(f"Anemone at {urls}, data in {settings.data_dir}")
-        console = _Console(urls)
+        say(f"Anemone at {reachable}, data in {settings.data_dir}")
+        console = _Console(reachable)
 
         store = JobStore(settings.data_dir)
         queue = JobQueue(store, [worker_launcher(settings, first)], first.models, console, _limits(settings))
@@ -185,7 +166,7 @@ def serve(settings: Settings) -> int:
         backend = Backend(store, queue, first.models, conversions, first, budget)
         announcement = None
         if settings.on_network and settings.advertise:
-            announcement = Announcement(settings.host, listening.getsockname()[1], settings.serves_tls)
+            announcement = Announcement(settings.host, port, settings.serves_tls)
         app = create_app(lambda: backend, access, settings.shutdown_seconds, announcement)
         tls = {} if certificate is None else {"ssl_certfile": certificate.cert, "ssl_keyfile": certificate.key}
         server = Server(app, settings.shutdown_seconds, limits, **tls)

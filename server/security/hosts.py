@@ -46,9 +46,21 @@ def own_names() -> tuple[str, ...]:
 
 def own_addresses() -> tuple[str, ...]:
     """Return this machine's current IPv4 addresses, except loopback addresses."""
+    return tuple(a for a in _addresses_of(socket.AF_INET) if not is_loopback(a))
+
+
+def own_ipv6_addresses(link_local: bool = False) -> tuple[str, ...]:
+    """Return this machine's current IPv6 addresses that other networks reach, or its link-local ones with their interface."""
+    return tuple(
+        a
+        for a in _addresses_of(socket.AF_INET6)
+        if not is_loopback(a) and ipaddress.ip_address(a).is_link_local == link_local
+    )
+
+
+def _addresses_of(family: socket.AddressFamily) -> list[str]:
     interfaces = psutil.net_if_addrs().values()
-    addresses = {a.address for interface in interfaces for a in interface if a.family == socket.AF_INET}
-    return tuple(sorted(a for a in addresses if not is_loopback(a)))
+    return sorted({a.address for interface in interfaces for a in interface if a.family == family})
 
 
 @dataclass(frozen=True)

@@ -47,10 +47,11 @@ def user_certificate(cert: Path, key: Path) -> Certificate:
     return Certificate(cert, key, _fingerprint(certificate))
 
 
-def own_certificate(data_dir: Path, names: Iterable[str]) -> Certificate:
+def own_certificate(data_dir: Path, names: Iterable[str], changing: Iterable[str] = ()) -> Certificate:
     """Return the server's own certificate for ``names`` (host names and addresses).
 
-    Makes a new one if it is missing, expires within thirty days, or lacks one of the names.
+    Makes a new one if it is missing, expires within thirty days, or lacks one of the names. A new one has the ``changing``
+    names too, but is not replaced for them: a machine takes new IPv6 addresses every day.
     """
     folder = data_dir / "tls"
     cert, key = folder / "cert.pem", folder / "key.pem"
@@ -58,7 +59,7 @@ def own_certificate(data_dir: Path, names: Iterable[str]) -> Certificate:
     kept = _kept(cert, key)
     if kept is None or not wanted <= _names_of(kept) or _ends(kept) < _now() + datetime.timedelta(_RENEWAL_DAYS):
         folder.mkdir(mode=0o700, exist_ok=True)
-        kept = _make(cert, key, wanted)
+        kept = _make(cert, key, wanted | _alternatives(changing))
     return Certificate(cert, key, _fingerprint(kept))
 
 

@@ -8,7 +8,7 @@ import pytest
 from zeroconf import Zeroconf
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
-from server.bonjour import Announcement, announced, services
+from server.bonjour import Announcement, addresses, announced, services
 
 HERE = Announcement("127.0.0.1", 7861, tls=False)
 
@@ -81,3 +81,8 @@ def test_a_machine_without_network_is_served_all_the_same(caplog: pytest.LogCapt
 
     assert asyncio.run(scenario()) == "served"
     assert "no such device" in caplog.text
+
+
+def test_a_link_local_address_is_announced_without_this_machines_interface() -> None:
+    assert addresses("fe80::1%en0") == ["fe80::1"]
+    assert services(HERE, "mac", addresses("fe80::1%en0"))[0].parsed_addresses() == ["fe80::1"]

@@ -17,13 +17,13 @@ from server.security.connections import ConnectionLimits
 from server.security.gate import Access, Gate
 from server.shutdown import Server
 from tests.support.asgi_client import OPEN, render_error
-from tests.support.live_server import until
+from tests.support.live_server import bound, until
 
 LARGE = 64 * 2**20
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-def app(release: threading.Event) -> FastAPI:
+def app(release: threading.Event, access: Access) -> FastAPI:
     """Return an app with routes that answer at once, at length, or when ``release`` is set."""
     small = FastAPI()
 
@@ -50,7 +50,7 @@ def app(release: threading.Event) -> FastAPI:
     async def length(request: Request) -> int:
         return len(await request.body())
 
-    small.add_middleware(Gate, access=Access(), render=render_error, open_routes=OPEN)
+    small.add_middleware(Gate, access=access, render=render_error, open_routes=OPEN)
     return small
 
 
@@ -103,12 +103,16 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 @contextmanager
-def small(limits: ConnectionLimits | None = None, **options: Any) -> Iterator[Small]:
-    """Run a small server with these limits; ``options`` as `uvicorn.Config` takes them."""
+def small(
+    limits: ConnectionLimits | None = None,
+    listening: socket.socket | None = None,
+    access: Access | None = None,
+    **options: Any,
+) -> Iterator[Small]:
+    """Run a small server on a bound socket, by default this machine's; ``options`` as `uvicorn.Config` takes them."""
     release = threading.Event()
-    server = Server(app(release), 0.0, limits, **options)
-    with socket.socket(proto=socket.IPPROTO_TCP) as listening:
-        listening.bind(("127.0.0.1", 0))
+    server = Server(app(release, access or Access()), 0.0, limits, **options)
+    with listening or bound() as listening:
         port = listening.getsockname()[1]
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

@@ -100,3 +100,9 @@ def test_a_user_certificate_that_cannot_be_used_is_named(tmp_path: Path, broken:
         )
     with pytest.raises(AnemoneError, match=cert.name):
         user_certificate(cert, key)
+
+
+def test_it_has_ipv6_addresses_but_is_not_replaced_as_they_change(tmp_path: Path) -> None:
+    first = own_certificate(tmp_path, NAMES, changing=("2001:db8::1",))
+    assert greeted(first, "2001:db8::1") == "TLSv1.3"
+    assert own_certificate(tmp_path, NAMES, changing=("2001:db8::2",)).fingerprint == first.fingerprint
