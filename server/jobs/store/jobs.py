@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import secrets
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,9 +16,8 @@ from server.events import Status
 from server.jobs.estimates import Shape, StepTime, shape_cost
 from server.jobs.fair_queue import QueuedJob, QueueKey
 from server.jobs.job import PRIORITIES, Job, JobFailure, JobImage, Submission
+from server.jobs.store.database import Database
 from server.jobs.store.files import UNKNOWN, StoredFiles
-from server.jobs.store.opening import open_database
-from server.jobs.store.schema import connect, durably
 from server.pipeline.cost import Cost
 from server.pipeline.request import GenerationRequest, read_request
 
@@ -29,11 +27,6 @@ log = logging.getLogger("anemone.store")
 MOST_DEATHS_IN_JOB = 2
 #: A job seldom causes a server's death, but one that takes the whole machine down must not be tried for ever.
 MOST_ATTEMPTS = 5
-#: How long a write waits for another program that has the database locked, a backup for example.
-WRITE_SECONDS = 5.0
-#: The event loop reads, and answers nobody while it waits. Writers do not lock out readers; only repairs of the database do.
-_READ_SECONDS = 0.2
-
 _COLUMNS = (
     "id", "number", "status", "model", "priority", "request", "created", "started", "finished", "attempts", "steps_done",
     "step_seconds", "error_code", "error_message",
@@ -41,56 +34,32 @@ _COLUMNS = (
 
 
 class JobStore:
-    """Jobs with their images and attachments in a data folder. Safe to call from several threads.
-
-    Reads use a connection of their own: they do not wait for a write that is on its way to the disk.
-    """
+    """Jobs with their images and attachments in a data folder. Safe to call from several threads."""
 
     def __init__(self, data_dir: Path) -> None:
         self.images = StoredFiles(data_dir / "images", ".png")
         self.attachments = StoredFiles(data_dir / "attachments", ".bin")
-        self._writing, self._reading = threading.RLock(), threading.Lock()
-        self._db, is_new = open_database(data_dir / "jobs.sqlite3", self.attachments, WRITE_SECONDS)
-        self._read = connect(data_dir / "jobs.sqlite3", _READ_SECONDS)
+        self._database = Database(data_dir / "jobs.sqlite3", self.attachments)
         self._fail_unreadable()
         # What a lost database referred to stays in place, because that database may be put back.
-        if not is_new:
+        if not self._database.is_new:
             self._sweep()
 
     def _sweep(self) -> None:
         for name, files in (("images", self.images), ("attachments", self.attachments)):
-            moved = files.sweep({file for (file,) in self._db.execute(f"SELECT file FROM {name}")})
+            moved = files.sweep({file for (file,) in self._database.rows(f"SELECT file FROM {name}")})
             if moved:
                 log.warning("files in %s to which no job refers, now in %s/%s: %d", name, name, UNKNOWN, moved)
 
     def _fail_unreadable(self) -> None:
         """Fail the open jobs whose requests cannot be read, so that the others run."""
-        for job_id, text in self._rows("SELECT id, request FROM jobs WHERE status IN ('queued', 'running')"):
+        for job_id, text in self._database.rows("SELECT id, request FROM jobs WHERE status IN ('queued', 'running')"):
             if read_request(text) is None:
                 self.end(job_id, "failed", JobFailure("damaged", "its stored request cannot be read; submit it again"))
 
     def close(self) -> None:
         """Close the database."""
-        with self._writing, self._reading:
-            self._read.close()
-            self._db.close()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._writing:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                # After some errors, of a full disk for one, SQLite has rolled back already.
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-
-    def _rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        with self._reading:
-            return self._read.execute(query, values).fetchall()
+        self._database.close()
 
     # --- insert ------------------------------------------------------------------------------------------------
 
@@ -110,10 +79,9 @@ class JobStore:
             **asdict(submission.cost),
         }
         with (
-            self._writing,
+            self._database.lock,
             self._written(submission.attachments) as files,
-            durably(self._db),
-            self._transaction() as db,
+            self._database.transaction(durable=True) as db,
         ):
             # Numbers of expired jobs are not used again: they mark where a page of jobs begins.
             ((number,),) = db.execute(
@@ -143,14 +111,14 @@ class JobStore:
 
     def with_key(self, client: str, key: str) -> tuple[str, str | None] | None:
         """Return the id and the fingerprint of the job that a client submitted with this key; None if there is none."""
-        rows = self._rows("SELECT id, fingerprint FROM jobs WHERE client = ? AND key = ?", (client, key))
+        rows = self._database.rows("SELECT id, fingerprint FROM jobs WHERE client = ? AND key = ?", (client, key))
         return rows[0] if rows else None
 
     def newest_like(self, client: str, fingerprint: str, since: float) -> str | None:
         """Return the id of a client's newest job with this fingerprint that was submitted after ``since`` (seconds since 1970)."""
         query = """SELECT id FROM jobs WHERE client = ? AND fingerprint = ? AND created > ?
                    ORDER BY number DESC LIMIT 1"""
-        rows = self._rows(query, (client, fingerprint, since))
+        rows = self._database.rows(query, (client, fingerprint, since))
         return str(rows[0][0]) if rows else None
 
     def queued(self) -> list[QueuedJob]:
@@ -158,7 +126,7 @@ class JobStore:
         query = """SELECT id, turn, number, priority, client, request, calls, rows, decodes
                    FROM jobs WHERE status = 'queued'"""
         jobs = []
-        for job_id, start_tag, number, priority, client, text, *counts in self._rows(query):
+        for job_id, start_tag, number, priority, client, text, *counts in self._database.rows(query):
             request = read_request(text)
             assert request is not None  # those that cannot be read failed at the start
             cost = shape_cost(request, Cost(*counts))
@@ -167,8 +135,8 @@ class JobStore:
 
     def name_model(self, model: str) -> None:
         """Bind open jobs to this model that a version with only one model stored."""
-        with self._writing:
-            self._db.execute(
+        with self._database.transaction() as db:
+            db.execute(
                 """UPDATE jobs SET model = :model, request = json_set(request, '$.model', :model)
                    WHERE status IN ('queued', 'running') AND model = ''""",
                 {"model": model},
@@ -177,11 +145,11 @@ class JobStore:
     # --- query ---------------------------------------------------------------------------------------
 
     def _jobs(self, rest: str, values: Sequence[Any]) -> list[Job]:
-        rows = self._rows(f"SELECT {', '.join(_COLUMNS)} FROM jobs {rest}", values)
+        rows = self._database.rows(f"SELECT {', '.join(_COLUMNS)} FROM jobs {rest}", values)
         marks = ", ".join("?" * len(rows))
         images: dict[str, list[JobImage]] = {row[0]: [] for row in rows}
         query = f"SELECT job, number, seed, file FROM images WHERE job IN ({marks}) ORDER BY number"
-        for job_id, *image in self._rows(query, list(images)):
+        for job_id, *image in self._database.rows(query, list(images)):
             images[job_id].append(JobImage(*image))
         return [_job(row, images[row[0]]) for row in rows]
 
@@ -210,7 +178,7 @@ class JobStore:
 
     def is_expired(self, job_id: str) -> bool:
         """Return whether there was a job with this id that has expired."""
-        return bool(self._rows("SELECT 1 FROM tombstones WHERE id = ?", (job_id,)))
+        return bool(self._database.rows("SELECT 1 FROM tombstones WHERE id = ?", (job_id,)))
 
     def image_path(self, image: JobImage) -> Path:
         """Return the path of an image."""
@@ -225,11 +193,11 @@ class JobStore:
         the job is still queued, and the attempt is not counted.
         """
         attachments = {}
-        for name, file in self._rows("SELECT name, file FROM attachments WHERE job = ?", (job_id,)):
+        for name, file in self._database.rows("SELECT name, file FROM attachments WHERE job = ?", (job_id,)):
             with suppress(FileNotFoundError):
                 attachments[name] = self.attachments.path(file).read_bytes()
-        with self._writing:
-            rows = self._db.execute(
+        with self._database.transaction() as db:
+            rows = db.execute(
                 """UPDATE jobs SET status = 'running', started = ?, attempts = attempts + 1, steps_done = 0,
                      step_seconds = 0 WHERE id = ? AND status = 'queued' RETURNING request""",
                 (time.time(), job_id),
@@ -244,7 +212,7 @@ class JobStore:
         """Store a finished image, in place of an earlier attempt's; its row is written after its file is complete."""
         name = self.images.write(png)
         try:
-            with self._transaction() as db:
+            with self._database.transaction() as db:
                 former = db.execute("SELECT file FROM images WHERE job = ? AND number = ?", (job_id, index)).fetchall()
                 db.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", (job_id, index, seed, name))
         except BaseException:
@@ -254,8 +222,8 @@ class JobStore:
 
     def cancelling(self, job_id: str) -> None:
         """Note that a running job is to be cancelled, so that it is not run again even if a process dies now."""
-        with self._writing, durably(self._db):
-            self._db.execute("UPDATE jobs SET cancelling = 1 WHERE id = ? AND status = 'running'", (job_id,))
+        with self._database.transaction(durable=True) as db:
+            db.execute("UPDATE jobs SET cancelling = 1 WHERE id = ? AND status = 'running'", (job_id,))
 
     def end(
         self,
@@ -267,9 +235,9 @@ class JobStore:
         step_seconds: float = 0.0,
     ) -> None:
         """Close an open job and delete its attachments; a closed one stays as it is."""
-        with self._writing:
-            attached = self._db.execute("SELECT 1 FROM attachments WHERE job = ? LIMIT 1", (job_id,)).fetchall()
-            with self._ending() if attached else self._transaction() as db:
+        with self._database.lock:
+            attached = self._database.rows("SELECT 1 FROM attachments WHERE job = ? LIMIT 1", (job_id,))
+            with self._ending() if attached else self._database.transaction() as db:
                 self._close(db, job_id, status, failure, steps_done, step_seconds)
 
     def _close(
@@ -295,7 +263,7 @@ class JobStore:
         The transaction is on disk before the files are deleted: otherwise a power cut could reopen a job that then lacks
         its attachments.
         """
-        with self._writing, durably(self._db), self._transaction() as db:
+        with self._database.transaction(durable=True) as db:
             yield db
             rows = db.execute(
                 """DELETE FROM attachments WHERE job IN (SELECT job FROM attachments JOIN jobs ON jobs.id = job
@@ -353,25 +321,25 @@ class JobStore:
 
     def step_times(self) -> dict[Shape, StepTime]:
         """Return the stored step times by shape."""
-        rows = self._rows("SELECT model, width, height, batch, step, picture FROM paces")
+        rows = self._database.rows("SELECT model, width, height, batch, step, picture FROM paces")
         return {Shape(*row[:4]): StepTime(*row[4:]) for row in rows}
 
     def keep_step_time(self, shape: Shape, step_time: StepTime) -> None:
         """Store the step time of a shape."""
         row = (shape.model, shape.width, shape.height, shape.batch, step_time.step, step_time.image)
-        with self._writing:
-            self._db.execute("INSERT OR REPLACE INTO paces VALUES (?, ?, ?, ?, ?, ?)", row)
+        with self._database.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO paces VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def finished_before(self, moment: float | None, limit: int) -> list[str]:
         """Return the ids of the ``limit`` jobs that ended first, before ``moment`` (seconds since 1970; None: at any time)."""
         query = "SELECT id FROM jobs WHERE finished < ? ORDER BY finished LIMIT ?"
-        return [str(job_id) for (job_id,) in self._rows(query, (2.0**62 if moment is None else moment, limit))]
+        return [str(job_id) for (job_id,) in self._database.rows(query, (2.0**62 if moment is None else moment, limit))]
 
     def expire(self, job_ids: Sequence[str]) -> int:
         """Delete ended jobs and their images, and return how many jobs; their ids are kept as tombstones."""
         names: list[str] = []
         deleted = 0
-        with self._transaction() as db:
+        with self._database.transaction() as db:
             for job_id in job_ids:
                 names += [file for (file,) in db.execute("DELETE FROM images WHERE job = ? RETURNING file", (job_id,))]
                 db.execute(
@@ -384,8 +352,8 @@ class JobStore:
 
     def forget_expired(self, before: float) -> None:
         """Delete the tombstones of jobs that expired before this moment (seconds since 1970)."""
-        with self._writing:
-            self._db.execute("DELETE FROM tombstones WHERE expired < ?", (before,))
+        with self._database.transaction() as db:
+            db.execute("DELETE FROM tombstones WHERE expired < ?", (before,))
 
 
 def _job(row: tuple[Any, ...], images: list[JobImage]) -> Job:

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from server.jobs import ledger
-from server.jobs.store import JobStore, jobs
+from server.jobs.store import JobStore, database
 from server.models.conversion import ConversionFiles
 from server.models.installed import InstalledModels
 from tests.support.live_server import enqueue, live, over
@@ -31,7 +31,7 @@ def failing(number: int, path: str = "/data/anemone/images") -> Callable[..., No
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have servers that start now wait only shortly for a locked database."""
-    monkeypatch.setattr(jobs, "WRITE_SECONDS", 0.1)
+    monkeypatch.setattr(database, "WRITE_SECONDS", 0.1)
     monkeypatch.setattr(ledger, "WRITE_SECONDS", 0.1)
 
 

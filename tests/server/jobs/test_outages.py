@@ -17,7 +17,7 @@ import pytest
 
 from server.jobs import ledger
 from server.jobs.ledger import JobLedger
-from server.jobs.store import JobStore, jobs
+from server.jobs.store import JobStore, database
 from server.jobs.store.files import StoredFiles
 from server.models.installed import InstalledModels
 from server.outage import Pauses
@@ -60,7 +60,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def client(data: Path) -> Iterator[httpx.Client]:
     """One server for all tests, which leave it ready; it waits only shortly for a locked database."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(jobs, "WRITE_SECONDS", 0.05)
+        patched.setattr(database, "WRITE_SECONDS", 0.05)
         patched.setattr(ledger, "WRITE_SECONDS", 0.05)
         with live(data, pauses=PAUSES) as client:
             yield client

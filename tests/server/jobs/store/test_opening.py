@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from server.api.native.jobs import job_out
-from server.jobs.store import JobStore, Retention, StoreError, jobs, opening
+from server.jobs.store import JobStore, Retention, StoreError, opening
+from server.jobs.store import database as database_module
 from tests.support.generation_requests import request, submission
 
 
@@ -137,7 +138,7 @@ def test_a_database_that_another_program_has_locked_is_refused_and_left_as_it_is
     other = sqlite3.connect(database, isolation_level=None)
     other.execute("PRAGMA locking_mode = EXCLUSIVE")
     other.execute("BEGIN EXCLUSIVE")
-    monkeypatch.setattr(jobs, "WRITE_SECONDS", 0.01)
+    monkeypatch.setattr(database_module, "WRITE_SECONDS", 0.01)
     with pytest.raises(StoreError, match="database is locked"):
         JobStore(database.parent)
     other.close()
