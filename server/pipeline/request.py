@@ -6,6 +6,7 @@ native API's schema, the command line's flags, the capabilities' limits and the 
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -333,9 +334,11 @@ def _check_schedule(request: GenerationRequest, manifest: Manifest) -> None:
 def _check_strength(request: GenerationRequest) -> None:
     source, steps = request.source, request.sampling.steps
     if source is not None and request.skipped_steps == steps:
-        least = -(-1 // source.strength)
-        accepted = f"enough for one step: at {steps} steps, {1 / steps:.3g}; or {least:.0f} steps"
-        raise RequestError("strength", source.strength, accepted)
+        # Rounded up: 0.0204 of 49 steps is no step.
+        least = math.ceil(10_000 / steps) / 10_000
+        raise RequestError(
+            "strength", source.strength, f"{least:g} to 1 with steps {steps}, which is at least one step"
+        )
 
 
 def bind(manifest: Manifest, model: str | None = None, **fields: Any) -> GenerationRequest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -99,3 +100,13 @@ def test_a_models_unacceptable_default_is_refused_where_the_request_has_no_value
     with pytest.raises(RequestError, match=rf"^{field} is .*; accepted: "):
         bind(manifest, prompt="a circle")
     assert bind(manifest, prompt="a circle", **{field: {"steps": 9}.get(field) or getattr(MANIFEST.defaults, field)})
+
+
+def test_a_strength_too_small_for_a_step_is_told_the_least_that_makes_one():
+    for steps in range(1, 151):
+        with pytest.raises(RequestError) as caught:
+            request(image="image", strength=1e-9, steps=steps)
+        least = re.match(f"([0-9.]+) to 1 with steps {steps}:", caught.value.accepted)
+        assert least, caught.value.accepted
+        made = request(image="image", strength=float(least[1]), steps=steps)
+        assert made.skipped_steps == steps - 1
