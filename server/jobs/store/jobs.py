@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import secrets
 import sqlite3
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from server.events import Status
 from server.jobs.estimates import Shape, StepTime, shape_cost
 from server.jobs.fair_queue import QueuedJob, QueueKey
 from server.jobs.job import PRIORITIES, Job, JobFailure, JobImage, Submission
+from server.jobs.store.calendar import Calendar
 from server.jobs.store.database import Database
 from server.jobs.store.files import UNKNOWN, StoredFiles
 from server.pipeline.cost import Cost
@@ -40,6 +40,7 @@ class JobStore:
         self.images = StoredFiles(data_dir / "images", ".png")
         self.attachments = StoredFiles(data_dir / "attachments", ".bin")
         self._database = Database(data_dir / "jobs.sqlite3", self.attachments)
+        self.calendar = Calendar(self._database)
         self._fail_unreadable()
         # What a lost database referred to stays in place, because that database may be put back.
         if not self._database.is_new:
@@ -69,7 +70,7 @@ class JobStore:
         row = {
             "id": secrets.token_urlsafe(12),
             "request": request.model_dump_json(),
-            "created": time.time(),
+            "created": self.calendar.now(),
             "model": request.model,
             "priority": PRIORITIES.index(submission.priority),
             "turn": start_tag,
@@ -200,7 +201,7 @@ class JobStore:
             rows = db.execute(
                 """UPDATE jobs SET status = 'running', started = ?, attempts = attempts + 1, steps_done = 0,
                      step_seconds = 0 WHERE id = ? AND status = 'queued' RETURNING request""",
-                (time.time(), job_id),
+                (self.calendar.now(), job_id),
             ).fetchall()
         if not rows:
             raise KeyError(job_id)
@@ -253,7 +254,7 @@ class JobStore:
         db.execute(
             """UPDATE jobs SET status = ?, finished = ?, error_code = ?, error_message = ?, steps_done = ?,
                  step_seconds = ? WHERE id = ? AND status IN ('queued', 'running')""",
-            (status, time.time(), code, message, steps_done, step_seconds, job_id),
+            (status, self.calendar.now(), code, message, steps_done, step_seconds, job_id),
         )
 
     @contextmanager
@@ -344,7 +345,7 @@ class JobStore:
                 names += [file for (file,) in db.execute("DELETE FROM images WHERE job = ? RETURNING file", (job_id,))]
                 db.execute(
                     "INSERT OR REPLACE INTO tombstones SELECT id, number, ? FROM jobs WHERE id = ?",
-                    (time.time(), job_id),
+                    (self.calendar.now(), job_id),
                 )
                 deleted += db.execute("DELETE FROM jobs WHERE id = ?", (job_id,)).rowcount
         self.images.remove(names)

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from server.jobs.store.calendar import DAY
 from server.jobs.store.jobs import JobStore
 
 log = logging.getLogger("anemone.store")
 
-_DAY = 86_400.0
 #: How long requests for an expired job are answered with 410; afterwards with 404.
 _TOMBSTONE_DAYS = 365
 _AT_ONCE = 50
@@ -32,14 +32,22 @@ class Retention:
     def apply(self, store: JobStore, clock: Callable[[], float] = time.time) -> int:
         """Delete jobs that are too old, and, while images take too much space, those that ended first; return their number.
 
-        Open jobs are never deleted.
+        Open jobs are never deleted. Ages are counted by the store's calendar, which follows the clock slowly.
         """
-        now, expired = clock(), 0
-        while (job_ids := store.finished_before(now - self.days * _DAY, _AT_ONCE)) and (count := store.expire(job_ids)):
-            expired += count
+        today, old, excess = store.calendar.follow(clock()), 0, 0
+        while (job_ids := store.finished_before(today - self.days * DAY, _AT_ONCE)) and (
+            count := store.expire(job_ids)
+        ):
+            old += count
         while store.images.bytes > self.bytes and (job_ids := store.finished_before(None, 1)) and store.expire(job_ids):
-            expired += 1
-        store.forget_expired(now - _TOMBSTONE_DAYS * _DAY)
-        if expired:
-            log.info("%d jobs have expired", expired)
-        return expired
+            excess += 1
+        store.forget_expired(today - _TOMBSTONE_DAYS * DAY)
+        if old or excess:
+            log.info(
+                "jobs have expired: %d ended more than %g days ago, %d to keep images within %g GB",
+                old,
+                self.days,
+                excess,
+                self.gigabytes,
+            )
+        return old + excess

@@ -133,6 +133,11 @@ def _m005_attachments(db: sqlite3.Connection, files: StoredFiles) -> None:
     db.execute("ALTER TABLE jobs DROP COLUMN upload")
 
 
+@_migration
+def _m006_calendar(db: sqlite3.Connection, _: StoredFiles) -> None:
+    db.execute("CREATE TABLE calendar (date REAL NOT NULL)")
+
+
 def plain_connection(uri: str, patience: float) -> sqlite3.Connection:
     """Return a connection to the database of this URI in autocommit mode, without any settings of its file.
 

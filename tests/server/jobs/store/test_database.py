@@ -128,7 +128,7 @@ def test_without_its_folder_writes_fail_until_the_folder_is_back(
 def test_nothing_is_put_back_where_nothing_was_touched(
     store: JobStore, database: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for number in range(100):
+    for number in range(20):
         add(store, f"{number}")
         stored(database)
     assert caplog.messages == []

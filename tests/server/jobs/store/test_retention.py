@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,13 +28,71 @@ def over(store: JobStore, image: bytes = b"") -> str:
     return job_id
 
 
+def after(store: JobStore, days: int, kept: float) -> int:
+    """Return how many jobs expire in a server that runs for some days."""
+    begun = time.time()
+    return sum(Retention(days=kept).apply(store, lambda day=day: begun + day * DAY) for day in range(1, days + 1))  # type: ignore[misc]
+
+
 def test_what_is_over_goes_when_it_is_too_old_and_what_waits_never(store: JobStore) -> None:
     old = [over(store) for _ in range(120)]
     waiting = store.add(submission()).job_id
-    assert Retention(days=30).apply(store, lambda: time.time() + 29 * DAY) == 0
-    assert Retention(days=30).apply(store, lambda: time.time() + 31 * DAY) == 120
+    assert after(store, 29, kept=30) == 0
+    assert after(store, 31, kept=30) == 120
     assert all(store.is_expired(job_id) for job_id in old)
     assert store.get(waiting) is not None
+
+
+def test_a_clock_that_is_ahead_at_a_start_costs_no_job(
+    store: JobStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = [over(store) for _ in range(3)]
+    for ahead in (40 * DAY, 40 * DAY, 80 * 365 * DAY):
+        again = JobStore(tmp_path)
+        assert Retention(days=30).apply(again, lambda ahead=ahead: time.time() + ahead) == 0  # type: ignore[misc]
+        assert "days ahead of the last time that jobs expired" in caplog.messages[-1]
+        again.close()
+    assert all(store.get(job_id) is not None for job_id in made)
+    assert Retention(days=30).apply(store) == 0
+
+
+def test_after_a_long_pause_jobs_expire_a_day_at_a_time_and_the_log_says_how_many_and_why(
+    store: JobStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    over(store)
+    assert [Retention(days=30).apply(store, lambda: time.time() + 40 * DAY) for _ in range(32)] == [0] * 30 + [1, 0]
+    assert caplog.messages[1:] == ["jobs have expired: 1 ended more than 30 days ago, 0 to keep images within 10 GB"]
+
+
+def test_jobs_that_end_while_the_clock_has_lost_its_time_are_kept_as_long(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Retention(days=30).apply(store)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(time, "time", lambda: 12.0)
+        job_id = over(store)
+        assert Retention(days=30).apply(store) == 0
+    assert Retention(days=30).apply(store) == 0
+    job = store.get(job_id)
+    assert job is not None
+    assert job.finished is not None
+    assert abs(job.finished - time.time()) < DAY
+
+
+def test_a_database_of_an_earlier_version_starts_at_its_newest_job(tmp_path: Path) -> None:
+    first = JobStore(tmp_path)
+    job_id = over(first)
+    first.close()
+    db = sqlite3.connect(tmp_path / "jobs.sqlite3")
+    db.execute("UPDATE jobs SET finished = finished - ?", (40 * DAY,))
+    db.execute("DELETE FROM calendar")
+    db.commit()
+    db.close()
+    second = JobStore(tmp_path)
+    assert Retention(days=30).apply(second) == 0
+    assert second.get(job_id) is not None
+    second.close()
 
 
 def test_images_beyond_the_room_go_with_the_jobs_that_were_over_first(store: JobStore) -> None:
@@ -52,8 +111,8 @@ def test_room_that_running_jobs_take_is_left_to_them(store: JobStore) -> None:
 
 def test_that_a_job_expired_is_known_for_a_year(store: JobStore) -> None:
     job_id = over(store)
-    Retention(days=1).apply(store, lambda: time.time() + 2 * DAY)
-    Retention(days=1).apply(store, lambda: time.time() + 364 * DAY)
+    assert after(store, 3, kept=1) == 1
+    after(store, 364, kept=1)
     assert store.is_expired(job_id)
-    Retention(days=1).apply(store, lambda: time.time() + 366 * DAY)
+    after(store, 369, kept=1)
     assert not store.is_expired(job_id)
