@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -19,6 +20,7 @@ import pytest
 from server.jobs.store import JobStore
 from server.security.hosts import own_addresses
 from server.security.key import COOKIE, FILE
+from tests.support import fake_pipeline
 from tests.support.live_server import PATIENCE, answers, until
 
 pytestmark = pytest.mark.slow
@@ -28,11 +30,14 @@ pytestmark = pytest.mark.slow
 def started(
     data_dir: Path, *flags: str, before: Callable[[], None] | None = None
 ) -> Iterator[tuple[subprocess.Popen[bytes], str, Path]]:
-    """A server that has no model to load, its port, and what it says; its process calls ``before`` first."""
+    """A server whose model cannot be loaded, its port, and what it says; its process calls ``before`` first."""
+    model = data_dir.parent / "none"
+    model.mkdir(parents=True, exist_ok=True)
+    replace(fake_pipeline.MANIFEST, name=model.name).write(model)
     said = data_dir.parent / "said"
     command = [sys.executable, "-m", "server", "serve", "--port", "0", "--data-dir", str(data_dir), "--no-advertise"]
     with said.open("wb") as out:
-        command += ["--model", str(data_dir / "none"), *flags]
+        command += ["--model", str(model), *flags]
         process = subprocess.Popen(command, stdout=out, stderr=out, preexec_fn=before)
     try:
         actual = until(lambda: process.poll() is not None or re.search(r"http\S+:(\d+)", said.read_text()))
