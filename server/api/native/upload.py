@@ -21,7 +21,7 @@ from server.security.body import USUAL_BODY
 
 _FIELDS = 30
 #: Bytes of a form that are parsed before other requests run.
-_SLICE = 2**14
+_SLICE = 2**12
 
 
 @dataclass(frozen=True)

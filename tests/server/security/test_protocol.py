@@ -233,3 +233,19 @@ def test_a_wish_for_another_protocol_is_ignored(brief: Small, caplog: pytest.Log
     upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\n"
     assert brief.ask(b"GET /healthz HTTP/1.1\r\n" + HOST + upgrade).startswith(b"HTTP/1.1 200 ")
     assert caplog.records == []
+
+
+def chunked(part: bytes, count: int) -> bytes:
+    """A request whose body has so many chunks."""
+    head = b"POST /length HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head + (b"%x\r\n%s\r\n" % (len(part), part)) * count + b"0\r\n\r\n"
+
+
+def test_a_body_of_many_tiny_chunks_is_refused(brief: Small) -> None:
+    assert brief.ask(chunked(b"x", 20_000)).startswith(b"HTTP/1.1 400 ")
+    assert brief.is_well()
+
+
+@pytest.mark.parametrize(("size", "count"), [(1, 1000), (64, 3000)])
+def test_a_body_of_a_few_tiny_or_of_many_larger_chunks_is_read(brief: Small, size: int, count: int) -> None:
+    assert brief.ask(chunked(b"x" * size, count)).endswith(str(size * count).encode())
