@@ -14,6 +14,7 @@ from pathlib import Path
 from converter.errors import AnemoneError, ManifestError
 from converter.folder import FILE, Manifest
 from converter.sources.snapshot import short_name
+from server.faults import fault_of
 from server.models.paths import without_paths
 
 #: A folder's modification time is relied on once it is this old (ns): some file systems only store whole seconds.
@@ -28,6 +29,13 @@ class UnknownModel(AnemoneError):
 
 class NotDeletable(AnemoneError):
     """The model's folder is outside the data folder, so the server does not delete it."""
+
+
+def _require_lasting(error: ManifestError) -> None:
+    """Raise the error's cause if it passes: a model that is listed as damaged meanwhile would fail its jobs."""
+    cause = error.__cause__
+    if isinstance(cause, OSError) and (fault := fault_of(cause)) and fault.code in ("too_many_files", "no_resources"):
+        raise cause from error
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,7 @@ class InstalledModels:
             try:
                 manifest = known[file] if is_known else Manifest.read(path)
             except ManifestError as error:
+                _require_lasting(error)
                 if os.path.lexists(file):  # other folders are none of ours
                     damaged[path.name] = without_paths(str(error), (path,))
                 continue

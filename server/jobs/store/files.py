@@ -42,19 +42,19 @@ class StoredFiles:
         name = f"{secrets.token_hex(16)}{self._suffix}"
         partial = self.path(f"{name}{_PARTIAL}")
         try:
-            with naming(partial):
-                try:
-                    partial.write_bytes(data)
-                except FileNotFoundError:
-                    # Not its parents: without the data folder, the rest would be missing too.
-                    self._folder.mkdir(exist_ok=True)
-                    log.warning("%s was removed, and is made again", self._folder)
-                    partial.write_bytes(data)
-                partial.rename(self.path(name))
-        except OSError:
+            try:
+                partial.write_bytes(data)
+            except FileNotFoundError:
+                # Not its parents: without the data folder, the rest would be missing too.
+                self._folder.mkdir(exist_ok=True)
+                log.warning("%s was removed, and is made again", self._folder)
+                partial.write_bytes(data)
+            partial.rename(self.path(name))
+        except OSError as error:
             # On a full disk the unfinished file would take the last room.
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
+            error.filename = str(self._folder)  # the random name says nothing, and is another one next time
             raise
         self._unsettled.append(name)
         self.bytes += len(data)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -190,3 +191,19 @@ def test_a_model_replaced_as_a_whole_is_seen_at_once(tmp_path: Path) -> None:
     (tmp_path / "models" / ".a.partial").rename(folder)
     assert models.cached("a") is None
     assert models.manifest("a").name == "A"
+
+
+def test_a_model_that_cannot_be_read_because_the_files_are_used_up_is_not_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "models" / "a")
+    models = InstalledModels(tmp_path)
+
+    def used_up(path: Path) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(Path, "read_bytes", used_up)
+        with pytest.raises(OSError, match="Too many open files"):
+            models.names()
+    assert models.names() == ("a",)
