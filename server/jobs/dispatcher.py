@@ -365,7 +365,7 @@ class Dispatcher:
         slot.running, slot.deaths, slot.idle_since = None, 0, time.monotonic()
         if event.status == "succeeded":
             self._errors = 0
-        if self._ledger.has_too_many_images:
+        if self._ledger.has_too_many_files:
             self._expires = time.monotonic()
 
     # --- deaths and the end -----------------------------------------------------------------------------------------

@@ -324,9 +324,9 @@ class JobLedger:
         self._store.images.settle()
 
     @property
-    def has_too_many_images(self) -> bool:
-        """Whether the images take more room than the retention allows."""
-        return self._store.images.bytes > self._limits.retention.bytes
+    def has_too_many_files(self) -> bool:
+        """Whether images and attachments take more room than the retention allows."""
+        return self._store.file_bytes > self._limits.retention.bytes
 
     def expire(self) -> None:
         """Delete finished jobs that the retention does not keep."""

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from server.faults import FAULTS
 from server.jobs.store.files import StoredFiles
 from server.jobs.store.opening import open_database, set_aside
-from server.jobs.store.schema import connect, durably
+from server.jobs.store.schema import connect, durably, shrink
 
 log = logging.getLogger("anemone.store")
 
@@ -84,6 +84,12 @@ class Database:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
+
+    def shrink(self) -> None:
+        """Give the pages of deleted jobs back to the file system."""
+        with self.lock:
+            self._keep_in_place()
+            shrink(self._db)
 
     def rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Return the rows of a query."""

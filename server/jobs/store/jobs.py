@@ -58,6 +58,11 @@ class JobStore:
             if read_request(text) is None:
                 self.end(job_id, "failed", JobFailure("damaged", "its stored request cannot be read; submit it again"))
 
+    @property
+    def file_bytes(self) -> int:
+        """The bytes of all images and attachments."""
+        return self.images.bytes + self.attachments.bytes
+
     def close(self) -> None:
         """Close the database."""
         self._database.close()
@@ -350,6 +355,10 @@ class JobStore:
                 deleted += db.execute("DELETE FROM jobs WHERE id = ?", (job_id,)).rowcount
         self.images.remove(names)
         return deleted
+
+    def shrink(self) -> None:
+        """Give the room of deleted jobs in the database back to the file system."""
+        self._database.shrink()
 
     def forget_expired(self, before: float) -> None:
         """Delete the tombstones of jobs that expired before this moment (seconds since 1970)."""

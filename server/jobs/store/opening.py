@@ -20,6 +20,7 @@ from server.jobs.store.schema import (
     columns,
     connect,
     expected_columns,
+    make_shrinkable,
     migrate,
     plain_connection,
     version_of,
@@ -103,6 +104,7 @@ def _opened(path: Path, attachments: StoredFiles, state: _State, patience: float
             if state != "new":
                 mend(db, path.name)
             migrate(db, attachments)
+            _try_to_shrink(db, path)
         except sqlite3.IntegrityError as error:  # two rows with the same unique value
             db.close()
             raise _Damaged(str(error)) from error
@@ -110,6 +112,14 @@ def _opened(path: Path, attachments: StoredFiles, state: _State, patience: float
             db.close()
             raise
         return db
+
+
+def _try_to_shrink(db: sqlite3.Connection, path: Path) -> None:
+    try:
+        make_shrinkable(db)
+    except sqlite3.OperationalError as error:
+        # It needs as much room again as the jobs take; the next start tries again.
+        log.warning("%s cannot be made smaller now: %s", path, error)
 
 
 def _examine(path: Path, attachments: StoredFiles, patience: float) -> _State:

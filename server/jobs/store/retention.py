@@ -1,4 +1,4 @@
-"""Deletes finished jobs by age and by total image size."""
+"""Deletes finished jobs by age and by the total size of files."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _AT_ONCE = 50
 
 @dataclass(frozen=True)
 class Retention:
-    """How long ended jobs are kept: ``days`` after their end, and while all images take at most ``gigabytes`` (10^9 bytes)."""
+    """How long ended jobs are kept: ``days`` after their end, and while all files take at most ``gigabytes`` (10^9 bytes)."""
 
     days: float = 30
     gigabytes: float = 10
 
     @property
     def bytes(self) -> float:
-        """The bytes that images may take on disk."""
+        """The bytes that images and attachments may take on disk."""
         return self.gigabytes * 1e9
 
     def apply(self, store: JobStore, clock: Callable[[], float] = time.time) -> int:
-        """Delete jobs that are too old, and, while images take too much space, those that ended first; return their number.
+        """Delete jobs that are too old, and, while images and attachments take too much space, those that ended first; return their number.
 
         Open jobs are never deleted. Ages are counted by the store's calendar, which follows the clock slowly.
         """
@@ -39,12 +39,13 @@ class Retention:
             count := store.expire(job_ids)
         ):
             old += count
-        while store.images.bytes > self.bytes and (job_ids := store.finished_before(None, 1)) and store.expire(job_ids):
+        while store.file_bytes > self.bytes and (job_ids := store.finished_before(None, 1)) and store.expire(job_ids):
             excess += 1
         store.forget_expired(today - _TOMBSTONE_DAYS * DAY)
         if old or excess:
+            store.shrink()
             log.info(
-                "jobs have expired: %d ended more than %g days ago, %d to keep images within %g GB",
+                "jobs have expired: %d ended more than %g days ago, %d to keep images and uploads within %g GB",
                 old,
                 self.days,
                 excess,

@@ -14,6 +14,8 @@ from server.jobs.store.files import StoredFiles
 
 _Step: TypeAlias = Callable[[sqlite3.Connection, StoredFiles], None]
 _MIGRATIONS: list[_Step] = []
+#: SQLite's number of this kind of auto_vacuum.
+_INCREMENTAL = 2
 #: What every request before the fourth migration has, all in one level.
 _FLAT = {"prompt", "width", "height", "steps", "guidance_scale", "seed", "scheduler"}
 
@@ -152,7 +154,11 @@ def plain_connection(uri: str, patience: float) -> sqlite3.Connection:
 def connect(path: Path, patience: float) -> sqlite3.Connection:
     """Return a connection in autocommit mode, which several threads may use, one at a time; see `plain_connection`."""
     db = plain_connection(path.absolute().as_uri(), patience)
+    # Before the first page is written: only then can the file shrink later.
+    db.execute("PRAGMA auto_vacuum = INCREMENTAL")
     db.execute("PRAGMA journal_mode = WAL")
+    # SQLite begins the -wal file anew at 4 MB, but leaves it as long as its longest transaction was.
+    db.execute(f"PRAGMA journal_size_limit = {4 << 20}")
     # Commits survive a killed process. A power cut can lose commits made since the last `durably` block; the worst case is
     # that one finished job runs again. Waiting for the disk at every step of a job would cost more than all the rest.
     db.execute("PRAGMA synchronous = NORMAL")
@@ -206,3 +212,20 @@ def migrate(db: sqlite3.Connection, attachments: StoredFiles) -> None:
             step(db, attachments)
             db.execute(f"PRAGMA user_version = {number}")
             db.execute("COMMIT")
+
+
+def make_shrinkable(db: sqlite3.Connection) -> None:
+    """Write a database of an earlier version anew without its free pages, so that from now on it shrinks with its content.
+
+    Uploads were in the database once: their pages are still there after they were moved.
+    """
+    if db.execute("PRAGMA auto_vacuum").fetchone()[0] != _INCREMENTAL:
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        db.execute("VACUUM")
+
+
+def shrink(db: sqlite3.Connection) -> None:
+    """Give free pages back to the file system."""
+    # Not by `execute`, which takes one step of it: that frees a single page.
+    db.executescript("PRAGMA incremental_vacuum")
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

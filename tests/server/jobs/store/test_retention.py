@@ -62,7 +62,9 @@ def test_after_a_long_pause_jobs_expire_a_day_at_a_time_and_the_log_says_how_man
     caplog.set_level("INFO")
     over(store)
     assert [Retention(days=30).apply(store, lambda: time.time() + 40 * DAY) for _ in range(32)] == [0] * 30 + [1, 0]
-    assert caplog.messages[1:] == ["jobs have expired: 1 ended more than 30 days ago, 0 to keep images within 10 GB"]
+    assert caplog.messages[1:] == [
+        "jobs have expired: 1 ended more than 30 days ago, 0 to keep images and uploads within 10 GB"
+    ]
 
 
 def test_jobs_that_end_while_the_clock_has_lost_its_time_are_kept_as_long(
@@ -107,6 +109,35 @@ def test_room_that_running_jobs_take_is_left_to_them(store: JobStore) -> None:
     store.start(job_id)
     store.add_image(job_id, 0, 7, b"x" * 1000)
     assert Retention(gigabytes=1e-9).apply(store) == 0
+
+
+def test_uploads_count_until_their_job_has_ended_in_whatever_way(store: JobStore) -> None:
+    made = [over(store, b"x" * 1000) for _ in range(3)]
+    waiting = store.add(submission(request(image="image"), attachments={"image": b"x" * 2000})).job_id
+    assert store.file_bytes == 5000
+    assert Retention(gigabytes=4e-6).apply(store) == 1
+    assert [store.is_expired(job_id) for job_id in made] == [True, False, False]
+    store.end(waiting, "cancelled")
+    assert store.file_bytes == 2000
+
+
+def test_a_database_shrinks_with_its_jobs(store: JobStore, tmp_path: Path) -> None:
+    def bytes_on_disk() -> int:
+        return sum(file.stat().st_size for file in tmp_path.glob("jobs.sqlite3*") if file.suffix != ".sqlite3-shm")
+
+    text = "a " * 4000
+    over(store)
+    before = bytes_on_disk()
+    with store._database.transaction() as db:
+        db.execute(
+            """WITH RECURSIVE numbers (n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM numbers WHERE n < 500)
+               INSERT INTO jobs (id, number, status, request, created, finished, error_message)
+               SELECT 'job' || n, n, 'failed', request, created, finished, ? FROM jobs, numbers""",
+            (text,),
+        )
+    assert bytes_on_disk() > 4_000_000
+    assert Retention(days=0).apply(store) == 500
+    assert bytes_on_disk() < before + 150_000  # the ids of expired jobs stay
 
 
 def test_that_a_job_expired_is_known_for_a_year(store: JobStore) -> None:

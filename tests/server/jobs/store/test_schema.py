@@ -114,6 +114,20 @@ def test_jobs_of_the_second_schema_are_taken_over_with_their_images_and_uploads(
     store.close()
 
 
+def test_a_database_that_held_uploads_shrinks_once_they_are_moved(schema_2: Path) -> None:
+    database = schema_2 / "jobs.sqlite3"
+    db = sqlite3.connect(database)
+    db.execute("UPDATE jobs SET upload = zeroblob(1000000) WHERE status IN ('queued', 'running')")
+    db.commit()
+    db.close()
+    assert database.stat().st_size > 4_000_000
+    store = JobStore(schema_2)
+    assert store.attachments.bytes == 4_000_000
+    store.close()
+    assert database.stat().st_size < 200_000
+    assert not Path(f"{database}-wal").exists()
+
+
 def test_a_request_sent_again_after_an_upgrade_is_still_the_same(schema_2: Path) -> None:
     source = upload(schema_2)
     left_out = dict.fromkeys(
