@@ -101,7 +101,7 @@ def _load(data_dir: Path, pool: ProcessPoolExecutor, senders: int) -> None:
             until = time.monotonic() + _SECONDS
             used = _processor_seconds(process.pid)
             lingers = pool.submit(lingering, port, _IDLE, _DRIPPING, until)
-            junk = [pool.submit(sending_junk, port, 7 * i, until) for i in range(senders)]
+            junk = [pool.submit(sending_junk, port, 14 * i, until) for i in range(senders)]
             probe, images = pool.submit(probing, port, until), pool.submit(making_images, port, until)
             asked, made = probe.result(), images.result()
             answers = sum((sender.result() for sender in junk), Counter[str]())

@@ -16,7 +16,8 @@ import zlib
 from collections import Counter
 from dataclasses import dataclass
 
-JUNK_BYTES = 10 * 10**6
+#: Sizes of junk bodies: large ones, and such as the routes accept to parse.
+JUNK_BYTES = (10 * 10**6, 250 * 10**3)
 _ANSWER_S = 60.0
 _HEAD = b"POST /api/v1/txt2img HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 _BOUNDARY = "junk"
@@ -95,7 +96,7 @@ def _form(parts: bytes) -> tuple[str, bytes]:
     return f"multipart/form-data; boundary={_BOUNDARY}", parts + f"--{_BOUNDARY}--\r\n".encode()
 
 
-def junk_bodies(size: int = JUNK_BYTES) -> list[tuple[str, str, str, bytes]]:
+def junk_bodies(size: int) -> list[tuple[str, str, str, bytes]]:
     """Return what is sent, the path, the content type and the body, of about ``size`` bytes, of every junk request."""
     members = b"{" + b",".join(b'"%07d":0' % i for i in range(size // 12)) + b"}"
     zeros = b"[" + b"0," * (size // 2) + b"0]"
@@ -140,9 +141,9 @@ def _post(port: int, path: str, content_type: str, body: bytes) -> str:
 
 
 def sending_junk(port: int, first: int, until: float) -> Counter[str]:
-    """Send junk bodies one after another, from number ``first`` on, and count the answers."""
+    """Send junk bodies one after another, large and small ones in turn, from number ``first`` on, and count the answers."""
     os.nice(10)
-    bodies = junk_bodies()
+    bodies = [body for pair in zip(*map(junk_bodies, JUNK_BYTES), strict=True) for body in pair]
     counts: Counter[str] = Counter()
     for _, path, content_type, body in itertools.islice(itertools.cycle(bodies), first, None):
         if time.monotonic() >= until:

@@ -9,6 +9,7 @@ import os
 import sys
 
 from server.signals import Interrupted, end_at_once, end_gently_then_at_once
+from server.terminal import say
 
 
 def _open_closed_streams() -> None:
@@ -36,7 +37,8 @@ def start() -> int:
 
         return main()
     except Interrupted as interrupted:
-        print("; ".join(["\nanemone: interrupted", *getattr(interrupted, "__notes__", ())]), file=sys.stderr)
+        line_end = "\n" if sys.stderr.isatty() else ""  # after the terminal's ^C
+        say(line_end + "; ".join(["anemone: interrupted", *getattr(interrupted, "__notes__", ())]))
         return interrupted.status
     finally:
         end_at_once()
