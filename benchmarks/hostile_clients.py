@@ -19,6 +19,8 @@ from dataclasses import dataclass
 #: Sizes of junk bodies: large ones, and such as the routes accept to parse.
 JUNK_BYTES = (10 * 10**6, 250 * 10**3)
 _ANSWER_S = 60.0
+#: Uploads are decoded one after another.
+_UPLOAD_ANSWER_S = 300.0
 _HEAD = b"POST /api/v1/txt2img HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 _BOUNDARY = "junk"
 
@@ -123,11 +125,11 @@ def junk_bodies(size: int) -> list[tuple[str, str, str, bytes]]:
     return bodies
 
 
-def _post(port: int, path: str, content_type: str, body: bytes) -> str:
+def _post(port: int, path: str, content_type: str, body: bytes, patience: float = _ANSWER_S) -> str:
     """Send one request on a connection of its own; return the answer's status, or what happened instead."""
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=_ANSWER_S) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=patience) as connection:
             # An early answer: the server may close the connection before it has read everything.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.sendall(head.encode() + b"Connection: close\r\n\r\n")
@@ -135,7 +137,7 @@ def _post(port: int, path: str, content_type: str, body: bytes) -> str:
             status = connection.recv(65536)
             return status[9:12].decode() if status else "closed without an answer"
     except TimeoutError:
-        return "no answer within a minute"
+        return f"no answer in {patience:.0f} s"
     except OSError as error:
         return type(error).__name__
 
@@ -177,7 +179,7 @@ def uploading(port: int, uploads: int) -> Counter[str]:
     counts: Counter[str] = Counter()
 
     def upload() -> None:
-        counts[_post(port, "/api/v1/img2img", content_type, form)] += 1
+        counts[_post(port, "/api/v1/img2img", content_type, form, _UPLOAD_ANSWER_S)] += 1
 
     threads = [threading.Thread(target=upload) for _ in range(uploads)]
     for thread in threads:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from mimetypes import guess_type
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from converter.conversion.convert import convert
@@ -40,12 +41,26 @@ def _showing(bar: Bar) -> OnProgress:
     return show
 
 
+def _require_writable(out: Path) -> None:
+    """Raise AnemoneError unless ``out`` can be made, in a folder that exists or is made with it."""
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    try:
+        with TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        raise AnemoneError(
+            f"{out} cannot be written: {above}: {error.strerror}; accepted: a new folder where one can be made"
+        ) from error
+
+
 def convert_checkpoint(source: str, out: Path, options: ConvertOptions, only: list[str]) -> int:
     """Convert ``source`` into ``out`` and show a bar; if ``only`` names networks, convert only these."""
     bar, began = Bar(), time.monotonic()
     agreement: dict[str, float] = {}
 
-    require_replaceable(out)  # before a download
+    # Before a download.
+    require_replaceable(out)
+    _require_writable(out)
     try:
         checkpoint = open_source(source, prediction_type=options.prediction_type, progress=_showing(bar))
         with conversion_lock(out):

@@ -85,6 +85,8 @@ MISTAKES = [
     ("convert ./none -o out", "none"),
     ("convert folder -o file", "file"),
     ("convert folder -o nowhere", "nowhere"),
+    ("convert ./none -o file/a/b", "file/a/b"),
+    ("convert ./none -o /proc/a/b", "/proc/a/b"),
     ("convert folder -o out --size x", "--size"),
     ("convert folder -o out --attention x", "--attention"),
     ("convert folder -o out --batch x", "--batch"),
