@@ -15,14 +15,25 @@ from numpy.typing import NDArray
 
 from converter.errors import CheckpointError
 from converter.mil import FP16, FP32, Tensor
-from converter.networks.clip_layer import EPSILON, clip_layer
+from converter.networks.clip_layer import clip_layer
 from converter.networks.layers import FP16Array, Layers
-from converter.sources.configs import expect
+from converter.sources.configs import COUNT, EPSILON, WHOLE, Key, Table, read_config
 from converter.sources.tensors import expect_shape
 
 _WHERE = "safety_checker/config.json"
-#: Defaults of CLIPVisionConfig and CLIPConfig.
-_WIDTH, _PATCH, _SIDE, _LAYERS, _PROJECTION = 768, 32, 224, 12, 512
+#: The keys of CLIPVisionConfig and CLIPConfig that are used, with their defaults.
+_VISION: Table = {
+    "hidden_act": Key("only", "quick_gelu", accepted=("quick_gelu", "gelu")),
+    "num_channels": Key("only", 3, accepted=(3,)),
+    "hidden_size": Key("read", 768, WHOLE),
+    "intermediate_size": Key("read", 3072, WHOLE),
+    "num_hidden_layers": Key("read", 12, COUNT),
+    "num_attention_heads": Key("read", 12, WHOLE),
+    "patch_size": Key("read", 32, WHOLE),
+    "image_size": Key("read", 224, WHOLE),
+    "layer_norm_eps": Key("read", 1e-5, EPSILON),
+}
+_CLIP: Table = {"projection_dim": Key("read", 512, WHOLE)}
 #: Added to every concept's score if a concept that needs special care was found.
 _CARE = 0.01
 #: diffusers rounds a score to three decimals before it compares it with 0; scores above this round to more than 0.
@@ -35,16 +46,19 @@ def _vision(config: dict[str, Any]) -> dict[str, Any]:
     vision = config.get("vision_config")
     if not isinstance(vision, dict):
         raise CheckpointError(f"{_WHERE} has no vision_config; it must have one with the size of CLIP's vision tower")
-    expect(_WHERE, vision, "hidden_act", ("quick_gelu", "gelu"), "quick_gelu")
-    expect(_WHERE, vision, "num_channels", (3,), 3)
+    vision = read_config(f"{_WHERE} (vision_config)", vision, _VISION)
+    if vision["hidden_size"] % vision["num_attention_heads"]:
+        raise CheckpointError(
+            f"{_WHERE} (vision_config) has hidden_size = {vision['hidden_size']} for {vision['num_attention_heads']} "
+            "num_attention_heads; a multiple is accepted"
+        )
     return vision
 
 
 def _patches(layers: Layers, root: str, vision: dict[str, Any]) -> Tensor:
     """Return CLIP's class token and the patches of clip_input, with position embeddings: [1, D, 1, 1 + patches]."""
     g = layers.graph
-    channels, patch = int(vision.get("hidden_size", _WIDTH)), int(vision.get("patch_size", _PATCH))
-    side = int(vision.get("image_size", _SIDE))
+    channels, patch, side = vision["hidden_size"], vision["patch_size"], vision["image_size"]
     count = (side // patch) ** 2
     weight = layers.weight(f"{root}embeddings.patch_embedding.weight", (channels, 3, patch, patch))
     x = g.conv(g.input("clip_input", (1, 3, side, side), FP16), weight, None, "patches", stride=patch)
@@ -64,10 +78,10 @@ def _embedding(layers: Layers, config: dict[str, Any], width: int) -> Tensor:
     """Return the image in CLIP's space, fp16 [1, ``width``, 1, 1]."""
     g = layers.graph
     root = "vision_model.vision_model."
-    epsilon = float(config.get("layer_norm_eps", EPSILON))
+    epsilon = float(config["layer_norm_eps"])
     x = _patches(layers, root, config)
     x = layers.layer_norm(x, f"{root}pre_layrnorm", epsilon)  # (sic) in every checkpoint
-    for index in range(int(config.get("num_hidden_layers", _LAYERS))):
+    for index in range(config["num_hidden_layers"]):
         x = clip_layer(layers, x, f"{root}encoder.layers.{index}", config)
     token = layers.layer_norm(g.slice(x, 3, 0, 1, "class_token"), f"{root}post_layernorm", epsilon)
     return layers.linear(token, "visual_projection", width, bias=False)
@@ -122,7 +136,7 @@ def safety_checker(layers: Layers, config: dict[str, Any], *, height: int, width
     one finds more. Raises CheckpointError if the configuration is unsupported.
     """
     g, vision = layers.graph, _vision(config)
-    margins = _margins(layers, _embedding(layers, vision, int(config.get("projection_dim", _PROJECTION))))
+    margins = _margins(layers, _embedding(layers, vision, read_config(_WHERE, config, _CLIP)["projection_dim"]))
     images = g.input("images", (1, height, width, 3), FP16)
     adjustment = g.cast(g.input("adjustment", (1,), FP16), FP32, "adjustment.wide")
     concepts, count = math.prod(layers.tensors.shape("concept_embeds_weights")), margins.shape[1]

@@ -13,7 +13,7 @@ import numpy as np
 from converter.errors import CheckpointError
 from converter.mil import FP16, Tensor
 from converter.networks.layers import Layers
-from converter.sources.configs import expect
+from converter.sources.configs import COUNT_LIST, WHOLE, WIDTHS, Key, Table, read_config
 
 _WHERE = "the tiny autoencoder's config.json"
 #: Settings that change the decoder's graph, each with its only accepted value, which is also diffusers' default.
@@ -25,16 +25,19 @@ _FIXED: dict[str, Any] = {
     "upsample_fn": "nearest",
     "upsampling_scaling_factor": 2,
 }
+_KEYS: Table = {
+    **{name: Key("only", value, accepted=(value,)) for name, value in _FIXED.items()},
+    "decoder_block_out_channels": Key("read", (64, 64, 64, 64), WIDTHS),
+    "num_decoder_blocks": Key("read", (3, 3, 3, 1), COUNT_LIST),
+    "latent_channels": Key("read", 4, WHOLE),
+}
 #: The decoder first squeezes latents smoothly into (-3, 3), for any ``latent_magnitude`` (diffusers, DecoderTiny).
 _BOUND = 3
 
 
 def _levels(config: dict[str, Any]) -> tuple[int, list[int]]:
     """Return the channels, which are the same at all levels, and each level's number of residual blocks, lowest first."""
-    for name, value in _FIXED.items():
-        expect(_WHERE, config, name, (value,), value)
-    widths = list(config.get("decoder_block_out_channels", (64, 64, 64, 64)))
-    blocks = [int(n) for n in config.get("num_decoder_blocks", (3, 3, 3, 1))]
+    widths, blocks = list(config["decoder_block_out_channels"]), list(config["num_decoder_blocks"])
     if len(set(widths)) != 1:
         raise CheckpointError(
             f"{_WHERE} has decoder_block_out_channels = {widths}; the same width for all levels is accepted"
@@ -73,9 +76,10 @@ def taesd_decoder(layers: Layers, config: dict[str, Any], *, height: int, width:
     f is 2 ** (levels - 1): 8. ``latent_magnitude`` and ``latent_shift`` matter for storing latents as bytes, not for
     decoding. Raises CheckpointError naming the unsupported setting.
     """
+    config = read_config(_WHERE, config, _KEYS)
     g, (channels, levels) = layers.graph, _levels(config)
     factor = 2 ** (len(levels) - 1)
-    z = g.input("z", (1, int(config.get("latent_channels", 4)), height // factor, width // factor), FP16)
+    z = g.input("z", (1, config["latent_channels"], height // factor, width // factor), FP16)
     x = g.mul(g.unary("tanh", g.mul(z, 1 / _BOUND, "z.small"), "z.bounded"), _BOUND, "z.clamped")
     x = _relu(layers, layers.conv(x, "decoder.layers.0", channels, 3), "decoder.layers.1")
     index = 2

@@ -15,6 +15,8 @@ Config: TypeAlias = dict[str, Any]
 REQUIRED = object()
 #: More blocks, layers or levels than any network has; a program has operations for each.
 _MANY = 1000
+#: More than any width, number of tokens or of timesteps: products of two stay within 64 bits.
+_LARGEST = 1_000_000
 #: The largest published JSON file, a tokenizer.json, has 3.6 MB.
 _LARGEST_JSON = 64_000_000
 
@@ -23,9 +25,12 @@ def parse_json(where: str, content: bytes) -> Any:
     """Return the value of a JSON file; raises CheckpointError that begins with ``where``."""
     try:
         # Editors on Windows put a byte order mark first; JSON has none (RFC 8259, section 8.1).
-        return json.loads(content.decode("utf-8-sig"))
+        value = json.loads(content.decode("utf-8-sig"))
+        if b"\\ud" in content.lower():  # half of a character beyond U+FFFF, which no text can have alone
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and deep nesting
         raise CheckpointError(f"{where} is not JSON: {error}") from error
+    return value
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -51,7 +56,7 @@ class Kind:
 
 
 def _whole(value: Any) -> bool:
-    return type(value) is int and value > 0
+    return type(value) is int and 0 < value <= _LARGEST
 
 
 def _few(value: Any) -> bool:
@@ -74,23 +79,25 @@ def _none(value: Any) -> bool:
     return value is None
 
 
-WHOLE = Kind("a whole number from 1", _whole)
-WHOLE_OR_NONE = Kind("a whole number from 1, or null", _either(_whole, _none))
-INDEX = Kind("a whole number from 0", lambda value: type(value) is int and value >= 0)
+WHOLE = Kind(f"a whole number from 1 to {_LARGEST}", _whole)
+WHOLE_OR_NONE = Kind(f"{WHOLE.words}, or null", _either(_whole, _none))
+INDEX = Kind(f"a whole number from 0 to {_LARGEST}", lambda value: (value == 0 and type(value) is int) or _whole(value))
 NUMBER = Kind("a number", _number)
 POSITIVE = Kind("a number above 0", lambda value: _number(value) and value > 0)
+EPSILON = Kind("a number above 0, up to 1", lambda value: _number(value) and 0 < value <= 1)
 NOT_NEGATIVE_OR_NONE = Kind("a number from 0, or null", _either(_none, lambda value: _number(value) and value >= 0))
 TEXT = Kind("a text", lambda value: isinstance(value, str))
 TEXT_OR_NONE = Kind("a text, or null", _either(_none, lambda value: isinstance(value, str)))
 FLAG = Kind("true or false", lambda value: type(value) is bool)
-PER_LEVEL = Kind("a whole number from 1, or one for each level", _either(_whole, _list_of(_whole)))
+PER_LEVEL = Kind(f"{WHOLE.words}, or one for each level", _either(_whole, _list_of(_whole)))
 COUNT = Kind(f"a whole number from 1 to {_MANY}", _few)
 COUNTS = Kind(f"{COUNT.words}, or one for each level", _either(_few, _list_of(_few)))
+COUNT_LIST = Kind(f"a list of whole numbers from 1 to {_MANY}", _list_of(_few))
 DEPTHS = Kind(
     f"{COUNT.words}, or one (or a list) for each level", _either(_few, _list_of(_either(_few, _list_of(_few))))
 )
 DEPTHS_OR_NONE = Kind(f"{DEPTHS.words}, or null", _either(_none, DEPTHS.accepts))
-WIDTHS = Kind("a list of whole numbers from 1", _list_of(_whole))
+WIDTHS = Kind(f"a list of whole numbers from 1 to {_LARGEST}", _list_of(_whole))
 NAMES = Kind("a list of names", _list_of(lambda value: isinstance(value, str)))
 SIDE = Kind(
     "a whole number, [height, width] or null",
