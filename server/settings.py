@@ -274,7 +274,7 @@ def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> Setti
         return Layered(**flags)
     except ValidationError as error:
         raise AnemoneError(_explained(error)) from error
-    except (TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except (TOMLDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
         raise AnemoneError(f"the settings file {file} cannot be read: {error}") from error
 
 

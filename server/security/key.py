@@ -19,7 +19,7 @@ from starlette.types import Scope
 from converter.errors import AnemoneError
 from server.errors import ApiError
 from server.security.headers import header
-from server.security.private import write_private
+from server.security.private import remade, write_private
 from server.security.rate import Buckets, client_of
 from server.security.sessions import Sessions
 
@@ -55,14 +55,15 @@ class ApiKey:
 
 
 def kept_key(data_dir: Path) -> tuple[str, bool]:
-    """Return the key in the data folder, made if missing, and whether it is new. Raises AnemoneError if it is not valid."""
+    """Return the key in the data folder, made if missing, and whether it is new. Raises AnemoneError if it cannot be used."""
     path = data_dir / FILE
-    if not path.exists():
-        text = secrets.token_urlsafe(32)
-        write_private(path, f"{text}\n".encode())
-        return text, True
-    path.chmod(0o600)
-    text = path.read_text(encoding="utf-8", errors="replace").strip()
+    with remade(path):
+        if not path.exists():
+            text = secrets.token_urlsafe(32)
+            write_private(path, f"{text}\n".encode())
+            return text, True
+        path.chmod(0o600)
+        text = path.read_text(encoding="utf-8", errors="replace").strip()
     if not is_key(text):
         raise AnemoneError(
             f"{path} has no valid API key; delete the file, and the server makes a new key at its next start"

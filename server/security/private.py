@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from converter.errors import AnemoneError
 
 #: What others may not do with a file or folder.
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -35,6 +39,18 @@ def write_private(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     new.replace(path)
+
+
+@contextmanager
+def remade(path: Path) -> Iterator[None]:
+    """Raise the block's OSErrors as an AnemoneError that says what to do about a file or folder that the server can make anew."""
+    try:
+        yield
+    except OSError as error:
+        raise AnemoneError(
+            f"{path} cannot be used: {error.strerror}; let the server's user read and write it, or move it away, and the "
+            "server makes a new one"
+        ) from error
 
 
 def make_private(data_dir: Path) -> str | None:

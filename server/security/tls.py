@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from converter.errors import AnemoneError
-from server.security.private import write_private
+from server.security.private import remade, write_private
 
 #: Days; Apple's systems trust only certificates that are valid for at most 825.
 _VALID_DAYS = 800
@@ -58,8 +58,9 @@ def own_certificate(data_dir: Path, names: Iterable[str], changing: Iterable[str
     wanted = _alternatives(names)
     kept = _kept(cert, key)
     if kept is None or not wanted <= _names_of(kept) or _ends(kept) < _now() + datetime.timedelta(_RENEWAL_DAYS):
-        folder.mkdir(mode=0o700, exist_ok=True)
-        kept = _make(cert, key, wanted | _alternatives(changing))
+        with remade(folder):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            kept = _make(cert, key, wanted | _alternatives(changing))
     return Certificate(cert, key, _fingerprint(kept))
 
 

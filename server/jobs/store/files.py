@@ -11,6 +11,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from pathlib import Path
 
+from converter.errors import AnemoneError
 from server.faults import naming
 
 log = logging.getLogger("anemone.store")
@@ -26,7 +27,12 @@ class StoredFiles:
     def __init__(self, folder: Path, suffix: str) -> None:
         self._folder, self._suffix = folder, suffix
         self._own = re.compile(rf"[0-9a-f]{{32}}{re.escape(suffix)}")
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise AnemoneError(
+                f"{folder} cannot be used: {error.strerror}; it must be a folder that the server's user may read and write"
+            ) from error
         self.bytes = 0
         self._unsettled: list[str] = []
 
@@ -105,13 +111,20 @@ class StoredFiles:
             if entry.name in referenced:
                 self.bytes += entry.stat().st_size
             elif self._own.fullmatch(entry.name):
-                unknown = self._folder / UNKNOWN
-                unknown.mkdir(mode=0o700, exist_ok=True)
-                Path(entry.path).rename(unknown / entry.name)
-                moved += 1
+                moved += self._move_aside(entry.name)
             elif self._own.fullmatch(entry.name.removesuffix(_PARTIAL)):
                 Path(entry.path).unlink()
         return moved
+
+    def _move_aside(self, name: str) -> bool:
+        try:
+            unknown = self._folder / UNKNOWN
+            unknown.mkdir(mode=0o700, exist_ok=True)
+            self.path(name).rename(unknown / name)
+        except OSError as error:  # it takes room, but keeps nothing from working
+            log.warning("%s, to which no job refers, cannot be moved aside: %s", self.path(name), error.strerror)
+            return False
+        return True
 
     def _bring_back(self, referenced: AbstractSet[str]) -> None:
         unknown = self._folder / UNKNOWN

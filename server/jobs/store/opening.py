@@ -84,13 +84,17 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except UnicodeDecodeError as error:  # of SQLite's own message, which quotes what it found
         raise _Damaged("its tables cannot be read") from error
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be used: {error.strerror}; this user must be able to read and write it"
+        ) from error
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
         if code & 0xFF in _DAMAGE or code == sqlite3.SQLITE_IOERR_SHORT_READ:
             raise _Damaged(str(error)) from error
         raise StoreError(
-            f"{path} cannot be used: {error}. This user must be able to read and write it and its folder, the disk must "
-            "have room, and no other program may have locked it"
+            f"{path} cannot be used: {error}. This user must be able to read and write it, its -wal and -shm, and their "
+            "folder, the disk must have room, and no other program may have locked it"
         ) from error
 
 
@@ -129,10 +133,10 @@ def _examine(path: Path, attachments: StoredFiles, patience: float) -> _State:
         if log_left.is_file() and log_left.stat().st_size:
             raise _Damaged("it is gone, and its -wal file is still there")
         return "new"
-    if path.is_dir():
-        raise _Damaged("it is a folder")
     with _explained(path):
-        if path.is_file() and path.stat().st_size == 0:
+        if path.exists() and not path.is_file():
+            raise _Damaged("it is a folder" if path.is_dir() else "it is no file")
+        if path.exists() and path.stat().st_size == 0:
             raise _Damaged("it is empty")
         # Read-only, so that a damaged one stays as it is; but a transaction that was interrupted must be rolled back first.
         mode = "rw" if os.path.lexists(f"{path}-journal") else "ro"

@@ -192,7 +192,7 @@ def test_a_full_disk_leaves_no_empty_key_behind(tmp_path: Path, monkeypatch: pyt
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fdopen", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(AnemoneError, match="No space left"):
             kept_key(tmp_path)
     assert kept_key(tmp_path)[1]
 
@@ -203,6 +203,12 @@ def test_a_full_disk_leaves_no_empty_key_behind(tmp_path: Path, monkeypatch: pyt
 def test_a_file_that_holds_no_key_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / FILE).write_bytes(content)
     with pytest.raises(AnemoneError, match=FILE):
+        kept_key(tmp_path)
+
+
+def test_a_folder_in_the_keys_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / FILE).mkdir()
+    with pytest.raises(AnemoneError, match=rf"{FILE} cannot be used: .* move it away"):
         kept_key(tmp_path)
 
 

@@ -74,6 +74,16 @@ def test_a_certificate_whose_key_is_another_is_made_anew(tmp_path: Path) -> None
     assert greeted(own_certificate(tmp_path, NAMES), "localhost")
 
 
+@pytest.mark.parametrize("name", ["tls", "tls/cert.pem", "tls/.key.pem.new"])
+def test_what_is_in_the_certificates_place_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir(parents=True)
+    if name == "tls":
+        (tmp_path / name).rmdir()
+        (tmp_path / name).write_text("a file")
+    with pytest.raises(AnemoneError, match=r"tls cannot be used: .* move it away"):
+        own_certificate(tmp_path, NAMES)
+
+
 def test_a_user_certificate_is_used_as_it_is(tmp_path: Path) -> None:
     made = own_certificate(tmp_path, NAMES)
     assert user_certificate(made.cert, made.key) == made

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from converter.errors import AnemoneError
 from server.jobs.store.files import StoredFiles
 from tests.support.outages import no_room
 
@@ -41,6 +42,21 @@ def test_a_file_that_was_moved_aside_comes_back_when_a_job_refers_to_it(tmp_path
     assert images.sweep({name}) == 0
     assert images.path(name).read_bytes() == b"image"
     assert images.bytes == len(b"image")
+
+
+def test_a_file_in_a_folders_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "images").write_text("a file")
+    with pytest.raises(AnemoneError, match="images cannot be used: File exists; it must be a folder"):
+        StoredFiles(tmp_path / "images", ".png")
+
+
+def test_a_file_that_cannot_be_moved_aside_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images = StoredFiles(tmp_path, ".png")
+    orphan = images.write(b"orphan")
+    images.path("unknown").write_text("somebody else's")
+    assert images.sweep(set()) == 0
+    assert names(tmp_path) == sorted([orphan, "unknown"])
+    assert "cannot be moved aside: File exists" in caplog.text
 
 
 def test_bytes_follow_what_is_written_and_removed(tmp_path: Path) -> None:

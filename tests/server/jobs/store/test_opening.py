@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 from collections.abc import Callable
@@ -51,6 +52,11 @@ def folder(database: Path) -> None:
     database.mkdir()
 
 
+def pipe(database: Path) -> None:
+    database.unlink()
+    os.mkfifo(database)
+
+
 def only_the_log(database: Path) -> None:
     database.rename(f"{database}-wal")
 
@@ -89,6 +95,7 @@ def without_a_column(database: Path) -> None:
         (empty, "it is empty"),
         (junk, "not a database"),
         (folder, "it is a folder"),
+        (pipe, "it is no file"),
         (only_the_log, "it is gone"),
         (broken_page, ""),
         (of_another_program, "another program's database"),
