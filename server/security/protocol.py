@@ -11,9 +11,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from server.security.connections import CROWDED, ConnectionLimits, Place
 
-#: Parts that a body may have whatever their size, and the bytes that more must have on average: h11 takes 20 us for each
-#: part, so that what is read at once of parts of one byte would hold the event loop for a second.
-_PARTS, _PART_BYTES = 1000, 64
+#: Chunks that a body may have whatever their size, and the bytes that more must have on average: h11 takes 20 us for each,
+#: so that what is read at once of chunks of one byte would hold the event loop for a second.
+_CHUNKS, _CHUNK_BYTES = 500, 64
 #: Bytes of an answer that are handed to the connection at once; a client must take them within the limit for stalls.
 _PIECE = 2**16
 
@@ -35,21 +35,21 @@ def _in_pieces(send: Send) -> Send:
 
 
 class _Parser(h11.Connection):
-    """Refuses bodies of many tiny parts."""
+    """Refuses bodies of many tiny chunks."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._parts = self._bytes = 0
+        self._chunks = self._bytes = 0
 
     def next_event(self) -> Any:
-        """Return the next event, as h11 does; raise RemoteProtocolError if the body has too many parts for its bytes."""
+        """Return the next event, as h11 does; raise RemoteProtocolError if the body has too many chunks for its bytes."""
         event = super().next_event()
         if isinstance(event, h11.Request):
-            self._parts = self._bytes = 0
+            self._chunks = self._bytes = 0
         elif isinstance(event, h11.Data):
-            self._parts, self._bytes = self._parts + 1, self._bytes + len(event.data)
-            if self._parts > _PARTS and self._bytes < self._parts * _PART_BYTES:
-                raise h11.RemoteProtocolError("the body's parts are too small")
+            self._chunks, self._bytes = self._chunks + event.chunk_start, self._bytes + len(event.data)
+            if self._chunks > _CHUNKS and self._bytes < (self._chunks - 1) * _CHUNK_BYTES:
+                raise h11.RemoteProtocolError("the body's chunks are too small")
         return event
 
 
