@@ -13,15 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from server.logs import CONNECTIONS
-from server.security.hosts import is_loopback
+from server.security.rate import LOOPBACK
 
 log = logging.getLogger(CONNECTIONS)
 
 #: In a request's ``extensions``: too many others are in progress, so it must be refused.
 CROWDED = "anemone.crowded"
-#: Connections at once if descriptors suffice. asyncio keeps a buffer of 256 KB for each one with TLS: 128 MB in all.
+#: Connections at once if descriptors suffice. asyncio keeps a buffer of 256 KB for each one with TLS: 512 took 170 MB.
 _MOST = 512
-#: Descriptors for everything else: an idle server has 40 open, and a worker's start, a conversion or a backup add some.
+#: Descriptors for everything else: an idle server has 24 open, and a worker's start, a conversion or a backup add some.
 _RESERVE = 96
 _FEWEST = 16
 
@@ -152,7 +152,7 @@ class Connections:
         return len(self._waiting.get(client, ())) + self._busy[client]
 
     def _most(self, client: str) -> int:
-        return self._limits.total if is_loopback(client) else self._limits.per_client
+        return self._limits.total if client == LOOPBACK else self._limits.per_client
 
     def _close_oldest(self, client: str) -> None:
         place = next(iter(self._waiting[client]))

@@ -12,6 +12,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from server.logs import CONNECTIONS
@@ -108,8 +109,11 @@ class Listener:
 
     async def _open(self, accepted: socket.socket, place: Place) -> None:
         """Begin HTTP on an accepted connection, after its handshake."""
-        try:
-            await self._loop.connect_accepted_socket(lambda: self._protocol(place), accepted, **self._tls)
-        except (OSError, asyncio.CancelledError):  # the handshake failed, took too long, or gave way to a newcomer
-            place.leave()
-            accepted.close()
+        # The handshake failed or took too long, or the connection gave way to a newcomer.
+        with suppress(OSError, asyncio.CancelledError):
+            try:
+                await self._loop.connect_accepted_socket(lambda: self._protocol(place), accepted, **self._tls)
+            except BaseException:
+                place.leave()
+                accepted.close()
+                raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import re
 import socket
@@ -14,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from server.security.connections import ConnectionLimits
+from server.security.connections import ConnectionLimits, Place
+from server.security.protocol import Connection
 from server.security.tls import own_certificate
 from tests.support.live_server import until
 from tests.support.small_server import HEALTH, LARGE, Small, read_all, read_answer, small
@@ -165,6 +167,22 @@ def test_a_server_without_descriptors_waits_and_says_so_in_a_line(
         assert time.monotonic() - started > 0.9
     messages = [record.getMessage() for record in caplog.records]
     assert sum("no connection can be accepted: Too many open files" in message for message in messages) == 2
+
+
+def test_a_connection_that_cannot_be_served_leaves_its_place(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(self: Connection, place: Place, limits: ConnectionLimits, **of_uvicorn: object) -> None:
+        raise MemoryError
+
+    with small(FEW) as running:
+        with monkeypatch.context() as patched:
+            patched.setattr(Connection, "__init__", broken)
+            assert running.ask(b"") == b""
+        until(lambda: len(running.server.connections) == 0)
+        assert running.is_well()
+        gc.collect()  # asyncio logs what no task asked for
+    assert "MemoryError" in caplog.text
 
 
 HOST = b"Host: localhost\r\n"
