@@ -4,49 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Protocol
 
 from converter.errors import AnemoneError
-from server import metrics
 from server.events import EventLog
 from server.faults import FAULTS, fault_of
 from server.jobs.job import JobFailure
 from server.jobs.ledger import JobLedger, Limits, Unstartable
-from server.jobs.loading import FindRepair, LoadedModels, remedy
+from server.jobs.loading import FindRepair, LoadedModels
 from server.jobs.messages import (
-    DAMAGED,
     Cancel,
     Ended,
-    Finished,
     Load,
-    Loaded,
-    LoadFailed,
-    Loading,
-    ModelRef,
-    Progressed,
-    Run,
     Stop,
-    Trying,
     Unload,
 )
 from server.jobs.readiness import Readiness, ReadinessBoard
 from server.jobs.running import Running
-from server.jobs.worker_slot import Assigned, Died, SlotEvent, WorkerSlot
-from server.logs import about_job
+from server.jobs.slot_events import Models, SlotEvents
+from server.jobs.worker_slot import Assigned, Died, WorkerSlot
 from server.outage import Outage, Pauses
 from server.supervisor import STOP_SECONDS, ChildProcess, Launch, Supervisor
 
 log = logging.getLogger("anemone.queue")
 
-#: After so many deaths in a row outside of jobs a worker is not started again: it would only die again.
-_MOST_DEATHS_OUTSIDE_JOBS = 3
 #: So many jobs in a row fail of errors in our own code; then the queue is paused, so that not all of its jobs fail.
 _MOST_ERRORS = 2
 _RETENTION_SECONDS = 3600.0
@@ -56,16 +40,6 @@ _LOOK_SECONDS = 1.0
 
 class NoWorker(AnemoneError):
     """No worker runs; the next is being started."""
-
-
-class Models(Protocol):
-    """The installed models, as far as a dispatcher needs them. Its methods raise AnemoneError for an unknown name."""
-
-    def content_hash(self, name: str) -> str:
-        """Return the hash that names the model's content."""
-
-    def folder(self, name: str) -> Path:
-        """Return the model's folder."""
 
 
 class Dispatcher:
@@ -87,13 +61,14 @@ class Dispatcher:
         pauses: Pauses | None = None,
     ) -> None:
         """``on_readiness`` is called at every change of readiness, in the thread that changes it; ``pauses`` of an outage."""
-        self._ledger, self._models, self._limits = ledger, models, limits
+        self._ledger, self._limits = ledger, limits
         self._outage = Outage(pauses)
         #: Jobs in a row that failed of errors in our own code.
         self._errors = 0
         self._slots = [WorkerSlot(number, launch) for number, launch in enumerate(workers)]
         self._board = ReadinessBoard(self._outage, on_readiness, ledger.publish_all)
         self._loaded = LoadedModels(self._slots, events, self._board)
+        self._events = SlotEvents(self._slots, ledger, models, self._loaded, self._board)
         self._stopping = threading.Event()
         self._grace_seconds = 0.0
         self._expires = time.monotonic()
@@ -148,9 +123,9 @@ class Dispatcher:
     def load(self, model: str) -> None:
         """Have a worker load a model: one that has it loaded, or else one that runs no job.
 
-        Its events say when it is loaded, or why it is not. Raises NoWorker, and what `_ref` raises.
+        Its events say when it is loaded, or why it is not. Raises NoWorker, and what `SlotEvents.ref` raises.
         """
-        slot, ref = min(self._slots, key=lambda s: (s.loaded != model, s.running is not None)), self._ref(model)
+        slot, ref = min(self._slots, key=lambda s: (s.loaded != model, s.running is not None)), self._events.ref(model)
         # Added before the worker is looked at: if it dies now, either its death answers this load or no worker is found.
         slot.loads.add(model)
         if slot.worker is None:
@@ -172,10 +147,6 @@ class Dispatcher:
     def set_readiness(self, readiness: Readiness) -> None:
         """Publish a change of the first model's state."""
         self._board.set_model(readiness)
-
-    def _ref(self, model: str) -> ModelRef:
-        """Return a reference to the model; raises AnemoneError if it is not installed, OSError if its folder cannot be read."""
-        return ModelRef(model, self._models.content_hash(model))
 
     # --- the thread -----------------------------------------------------------------------------------------------
 
@@ -203,9 +174,6 @@ class Dispatcher:
 
     def _work(self) -> None:
         """Do everything that is to be done now; afterwards there is no outage."""
-        if time.monotonic() >= self._expires:
-            self._ledger.expire()
-            self._expires = time.monotonic() + _RETENTION_SECONDS
         for slot in self._slots:
             self._handle(slot)
         self._find_first()
@@ -213,6 +181,9 @@ class Dispatcher:
         for slot in self._slots:
             self._feed(slot)
         self._ledger.settle()
+        if time.monotonic() >= self._expires:
+            self._ledger.expire()
+            self._expires = time.monotonic() + _RETENTION_SECONDS
         if self._outage.end():
             log.info("the queue goes on")
             self._board.outage_ended()
@@ -227,7 +198,7 @@ class Dispatcher:
             if slot.has_begun:
                 continue
             try:
-                slot.send(Load(self._ref(first)))
+                slot.send(Load(self._events.ref(first)))
             except AnemoneError as error:
                 self._loaded.set_first_gone(str(error))
             slot.has_begun = True
@@ -236,7 +207,7 @@ class Dispatcher:
         """Start again with the first model if its folder was gone and is there again."""
         if self._loaded.first_is_gone and self._loaded.first is not None:
             with contextlib.suppress(AnemoneError):
-                self._ref(self._loaded.first)
+                self._events.ref(self._loaded.first)
                 self.begin(self._loaded.first)
 
     def _listen_until_next(self) -> None:
@@ -286,6 +257,8 @@ class Dispatcher:
             slot.running, request, attachments = assignment
             slot.unhandled = Assigned(request, attachments)
             self._handle(slot)
+            if slot.running is None:  # its model is not there; the next job may have another
+                self.wake()
 
     def _handle(self, slot: WorkerSlot) -> None:
         """Handle the slot's event, if it has one; if this raises, the event is handled again later.
@@ -293,10 +266,10 @@ class Dispatcher:
         An error in our own code fails the job; only its end is tried again.
         """
         event = slot.unhandled
-        if event is None:
+        if event is None or (isinstance(event, Died) and self._stopping.is_set()):
             return
         try:
-            self._on(slot, event)
+            self._events.handle(slot, event)
         except Exception as error:
             running = slot.running
             if fault_of(error) is not None or running is None or isinstance(event, Ended | Died):
@@ -305,104 +278,14 @@ class Dispatcher:
             slot.send(Cancel(running.job_id))
             failure = _internal_failure(error)
             slot.unhandled = Ended(running.job_id, "failed", failure.code, failure.message)
-            self._on(slot, slot.unhandled)
+            self._events.handle(slot, slot.unhandled)
         slot.unhandled = None
+        if isinstance(event, Ended):
+            self._errors = 0 if event.status == "succeeded" else self._errors
+            if self._ledger.has_too_many_files:
+                self._expires = time.monotonic()
 
-    def _on(self, slot: WorkerSlot, event: SlotEvent) -> None:
-        if isinstance(event, Died):
-            self._on_worker_death(slot, event.code)
-        elif isinstance(event, Loading | LoadFailed | Loaded):
-            self._loaded.handle(slot, event)
-        elif isinstance(event, Trying):
-            slot.note = self._note(event)
-        elif isinstance(event, Assigned):
-            self._send_job(slot, event)
-        elif slot.running is not None and slot.running.job_id == event.job_id:
-            self._on_job(slot, slot.running, event)
-
-    def _on_job(self, slot: WorkerSlot, running: Running, event: Progressed | Finished | Ended) -> None:
-        if isinstance(event, Progressed):
-            self._ledger.step(running, event)
-        elif isinstance(event, Ended) and event.code == DAMAGED:
-            self._end_without_model(slot, running, event)
-        elif isinstance(event, Ended):
-            self._end(slot, running, event)
-        elif self._outage.cause is None or not running.is_cancelling:
-            # A job that is being cancelled does not wait until there is room for its image.
-            self._ledger.add_image(running, event)
-
-    def _send_job(self, slot: WorkerSlot, job: Assigned) -> None:
-        running = slot.running
-        assert running is not None
-        try:
-            model = self._ref(job.request.model)
-        except AnemoneError as error:
-            message = f"{job.request.model} cannot be loaded: {error}"
-            self._end_without_model(slot, running, Ended(running.job_id, "failed", "model_unavailable", message))
-            self.wake()
-            return
-        # Sent without the ledger's lock: a large attachment blocks the pipe until the worker reads it.
-        slot.send(Run(running.job_id, job.request, model, job.attachments))
-
-    def _note(self, event: Trying) -> Path | None:
-        try:
-            return self._models.folder(event.model) / event.note
-        except (AnemoneError, OSError):  # the model was deleted meanwhile, together with the note
-            return None
-
-    def _end_without_model(self, slot: WorkerSlot, running: Running, event: Ended) -> None:
-        """Queue the job again if the first model, which it needs, is being made again; otherwise fail it."""
-        is_first = running.job.model == self._loaded.first
-        restored = (is_first or event.code == DAMAGED) and self.restore(running.job.model)
-        if restored and is_first:
-            self._ledger.interrupt(running, "its model is being converted again", by_job=False)
-            slot.running, slot.idle_since = None, time.monotonic()
-        else:
-            self._end(slot, running, replace(event, message=f"{event.message}{remedy(event.code, restored)}"))
-
-    def _end(self, slot: WorkerSlot, running: Running, event: Ended) -> None:
-        self._ledger.end(running, event)
-        slot.running, slot.deaths, slot.idle_since = None, 0, time.monotonic()
-        if event.status == "succeeded":
-            self._errors = 0
-        if self._ledger.has_too_many_files:
-            self._expires = time.monotonic()
-
-    # --- deaths and the end -----------------------------------------------------------------------------------------
-
-    def _on_worker_death(self, slot: WorkerSlot, code: int | None) -> None:
-        """Queue the worker's job again, or fail it; stop restarting the worker if it keeps dying.
-
-        If the worker died in the first load or prediction of a program, the compute unit is the cause: its note stays, and
-        the next worker does not use that unit again.
-        """
-        if self._stopping.is_set():
-            return
-        of_unit = slot.note is not None and slot.note.exists() and code != -signal.SIGTERM
-        running = slot.running
-        if running is not None:
-            self._ledger.interrupt(running, f"the worker died (exit status {code})", by_job=not of_unit)
-            slot.running = None
-        if not of_unit:
-            slot.delete_note()
-        slot.note = None
-        self._loaded.set_loaded(slot, None)
-        self._loaded.fail_loads(slot, "worker_died", f"the worker died (exit status {code}), and is started again")
-        if self._board.model.state == "failed":
-            return
-        metrics.worker_died()
-        with about_job(running.job_id if running is not None else None):
-            cause = " in a compute unit's first try; the unit is not used again" if of_unit else ""
-            log.error("the worker died (exit status %s)%s", code, cause)
-        if running is None and not of_unit:
-            # Count only deaths outside a job; a death during a job is charged to that job.
-            slot.deaths += 1
-        if slot.deaths >= _MOST_DEATHS_OUTSIDE_JOBS:
-            self._board.fail(
-                f"the worker died {slot.deaths} times in a row (last exit status {code}); restart the server"
-            )
-        elif all(other.worker is None for other in self._slots):
-            self._board.set_model(Readiness())
+    # --- the end ----------------------------------------------------------------------------------------------------
 
     def _stop_workers(self) -> None:
         self._listen_until(lambda: all(slot.running is None for slot in self._slots), self._grace_seconds)

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from converter.progress import Progress
 from server.events import OPEN, EventLog, Status
-from server.jobs.dispatcher import Dispatcher, Models
+from server.jobs.dispatcher import Dispatcher
 from server.jobs.job import Job, Submission
 from server.jobs.ledger import Accepted, JobLedger, Limits
 from server.jobs.loading import FindRepair
 from server.jobs.readiness import Readiness
+from server.jobs.slot_events import Models
 from server.jobs.store import JobStore
 from server.outage import Pauses
 from server.supervisor import Launch

@@ -63,7 +63,8 @@ async function prepare() {
     const readiness = await ask("readyz");
     if (readiness.state === "failed") throw new Error(`The model cannot be loaded: ${readiness.message}`);
     if (readiness.ready) break;
-    progress(readiness.fraction, `Preparing the model: ${readiness.state} ${readiness.network || ""}`);
+    const preparing = `Preparing the model: ${readiness.state} ${readiness.network || ""}`;
+    progress(readiness.fraction, readiness.state === "paused" ? `Paused: ${readiness.message}` : preparing);
     await pause(POLL);
   }
   progress(null, "");
