@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,7 +28,7 @@ from server.security.descriptors import raise_open_files
 from server.security.gate import Access
 from server.security.hosts import Hosts, own_addresses, own_ipv6_addresses, own_names
 from server.security.key import FILE, ApiKey, Authenticator, kept_key
-from server.security.private import UMASK, make_private
+from server.security.private import make_private, private_files
 from server.security.tls import Certificate, own_certificate, user_certificate
 from server.settings import Settings
 from server.shutdown import Server
@@ -145,9 +144,8 @@ def serve(settings: Settings) -> int:
     Returns the exit status: 1 in the last case. Raises AnemoneError before anything is served if a setting is wrong.
     """
     log_as(settings.log_format)
-    os.umask(UMASK)  # for the workers and conversions too, which inherit it
     limits = ConnectionLimits.within(raise_open_files())
-    with _sole_user(settings.data_dir), listening_socket(settings.host, settings.port) as listening:
+    with private_files(), _sole_user(settings.data_dir), listening_socket(settings.host, settings.port) as listening:
         if still_open := make_private(settings.data_dir):
             say(still_open)
         first = FirstModel(settings.model, settings.data_dir.absolute())

@@ -13,8 +13,6 @@ from converter.errors import AnemoneError
 
 #: What others may not do with a file or folder.
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
-#: The umask under which the server makes its files: 0600, and folders 0700.
-UMASK = _OTHERS
 #: The files that the server keeps in its data folder, without those of models.
 _FILES = re.compile(
     r"jobs\.sqlite3.*|lock|\.?(api-key|sessions\.json)(\.new)?|(images|attachments)/(unknown/)?[0-9a-f]{32}\.(png|bin)(\.partial)?"
@@ -24,6 +22,16 @@ _FILES = re.compile(
 _FOLDERS = ("images/unknown", "images", "attachments/unknown", "attachments", "conversions", "tls", ".")
 #: What may be beside them: models and checkpoints, which can be shared, and what a Mac's Finder writes.
 _BESIDE = ("models", "checkpoints", ".DS_Store", ".localized")
+
+
+@contextmanager
+def private_files() -> Iterator[None]:
+    """Make files for their owner only (0600, folders 0700) in the block, also in the processes that it starts."""
+    former = os.umask(_OTHERS)
+    try:
+        yield
+    finally:
+        os.umask(former)
 
 
 class _StillOpen(OSError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import struct
 from collections.abc import Iterator
 from functools import cache
@@ -11,11 +12,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, _webp
 
-from server.pipeline.decoding.file import LONGEST_PROFILE, LONGEST_TEXT, ImageFile, damaged
+from server.pipeline.decoding.file import LONGEST_PROFILE, LONGEST_TEXT, ImageError, ImageFile, damaged
 from server.pipeline.decoding.orientation import orientation
 
 _PIXELS = (b"ALPH", b"VP8 ", b"VP8L")
 _MOST_CHUNKS = 10_000
+_HAS_ALPHA = 0x10
 
 
 def is_webp(data: bytes) -> bool:
@@ -59,20 +61,41 @@ def decode(file: ImageFile) -> Image.Image:
     """Return the image as RGBA; raise ImageError if it is damaged.
 
     Pillow's decoder of animations has four copies of an image at its peak (0.5 GB for 32 megapixels), libwebp's simple one
-    two. It is called in the library that Pillow brings along.
+    two. It is called in the library that Pillow brings along, unless Pillow was built without letting others call it.
     """
+    data, decoder = b"".join(file.parts), _decoder()
+    if decoder is None:
+        return _decoded_by_pillow(file, data)
     pixels = np.zeros((file.height, file.width, 4), np.uint8)
     target = pixels.reshape(-1)[(file.top * file.width + file.left) * 4 :]
-    data = b"".join(file.parts)
-    if _decoder()(data, len(data), target.ctypes.data, target.nbytes, file.width * 4) is None:
-        raise damaged("WebP", "its pixels cannot be decoded")
+    if decoder(data, len(data), target.ctypes.data, target.nbytes, file.width * 4) is None:
+        raise _undecodable()
     return Image.frombuffer("RGBA", (file.width, file.height), pixels, "raw", "RGBA", 0, 1)
+
+
+def _decoded_by_pillow(file: ImageFile, data: bytes) -> Image.Image:
+    canvas = Image.new("RGBA", (file.width, file.height), (0, 0, 0, 0))
+    width, height = next(size for kind, content, _ in _chunks(memoryview(data)) if (size := _size(kind, content)))
+    sides = b"".join((side - 1).to_bytes(3, "little") for side in (width, height))
+    chunks = b"WEBP" + struct.pack("<4sIB3x", b"VP8X", 10, _HAS_ALPHA) + sides + data
+    try:
+        with Image.open(io.BytesIO(struct.pack("<4sI", b"RIFF", len(chunks)) + chunks), formats=("WEBP",)) as frame:
+            canvas.paste(frame.convert("RGBA"), (file.left, file.top))
+    except (OSError, ValueError, EOFError) as error:
+        raise _undecodable() from error
+    return canvas
+
+
+def _undecodable() -> ImageError:
+    return damaged("WebP", "its pixels cannot be decoded")
 
 
 @cache
 def _decoder() -> Any:
-    """Return libwebp's WebPDecodeRGBAInto(data, size, pixels, size, stride), which returns NULL on failure."""
-    decoder = ctypes.CDLL(_webp.__file__).WebPDecodeRGBAInto
+    """Return libwebp's WebPDecodeRGBAInto(data, size, pixels, size, stride), which returns NULL on failure; None without it."""
+    decoder = getattr(ctypes.CDLL(_webp.__file__), "WebPDecodeRGBAInto", None)
+    if decoder is None:
+        return None
     decoder.argtypes = ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
     decoder.restype = ctypes.c_void_p
     return decoder

@@ -225,6 +225,7 @@ def test_a_settings_file_may_name_folders_by_tilde(tmp_path: Path, capsys: pytes
 def test_folders_may_be_relative_and_have_spaces_and_any_letters(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "any möne 模型").mkdir()
     assert main(["models", "--data-dir", "any möne 模型"]) == 0
     assert "any möne 模型/models" in capsys.readouterr().out
 

@@ -84,6 +84,13 @@ def test_a_jpeg_whose_inks_are_stored_as_luminance_and_color_is_read():
     assert np.abs(decoded(ycck)[8, 8] - expected).max() <= 3
 
 
+@pytest.fixture(params=["libwebp", "pillow"])
+def webp_decoder(request, monkeypatch):
+    if request.param == "pillow":
+        monkeypatch.setattr(webp, "_decoder", lambda: None)
+
+
+@pytest.mark.usefixtures("webp_decoder")
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_a_lossless_webp_is_read_exactly(mode):
     pixels = RNG.integers(0, 256, (30, 40, len(mode)), np.uint8)
@@ -92,6 +99,7 @@ def test_a_lossless_webp_is_read_exactly(mode):
     np.testing.assert_allclose(got, on_white(pixels[..., :3] / 255, alpha), atol=1)
 
 
+@pytest.mark.usefixtures("webp_decoder")
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 @pytest.mark.parametrize("animated", [False, True])
 def test_a_lossy_webp_has_the_pixels_that_pillow_reads(mode, animated):
@@ -103,6 +111,15 @@ def test_a_lossy_webp_has_the_pixels_that_pillow_reads(mode, animated):
     np.testing.assert_array_equal(np.asarray(webp.decode(read_image(data))), expected)
 
 
+@pytest.mark.usefixtures("webp_decoder")
+@pytest.mark.parametrize("quality", [60, 100])
+def test_a_webp_that_is_cut_short_is_refused(quality):
+    whole = encoded(Image.fromarray(RNG.integers(0, 256, (30, 40, 3), np.uint8)), "WEBP", quality=quality)
+    with pytest.raises(ImageError, match="damaged or cut short"):
+        decode_image(whole[: len(whole) // 2])
+
+
+@pytest.mark.usefixtures("webp_decoder")
 def test_the_first_frame_of_an_animated_webp_lies_where_the_file_says():
     still = encoded(Image.new("RGB", (6, 4), "red"), "WEBP", lossless=True)
     (kind, content), *_ = riff_chunks(still)
