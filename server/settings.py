@@ -21,7 +21,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from converter.errors import AnemoneError
+from converter.errors import AnemoneError, quoted
 from converter.networks.registry import KINDS
 from converter.runtime import ComputeUnit, Precision
 from server.security.hosts import host_of
@@ -285,6 +285,9 @@ def _explained(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"{field} is not a setting; accepted: {', '.join(sorted(Settings.model_fields))}"
     reason = first["msg"].removeprefix("Value error, ")
-    value = first.get("input")
-    shown = "" if field in ("", "api_key") or value is None else f" (given: {value!r})"
+    value = None if field in ("", "api_key") else first.get("input")
+    accepted = reason.removeprefix("Input should be ").partition(", unable to")[0]
+    if accepted != reason and value is not None:
+        return f"{field} is {quoted(value)}; accepted: {accepted}"
+    shown = "" if value is None else f" (given: {quoted(value)})"
     return f"{field}: {reason}{shown}" if field else reason
