@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +31,13 @@ class Repairs:
         self._repairs: Counter[str] = Counter()
 
     def find(self, model: str) -> Callable[[], None] | None:
-        """Return a function that has the model converted again; None if it cannot be."""
+        """Return a function that has the model converted again; None if it cannot be.
+
+        Raises FileNotFoundError if the whole data folder is gone: its disk may come back, with the model.
+        """
+        data_dir = self._first.models.root.parent
+        if not data_dir.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(data_dir))
         request = self._request(model)
         if request is None or self._repairs[model] >= _MOST_REPAIRS:
             return None

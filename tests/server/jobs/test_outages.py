@@ -155,7 +155,10 @@ def test_a_data_folder_that_is_away_is_reported_until_it_is_back(client: httpx.C
     away = data.with_name("away")
     data.rename(away)
     try:
-        paused(client, f"{data.name}/images is missing")
+        answer = client.post("/api/v1/txt2img", json={"prompt": "a circle"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "missing")
+        paused(client, "is missing; put its folder back")
+        assert not data.exists()
     finally:
         away.rename(data)
     assert over(client, made["id"])["status"] == "succeeded"

@@ -90,3 +90,15 @@ def test_another_model_is_made_again_by_the_conversion_that_made_it_while_its_fo
         assert fake_converter.begun(tmp_path) == ["somebody/other@main"] * 2
         shutil.rmtree(tmp_path / "models" / "other")
         assert found.find("other") is None
+
+
+def test_with_the_whole_data_folder_away_nothing_is_made_in_its_place(source: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    with repairs(source, data) as (found, conversions):
+        data.rename(tmp_path / "away")
+        with pytest.raises(FileNotFoundError) as missing:
+            found.find("first")
+        assert missing.value.filename == str(data)
+        assert conversions.all() == []
+    assert not data.exists()
