@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from server.faults import FAULTS
 from server.jobs.store.files import StoredFiles
-from server.jobs.store.opening import open_database, set_aside
+from server.jobs.store.opening import open_database, require_whole, set_aside
 from server.jobs.store.schema import connect, durably, shrink
 
 log = logging.getLogger("anemone.store")
@@ -42,15 +42,17 @@ class Database:
     is_new: whether there was no database before, or none that could be used.
 
     A file that somebody removes stays whole as long as it is open. So each write looks first whether the file in the data
-    folder is still the open one (two calls of stat, 3 us); if not, what is open is written to a new file in its place.
+    folder is still the open one (two calls of stat, 4 us); if not, what is open is written to a new file in its place.
+    If others have written to the open file, it is checked before it is written to.
     """
 
     def __init__(self, path: Path, attachments: StoredFiles) -> None:
         """Open or make the database; see `open_database` for what it raises."""
-        self.lock, self._reading, self._path = threading.RLock(), threading.Lock(), path
+        self.lock, self._reading = threading.RLock(), threading.Lock()
+        self._path, self._attachments = path, attachments
         self._db, self.is_new = open_database(path, attachments, WRITE_SECONDS)
         self._read = connect(path, _READ_SECONDS)
-        self._open_files = self._files()
+        self._open_files, self._written = self._files(), self._size_and_time()
 
     def close(self) -> None:
         """Close the database."""
@@ -66,13 +68,24 @@ class Database:
     @contextmanager
     def transaction(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
         """Run the block as a transaction; if it is ``durable``, a power cut right afterwards does not undo it."""
-        with self.lock:
-            self._keep_in_place()
+        with self._own_file():
             if durable:
                 with durably(self._db):
                     yield from self._transaction()
             else:
                 yield from self._transaction()
+
+    @contextmanager
+    def _own_file(self) -> Iterator[None]:
+        """Hold the lock for a block that writes to the database, which is whole and in its place."""
+        with self.lock:
+            self._keep_in_place()
+            if self._size_and_time() != self._written:
+                require_whole(self._path, self._attachments, WRITE_SECONDS)
+            try:
+                yield
+            finally:
+                self._written = self._size_and_time()
 
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         self._db.execute("BEGIN IMMEDIATE")
@@ -87,14 +100,21 @@ class Database:
 
     def shrink(self) -> None:
         """Give the pages of deleted jobs back to the file system."""
-        with self.lock:
-            self._keep_in_place()
+        with self._own_file():
             shrink(self._db)
 
     def rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Return the rows of a query."""
         with self._reading:
             return self._read.execute(query, values).fetchall()
+
+    def _size_and_time(self) -> tuple[int, int]:
+        """Return the file's size, and when it was written to; only a transaction of this object changes them."""
+        try:
+            status = os.stat(self._path)
+        except FileNotFoundError:
+            return 0, 0  # removed during the transaction: the next one puts it back
+        return status.st_size, status.st_mtime_ns
 
     def _files(self) -> tuple[_Identity, _Identity]:
         return _identity(self._path), _identity(f"{self._path}-wal")
@@ -117,7 +137,7 @@ class Database:
             self._read.close()
             self._db.close()
             self._db, self._read = connect(self._path, WRITE_SECONDS), connect(self._path, _READ_SECONDS)
-        self._open_files = self._files()
+        self._open_files, self._written = self._files(), self._size_and_time()
         other = f"; what was found instead is kept as {found.name}" if found is not None else ""
         log.warning(
             "%s was removed or replaced while the server ran: it is put back with all jobs%s. To use another one, stop the "

@@ -66,6 +66,18 @@ def open_database(path: Path, attachments: StoredFiles, patience: float) -> tupl
         return _opened(path, attachments, "new", patience), True
 
 
+def require_whole(path: Path, attachments: StoredFiles, patience: float) -> None:
+    """Raise an error as SQLite's own for a damaged database unless the file, as it is now, can be used."""
+    try:
+        _examine(path, attachments, patience)
+    except _Damaged as damage:
+        error = sqlite3.DatabaseError(f"{path} was overwritten while the server ran: {damage}")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error from damage
+    except StoreError as error:
+        raise (error.__cause__ or error) from None  # the disk's or SQLite's own, which may pass
+
+
 def set_aside(path: Path, word: str) -> Path:
     """Rename a database and the files that belong to it, to a name with this word and the date; return its new path."""
     aside = path.with_name(f"{path.name}.{word}-{time.strftime('%Y-%m-%d-%H%M%S')}")

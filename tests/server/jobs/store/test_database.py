@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -123,6 +124,49 @@ def test_without_its_folder_writes_fail_until_the_folder_is_back(
     shutil.move(tmp_path / "elsewhere", database.parent)
     add(store, "after")
     assert prompts(store) == stored(database) == ["before", "after"]
+
+
+def truncate(database: Path) -> None:
+    os.truncate(database, 0)
+
+
+def overwrite(database: Path) -> None:
+    with database.open("r+b") as file:
+        file.write(b"junk" * 8000)
+
+
+def copy_another_over_it(database: Path) -> None:
+    other = JobStore(database.parent.parent / "other")
+    add(other, "of a backup")
+    other.close()
+    shutil.copyfile(database.parent.parent / "other" / "jobs.sqlite3", database)
+
+
+@pytest.mark.parametrize("change", [truncate, overwrite, copy_another_over_it])
+def test_nothing_is_accepted_into_a_database_that_was_overwritten(
+    tmp_path: Path, database: Path, change: Callable[[Path], None]
+) -> None:
+    first = JobStore(database.parent)
+    for number in range(30):
+        add(first, f"{number} {'a' * 1000}")
+    first.close()
+    second = JobStore(database.parent)
+    add(second, "before")
+    change(database)
+    for _ in range(2):
+        with pytest.raises(sqlite3.DatabaseError, match="was overwritten while the server ran") as raised:
+            add(second, "after")
+        fault = fault_of(raised.value)
+        assert fault is not None
+        assert fault.code == "database_damaged"
+    second.close()
+
+
+def test_a_database_that_was_only_touched_is_written_on(store: JobStore, database: Path) -> None:
+    add(store, "before")
+    os.utime(database)
+    add(store, "after")
+    assert prompts(store) == ["before", "after"]
 
 
 def test_nothing_is_put_back_where_nothing_was_touched(
