@@ -22,6 +22,7 @@ from server.models.conversion import Conversion
 from server.models.conversions import Conversions, launch_conversion
 from server.models.first import FirstModel
 from server.models.memory import memory_budget
+from server.pipeline.images import return_freed_memory
 from server.security import sessions
 from server.security.connections import ConnectionLimits
 from server.security.descriptors import raise_open_files
@@ -144,6 +145,7 @@ def serve(settings: Settings) -> int:
     Returns the exit status: 1 in the last case. Raises AnemoneError before anything is served if a setting is wrong.
     """
     log_as(settings.log_format)
+    return_freed_memory()
     limits = ConnectionLimits.within(raise_open_files())
     with private_files(), _sole_user(settings.data_dir), listening_socket(settings.host, settings.port) as listening:
         if still_open := make_private(settings.data_dir):

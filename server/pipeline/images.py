@@ -37,10 +37,10 @@ _TURNS = {
 _FIRST_SIDEWAYS = 5
 _LONGEST_REASON = 80
 
-#: glibc's malloc_trim(padding), which gives free memory back to the system; macOS has none, and gives back large blocks by itself.
-_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-# Pillow allocates images in blocks of 16 MB. A block above glibc's limit of 32 MB goes back to the system when it is freed;
-# smaller ones stayed with the process.
+#: glibc's number of the parameter, for mallopt.
+_M_MMAP_THRESHOLD = -3
+# Pillow allocates images in blocks of 16 MB, which glibc keeps in a process that needs them often. What is above 32 MB goes
+# back to the system in any process.
 _imaging.set_block_size(1 << 28)
 
 Pixels = NDArray[np.uint8]
@@ -92,12 +92,19 @@ def as_attachment(file: ImageFile, data: bytes, width: int, height: int) -> byte
         _decoded(file)
         return data
     stored = io.BytesIO()
-    try:
-        Image.fromarray(_fit_large(file, width, height)).save(stored, "PNG", compress_level=1)
-    finally:
-        if _trim is not None:
-            _trim(0)
+    Image.fromarray(_fit_large(file, width, height)).save(stored, "PNG", compress_level=1)
     return stored.getvalue()
+
+
+def return_freed_memory() -> None:
+    """Have this process return every freed block of 1 MB and more to the system, as macOS does by itself.
+
+    glibc keeps larger and larger blocks, up to 32 MB, in case they are needed again: 75 MB after forty uploads, against 9.
+    A worker needs them again, for every step's tensors.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 1 << 20)
 
 
 def _decoded(file: ImageFile, least: tuple[int, int] | None = None) -> Image.Image:

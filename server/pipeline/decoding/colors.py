@@ -30,12 +30,14 @@ def to_rgb(image: Image.Image, file: ImageFile, convert: Convert | None) -> Imag
     elif image.mode == "1":
         image = image.convert("L")
     alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else visible
-    colors = image.convert({"LA": "L", "RGBA": "RGB"}.get(image.mode, image.mode))
-    colors = convert(colors) if convert is not None else colors.convert("RGB")
-    if alpha is None:
-        return colors
-    colors.putalpha(alpha)
-    return Image.alpha_composite(Image.new("RGBA", colors.size, "white"), colors).convert("RGB")
+    if convert is not None:
+        image = convert(image.convert({"LA": "L", "RGBA": "RGB"}.get(image.mode, image.mode)))
+    if alpha is None or alpha.getextrema() == (255, 255):
+        return image.convert("RGB")
+    if image.mode not in ("LA", "RGBA"):
+        image.putalpha(alpha)
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def converter(profile: bytes | None, mode: str) -> Convert | None:

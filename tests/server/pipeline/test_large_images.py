@@ -166,3 +166,23 @@ def test_a_jpeg_of_many_scans_is_refused():
 def test_a_png_of_many_chunks_is_refused():
     with pytest.raises(ImageError, match="chunks"):
         read_image(png(np.zeros((1, 1, 1)), 8, 0, chunk(b"tEXt", b"") * 100_001))
+
+
+KEPT = """
+import psutil
+from server.pipeline.images import return_freed_memory
+return_freed_memory()
+before = psutil.Process().memory_info().rss
+bytearray(30 << 20)
+blocks, small = [], []
+for _ in range(8):
+    blocks.append(bytearray(b"x") * (8 << 20))
+    small.append(bytearray(100_000))  # which stays, so that the heap cannot shrink
+del blocks
+print(psutil.Process().memory_info().rss - before)
+"""
+
+
+def test_freed_memory_is_returned_to_the_system():
+    done = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, check=True)
+    assert int(done.stdout) < 10_000_000
