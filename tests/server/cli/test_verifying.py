@@ -127,3 +127,13 @@ def test_a_model_of_another_family_or_width_is_told_from_the_source(checkpoint, 
     )
     assert main(["verify", str(model_folder.path), "--against", str(wider)]) == 1
     assert "the source's unet cannot run on the package's inputs" in capsys.readouterr().err
+
+
+def test_a_model_with_a_flipped_bit_is_named_before_anything_is_compared(checkpoint, model_folder, tmp_path, capsys):
+    folder = shutil.copytree(model_folder.path, tmp_path / "m")
+    weights = next(folder.rglob("*unet.mlpackage/Data/com.apple.CoreML/weights/weight.bin"))
+    content = bytearray(weights.read_bytes())
+    content[-500] ^= 1
+    weights.write_bytes(content)
+    assert main(["verify", str(folder), "--against", str(checkpoint)]) == 1
+    assert "weight.bin has other content than was written; convert tiny again" in capsys.readouterr().err
