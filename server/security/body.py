@@ -22,7 +22,8 @@ LARGEST_BODY = 48 * 2**20
 PAUSE_SECONDS = 30.0
 #: Bytes a second that a body must have on average, after the first PAUSE_SECONDS.
 LEAST_RATE = 256 * 2**10
-_DRAIN_SECONDS = 3.0
+#: Seconds to read on after a refusal: at 5 MB a second, a client has sent the largest body by then.
+_DRAIN_SECONDS = 10.0
 
 #: Returns the bytes that the body of a request may have, by method and path.
 LimitOf = Callable[[str, str], int]
@@ -95,6 +96,11 @@ class _Body:
         """Whether so much may still arrive that the connection must be closed instead."""
         return not self.complete and (self.refusal is not None or not self._is_small)
 
+    @property
+    def is_too_slow(self) -> bool:
+        """Whether it is given up because the client stopped sending it."""
+        return self.refusal is not None and self.refusal.status == 408
+
     async def receive(self) -> Message:
         """Return the next message; raise _Refused if the body is too large or is sent too slowly."""
         if self.refusal is not None:
@@ -140,7 +146,8 @@ class _Answer:
         elif self._closes and not message.get("more_body", False):
             # The client gets the whole answer before we read on.
             await self._send({**message, "more_body": True})
-            await drain(self._receive)
+            if not self._body.is_too_slow:
+                await drain(self._receive)
             message = {"type": "http.response.body", "body": b""}
         await self._send(message)
 

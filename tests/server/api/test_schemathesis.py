@@ -42,4 +42,8 @@ def test_no_request_gets_an_answer_that_the_document_does_not_have(case: Case, s
     if headers is not None and headers.mode.is_negative:
         # A preference or retry count that means nothing is ignored (RFC 7240), so such a request may succeed.
         excluded.append(negative_data_rejection)
-    case.call_and_validate(base_url=str(server.base_url), excluded_checks=excluded)
+    answer = case.call(base_url=str(server.base_url))
+    if answer.status_code in (413, 414):
+        # Schemathesis does not count these as rejections.
+        excluded.append(negative_data_rejection)
+    case.validate_response(answer, excluded_checks=excluded)
