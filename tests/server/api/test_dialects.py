@@ -132,7 +132,7 @@ def test_too_many_requests() -> None:
 
 def test_bodies_too_large_or_too_slow() -> None:
     announced = {**JSON, "content-length": str(LARGEST_BODY + 1)}
-    assert other(ask(app(), "POST", "/other/images", announced, body=[None]), 413)["type"] == "too_large"
+    assert other(ask(app(), "POST", "/other/images", announced, body=[b" "]), 413)["type"] == "too_large"
     growing = [b" " * 2**20] * (LARGEST_BODY // 2**20 + 1)
     assert other(ask(app(), "POST", "/other/images", JSON, body=growing), 413)["type"] == "too_large"
     hasty = app(Access(pause_seconds=0.01))
