@@ -152,7 +152,10 @@ class Settings(BaseSettings):
         if not str(value).strip():
             raise ValueError("it is empty; accepted: the name of a file or folder")
         try:
-            return Path(value).expanduser()  # ~ is a shell's, which a file of settings does not pass through
+            # Path would leave out "./", and ./owner/name then be an address on the hub.
+            is_local = str(value).startswith("./")
+            path = Path(value).expanduser()  # ~ is a shell's, which a file of settings does not pass through
+            return path.absolute() if is_local else path
         except RuntimeError as error:
             raise ValueError(f"{value} names a home folder that does not exist") from error
 

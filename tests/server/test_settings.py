@@ -141,3 +141,11 @@ def test_every_setting_is_described() -> None:
 def test_a_number_that_is_not_finite_is_refused(name: str, value: str) -> None:
     with pytest.raises(AnemoneError, match=f"(?i){name}|{name.replace('_', '-')}"):
         load_settings({name: value})
+
+
+def test_a_model_below_the_current_folder_is_not_taken_for_one_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_settings({"model": "./owner/name"}).model == tmp_path / "owner/name"
+    assert load_settings({"model": "owner/name"}).model == Path("owner/name")

@@ -128,7 +128,7 @@ def test_a_worker_that_dies_in_a_first_prediction_marks_the_unit_and_not_the_job
         assert server.units["unet"] == ["CPU_AND_NE", "CPU_AND_GPU"]
         assert server.units["vae_decoder"] == ["CPU_AND_GPU", "CPU_ONLY"]
     assert verdicts(model, monkeypatch)["unet", "CPU_AND_NE"].reason == "its process died in its first prediction"
-    assert not list(model.glob(".anemone-*"))
+    assert not list(model.glob(".anemone-trying-*"))
 
 
 def test_a_unit_that_was_asked_for_and_fails_is_refused_and_not_replaced(model: Path, tmp_path: Path) -> None:
