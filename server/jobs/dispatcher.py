@@ -184,6 +184,7 @@ class Dispatcher:
         if time.monotonic() >= self._expires:
             self._ledger.expire()
             self._expires = time.monotonic() + _RETENTION_SECONDS
+        self._ledger.make_room()
         if self._outage.end():
             log.info("the queue goes on")
             self._board.outage_ended()
@@ -282,8 +283,6 @@ class Dispatcher:
         slot.unhandled = None
         if isinstance(event, Ended):
             self._errors = 0 if event.status == "succeeded" else self._errors
-            if self._ledger.has_too_many_files:
-                self._expires = time.monotonic()
 
     # --- the end ----------------------------------------------------------------------------------------------------
 

@@ -323,14 +323,13 @@ class JobLedger:
         """Wait until the written images are on the disk."""
         self._store.images.settle()
 
-    @property
-    def has_too_many_files(self) -> bool:
-        """Whether images and attachments take more room than the retention allows."""
-        return self._store.file_bytes > self._limits.retention.bytes
-
     def expire(self) -> None:
-        """Delete finished jobs that the retention does not keep."""
+        """Delete the ended jobs that the retention does not keep; to be called once an hour."""
         self._limits.retention.apply(self._store)
+
+    def make_room(self) -> None:
+        """Delete the oldest ended jobs while images and attachments take more room than the retention allows."""
+        self._limits.retention.make_room(self._store)
 
     # --- events ---------------------------------------------------------------------------------------------------
 

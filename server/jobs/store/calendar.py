@@ -33,10 +33,14 @@ class Calendar:
 
     def follow(self, clock: float) -> float:
         """Move the date towards the clock's time, store it and return it."""
-        self._date, self._since = max(self._date, min(clock, self._date + DAY)), time.monotonic()
+        date = max(self._date, min(clock, self._date + DAY))
         with self._database.transaction() as db:
             db.execute("DELETE FROM calendar")
-            db.execute("INSERT INTO calendar VALUES (?)", (self._date,))
+            db.execute("INSERT INTO calendar VALUES (?)", (date,))
+        self._date, self._since = (
+            date,
+            time.monotonic(),
+        )  # once it is stored: a locked database is tried again and again
         behind = (clock - self._date) / DAY
         if behind > 0 and not self._is_told:
             log.warning(

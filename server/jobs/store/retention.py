@@ -30,18 +30,30 @@ class Retention:
         return self.gigabytes * 1e9
 
     def apply(self, store: JobStore, clock: Callable[[], float] = time.time) -> int:
-        """Delete jobs that are too old, and, while images and attachments take too much space, those that ended first; return their number.
+        """Delete jobs that are too old, and make room; return how many jobs were deleted.
 
-        Open jobs are never deleted. Ages are counted by the store's calendar, which follows the clock slowly.
+        Open jobs are never deleted. Ages are counted by the store's calendar, which this call moves: to be called once an
+        hour.
         """
-        today, old, excess = store.calendar.follow(clock()), 0, 0
+        today, old = store.calendar.follow(clock()), 0
         while (job_ids := store.finished_before(today - self.days * DAY, _AT_ONCE)) and (
             count := store.expire(job_ids)
         ):
             old += count
-        while store.file_bytes > self.bytes and (job_ids := store.finished_before(None, 1)) and store.expire(job_ids):
-            excess += 1
         store.forget_expired(today - _TOMBSTONE_DAYS * DAY)
+        return self._deleted(store, old, self._excess(store))
+
+    def make_room(self, store: JobStore) -> int:
+        """While images and attachments take too much space, delete the jobs that ended first; return how many."""
+        return self._deleted(store, 0, self._excess(store))
+
+    def _excess(self, store: JobStore) -> int:
+        count = 0
+        while store.file_bytes > self.bytes and (job_ids := store.finished_before(None, 1)) and store.expire(job_ids):
+            count += 1
+        return count
+
+    def _deleted(self, store: JobStore, old: int, excess: int) -> int:
         if old or excess:
             store.shrink()
             log.info(

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from server.jobs.store import JobStore, Retention
+from server.jobs.store import JobStore, Retention, database
 from tests.support.generation_requests import request, submission
+from tests.support.outages import locked
 
 DAY = 86_400.0
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[JobStore]:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobStore]:
+    monkeypatch.setattr(database, "WRITE_SECONDS", 0.01)
     store = JobStore(tmp_path)
     yield store
     store.close()
@@ -65,6 +67,23 @@ def test_after_a_long_pause_jobs_expire_a_day_at_a_time_and_the_log_says_how_man
     assert caplog.messages[1:] == [
         "jobs have expired: 1 ended more than 30 days ago, 0 to keep images and uploads within 10 GB"
     ]
+
+
+def test_a_full_store_that_makes_room_does_not_move_the_date(store: JobStore) -> None:
+    made = [over(store, b"x" * 1000) for _ in range(40)]
+    for _ in range(40):
+        assert Retention(gigabytes=5e-6).make_room(store) in (35, 0)
+    assert [store.get(job_id) is not None for job_id in made] == [False] * 35 + [True] * 5
+    assert Retention(days=30).apply(store, lambda: time.time() + 40 * DAY) == 0
+
+
+def test_attempts_that_a_locked_database_stops_do_not_move_the_date(store: JobStore, tmp_path: Path) -> None:
+    over(store)
+    with locked(tmp_path / "jobs.sqlite3"):
+        for _ in range(40):
+            with pytest.raises(sqlite3.OperationalError):
+                Retention(days=30).apply(store, lambda: time.time() + 40 * DAY)
+    assert Retention(days=30).apply(store, lambda: time.time() + 40 * DAY) == 0
 
 
 def test_jobs_that_end_while_the_clock_has_lost_its_time_are_kept_as_long(
