@@ -55,7 +55,7 @@ class Uploads:
 
 def test_uploads_wait_until_they_fit() -> None:
     async def scenario() -> None:
-        uploads = Uploads(UploadMemory(100))
+        uploads = Uploads(UploadMemory(100, 0))
         for name in ("a1", "b1", "c1", "d1"):
             await uploads.start(name, 50)
         assert uploads.running == ["a1", "b1"]
@@ -69,9 +69,22 @@ def test_uploads_wait_until_they_fit() -> None:
     asyncio.run(scenario())
 
 
+def test_a_small_upload_does_not_wait_for_large_ones() -> None:
+    async def scenario() -> None:
+        uploads = Uploads(UploadMemory(100, 10))
+        for name in ("a1", "b1", "a2"):
+            await uploads.start(name, 50)
+        await uploads.start("a3", 10)
+        assert uploads.running == ["a1", "b1", "a3"]
+        for name in ("a1", "b1", "a2", "a3"):
+            await uploads.end(name)
+
+    asyncio.run(scenario())
+
+
 def test_one_client_leaves_half_to_the_others() -> None:
     async def scenario() -> None:
-        uploads = Uploads(UploadMemory(100))
+        uploads = Uploads(UploadMemory(100, 0))
         for name in ("a1", "a2", "a3", "b1"):
             await uploads.start(name, 30)
         assert uploads.running == ["a1", "b1"]
@@ -86,7 +99,7 @@ def test_one_client_leaves_half_to_the_others() -> None:
 
 def test_small_uploads_do_not_keep_a_large_one_out() -> None:
     async def scenario() -> None:
-        uploads = Uploads(UploadMemory(100))
+        uploads = Uploads(UploadMemory(100, 0))
         await uploads.start("a1", 40)
         await uploads.start("b1", 40)
         await uploads.start("c1", 50)
@@ -103,7 +116,7 @@ def test_small_uploads_do_not_keep_a_large_one_out() -> None:
 @pytest.mark.parametrize("size", [None, 10**12])
 def test_an_upload_of_unknown_size_takes_as_much_as_any(size: int | None) -> None:
     async def scenario() -> None:
-        uploads = Uploads(UploadMemory(100))
+        uploads = Uploads(UploadMemory(100, 0))
         await uploads.start("a1", size)
         await uploads.start("b1", 51)
         await uploads.start("b2", 1)
@@ -116,7 +129,7 @@ def test_an_upload_of_unknown_size_takes_as_much_as_any(size: int | None) -> Non
 
 def test_an_upload_that_waits_too_long_is_told_when_to_retry() -> None:
     async def scenario() -> None:
-        memory = UploadMemory(100, patience=0.01)
+        memory = UploadMemory(100, 0, patience=0.01)
         uploads = Uploads(memory)
         await uploads.start("a1", 50)
         with pytest.raises(ApiError) as caught:
