@@ -65,6 +65,45 @@ def test_an_endless_body_of_small_parts_is_given_up() -> None:
     assert sent[0]["status"] == 408
 
 
+class _Loop(asyncio.SelectorEventLoop):
+    """A loop whose time only passes when a test says so."""
+
+    seconds = 0.0
+
+    def time(self) -> float:
+        return self.seconds
+
+
+@pytest.mark.parametrize(("rate", "status"), [(100_000, 200), (40_000, 200), (10_000, 408)])
+def test_a_photo_of_a_phone_with_weak_wifi_passes_and_one_that_takes_half_an_hour_does_not(
+    rate: int, status: int
+) -> None:
+    sent: list[Message] = []
+    parts = [b" " * 2**14] * (12 * 2**20 // 2**14)
+
+    async def upload(loop: _Loop) -> None:
+        async def receive() -> Message:
+            part = parts.pop()
+            loop.seconds += len(part) / rate
+            for _ in range(3):  # time for the timers
+                await asyncio.sleep(0)
+            return {"type": "http.request", "body": part, "more_body": bool(parts)}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        await LimitedBody(hello, render_error, lambda method, path: LARGEST_BODY)(
+            {"type": "http", "method": "POST", "path": "/", "headers": []}, receive, send
+        )
+
+    loop = _Loop()
+    try:
+        loop.run_until_complete(upload(loop))
+    finally:
+        loop.close()
+    assert sent[0]["status"] == status
+
+
 def test_an_answer_to_a_large_body_that_is_not_read_closes_the_connection() -> None:
     async def careless(scope: Scope, receive: Receive, send: Send) -> None:
         await hello({**scope, "method": "GET"}, receive, send)
