@@ -6,9 +6,9 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from converter.errors import AnemoneError
@@ -66,6 +66,16 @@ class StoredFiles:
         self.bytes += len(data)
         return name
 
+    @contextmanager
+    def removed_if_raised(self) -> Iterator[None]:
+        """Delete the files that the block has written if it raises; for a start, when nobody else writes."""
+        before = set(os.listdir(self._folder))
+        try:
+            yield
+        except BaseException:
+            self.remove(name for name in os.listdir(self._folder) if name not in before and self._own.fullmatch(name))
+            raise
+
     def settle(self) -> None:
         """Wait until the written files are on the disk."""
         if not self._unsettled:
@@ -89,7 +99,7 @@ class StoredFiles:
         for name in names:
             path = self.path(name)
             try:
-                size = path.stat().st_size
+                size = path.lstat().st_size
                 path.unlink()
             except FileNotFoundError:
                 continue
@@ -103,18 +113,26 @@ class StoredFiles:
 
         Such files are left by a server that was killed between a file and its row, or by a database that was lost; files
         that a job refers to come back from `UNKNOWN`. Unfinished files are deleted. Files whose names are not the server's
-        own are somebody else's, and stay.
+        own are somebody else's, and stay. Whatever is in a file's place, a folder or a link to a disk that is away, stays too.
         """
         self._bring_back(referenced)
         self.bytes, moved = 0, 0
         for entry in list(os.scandir(self._folder)):
             if entry.name in referenced:
-                self.bytes += entry.stat().st_size
+                # Not followed: a link may lead nowhere, and deleting one frees only its own bytes.
+                self.bytes += entry.stat(follow_symlinks=False).st_size
             elif self._own.fullmatch(entry.name):
                 moved += self._move_aside(entry.name)
             elif self._own.fullmatch(entry.name.removesuffix(_PARTIAL)):
-                Path(entry.path).unlink()
+                self._delete_unfinished(Path(entry.path))
         return moved
+
+    @staticmethod
+    def _delete_unfinished(path: Path) -> None:
+        try:
+            path.unlink()
+        except OSError as error:
+            log.warning("%s, which is unfinished, cannot be deleted: %s", path, error.strerror)
 
     def _move_aside(self, name: str) -> bool:
         try:

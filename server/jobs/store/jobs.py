@@ -6,7 +6,7 @@ import logging
 import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -195,13 +195,14 @@ class JobStore:
     def start(self, job_id: str) -> tuple[GenerationRequest, dict[str, bytes]]:
         """Mark a queued job as running, count the attempt, and return its request and attachments.
 
-        An attachment whose file somebody deleted is left out. Raises KeyError if the job is not queued. Whatever it raises,
-        the job is still queued, and the attempt is not counted.
+        An attachment whose file is gone, or is no file any more, is left out. Raises KeyError if the job is not queued.
+        Whatever it raises, the job is still queued, and the attempt is not counted.
         """
         attachments = {}
         for name, file in self._database.rows("SELECT name, file FROM attachments WHERE job = ?", (job_id,)):
-            with suppress(FileNotFoundError):
-                attachments[name] = self.attachments.path(file).read_bytes()
+            path = self.attachments.path(file)
+            if path.is_file():
+                attachments[name] = path.read_bytes()
         with self._database.transaction() as db:
             rows = db.execute(
                 """UPDATE jobs SET status = 'running', started = ?, attempts = attempts + 1, steps_done = 0,

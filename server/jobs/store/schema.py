@@ -204,14 +204,20 @@ def expected_columns(version: int, attachments: StoredFiles) -> set[tuple[str, s
 
 
 def migrate(db: sqlite3.Connection, attachments: StoredFiles) -> None:
-    """Bring the tables up to date, and move uploads into ``attachments``."""
+    """Bring the tables up to date, and move uploads into ``attachments``. A migration that raises has changed nothing."""
     done = version_of(db)
     for number, step in enumerate(_MIGRATIONS[done:], done + 1):
-        with durably(db):
+        with durably(db), attachments.removed_if_raised():
             db.execute("BEGIN IMMEDIATE")
-            step(db, attachments)
-            db.execute(f"PRAGMA user_version = {number}")
-            db.execute("COMMIT")
+            try:
+                step(db, attachments)
+                db.execute(f"PRAGMA user_version = {number}")
+                db.execute("COMMIT")
+            except BaseException:
+                # SQLite has rolled back after some errors of its own, but not after a file's, which tells of a full disk too.
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
 
 
 def make_shrinkable(db: sqlite3.Connection) -> None:

@@ -128,3 +128,19 @@ def test_a_file_that_cannot_be_deleted_is_left_to_the_next_start(
         images.remove([name])
     assert name in caplog.text
     assert images.sweep(set()) == 1
+
+
+def test_links_and_folders_in_the_place_of_files_stop_no_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = StoredFiles(tmp_path / "images", ".png")
+    away, circular = images.write(b"on a disk that is away"), images.write(b"itself")
+    for name, target in ((away, tmp_path / "away"), (circular, images.path(circular))):
+        images.path(name).unlink()
+        images.path(name).symlink_to(target)
+    unfinished = images.path(f"{'0' * 32}.png.partial")
+    unfinished.mkdir()
+    assert images.sweep({away, circular}) == 0
+    assert f"{unfinished}, which is unfinished, cannot be deleted: " in caplog.text
+    images.remove([away, circular])
+    assert names(tmp_path / "images") == [unfinished.name]

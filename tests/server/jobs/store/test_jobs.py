@@ -214,6 +214,18 @@ def test_attachments_are_files_under_names_that_say_nothing_until_their_job_is_o
     assert files(tmp_path) == set()
 
 
+@pytest.mark.parametrize("in_place", ["nothing", "a folder", "a link to itself"])
+def test_an_attachment_that_is_no_file_any_more_is_left_out(store: JobStore, tmp_path: Path, in_place: str) -> None:
+    job_id = attached(store)
+    for file in list((tmp_path / "attachments").iterdir()):
+        file.unlink()
+        if in_place == "a folder":
+            file.mkdir()
+        elif in_place == "a link to itself":
+            file.symlink_to(file)
+    assert store.start(job_id)[1] == {}
+
+
 def test_attachments_go_with_a_job_that_is_cancelled_or_failed_in_any_way(store: JobStore, tmp_path: Path) -> None:
     store.end(attached(store), "cancelled")
     stopping, died = attached(store), attached(store)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -161,4 +162,27 @@ def test_a_kill_while_uploads_are_moved_loses_none(schema_2: Path, moment: str) 
     (job,) = [job for job in store.page(100) if job.request.prompts.prompt == "a queued start"]
     assert store.start(job.id)[1] == {"image": source}
     assert len(list((schema_2 / "attachments").glob("*.bin"))) == 1
+    store.close()
+
+
+@pytest.mark.parametrize("moment", ["write", "settle"])
+def test_a_disk_that_is_full_while_uploads_are_moved_loses_no_job_and_leaves_no_copies(
+    schema_2: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, write = upload(schema_2), StoredFiles.write
+
+    def full(files: StoredFiles, *data: bytes) -> None:
+        write(files, b"the upload before")
+        raise OSError(errno.ENOSPC, "No space left on device", str(schema_2 / "attachments"))
+
+    for _ in range(2):
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr(StoredFiles, moment, full)
+            with pytest.raises(StoreError, match="No space left on device"):
+                JobStore(schema_2)
+        assert list((schema_2 / "attachments").iterdir()) == []
+    store = JobStore(schema_2)
+    (job,) = [job for job in store.page(100) if job.request.prompts.prompt == "a queued start"]
+    assert store.start(job.id)[1] == {"image": source}
+    assert list(schema_2.glob("*damaged*")) == []
     store.close()
