@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import h11
+from h11._receivebuffer import ReceiveBuffer
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -14,6 +16,10 @@ from server.security.connections import CROWDED, ConnectionLimits, Place
 #: Chunks that a body may have whatever their size, and the bytes that more must have on average: h11 takes 20 us for each,
 #: so that what is read at once of chunks of one byte would hold the event loop for a second.
 _CHUNKS, _CHUNK_BYTES = 500, 64
+#: Bytes and lines of a request's head, or of what follows a body of chunks. h11 has its limit of bytes for heads that come
+#: in pieces only, and takes 3 us for each line: 16,000 lines in each of 112 connections kept others waiting for 10 seconds.
+_LONGEST_HEAD, _MOST_LINES = 16 * 2**10, 100
+_HEAD_END = re.compile(rb"\n\r?\n")
 #: Bytes of an answer that are handed to the connection at once; a client must take them within the limit for stalls.
 _PIECE = 2**16
 
@@ -34,23 +40,53 @@ def _in_pieces(send: Send) -> Send:
     return send_pieces
 
 
-class _Parser(h11.Connection):
-    """Refuses bodies of many tiny chunks."""
+class _TooMuch(h11.RemoteProtocolError):
+    """A request would take the event loop too long; the message says what is accepted."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+
+class _Buffer(ReceiveBuffer):
+    """What was received and not parsed yet. h11 has no other place to limit a head before it is parsed."""
+
+    def maybe_extract_lines(self) -> list[bytearray] | None:
+        """Return the lines of a head, as h11 does; raise _TooMuch if they are too many or too long."""
+        end = _HEAD_END.search(self._data)
+        size = len(self) if end is None else end.start()
+        if size > _LONGEST_HEAD or self._data.count(b"\n", 0, size) > _MOST_LINES:
+            raise _TooMuch(
+                f"the request's head is too long; accepted: up to {_LONGEST_HEAD} bytes and {_MOST_LINES} lines"
+            )
+        return super().maybe_extract_lines()
+
+
+class _Parser(h11.Connection):
+    """Refuses long heads and bodies of many tiny chunks.
+
+    refusal: why it has refused the request; None so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER)
+        self._receive_buffer = _Buffer()
         self._chunks = self._bytes = 0
+        self.refusal: str | None = None
 
     def next_event(self) -> Any:
-        """Return the next event, as h11 does; raise RemoteProtocolError if the body has too many chunks for its bytes."""
-        event = super().next_event()
-        if isinstance(event, h11.Request):
-            self._chunks = self._bytes = 0
-        elif isinstance(event, h11.Data):
-            self._chunks, self._bytes = self._chunks + event.chunk_start, self._bytes + len(event.data)
-            if self._chunks > _CHUNKS and self._bytes < (self._chunks - 1) * _CHUNK_BYTES:
-                raise h11.RemoteProtocolError("the body's chunks are too small")
+        """Return the next event, as h11 does; raise RemoteProtocolError if the request takes too long to parse."""
+        try:
+            event = super().next_event()
+            if isinstance(event, h11.Request):
+                self._chunks = self._bytes = 0
+            elif isinstance(event, h11.Data):
+                self._count(event)
+        except _TooMuch as refusal:
+            self.refusal = str(refusal)
+            raise
         return event
+
+    def _count(self, part: h11.Data) -> None:
+        self._chunks, self._bytes = self._chunks + part.chunk_start, self._bytes + len(part.data)
+        if self._chunks > _CHUNKS and self._bytes < (self._chunks - 1) * _CHUNK_BYTES:
+            raise _TooMuch(f"the body's chunks are too small; accepted: {_CHUNK_BYTES} bytes each")
 
 
 class Connection(H11Protocol):
@@ -58,7 +94,7 @@ class Connection(H11Protocol):
 
     def __init__(self, place: Place, limits: ConnectionLimits, **of_uvicorn: Any) -> None:
         super().__init__(**of_uvicorn)
-        self.conn = _Parser(h11.SERVER)
+        self.conn = self._parser = _Parser()
         self._place, self._limits = place, limits
         self._app: ASGIApp = self.app
         self.app = self._answer
@@ -123,7 +159,7 @@ class Connection(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP; close without an answer if the one to an earlier request has begun."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            super().send_400_response(msg)
+            super().send_400_response(self._parser.refusal or msg)
         else:
             self.transport.close()
         if self.cycle is not None:  # nothing more can be sent of its answer

@@ -103,7 +103,7 @@ def test_a_header_that_decides_who_asks_is_there_once(address: tuple[str, int], 
 
 
 @pytest.mark.parametrize(
-    "credentials", [b"Bearer " + b"x" * 50_000, b"Bearer \xff\xfe", b"Basic " + b"A" * 50_000, b"\xe9 x", b"Bearer"]
+    "credentials", [b"Bearer " + b"x" * 15_000, b"Bearer \xff\xfe", b"Basic " + b"A" * 15_000, b"\xe9 x", b"Bearer"]
 )
 def test_odd_keys_are_wrong_or_missing(address: tuple[str, int], credentials: bytes) -> None:
     status, answer = answer_to(address, b"GET /api/v1/jobs HTTP/1.1", b"Authorization: " + credentials)

@@ -14,6 +14,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from h11._receivebuffer import ReceiveBuffer
 
 from server.security.connections import ConnectionLimits, Place
 from server.security.protocol import Connection
@@ -267,3 +268,49 @@ def test_a_body_of_many_tiny_chunks_is_refused(brief: Small) -> None:
 @pytest.mark.parametrize(("size", "count"), [(1, 500), (64, 3000)])
 def test_a_body_of_a_few_tiny_or_of_many_larger_chunks_is_read(brief: Small, size: int, count: int) -> None:
     assert brief.ask(chunked(b"x" * size, count)).endswith(str(size * count).encode())
+
+
+LONG_HEADS = {
+    "many lines": b"a:\r\n" * 15_000,
+    "many lines that end like Unix's": b"a:\n" * 15_000,
+    "more than a hundred lines": b"a: b\r\n" * 101,
+    "a long line": b"a: " + b"b" * 60_000 + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("lines", LONG_HEADS.values(), ids=LONG_HEADS.keys())
+def test_a_long_head_is_refused_before_it_is_parsed(
+    lines: bytes, brief: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[int] = []
+    split = ReceiveBuffer.maybe_extract_lines
+
+    def counted(buffer: ReceiveBuffer) -> list[bytearray] | None:
+        found = split(buffer)
+        parsed.append(len(found or ()))
+        return found
+
+    monkeypatch.setattr(ReceiveBuffer, "maybe_extract_lines", counted)
+    answer = brief.ask(b"GET /healthz HTTP/1.1\r\n" + HOST + lines + b"\r\n")
+    # A client that is still sending may get a reset connection in place of the answer.
+    assert answer == b"" or (answer.startswith(b"HTTP/1.1 400 ") and answer.endswith(b"16384 bytes and 100 lines"))
+    assert max(parsed, default=0) <= 100
+    assert brief.is_well()
+
+
+def test_a_head_as_browsers_send_it_is_read(brief: Small) -> None:
+    cookies = b"Cookie: " + b"; ".join(b"name%d=" % n + b"x" * 200 for n in range(50)) + b"\r\n"
+    head = b"GET /healthz HTTP/1.1\r\n" + HOST + cookies + b"Accept: */*\r\n" * 40 + b"\r\n"
+    assert brief.ask(head).startswith(b"HTTP/1.1 200 ")
+
+
+def test_requests_in_one_piece_may_have_more_lines_together(brief: Small) -> None:
+    one = HEALTH.replace(b"\r\n\r\n", b"\r\n" + b"a: b\r\n" * 30 + b"\r\n")
+    assert brief.ask(one * 50).count(b"HTTP/1.1 200 OK") == 50
+
+
+def test_many_lines_after_a_body_of_chunks_are_refused(brief: Small) -> None:
+    body = chunked(b"x", 1).removesuffix(b"\r\n")
+    assert brief.ask(body + b"a: b\r\n\r\n").endswith(b"\r\n1")
+    assert b"HTTP/1.1 200 " not in brief.ask(body + b"a: b\r\n" * 5_000 + b"\r\n")
+    assert brief.is_well()
