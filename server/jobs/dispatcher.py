@@ -247,11 +247,7 @@ class Dispatcher:
         try:
             assignment = self._ledger.take(slot.number, slot.loaded)
         except Unstartable as unstartable:
-            log.exception("job %s cannot be started", unstartable.job_id)
-            self._errors += 1
-            if self._errors > _MOST_ERRORS:
-                raise unstartable.error from None
-            self._ledger.fail(unstartable.job_id, _internal_failure(unstartable.error))
+            self._ledger.fail(unstartable.job_id, self._counted(unstartable.error, unstartable.job_id))
             self.wake()
             return
         if assignment is not None:
@@ -264,25 +260,32 @@ class Dispatcher:
     def _handle(self, slot: WorkerSlot) -> None:
         """Handle the slot's event, if it has one; if this raises, the event is handled again later.
 
-        An error in our own code fails the job; only its end is tried again.
+        An error in our own code fails the job, unless there are many in a row; only its end is always tried again.
         """
-        event = slot.unhandled
+        event, running = slot.unhandled, slot.running
         if event is None or (isinstance(event, Died) and self._stopping.is_set()):
             return
         try:
             self._events.handle(slot, event)
         except Exception as error:
-            running = slot.running
             if fault_of(error) is not None or running is None or isinstance(event, Ended | Died):
                 raise
-            log.exception("job %s cannot go on", running.job_id)
+            failure = self._counted(error, running.job_id)
             slot.send(Cancel(running.job_id))
-            failure = _internal_failure(error)
             slot.unhandled = Ended(running.job_id, "failed", failure.code, failure.message)
             self._events.handle(slot, slot.unhandled)
         slot.unhandled = None
-        if isinstance(event, Ended):
+        # The worker may also report the success of a job that failed here.
+        if running is not None and isinstance(event, Ended) and event.job_id == running.job_id:
             self._errors = 0 if event.status == "succeeded" else self._errors
+
+    def _counted(self, error: Exception, job_id: str) -> JobFailure:
+        """Return the failure of a job that an error in our own code stops; raise the error instead after too many in a row."""
+        log.error("job %s is stopped by an internal error", job_id, exc_info=error)
+        self._errors += 1
+        if self._errors > _MOST_ERRORS:
+            raise error
+        return JobFailure("internal", f"an internal error occurred ({type(error).__name__}); see the server's log")
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
@@ -312,8 +315,3 @@ class Dispatcher:
                 for slot in self._slots:
                     self._attempt(partial(self._handle, slot))
             self._listen(min(seconds_left, self._outage.seconds_left))
-
-
-def _internal_failure(error: Exception) -> JobFailure:
-    message = f"an internal error occurred ({type(error).__name__}); see the server's log"
-    return JobFailure("internal", message)

@@ -243,11 +243,14 @@ def test_jobs_that_an_error_of_ours_stops_fail_and_the_next_one_runs(client: htt
         assert client.get("/readyz").status_code == 200
 
 
-def test_an_error_of_ours_that_stays_pauses_the_queue_and_keeps_its_jobs(client: httpx.Client, switch: Switch) -> None:
-    with switch.on(JobStore, "start", bug):
+@pytest.mark.parametrize(("method", "third"), [("start", "queued"), ("add_image", "running")])
+def test_an_error_of_ours_that_stays_pauses_the_queue_and_keeps_its_jobs(
+    client: httpx.Client, switch: Switch, method: str, third: str
+) -> None:
+    with switch.on(JobStore, method, bug):
         made = [enqueue(client, "a circle")["id"] for _ in range(4)]
         paused(client, "an internal error stops the queue (RuntimeError)")
-        assert [job(client, job_id)["status"] for job_id in made] == ["failed", "failed", "queued", "queued"]
+        assert [job(client, job_id)["status"] for job_id in made] == ["failed", "failed", third, "queued"]
     assert [over(client, job_id)["status"] for job_id in made[2:]] == ["succeeded", "succeeded"]
     ready(client)
 
