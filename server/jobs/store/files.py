@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -19,6 +20,22 @@ log = logging.getLogger("anemone.store")
 #: The folder, beside the files, of those that no job refers to.
 UNKNOWN = "unknown"
 _PARTIAL = ".partial"
+#: The errors by which a file system says that it has no fsync for a folder.
+_NO_FOLDERS = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with naming(path):
+            os.fsync(descriptor)
+    except OSError as error:
+        # Some network and shared disks refuse it for folders, and keep names themselves.
+        if not (error.errno in _NO_FOLDERS and path.is_dir()):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 class StoredFiles:
@@ -83,12 +100,7 @@ class StoredFiles:
         # fsync the folder last: after a power cut no name may exist without its file's content.
         for path in [*map(self.path, self._unsettled), self._folder]:
             with suppress(FileNotFoundError):  # replaced or expired meanwhile
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    with naming(path):
-                        os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+                _sync(path)
         self._unsettled.clear()
 
     def remove(self, names: Iterable[str]) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,29 @@ def test_a_file_in_a_folders_place_is_named(tmp_path: Path) -> None:
     (tmp_path / "images").write_text("a file")
     with pytest.raises(AnemoneError, match="images cannot be used: File exists; it must be a folder"):
         StoredFiles(tmp_path / "images", ".png")
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_disk_that_cannot_wait_for_folders_waits_for_files_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    images, waited = StoredFiles(tmp_path, ".png"), list[int]()
+    refused = stat.S_ISDIR
+
+    def fsync(descriptor: int) -> None:
+        mode = os.fstat(descriptor).st_mode
+        waited.append(mode)
+        if refused(mode):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    images.write(b"image")
+    images.settle()
+    assert [stat.S_ISDIR(mode) for mode in waited] == [False, True]
+    refused = stat.S_ISREG
+    images.write(b"image")
+    with pytest.raises(OSError, match=os.strerror(number)):
+        images.settle()
 
 
 def test_a_file_that_cannot_be_moved_aside_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
