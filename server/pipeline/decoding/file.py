@@ -33,7 +33,7 @@ class ImageFile:
     orientation: EXIF's, 1 to 8.
     profile: the ICC profile of its colors; None stands for sRGB.
     transparent: the gray value or the color that is transparent, with 8 or (gray only) 16 bits; see `png`.
-    coefficients: bytes that the decoder takes beside the pixels, for a JPEG whose scans have to be put together.
+    coefficients: bytes that the decoder takes beside the pixels, for a JPEG whose first scan does not complete any pixel.
     left, top: where the first frame of an animated WebP lies in the image.
     """
 

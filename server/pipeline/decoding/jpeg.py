@@ -9,6 +9,8 @@ from server.pipeline.decoding.orientation import orientation
 
 SIGNATURE = b"\xff\xd8\xff"
 _SOS, _COM = 0xDA, 0xFE
+#: Frames whose coefficients come in parts (SOF2, 6, 10 and 14), even if only one part is there.
+_PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 #: Frame headers: SOF0 to SOF15 without DHT, JPG and DAC, which lie between them.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 #: TEM, RST0 to RST7 and SOI, which have no content.
@@ -29,6 +31,7 @@ def take_apart(data: bytes) -> ImageFile:
     view, start = memoryview(data), 2
     parts = [view[:2]]
     frame: memoryview | None = None
+    progressive = False
     exif, xmp = b"", b""
     profile: dict[int, memoryview] = {}
     for _ in range(_MOST_SEGMENTS):
@@ -51,7 +54,7 @@ def take_apart(data: bytes) -> ImageFile:
             return marker == sort[0] and bytes(content[: len(sort[1])]) == sort[1]
 
         if marker in _FRAMES:
-            frame = frame or content
+            frame, progressive = frame or content, progressive or marker in _PROGRESSIVE
         if is_a(_EXIF):
             exif = exif or bytes(content)
         elif is_a(_XMP):
@@ -71,6 +74,8 @@ def take_apart(data: bytes) -> ImageFile:
     scans = data.count(bytes((0xFF, _SOS)), start)
     if scans > _MOST_SCANS:
         raise ImageError(f"this JPEG image has {scans} scans; accepted: up to {_MOST_SCANS}")
+    # libjpeg keeps the coefficients of all pixels unless the first scan completes them.
+    keeps = progressive or data[start + 4 : start + 5] != frame[5:6]
     colors = b"".join(profile[number] for number in sorted(profile))
     return ImageFile(
         "JPEG",
@@ -79,7 +84,7 @@ def take_apart(data: bytes) -> ImageFile:
         height,
         orientation(exif, xmp),
         colors if 0 < len(colors) <= LONGEST_PROFILE else None,
-        coefficients=_coefficients(frame, width * height) if scans > 1 else 0,
+        coefficients=_coefficients(frame, width * height) if keeps else 0,
     )
 
 

@@ -100,6 +100,29 @@ def test_a_jpeg_that_takes_too_much_memory_is_reduced_as_it_is_decoded(monkeypat
     assert np.percentile(difference, 99) <= 4
 
 
+def first_scan(jpeg: bytes) -> bytes:
+    """The JPEG without its further scans."""
+    start = jpeg.index(b"\xff\xda")
+    end = min(jpeg.index(marker, start + 2) for marker in (b"\xff\xda", b"\xff\xc4"))
+    return jpeg[:end] + b"\xff\xd9"
+
+
+def test_the_coefficients_of_a_progressive_jpeg_count_even_if_it_has_one_scan():
+    image = photograph(64, 64)
+    progressive = encoded(image, "JPEG", progressive=True, subsampling=0)
+    plain = encoded(image, "JPEG", subsampling=0)
+    assert read_image(progressive).coefficients == 64 * 64 * 3 * 2
+    assert read_image(first_scan(progressive)).coefficients == 64 * 64 * 3 * 2
+    assert read_image(plain).coefficients == 0
+
+
+def test_the_coefficients_of_a_jpeg_count_whose_first_scan_has_one_color_of_three():
+    plain = encoded(photograph(64, 64), "JPEG", subsampling=0)
+    start = plain.index(b"\xff\xda")
+    scan = b"\xff\xda" + bytes((0, 8, 1)) + plain[start + 5 : start + 7] + bytes((0, 63, 0)) + plain[start + 14 :]
+    assert read_image(plain[:start] + scan).coefficients == 64 * 64 * 3 * 2
+
+
 def test_a_large_image_is_stored_as_what_its_job_needs():
     data = encoded(photograph(500, 400))
     stored = as_attachment(read_image(data), data, 64, 96)
@@ -144,10 +167,11 @@ def deep() -> bytes:
         lambda: flat("JPEG", "RGB"),
         lambda: flat("JPEG", "RGB", progressive=True, subsampling=0),
         lambda: flat("JPEG", "CMYK", progressive=True),
+        lambda: first_scan(flat("JPEG", "CMYK", progressive=True)),
         lambda: flat("WEBP", "RGBA", lossless=True, quality=0, method=0),
         lambda: flat("WEBP", "RGBA", lossless=True, quality=0, method=0, save_all=True),
     ],
-    ids=["RGBA", "16 bits", "JPEG", "progressive", "progressive CMYK", "lossless WebP", "animated WebP"],
+    ids=["RGBA", "16 bits", "JPEG", "progressive", "progressive CMYK", "one scan", "lossless WebP", "animated WebP"],
 )
 def test_an_image_of_the_largest_size_takes_less_than_300_mb(make):
     data = make()
