@@ -16,6 +16,7 @@ from server.api.native.schemas import JobErrorOut, JobImageOut, JobOut, JobsOut,
 from server.api.sse import Snapshot, TakeSnapshot, add_event_route
 from server.events import OPEN, Status
 from server.jobs.job import Job
+from server.jobs.queue import JobQueue
 from server.pipeline.fields import FIRST_ONLY
 
 router = APIRouter(prefix=PREFIX, tags=["jobs"])
@@ -23,6 +24,9 @@ router = APIRouter(prefix=PREFIX, tags=["jobs"])
 #: Greatest and default number of jobs on a page.
 _MOST, _USUAL = 100, 50
 _Statuses = Annotated[list[Status], FIRST_ONLY, Field(max_length=20)]
+#: Jobs that are read at once, and bytes of requests after which a page ends. A request may have 80 KB: 448 answers of a
+#: hundred of them that nobody took were 2.5 GB.
+_AT_ONCE, _LONGEST_PAGE = 20, 256 * 2**10
 #: Within the range of SQLite's integers.
 _LARGEST = 2**62
 
@@ -78,18 +82,36 @@ def job_response(job: Job, status: int = 200, headers: dict[str, str] | None = N
     return Response(job_out(job).model_dump_json(), status, headers, "application/json")
 
 
+def _page(
+    queue: JobQueue, limit: int, before: int | None, statuses: tuple[Status, ...], model: str | None
+) -> tuple[list[Job], bool]:
+    """Return up to ``limit`` jobs, fewer if their requests are long, and whether more may follow."""
+    page: list[Job] = []
+    size = 0
+    while len(page) <= limit and size < _LONGEST_PAGE:
+        wanted = min(_AT_ONCE, limit + 1 - len(page))
+        part = queue.jobs(wanted, page[-1].number if page else before, statuses, model)
+        page += part
+        if len(part) < wanted:
+            return page, False
+        size += sum(len(job.request.model_dump_json().encode()) for job in part if job.request is not None)
+    return page[:limit], True
+
+
 @router.get("/jobs", responses={422: _ABSENT[422]}, summary="List jobs, the newest first")
 def jobs(
     queue: Queue,
     status: Annotated[_Statuses | None, Query(description="Only jobs with this status; may be repeated")] = None,
     model: Annotated[str | None, Query(max_length=255, description="Only jobs of this model")] = None,
     before: Annotated[int | None, Query(ge=0, le=_LARGEST, description="`next` of the page before this one")] = None,
-    limit: Annotated[int, Query(ge=1, le=_MOST, description="Jobs on this page")] = _USUAL,
+    limit: Annotated[int, Query(ge=1, le=_MOST, description="The most jobs on this page")] = _USUAL,
 ) -> JobsOut:
-    """Returns a page of jobs. If `next` is not null, send it as `before` to get the following page."""
-    page = queue.jobs(limit + 1, before, tuple(status or ()), model)
-    following = page[limit - 1].number if len(page) > limit else None
-    return JobsOut(jobs=[job_out(job) for job in page[:limit]], next=following)
+    """Returns a page of jobs; of jobs with long prompts it has fewer than `limit`.
+
+    If `next` is not null, send it as `before` to get the following page.
+    """
+    page, more = _page(queue, limit, before, tuple(status or ()), model)
+    return JobsOut(jobs=[job_out(job) for job in page], next=page[-1].number if more else None)
 
 
 @router.get("/jobs/{job_id}", response_model=JobOut, response_class=Response, responses=_ABSENT, summary="Get a job")

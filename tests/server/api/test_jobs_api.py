@@ -73,6 +73,16 @@ def test_jobs_are_listed_by_page_status_and_model(client: httpx.Client) -> None:
     assert client.get("/api/v1/jobs?model=other").json() == {"jobs": [], "next": None}
 
 
+def test_a_page_of_jobs_with_long_prompts_is_short(client: httpx.Client) -> None:
+    made = [enqueue(client, "a circle" + "\U0001f534" * 9000)["id"] for _ in range(30)]
+    page = client.get("/api/v1/jobs?limit=100")
+    assert len(page.content) < 2**20
+    listed = [j["id"] for j in page.json()["jobs"]]
+    assert 0 < len(listed) < 30
+    rest = client.get(f"/api/v1/jobs?limit=100&before={page.json()['next']}").json()["jobs"]
+    assert (listed + [j["id"] for j in rest])[:30] == made[::-1]
+
+
 @pytest.mark.parametrize(
     ("query", "field", "accepted"),
     [
