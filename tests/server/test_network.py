@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -31,9 +30,7 @@ def started(
     data_dir: Path, *flags: str, before: Callable[[], None] | None = None
 ) -> Iterator[tuple[subprocess.Popen[bytes], str, Path]]:
     """A server whose model cannot be loaded, its port, and what it says; its process calls ``before`` first."""
-    model = data_dir.parent / "none"
-    model.mkdir(parents=True, exist_ok=True)
-    replace(fake_pipeline.MANIFEST, name=model.name).write(model)
+    model = fake_pipeline.write_model(data_dir.parent / "none")
     said = data_dir.parent / "said"
     command = [sys.executable, "-m", "server", "serve", "--port", "0", "--data-dir", str(data_dir), "--no-advertise"]
     with said.open("wb") as out:

@@ -62,6 +62,13 @@ MANIFEST = Manifest(
 )
 
 
+def write_model(folder: Path) -> Path:
+    """Write a model folder that only the fake pipeline can load; return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    replace(MANIFEST, name=folder.name).write(folder)
+    return folder
+
+
 class FakePipeline:
     def __init__(self, folder: Path, trying: Callable[[str], None], name: str = "fake") -> None:
         self._folder, self._trying = folder, trying

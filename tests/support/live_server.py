@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,7 @@ def server(
     """Return a server whose first model is installed, or is converted from ``checkpoint`` by the fake converter."""
     source = data_dir / "models" / model if checkpoint is None else data_dir / checkpoint
     if checkpoint is None:
-        source.mkdir(parents=True, exist_ok=True)
-        replace(fake_pipeline.MANIFEST, name=model).write(source)
+        fake_pipeline.write_model(source)
 
     def on_readiness(readiness: Readiness) -> None:
         pass

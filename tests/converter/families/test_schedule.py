@@ -57,7 +57,7 @@ def test_trained_betas_are_kept_and_must_be_as_many_as_timesteps():
         ({"beta_end": 0.9, "beta_schedule": "linear"}, "leave no signal before the last timestep"),
         ({"steps_offset": 600}, "steps_offset 600"),
         ({"num_train_timesteps": 1}, "num_train_timesteps 1"),
-        ({"num_train_timesteps": 10**9}, "num_train_timesteps 1000000000"),
+        ({"num_train_timesteps": 10**9}, "num_train_timesteps = 1000000000"),
         ({"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, "predicted noise carries no information"),
         ({"num_train_timesteps": "1000"}, "num_train_timesteps = '1000'"),
         ({"thresholding": True}, "thresholding"),

@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +35,7 @@ def server(data: Path) -> Iterator[httpx.Client]:
 
 
 def put(data_dir: Path, name: str) -> None:
-    folder = data_dir / "models" / name
-    folder.mkdir(parents=True)
-    replace(fake_pipeline.MANIFEST, name=name).write(folder)
+    fake_pipeline.write_model(data_dir / "models" / name)
 
 
 def convert(server: httpx.Client, source: str, **fields: Any) -> httpx.Response:

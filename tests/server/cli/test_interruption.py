@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support import fake_pipeline
 from tests.support.live_server import PATIENCE, enqueue, live, over, running, until
 
 pytestmark = pytest.mark.slow
@@ -33,11 +34,13 @@ if __name__ == "__main__":
 
 
 @pytest.fixture(autouse=True)
-def _children_take_sigint() -> Iterator[None]:
-    """Let children start with SIGINT's default: a shell without job control starts background commands ignoring it."""
-    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+def _children_heed_signals() -> Iterator[None]:
+    """Let children start with the signals' defaults: a shell's ``&`` has them ignore SIGINT, nohup SIGHUP."""
+    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    inherited = {number: signal.signal(number, default) for number, default in defaults.items()}
     yield
-    signal.signal(signal.SIGINT, inherited)
+    for number, handler in inherited.items():
+        signal.signal(number, handler)
 
 
 @contextmanager
@@ -155,11 +158,11 @@ def test_a_closed_terminal_ends_the_server_gently_though_it_may_be_told_so_twice
 
 
 def test_nohup_keeps_the_server_after_its_terminal(tmp_path: Path) -> None:
-    command = anemone("serve", "--port", "0", "--data-dir", str(tmp_path), "--model", str(tmp_path))
+    model = fake_pipeline.write_model(tmp_path / "none")
+    command = anemone("serve", "--port", "0", "--data-dir", str(tmp_path / "data"), "--model", str(model))
     with started("nohup", *command) as process:
         assert process.stderr is not None
-        while "Anemone at" not in process.stderr.readline():
-            pass
+        assert any("Anemone at" in line for line in process.stderr)
         os.killpg(process.pid, signal.SIGHUP)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=2)
