@@ -19,11 +19,19 @@ def encodable(text: str) -> str:
 
 
 class _Brief(reprlib.Repr):
-    """Writes values of any depth and size in bounded time."""
+    """Writes values of any depth and size in bounded time; null, true and false as in JSON."""
 
     def __init__(self) -> None:
         super().__init__()
         self.maxlevel, self.maxstring, self.maxlong, self.maxother = 4, _LONGEST_VALUE, _LONGEST_VALUE, _LONGEST_VALUE
+
+    def repr_NoneType(self, value: None, level: int) -> str:
+        """Write None."""
+        return "null"
+
+    def repr_bool(self, value: bool, level: int) -> str:
+        """Write a boolean."""
+        return str(value).lower()
 
 
 _BRIEF = _Brief()

@@ -24,6 +24,7 @@ from pydantic_settings import (
 from converter.errors import AnemoneError, quoted
 from converter.networks.registry import KINDS
 from converter.runtime import ComputeUnit, Precision
+from server.findings import accepted_by
 from server.security.hosts import host_of
 from server.security.key import SHORTEST, is_key
 
@@ -287,10 +288,9 @@ def _explained(error: ValidationError) -> str:
     field = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"{field} is not a setting; accepted: {', '.join(sorted(Settings.model_fields))}"
-    reason = first["msg"].removeprefix("Value error, ")
+    reason = accepted_by(first)
     value = None if field in ("", "api_key") else first.get("input")
-    accepted = reason.removeprefix("Input should be ").partition(", unable to")[0]
-    if accepted != reason and value is not None:
-        return f"{field} is {quoted(value)}; accepted: {accepted}"
+    if first["type"] != "value_error" and value is not None:
+        return f"{field} is {quoted(value)}; accepted: {reason}"
     shown = "" if value is None else f" (given: {quoted(value)})"
     return f"{field}: {reason}{shown}" if field else reason

@@ -95,9 +95,9 @@ def from_validation(errors: list[Any]) -> ApiError:
         return ApiError(422, "missing_field", f"{field} is missing; it is required", field=field)
     value, reason = value_and_reason(first)
     if first["type"] == "extra_forbidden":
-        message = f"{quoted(field)[1:-1]} is not a field of this request"
-        return ApiError(422, "unknown_field", message, field=field, value=value)
-    message = f"{field} is {quoted(value)}; accepted: {reason[:1].lower()}{reason[1:]}"
+        message = f"{quoted(field)[1:-1]} is not a field of this request; accepted: {reason}"
+        return ApiError(422, "unknown_field", message, field=field, value=value, accepted=reason)
+    message = f"{field} is {quoted(value)}; accepted: {reason}"
     return ApiError(422, "invalid_field", message, field=field, value=value, accepted=reason)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
-from pydantic_core import InitErrorDetails
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 
 class RequestBody(BaseModel):
@@ -23,6 +23,7 @@ class RequestBody(BaseModel):
         if isinstance(values, Mapping):
             name = next((name for name in values if name not in cls.model_fields), None)
             if name is not None:
-                unknown = InitErrorDetails(type="extra_forbidden", loc=(name,), input=values[name])
+                accepted = PydanticCustomError("extra_forbidden", "{fields}", {"fields": ", ".join(cls.model_fields)})
+                unknown = InitErrorDetails(type=accepted, loc=(name,), input=values[name])
                 raise ValidationError.from_exception_data(cls.__name__, [unknown])
         return values

@@ -14,6 +14,7 @@ from converter.runtime import PRECISIONS
 from server.cli.flags import Commands, add_command, add_model, size
 from server.cli.parser import path
 from server.cli.serve import settings_of
+from server.findings import accepted_by
 from server.pipeline.fields import Accepts, Attachment, OneOf, RequestField
 from server.pipeline.request import FIELDS
 
@@ -77,10 +78,9 @@ def _parser(field: RequestField) -> Callable[[str], Any]:
             return adapter.validate_python(word)
         except ValidationError as error:
             first = error.errors()[0]
-            numbers = "whole numbers" if field.python_type is int else "numbers"
-            accepted = first["msg"].removeprefix("Value error, ") if first["type"] == "value_error" else numbers
             limit = field.find(Accepts)
-            accepted += f", {limit}" if accepted == numbers and limit is not None else ""
+            accepted = accepted_by(first)
+            accepted += f", {limit}" if first["type"] != "value_error" and limit is not None else ""
             raise argparse.ArgumentTypeError(f"{quoted(word)}; accepted: {accepted}") from error
 
     return parse

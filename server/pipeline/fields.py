@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 from converter.folder import Manifest
+from server.findings import accepted_by
 
 _T = TypeVar("_T")
 
@@ -67,9 +68,7 @@ class LongText:
 def value_and_reason(finding: Mapping[str, Any]) -> tuple[Any, str]:
     """Return the rejected value and what is accepted, from one of pydantic's findings."""
     value = finding["input"]
-    if finding["type"] == "string_too_long":
-        return LongText(len(value)), f"up to {finding['ctx']['max_length']} characters"
-    return value, str(finding["msg"]).removeprefix("Value error, ")
+    return LongText(len(value)) if finding["type"] == "string_too_long" else value, accepted_by(finding)
 
 
 #: The context of a validation that reads a stored request. It was accepted once, by limits that may have been others.

@@ -74,7 +74,7 @@ def test_words_may_be_a_list_or_have_commas_between(monkeypatch: pytest.MonkeyPa
         ("port = 99999", "port", "65535"),
         ('host = "mac.example"', "mac.example", "127.0.0.1"),
         ('log_format = "xml"', "log_format", "json"),
-        ("retention_days = 0", "retention_days", "greater than 0"),
+        ("retention_days = 0", "retention_days", "above 0"),
         ('allowed_hosts = ["a:80"]', "a:80", "without port"),
         ('allowed_hosts = ["*"]', "'*'", "names"),
         ('cors_origins = ["*"]', "'*'", "scheme"),

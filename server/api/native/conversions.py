@@ -84,10 +84,12 @@ def _options(body: ConversionIn) -> ConvertOptions:
 
 def _conversion_request(body: ConversionIn, conversions: Conversions) -> ConversionRequest:
     source = _source(body.source, conversions)
-    name = body.name or usual_name(source)
+    name = usual_name(source) if body.name is None else body.name
     if not NAME.fullmatch(name) or name == _RESERVED:
-        accepted = f"letters, digits, dots, dashes and underscores, up to 64, and not {_RESERVED}"
-        why = "" if body.name else "; set it, because the source's own name is not valid for a model"
+        accepted = (
+            f"letters, digits, dots, dashes and underscores, up to 64, a letter or digit first, and not {_RESERVED}"
+        )
+        why = "" if body.name is not None else "; set it, because the source's own name is not valid for a model"
         raise RequestError("name", name, f"{accepted}{why}")
     return ConversionRequest(source, name, _options(body))
 

@@ -83,7 +83,7 @@ async def _submitted(service: Service, submit: _Submit, path: str, upload: Uploa
     fields = {**upload.fields, "model": model.name, **{name: name for name in upload.attachments}}
     options = SubmitOptions(
         client=submit.client,
-        priority=fields.pop("priority"),
+        priority=fields.pop("priority") or "normal",
         key=submit.key,
         attachments=upload.attachments,
         fingerprint=fingerprint,

@@ -62,7 +62,10 @@ class ConversionIn(_OptionsIn):
         "`checkpoints` in its data folder (see the list of models). For other paths, use `anemone convert` on the machine",
     )
     name: str | None = Field(
-        None, pattern=f"^{NAME.pattern}$", description="The model's name; by default the source's own name"
+        None,
+        max_length=255,
+        json_schema_extra={"pattern": f"^{NAME.pattern}$"},
+        description="The model's name; by default the source's own name",
     )
 
 

@@ -18,8 +18,8 @@ from server.pipeline.request import FIELDS, asked_fields
 class _Submission(RequestBody):
     """The fields of a submission that are not part of the request."""
 
-    priority: Priority = Field(
-        "normal",
+    priority: Priority | None = Field(
+        None,
         description=f"{', '.join(PRIORITIES)}: a job runs before all jobs of lower priority; clients take turns within a priority. "
         "Only programs on the server's own machine may use high",
     )

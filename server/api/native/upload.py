@@ -16,7 +16,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from server.api.errors import from_validation
 from server.api.image_json import read_image_json
 from server.api.native.schemas import ATTACHMENTS, Img2Img, Img2ImgJson
-from server.errors import ApiError
+from server.errors import ApiError, quoted
 from server.security.body import USUAL_BODY
 
 _FIELDS = 30
@@ -67,7 +67,14 @@ async def _read_form(request: Request) -> Upload:
             if file is None:
                 raise ApiError(422, "missing_field", f"{name} is missing; it is required, as a file", field=name)
             attachments[name] = await file.read()
-        fields = {key: value for key, value in form.items() if key not in ATTACHMENTS}
+        fields: dict[str, Any] = {}
+        for name, value in form.multi_items():
+            if name in fields:
+                accepted = "once; several seeds in one field, separated by commas"
+                message = f"{quoted(name)[1:-1]} is in the form more than once; accepted: {accepted}"
+                raise ApiError(422, "repeated_field", message, field=name, accepted=accepted)
+            if name not in ATTACHMENTS:
+                fields[name] = value
         return Upload(Img2Img.model_validate(fields).model_dump(), attachments)
     finally:
         await form.close()

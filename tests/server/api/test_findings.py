@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from server.api.native.model_schemas import ConversionIn
-from server.api.native.schemas import Img2Img, Txt2Img
+from server.api.native.schemas import Img2Img, Img2ImgJson, Txt2Img
 from server.api.native.session import SessionIn
 from server.api.request_body import RequestBody
 from server.cli.openapi import EXPORTED
@@ -84,7 +85,7 @@ def test_a_wrong_value_of_any_size_is_shown_short(client: httpx.Client, value: A
 def test_a_long_unknown_field_is_named_short(client: httpx.Client) -> None:
     error = client.post("/api/v1/txt2img", json={"prompt": "a", "x" * 200_000: 1}).json()["error"]
     assert error["code"] == "unknown_field"
-    assert len(error["message"]) < 200
+    assert len(error["message"]) < 300
     assert len(error["field"]) <= 80
 
 
@@ -120,3 +121,48 @@ def test_every_text_list_and_object_that_clients_send_has_a_limit() -> None:
                 if limits is not None and not limits & set(part):
                     unlimited.add(where)
     assert unlimited <= {"Img2ImgJson.image"}, "only images are as large as the body may be"
+
+
+WRONG: tuple[Any, ...] = (None, True, "x", "", [], {}, 1.5, -5, 10**30, [1], {"a": None}, "7.5")
+#: What pydantic and Python would say, and a client that knows only JSON would not understand.
+PYTHONS = re.compile("[Ii]nput|valid|parse|tuple|dictionary|None|True|False|pattern|^[A-Z]")
+
+
+@pytest.mark.parametrize("value", WRONG)
+def test_what_is_accepted_is_said_in_plain_words(client: httpx.Client, value: Any) -> None:
+    """Of every field of every body, and of every parameter."""
+    for path, schema, usual in (
+        ("txt2img", Txt2Img, {"prompt": "a"}),
+        ("img2img", Img2ImgJson, {"prompt": "a", "image": "AAAA"}),
+        ("models", ConversionIn, {"source": "not-there"}),
+        ("session", SessionIn, {}),
+    ):
+        bodies: list[Any] = [{**usual, name: value} for name in schema.model_fields]
+        for body in (value, *bodies):
+            answer = client.post(f"/api/v1/{path}", json=body, headers={"Prefer": "respond-async"})
+            if answer.status_code >= 400:
+                error = answer.json()["error"]
+                assert not PYTHONS.search(error["message"]), error
+                assert not PYTHONS.search(error.get("accepted", "")), error
+    for name in ("status", "model", "before", "limit"):
+        answer = client.get("/api/v1/jobs", params={name: str(value)})
+        assert answer.status_code == 200 or not PYTHONS.search(answer.json()["error"]["accepted"]), answer.text
+
+
+def test_a_wrong_value_is_named_as_json_writes_it(client: httpx.Client) -> None:
+    for value, words in ((None, "prompt is null; "), (True, "prompt is true; "), ([None, False], "[null, false]; ")):
+        error = client.post("/api/v1/txt2img", json={"prompt": value}).json()["error"]
+        assert words in error["message"]
+        assert error["accepted"] == "text"
+
+
+def test_an_unknown_field_is_answered_with_all_there_are(client: httpx.Client) -> None:
+    error = client.post("/api/v1/txt2img", json={"prompt": "a", "cfg_scale": 5}).json()["error"]
+    assert error["message"].startswith("cfg_scale is not a field of this request; accepted: ")
+    assert set(error["accepted"].split(", ")) == set(Txt2Img.model_fields)
+
+
+def test_null_stands_for_a_field_that_is_left_out(client: httpx.Client) -> None:
+    body = {"prompt": "a", **dict.fromkeys(set(Txt2Img.model_fields) - {"prompt"})}
+    job = client.post("/api/v1/txt2img", json=body, headers={"Prefer": "respond-async"}).json()
+    assert job["priority"] == "normal"

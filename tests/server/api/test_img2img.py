@@ -105,6 +105,13 @@ def test_unknown_and_misplaced_fields_of_a_form_are_named(client: httpx.Client, 
     assert answer.status_code in (400, 422), answer.text
 
 
+@pytest.mark.parametrize("name", ["prompt", "seeds", "mask"])
+def test_a_field_that_is_in_a_form_twice_is_refused(client: httpx.Client, encoded: Encoded, name: str) -> None:
+    """The second value would silently take the place of the first."""
+    error = refused(form(client, encoded(), **{name: ["1", "2"]}))
+    assert (error["code"], error["field"]) == ("repeated_field", name)
+
+
 @pytest.mark.parametrize(
     ("kind", "body"),
     [
