@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -17,6 +20,8 @@ from converter.errors import CheckpointError
 from converter.folder import FILE, ModelFolder, Package
 
 _STATE = "conversion.json"
+#: What is a model's own in its folder: packages, compiled or not, tokenizers, and what Anemone and a Mac's Finder note there.
+_OWN = re.compile(r".+\.(mlpackage|mlmodelc|mlmodelc\.stamp)|tokenizer(_\d)?|\.?anemone.*\.json.*|\.DS_Store")
 
 
 @contextmanager
@@ -135,10 +140,16 @@ class Partial:
         self.finish(network, packages, model.manifest.files)
 
     def become(self, out: Path) -> None:
-        """Move the finished folder to ``out``. Remove the model that it replaces only afterwards."""
+        """Move the finished folder to ``out``, and into it what its user has put beside the model that it replaces.
+
+        That model is removed only afterwards; one that a conversion left because it was killed just then, too.
+        """
         (self.path / _STATE).unlink()
-        old = out.with_name(f".{out.name}.old-{os.getpid()}")
         if out.exists():
-            out.rename(old)
+            out.rename(tempfile.mkdtemp(prefix=f".{out.name}.old-", dir=out.parent))
         self.path.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
+        for old in out.parent.glob(f".{escape(out.name)}.old-*"):
+            for entry in old.iterdir():
+                if not _OWN.fullmatch(entry.name) and not os.path.lexists(out / entry.name):
+                    entry.rename(out / entry.name)
+            shutil.rmtree(old, ignore_errors=True)

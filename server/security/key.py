@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hmac
 import math
+import os
 import secrets
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -58,7 +59,7 @@ def kept_key(data_dir: Path) -> tuple[str, bool]:
     """Return the key in the data folder, made if missing, and whether it is new. Raises AnemoneError if it cannot be used."""
     path = data_dir / FILE
     with remade(path):
-        if not path.exists():
+        if not os.path.lexists(path):  # a link to a disk that is away is not replaced by another key
             text = secrets.token_urlsafe(32)
             write_private(path, f"{text}\n".encode())
             return text, True

@@ -44,7 +44,9 @@ class Sessions:
             return _STORED.validate_json(self._file.read_bytes())
         except ValidationError:
             log.warning("%s is damaged: browsers must log in again", self._file)
-            return {}
+        except OSError as error:
+            log.warning("%s cannot be read (%s): browsers must log in again", self._file, error.strerror)
+        return {}
 
     def _mac(self, session: str) -> str:
         return hmac.new(self._key, session.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()

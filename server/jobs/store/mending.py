@@ -23,14 +23,15 @@ _VALUES = {
     "REAL": ("'real', 'integer'", "BETWEEN 0 AND 1e15", 0.0),
     "BLOB": ("'blob'", "", b""),
 }
+_FILE_NAME = "file NOT LIKE '%/%' AND length(file) < 256 AND instr(file, char(0)) = 0"
 _FURTHER = {
     ("jobs", "id"): "id NOT GLOB '*[^0-9A-Za-z_-]*'",
     ("jobs", "status"): f"status IN {get_args(Status)}",
     ("jobs", "priority"): f"priority < {len(PRIORITIES)}",
     ("jobs", "number"): "number > 0",
-    # A name that leaves the folder would be another file.
-    ("images", "file"): "file NOT LIKE '%/%'",
-    ("attachments", "file"): "file NOT LIKE '%/%'",
+    # A name that leaves the folder would be another file; one that is too long or has a NUL cannot be looked for.
+    ("images", "file"): _FILE_NAME,
+    ("attachments", "file"): _FILE_NAME,
 }
 
 

@@ -212,6 +212,13 @@ def test_a_folder_in_the_keys_place_is_named(tmp_path: Path) -> None:
         kept_key(tmp_path)
 
 
+def test_a_link_to_a_key_that_is_away_is_not_replaced_by_another_key(tmp_path: Path) -> None:
+    (tmp_path / FILE).symlink_to(tmp_path / "away")
+    with pytest.raises(AnemoneError, match=f"{FILE} cannot be used: No such file or directory"):
+        kept_key(tmp_path)
+    assert (tmp_path / FILE).is_symlink()
+
+
 def test_a_key_is_not_printed_by_accident() -> None:
     key = ApiKey(KEY)
     assert KEY not in f"{key} {key!r} {[key]} {Access(authenticator=Authenticator(key))}"

@@ -88,3 +88,13 @@ def test_on_a_full_disk_logging_in_works_until_the_server_stops_and_logging_out_
     with pytest.raises(OSError, match="No space left"):
         kept.end(session)
     assert not kept.is_open(session)
+
+
+def test_a_folder_in_the_files_place_ends_all_logins_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / sessions.FILE
+    file.mkdir()
+    kept = Sessions(KEY, file)
+    assert f"{file} cannot be read (Is a directory): browsers must log in again" in caplog.text
+    assert kept.is_open(kept.begin())

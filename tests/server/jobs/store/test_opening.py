@@ -235,6 +235,8 @@ def test_an_ended_job_that_is_damaged_keeps_its_end_and_its_image(database: Path
         "UPDATE images SET seed = 'red'",
         "UPDATE images SET file = '../jobs.sqlite3'",
         "UPDATE images SET file = x'00'",
+        "UPDATE images SET file = 'a' || char(0) || 'b'",
+        f"UPDATE images SET file = '{'x' * 256}'",
         "INSERT INTO tombstones VALUES ('t', 'last', 1.0)",
         "INSERT INTO paces VALUES ('m', 64, 64, 2, 'fast', 1.0)",
         "INSERT INTO attachments VALUES ('nobody', 'image', 'file')",
