@@ -97,7 +97,10 @@ def _kept(cert: Path, key: Path) -> x509.Certificate | None:
 
 
 def _names_of(certificate: x509.Certificate) -> set[x509.GeneralName]:
-    return set(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    try:
+        return set(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except x509.ExtensionNotFound:  # somebody has put another certificate in its place
+        return set()
 
 
 def _make(cert: Path, key: Path, wanted: set[x509.GeneralName]) -> x509.Certificate:

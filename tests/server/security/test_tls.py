@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from converter.errors import AnemoneError
@@ -116,3 +116,14 @@ def test_it_has_ipv6_addresses_but_is_not_replaced_as_they_change(tmp_path: Path
     first = own_certificate(tmp_path, NAMES, changing=("2001:db8::1",))
     assert greeted(first, "2001:db8::1") == "TLSv1.3"
     assert own_certificate(tmp_path, NAMES, changing=("2001:db8::2",)).fingerprint == first.fingerprint
+
+
+def test_a_certificate_without_names_in_its_place_is_made_anew(tmp_path: Path) -> None:
+    own = own_certificate(tmp_path, NAMES)
+    key = serialization.load_pem_private_key(own.key.read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    name = x509.Name([])
+    now = datetime.datetime.now(datetime.UTC)
+    other = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(300))
+    own.cert.write_bytes(other.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    assert greeted(own_certificate(tmp_path, NAMES), "localhost")
