@@ -25,6 +25,7 @@ _ACCEPTED = {
     "list_type": "a list",
     "model_attributes_type": _OBJECT,
     "model_type": _OBJECT,
+    "multiple_of": "a multiple of {multiple_of}",
     "string_too_long": "up to {max_length} characters",
     "string_too_short": "a length of at least {min_length}",
     "string_type": "text",

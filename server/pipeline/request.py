@@ -336,7 +336,8 @@ def _check_strength(request: GenerationRequest) -> None:
     if source is not None and request.skipped_steps == steps:
         # Rounded up: 0.0204 of 49 steps is no step.
         least = math.ceil(10_000 / steps) / 10_000
-        raise RequestError("strength", source.strength, f"{least:g} to 1 with steps {steps}: less makes no step")
+        accepted = f"{least:g} to 1" if least < 1 else "1"
+        raise RequestError("strength", source.strength, f"{accepted} with steps {steps}: less makes no step")
 
 
 def bind(manifest: Manifest, model: str | None = None, **fields: Any) -> GenerationRequest:

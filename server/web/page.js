@@ -122,7 +122,8 @@ function show(image, request) {
   $("images").prepend(figure);
 }
 
-function describe({ status, position, progress: at }) {
+function describe({ status, position, paused, progress: at }) {
+  if (paused) return `Paused: ${paused}`;
   if (status === "queued") return position ? `Waiting: ${position} ahead` : "Waiting";
   return at ? `Image ${at.image + 1}, step ${at.step} of ${at.steps}` : "Starting";
 }

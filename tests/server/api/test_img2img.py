@@ -90,6 +90,7 @@ def test_a_strength_too_small_for_a_step_says_how_much_is_enough(client: httpx.C
     error = refused(form(client, encoded(), strength="0.1", steps="5"))
     assert error["field"] == "strength"
     assert "0.2" in error["message"]
+    assert "accepted: 1 with steps 1:" in refused(form(client, encoded(), steps="1"))["message"]
 
 
 def test_a_missing_image_is_named(client: httpx.Client) -> None:

@@ -259,6 +259,7 @@ def test_a_source_that_is_no_address_is_refused_with_what_is_accepted(server: ht
         ("sizes", []),
         ("sizes", [{"width": 1, "height": 64}]),
         ("sizes", [{"width": True, "height": 64}]),
+        ("sizes", [{"width": 511, "height": 64}]),
         ("batches", [3]),
         ("tokens", [78]),
         ("attention", "fast"),
