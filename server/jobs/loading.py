@@ -102,6 +102,7 @@ class LoadedModels:
         if model is None:
             return
         slot.loads.discard(model)
+        slot.deaths = 0  # what killed it was not the load
         metrics.model_loaded("loaded")
         self._publish(model, "loaded", {}, last=True)
         if slot.running is not None:

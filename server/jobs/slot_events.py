@@ -33,7 +33,7 @@ from server.logs import about_job
 
 log = logging.getLogger("anemone.queue")
 
-#: After so many deaths in a row outside of jobs a worker is not started again: it would only die again.
+#: After so many deaths in a row outside of jobs, without a model loaded, a worker is not started again: it would only die again.
 _MOST_DEATHS_OUTSIDE_JOBS = 3
 
 
@@ -119,7 +119,7 @@ class SlotEvents:
 
     def _end(self, slot: WorkerSlot, running: Running, event: Ended) -> None:
         self._ledger.end(running, event)
-        slot.running, slot.deaths, slot.idle_since = None, 0, time.monotonic()
+        slot.running, slot.idle_since = None, time.monotonic()
 
     def _on_worker_death(self, slot: WorkerSlot, code: int | None) -> None:
         """Queue the worker's job again, or fail it; stop restarting the worker if it keeps dying.

@@ -49,7 +49,7 @@ class WorkerSlot:
     loads: the models that a client asked it to load, until it has answered.
     note: the file that names what the worker tries for the first time. The worker deletes it after the try, so the file
         exists only during the try, or if the worker died of it.
-    deaths: how many times in a row the worker died outside of jobs.
+    deaths: how many times the worker died outside of jobs since one last loaded a model.
     idle_since: monotonic seconds.
     """
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -34,6 +35,17 @@ def test_jobs_that_kill_their_worker_fail_with_the_reason_and_others_go_on(tmp_p
             assert (ended["status"], ended["attempts"]) == ("failed", 2)
             assert "died" in ended["error"]["message"]
         assert over(client, good["id"])["status"] == "succeeded"
+
+
+def test_a_worker_that_is_killed_while_it_waits_is_started_again_however_often(tmp_path: Path) -> None:
+    before = set(multiprocessing.active_children())
+    with live(tmp_path) as client:
+        for _ in range(4):
+            (worker,) = set(multiprocessing.active_children()) - before
+            worker.kill()
+            until(lambda: client.get("/readyz").status_code == 503)
+            until(lambda: client.get("/readyz").status_code == 200)
+        assert over(client, enqueue(client, "a circle")["id"])["status"] == "succeeded"
 
 
 def test_a_job_that_was_cancelled_does_not_come_back_when_its_worker_dies(tmp_path: Path) -> None:
