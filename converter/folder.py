@@ -174,7 +174,8 @@ class Manifest:
         try:
             content = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise ManifestError(f"{folder} is not a converted model: it has no {FILE}") from error
+            why = f"is not a converted model: it has no {FILE}" if folder.exists() else "does not exist"
+            raise ManifestError(f"{folder} {why}") from error
         except OSError as error:
             raise ManifestError(f"{path} {error_words(error)}") from error
         try:

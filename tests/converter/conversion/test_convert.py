@@ -153,7 +153,7 @@ def test_one_network_cannot_be_made_into_a_model_of_another_kind(checkpoint, tmp
         convert(checkpoint, out, ConvertOptions(name="m", attention="original"), only=("unet",))
     with pytest.raises(CheckpointError, match="no network x; accepted: text_encoder, unet"):
         convert(checkpoint, out, ConvertOptions(name="m"), only=("x",))
-    with pytest.raises(ManifestError, match="not a converted model"):
+    with pytest.raises(ManifestError, match="none does not exist"):
         convert(checkpoint, tmp_path / "none", ConvertOptions(name="m"), only=("unet",))
 
 

@@ -72,7 +72,7 @@ MISTAKES = [
     ("verify", "folder"),
     ("verify '' --against ''", "folder"),
     ("verify folder", "--against"),
-    ("verify none --against none", "none"),
+    ("verify none --against none", "none does not exist"),
     ("verify file --against file", "file"),
     ("verify folder --against x --only unet", "--only"),
     ("convert", "source"),
