@@ -106,7 +106,7 @@ def test_a_strength_too_small_for_a_step_is_told_the_least_that_makes_one():
     for steps in range(1, 151):
         with pytest.raises(RequestError) as caught:
             request(image="image", strength=1e-9, steps=steps)
-        least = re.match(f"([0-9.]+) to 1 with steps {steps}:", caught.value.accepted)
+        least = re.match(f"([0-9.]+)( to 1)? with steps {steps}:", caught.value.accepted)
         assert least, caught.value.accepted
         made = request(image="image", strength=float(least[1]), steps=steps)
         assert made.skipped_steps == steps - 1
