@@ -97,18 +97,17 @@ class ChildProcess:
         """Send SIGTERM."""
         self._process.terminate()
 
-    def join(self) -> int | None:
-        """Wait until it has exited; return its exit status, or the negative number of the signal that killed it."""
-        self._process.join()
-        self.transport.close()
-        return self._process.exitcode
-
     def stop(self, grace_seconds: float) -> int | None:
-        """Wait until it has exited, and kill it after ``grace_seconds``; return its exit status."""
+        """Wait until it has exited, and kill it after ``grace_seconds``; return its exit status, negative if a signal killed it.
+
+        To be called for one whose pipe is closed, too: it may hang as it exits.
+        """
         self._process.join(grace_seconds)
         if self._process.is_alive():
             self._process.kill()
-        return self.join()
+        self._process.join()
+        self.transport.close()
+        return self._process.exitcode
 
 
 class Supervisor:

@@ -236,7 +236,7 @@ class Dispatcher:
         for worker, event in self._supervisor.wait(list(slots), timeout):
             slot = slots[worker]
             if event is None:
-                event, slot.worker = Died(worker.join()), None
+                event, slot.worker = Died(worker.stop(STOP_SECONDS)), None
             slot.unhandled = event
             self._attempt(partial(self._handle, slot))
 

@@ -290,7 +290,7 @@ class Conversions:
 
     def _ended(self, child: ChildProcess, report: Converted | ConversionFailed | None) -> None:
         """End the running conversion with its process's report; None if the process died."""
-        status = child.join()
+        status = child.stop(STOP_SECONDS)
         with self._lock:
             assert self._running is not None
             conversion, cancelled = self._all[self._running], self._running in self._cancelling

@@ -43,7 +43,7 @@ def test_messages_and_deaths_are_those_of_their_child(supervisor: Supervisor, ch
     assert supervisor.wait(children) == [(second, "hello")]
     first.transport.send("die")
     assert supervisor.wait(children) == [(first, None)]
-    assert first.join() == -signal.SIGKILL
+    assert first.stop(30) == -signal.SIGKILL
     first.transport.send("dropped")
     second.transport.send("still here")
     assert supervisor.wait([second]) == [(second, "still here")]

@@ -1,8 +1,9 @@
 """A model for tests: real worker process, real messages, images of one color. The prompt sets the behavior.
 
 "slow" takes a tenth of a second a step; "fail" raises an error with a message for users, "bug" an unexpected one; "die"
-kills the worker at the first step, "die late" a second later, "die once" only at the first attempt; "busy" keeps a core
-busy; "trying" leaves the note of a compute unit's trial (``NOTE`` in the model's folder).
+kills the worker at the first step, "die late" a second later, "die once" only at the first attempt; "hang" closes the worker's
+pipe and stays, as a process that hangs as it exits; "busy" keeps a core busy; "trying" leaves the note of a compute unit's
+trial (``NOTE`` in the model's folder).
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import io
 import logging
 import os
 import signal
+import stat
 import time
 from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
@@ -113,6 +116,12 @@ class FakePipeline:
             raise AnemoneError("the UNet's output is not finite")
         if "bug" in words:
             raise RuntimeError("a bug")
+        if "hang" in words:
+            for descriptor in range(3, 256):
+                with suppress(OSError):  # not open
+                    if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                        os.close(descriptor)
+            time.sleep(3600)
         if "die once" in words:
             mark = self._folder / f"died {words}"
             if not mark.exists():

@@ -48,6 +48,13 @@ def test_a_worker_that_is_killed_while_it_waits_is_started_again_however_often(t
         assert over(client, enqueue(client, "a circle")["id"])["status"] == "succeeded"
 
 
+def test_a_worker_that_hangs_as_it_ends_is_killed_and_others_go_on(tmp_path: Path) -> None:
+    with live(tmp_path) as client:
+        hanging, good = enqueue(client, "hang"), enqueue(client, "a circle")
+        assert over(client, hanging["id"])["error"]["code"] == "worker_died"
+        assert over(client, good["id"])["status"] == "succeeded"
+
+
 def test_a_job_that_was_cancelled_does_not_come_back_when_its_worker_dies(tmp_path: Path) -> None:
     with live(tmp_path) as client:
         made = enqueue(client, "die late")
