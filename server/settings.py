@@ -112,7 +112,10 @@ class Settings(BaseSettings):
         30, gt=0, allow_inf_nan=False, description="Days to keep a finished job and its images"
     )
     retention_gb: float = Field(
-        10, gt=0, allow_inf_nan=False, description="Gigabytes of images to keep; the oldest are deleted first"
+        10,
+        gt=0,
+        allow_inf_nan=False,
+        description="Gigabytes of images, uploads and requests to keep; the oldest are deleted first",
     )
     idle_unload_minutes: float | None = Field(
         None,

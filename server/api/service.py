@@ -222,7 +222,8 @@ class Service:
     async def _attachment(self, data: bytes, request: GenerationRequest) -> bytes:
         """Return what is stored of an upload; raise ImageError. Further uploads wait for their turn to be decoded."""
         file = await run_in_threadpool(read_image, data)
-        limiter = self._one_large if file.pixels > LARGE else self._two_small
+        # The codes of a lossless WebP take up to 0.5 GB, whatever its size, and its header does not say so.
+        limiter = self._one_large if file.pixels > LARGE or file.format == "WEBP" else self._two_small
         size = request.computed
         return await to_thread.run_sync(as_attachment, file, data, size.width, size.height, limiter=limiter)
 

@@ -36,6 +36,8 @@ _MOST_ERRORS = 2
 _RETENTION_SECONDS = 3600.0
 #: Seconds between looks for the first model, if its folder is gone.
 _LOOK_SECONDS = 1.0
+#: How often an idle server looks whether its store is still there, so that /readyz is right.
+_CHECK_SECONDS = 10.0
 
 
 class NoWorker(AnemoneError):
@@ -185,6 +187,7 @@ class Dispatcher:
             self._ledger.expire()
             self._expires = time.monotonic() + _RETENTION_SECONDS
         self._ledger.make_room()
+        self._ledger.check_store()
         if self._outage.end():
             log.info("the queue goes on")
             self._board.outage_ended()
@@ -214,7 +217,7 @@ class Dispatcher:
     def _listen_until_next(self) -> None:
         """Handle events until the next thing is to be done; unload idle models."""
         now = time.monotonic()
-        waits = [self._expires - now, self._outage.seconds_left]
+        waits = [self._expires - now, self._outage.seconds_left, _CHECK_SECONDS]
         if self._loaded.first_is_gone:
             waits.append(_LOOK_SECONDS)
         idle_seconds = self._limits.idle_unload_seconds

@@ -328,8 +328,12 @@ class JobLedger:
         self._limits.retention.apply(self._store)
 
     def make_room(self) -> None:
-        """Delete the oldest ended jobs while images and attachments take more room than the retention allows."""
+        """Delete the oldest ended jobs while everything stored takes more room than the retention allows."""
         self._limits.retention.make_room(self._store)
+
+    def check_store(self) -> None:
+        """Raise what keeps the store from being written, such as a data folder that is gone."""
+        self._store.check()
 
     # --- events ---------------------------------------------------------------------------------------------------
 

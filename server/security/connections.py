@@ -1,6 +1,6 @@
 """How many connections clients may hold, for how long, and which one is closed when another client comes.
 
-A connection waits (for its handshake, a request's head, or the next request) or is busy with a request. One that waits costs
+A connection waits (for its handshake, the whole of a request, or the next request) or is busy with a request. One that waits costs
 its client nothing to lose, so a newcomer takes the place of the one that has waited longest; a busy one is never closed for
 it. Some places are kept from requests, so that a newcomer always gets in and at least reads that the server is busy.
 """

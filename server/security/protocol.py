@@ -100,6 +100,7 @@ class Connection(H11Protocol):
         self.app = self._answer
         self._head: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
+        self._is_crowded = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request's head."""
@@ -121,11 +122,11 @@ class Connection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Read on; the first bytes of a head start its time."""
         super().data_received(data)
-        if self._head is None and not self._place.is_busy:
+        if self._head is None and not self._is_answering:
             self._head = self._later(self._limits.head_seconds)
 
     def handle_events(self) -> None:
-        """Handle what was read; a complete head makes the connection busy."""
+        """Handle what was read; a complete request makes the connection busy."""
         super().handle_events()
         self._update()
 
@@ -172,17 +173,22 @@ class Connection(H11Protocol):
     def _later(self, seconds: float) -> asyncio.TimerHandle:
         return self.loop.call_later(seconds, self.transport.abort)
 
+    @property
+    def _is_answering(self) -> bool:
+        return (self.cycle is not None and not self.cycle.response_complete) or self.flow.write_paused
+
     def _update(self) -> None:
-        answering = self.cycle is not None and not self.cycle.response_complete
-        if answering or self.flow.write_paused:
-            if self._head is not None:
-                self._head.cancel()
-                self._head = None
-            self._place.start_request()
-        else:
+        if not self._is_answering:
             self._place.end_request()
+            return
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
+        # A connection whose body is on its way still waits: slow bodies must not keep the places from others.
+        if self.conn.their_state is not h11.SEND_BODY:
+            self._is_crowded = not self._place.start_request()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not self._place.is_busy:
+        if self._is_crowded:
             scope["extensions"] = {CROWDED: {}}
         await self._app(scope, receive, _in_pieces(send))

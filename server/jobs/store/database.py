@@ -98,6 +98,18 @@ class Database:
                 self._db.execute("ROLLBACK")
             raise
 
+    def check(self) -> None:
+        """Put the database back if somebody removed it; raise what a write would raise."""
+        with self._own_file():
+            pass
+
+    @property
+    def row_bytes(self) -> int:
+        """The bytes that the rows take; the file may be larger until `shrink`."""
+        pragmas = ("page_count", "freelist_count", "page_size")
+        pages, free, size = (int(self.rows(f"PRAGMA {name}")[0][0]) for name in pragmas)
+        return (pages - free) * size
+
     def shrink(self) -> None:
         """Give the pages of deleted jobs back to the file system."""
         with self._own_file():

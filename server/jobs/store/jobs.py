@@ -59,9 +59,13 @@ class JobStore:
                 self.end(job_id, "failed", JobFailure("damaged", "its stored request cannot be read; submit it again"))
 
     @property
-    def file_bytes(self) -> int:
-        """The bytes of all images and attachments."""
-        return self.images.bytes + self.attachments.bytes
+    def stored_bytes(self) -> int:
+        """The bytes of all images, attachments and rows."""
+        return self.images.bytes + self.attachments.bytes + self._database.row_bytes
+
+    def check(self) -> None:
+        """Put the database back if somebody removed it; raise what a write would raise."""
+        self._database.check()
 
     def close(self) -> None:
         """Close the database."""
@@ -361,10 +365,14 @@ class JobStore:
         """Give the room of deleted jobs in the database back to the file system."""
         self._database.shrink()
 
-    def forget_expired(self, before: float) -> None:
-        """Delete the tombstones of jobs that expired before this moment (seconds since 1970)."""
+    def forget_expired(self, before: float, most: int) -> None:
+        """Delete the tombstones of jobs that expired before this moment (seconds since 1970), and all but the newest ``most``."""
         with self._database.transaction() as db:
-            db.execute("DELETE FROM tombstones WHERE expired < ?", (before,))
+            db.execute(
+                """DELETE FROM tombstones WHERE expired < ?
+                   OR number <= (SELECT number FROM tombstones ORDER BY number DESC LIMIT 1 OFFSET ?)""",
+                (before, most),
+            )
 
 
 def _job(row: tuple[Any, ...], images: list[JobImage]) -> Job:

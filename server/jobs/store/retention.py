@@ -14,19 +14,21 @@ log = logging.getLogger("anemone.store")
 
 #: How long requests for an expired job are answered with 410; afterwards with 404.
 _TOMBSTONE_DAYS = 365
+#: Expired jobs that are remembered, 10 MB of them.
+_TOMBSTONES = 100_000
 _AT_ONCE = 50
 
 
 @dataclass(frozen=True)
 class Retention:
-    """How long ended jobs are kept: ``days`` after their end, and while all files take at most ``gigabytes`` (10^9 bytes)."""
+    """How long ended jobs are kept: ``days`` after their end, and while everything takes at most ``gigabytes`` (10^9 bytes)."""
 
     days: float = 30
     gigabytes: float = 10
 
     @property
     def bytes(self) -> float:
-        """The bytes that images and attachments may take on disk."""
+        """The bytes that images, attachments and the database may take on disk."""
         return self.gigabytes * 1e9
 
     def apply(self, store: JobStore, clock: Callable[[], float] = time.time) -> int:
@@ -40,16 +42,16 @@ class Retention:
             count := store.expire(job_ids)
         ):
             old += count
-        store.forget_expired(today - _TOMBSTONE_DAYS * DAY)
+        store.forget_expired(today - _TOMBSTONE_DAYS * DAY, _TOMBSTONES)
         return self._deleted(store, old, self._excess(store))
 
     def make_room(self, store: JobStore) -> int:
-        """While images and attachments take too much space, delete the jobs that ended first; return how many."""
+        """While everything takes too much space, delete the jobs that ended first; return how many."""
         return self._deleted(store, 0, self._excess(store))
 
     def _excess(self, store: JobStore) -> int:
         count = 0
-        while store.file_bytes > self.bytes and (job_ids := store.finished_before(None, 1)) and store.expire(job_ids):
+        while store.stored_bytes > self.bytes and (job_ids := store.finished_before(None, 1)) and store.expire(job_ids):
             count += 1
         return count
 
@@ -57,7 +59,7 @@ class Retention:
         if old or excess:
             store.shrink()
             log.info(
-                "jobs have expired: %d ended more than %g days ago, %d to keep images and uploads within %g GB",
+                "jobs have expired: %d ended more than %g days ago, %d to keep everything within %g GB",
                 old,
                 self.days,
                 excess,

@@ -15,7 +15,7 @@ from typing import NoReturn
 import httpx
 import pytest
 
-from server.jobs import ledger
+from server.jobs import dispatcher, ledger
 from server.jobs.ledger import JobLedger
 from server.jobs.store import JobStore, database
 from server.jobs.store.files import StoredFiles
@@ -62,6 +62,7 @@ def client(data: Path) -> Iterator[httpx.Client]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(database, "WRITE_SECONDS", 0.05)
         patched.setattr(ledger, "WRITE_SECONDS", 0.05)
+        patched.setattr(dispatcher, "_CHECK_SECONDS", 0.05)
         with live(data, pauses=PAUSES) as client:
             yield client
 
@@ -266,3 +267,12 @@ def test_a_step_time_that_cannot_be_stored_ends_no_job(client: httpx.Client, swi
     with switch.on(JobStore, "keep_step_time", failing(errno.ENOSPC)):
         assert over(client, enqueue(client, "a circle")["id"])["status"] == "succeeded"
     assert switch.calls == 1
+
+
+def test_an_idle_server_notices_that_its_data_folder_is_gone_and_is_there_again(
+    client: httpx.Client, data: Path
+) -> None:
+    aside = data.rename(data.with_name("aside"))
+    paused(client, "missing")
+    aside.rename(data)
+    ready(client)

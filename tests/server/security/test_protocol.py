@@ -11,6 +11,7 @@ import ssl
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,25 @@ def test_one_that_waits_gives_way_and_a_request_in_progress_does_not() -> None:
         assert len(running.server.connections) <= 24
         running.release.set()
         assert read_answer(waiting).startswith(b"HTTP/1.1 200 ")
+
+
+def test_bodies_on_their_way_give_way_and_those_that_arrive_are_answered() -> None:
+    head = b"POST /length HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8\r\n\r\n"
+    with small(FEW) as running, ExitStack() as opened:
+        begun = [opened.enter_context(running.connect(head + b"half")) for _ in range(60)]
+        assert running.is_well()
+        until(lambda: running.server.connections.busy == 0)
+        begun[-1].sendall(b"rest")
+        assert read_answer(begun[-1]).endswith(b"8")
+
+
+def test_a_body_may_take_longer_than_a_head() -> None:
+    with small(replace(FEW, head_seconds=0.2)) as running, running.connect() as connection:
+        connection.sendall(b"POST /length HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8\r\n\r\n")
+        for _ in range(2):
+            time.sleep(0.3)
+            connection.sendall(b"half")
+        assert read_answer(connection).endswith(b"8")
 
 
 def test_when_all_are_busy_a_newcomer_is_told_when_to_come_again() -> None:

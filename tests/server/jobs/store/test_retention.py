@@ -30,6 +30,11 @@ def over(store: JobStore, image: bytes = b"") -> str:
     return job_id
 
 
+def room(store: JobStore, for_files: int) -> Retention:
+    """Return the retention that leaves so many bytes to images and uploads."""
+    return Retention(gigabytes=(store.stored_bytes - store.images.bytes - store.attachments.bytes + for_files) / 1e9)
+
+
 def after(store: JobStore, days: int, kept: float) -> int:
     """Return how many jobs expire in a server that runs for some days."""
     begun = time.time()
@@ -65,14 +70,14 @@ def test_after_a_long_pause_jobs_expire_a_day_at_a_time_and_the_log_says_how_man
     over(store)
     assert [Retention(days=30).apply(store, lambda: time.time() + 40 * DAY) for _ in range(32)] == [0] * 30 + [1, 0]
     assert caplog.messages[1:] == [
-        "jobs have expired: 1 ended more than 30 days ago, 0 to keep images and uploads within 10 GB"
+        "jobs have expired: 1 ended more than 30 days ago, 0 to keep everything within 10 GB"
     ]
 
 
 def test_a_full_store_that_makes_room_does_not_move_the_date(store: JobStore) -> None:
-    made = [over(store, b"x" * 1000) for _ in range(40)]
+    made = [over(store, b"x" * 100_000) for _ in range(40)]
     for _ in range(40):
-        assert Retention(gigabytes=5e-6).make_room(store) in (35, 0)
+        assert room(store, 500_000).make_room(store) in (35, 0)
     assert [store.get(job_id) is not None for job_id in made] == [False] * 35 + [True] * 5
     assert Retention(days=30).apply(store, lambda: time.time() + 40 * DAY) == 0
 
@@ -116,28 +121,46 @@ def test_a_database_of_an_earlier_version_starts_at_its_newest_job(tmp_path: Pat
     second.close()
 
 
+def test_requests_take_room_too(store: JobStore) -> None:
+    made = [store.add(submission(request(prompt="🐚" * 10_000))).job_id for _ in range(20)]
+    for job_id in made:
+        store.end(job_id, "cancelled")
+    assert store.images.bytes == 0
+    most = store.stored_bytes // 2
+    assert 0 < Retention(gigabytes=most / 1e9).apply(store) < 20
+    assert store.stored_bytes <= most
+    assert store.get(made[-1]) is not None
+
+
+def test_only_the_newest_expired_jobs_are_remembered(store: JobStore) -> None:
+    made = [over(store) for _ in range(5)]
+    store.expire(made)
+    store.forget_expired(0.0, most=2)
+    assert [store.is_expired(job_id) for job_id in made] == [False] * 3 + [True] * 2
+
+
 def test_images_beyond_the_room_go_with_the_jobs_that_were_over_first(store: JobStore) -> None:
-    made = [over(store, b"x" * 1000) for _ in range(5)]
-    assert Retention(gigabytes=2.5e-6).apply(store) == 3
+    made = [over(store, b"x" * 100_000) for _ in range(5)]
+    assert room(store, 250_000).apply(store) == 3
     assert [store.is_expired(job_id) for job_id in made] == [True] * 3 + [False] * 2
-    assert store.images.bytes == 2000
+    assert store.images.bytes == 200_000
 
 
 def test_room_that_running_jobs_take_is_left_to_them(store: JobStore) -> None:
     job_id = store.add(submission(request(n=2))).job_id
     store.start(job_id)
-    store.add_image(job_id, 0, 7, b"x" * 1000)
+    store.add_image(job_id, 0, 7, b"x" * 100_000)
     assert Retention(gigabytes=1e-9).apply(store) == 0
 
 
 def test_uploads_count_until_their_job_has_ended_in_whatever_way(store: JobStore) -> None:
-    made = [over(store, b"x" * 1000) for _ in range(3)]
-    waiting = store.add(submission(request(image="image"), attachments={"image": b"x" * 2000})).job_id
-    assert store.file_bytes == 5000
-    assert Retention(gigabytes=4e-6).apply(store) == 1
+    made = [over(store, b"x" * 100_000) for _ in range(3)]
+    waiting = store.add(submission(request(image="image"), attachments={"image": b"x" * 200_000})).job_id
+    assert store.images.bytes + store.attachments.bytes == 500_000
+    assert room(store, 450_000).apply(store) == 1
     assert [store.is_expired(job_id) for job_id in made] == [True, False, False]
     store.end(waiting, "cancelled")
-    assert store.file_bytes == 2000
+    assert store.images.bytes + store.attachments.bytes == 200_000
 
 
 def test_a_database_shrinks_with_its_jobs(store: JobStore, tmp_path: Path) -> None:
