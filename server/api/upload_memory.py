@@ -21,8 +21,8 @@ from server.security.rate import client_of
 _TOTAL = 2 * LARGEST_BODY
 #: Bytes of a small upload, and of all of them.
 _SMALL, _SMALL_TOTAL = 2**20, 16 * 2**20
-#: Seconds that an upload may wait; in as many, a phone with weak Wi-Fi sends a photo of 12 MB.
-_PATIENCE = 120.0
+#: Seconds that an upload may wait, which costs little: a script may send 50 photos of 12 MB at once over slow Wi-Fi.
+_PATIENCE = 600.0
 _RETRY_SECONDS = 10
 
 

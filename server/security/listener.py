@@ -94,6 +94,9 @@ class Listener:
                     raise
                 self._pause(error)
                 return
+            if not address:  # macOS: the client has reset the connection already
+                accepted.close()
+                continue
             place = self._connections.enter(client_at(address[0]))
             task = self._loop.create_task(self._open(accepted, place))
             place.close = task.cancel
