@@ -37,10 +37,8 @@ class Calendar:
         with self._database.transaction() as db:
             db.execute("DELETE FROM calendar")
             db.execute("INSERT INTO calendar VALUES (?)", (date,))
-        self._date, self._since = (
-            date,
-            time.monotonic(),
-        )  # once it is stored: a locked database is tried again and again
+        # Once it is stored: a locked database is tried again and again.
+        self._date, self._since = date, time.monotonic()
         behind = (clock - self._date) / DAY
         if behind > 0 and not self._is_told:
             log.warning(
