@@ -17,6 +17,8 @@ from tests.support.live_server import PATIENCE, enqueue, live, over, running, un
 
 pytestmark = pytest.mark.slow
 
+_ROOT = Path(__file__).resolve().parents[3]
+
 #: A server like that of `anemone serve`, with the fake pipeline.
 _SERVER = """
 import sys
@@ -45,9 +47,10 @@ def _children_heed_signals() -> Iterator[None]:
 
 @contextmanager
 def started(*command: str) -> Iterator[subprocess.Popen[str]]:
-    """Start a command in a process group of its own, as a shell does, and kill the group in the end."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
-    with subprocess.Popen(command, text=True, start_new_session=True, **pipes) as process:  # type: ignore[call-overload]
+    """Start a command, which can import the tests, in a process group of its own, as a shell does; kill the group in the end."""
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+    environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
+    with subprocess.Popen(command, text=True, start_new_session=True, env=environment, **options) as process:  # type: ignore[call-overload]
         try:
             yield process
         finally:
@@ -66,6 +69,7 @@ def serving(tmp_path: Path, grace: float) -> Iterator[tuple[subprocess.Popen[str
     with started(sys.executable, str(script), str(tmp_path / "data"), str(grace)) as process:
         assert process.stdout is not None
         port = process.stdout.readline().strip()
+        assert port, process.communicate()[1]
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE, trust_env=False) as client:
             until(lambda: _is_ready(client))
             yield process, client
