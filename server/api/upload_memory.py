@@ -19,6 +19,8 @@ from server.security.rate import client_of
 
 #: Bytes of all large uploads that are being read and decoded. One client gets half, so that it cannot keep the others out.
 _TOTAL = 2 * LARGEST_BODY
+#: Bytes of several uploads of one client. Decoding takes one at a time, and up to 250 MB; more of them would only wait beside it.
+_SEVERAL = 8 * 2**20
 #: Bytes of a small upload, and of all of them.
 _SMALL, _SMALL_TOTAL = 2**20, 16 * 2**20
 #: Seconds that an upload may wait, which costs little: a script may send 50 photos of 12 MB at once over slow Wi-Fi.
@@ -38,6 +40,7 @@ class _Share:
 
     def __init__(self, total: int, patience: float) -> None:
         self._total, self._patience = total, patience
+        self._several = min(_SEVERAL, total // 2)
         self._used: Counter[str] = Counter()
         self._waiting: list[_Waiting] = []
 
@@ -64,7 +67,8 @@ class _Share:
 
     def _admit(self) -> None:
         for upload in list(self._waiting):
-            if self._used[upload.client] + upload.size > self._total // 2:
+            used = self._used[upload.client]
+            if used and used + upload.size > self._several:
                 continue
             if self._used.total() + upload.size > self._total:
                 return  # later ones wait too, or small ones would keep a large one out

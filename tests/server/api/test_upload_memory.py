@@ -97,6 +97,21 @@ def test_one_client_leaves_half_to_the_others() -> None:
     asyncio.run(scenario())
 
 
+def test_one_client_has_one_large_upload_or_several_that_are_not() -> None:
+    async def scenario() -> None:
+        uploads = Uploads(UploadMemory())
+        for name, size in (("a1", 5), ("a2", 3), ("a3", 3), ("b1", 40), ("b2", 2)):
+            await uploads.start(name, size * 2**20)
+        assert uploads.running == ["a1", "a2", "b1"]
+        await uploads.end("a1")
+        await uploads.end("b1")
+        assert uploads.running == ["a2", "a3", "b2"]
+        for name in ("a2", "a3", "b2"):
+            await uploads.end(name)
+
+    asyncio.run(scenario())
+
+
 def test_small_uploads_do_not_keep_a_large_one_out() -> None:
     async def scenario() -> None:
         uploads = Uploads(UploadMemory(100, 0))
