@@ -293,6 +293,7 @@ def _explained(error: ValidationError) -> str:
         return f"{field} is not a setting; accepted: {', '.join(sorted(Settings.model_fields))}"
     reason = accepted_by(first)
     value = None if field in ("", "api_key") else first.get("input")
+    value = str(value) if isinstance(value, Path) else value
     if first["type"] != "value_error" and value is not None:
         return f"{field} is {quoted(value)}; accepted: {reason}"
     shown = "" if value is None else f" (given: {quoted(value)})"

@@ -149,3 +149,10 @@ def test_a_model_below_the_current_folder_is_not_taken_for_one_on_the_hub(
     monkeypatch.chdir(tmp_path)
     assert load_settings({"model": "./owner/name"}).model == tmp_path / "owner/name"
     assert load_settings({"model": "owner/name"}).model == Path("owner/name")
+
+
+def test_a_file_in_place_of_the_data_folder_is_named_as_it_was_written() -> None:
+    with pytest.raises(AnemoneError) as caught:
+        load_settings({"data_dir": "/etc/passwd"})
+    assert "'/etc/passwd'" in str(caught.value)
+    assert "Path(" not in str(caught.value)
