@@ -36,7 +36,7 @@ _MOST_ERRORS = 2
 _RETENTION_SECONDS = 3600.0
 #: Seconds between looks for the first model, if its folder is gone.
 _LOOK_SECONDS = 1.0
-#: How often an idle server looks whether its store is still there, so that /readyz is right.
+#: Seconds between two looks whether the store is still there, so that an idle server's /readyz is right.
 _CHECK_SECONDS = 10.0
 
 
@@ -73,7 +73,7 @@ class Dispatcher:
         self._events = SlotEvents(self._slots, ledger, models, self._loaded, self._board)
         self._stopping = threading.Event()
         self._grace_seconds = 0.0
-        self._expires = time.monotonic()
+        self._expires = self._checks = time.monotonic()
         self._supervisor = Supervisor()
         self._thread = threading.Thread(target=self._run, name="job-queue", daemon=True)
 
@@ -187,7 +187,9 @@ class Dispatcher:
             self._ledger.expire()
             self._expires = time.monotonic() + _RETENTION_SECONDS
         self._ledger.make_room()
-        self._ledger.check_store()
+        if time.monotonic() >= self._checks:
+            self._ledger.check_store()
+            self._checks = time.monotonic() + _CHECK_SECONDS
         if self._outage.end():
             log.info("the queue goes on")
             self._board.outage_ended()
@@ -217,7 +219,7 @@ class Dispatcher:
     def _listen_until_next(self) -> None:
         """Handle events until the next thing is to be done; unload idle models."""
         now = time.monotonic()
-        waits = [self._expires - now, self._outage.seconds_left, _CHECK_SECONDS]
+        waits = [self._expires - now, self._checks - now, self._outage.seconds_left]
         if self._loaded.first_is_gone:
             waits.append(_LOOK_SECONDS)
         idle_seconds = self._limits.idle_unload_seconds

@@ -106,9 +106,9 @@ class Database:
     @property
     def row_bytes(self) -> int:
         """The bytes that the rows take; the file may be larger until `shrink`."""
-        pragmas = ("page_count", "freelist_count", "page_size")
-        pages, free, size = (int(self.rows(f"PRAGMA {name}")[0][0]) for name in pragmas)
-        return (pages - free) * size
+        pragmas = "pragma_page_count, pragma_freelist_count, pragma_page_size"
+        ((used,),) = self.rows(f"SELECT (page_count - freelist_count) * page_size FROM {pragmas}")
+        return int(used)
 
     def shrink(self) -> None:
         """Give the pages of deleted jobs back to the file system."""
