@@ -31,8 +31,9 @@ import httpx
 from PIL import Image
 
 from benchmarks.measure import memory
-from benchmarks.served import PATIENCE_S, ROOT, answers, ready, report, serving, until
+from benchmarks.served import PATIENCE_S, ROOT, ready, report, serving, until
 from server.pipeline.request import bind
+from tests.support.live_server import answers
 
 _DEEP = 10_000
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.support import fake_pipeline
-from tests.support.live_server import PATIENCE, enqueue, live, over, running, until
+from tests.support.live_server import PATIENCE, answers, enqueue, live, over, running, until
 
 pytestmark = pytest.mark.slow
 
@@ -71,15 +71,9 @@ def serving(tmp_path: Path, grace: float) -> Iterator[tuple[subprocess.Popen[str
         port = process.stdout.readline().strip()
         assert port, process.communicate()[1]
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE, trust_env=False) as client:
-            until(lambda: _is_ready(client))
+            until(lambda: answers(client))
+            until(lambda: client.get("/readyz").status_code == 200)
             yield process, client
-
-
-def _is_ready(client: httpx.Client) -> bool:
-    try:
-        return client.get("/readyz").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
