@@ -24,8 +24,7 @@ from server.models.first import FirstModel
 from server.models.memory import memory_budget
 from server.pipeline.images import return_freed_memory
 from server.security import sessions
-from server.security.connections import ConnectionLimits
-from server.security.descriptors import raise_open_files
+from server.security.connections import ConnectionLimits, raise_open_files
 from server.security.gate import Access
 from server.security.hosts import Hosts, own_addresses, own_ipv6_addresses, own_names
 from server.security.key import FILE, ApiKey, Authenticator, kept_key
