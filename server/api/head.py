@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 class Head:
     """ASGI middleware: lets the app handle HEAD as GET, and ends the answer after its headers.
 
-    An event stream ends with it: the app is told that the client has gone.
+    After the head the app is told that the client has disconnected, so that it ends an event stream.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -81,7 +81,7 @@ class UploadMemory:
     """The memory of all uploads."""
 
     def __init__(self, total: int = _TOTAL, small: int = _SMALL, patience: float = _PATIENCE) -> None:
-        """``total``: bytes of the large uploads together; ``small``: bytes up to which an upload is none of them."""
+        """``total``: bytes of all large uploads together; ``small``: the largest size in bytes of a small upload."""
         self._large, self._small = _Share(total, patience), _Share(_SMALL_TOTAL, patience)
         self._most_of_small = small
 

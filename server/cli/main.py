@@ -20,7 +20,7 @@ from server.cli.parser import LONGEST_MESSAGE, Parser
 from server.cli.serve import add_serve
 from server.cli.service import add_service
 from server.cli.verify import add_verify
-from server.terminal import printable
+from server.terminal import printable, say
 
 _EXAMPLES = """examples:
   anemone serve
@@ -76,5 +76,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _failed(why: str) -> int:
-    print(f"anemone: {printable(cut(why, LONGEST_MESSAGE))}", file=sys.stderr)
+    say(f"anemone: {printable(cut(why, LONGEST_MESSAGE))}")
     return 1

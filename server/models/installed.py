@@ -130,7 +130,7 @@ class InstalledModels:
                 manifest = known[file] if is_known else Manifest.read(path)
             except ManifestError as error:
                 _require_lasting(error)
-                if os.path.lexists(file):  # other folders are none of ours
+                if os.path.lexists(file):  # other folders belong to somebody else
                     damaged[path.name] = without_paths(str(error), (path,))
                 continue
             # An extra path may be "."; a link in the models folder keeps its own name.

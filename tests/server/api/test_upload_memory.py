@@ -15,7 +15,7 @@ def scope(client: str, size: int | None) -> dict[str, Any]:
 
 
 class Uploads:
-    """Uploads of clients, each of which ends when it is told to."""
+    """Uploads that a test starts and ends by name."""
 
     def __init__(self, memory: UploadMemory) -> None:
         self._memory = memory

@@ -1,4 +1,4 @@
-"""What runs while the disk or the database cannot be used: nothing is lost, everybody is told, and it goes on by itself."""
+"""While the disk or the database cannot be used, jobs wait, clients read why, and the queue resumes by itself."""
 
 from __future__ import annotations
 
