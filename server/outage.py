@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -31,8 +32,15 @@ class Outage:
     cause: what is wrong; None while there is no outage.
     """
 
-    def __init__(self, pauses: Pauses | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._pauses, self._clock = pauses or Pauses(), clock
+    def __init__(
+        self,
+        of: str,
+        log: logging.Logger,
+        pauses: Pauses | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``of``: what is stopped, in words for the log."""
+        self._of, self._log, self._pauses, self._clock = of, log, pauses or Pauses(), clock
         self.cause: Fault | None = None
         self._attempts, self._next = 0, 0.0
 
@@ -52,11 +60,17 @@ class Outage:
         return self._attempts >= _LONG_ATTEMPTS
 
     def failed(self, error: Exception) -> bool:
-        """Note that an attempt has failed; return whether its cause is another than before."""
-        before, self.cause = self.cause, fault_of(error) or _internal(error)
+        """Note and log that an attempt has failed; return whether its cause is another than before."""
+        before, fault = self.cause, fault_of(error)
+        if fault is None:
+            self._log.error("an internal error stops %s for now", self._of, exc_info=error)
+        self.cause = fault or self._internal(error)
         self._attempts += 1
         self._next = self._clock() + self._pauses.after(self._attempts)
-        return self.cause != before
+        if self.cause == before:
+            return False
+        self._log.error("an outage stops %s for now: %s (%s)", self._of, self.cause.message, error)
+        return True
 
     def hurry(self) -> None:
         """End the present pause."""
@@ -67,9 +81,7 @@ class Outage:
         before, self.cause, self._attempts = self.cause, None, 0
         return before is not None
 
-
-def _internal(error: Exception) -> Fault:
-    message = (
-        f"an internal error stops the queue ({type(error).__name__}); see the server's log, and restart it if it stays"
-    )
-    return Fault("internal", message)
+    def _internal(self, error: Exception) -> Fault:
+        kind = type(error).__name__
+        message = f"an internal error stops {self._of} ({kind}); see the server's log, and restart it if it stays"
+        return Fault("internal", message)

@@ -64,7 +64,7 @@ class Dispatcher:
     ) -> None:
         """``on_readiness`` is called at every change of readiness, in the thread that changes it; ``pauses`` of an outage."""
         self._ledger, self._limits = ledger, limits
-        self._outage = Outage(pauses)
+        self._outage = Outage("the queue", log, pauses)
         #: Jobs in a row that failed of errors in our own code.
         self._errors = 0
         self._slots = [WorkerSlot(number, launch) for number, launch in enumerate(workers)]
@@ -165,12 +165,7 @@ class Dispatcher:
         try:
             work()
         except Exception as error:
-            if fault_of(error) is None:
-                log.exception("an internal error stops the queue for now")
-            is_new = self._outage.failed(error)
-            if is_new:
-                log.error("the queue is paused: %s (%s)", self.readiness.message, error)
-            self._board.attempt_failed(is_new=is_new)
+            self._board.attempt_failed(is_new=self._outage.failed(error))
             return False
         return True
 

@@ -76,7 +76,7 @@ class Conversions:
         self._cancelling: set[str] = set()
         #: The ids of conversions whose state is not on disk.
         self._unwritten: set[str] = set()
-        self._outage = Outage(pauses)
+        self._outage = Outage("conversions", log, pauses)
         self._child: ChildProcess | None = None
         self._stopping = False
         self._supervisor = Supervisor()
@@ -206,10 +206,7 @@ class Conversions:
         try:
             work()
         except Exception as error:
-            if fault_of(error) is None:
-                log.exception("an internal error stops conversions for now")
-            if self._outage.failed(error) and (cause := self._outage.cause) is not None:
-                log.error("conversions wait: %s (%s)", cause.message, error)
+            self._outage.failed(error)
             self._supervisor.wake()  # the thread may sleep until something happens
             return False
         return True
