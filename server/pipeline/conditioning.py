@@ -14,6 +14,7 @@ from converter.folder import ModelFolder
 from converter.networks.registry import UNET, UNET_PROMPT, text_encoders
 from converter.runtime import Network
 from server.pipeline.cost import is_guided
+from server.pipeline.denoiser import Moment
 from server.pipeline.prompt import PromptTokenizer
 from server.pipeline.request import GenerationRequest
 
@@ -24,24 +25,37 @@ _REFINER_IDS = 5
 
 
 @dataclass(frozen=True)
-class Conditioning:
-    """The UNet's inputs by name, each with a row for the negative prompt and a row for the prompt, in this order.
+class Row:
+    """One row of the UNet's inputs: those of one prompt, by name, each with a first axis of 1.
 
-    tokens: the length of the prompts' states.
-    guided: whether the results of both rows are combined (classifier-free guidance); otherwise only the prompt's row is
-        used.
+    weight: how much the prompt counts beside others; 1 for a single one.
     """
 
     inputs: dict[str, Float16]
-    tokens: int
-    guided: bool
+    weight: float = 1.0
 
-    def rows(self, batch: int) -> list[dict[str, Float16]]:
-        """Return the inputs of each call of a UNet that takes ``batch`` rows; without guidance only the prompt's row."""
-        if batch == 2:
-            return [self.inputs]
-        numbers = (0, 1) if self.guided else (1,)
-        return [{name: rows[i : i + 1] for name, rows in self.inputs.items()} for i in numbers]
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one step. ``negative`` is None without classifier-free guidance."""
+
+    negative: Row | None
+    positives: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """The UNet's inputs besides the noisy latents, for all steps of a request.
+
+    tokens: the length of the prompts' states.
+    """
+
+    rows: Rows
+    tokens: int
+
+    def at(self, moment: Moment) -> Rows:
+        """Return the rows of a step."""
+        return self.rows
 
 
 def guidance_embedding(scale: float, width: int) -> NDArray[np.float32]:
@@ -116,4 +130,6 @@ class Conditioner:
         if conditions.guidance_width is not None:
             row = guidance_embedding(request.sampling.guidance_scale, conditions.guidance_width).astype(np.float16)
             inputs["timestep_cond"] = np.stack([row, row])
-        return Conditioning(inputs, tokens=states.shape[1], guided=is_guided(request, self._manifest))
+        negative, positive = (Row({name: rows[i : i + 1] for name, rows in inputs.items()}) for i in (0, 1))
+        guided = is_guided(request, self._manifest)
+        return Conditioning(Rows(negative if guided else None, (positive,)), tokens=states.shape[1])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from converter.folder import Manifest
 from server.pipeline.request import GenerationRequest
-from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule, Scheduler
+from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,8 @@ def is_guided(request: GenerationRequest, manifest: Manifest) -> bool:
     return request.sampling.guidance_scale > 1 and manifest.conditions.guidance_width is None
 
 
-def first_call(request: GenerationRequest, scheduler: Scheduler) -> int:
-    """Return the index of the first call; img2img leaves out the first steps, as its strength says."""
-    return request.skipped_steps * scheduler.order
-
-
 def cost(request: GenerationRequest, manifest: Manifest) -> Cost:
     """Return the cost of the request with the model of this manifest."""
     scheduler = SCHEDULERS[request.sampling.scheduler].make(NoiseSchedule.of(manifest), request.sampling.steps)
-    calls = len(scheduler.timesteps) - first_call(request, scheduler)
+    calls = len(scheduler.timesteps) - request.skipped_steps * scheduler.order
     return Cost(calls * request.seeds.n, 2 if is_guided(request, manifest) else 1, request.seeds.n)

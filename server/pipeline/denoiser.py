@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converter.errors import AnemoneError
-from converter.runtime import Network
-from server.pipeline.conditioning import Conditioning
 from server.pipeline.images import Pixels
 from server.pipeline.request import ImageSeeds
 from server.pipeline.schedulers import NoiseSchedule, Scheduler
@@ -49,51 +48,51 @@ class GeneratedImage:
 
 
 @dataclass(frozen=True)
-class Denoiser:
-    """A denoising network, with those of its inputs that are the same in all steps of an image.
+class Moment:
+    """A point of the walk through the noise levels.
 
-    extra_channels: [1, N, h, w], which follow the noisy latents' channels (an inpainting model's; N is 0 for others).
-    guidance_scale: of classifier-free guidance (Ho and Salimans 2022).
+    call: the index of the call in the scheduler's timesteps, of ``calls``.
+    timestep: what the network is told, a (fractional) training timestep.
+    sigma: the ratio of noise to signal there.
     """
 
-    network: Network
-    schedule: NoiseSchedule
-    conditioning: Conditioning
-    guidance_scale: float
-    extra_channels: NDArray[np.float16]
+    call: int
+    calls: int
+    timestep: float
+    sigma: float
 
-    def _predict_rows(self, noisy: NDArray[np.float16], timestep: float) -> NDArray[np.float32]:
-        """Return the network's prediction for each row of the conditioning."""
-        network = self.network
-        batch = network.inputs["sample"].shape[0]
-        sample = np.repeat(np.concatenate([noisy, self.extra_channels], 1), batch, 0)
-        times = np.full(batch, timestep, np.float16)
-        calls = self.conditioning.rows(batch)
-        if "time_ids" in network.inputs:
-            # Apple's packages of 2023 take the numbers of both rows as one row of twelve.
-            shape = network.inputs["time_ids"].shape
-            calls = [call | {"time_ids": call["time_ids"].reshape(shape)} for call in calls]
-        outputs = [network.predict({"sample": sample, "timestep": times} | call)["noise_pred"] for call in calls]
-        return np.concatenate(outputs)
 
-    def _guide(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        if not self.conditioning.guided:
-            return np.asarray(rows[-1:], np.float32)
-        negative, positive = np.split(rows, 2)
-        return np.asarray(negative + np.float32(self.guidance_scale) * (positive - negative), np.float32)
+class Predictor(Protocol):
+    """A model's prediction for noisy latents."""
 
-    def steps(self, scheduler: Scheduler, latents: Latents, first_call: int, noise: Noise) -> Iterator[Step]:
-        """Denoise ``latents``, which have the noise of call ``first_call``, and yield every step. Raises NotFinite."""
-        total = len(scheduler.timesteps) - first_call
-        for index in range(first_call, len(scheduler.timesteps)):
-            began, timestep = time.perf_counter(), float(scheduler.timesteps[index])
-            noisy = scheduler.scale_model_input(latents, index).astype(np.float16)
-            rows = self._predict_rows(noisy, timestep)
-            if not np.isfinite(rows).all():
-                raise NotFinite(
-                    f"the UNet's output is not finite at step {index - first_call + 1} of {total}: its numbers overflowed"
-                )
-            prediction = self._guide(rows)
-            denoised = self.schedule.denoised_at(timestep, prediction, noisy.astype(np.float32))
-            latents = np.asarray(scheduler.step(prediction, index, latents, noise), np.float32)
-            yield Step(index - first_call + 1, total, latents, denoised, time.perf_counter() - began)
+    def predict(self, noisy: NDArray[np.float16], moment: Moment) -> NDArray[np.float32]:
+        """Return the prediction [1, C, h, w] for the network's input of the same shape. Raises NotFinite."""
+
+
+#: (latents after a call, the call's index) -> the latents that the next call gets.
+AfterStep = Callable[[Latents, int], Latents]
+
+
+def denoise(
+    predictor: Predictor,
+    schedule: NoiseSchedule,
+    scheduler: Scheduler,
+    latents: Latents,
+    first_call: int,
+    noise: Noise,
+    after_step: AfterStep = lambda latents, call: latents,
+) -> Iterator[Step]:
+    """Denoise ``latents``, which have the noise of call ``first_call``, and yield every step. Raises NotFinite."""
+    calls = len(scheduler.timesteps)
+    for call in range(first_call, calls):
+        began, timestep = time.perf_counter(), float(scheduler.timesteps[call])
+        noisy = scheduler.scale_model_input(latents, call).astype(np.float16)
+        prediction = predictor.predict(noisy, Moment(call, calls, timestep, schedule.sigma_at(timestep)))
+        if not np.isfinite(prediction).all():
+            raise NotFinite(
+                f"the UNet's output is not finite at step {call - first_call + 1} of {calls - first_call}: its numbers "
+                "overflowed"
+            )
+        denoised = schedule.denoised_at(timestep, prediction, noisy.astype(np.float32))
+        latents = after_step(np.asarray(scheduler.step(prediction, call, latents, noise), np.float32), call)
+        yield Step(call - first_call + 1, calls - first_call, latents, denoised, time.perf_counter() - began)

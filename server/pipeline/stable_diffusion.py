@@ -13,24 +13,19 @@ from converter.folder import Manifest, ModelFolder
 from converter.networks.registry import UNET, UNET_PROMPT, VAE_DECODER, VAE_ENCODER, text_encoders
 from converter.progress import OnProgress, Progress, ignore
 from converter.runtime import Network
-from server.pipeline.conditioning import Conditioner, Conditioning
-from server.pipeline.cost import first_call
-from server.pipeline.decoding.file import ImageError
-from server.pipeline.denoiser import Denoiser, GeneratedImage, NotFinite, Step
-from server.pipeline.images import (
-    Pixels,
-    fit_image,
-    resize_pixels,
-    to_network,
-    to_pixels,
-)
+from server.pipeline.conditioning import Conditioner
+from server.pipeline.denoiser import GeneratedImage, NotFinite, Predictor, Step, denoise
+from server.pipeline.guidance import Guidance
+from server.pipeline.images import Pixels, to_network, to_pixels
 from server.pipeline.networks import ComputeUnits, Loader, Networks, load_package
 from server.pipeline.noise import ImageNoise
 from server.pipeline.preview import Previewer
-from server.pipeline.request import GenerationRequest
+from server.pipeline.request import GenerationRequest, Size
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
 from server.pipeline.schedulers.schedule import Latents
-from server.pipeline.tasks import EncodedImage, img2img, txt2img
+from server.pipeline.tasks.canvas import Canvas, canvas_of
+from server.pipeline.tasks.start import EncodedImage, Start
+from server.pipeline.unet import GuidedUNet
 
 #: The networks that txt2img uses in addition to the text encoders.
 _TXT2IMG = (UNET.name, UNET_PROMPT.name, VAE_DECODER.name)
@@ -96,46 +91,57 @@ class StableDiffusion:
         last step. Closing the iterator cancels. Raises ImageError if an attachment cannot be used.
         """
         size = request.computed
-        factor = self.manifest.vae_scale_factor
-        shape = (1, self.manifest.latent_channels, size.height // factor, size.width // factor)
-        conditioning = self._conditioner.conditioning(request)
-        extra_channels = self._extra_channels(request, shape)
+        shape = self._latent_shape(size)
+        unet = self._guided_unet(request)
+        canvas = canvas_of(request, attachments)
+        start = self._start(request, canvas)
         fit_together = self._networks.fit_together(UNET.name, VAE_DECODER.name, width=size.width, height=size.height)
-        source = self._encode_source(request, attachments)
         of_images = request.seeds.of_images
         waiting: list[tuple[int, Latents]] = []
         for number, seeds in enumerate(of_images):
             noise = ImageNoise(request.seeds.rng, seeds, request.seeds.variation_strength, shape)
-            for step in self._denoise(request, conditioning, extra_channels, source, noise):
+            for step in self._denoise(request, unet, start, noise):
                 latents = step.latents
                 yield replace(step, image=number)
             waiting.append((number, latents))
             if fit_together or number == len(of_images) - 1:
                 for finished, latents in waiting:
-                    yield GeneratedImage(finished, of_images[finished], self._decode(latents, request))
+                    yield GeneratedImage(finished, of_images[finished], canvas.finish(self._decode(latents, size)))
                 waiting.clear()
 
-    def _encode_source(self, request: GenerationRequest, attachments: Mapping[str, bytes]) -> EncodedImage | None:
-        """Encode the image that img2img starts from; None for txt2img."""
-        if request.source is None:
-            return None
-        data, size = attachments.get(request.source.image), request.computed
-        if data is None:
-            raise ImageError(f"the file of {request.source.image} is missing from the data folder; send it again")
-        pixels = to_network(fit_image(data, size.width, size.height))
-        encoder = self.network(VAE_ENCODER.name, size.width, size.height)
-        mean, log_variance = np.split(encoder.predict({"x": pixels})["latent"], 2, 1)
-        return EncodedImage(mean, np.exp(0.5 * np.clip(log_variance, -30, 20)))
+    def _latent_shape(self, size: Size) -> tuple[int, int, int, int]:
+        factor = self.manifest.vae_scale_factor
+        return 1, self.manifest.latent_channels, size.height // factor, size.width // factor
 
-    def _extra_channels(self, request: GenerationRequest, shape: tuple[int, ...]) -> NDArray[np.float16]:
+    def _guided_unet(self, request: GenerationRequest) -> GuidedUNet:
+        """Return the UNet for all images of a request."""
+        size, sampling = request.computed, request.sampling
+        conditioning = self._conditioner.conditioning(request)
+
+        def network(rows: int) -> Network:
+            return self.network(UNET.name, size.width, size.height, batch=rows, tokens=conditioning.tokens)
+
+        guidance = Guidance(sampling.guidance_scale)
+        return GuidedUNet(network, conditioning, guidance, self._extra_channels(size))
+
+    def _start(self, request: GenerationRequest, canvas: Canvas) -> Start:
+        return Start(None if canvas.source is None else self._encode(canvas.source), request.skipped_steps)
+
+    def _encode(self, pixels: Pixels) -> EncodedImage:
+        """Return the latents of an image, uint8 [H, W, 3]."""
+        height, width, _ = pixels.shape
+        encoder = self.network(VAE_ENCODER.name, width, height)
+        return EncodedImage.of(encoder.predict({"x": to_network(pixels)})["latent"], self.manifest.vae_scaling_factor)
+
+    def _extra_channels(self, size: Size) -> NDArray[np.float16]:
         """Return the channels that follow those of the noisy latents.
 
         An inpainting model takes a mask, here of the whole image, and the latents of the image without the masked part.
         Other models take no extra channels.
         """
+        shape = self._latent_shape(size)
         if not self.manifest.conditions.inpainting:
             return np.empty((1, 0, *shape[2:]), np.float16)
-        size = request.computed
         encoder = self.network(VAE_ENCODER.name, size.width, size.height)
         blank = np.zeros((1, 3, size.height, size.width), np.float16)
         mean, _ = np.split(encoder.predict({"x": blank})["latent"], 2, 1)
@@ -143,32 +149,20 @@ class StableDiffusion:
         return np.concatenate([mask, (mean * np.float32(self.manifest.vae_scaling_factor)).astype(np.float16)], 1)
 
     def _denoise(
-        self,
-        request: GenerationRequest,
-        conditioning: Conditioning,
-        extra_channels: NDArray[np.float16],
-        source: EncodedImage | None,
-        noise: ImageNoise,
+        self, request: GenerationRequest, predictor: Predictor, start: Start, noise: ImageNoise
     ) -> Iterator[Step]:
         """Yield the steps of one image."""
-        size, sampling = request.computed, request.sampling
-        rows = 2 if conditioning.guided else 1
-        unet = self.network(UNET.name, size.width, size.height, batch=rows, tokens=conditioning.tokens)
+        sampling = request.sampling
         scheduler = SCHEDULERS[sampling.scheduler].make(self._schedule, sampling.steps)
-        denoiser = Denoiser(unet, self._schedule, conditioning, sampling.guidance_scale, extra_channels)
-        if source is None:
-            yield from txt2img(denoiser, scheduler, noise)
-        else:
-            scaling_factor, first = self.manifest.vae_scaling_factor, first_call(request, scheduler)
-            yield from img2img(denoiser, scheduler, noise, source, scaling_factor, first)
+        latents = start.latents(scheduler, noise)
+        first_call = start.first_call(scheduler)
+        yield from denoise(predictor, self._schedule, scheduler, latents, first_call, noise.step)
 
-    def _decode(self, latents: Latents, request: GenerationRequest) -> Pixels:
-        """Return the image at the requested size."""
-        computed = request.computed
-        decoder = self.network(VAE_DECODER.name, computed.width, computed.height)
+    def _decode(self, latents: Latents, size: Size) -> Pixels:
+        """Return the image of latents at the computed size, uint8 [H, W, 3]. Raises NotFinite."""
+        decoder = self.network(VAE_DECODER.name, size.width, size.height)
         z = (latents / np.float32(self.manifest.vae_scaling_factor)).astype(np.float16)
         image = decoder.predict({"z": z})["image"]
         if not np.isfinite(image).all():
             raise NotFinite("the VAE decoder's output is not finite: its numbers overflowed")
-        pixels = to_pixels(image)
-        return pixels if request.size == computed else resize_pixels(pixels, request.size.width, request.size.height)
+        return to_pixels(image)

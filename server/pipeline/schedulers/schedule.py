@@ -87,6 +87,10 @@ class NoiseSchedule(SchedulerSettings):
         sigmas = np.interp(timesteps, np.arange(self.num_train_timesteps), self.sigmas)
         return np.append(sigmas, 0.0)
 
+    def sigma_at(self, timestep: float) -> float:
+        """Return the sigma at a (fractional) timestep."""
+        return float(np.interp(timestep, np.arange(self.num_train_timesteps), self.sigmas))
+
     def first_sigma(self, sigmas: Numbers) -> float:
         """Return the standard deviation of the starting noise, with latents as in `SigmaScheduler`."""
         top = float(sigmas.max())
@@ -102,7 +106,7 @@ class NoiseSchedule(SchedulerSettings):
 
     def denoised_at(self, timestep: float, prediction: Latents, model_input: Latents) -> Latents:
         """Return the denoised latents by a prediction for the UNet's input at a (fractional) timestep."""
-        sigma = float(self.sigmas_at(np.asarray([timestep]))[0])
+        sigma = self.sigma_at(timestep)
         root = (sigma**2 + 1) ** 0.5
         return self.denoised(prediction, model_input, 1 / root, sigma / root)
 

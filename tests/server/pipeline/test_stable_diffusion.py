@@ -25,9 +25,7 @@ from PIL import Image
 from converter.conversion.convert import convert
 from converter.errors import ManifestError
 from converter.options import ConvertOptions
-from converter.runtime import Feature
-from server.pipeline.conditioning import Conditioning
-from server.pipeline.denoiser import Denoiser, GeneratedImage, NotFinite, Step
+from server.pipeline.denoiser import GeneratedImage, NotFinite, Step, denoise
 from server.pipeline.images import ImageError
 from server.pipeline.noise import NumpyGenerator
 from server.pipeline.philox import PhiloxGenerator
@@ -218,18 +216,14 @@ def test_steps_are_counted_from_one_to_their_total(pair):
 
 def test_a_network_that_overflows_is_reported_at_its_step():
     class Overflowing:
-        def __init__(self):
-            self.inputs = {"sample": Feature("sample", (2, 4, 2, 2), np.dtype(np.float16))}
-
-        def predict(self, inputs):
-            return {"noise_pred": np.full((2, 4, 2, 2), np.inf, np.float32)}
+        def predict(self, noisy, moment):
+            return np.full((1, 4, 2, 2), np.inf, np.float32)
 
     schedule = NoiseSchedule(1000, 0.00085, 0.012, "scaled_linear", "leading", 1, False, prediction_type="epsilon")
     scheduler = SCHEDULERS["euler"].make(schedule, 3)
-    latents, nothing = np.zeros((1, 4, 2, 2), np.float32), np.zeros((1, 0, 2, 2), np.float16)
-    states = Conditioning({"encoder_hidden_states": np.zeros((2, 8, 1, 77), np.float16)}, tokens=77, guided=True)
+    latents = np.zeros((1, 4, 2, 2), np.float32)
     with pytest.raises(NotFinite, match="step 1 of 3"):
-        next(Denoiser(Overflowing(), schedule, states, 5, nothing).steps(scheduler, latents, 0, lambda: latents))
+        next(denoise(Overflowing(), schedule, scheduler, latents, 0, lambda: latents))
 
 
 def test_networks_of_a_size_are_loaded_when_it_is_first_asked_for(model_folder):

@@ -1,0 +1,50 @@
+"""Classifier-free guidance (Ho and Salimans 2022): how the predictions for a negative prompt and for prompts are combined."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Prediction = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """The guidance of a request.
+
+    scale: how far to go from the negative prompt's prediction towards the prompt's; at 1 the latter is the result.
+    first_sigma, last_sigma: guidance applies to noise levels from the last to the first (Kynkäänniemi et al. 2024), in
+        units of the ratio of noise to signal; None: no bound.
+    rescale: how far to bring the result's standard deviation back to the prompt's own (Lin et al. 2023, section 3.4).
+    """
+
+    scale: float
+    first_sigma: float | None = None
+    last_sigma: float | None = None
+    rescale: float = 0.0
+
+    def applies(self, sigma: float) -> bool:
+        """Return whether a step at this noise level is guided."""
+        below_first = self.first_sigma is None or sigma <= self.first_sigma
+        return below_first and (self.last_sigma is None or sigma >= self.last_sigma)
+
+    def combine(self, negative: Prediction, positives: Prediction, weights: tuple[float, ...]) -> Prediction:
+        """Return the guided prediction [1, C, h, w] from the negative one and one for each prompt, [N, C, h, w].
+
+        Each prompt counts by its weight, as in composable diffusion (Liu et al. 2022).
+        """
+        directions = (positives - negative) * np.asarray(weights, np.float32)[:, None, None, None]
+        guided = np.asarray(negative + np.float32(self.scale) * directions.sum(0, keepdims=True), np.float32)
+        return rescaled(guided, positives[:1], self.rescale) if self.rescale else guided
+
+
+def rescaled(guided: Prediction, positive: Prediction, share: float) -> Prediction:
+    """Return ``guided`` with its standard deviation moved by ``share`` (0 to 1) to that of ``positive``.
+
+    diffusers' rescale_noise_cfg.
+    """
+    # PyTorch's standard deviation has n - 1 in its denominator.
+    factor = positive.std(ddof=1) / guided.std(ddof=1)
+    return np.asarray(guided * np.float32(share * factor + (1 - share)), np.float32)
