@@ -25,7 +25,8 @@ from server.jobs.store import JobStore
 from server.models.installed import InstalledModels, UnknownModel
 from server.pipeline.cost import cost
 from server.pipeline.decoding.file import ImageError
-from server.pipeline.images import LARGE, as_attachment, is_whole_png, read_image
+from server.pipeline.encoding.encode import is_whole_png
+from server.pipeline.images import LARGE, as_attachment, read_image
 from server.pipeline.request import GenerationRequest, RequestError
 from server.security.rate import LOOPBACK
 

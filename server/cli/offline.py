@@ -19,7 +19,8 @@ from server.models.library import ready_model
 from server.models.memory import memory_budget
 from server.pipeline.decoding.file import ImageError
 from server.pipeline.denoiser import Step
-from server.pipeline.images import decode_image, encode_png
+from server.pipeline.encoding.encode import encode_png
+from server.pipeline.images import decode_image
 from server.pipeline.infotext import write_infotext
 from server.pipeline.loading import open_pipeline
 from server.pipeline.request import bind

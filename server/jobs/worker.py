@@ -36,7 +36,7 @@ from server.jobs.messages import (
 )
 from server.pipeline.decoding.file import ImageError
 from server.pipeline.denoiser import GeneratedImage, Step
-from server.pipeline.images import encode_png
+from server.pipeline.encoding.encode import encode_png
 from server.pipeline.infotext import write_infotext
 from server.pipeline.request import GenerationRequest
 

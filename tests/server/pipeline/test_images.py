@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from server.pipeline.decoding.file import ImageError
-from server.pipeline.images import decode_image, encode_png, resize_and_crop, to_network, to_pixels
+from server.pipeline.images import decode_image, resize_and_crop, to_network, to_pixels
 from tests.support.image_files import SIGNATURE, chunk, encoded, jpeg_with, tiff
 
 
@@ -78,14 +78,6 @@ def test_an_image_is_scaled_to_cover_and_cut_in_the_middle():
 def test_pixels_survive_the_way_through_the_networks_range():
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     np.testing.assert_allclose(to_pixels(to_network(pixels).astype(np.float32)), pixels, atol=1)
-
-
-@pytest.mark.parametrize("text", ["plain", "ünï", "日本語 🎈\nSteps: 3"])
-def test_a_png_carries_its_parameters(text):
-    pixels = np.zeros((4, 4, 3), np.uint8)
-    read = Image.open(io.BytesIO(encode_png(pixels, text)))
-    assert read.text["parameters"] == text
-    np.testing.assert_array_equal(np.asarray(read), pixels)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
