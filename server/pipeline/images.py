@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, _imaging
+from PIL import Image, ImageChops, ImageOps, _imaging
 
 from server.pipeline.decoding import jpeg, png, webp
-from server.pipeline.decoding.colors import converter, to_rgb
-from server.pipeline.decoding.file import ACCEPTED, ImageError, ImageFile, damaged
+from server.pipeline.decoding.colors import Convert, converter, to_rgb
+from server.pipeline.decoding.file import ACCEPTED, FIRST_SIDEWAYS, ImageError, ImageFile, damaged
 from server.pipeline.decoding.formats import name_of
 
 #: Images of more pixels are decoded one at a time, and reduced strip by strip; 4 megapixels take 16 MB.
@@ -30,8 +30,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-#: The first of them that swaps width and height.
-_FIRST_SIDEWAYS = 5
 _LONGEST_REASON = 80
 
 #: glibc's number of the parameter, for mallopt.
@@ -40,7 +38,11 @@ _M_MMAP_THRESHOLD = -3
 # back to the system in any process.
 _imaging.set_block_size(1 << 28)
 
+#: uint8 [H, W, 3], and [H, W].
 Pixels = NDArray[np.uint8]
+Gray = NDArray[np.uint8]
+#: Reads a strip of decoded pixels of a file; see `to_rgb`.
+_Read = Callable[[Image.Image, ImageFile, Convert | None], Image.Image]
 
 
 def read_image(data: bytes) -> ImageFile:
@@ -128,32 +130,75 @@ def _decoded(file: ImageFile, least: tuple[int, int] | None = None) -> Image.Ima
     return image
 
 
-def _strips(image: Image.Image, file: ImageFile) -> Iterator[tuple[int, Image.Image]]:
-    """Yield each strip's first row, and the strip as RGB."""
+def _strips(image: Image.Image, file: ImageFile, read: _Read = to_rgb) -> Iterator[tuple[int, Image.Image]]:
+    """Yield each strip's first row, and what is read of the strip."""
     convert = converter(file.profile, image.mode)
     rows = max(1, _STRIP_PIXELS // image.width)
     for top in range(0, image.height, rows):
         strip = image.crop((0, top, image.width, min(top + rows, image.height)))
-        yield top, to_rgb(strip, file, convert)
+        yield top, read(strip, file, convert)
 
 
 def _fit_large(file: ImageFile, width: int, height: int) -> Pixels:
-    """Do as `resize_and_crop` does, without a second copy of all pixels: first columns strip by strip, then rows.
+    """Do as `resize_and_crop` does, without a second copy of all pixels.
 
     Pillow takes the order that is faster; what is rounded in between makes a difference of 1 or 2 levels.
     """
-    if file.orientation >= _FIRST_SIDEWAYS:
-        width, height = height, width
+    return _fit(file, width, height, *file.upright, to_rgb, Image.Resampling.LANCZOS)
+
+
+def _fit(
+    file: ImageFile,
+    width: int,
+    height: int,
+    of_width: int,
+    of_height: int,
+    read: _Read,
+    resampling: Image.Resampling,
+) -> Pixels:
+    """Scale an image, which stands for one of ``of_width`` x ``of_height``, to cover a size, and crop it at the center.
+
+    First columns are scaled, strip by strip, then rows.
+    """
+    if file.orientation >= FIRST_SIDEWAYS:
+        width, height, of_width, of_height = height, width, of_height, of_width
     image = _decoded(file, (3 * width // 2, 3 * height // 2))
-    left, top, right, bottom = _crop_box(*image.size, width, height)
-    narrow = Image.new("RGB", (width, image.height))
-    for row, strip in _strips(image, file):
-        box = (left, 0, right, strip.height)
-        narrow.paste(strip.resize((width, strip.height), Image.Resampling.LANCZOS, box), (0, row))
+    across, down = image.width / of_width, image.height / of_height
+    left, top, right, bottom = _crop_box(of_width, of_height, width, height)
+    narrow: Image.Image | None = None
+    for row, strip in _strips(image, file, read):
+        if narrow is None:
+            narrow = Image.new(strip.mode, (width, image.height))
+        box = (left * across, 0, right * across, strip.height)
+        narrow.paste(strip.resize((width, strip.height), resampling, box), (0, row))
+    assert narrow is not None  # an image has a row
     del image
-    fitted = narrow.resize((width, height), Image.Resampling.LANCZOS, (0, top, width, bottom))
+    fitted = narrow.resize((width, height), resampling, (0, top * down, width, bottom * down))
     turn = _TURNS.get(file.orientation)
     return np.asarray(fitted if turn is None else fitted.transpose(turn))
+
+
+def _luminance(strip: Image.Image, file: ImageFile, convert: Convert | None) -> Image.Image:
+    """Return how white a strip is, transparent pixels not at all."""
+    return to_rgb(strip, file, convert, "black").convert("L")
+
+
+def _transparency(strip: Image.Image, file: ImageFile, convert: Convert | None) -> Image.Image:
+    """Return how transparent a strip is: as much as the ground shows through."""
+    on_white, on_black = (to_rgb(strip, file, convert, ground) for ground in ("white", "black"))
+    return ImageChops.difference(on_white, on_black).getchannel(0)
+
+
+def fit_mask(file: ImageFile, image: tuple[int, int], width: int, height: int, *, transparent: bool = False) -> Gray:
+    """Return a mask at the size that its image is fitted to (see `fit_image`), uint8 [height, width].
+
+    image: the width and height of the upright image that it belongs to. A mask of another size is first stretched to it.
+    transparent: a pixel counts by its transparency (OpenAI's masks), instead of by its luminance; there, transparent pixels
+        are black.
+
+    Scaled without Lanczos's ripples, which would repaint a little beside every edge. Raises ImageError.
+    """
+    return _fit(file, width, height, *image, _transparency if transparent else _luminance, Image.Resampling.BILINEAR)
 
 
 def _crop_box(width: int, height: int, to_width: int, to_height: int) -> tuple[float, float, float, float]:

@@ -1,4 +1,4 @@
-"""Converts colors by an image's ICC profile, and puts transparency on white."""
+"""Converts colors by an image's ICC profile, and puts transparency on a ground."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _SPACES = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK"}
 Convert = Callable[[Image.Image], Image.Image]
 
 
-def to_rgb(image: Image.Image, file: ImageFile, convert: Convert | None) -> Image.Image:
-    """Return decoded pixels of the file as RGB with 8 bits, on white; ``convert`` is the file's `converter`."""
+def to_rgb(image: Image.Image, file: ImageFile, convert: Convert | None, ground: str = "white") -> Image.Image:
+    """Return decoded pixels of the file as RGB with 8 bits, on a ground; ``convert`` is the file's `converter`."""
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
     visible = None if file.transparent is None else _visible(np.asarray(image), file.transparent)
@@ -37,7 +37,7 @@ def to_rgb(image: Image.Image, file: ImageFile, convert: Convert | None) -> Imag
     if image.mode not in ("LA", "RGBA"):
         image.putalpha(alpha)
     image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", image.size, ground), image).convert("RGB")
 
 
 def converter(profile: bytes | None, mode: str) -> Convert | None:

@@ -16,6 +16,9 @@ ACCEPTED = (
 #: Bytes of EXIF or XMP, as unpacked, and of a color profile; what is longer is ignored.
 LONGEST_TEXT, LONGEST_PROFILE = 1 << 16, 1 << 22
 
+#: The first of EXIF's orientations that swaps width and height.
+FIRST_SIDEWAYS = 5
+
 Format = Literal["PNG", "JPEG", "WEBP"]
 Parts = tuple[memoryview | bytes, ...]
 
@@ -57,6 +60,11 @@ class ImageFile:
     def pixels(self) -> int:
         """The number of pixels."""
         return self.width * self.height
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """Width and height once the image is turned upright."""
+        return (self.height, self.width) if self.orientation >= FIRST_SIDEWAYS else (self.width, self.height)
 
     def __post_init__(self) -> None:
         if max(self.width, self.height) > LONGEST_SIDE or self.pixels > MOST_PIXELS or self.pixels < 1:
