@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeAlias, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -13,9 +13,11 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     FailFast,
+    Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     ValidationInfo,
+    create_model,
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
@@ -69,6 +71,11 @@ def value_and_reason(finding: Mapping[str, Any]) -> tuple[Any, str]:
     """Return the rejected value and what is accepted, from one of pydantic's findings."""
     value = finding["input"]
     return LongText(len(value)) if finding["type"] == "string_too_long" else value, accepted_by(finding)
+
+
+def path_of(finding: Mapping[str, Any]) -> str:
+    """Return the field that one of pydantic's findings is about, such as ``steps`` or ``controls.0.weight``."""
+    return ".".join(map(str, finding["loc"]))
 
 
 #: The context of a validation that reads a stored request. It was accepted once, by limits that may have been others.
@@ -203,6 +210,35 @@ class Count(_Length):
 
 
 @dataclass(frozen=True)
+class Items(_Length):
+    """A list of up to ``most`` parts, which a form has as JSON. ``each`` is the singular; their attachments are named by it."""
+
+    most: int
+    each: str
+
+    def accepts(self, value: Any) -> bool:
+        """Return whether so many parts are accepted; what is no list is left to the field's type."""
+        return not isinstance(value, list | tuple) or len(value) <= self.most
+
+    def _checked(self, value: _T) -> _T:
+        return super()._checked(_parsed(value) if isinstance(value, str) else value)
+
+    def add_to(self, schema: dict[str, Any]) -> None:
+        """Write the number of items."""
+        schema["maxItems"] = self.most
+
+    def __str__(self) -> str:
+        return f"up to {self.most} {self.each}s"
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"a list of objects as JSON ({error})") from error
+
+
+@dataclass(frozen=True)
 class FromModel:
     """The field's default depends on the model; ``value`` reads it from the manifest."""
 
@@ -233,6 +269,9 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+_PartType: TypeAlias = type[Part]
+
+
 @dataclass(frozen=True)
 class RequestField:
     """A field that clients set. ``part`` is the request's attribute that contains it; None if the request itself does."""
@@ -251,17 +290,25 @@ class RequestField:
         return Annotated[(self.info.annotation, *self.info.metadata)] if self.info.metadata else self.info.annotation
 
     @property
-    def python_type(self) -> Any:
-        """The type of the value, or of a list's values."""
-        inner = self.info.annotation
-        while (origin := get_origin(inner)) is not None:
-            inner = next(a for a in get_args(inner) if a is not type(None)) if origin in _WRAPPERS else origin
-        return inner
-
-    @property
     def is_list(self) -> bool:
         """Whether the field has several values."""
         return "tuple" in str(self.info.annotation)
+
+    @property
+    def item(self) -> _PartType | None:
+        """The part that the field is a list of; None for a single value and a list of values."""
+        kinds = get_args(self.info.annotation)
+        return next((k for k in kinds if isinstance(k, type) and issubclass(k, Part)), None)
+
+    @property
+    def item_fields(self) -> tuple[RequestField, ...]:
+        """The fields of each item; none for a single value and a list of values."""
+        return () if self.item is None else tuple(fields_of(self.item))
+
+    @property
+    def is_attachment(self) -> bool:
+        """Whether the field is an attachment's name."""
+        return self.find(Attachment) is not None
 
     @property
     def about(self) -> str:
@@ -270,21 +317,84 @@ class RequestField:
         return f"{self.info.description}{'' if accepted is None else f' ({accepted})'}"
 
 
-_WRAPPERS = (Union, UnionType, Annotated, tuple)
-
-
 def _part_of(info: FieldInfo) -> type[Part] | None:
     kinds = (info.annotation, *get_args(info.annotation))
     return next((k for k in kinds if isinstance(k, type) and issubclass(k, Part)), None)
 
 
 def fields_of(request: type[Part]) -> Iterator[RequestField]:
-    """Yield the fields that clients may set; a part's fields take the place of the part."""
+    """Yield the fields that clients may set. A part's fields take the place of the part; a list of parts is one field."""
     for name, info in request.model_fields.items():
-        part = _part_of(info)
-        if any(isinstance(m, Derived) for m in info.metadata):
+        field = RequestField(name, None, info)
+        part = None if field.find(Items) else _part_of(info)
+        if field.find(Derived):
             continue
         if part is None:
-            yield RequestField(name, None, info)
+            yield field
         else:
             yield from (RequestField(inner, name, inner_info) for inner, inner_info in part.model_fields.items())
+
+
+def values_of(request: Part, fields: Iterable[RequestField]) -> dict[str, Any]:
+    """Return a request's values of these fields, by name, without attachments and None."""
+    values: dict[str, Any] = {}
+    for field in fields:
+        part = request if field.part is None else getattr(request, field.part)
+        value = None if part is None or field.is_attachment else getattr(part, field.name)
+        if field.item is not None:
+            value = [values_of(item, field.item_fields) for item in value or ()]
+        if value is not None:
+            values[field.name] = value
+    return values
+
+
+def asked_fields(
+    fields: Iterable[RequestField],
+    base: type[BaseModel],
+    attachment: Any = str,
+    required: Callable[[RequestField], bool] = lambda field: field.name == "prompt",
+) -> dict[str, Any]:
+    """Return definitions for pydantic's ``create_model`` of fields as clients send them: only the prompt is required.
+
+    A field that is left out, or null, takes its default when the request is bound. ``base`` is the class of lists' items,
+    ``attachment`` the type in which attachments are sent.
+    """
+    definitions: dict[str, Any] = {}
+    for field in fields:
+        asked = attachment if field.is_attachment else field.type
+        if field.item is not None:
+            items = asked_fields(field.item_fields, base, attachment, lambda f: f.info.is_required())
+            item = create_model(field.item.__name__, __base__=base, __doc__=field.item.__doc__, **items)
+            asked = Annotated[(tuple[item, ...], FIRST_ONLY, *field.info.metadata)]
+        is_required = required(field)
+        definitions[field.name] = (
+            asked if is_required else asked | None,
+            Field(... if is_required else None, description=field.info.description),
+        )
+    return definitions
+
+
+def without_attachments(
+    fields: Iterable[RequestField], values: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Return a request's values with the names of its attachments in place of their bytes, and the bytes by name.
+
+    An attachment is named as its field is; that of a list's item also by the item: ``control_0_image``.
+    """
+    attachments: dict[str, bytes] = {}
+
+    def named(fields: Iterable[RequestField], values: Mapping[str, Any], start: str) -> dict[str, Any]:
+        result = dict(values)
+        for field in fields:
+            value, items = values.get(field.name), field.find(Items)
+            if value is None:
+                continue
+            if items is not None:
+                parts = ((f"{start}{items.each}_{i}_", item) for i, item in enumerate(value))
+                result[field.name] = [named(field.item_fields, item, prefix) for prefix, item in parts]
+            elif field.is_attachment:
+                result[field.name] = start + field.name
+                attachments[start + field.name] = value
+        return result
+
+    return named(fields, values, ""), attachments

@@ -32,9 +32,12 @@ from server.pipeline.fields import (
     Whole,
     Wholes,
     Within,
+    asked_fields,
     fields_of,
+    path_of,
     unless_stored,
     value_and_reason,
+    values_of,
 )
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule, UnknownScheduler, find_scheduler, usable_schedulers
 
@@ -222,9 +225,7 @@ class GenerationRequest(Part):
 
     def values(self) -> dict[str, Any]:
         """Return the values of the fields that clients set, by name, without attachments and None."""
-        parts: dict[str | None, Any] = {None: self, **{name: getattr(self, name) for name in type(self).model_fields}}
-        values = {f.name: getattr(parts[f.part], f.name) for f in FIELDS if parts[f.part] and not f.find(Attachment)}
-        return {name: value for name, value in values.items() if value is not None}
+        return values_of(self, FIELDS)
 
 
 def read_request(text: str) -> GenerationRequest | None:
@@ -239,23 +240,13 @@ def read_request(text: str) -> GenerationRequest | None:
 FIELDS: tuple[RequestField, ...] = tuple(fields_of(GenerationRequest))
 
 
-def asked_fields(fields: Sequence[RequestField]) -> dict[str, Any]:
-    """Return definitions for pydantic's ``create_model`` of fields as clients send them: only the prompt is required.
+class _Sent(BaseModel):
+    """Fields as a dialect hands them over."""
 
-    A field that is left out, or null, takes its default when the request is bound.
-    """
-    definitions: dict[str, Any] = {}
-    for field in fields:
-        required = field.name == "prompt"
-        default = ... if required else None
-        definitions[field.name] = (
-            field.type if required else field.type | None,
-            Field(default, description=field.info.description),
-        )
-    return definitions
+    model_config = ConfigDict(extra="forbid")
 
 
-_Asked: type[BaseModel] = create_model("_Asked", __config__=ConfigDict(extra="forbid"), **asked_fields(FIELDS))
+_Asked: type[BaseModel] = create_model("_Asked", __base__=_Sent, **asked_fields(FIELDS, _Sent))
 
 
 def defaults(manifest: Manifest) -> dict[str, Any]:
@@ -276,7 +267,7 @@ def _validated(values: Mapping[str, Any]) -> dict[str, Any]:
         return _Asked.model_validate(values).model_dump(exclude_none=True)
     except ValidationError as error:
         first = error.errors()[0]
-        raise RequestError(str(first["loc"][0]), *value_and_reason(first)) from error
+        raise RequestError(path_of(first), *value_and_reason(first)) from error
 
 
 def _drawn(seed: int | None) -> int:
@@ -357,8 +348,9 @@ def bind(manifest: Manifest, model: str | None = None, **fields: Any) -> Generat
             parts.setdefault(field.part, {})[field.name] = values[field.name]
     if "image" not in sent:
         del parts["source"]
+    lists = {field.name: values[field.name] for field in FIELDS if field.item is not None and field.name in values}
     computed = computed_size(Size(**parts["size"]), manifest.sizes)
-    request = GenerationRequest.model_validate({"model": values["model"], "computed": computed, **parts})
+    request = GenerationRequest.model_validate({"model": values["model"], "computed": computed, **parts, **lists})
     _check_schedule(request, manifest)
     _check_strength(request)
     return request

@@ -11,8 +11,8 @@ from server.api.image_json import EncodedImage, decode_base64
 from server.api.request_body import RequestBody
 from server.events import Status
 from server.jobs.job import PRIORITIES, Priority
-from server.pipeline.fields import Attachment, RequestField
-from server.pipeline.request import FIELDS, asked_fields
+from server.pipeline.fields import Attachment, RequestField, asked_fields
+from server.pipeline.request import FIELDS
 
 
 class _Submission(RequestBody):
@@ -53,7 +53,7 @@ def _schema(
     name: str, about: str, fields: Iterable[RequestField], base: type[_Submission] = _Submission, **more: Any
 ) -> type[_Submission]:
     """Return a flat schema of these request fields; all but the prompt default to the model's own value."""
-    return create_model(name, __base__=base, __doc__=about, **asked_fields(list(fields)), **more)
+    return create_model(name, __base__=base, __doc__=about, **asked_fields(fields, RequestBody), **more)
 
 
 if TYPE_CHECKING:
