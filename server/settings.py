@@ -130,6 +130,9 @@ class Settings(BaseSettings):
         description="Gigabytes of memory that models may use; if not set, chosen for the machine",
     )
     previews: bool = Field(True, description="Show small previews of an image while it is made")
+    mark_images: bool = Field(
+        True, description="Have every image say that a model made it (IPTC Digital Source Type, in XMP)"
+    )
     log_format: Literal["text", "json"] = Field(
         "text", description="Format of the log's lines: text for people, json for programs"
     )

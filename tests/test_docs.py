@@ -18,7 +18,7 @@ from server.settings import Settings
 _ROOT = Path(__file__).resolve().parent.parent
 _PAGES = {
     str(path.relative_to(_ROOT)): path.read_text(encoding="utf-8")
-    for path in [*_ROOT.glob("*.md"), *_ROOT.glob("docs/*.md"), *_ROOT.glob("demo/*.md")]
+    for path in [*_ROOT.glob("*.md"), *_ROOT.glob("docs/**/*.md"), *_ROOT.glob("demo/*.md")]
 }
 _DOCUMENT = json.loads(document())
 

@@ -15,8 +15,6 @@ from server.security.rate import client_of
 
 Answers = dict[int | str, dict[str, Any]]
 
-PNG: dict[str, Any] = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
-
 
 # All are asynchronous: FastAPI runs a plain function in a thread, which takes longer than reading a job's row.
 async def _queue(request: Request) -> JobQueue:

@@ -19,9 +19,8 @@ from server.models.library import ready_model
 from server.models.memory import memory_budget
 from server.pipeline.decoding.file import ImageError
 from server.pipeline.denoiser import Step
-from server.pipeline.encoding.encode import encode_png
+from server.pipeline.encoding.finished import finished_png
 from server.pipeline.images import decode_image
-from server.pipeline.infotext import write_infotext
 from server.pipeline.loading import open_pipeline
 from server.pipeline.request import bind
 from server.settings import Settings
@@ -158,7 +157,8 @@ def generate(settings: Settings, fields: Mapping[str, Any], files: Mapping[str, 
             if isinstance(event, Step):
                 bar.show(f"image {event.image + 1} of {request.seeds.n}", event.index, event.total)
                 continue
-            _write(targets[event.index], encode_png(event.pixels, write_infotext(request, model.manifest, event.seeds)))
+            png = finished_png(event, request, model.manifest, mark=settings.mark_images)
+            _write(targets[event.index], png)
             written.append(f"{targets[event.index]} (seed {event.seeds.seed})")
     finally:
         bar.close()

@@ -33,6 +33,7 @@ class WorkerSettings:
     extra: model folders that are not in ``data_dir``.
     memory_budget: bytes that the loaded networks' weights may take; None for no limit.
     previews: whether the worker makes previews.
+    mark_images: whether images say that a model made them.
     precision: how the networks compute (see `converter.runtime.load`).
     """
 
@@ -41,6 +42,7 @@ class WorkerSettings:
     extra: tuple[Path, ...] = ()
     memory_budget: int | None = None
     previews: bool = True
+    mark_images: bool = True
     precision: str = "fast"
 
 
@@ -70,4 +72,10 @@ def start_worker(pipe: Connection, settings: WorkerSettings) -> None:
         return pipeline
 
     parents = (models.root, settings.data_dir, *(folder.parent for folder in settings.extra))
-    work(pipe, open_model, previews=settings.previews, without_paths=partial(told, parents=parents, log=log))
+    work(
+        pipe,
+        open_model,
+        previews=settings.previews,
+        mark_images=settings.mark_images,
+        without_paths=partial(told, parents=parents, log=log),
+    )

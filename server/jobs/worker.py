@@ -36,8 +36,7 @@ from server.jobs.messages import (
 )
 from server.pipeline.decoding.file import ImageError
 from server.pipeline.denoiser import GeneratedImage, Step
-from server.pipeline.encoding.encode import encode_png
-from server.pipeline.infotext import write_infotext
+from server.pipeline.encoding.finished import finished_png
 from server.pipeline.request import GenerationRequest
 
 log = logging.getLogger("anemone.worker")
@@ -85,9 +84,14 @@ class _Unavailable(AnemoneError):
 
 class _Worker:
     def __init__(
-        self, pipe: Connection, open_model: OpenModel, previews: bool, without_paths: TellWithoutPaths
+        self,
+        pipe: Connection,
+        open_model: OpenModel,
+        previews: bool,
+        mark_images: bool,
+        without_paths: TellWithoutPaths,
     ) -> None:
-        self._pipe, self._open, self._previews = pipe, open_model, previews
+        self._pipe, self._open, self._previews, self._mark_images = pipe, open_model, previews, mark_images
         self._without_paths = without_paths
         self._waiting: deque[Run | Load | Unload] = deque()
         self._cancelled: set[str] = set()
@@ -204,8 +208,7 @@ class _Worker:
             for event in events:
                 self._listen(run.job_id)
                 if isinstance(event, GeneratedImage):
-                    text = write_infotext(run.request, model.manifest, event.seeds)
-                    png = encode_png(event.pixels, text)
+                    png = finished_png(event, run.request, model.manifest, mark=self._mark_images)
                     self._pipe.send(Finished(run.job_id, event.index, event.seeds.seed, png))
                     continue
                 preview = None
@@ -215,10 +218,15 @@ class _Worker:
 
 
 def work(
-    pipe: Connection, open_model: OpenModel, *, previews: bool = True, without_paths: TellWithoutPaths = str
+    pipe: Connection,
+    open_model: OpenModel,
+    *,
+    previews: bool = True,
+    mark_images: bool = True,
+    without_paths: TellWithoutPaths = str,
 ) -> None:
     """Carry out commands until Stop, or until the other end of the pipe is closed; the worker process's main function."""
     try:
-        _Worker(pipe, open_model, previews, without_paths).serve()
+        _Worker(pipe, open_model, previews, mark_images, without_paths).serve()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the HTTP process is gone

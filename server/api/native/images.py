@@ -9,11 +9,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from server.api.dependencies import PNG, Answers, Client, Generation, IdempotencyKey, Memory, RetryCount, is_retry
+from server.api.dependencies import Answers, Client, Generation, IdempotencyKey, Memory, RetryCount, is_retry
 from server.api.dialect import body_limit
 from server.api.errors import require
 from server.api.native import PREFIX
 from server.api.native.errors import error
+from server.api.native.image_answer import CONTENT, NOT_ACCEPTABLE, Accept, Encoding, encoding_of, image_headers
 from server.api.native.jobs import job_response, job_url
 from server.api.native.schemas import ATTACHMENTS, Img2Img, Img2ImgJson, JobOut, Txt2Img
 from server.api.native.upload import Upload, json_only, read_upload
@@ -26,12 +27,13 @@ router = APIRouter(prefix=PREFIX, tags=["native"])
 
 _MAKING: Answers = {
     200: {
-        "description": "The finished image; with n above 1, the finished job as JSON",
-        "content": {**PNG, "application/json": {"schema": {"$ref": "#/components/schemas/JobOut"}}},
+        "description": "The finished image; the finished job as JSON with n above 1, or if the Accept header asks for JSON",
+        "content": {**CONTENT, "application/json": {"schema": {"$ref": "#/components/schemas/JobOut"}}},
     },
     202: {"model": JobOut, "description": "The job, if the request has `Prefer: respond-async`"},
     400: error("The body cannot be parsed"),
     403: error("`priority` is `high`, and the client is on another machine"),
+    **NOT_ACCEPTABLE,
     409: error("The job was cancelled before it finished"),
     404: error("The image's file is missing from the data folder"),
     410: error("The job has expired"),
@@ -58,6 +60,7 @@ class _Submit:
     prefer: Prefer = None
     key: IdempotencyKey = None
     retries: RetryCount = None
+    accept: Accept = None
 
     @property
     def wants_job(self) -> bool:
@@ -76,8 +79,17 @@ async def _fingerprint(path: str, upload: Upload) -> str:
     return await run_in_threadpool(fingerprint_of, path, upload.fields, upload.attachments)
 
 
-async def _submitted(service: Service, submit: _Submit, path: str, upload: Upload) -> Accepted:
+@dataclass(frozen=True)
+class _Submitted:
+    """An accepted request, and the encoding of its image; None: the answer is the job as JSON."""
+
+    accepted: Accepted
+    encoding: Encoding | None
+
+
+async def _submitted(service: Service, submit: _Submit, path: str, upload: Upload) -> _Submitted:
     """Submit an uploaded request; raise RequestError or ApiError if something in it is wrong."""
+    encoding = None if submit.wants_job else encoding_of(submit.accept, None, None, json=True)
     model = require(await service.bind(upload.fields["model"]))
     fingerprint = await _fingerprint(path, upload)
     fields = {**upload.fields, "model": model.name, **{name: name for name in upload.attachments}}
@@ -89,10 +101,11 @@ async def _submitted(service: Service, submit: _Submit, path: str, upload: Uploa
         fingerprint=fingerprint,
         is_retry=is_retry(submit.retries),
     )
-    return require(await service.submit(model, bind(model.manifest, **fields), options))
+    return _Submitted(require(await service.submit(model, bind(model.manifest, **fields), options)), encoding)
 
 
-async def _answer(service: Service, submit: _Submit, accepted: Accepted) -> Response:
+async def _answer(service: Service, submit: _Submit, submitted: _Submitted) -> Response:
+    accepted, encoding = submitted.accepted, submitted.encoding
     job_id = accepted.job_id
     repeat = {"Idempotent-Replayed": "true"} if accepted.is_repeat else {}
     if submit.wants_job:
@@ -100,11 +113,12 @@ async def _answer(service: Service, submit: _Submit, accepted: Accepted) -> Resp
         return job_response(require(service.job(job_id)), 202, headers)
     job = require(await service.result(job_id))
     headers = {"X-Anemone-Job": job_id, "Content-Location": job_url(job_id), **repeat}
-    if len(job.images) > 1:
+    if encoding is None or len(job.images) > 1:
         return job_response(job, 200, headers)
-    headers |= {"X-Anemone-Seed": str(job.images[0].seed)}
-    png = require(await service.image(job, job.images[0].index))
-    return Response(png, 200, headers, "image/png")
+    (image,) = job.images
+    headers |= {"X-Anemone-Seed": str(image.seed), **image_headers(job, image.index, encoding)}
+    data = require(await service.image(job, image, encoding.to, encoding.quality))
+    return Response(data, 200, headers, encoding.to.media_type)
 
 
 @router.post(
@@ -115,9 +129,9 @@ async def _answer(service: Service, submit: _Submit, accepted: Accepted) -> Resp
     summary="Make an image from a prompt",
 )
 async def txt2img(body: Txt2Img, request: Request, service: Generation, submit: Submit) -> Response:
-    """Returns the PNG when it is finished. With `Prefer: respond-async`, immediately answers 202 with a job."""
-    accepted = await _submitted(service, submit, request.url.path, Upload(body.model_dump()))
-    return await _answer(service, submit, accepted)
+    """Returns the image when it is finished. With `Prefer: respond-async`, immediately answers 202 with a job."""
+    submitted = await _submitted(service, submit, request.url.path, Upload(body.model_dump()))
+    return await _answer(service, submit, submitted)
 
 
 def _form() -> dict[str, Any]:
@@ -159,5 +173,5 @@ async def img2img(request: Request, service: Generation, submit: Submit, memory:
     """Takes the image as a multipart file or as base64 in JSON, scales it to cover the size, and crops it to the size."""
     async with memory.reserve(request.scope):
         # The upload is on disk afterwards, and not kept in memory while the client waits for its image.
-        accepted = await _submitted(service, submit, request.url.path, await read_upload(request))
-    return await _answer(service, submit, accepted)
+        submitted = await _submitted(service, submit, request.url.path, await read_upload(request))
+    return await _answer(service, submit, submitted)

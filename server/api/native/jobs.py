@@ -5,13 +5,22 @@ from __future__ import annotations
 import time
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Header, Query, Response
 from pydantic import Field
 
-from server.api.dependencies import PNG, Answers, Generation, Queue
+from server.api.dependencies import Answers, Generation, Queue
 from server.api.errors import require
 from server.api.native import PREFIX
 from server.api.native.errors import error
+from server.api.native.image_answer import (
+    CONTENT,
+    NOT_ACCEPTABLE,
+    Asked,
+    encoding_of,
+    has_tag,
+    image_headers,
+    image_tag,
+)
 from server.api.native.schemas import JobErrorOut, JobImageOut, JobOut, JobsOut, ProgressOut, TimingsOut
 from server.api.sse import Snapshot, TakeSnapshot, add_event_route
 from server.events import OPEN, Status
@@ -129,14 +138,32 @@ def cancel(job_id: str, service: Generation) -> Response:
 
 @router.get(
     "/jobs/{job_id}/images/{index}",
-    responses={200: {"content": PNG, "description": "The image"}, **_ABSENT},
+    responses={
+        200: {"content": CONTENT, "description": "The image"},
+        304: {"description": "The client has this image: `If-None-Match` names its ETag"},
+        **NOT_ACCEPTABLE,
+        **_ABSENT,
+    },
     response_class=Response,
     summary="Get a job's image",
 )
-async def job_image(job_id: str, index: int, service: Generation) -> Response:
-    """Returns the PNG; its `parameters` text says how to make it again on this machine. Images are numbered from 0."""
-    png = require(await service.image(require(service.job(job_id)), index))
-    return Response(png, media_type="image/png")
+async def job_image(
+    job_id: str, index: int, service: Generation, asked: Asked, if_none_match: Annotated[str | None, Header()] = None
+) -> Response:
+    """Returns the image as PNG, JPEG or WebP; its parameters say how to make it again on this machine.
+
+    Images are numbered from 0. They are stored as PNG, without loss, and encoded for each answer.
+    """
+    job = require(service.job(job_id))
+    image = require(service.stored_image(job, index))
+    encoding = encoding_of(asked.accept, asked.format, asked.quality)
+    assert encoding is not None  # only images are offered
+    tag = image_tag(image, encoding)
+    headers = {"ETag": tag, **image_headers(job, index, encoding)}
+    if has_tag(if_none_match, tag):
+        return Response(status_code=304, headers=headers)
+    data = require(await service.image(job, image, encoding.to, encoding.quality))
+    return Response(data, 200, headers, encoding.to.media_type)
 
 
 async def _snapshots(service: Generation) -> TakeSnapshot:

@@ -90,7 +90,7 @@ class JobImageOut(BaseModel):
 
     index: int = Field(description="From 0")
     seed: int
-    url: str = Field(description="The PNG's path")
+    url: str = Field(description="The image's path")
 
 
 class JobErrorOut(BaseModel):

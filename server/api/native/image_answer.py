@@ -1,0 +1,100 @@
+"""Answers with an image in the format that the client wants: the one it asks for, or the one that it accepts most gladly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Query
+
+from server.api.accept import preferred
+from server.api.dependencies import Answers
+from server.api.native.errors import error
+from server.errors import ApiError, quoted
+from server.jobs.job import Job, JobImage
+from server.pipeline.encoding.formats import FORMATS, USUAL_QUALITY, OutputFormat
+from server.pipeline.fields import OneOf, Within
+from server.pipeline.request import RequestError
+
+JSON = "application/json"
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+#: An image in the OpenAPI document.
+CONTENT: dict[str, Any] = {each.media_type: _BINARY for each in FORMATS.values()}
+NOT_ACCEPTABLE: Answers = {
+    406: error("The Accept header takes none of the types that there are; the message names them")
+}
+_BY_MEDIA_TYPE = {each.media_type: each for each in FORMATS.values()}
+
+FormatName = Annotated[str, OneOf(tuple(FORMATS))]
+Quality = Annotated[int, Within(1, 100)]
+Accept = Annotated[
+    str | None,
+    Header(description="The types of images that the client takes; PNG goes before others that it takes equally"),
+]
+
+
+def accepted_type(accept: str | None, offered: tuple[str, ...]) -> str:
+    """Return the media type to answer with; raise ApiError 406 if the client takes none of those offered."""
+    chosen = preferred(accept, offered)
+    if chosen is None:
+        listed = ", ".join(offered)
+        message = f"the Accept header is {quoted(accept)}; accepted: {listed}, or ranges that have one of them"
+        raise ApiError(406, "not_acceptable", message, field="Accept", value=accept, accepted=listed)
+    return chosen
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The format and the quality (1 to 100; None: the usual one, or none) to answer with."""
+
+    to: OutputFormat
+    quality: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.quality is not None and not self.to.lossy:
+            lossy = ", ".join(each.name for each in FORMATS.values() if each.lossy)
+            raise RequestError("quality", self.quality, f"leave it out for {self.to.name}; it belongs to {lossy}")
+
+
+def encoding_of(accept: str | None, name: str | None, quality: int | None, *, json: bool = False) -> Encoding | None:
+    """Return the encoding: the format of this name, or else what the client accepts; None: JSON, if that is offered, too.
+
+    Raises ApiError 406, and RequestError for a quality without use.
+    """
+    if name is not None:
+        return Encoding(FORMATS[name], quality)
+    chosen = accepted_type(accept, (*_BY_MEDIA_TYPE, JSON) if json else tuple(_BY_MEDIA_TYPE))
+    return None if chosen == JSON else Encoding(_BY_MEDIA_TYPE[chosen], quality)
+
+
+@dataclass(frozen=True)
+class EncodingAsked:
+    """What a request for a stored image says of its encoding. A ``format`` goes before the Accept header."""
+
+    accept: Accept = None
+    format: Annotated[FormatName | None, Query(description="If left out, as the Accept header says")] = None
+    quality: Annotated[
+        Quality | None, Query(description=f"Of JPEG and WebP, 1 to 100; {USUAL_QUALITY} if left out")
+    ] = None
+
+
+Asked = Annotated[EncodingAsked, Depends()]
+
+
+def image_tag(image: JobImage, encoding: Encoding) -> str:
+    """Return the ETag of a stored image as it is encoded: a file's name is random, and its content never changes."""
+    quality = "" if encoding.quality is None else f"-{encoding.quality}"
+    return f'"{Path(image.file).stem}-{encoding.to.name}{quality}"'
+
+
+def has_tag(if_none_match: str | None, tag: str) -> bool:
+    """Return whether an If-None-Match header names the tag, or any."""
+    known = [word.strip().removeprefix("W/") for word in (if_none_match or "").split(",")]
+    return tag in known or "*" in known
+
+
+def image_headers(job: Job, index: int, encoding: Encoding) -> dict[str, str]:
+    """Return the headers of an image's answer besides its type."""
+    name = f"{job.id}-{index}{encoding.to.suffixes[0]}"
+    return {"Vary": "Accept", "Content-Disposition": f'inline; filename="{name}"'}

@@ -1,0 +1,136 @@
+"""Images in the format that a client asks for or accepts."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.a1111_images import read_parameters
+from tests.support.live_server import enqueue, over
+
+IMAGE = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}
+
+
+def make(client: httpx.Client, accept: str, **fields: Any) -> httpx.Response:
+    body = {"prompt": "a circle", "seed": 7, **fields}
+    return client.post("/api/v1/txt2img", json=body, headers={"Accept": accept})
+
+
+@pytest.fixture(scope="module")
+def stored(client: httpx.Client) -> str:
+    """The path of an image that is stored."""
+    job = over(client, enqueue(client, "a circle", seed=7)["id"])
+    return str(job["images"][0]["url"])
+
+
+@pytest.mark.parametrize("media_type", IMAGE)
+def test_an_image_is_made_in_the_accepted_format(client: httpx.Client, media_type: str) -> None:
+    answer = make(client, media_type)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == media_type
+    assert answer.headers["vary"] == "Accept"
+    image = Image.open(io.BytesIO(answer.content))
+    assert (image.format, image.size) == (IMAGE[media_type], (64, 64))
+    words = read_parameters(answer.content)
+    assert words is not None
+    assert words.startswith("a circle\nSteps: 3, ")
+    assert b"digitalsourcetype/trainedAlgorithmicMedia" in answer.content
+
+
+def test_a_client_that_accepts_everything_gets_png(client: httpx.Client) -> None:
+    assert make(client, "*/*").headers["content-type"] == "image/png"
+
+
+def test_a_client_that_asks_for_json_gets_the_finished_job(client: httpx.Client) -> None:
+    answer = make(client, "application/json")
+    assert answer.headers["content-type"] == "application/json"
+    assert (answer.json()["status"], len(answer.json()["images"])) == ("succeeded", 1)
+
+
+def test_a_client_that_accepts_no_image_is_told_what_there_is_before_anything_is_made(client: httpx.Client) -> None:
+    before = client.get("/api/v1/jobs").json()["jobs"][:1]
+    answer = make(client, "text/html, image/avif")
+    assert answer.status_code == 406
+    error = answer.json()["error"]
+    assert (error["code"], error["field"]) == ("not_acceptable", "Accept")
+    assert error["accepted"] == "image/png, image/webp, image/jpeg, application/json"
+    assert client.get("/api/v1/jobs").json()["jobs"][:1] == before
+
+
+def test_a_job_is_accepted_whatever_the_types(client: httpx.Client) -> None:
+    headers = {"Accept": "application/json", "Prefer": "respond-async"}
+    assert client.post("/api/v1/txt2img", json={"prompt": "a"}, headers=headers).status_code == 202
+
+
+@pytest.mark.parametrize("media_type", IMAGE)
+def test_a_stored_image_is_encoded_as_it_is_accepted(client: httpx.Client, stored: str, media_type: str) -> None:
+    answer = client.get(stored, headers={"Accept": media_type})
+    assert answer.headers["content-type"] == media_type
+    assert Image.open(io.BytesIO(answer.content)).format == IMAGE[media_type]
+    job_id = stored.split("/")[4]
+    suffix = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}[media_type]
+    assert answer.headers["content-disposition"] == f'inline; filename="{job_id}-0{suffix}"'
+
+
+def test_a_format_in_the_address_goes_before_the_header(client: httpx.Client, stored: str) -> None:
+    answer = client.get(stored, params={"format": "jpeg", "quality": 100}, headers={"Accept": "image/png"})
+    assert answer.headers["content-type"] == "image/jpeg"
+    best = np.asarray(Image.open(io.BytesIO(answer.content))).astype(int)
+    plain = np.asarray(Image.open(io.BytesIO(client.get(stored).content)))
+    assert np.abs(best - plain).max() <= 2
+
+
+def test_quality_makes_another_file(client: httpx.Client, stored: str) -> None:
+    files = [client.get(stored, params={"format": "webp", "quality": q}).content for q in (1, 100)]
+    assert len(files[0]) < len(files[1])
+
+
+@pytest.mark.parametrize(
+    ("params", "field", "accepted"),
+    [
+        ({"format": "gif"}, "format", "png, webp, jpeg"),
+        ({"format": "jpeg", "quality": 0}, "quality", "1 to 100"),
+        ({"format": "jpeg", "quality": 101}, "quality", "1 to 100"),
+        ({"format": "png", "quality": 50}, "quality", "leave it out for png; it belongs to webp, jpeg"),
+        ({"quality": 50}, "quality", "leave it out for png; it belongs to webp, jpeg"),
+    ],
+)
+def test_a_wrong_format_or_quality_is_named(
+    client: httpx.Client, stored: str, params: dict[str, Any], field: str, accepted: str
+) -> None:
+    answer = client.get(stored, params=params)
+    assert answer.status_code == 422
+    error = answer.json()["error"]
+    assert error["field"] == field
+    assert accepted in error["accepted"]
+
+
+def test_what_no_image_can_be_is_not_acceptable(client: httpx.Client, stored: str) -> None:
+    answer = client.get(stored, headers={"Accept": "application/json"})
+    assert answer.status_code == 406
+    assert answer.json()["error"]["accepted"] == "image/png, image/webp, image/jpeg"
+
+
+def test_an_image_that_the_client_has_is_not_sent_again(client: httpx.Client, stored: str) -> None:
+    tags = {}
+    for media_type in IMAGE:
+        first = client.get(stored, headers={"Accept": media_type})
+        tags[media_type] = first.headers["etag"]
+        again = client.get(
+            stored, headers={"Accept": media_type, "If-None-Match": f'"other", W/{first.headers["etag"]}'}
+        )
+        assert (again.status_code, again.content) == (304, b"")
+        assert again.headers["etag"] == first.headers["etag"]
+    assert len(set(tags.values())) == len(IMAGE)
+    answer = client.get(stored, headers={"Accept": "image/jpeg", "If-None-Match": tags["image/png"]})
+    assert answer.status_code == 200
+
+
+def test_head_has_the_type_and_no_body(client: httpx.Client, stored: str) -> None:
+    answer = client.head(stored, headers={"Accept": "image/webp"})
+    assert (answer.status_code, answer.headers["content-type"], answer.content) == (200, "image/webp", b"")
