@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeAlias, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -136,7 +136,8 @@ class Within(Accepts):
         schema["maximum"] = self.high
 
     def __str__(self) -> str:
-        return f"above {self.low:g} and at most {self.high:g}" if self.above else f"{self.low} to {self.high}"
+        low, high = (int(bound) if bound == int(bound) else bound for bound in (self.low, self.high))
+        return f"above {low} and at most {high}" if self.above else f"{low} to {high}"
 
 
 @dataclass(frozen=True)
@@ -264,9 +265,19 @@ class Derived:
 
 
 class Part(BaseModel):
-    """The fields of a request that belong to one concern."""
+    """The fields of a request that belong to one concern.
+
+    absent: for a part that a request may lack, what is accepted for its fields then.
+    """
 
     model_config = ConfigDict(frozen=True)
+
+    absent: ClassVar[str] = ""
+
+    @classmethod
+    def is_asked(cls, sent: Mapping[str, Any]) -> bool:
+        """Return whether a request with these fields has the part: whether those without a default were sent."""
+        return all(name in sent for name, info in cls.model_fields.items() if info.is_required())
 
 
 _PartType: TypeAlias = type[Part]
@@ -317,7 +328,8 @@ class RequestField:
         return f"{self.info.description}{'' if accepted is None else f' ({accepted})'}"
 
 
-def _part_of(info: FieldInfo) -> type[Part] | None:
+def part_of(info: FieldInfo) -> type[Part] | None:
+    """Return the part that a request's field holds; None if it holds a value."""
     kinds = (info.annotation, *get_args(info.annotation))
     return next((k for k in kinds if isinstance(k, type) and issubclass(k, Part)), None)
 
@@ -326,7 +338,7 @@ def fields_of(request: type[Part]) -> Iterator[RequestField]:
     """Yield the fields that clients may set. A part's fields take the place of the part; a list of parts is one field."""
     for name, info in request.model_fields.items():
         field = RequestField(name, None, info)
-        part = None if field.find(Items) else _part_of(info)
+        part = None if field.find(Items) else part_of(info)
         if field.find(Derived):
             continue
         if part is None:

@@ -45,8 +45,9 @@ def _decoded(value: Any) -> bytes:
 
 _Image = Annotated[bytes, PlainValidator(_decoded), WithJsonSchema({"type": "string"})]
 
+_FIELDS = tuple(f for f in FIELDS if f.part not in ("mask", "outpaint", "palette", "adapter") and f.item is None)
 #: Fields that are files in a form, or base64 in JSON.
-ATTACHMENTS = tuple(field.name for field in FIELDS if field.find(Attachment))
+ATTACHMENTS = tuple(field.name for field in _FIELDS if field.find(Attachment))
 
 
 def _schema(
@@ -64,22 +65,22 @@ else:
     Txt2Img = _schema(
         "Txt2Img",
         "An image from text. Omitted fields take the model's defaults.",
-        [field for field in FIELDS if field.part != "source"],
+        [field for field in _FIELDS if field.part != "source"],
         _WithExample,
     )
     Img2Img = _schema(
-        "Img2Img", "An image from an image and text.", [field for field in FIELDS if field.name not in ATTACHMENTS]
+        "Img2Img", "An image from an image and text.", [field for field in _FIELDS if field.name not in ATTACHMENTS]
     )
     Img2ImgJson = _schema(
         "Img2ImgJson",
         "img2img as JSON.",
-        [field for field in FIELDS if field.name not in ATTACHMENTS],
+        [field for field in _FIELDS if field.name not in ATTACHMENTS],
         **{
             field.name: (
                 _Image,
                 Field(description=f"{field.info.description}: PNG, JPEG or WebP as base64, a data: URI prefix allowed"),
             )
-            for field in FIELDS
+            for field in _FIELDS
             if field.name in ATTACHMENTS
         },
     )

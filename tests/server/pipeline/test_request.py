@@ -55,8 +55,8 @@ def test_seeds_that_are_left_open_are_drawn_when_the_request_is_made(given):
     ("fields", "field", "accepted"),
     [
         ({"rng": "gpu"}, "rng", "torch, numpy, cuda"),
-        ({"variation_strength": 1.01}, "variation_strength", "0.0 to 1.0"),
-        ({"variation_strength": float("nan")}, "variation_strength", "0.0 to 1.0"),
+        ({"variation_strength": 1.01}, "variation_strength", "0 to 1"),
+        ({"variation_strength": float("nan")}, "variation_strength", "0 to 1"),
         ({"variation_seed": 2**32, "variation_strength": 0.1}, "variation_seed", "0 to 4294967295"),
         ({"variation_seed": -2}, "variation_seed", "0 to 4294967295"),
         ({"seeds": []}, "seeds", "1 to 8 seeds"),

@@ -14,7 +14,7 @@ import pytest
 from server.api.service import fingerprint_of
 from server.jobs.store import JobStore, StoreError, schema
 from server.jobs.store.files import StoredFiles
-from server.pipeline.request import Source
+from server.pipeline.request.edits import Source
 
 #: A data folder of the version before requests were nested, killed with jobs queued and one running.
 SCHEMA_2 = Path(__file__).parents[3] / "data" / "jobs-schema-2"

@@ -1,0 +1,32 @@
+"""The generation request, to which every dialect converts its own format: nested by concern, immutable, bound to a model.
+
+Each field is defined once, with its limits, default, description and infotext key, in the module of its concern. Validation,
+JSON, the database, the native API's schema, the command line's flags, the capabilities' limits and the infotext follow from
+the definition.
+"""
+
+from server.pipeline.request.binding import bind, defaults
+from server.pipeline.request.errors import RequestError
+from server.pipeline.request.request import (
+    FIELDS,
+    GenerationRequest,
+    limits,
+    longest_prompt,
+    read_request,
+)
+from server.pipeline.request.sampling import Size
+from server.pipeline.request.seeds import RNGS, ImageSeeds
+
+__all__ = [
+    "FIELDS",
+    "RNGS",
+    "GenerationRequest",
+    "ImageSeeds",
+    "RequestError",
+    "Size",
+    "bind",
+    "defaults",
+    "limits",
+    "longest_prompt",
+    "read_request",
+]

@@ -1,0 +1,140 @@
+"""Binds what a client sends to a model: defaults are filled in, seeds are drawn, and what the model cannot do is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from converter.errors import ManifestError
+from converter.folder import Manifest
+from server.pipeline.fields import FromModel, asked_fields, path_of, value_and_reason
+from server.pipeline.request.errors import RequestError
+from server.pipeline.request.request import FIELDS, OPTIONAL_PARTS, GenerationRequest
+from server.pipeline.request.sampling import Size
+from server.pipeline.request.seeds import draw_seeds
+from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule, find_scheduler, usable_schedulers
+
+
+class _Sent(BaseModel):
+    """Fields as a dialect hands them over."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+_Asked: type[BaseModel] = create_model("_Asked", __base__=_Sent, **asked_fields(FIELDS, _Sent))
+
+
+def defaults(manifest: Manifest) -> dict[str, Any]:
+    """Return the default of every field that has one, by name."""
+    values: dict[str, Any] = {}
+    for field in FIELDS:
+        from_model = field.find(FromModel)
+        if from_model is not None:
+            values[field.name] = from_model.value(manifest)
+        elif not field.info.is_required():
+            values[field.name] = field.info.default
+    return values
+
+
+def _validated(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that are not None, converted to their types; raises RequestError for the first wrong one."""
+    try:
+        return _Asked.model_validate(values).model_dump(exclude_none=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RequestError(path_of(first), *value_and_reason(first)) from error
+
+
+def computed_size(asked: Size, sizes: Sequence[tuple[int, int]]) -> Size:
+    """Return the size to compute for an image of the requested size; raises RequestError if the model has no such size."""
+    if (asked.width, asked.height) not in sizes:
+        field = "width" if asked.width not in {w for w, _ in sizes} else "height"
+        accepted = ", ".join(f"{w}x{h}" for w, h in sizes)
+        raise RequestError(field, getattr(asked, field), f"the sizes this model was converted for: {accepted}")
+    return asked
+
+
+def _check_schedule(request: GenerationRequest, manifest: Manifest) -> None:
+    """Raise RequestError unless the scheduler can make so many steps with the model's noise schedule."""
+    steps, scheduler = request.sampling.steps, request.sampling.scheduler
+    try:
+        schedule = NoiseSchedule.of(manifest)
+    except ManifestError as error:
+        raise RequestError("model", request.model, f"models with a known noise schedule ({error})") from error
+    enough = SCHEDULERS[scheduler].enough_timesteps
+    if not enough(schedule, steps):
+        most = next(n for n in range(steps, 0, -1) if enough(schedule, n))
+        trained = f"this model was trained on {schedule.num_train_timesteps} timesteps"
+        raise RequestError("steps", steps, f"1 to {most} with {scheduler}: {trained}")
+    usable = usable_schedulers(schedule, steps)
+    if scheduler not in usable:
+        noise = schedule.prediction_type == "epsilon"
+        why = "a predicted noise does not determine the image" if noise else f"{scheduler} is unstable"
+        why = f"this model's images start from pure noise (zero terminal SNR), where {why}"
+        raise RequestError("scheduler", scheduler, f"{', '.join(usable) or 'none'}: {why}")
+
+
+def _check_strength(request: GenerationRequest) -> None:
+    source, steps = request.source, request.sampling.steps
+    if source is not None and request.skipped_steps == steps:
+        # Rounded up: 0.0204 of 49 steps is no step.
+        least = math.ceil(10_000 / steps) / 10_000
+        accepted = f"{least:g} to 1" if least < 1 else "1"
+        raise RequestError("strength", source.strength, f"{accepted} with steps {steps}: less makes no step")
+
+
+def _require_parents(request: GenerationRequest) -> None:
+    """Raise RequestError for a part that belongs to another one that is missing."""
+    if request.source is not None:
+        return
+    if request.mask is not None:
+        raise RequestError("mask", request.mask.mask, "a mask with an image; send image, too")
+    if request.outpaint is not None:
+        side, pixels = next((name, n) for name, n in request.outpaint if name.startswith("extend") and n)
+        raise RequestError(side, pixels, "pixels to add to an image; send image, too")
+
+
+#: What a request is held against once it is put together; each raises RequestError.
+_CHECKS: tuple[Callable[[GenerationRequest, Manifest], None], ...] = (
+    lambda request, manifest: _require_parents(request),
+    _check_schedule,
+    lambda request, manifest: _check_strength(request),
+)
+
+
+def _parts(values: Mapping[str, Any], sent: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the fields' values by part; raises RequestError for a field whose part the request does not have."""
+    parts: dict[str, dict[str, Any]] = {}
+    for field in FIELDS:
+        if field.part is None:
+            continue
+        optional = OPTIONAL_PARTS.get(field.part)
+        if optional is None or optional.is_asked(sent):
+            part = parts.setdefault(field.part, {})
+            if field.name in values:
+                part[field.name] = values[field.name]
+        # Clients send whole forms: a field at its default says nothing.
+        elif field.name in sent and sent[field.name] != field.info.default:
+            raise RequestError(field.name, sent[field.name], optional.absent)
+    return parts
+
+
+def bind(manifest: Manifest, model: str | None = None, **fields: Any) -> GenerationRequest:
+    """Return the request with these fields, by name; those that are missing or None take their defaults.
+
+    ``model`` is the installed model's name; None: the manifest's own. Raises RequestError for the first wrong field.
+    """
+    sent = _validated(fields)
+    # A model's defaults may be wrong, too.
+    values = _validated(defaults(manifest) | sent) | draw_seeds(sent)
+    values |= {"model": model or manifest.name, "scheduler": find_scheduler(values["scheduler"]).name}
+    parts = _parts(values, sent)
+    computed = computed_size(Size(**parts["size"]), manifest.sizes)
+    lists = {field.name: values[field.name] for field in FIELDS if field.item is not None and field.name in values}
+    request = GenerationRequest.model_validate({"model": values["model"], "computed": computed, **parts, **lists})
+    for check in _CHECKS:
+        check(request, manifest)
+    return request

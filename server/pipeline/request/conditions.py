@@ -1,0 +1,57 @@
+"""What tells the networks what to show: texts, control maps and images."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from server.pipeline.fields import Attachment, Characters, Part, Real, Within, unless_stored
+
+#: A text longer than this is a mistake, or an attack on the tokenizer.
+PROMPT = Characters(10_000)
+#: Characters of the longest name of a model, network or scheduler: that of a file.
+NAME = 255
+
+
+def _plain_text(text: str) -> str:
+    if any((ord(c) < 32 and c not in "\t\r\n") or 0xD800 <= ord(c) < 0xE000 for c in text):
+        raise ValueError("text without control characters and without unpaired surrogates")
+    return text
+
+
+Text = Annotated[str, unless_stored(_plain_text), PROMPT]
+
+
+class Prompts(Part):
+    """The texts that describe an image."""
+
+    prompt: Text = Field(description="What to show; CLIP reads the first 75 tokens")
+    negative_prompt: Text = Field("", description="What not to show")
+
+
+class Adapter(Part):
+    """An image that stands beside the prompt (IP-Adapter, Ye et al. 2023). ``adapter_image`` is the attachment's name."""
+
+    adapter_image: Annotated[str, Attachment()] = Field(description="The image whose content and style to take up")
+    adapter: str | None = Field(
+        None, max_length=NAME, description="One of the model's IP-Adapters; left out: the first"
+    )
+    adapter_scale: Annotated[Real, Within(0.0, 2.0)] = Field(
+        1.0, description="How much the image counts beside the prompt"
+    )
+
+    absent: ClassVar[str] = "leave it out without an adapter_image"
+
+
+class Control(Part):
+    """An image that a ControlNet reads (Zhang et al. 2023). ``image`` is the attachment's name."""
+
+    image: Annotated[str, Attachment()] = Field(description="The control map, or what the preprocessor makes one of")
+    net: str | None = Field(None, max_length=NAME, description="One of the model's ControlNets; left out: the first")
+    preprocessor: str | None = Field(
+        None, max_length=NAME, description="What makes the map (see capabilities); left out: the image is one"
+    )
+    weight: Annotated[Real, Within(0.0, 2.0)] = Field(1.0, description="How much it counts")
+    start: Annotated[Real, Within(0.0, 1.0)] = Field(0.0, description="The share of the steps before it begins")
+    end: Annotated[Real, Within(0.0, 1.0)] = Field(1.0, description="The share of the steps after which it ends")

@@ -1,0 +1,81 @@
+"""The images that a request starts from or takes colors from, and which part of them changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from server.pipeline.fields import Attachment, Infotext, OneOf, Part, Real, Whole, Within
+
+#: What a masked part starts from, and A1111's names for it in the infotext.
+FILLS = {"original": "original", "fill": "fill", "noise": "latent noise", "nothing": "latent nothing"}
+#: Pixels by which an image may be extended at one side.
+_LONGEST_EXTENSION = 2048
+_SIDES = ("left", "right", "top", "bottom")
+
+
+class Source(Part):
+    """The source image of img2img. ``image`` is the attachment's name."""
+
+    image: Annotated[str, Attachment()] = Field(description="The image to start from")
+    strength: Annotated[Real, Within(0, 1, above=True), Infotext("Denoising strength", "{:g}".format)] = Field(
+        0.75, description="How much of the image to change, from 0 (nothing) to 1 (everything)"
+    )
+
+    absent: ClassVar[str] = "leave it out without an image; it belongs to img2img"
+
+
+class Mask(Part):
+    """The part of the source image that is painted again. ``mask`` is the attachment's name."""
+
+    mask: Annotated[str, Attachment()] = Field(description="White where the image is painted again, black where not")
+    mask_blur: Annotated[Real, Within(0, 64), Infotext("Mask blur", "{:g}".format)] = Field(
+        4.0, description="Softness of the mask's edge: the standard deviation of a Gaussian in pixels of the image"
+    )
+    invert_mask: bool = Field(False, description="Paint where the mask is black, and not where it is white")
+    mask_fill: Annotated[str, OneOf(tuple(FILLS)), Infotext("Masked content", FILLS.__getitem__)] = Field(
+        "original",
+        description="What the masked part starts from: the image (original), its blurred surroundings (fill), noise, or "
+        "nothing (latents of zero)",
+    )
+    only_masked: bool = Field(
+        False, description="Compute only the box around the mask, at full resolution, and paste it back"
+    )
+    mask_padding: Annotated[Whole, Within(0, 256), Infotext("Masked area padding")] = Field(
+        32, description="Pixels of the surroundings that only_masked computes, too"
+    )
+    keep_unmasked: bool = Field(True, description="Keep what the mask leaves out exactly as it was in the image")
+
+    absent: ClassVar[str] = "leave it out without a mask; it belongs to inpainting"
+
+
+class Outpaint(Part):
+    """By how many pixels the source image is extended at each side."""
+
+    extend_left: Annotated[Whole, Within(0, _LONGEST_EXTENSION)] = Field(0, description="Pixels to add at the left")
+    extend_right: Annotated[Whole, Within(0, _LONGEST_EXTENSION)] = Field(0, description="Pixels to add at the right")
+    extend_top: Annotated[Whole, Within(0, _LONGEST_EXTENSION)] = Field(0, description="Pixels to add at the top")
+    extend_bottom: Annotated[Whole, Within(0, _LONGEST_EXTENSION)] = Field(0, description="Pixels to add at the bottom")
+    feather: Annotated[Whole, Within(0, 256)] = Field(
+        16, description="Pixels of the image's own edge over which old and new are blended"
+    )
+
+    absent: ClassVar[str] = "leave it out unless a side is extended; it belongs to outpainting"
+
+    @classmethod
+    def is_asked(cls, sent: Mapping[str, Any]) -> bool:
+        """Return whether a side is extended."""
+        return any(sent.get(f"extend_{side}") for side in _SIDES)
+
+
+class Palette(Part):
+    """A reference whose colors the image takes. ``palette_image`` is the attachment's name."""
+
+    palette_image: Annotated[str, Attachment()] = Field(description="An image whose colors to take up")
+    palette_strength: Annotated[Real, Within(0, 1)] = Field(
+        1.0, description="How far the colors go towards the reference's, from 0 (not at all) to 1 (completely)"
+    )
+
+    absent: ClassVar[str] = "leave it out without a palette_image"

@@ -1,0 +1,84 @@
+"""The generation request: its parts, its fields as clients set them, and how it is stored."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from server.pipeline.fields import STORED, Derived, Items, Part, RequestField, Within, fields_of, part_of, values_of
+from server.pipeline.request.conditions import NAME, PROMPT, Adapter, Control, Prompts
+from server.pipeline.request.edits import Mask, Outpaint, Palette, Source
+from server.pipeline.request.output import Output
+from server.pipeline.request.sampling import Hires, Refiner, Sampling, Size
+from server.pipeline.request.seeds import Seeds
+
+
+class GenerationRequest(Part):
+    """A request for one or several images.
+
+    model: the installed model that it was bound to when it was accepted.
+    size: the size of the images that the client gets.
+    computed: the size that the networks compute, for which the model was converted.
+    source: None for images from noise alone (txt2img). The other parts that are None are not asked for.
+    """
+
+    model: str = Field(
+        max_length=NAME, description="An installed model (see capabilities); the default one if left out"
+    )
+    prompts: Prompts
+    size: Size
+    computed: Annotated[Size, Derived()]
+    sampling: Sampling
+    seeds: Seeds
+    source: Source | None = None
+    mask: Mask | None = None
+    outpaint: Outpaint | None = None
+    palette: Palette | None = None
+    adapter: Adapter | None = None
+    hires: Hires | None = None
+    refiner: Refiner | None = None
+    controls: Annotated[tuple[Control, ...], Items(3, "control")] = Field(
+        (), description="Images that say where things go, each read by one of the model's ControlNets"
+    )
+    output: Output = Output()
+
+    @property
+    def skipped_steps(self) -> int:
+        """The number of first steps that img2img leaves out; 0 for txt2img."""
+        if self.source is None:
+            return 0
+        return self.sampling.steps - int(self.sampling.steps * self.source.strength)
+
+    def values(self) -> dict[str, Any]:
+        """Return the values of the fields that clients set, by name, without attachments and None."""
+        return values_of(self, FIELDS)
+
+
+def read_request(text: str) -> GenerationRequest | None:
+    """Return a stored request, whatever today's limits are; None if it is damaged."""
+    try:
+        return GenerationRequest.model_validate_json(text, context=STORED)
+    except ValidationError:
+        return None
+
+
+#: Every field that a client may set.
+FIELDS: tuple[RequestField, ...] = tuple(fields_of(GenerationRequest))
+#: The parts that a request may lack, by name.
+OPTIONAL_PARTS: dict[str, type[Part]] = {
+    name: part
+    for name, info in GenerationRequest.model_fields.items()
+    if (part := part_of(info)) is not None and info.default is None
+}
+
+
+def limits() -> dict[str, tuple[float, float]]:
+    """Return the ranges of the number fields that every request has, by name; those with an exclusive bound are left out."""
+    ranges = {f.name: f.find(Within) for f in FIELDS}
+    return {name: (r.low, r.high) for name, r in ranges.items() if r is not None and not r.above}
+
+
+def longest_prompt() -> int:
+    """Return the largest number of characters in a prompt."""
+    return PROMPT.most

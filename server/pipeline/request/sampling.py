@@ -1,0 +1,89 @@
+"""How images are denoised: their size, the steps and their guidance, and further passes."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from server.pipeline.fields import FromModel, Infotext, Part, Real, Whole, Within, unless_stored
+from server.pipeline.request.conditions import NAME
+from server.pipeline.schedulers import SCHEDULERS, UnknownScheduler, find_scheduler
+
+
+def _known_scheduler(name: str) -> str:
+    try:
+        find_scheduler(name)
+    except UnknownScheduler as error:
+        raise ValueError(", ".join(SCHEDULERS)) from error
+    return name
+
+
+class Size(Part):
+    """An image's width and height in pixels."""
+
+    width: Annotated[Whole, FromModel(lambda manifest: manifest.sizes[0][0])] = Field(
+        description="Pixels; a size the model was converted for (see capabilities)"
+    )
+    height: Annotated[Whole, FromModel(lambda manifest: manifest.sizes[0][1])] = Field(description="Pixels")
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+class Sampling(Part):
+    """How an image is denoised. ``scheduler`` is a name of SCHEDULERS."""
+
+    steps: Annotated[Whole, Within(1, 150), FromModel(lambda manifest: manifest.defaults.steps), Infotext("Steps")] = (
+        Field(description="Denoising steps")
+    )
+    # The range of A1111's slider; at 1 and below the negative prompt has no effect.
+    guidance_scale: Annotated[
+        Real,
+        Within(0.0, 30.0),
+        FromModel(lambda manifest: manifest.defaults.guidance_scale),
+        Infotext("CFG scale", "{:g}".format),
+    ] = Field(description="How closely to follow the prompt")
+    scheduler: Annotated[
+        str, unless_stored(_known_scheduler), FromModel(lambda manifest: manifest.defaults.scheduler)
+    ] = Field(max_length=NAME, description=f"One of {', '.join(SCHEDULERS)} (A1111's names work too)")
+    guidance_rescale: Annotated[Real, Within(0.0, 1.0)] = Field(
+        0.0,
+        description="How far to bring the contrast of a guided image back to that without guidance (Lin et al. 2023)",
+    )
+    guidance_first_sigma: Annotated[Real, Within(0.0, 10_000.0)] | None = Field(
+        None, description="Guide only steps of at most this noise level (sigma); left out: from the first step"
+    )
+    guidance_last_sigma: Annotated[Real, Within(0.0, 10_000.0)] | None = Field(
+        None, description="Guide only steps of at least this noise level (sigma); left out: to the last step"
+    )
+
+
+class Hires(Part):
+    """A second pass that makes the image larger (A1111's hires fix)."""
+
+    hires_scale: Annotated[Real, Within(1.0, 4.0, above=True), Infotext("Hires upscale", "{:g}".format)] = Field(
+        description="How much larger the second pass makes the image"
+    )
+    hires_upscaler: Annotated[str, Infotext("Hires upscaler")] = Field(
+        "latent", max_length=NAME, description="What enlarges the image between the passes (see capabilities)"
+    )
+    hires_steps: Annotated[Whole, Within(1, 150), Infotext("Hires steps")] | None = Field(
+        None, description="Steps of the second pass; left out: as many as the first"
+    )
+    hires_strength: Annotated[Real, Within(0, 1, above=True)] = Field(
+        0.7, description="How much the second pass changes"
+    )
+
+    absent: ClassVar[str] = "leave it out without hires_scale"
+
+
+class Refiner(Part):
+    """A model that takes over the last steps (SDXL's refiner)."""
+
+    refiner: Annotated[str, Infotext("Refiner")] = Field(max_length=NAME, description="An installed refiner model")
+    refiner_switch: Annotated[Real, Within(0.0, 1.0), Infotext("Refiner switch at", "{:g}".format)] = Field(
+        0.8, description="The share of the steps after which it takes over"
+    )
+
+    absent: ClassVar[str] = "leave it out without a refiner"
