@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from server.pipeline.request.sampling import Sampling
+
 Prediction = NDArray[np.float32]
 
 
@@ -24,6 +26,12 @@ class Guidance:
     first_sigma: float | None = None
     last_sigma: float | None = None
     rescale: float = 0.0
+
+    @staticmethod
+    def of(sampling: Sampling) -> Guidance:
+        """Return the guidance that a request asks for."""
+        first, last = sampling.guidance_first_sigma, sampling.guidance_last_sigma
+        return Guidance(sampling.guidance_scale, first, last, sampling.guidance_rescale)
 
     def applies(self, sigma: float) -> bool:
         """Return whether a step at this noise level is guided."""

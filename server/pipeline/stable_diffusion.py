@@ -115,14 +115,13 @@ class StableDiffusion:
 
     def _guided_unet(self, request: GenerationRequest) -> GuidedUNet:
         """Return the UNet for all images of a request."""
-        size, sampling = request.computed, request.sampling
+        size = request.computed
         conditioning = self._conditioner.conditioning(request)
 
         def network(rows: int) -> Network:
             return self.network(UNET.name, size.width, size.height, batch=rows, tokens=conditioning.tokens)
 
-        guidance = Guidance(sampling.guidance_scale)
-        return GuidedUNet(network, conditioning, guidance, self._extra_channels(size))
+        return GuidedUNet(network, conditioning, Guidance.of(request.sampling), self._extra_channels(size))
 
     def _start(self, request: GenerationRequest, canvas: Canvas) -> Start:
         return Start(None if canvas.source is None else self._encode(canvas.source), request.skipped_steps)

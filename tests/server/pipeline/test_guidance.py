@@ -1,0 +1,40 @@
+"""Classifier-free guidance against diffusers' and k-diffusion's formulas."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+
+from server.pipeline.guidance import Guidance, rescaled
+
+
+def _predictions(count: int) -> np.ndarray:
+    return np.random.default_rng(1).standard_normal((count, 4, 8, 8)).astype(np.float32)
+
+
+def test_the_result_goes_from_the_negative_prompt_beyond_the_prompt():
+    negative, positive = _predictions(2)[:1], _predictions(2)[1:]
+    guided = Guidance(7.5).combine(negative, positive, (1.0,))
+    np.testing.assert_allclose(guided, negative + 7.5 * (positive - negative), rtol=1e-5, atol=1e-5)
+
+
+def test_several_prompts_count_by_their_weights():
+    rows = _predictions(3)
+    guided = Guidance(3.0).combine(rows[:1], rows[1:], (0.7, 0.2))
+    expected = rows[:1] + 3 * (0.7 * (rows[1:2] - rows[:1]) + 0.2 * (rows[2:] - rows[:1]))
+    np.testing.assert_allclose(guided, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_the_contrast_is_brought_back_as_diffusers_does(share):
+    guided, positive = 3 * _predictions(2)[:1], _predictions(2)[1:]
+    expected = rescale_noise_cfg(torch.from_numpy(guided), torch.from_numpy(positive), share).numpy()
+    np.testing.assert_allclose(rescaled(guided, positive, share), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("sigma", "applies"), [(6.0, False), (5.0, True), (1.0, True), (0.5, True), (0.4, False)])
+def test_guidance_applies_between_its_first_and_last_noise_level(sigma, applies):
+    assert Guidance(5, first_sigma=5.0, last_sigma=0.5).applies(sigma) is applies
+    assert Guidance(5).applies(sigma)
