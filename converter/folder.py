@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from shlex import quote
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
@@ -33,6 +33,46 @@ Count = Annotated[int, Field(ge=1, lt=2**31)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Within = Annotated[str, AfterValidator(_within)]
+M = TypeVar("M")
+
+
+def read_manifest(
+    folder: Path,
+    file: str,
+    what: str,
+    adapter: TypeAdapter[M],
+    newest: int,
+    upgrades: Sequence[Callable[[dict[str, Any]], None]] = (),
+) -> M:
+    """Return the manifest in ``file`` of ``folder``, upgraded from an earlier format; unknown fields are ignored.
+
+    ``what`` says in messages what such a folder is. Raises ManifestError naming the field that is missing or wrong.
+    """
+    path = folder / file
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        why = f"is not {what}: it has no {file}" if folder.exists() else "does not exist"
+        raise ManifestError(f"{folder} {why}") from error
+    except OSError as error:
+        raise ManifestError(f"{path} {error_words(error)}") from error
+    try:
+        manifest = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{path} is not JSON: {error}") from error
+    number = manifest.get("format") if isinstance(manifest, dict) else manifest
+    if not isinstance(manifest, dict) or type(number) is not int or not 1 <= number <= newest:
+        raise ManifestError(f"{path} has format {quoted(number)}; this version reads 1 to {newest}")
+    for upgrade in upgrades[number - 1 :]:
+        upgrade(manifest)
+    try:
+        # From JSON pydantic accepts lists as tuples.
+        return adapter.validate_json(content if number == newest else json.dumps(manifest), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        value = "" if first["type"] == "missing" else f" (it is {quoted(first['input'])})"
+        raise ManifestError(f"{path}: {where}: {first['msg']}{value}") from error
 
 
 @dataclass(frozen=True)
@@ -170,31 +210,7 @@ class Manifest:
 
         Raises ManifestError naming the field that is missing or wrong.
         """
-        path = folder / FILE
-        try:
-            content = path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError) as error:
-            why = f"is not a converted model: it has no {FILE}" if folder.exists() else "does not exist"
-            raise ManifestError(f"{folder} {why}") from error
-        except OSError as error:
-            raise ManifestError(f"{path} {error_words(error)}") from error
-        try:
-            manifest = json.loads(content.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise ManifestError(f"{path} is not JSON: {error}") from error
-        number = manifest.get("format") if isinstance(manifest, dict) else manifest
-        if not isinstance(manifest, dict) or type(number) is not int or not 1 <= number <= FORMAT:
-            raise ManifestError(f"{path} has format {quoted(number)}; this version reads 1 to {FORMAT}")
-        for upgrade in _UPGRADES[number - 1 :]:
-            upgrade(manifest)
-        try:
-            # From JSON pydantic accepts lists as tuples.
-            return _MANIFEST.validate_json(content if number == FORMAT else json.dumps(manifest), strict=True)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            value = "" if first["type"] == "missing" else f" (it is {quoted(first['input'])})"
-            raise ManifestError(f"{path}: {where}: {first['msg']}{value}") from error
+        return read_manifest(folder, FILE, "a converted model", _MANIFEST, FORMAT, _UPGRADES)
 
 
 _MANIFEST = TypeAdapter(Manifest)

@@ -126,6 +126,14 @@ class ConvertOptions:
     prediction_type: PredictionType | None = field(
         default=None, metadata=_shown("What the UNet predicts, where the source says it wrong", PredictionType)
     )
+    tile: int = field(
+        default=256,
+        metadata=_shown(
+            "The side, in pixels, of the pieces in which an upscaler takes an image; not for models",
+            Annotated[int, Field(ge=64, le=1024, multiple_of=8)],
+            in_api=False,
+        ),
+    )
     verify: bool = field(
         default=True,
         metadata=_shown(

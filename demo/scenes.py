@@ -183,7 +183,7 @@ def shape_distance(shape: str, x: NDArray[np.float32], y: NDArray[np.float32]) -
 
 
 def _ground(
-    scene: Scene, x: NDArray[np.float32], y: NDArray[np.float32], rng: np.random.Generator
+    scene: Scene, x: NDArray[np.float32], y: NDArray[np.float32], side: int, rng: np.random.Generator
 ) -> NDArray[np.float32]:
     base = np.asarray(COLORS[scene.ground], np.float32) + rng.uniform(-5, 5, 3).astype(np.float32)
     image = np.broadcast_to(base, (*x.shape, 3)).copy()
@@ -199,30 +199,31 @@ def _ground(
         mark = np.maximum(np.abs((x / pitch / 2) % 1 - 0.5), 0) * pitch * 2 - pitch / 2
         row = np.abs((y / pitch / 2) % 1 - 0.5) * pitch * 2 - pitch / 2
         mark = np.where(np.abs(mark) < np.abs(row), mark * -np.sign(row), row * -np.sign(mark))
-    cover = np.clip(0.5 - mark * 256, 0, 1)[..., None]
+    cover = np.clip(0.5 - mark * side, 0, 1)[..., None]
     return image * (1 - cover) + second * cover
 
 
 def draw(
-    scene: Scene, rng: np.random.Generator, *, window: tuple[int, int, int, int] = (0, 0, 256, 256)
+    scene: Scene, rng: np.random.Generator, *, window: tuple[int, int, int, int] | None = None, side: int = 256
 ) -> NDArray[np.uint8]:
-    """Return the scene's pixels, uint8 [height, width, 3], of a 256x256 image.
+    """Return the scene's pixels, uint8 [height, width, 3], of a square image of this ``side``.
 
-    ``rng`` moves and tints things slightly; only the ``window`` (left, top, right, bottom in pixels) is drawn.
+    ``rng`` moves and tints things slightly; if a ``window`` (left, top, right, bottom in pixels) is given, only that is
+    drawn. The same ``rng`` gives the same scene at every side; its edges are always one pixel soft.
     """
-    left, top, right, bottom = window
+    left, top, right, bottom = window or (0, 0, side, side)
     y, x = np.meshgrid(
-        (np.arange(top, bottom, dtype=np.float32) + 0.5) / 256,
-        (np.arange(left, right, dtype=np.float32) + 0.5) / 256,
+        (np.arange(top, bottom, dtype=np.float32) + 0.5) / side,
+        (np.arange(left, right, dtype=np.float32) + 0.5) / side,
         indexing="ij",
     )
-    image = _ground(scene, x, y, rng)
+    image = _ground(scene, x, y, side, rng)
     for thing in scene.things:
         radius = scene.radius(thing) * rng.uniform(0.95, 1.05)
         cx, cy = np.asarray(PLACES[thing.place]) + rng.uniform(-0.015, 0.015, 2)
         color = np.asarray(COLORS[thing.color], np.float32) + rng.uniform(-5, 5, 3).astype(np.float32)
         u, v = ((x - cx) / radius).astype(np.float32), ((y - cy) / radius).astype(np.float32)
-        distance = shape_distance(thing.shape, u, v) * radius * 256
+        distance = shape_distance(thing.shape, u, v) * radius * side
         fill = np.broadcast_to(color, image.shape)
         if thing.style == "shaded":
             light = np.clip(1.1 - 0.3 * np.hypot(u + 0.45, v + 0.45), 0.6, 1.1)[..., None]
@@ -230,7 +231,7 @@ def draw(
             fill = fill * light + gleam
         if thing.style == "outlined":
             edge = (235, 235, 235) if sum(COLORS[thing.color]) < 120 else (18, 18, 20)
-            line = np.clip(distance + 4.5 + 0.5, 0, 1)[..., None]
+            line = np.clip(distance + 4.5 * side / 256 + 0.5, 0, 1)[..., None]
             fill = fill * (1 - line) + np.asarray(edge, np.float32) * line
         cover = np.clip(0.5 - distance, 0, 1)[..., None]
         image = image * (1 - cover) + fill * cover

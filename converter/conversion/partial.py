@@ -36,16 +36,16 @@ def conversion_lock(out: Path) -> Iterator[None]:
         yield
 
 
-def require_replaceable(out: Path) -> None:
-    """Raise CheckpointError unless ``out`` is free, an empty folder or a model, which a conversion into it replaces."""
+def require_replaceable(out: Path, file: str = FILE) -> None:
+    """Raise CheckpointError unless ``out`` is free, empty or a folder with this manifest, which a conversion replaces."""
     if not out.name or out.name == "..":
         raise CheckpointError(f"{out} is not the name of a new folder; give one, such as ./my-model")
     if out.is_symlink():
         raise CheckpointError(f"{out} is a link, which a conversion would replace; give the folder itself")
-    if not out.exists() or (out.is_dir() and ((out / FILE).is_file() or not any(out.iterdir()))):
+    if not out.exists() or (out.is_dir() and ((out / file).is_file() or not any(out.iterdir()))):
         return
     raise CheckpointError(
-        f"{out} exists and is not a converted model (it has no {FILE}), so it stays as it is; give the name of a new folder "
+        f"{out} exists and is not a converted model (it has no {file}), so it stays as it is; give the name of a new folder "
         "or of a model to replace"
     )
 

@@ -208,14 +208,31 @@ class Graph(Function):
         result = [(shape, x.dtype)]
         return self._op("gather_nd", name, result, x=x, indices=indices, batch_dims=0, **self._unchecked())[0]
 
-    def upsample(self, x: Tensor, name: str) -> Tensor:
-        """Double height and width by repeating pixels."""
+    def upsample(self, x: Tensor, name: str, times: int = 2) -> Tensor:
+        """Multiply height and width by repeating pixels."""
         b, c, h, w = x.shape
-        two = np.float32(2)
-        result = [((b, c, 2 * h, 2 * w), x.dtype)]
+        factor = np.float32(times)
+        result = [((b, c, times * h, times * w), x.dtype)]
         return self._op(
-            "upsample_nearest_neighbor", name, result, x=x, scale_factor_height=two, scale_factor_width=two
+            "upsample_nearest_neighbor", name, result, x=x, scale_factor_height=factor, scale_factor_width=factor
         )[0]
+
+    def pixel_shuffle(self, x: Tensor, times: int, name: str) -> Tensor:
+        """Move channels into blocks of ``times`` x ``times`` pixels.
+
+        The Neural Engine is wrong for more than 256 channels (public measurements); no network here comes near.
+        """
+        b, c, h, w = x.shape
+        result = [((b, c // times**2, times * h, times * w), x.dtype)]
+        return self._op("pixel_shuffle", name, result, x=x, upscale_factor=np.int32(times))[0]
+
+    def leaky_relu(self, x: Tensor, alpha: float, name: str) -> Tensor:
+        """Return x where it is 0 or more, and elsewhere alpha * x."""
+        return self._op("leaky_relu", name, [(x.shape, x.dtype)], x=x, alpha=x.dtype.type(alpha))[0]
+
+    def prelu(self, x: Tensor, alpha: Tensor, name: str) -> Tensor:
+        """Return x where it is above 0, and elsewhere alpha * x, with one alpha per channel."""
+        return self._op("prelu", name, [(x.shape, x.dtype)], x=x, alpha=alpha)[0]
 
     def pad_bottom_right(self, x: Tensor, name: str) -> Tensor:
         """Pad with one row of zeros below and one column to the right."""

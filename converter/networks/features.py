@@ -64,6 +64,8 @@ _FEATURES = {
     "controlnet_cond": _FeatureKind(
         "The image to follow, in [0, 1]", lambda rng, shape, config: rng.uniform(0, 1, shape)
     ),
+    "pixels": _FeatureKind("The tile, RGB in [0, 1]", lambda rng, shape, config: rng.uniform(0, 1, shape)),
+    "enlarged": _FeatureKind("The tile enlarged, RGB in about [0, 1]"),
     "clip_input": _FeatureKind("The image at CLIP's size, with CLIP's mean and deviation"),
     "images": _FeatureKind("The image, channels last"),
     "adjustment": _FeatureKind("A number added to the scores of concepts that need special care; usually 0"),

@@ -1,4 +1,4 @@
-"""References of the networks: diffusers' and transformers' modules, run with a package's input and output names.
+"""References of the networks: diffusers' and transformers' modules, and our own of upscalers, run with a package's input and output names.
 
 PyTorch takes a second to import, diffusers and transformers four, so they are imported inside the functions.
 """
@@ -84,6 +84,12 @@ def _make_safety_checker(config: Config, outputs: Collection[str]) -> torch.nn.M
 
     module: torch.nn.Module = StableDiffusionSafetyChecker(transformers.CLIPConfig(**config))
     return module
+
+
+def _make_upscaler(config: Config, outputs: Collection[str]) -> torch.nn.Module:
+    from converter.networks.upscaler_modules import upscaler_module
+
+    return upscaler_module(config)
 
 
 def _text_encoder(module: Any, inputs: Arrays) -> Arrays:
@@ -195,6 +201,10 @@ def _safety_checker(module: Any, inputs: Arrays) -> Arrays:
     }
 
 
+def _upscaler(module: Any, inputs: Arrays) -> Arrays:
+    return {"enlarged": module(inputs["pixels"])}
+
+
 TEXT_ENCODER = Reference(_make_text_encoder, _text_encoder)
 UNET = Reference(diffusers_module("UNet2DConditionModel"), _unet)
 UNET_PROMPT = Reference(diffusers_module("UNet2DConditionModel"), _unet_prompt)
@@ -203,3 +213,4 @@ VAE_DECODER = Reference(diffusers_module("AutoencoderKL"), _decoder)
 VAE_ENCODER = Reference(diffusers_module("AutoencoderKL"), _vae_encoder)
 PREVIEW_DECODER = Reference(diffusers_module("AutoencoderTiny"), _decoder)
 SAFETY_CHECKER = Reference(_make_safety_checker, _safety_checker)
+UPSCALER = Reference(_make_upscaler, _upscaler)

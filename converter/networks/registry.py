@@ -22,6 +22,7 @@ from converter.networks.safety_checker import safety_checker
 from converter.networks.taesd import taesd_decoder
 from converter.networks.unet import unet
 from converter.networks.unet_shape import unet_shape
+from converter.networks.upscaler import upscaler
 from converter.networks.vae import vae_config, vae_decoder, vae_encoder
 from converter.sources import component_kinds as components
 from converter.sources.component_kinds import ComponentKind
@@ -236,6 +237,15 @@ CONTROLNET = NetworkKind(
     per_prompt=True,
     named="ControlNet",
 )
+#: A network of its own, in no model folder: `converter.upscaler_folder`.
+UPSCALER = NetworkKind(
+    "upscaler",
+    components.UPSCALER,
+    "Upscaler of images",
+    _image_writer(upscaler),
+    references.UPSCALER,
+    "pixels",
+)
 #: Every network kind that a model folder may have; its family and the conversion's options decide which it has.
 KINDS = (
     TEXT_ENCODER,
@@ -248,7 +258,7 @@ KINDS = (
     SAFETY_CHECKER,
     CONTROLNET,
 )
-_BY_NAME = {kind.name: kind for kind in KINDS}
+_BY_NAME = {kind.name: kind for kind in (*KINDS, UPSCALER)}
 
 
 class NetworkError(AnemoneError):

@@ -30,7 +30,9 @@ def pickle_refused(what: str) -> CheckpointError:
     """Return the error for ``what`` (names pickle files) that says why it is refused and what to do."""
     return CheckpointError(
         f"{what}: pickle files can run any code when read, so they are refused. Get the safetensors version, or, if "
-        "you trust the file, save one with diffusers' save_pretrained."
+        "you trust the file, save one: with diffusers' save_pretrained, or of an upscaler's .pth with "
+        'safetensors.torch.save_file(torch.load("in.pth", weights_only=True)["params_ema"], "out.safetensors") '
+        "(some have params in place of params_ema, or neither)."
     )
 
 

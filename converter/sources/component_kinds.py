@@ -72,6 +72,7 @@ SAFETY_CHECKER = ComponentKind(
         (re.compile(r"^logit_scale$|^text_model\.|^text_projection\."), "of CLIP's other half, which reads text"),
     ),
 )
+UPSCALER = ComponentKind("upscaler")
 #: The components of a checkpoint, in the order of its networks.
 COMPONENTS = (TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAE)
 TOKENIZERS = tuple(kind.tokenizer for kind in COMPONENTS if kind.tokenizer is not None)

@@ -11,6 +11,7 @@ from converter.sources.checkpoint import PICKLES, Checkpoint, pickle_refused
 from converter.sources.config_tables import PREDICTION_TYPES
 from converter.sources.single_file import SingleFile
 from converter.sources.tensors import Tensors
+from converter.sources.upscaler import UpscalerFile
 
 ACCEPTED = (
     "a diffusers checkpoint folder, a .safetensors file with a whole checkpoint, or owner/name of a repository on the "
@@ -115,3 +116,21 @@ def open_source(
     if checkpoint is None:
         raise CheckpointError(f"{text!r} is neither a path nor an address on the hub; {ACCEPTED}")
     return checkpoint
+
+
+def open_upscaler(source: str | Path, progress: OnProgress = ignore) -> UpscalerFile | None:
+    """Return the upscaling network in the .safetensors file that ``source`` names: a path, or an address of one on the hub.
+
+    None if it names something else. Raises CheckpointError if the upscaler is not supported, and what `open_source` raises
+    of the hub.
+    """
+    path = Path(source).expanduser()
+    if path.exists() or _is_a_path(str(source)):
+        is_file = path.suffix.lower() == ".safetensors" and path.is_file()
+        return UpscalerFile.open(path) if is_file else None
+    from converter.sources.hub import HubAddress, fetch
+
+    address = HubAddress.parse(str(source))
+    if address is None or address.file is None:
+        return None
+    return UpscalerFile.open(fetch(address, progress))

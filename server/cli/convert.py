@@ -18,12 +18,13 @@ def add_convert(commands: Commands) -> None:
         "examples:\n  anemone convert ./stable-diffusion-v1-5 -o ./sd15 --size 512x512 --size 512x768\n"
         "  anemone convert stabilityai/sdxl-turbo -o ./turbo --batch 1\n"
         "  anemone convert ./dreamlike.safetensors -o ./dreamlike --attention original\n"
-        "  anemone convert ./stable-diffusion-v1-5 -o ./sd15 --only vae_decoder",
+        "  anemone convert ./stable-diffusion-v1-5 -o ./sd15 --only vae_decoder\n"
+        "  anemone convert ./RealESRGAN_x4plus.safetensors -o DATA_DIR/upscalers/x4plus",
     )
     convert.add_argument(
         "source",
         type=text,
-        help="a diffusers checkpoint folder, a .safetensors file with a complete checkpoint, or owner/name on the Hugging "
+        help="a diffusers checkpoint folder, a .safetensors file with a complete checkpoint or an upscaler, or owner/name on the Hugging "
         "Face hub (owner/name@revision, owner/name/file.safetensors)",
     )
     convert.add_argument(

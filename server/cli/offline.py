@@ -11,10 +11,12 @@ from typing import Any
 
 from converter.conversion.convert import convert
 from converter.conversion.partial import conversion_lock, require_replaceable
-from converter.errors import AnemoneError
+from converter.conversion.upscaler import write_upscaler
+from converter.errors import AnemoneError, CheckpointError
 from converter.options import ConvertOptions
 from converter.progress import OnProgress, Progress
-from converter.sources.source import open_source
+from converter.sources.source import open_source, open_upscaler
+from converter.sources.upscaler import UpscalerFile
 from server.models.library import ready_model
 from server.models.memory import memory_budget
 from server.pipeline.decoding.file import ImageError
@@ -58,6 +60,9 @@ def convert_checkpoint(source: str, out: Path, options: ConvertOptions, only: li
     bar, began = Bar(), time.monotonic()
     agreement: dict[str, float] = {}
 
+    if (upscaler := open_upscaler(source, _showing(bar))) is not None:
+        bar.close()
+        return _convert_upscaler(upscaler, out, options, only)
     # Before a download.
     require_replaceable(out)
     _require_writable(out)
@@ -76,6 +81,26 @@ def convert_checkpoint(source: str, out: Path, options: ConvertOptions, only: li
         print(printable(f"left out: {line}"))
     shown = ", ".join(f"{w}x{h}" for w, h in folder.manifest.sizes)
     print(f"{out}: {folder.manifest.name} ({folder.manifest.family}), {shown}, in {time.monotonic() - began:.1f} s")
+    return 0
+
+
+def _convert_upscaler(source: UpscalerFile, out: Path, options: ConvertOptions, only: list[str]) -> int:
+    if only:
+        raise CheckpointError(f"an upscaler is one network; leave out --only {only[0]}")
+    began = time.monotonic()
+    agreement: list[float] = []
+    _require_writable(out)
+    with conversion_lock(out):
+        folder = write_upscaler(source, out, options, verified=agreement.append)
+    for psnr_db in agreement:
+        print(f"upscaler: {psnr_db:.0f} dB of the source's")
+    about = folder.manifest
+    print(
+        printable(
+            f"{out}: {about.name} (upscaler, {about.architecture}), {about.scale}x, tiles of {about.tile}x{about.tile}, "
+            f"in {time.monotonic() - began:.1f} s"
+        )
+    )
     return 0
 
 
