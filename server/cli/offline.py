@@ -20,7 +20,7 @@ from converter.sources.upscaler import UpscalerFile
 from server.models.library import ready_model
 from server.models.memory import memory_budget
 from server.pipeline.decoding.file import ImageError
-from server.pipeline.denoiser import Step
+from server.pipeline.denoiser import Note, Step
 from server.pipeline.encoding.finished import finished_png
 from server.pipeline.images import decode_image
 from server.pipeline.loading import open_pipeline
@@ -177,15 +177,20 @@ def generate(settings: Settings, fields: Mapping[str, Any], files: Mapping[str, 
             progress=show,
         )
         model.load(show)
-        began, written = time.monotonic(), []
+        began, written, notes = time.monotonic(), [], []
         for event in model.generate(request, attachments):
             if isinstance(event, Step):
                 bar.show(f"image {event.image + 1} of {request.seeds.n}", event.index, event.total)
+                continue
+            if isinstance(event, Note):
+                notes.append(event.text)
                 continue
             png = finished_png(event, request, model.manifest, mark=settings.mark_images)
             _write(targets[event.index], png)
             written.append(f"{targets[event.index]} (seed {event.seeds.seed})")
     finally:
         bar.close()
+    for note in notes:
+        print(f"note: {note}")
     print(f"{', '.join(written)} in {time.monotonic() - began:.1f} s")
     return 0

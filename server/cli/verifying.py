@@ -23,7 +23,7 @@ from converter.runtime.ranges import Range, report
 from converter.sources.source import open_source
 from converter.verification.reference import ReferenceNetwork
 from converter.verification.verify import LEAST_DB, compare, psnr
-from server.pipeline.denoiser import GeneratedImage
+from server.pipeline.denoiser import GeneratedImage, Step
 from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
 from server.terminal import Bar
@@ -59,7 +59,8 @@ def _image(model: StableDiffusion, bar: Bar, label: str, **fields: Any) -> np.nd
     for event in model.generate(request, {}):
         if isinstance(event, GeneratedImage):
             return event.pixels
-        bar.show(label, event.index, event.total)
+        if isinstance(event, Step):
+            bar.show(label, event.index, event.total)
     raise AssertionError("a request makes at least one image")
 
 

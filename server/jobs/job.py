@@ -60,6 +60,7 @@ class Job:
 
     number: larger for every later job.
     request: None if what is stored cannot be read.
+    notes: what was done to its inputs or images, in sentences.
     attempts: how many times it was started.
     steps_done, step_seconds: the denoising steps of the last attempt, and how long they took together.
     position: the number of jobs that run before it; None unless it is queued.
@@ -82,6 +83,7 @@ class Job:
     step_seconds: float
     images: tuple[JobImage, ...]
     failure: JobFailure | None
+    notes: tuple[str, ...] = ()
     position: int | None = None
     eta: float | None = None
     paused: str | None = None

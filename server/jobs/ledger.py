@@ -18,7 +18,7 @@ from server.faults import FAULTS, fault_of
 from server.jobs.estimates import Shape, StepTime, StepTimes
 from server.jobs.fair_queue import FairQueue, QueuedJob
 from server.jobs.job import Job, JobFailure, Submission
-from server.jobs.messages import Ended, Finished, Progressed
+from server.jobs.messages import Ended, Finished, Noted, Progressed
 from server.jobs.running import Running
 from server.jobs.store import WRITE_SECONDS, JobStore, Retention
 from server.logs import about_job
@@ -261,6 +261,11 @@ class JobLedger:
     def add_image(self, running: Running, event: Finished) -> None:
         """Store an image of a running job."""
         self._store.add_image(running.job_id, event.image, event.seed, event.png)
+        self._publish_running(running.job)
+
+    def note(self, running: Running, event: Noted) -> None:
+        """Store a note on a running job."""
+        self._store.add_note(running.job_id, event.text)
         self._publish_running(running.job)
 
     def end(self, running: Running, event: Ended) -> None:

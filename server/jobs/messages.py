@@ -125,6 +125,14 @@ class Finished:
 
 
 @dataclass(frozen=True)
+class Noted:
+    """Something was done to a job's inputs, or to its images, that its client should know; ``text`` is a sentence."""
+
+    job_id: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Ended:
     """A job has ended; a failed job has a code and a message.
 
@@ -139,4 +147,4 @@ class Ended:
 
 
 Command = Run | Cancel | Load | Unload | Stop
-Event = Loading | LoadFailed | Loaded | Trying | Progressed | Finished | Ended
+Event = Loading | LoadFailed | Loaded | Trying | Progressed | Noted | Finished | Ended

@@ -22,6 +22,7 @@ from server.jobs.messages import (
     LoadFailed,
     Loading,
     ModelRef,
+    Noted,
     Progressed,
     Run,
     Trying,
@@ -78,9 +79,11 @@ class SlotEvents:
         elif slot.running is not None and slot.running.job_id == event.job_id:
             self._on_job(slot, slot.running, event)
 
-    def _on_job(self, slot: WorkerSlot, running: Running, event: Progressed | Finished | Ended) -> None:
+    def _on_job(self, slot: WorkerSlot, running: Running, event: Progressed | Noted | Finished | Ended) -> None:
         if isinstance(event, Progressed):
             self._ledger.step(running, event)
+        elif isinstance(event, Noted):
+            self._ledger.note(running, event)
         elif isinstance(event, Ended) and event.code == DAMAGED:
             self._end_without_model(slot, running, event)
         elif isinstance(event, Ended):

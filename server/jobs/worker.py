@@ -29,13 +29,14 @@ from server.jobs.messages import (
     LoadFailed,
     Loading,
     ModelRef,
+    Noted,
     Progressed,
     Run,
     Trying,
     Unload,
 )
 from server.pipeline.decoding.file import ImageError
-from server.pipeline.denoiser import GeneratedImage, Step
+from server.pipeline.denoiser import GeneratedImage, Note, Step
 from server.pipeline.encoding.finished import finished_png
 from server.pipeline.request import GenerationRequest
 
@@ -54,8 +55,8 @@ class Pipeline(Protocol):
 
     def generate(
         self, request: GenerationRequest, attachments: Mapping[str, bytes]
-    ) -> Generator[Step | GeneratedImage, None, None]:
-        """Yield the steps and images of a request."""
+    ) -> Generator[Step | Note | GeneratedImage, None, None]:
+        """Yield the steps, notes and images of a request."""
 
     def preview(self, step: Step, request: GenerationRequest) -> bytes | None:
         """Return a small JPEG of a step; None if the model has no previews."""
@@ -210,6 +211,9 @@ class _Worker:
                 if isinstance(event, GeneratedImage):
                     png = finished_png(event, run.request, model.manifest, mark=self._mark_images)
                     self._pipe.send(Finished(run.job_id, event.index, event.seeds.seed, png))
+                    continue
+                if isinstance(event, Note):
+                    self._pipe.send(Noted(run.job_id, event.text))
                     continue
                 preview = None
                 if self._previews and time.monotonic() - last_preview >= _PREVIEW_SECONDS:

@@ -48,6 +48,13 @@ class GeneratedImage:
 
 
 @dataclass(frozen=True)
+class Note:
+    """What was done to a request's inputs, or to its images, as a sentence for the client."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Moment:
     """A point of the walk through the noise levels.
 

@@ -14,7 +14,7 @@ from converter.networks.registry import UNET, UNET_PROMPT, VAE_DECODER, VAE_ENCO
 from converter.progress import OnProgress, Progress, ignore
 from converter.runtime import Network
 from server.pipeline.conditioning import Conditioner
-from server.pipeline.denoiser import GeneratedImage, NotFinite, Predictor, Step, denoise
+from server.pipeline.denoiser import GeneratedImage, Note, NotFinite, Predictor, Step, denoise
 from server.pipeline.guidance import Guidance
 from server.pipeline.images import Pixels, to_network, to_pixels
 from server.pipeline.networks import ComputeUnits, Loader, Networks, load_package
@@ -83,7 +83,7 @@ class StableDiffusion:
 
     def generate(
         self, request: GenerationRequest, attachments: Mapping[str, bytes]
-    ) -> Generator[Step | GeneratedImage, None, None]:
+    ) -> Generator[Step | Note | GeneratedImage, None, None]:
         """Make the request's images; yield every finished step and every finished image.
 
         Random numbers are those of the request's ``rng``, drawn in the order of the software it comes from, so that a seed

@@ -2,7 +2,8 @@
 
 "slow" takes a tenth of a second a step; "fail" raises an error with a message for users, "bug" an unexpected one; "die"
 kills the worker at the first step, "die late" a second later, "die once" only at the first attempt; "hang" closes the worker's
-pipe and stays, as a process that hangs as it exits; "busy" keeps a core busy; "trying" leaves the note of a compute unit's
+pipe and stays, as a process that hangs as it exits; "busy" keeps a core busy; "noted" yields a
+note; "trying" leaves the note of a compute unit's
 trial (``NOTE`` in the model's folder).
 """
 
@@ -33,7 +34,7 @@ from server.models.paths import told
 from server.pipeline.request import GenerationRequest
 
 if TYPE_CHECKING:
-    from server.pipeline.denoiser import GeneratedImage, Step
+    from server.pipeline.denoiser import GeneratedImage, Note, Step
 
 STEP_SECONDS = 0.1
 NOTE = ".anemone-trying-1-0"
@@ -79,12 +80,14 @@ class FakePipeline:
 
     def generate(
         self, request: GenerationRequest, attachments: Mapping[str, bytes]
-    ) -> Generator[Step | GeneratedImage, None, None]:
-        from server.pipeline.denoiser import GeneratedImage, Step
+    ) -> Generator[Step | Note | GeneratedImage, None, None]:
+        from server.pipeline.denoiser import GeneratedImage, Note, Step
         from server.pipeline.images import decode_image
 
         words = request.prompts.prompt
         latents = np.zeros((1, 4, 8, 8), np.float32)
+        if "noted" in words:
+            yield Note("the mask was scaled from 8x8 to 64x64 – bilinearly")
         for index, seeds in enumerate(request.seeds.of_images):
             for step in range(request.sampling.steps):
                 began = time.perf_counter()

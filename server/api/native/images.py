@@ -113,6 +113,8 @@ async def _answer(service: Service, submit: _Submit, submitted: _Submitted) -> R
         return job_response(require(service.job(job_id)), 202, headers)
     job = require(await service.result(job_id))
     headers = {"X-Anemone-Job": job_id, "Content-Location": job_url(job_id), **repeat}
+    if job.notes:
+        headers["X-Anemone-Notes"] = "; ".join(job.notes).encode("ascii", "backslashreplace").decode()
     if encoding is None or len(job.images) > 1:
         return job_response(job, 200, headers)
     (image,) = job.images

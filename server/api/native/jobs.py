@@ -75,6 +75,7 @@ def job_out(job: Job) -> JobOut:
         eta=None if job.eta is None else round(job.eta, 3),
         paused=job.paused,
         progress=progress,
+        notes=list(job.notes),
         images=[JobImageOut(index=i.index, seed=i.seed, url=f"{url}/images/{i.index}") for i in job.images],
         error=JobErrorOut(code=job.failure.code, message=job.failure.message) if job.failure else None,
         created=job.created,

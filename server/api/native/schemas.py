@@ -137,6 +137,9 @@ class JobOut(BaseModel):
         description="Seconds until the job ends, estimated from earlier jobs; null without earlier jobs, or after its end"
     )
     progress: ProgressOut | None
+    notes: list[str] = Field(
+        description="What was done to the inputs or the images that the request did not ask for, in sentences"
+    )
     images: list[JobImageOut]
     error: JobErrorOut | None
     created: float = Field(description="Seconds since 1970")

@@ -161,7 +161,11 @@ class JobStore:
         query = f"SELECT job, number, seed, file FROM images WHERE job IN ({marks}) ORDER BY number"
         for job_id, *image in self._database.rows(query, list(images)):
             images[job_id].append(JobImage(*image))
-        return [_job(row, images[row[0]]) for row in rows]
+        notes: dict[str, list[str]] = {row[0]: [] for row in rows}
+        query = f"SELECT job, text FROM notes WHERE job IN ({marks}) ORDER BY number"
+        for job_id, text in self._database.rows(query, list(notes)):
+            notes[job_id].append(text)
+        return [_job(row, images[row[0]], notes[row[0]]) for row in rows]
 
     def get(self, job_id: str) -> Job | None:
         """Return the job; None if no job has this id."""
@@ -208,6 +212,7 @@ class JobStore:
             if path.is_file():
                 attachments[name] = path.read_bytes()
         with self._database.transaction() as db:
+            db.execute("DELETE FROM notes WHERE job = ?", (job_id,))  # of an earlier attempt
             rows = db.execute(
                 """UPDATE jobs SET status = 'running', started = ?, attempts = attempts + 1, steps_done = 0,
                      step_seconds = 0 WHERE id = ? AND status = 'queued' RETURNING request""",
@@ -230,6 +235,11 @@ class JobStore:
             self.images.remove([name])  # no job refers to it
             raise
         self.images.remove(file for (file,) in former)
+
+    def add_note(self, job_id: str, text: str) -> None:
+        """Store a note on a job after its earlier ones."""
+        with self._database.transaction() as db:
+            db.execute("INSERT INTO notes SELECT ?1, count(*), ?2 FROM notes WHERE job = ?1", (job_id, text))
 
     def cancelling(self, job_id: str) -> None:
         """Note that a running job is to be cancelled, so that it is not run again even if a process dies now."""
@@ -353,6 +363,7 @@ class JobStore:
         with self._database.transaction() as db:
             for job_id in job_ids:
                 names += [file for (file,) in db.execute("DELETE FROM images WHERE job = ? RETURNING file", (job_id,))]
+                db.execute("DELETE FROM notes WHERE job = ?", (job_id,))
                 db.execute(
                     "INSERT OR REPLACE INTO tombstones SELECT id, number, ? FROM jobs WHERE id = ?",
                     (self.calendar.now(), job_id),
@@ -375,7 +386,7 @@ class JobStore:
             )
 
 
-def _job(row: tuple[Any, ...], images: list[JobImage]) -> Job:
+def _job(row: tuple[Any, ...], images: list[JobImage], notes: list[str]) -> Job:
     fields = dict(zip(_COLUMNS, row, strict=True))
     code, message = fields.pop("error_code"), fields.pop("error_message")
     return Job(
@@ -385,5 +396,6 @@ def _job(row: tuple[Any, ...], images: list[JobImage]) -> Job:
             "request": read_request(fields["request"]),
         },
         images=tuple(images),
+        notes=tuple(notes),
         failure=JobFailure(code, message or "") if code else None,
     )

@@ -73,9 +73,9 @@ def mend(db: sqlite3.Connection, name: str) -> None:
     db.execute("BEGIN IMMEDIATE")
     mended = {"jobs": _mend_jobs(db)}
     tables = [table for (table,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-    for table in sorted({"images", "attachments", "tombstones", "paces", "calendar"}.intersection(tables)):
+    for table in sorted({"images", "attachments", "notes", "tombstones", "paces", "calendar"}.intersection(tables)):
         wrong = " OR ".join(f"({column.accepted}) IS NOT TRUE" for column in _columns(db, table))
-        if table in ("images", "attachments"):
+        if table in ("images", "attachments", "notes"):
             wrong += f" OR NOT EXISTS (SELECT 1 FROM jobs WHERE id = {table}.job)"
         mended[table] = db.execute(f"DELETE FROM {table} WHERE {wrong}").rowcount
     db.execute("COMMIT")

@@ -140,6 +140,14 @@ def _m006_calendar(db: sqlite3.Connection, _: StoredFiles) -> None:
     db.execute("CREATE TABLE calendar (date REAL NOT NULL)")
 
 
+@_migration
+def _m007_notes(db: sqlite3.Connection, _: StoredFiles) -> None:
+    db.execute(
+        """CREATE TABLE notes (
+             job TEXT NOT NULL REFERENCES jobs (id), number INTEGER NOT NULL, text TEXT NOT NULL, PRIMARY KEY (job, number))"""
+    )
+
+
 def plain_connection(uri: str, patience: float) -> sqlite3.Connection:
     """Return a connection to the database of this URI in autocommit mode, without any settings of its file.
 

@@ -91,3 +91,13 @@ def test_an_error_in_our_code_fails_the_job_and_not_the_server(client: httpx.Cli
     answer = client.post("/api/v1/txt2img", json={"prompt": "bug"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal")
     make(client)
+
+
+def test_what_was_done_to_the_inputs_is_told(client: httpx.Client) -> None:
+    answer = make(client, prompt="noted")
+    assert answer.headers["x-anemone-notes"] == "the mask was scaled from 8x8 to 64x64 \\u2013 bilinearly"
+    notes = over(client, answer.headers["x-anemone-job"])["notes"]
+    assert notes == ["the mask was scaled from 8x8 to 64x64 \u2013 bilinearly"]
+    plain = make(client)
+    assert "x-anemone-notes" not in plain.headers
+    assert over(client, plain.headers["x-anemone-job"])["notes"] == []

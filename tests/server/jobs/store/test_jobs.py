@@ -276,3 +276,17 @@ def test_a_lost_database_costs_no_image(tmp_path: Path) -> None:
     third = JobStore(tmp_path)
     assert third.image_path(got(third, job_id).images[0]).read_bytes() == b"image"
     third.close()
+
+
+def test_notes_are_those_of_the_last_attempt_in_their_order(store: JobStore) -> None:
+    job_id, other = add(store), add(store)
+    store.start(job_id)
+    store.add_note(job_id, "the mask was scaled")
+    store.interrupted("the worker died", by_worker=True)
+    store.start(job_id)
+    for note in ("the mask was scaled", "the prompt was shortened"):
+        store.add_note(job_id, note)
+    store.end(job_id, "succeeded")
+    assert got(store, job_id).notes == ("the mask was scaled", "the prompt was shortened")
+    assert got(store, other).notes == ()
+    assert store.expire([job_id]) == 1
