@@ -41,6 +41,9 @@ _STEP_SECONDS = Histogram("anemone_step_seconds", "One denoising step", buckets=
 _LOADS = Counter("anemone_model_loads", "Models loaded, or that could not be", ["outcome"], registry=REGISTRY)
 _LOADED = Gauge("anemone_model_loaded", "Models that are loaded", registry=REGISTRY)
 _DEATHS = Counter("anemone_worker_deaths", "Times the worker process died", registry=REGISTRY)
+_FLAGGED = Counter(
+    "anemone_flagged_images", "Images in which a safety checker found something", ["outcome"], registry=REGISTRY
+)
 _CONVERSIONS = Counter("anemone_conversions", "Conversions that are over", ["status"], registry=REGISTRY)
 
 # Start every series at 0: Prometheus does not count a missing series as 0, so that rate() would miss its first event.
@@ -51,6 +54,8 @@ for _status in END:
     _CONVERSIONS.labels(_status)
 for _outcome in ("loaded", "failed"):
     _LOADS.labels(_outcome)
+for _outcome in ("blurred", "refused"):
+    _FLAGGED.labels(_outcome)
 
 
 def queue_changed(jobs: Mapping[Literal["queued", "running"], int]) -> None:
@@ -79,6 +84,11 @@ def model_loaded(outcome: Literal["loaded", "failed"]) -> None:
 def models_are_loaded(count: int) -> None:
     """Set how many models are loaded; their names are not exported."""
     _LOADED.set(count)
+
+
+def image_flagged(outcome: Literal["blurred", "refused"]) -> None:
+    """Count an image in which a safety checker found something."""
+    _FLAGGED.labels(outcome).inc()
 
 
 def worker_died() -> None:

@@ -54,6 +54,8 @@ def default_config() -> Path:
     return Path(os.environ.get("XDG_CONFIG_HOME") or _home() / ".config") / "anemone" / "anemone.toml"
 
 
+#: What happens to images in which a model's safety checker finds something; off: they are not checked.
+Safety = Literal["off", "blur", "refuse"]
 #: Several words: a list in TOML and code; separated by commas in a flag or variable.
 Words = Annotated[tuple[str, ...], NoDecode]
 
@@ -130,6 +132,11 @@ class Settings(BaseSettings):
         description="Gigabytes of memory that models may use; if not set, chosen for the machine",
     )
     previews: bool = Field(True, description="Show small previews of an image while it is made")
+    safety: Safety = Field(
+        "blur",
+        description="What happens to an image in which the model's safety checker, if it has one, finds something: blur "
+        "(it is delivered blurred), refuse (its job fails), off (images are not checked)",
+    )
     mark_images: bool = Field(
         True, description="Have every image say that a model made it (IPTC Digital Source Type, in XMP)"
     )

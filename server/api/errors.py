@@ -37,6 +37,7 @@ _STATUS: dict[Reason, int] = {
     "cancelled": 409,
     "not_now": 503,
     "disk_full": 507,
+    "unsafe_image": 422,
     "failed": 500,
 }
 
@@ -48,7 +49,9 @@ def require(result: _T | Refusal) -> _T:
     headers = {}
     if result.retry_after is not None:
         headers["Retry-After"] = str(result.retry_after)
-    if result.reason == "failed":
+    if result.reason == "unsafe_image":
+        headers["X-Anemone-Safety"] = "refused"
+    if result.reason in ("failed", "unsafe_image"):
         # OpenAI's SDK would retry twice; the retry would fail again, or get the same failed job.
         headers["X-Should-Retry"] = "false"
     raise ApiError(

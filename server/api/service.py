@@ -20,6 +20,7 @@ from server.events import OPEN
 from server.faults import FAULTS, Fault, fault_of
 from server.jobs.job import PRIORITIES, Job, JobImage, Priority, Submission
 from server.jobs.ledger import Accepted, KeyReused, NoPlace
+from server.jobs.messages import UNSAFE
 from server.jobs.queue import JobQueue
 from server.jobs.store import JobStore
 from server.models.installed import InstalledModels, UnknownModel
@@ -50,6 +51,7 @@ Reason = Literal[
     "cancelled",
     "not_now",
     "disk_full",
+    "unsafe_image",
     "failed",
 ]
 
@@ -246,7 +248,8 @@ class Service:
         if isinstance(job, Refusal):
             return job
         if job.failure is not None:
-            return Refusal("failed", job.failure.code, job.failure.message)
+            reason: Reason = "unsafe_image" if job.failure.code == UNSAFE else "failed"
+            return Refusal(reason, job.failure.code, job.failure.message)
         if job.status == "cancelled":
             return Refusal("cancelled", "cancelled", f"job {job_id} was cancelled before it finished")
         if job.status in OPEN:

@@ -174,6 +174,7 @@ def generate(settings: Settings, fields: Mapping[str, Any], files: Mapping[str, 
             settings.compute_units,
             memory_budget=memory_budget(settings.memory_budget_gb),
             precision=settings.precision,
+            safety=settings.safety,
             progress=show,
         )
         model.load(show)
@@ -187,7 +188,8 @@ def generate(settings: Settings, fields: Mapping[str, Any], files: Mapping[str, 
                 continue
             png = finished_png(event, request, model.manifest, mark=settings.mark_images)
             _write(targets[event.index], png)
-            written.append(f"{targets[event.index]} (seed {event.seeds.seed})")
+            flagged = ", blurred: the safety checker found something in it" if event.flagged else ""
+            written.append(f"{targets[event.index]} (seed {event.seeds.seed}{flagged})")
     finally:
         bar.close()
     for note in notes:

@@ -124,6 +124,7 @@ def worker_launcher(settings: Settings, first: FirstModel) -> Launch:
         memory_budget=memory_budget(settings.memory_budget_gb),
         previews=settings.previews,
         mark_images=settings.mark_images,
+        safety=settings.safety,
         precision=settings.precision,
     )
     return spawn(start_worker, worker, name="anemone-worker")

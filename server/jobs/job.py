@@ -39,11 +39,15 @@ class Submission:
 
 @dataclass(frozen=True)
 class JobImage:
-    """A finished image of a job: its number, seed, and file name in the images folder."""
+    """A finished image of a job: its number, seed, and file name in the images folder.
+
+    flagged: whether the safety checker found something in it; it is blurred then.
+    """
 
     index: int
     seed: int
     file: str
+    flagged: bool = False
 
 
 @dataclass(frozen=True)

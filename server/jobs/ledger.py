@@ -18,7 +18,7 @@ from server.faults import FAULTS, fault_of
 from server.jobs.estimates import Shape, StepTime, StepTimes
 from server.jobs.fair_queue import FairQueue, QueuedJob
 from server.jobs.job import Job, JobFailure, Submission
-from server.jobs.messages import Ended, Finished, Noted, Progressed
+from server.jobs.messages import UNSAFE, Ended, Finished, Noted, Progressed
 from server.jobs.running import Running
 from server.jobs.store import WRITE_SECONDS, JobStore, Retention
 from server.logs import about_job
@@ -260,7 +260,9 @@ class JobLedger:
 
     def add_image(self, running: Running, event: Finished) -> None:
         """Store an image of a running job."""
-        self._store.add_image(running.job_id, event.image, event.seed, event.png)
+        self._store.add_image(running.job_id, event.image, event.seed, event.png, flagged=event.flagged)
+        if event.flagged:
+            metrics.image_flagged("blurred")
         self._publish_running(running.job)
 
     def note(self, running: Running, event: Noted) -> None:
@@ -280,6 +282,8 @@ class JobLedger:
                 step_seconds=running.step_seconds,
             )
             self._forget(running)
+        if event.code == UNSAFE:
+            metrics.image_flagged("refused")
         measured = running.measured() if event.status == "succeeded" else None
         if measured is not None:
             self._learn(running.job.cost.shape, measured)

@@ -17,6 +17,7 @@ from converter.runtime import ComputeUnit
 from server.jobs.messages import ModelRef
 from server.models.installed import InstalledModels
 from server.models.paths import told
+from server.settings import Safety
 
 if TYPE_CHECKING:
     from server.pipeline.stable_diffusion import StableDiffusion
@@ -34,6 +35,7 @@ class WorkerSettings:
     memory_budget: bytes that the loaded networks' weights may take; None for no limit.
     previews: whether the worker makes previews.
     mark_images: whether images say that a model made them.
+    safety: what happens to images in which a model's safety checker finds something.
     precision: how the networks compute (see `converter.runtime.load`).
     """
 
@@ -43,6 +45,7 @@ class WorkerSettings:
     memory_budget: int | None = None
     previews: bool = True
     mark_images: bool = True
+    safety: Safety = "blur"
     precision: str = "fast"
 
 
@@ -64,6 +67,7 @@ def start_worker(pipe: Connection, settings: WorkerSettings) -> None:
             settings.compute_units,
             memory_budget=settings.memory_budget,
             precision=settings.precision,
+            safety=settings.safety,
             trying=trying,
             progress=progress,
         )

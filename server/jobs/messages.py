@@ -16,6 +16,8 @@ from server.pipeline.request import GenerationRequest
 
 #: The code of LoadFailed and Ended for a model that is damaged.
 DAMAGED = "model_damaged"
+#: The code of Ended for an image that the safety checker refused.
+UNSAFE = "unsafe_image"
 
 
 @dataclass(frozen=True)
@@ -116,12 +118,13 @@ class Progressed:
 
 @dataclass(frozen=True)
 class Finished:
-    """An image of a job has finished."""
+    """An image of a job has finished; ``flagged``: the safety checker found something in it, and it is blurred."""
 
     job_id: str
     image: int
     seed: int
     png: bytes
+    flagged: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ class Ended:
     """A job has ended; a failed job has a code and a message.
 
     Codes: model_unavailable (its model is not installed or cannot be loaded), model_damaged (a file of it is missing or has
-    changed), not_enough_memory, bad_image, generation_failed, internal.
+    changed), not_enough_memory, bad_image, unsafe_image, generation_failed, internal.
     """
 
     job_id: str

@@ -20,6 +20,7 @@ from converter.folder import Manifest
 from converter.progress import OnProgress, Progress
 from server.jobs.messages import (
     DAMAGED,
+    UNSAFE,
     Cancel,
     Command,
     Ended,
@@ -39,6 +40,7 @@ from server.pipeline.decoding.file import ImageError
 from server.pipeline.denoiser import GeneratedImage, Note, Step
 from server.pipeline.encoding.finished import finished_png
 from server.pipeline.request import GenerationRequest
+from server.pipeline.safety import UnsafeImage
 
 log = logging.getLogger("anemone.worker")
 
@@ -190,6 +192,8 @@ class _Worker:
             ended = Ended(run.job_id, "failed", "not_enough_memory", str(error))
         except ImageError as error:
             ended = Ended(run.job_id, "failed", "bad_image", str(error))
+        except UnsafeImage as error:
+            ended = Ended(run.job_id, "failed", UNSAFE, str(error))
         except AnemoneError as error:
             ended = Ended(run.job_id, "failed", "generation_failed", str(error))
         except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -210,7 +214,7 @@ class _Worker:
                 self._listen(run.job_id)
                 if isinstance(event, GeneratedImage):
                     png = finished_png(event, run.request, model.manifest, mark=self._mark_images)
-                    self._pipe.send(Finished(run.job_id, event.index, event.seeds.seed, png))
+                    self._pipe.send(Finished(run.job_id, event.index, event.seeds.seed, png, event.flagged))
                     continue
                 if isinstance(event, Note):
                     self._pipe.send(Noted(run.job_id, event.text))

@@ -40,11 +40,15 @@ class Step:
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """A finished image: its index in the request, its seeds and pixels, uint8 [H, W, 3]."""
+    """A finished image: its index in the request, its seeds and pixels, uint8 [H, W, 3].
+
+    flagged: whether the safety checker found something in it; the pixels are blurred then.
+    """
 
     index: int
     seeds: ImageSeeds
     pixels: Pixels
+    flagged: bool = False
 
 
 @dataclass(frozen=True)

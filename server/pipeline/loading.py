@@ -12,6 +12,7 @@ from converter.progress import OnProgress, ignore
 from converter.runtime import ComputeUnit, on_core_ml
 from server.pipeline.networks import load_package
 from server.pipeline.stable_diffusion import StableDiffusion
+from server.settings import Safety
 
 log = logging.getLogger("anemone.models")
 
@@ -26,12 +27,14 @@ def open_pipeline(
     *,
     memory_budget: int | None = None,
     precision: str = "fast",
+    safety: Safety = "blur",
     trying: Callable[[str], None] = _ignore,
     progress: OnProgress = ignore,
 ) -> StableDiffusion:
     """Return the folder's pipeline, with no network loaded yet. Raises DamagedModel if a file differs from its checksum.
 
-    ``memory_budget`` is the limit for the weights of loaded networks, in bytes. ``trying`` is called with a note's file name
+    ``memory_budget`` is the limit for the weights of loaded networks, in bytes. ``safety`` says what happens to images in
+    which the model's safety checker finds something. ``trying`` is called with a note's file name
     before a program is tried on a compute unit that may kill this process (see `converter.devices.trials.noted`), and
     ``progress`` while files are compared.
     """
@@ -46,4 +49,5 @@ def open_pipeline(
         partial(load_package, precision=precision),
         memory_budget=memory_budget,
         trials=trials,
+        safety=safety,
     )

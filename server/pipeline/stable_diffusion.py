@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from converter.devices.trials import Trials
 from converter.folder import Manifest, ModelFolder
-from converter.networks.registry import UNET, UNET_PROMPT, VAE_DECODER, VAE_ENCODER, text_encoders
+from converter.networks.registry import SAFETY_CHECKER, UNET, UNET_PROMPT, VAE_DECODER, VAE_ENCODER, text_encoders
 from converter.progress import OnProgress, Progress, ignore
 from converter.runtime import Network
 from server.pipeline.conditioning import Conditioner
@@ -21,11 +21,13 @@ from server.pipeline.networks import ComputeUnits, Loader, Networks, load_packag
 from server.pipeline.noise import ImageNoise
 from server.pipeline.preview import Previewer
 from server.pipeline.request import GenerationRequest, Size
+from server.pipeline.safety import SafetyChecker
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
 from server.pipeline.schedulers.schedule import Latents
 from server.pipeline.tasks.canvas import Canvas, canvas_of
 from server.pipeline.tasks.start import EncodedImage, Start
 from server.pipeline.unet import GuidedUNet
+from server.settings import Safety
 
 #: The networks that txt2img uses in addition to the text encoders.
 _TXT2IMG = (UNET.name, UNET_PROMPT.name, VAE_DECODER.name)
@@ -41,6 +43,7 @@ class StableDiffusion:
         loader: Loader = load_package,
         memory_budget: int | None = None,
         trials: Trials | None = None,
+        safety: Safety = "blur",
     ) -> None:
         """``memory_budget`` is the limit for the weights of loaded networks, in bytes; see `Networks`."""
         self._folder = folder
@@ -48,6 +51,7 @@ class StableDiffusion:
         self._schedule = NoiseSchedule.of(folder.manifest)
         self._conditioner = Conditioner(folder, self.network)
         self._previewer = Previewer(folder.manifest, self.network)
+        self._checker = SafetyChecker(folder, self.network, safety)
 
     @property
     def manifest(self) -> Manifest:
@@ -66,7 +70,8 @@ class StableDiffusion:
         If they do not fit into memory together, each is still loaded once: a model that cannot run fails here, and Core ML
         compiles each network before a request needs it.
         """
-        names = [n for n in self.manifest.networks if n in text_encoders([n]) or n in _TXT2IMG]
+        wanted = (*_TXT2IMG, SAFETY_CHECKER.name) if self._checker.active else _TXT2IMG
+        names = [n for n in self.manifest.networks if n in text_encoders([n]) or n in wanted]
         for done, name in enumerate(names):
             progress(Progress("loading", name, done, len(names)))
             package = self._folder.default(name)
@@ -74,7 +79,12 @@ class StableDiffusion:
         progress(Progress("loading", names[-1], len(names), len(names)))
 
     def preview(self, step: Step, request: GenerationRequest) -> bytes | None:
-        """Return a small JPEG of a step; None if its network does not fit the memory budget beside the UNet."""
+        """Return a small JPEG of a step; None if its network does not fit the memory budget beside the UNet.
+
+        None, too, if a safety checker is active: what it would find in the image could be seen in a preview.
+        """
+        if self._checker.active:
+            return None
         size = {"width": request.computed.width, "height": request.computed.height}
         needed = self._previewer.needs(**size)
         if needed is not None and not self._networks.fit_together(UNET.name, needed, **size):
@@ -88,7 +98,7 @@ class StableDiffusion:
 
         Random numbers are those of the request's ``rng``, drawn in the order of the software it comes from, so that a seed
         gives the same image here and there. If UNet and decoder do not fit into memory together, all images come after the
-        last step. Closing the iterator cancels. Raises ImageError if an attachment cannot be used.
+        last step. Closing the iterator cancels. Raises ImageError if an attachment cannot be used, and UnsafeImage.
         """
         size = request.computed
         shape = self._latent_shape(size)
@@ -106,7 +116,8 @@ class StableDiffusion:
             waiting.append((number, latents))
             if fit_together or number == len(of_images) - 1:
                 for finished, latents in waiting:
-                    yield GeneratedImage(finished, of_images[finished], canvas.finish(self._decode(latents, size)))
+                    pixels, flagged = self._checker.checked(canvas.finish(self._decode(latents, size)))
+                    yield GeneratedImage(finished, of_images[finished], pixels, flagged)
                 waiting.clear()
 
     def _latent_shape(self, size: Size) -> tuple[int, int, int, int]:

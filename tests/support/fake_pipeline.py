@@ -3,7 +3,7 @@
 "slow" takes a tenth of a second a step; "fail" raises an error with a message for users, "bug" an unexpected one; "die"
 kills the worker at the first step, "die late" a second later, "die once" only at the first attempt; "hang" closes the worker's
 pipe and stays, as a process that hangs as it exits; "busy" keeps a core busy; "noted" yields a
-note; "trying" leaves the note of a compute unit's
+note; "flagged" makes images in which a safety checker finds something, and "unsafe" has it refuse them; "trying" leaves the note of a compute unit's
 trial (``NOTE`` in the model's folder).
 """
 
@@ -83,6 +83,7 @@ class FakePipeline:
     ) -> Generator[Step | Note | GeneratedImage, None, None]:
         from server.pipeline.denoiser import GeneratedImage, Note, Step
         from server.pipeline.images import decode_image
+        from server.pipeline.safety import UnsafeImage
 
         words = request.prompts.prompt
         latents = np.zeros((1, 4, 8, 8), np.float32)
@@ -96,9 +97,10 @@ class FakePipeline:
             color = np.random.default_rng(seeds.seed).integers(0, 256, 3, np.uint8)
             if request.source is not None:
                 color = np.asarray(decode_image(attachments[request.source.image]))[0, 0]
-            yield GeneratedImage(
-                index, seeds, np.broadcast_to(color, (request.size.height, request.size.width, 3)).copy()
-            )
+            if "unsafe" in words:
+                raise UnsafeImage("the model's safety checker found something in the image")
+            pixels = np.broadcast_to(color, (request.size.height, request.size.width, 3)).copy()
+            yield GeneratedImage(index, seeds, pixels, "flagged" in words)
 
     def preview(self, step: Step, request: GenerationRequest) -> bytes:
         file = io.BytesIO()

@@ -27,7 +27,7 @@ from server.models.first import FirstModel
 from server.outage import Pauses
 from server.security.gate import Access
 from server.shutdown import Server
-from server.supervisor import spawn
+from server.supervisor import Launch, spawn
 from tests.support import fake_converter, fake_pipeline
 
 PATIENCE = 120.0  # on a busy machine a process takes a minute for its imports
@@ -41,10 +41,14 @@ def server(
     grace: float = 0.0,
     checkpoint: str | None = None,
     pauses: Pauses | None = None,
+    launch: Launch | None = None,
 ) -> uvicorn.Server:
-    """Return a server whose first model is installed, or is converted from ``checkpoint`` by the fake converter."""
+    """Return a server whose first model is installed, or is converted from ``checkpoint`` by the fake converter.
+
+    ``launch`` starts a worker for the model that is there already; None: the fake pipeline's, for a model of its own.
+    """
     source = data_dir / "models" / model if checkpoint is None else data_dir / checkpoint
-    if checkpoint is None:
+    if checkpoint is None and launch is None:
         fake_pipeline.write_model(source)
 
     def on_readiness(readiness: Readiness) -> None:
@@ -52,7 +56,7 @@ def server(
 
     def open_backend() -> Backend:
         first, store = FirstModel(source, data_dir), JobStore(data_dir)
-        worker = spawn(fake_pipeline.start, data_dir, name="fake-worker")
+        worker = launch or spawn(fake_pipeline.start, data_dir, name="fake-worker")
         queue = JobQueue(store, [worker], first.models, on_readiness, limits, pauses=pauses)
         conversions = Conversions(data_dir, first.models, queue.events, fake_converter.launcher(data_dir))
         return Backend(store, queue, first.models, conversions, first)
@@ -77,10 +81,11 @@ def live(
     grace: float = 0.0,
     checkpoint: str | None = None,
     pauses: Pauses | None = None,
+    launch: Launch | None = None,
 ) -> Iterator[httpx.Client]:
     """Run a server and yield a client of it; with ``ready``, wait until the server is ready."""
     data_dir.mkdir(parents=True, exist_ok=True)
-    running = server(data_dir, model, limits, access, grace, checkpoint, pauses)
+    running = server(data_dir, model, limits, access, grace, checkpoint, pauses, launch)
     with bound() as listening:
         base = f"http://127.0.0.1:{listening.getsockname()[1]}"
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})

@@ -94,7 +94,8 @@ def has_tag(if_none_match: str | None, tag: str) -> bool:
     return tag in known or "*" in known
 
 
-def image_headers(job: Job, index: int, encoding: Encoding) -> dict[str, str]:
+def image_headers(job: Job, image: JobImage, encoding: Encoding) -> dict[str, str]:
     """Return the headers of an image's answer besides its type."""
-    name = f"{job.id}-{index}{encoding.to.suffixes[0]}"
-    return {"Vary": "Accept", "Content-Disposition": f'inline; filename="{name}"'}
+    name = f"{job.id}-{image.index}{encoding.to.suffixes[0]}"
+    headers = {"Vary": "Accept", "Content-Disposition": f'inline; filename="{name}"'}
+    return {**headers, "X-Anemone-Safety": "blurred"} if image.flagged else headers

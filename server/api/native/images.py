@@ -118,7 +118,7 @@ async def _answer(service: Service, submit: _Submit, submitted: _Submitted) -> R
     if encoding is None or len(job.images) > 1:
         return job_response(job, 200, headers)
     (image,) = job.images
-    headers |= {"X-Anemone-Seed": str(image.seed), **image_headers(job, image.index, encoding)}
+    headers |= {"X-Anemone-Seed": str(image.seed), **image_headers(job, image, encoding)}
     data = require(await service.image(job, image, encoding.to, encoding.quality))
     return Response(data, 200, headers, encoding.to.media_type)
 

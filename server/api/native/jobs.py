@@ -76,7 +76,10 @@ def job_out(job: Job) -> JobOut:
         paused=job.paused,
         progress=progress,
         notes=list(job.notes),
-        images=[JobImageOut(index=i.index, seed=i.seed, url=f"{url}/images/{i.index}") for i in job.images],
+        images=[
+            JobImageOut(index=i.index, seed=i.seed, url=f"{url}/images/{i.index}", flagged=i.flagged)
+            for i in job.images
+        ],
         error=JobErrorOut(code=job.failure.code, message=job.failure.message) if job.failure else None,
         created=job.created,
         started=job.started,
@@ -160,7 +163,7 @@ async def job_image(
     encoding = encoding_of(asked.accept, asked.format, asked.quality)
     assert encoding is not None  # only images are offered
     tag = image_tag(image, encoding)
-    headers = {"ETag": tag, **image_headers(job, index, encoding)}
+    headers = {"ETag": tag, **image_headers(job, image, encoding)}
     if has_tag(if_none_match, tag):
         return Response(status_code=304, headers=headers)
     data = require(await service.image(job, image, encoding.to, encoding.quality))

@@ -92,6 +92,7 @@ class JobImageOut(BaseModel):
     index: int = Field(description="From 0")
     seed: int
     url: str = Field(description="The image's path")
+    flagged: bool = Field(description="Whether the safety checker found something in it; it is blurred then")
 
 
 class JobErrorOut(BaseModel):

@@ -158,9 +158,9 @@ class JobStore:
         rows = self._database.rows(f"SELECT {', '.join(_COLUMNS)} FROM jobs {rest}", values)
         marks = ", ".join("?" * len(rows))
         images: dict[str, list[JobImage]] = {row[0]: [] for row in rows}
-        query = f"SELECT job, number, seed, file FROM images WHERE job IN ({marks}) ORDER BY number"
-        for job_id, *image in self._database.rows(query, list(images)):
-            images[job_id].append(JobImage(*image))
+        query = f"SELECT job, number, seed, file, flagged FROM images WHERE job IN ({marks}) ORDER BY number"
+        for job_id, index, seed, file, flagged in self._database.rows(query, list(images)):
+            images[job_id].append(JobImage(index, seed, file, bool(flagged)))
         notes: dict[str, list[str]] = {row[0]: [] for row in rows}
         query = f"SELECT job, text FROM notes WHERE job IN ({marks}) ORDER BY number"
         for job_id, text in self._database.rows(query, list(notes)):
@@ -224,13 +224,13 @@ class JobStore:
         assert request is not None  # those that cannot be read failed at the start
         return request, attachments
 
-    def add_image(self, job_id: str, index: int, seed: int, png: bytes) -> None:
+    def add_image(self, job_id: str, index: int, seed: int, png: bytes, *, flagged: bool = False) -> None:
         """Store a finished image, in place of an earlier attempt's; its row is written after its file is complete."""
         name = self.images.write(png)
         try:
             with self._database.transaction() as db:
                 former = db.execute("SELECT file FROM images WHERE job = ? AND number = ?", (job_id, index)).fetchall()
-                db.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", (job_id, index, seed, name))
+                db.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?)", (job_id, index, seed, name, flagged))
         except BaseException:
             self.images.remove([name])  # no job refers to it
             raise

@@ -148,6 +148,11 @@ def _m007_notes(db: sqlite3.Connection, _: StoredFiles) -> None:
     )
 
 
+@_migration
+def _m008_flagged_images(db: sqlite3.Connection, _: StoredFiles) -> None:
+    db.execute("ALTER TABLE images ADD COLUMN flagged INTEGER NOT NULL DEFAULT 0")
+
+
 def plain_connection(uri: str, patience: float) -> sqlite3.Connection:
     """Return a connection to the database of this URI in autocommit mode, without any settings of its file.
 
