@@ -100,13 +100,16 @@ class Conditioner:
         return (np.zeros_like(states), np.zeros_like(pooled)) if zeros else (states, pooled)
 
     def _prompt_inputs(self, states: Float16) -> dict[str, Float16]:
-        """Return the UNet's inputs for the prompts' states, [2, D, 1, T]: the states, or their projected keys and values."""
+        """Return the inputs for the prompts' states, [2, D, 1, T]: the states, and their keys and values if the UNet takes these."""
+        inputs = {"encoder_hidden_states": states}
         if UNET_PROMPT.name not in self._manifest.networks:
-            return {"encoder_hidden_states": states}
+            return inputs
         network = self._network(UNET_PROMPT.name, batch=len(states), tokens=states.shape[3])
         rows = network.inputs["encoder_hidden_states"].shape[0]
         calls = [network.predict({"encoder_hidden_states": states[i : i + rows]}) for i in range(0, len(states), rows)]
-        return {name: np.concatenate([call[name] for call in calls]).astype(np.float16) for name in network.outputs}
+        return inputs | {
+            name: np.concatenate([call[name] for call in calls]).astype(np.float16) for name in network.outputs
+        }
 
     def _time_ids(self, request: GenerationRequest, count: int) -> Float16:
         """Return original size, crop and, for the base model, target size or, for the refiner, the aesthetic score."""

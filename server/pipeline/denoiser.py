@@ -63,6 +63,7 @@ class Moment:
     """A point of the walk through the noise levels.
 
     call: the index of the call in the scheduler's timesteps, of ``calls``.
+    first_call: that of the first one; img2img leaves out those before.
     timestep: what the network is told, a (fractional) training timestep.
     sigma: the ratio of noise to signal there.
     """
@@ -71,6 +72,7 @@ class Moment:
     calls: int
     timestep: float
     sigma: float
+    first_call: int = 0
 
 
 class Predictor(Protocol):
@@ -98,7 +100,8 @@ def denoise(
     for call in range(first_call, calls):
         began, timestep = time.perf_counter(), float(scheduler.timesteps[call])
         noisy = scheduler.scale_model_input(latents, call).astype(np.float16)
-        prediction = predictor.predict(noisy, Moment(call, calls, timestep, schedule.sigma_at(timestep)))
+        moment = Moment(call, calls, timestep, schedule.sigma_at(timestep), first_call)
+        prediction = predictor.predict(noisy, moment)
         if not np.isfinite(prediction).all():
             raise NotFinite(
                 f"the UNet's output is not finite at step {call - first_call + 1} of {calls - first_call}: its numbers "

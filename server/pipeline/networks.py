@@ -63,13 +63,22 @@ class Networks:
         return sum(self._bytes(self._folder.best(name, width, height)) for name in names) <= self._budget
 
     def get(
-        self, name: str, width: int | None = None, height: int | None = None, *, batch: int = 1, tokens: int = 0
+        self,
+        name: str,
+        width: int | None = None,
+        height: int | None = None,
+        *,
+        batch: int = 1,
+        tokens: int = 0,
+        control: bool = False,
     ) -> Network:
         """Return a network, loaded: its smallest variant for images of that size, and so many rows and tokens at once.
 
+        ``control`` returns a UNet that takes ControlNets' residuals.
+
         Raises MemoryShortage if it does not fit the budget even alone, and what loading raises.
         """
-        package = self._folder.best(name, width, height, batch=batch, tokens=tokens)
+        package = self._folder.best(name, width, height, batch=batch, tokens=tokens, control=control)
         key = (package.path, package.function)
         if key in self._loaded:
             self._loaded[key] = self._loaded.pop(key)

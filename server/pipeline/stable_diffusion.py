@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from converter.networks.registry import SAFETY_CHECKER, UNET, UNET_PROMPT, VAE_D
 from converter.progress import OnProgress, Progress, ignore
 from converter.runtime import Network
 from server.pipeline.conditioning import Conditioner
+from server.pipeline.controls import controls_of
 from server.pipeline.denoiser import GeneratedImage, Note, NotFinite, Predictor, Step, denoise
 from server.pipeline.guidance import Guidance
 from server.pipeline.images import Pixels, to_network, to_pixels
@@ -59,10 +61,17 @@ class StableDiffusion:
         return self._folder.manifest
 
     def network(
-        self, name: str, width: int | None = None, height: int | None = None, *, batch: int = 1, tokens: int = 0
+        self,
+        name: str,
+        width: int | None = None,
+        height: int | None = None,
+        *,
+        batch: int = 1,
+        tokens: int = 0,
+        control: bool = False,
     ) -> Network:
         """Return one of the model's networks; see `Networks.get`."""
-        return self._networks.get(name, width, height, batch=batch, tokens=tokens)
+        return self._networks.get(name, width, height, batch=batch, tokens=tokens, control=control)
 
     def load(self, progress: OnProgress = ignore) -> None:
         """Load the networks for a request of the default size; ``progress`` is called for each.
@@ -102,7 +111,7 @@ class StableDiffusion:
         """
         size = request.computed
         shape = self._latent_shape(size)
-        unet = self._guided_unet(request)
+        unet = self._guided_unet(request, attachments)
         canvas = canvas_of(request, attachments)
         start = self._start(request, canvas)
         fit_together = self._networks.fit_together(UNET.name, VAE_DECODER.name, width=size.width, height=size.height)
@@ -124,15 +133,21 @@ class StableDiffusion:
         factor = self.manifest.vae_scale_factor
         return 1, self.manifest.latent_channels, size.height // factor, size.width // factor
 
-    def _guided_unet(self, request: GenerationRequest) -> GuidedUNet:
+    def _guided_unet(self, request: GenerationRequest, attachments: Mapping[str, bytes]) -> GuidedUNet:
         """Return the UNet for all images of a request."""
         size = request.computed
         conditioning = self._conditioner.conditioning(request)
 
-        def network(rows: int) -> Network:
-            return self.network(UNET.name, size.width, size.height, batch=rows, tokens=conditioning.tokens)
+        def network(name: str, rows: int, *, control: bool = False) -> Network:
+            shape = {"batch": rows, "tokens": conditioning.tokens}
+            return self.network(name, size.width, size.height, control=control, **shape)
 
-        return GuidedUNet(network, conditioning, Guidance.of(request.sampling), self._extra_channels(size))
+        controls = controls_of(
+            request, attachments, size, lambda control: partial(network, control.network(self.manifest))
+        )
+        unet = partial(network, UNET.name, control=controls is not None)
+        guidance = Guidance.of(request.sampling)
+        return GuidedUNet(unet, conditioning, guidance, self._extra_channels(size), controls)
 
     def _start(self, request: GenerationRequest, canvas: Canvas) -> Start:
         return Start(None if canvas.source is None else self._encode(canvas.source), request.skipped_steps)

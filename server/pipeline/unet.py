@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from converter.runtime import Network
 from server.pipeline.conditioning import Conditioning, Row
+from server.pipeline.controls import Controls
 from server.pipeline.denoiser import Moment
 from server.pipeline.guidance import Guidance
+from server.pipeline.rows import Inputs, predict_rows
 
 Float16 = NDArray[np.float16]
 
@@ -22,12 +24,14 @@ class GuidedUNet:
 
     network: rows -> the UNet's package that takes so many rows at once, or fewer if none does.
     extra_channels: [1, N, h, w], which follow the noisy latents' channels (an inpainting model's; N is 0 for others).
+    controls: the ControlNets whose residuals ``network`` takes; None if it takes none.
     """
 
     network: Callable[[int], Network]
     conditioning: Conditioning
     guidance: Guidance
     extra_channels: Float16
+    controls: Controls | None = None
 
     def predict(self, noisy: Float16, moment: Moment) -> NDArray[np.float32]:
         """Return the guided prediction, fp32 [1, C, h, w]; outside guidance, that of the prompts alone."""
@@ -43,16 +47,7 @@ class GuidedUNet:
         """Return the network's output for each row, fp32 [N, C, h, w], in as few calls as its packages allow."""
         sample = np.concatenate([noisy, self.extra_channels], 1)
         network = self.network(len(rows))
-        batch = network.inputs["sample"].shape[0]
-        outputs = []
-        for start in range(0, len(rows), batch):
-            part = rows[start : start + batch]
-            # A package of two rows computes a single one twice.
-            filled = [*part, *[part[-1]] * (batch - len(part))]
-            inputs = {name: np.concatenate([row.inputs[name] for row in filled]) for name in part[0].inputs}
-            if "time_ids" in inputs:
-                # Apple's packages of 2023 take the numbers of both rows as one row of twelve.
-                inputs["time_ids"] = inputs["time_ids"].reshape(network.inputs["time_ids"].shape)
-            inputs |= {"sample": np.repeat(sample, batch, 0), "timestep": np.full(batch, moment.timestep, np.float16)}
-            outputs.append(network.predict(inputs)["noise_pred"][: len(part)])
-        return np.asarray(np.concatenate(outputs), np.float32)
+        inputs: list[Inputs] = [row.inputs for row in rows]
+        if self.controls is not None:
+            inputs = self.controls.rows(network, noisy, moment, inputs)
+        return np.asarray(predict_rows(network, inputs, sample, moment.timestep)["noise_pred"], np.float32)

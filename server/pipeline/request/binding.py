@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from converter.errors import ManifestError
 from converter.folder import Manifest
 from server.pipeline.fields import FromModel, asked_fields, path_of, value_and_reason
+from server.pipeline.request.controls import check_controls
 from server.pipeline.request.errors import RequestError
 from server.pipeline.request.request import FIELDS, OPTIONAL_PARTS, GenerationRequest
 from server.pipeline.request.sampling import Size
@@ -102,6 +103,7 @@ _CHECKS: tuple[Callable[[GenerationRequest, Manifest], None], ...] = (
     lambda request, manifest: _require_parents(request),
     _check_schedule,
     lambda request, manifest: _check_strength(request),
+    lambda request, manifest: check_controls(request.controls, manifest),
 )
 
 

@@ -42,16 +42,3 @@ class Adapter(Part):
     )
 
     absent: ClassVar[str] = "leave it out without an adapter_image"
-
-
-class Control(Part):
-    """An image that a ControlNet reads (Zhang et al. 2023). ``image`` is the attachment's name."""
-
-    image: Annotated[str, Attachment()] = Field(description="The control map, or what the preprocessor makes one of")
-    net: str | None = Field(None, max_length=NAME, description="One of the model's ControlNets; left out: the first")
-    preprocessor: str | None = Field(
-        None, max_length=NAME, description="What makes the map (see capabilities); left out: the image is one"
-    )
-    weight: Annotated[Real, Within(0.0, 2.0)] = Field(1.0, description="How much it counts")
-    start: Annotated[Real, Within(0.0, 1.0)] = Field(0.0, description="The share of the steps before it begins")
-    end: Annotated[Real, Within(0.0, 1.0)] = Field(1.0, description="The share of the steps after which it ends")

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from server.pipeline.fields import STORED, Derived, Items, Part, RequestField, Within, fields_of, part_of, values_of
-from server.pipeline.request.conditions import NAME, PROMPT, Adapter, Control, Prompts
+from server.pipeline.request.conditions import NAME, PROMPT, Adapter, Prompts
+from server.pipeline.request.controls import Control
 from server.pipeline.request.edits import Mask, Outpaint, Palette, Source
 from server.pipeline.request.output import Output
 from server.pipeline.request.sampling import Hires, Refiner, Sampling, Size

@@ -1,0 +1,103 @@
+"""ControlNets in the steps of an image: the residuals that the UNet adds to its own (Zhang et al. 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converter.networks.features import RESIDUAL
+from converter.runtime import Network
+from server.pipeline.denoiser import Moment
+from server.pipeline.images import Pixels, fit_image
+from server.pipeline.preprocessors.registry import PREPROCESSORS
+from server.pipeline.request import GenerationRequest, Size
+from server.pipeline.request.controls import Control, Preprocessing
+from server.pipeline.rows import Inputs, predict_rows
+from server.pipeline.tasks.canvas import attached
+
+Float16 = NDArray[np.float16]
+
+
+@dataclass(frozen=True)
+class AppliedControl:
+    """A ControlNet with its map.
+
+    network: rows -> the ControlNet's package that takes so many rows at once, or fewer if none does.
+    condition: the map, [1, 3, H, W] in 0 to 1.
+    weight: what its residuals are multiplied by.
+    start, end: the shares of the steps between which it is called.
+    """
+
+    network: Callable[[int], Network]
+    condition: Float16
+    weight: float
+    start: float
+    end: float
+
+    def applies(self, moment: Moment) -> bool:
+        """Return whether the ControlNet is called at a step, as diffusers' ControlNet pipelines decide it."""
+        index, total = moment.call - moment.first_call, moment.calls - moment.first_call
+        return self.weight != 0 and index / total >= self.start and (index + 1) / total <= self.end
+
+    def residuals(self, noisy: Float16, moment: Moment, rows: Sequence[Inputs]) -> dict[str, NDArray[np.float32]]:
+        """Return its residuals for each row, by the names of the UNet's inputs, times the weight."""
+        with_map = [{**row, "controlnet_cond": self.condition} for row in rows]
+        outputs = predict_rows(self.network(len(rows)), with_map, noisy, moment.timestep)
+        return {name: np.asarray(output * np.float32(self.weight), np.float32) for name, output in outputs.items()}
+
+
+@dataclass(frozen=True)
+class Controls:
+    """The ControlNets of a request; several add up."""
+
+    applied: tuple[AppliedControl, ...]
+
+    def rows(self, unet: Network, noisy: Float16, moment: Moment, rows: Sequence[Inputs]) -> list[Inputs]:
+        """Return the rows of a step with the residuals that ``unet`` takes.
+
+        Steps in which no ControlNet is called have residuals of zero, so that the UNet is not in memory a second time,
+        without them.
+        """
+        parts = [each.residuals(noisy, moment, rows) for each in self.applied if each.applies(moment)]
+        shapes = {name: input_.shape[1:] for name, input_ in unet.inputs.items() if name.startswith(RESIDUAL)}
+        summed = {name: np.zeros((len(rows), *shape), np.float32) for name, shape in shapes.items()}
+        for part in parts:
+            for name, residual in part.items():
+                summed[name] += residual
+        return [
+            {**row, **{name: array[i : i + 1].astype(np.float16) for name, array in summed.items()}}
+            for i, row in enumerate(rows)
+        ]
+
+
+def control_map(data: bytes, how: Preprocessing, width: int, height: int) -> Pixels:
+    """Return the map that a ControlNet gets, uint8 [height, width, 3]: the image, fitted, after its preprocessor.
+
+    Raises ImageError if the image cannot be read.
+    """
+    return PREPROCESSORS[how.preprocessor].run(fit_image(data, width, height), *how.thresholds)
+
+
+def condition(pixels: Pixels) -> Float16:
+    """Convert a map, uint8 [H, W, 3], to a ControlNet's input, fp16 [1, 3, H, W] in 0 to 1."""
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None] / np.float32(255)).astype(np.float16)
+
+
+def controls_of(
+    request: GenerationRequest,
+    attachments: Mapping[str, bytes],
+    size: Size,
+    network: Callable[[Control], Callable[[int], Network]],
+) -> Controls | None:
+    """Return the ControlNets of a request for images of ``size``, with their maps; None if it has none.
+
+    ``network`` returns a control's ControlNet. Raises ImageError if a map is gone or cannot be read.
+    """
+    applied = []
+    for each in request.controls:
+        pixels = control_map(attached(attachments, each.image), each, size.width, size.height)
+        applied.append(AppliedControl(network(each), condition(pixels), each.weight, each.start, each.end))
+    return Controls(tuple(applied)) if applied else None
