@@ -139,6 +139,7 @@ class Package:
     batch: how many rows it takes at once.
     tokens: the length of the prompt's states; None if it takes no prompt.
     control: whether it takes a ControlNet's residuals.
+    image_tokens: how many tokens of an IP-Adapter's image it takes; None if it takes no image.
     function: its function in the package; main in a package of one.
     """
 
@@ -149,6 +150,7 @@ class Package:
     tokens: Count | None = None
     control: bool = False
     function: str = "main"
+    image_tokens: Count | None = None
 
 
 @dataclass(frozen=True)
@@ -313,7 +315,7 @@ class ModelFolder:
             have = ", ".join(sizes) or "none"
             wanted = "any size" if width is None else f"{width}x{height}"
             raise ManifestError(f"{self.path} has no {network} for {wanted}; it has {have}")
-        return tuple(sorted(of_size, key=lambda p: (p.control, p.tokens or 0, p.batch)))
+        return tuple(sorted(of_size, key=lambda p: (p.control, p.image_tokens or 0, p.tokens or 0, p.batch)))
 
     def best(
         self,
@@ -324,17 +326,20 @@ class ModelFolder:
         batch: int = 1,
         tokens: int = 0,
         control: bool = False,
+        image_tokens: int | None = None,
     ) -> Package:
         """Return the smallest package that takes ``batch`` rows at once, or the one that takes most if none does.
 
-        ``tokens`` and ``control`` must fit. Raises ManifestError if no package fits.
+        ``tokens``, ``control`` and ``image_tokens`` must fit. Raises ManifestError if no package fits.
         """
-        packages = [p for p in self.packages(network, width, height) if p.control == control]
+        form = (control, image_tokens)
+        packages = [p for p in self.packages(network, width, height) if (p.control, p.image_tokens) == form]
         long = [p for p in packages if p.tokens is None or p.tokens >= tokens]
         if not long:
             have = sorted({p.tokens or 0 for p in packages})
             raise ManifestError(
-                f"{self.path} has no {network} {'with' if control else 'without'} ControlNet for {tokens} tokens; "
+                f"{self.path} has no {network} {'with' if control else 'without'} ControlNet for {tokens} tokens"
+                f"{'' if image_tokens is None else f' and {image_tokens} tokens of an image'}; "
                 f"it has {have or 'none'}"
             )
         shortest = [p for p in long if p.tokens == long[0].tokens]

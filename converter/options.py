@@ -106,6 +106,22 @@ class ConvertOptions:
             flag="controlnet",
         ),
     )
+    ip_adapters: tuple[str, ...] = field(
+        default=(),
+        metadata=_shown(
+            "IP-Adapters, whose images guide like prompts: .safetensors files, or owner/name/file.safetensors on the hub; "
+            "the UNet then gets packages that take an image, too",
+            NetworkSource,
+            most=4,
+            flag="ip-adapter",
+        ),
+    )
+    image_encoder: str | None = field(
+        default=None,
+        metadata=_shown(
+            "The image encoder of the IP-Adapters; the folder image_encoder beside the first if left out", NetworkSource
+        ),
+    )
     prompt_once: bool = field(
         default=False,
         metadata=_shown(

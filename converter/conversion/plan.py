@@ -14,10 +14,14 @@ from converter.errors import CheckpointError, quoted
 from converter.families.family import Family
 from converter.families.registry import ignored_checkpoint_settings, recognize
 from converter.mil import MACOS15, Target, TargetError, target_named
+from converter.networks.clip_vision import image_encoder_config
 from converter.networks.registry import (
     CONTROLNET,
+    IMAGE_ENCODER,
+    IP_ADAPTER,
     PREVIEW_DECODER,
     SAFETY_CHECKER,
+    UNET,
     Variant,
     component_name,
     kind_of,
@@ -30,6 +34,7 @@ from converter.sources.canonical import canonical
 from converter.sources.component import Component
 from converter.sources.component_kinds import VAE
 from converter.sources.inventory import left_out
+from converter.sources.ip_adapter import IPAdapterFile
 from converter.sources.source import Source
 from converter.sources.tensors import Tensors
 from converter.sources.tokenizer import greatest_token
@@ -60,7 +65,7 @@ class ConversionPlan:
     checkpoint: Source
     options: ConvertOptions
     family: Family
-    extras: dict[str, Component]
+    extras: dict[str, Component | IPAdapterFile]
     name: str
     sizes: tuple[Size, ...]
     batches: tuple[int, ...]
@@ -130,10 +135,12 @@ class ConversionPlan:
         if not kind.per_prompt:
             return [Variant(w, h, 1, self.family.tokens, self.options.attention) for w, h in sizes]
         controls = (False, True) if kind.takes_residuals and self.controlled else (False,)
+        images = (0, *self.image_tokens) if kind.takes_images else (0,)
         projected = kind.prompt_network is not None and self.options.prompt_once
         return [
-            Variant(w, h, batch, tokens, self.options.attention, control, projected)
+            Variant(w, h, batch, tokens, self.options.attention, control, projected, image)
             for control in controls
+            for image in images
             for w, h in sizes
             for batch in self.batches
             for tokens in self.tokens
@@ -142,15 +149,21 @@ class ConversionPlan:
     def verified(self, network: str) -> list[Variant]:
         """Return the variants to verify: small images on the installed weights, so that verification takes seconds."""
         side = _VERIFIED_SIDE * self.family.sizes.latent_factor
-        by_control: dict[bool, Variant] = {}
+        by_form: dict[tuple[bool, int], Variant] = {}
         for v in self.variants(network):
-            by_control.setdefault(v.control, replace(v, width=min(v.width, side), height=min(v.height, side)))
-        return list(by_control.values())
+            small = replace(v, width=min(v.width, side), height=min(v.height, side))
+            by_form.setdefault((v.control, v.image_tokens), small)
+        return list(by_form.values())
 
     @property
     def controlled(self) -> bool:
         """Return whether the plan has ControlNets."""
         return any(name.startswith(f"{CONTROLNET.name}/") for name in self.extras)
+
+    @property
+    def image_tokens(self) -> tuple[int, ...]:
+        """Return how many tokens the plan's IP-Adapters give an image, each number once."""
+        return tuple(sorted({extra.tokens for extra in self.extras.values() if isinstance(extra, IPAdapterFile)}))
 
     def weight_bytes(self) -> dict[str, int]:
         """Return the bytes of each network's weights in fp16."""
@@ -253,13 +266,13 @@ def _target(options: ConvertOptions) -> Target:
     return target
 
 
-def _open_extras(options: ConvertOptions, progress: OnProgress) -> dict[str, Component]:
+def _open_extras(options: ConvertOptions, progress: OnProgress) -> dict[str, Component | IPAdapterFile]:
     """Open the networks that options name besides the checkpoint's own; raises CheckpointError."""
 
     def open_component(source: str, within: str | None = None) -> Component:
         return Component.open(source, within, progress)
 
-    extras: dict[str, Component] = {}
+    extras: dict[str, Component | IPAdapterFile] = {}
     if options.vae is not None:
         extras[VAE.name] = open_component(options.vae, VAE.name)
     if options.preview is not None:
@@ -272,7 +285,25 @@ def _open_extras(options: ConvertOptions, progress: OnProgress) -> dict[str, Com
         if name in extras:
             raise CheckpointError(f"two ControlNets are called {controlnet.name}; rename the folder of one")
         extras[name] = controlnet
-    return extras
+    return extras | _open_adapters(options, progress)
+
+
+def _open_adapters(options: ConvertOptions, progress: OnProgress) -> dict[str, Component | IPAdapterFile]:
+    """Open the IP-Adapters and their image encoder. Raises CheckpointError."""
+    adapters: dict[str, Component | IPAdapterFile] = {}
+    for source in options.ip_adapters:
+        adapter = IPAdapterFile.open(source, progress)
+        name = f"{IP_ADAPTER.name}/{adapter.name}"
+        if name in adapters:
+            raise CheckpointError(f"two IP-Adapters are called {adapter.name}; rename the file of one")
+        adapters[name] = adapter
+    if not options.ip_adapters:
+        if options.image_encoder is not None:
+            raise CheckpointError("image_encoder is for IP-Adapters, and ip_adapters is empty; name one, or leave it out")
+        return {}
+    beside = next(adapter.encoder for adapter in adapters.values() if isinstance(adapter, IPAdapterFile))
+    where = beside if options.image_encoder is None else (options.image_encoder, IMAGE_ENCODER.name)
+    return {IMAGE_ENCODER.name: Component.open(*where, progress)} | adapters
 
 
 def make_plan(checkpoint: Source, options: ConvertOptions, progress: OnProgress = ignore) -> ConversionPlan:
@@ -287,6 +318,10 @@ def make_plan(checkpoint: Source, options: ConvertOptions, progress: OnProgress 
     for name, extra in extras.items():
         if name.startswith(f"{CONTROLNET.name}/"):
             family.check_control(extra.config)
+        if isinstance(extra, IPAdapterFile):
+            family.check_adapter(extra)
+            encoder = image_encoder_config(IMAGE_ENCODER.name, extras[IMAGE_ENCODER.name].config)
+            extras[name] = extra.fitted(encoder, checkpoint.config(UNET.component.name))
     return ConversionPlan(
         checkpoint=checkpoint,
         options=options,

@@ -38,12 +38,14 @@ def _label(network: str, variant: Variant) -> str:
     return "_".join(parts)
 
 
-def _stem(network: str, plan: ConversionPlan, *, control: bool = False) -> str:
-    """Return Apple's file name without its suffix."""
+def _stem(network: str, plan: ConversionPlan, variant: Variant) -> str:
+    """Return the file name without its suffix, Apple's where Apple's converter has such a package."""
     if (prefix := kind_of(network).named) is not None:
         return f"{prefix}_{network.partition('/')[2]}"
     name = plan.name.replace("/", "_")
-    return f"Stable_Diffusion_version_{name}_{'control-unet' if control else network}"
+    form = "control-unet" if variant.control else network
+    image = f"_image{variant.image_tokens}" if variant.image_tokens else ""
+    return f"Stable_Diffusion_version_{name}_{form}{image}"
 
 
 def _write_packages(
@@ -51,10 +53,11 @@ def _write_packages(
 ) -> list[Package]:
     """Write a package for each variant; the first has Apple's file name, and so has the first that takes residuals."""
     packages: list[Package] = []
+    stems: set[str] = set()
     for variant, graph in graphs:
-        stem = _stem(network, plan, control=variant.control)
-        first = all(package.control != variant.control for package in packages)
-        file = f"{stem}.mlpackage" if first else f"{stem}_{_label(network, variant)}.mlpackage"
+        stem = _stem(network, plan, variant)
+        file = f"{stem}_{_label(network, variant)}.mlpackage" if stem in stems else f"{stem}.mlpackage"
+        stems.add(stem)
         write_package(out / file, graph, blob, **texts)
         packages.append(_package(network, file, variant))
     return packages
@@ -64,10 +67,11 @@ def _write_functions(
     network: str, plan: ConversionPlan, out: Path, blob: Path, graphs: Graphs, texts: dict[str, Any]
 ) -> list[Package]:
     """Write one package under Apple's file name; its functions are named by size, batch and tokens, the first is main."""
-    file, functions, packages = f"{_stem(network, plan)}.mlpackage", {}, []
+    file, functions, packages = f"{_stem(network, plan, graphs[0][0])}.mlpackage", {}, []
     for index, (variant, graph) in enumerate(graphs):
-        control = "_control" if variant.control else ""
-        function = f"at_{_label(network, variant)}{control}" if index else "main"
+        form = "_control" if variant.control else ""
+        form += f"_image{variant.image_tokens}" if variant.image_tokens else ""
+        function = f"at_{_label(network, variant)}{form}" if index else "main"
         functions[function] = graph
         packages.append(replace(_package(network, file, variant), function=function))
     write_functions(out / file, functions, blob, default="main", **texts)
@@ -96,6 +100,7 @@ def _package(network: str, file: str, variant: Variant) -> Package:
         variant.batch,
         tokens=variant.tokens if kind.per_prompt else None,
         control=variant.control,
+        image_tokens=variant.image_tokens or None,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from converter.folder import Conditions, SchedulerSettings
 from converter.networks.registry import ModelSizes, NetworkKind
 from converter.sources.configs import Config
+from converter.sources.ip_adapter import IPAdapterFile
 from converter.sources.source import Source
 
 
@@ -60,6 +61,9 @@ class Family(Protocol):
 
     def check_control(self, config: Config) -> None:
         """Raise CheckpointError if a ControlNet with this config.json does not fit the denoiser."""
+
+    def check_adapter(self, adapter: IPAdapterFile) -> None:
+        """Raise CheckpointError if an IP-Adapter does not fit the denoiser."""
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,13 @@ from converter.folder import Conditions, SchedulerSettings
 from converter.networks.clip import text_encoder_config
 from converter.networks.controlnet import WHERE as CONTROLNET
 from converter.networks.controlnet import controlnet_shape
+from converter.networks.ip_adapter import cross_attention_numbers
 from converter.networks.registry import TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAE_DECODER, VAE_ENCODER, ModelSizes
 from converter.networks.unet_shape import UNetShape, unet_shape
 from converter.networks.vae import vae_config
 from converter.sources.component_kinds import VAE
 from converter.sources.configs import Config, expect, read_config
+from converter.sources.ip_adapter import IPAdapterFile
 from converter.sources.source import Source
 
 _SCHEDULER = "scheduler/scheduler_config.json"
@@ -88,6 +90,17 @@ class UNetFamily:
             if value != expected:
                 raise CheckpointError(
                     f"{CONTROLNET} has {name} = {value}, but the UNet has {expected}: the ControlNet is for another family"
+                )
+
+    def check_adapter(self, adapter: IPAdapterFile) -> None:
+        """Raise CheckpointError unless the IP-Adapter has as wide tokens and as many cross attentions as the UNet."""
+        for name, value, expected in (
+            ("cross_attention_dim", adapter.context_width, self.unet.context_width),
+            ("a number of cross attentions", adapter.attentions, len(cross_attention_numbers(self.unet))),
+        ):
+            if value != expected:
+                raise CheckpointError(
+                    f"{adapter.name} has {name} = {value}, but the UNet has {expected}: the IP-Adapter is for another family"
                 )
 
 

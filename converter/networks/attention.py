@@ -8,9 +8,9 @@ The three read the same weights in the same order, so their weights files are th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from converter.mil import Tensor
 from converter.networks.layers import Layers
@@ -21,6 +21,10 @@ _LARGEST_LOGITS = 8 * 2**20
 _CHUNK = 512
 #: Inner width of a feed-forward as a multiple of its input's; its gate has the same width.
 _INNER_FACTOR = 4
+
+
+#: Keys [B, K, 1, C], or for the ``original`` implementation [B, C, 1, K], and values [B, C, 1, K].
+KeysValues: TypeAlias = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def _all_heads(layers: Layers, q: Tensor, k: Tensor, v: Tensor, path: str, heads
     )
 
 
-def keys_values(layers: Layers, context: Tensor, names: Projections, width: int) -> tuple[Tensor, Tensor]:
+def keys_values(layers: Layers, context: Tensor, names: Projections, width: int) -> KeysValues:
     """Return the keys of ``context`` [B, D, 1, K], in the order attention reads them, and its values [B, C, 1, K].
 
     C is ``width``. The keys are [B, K, 1, C], or for the ``original`` implementation [B, C, 1, K].
@@ -99,10 +103,36 @@ def keys_values(layers: Layers, context: Tensor, names: Projections, width: int)
     return k, layers.linear(context, names.value, width, bias=names.bias)
 
 
+def attended(
+    layers: Layers,
+    q: Tensor,
+    keys_and_values: Sequence[KeysValues],
+    path: str,
+    heads: int,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Return multi-head attention of queries ``q`` [B, C, 1, Q], which are scaled already, over keys and values.
+
+    With several pairs of them, the sum of the attentions over each, as in IP-Adapters (Ye et al. 2023). ``mask``
+    [1, K, 1, Q] is added to the logits.
+    """
+
+    def over(k: Tensor, v: Tensor, path: str) -> Tensor:
+        if layers.attention == "original":
+            return _all_heads(layers, q, k, v, path, heads, mask)
+        return _split(layers, q, k, v, path, heads, mask, cut=layers.attention == "split_einsum_v2")
+
+    first, *others = keys_and_values
+    total = over(*first, path)
+    for number, pair in enumerate(others, 1):
+        total = layers.graph.add(total, over(*pair, f"{path}.more_{number}"), f"{path}.sum_{number}")
+    return total
+
+
 def attend(
     layers: Layers,
     x: Tensor,
-    keys_and_values: Callable[[], tuple[Tensor, Tensor]],
+    keys_and_values: Callable[[], Sequence[KeysValues]],
     names: Projections,
     path: str,
     heads: int,
@@ -111,30 +141,25 @@ def attend(
     """Return multi-head attention of ``x`` [B, C, 1, Q] over keys and values as `keys_values` gives them: [B, C, 1, Q].
 
     The logits' scale is folded into the query weights: unscaled logits would be sqrt(head size) times nearer to fp16's
-    limit, which is why v-prediction models give black images. ``mask`` [1, K, 1, Q] is added to them.
+    limit, which is why v-prediction models give black images. ``mask`` is as in `attended`.
     """
     channels = x.shape[1]
     q = layers.linear(x, names.query, channels, scale=(channels // heads) ** -0.5, bias=names.bias)
-    k, v = keys_and_values()
-    if layers.attention == "original":
-        attended = _all_heads(layers, q, k, v, path, heads, mask)
-    else:
-        attended = _split(layers, q, k, v, path, heads, mask, cut=layers.attention == "split_einsum_v2")
-    return layers.linear(attended, names.out, channels)
+    return layers.linear(attended(layers, q, keys_and_values(), path, heads, mask), names.out, channels)
 
 
 def attention(
     layers: Layers, x: Tensor, context: Tensor, names: Projections, path: str, heads: int, mask: Tensor | None = None
 ) -> Tensor:
     """Return multi-head attention of ``x`` [B, C, 1, Q] over ``context`` [B, D, 1, K]; see `attend`."""
-    return attend(layers, x, lambda: keys_values(layers, context, names, x.shape[1]), names, path, heads, mask)
+    return attend(layers, x, lambda: [keys_values(layers, context, names, x.shape[1])], names, path, heads, mask)
 
 
 class Prompt(Protocol):
     """A prompt in the form that cross attention takes."""
 
-    def keys_values(self, layers: Layers, path: str, width: int) -> tuple[Tensor, Tensor]:
-        """Return keys and values of the cross attention at ``path``, ``width`` channels each."""
+    def keys_values(self, layers: Layers, path: str, width: int) -> Sequence[KeysValues]:
+        """Return the pairs of keys and values that the cross attention at ``path`` attends to, ``width`` channels each."""
 
 
 def transformer_block(layers: Layers, x: Tensor, prompt: Prompt, path: str, heads: int) -> Tensor:
@@ -144,8 +169,8 @@ def transformer_block(layers: Layers, x: Tensor, prompt: Prompt, path: str, head
     x = g.add(x, attention(layers, h, h, diffusers_projections(own, bias=False), own, heads), f"{path}.1")
     h = layers.layer_norm(x, f"{path}.norm2")
     names = diffusers_projections(cross, bias=False)
-    attended = attend(layers, h, lambda: prompt.keys_values(layers, cross, width), names, cross, heads)
-    x = g.add(x, attended, f"{path}.2")
+    crossed = attend(layers, h, lambda: prompt.keys_values(layers, cross, width), names, cross, heads)
+    x = g.add(x, crossed, f"{path}.2")
     h = layers.linear(layers.layer_norm(x, f"{path}.norm3"), f"{path}.ff.net.0.proj", 2 * _INNER_FACTOR * width)
     value, gate = g.split(h, 2, 1, f"{path}.ff.halves")
     h = g.mul(value, g.gelu(gate, f"{path}.ff.gate"), f"{path}.ff.gated")

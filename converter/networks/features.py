@@ -16,6 +16,8 @@ Arrays = dict[str, NDArray[Any]]
 Draw = Callable[[np.random.Generator, tuple[int, ...], dict[str, Any]], NDArray[Any]]
 #: Prefix of the numbered residuals: outputs of ControlNets, inputs of UNets.
 RESIDUAL = "additional_residual_"
+#: Prefix of the keys and values of an IP-Adapter's image: outputs of IP-Adapters, inputs of UNets.
+IMAGE = "image_"
 _TIMESTEP = 801.0
 _SIZES = (0, 512, 768, 1024)
 
@@ -67,6 +69,10 @@ _FEATURES = {
     "pixels": _FeatureKind("The tile, RGB in [0, 1]", lambda rng, shape, config: rng.uniform(0, 1, shape)),
     "enlarged": _FeatureKind("The tile enlarged, RGB in about [0, 1]"),
     "clip_input": _FeatureKind("The image at CLIP's size, with CLIP's mean and deviation"),
+    "pixel_values": _FeatureKind("The image at CLIP's size, with CLIP's mean and deviation"),
+    "image_embeds": _FeatureKind("The image in the space that CLIP compares images and texts in"),
+    "image_states": _FeatureKind("A state for every patch of the image, before the last layer"),
+    "image_features": _FeatureKind("The image encoder's embedding or states of the image"),
     "images": _FeatureKind("The image, channels last"),
     "adjustment": _FeatureKind("A number added to the scores of concepts that need special care; usually 0"),
     "filtered_images": _FeatureKind("The image, black where a concept was found in it"),
@@ -80,8 +86,9 @@ def describe(feature: str) -> str:
     if feature.startswith(RESIDUAL):
         return f"A ControlNet's residual for the UNet's tensor {feature.removeprefix(RESIDUAL)}"
     side, _, number = feature.rpartition("_")
+    side, whose = side.removeprefix(IMAGE), "image" if side.startswith(IMAGE) else "prompt"
     if side in ("keys", "values"):
-        return f"{side.capitalize()} of the prompt for the UNet's spatial transformer {number}"
+        return f"{side.capitalize()} of the {whose} for the UNet's spatial transformer {number}"
     return _FEATURES[feature].about
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from converter.networks.features import RESIDUAL
+from converter.networks.features import IMAGE, RESIDUAL
 from converter.networks.prompt import Transformer, transformers
 from converter.networks.unet_shape import unet_shape
 from converter.sources.configs import Config
@@ -110,8 +110,9 @@ def _denoise(module: Any, inputs: Arrays, **more: Any) -> Any:
 
 
 def _transformers(module: Any, inputs: Arrays) -> list[Transformer]:
-    pooled = inputs["text_embeds"].shape[1] if "text_embeds" in inputs else module.config.cross_attention_dim
-    return transformers(unet_shape(dict(module.config), pooled_width=pooled))
+    config = dict(module.config)
+    pooled = inputs["text_embeds"].shape[1] if "text_embeds" in inputs else config["cross_attention_dim"]
+    return transformers(unet_shape(config, pooled_width=pooled))
 
 
 def _slices(joined: torch.Tensor, transformer: Transformer, side: str) -> list[torch.Tensor]:
@@ -138,32 +139,119 @@ def _replaced_keys_and_values(module: Any, inputs: Arrays) -> Iterator[None]:
             handle.remove()
 
 
+@contextmanager
+def _attention_to_image(module: Any, inputs: Arrays) -> Iterator[None]:
+    """Make the module attend to the image's keys and values in ``inputs``, with diffusers' processor for IP-Adapters."""
+    import torch
+    from diffusers.models.attention_processor import IPAdapterAttnProcessor
+
+    before = module.attn_processors
+    processors = dict(before)
+    for number, transformer in enumerate(_transformers(module, inputs)):
+        sides = [_slices(inputs.pop(f"{IMAGE}{side}_{number}"), transformer, side) for side in ("keys", "values")]
+        for path, keys, values in zip(transformer.cross_attentions(), *sides, strict=True):
+            processor = IPAdapterAttnProcessor(transformer.width, transformer.width, num_tokens=(keys.shape[1],))
+            for layer, given in ((processor.to_k_ip[0], keys), (processor.to_v_ip[0], values)):
+                layer.forward = lambda _, given=given: given
+            processors[f"{path}.processor"] = processor
+    module.set_attn_processor(processors)
+    # The processors take the text's states and a list with the image's, whose values they ignore here.
+    handle = module.register_forward_pre_hook(
+        lambda _, args: (*args[:2], (args[2], [torch.empty(0)]), *args[3:]),
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
+        module.set_attn_processor(before)
+
+
 def _unet(module: Any, inputs: Arrays) -> Arrays:
     residuals = [inputs.pop(f"{RESIDUAL}{i}") for i in range(sum(name.startswith(RESIDUAL) for name in inputs))]
     more = {}
     if residuals:
         *down, middle = residuals
         more = {"down_block_additional_residuals": tuple(down), "mid_block_additional_residual": middle}
-    if "keys_0" not in inputs:
-        return {"noise_pred": _denoise(module, inputs, **more).sample}
-    with _replaced_keys_and_values(module, inputs):
-        width = module.config.cross_attention_dim
-        inputs["encoder_hidden_states"] = inputs["sample"].new_zeros(inputs["sample"].shape[0], width, 1, 1)
+    with ExitStack() as stack:
+        if f"{IMAGE}keys_0" in inputs:
+            stack.enter_context(_attention_to_image(module, inputs))
+        if "keys_0" in inputs:
+            stack.enter_context(_replaced_keys_and_values(module, inputs))
+            width = module.config.cross_attention_dim
+            inputs["encoder_hidden_states"] = inputs["sample"].new_zeros(inputs["sample"].shape[0], width, 1, 1)
         return {"noise_pred": _denoise(module, inputs, **more).sample}
 
 
 def _unet_prompt(module: Any, inputs: Arrays) -> Arrays:
-    """Return keys [B, K, 1, C] and values [B, C, 1, K], each transformer's blocks side by side."""
+    states = inputs["encoder_hidden_states"][:, :, 0].transpose(1, 2)
+    return _keys_and_values(
+        _transformers(module, inputs), lambda path, layer: module.get_submodule(f"{path}.{layer}")(states)
+    )
+
+
+def _keys_and_values(
+    transformers: list[Transformer], project: Callable[[str, str], torch.Tensor], prefix: str = ""
+) -> Arrays:
+    """Return keys [B, K, 1, C] and values [B, C, 1, K], each transformer's blocks side by side.
+
+    ``project`` maps a cross attention's path, and to_k or to_v, to its keys or values [B, K, C].
+    """
     import torch
 
-    states = inputs["encoder_hidden_states"][:, :, 0].transpose(1, 2)
     outputs = {}
-    for number, transformer in enumerate(_transformers(module, inputs)):
+    for number, transformer in enumerate(transformers):
         for side, layer in (("keys", "to_k"), ("values", "to_v")):
-            rows = [module.get_submodule(f"{path}.{layer}")(states) for path in transformer.cross_attentions()]
-            outputs[f"{side}_{number}"] = torch.cat(rows, 2)[:, :, None]
-        outputs[f"values_{number}"] = outputs[f"values_{number}"].permute(0, 3, 2, 1)
+            rows = [project(path, layer) for path in transformer.cross_attentions()]
+            outputs[f"{prefix}{side}_{number}"] = torch.cat(rows, 2)[:, :, None]
+        outputs[f"{prefix}values_{number}"] = outputs[f"{prefix}values_{number}"].permute(0, 3, 2, 1)
     return outputs
+
+
+def _make_image_encoder(config: Config, outputs: Collection[str]) -> torch.nn.Module:
+    import transformers
+
+    # The tower casts the image to the type that its configuration names, and the weights are read in fp32.
+    settings = {name: value for name, value in config.items() if name not in ("dtype", "torch_dtype")}
+    module: torch.nn.Module = transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**settings))
+    return module
+
+
+def _image_encoder(module: Any, inputs: Arrays) -> Arrays:
+    outputs = module(inputs["pixel_values"], output_hidden_states=True)
+    return {
+        "image_embeds": outputs.image_embeds[:, :, None, None],
+        "image_states": outputs.hidden_states[-2].transpose(1, 2)[:, :, None],
+    }
+
+
+def _make_ip_adapter(config: Config, outputs: Collection[str]) -> torch.nn.Module:
+    """Make the image's projection with diffusers' class, and a layer for each key and value in diffusers' numbering."""
+    import torch
+    from diffusers.models import embeddings
+
+    arguments = {name: value for name, value in config.items() if name not in ("_class_name", "states", "unet")}
+    unet: Any = diffusers_module("UNet2DConditionModel")(config["unet"], outputs)
+    crosses = [name.removesuffix(".processor") for name in unet.attn_processors if name.endswith("attn2.processor")]
+    module: Any = torch.nn.Module()
+    module.config, module.numbers = config["unet"], {path: str(2 * i + 1) for i, path in enumerate(crosses)}
+    module.image_proj = getattr(embeddings, config["_class_name"])(**arguments)
+    module.ip_adapter = torch.nn.ModuleDict()
+    for path, number in module.numbers.items():
+        like = unet.get_submodule(f"{path}.to_k")
+        sides = {f"to_{side}_ip": torch.nn.Linear(like.in_features, like.out_features, bias=False) for side in "kv"}
+        module.ip_adapter[number] = torch.nn.ModuleDict(sides)
+    return module  # type: ignore[no-any-return]
+
+
+def _ip_adapter(module: Any, inputs: Arrays) -> Arrays:
+    features = inputs["image_features"]
+    tokens = module.image_proj(features[:, :, 0].transpose(1, 2) if features.shape[3] > 1 else features[:, :, 0, 0])
+
+    def project(path: str, layer: str) -> torch.Tensor:
+        projected: torch.Tensor = module.ip_adapter[module.numbers[path]][f"{layer}_ip"](tokens)
+        return projected
+
+    return _keys_and_values(_transformers(module, inputs), project, IMAGE)
 
 
 def _controlnet(module: Any, inputs: Arrays) -> Arrays:
@@ -209,6 +297,8 @@ TEXT_ENCODER = Reference(_make_text_encoder, _text_encoder)
 UNET = Reference(diffusers_module("UNet2DConditionModel"), _unet)
 UNET_PROMPT = Reference(diffusers_module("UNet2DConditionModel"), _unet_prompt)
 CONTROLNET = Reference(diffusers_module("ControlNetModel"), _controlnet)
+IMAGE_ENCODER = Reference(_make_image_encoder, _image_encoder)
+IP_ADAPTER = Reference(_make_ip_adapter, _ip_adapter)
 VAE_DECODER = Reference(diffusers_module("AutoencoderKL"), _decoder)
 VAE_ENCODER = Reference(diffusers_module("AutoencoderKL"), _vae_encoder)
 PREVIEW_DECODER = Reference(diffusers_module("AutoencoderTiny"), _decoder)

@@ -14,7 +14,9 @@ from converter.errors import AnemoneError, quoted
 from converter.mil import Graph, Target, Unwritten, Weights
 from converter.networks import references
 from converter.networks.clip import text_encoder, text_encoder_config
+from converter.networks.clip_vision import image_encoder, image_encoder_config
 from converter.networks.controlnet import controlnet, controlnet_shape
+from converter.networks.ip_adapter import ip_adapter
 from converter.networks.layers import Attention, Layers
 from converter.networks.prompt import unet_prompt
 from converter.networks.references import Reference
@@ -39,6 +41,7 @@ class Variant:
     tokens: length of the prompt's states.
     control: whether the UNet takes a ControlNet's residuals.
     projected: whether the UNet takes the prompt's keys and values instead of its states.
+    image_tokens: how many tokens of an IP-Adapter's image the UNet takes; 0 for none.
     """
 
     width: int
@@ -48,6 +51,7 @@ class Variant:
     attention: Attention
     control: bool = False
     projected: bool = False
+    image_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ class NetworkKind:
     named: prefix of the packages' file names if a model may have several networks of the kind, each with its own name
         (controlnet/canny); None if it has one.
     takes_residuals: whether a model with ControlNets has further programs of it.
+    takes_images: whether a model with IP-Adapters has further programs of it.
     prompt_network: the kind that projects its prompts once, if the conversion asks for that.
     """
 
@@ -103,6 +108,7 @@ class NetworkKind:
     resource: str | None = None
     named: str | None = None
     takes_residuals: bool = False
+    takes_images: bool = False
     prompt_network: NetworkKind | None = None
 
 
@@ -123,6 +129,7 @@ def _write_unet(layers: Layers, config: Config, model: ModelSizes, variant: Vari
         **_latents(model, variant),
         control=variant.control,
         projected=variant.projected,
+        image_tokens=variant.image_tokens,
     )
 
 
@@ -134,6 +141,14 @@ def _write_unet_prompt(layers: Layers, config: Config, model: ModelSizes, varian
 def _write_controlnet(layers: Layers, config: Config, model: ModelSizes, variant: Variant) -> None:
     shape = controlnet_shape(config, model.pooled_width)
     controlnet(layers, shape, batch=variant.batch, tokens=variant.tokens, **_latents(model, variant))
+
+
+def _write_image_encoder(layers: Layers, config: Config, model: ModelSizes, variant: Variant) -> None:
+    image_encoder(layers, config)
+
+
+def _write_ip_adapter(layers: Layers, config: Config, model: ModelSizes, variant: Variant) -> None:
+    ip_adapter(layers, config, unet_shape(config["unet"], pooled_width=model.pooled_width))
 
 
 def _image_writer(write: Callable[..., None]) -> Write:
@@ -185,6 +200,7 @@ UNET = NetworkKind(
     per_prompt=True,
     resource="Unet",
     takes_residuals=True,
+    takes_images=True,
     prompt_network=UNET_PROMPT,
 )
 VAE_DECODER = NetworkKind(
@@ -246,6 +262,26 @@ UPSCALER = NetworkKind(
     references.UPSCALER,
     "pixels",
 )
+IMAGE_ENCODER = NetworkKind(
+    "image_encoder",
+    components.IMAGE_ENCODER,
+    "CLIP image encoder of IP-Adapters",
+    _write_image_encoder,
+    references.IMAGE_ENCODER,
+    "pixel_values",
+    image_encoder_config,
+    per_size=False,
+)
+IP_ADAPTER = NetworkKind(
+    "ip_adapter",
+    components.IP_ADAPTER,
+    "IP-Adapter: keys and values of an image for the UNet of Stable Diffusion",
+    _write_ip_adapter,
+    references.IP_ADAPTER,
+    "image_features",
+    per_size=False,
+    named="IPAdapter",
+)
 #: Every network kind that a model folder may have; its family and the conversion's options decide which it has.
 KINDS = (
     TEXT_ENCODER,
@@ -257,6 +293,8 @@ KINDS = (
     PREVIEW_DECODER,
     SAFETY_CHECKER,
     CONTROLNET,
+    IMAGE_ENCODER,
+    IP_ADAPTER,
 )
 _BY_NAME = {kind.name: kind for kind in (*KINDS, UPSCALER)}
 

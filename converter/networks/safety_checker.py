@@ -15,25 +15,12 @@ from numpy.typing import NDArray
 
 from converter.errors import CheckpointError
 from converter.mil import FP16, FP32, Tensor
-from converter.networks.clip_layer import clip_layer
-from converter.networks.layers import FP16Array, Layers
-from converter.sources.configs import COUNT, EPSILON, WHOLE, Key, Table, read_config
+from converter.networks.clip_vision import PROJECTION, vision_config, vision_tower
+from converter.networks.layers import Layers
+from converter.sources.configs import Config, read_config
 from converter.sources.tensors import expect_shape
 
 _WHERE = "safety_checker/config.json"
-#: The keys of CLIPVisionConfig and CLIPConfig that are used, with their defaults.
-_VISION: Table = {
-    "hidden_act": Key("only", "quick_gelu", accepted=("quick_gelu", "gelu")),
-    "num_channels": Key("only", 3, accepted=(3,)),
-    "hidden_size": Key("read", 768, WHOLE),
-    "intermediate_size": Key("read", 3072, WHOLE),
-    "num_hidden_layers": Key("read", 12, COUNT),
-    "num_attention_heads": Key("read", 12, WHOLE),
-    "patch_size": Key("read", 32, WHOLE),
-    "image_size": Key("read", 224, WHOLE),
-    "layer_norm_eps": Key("read", 1e-5, EPSILON),
-}
-_CLIP: Table = {"projection_dim": Key("read", 512, WHOLE)}
 #: Added to every concept's score if a concept that needs special care was found.
 _CARE = 0.01
 #: diffusers rounds a score to three decimals before it compares it with 0; scores above this round to more than 0.
@@ -42,49 +29,11 @@ _ABOVE = 0.0005
 _LEAST = 1e-24
 
 
-def _vision(config: dict[str, Any]) -> dict[str, Any]:
+def _vision(config: Config) -> Config:
     vision = config.get("vision_config")
     if not isinstance(vision, dict):
         raise CheckpointError(f"{_WHERE} has no vision_config; it must have one with the size of CLIP's vision tower")
-    vision = read_config(f"{_WHERE} (vision_config)", vision, _VISION)
-    if vision["hidden_size"] % vision["num_attention_heads"]:
-        raise CheckpointError(
-            f"{_WHERE} (vision_config) has hidden_size = {vision['hidden_size']} for {vision['num_attention_heads']} "
-            "num_attention_heads; a multiple is accepted"
-        )
-    return vision
-
-
-def _patches(layers: Layers, root: str, vision: dict[str, Any]) -> Tensor:
-    """Return CLIP's class token and the patches of clip_input, with position embeddings: [1, D, 1, 1 + patches]."""
-    g = layers.graph
-    channels, patch, side = vision["hidden_size"], vision["patch_size"], vision["image_size"]
-    count = (side // patch) ** 2
-    weight = layers.weight(f"{root}embeddings.patch_embedding.weight", (channels, 3, patch, patch))
-    x = g.conv(g.input("clip_input", (1, 3, side, side), FP16), weight, None, "patches", stride=patch)
-    x = g.reshape(x, (1, channels, 1, count), "patches.row")
-    token = layers.weight(f"{root}embeddings.class_embedding", (1, channels, 1, 1))
-    x = g.concat([token, x], 3, "patches.all")
-    path, shape = f"{root}embeddings.position_embedding.weight", (1, channels, 1, count + 1)
-    expect_shape(layers.tensors, path, (count + 1, channels))
-
-    def transposed() -> FP16Array:
-        return np.ascontiguousarray(layers.tensors.array(path).T).astype(np.float16).reshape(shape)
-
-    return g.add(x, g.weight(path, shape, FP16, transposed), "patches.placed")
-
-
-def _embedding(layers: Layers, config: dict[str, Any], width: int) -> Tensor:
-    """Return the image in CLIP's space, fp16 [1, ``width``, 1, 1]."""
-    g = layers.graph
-    root = "vision_model.vision_model."
-    epsilon = float(config["layer_norm_eps"])
-    x = _patches(layers, root, config)
-    x = layers.layer_norm(x, f"{root}pre_layrnorm", epsilon)  # (sic) in every checkpoint
-    for index in range(config["num_hidden_layers"]):
-        x = clip_layer(layers, x, f"{root}encoder.layers.{index}", config)
-    token = layers.layer_norm(g.slice(x, 3, 0, 1, "class_token"), f"{root}post_layernorm", epsilon)
-    return layers.linear(token, "visual_projection", width, bias=False)
+    return vision_config(f"{_WHERE} (vision_config)", vision)
 
 
 def _margins(layers: Layers, embedding: Tensor) -> Tensor:
@@ -124,7 +73,7 @@ def _any_above(layers: Layers, margins: Tensor, name: str) -> Tensor:
     return g.cast(g.greater(g.reduce_max(margins, [1], f"{name}.most"), _ABOVE, f"{name}.above"), FP32, name)
 
 
-def safety_checker(layers: Layers, config: dict[str, Any], *, height: int, width: int) -> None:
+def safety_checker(layers: Layers, config: Config, *, height: int, width: int) -> None:
     """Write the safety checker, which blackens an image if it finds one of the checkpoint's concepts.
 
     clip_input fp16 [1, 3, S, S] (S 224, with CLIP's mean and deviation), images fp16 [1, height, width, 3] and
@@ -136,7 +85,9 @@ def safety_checker(layers: Layers, config: dict[str, Any], *, height: int, width
     one finds more. Raises CheckpointError if the configuration is unsupported.
     """
     g, vision = layers.graph, _vision(config)
-    margins = _margins(layers, _embedding(layers, vision, read_config(_WHERE, config, _CLIP)["projection_dim"]))
+    width_in_clip = read_config(_WHERE, config, PROJECTION)["projection_dim"]
+    embedding, _ = vision_tower(layers, "clip_input", "vision_model.vision_model.", vision, width_in_clip)
+    margins = _margins(layers, embedding)
     images = g.input("images", (1, height, width, 3), FP16)
     adjustment = g.cast(g.input("adjustment", (1,), FP16), FP32, "adjustment.wide")
     concepts, count = math.prod(layers.tensors.shape("concept_embeds_weights")), margins.shape[1]

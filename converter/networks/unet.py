@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from converter.mil import FP16, Graph, Tensor
 from converter.networks.attention import Prompt
+from converter.networks.features import IMAGE
 from converter.networks.layers import Layers
-from converter.networks.prompt import PromptInputs, PromptStates
+from converter.networks.prompt import PromptInputs, PromptStates, WithImage
 from converter.networks.trunk import Trunk, conditions
 from converter.networks.unet_shape import UNetShape
 
@@ -31,12 +32,14 @@ def unet(
     width: int,
     control: bool = False,
     projected: bool = False,
+    image_tokens: int = 0,
 ) -> None:
     """Write the UNet; ``height`` and ``width`` are the latents' and may be any size.
 
     Inputs: sample fp16 [B, 4, height, width], timestep and SDXL's or LCM's conditions (see `conditions`),
     encoder_hidden_states fp16 [B, D, 1, tokens] or, with ``projected``, the outputs of `unet_prompt`; with ``control``
-    also a ControlNet's additional_residual_0, ... fp16.
+    also a ControlNet's additional_residual_0, ... fp16; with ``image_tokens`` also the outputs of an IP-Adapter that
+    gives an image so many tokens (see `converter.networks.ip_adapter`).
     Output: noise_pred fp32 like the latents.
     """
     g: Graph = layers.graph
@@ -47,6 +50,9 @@ def unet(
         prompt = PromptInputs(layers, shape, batch=batch, tokens=tokens)
     else:
         prompt = PromptStates(g.input("encoder_hidden_states", (batch, shape.context_width, 1, tokens), FP16))
+    if image_tokens:
+        image = PromptInputs(layers, shape, batch=batch, tokens=image_tokens, prefix=IMAGE)
+        prompt = WithImage(prompt, image)
     trunk = Trunk(layers, shape, time, prompt)
 
     skips = trunk.down(layers.conv(sample, "conv_in", shape.levels[0].width, 3))

@@ -73,6 +73,8 @@ SAFETY_CHECKER = ComponentKind(
     ),
 )
 UPSCALER = ComponentKind("upscaler")
+IMAGE_ENCODER = ComponentKind("image_encoder", classes=("CLIPVisionModelWithProjection",), unused=(_POSITIONS,))
+IP_ADAPTER = ComponentKind("ip_adapter")
 #: The components of a checkpoint, in the order of its networks.
 COMPONENTS = (TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAE)
 TOKENIZERS = tuple(kind.tokenizer for kind in COMPONENTS if kind.tokenizer is not None)
