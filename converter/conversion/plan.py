@@ -299,7 +299,9 @@ def _open_adapters(options: ConvertOptions, progress: OnProgress) -> dict[str, C
         adapters[name] = adapter
     if not options.ip_adapters:
         if options.image_encoder is not None:
-            raise CheckpointError("image_encoder is for IP-Adapters, and ip_adapters is empty; name one, or leave it out")
+            raise CheckpointError(
+                "image_encoder is for IP-Adapters, and ip_adapters is empty; name one, or leave it out"
+            )
         return {}
     beside = next(adapter.encoder for adapter in adapters.values() if isinstance(adapter, IPAdapterFile))
     where = beside if options.image_encoder is None else (options.image_encoder, IMAGE_ENCODER.name)
