@@ -30,7 +30,11 @@ def add_generate(commands: Commands) -> None:
         '  anemone generate "a yellow heart" -o heart.png --image circle.png --strength 0.8',
     )
     generate.add_argument(
-        "-o", "--out", type=path, default=Path("out.png"), help="the PNG to write (out.png); with -n 4: out-0.png …"
+        "-o",
+        "--out",
+        type=path,
+        default=Path("out.png"),
+        help="the file to write (out.png): .png, .jpg or .webp; with -n 4: out-0.png …",
     )
     for field in _flags():
         _add_flag(generate, field)

@@ -21,7 +21,9 @@ from server.models.library import ready_model
 from server.models.memory import memory_budget
 from server.pipeline.decoding.file import ImageError
 from server.pipeline.denoiser import Note, Step
-from server.pipeline.encoding.finished import finished_png
+from server.pipeline.encoding.encode import encode_as
+from server.pipeline.encoding.formats import FORMATS, PNG, format_of_suffix
+from server.pipeline.finished import finished_png
 from server.pipeline.images import decode_image
 from server.pipeline.loading import open_pipeline
 from server.pipeline.request import bind
@@ -111,10 +113,7 @@ def _targets(out: Path, count: int) -> list[Path]:
     targets = [out] if count == 1 else [out.with_name(f"{out.stem}-{i}{out.suffix}") for i in range(count)]
     for target in targets:
         if target.exists() and not target.is_file():
-            raise AnemoneError(f"{target} is not a file; accepted: the PNG to write, such as {target / 'out.png'}")
-        file_type, _ = guess_type(target.name)
-        if file_type not in (None, "image/png"):
-            raise AnemoneError(f"{target} is not the name of a PNG; accepted: such as {target.with_suffix('.png')}")
+            raise AnemoneError(f"{target} is not a file; accepted: the image to write, such as {target / 'out.png'}")
         try:
             _partial(target).touch()
             _partial(target).unlink()
@@ -123,6 +122,23 @@ def _targets(out: Path, count: int) -> list[Path]:
                 f"{target} cannot be written: {error.strerror}; accepted: a file in a folder that exists and can be written"
             ) from error
     return targets
+
+
+def _format_of(out: Path, asked: str | None) -> str:
+    """Return the name of the format to write: what is asked for, or what the file's suffix says; PNG if it says nothing.
+
+    Raises AnemoneError if the suffix names another format, or one that is not written.
+    """
+    of_suffix = format_of_suffix(out.suffix)
+    if of_suffix is None and guess_type(out.name)[0] is not None:
+        suffixes = ", ".join(suffix for each in FORMATS.values() for suffix in each.suffixes)
+        raise AnemoneError(f"{out} is not the name of an image that is written; accepted: {suffixes}")
+    if asked is not None and of_suffix not in (None, FORMATS[asked]):
+        suffix = FORMATS[asked].suffixes[0]
+        raise AnemoneError(
+            f"{out} is not the name of a {asked}; accepted: such as {out.with_suffix(suffix)}, or no --format"
+        )
+    return asked or (PNG if of_suffix is None else of_suffix).name
 
 
 def _partial(target: Path) -> Path:
@@ -158,6 +174,7 @@ def generate(settings: Settings, fields: Mapping[str, Any], files: Mapping[str, 
 
     What is wrong with the files is found first, and what is wrong with the fields before the model is loaded.
     """
+    fields = {**fields, "format": _format_of(out, fields.get("format"))}
     _targets(out, 1)
     attachments = _read(files)
     bar = Bar()
@@ -187,7 +204,7 @@ def generate(settings: Settings, fields: Mapping[str, Any], files: Mapping[str, 
                 notes.append(event.text)
                 continue
             png = finished_png(event, request, model.manifest, mark=settings.mark_images)
-            _write(targets[event.index], png)
+            _write(targets[event.index], encode_as(png, FORMATS[fields["format"]], request.output.quality))
             flagged = ", blurred: the safety checker found something in it" if event.flagged else ""
             written.append(f"{targets[event.index]} (seed {event.seeds.seed}{flagged})")
     finally:

@@ -38,7 +38,7 @@ from server.jobs.messages import (
 )
 from server.pipeline.decoding.file import ImageError
 from server.pipeline.denoiser import GeneratedImage, Note, Step
-from server.pipeline.encoding.finished import finished_png
+from server.pipeline.finished import finished_png
 from server.pipeline.request import GenerationRequest
 from server.pipeline.safety import UnsafeImage
 

@@ -14,8 +14,7 @@ from server.api.native.errors import error
 from server.errors import ApiError, quoted
 from server.jobs.job import Job, JobImage
 from server.pipeline.encoding.formats import FORMATS, USUAL_QUALITY, OutputFormat
-from server.pipeline.fields import OneOf, Within
-from server.pipeline.request import RequestError
+from server.pipeline.request.output import FormatName, Output, Quality, require_lossy
 
 JSON = "application/json"
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -26,8 +25,6 @@ NOT_ACCEPTABLE: Answers = {
 }
 _BY_MEDIA_TYPE = {each.media_type: each for each in FORMATS.values()}
 
-FormatName = Annotated[str, OneOf(tuple(FORMATS))]
-Quality = Annotated[int, Within(1, 100)]
 Accept = Annotated[
     str | None,
     Header(description="The types of images that the client takes; PNG goes before others that it takes equally"),
@@ -52,31 +49,40 @@ class Encoding:
     quality: int | None = None
 
     def __post_init__(self) -> None:
-        if self.quality is not None and not self.to.lossy:
-            lossy = ", ".join(each.name for each in FORMATS.values() if each.lossy)
-            raise RequestError("quality", self.quality, f"leave it out for {self.to.name}; it belongs to {lossy}")
+        require_lossy(self.quality, self.to)
 
 
-def encoding_of(accept: str | None, name: str | None, quality: int | None, *, json: bool = False) -> Encoding | None:
-    """Return the encoding: the format of this name, or else what the client accepts; None: JSON, if that is offered, too.
+def encoding_of(output: Output, accept: str | None) -> Encoding | None:
+    """Return the encoding of a new image: the format that is asked for, or what the client accepts; None: JSON.
 
-    Raises ApiError 406, and RequestError for a quality without use.
+    Raises ApiError 406, and RequestError for a quality that the format does not have.
     """
-    if name is not None:
-        return Encoding(FORMATS[name], quality)
-    chosen = accepted_type(accept, (*_BY_MEDIA_TYPE, JSON) if json else tuple(_BY_MEDIA_TYPE))
-    return None if chosen == JSON else Encoding(_BY_MEDIA_TYPE[chosen], quality)
+    if output.format is not None:
+        return Encoding(FORMATS[output.format], output.quality)
+    chosen = accepted_type(accept, (*_BY_MEDIA_TYPE, JSON))
+    return None if chosen == JSON else Encoding(_BY_MEDIA_TYPE[chosen], output.quality)
 
 
 @dataclass(frozen=True)
 class EncodingAsked:
-    """What a request for a stored image says of its encoding. A ``format`` goes before the Accept header."""
+    """What a request for a stored image says of its encoding. A ``format`` goes before the Accept header.
+
+    Among formats that the client takes equally, that of the request which made the image goes first, with its quality.
+    """
 
     accept: Accept = None
     format: Annotated[FormatName | None, Query(description="If left out, as the Accept header says")] = None
     quality: Annotated[
         Quality | None, Query(description=f"Of JPEG and WebP, 1 to 100; {USUAL_QUALITY} if left out")
     ] = None
+
+    def encoding(self, made: Output) -> Encoding:
+        """Return the encoding of an image made by a request with this output; raises as `encoding_of` does."""
+        if self.format is not None:
+            return Encoding(FORMATS[self.format], self.quality)
+        first = (FORMATS[made.format].media_type,) if made.format is not None else ()
+        to = _BY_MEDIA_TYPE[accepted_type(self.accept, tuple(dict.fromkeys((*first, *_BY_MEDIA_TYPE))))]
+        return Encoding(to, made.quality if self.quality is None and to.lossy else self.quality)
 
 
 Asked = Annotated[EncodingAsked, Depends()]

@@ -89,7 +89,6 @@ class _Submitted:
 
 async def _submitted(service: Service, submit: _Submit, path: str, upload: Upload) -> _Submitted:
     """Submit an uploaded request; raise RequestError or ApiError if something in it is wrong."""
-    encoding = None if submit.wants_job else encoding_of(submit.accept, None, None, json=True)
     model = require(await service.bind(upload.fields["model"]))
     fingerprint = await _fingerprint(path, upload)
     fields = {**upload.fields, "model": model.name, **{name: name for name in upload.attachments}}
@@ -101,7 +100,9 @@ async def _submitted(service: Service, submit: _Submit, path: str, upload: Uploa
         fingerprint=fingerprint,
         is_retry=is_retry(submit.retries),
     )
-    return _Submitted(require(await service.submit(model, bind(model.manifest, **fields), options)), encoding)
+    bound = bind(model.manifest, **fields)
+    encoding = None if submit.wants_job else encoding_of(bound.output, submit.accept)
+    return _Submitted(require(await service.submit(model, bound, options)), encoding)
 
 
 async def _answer(service: Service, submit: _Submit, submitted: _Submitted) -> Response:

@@ -16,7 +16,6 @@ from server.api.native.image_answer import (
     CONTENT,
     NOT_ACCEPTABLE,
     Asked,
-    encoding_of,
     has_tag,
     image_headers,
     image_tag,
@@ -27,6 +26,7 @@ from server.events import OPEN, Status
 from server.jobs.job import Job
 from server.jobs.queue import JobQueue
 from server.pipeline.fields import FIRST_ONLY
+from server.pipeline.request.output import Output
 
 router = APIRouter(prefix=PREFIX, tags=["jobs"])
 
@@ -160,8 +160,7 @@ async def job_image(
     """
     job = require(service.job(job_id))
     image = require(service.stored_image(job, index))
-    encoding = encoding_of(asked.accept, asked.format, asked.quality)
-    assert encoding is not None  # only images are offered
+    encoding = asked.encoding(Output() if job.request is None else job.request.output)
     tag = image_tag(image, encoding)
     headers = {"ETag": tag, **image_headers(job, image, encoding)}
     if has_tag(if_none_match, tag):

@@ -10,9 +10,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from converter.errors import ManifestError
 from converter.folder import Manifest
+from server.pipeline.encoding.formats import FORMATS
 from server.pipeline.fields import FromModel, asked_fields, path_of, value_and_reason
 from server.pipeline.request.controls import check_controls
 from server.pipeline.request.errors import RequestError
+from server.pipeline.request.output import require_lossy
 from server.pipeline.request.request import FIELDS, OPTIONAL_PARTS, GenerationRequest
 from server.pipeline.request.sampling import Size
 from server.pipeline.request.seeds import draw_seeds
@@ -98,12 +100,28 @@ def _require_parents(request: GenerationRequest) -> None:
         raise RequestError(side, pixels, "pixels to add to an image; send image, too")
 
 
+def _check_quality(request: GenerationRequest) -> None:
+    output = request.output
+    if output.format is not None:
+        require_lossy(output.quality, FORMATS[output.format])
+
+
+def _check_interval(request: GenerationRequest) -> None:
+    first, last = request.sampling.guidance_first_sigma, request.sampling.guidance_last_sigma
+    if first is not None and last is not None and last > first:
+        raise RequestError(
+            "guidance_last_sigma", last, f"at most guidance_first_sigma, {first:g}: noise only decreases"
+        )
+
+
 #: What a request is held against once it is put together; each raises RequestError.
 _CHECKS: tuple[Callable[[GenerationRequest, Manifest], None], ...] = (
     lambda request, manifest: _require_parents(request),
     _check_schedule,
     lambda request, manifest: _check_strength(request),
     lambda request, manifest: check_controls(request.controls, manifest),
+    lambda request, manifest: _check_quality(request),
+    lambda request, manifest: _check_interval(request),
 )
 
 

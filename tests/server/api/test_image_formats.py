@@ -42,6 +42,42 @@ def test_an_image_is_made_in_the_accepted_format(client: httpx.Client, media_typ
     assert b"digitalsourcetype/trainedAlgorithmicMedia" in answer.content
 
 
+@pytest.mark.parametrize(("name", "media_type"), [("png", "image/png"), ("jpeg", "image/jpeg"), ("webp", "image/webp")])
+def test_a_format_that_is_asked_for_goes_before_the_header(client: httpx.Client, name: str, media_type: str) -> None:
+    answer = make(client, "image/*", format=name)
+    assert answer.headers["content-type"] == media_type
+    # Its job's image goes out so, too, to a client that takes everything; not to one that takes something else.
+    stored = f"/api/v1/jobs/{answer.headers['x-anemone-job']}/images/0"
+    assert client.get(stored).content == answer.content
+    for other in IMAGE:
+        assert client.get(stored, headers={"Accept": other}).headers["content-type"] == other
+
+
+def test_a_jobs_image_has_the_quality_that_was_asked_for(client: httpx.Client) -> None:
+    job = over(client, enqueue(client, "a circle", seed=7, format="jpeg", quality=1)["id"])
+    stored = job["images"][0]["url"]
+    assert client.get(stored).content == client.get(stored, params={"format": "jpeg", "quality": 1}).content
+    assert client.get(stored).content != client.get(stored, params={"quality": 100}).content
+    assert client.get(stored, headers={"Accept": "image/png"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "accepted"),
+    [
+        ({"format": "gif"}, "format", "png, webp, jpeg"),
+        ({"quality": 101, "format": "webp"}, "quality", "1 to 100"),
+        ({"quality": 50, "format": "png"}, "quality", "leave it out for png; it belongs to webp, jpeg"),
+        ({"quality": 50}, "quality", "leave it out for png; it belongs to webp, jpeg"),
+    ],
+)
+def test_a_wrong_format_of_a_new_image_is_named(
+    client: httpx.Client, fields: dict[str, Any], field: str, accepted: str
+) -> None:
+    answer = make(client, "*/*", **fields)
+    assert answer.status_code == 422
+    assert (answer.json()["error"]["field"], answer.json()["error"]["accepted"]) == (field, accepted)
+
+
 def test_a_client_that_accepts_everything_gets_png(client: httpx.Client) -> None:
     assert make(client, "*/*").headers["content-type"] == "image/png"
 
