@@ -176,6 +176,8 @@ class Manifest:
     plan: the fingerprint of the plan that made it (see `converter.conversion.plan`); empty for other converters.
     options: the options of the conversion.
     left_out: the parts of the checkpoint that are not in the folder and change no image, in sentences.
+    clip_skip: the largest clip skip that the text encoders have outputs for; 1, as in folders of earlier versions, skips no
+        layer.
     files: the checksum of each file of packages and tokenizers, by its path in the folder; empty in folders of formats 1
         and 2, whose damage shows only when a network is loaded.
     """
@@ -200,6 +202,7 @@ class Manifest:
     options: ConvertOptions = DEFAULT_OPTIONS
     format: int = FORMAT
     left_out: tuple[str, ...] = ()
+    clip_skip: Count = 1
     files: dict[Within, FileSum] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:

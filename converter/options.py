@@ -18,6 +18,8 @@ Size = tuple[int, int]
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 #: The longest side of an image, in pixels: SDXL's at 4096 take 16 times the work of those at its own 1024.
 LARGEST_SIDE = 4096
+#: The largest clip skip: A1111's slider ends there, and CLIP's smaller text encoder has as many layers.
+MOST_CLIP_SKIP = 12
 #: A network's source: a folder, or owner/name on the Hugging Face hub, with @revision or without.
 NetworkSource = Annotated[str, Field(max_length=200)]
 #: Options of the first release. They are part of every id, whatever their value. A later option is part of an id only if
@@ -137,6 +139,14 @@ class ConvertOptions:
             "Sizes, batches and prompt lengths as functions of one package, not packages that share weights by hard "
             "links; needs macOS15",
             bool,
+        ),
+    )
+    clip_skip: int | None = field(
+        default=None,
+        metadata=_shown(
+            "The most layers that requests may skip at the end of the text encoders, as A1111's clip skip counts them: 2 "
+            "skips one; each adds an output to their packages; as the checkpoint recommends, or none, if left out",
+            Annotated[int, Field(ge=1, le=MOST_CLIP_SKIP)],
         ),
     )
     prediction_type: PredictionType | None = field(

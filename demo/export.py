@@ -14,7 +14,7 @@ from demo.train_text import load_tokenizer
 from demo.train_unet import SCHEDULE, trained_vae
 
 #: The server's defaults for requests.
-DEFAULTS = {"steps": 20, "guidance_scale": 3.0}
+DEFAULTS = {"steps": 20, "guidance_scale": 3.0, "most_clip_skip": 3}
 
 
 def export(folder: Path, out: Path) -> None:

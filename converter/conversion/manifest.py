@@ -57,5 +57,6 @@ def make_manifest(
         plan=plan.fingerprint,
         options=plan.options,
         left_out=tuple(left_out),
+        clip_skip=plan.clip_skip,
         files=files,
     )

@@ -28,7 +28,7 @@ from converter.networks.registry import (
     tensors_taken,
     text_encoders,
 )
-from converter.options import LARGEST_SIDE, ConvertOptions, Size
+from converter.options import LARGEST_SIDE, MOST_CLIP_SKIP, ConvertOptions, Size
 from converter.progress import OnProgress, ignore
 from converter.sources.canonical import canonical
 from converter.sources.component import Component
@@ -59,7 +59,7 @@ class ConversionPlan:
     """The networks and packages that a conversion writes. Its `fingerprint` changes with anything that changes a package.
 
     extras: networks from other sources than the checkpoint; a VAE among them replaces its own.
-    name, sizes, batches, tokens: from the options, or from the checkpoint if the options do not set them.
+    name, sizes, batches, tokens, clip_skip: from the options, or from the checkpoint if the options do not set them.
     """
 
     checkpoint: Source
@@ -70,6 +70,7 @@ class ConversionPlan:
     sizes: tuple[Size, ...]
     batches: tuple[int, ...]
     tokens: tuple[int, ...]
+    clip_skip: int
     target: Target
     _mapped: dict[str, Tensors] = field(default_factory=dict, compare=False, repr=False)
 
@@ -133,7 +134,9 @@ class ConversionPlan:
         kind = kind_of(network)
         sizes = self.sizes if kind.per_size else self.sizes[:1]
         if not kind.per_prompt:
-            return [Variant(w, h, 1, self.family.tokens, self.options.attention) for w, h in sizes]
+            return [
+                Variant(w, h, 1, self.family.tokens, self.options.attention, clip_skip=self.clip_skip) for w, h in sizes
+            ]
         controls = (False, True) if kind.takes_residuals and self.controlled else (False,)
         images = (0, *self.image_tokens) if kind.takes_images else (0,)
         projected = kind.prompt_network is not None and self.options.prompt_once
@@ -256,6 +259,16 @@ def _tokens(family: Family, options: ConvertOptions) -> tuple[int, ...]:
     return tuple(dict.fromkeys(tokens))
 
 
+def _clip_skip(checkpoint: Source, family: Family, options: ConvertOptions) -> int:
+    names = text_encoders(family.networks)
+    layers = min(kind_of(n).read_config(n, checkpoint.config(n))["num_hidden_layers"] for n in names)
+    recommended = checkpoint.defaults.get("most_clip_skip", 1)
+    clip_skip, most = recommended if options.clip_skip is None else options.clip_skip, min(layers, MOST_CLIP_SKIP)
+    if not 1 <= clip_skip <= most:
+        raise CheckpointError(f"a clip skip of {clip_skip} is not accepted; its text encoder has 1 to {most}")
+    return int(clip_skip)
+
+
 def _target(options: ConvertOptions) -> Target:
     target = target_named(options.target)
     if options.functions and not target.at_least(MACOS15):
@@ -333,5 +346,6 @@ def make_plan(checkpoint: Source, options: ConvertOptions, progress: OnProgress 
         sizes=_sizes(family, options),
         batches=_batches(checkpoint.name, family, options),
         tokens=_tokens(family, options),
+        clip_skip=_clip_skip(checkpoint, family, options),
         target=_target(options),
     )

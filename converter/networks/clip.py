@@ -10,6 +10,7 @@ import numpy as np
 from converter.errors import CheckpointError
 from converter.mil import FP16, FP32, INT32, Tensor
 from converter.networks.clip_layer import clip_layer
+from converter.networks.features import skipping
 from converter.networks.layers import Layers
 from converter.sources.config_tables import TEXT_ENCODER
 from converter.sources.configs import Config, is_projected, read_config
@@ -51,12 +52,14 @@ def _projected(layers: Layers, pooled: Tensor, width: int) -> Tensor:
     return g.reshape(layers.linear(column, "text_projection", width, bias=False), (1, width), "projected")
 
 
-def text_encoder(layers: Layers, config: dict[str, Any], *, penultimate: bool = False) -> None:
+def text_encoder(layers: Layers, config: dict[str, Any], *, penultimate: bool = False, clip_skip: int = 1) -> None:
     """Write a text encoder: input_ids fp32 [1, T] -> last_hidden_state fp32 [1, T, D], pooled_outputs fp32 [1, D].
 
     With ``penultimate`` (SDXL) the states are those before the last layer, without its norm, under the name
     hidden_embeds; many SDXL files lack the first encoder's last layer, which nothing else uses, and then the encoder
-    has no pooled_outputs. pooled_outputs of a CLIPTextModelWithProjection are projected. Ids are floats because Core ML
+    has no pooled_outputs. With a ``clip_skip`` above 1 the states without the last layers are further outputs, for 2 up to
+    ``clip_skip`` (at most num_hidden_layers): those after one layer less each time, with the final norm where
+    last_hidden_state has it (diffusers' clip_skip + 1, A1111's CLIP_stop_at_last_layers). pooled_outputs of a CLIPTextModelWithProjection are projected. Ids are floats because Core ML
     moves integer inputs off the Neural Engine; they are exact below 2**24.
     """
     g, root, width = layers.graph, "text_model.", config["hidden_size"]
@@ -80,8 +83,16 @@ def text_encoder(layers: Layers, config: dict[str, Any], *, penultimate: bool = 
         return clip_layer(layers, x, f"{root}encoder.layers.{index}", config, mask)
 
     mask = g.weight("causal_mask", (1, tokens, 1, tokens), FP16, causal)
+    after = [x]  # the states after so many layers
     for index in range(count - 1):
-        x = layer(x, index)
+        after.append(layer(after[-1], index))
+    for skip in range(clip_skip, 1, -1):
+        if penultimate:
+            g.output(rows(after[count - skip], f"skipped_{skip}"), skipping("hidden_embeds", skip))
+        else:
+            normed = layers.layer_norm(after[count + 1 - skip], f"{root}final_layer_norm", epsilon)
+            g.output(rows(normed, f"skipped_{skip}"), skipping("last_hidden_state", skip))
+    x = after[-1]
     if penultimate:
         g.output(rows(x, "penultimate"), "hidden_embeds")
         if lacks_last_layer(config, layers.has):

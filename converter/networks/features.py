@@ -18,6 +18,8 @@ Draw = Callable[[np.random.Generator, tuple[int, ...], dict[str, Any]], NDArray[
 RESIDUAL = "additional_residual_"
 #: Prefix of the keys and values of an IP-Adapter's image: outputs of IP-Adapters, inputs of UNets.
 IMAGE = "image_"
+#: Outputs of text encoders that a skip of layers has instead; see `skipping`.
+STATES = ("last_hidden_state", "hidden_embeds")
 _TIMESTEP = 801.0
 _SIZES = (0, 512, 768, 1024)
 
@@ -81,6 +83,11 @@ _FEATURES = {
 }
 
 
+def skipping(states: str, clip_skip: int) -> str:
+    """Return the name of a text encoder's output in place of ``states`` (one of STATES) at a clip skip; 1 skips no layer."""
+    return states if clip_skip == 1 else f"{states}_{clip_skip}"
+
+
 def describe(feature: str) -> str:
     """Return the description of an input or output in its package."""
     if feature.startswith(RESIDUAL):
@@ -89,6 +96,8 @@ def describe(feature: str) -> str:
     side, whose = side.removeprefix(IMAGE), "image" if side.startswith(IMAGE) else "prompt"
     if side in ("keys", "values"):
         return f"{side.capitalize()} of the {whose} for the UNet's spatial transformer {number}"
+    if side in STATES:
+        return f"{_FEATURES[side].about}, with a clip skip of {number}"
     return _FEATURES[feature].about
 
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from converter.networks.features import IMAGE, RESIDUAL
+from converter.networks.features import IMAGE, RESIDUAL, skipping
 from converter.networks.prompt import Transformer, transformers
 from converter.networks.unet_shape import unet_shape
 from converter.sources.configs import Config
@@ -94,11 +94,16 @@ def _make_upscaler(config: Config, outputs: Collection[str]) -> torch.nn.Module:
 
 def _text_encoder(module: Any, inputs: Arrays) -> Arrays:
     states = module(inputs["input_ids"].long(), output_hidden_states=True)
-    return {
+    outputs = {
         "last_hidden_state": states.last_hidden_state,
-        "hidden_embeds": states.hidden_states[-2],
         "pooled_outputs": states.text_embeds if hasattr(states, "text_embeds") else states.pooler_output,
     }
+    before_last = states.hidden_states[:-1]
+    encoder = getattr(module, "text_model", module)
+    for skipped, hidden in enumerate(reversed(before_last), 1):
+        outputs[skipping("hidden_embeds", skipped)] = hidden
+        outputs[skipping("last_hidden_state", skipped + 1)] = encoder.final_layer_norm(hidden)
+    return outputs
 
 
 def _denoise(module: Any, inputs: Arrays, **more: Any) -> Any:

@@ -42,6 +42,7 @@ class Variant:
     control: whether the UNet takes a ControlNet's residuals.
     projected: whether the UNet takes the prompt's keys and values instead of its states.
     image_tokens: how many tokens of an IP-Adapter's image the UNet takes; 0 for none.
+    clip_skip: the largest clip skip that the text encoders have outputs for.
     """
 
     width: int
@@ -52,6 +53,7 @@ class Variant:
     control: bool = False
     projected: bool = False
     image_tokens: int = 0
+    clip_skip: int = 1
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class NetworkKind:
 
 
 def _write_text_encoder(layers: Layers, config: Config, model: ModelSizes, variant: Variant) -> None:
-    text_encoder(layers, config, penultimate=model.penultimate)
+    text_encoder(layers, config, penultimate=model.penultimate, clip_skip=variant.clip_skip)
 
 
 def _latents(model: ModelSizes, variant: Variant) -> dict[str, int]:

@@ -259,6 +259,8 @@ DEFAULTS: Table = {
     "steps": _read(None, WHOLE_OR_NONE),
     "guidance_scale": _read(None, NOT_NEGATIVE_OR_NONE),
     "scheduler": _read(None, TEXT_OR_NONE),
+    # Not the clip skip of requests: how many of them a conversion without options makes possible.
+    "most_clip_skip": _read(None, WHOLE_OR_NONE),
 }
 #: The accepted prediction types.
 PREDICTION_TYPES: tuple[str, ...] = SCHEDULER["prediction_type"].accepted
