@@ -31,7 +31,7 @@ from converter.runtime.program import declared_features
 from server.doctor.machine import Problem
 from server.models.memory import memory_budget, memory_need
 from server.pipeline.networks import expect_network
-from server.pipeline.prompt import PromptTokenizer
+from server.pipeline.prompts.tokenizer import PromptTokenizer
 from server.settings import Settings
 
 #: Shows progress: a label, the number done, and the total.

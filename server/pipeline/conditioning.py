@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converter.errors import ManifestError
 from converter.folder import ModelFolder
-from converter.networks.registry import UNET, UNET_PROMPT, text_encoders
+from converter.networks.registry import UNET, UNET_PROMPT
 from converter.runtime import Network
 from server.pipeline.cost import is_guided
 from server.pipeline.denoiser import Moment
-from server.pipeline.prompt import PromptTokenizer
+from server.pipeline.prompts.editing import Walk
+from server.pipeline.prompts.encoder import EncodedPrompt, PromptEncoder, chunk_count, prompt_tokenizers
+from server.pipeline.prompts.reading import read_prompt
 from server.pipeline.request import GenerationRequest
 
 Float16 = NDArray[np.float16]
@@ -47,15 +49,18 @@ class Rows:
 class Conditioning:
     """The UNet's inputs besides the noisy latents, for all steps of a request.
 
+    steps: the rows of each step.
     tokens: the length of the prompts' states.
+    notes: what of the prompts could not be taken as it is, in sentences.
     """
 
-    rows: Rows
+    steps: tuple[Rows, ...]
     tokens: int
+    notes: tuple[str, ...] = ()
 
     def at(self, moment: Moment) -> Rows:
         """Return the rows of a step."""
-        return self.rows
+        return self.steps[moment.step(len(self.steps))]
 
 
 def guidance_embedding(scale: float, width: int) -> NDArray[np.float32]:
@@ -66,73 +71,94 @@ def guidance_embedding(scale: float, width: int) -> NDArray[np.float32]:
     return np.concatenate([np.sin(angles), np.cos(angles)])
 
 
+@dataclass(frozen=True)
+class _Text:
+    """A text that is encoded, and whether it says what not to show."""
+
+    text: str
+    is_negative: bool = False
+
+
 class Conditioner:
     """Makes conditioning from prompts with a model's text encoders."""
 
     def __init__(self, folder: ModelFolder, network: Callable[..., Network]) -> None:
         self._manifest, self._network = folder.manifest, network
-        tokens, encoders = folder.manifest.tokens, text_encoders(folder.manifest.networks)
-        self._tokenizers = {name: PromptTokenizer(folder.tokenizer(own), tokens) for name, own in encoders.items()}
+        self._tokenizers = prompt_tokenizers(folder)
         packages = folder.manifest.networks.get(UNET.name)
         if not packages:
             raise ManifestError(f"{folder.path} has no {UNET.name}; convert the model again")
-        self._lengths = sorted({package.tokens or tokens for package in packages})
-
-    def _chunk_count(self, prompt: str) -> int:
-        """Return how many chunks of the text encoders' length a prompt takes, at most what the UNet has variants for."""
-        most = self._lengths[-1] // self._manifest.tokens
-        return max(len(tokenizer.chunks(prompt, most)) for tokenizer in self._tokenizers.values())
-
-    def _encode(self, prompt: str, count: int, zeros: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return a prompt's states, fp32 [1, T, D] of all text encoders side by side, and the last encoder's pooled state.
-
-        The prompt is encoded in ``count`` chunks, the last ones empty if it is shorter; their states are concatenated. The
-        pooled state is that of the first chunk.
-        """
-        encoded = []
-        for name, tokenizer in self._tokenizers.items():
-            chunks = tokenizer.chunks(prompt, count)
-            chunks += tokenizer.chunks("", 1) * (count - len(chunks))
-            outputs = [self._network(name).predict({"input_ids": ids}) for ids in chunks]
-            chunk_states = [np.asarray(o.get("last_hidden_state", o.get("hidden_embeds"))) for o in outputs]
-            encoded.append((np.concatenate(chunk_states, 1), outputs[0]["pooled_outputs"]))
-        states, pooled = np.concatenate([s for s, _ in encoded], -1), encoded[-1][1]
-        return (np.zeros_like(states), np.zeros_like(pooled)) if zeros else (states, pooled)
+        tokens = folder.manifest.tokens
+        #: How many chunks the UNet's variants take.
+        self._places = sorted({(package.tokens or tokens) // tokens for package in packages})
 
     def _prompt_inputs(self, states: Float16) -> dict[str, Float16]:
-        """Return the inputs for the prompts' states, [2, D, 1, T]: the states, and their keys and values if the UNet takes these."""
+        """Return the inputs for the prompts' states, [N, D, 1, T]: the states, and their keys and values if the UNet takes these."""
         inputs = {"encoder_hidden_states": states}
         if UNET_PROMPT.name not in self._manifest.networks:
             return inputs
-        network = self._network(UNET_PROMPT.name, batch=len(states), tokens=states.shape[3])
+        count = len(states)
+        network = self._network(UNET_PROMPT.name, batch=min(count, 2), tokens=states.shape[3])
         rows = network.inputs["encoder_hidden_states"].shape[0]
+        states = np.concatenate([states, *[states[-1:]] * (-count % rows)])
         calls = [network.predict({"encoder_hidden_states": states[i : i + rows]}) for i in range(0, len(states), rows)]
         return inputs | {
-            name: np.concatenate([call[name] for call in calls]).astype(np.float16) for name in network.outputs
+            name: np.concatenate([call[name] for call in calls])[:count].astype(np.float16) for name in network.outputs
         }
 
-    def _time_ids(self, request: GenerationRequest, count: int) -> Float16:
+    def _time_ids(self, request: GenerationRequest, count: int, is_negative: bool) -> Float16:
         """Return original size, crop and, for the base model, target size or, for the refiner, the aesthetic score."""
-        size = [request.computed.height, request.computed.width, 0, 0]
-        if count == _REFINER_IDS:
-            return np.asarray([[*size, _BAD], [*size, _GOOD]], np.float16)
-        return np.asarray([[*size, request.computed.height, request.computed.width]] * 2, np.float16)
+        size = [request.computed.height, request.computed.width]
+        last = [_BAD if is_negative else _GOOD] if count == _REFINER_IDS else size
+        return np.asarray([[*size, 0, 0, *last]], np.float16)
+
+    def _rows(self, request: GenerationRequest, encoded: Mapping[_Text, EncodedPrompt]) -> dict[_Text, Row]:
+        conditions = self._manifest.conditions
+        states = np.concatenate([each.states for each in encoded.values()])
+        inputs = self._prompt_inputs(np.ascontiguousarray(states.transpose(0, 2, 1)[:, :, None], np.float16))
+        rows: dict[_Text, Row] = {}
+        for i, (text, prompt) in enumerate(encoded.items()):
+            own = {name: values[i : i + 1] for name, values in inputs.items()}
+            if conditions.time_ids is not None:
+                own["text_embeds"] = prompt.pooled.astype(np.float16)
+                own["time_ids"] = self._time_ids(request, conditions.time_ids, text.is_negative)
+            if conditions.guidance_width is not None:
+                embedding = guidance_embedding(request.sampling.guidance_scale, conditions.guidance_width)
+                own["timestep_cond"] = embedding.astype(np.float16)[None]
+            rows[text] = Row(own)
+        return rows
 
     def conditioning(self, request: GenerationRequest) -> Conditioning:
-        """Return the conditioning for this request."""
-        conditions, prompts = self._manifest.conditions, request.prompts
-        zeros = conditions.zeros_for_no_prompt and not prompts.negative_prompt
-        needed = self._manifest.tokens * max(self._chunk_count(p) for p in (prompts.negative_prompt, prompts.prompt))
-        count = next(length for length in self._lengths if length >= needed) // self._manifest.tokens
-        pairs = [self._encode(prompts.negative_prompt, count, zeros), self._encode(prompts.prompt, count, False)]
-        states = np.concatenate([states for states, _ in pairs])
-        inputs = self._prompt_inputs(np.ascontiguousarray(states.transpose(0, 2, 1)[:, :, None], np.float16))
-        if conditions.time_ids is not None:
-            inputs["text_embeds"] = np.concatenate([pooled for _, pooled in pairs]).astype(np.float16)
-            inputs["time_ids"] = self._time_ids(request, conditions.time_ids)
-        if conditions.guidance_width is not None:
-            row = guidance_embedding(request.sampling.guidance_scale, conditions.guidance_width).astype(np.float16)
-            inputs["timestep_cond"] = np.stack([row, row])
-        negative, positive = (Row({name: rows[i : i + 1] for name, rows in inputs.items()}) for i in (0, 1))
-        guided = is_guided(request, self._manifest)
-        return Conditioning(Rows(negative if guided else None, (positive,)), tokens=states.shape[1])
+        """Return the conditioning for this request. Each text is encoded once, however many steps it stands in."""
+        prompts, walk = request.prompts, Walk(request.sampling.steps - request.skipped_steps)
+        prompt = read_prompt(prompts.prompt, with_syntax=prompts.has_syntax)
+        texts = [tuple(_Text(text) for text in step) for step in prompt.texts(walk)]
+        negatives: list[_Text | None] = [None] * walk.steps
+        if is_guided(request, self._manifest):
+            negative = read_prompt(prompts.negative_prompt, with_syntax=prompts.has_syntax, is_negative=True)
+            negatives = [_Text(text, True) for (text,) in negative.texts(walk)]
+        encoder = PromptEncoder(self._tokenizers, self._network, prompts.has_syntax, prompts.clip_skip)
+        distinct = dict.fromkeys(
+            text for step in zip(negatives, *zip(*texts, strict=True), strict=True) for text in step
+        )
+        chunks = {text: encoder.chunks(text.text) for text in distinct if text is not None}
+        needed = max(map(chunk_count, chunks.values()))
+        places = next((count for count in self._places if count >= needed), self._places[-1])
+        encoded = {
+            text: encoder.encode(each, places).zeros() if self._is_none(text) else encoder.encode(each, places)
+            for text, each in chunks.items()
+        }
+        rows = self._rows(request, encoded)
+        steps = tuple(
+            Rows(
+                None if of_none is None else rows[of_none],
+                tuple(replace(rows[text], weight=weight) for text, weight in zip(step, prompt.weights, strict=True)),
+            )
+            for of_none, step in zip(negatives, texts, strict=True)
+        )
+        notes = {note for text, each in chunks.items() for note in encoder.notes(each, places)}
+        return Conditioning(steps, tokens=places * self._manifest.tokens, notes=tuple(sorted(notes)))
+
+    def _is_none(self, text: _Text) -> bool:
+        """Return whether this is the empty negative prompt of a model that was trained with states of zeros for it."""
+        return self._manifest.conditions.zeros_for_no_prompt and text.is_negative and not text.text

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from converter.folder import Manifest
+from server.pipeline.prompts.composition import parts_of
 from server.pipeline.request import GenerationRequest
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
 
@@ -30,4 +31,5 @@ def cost(request: GenerationRequest, manifest: Manifest) -> Cost:
     """Return the cost of the request with the model of this manifest."""
     scheduler = SCHEDULERS[request.sampling.scheduler].make(NoiseSchedule.of(manifest), request.sampling.steps)
     calls = len(scheduler.timesteps) - request.skipped_steps * scheduler.order
-    return Cost(calls * request.seeds.n, 2 if is_guided(request, manifest) else 1, request.seeds.n)
+    prompts = len(parts_of(request.prompts.prompt)) if request.prompts.has_syntax else 1
+    return Cost(calls * request.seeds.n, prompts + is_guided(request, manifest), request.seeds.n)

@@ -74,6 +74,10 @@ class Moment:
     sigma: float
     first_call: int = 0
 
+    def step(self, steps: int) -> int:
+        """Return the index of the step where the walk has so many: a step may take several calls."""
+        return (self.call - self.first_call) * steps // (self.calls - self.first_call)
+
 
 class Predictor(Protocol):
     """A model's prediction for noisy latents."""

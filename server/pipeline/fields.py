@@ -248,7 +248,7 @@ class FromModel:
 
 @dataclass(frozen=True)
 class Infotext:
-    """The field's key in AUTOMATIC1111's parameters text, and the function that formats its value."""
+    """The field's key in AUTOMATIC1111's parameters text, and the function that formats its value; None is not written."""
 
     key: str
     write: Callable[[Any], object] = lambda value: value

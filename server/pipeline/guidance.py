@@ -38,6 +38,16 @@ class Guidance:
         below_first = self.first_sigma is None or sigma <= self.first_sigma
         return below_first and (self.last_sigma is None or sigma >= self.last_sigma)
 
+    def without_negative(self, positives: Prediction, weights: tuple[float, ...]) -> Prediction:
+        """Return the prediction [1, C, h, w] of a step that is not guided: the mean of those for the prompts, [N, C, h, w].
+
+        A prompt to be avoided, with a weight below 0, needs guidance; here it is left out.
+        """
+        if len(positives) == 1:
+            return positives
+        shares = np.maximum(weights, 0)
+        return np.asarray(np.average(positives, 0, shares if shares.any() else None)[None], np.float32)
+
     def combine(self, negative: Prediction, positives: Prediction, weights: tuple[float, ...]) -> Prediction:
         """Return the guided prediction [1, C, h, w] from the negative one and one for each prompt, [N, C, h, w].
 

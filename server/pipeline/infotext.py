@@ -59,6 +59,7 @@ def _settings(request: GenerationRequest, manifest: Manifest, seeds: ImageSeeds)
         infotext = field.find(Infotext)
         if infotext is not None and field.name in values:
             settings[infotext.key] = infotext.write(values[field.name])
+    settings = {key: value for key, value in settings.items() if value is not None}
     settings["Version"] = f"Anemone {__version__}"
     return dict(sorted(settings.items(), key=lambda setting: _RANKS.get(setting[0], _RANKS["RNG"] - 0.5)))
 

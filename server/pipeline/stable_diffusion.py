@@ -103,7 +103,7 @@ class StableDiffusion:
     def generate(
         self, request: GenerationRequest, attachments: Mapping[str, bytes]
     ) -> Generator[Step | Note | GeneratedImage, None, None]:
-        """Make the request's images; yield every finished step and every finished image.
+        """Make the request's images; yield notes, every finished step and every finished image.
 
         Random numbers are those of the request's ``rng``, drawn in the order of the software it comes from, so that a seed
         gives the same image here and there. If UNet and decoder do not fit into memory together, all images come after the
@@ -112,6 +112,8 @@ class StableDiffusion:
         size = request.computed
         shape = self._latent_shape(size)
         unet = self._guided_unet(request, attachments)
+        for text in unet.conditioning.notes:
+            yield Note(text)
         canvas = canvas_of(request, attachments)
         start = self._start(request, canvas)
         fit_together = self._networks.fit_together(UNET.name, VAE_DECODER.name, width=size.width, height=size.height)

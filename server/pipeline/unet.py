@@ -39,7 +39,7 @@ class GuidedUNet:
         weights = tuple(row.weight for row in rows.positives)
         if rows.negative is None or not self.guidance.applies(moment.sigma):
             outputs = self._outputs(noisy, moment, rows.positives)
-            return np.average(outputs, 0, weights)[None].astype(np.float32) if len(weights) > 1 else outputs
+            return self.guidance.without_negative(outputs, weights)
         outputs = self._outputs(noisy, moment, (rows.negative, *rows.positives))
         return self.guidance.combine(outputs[:1], outputs[1:], weights)
 

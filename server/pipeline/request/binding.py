@@ -15,6 +15,7 @@ from server.pipeline.fields import FromModel, asked_fields, path_of, value_and_r
 from server.pipeline.request.controls import check_controls
 from server.pipeline.request.errors import RequestError
 from server.pipeline.request.output import require_lossy
+from server.pipeline.request.prompting import check_prompts
 from server.pipeline.request.request import FIELDS, OPTIONAL_PARTS, GenerationRequest
 from server.pipeline.request.sampling import Size
 from server.pipeline.request.seeds import draw_seeds
@@ -119,6 +120,7 @@ _CHECKS: tuple[Callable[[GenerationRequest, Manifest], None], ...] = (
     lambda request, manifest: _require_parents(request),
     _check_schedule,
     lambda request, manifest: _check_strength(request),
+    check_prompts,
     lambda request, manifest: check_controls(request.controls, manifest),
     lambda request, manifest: _check_quality(request),
     lambda request, manifest: _check_interval(request),

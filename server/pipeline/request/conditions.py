@@ -6,10 +6,23 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from server.pipeline.fields import Attachment, Characters, Part, Real, Within, unless_stored
+from converter.options import MOST_CLIP_SKIP
+from server.pipeline.fields import (
+    Attachment,
+    Characters,
+    Infotext,
+    OneOf,
+    Part,
+    Real,
+    Whole,
+    Within,
+    unless_stored,
+)
 
 #: A text longer than this is a mistake, or an attack on the tokenizer.
 PROMPT = Characters(10_000)
+#: What the characters of a prompt mean: AUTOMATIC1111's syntax, or nothing but themselves.
+SYNTAXES = A1111, PLAIN = "a1111", "plain"
 #: Characters of the longest name of a model, network or scheduler: that of a file.
 NAME = 255
 
@@ -26,8 +39,24 @@ Text = Annotated[str, unless_stored(_plain_text), PROMPT]
 class Prompts(Part):
     """The texts that describe an image."""
 
-    prompt: Text = Field(description="What to show; CLIP reads the first 75 tokens")
+    prompt: Text = Field(description="What to show")
     negative_prompt: Text = Field("", description="What not to show")
+    prompt_syntax: Annotated[
+        str, OneOf(SYNTAXES), Infotext("Prompt syntax", lambda syntax: syntax if syntax == PLAIN else None)
+    ] = Field(
+        A1111, description="Whether prompts have AUTOMATIC1111's syntax (weights, BREAK, edits, AND), or are plain text"
+    )
+    clip_skip: Annotated[
+        Whole, Within(1, MOST_CLIP_SKIP), Infotext("Clip skip", lambda skip: skip if skip > 1 else None)
+    ] = Field(
+        1,
+        description="How many layers to leave out at the end of the text encoders, counted from 1 for none, as in A1111",
+    )
+
+    @property
+    def has_syntax(self) -> bool:
+        """Whether brackets and AND have a meaning."""
+        return self.prompt_syntax == A1111
 
 
 class Adapter(Part):

@@ -9,7 +9,7 @@ import pytest
 from transformers import CLIPTokenizer
 
 from converter.errors import ManifestError
-from server.pipeline.prompt import PromptTokenizer
+from server.pipeline.prompts.tokenizer import PromptTokenizer
 from tests.support.checkpoints import write_tokenizer
 
 
@@ -31,26 +31,22 @@ from tests.support.checkpoints import write_tokenizer
 def test_a_prompt_has_the_ids_transformers_gives_it(checkpoint, prompt):
     theirs = CLIPTokenizer.from_pretrained(checkpoint / "tokenizer")
     expected = theirs(prompt, padding="max_length", max_length=77, truncation=True).input_ids
-    (ids,) = PromptTokenizer(checkpoint / "tokenizer", 77).chunks(prompt, 1)
+    tokenizer = PromptTokenizer(checkpoint / "tokenizer", 77)
+    ids = tokenizer.padded(tokenizer.ids(prompt)[: tokenizer.room])
     assert ids.dtype == np.float32
     assert ids.tolist() == [expected]
 
 
-def test_a_long_prompt_takes_as_many_pieces_as_it_fills_and_no_more_than_there_is_room_for(checkpoint):
+def test_a_comma_is_known_by_its_number(checkpoint):
     tokenizer = PromptTokenizer(checkpoint / "tokenizer", 77)
-    long = "red " * 75 + "blue " * 10
-    first, second = tokenizer.chunks(long, 3)
-    assert first.tolist() == tokenizer.chunks("red " * 75, 1)[0].tolist()
-    assert second.tolist() == tokenizer.chunks("blue " * 10, 1)[0].tolist()
-    assert len(tokenizer.chunks(long, 1)) == 1
-    assert len(tokenizer.chunks("", 3)) == 1
+    assert tokenizer.ids(",") == [tokenizer.comma]
 
 
 def test_the_pad_token_is_the_tokenizers_own(checkpoint, tmp_path):
     for name in ("vocab.json", "merges.txt"):
         (tmp_path / name).write_bytes((checkpoint / "tokenizer" / name).read_bytes())
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": {"content": "!"}}))
-    (ids,) = PromptTokenizer(tmp_path, 77).chunks("red", 1)
+    ids = PromptTokenizer(tmp_path, 77).padded([1])
     vocabulary = json.loads((tmp_path / "vocab.json").read_text())
     assert ids[0, -1] == vocabulary["!"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class PromptTokenizer:
     """Splits prompts exactly as transformers' CLIPTokenizer does, without its import, which takes a second."""
 
     def __init__(self, folder: Path, tokens: int) -> None:
-        """``folder`` has vocab.json and merges.txt; ``tokens`` is the length of every chunk, padded if need be.
+        """``folder`` has vocab.json and merges.txt; ``tokens`` is the length that text encoders take.
 
         Tokens that were added to the vocabulary are in its tokenizer_config.json (see `converter.sources.tokenizer`). Raises
         ManifestError if a file is damaged.
@@ -52,6 +53,10 @@ class PromptTokenizer:
             if token not in vocabulary:
                 raise ManifestError(f"{folder / 'vocab.json'} lacks {token}")
         self._tokens = tokens
+        #: How many ids of a text a chunk has room for.
+        self.room = tokens - 2
+        #: The number of the comma's token; None if the vocabulary has none.
+        self.comma = vocabulary.get(",</w>")
         self._begin, self._end = vocabulary[BEGIN], vocabulary[END]
         self._pad = vocabulary.get(pad, self._end)
         self._tokenizer = Tokenizer(model)
@@ -70,16 +75,11 @@ class PromptTokenizer:
         # Sorted by number, as transformers adds them: if two are normalized to the same text, only one of them counts.
         self._tokenizer.add_tokens([AddedToken(**token) for _, token in sorted(added.items())])
 
-    def chunks(self, prompt: str, most: int) -> list[NDArray[np.float32]]:
-        """Return the prompt's ids in chunks, fp32 [1, tokens] each: as many as it fills, at least 1 and at most ``most``.
+    def ids(self, text: str) -> list[int]:
+        """Return the text's token ids, without those that begin and end a prompt."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-        Ids beyond the last chunk are left out. Each chunk begins and ends like a prompt of its own, as in A1111, which
-        thus gives CLIP prompts longer than it was trained for.
-        """
-        ids, size = self._tokenizer.encode(prompt, add_special_tokens=False).ids, self._tokens - 2
-        starts = range(0, min(max(len(ids), 1), most * size), size)
-        return [self._chunk(ids[start : start + size]) for start in starts]
-
-    def _chunk(self, ids: list[int]) -> NDArray[np.float32]:
+    def padded(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Return up to `room` ids as a text encoder takes them, fp32 [1, tokens]: with beginning, end and padding."""
         row = [self._begin, *ids, self._end]
         return np.asarray([row + [self._pad] * (self._tokens - len(row))], np.float32)
