@@ -1,0 +1,1 @@
+"""Enlarges images: by networks, tile by tile, and by resampling."""
