@@ -62,6 +62,9 @@ class UpscalerFolder:
             raise folder._damaged(wrong)
         return folder
 
+    def __hash__(self) -> int:
+        return hash((self.path, self.manifest.source.sha256))
+
     @property
     def package(self) -> Path:
         """The package's folder."""

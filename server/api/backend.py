@@ -11,6 +11,7 @@ from server.models.first import FirstModel
 from server.models.installed import InstalledModels
 from server.models.memory import memory_budget
 from server.models.repairs import Repairs
+from server.models.upscalers import InstalledUpscalers
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Backend:
     queue: JobQueue
     models: InstalledModels
     conversions: Conversions
+    upscalers: InstalledUpscalers
     first: FirstModel
     memory_budget: int = field(default_factory=memory_budget)
 

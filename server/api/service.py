@@ -24,12 +24,14 @@ from server.jobs.messages import UNSAFE
 from server.jobs.queue import JobQueue
 from server.jobs.store import JobStore
 from server.models.installed import InstalledModels, UnknownModel
-from server.pipeline.cost import cost
+from server.models.upscalers import InstalledUpscalers, Upscaler
+from server.pipeline.cost import Cost, cost
 from server.pipeline.decoding.file import ImageError
 from server.pipeline.encoding.encode import encode_as, is_whole_png
 from server.pipeline.encoding.formats import PNG, OutputFormat
 from server.pipeline.images import LARGE, as_attachment, read_image
-from server.pipeline.request import GenerationRequest, RequestError
+from server.pipeline.request import GenerationRequest, JobRequest, RequestError
+from server.pipeline.upscaling.names import RESAMPLINGS
 from server.security.rate import LOOPBACK
 
 #: Characters of a client's Idempotency-Key.
@@ -136,8 +138,10 @@ def fingerprint_of(path: str, fields: Mapping[str, Any], attachments: Mapping[st
 class Service:
     """Binds models, submits requests and waits for jobs, on behalf of a dialect's routes."""
 
-    def __init__(self, queue: JobQueue, store: JobStore, models: InstalledModels) -> None:
-        self._queue, self._store, self._models = queue, store, models
+    def __init__(
+        self, queue: JobQueue, store: JobStore, models: InstalledModels, upscalers: InstalledUpscalers
+    ) -> None:
+        self._queue, self._store, self._models, self._upscalers = queue, store, models, upscalers
         # Decoding takes 128 to 260 MB for a large image, up to 50 MB for a small one. A small one never waits for a large one.
         self._one_large, self._two_small = CapacityLimiter(1), CapacityLimiter(2)
         # Encoding WebP takes 20 bytes a pixel, and 14 ms at 512x512.
@@ -189,7 +193,16 @@ class Service:
         )
 
     async def submit(self, model: BoundModel, request: GenerationRequest, options: SubmitOptions) -> Accepted | Refusal:
-        """Store a request for ``model`` as a job, or find the job that it repeats; the job is on disk on return.
+        """Store a request for ``model`` as a job; see `submit_job`."""
+        return await self.submit_job(request, cost(request, model.manifest), options)
+
+    async def upscalers(self) -> dict[str, Upscaler]:
+        """Return the upscalers by name, the default one first."""
+        installed = await run_in_threadpool(self._upscalers.all)
+        return installed | {name: Upscaler() for name in RESAMPLINGS}
+
+    async def submit_job(self, request: JobRequest, cost: Cost, options: SubmitOptions) -> Accepted | Refusal:
+        """Store a request as a job, or find the job that it repeats; the job is on disk on return.
 
         Refuses attachments that are not decodable images, and ``high`` priority from other machines: a job of theirs with
         it would go before those of everybody else.
@@ -210,7 +223,7 @@ class Service:
                 return Refusal("invalid_image", "invalid_image", f"{name}: {bad}", field=name)
         submission = Submission(
             request,
-            cost(request, model.manifest),
+            cost,
             attachments=attachments,
             client=options.client,
             priority=options.priority,
@@ -225,12 +238,12 @@ class Service:
         except KeyReused as reused:
             return Refusal("key_reused", "key_reused", str(reused), field="Idempotency-Key", value=options.key)
 
-    async def _attachment(self, data: bytes, request: GenerationRequest) -> bytes:
+    async def _attachment(self, data: bytes, request: JobRequest) -> bytes:
         """Return what is stored of an upload; raise ImageError. Further uploads wait for their turn to be decoded."""
         file = await run_in_threadpool(read_image, data)
         # The codes of a lossless WebP take up to 0.5 GB, whatever its size, and its header does not say so.
         limiter = self._one_large if file.pixels > LARGE or file.format == "WEBP" else self._two_small
-        size = request.computed
+        size = request.attached
         return await to_thread.run_sync(as_attachment, file, data, size.width, size.height, limiter=limiter)
 
     async def result(self, job_id: str) -> Outcome:

@@ -22,6 +22,7 @@ from server.models.conversion import Conversion
 from server.models.conversions import Conversions, launch_conversion
 from server.models.first import FirstModel
 from server.models.memory import memory_budget
+from server.models.upscalers import InstalledUpscalers
 from server.pipeline.images import return_freed_memory
 from server.security import sessions
 from server.security.connections import ConnectionLimits, raise_open_files
@@ -163,8 +164,8 @@ def serve(settings: Settings) -> int:
         queue = JobQueue(store, [worker_launcher(settings, first)], first.models, console, _limits(settings))
         launch = launch_conversion(settings.data_dir.absolute(), settings.log_format)
         conversions = Conversions(settings.data_dir, first.models, queue.events, launch)
-        budget = memory_budget(settings.memory_budget_gb)
-        backend = Backend(store, queue, first.models, conversions, first, budget)
+        budget, upscalers = memory_budget(settings.memory_budget_gb), InstalledUpscalers(settings.data_dir.absolute())
+        backend = Backend(store, queue, first.models, conversions, upscalers, first, budget)
         announcement = None
         if settings.on_network and settings.advertise:
             announcement = Announcement(settings.host, port, settings.serves_tls)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from server.pipeline.cost import Cost
-from server.pipeline.request import GenerationRequest
+from server.pipeline.request import JobRequest
 
 #: Weight of a new measurement in the moving average.
 _WEIGHT = 0.3
@@ -32,7 +32,7 @@ class ShapeCost:
     images: int
 
 
-def shape_cost(request: GenerationRequest, cost: Cost) -> ShapeCost:
+def shape_cost(request: JobRequest, cost: Cost) -> ShapeCost:
     """Return the cost of a request with its shape."""
     shape = Shape(request.model, request.computed.width, request.computed.height, cost.rows)
     return ShapeCost(shape, cost.calls, cost.decodes)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from server.events import Status
 from server.pipeline.cost import Cost
-from server.pipeline.request import GenerationRequest
+from server.pipeline.request import JobRequest
 
 Priority = Literal["high", "normal", "low"]
 #: The most urgent first.
@@ -27,7 +27,7 @@ class Submission:
     retried: the client says that it has sent this before, without a key.
     """
 
-    request: GenerationRequest
+    request: JobRequest
     cost: Cost
     attachments: Mapping[str, bytes] = field(default_factory=dict)
     client: str = ""
@@ -39,13 +39,13 @@ class Submission:
 
 @dataclass(frozen=True)
 class JobImage:
-    """A finished image of a job: its number, seed, and file name in the images folder.
+    """A finished image of a job: its number, seed, and file name in the images folder; an enlarged image has no seed.
 
     flagged: whether the safety checker found something in it; it is blurred then.
     """
 
     index: int
-    seed: int
+    seed: int | None
     file: str
     flagged: bool = False
 
@@ -78,7 +78,7 @@ class Job:
     status: Status
     model: str
     priority: Priority
-    request: GenerationRequest | None
+    request: JobRequest | None
     created: float
     started: float | None
     finished: float | None

@@ -22,7 +22,7 @@ from server.jobs.messages import UNSAFE, Ended, Finished, Noted, Progressed
 from server.jobs.running import Running
 from server.jobs.store import WRITE_SECONDS, JobStore, Retention
 from server.logs import about_job
-from server.pipeline.request import GenerationRequest
+from server.pipeline.request import JobRequest
 
 log = logging.getLogger("anemone.queue")
 
@@ -226,7 +226,7 @@ class JobLedger:
 
     # --- workers --------------------------------------------------------------------------------------------------
 
-    def take(self, slot: int, loaded: str | None) -> tuple[Running, GenerationRequest, dict[str, bytes]] | None:
+    def take(self, slot: int, loaded: str | None) -> tuple[Running, JobRequest, dict[str, bytes]] | None:
         """Give a worker slot, which has the model ``loaded``, the next job.
 
         Returns it with its request and attachments; None if no job is queued. If it raises, the job is queued again; raises

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,13 +14,16 @@ from converter.errors import AnemoneError
 from converter.folder import ModelFolder
 from converter.progress import OnProgress
 from converter.runtime import ComputeUnit
+from converter.upscaler_folder import UpscalerFolder
 from server.jobs.messages import ModelRef
 from server.models.installed import InstalledModels
 from server.models.paths import told
+from server.models.upscalers import InstalledUpscalers
 from server.settings import Safety
 
 if TYPE_CHECKING:
     from server.pipeline.stable_diffusion import StableDiffusion
+    from server.pipeline.upscaling.network import UpscalingNetwork
 
 log = logging.getLogger("anemone.worker")
 
@@ -49,6 +52,19 @@ class WorkerSettings:
     precision: str = "fast"
 
 
+def upscaler_opener(
+    upscalers: InstalledUpscalers, compute_units: dict[str, ComputeUnit], precision: str
+) -> Callable[[str], UpscalingNetwork]:
+    """Return a function that returns an installed upscaler by name, loaded; it keeps the last one."""
+    from server.pipeline.upscaling.network import UpscalingNetwork
+
+    @lru_cache(maxsize=1)
+    def loaded(folder: UpscalerFolder) -> UpscalingNetwork:
+        return UpscalingNetwork.open(folder, compute_units, precision)
+
+    return lambda name: loaded(upscalers.get(name))
+
+
 def start_worker(pipe: Connection, settings: WorkerSettings) -> None:
     """Run a worker process; its entry point."""
     from server.jobs.worker import work
@@ -59,6 +75,9 @@ def start_worker(pipe: Connection, settings: WorkerSettings) -> None:
     def require_content(model: ModelRef) -> None:
         if models.content_hash(model.name) != model.content:
             raise AnemoneError("its folder was replaced meanwhile; send the job again")
+
+    upscalers = InstalledUpscalers(settings.data_dir)
+    open_upscaler = upscaler_opener(upscalers, settings.compute_units, settings.precision)
 
     def open_model(model: ModelRef, progress: OnProgress, trying: Callable[[str], None]) -> StableDiffusion:
         require_content(model)
@@ -75,10 +94,11 @@ def start_worker(pipe: Connection, settings: WorkerSettings) -> None:
         require_content(model)  # another process may have replaced the folder while its packages were loaded
         return pipeline
 
-    parents = (models.root, settings.data_dir, *(folder.parent for folder in settings.extra))
+    parents = (models.root, upscalers.root, settings.data_dir, *(folder.parent for folder in settings.extra))
     work(
         pipe,
         open_model,
+        open_upscaler,
         previews=settings.previews,
         mark_images=settings.mark_images,
         without_paths=partial(told, parents=parents, log=log),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from converter.progress import Progress
-from server.pipeline.request import GenerationRequest
+from server.pipeline.request import JobRequest
 
 #: The code of LoadFailed and Ended for a model that is damaged.
 DAMAGED = "model_damaged"
@@ -30,11 +30,15 @@ class ModelRef:
 
 @dataclass(frozen=True)
 class Run:
-    """Make this job's images with this model. ``attachments`` are by the names that the request gives them."""
+    """Make this job's images. ``attachments`` are by the names that the request gives them.
+
+    model: the model to make them with, which is loaded if it is not; None if the request needs none, and the loaded model
+        stays.
+    """
 
     job_id: str
-    request: GenerationRequest
-    model: ModelRef
+    request: JobRequest
+    model: ModelRef | None
     attachments: dict[str, bytes]
 
 
@@ -118,11 +122,14 @@ class Progressed:
 
 @dataclass(frozen=True)
 class Finished:
-    """An image of a job has finished; ``flagged``: the safety checker found something in it, and it is blurred."""
+    """An image of a job has finished; an enlarged one has no seed.
+
+    flagged: the safety checker found something in it, and it is blurred.
+    """
 
     job_id: str
     image: int
-    seed: int
+    seed: int | None
     png: bytes
     flagged: bool = False
 

@@ -31,6 +31,7 @@ from server.jobs.readiness import Readiness, ReadinessBoard
 from server.jobs.running import Running
 from server.jobs.worker_slot import Assigned, Died, SlotEvent, WorkerSlot
 from server.logs import about_job
+from server.pipeline.request import GenerationRequest
 
 log = logging.getLogger("anemone.queue")
 
@@ -95,8 +96,9 @@ class SlotEvents:
     def _send_job(self, slot: WorkerSlot, job: Assigned) -> None:
         running = slot.running
         assert running is not None
+        needs_model = isinstance(job.request, GenerationRequest)
         try:
-            model = self.ref(job.request.model)
+            model = self.ref(job.request.model) if needs_model else None
         except AnemoneError as error:
             message = f"{job.request.model} cannot be loaded: {error}"
             self._end_without_model(slot, running, Ended(running.job_id, "failed", "model_unavailable", message))

@@ -39,8 +39,9 @@ from server.jobs.messages import (
 from server.pipeline.decoding.file import ImageError
 from server.pipeline.denoiser import GeneratedImage, Note, Step
 from server.pipeline.finished import finished_png
-from server.pipeline.request import GenerationRequest
+from server.pipeline.request import GenerationRequest, UpscaleRequest
 from server.pipeline.safety import UnsafeImage
+from server.pipeline.tasks.upscale import OpenUpscaler, TileStep, upscale, upscaled_png
 
 log = logging.getLogger("anemone.worker")
 
@@ -90,12 +91,13 @@ class _Worker:
         self,
         pipe: Connection,
         open_model: OpenModel,
+        open_upscaler: OpenUpscaler,
         previews: bool,
         mark_images: bool,
         without_paths: TellWithoutPaths,
     ) -> None:
         self._pipe, self._open, self._previews, self._mark_images = pipe, open_model, previews, mark_images
-        self._without_paths = without_paths
+        self._open_upscaler, self._without_paths = open_upscaler, without_paths
         self._waiting: deque[Run | Load | Unload] = deque()
         self._cancelled: set[str] = set()
         self._stopped = False
@@ -182,12 +184,12 @@ class _Worker:
     def _run(self, run: Run) -> None:
         try:
             self._listen(run.job_id)
-            self._generate(self._require(run.model, run.job_id), run)
+            self._make(run)
             ended = Ended(run.job_id, "succeeded")
         except _GivenUp:
             ended = Ended(run.job_id, "cancelled")
         except _Unavailable as error:
-            ended = Ended(run.job_id, "failed", error.code, f"{run.model.name} cannot be loaded: {error}")
+            ended = Ended(run.job_id, "failed", error.code, f"{run.request.model} cannot be loaded: {error}")
         except (MemoryError, MemoryShortage) as error:
             ended = Ended(run.job_id, "failed", "not_enough_memory", str(error))
         except ImageError as error:
@@ -207,13 +209,31 @@ class _Worker:
             self._pipe.send(replace(ended, message=message))
         self._cancelled.discard(run.job_id)
 
-    def _generate(self, model: Pipeline, run: Run) -> None:
+    def _make(self, run: Run) -> None:
+        request = run.request
+        if isinstance(request, UpscaleRequest):
+            self._upscale(request, run)
+        elif run.model is not None:
+            self._generate(self._require(run.model, run.job_id), request, run)
+
+    def _upscale(self, request: UpscaleRequest, run: Run) -> None:
+        """Enlarge the image; the loaded model stays."""
+        with closing(upscale(request, run.attachments, self._open_upscaler)) as events:
+            for event in events:
+                self._listen(run.job_id)
+                if isinstance(event, TileStep):
+                    self._pipe.send(Progressed(run.job_id, 0, event.index, event.total, event.seconds))
+                else:
+                    png = upscaled_png(event, request, mark=self._mark_images)
+                    self._pipe.send(Finished(run.job_id, 0, None, png))
+
+    def _generate(self, model: Pipeline, request: GenerationRequest, run: Run) -> None:
         last_preview = time.monotonic()
-        with closing(model.generate(run.request, run.attachments)) as events:
+        with closing(model.generate(request, run.attachments)) as events:
             for event in events:
                 self._listen(run.job_id)
                 if isinstance(event, GeneratedImage):
-                    png = finished_png(event, run.request, model.manifest, mark=self._mark_images)
+                    png = finished_png(event, request, model.manifest, mark=self._mark_images)
                     self._pipe.send(Finished(run.job_id, event.index, event.seeds.seed, png, event.flagged))
                     continue
                 if isinstance(event, Note):
@@ -221,13 +241,14 @@ class _Worker:
                     continue
                 preview = None
                 if self._previews and time.monotonic() - last_preview >= _PREVIEW_SECONDS:
-                    preview, last_preview = model.preview(event, run.request), time.monotonic()
+                    preview, last_preview = model.preview(event, request), time.monotonic()
                 self._pipe.send(Progressed(run.job_id, event.image, event.index, event.total, event.seconds, preview))
 
 
 def work(
     pipe: Connection,
     open_model: OpenModel,
+    open_upscaler: OpenUpscaler,
     *,
     previews: bool = True,
     mark_images: bool = True,
@@ -235,6 +256,6 @@ def work(
 ) -> None:
     """Carry out commands until Stop, or until the other end of the pipe is closed; the worker process's main function."""
     try:
-        _Worker(pipe, open_model, previews, mark_images, without_paths).serve()
+        _Worker(pipe, open_model, open_upscaler, previews, mark_images, without_paths).serve()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the HTTP process is gone

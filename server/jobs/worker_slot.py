@@ -9,7 +9,7 @@ from pathlib import Path
 
 from server.jobs.messages import Command, Event
 from server.jobs.running import Running
-from server.pipeline.request import GenerationRequest
+from server.pipeline.request import JobRequest
 from server.supervisor import ChildProcess, Launch, Transport
 
 log = logging.getLogger("anemone.queue")
@@ -22,7 +22,7 @@ _EXIT_SECONDS = 0.5
 class Assigned:
     """The slot's job is to be sent to its worker."""
 
-    request: GenerationRequest
+    request: JobRequest
     attachments: dict[str, bytes]
 
 

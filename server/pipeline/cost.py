@@ -6,17 +6,27 @@ from dataclasses import dataclass
 
 from converter.folder import Manifest
 from server.pipeline.prompts.composition import parts_of
-from server.pipeline.request import GenerationRequest
+from server.pipeline.request import GenerationRequest, UpscaleRequest
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
+from server.pipeline.upscaling.enlarge import tiles_needed
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Calls of the denoising network for all images together, the rows of each call, and images to decode."""
+    """Calls of the denoising network (or of an upscaler, a tile each) for all images together, the rows of each call, and images to decode."""
 
     calls: int
     rows: int
     decodes: int
+
+
+def upscale_cost(request: UpscaleRequest, scale: int) -> Cost:
+    """Return the cost of an enlargement by a network of this scale, in tiles; resampling is one call."""
+    source, size = request.source, request.size
+    if not request.tile:
+        return Cost(1, 1, 1)
+    tiles = tiles_needed(source.width, source.height, size.width, size.height, tile=request.tile, scale=scale)
+    return Cost(tiles, 1, 1)
 
 
 def is_guided(request: GenerationRequest, manifest: Manifest) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from converter import __version__
 from converter.folder import Manifest
 from server.pipeline.fields import Infotext
-from server.pipeline.request import FIELDS, GenerationRequest, ImageSeeds
+from server.pipeline.request import FIELDS, GenerationRequest, ImageSeeds, UpscaleRequest
 from server.pipeline.schedulers import SCHEDULERS
 
 _NEGATIVE = "Negative prompt: "
@@ -76,6 +76,14 @@ def write_infotext(request: GenerationRequest, manifest: Manifest, seeds: ImageS
     return text + "".join(
         f", {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in zip(_WHOLE, both, strict=True) if value
     )
+
+
+def write_upscale_infotext(request: UpscaleRequest) -> str:
+    """Return the text of an enlarged image, with the keys of A1111's extras (postprocessing_upscale.py)."""
+    factor = max(request.size.width / request.source.width, request.size.height / request.source.height)
+    settings = {"Postprocess upscale by": f"{factor:g}", "Postprocess upscaler": request.upscaler}
+    settings |= {"Size": str(request.size), "Version": f"Anemone {__version__}"}
+    return ", ".join(f"{key}: {_quoted(value)}" for key, value in settings.items())
 
 
 def _unquoted(value: str) -> str:

@@ -31,6 +31,7 @@ from converter.folder import Conditions, Defaults, Manifest, SchedulerSettings, 
 from converter.progress import OnProgress, Progress
 from server.jobs.messages import ModelRef
 from server.models.paths import told
+from server.models.upscalers import InstalledUpscalers
 from server.pipeline.request import GenerationRequest
 
 if TYPE_CHECKING:
@@ -161,7 +162,9 @@ def _open(data_dir: Path, model: ModelRef, progress: OnProgress, trying: Callabl
 
 def start(pipe: Connection, data_dir: Path, previews: bool = True) -> None:
     """The worker process's entry point."""
+    from server.jobs.local_worker import upscaler_opener
     from server.jobs.worker import work
 
     hide = partial(told, parents=(data_dir / "models",), log=logging.getLogger("anemone.worker"))
-    work(pipe, partial(_open, data_dir), previews=previews, without_paths=hide)
+    open_upscaler = upscaler_opener(InstalledUpscalers(data_dir), {}, "fp32")
+    work(pipe, partial(_open, data_dir), open_upscaler, previews=previews, without_paths=hide)

@@ -90,7 +90,7 @@ class JobImageOut(BaseModel):
     """A finished image."""
 
     index: int = Field(description="From 0")
-    seed: int
+    seed: int | None = Field(description="Null for an enlarged image, which has none")
     url: str = Field(description="The image's path")
     flagged: bool = Field(description="Whether the safety checker found something in it; it is blurred then")
 

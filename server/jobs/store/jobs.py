@@ -19,7 +19,7 @@ from server.jobs.store.calendar import Calendar
 from server.jobs.store.database import Database
 from server.jobs.store.files import UNKNOWN, StoredFiles
 from server.pipeline.cost import Cost
-from server.pipeline.request import GenerationRequest, read_request
+from server.pipeline.request import JobRequest, read_request
 
 log = logging.getLogger("anemone.store")
 
@@ -200,7 +200,7 @@ class JobStore:
 
     # --- run -------------------------------------------------------------------------------------------------
 
-    def start(self, job_id: str) -> tuple[GenerationRequest, dict[str, bytes]]:
+    def start(self, job_id: str) -> tuple[JobRequest, dict[str, bytes]]:
         """Mark a queued job as running, count the attempt, and return its request and attachments.
 
         An attachment whose file is gone, or is no file any more, is left out. Raises KeyError if the job is not queued.
@@ -224,7 +224,7 @@ class JobStore:
         assert request is not None  # those that cannot be read failed at the start
         return request, attachments
 
-    def add_image(self, job_id: str, index: int, seed: int, png: bytes, *, flagged: bool = False) -> None:
+    def add_image(self, job_id: str, index: int, seed: int | None, png: bytes, *, flagged: bool = False) -> None:
         """Store a finished image, in place of an earlier attempt's; its row is written after its file is complete."""
         name = self.images.write(png)
         try:

@@ -153,6 +153,18 @@ def _m008_flagged_images(db: sqlite3.Connection, _: StoredFiles) -> None:
     db.execute("ALTER TABLE images ADD COLUMN flagged INTEGER NOT NULL DEFAULT 0")
 
 
+@_migration
+def _m009_images_without_seeds(db: sqlite3.Connection, _: StoredFiles) -> None:
+    db.execute("ALTER TABLE images RENAME TO seeded")
+    db.execute(
+        """CREATE TABLE images (
+             job TEXT NOT NULL REFERENCES jobs (id), number INTEGER NOT NULL, seed INTEGER, file TEXT NOT NULL,
+             flagged INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (job, number))"""
+    )
+    db.execute("INSERT INTO images SELECT job, number, seed, file, flagged FROM seeded")
+    db.execute("DROP TABLE seeded")
+
+
 def plain_connection(uri: str, patience: float) -> sqlite3.Connection:
     """Return a connection to the database of this URI in autocommit mode, without any settings of its file.
 

@@ -12,19 +12,23 @@ from server.pipeline.request.request import (
     GenerationRequest,
     limits,
     longest_prompt,
-    read_request,
 )
 from server.pipeline.request.sampling import Size
 from server.pipeline.request.seeds import RNGS, ImageSeeds
+from server.pipeline.request.stored import JobRequest, read_request
+from server.pipeline.request.upscale import UpscaleRequest, bind_upscale
 
 __all__ = [
     "FIELDS",
     "RNGS",
     "GenerationRequest",
     "ImageSeeds",
+    "JobRequest",
     "RequestError",
     "Size",
+    "UpscaleRequest",
     "bind",
+    "bind_upscale",
     "defaults",
     "limits",
     "longest_prompt",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from server.pipeline.fields import STORED, Derived, Items, Part, RequestField, Within, fields_of, part_of, values_of
+from server.pipeline.fields import Derived, Items, Part, RequestField, Within, fields_of, part_of, values_of
 from server.pipeline.request.conditions import NAME, PROMPT, Adapter, Prompts
 from server.pipeline.request.controls import Control
 from server.pipeline.request.edits import Mask, Outpaint, Palette, Source
@@ -51,17 +51,19 @@ class GenerationRequest(Part):
             return 0
         return self.sampling.steps - int(self.sampling.steps * self.source.strength)
 
+    @property
+    def images(self) -> int:
+        """The number of images."""
+        return self.seeds.n
+
+    @property
+    def attached(self) -> Size:
+        """The size in which large attachments are stored until the job runs."""
+        return self.computed
+
     def values(self) -> dict[str, Any]:
         """Return the values of the fields that clients set, by name, without attachments and None."""
         return values_of(self, FIELDS)
-
-
-def read_request(text: str) -> GenerationRequest | None:
-    """Return a stored request, whatever today's limits are; None if it is damaged."""
-    try:
-        return GenerationRequest.model_validate_json(text, context=STORED)
-    except ValidationError:
-        return None
 
 
 #: Every field that a client may set.

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
 
 from server.pipeline.images import Pixels
+from server.pipeline.upscaling.names import Resampling
 from server.pipeline.upscaling.tiles import Tile, TileNetwork, enlarged_rows, tile_count
 
-#: The upscalers without a network, and how Pillow calls them.
-RESAMPLINGS = {"lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST}
+_PILLOW: dict[Resampling, Image.Resampling] = {
+    "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+}
 
 
 def passes(width: int, height: int, to_width: int, to_height: int, scale: int) -> int:
@@ -24,18 +28,23 @@ def passes(width: int, height: int, to_width: int, to_height: int, scale: int) -
     return math.ceil(math.log(factor) / math.log(scale) - 1e-9)
 
 
-def tiles_needed(width: int, height: int, to_width: int, to_height: int, *, tile: int, scale: int) -> int:
-    """Return how many tiles `enlarged` takes in all its passes."""
-    count = passes(width, height, to_width, to_height, scale)
-    return sum(tile_count(width * scale**i, height * scale**i, tile) for i in range(count))
+def _kept(columns: int, rows: int, width: int, height: int) -> tuple[int, int]:
+    """Return the size of the largest part of an image that has the ratio of ``width`` to ``height``, to a pixel."""
+    return min(columns, max(1, round(rows * width / height))), min(rows, max(1, round(columns * height / width)))
 
 
-def crop_to_ratio(pixels: Pixels, width: int, height: int) -> Pixels:
-    """Return the largest part in the middle of an image that has the ratio of ``width`` to ``height``, to a pixel."""
+def _crop_to_ratio(pixels: Pixels, width: int, height: int) -> Pixels:
     rows, columns, _ = pixels.shape
-    kept = min(columns, max(1, round(rows * width / height))), min(rows, max(1, round(columns * height / width)))
+    kept = _kept(columns, rows, width, height)
     left, top = (columns - kept[0]) // 2, (rows - kept[1]) // 2
     return pixels[top : top + kept[1], left : left + kept[0]]
+
+
+def tiles_needed(width: int, height: int, to_width: int, to_height: int, *, tile: int, scale: int) -> int:
+    """Return how many tiles `enlarged` takes in all its passes."""
+    width, height = _kept(width, height, to_width, to_height)
+    count = passes(width, height, to_width, to_height, scale)
+    return sum(tile_count(width * scale**i, height * scale**i, tile) for i in range(count))
 
 
 def _resized(pixels: Pixels, width: int, height: int, resampling: Image.Resampling) -> Pixels:
@@ -55,15 +64,18 @@ def _through(pixels: Pixels, network: TileNetwork, width: int) -> Iterator[Tile 
     yield np.concatenate(rows)
 
 
-def enlarged(pixels: Pixels, width: int, height: int, upscaler: TileNetwork | str) -> Iterator[Tile | Pixels]:
+def enlarged(pixels: Pixels, width: int, height: int, upscaler: TileNetwork | Resampling) -> Iterator[Tile | Pixels]:
     """Yield the tiles of an image, uint8 [H, W, 3], as they are done, and at last the image of ``width`` x ``height``.
 
-    ``upscaler`` is a network, or one of RESAMPLINGS. An image of another ratio is cropped first. The last pass's columns
+    An image of another ratio is cropped first. The last pass's columns
     are resampled row of tiles by row of tiles, so that what a network makes too large is never in memory as a whole.
     """
-    pixels = crop_to_ratio(pixels, width, height)
+    pixels = _crop_to_ratio(pixels, width, height)
     if isinstance(upscaler, str):
-        yield _resized(pixels, width, height, RESAMPLINGS[upscaler])
+        began = time.perf_counter()
+        resampled = _resized(pixels, width, height, _PILLOW[upscaler])
+        yield Tile(time.perf_counter() - began)
+        yield resampled
         return
     count = passes(pixels.shape[1], pixels.shape[0], width, height, upscaler.scale)
     for number in range(count):

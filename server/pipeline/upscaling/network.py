@@ -42,4 +42,5 @@ class UpscalingNetwork:
         y = self.network.predict({"pixels": x})["enlarged"]
         if not np.isfinite(y).all():
             raise AnemoneError(f"the output of the upscaler {self.name} is not finite: its numbers overflowed")
-        return np.rint(np.clip(y[0].transpose(1, 2, 0), 0, 1) * 255).astype(np.uint8)
+        enlarged: Pixels = np.rint(np.clip(y[0].transpose(1, 2, 0), 0, 1) * 255).astype(np.uint8)
+        return enlarged

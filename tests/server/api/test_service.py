@@ -19,6 +19,7 @@ from server.jobs.ledger import Accepted, Limits
 from server.jobs.queue import JobQueue
 from server.jobs.store import JobStore
 from server.models.installed import InstalledModels
+from server.models.upscalers import InstalledUpscalers
 from server.pipeline.request import RequestError
 from server.security.rate import LOOPBACK
 from server.supervisor import spawn
@@ -43,7 +44,7 @@ def opened(data_dir: Path, limits: Limits | None = None, *, begin: bool = True) 
             fake_pipeline.MANIFEST.write(folder)
             queue.on_installed("fake")
             until(lambda: queue.readiness.state == "ready")
-        yield Service(queue, store, models), queue
+        yield Service(queue, store, models, InstalledUpscalers(data_dir)), queue
     finally:
         queue.stop()
         store.close()

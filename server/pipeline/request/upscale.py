@@ -1,0 +1,156 @@
+"""The request to enlarge an image: no prompt, no steps, no model of Stable Diffusion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from server.pipeline.fields import (
+    Attachment,
+    Derived,
+    Part,
+    Real,
+    RequestField,
+    Whole,
+    Within,
+    asked_fields,
+    fields_of,
+    path_of,
+    value_and_reason,
+    values_of,
+)
+from server.pipeline.request.conditions import NAME
+from server.pipeline.request.errors import RequestError
+from server.pipeline.request.output import Output
+from server.pipeline.request.sampling import Size
+
+#: What comes before an upscaler's name where jobs have the name of a model; no model's name has a slash.
+_OF_UPSCALERS = "upscalers/"
+#: Pixels of an enlarged image: the worker takes 20 bytes for each, and a PNG of so many takes a second.
+MOST_PIXELS = 2**24
+_USUAL_SCALE = 2.0
+
+
+class Enlargement(Part):
+    """How large an image becomes: a scale, or a width, a height or both."""
+
+    scale: Annotated[Real, Within(1.0, 8.0)] | None = Field(
+        None, description="How many times larger; left out, with no width and height: 2"
+    )
+    width: Annotated[Whole, Within(1, 2**14)] | None = Field(
+        None, description="Pixels, instead of a scale; without a height the image keeps its ratio"
+    )
+    height: Annotated[Whole, Within(1, 2**14)] | None = Field(
+        None, description="Pixels; with a width of another ratio, the image is cropped in the middle"
+    )
+
+
+class UpscaleRequest(Part):
+    """A request to enlarge an image. ``image`` is the attachment's name.
+
+    task: distinguishes it from stored requests to generate.
+    source: the size of the upright image; size: that of the result.
+    tile: the side of the upscaler's tiles; 0 if it has none.
+    """
+
+    task: Annotated[Literal["upscale"], Derived()] = "upscale"
+    image: Annotated[str, Attachment()] = Field(description="The image to enlarge")
+    upscaler: str = Field(max_length=NAME, description="An upscaler (see capabilities); left out: the first")
+    enlargement: Enlargement
+    source: Annotated[Size, Derived()]
+    size: Annotated[Size, Derived()]
+    tile: Annotated[Whole, Derived()] = 0
+    output: Output = Output()
+
+    images: ClassVar[int] = 1
+
+    @property
+    def model(self) -> str:
+        """What the job is listed under in place of a model."""
+        return f"{_OF_UPSCALERS}{self.upscaler}"
+
+    @property
+    def computed(self) -> Size:
+        """The size of a step: a tile, or the whole image."""
+        return Size(width=self.tile, height=self.tile) if self.tile else self.size
+
+    @property
+    def attached(self) -> Size:
+        """The size in which the image is stored until the job runs."""
+        return self.source
+
+    def values(self) -> dict[str, Any]:
+        """Return the values of the fields that clients set, by name, and the size of the result."""
+        return values_of(self, UPSCALE_FIELDS) | {"width": self.size.width, "height": self.size.height}
+
+
+#: Every field that a client may set.
+UPSCALE_FIELDS: tuple[RequestField, ...] = tuple(fields_of(UpscaleRequest))
+
+
+class _Sent(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+_Asked: type[BaseModel] = create_model(
+    "_Asked", __base__=_Sent, **asked_fields(UPSCALE_FIELDS, _Sent, required=lambda field: field.is_attachment)
+)
+
+
+def _size(asked: Enlargement, source: Size) -> Size:
+    """Return the size that a client asks for; raises RequestError if it contradicts itself or is too large."""
+    width, height = asked.width, asked.height
+    if asked.scale is not None and (width or height):
+        raise RequestError("scale", asked.scale, "a scale, or a width and height; leave one out")
+    factor = asked.scale or _USUAL_SCALE
+    if width is not None or height is not None:
+        factor = max((width or 0) / source.width, (height or 0) / source.height)
+    size = Size(
+        width=width or max(1, round(source.width * factor)), height=height or max(1, round(source.height * factor))
+    )
+    if size.width * size.height > MOST_PIXELS:
+        field, value = next(
+            ((name, v) for name, v in (("scale", asked.scale), ("width", width), ("height", height)) if v),
+            ("scale", _USUAL_SCALE),
+        )
+        most = (MOST_PIXELS / (source.width * source.height)) ** 0.5
+        raise RequestError(
+            field,
+            value,
+            f"results of up to {MOST_PIXELS} pixels, such as 4096x4096; this would be {size}, and an image of {source} "
+            + (f"can be enlarged {int(most * 100) / 100:g} times" if most >= 1 else "is too large itself"),
+        )
+    return size
+
+
+def bind_upscale(upscalers: Mapping[str, int], source: tuple[int, int], **fields: Any) -> UpscaleRequest:
+    """Return the request with these fields; those that are missing or None take their defaults.
+
+    ``upscalers`` has the side of the tiles of each upscaler by name (0: it has none), the default one first; ``source`` is
+    the width and height of the upright image. Raises RequestError for the first wrong field.
+    """
+    try:
+        sent = _Asked.model_validate(fields).model_dump(exclude_none=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RequestError(path_of(first), *value_and_reason(first)) from error
+    name = sent.get("upscaler", next(iter(upscalers)))
+    if name not in upscalers:
+        raise RequestError("upscaler", name, ", ".join(upscalers))
+    parts: dict[str, dict[str, Any]] = {"enlargement": {}, "output": {}}
+    for field in UPSCALE_FIELDS:
+        if field.part is not None and field.name in sent:
+            parts[field.part][field.name] = sent[field.name]
+    width, height = source
+    before = Size(width=width, height=height)
+    return UpscaleRequest(
+        image=sent["image"],
+        upscaler=name,
+        enlargement=Enlargement(**parts["enlargement"]),
+        source=before,
+        size=_size(Enlargement(**parts["enlargement"]), before),
+        tile=upscalers[name],
+        output=Output(**parts["output"]),
+    )
