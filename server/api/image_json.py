@@ -18,7 +18,11 @@ from server.security.body import USUAL_BODY, too_large
 
 #: Bytes of a text that may be longer only if it is an image: above those of the longest prompt, with every character escaped.
 _LONGEST_TEXT = 128 * 2**10
-_MOST_IMAGES, _MOST_QUOTES = 16, 10_000
+#: Bytes of a text that counts as a long one: several small images would not fit into the rest of the body together.
+_SHORT_TEXT = 16 * 2**10
+#: Images and other long texts of a body: above the attachments and prompts of the largest request.
+MOST_IMAGES = 16
+_MOST_QUOTES = 10_000
 _IN_MEMORY = 2**20
 #: What writers of JSON escape in base64: PHP slashes, .NET plus signs too; and line ends.
 _ESCAPES = {rb"\/": b"/", rb"\n": b"", rb"\r": b"", rb"\t": b""} | {
@@ -137,14 +141,17 @@ class EncodedImage(LongText):
 
 
 class _Reader:
-    """Splits JSON into a small document and its long texts, which the document has under names that no client can guess."""
+    """Splits JSON into a small document and its long texts, which the document has under names that no client can guess.
+
+    Those that are too long for anything but an image are decoded as they arrive.
+    """
 
     def __init__(self) -> None:
         self._document, self._text = bytearray(), bytearray()
         self._in_text = self._escaped = False
         self._quotes = 0
         self._image: Base64 | None = None
-        self._images: dict[str, Base64] = {}
+        self._long: dict[str, Base64 | bytes] = {}
 
     def feed(self, part: bytes) -> None:
         """Read the next part; raise ApiError if what is not image grows too large."""
@@ -179,16 +186,29 @@ class _Reader:
             return
         self._text += piece
         if len(self._text) > _LONGEST_TEXT:
-            if len(self._images) == _MOST_IMAGES:
-                raise ApiError(413, "too_large", f"the body has too many images; accepted: up to {_MOST_IMAGES}")
-            self._image = self._images[secrets.token_hex()] = Base64()
-            self._image.feed(bytes(self._text))
-            self._text.clear()
+            start = bytes(self._text)
+            self._require_room()
+            self._image = Base64()
+            self._set_aside(self._image)
+            self._image.feed(start)
+
+    def _require_room(self) -> None:
+        """Raise ApiError if there are as many long texts as there may be."""
+        if len(self._long) == MOST_IMAGES:
+            raise ApiError(413, "too_large", f"the body has too many images; accepted: up to {MOST_IMAGES}")
+
+    def _set_aside(self, text: Base64 | bytes) -> None:
+        """Keep a long text under a name, which takes its place in the document."""
+        name = secrets.token_hex()
+        self._long[name] = text
+        self._text = bytearray(name.encode())
 
     def _end_text(self) -> None:
         if self._image is not None:
             self._image.finish()
-            self._text += list(self._images)[-1].encode()
+        elif len(self._text) > _SHORT_TEXT:
+            self._require_room()
+            self._set_aside(bytes(self._text))
         self._extend(b'"' + self._text + b'"')
         self._text.clear()
         self._image, self._in_text, self._escaped = None, False, False
@@ -202,23 +222,26 @@ class _Reader:
         """Return the document, its long texts as `EncodedImage`; raise ApiError 400 if it is not JSON."""
         try:
             value = json.loads((self._document + b'"' * self._in_text).decode("utf-8-sig"))
-            return self._with_images(value) if self._images else value
+            return self._restored(value) if self._long else value
         except (ValueError, RecursionError) as error:
             raise not_json(error) from error
 
-    def _with_images(self, value: Any) -> Any:
-        if isinstance(value, str) and value in self._images:
-            return EncodedImage(self._images[value])
+    def _restored(self, value: Any) -> Any:
+        """Return a value of the document with its long texts."""
+        if isinstance(value, str) and value in self._long:
+            text = self._long[value]
+            return EncodedImage(text) if isinstance(text, Base64) else json.loads(b'"' + text + b'"')
         if isinstance(value, list):
-            return [self._with_images(item) for item in value]
+            return [self._restored(item) for item in value]
         if isinstance(value, dict):
-            return {name: self._with_images(item) for name, item in value.items()}
+            return {str(self._restored(name)): self._restored(item) for name, item in value.items()}
         return value
 
     def close(self) -> None:
         """Delete the files."""
-        for image in self._images.values():
-            image.close()
+        for text in self._long.values():
+            if isinstance(text, Base64):
+                text.close()
 
 
 async def read_image_json(parts: AsyncIterator[bytes]) -> Any:

@@ -17,13 +17,21 @@ class RequestBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    @classmethod
+    def takers(cls, name: str) -> tuple[str, ...]:
+        """Return the other calls that take a field of this name, which the body does not have."""
+        return ()
+
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown(cls, values: Any) -> Any:
         if isinstance(values, Mapping):
             name = next((name for name in values if name not in cls.model_fields), None)
             if name is not None:
-                accepted = PydanticCustomError("extra_forbidden", "{fields}", {"fields": ", ".join(cls.model_fields)})
+                fields = ", ".join(cls.model_fields)
+                if takers := cls.takers(name):
+                    fields = f"by {', '.join(takers)}; here: {fields}"
+                accepted = PydanticCustomError("extra_forbidden", "{fields}", {"fields": fields})
                 unknown = InitErrorDetails(type=accepted, loc=(name,), input=values[name])
                 raise ValidationError.from_exception_data(cls.__name__, [unknown])
         return values

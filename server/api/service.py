@@ -29,8 +29,9 @@ from server.pipeline.cost import Cost, cost
 from server.pipeline.decoding.file import ImageError
 from server.pipeline.encoding.encode import encode_as, is_whole_png
 from server.pipeline.encoding.formats import PNG, OutputFormat
+from server.pipeline.fields import place_of
 from server.pipeline.images import LARGE, as_attachment, read_image
-from server.pipeline.request import GenerationRequest, JobRequest, RequestError
+from server.pipeline.request import FIELDS, GenerationRequest, JobRequest, RequestError
 from server.pipeline.upscaling.names import RESAMPLINGS
 from server.security.rate import LOOPBACK
 
@@ -128,11 +129,18 @@ def fingerprint_of(path: str, fields: Mapping[str, Any], attachments: Mapping[st
     """
     names = sorted(attachments)
     # Ignore later versions' fields that were not sent, so that a retry across an update is recognized.
-    fields = {name: value for name, value in fields.items() if value is not None or name in _HASHED_AS_NULL}
+    fields = {name: _sent(value) for name, value in fields.items() if value is not None or name in _HASHED_AS_NULL}
     # Stored jobs of earlier versions must still match: those hashed their only attachment without its name.
     hashed = [path, fields] if names in ([], ["image"]) else [path, fields, names]
     digests = [hashlib.sha256(attachments[name]).digest() for name in names] or [hashlib.sha256().digest()]
     return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode() + b"".join(digests)).hexdigest()
+
+
+def _sent(value: Any) -> Any:
+    """Return a value without the nulls in its lists' items."""
+    if isinstance(value, list | tuple):
+        return [_sent(item) for item in value]
+    return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
 
 class Service:
@@ -220,7 +228,8 @@ class Service:
             try:
                 attachments[name] = await self._attachment(data, request)
             except ImageError as bad:
-                return Refusal("invalid_image", "invalid_image", f"{name}: {bad}", field=name)
+                place = place_of(FIELDS, name)
+                return Refusal("invalid_image", "invalid_image", f"{place}: {bad}", field=place)
         submission = Submission(
             request,
             cost,

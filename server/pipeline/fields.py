@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar, get_args
@@ -221,8 +222,16 @@ class Items(_Length):
         """Return whether so many parts are accepted; what is no list is left to the field's type."""
         return not isinstance(value, list | tuple) or len(value) <= self.most
 
+    @staticmethod
+    def parsed(text: str) -> Any:
+        """Return the list that a form's text is; raise ValueError if it is not JSON."""
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"a list of objects as JSON ({error})") from error
+
     def _checked(self, value: _T) -> _T:
-        return super()._checked(_parsed(value) if isinstance(value, str) else value)
+        return super()._checked(self.parsed(value) if isinstance(value, str) else value)
 
     def add_to(self, schema: dict[str, Any]) -> None:
         """Write the number of items."""
@@ -230,13 +239,6 @@ class Items(_Length):
 
     def __str__(self) -> str:
         return f"up to {self.most} {self.each}s"
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"a list of objects as JSON ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -384,6 +386,15 @@ def asked_fields(
             Field(... if is_required else None, description=field.info.description),
         )
     return definitions
+
+
+def place_of(fields: Iterable[RequestField], attachment: str) -> str:
+    """Return the field of an attachment's name (see `without_attachments`): ``controls.0.image`` of ``control_0_image``."""
+    for field in fields:
+        items = field.find(Items)
+        if items is not None and (found := re.fullmatch(rf"{items.each}_(\d+)_(\w+)", attachment)):
+            return f"{field.name}.{found[1]}.{found[2]}"
+    return attachment
 
 
 def without_attachments(

@@ -19,5 +19,5 @@ NATIVE = Dialect(
     ),
     render_error=render_error,
     error_body=ErrorBody,
-    schemas=images.BODIES,
+    schemas=images.SCHEMAS,
 )

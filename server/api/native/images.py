@@ -1,4 +1,4 @@
-"""The native API's image generation, from text or from an image; clients wait for the image or get a job."""
+"""The native API's image tasks: a call for each; clients wait for the image or get a job."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from server.api.dependencies import Answers, Client, Generation, IdempotencyKey, Memory, RetryCount, is_retry
-from server.api.dialect import body_limit
 from server.api.errors import require
 from server.api.native import PREFIX
+from server.api.native.body import Body
 from server.api.native.errors import error
 from server.api.native.image_answer import CONTENT, NOT_ACCEPTABLE, Accept, Encoding, encoding_of, image_headers
 from server.api.native.jobs import job_response, job_url
-from server.api.native.schemas import ATTACHMENTS, Img2Img, Img2ImgJson, JobOut, Txt2Img
-from server.api.native.upload import Upload, json_only, read_upload
+from server.api.native.schemas import JobOut, Submission
+from server.api.native.upload import Upload, read_upload
 from server.api.service import Service, SubmitOptions, fingerprint_of
 from server.jobs.ledger import Accepted
-from server.pipeline.request import bind
-from server.security.body import LARGEST_BODY
+from server.pipeline.request import TASKS, Task, bind
 
 router = APIRouter(prefix=PREFIX, tags=["native"])
 
@@ -87,11 +86,13 @@ class _Submitted:
     encoding: Encoding | None
 
 
-async def _submitted(service: Service, submit: _Submit, path: str, upload: Upload) -> _Submitted:
+async def _submitted(service: Service, submit: _Submit, task: Task, upload: Upload) -> _Submitted:
     """Submit an uploaded request; raise RequestError or ApiError if something in it is wrong."""
     model = require(await service.bind(upload.fields["model"]))
-    fingerprint = await _fingerprint(path, upload)
-    fields = {**upload.fields, "model": model.name, **{name: name for name in upload.attachments}}
+    fingerprint = await _fingerprint(f"{PREFIX}/{task.name}", upload)
+    attached = {name: name for name in upload.attachments if name in BODIES[task.name].attachments}
+    fields = {**upload.fields, "model": model.name, **attached}
+    fields |= {name: value for name, value in task.defaults.items() if fields[name] is None}
     options = SubmitOptions(
         client=submit.client,
         priority=fields.pop("priority") or "normal",
@@ -124,57 +125,75 @@ async def _answer(service: Service, submit: _Submit, submitted: _Submitted) -> R
     return Response(data, 200, headers, encoding.to.media_type)
 
 
-@router.post(
-    "/txt2img",
-    responses=_MAKING,
-    response_class=Response,
-    dependencies=[Depends(json_only)],
-    summary="Make an image from a prompt",
-)
-async def txt2img(body: Txt2Img, request: Request, service: Generation, submit: Submit) -> Response:
-    """Returns the image when it is finished. With `Prefer: respond-async`, immediately answers 202 with a job."""
-    submitted = await _submitted(service, submit, request.url.path, Upload(body.model_dump()))
-    return await _answer(service, submit, submitted)
-
-
-def _form() -> dict[str, Any]:
-    form = Img2ImgJson.model_json_schema()
-    for name in ATTACHMENTS:
-        form["properties"][name] = {"type": "string", "format": "binary", "description": "PNG, JPEG or WebP"}
-    form["properties"]["seeds"]["description"] += "; separated by commas"
-    form["title"], form["description"] = "Img2ImgForm", "img2img as a form with a file."
-    return form
-
-
-#: Schemas of the bodies that img2img parses itself, without FastAPI.
-BODIES = {
-    "Img2Img": Img2Img.model_json_schema(),
-    "Img2ImgJson": Img2ImgJson.model_json_schema(),
-    "Img2ImgForm": _form(),
-}
-
-_IMG2IMG_BODY: dict[str, Any] = {
-    **body_limit(LARGEST_BODY),
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {"schema": {"$ref": "#/components/schemas/Img2ImgForm"}},
-            "application/json": {"schema": {"$ref": "#/components/schemas/Img2ImgJson"}},
-        },
-    },
+#: The name of each task's schema, the summary of its call, and what the call does.
+_ABOUT = {
+    "txt2img": (
+        "Txt2Img",
+        "Make an image from a prompt",
+        "Returns the image when it is finished. With `Prefer: respond-async`, immediately answers 202 with a job.",
+    ),
+    "img2img": (
+        "Img2Img",
+        "Make an image from an image and a prompt",
+        "Takes the image as a multipart file or as base64 in JSON, scales it to cover the size, and crops it to the size.",
+    ),
+    "inpaint": (
+        "Inpaint",
+        "Paint a part of an image again",
+        "Paints where the mask is white, and keeps the rest of the image.",
+    ),
+    "outpaint": (
+        "Outpaint",
+        "Extend an image",
+        "Adds pixels at the sides that `extend_left`, `extend_right`, `extend_top` and `extend_bottom` name.",
+    ),
+    "variations": (
+        "Variations",
+        "Make variations of an image",
+        "Makes an image like the one that is sent; it needs no prompt.",
+    ),
 }
 
 
-@router.post(
-    "/img2img",
-    responses=_MAKING,
-    response_class=Response,
-    openapi_extra=_IMG2IMG_BODY,
-    summary="Make an image from an image and a prompt",
-)
-async def img2img(request: Request, service: Generation, submit: Submit, memory: Memory) -> Response:
-    """Takes the image as a multipart file or as base64 in JSON, scales it to cover the size, and crops it to the size."""
-    async with memory.reserve(request.scope):
-        # The upload is on disk afterwards, and not kept in memory while the client waits for its image.
-        submitted = await _submitted(service, submit, request.url.path, await read_upload(request))
-    return await _answer(service, submit, submitted)
+def _body(task: Task) -> Body:
+    name, summary, _ = _ABOUT[task.name]
+    return Body(
+        name,
+        f"{summary}. Omitted fields take the model's defaults.",
+        task.fields,
+        lambda field: field.name in task.needs,
+        Submission,
+    )
+
+
+#: The body of each task.
+BODIES: dict[str, Body] = {name: _body(task) for name, task in TASKS.items()}
+#: The bodies' schemas of the OpenAPI document, by name.
+SCHEMAS: dict[str, dict[str, Any]] = {name: schema for body in BODIES.values() for name, schema in body.schemas.items()}
+SCHEMAS["Txt2Img"]["examples"] = [{"prompt": "a red circle on a blue background", "seed": 7}]
+
+
+def _add_route(task: Task) -> None:
+    body, (_, summary, about) = BODIES[task.name], _ABOUT[task.name]
+
+    async def make(request: Request, service: Generation, submit: Submit, memory: Memory) -> Response:
+        async with memory.reserve(request.scope):
+            # The upload is on disk afterwards, and not kept in memory while the client waits for its image.
+            submitted = await _submitted(service, submit, task, await read_upload(request, body))
+        return await _answer(service, submit, submitted)
+
+    router.add_api_route(
+        f"/{task.name}",
+        make,
+        methods=["POST"],
+        name=task.name,
+        summary=summary,
+        description=about,
+        responses=_MAKING,
+        response_class=Response,
+        openapi_extra=body.route,
+    )
+
+
+for _task in TASKS.values():
+    _add_route(_task)

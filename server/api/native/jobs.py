@@ -20,12 +20,13 @@ from server.api.native.image_answer import (
     image_headers,
     image_tag,
 )
-from server.api.native.schemas import JobErrorOut, JobImageOut, JobOut, JobsOut, ProgressOut, TimingsOut
+from server.api.native.schemas import JobErrorOut, JobImageOut, JobOut, JobsOut, ProgressOut, SizeOut, TimingsOut
 from server.api.sse import Snapshot, TakeSnapshot, add_event_route
 from server.events import OPEN, Status
 from server.jobs.job import Job
 from server.jobs.queue import JobQueue
 from server.pipeline.fields import FIRST_ONLY
+from server.pipeline.request import Size
 from server.pipeline.request.output import Output
 
 router = APIRouter(prefix=PREFIX, tags=["jobs"])
@@ -51,6 +52,10 @@ def job_url(job_id: str) -> str:
     return f"{PREFIX}/jobs/{job_id}"
 
 
+def _size_out(size: Size) -> SizeOut:
+    return SizeOut(width=size.width, height=size.height)
+
+
 def job_out(job: Job) -> JobOut:
     """Return the job as a response body."""
     progress = None
@@ -70,6 +75,9 @@ def job_out(job: Job) -> JobOut:
         model=job.model,
         priority=job.priority,
         url=url,
+        task=None if job.request is None else job.request.task,
+        size=None if job.request is None else _size_out(job.request.size),
+        computed=None if job.request is None else _size_out(job.request.computed),
         request=job.request.values() if job.request is not None else {},
         position=job.position,
         eta=None if job.eta is None else round(job.eta, 3),

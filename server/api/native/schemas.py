@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, create_model
+from pydantic import BaseModel, Field
 
-from server.api.image_json import EncodedImage, decode_base64
 from server.api.request_body import RequestBody
 from server.events import Status
 from server.jobs.job import PRIORITIES, Priority
-from server.pipeline.fields import Attachment, RequestField, asked_fields
-from server.pipeline.request import FIELDS
+from server.pipeline.request import takers
 
 
-class _Submission(RequestBody):
+class Submission(RequestBody):
     """The fields of a submission that are not part of the request."""
 
     priority: Priority | None = Field(
@@ -24,66 +21,17 @@ class _Submission(RequestBody):
         "Only programs on the server's own machine may use high",
     )
 
-
-class _WithExample(_Submission):
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"prompt": "a red circle on a blue background", "seed": 7}]}
-    )
-
-
-def _decoded(value: Any) -> bytes:
-    try:
-        if isinstance(value, str):
-            return decode_base64(value)
-        if isinstance(value, EncodedImage) and value.data is not None:
-            return value.data
-        error = value.error if isinstance(value, EncodedImage) else "it is not a text"
-    except ValueError as invalid:
-        error = str(invalid)
-    raise ValueError(f"base64 of a PNG, JPEG or WebP image ({error})")
+    @classmethod
+    def takers(cls, name: str) -> tuple[str, ...]:
+        """Return the tasks that take a field of this name."""
+        return takers(name)
 
 
-_Image = Annotated[bytes, PlainValidator(_decoded), WithJsonSchema({"type": "string"})]
+class SizeOut(BaseModel):
+    """An image size in pixels."""
 
-_FIELDS = tuple(f for f in FIELDS if f.part not in ("mask", "outpaint", "palette", "adapter") and f.item is None)
-#: Fields that are files in a form, or base64 in JSON.
-ATTACHMENTS = tuple(field.name for field in _FIELDS if field.find(Attachment))
-
-
-def _schema(
-    name: str, about: str, fields: Iterable[RequestField], base: type[_Submission] = _Submission, **more: Any
-) -> type[_Submission]:
-    """Return a flat schema of these request fields; all but the prompt default to the model's own value."""
-    return create_model(name, __base__=base, __doc__=about, **asked_fields(fields, RequestBody), **more)
-
-
-if TYPE_CHECKING:
-    Txt2Img = _Submission
-    Img2Img = _Submission
-    Img2ImgJson = _Submission
-else:
-    Txt2Img = _schema(
-        "Txt2Img",
-        "An image from text. Omitted fields take the model's defaults.",
-        [field for field in _FIELDS if field.part != "source"],
-        _WithExample,
-    )
-    Img2Img = _schema(
-        "Img2Img", "An image from an image and text.", [field for field in _FIELDS if field.name not in ATTACHMENTS]
-    )
-    Img2ImgJson = _schema(
-        "Img2ImgJson",
-        "img2img as JSON.",
-        [field for field in _FIELDS if field.name not in ATTACHMENTS],
-        **{
-            field.name: (
-                _Image,
-                Field(description=f"{field.info.description}: PNG, JPEG or WebP as base64, a data: URI prefix allowed"),
-            )
-            for field in _FIELDS
-            if field.name in ATTACHMENTS
-        },
-    )
+    width: int
+    height: int
 
 
 class JobImageOut(BaseModel):
@@ -127,6 +75,9 @@ class JobOut(BaseModel):
     model: str
     priority: Priority
     url: str
+    task: str | None = Field(description="The task; null if what is stored is damaged")
+    size: SizeOut | None = Field(description="The size of the images")
+    computed: SizeOut | None = Field(description="The size that the model computed, from which the images were made")
     request: dict[str, Any] = Field(
         description="The request, with defaults filled in and the seed that was drawn; empty if what is stored is damaged"
     )
@@ -155,10 +106,3 @@ class JobsOut(BaseModel):
 
     jobs: list[JobOut]
     next: int | None = Field(description="`before` of the following page; null on the last page")
-
-
-class SizeOut(BaseModel):
-    """An image size in pixels."""
-
-    width: int
-    height: int

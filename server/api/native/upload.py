@@ -1,10 +1,11 @@
-"""Parses img2img's body: a form with a file, or JSON with base64."""
+"""Parses bodies with images: forms with files, or JSON with base64."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
@@ -14,22 +15,24 @@ from starlette.datastructures import FormData
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from server.api.errors import from_validation
-from server.api.image_json import read_image_json
-from server.api.native.schemas import ATTACHMENTS, Img2Img, Img2ImgJson
+from server.api.image_json import MOST_IMAGES, read_image_json
+from server.api.native.body import Body, SentFile
 from server.errors import ApiError, quoted
+from server.pipeline.fields import Items, RequestField, without_attachments
 from server.security.body import USUAL_BODY
 
-_FIELDS = 30
+#: Fields that a form may have; there are half as many in the request with the most.
+_FIELDS = 100
 #: Bytes of a form that are parsed before other requests run.
 _SLICE = 2**12
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A request's fields, and its files, still encoded, by the name of their field."""
+    """A request's fields without its own attachments, and all attachments, still encoded, by name (see `without_attachments`)."""
 
     fields: Mapping[str, Any]
-    attachments: Mapping[str, bytes] = field(default_factory=dict)
+    attachments: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
 
 
 async def _in_slices(parts: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
@@ -47,7 +50,7 @@ async def _parsed_form(request: Request) -> FormData:
         raise ApiError(415, "wrong_type", "the form is not in UTF-8; accepted: multipart/form-data in UTF-8")
     parts = _in_slices(request.stream())
     parser = MultiPartParser(
-        request.headers, parts, max_files=len(ATTACHMENTS), max_fields=_FIELDS, max_part_size=USUAL_BODY
+        request.headers, parts, max_files=MOST_IMAGES, max_fields=_FIELDS, max_part_size=USUAL_BODY
     )
     try:
         return await parser.parse()
@@ -55,34 +58,65 @@ async def _parsed_form(request: Request) -> FormData:
         raise ApiError(400, "invalid_form", f"the form cannot be parsed: {error.message}") from error
 
 
-async def _read_form(request: Request) -> Upload:
+def _named_files(field: RequestField, text: str, files: Mapping[str, SentFile], used: set[str]) -> Any:
+    """Return the list in a form's text with the files that it names; raise ApiError for a name of no file.
+
+    What is no such list is left to the field's validation.
+    """
+    try:
+        items = Items.parsed(text)
+    except ValueError:
+        return text
+    if not isinstance(items, list):
+        return items
+    for number, item in enumerate(items):
+        for inner in field.item_fields if isinstance(item, dict) else ():
+            name = item.get(inner.name)
+            if inner.is_attachment and isinstance(name, str):
+                place = f"{field.name}.{number}.{inner.name}"
+                if name not in files:
+                    accepted = f"the name of a file of this form; it has {', '.join(files) or 'none'}"
+                    message = f"{place} is {quoted(name)}; accepted: {accepted}"
+                    raise ApiError(422, "invalid_field", message, field=place, value=name, accepted=accepted)
+                item[inner.name] = files[name]
+                used.add(name)
+    return items
+
+
+async def _form_values(form: FormData) -> dict[str, str | SentFile]:
+    """Return a form's texts and files by name; raise ApiError if one comes twice."""
+    values: dict[str, str | SentFile] = {}
+    for name, value in form.multi_items():
+        if name in values:
+            accepted = "once; several seeds in one field, separated by commas"
+            message = f"{quoted(name)[1:-1]} is in the form more than once; accepted: {accepted}"
+            raise ApiError(422, "repeated_field", message, field=name, accepted=accepted)
+        if isinstance(value, str):
+            values[name] = value
+        elif value.filename or value.size:  # a page sends an empty file for a field in which none was chosen
+            values[name] = SentFile(await value.read())
+    return values
+
+
+async def _read_form(request: Request, body: Body) -> dict[str, Any]:
     form = await _parsed_form(request)
     try:
-        attachments = {}
-        for name in ATTACHMENTS:
-            file = form.get(name)
-            if isinstance(file, str):
-                message = f"{name} is text; it is required as a file: curl -F {name}=@{name}.png"
-                raise ApiError(422, "invalid_field", message, field=name)
-            if file is None:
-                raise ApiError(422, "missing_field", f"{name} is missing; it is required, as a file", field=name)
-            attachments[name] = await file.read()
-        fields: dict[str, Any] = {}
-        for name, value in form.multi_items():
-            if name in fields:
-                accepted = "once; several seeds in one field, separated by commas"
-                message = f"{quoted(name)[1:-1]} is in the form more than once; accepted: {accepted}"
-                raise ApiError(422, "repeated_field", message, field=name, accepted=accepted)
-            if name not in ATTACHMENTS:
-                fields[name] = value
-        return Upload(Img2Img.model_validate(fields).model_dump(), attachments)
+        sent = await _form_values(form)
     finally:
         await form.close()
-
-
-async def _read_json(request: Request) -> Upload:
-    fields = Img2ImgJson.model_validate(await read_image_json(request.stream())).model_dump()
-    return Upload(fields, {name: fields.pop(name) for name in ATTACHMENTS})
+    files = {name: value for name, value in sent.items() if isinstance(value, SentFile)}
+    used: set[str] = set()
+    values: dict[str, Any] = dict(sent)
+    for field in body.fields:
+        value = values.get(field.name)
+        if not isinstance(value, str):
+            continue
+        if field.is_attachment:
+            message = f"{field.name} is text; it is accepted as a file: curl -F {field.name}=@{field.name}.png"
+            raise ApiError(422, "invalid_field", message, field=field.name)
+        if field.item is not None:
+            values[field.name] = _named_files(field, value, files, used)
+    return {name: value for name, value in values.items() if name not in used or name in body.model.model_fields}
 
 
 def media_type(request: Request) -> str:
@@ -97,15 +131,19 @@ def json_only(request: Request) -> None:
         raise ApiError(415, "wrong_type", f"the body is {kind[:80] or 'untyped'}; accepted: application/json")
 
 
-async def read_upload(request: Request) -> Upload:
-    """Parse img2img's body; raise ApiError if something in it is wrong."""
+async def read_upload(request: Request, body: Body) -> Upload:
+    """Parse a request's body; raise ApiError if something in it is wrong."""
     kind = media_type(request)
+    if kind not in ("application/json", "multipart/form-data"):
+        message = f"the body is {kind[:80] or 'untyped'}; accepted: multipart/form-data, application/json"
+        raise ApiError(415, "wrong_type", message)
     try:
         if kind == "application/json":
-            return await _read_json(request)
-        if kind == "multipart/form-data":
-            return await _read_form(request)
+            sent = await read_image_json(request.stream())
+        else:
+            sent = await _read_form(request, body)
+        fields = body.model.model_validate(sent).model_dump()
     except ValidationError as error:
         raise from_validation(list(error.errors())) from error
-    message = f"the body is {kind[:80] or 'untyped'}; accepted: multipart/form-data, application/json"
-    raise ApiError(415, "wrong_type", message)
+    values, attachments = without_attachments(body.fields, fields)
+    return Upload({name: value for name, value in values.items() if name not in body.attachments}, attachments)

@@ -16,16 +16,19 @@ from server.pipeline.request.request import (
 from server.pipeline.request.sampling import Size
 from server.pipeline.request.seeds import RNGS, ImageSeeds
 from server.pipeline.request.stored import JobRequest, read_request
+from server.pipeline.request.tasks import TASKS, Task, takers
 from server.pipeline.request.upscale import UpscaleRequest, bind_upscale
 
 __all__ = [
     "FIELDS",
     "RNGS",
+    "TASKS",
     "GenerationRequest",
     "ImageSeeds",
     "JobRequest",
     "RequestError",
     "Size",
+    "Task",
     "UpscaleRequest",
     "bind",
     "bind_upscale",
@@ -33,4 +36,5 @@ __all__ = [
     "limits",
     "longest_prompt",
     "read_request",
+    "takers",
 ]

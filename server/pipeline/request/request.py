@@ -61,6 +61,17 @@ class GenerationRequest(Part):
         """The size in which large attachments are stored until the job runs."""
         return self.computed
 
+    @property
+    def task(self) -> str:
+        """The task's name: a source image, a mask, an extension and a prompt tell it."""
+        if self.source is None:
+            return "txt2img"
+        if self.outpaint is not None:
+            return "outpaint"
+        if self.mask is not None:
+            return "inpaint"
+        return "img2img" if self.prompts.prompt else "variations"
+
     def values(self) -> dict[str, Any]:
         """Return the values of the fields that clients set, by name, without attachments and None."""
         return values_of(self, FIELDS)

@@ -132,7 +132,7 @@ def test_json_that_is_no_object_is_refused(client: httpx.Client, body: bytes) ->
 )
 def test_a_body_of_another_type_is_refused(client: httpx.Client, kind: str | None) -> None:
     headers = {"Content-Type": kind} if kind else {}
-    refused(client.post("/api/v1/txt2img", content=b'{"prompt": "a"}', headers=headers), 415)
+    refused(client.post("/api/v1/models", content=b'{"source": "a/b"}', headers=headers), 415)
 
 
 def test_a_long_value_is_cut_in_the_answer(client: httpx.Client) -> None:

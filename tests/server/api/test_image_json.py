@@ -122,10 +122,21 @@ def test_what_is_no_image_is_small(junk: bytes) -> None:
     assert refused(body).code == "too_large"
 
 
+def test_several_small_images_are_read_beside_the_rest() -> None:
+    small = base64.b64encode(DATA[:90_000])
+    key = b"k" * 20_000
+    body = b'{"controls": [' + b",".join([b'{"image": "' + small + b'"}'] * 6) + b'], "' + key + rb'": "a\u00e9"}'
+    value = read(body)
+    assert [decode_base64(control["image"]) for control in value["controls"]] == [DATA[:90_000]] * 6
+    assert value[key.decode()] == "a\u00e9"
+
+
 def test_there_are_few_images() -> None:
     long = b'"' + b"A" * 140_000 + b'"'
     assert len(read(b"[" + b",".join([long] * 16) + b"]")) == 16
     assert refused(b"[" + b",".join([long] * 17) + b"]").code == "too_large"
+    short = b'"' + b"A" * 20_000 + b'"'
+    assert refused(b"[" + b",".join([short] * 17) + b"]").code == "too_large"
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ LAST = b"--x--\r\n"
     ("body", "reason"),
     [
         (b"".join(PART % (b"f%d" % n, b"", b"1") for n in range(5000)) + LAST, "Too many fields"),
-        (PART % (b"prompt", b"", b"a") + PART % (b"image", b'; filename="a"', b"1") * 2 + LAST, "Too many files"),
+        (PART % (b"prompt", b"", b"a") + PART % (b"image", b'; filename="a"', b"1") * 17 + LAST, "Too many files"),
         (PART % (b"prompt", b"", b"a" * 2**19) + LAST, "256KB"),
         (PART.replace(b"name=", b"title=") % (b"prompt", b"", b"a") + LAST, '"name" must be provided'),
         (b"--x\r\nX-Long: " + b"a" * 2**20 + b"\r\n\r\n", "parsed"),

@@ -143,6 +143,9 @@ def test_a_field_added_later_leaves_fingerprints_as_they_are_where_it_is_not_sen
     now, later = {"prompt": "a", "seed": None}, {"prompt": "a", "seed": None, "clip_skip": None}
     assert fingerprint_of("/a", later, {}) == fingerprint_of("/a", now, {})
     assert fingerprint_of("/a", later | {"clip_skip": 2}, {}) != fingerprint_of("/a", now, {})
+    in_list = {"controls": [{"image": "control_0_image", "weight": 1.0}]}
+    later = {"controls": ({"image": "control_0_image", "weight": 1.0, "mode": None},)}
+    assert fingerprint_of("/a", later, {}) == fingerprint_of("/a", in_list, {})
 
 
 def test_a_full_queue_says_when_to_retry(tmp_path: Path) -> None:

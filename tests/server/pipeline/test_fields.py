@@ -17,6 +17,7 @@ from server.pipeline.fields import (
     asked_fields,
     fields_of,
     path_of,
+    place_of,
     value_and_reason,
     values_of,
     without_attachments,
@@ -108,6 +109,7 @@ def test_attachments_are_named_by_their_place():
     assert attachments == {"image": b"0", "lamp_0_image": b"1", "lamp_1_image": b"2"}
     assert values["image"] == "image"
     assert values["lamps"] == [{"image": "lamp_0_image", "name": "left"}, {"image": "lamp_1_image", "name": "right"}]
+    assert [place_of(FIELDS, name) for name in attachments] == ["image", "lamps.0.image", "lamps.1.image"]
     assert without_attachments(FIELDS, {"image": None})[1] == {}
 
 
