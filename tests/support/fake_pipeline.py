@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from converter.errors import AnemoneError, DamagedModel, MemoryShortage
-from converter.folder import Conditions, Defaults, Manifest, SchedulerSettings, Source, Versions
+from converter.folder import Conditions, Defaults, Manifest, Package, SchedulerSettings, Source, Versions
 from converter.progress import OnProgress, Progress
 from server.jobs.messages import ModelRef
 from server.models.paths import told
@@ -60,7 +60,7 @@ MANIFEST = Manifest(
     conditions=Conditions(inpainting=False, guidance_width=None, time_ids=None, zeros_for_no_prompt=False),
     scheduler=SchedulerSettings(1000, 0.00085, 0.012, "scaled_linear", "leading", 1, False),
     defaults=Defaults(steps=3, guidance_scale=4.5, scheduler="euler"),
-    networks={},
+    networks={"vae_encoder": (Package("vae_encoder.mlpackage", 64, 64, 1),)},
     source=Source("diffusers", "fake", "0" * 64, "0" * 64),
     converter=Versions("0", "0"),
     plan="",

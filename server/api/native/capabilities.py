@@ -11,11 +11,16 @@ from pydantic import BaseModel, Field, create_model
 from converter import __version__
 from converter.folder import Manifest
 from server.api.dependencies import Models, Queue
+from server.api.image_json import MOST_IMAGES
 from server.api.native import PREFIX
 from server.api.native.schemas import SizeOut
 from server.jobs.job import PRIORITIES
 from server.models.installed import InstalledModels, UnknownModel
-from server.pipeline.request import RNGS, defaults, limits, longest_prompt
+from server.pipeline.abilities import FURTHER, OF_TASKS, Ability, control_nets, ip_adapters
+from server.pipeline.decoding.file import LONGEST_SIDE, MOST_PIXELS
+from server.pipeline.encoding.formats import FORMATS
+from server.pipeline.preprocessors.registry import PREPROCESSORS
+from server.pipeline.request import RNGS, TASKS, defaults, limits, longest_prompt
 from server.pipeline.schedulers import SCHEDULERS
 from server.security.body import LARGEST_BODY
 
@@ -36,6 +41,19 @@ FEATURES = (
     "idempotency_keys",
     "model_switching",
     "conversions",
+    "inpaint",
+    "outpaint",
+    "image_variations",
+    "image_forms",
+    "notes",
+    "abilities",
+    "controls",
+    "preprocessors",
+    "output_formats",
+    "prompt_syntax",
+    "clip_skip",
+    "guidance_interval",
+    "safety",
 )
 
 
@@ -50,6 +68,13 @@ class DefaultsOut(BaseModel):
     strength: float
 
 
+class AbilityOut(BaseModel):
+    """Whether a model can do something."""
+
+    available: bool
+    needs: str | None = Field(description="What it lacks, and which conversion brings it; null if it can")
+
+
 class ModelOut(BaseModel):
     """An installed model's properties for requests; `GET /api/v1/models/{name}` has more."""
 
@@ -61,14 +86,29 @@ class ModelOut(BaseModel):
     sizes: list[SizeOut]
     source_sha256: str
     inpainting: bool = Field(description="Whether it was trained for inpainting")
+    tasks: dict[str, AbilityOut] = Field(description="The tasks, by the names of their calls")
+    abilities: dict[str, AbilityOut] = Field(description=f"What else not every model can do: {', '.join(FURTHER)}")
+    controlnets: list[str] = Field(description="Its ControlNets, which a control's `net` may name")
+    adapters: list[str] = Field(description="Its IP-Adapters, which `adapter` may name")
+    clip_skip: int = Field(description="The largest `clip_skip`; 1 leaves out no layer")
     defaults: DefaultsOut
+
+
+class PreprocessorOut(BaseModel):
+    """What makes a control map of an image."""
+
+    name: str
+    about: str = Field(description="What the map shows")
 
 
 class _Limits(BaseModel):
     """The least and greatest value of a request's fields."""
 
     prompt_characters: int = longest_prompt()
-    body_bytes: int = LARGEST_BODY
+    body_bytes: int = Field(LARGEST_BODY, description="Of a request with images")
+    images: int = Field(MOST_IMAGES, description="Of a request")
+    image_side: int = Field(LONGEST_SIDE, description="Pixels of the longest side of an image that is sent")
+    image_pixels: int = Field(MOST_PIXELS, description="Pixels of an image that is sent")
     queue: int = Field(description="Jobs that may wait at once")
 
 
@@ -92,6 +132,8 @@ class CapabilitiesOut(BaseModel):
     models: list[ModelOut] = Field(description="All installed models, the default one included")
     loaded: list[str] = Field(description="The loaded models; jobs of other models wait until theirs is loaded")
     schedulers: list[str]
+    preprocessors: list[PreprocessorOut]
+    formats: list[str] = Field(description="The formats in which images are returned")
     rngs: list[str] = Field(description="Random number generators that a request may name")
     priorities: list[str]
     features: list[str]
@@ -101,6 +143,11 @@ class CapabilitiesOut(BaseModel):
 def _defaults(manifest: Manifest) -> DefaultsOut:
     values = defaults(manifest)
     return DefaultsOut(**{name: values[name] for name in DefaultsOut.model_fields})
+
+
+def _ability(ability: Ability | None, manifest: Manifest) -> AbilityOut:
+    needs = None if ability is None else ability.needs(manifest)
+    return AbilityOut(available=needs is None, needs=needs)
 
 
 def _model(name: str, models: InstalledModels) -> ModelOut:
@@ -114,17 +161,19 @@ def _model(name: str, models: InstalledModels) -> ModelOut:
         sizes=[SizeOut(width=w, height=h) for w, h in manifest.sizes],
         source_sha256=manifest.source.sha256,
         inpainting=manifest.conditions.inpainting,
+        tasks={task: _ability(OF_TASKS.get(task), manifest) for task in TASKS},
+        abilities={name: _ability(ability, manifest) for name, ability in FURTHER.items()},
+        controlnets=list(control_nets(manifest)),
+        adapters=list(ip_adapters(manifest)),
+        clip_skip=manifest.clip_skip,
         defaults=_defaults(manifest),
     )
 
 
 @router.get("/capabilities", summary="Get the server's capabilities")
 def capabilities(queue: Queue, models: Models) -> CapabilitiesOut:
-    """Returns models with their sizes and defaults, schedulers, random number generators, features and limits."""
-    installed: list[ModelOut] = []
-    for name in models.names():
-        with suppress(UnknownModel):  # deleted meanwhile
-            installed.append(_model(name, models))
+    """Returns models with what each can do, schedulers, preprocessors, formats, features and limits."""
+    installed = _installed(models)
     default = next((m for m in installed if m.name == models.default), None)
     return CapabilitiesOut(
         version=__version__,
@@ -133,8 +182,18 @@ def capabilities(queue: Queue, models: Models) -> CapabilitiesOut:
         models=installed,
         loaded=queue.loaded,
         schedulers=list(SCHEDULERS),
+        preprocessors=[PreprocessorOut(name=each.name, about=each.about) for each in PREPROCESSORS.values()],
+        formats=list(FORMATS),
         rngs=list(RNGS),
         priorities=list(PRIORITIES),
         features=list(FEATURES),
         limits=LimitsOut(queue=queue.limits.max_queue),
     )
+
+
+def _installed(models: InstalledModels) -> list[ModelOut]:
+    installed: list[ModelOut] = []
+    for name in models.names():
+        with suppress(UnknownModel):  # deleted meanwhile
+            installed.append(_model(name, models))
+    return installed

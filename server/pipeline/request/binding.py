@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from converter.errors import ManifestError
 from converter.folder import Manifest
+from server.pipeline.abilities import ADAPTER, OF_TASKS
 from server.pipeline.encoding.formats import FORMATS
 from server.pipeline.fields import FromModel, asked_fields, path_of, value_and_reason
 from server.pipeline.request.controls import check_controls
@@ -101,6 +102,15 @@ def _require_parents(request: GenerationRequest) -> None:
         raise RequestError(side, pixels, "pixels to add to an image; send image, too")
 
 
+def _check_abilities(request: GenerationRequest, manifest: Manifest) -> None:
+    """Raise RequestError for what the model lacks networks for."""
+    of_task = OF_TASKS.get(request.task)
+    for ability, field in ((of_task, "image"), (ADAPTER if request.adapter is not None else None, "adapter_image")):
+        needs = None if ability is None else ability.needs(manifest)
+        if needs is not None:
+            raise RequestError(field, "an image", f"leave it out: {needs}")
+
+
 def _check_quality(request: GenerationRequest) -> None:
     output = request.output
     if output.format is not None:
@@ -118,6 +128,7 @@ def _check_interval(request: GenerationRequest) -> None:
 #: What a request is held against once it is put together; each raises RequestError.
 _CHECKS: tuple[Callable[[GenerationRequest, Manifest], None], ...] = (
     lambda request, manifest: _require_parents(request),
+    _check_abilities,
     _check_schedule,
     lambda request, manifest: _check_strength(request),
     check_prompts,

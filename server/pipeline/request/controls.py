@@ -8,7 +8,8 @@ from typing import Annotated
 from pydantic import Field
 
 from converter.folder import Manifest
-from converter.networks.registry import CONTROLNET, UNET
+from converter.networks.registry import CONTROLNET
+from server.pipeline.abilities import CONTROLS, control_nets
 from server.pipeline.fields import Attachment, Part, Real, Whole, Within, unless_stored
 from server.pipeline.preprocessors.edges import HIGH_THRESHOLD, LOW_THRESHOLD
 from server.pipeline.preprocessors.registry import NONE, PREPROCESSORS, accepted_preprocessors
@@ -66,13 +67,6 @@ class Control(Preprocessing):
         return _PREFIX + (self.net or control_nets(manifest)[0])
 
 
-def control_nets(manifest: Manifest) -> tuple[str, ...]:
-    """Return the names of the ControlNets that a request may use: none if the UNet does not take their residuals."""
-    if not any(package.control for package in manifest.networks.get(UNET.name, ())):
-        return ()
-    return tuple(name.removeprefix(_PREFIX) for name in manifest.networks if name.startswith(_PREFIX))
-
-
 def check_preprocessing(asked: Preprocessing, field: str = "") -> None:
     """Raise RequestError for thresholds that its preprocessor does not take, or that contradict each other.
 
@@ -90,16 +84,11 @@ def check_preprocessing(asked: Preprocessing, field: str = "") -> None:
 
 def check_controls(controls: Sequence[Control], manifest: Manifest) -> None:
     """Raise RequestError for a control that the model has no ControlNet for, or that is never called."""
-    nets = control_nets(manifest)
+    nets, needs = control_nets(manifest), CONTROLS.needs(manifest)
     for index, control in enumerate(controls):
         field = f"controls.{index}."
-        if not nets:
-            raise RequestError(
-                f"{field}net",
-                control.net,
-                f"leave controls out: {manifest.name} has no ControlNet; one comes with a conversion, `anemone convert "
-                "SOURCE --controlnet CONTROLNET`, where CONTROLNET is a folder or owner/name on the Hugging Face hub",
-            )
+        if needs is not None:
+            raise RequestError(f"{field}net", control.net, f"leave controls out: {needs}")
         if control.net is not None and control.net not in nets:
             raise RequestError(f"{field}net", control.net, ", ".join(nets))
         if control.start >= control.end:

@@ -100,11 +100,13 @@ def test_a_page_may_leave_out_a_file(client: httpx.Client, encoded: Encoded) -> 
     assert answer.status_code == 200, answer.text
 
 
-def test_an_image_of_a_list_is_named_by_its_place(client: httpx.Client, encoded: Encoded) -> None:
-    controls = [{"image": text(encoded())}, {"image": text(b"GIF89a" + bytes(50))}]
-    error = refused(client.post("/api/v1/txt2img", json={"prompt": "a", "controls": controls}))
-    assert (error["code"], error["field"]) == ("invalid_image", "controls.1.image")
-    assert "a GIF image" in error["message"]
+def test_a_control_of_a_model_without_control_nets_says_which_conversion_brings_one(
+    client: httpx.Client, encoded: Encoded
+) -> None:
+    error = refused(client.post("/api/v1/txt2img", json={"prompt": "a", "controls": [{"image": text(encoded())}]}))
+    assert error["field"] == "controls.0.net"
+    (model,) = client.get("/api/v1/capabilities").json()["models"]
+    assert model["abilities"]["controls"]["needs"] in error["message"]
 
 
 def test_a_prompt_is_a_form_too(client: httpx.Client) -> None:
@@ -125,3 +127,10 @@ def test_a_job_says_which_task_it_is(client: httpx.Client, encoded: Encoded, tas
     job = over(client, answer.headers["x-anemone-job"])
     assert job["task"] == task
     assert job["size"] == job["computed"] == {"width": 64, "height": 64}
+
+
+def test_capabilities_say_which_tasks_a_model_can_do(client: httpx.Client) -> None:
+    (model,) = client.get("/api/v1/capabilities").json()["models"]
+    assert set(model["tasks"]) == {"txt2img", "img2img", "inpaint", "outpaint", "variations"}
+    assert all(task == {"available": True, "needs": None} for task in model["tasks"].values())
+    assert not model["abilities"]["adapter"]["available"]
