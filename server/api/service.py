@@ -25,16 +25,20 @@ from server.jobs.queue import JobQueue
 from server.jobs.store import JobStore
 from server.models.installed import InstalledModels, UnknownModel
 from server.models.upscalers import InstalledUpscalers, Upscaler
+from server.pipeline.attachments import Kept, kept
+from server.pipeline.boxes import Shape
 from server.pipeline.cost import Cost, cost
 from server.pipeline.decoding.file import ImageError
 from server.pipeline.encoding.encode import encode_as, is_whole_png
 from server.pipeline.encoding.formats import PNG, OutputFormat
 from server.pipeline.fields import place_of
-from server.pipeline.images import LARGE, as_attachment, read_image
+from server.pipeline.images import LARGE, read_image
 from server.pipeline.request import FIELDS, GenerationRequest, JobRequest, RequestError
 from server.pipeline.upscaling.names import RESAMPLINGS
 from server.security.rate import LOOPBACK
 
+#: The attachment that is the source image.
+IMAGE = "image"
 #: Characters of a client's Idempotency-Key.
 LONGEST_KEY = 200
 #: Seconds after which a client should retry while the first model is not ready.
@@ -223,13 +227,20 @@ class Service:
             return Refusal(
                 "not_allowed", "priority_not_allowed", message, field="priority", value="high", accepted=accepted
             )
-        attachments = {}
+        attachments: dict[str, bytes] = {}
+        notes: list[str] = []
+        image_size = await self.image_size(options.attachments)
+        if isinstance(image_size, Refusal):
+            return image_size
         for name, data in options.attachments.items():
             try:
-                attachments[name] = await self._attachment(data, request)
+                part = await self._kept(request, name, data, image_size)
             except ImageError as bad:
-                place = place_of(FIELDS, name)
-                return Refusal("invalid_image", "invalid_image", f"{place}: {bad}", field=place)
+                return _bad_image(name, bad)
+            attachments[name] = part.data
+            notes += part.notes
+        if isinstance(request, GenerationRequest):
+            request = request.model_copy(update={"notes": (*request.notes, *notes)})
         submission = Submission(
             request,
             cost,
@@ -247,13 +258,22 @@ class Service:
         except KeyReused as reused:
             return Refusal("key_reused", "key_reused", str(reused), field="Idempotency-Key", value=options.key)
 
-    async def _attachment(self, data: bytes, request: JobRequest) -> bytes:
+    async def image_size(self, attachments: Mapping[str, bytes]) -> Shape | Refusal | None:
+        """Return the upright source image's width and height; None without one. Refuses what is no image."""
+        data = attachments.get(IMAGE)
+        if data is None:
+            return None
+        try:
+            return (await run_in_threadpool(read_image, data)).upright
+        except ImageError as bad:
+            return _bad_image(IMAGE, bad)
+
+    async def _kept(self, request: JobRequest, name: str, data: bytes, image_size: Shape | None) -> Kept:
         """Return what is stored of an upload; raise ImageError. Further uploads wait for their turn to be decoded."""
         file = await run_in_threadpool(read_image, data)
         # The codes of a lossless WebP take up to 0.5 GB, whatever its size, and its header does not say so.
         limiter = self._one_large if file.pixels > LARGE or file.format == "WEBP" else self._two_small
-        size = request.attached
-        return await to_thread.run_sync(as_attachment, file, data, size.width, size.height, limiter=limiter)
+        return await to_thread.run_sync(kept, request, name, file, data, image_size, limiter=limiter)
 
     async def result(self, job_id: str) -> Outcome:
         """Wait for the job's end and return its outcome.
@@ -328,6 +348,11 @@ class Service:
             message = f"job {job_id} has expired: it was deleted with its images, by age or by their total size"
             return Refusal("expired", "expired", message)
         return Refusal("no_such_job", "no_such_job", f"the job {job_id[:40]!r} does not exist")
+
+
+def _bad_image(name: str, bad: ImageError) -> Refusal:
+    place = place_of(FIELDS, name)
+    return Refusal("invalid_image", "invalid_image", f"{place}: {bad}", field=place)
 
 
 def _later(job_id: str, fault: Fault) -> Refusal:

@@ -38,7 +38,7 @@ def add_generate(commands: Commands) -> None:
     )
     for field in _flags():
         _add_flag(generate, field)
-    generate.add_argument("--size", type=size, metavar="WxH", help="one of the sizes that the model was converted for")
+    generate.add_argument("--size", type=size, metavar="WxH", help="the size of the image; the model's own if left out")
     generate.add_argument("--precision", choices=PRECISIONS, help="the arithmetic (fast); fp32 is exact")
     add_model(generate)
     generate.set_defaults(run=_generate)

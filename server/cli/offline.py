@@ -13,20 +13,22 @@ from converter.conversion.convert import convert
 from converter.conversion.partial import conversion_lock, require_replaceable
 from converter.conversion.upscaler import write_upscaler
 from converter.errors import AnemoneError, CheckpointError
+from converter.folder import Manifest
 from converter.options import ConvertOptions
 from converter.progress import OnProgress, Progress
 from converter.sources.source import open_source, open_upscaler
 from converter.sources.upscaler import UpscalerFile
 from server.models.library import ready_model
 from server.models.memory import memory_budget
+from server.pipeline.attachments import kept
 from server.pipeline.decoding.file import ImageError
 from server.pipeline.denoiser import Note, Step
 from server.pipeline.encoding.encode import encode_as
 from server.pipeline.encoding.formats import FORMATS, PNG, format_of_suffix
 from server.pipeline.finished import finished_png
-from server.pipeline.images import decode_image
+from server.pipeline.images import decode_image, read_image
 from server.pipeline.loading import open_pipeline
-from server.pipeline.request import bind
+from server.pipeline.request import GenerationRequest, bind
 from server.settings import Settings
 from server.terminal import Bar, printable
 
@@ -169,6 +171,23 @@ def _read(files: Mapping[str, Path]) -> dict[str, bytes]:
     return contents
 
 
+def _bound(
+    manifest: Manifest, fields: Mapping[str, Any], attachments: Mapping[str, bytes]
+) -> tuple[GenerationRequest, dict[str, bytes]]:
+    """Return the request with these fields, and what its images need of the attachments."""
+    files = {name: read_image(data) for name, data in attachments.items()}
+    image_size = files["image"].upright if "image" in files else None
+    request = bind(manifest, image_size=image_size, **{**fields, **{name: name for name in attachments}})
+    parts = {}
+    for name, file in files.items():
+        try:
+            parts[name] = kept(request, name, file, attachments[name], image_size)
+        except ImageError as error:
+            raise AnemoneError(f"{name}: {error}") from error
+    notes = request.notes + tuple(note for part in parts.values() for note in part.notes)
+    return request.model_copy(update={"notes": notes}), {name: part.data for name, part in parts.items()}
+
+
 def generate(settings: Settings, fields: Mapping[str, Any], files: Mapping[str, Path], out: Path) -> int:
     """Make the images of a request with these fields and write them; ``files`` are its attachments by name.
 
@@ -184,7 +203,7 @@ def generate(settings: Settings, fields: Mapping[str, Any], files: Mapping[str, 
 
     try:
         folder = ready_model(settings.model, settings.data_dir, show)
-        request = bind(folder.manifest, **{**fields, **{name: name for name in attachments}})
+        request, attachments = _bound(folder.manifest, fields, attachments)
         targets = _targets(out, request.seeds.n)
         model = open_pipeline(
             folder,

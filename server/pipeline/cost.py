@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from converter.folder import Manifest
+from server.pipeline.layout import boxes_of
 from server.pipeline.prompts.composition import parts_of
 from server.pipeline.request import GenerationRequest, UpscaleRequest
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
@@ -42,4 +43,5 @@ def cost(request: GenerationRequest, manifest: Manifest) -> Cost:
     scheduler = SCHEDULERS[request.sampling.scheduler].make(NoiseSchedule.of(manifest), request.sampling.steps)
     calls = len(scheduler.timesteps) - request.skipped_steps * scheduler.order
     prompts = len(parts_of(request.prompts.prompt)) if request.prompts.has_syntax else 1
-    return Cost(calls * request.seeds.n, prompts + is_guided(request, manifest), request.seeds.n)
+    boxes = request.seeds.n * len(boxes_of(request))
+    return Cost(calls * boxes, prompts + is_guided(request, manifest), boxes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -36,6 +36,10 @@ class Step:
     denoised: Latents
     seconds: float
     image: int = 0
+
+    def of(self, image: int, box: int, boxes: int) -> Step:
+        """Return the step as one of an image that is computed in so many boxes, counted from 0."""
+        return replace(self, index=box * self.total + self.index, total=boxes * self.total, image=image)
 
 
 @dataclass(frozen=True)

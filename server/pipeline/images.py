@@ -223,6 +223,18 @@ def resize_pixels(pixels: Pixels, width: int, height: int) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
 
 
+def gray_png(values: Gray) -> bytes:
+    """Return a PNG of gray values, uint8 [H, W]."""
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def gray_of(data: bytes) -> Gray:
+    """Return the values of a PNG of `gray_png`. Raises ImageError if it is damaged."""
+    return np.asarray(_decoded(read_image(data)))
+
+
 def to_network(pixels: Pixels) -> NDArray[np.float16]:
     """Convert uint8 [H, W, 3] to fp16 [1, 3, H, W] in [-1, 1]."""
     scaled = pixels.astype(np.float32) / 127.5 - 1

@@ -75,7 +75,7 @@ def slerp(strength: float, low: Noise, high: Noise) -> Noise:
 
 
 class ImageNoise:
-    """Draws the noise of one image. `encoding`, `start` and `step` are called in this order, each only if it is needed."""
+    """Draws the noise of one image. Its methods are called in the order they stand in, each only if it is needed."""
 
     def __init__(self, rng: str, seeds: ImageSeeds, variation_strength: float, shape: tuple[int, ...]) -> None:
         """``rng`` is one of RNGS, ``shape`` the latents' [1, C, h, w]."""
@@ -99,6 +99,10 @@ class ImageNoise:
             return noise
         other = _GENERATORS[self._rng](self._seeds.variation).normal(self._shape)
         return slerp(self._strength, noise, other)
+
+    def masked(self) -> Noise:
+        """Return the offset of a masked image's latents from the mean; diffusers draws it after the start's noise."""
+        return np.zeros(self._shape, np.float32) if self._rng == "cuda" else self._generator.normal(self._shape)
 
     def step(self) -> Noise:
         """Draw fresh noise for a step of a scheduler that uses it."""

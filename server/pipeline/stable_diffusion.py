@@ -16,21 +16,24 @@ from converter.progress import OnProgress, Progress, ignore
 from converter.runtime import Network
 from server.pipeline.conditioning import Conditioner
 from server.pipeline.controls import controls_of
-from server.pipeline.denoiser import GeneratedImage, Note, NotFinite, Predictor, Step, denoise
+from server.pipeline.denoiser import GeneratedImage, Note, NotFinite, Step, denoise
 from server.pipeline.guidance import Guidance
 from server.pipeline.images import Pixels, to_network, to_pixels
+from server.pipeline.masks import latent_mask, repaints, sampled_latent_mask
 from server.pipeline.networks import ComputeUnits, Loader, Networks, load_package
 from server.pipeline.noise import ImageNoise
 from server.pipeline.preview import Previewer
-from server.pipeline.request import GenerationRequest, Size
+from server.pipeline.request import GenerationRequest, ImageSeeds, Size
 from server.pipeline.safety import SafetyChecker
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
 from server.pipeline.schedulers.schedule import Latents
-from server.pipeline.tasks.canvas import Canvas, canvas_of
-from server.pipeline.tasks.start import EncodedImage, Start
+from server.pipeline.tasks.canvas import Painting, View, canvas_of
+from server.pipeline.tasks.start import EncodedImage, InpaintingInputs, Masked, Start
 from server.pipeline.unet import GuidedUNet
 from server.settings import Safety
 
+#: What an extended image's new part starts from, below strength 1.
+FILL = "fill"
 #: The networks that txt2img uses in addition to the text encoders.
 _TXT2IMG = (UNET.name, UNET_PROMPT.name, VAE_DECODER.name)
 
@@ -110,30 +113,36 @@ class StableDiffusion:
         last step. Closing the iterator cancels. Raises ImageError if an attachment cannot be used, and UnsafeImage.
         """
         size = request.computed
-        shape = self._latent_shape(size)
         unet = self._guided_unet(request, attachments)
-        for text in unet.conditioning.notes:
+        for text in (*request.notes, *unet.conditioning.notes):
             yield Note(text)
         canvas = canvas_of(request, attachments)
-        start = self._start(request, canvas)
+        first = self._start(request, canvas.painting().view(canvas.boxes[0]))
         fit_together = self._networks.fit_together(UNET.name, VAE_DECODER.name, width=size.width, height=size.height)
         of_images = request.seeds.of_images
-        waiting: list[tuple[int, Latents]] = []
+        waiting: list[tuple[int, Painting, Latents]] = []
         for number, seeds in enumerate(of_images):
-            noise = ImageNoise(request.seeds.rng, seeds, request.seeds.variation_strength, shape)
-            for step in self._denoise(request, unet, start, noise):
-                latents = step.latents
-                yield replace(step, image=number)
-            waiting.append((number, latents))
+            painting = canvas.painting()
+            for done, box in enumerate(canvas.boxes):
+                start = self._start(request, painting.view(box)) if done else first
+                noise = self._noise(request, seeds.of_box(done))
+                for step in self._denoise(request, unet, start, noise):
+                    latents = step.latents
+                    yield step.of(number, done, len(canvas.boxes))
+                if done + 1 < len(canvas.boxes):
+                    painting.paint(box, self._decode(latents, size))
+            waiting.append((number, painting, latents))
             if fit_together or number == len(of_images) - 1:
-                for finished, latents in waiting:
-                    pixels, flagged = self._checker.checked(canvas.finish(self._decode(latents, size)))
+                for finished, painting, latents in waiting:
+                    painting.paint(canvas.boxes[-1], self._decode(latents, size))
+                    pixels, flagged = self._checker.checked(painting.pixels)
                     yield GeneratedImage(finished, of_images[finished], pixels, flagged)
                 waiting.clear()
 
-    def _latent_shape(self, size: Size) -> tuple[int, int, int, int]:
-        factor = self.manifest.vae_scale_factor
-        return 1, self.manifest.latent_channels, size.height // factor, size.width // factor
+    def _noise(self, request: GenerationRequest, seeds: ImageSeeds) -> ImageNoise:
+        factor, size = self.manifest.vae_scale_factor, request.computed
+        shape = (1, self.manifest.latent_channels, size.height // factor, size.width // factor)
+        return ImageNoise(request.seeds.rng, seeds, request.seeds.variation_strength, shape)
 
     def _guided_unet(self, request: GenerationRequest, attachments: Mapping[str, bytes]) -> GuidedUNet:
         """Return the UNet for all images of a request."""
@@ -148,42 +157,47 @@ class StableDiffusion:
             request, attachments, size, lambda control: partial(network, control.network(self.manifest))
         )
         unet = partial(network, UNET.name, control=controls is not None)
-        guidance = Guidance.of(request.sampling)
-        return GuidedUNet(unet, conditioning, guidance, self._extra_channels(size), controls)
+        return GuidedUNet(unet, conditioning, Guidance.of(request.sampling), controls)
 
-    def _start(self, request: GenerationRequest, canvas: Canvas) -> Start:
-        return Start(None if canvas.source is None else self._encode(canvas.source), request.skipped_steps)
+    def _start(self, request: GenerationRequest, view: View) -> Start:
+        """Return what the images of a request start from in a box of the canvas."""
+        source = None if view.source is None else self._encode(to_network(view.source))
+        masked = None
+        if view.mask is not None:
+            fill = FILL if request.mask is None else request.mask.mask_fill
+            masked = Masked(latent_mask(view.mask, self.manifest.vae_scale_factor), fill)
+        inpainting = self._inpainting(request, view) if self.manifest.conditions.inpainting else None
+        return Start(source, request.skipped_steps, masked, inpainting)
 
-    def _encode(self, pixels: Pixels) -> EncodedImage:
-        """Return the latents of an image, uint8 [H, W, 3]."""
-        height, width, _ = pixels.shape
-        encoder = self.network(VAE_ENCODER.name, width, height)
-        return EncodedImage.of(encoder.predict({"x": to_network(pixels)})["latent"], self.manifest.vae_scaling_factor)
+    def _inpainting(self, request: GenerationRequest, view: View) -> InpaintingInputs:
+        """Return what an inpainting model's UNet sees of the image; without a mask, it is told to paint everything."""
+        size, factor = request.computed, self.manifest.vae_scale_factor
+        if view.source is None or view.mask is None:
+            blank = np.zeros((1, 3, size.height, size.width), np.float16)
+            mask = np.ones((1, 1, size.height // factor, size.width // factor), np.float32)
+            return InpaintingInputs(mask, self._encode(blank), drawn=False)
+        # The masked part is 0 in the networks' range, which is gray.
+        known = to_network(view.source) * ~repaints(view.mask)
+        return InpaintingInputs(sampled_latent_mask(view.mask, factor), self._encode(known), drawn=True)
 
-    def _extra_channels(self, size: Size) -> NDArray[np.float16]:
-        """Return the channels that follow those of the noisy latents.
+    def _encode(self, image: NDArray[np.float16]) -> EncodedImage:
+        """Return the latents of an image, fp16 [1, 3, H, W] in [-1, 1]."""
+        encoder = self.network(VAE_ENCODER.name, image.shape[3], image.shape[2])
+        return EncodedImage.of(encoder.predict({"x": image})["latent"], self.manifest.vae_scaling_factor)
 
-        An inpainting model takes a mask, here of the whole image, and the latents of the image without the masked part.
-        Other models take no extra channels.
-        """
-        shape = self._latent_shape(size)
-        if not self.manifest.conditions.inpainting:
-            return np.empty((1, 0, *shape[2:]), np.float16)
-        encoder = self.network(VAE_ENCODER.name, size.width, size.height)
-        blank = np.zeros((1, 3, size.height, size.width), np.float16)
-        mean, _ = np.split(encoder.predict({"x": blank})["latent"], 2, 1)
-        mask = np.ones((1, 1, *shape[2:]), np.float16)
-        return np.concatenate([mask, (mean * np.float32(self.manifest.vae_scaling_factor)).astype(np.float16)], 1)
-
-    def _denoise(
-        self, request: GenerationRequest, predictor: Predictor, start: Start, noise: ImageNoise
-    ) -> Iterator[Step]:
-        """Yield the steps of one image."""
-        sampling = request.sampling
-        scheduler = SCHEDULERS[sampling.scheduler].make(self._schedule, sampling.steps)
-        latents = start.latents(scheduler, noise)
-        first_call = start.first_call(scheduler)
-        yield from denoise(predictor, self._schedule, scheduler, latents, first_call, noise.step)
+    def _denoise(self, request: GenerationRequest, unet: GuidedUNet, start: Start, noise: ImageNoise) -> Iterator[Step]:
+        """Yield the steps of one box of an image."""
+        scheduler = SCHEDULERS[request.sampling.scheduler].make(self._schedule, request.sampling.steps)
+        beginning = start.begin(scheduler, noise)
+        yield from denoise(
+            replace(unet, extra_channels=beginning.extra_channels),
+            self._schedule,
+            scheduler,
+            beginning.latents,
+            start.first_call(scheduler),
+            noise.step,
+            beginning.after_step,
+        )
 
     def _decode(self, latents: Latents, size: Size) -> Pixels:
         """Return the image of latents at the computed size, uint8 [H, W, 3]. Raises NotFinite."""

@@ -23,15 +23,15 @@ class GuidedUNet:
     """A UNet with the inputs that are the same in all steps of an image.
 
     network: rows -> the UNet's package that takes so many rows at once, or fewer if none does.
-    extra_channels: [1, N, h, w], which follow the noisy latents' channels (an inpainting model's; N is 0 for others).
+    extra_channels: [1, N, h, w], which follow the noisy latents' channels (an inpainting model's); None for other models.
     controls: the ControlNets whose residuals ``network`` takes; None if it takes none.
     """
 
     network: Callable[[int], Network]
     conditioning: Conditioning
     guidance: Guidance
-    extra_channels: Float16
     controls: Controls | None = None
+    extra_channels: Float16 | None = None
 
     def predict(self, noisy: Float16, moment: Moment) -> NDArray[np.float32]:
         """Return the guided prediction, fp32 [1, C, h, w]; outside guidance, that of the prompts alone."""
@@ -45,7 +45,7 @@ class GuidedUNet:
 
     def _outputs(self, noisy: Float16, moment: Moment, rows: Sequence[Row]) -> NDArray[np.float32]:
         """Return the network's output for each row, fp32 [N, C, h, w], in as few calls as its packages allow."""
-        sample = np.concatenate([noisy, self.extra_channels], 1)
+        sample = noisy if self.extra_channels is None else np.concatenate([noisy, self.extra_channels], 1)
         network = self.network(len(rows))
         inputs: list[Inputs] = [row.inputs for row in rows]
         if self.controls is not None:

@@ -90,6 +90,7 @@ class FakePipeline:
         latents = np.zeros((1, 4, 8, 8), np.float32)
         if "noted" in words:
             yield Note("the mask was scaled from 8x8 to 64x64 – bilinearly")
+        yield from map(Note, request.notes)
         for index, seeds in enumerate(request.seeds.of_images):
             for step in range(request.sampling.steps):
                 began = time.perf_counter()

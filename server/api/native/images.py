@@ -20,7 +20,8 @@ from server.api.native.schemas import JobOut, Submission
 from server.api.native.upload import Upload, read_upload
 from server.api.service import Service, SubmitOptions, fingerprint_of
 from server.jobs.ledger import Accepted
-from server.pipeline.request import TASKS, Task, bind
+from server.pipeline.request import TASKS, RequestError, Task, bind
+from server.pipeline.request.edits import EXTENSIONS
 
 router = APIRouter(prefix=PREFIX, tags=["native"])
 
@@ -101,7 +102,10 @@ async def _submitted(service: Service, submit: _Submit, task: Task, upload: Uplo
         fingerprint=fingerprint,
         is_retry=is_retry(submit.retries),
     )
-    bound = bind(model.manifest, **fields)
+    image_size = require(await service.image_size(upload.attachments))
+    bound = bind(model.manifest, image_size=image_size, **fields)
+    if task.name == "outpaint" and bound.outpaint is None:
+        raise RequestError(EXTENSIONS[0], 0, f"pixels to add; at least one of {', '.join(EXTENSIONS)} is above 0")
     encoding = None if submit.wants_job else encoding_of(bound.output, submit.accept)
     return _Submitted(require(await service.submit(model, bound, options)), encoding)
 

@@ -11,11 +11,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from converter.errors import ManifestError
 from converter.folder import Manifest
 from server.pipeline.abilities import ADAPTER, OF_TASKS
+from server.pipeline.boxes import Shape, nearest_shape
 from server.pipeline.encoding.formats import FORMATS
 from server.pipeline.fields import FromModel, asked_fields, path_of, value_and_reason
 from server.pipeline.request.controls import check_controls
 from server.pipeline.request.errors import RequestError
 from server.pipeline.request.output import require_lossy
+from server.pipeline.request.painting import check_painting, painting_defaults
 from server.pipeline.request.prompting import check_prompts
 from server.pipeline.request.request import FIELDS, OPTIONAL_PARTS, GenerationRequest
 from server.pipeline.request.sampling import Size
@@ -53,13 +55,10 @@ def _validated(values: Mapping[str, Any]) -> dict[str, Any]:
         raise RequestError(path_of(first), *value_and_reason(first)) from error
 
 
-def computed_size(asked: Size, sizes: Sequence[tuple[int, int]]) -> Size:
-    """Return the size to compute for an image of the requested size; raises RequestError if the model has no such size."""
-    if (asked.width, asked.height) not in sizes:
-        field = "width" if asked.width not in {w for w, _ in sizes} else "height"
-        accepted = ", ".join(f"{w}x{h}" for w, h in sizes)
-        raise RequestError(field, getattr(asked, field), f"the sizes this model was converted for: {accepted}")
-    return asked
+def computed_size(asked: Size, sizes: Sequence[Shape]) -> Size:
+    """Return the size to compute for an image of the requested size (see `nearest_shape`)."""
+    width, height = nearest_shape(asked.width, asked.height, sizes)
+    return Size(width=width, height=height)
 
 
 def _check_schedule(request: GenerationRequest, manifest: Manifest) -> None:
@@ -91,17 +90,6 @@ def _check_strength(request: GenerationRequest) -> None:
         raise RequestError("strength", source.strength, f"{accepted} with steps {steps}: less makes no step")
 
 
-def _require_parents(request: GenerationRequest) -> None:
-    """Raise RequestError for a part that belongs to another one that is missing."""
-    if request.source is not None:
-        return
-    if request.mask is not None:
-        raise RequestError("mask", request.mask.mask, "a mask with an image; send image, too")
-    if request.outpaint is not None:
-        side, pixels = next((name, n) for name, n in request.outpaint if name.startswith("extend") and n)
-        raise RequestError(side, pixels, "pixels to add to an image; send image, too")
-
-
 def _check_abilities(request: GenerationRequest, manifest: Manifest) -> None:
     """Raise RequestError for what the model lacks networks for."""
     of_task = OF_TASKS.get(request.task)
@@ -127,7 +115,7 @@ def _check_interval(request: GenerationRequest) -> None:
 
 #: What a request is held against once it is put together; each raises RequestError.
 _CHECKS: tuple[Callable[[GenerationRequest, Manifest], None], ...] = (
-    lambda request, manifest: _require_parents(request),
+    lambda request, manifest: check_painting(request),
     _check_abilities,
     _check_schedule,
     lambda request, manifest: _check_strength(request),
@@ -155,19 +143,26 @@ def _parts(values: Mapping[str, Any], sent: Mapping[str, Any]) -> dict[str, dict
     return parts
 
 
-def bind(manifest: Manifest, model: str | None = None, **fields: Any) -> GenerationRequest:
+def bind(
+    manifest: Manifest, model: str | None = None, image_size: Shape | None = None, **fields: Any
+) -> GenerationRequest:
     """Return the request with these fields, by name; those that are missing or None take their defaults.
 
-    ``model`` is the installed model's name; None: the manifest's own. Raises RequestError for the first wrong field.
+    ``model`` is the installed model's name; None: the manifest's own. ``image_size`` is the upright source image's width and
+    height, which an extended image needs, and which is the default with a mask. Raises RequestError for the first wrong
+    field.
     """
     sent = _validated(fields)
+    own, notes = painting_defaults(sent, image_size)
     # A model's defaults may be wrong, too.
-    values = _validated(defaults(manifest) | sent) | draw_seeds(sent)
+    values = _validated(defaults(manifest) | own | sent) | draw_seeds(sent)
     values |= {"model": model or manifest.name, "scheduler": find_scheduler(values["scheduler"]).name}
     parts = _parts(values, sent)
     computed = computed_size(Size(**parts["size"]), manifest.sizes)
     lists = {field.name: values[field.name] for field in FIELDS if field.item is not None and field.name in values}
-    request = GenerationRequest.model_validate({"model": values["model"], "computed": computed, **parts, **lists})
+    request = GenerationRequest.model_validate(
+        {"model": values["model"], "computed": computed, "notes": notes, **parts, **lists}
+    )
     for check in _CHECKS:
         check(request, manifest)
     return request

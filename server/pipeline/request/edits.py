@@ -11,9 +11,12 @@ from server.pipeline.fields import Attachment, Infotext, OneOf, Part, Real, Whol
 
 #: What a masked part starts from, and A1111's names for it in the infotext.
 FILLS = {"original": "original", "fill": "fill", "noise": "latent noise", "nothing": "latent nothing"}
+ORIGINAL = "original"
 #: Pixels by which an image may be extended at one side.
 _LONGEST_EXTENSION = 2048
-_SIDES = ("left", "right", "top", "bottom")
+EXTENSIONS = ("extend_left", "extend_right", "extend_top", "extend_bottom")
+#: The strength of what is painted by a mask or beyond an edge, unless it is sent: what is there does not show through.
+PAINTING_STRENGTH = 1.0
 
 
 class Source(Part):
@@ -21,7 +24,9 @@ class Source(Part):
 
     image: Annotated[str, Attachment()] = Field(description="The image to start from")
     strength: Annotated[Real, Within(0, 1, above=True), Infotext("Denoising strength", "{:g}".format)] = Field(
-        0.75, description="How much of the image to change, from 0 (nothing) to 1 (everything)"
+        0.75,
+        description="How much of the image to change, from 0 (nothing) to 1 (everything); left out with a mask or an "
+        f"extension: {PAINTING_STRENGTH:g}",
     )
 
     absent: ClassVar[str] = "leave it out without an image; it belongs to img2img"
@@ -30,15 +35,18 @@ class Source(Part):
 class Mask(Part):
     """The part of the source image that is painted again. ``mask`` is the attachment's name."""
 
-    mask: Annotated[str, Attachment()] = Field(description="White where the image is painted again, black where not")
+    mask: Annotated[str, Attachment()] = Field(
+        description="White where the image is painted again, black or transparent where not; another size than the image's is "
+        "scaled to it"
+    )
     mask_blur: Annotated[Real, Within(0, 64), Infotext("Mask blur", "{:g}".format)] = Field(
         4.0, description="Softness of the mask's edge: the standard deviation of a Gaussian in pixels of the image"
     )
     invert_mask: bool = Field(False, description="Paint where the mask is black, and not where it is white")
     mask_fill: Annotated[str, OneOf(tuple(FILLS)), Infotext("Masked content", FILLS.__getitem__)] = Field(
-        "original",
-        description="What the masked part starts from: the image (original), its blurred surroundings (fill), noise, or "
-        "nothing (latents of zero)",
+        ORIGINAL,
+        description="What the masked part starts from below strength 1: the image (original), its blurred surroundings "
+        "(fill), noise, or nothing (latents of zero)",
     )
     only_masked: bool = Field(
         False, description="Compute only the box around the mask, at full resolution, and paste it back"
@@ -67,7 +75,7 @@ class Outpaint(Part):
     @classmethod
     def is_asked(cls, sent: Mapping[str, Any]) -> bool:
         """Return whether a side is extended."""
-        return any(sent.get(f"extend_{side}") for side in _SIDES)
+        return any(sent.get(side) for side in EXTENSIONS)
 
 
 class Palette(Part):

@@ -22,6 +22,7 @@ class GenerationRequest(Part):
     size: the size of the images that the client gets.
     computed: the size that the networks compute, for which the model was converted.
     source: None for images from noise alone (txt2img). The other parts that are None are not asked for.
+    notes: what a client should know about how its request was understood.
     """
 
     model: str = Field(
@@ -43,6 +44,7 @@ class GenerationRequest(Part):
         (), description="Images that say where things go, each read by one of the model's ControlNets"
     )
     output: Output = Output()
+    notes: Annotated[tuple[str, ...], Derived()] = ()
 
     @property
     def skipped_steps(self) -> int:

@@ -19,13 +19,20 @@ def _known_scheduler(name: str) -> str:
     return name
 
 
+#: Pixels of an image's side.
+SIDE = Within(64, 4096)
+
+
 class Size(Part):
     """An image's width and height in pixels."""
 
-    width: Annotated[Whole, FromModel(lambda manifest: manifest.sizes[0][0])] = Field(
-        description="Pixels; a size the model was converted for (see capabilities)"
+    width: Annotated[Whole, SIDE, FromModel(lambda manifest: manifest.sizes[0][0])] = Field(
+        description="Pixels; where the model was not converted for the size, the nearest one is computed and scaled. Left out: "
+        "the model's own, or with a mask the image's"
     )
-    height: Annotated[Whole, FromModel(lambda manifest: manifest.sizes[0][1])] = Field(description="Pixels")
+    height: Annotated[Whole, SIDE, FromModel(lambda manifest: manifest.sizes[0][1])] = Field(
+        description="Pixels; as width"
+    )
 
     def __str__(self) -> str:
         return f"{self.width}x{self.height}"

@@ -50,6 +50,10 @@ class ImageSeeds(NamedTuple):
     seed: int
     variation: int | None
 
+    def of_box(self, number: int) -> ImageSeeds:
+        """Return the seeds of a box of the image, from 0; they count up, as in A1111's script for outpainting."""
+        return self._replace(seed=(self.seed + number) % 2**32)
+
 
 class Seeds(Part):
     """The number of images, and the seeds of their noise.

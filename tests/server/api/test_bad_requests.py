@@ -28,9 +28,9 @@ def refused(answer: httpx.Response, status: int) -> dict[str, Any]:
         ("n", 0, "1 to 8"),
         ("n", 9, "1 to 8"),
         ("scheduler", "best", "euler"),
-        ("width", 1, "64x64, 96x64"),
-        ("width", 20000, "64x64, 96x64"),
-        ("height", 0, "64x64, 96x64"),
+        ("width", 1, "64 to 4096"),
+        ("width", 20000, "64 to 4096"),
+        ("height", 0, "64 to 4096"),
     ],
 )
 def test_a_value_out_of_range_is_named_with_what_is_accepted(
@@ -41,15 +41,6 @@ def test_a_value_out_of_range_is_named_with_what_is_accepted(
     assert str(value) in error["message"]
     assert accepted in error["message"]
     assert accepted in error["accepted"]
-
-
-@pytest.mark.parametrize(
-    "size", [{"width": 1, "height": 1}, {"width": 20000, "height": 20000}, {"width": 64, "height": 96}]
-)
-def test_a_size_the_model_does_not_have_is_answered_with_its_sizes(client: httpx.Client, size: dict[str, int]) -> None:
-    error = refused(client.post("/api/v1/txt2img", json={"prompt": "a", **size}), 422)
-    assert error["field"] in ("width", "height")
-    assert "64x64, 96x64" in error["accepted"]
 
 
 @pytest.mark.parametrize(

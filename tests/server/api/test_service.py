@@ -20,6 +20,7 @@ from server.jobs.queue import JobQueue
 from server.jobs.store import JobStore
 from server.models.installed import InstalledModels
 from server.models.upscalers import InstalledUpscalers
+from server.pipeline.attachments import Kept
 from server.pipeline.request import RequestError
 from server.security.rate import LOOPBACK
 from server.supervisor import spawn
@@ -75,9 +76,9 @@ def test_a_request_is_bound_submitted_and_awaited(service: Service) -> None:
         job = await service.result(accepted.job_id)
         assert isinstance(job, Job)
         assert service.job(job.id) == job
-        image = await service.image(job, 0)
+        image = await service.image(job, job.images[0])
         assert isinstance(image, bytes)
-        missing = await service.image(job, 1)
+        missing = service.stored_image(job, 1)
         assert isinstance(missing, Refusal)
         assert (missing.reason, missing.code) == ("no_such_image", "no_such_image")
         return image
@@ -211,16 +212,16 @@ def test_large_images_are_decoded_one_at_a_time_and_the_others_wait(
 ) -> None:
     lock, most, now = threading.Lock(), [0], [0]
 
-    def decode(*_: object) -> bytes:
+    def decode(*_: object) -> Kept:
         with lock:
             now[0] += 1
             most[0] = max(most[0], now[0])
         time.sleep(0.02)
         with lock:
             now[0] -= 1
-        return b"decoded"
+        return Kept(b"decoded")
 
-    monkeypatch.setattr(server.api.service, "as_attachment", decode)
+    monkeypatch.setattr(server.api.service, "kept", decode)
     large = SubmitOptions("a client", attachments={"image": encoded(Image.new("L", (2500, 2000)))})
 
     async def together() -> list[Accepted | Refusal]:
