@@ -279,8 +279,10 @@ def _target(options: ConvertOptions) -> Target:
     return target
 
 
-def _open_extras(options: ConvertOptions, progress: OnProgress) -> dict[str, Component | IPAdapterFile]:
-    """Open the networks that options name besides the checkpoint's own; raises CheckpointError."""
+def _open_extras(
+    checkpoint: Source, options: ConvertOptions, progress: OnProgress
+) -> dict[str, Component | IPAdapterFile]:
+    """Open the networks that options name, and the checkpoint's ControlNets; raises CheckpointError."""
 
     def open_component(source: str, within: str | None = None) -> Component:
         return Component.open(source, within, progress)
@@ -298,6 +300,8 @@ def _open_extras(options: ConvertOptions, progress: OnProgress) -> dict[str, Com
         if name in extras:
             raise CheckpointError(f"two ControlNets are called {controlnet.name}; rename the folder of one")
         extras[name] = controlnet
+    for own, folder in checkpoint.controlnets.items():
+        extras.setdefault(f"{CONTROLNET.name}/{own}", Component.open(folder))
     return extras | _open_adapters(options, progress)
 
 
@@ -328,7 +332,7 @@ def make_plan(checkpoint: Source, options: ConvertOptions, progress: OnProgress 
     """
     if "tile" in options.changed():
         raise CheckpointError(f"tile is {options.tile}, but {checkpoint.name} is no upscaler; leave it out")
-    extras = _open_extras(options, progress)
+    extras = _open_extras(checkpoint, options, progress)
     family = recognize(checkpoint, vae=extras[VAE.name].config if VAE.name in extras else None)
     for name, extra in extras.items():
         if name.startswith(f"{CONTROLNET.name}/"):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import CheckpointError, shown
-from converter.sources.component_kinds import COMPONENTS, TEXT_ENCODER, TEXT_ENCODER_2, TOKENIZERS
+from converter.sources.component_kinds import COMPONENTS, CONTROLNET, TEXT_ENCODER, TEXT_ENCODER_2, TOKENIZERS
 from converter.sources.config_tables import DEFAULTS as RECOMMENDED
 from converter.sources.configs import read_config, read_json
 from converter.sources.snapshot import folder_name
@@ -198,6 +198,12 @@ class Checkpoint:
             if name not in converted
         )
 
+    @cached_property
+    def controlnets(self) -> dict[str, Path]:
+        """Name -> folder of each ControlNet in the folder: controlnet/NAME has a config.json."""
+        configs = sorted((self.folder / CONTROLNET.name).glob("*/config.json"))
+        return {config.parent.name: config.parent for config in configs}
+
     def tokenizer_files(self) -> dict[str, dict[str, bytes]]:
         """Return each of the checkpoint's tokenizers (tokenizer, tokenizer_2): file name -> content."""
         names = [name for name in TOKENIZERS if self._place(name).is_dir()]
@@ -210,6 +216,8 @@ class Checkpoint:
         files = [self.folder / _INDEX, self.folder / "scheduler" / "scheduler_config.json"]
         for component in (c.name for c in COMPONENTS if self.has(c.name)):
             files += [self._place(component) / "config.json", *weight_files(self._place(component))]
+        for folder in self.controlnets.values():
+            files += [folder / "config.json", *weight_files(folder)]
         for folder in (self._place(name) for name in TOKENIZERS if self._place(name).is_dir()):
             files += [folder / name for name in tokenizer_names(str(folder), _names(folder))]
         return [*files, self.folder / DEFAULTS] if (self.folder / DEFAULTS).is_file() else files

@@ -210,6 +210,11 @@ class SingleFile:
         """Empty: single files have no recommended settings."""
         return {}
 
+    @property
+    def controlnets(self) -> dict[str, Path]:
+        """No file with a checkpoint has a ControlNet."""
+        return {}
+
     def tokenizer_files(self) -> dict[str, dict[str, bytes]]:
         """Return CLIP's tokenizer for each text encoder (tokenizer, tokenizer_2): file name -> content."""
         return {

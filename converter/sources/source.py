@@ -56,6 +56,10 @@ class Source(Protocol):
     def leftovers(self) -> tuple[str, ...]:
         """Sentences about its contents that are not converted and change no image."""
 
+    @property
+    def controlnets(self) -> dict[str, Path]:
+        """Name -> folder of each ControlNet that comes with it."""
+
     def tokenizer_files(self) -> dict[str, dict[str, bytes]]:
         """Return each tokenizer (tokenizer, tokenizer_2): file name -> content of vocab.json, merges.txt, tokenizer_config.json."""
 

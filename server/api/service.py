@@ -33,6 +33,7 @@ from server.pipeline.encoding.encode import encode_as, is_whole_png
 from server.pipeline.encoding.formats import PNG, OutputFormat
 from server.pipeline.fields import place_of
 from server.pipeline.images import LARGE, read_image
+from server.pipeline.refining import check_refiner
 from server.pipeline.request import FIELDS, GenerationRequest, JobRequest, RequestError
 from server.pipeline.upscaling.names import RESAMPLINGS
 from server.security.rate import LOOPBACK
@@ -205,8 +206,13 @@ class Service:
         )
 
     async def submit(self, model: BoundModel, request: GenerationRequest, options: SubmitOptions) -> Accepted | Refusal:
-        """Store a request for ``model`` as a job; see `submit_job`."""
+        """Store a request for ``model`` as a job; see `submit_job`. Raises RequestError for a refiner that does not fit."""
+        if request.refiner is not None:
+            check_refiner(request, model.manifest, await run_in_threadpool(self._manifests))
         return await self.submit_job(request, cost(request, model.manifest), options)
+
+    def _manifests(self) -> dict[str, Manifest]:
+        return {name: self._models.manifest(name) for name in self._models.names()}
 
     async def upscalers(self) -> dict[str, Upscaler]:
         """Return the upscalers by name, the default one first."""

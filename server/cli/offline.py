@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from mimetypes import guess_type
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -13,11 +14,12 @@ from converter.conversion.convert import convert
 from converter.conversion.partial import conversion_lock, require_replaceable
 from converter.conversion.upscaler import write_upscaler
 from converter.errors import AnemoneError, CheckpointError
-from converter.folder import Manifest
+from converter.folder import Manifest, ModelFolder
 from converter.options import ConvertOptions
 from converter.progress import OnProgress, Progress
 from converter.sources.source import open_source, open_upscaler
 from converter.sources.upscaler import UpscalerFile
+from server.models.installed import InstalledModels
 from server.models.library import ready_model
 from server.models.memory import memory_budget
 from server.pipeline.attachments import kept
@@ -28,6 +30,7 @@ from server.pipeline.encoding.formats import FORMATS, PNG, format_of_suffix
 from server.pipeline.finished import finished_png
 from server.pipeline.images import decode_image, read_image
 from server.pipeline.loading import open_pipeline
+from server.pipeline.refining import check_refiner
 from server.pipeline.request import GenerationRequest, bind
 from server.settings import Settings
 from server.terminal import Bar, printable
@@ -188,6 +191,15 @@ def _bound(
     return request.model_copy(update={"notes": notes}), {name: part.data for name, part in parts.items()}
 
 
+def _refiner(request: GenerationRequest, folder: ModelFolder, settings: Settings) -> ModelFolder | None:
+    """Return the folder of the request's refiner, an installed model. Raises RequestError if there is none that fits."""
+    if request.refiner is None:
+        return None
+    models = InstalledModels(settings.data_dir)
+    check_refiner(request, folder.manifest, {name: models.manifest(name) for name in models.names()})
+    return ModelFolder.open(models.folder(request.refiner.refiner))
+
+
 def generate(settings: Settings, fields: Mapping[str, Any], files: Mapping[str, Path], out: Path) -> int:
     """Make the images of a request with these fields and write them; ``files`` are its attachments by name.
 
@@ -205,17 +217,20 @@ def generate(settings: Settings, fields: Mapping[str, Any], files: Mapping[str, 
         folder = ready_model(settings.model, settings.data_dir, show)
         request, attachments = _bound(folder.manifest, fields, attachments)
         targets = _targets(out, request.seeds.n)
-        model = open_pipeline(
-            folder,
-            settings.compute_units,
+        opened = partial(
+            open_pipeline,
+            compute_units=settings.compute_units,
             memory_budget=memory_budget(settings.memory_budget_gb),
             precision=settings.precision,
             safety=settings.safety,
             progress=show,
         )
+        refining = _refiner(request, folder, settings)
+        model = opened(folder)
         model.load(show)
+        refiner = None if refining is None else opened(refining, beside=model)
         began, written, notes = time.monotonic(), [], []
-        for event in model.generate(request, attachments):
+        for event in model.generate(request, attachments, refiner):
             if isinstance(event, Step):
                 bar.show(f"image {event.image + 1} of {request.seeds.n}", event.index, event.total)
                 continue

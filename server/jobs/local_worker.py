@@ -79,7 +79,9 @@ def start_worker(pipe: Connection, settings: WorkerSettings) -> None:
     upscalers = InstalledUpscalers(settings.data_dir)
     open_upscaler = upscaler_opener(upscalers, settings.compute_units, settings.precision)
 
-    def open_model(model: ModelRef, progress: OnProgress, trying: Callable[[str], None]) -> StableDiffusion:
+    def open_model(
+        model: ModelRef, progress: OnProgress, trying: Callable[[str], None], beside: StableDiffusion | None
+    ) -> StableDiffusion:
         require_content(model)
         pipeline = open_pipeline(
             ModelFolder.open(models.folder(model.name)),
@@ -87,10 +89,12 @@ def start_worker(pipe: Connection, settings: WorkerSettings) -> None:
             memory_budget=settings.memory_budget,
             precision=settings.precision,
             safety=settings.safety,
+            beside=beside,
             trying=trying,
             progress=progress,
         )
-        pipeline.load(progress)
+        if beside is None:
+            pipeline.load(progress)
         require_content(model)  # another process may have replaced the folder while its packages were loaded
         return pipeline
 

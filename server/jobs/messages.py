@@ -34,12 +34,14 @@ class Run:
 
     model: the model to make them with, which is loaded if it is not; None if the request needs none, and the loaded model
         stays.
+    refiner: the model that takes over the last steps; None if the request has none.
     """
 
     job_id: str
     request: JobRequest
     model: ModelRef | None
     attachments: dict[str, bytes]
+    refiner: ModelRef | None = None
 
 
 @dataclass(frozen=True)

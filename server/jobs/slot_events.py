@@ -96,15 +96,16 @@ class SlotEvents:
     def _send_job(self, slot: WorkerSlot, job: Assigned) -> None:
         running = slot.running
         assert running is not None
-        needs_model = isinstance(job.request, GenerationRequest)
+        request = job.request if isinstance(job.request, GenerationRequest) else None
         try:
-            model = self.ref(job.request.model) if needs_model else None
+            model = None if request is None else self.ref(request.model)
+            refiner = None if request is None or request.refiner is None else self.ref(request.refiner.refiner)
         except AnemoneError as error:
             message = f"{job.request.model} cannot be loaded: {error}"
             self._end_without_model(slot, running, Ended(running.job_id, "failed", "model_unavailable", message))
             return
         # Sent without the ledger's lock: a large attachment blocks the pipe until the worker reads it.
-        slot.send(Run(running.job_id, job.request, model, job.attachments))
+        slot.send(Run(running.job_id, job.request, model, job.attachments, refiner))
 
     def _note(self, event: Trying) -> Path | None:
         try:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from multiprocessing.connection import Connection
-from typing import Protocol
+from typing import Any, Protocol
 
 from converter.errors import AnemoneError, DamagedModel, MemoryShortage
 from converter.folder import Manifest
@@ -57,17 +57,19 @@ class Pipeline(Protocol):
         """The model's manifest."""
 
     def generate(
-        self, request: GenerationRequest, attachments: Mapping[str, bytes]
+        self, request: GenerationRequest, attachments: Mapping[str, bytes], refiner: Any = None
     ) -> Generator[Step | Note | GeneratedImage, None, None]:
-        """Yield the steps, notes and images of a request."""
+        """Yield the steps, notes and images of a request. ``refiner`` is the pipeline of its refiner, of the same class."""
 
     def preview(self, step: Step, request: GenerationRequest) -> bytes | None:
         """Return a small JPEG of a step; None if the model has no previews."""
 
 
 #: Loads an installed model. It calls the second argument with the progress, and the third with the name of the note before it
-#: tries a compute unit that may kill the process (see `Trying`). Raises AnemoneError with the reason if loading fails.
-OpenModel = Callable[[ModelRef, OnProgress, Callable[[str], None]], Pipeline]
+#: tries a compute unit that may kill the process (see `Trying`). The fourth is None, or the pipeline of the same class that
+#: a refiner shares memory with; its networks are loaded when they are used. Raises AnemoneError with the reason if loading
+#: fails.
+OpenModel = Callable[[ModelRef, OnProgress, Callable[[str], None], Any], Pipeline]
 
 
 #: Returns a message for clients: without the paths of this machine.
@@ -103,6 +105,7 @@ class _Worker:
         self._stopped = False
         self._model: ModelRef | None = None
         self._pipeline: Pipeline | None = None
+        self._refiner: tuple[ModelRef, Pipeline] | None = None
 
     def _take(self, command: Command) -> None:
         if isinstance(command, Run | Load | Unload):
@@ -120,7 +123,7 @@ class _Worker:
             raise _GivenUp
 
     def _set_loaded(self, model: ModelRef | None, pipeline: Pipeline | None) -> None:
-        self._model, self._pipeline = model, pipeline
+        self._model, self._pipeline, self._refiner = model, pipeline, None
         self._pipe.send(Loaded(model.name if model else None))
 
     def serve(self) -> None:
@@ -150,11 +153,23 @@ class _Worker:
             self._pipe.send(Loading(model.name, progress))
             self._listen(job_id)
 
+        pipeline = self._opened(model, on_progress, None)
+        self._set_loaded(model, pipeline)
+        return pipeline
+
+    def _require_refiner(self, model: ModelRef, base: Pipeline, job_id: str) -> Pipeline:
+        """Return the refiner's pipeline beside the loaded model's. Raises as `_require` does."""
+        if self._refiner is None or self._refiner[0] != model:
+            self._refiner = None
+            self._refiner = model, self._opened(model, lambda progress: self._listen(job_id), base)
+        return self._refiner[1]
+
+    def _opened(self, model: ModelRef, on_progress: OnProgress, beside: Pipeline | None) -> Pipeline:
         def trying(note: str) -> None:
             self._pipe.send(Trying(model.name, note))
 
         try:
-            pipeline = self._open(model, on_progress, trying)
+            return self._open(model, on_progress, trying, beside)
         except (MemoryError, MemoryShortage) as error:
             raise _Unavailable("not_enough_memory", str(error)) from error
         except (_GivenUp, EOFError, BrokenPipeError, ConnectionResetError):
@@ -167,8 +182,6 @@ class _Worker:
         except Exception as error:
             log.exception("%s cannot be loaded", model.name)
             raise _Unavailable("model_unavailable", f"{type(error).__name__}: {error}") from error
-        self._set_loaded(model, pipeline)
-        return pipeline
 
     def _load(self, model: ModelRef) -> None:
         if model == self._model:
@@ -229,7 +242,8 @@ class _Worker:
 
     def _generate(self, model: Pipeline, request: GenerationRequest, run: Run) -> None:
         last_preview = time.monotonic()
-        with closing(model.generate(request, run.attachments)) as events:
+        refiner = None if run.refiner is None else self._require_refiner(run.refiner, model, run.job_id)
+        with closing(model.generate(request, run.attachments, refiner)) as events:
             for event in events:
                 self._listen(run.job_id)
                 if isinstance(event, GeneratedImage):

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from converter.networks.features import RESIDUAL
 from converter.runtime import Network
+from server.pipeline.boxes import Box, Shape
 from server.pipeline.denoiser import Moment
 from server.pipeline.images import Pixels, fit_image
 from server.pipeline.preprocessors.registry import PREPROCESSORS
-from server.pipeline.request import GenerationRequest, Size
+from server.pipeline.request import GenerationRequest
 from server.pipeline.request.controls import Control, Preprocessing
 from server.pipeline.rows import Inputs, predict_rows
-from server.pipeline.tasks.canvas import attached
+from server.pipeline.tasks.canvas import attached, taken
 
 Float16 = NDArray[np.float16]
 
@@ -73,12 +75,9 @@ class Controls:
         ]
 
 
-def control_map(data: bytes, how: Preprocessing, width: int, height: int) -> Pixels:
-    """Return the map that a ControlNet gets, uint8 [height, width, 3]: the image, fitted, after its preprocessor.
-
-    Raises ImageError if the image cannot be read.
-    """
-    return PREPROCESSORS[how.preprocessor].run(fit_image(data, width, height), *how.thresholds)
+def control_map(image: Pixels, how: Preprocessing) -> Pixels:
+    """Return the map that a preprocessor makes of an image, uint8 [h, w, 3] both."""
+    return PREPROCESSORS[how.preprocessor].run(image, *how.thresholds)
 
 
 def condition(pixels: Pixels) -> Float16:
@@ -86,18 +85,41 @@ def condition(pixels: Pixels) -> Float16:
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None] / np.float32(255)).astype(np.float16)
 
 
-def controls_of(
-    request: GenerationRequest,
-    attachments: Mapping[str, bytes],
-    size: Size,
-    network: Callable[[Control], Callable[[int], Network]],
-) -> Controls | None:
-    """Return the ControlNets of a request for images of ``size``, with their maps; None if it has none.
+@dataclass(frozen=True)
+class ControlImage:
+    """What a request's control says, its ControlNet by the number of rows, and its image at the finished image's size."""
 
-    ``network`` returns a control's ControlNet. Raises ImageError if a map is gone or cannot be read.
+    asked: Control
+    network: Callable[[int], Network]
+    pixels: Pixels
+
+
+@dataclass(frozen=True)
+class ControlImages:
+    """The images of a request's controls, which lie on the whole canvas."""
+
+    images: tuple[ControlImage, ...]
+
+    def at(self, box: Box, shape: Shape) -> Controls:
+        """Return the ControlNets for a box of the canvas, whose maps are made at the computed ``shape``."""
+        return Controls(tuple(self._applied(image, box, shape) for image in self.images))
+
+    @staticmethod
+    def _applied(image: ControlImage, box: Box, shape: Shape) -> AppliedControl:
+        pixels = control_map(taken(image.pixels, box, shape, Image.Resampling.LANCZOS), image.asked)
+        return AppliedControl(image.network, condition(pixels), image.asked.weight, image.asked.start, image.asked.end)
+
+
+def control_images(
+    request: GenerationRequest, attachments: Mapping[str, bytes], network: Callable[[Control], Callable[[int], Network]]
+) -> ControlImages | None:
+    """Return the images of a request's controls; None if it has none. Raises ImageError if one is gone or cannot be read.
+
+    ``network`` returns a control's ControlNet. An image is fitted to the finished image as a source image is.
     """
-    applied = []
-    for each in request.controls:
-        pixels = control_map(attached(attachments, each.image), each, size.width, size.height)
-        applied.append(AppliedControl(network(each), condition(pixels), each.weight, each.start, each.end))
-    return Controls(tuple(applied)) if applied else None
+    size = request.size
+    images = tuple(
+        ControlImage(each, network(each), fit_image(attached(attachments, each.image), size.width, size.height))
+        for each in request.controls
+    )
+    return ControlImages(images) if images else None

@@ -28,13 +28,14 @@ def open_pipeline(
     memory_budget: int | None = None,
     precision: str = "fast",
     safety: Safety = "blur",
+    beside: StableDiffusion | None = None,
     trying: Callable[[str], None] = _ignore,
     progress: OnProgress = ignore,
 ) -> StableDiffusion:
     """Return the folder's pipeline, with no network loaded yet. Raises DamagedModel if a file differs from its checksum.
 
     ``memory_budget`` is the limit for the weights of loaded networks, in bytes. ``safety`` says what happens to images in
-    which the model's safety checker finds something. ``trying`` is called with a note's file name
+    which the model's safety checker finds something. ``beside`` is a pipeline to share memory with. ``trying`` is called with a note's file name
     before a program is tried on a compute unit that may kill this process (see `converter.devices.trials.noted`), and
     ``progress`` while files are compared.
     """
@@ -50,4 +51,5 @@ def open_pipeline(
         memory_budget=memory_budget,
         trials=trials,
         safety=safety,
+        beside=beside,
     )

@@ -1,4 +1,4 @@
-"""A model's loaded networks, within a memory budget."""
+"""Networks of models, loaded within a memory budget."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def expect_network(name: str, path: Path, inputs: Collection[str]) -> None:
         raise ManifestError(f"{path} is not a {name}: its inputs are {', '.join(inputs)}, without {expected}")
 
 
-class Networks:
-    """Networks by name and size, loaded when they are first used.
+class LoadedNetworks:
+    """Loaded networks within a memory budget; one model's, or several models' that take turns in a request.
 
     If a network does not fit the budget beside the loaded ones, those used longest ago are unloaded until it does. With
     little memory each network is thus loaded only while it is used (Apple's reduceMemory): text encoder, then UNet, then
@@ -41,26 +41,57 @@ class Networks:
     memory comes in addition.
     """
 
+    def __init__(self, budget: int | None = None) -> None:
+        """``budget`` is in bytes; None: no limit."""
+        self.budget = sys.maxsize if budget is None else budget
+        #: Loaded networks with their bytes; the one used last is at the end.
+        self._loaded: dict[tuple[Path, str], tuple[Network, int]] = {}
+
+    def get(self, what: str, path: Path, function: str, load: Callable[[], Network]) -> Network:
+        """Return a function of the package at ``path``, which ``load`` loads; ``what`` names it in errors.
+
+        Raises MemoryShortage if it does not fit the budget even alone, and what loading raises.
+        """
+        key = (path, function)
+        if key in self._loaded:
+            self._loaded[key] = self._loaded.pop(key)
+        else:
+            needed = weight_bytes(path)
+            self._make_room(what, needed)
+            self._loaded[key] = (load(), needed)
+        return self._loaded[key][0]
+
+    def _make_room(self, what: str, needed: int) -> None:
+        if needed > self.budget:
+            raise MemoryShortage(
+                f"{what} takes {needed / _GB:.2f} GB of memory, and models may take {self.budget / _GB:.2f} GB; convert it "
+                "smaller, or give the server a larger memory_budget_gb"
+            )
+        while self._loaded and needed + sum(size for _, size in self._loaded.values()) > self.budget:
+            del self._loaded[next(iter(self._loaded))]
+
+
+class Networks:
+    """A model's networks by name and size, loaded when they are first used."""
+
     def __init__(
         self,
         folder: ModelFolder,
         units: ComputeUnits,
         loader: Loader,
-        budget: int | None,
+        memory: LoadedNetworks,
         trials: Trials | None = None,
     ) -> None:
-        """``budget`` is in bytes; None: no limit. ``trials`` choose the compute units; None without Core ML."""
+        """``trials`` choose the compute units; None without Core ML."""
         self._folder, self._units, self._loader, self._trials = folder, units, loader, trials
-        self._budget = sys.maxsize if budget is None else budget
-        #: Loaded networks with their bytes; the one used last is at the end.
-        self._loaded: dict[tuple[str, str], tuple[Network, int]] = {}
+        self.memory = memory
 
     def _bytes(self, package: Package) -> int:
         return weight_bytes(self._folder.path / package.path)
 
     def fit_together(self, *names: str, width: int, height: int) -> bool:
         """Return whether these networks, for images of a size in pixels, fit the budget together."""
-        return sum(self._bytes(self._folder.best(name, width, height)) for name in names) <= self._budget
+        return sum(self._bytes(self._folder.best(name, width, height)) for name in names) <= self.memory.budget
 
     def get(
         self,
@@ -79,28 +110,16 @@ class Networks:
         Raises MemoryShortage if it does not fit the budget even alone, and what loading raises.
         """
         package = self._folder.best(name, width, height, batch=batch, tokens=tokens, control=control)
-        key = (package.path, package.function)
-        if key in self._loaded:
-            self._loaded[key] = self._loaded.pop(key)
-        else:
-            needed = self._bytes(package)
-            self._make_room(name, needed)
-            network = self._load(name, package)
-            expect_network(name, self._folder.path / package.path, network.inputs)
-            self._loaded[key] = (network, needed)
-        return self._loaded[key][0]
+        what = f"{name} of {self._folder.manifest.name}"
+        path = self._folder.path / package.path
+        return self.memory.get(what, path, package.function, lambda: self._load(name, package))
 
     def _load(self, name: str, package: Package) -> Network:
+        path = self._folder.path / package.path
         if self._trials is not None:
-            return self._trials.load(name, package, self._loader)
-        units = preferred_units(self._folder.manifest, name, self._units)
-        return self._loader(self._folder.path / package.path, package.function, units)
-
-    def _make_room(self, name: str, needed: int) -> None:
-        if needed > self._budget:
-            raise MemoryShortage(
-                f"{name} of {self._folder.manifest.name} takes {needed / _GB:.2f} GB of memory, and models may take "
-                f"{self._budget / _GB:.2f} GB; convert it smaller, or give the server a larger memory_budget_gb"
-            )
-        while self._loaded and needed + sum(size for _, size in self._loaded.values()) > self._budget:
-            del self._loaded[next(iter(self._loaded))]
+            network = self._trials.load(name, package, self._loader)
+        else:
+            units = preferred_units(self._folder.manifest, name, self._units)
+            network = self._loader(path, package.function, units)
+        expect_network(name, path, network.inputs)
+        return network

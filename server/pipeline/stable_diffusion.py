@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converter.devices.trials import Trials
+from converter.errors import ManifestError
 from converter.folder import Manifest, ModelFolder
 from converter.networks.registry import SAFETY_CHECKER, UNET, UNET_PROMPT, VAE_DECODER, VAE_ENCODER, text_encoders
 from converter.progress import OnProgress, Progress, ignore
 from converter.runtime import Network
 from server.pipeline.conditioning import Conditioner
-from server.pipeline.controls import controls_of
+from server.pipeline.controls import ControlImages, control_images
 from server.pipeline.denoiser import GeneratedImage, Note, NotFinite, Step, denoise
 from server.pipeline.guidance import Guidance
 from server.pipeline.images import Pixels, to_network, to_pixels
 from server.pipeline.masks import latent_mask, repaints, sampled_latent_mask
-from server.pipeline.networks import ComputeUnits, Loader, Networks, load_package
+from server.pipeline.networks import ComputeUnits, LoadedNetworks, Loader, Networks, load_package
 from server.pipeline.noise import ImageNoise
 from server.pipeline.preview import Previewer
+from server.pipeline.refining import Refining, for_refiner, switch_timestep
 from server.pipeline.request import GenerationRequest, ImageSeeds, Size
+from server.pipeline.request.controls import Control
 from server.pipeline.safety import SafetyChecker
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
 from server.pipeline.schedulers.schedule import Latents
@@ -49,10 +51,15 @@ class StableDiffusion:
         memory_budget: int | None = None,
         trials: Trials | None = None,
         safety: Safety = "blur",
+        beside: StableDiffusion | None = None,
     ) -> None:
-        """``memory_budget`` is the limit for the weights of loaded networks, in bytes; see `Networks`."""
+        """``memory_budget`` is the limit for the weights of loaded networks, in bytes; see `LoadedNetworks`.
+
+        ``beside`` is a pipeline that this one shares memory and budget with.
+        """
         self._folder = folder
-        self._networks = Networks(folder, compute_units, loader, memory_budget, trials)
+        memory = LoadedNetworks(memory_budget) if beside is None else beside._networks.memory
+        self._networks: Networks = Networks(folder, compute_units, loader, memory, trials)
         self._schedule = NoiseSchedule.of(folder.manifest)
         self._conditioner = Conditioner(folder, self.network)
         self._previewer = Previewer(folder.manifest, self.network)
@@ -104,18 +111,21 @@ class StableDiffusion:
         return self._previewer.jpeg(step.denoised, **size)
 
     def generate(
-        self, request: GenerationRequest, attachments: Mapping[str, bytes]
+        self, request: GenerationRequest, attachments: Mapping[str, bytes], refiner: StableDiffusion | None = None
     ) -> Generator[Step | Note | GeneratedImage, None, None]:
         """Make the request's images; yield notes, every finished step and every finished image.
 
         Random numbers are those of the request's ``rng``, drawn in the order of the software it comes from, so that a seed
         gives the same image here and there. If UNet and decoder do not fit into memory together, all images come after the
-        last step. Closing the iterator cancels. Raises ImageError if an attachment cannot be used, and UnsafeImage.
+        last step. ``refiner`` is the pipeline of the request's refiner. Closing the iterator cancels. Raises ImageError if
+        an attachment cannot be used, and UnsafeImage.
         """
         size = request.computed
-        unet = self._guided_unet(request, attachments)
+        unet = self._guided_unet(request)
         for text in (*request.notes, *unet.conditioning.notes):
             yield Note(text)
+        refining = self._refining(request, refiner)
+        controls = self._controls(request, attachments, unet.conditioning.tokens)
         canvas = canvas_of(request, attachments)
         first = self._start(request, canvas.painting().view(canvas.boxes[0]))
         fit_together = self._networks.fit_together(UNET.name, VAE_DECODER.name, width=size.width, height=size.height)
@@ -126,7 +136,8 @@ class StableDiffusion:
             for done, box in enumerate(canvas.boxes):
                 start = self._start(request, painting.view(box)) if done else first
                 noise = self._noise(request, seeds.of_box(done))
-                for step in self._denoise(request, unet, start, noise):
+                guided = replace(unet, controls=None if controls is None else controls.at(box, canvas.shape))
+                for step in self._denoise(request, guided, start, noise, refining):
                     latents = step.latents
                     yield step.of(number, done, len(canvas.boxes))
                 if done + 1 < len(canvas.boxes):
@@ -144,20 +155,36 @@ class StableDiffusion:
         shape = (1, self.manifest.latent_channels, size.height // factor, size.width // factor)
         return ImageNoise(request.seeds.rng, seeds, request.seeds.variation_strength, shape)
 
-    def _guided_unet(self, request: GenerationRequest, attachments: Mapping[str, bytes]) -> GuidedUNet:
-        """Return the UNet for all images of a request."""
-        size = request.computed
-        conditioning = self._conditioner.conditioning(request)
+    def _guided_unet(self, request: GenerationRequest) -> GuidedUNet:
+        """Return the UNet for all images of a request, without the residuals of its ControlNets."""
+        size, conditioning = request.computed, self._conditioner.conditioning(request)
 
-        def network(name: str, rows: int, *, control: bool = False) -> Network:
+        def network(rows: int) -> Network:
             shape = {"batch": rows, "tokens": conditioning.tokens}
-            return self.network(name, size.width, size.height, control=control, **shape)
+            return self.network(UNET.name, size.width, size.height, control=bool(request.controls), **shape)
 
-        controls = controls_of(
-            request, attachments, size, lambda control: partial(network, control.network(self.manifest))
-        )
-        unet = partial(network, UNET.name, control=controls is not None)
-        return GuidedUNet(unet, conditioning, Guidance.of(request.sampling), controls)
+        return GuidedUNet(network, conditioning, Guidance.of(request.sampling))
+
+    def _controls(
+        self, request: GenerationRequest, attachments: Mapping[str, bytes], tokens: int
+    ) -> ControlImages | None:
+        """Return the ControlNets of a request with their images; None if it has none."""
+        size = request.computed
+
+        def network(control: Control) -> Callable[[int], Network]:
+            name = control.network(self.manifest)
+            return lambda rows: self.network(name, size.width, size.height, batch=rows, tokens=tokens)
+
+        return control_images(request, attachments, network)
+
+    def _refining(self, request: GenerationRequest, refiner: StableDiffusion | None) -> Refining | None:
+        """Return what takes over a request's last steps; None if nothing does."""
+        if request.refiner is None:
+            return None
+        if refiner is None:
+            raise ManifestError(f"the refiner {request.refiner.refiner} is not loaded")
+        switch = switch_timestep(request.refiner.refiner_switch, self.manifest.scheduler.num_train_timesteps)
+        return Refining(refiner._guided_unet(for_refiner(request)), switch)
 
     def _start(self, request: GenerationRequest, view: View) -> Start:
         """Return what the images of a request start from in a box of the canvas."""
@@ -185,12 +212,15 @@ class StableDiffusion:
         encoder = self.network(VAE_ENCODER.name, image.shape[3], image.shape[2])
         return EncodedImage.of(encoder.predict({"x": image})["latent"], self.manifest.vae_scaling_factor)
 
-    def _denoise(self, request: GenerationRequest, unet: GuidedUNet, start: Start, noise: ImageNoise) -> Iterator[Step]:
+    def _denoise(
+        self, request: GenerationRequest, unet: GuidedUNet, start: Start, noise: ImageNoise, refining: Refining | None
+    ) -> Iterator[Step]:
         """Yield the steps of one box of an image."""
         scheduler = SCHEDULERS[request.sampling.scheduler].make(self._schedule, request.sampling.steps)
         beginning = start.begin(scheduler, noise)
+        base = replace(unet, extra_channels=beginning.extra_channels)
         yield from denoise(
-            replace(unet, extra_channels=beginning.extra_channels),
+            base if refining is None else refining.after(base),
             self._schedule,
             scheduler,
             beginning.latents,

@@ -80,7 +80,7 @@ class FakePipeline:
         self.manifest = replace(MANIFEST, name=name)
 
     def generate(
-        self, request: GenerationRequest, attachments: Mapping[str, bytes]
+        self, request: GenerationRequest, attachments: Mapping[str, bytes], refiner: FakePipeline | None = None
     ) -> Generator[Step | Note | GeneratedImage, None, None]:
         from server.pipeline.denoiser import GeneratedImage, Note, Step
         from server.pipeline.images import decode_image
@@ -139,7 +139,9 @@ class FakePipeline:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _open(data_dir: Path, model: ModelRef, progress: OnProgress, trying: Callable[[str], None]) -> FakePipeline:
+def _open(
+    data_dir: Path, model: ModelRef, progress: OnProgress, trying: Callable[[str], None], beside: object
+) -> FakePipeline:
     name = model.name
     networks = 10 if LINGERING in name else 2
     for done in range(networks):

@@ -87,10 +87,10 @@ class Painting:
         canvas, mask = self._canvas, self._mask()
         if not canvas.starts_from_pixels:
             return View(None, None)
-        source = _taken(self.pixels, box, canvas.shape, Image.Resampling.LANCZOS)
+        source = taken(self.pixels, box, canvas.shape, Image.Resampling.LANCZOS)
         if mask is None:
             return View(source, None)
-        mask = _taken(mask, box, canvas.shape, Image.Resampling.BILINEAR)
+        mask = taken(mask, box, canvas.shape, Image.Resampling.BILINEAR)
         return View(filled(source, mask) if canvas.fills else source, mask)
 
     def paint(self, box: Box, computed: Pixels) -> None:
@@ -112,7 +112,7 @@ def _slices(box: Box, left: int = 0, top: int = 0) -> tuple[slice, slice]:
     return slice(box.top - top, box.bottom - top), slice(box.left - left, box.right - left)
 
 
-def _taken(values: Gray, box: Box, shape: Shape, resampling: Image.Resampling) -> Gray:
+def taken(values: Gray, box: Box, shape: Shape, resampling: Image.Resampling) -> Gray:
     """Return a box of an image or mask, scaled to a shape. Beyond its edges, the image goes on as in a mirror."""
     inner = box.within(values.shape[1], values.shape[0])
     part = values[_slices(inner)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +14,13 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from transformers import CLIPConfig
 
 from converter.conversion.convert import convert
+from converter.conversion.plan import make_plan
 from converter.errors import CheckpointError
 from converter.mil import TargetError
 from converter.networks.features import random_inputs
 from converter.options import ConvertOptions
 from converter.sources.component import Component
+from converter.sources.source import open_source
 from server.pipeline.denoiser import GeneratedImage
 from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
@@ -206,3 +210,18 @@ def test_a_prompt_longer_than_the_text_encoder_steers_the_image_to_its_end(tmp_p
     error = np.sqrt(np.mean((pixels / 255 - expected) ** 2))
     assert 20 * np.log10(1 / error) > 40
     assert ours.network("unet", 64, 64, batch=2, tokens=154).inputs["encoder_hidden_states"].shape[3] == 154
+
+
+def test_a_checkpoint_s_own_controlnets_are_converted_with_it_and_an_option_replaces_one(checkpoint, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(checkpoint, source)
+    before = open_source(source).sha256
+    saved(guide(), source / "controlnet" / "canny")
+    assert open_source(source).sha256 != before
+    own = make_plan(open_source(source), ConvertOptions())
+    assert "controlnet/canny" in own.networks
+    assert any(variant.control for variant in own.variants("unet"))
+    other = saved(guide(), tmp_path / "canny")
+    assert make_plan(open_source(source), ConvertOptions(controlnets=(str(other),))).extras[
+        "controlnet/canny"
+    ].folder == Path(other)
