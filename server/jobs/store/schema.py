@@ -165,6 +165,15 @@ def _m009_images_without_seeds(db: sqlite3.Connection, _: StoredFiles) -> None:
     db.execute("DROP TABLE seeded")
 
 
+@_migration
+def _m010_plain_prompts(db: sqlite3.Connection, _: StoredFiles) -> None:
+    # Until then every character of a prompt was text.
+    db.execute(
+        """UPDATE jobs SET request = json_set(request, '$.prompts.prompt_syntax', 'plain')
+           WHERE CASE WHEN json_valid(request) THEN json_type(request, '$.prompts') = 'object' ELSE 0 END"""
+    )
+
+
 def plain_connection(uri: str, patience: float) -> sqlite3.Connection:
     """Return a connection to the database of this URI in autocommit mode, without any settings of its file.
 

@@ -20,8 +20,8 @@ class Part:
 def _part(text: str) -> Part:
     before, colon, number = text.rpartition(":")
     if colon and _NUMBER.fullmatch(number.strip()):
-        return Part(before.rstrip(), float(number))
-    return Part(text.rstrip())
+        return Part(before.strip(), float(number))
+    return Part(text.strip())
 
 
 def parts_of(prompt: str) -> tuple[Part, ...]:

@@ -23,6 +23,8 @@ States: TypeAlias = NDArray[np.float32]
 Chunks: TypeAlias = Mapping[str, list[Chunk]]
 
 
+#: A mean below this share of the standard deviation is not restored. The bundled model's is 0.0007 or less.
+_LEAST_MEAN = 0.01
 #: Beyond this, fp16 overflows and the image is lost long before.
 MOST_WEIGHT = 100.0
 
@@ -50,13 +52,15 @@ def limited(weight: float) -> float:
 def emphasized(states: States, weights: NDArray[np.float32]) -> States:
     """Return a chunk's states [1, T, D], each multiplied by its token's weight, with the mean of all restored.
 
-    AUTOMATIC1111's emphasis ("Original"), which keeps the whole tensor's mean, since without that the image breaks sooner.
+    AUTOMATIC1111's emphasis ("Original"), which keeps the whole tensor's mean, since without that the image breaks sooner. A mean
+    of nearly nothing is not restored: the quotient of two such means is noise, which would scale all states.
     """
     if (weights == 1).all():
         return states
-    multiplied = states * weights[None, :, None]
-    mean = multiplied.mean()
-    return np.asarray(multiplied * (states.mean() / mean) if mean else multiplied, np.float32)
+    multiplied = np.asarray(states * weights[None, :, None], np.float32)
+    if any(abs(each.mean()) <= _LEAST_MEAN * each.std() for each in (states, multiplied)):
+        return multiplied
+    return np.asarray(multiplied * (states.mean() / multiplied.mean()), np.float32)
 
 
 def joined(chunks: list[States], most: int) -> States:

@@ -71,3 +71,14 @@ def test_some_schedulers_call_the_network_more_often_than_they_take_steps(name, 
 def test_a_model_that_takes_the_guidance_scale_as_an_input_needs_one_row():
     distilled = replace(MANIFEST, conditions=replace(MANIFEST.conditions, guidance_width=256))
     assert cost(bind(distilled, prompt="red", guidance_scale=8.0), distilled).rows == 1
+
+
+def test_prompts_joined_by_and_are_rows():
+    def rows(**fields):
+        return cost(bind(MANIFEST, **fields), MANIFEST).rows
+
+    assert rows(prompt="a") == 2
+    assert rows(prompt="a AND b AND c") == 4
+    assert rows(prompt="a AND b AND c", guidance_scale=1) == 3
+    assert rows(prompt="a AND b AND c", prompt_syntax="plain") == 2
+    assert rows(prompt="a", negative_prompt="b AND c") == 2

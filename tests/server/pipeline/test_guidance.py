@@ -27,6 +27,15 @@ def test_several_prompts_count_by_their_weights():
     np.testing.assert_allclose(guided, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_without_guidance_prompts_are_averaged_by_their_weights_and_one_to_avoid_is_left_out():
+    first, second = rows = _predictions(2)
+    unguided = Guidance(1.0).without_negative
+    np.testing.assert_array_equal(unguided(rows[:1], (0.3,)), rows[:1])
+    np.testing.assert_allclose(unguided(rows, (3.0, 1.0))[0], 0.75 * first + 0.25 * second, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(unguided(rows, (2.0, -2.0))[0], first, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(unguided(rows, (-1.0, 0.0))[0], rows.mean(0), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("share", [0.3, 1.0])
 def test_the_contrast_is_brought_back_as_diffusers_does(share):
     guided, positive = 3 * _predictions(2)[:1], _predictions(2)[1:]

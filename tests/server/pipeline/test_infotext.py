@@ -111,3 +111,13 @@ def test_prompts_that_look_like_the_layout_are_read_back_as_they_were(manifest, 
     assert (parameters.prompt, parameters.negative_prompt) == (prompt, negative)
     assert parameters.settings["Seed"] == "42"
     assert not set(parameters.settings) & {"Whole prompt", "Whole negative prompt"}
+
+
+def test_clip_skip_and_plain_prompts_are_written_where_they_are_not_usual(manifest):
+    def settings(**fields):
+        request = bind(replace(manifest, clip_skip=2), prompt="p", seed=1, **fields)
+        return read_infotext(write_infotext(request, manifest, request.seeds.of_images[0])).settings
+
+    assert not settings().keys() & {"Clip skip", "Prompt syntax"}
+    assert settings(clip_skip=2)["Clip skip"] == "2"
+    assert settings(prompt_syntax="plain")["Prompt syntax"] == "plain"

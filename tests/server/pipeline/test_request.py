@@ -110,3 +110,23 @@ def test_a_strength_too_small_for_a_step_is_told_the_least_that_makes_one():
         assert least, caught.value.accepted
         made = request(image="image", strength=float(least[1]), steps=steps)
         assert made.skipped_steps == steps - 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"prompt": "a AND " * 8}, "prompt is .* at most 8 prompts joined by AND; or prompt_syntax plain"),
+        ({"prompt": "a", "negative_prompt": "[a|b]" * 101}, "negative_prompt is .* at most 100 edits"),
+        ({"prompt": "a", "prompt_syntax": "compel"}, "prompt_syntax is 'compel'; accepted: a1111, plain"),
+        ({"prompt": "a", "clip_skip": 2}, "clip_skip is 2; accepted: 1 with fake: a conversion with --clip-skip 2"),
+        ({"prompt": "a", "clip_skip": 13}, "clip_skip is 13; accepted: 1 to 12"),
+    ],
+)
+def test_prompts_that_cost_too_much_and_layers_that_cannot_be_skipped_are_refused(fields, words):
+    with pytest.raises(RequestError, match=words):
+        bind(MANIFEST, **fields)
+
+
+def test_a_plain_prompt_may_have_any_characters():
+    request = bind(replace(MANIFEST, clip_skip=2), prompt="a AND " * 8, prompt_syntax="plain", clip_skip=2)
+    assert (request.prompts.prompt, request.prompts.clip_skip) == ("a AND " * 8, 2)

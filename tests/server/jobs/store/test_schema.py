@@ -57,7 +57,8 @@ def test_jobs_of_the_first_schema_are_taken_over(tmp_path: Path) -> None:
     store.name_model("fake")
     store.interrupted("the server was killed", by_worker=False)
     assert sorted(w.job_id for w in store.queued()) == ["queued", "running"]
-    assert store.start("queued")[0].model == "fake"
+    request, _ = store.start("queued")
+    assert (request.model, request.prompts.prompt_syntax) == ("fake", "plain")
     old = store.get("succeeded")
     assert old is not None
     assert store.image_path(old.images[0]).read_bytes() == b"image"

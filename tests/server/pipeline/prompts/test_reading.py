@@ -17,11 +17,11 @@ from server.pipeline.prompts.reading import read_prompt
     ("prompt", "expected"),
     [
         ("a cat", [Part("a cat")]),
-        ("a cat AND a dog", [Part("a cat"), Part(" a dog")]),
+        ("a cat AND a dog", [Part("a cat"), Part("a dog")]),
         # A1111's wiki, composable diffusion
-        ("a cat :1.2 AND a dog AND a penguin :2.2", [Part("a cat", 1.2), Part(" a dog"), Part(" a penguin", 2.2)]),
-        ("a AND b:-1", [Part("a"), Part(" b", -1.0)]),
-        ("a AND (b:1.3)", [Part("a"), Part(" (b:1.3)")]),
+        ("a cat :1.2 AND a dog AND a penguin :2.2", [Part("a cat", 1.2), Part("a dog"), Part("a penguin", 2.2)]),
+        ("a AND b:-1", [Part("a"), Part("b", -1.0)]),
+        ("a AND (b:1.3)", [Part("a"), Part("(b:1.3)")]),
         ("sAND and ANDY", [Part("sAND and ANDY")]),
         ("AND", [Part(""), Part("")]),
         ("a screen of 16:9", [Part("a screen of 16:9")]),
