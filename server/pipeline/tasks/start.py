@@ -150,6 +150,9 @@ class Start:
         source, start = self.source.draw(noise.encoding()), noise.start()
         if self.masked is None:
             return scheduler.add_noise(source, start, first), _unchanged
+        if self.inpainting is None:
+            # diffusers encodes the masked image for every UNet, and the noise of ancestral steps follows.
+            noise.masked()
         kept = Kept(source, start, self.masked.share, scheduler, first)
         if from_noise:
             return start * scale, kept.restore
