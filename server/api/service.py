@@ -32,9 +32,10 @@ from server.pipeline.decoding.file import ImageError
 from server.pipeline.encoding.encode import encode_as, is_whole_png
 from server.pipeline.encoding.formats import PNG, OutputFormat
 from server.pipeline.fields import place_of
-from server.pipeline.images import LARGE, read_image
+from server.pipeline.images import LARGE, fit_image, plain_png, read_image
 from server.pipeline.refining import check_refiner
 from server.pipeline.request import FIELDS, GenerationRequest, JobRequest, RequestError
+from server.pipeline.request.controls import MapQuestion, check_preprocessing
 from server.pipeline.upscaling.names import RESAMPLINGS
 from server.security.rate import LOOPBACK
 
@@ -281,6 +282,16 @@ class Service:
         limiter = self._one_large if file.pixels > LARGE or file.format == "WEBP" else self._two_small
         return await to_thread.run_sync(kept, request, name, file, data, image_size, limiter=limiter)
 
+    async def control_map(self, data: bytes, question: MapQuestion) -> bytes | Refusal:
+        """Return the control map of an image as a PNG. Refuses what is no image; raises RequestError for wrong thresholds."""
+        check_preprocessing(question)
+        try:
+            file = await run_in_threadpool(read_image, data)
+            limiter = self._one_large if file.pixels > LARGE or file.format == "WEBP" else self._two_small
+            return await to_thread.run_sync(_control_map, data, question, *file.upright, limiter=limiter)
+        except ImageError as bad:
+            return _bad_image(IMAGE, bad)
+
     async def result(self, job_id: str) -> Outcome:
         """Wait for the job's end and return its outcome.
 
@@ -354,6 +365,10 @@ class Service:
             message = f"job {job_id} has expired: it was deleted with its images, by age or by their total size"
             return Refusal("expired", "expired", message)
         return Refusal("no_such_job", "no_such_job", f"the job {job_id[:40]!r} does not exist")
+
+
+def _control_map(data: bytes, question: MapQuestion, width: int, height: int) -> bytes:
+    return plain_png(question.map_of(fit_image(data, *question.size(width, height))))
 
 
 def _bad_image(name: str, bad: ImageError) -> Refusal:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from server.pipeline.boxes import Shape
 from server.pipeline.decoding.file import ImageError, ImageFile
-from server.pipeline.images import as_attachment, fit_mask, gray_png
+from server.pipeline.images import as_attachment, fit_mask, plain_png
 from server.pipeline.layout import image_box
 from server.pipeline.request import GenerationRequest, JobRequest
 
@@ -48,4 +48,4 @@ def _kept_mask(request: GenerationRequest, file: ImageFile, image_size: Shape) -
     if file.upright != image_size:
         (width, height), (of_width, of_height) = file.upright, image_size
         notes.append(f"the mask is {width}x{height} and was scaled to the image's {of_width}x{of_height}")
-    return Kept(gray_png(mask), tuple(notes))
+    return Kept(plain_png(mask), tuple(notes))

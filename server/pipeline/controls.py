@@ -14,9 +14,8 @@ from converter.runtime import Network
 from server.pipeline.boxes import Box, Shape
 from server.pipeline.denoiser import Moment
 from server.pipeline.images import Pixels, fit_image
-from server.pipeline.preprocessors.registry import PREPROCESSORS
 from server.pipeline.request import GenerationRequest
-from server.pipeline.request.controls import Control, Preprocessing
+from server.pipeline.request.controls import Control
 from server.pipeline.rows import Inputs, predict_rows
 from server.pipeline.tasks.canvas import attached, taken
 
@@ -75,11 +74,6 @@ class Controls:
         ]
 
 
-def control_map(image: Pixels, how: Preprocessing) -> Pixels:
-    """Return the map that a preprocessor makes of an image, uint8 [h, w, 3] both."""
-    return PREPROCESSORS[how.preprocessor].run(image, *how.thresholds)
-
-
 def condition(pixels: Pixels) -> Float16:
     """Convert a map, uint8 [H, W, 3], to a ControlNet's input, fp16 [1, 3, H, W] in 0 to 1."""
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None] / np.float32(255)).astype(np.float16)
@@ -106,7 +100,7 @@ class ControlImages:
 
     @staticmethod
     def _applied(image: ControlImage, box: Box, shape: Shape) -> AppliedControl:
-        pixels = control_map(taken(image.pixels, box, shape, Image.Resampling.LANCZOS), image.asked)
+        pixels = image.asked.map_of(taken(image.pixels, box, shape, Image.Resampling.LANCZOS))
         return AppliedControl(image.network, condition(pixels), image.asked.weight, image.asked.start, image.asked.end)
 
 

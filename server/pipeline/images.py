@@ -223,15 +223,15 @@ def resize_pixels(pixels: Pixels, width: int, height: int) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
 
 
-def gray_png(values: Gray) -> bytes:
-    """Return a PNG of gray values, uint8 [H, W]."""
+def plain_png(values: NDArray[np.uint8]) -> bytes:
+    """Return a PNG of gray values, uint8 [H, W], or of RGB, [H, W, 3], without metadata."""
     file = io.BytesIO()
     Image.fromarray(values).save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
 def gray_of(data: bytes) -> Gray:
-    """Return the values of a PNG of `gray_png`. Raises ImageError if it is damaged."""
+    """Return the values of a PNG of `plain_png`. Raises ImageError if it is damaged."""
     return np.asarray(_decoded(read_image(data)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from server.api.dialect import Dialect
-from server.api.native import PREFIX, capabilities, conversions, images, jobs, models, session
+from server.api.native import PREFIX, capabilities, conversions, images, jobs, models, preprocess, session
 from server.api.native.errors import ErrorBody, render_error
 
 NATIVE = Dialect(
@@ -14,10 +14,11 @@ NATIVE = Dialect(
         jobs.router,
         conversions.router,
         models.router,
+        preprocess.router,
         capabilities.router,
         session.router,
     ),
     render_error=render_error,
     error_body=ErrorBody,
-    schemas=images.SCHEMAS,
+    schemas={**images.SCHEMAS, **preprocess.BODY.schemas},
 )

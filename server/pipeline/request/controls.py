@@ -11,13 +11,15 @@ from converter.folder import Manifest
 from converter.networks.registry import CONTROLNET
 from server.pipeline.abilities import CONTROLS, control_nets
 from server.pipeline.fields import Attachment, Part, Real, Whole, Within, unless_stored
-from server.pipeline.preprocessors.edges import HIGH_THRESHOLD, LOW_THRESHOLD
+from server.pipeline.preprocessors.edges import HIGH_THRESHOLD, LOW_THRESHOLD, Pixels
 from server.pipeline.preprocessors.registry import NONE, PREPROCESSORS, accepted_preprocessors
 from server.pipeline.request.conditions import NAME
 from server.pipeline.request.errors import RequestError
 
 _PREFIX = f"{CONTROLNET.name}/"
 _THRESHOLD = Within(0, 255)
+#: Pixels of a side of a map.
+_SIDE = Within(16, 2048)
 
 
 def _known_preprocessor(name: str) -> str:
@@ -51,6 +53,26 @@ class Preprocessing(Part):
             return ()
         low, high = self.low_threshold, self.high_threshold
         return LOW_THRESHOLD if low is None else low, HIGH_THRESHOLD if high is None else high
+
+    def map_of(self, image: Pixels) -> Pixels:
+        """Return the control map of an image, uint8 [h, w, 3] both."""
+        return PREPROCESSORS[self.preprocessor].run(image, *self.thresholds)
+
+
+class MapQuestion(Preprocessing):
+    """A request for the map alone. ``image`` is the attachment's name; with a missing side, the map keeps the image's ratio."""
+
+    image: Annotated[str, Attachment()] = Field(description="The image to make a map of")
+    width: Annotated[Whole, _SIDE] | None = Field(None, description="Pixels; left out: as the image, 2048 at most")
+    height: Annotated[Whole, _SIDE] | None = Field(None, description="Pixels; left out: as the image, 2048 at most")
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Return the map's width and height for an image of these."""
+        factor = min(1.0, _SIDE.high / max(width, height))
+        if self.width is not None or self.height is not None:
+            factor = (self.width or 0) / width or (self.height or 0) / height
+        across, down = (min(int(_SIDE.high), max(1, round(side * factor))) for side in (width, height))
+        return self.width or across, self.height or down
 
 
 class Control(Preprocessing):

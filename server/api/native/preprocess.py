@@ -1,0 +1,51 @@
+"""The native API's control maps: what a preprocessor makes of an image, for people to look at."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from server.api.dependencies import Answers, Generation, Memory
+from server.api.errors import require
+from server.api.native import PREFIX
+from server.api.native.body import Body
+from server.api.native.errors import error
+from server.api.native.upload import read_upload
+from server.pipeline.encoding.formats import PNG
+from server.pipeline.fields import fields_of
+from server.pipeline.request.controls import MapQuestion
+
+router = APIRouter(prefix=PREFIX, tags=["native"])
+
+#: The call's body.
+BODY = Body(
+    "Preprocess",
+    "An image to make a control map of.",
+    fields_of(MapQuestion),
+    lambda field: field.name in ("image", "preprocessor"),
+)
+
+_ANSWERS: Answers = {
+    200: {
+        "description": "The control map",
+        "content": {PNG.media_type: {"schema": {"type": "string", "format": "binary"}}},
+    },
+    400: error("The body cannot be parsed"),
+    415: error("The body's type is not accepted"),
+    422: error("A field is not accepted; the message names it"),
+}
+
+
+@router.post(
+    "/preprocess",
+    responses=_ANSWERS,
+    response_class=Response,
+    openapi_extra=BODY.route,
+    summary="Make a control map of an image",
+)
+async def preprocess(request: Request, service: Generation, memory: Memory) -> Response:
+    """Returns the map as a PNG, as a request with the same preprocessor and size gives it to its ControlNet."""
+    async with memory.reserve(request.scope):
+        upload = await read_upload(request, BODY)
+        sent = {name: value for name, value in upload.fields.items() if value is not None}
+        png = require(await service.control_map(upload.attachments["image"], MapQuestion(image="image", **sent)))
+    return Response(png, 200, media_type=PNG.media_type)
