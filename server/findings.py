@@ -23,6 +23,7 @@ _ACCEPTED = {
     "less_than": "below {lt}",
     "less_than_equal": "at most {le}",
     "list_type": "a list",
+    "missing": "a value",
     "model_attributes_type": _OBJECT,
     "model_type": _OBJECT,
     "multiple_of": "a multiple of {multiple_of}",

@@ -15,7 +15,7 @@ from server.cli.flags import Commands, add_command, add_model, size
 from server.cli.parser import path
 from server.cli.serve import settings_of
 from server.findings import accepted_by
-from server.pipeline.fields import Accepts, Attachment, OneOf, RequestField
+from server.pipeline.fields import Accepts, Items, OneOf, RequestField, without_attachments
 from server.pipeline.request import FIELDS
 
 
@@ -27,7 +27,10 @@ def add_generate(commands: Commands) -> None:
         "Make an image without a server",
         'examples:\n  anemone generate "a red circle on a blue background" -o out.png\n'
         '  anemone generate "a green star" -o star.png --seed 7 --steps 30 -n 4\n'
-        '  anemone generate "a yellow heart" -o heart.png --image circle.png --strength 0.8',
+        '  anemone generate "a yellow heart" -o heart.png --image circle.png --strength 0.8\n'
+        '  anemone generate "a green square" -o square.png --image circle.png --mask mask.png\n'
+        '  anemone generate "a red circle" -o wide.png --image circle.png --extend-left 32 --extend-right 32\n'
+        '  anemone generate "a blue star" -o star.png --control image=edges.png net=shapes weight=0.8',
     )
     generate.add_argument(
         "-o",
@@ -46,7 +49,7 @@ def add_generate(commands: Commands) -> None:
 
 def _flags() -> list[RequestField]:
     """Return the fields that have their own flag: --size stands for width and height, and --model is a folder."""
-    return [field for field in FIELDS if field.part not in (None, "size")]
+    return [field for field in FIELDS if field.part != "size" and field.name != "model"]
 
 
 def _add_flag(command: argparse.ArgumentParser, field: RequestField) -> None:
@@ -55,11 +58,27 @@ def _add_flag(command: argparse.ArgumentParser, field: RequestField) -> None:
         command.add_argument(field.name, type=_parser(field), help=about)
         return
     flag = f"--{field.name.replace('_', '-')}" if len(field.name) > 1 else f"-{field.name}"
-    one_of = field.find(OneOf)
-    if field.find(Attachment):
+    one_of, items = field.find(OneOf), field.find(Items)
+    if field.is_attachment:
         command.add_argument(flag, type=path, help=about)
     elif one_of is not None:
         command.add_argument(flag, choices=one_of.words, help=about)
+    elif items is not None:
+        names = ", ".join(inner.name for inner in field.item_fields)
+        command.add_argument(
+            f"--{items.each}",
+            dest=field.name,
+            type=_item_parser(field),
+            nargs="+",
+            action="append",
+            metavar="FIELD=VALUE",
+            help=f"{about}, each by its fields: {names}; may be given several times",
+        )
+    elif field.info.annotation is bool and field.info.default:
+        negated = f"Do not {about[0].lower()}{about[1:]}"
+        command.add_argument(f"--no-{flag[2:]}", dest=field.name, action="store_const", const=False, help=negated)
+    elif field.info.annotation is bool:
+        command.add_argument(flag, action="store_const", const=True, help=about)
     elif field.is_list:
         command.add_argument(flag, type=_number, nargs="+", metavar="N", help=about)
     else:
@@ -90,10 +109,26 @@ def _parser(field: RequestField) -> Callable[[str], Any]:
     return parse
 
 
+def _item_parser(field: RequestField) -> Callable[[str], tuple[str, Any]]:
+    """Return the function that parses a field of a list's item, such as weight=0.5, into its name and value."""
+    parsers = {inner.name: path if inner.is_attachment else _parser(inner) for inner in field.item_fields}
+
+    def parse(word: str) -> tuple[str, Any]:
+        name, _, value = word.partition("=")
+        if name not in parsers:
+            raise argparse.ArgumentTypeError(f"{quoted(word)}; accepted: {', '.join(f'{n}=...' for n in parsers)}")
+        return name, parsers[name](value)
+
+    return parse
+
+
 def _generate(args: argparse.Namespace) -> int:
     from server.cli.offline import generate
 
     fields = {field.name: getattr(args, field.name) for field in _flags()}
-    attachments = {f.name: fields[f.name] for f in _flags() if f.find(Attachment) and fields[f.name] is not None}
+    for field in _flags():
+        if field.item is not None and fields[field.name] is not None:
+            fields[field.name] = [dict(words) for words in fields[field.name]]
+    values, files = without_attachments(_flags(), fields)
     width, height = args.size or (None, None)
-    return generate(settings_of(args), {**fields, "width": width, "height": height}, attachments, args.out)
+    return generate(settings_of(args), {**values, "width": width, "height": height}, files, args.out)

@@ -180,7 +180,7 @@ def _bound(
     """Return the request with these fields, and what its images need of the attachments."""
     files = {name: read_image(data) for name, data in attachments.items()}
     image_size = files["image"].upright if "image" in files else None
-    request = bind(manifest, image_size=image_size, **{**fields, **{name: name for name in attachments}})
+    request = bind(manifest, image_size=image_size, **fields)
     parts = {}
     for name, file in files.items():
         try:

@@ -68,8 +68,17 @@ class LongText:
         return f"{self._length} characters"
 
 
+class _Missing:
+    """Stands for the value of a field that is required and was not sent."""
+
+    def __repr__(self) -> str:
+        return "missing"
+
+
 def value_and_reason(finding: Mapping[str, Any]) -> tuple[Any, str]:
     """Return the rejected value and what is accepted, from one of pydantic's findings."""
+    if finding["type"] == "missing":
+        return _Missing(), accepted_by(finding)
     value = finding["input"]
     return LongText(len(value)) if finding["type"] == "string_too_long" else value, accepted_by(finding)
 
@@ -399,12 +408,12 @@ def place_of(fields: Iterable[RequestField], attachment: str) -> str:
 
 def without_attachments(
     fields: Iterable[RequestField], values: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Return a request's values with the names of its attachments in place of their bytes, and the bytes by name.
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a request's values with the names of its attachments in place of their content, and the content by name.
 
     An attachment is named as its field is; that of a list's item also by the item: ``control_0_image``.
     """
-    attachments: dict[str, bytes] = {}
+    attachments: dict[str, Any] = {}
 
     def named(fields: Iterable[RequestField], values: Mapping[str, Any], start: str) -> dict[str, Any]:
         result = dict(values)
