@@ -28,11 +28,12 @@ from server.models.upscalers import InstalledUpscalers, Upscaler
 from server.pipeline.attachments import Kept, kept
 from server.pipeline.boxes import Shape
 from server.pipeline.cost import Cost, cost
-from server.pipeline.decoding.file import ImageError
+from server.pipeline.decoding.file import ImageError, ImageFile
 from server.pipeline.encoding.encode import encode_as, is_whole_png
 from server.pipeline.encoding.formats import PNG, OutputFormat
 from server.pipeline.fields import place_of
 from server.pipeline.images import LARGE, fit_image, plain_png, read_image
+from server.pipeline.palette.extraction import Palette, palette_of_file
 from server.pipeline.refining import check_refiner
 from server.pipeline.request import FIELDS, GenerationRequest, JobRequest, RequestError
 from server.pipeline.request.controls import MapQuestion, check_preprocessing
@@ -248,6 +249,10 @@ class Service:
             notes += part.notes
         if isinstance(request, GenerationRequest):
             request = request.model_copy(update={"notes": (*request.notes, *notes)})
+            if request.palette is not None:
+                colors = await run_in_threadpool(palette_of_file, attachments[request.palette.palette_image])
+                palette = request.palette.model_copy(update={"palette_colors": colors})
+                request = request.model_copy(update={"palette": palette})
         submission = Submission(
             request,
             cost,
@@ -278,16 +283,27 @@ class Service:
     async def _kept(self, request: JobRequest, name: str, data: bytes, image_size: Shape | None) -> Kept:
         """Return what is stored of an upload; raise ImageError. Further uploads wait for their turn to be decoded."""
         file = await run_in_threadpool(read_image, data)
-        # The codes of a lossless WebP take up to 0.5 GB, whatever its size, and its header does not say so.
-        limiter = self._one_large if file.pixels > LARGE or file.format == "WEBP" else self._two_small
+        limiter = self._limiter(file)
         return await to_thread.run_sync(kept, request, name, file, data, image_size, limiter=limiter)
+
+    def _limiter(self, file: ImageFile) -> CapacityLimiter:
+        # The codes of a lossless WebP take up to 0.5 GB, whatever its size, and its header does not say so.
+        return self._one_large if file.pixels > LARGE or file.format == "WEBP" else self._two_small
+
+    async def palette(self, data: bytes, count: int) -> Palette | Refusal:
+        """Return the colors of an uploaded image, at most ``count``."""
+        try:
+            limiter = self._limiter(await run_in_threadpool(read_image, data))
+            return await to_thread.run_sync(palette_of_file, data, count, limiter=limiter)
+        except ImageError as bad:
+            return _bad_image(IMAGE, bad)
 
     async def control_map(self, data: bytes, question: MapQuestion) -> bytes | Refusal:
         """Return the control map of an image as a PNG. Refuses what is no image; raises RequestError for wrong thresholds."""
         check_preprocessing(question)
         try:
             file = await run_in_threadpool(read_image, data)
-            limiter = self._one_large if file.pixels > LARGE or file.format == "WEBP" else self._two_small
+            limiter = self._limiter(file)
             return await to_thread.run_sync(_control_map, data, question, *file.upright, limiter=limiter)
         except ImageError as bad:
             return _bad_image(IMAGE, bad)

@@ -16,6 +16,7 @@ from server.cli.doctor import add_doctor
 from server.cli.generate import add_generate
 from server.cli.lint import add_lint
 from server.cli.models import add_models
+from server.cli.palette import add_palette
 from server.cli.parser import LONGEST_MESSAGE, Parser
 from server.cli.serve import add_serve
 from server.cli.service import add_service
@@ -48,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
         add_verify,
         add_lint,
         add_generate,
+        add_palette,
         add_doctor,
     ):
         add(commands)

@@ -355,7 +355,8 @@ def fields_of(request: type[Part]) -> Iterator[RequestField]:
         if part is None:
             yield field
         else:
-            yield from (RequestField(inner, name, inner_info) for inner, inner_info in part.model_fields.items())
+            inside = (RequestField(inner, name, inner_info) for inner, inner_info in part.model_fields.items())
+            yield from (inner for inner in inside if not inner.find(Derived))
 
 
 def values_of(request: Part, fields: Iterable[RequestField]) -> dict[str, Any]:

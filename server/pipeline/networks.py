@@ -102,14 +102,17 @@ class Networks:
         batch: int = 1,
         tokens: int = 0,
         control: bool = False,
+        image_tokens: int | None = None,
     ) -> Network:
         """Return a network, loaded: its smallest variant for images of that size, and so many rows and tokens at once.
 
-        ``control`` returns a UNet that takes ControlNets' residuals.
+        ``control`` returns a UNet that takes ControlNets' residuals, ``image_tokens`` one that takes an IP-Adapter's image.
 
         Raises MemoryShortage if it does not fit the budget even alone, and what loading raises.
         """
-        package = self._folder.best(name, width, height, batch=batch, tokens=tokens, control=control)
+        package = self._folder.best(
+            name, width, height, batch=batch, tokens=tokens, control=control, image_tokens=image_tokens
+        )
         what = f"{name} of {self._folder.manifest.name}"
         path = self._folder.path / package.path
         return self.memory.get(what, path, package.function, lambda: self._load(name, package))

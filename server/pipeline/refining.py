@@ -48,8 +48,8 @@ def switch_timestep(share: float, num_train_timesteps: int) -> int:
 
 
 def for_refiner(request: GenerationRequest) -> GenerationRequest:
-    """Return the request as the refiner reads it: ControlNets belong to the base model."""
-    return request.model_copy(update={"controls": (), "refiner": None})
+    """Return the request as the refiner reads it: ControlNets and IP-Adapters belong to the base model."""
+    return request.model_copy(update={"controls": (), "adapter": None, "refiner": None})
 
 
 def check_refiner(request: GenerationRequest, manifest: Manifest, installed: Mapping[str, Manifest]) -> None:

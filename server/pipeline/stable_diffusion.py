@@ -16,8 +16,9 @@ from converter.progress import OnProgress, Progress, ignore
 from converter.runtime import Network
 from server.pipeline.conditioning import Conditioner
 from server.pipeline.controls import ControlImages, control_images
-from server.pipeline.denoiser import GeneratedImage, Note, NotFinite, Step, denoise
+from server.pipeline.denoiser import GeneratedImage, Note, NotFinite, Predictor, Step, denoise
 from server.pipeline.guidance import Guidance
+from server.pipeline.image_prompt import image_prompt_of
 from server.pipeline.images import Pixels, to_network, to_pixels
 from server.pipeline.masks import latent_mask, repaints, sampled_latent_mask
 from server.pipeline.networks import ComputeUnits, LoadedNetworks, Loader, Networks, load_package
@@ -30,6 +31,7 @@ from server.pipeline.safety import SafetyChecker
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
 from server.pipeline.schedulers.schedule import Latents
 from server.pipeline.tasks.canvas import Painting, View, canvas_of
+from server.pipeline.tasks.palette import PaletteReference, palette_of_request
 from server.pipeline.tasks.start import EncodedImage, InpaintingInputs, Masked, Start
 from server.pipeline.unet import GuidedUNet
 from server.settings import Safety
@@ -79,9 +81,12 @@ class StableDiffusion:
         batch: int = 1,
         tokens: int = 0,
         control: bool = False,
+        image_tokens: int | None = None,
     ) -> Network:
         """Return one of the model's networks; see `Networks.get`."""
-        return self._networks.get(name, width, height, batch=batch, tokens=tokens, control=control)
+        return self._networks.get(
+            name, width, height, batch=batch, tokens=tokens, control=control, image_tokens=image_tokens
+        )
 
     def load(self, progress: OnProgress = ignore) -> None:
         """Load the networks for a request of the default size; ``progress`` is called for each.
@@ -121,23 +126,24 @@ class StableDiffusion:
         an attachment cannot be used, and UnsafeImage.
         """
         size = request.computed
-        unet = self._guided_unet(request)
+        palette = palette_of_request(request, attachments, self._encode)
+        unet = self._guided_unet(request, attachments)
         for text in (*request.notes, *unet.conditioning.notes):
             yield Note(text)
-        refining = self._refining(request, refiner)
+        refining = self._refining(request, attachments, refiner)
         controls = self._controls(request, attachments, unet.conditioning.tokens)
         canvas = canvas_of(request, attachments)
-        first = self._start(request, canvas.painting().view(canvas.boxes[0]))
+        first = self._start(request, canvas.painting().view(canvas.boxes[0]), palette)
         fit_together = self._networks.fit_together(UNET.name, VAE_DECODER.name, width=size.width, height=size.height)
         of_images = request.seeds.of_images
         waiting: list[tuple[int, Painting, Latents]] = []
         for number, seeds in enumerate(of_images):
             painting = canvas.painting()
             for done, box in enumerate(canvas.boxes):
-                start = self._start(request, painting.view(box)) if done else first
+                start = self._start(request, painting.view(box), palette) if done else first
                 noise = self._noise(request, seeds.of_box(done))
                 guided = replace(unet, controls=None if controls is None else controls.at(box, canvas.shape))
-                for step in self._denoise(request, guided, start, noise, refining):
+                for step in self._denoise(request, guided, start, noise, refining, palette):
                     latents = step.latents
                     yield step.of(number, done, len(canvas.boxes))
                 if done + 1 < len(canvas.boxes):
@@ -155,15 +161,24 @@ class StableDiffusion:
         shape = (1, self.manifest.latent_channels, size.height // factor, size.width // factor)
         return ImageNoise(request.seeds.rng, seeds, request.seeds.variation_strength, shape)
 
-    def _guided_unet(self, request: GenerationRequest) -> GuidedUNet:
+    def _guided_unet(self, request: GenerationRequest, attachments: Mapping[str, bytes]) -> GuidedUNet:
         """Return the UNet for all images of a request, without the residuals of its ControlNets."""
         size, conditioning = request.computed, self._conditioner.conditioning(request)
+        image = image_prompt_of(request, attachments, self.manifest, self.network)
 
         def network(rows: int) -> Network:
             shape = {"batch": rows, "tokens": conditioning.tokens}
-            return self.network(UNET.name, size.width, size.height, control=bool(request.controls), **shape)
+            image_tokens = None if image is None else image.tokens
+            return self.network(
+                UNET.name,
+                size.width,
+                size.height,
+                control=bool(request.controls),
+                image_tokens=image_tokens,
+                **shape,
+            )
 
-        return GuidedUNet(network, conditioning, Guidance.of(request.sampling))
+        return GuidedUNet(network, conditioning, Guidance.of(request.sampling), image=image)
 
     def _controls(
         self, request: GenerationRequest, attachments: Mapping[str, bytes], tokens: int
@@ -177,17 +192,21 @@ class StableDiffusion:
 
         return control_images(request, attachments, network)
 
-    def _refining(self, request: GenerationRequest, refiner: StableDiffusion | None) -> Refining | None:
+    def _refining(
+        self, request: GenerationRequest, attachments: Mapping[str, bytes], refiner: StableDiffusion | None
+    ) -> Refining | None:
         """Return what takes over a request's last steps; None if nothing does."""
         if request.refiner is None:
             return None
         if refiner is None:
             raise ManifestError(f"the refiner {request.refiner.refiner} is not loaded")
         switch = switch_timestep(request.refiner.refiner_switch, self.manifest.scheduler.num_train_timesteps)
-        return Refining(refiner._guided_unet(for_refiner(request)), switch)
+        return Refining(refiner._guided_unet(for_refiner(request), attachments), switch)
 
-    def _start(self, request: GenerationRequest, view: View) -> Start:
+    def _start(self, request: GenerationRequest, view: View, palette: PaletteReference | None) -> Start:
         """Return what the images of a request start from in a box of the canvas."""
+        if palette is not None:
+            view = palette.recolored(view)
         source = None if view.source is None else self._encode(to_network(view.source))
         masked = None
         if view.mask is not None:
@@ -213,14 +232,24 @@ class StableDiffusion:
         return EncodedImage.of(encoder.predict({"x": image})["latent"], self.manifest.vae_scaling_factor)
 
     def _denoise(
-        self, request: GenerationRequest, unet: GuidedUNet, start: Start, noise: ImageNoise, refining: Refining | None
+        self,
+        request: GenerationRequest,
+        unet: GuidedUNet,
+        start: Start,
+        noise: ImageNoise,
+        refining: Refining | None,
+        palette: PaletteReference | None,
     ) -> Iterator[Step]:
         """Yield the steps of one box of an image."""
         scheduler = SCHEDULERS[request.sampling.scheduler].make(self._schedule, request.sampling.steps)
         beginning = start.begin(scheduler, noise)
-        base = replace(unet, extra_channels=beginning.extra_channels)
+        predictor: Predictor = replace(unet, extra_channels=beginning.extra_channels)
+        if refining is not None:
+            predictor = refining.after(predictor)
+        if palette is not None:
+            predictor = palette.guided(predictor, self._schedule)
         yield from denoise(
-            base if refining is None else refining.after(base),
+            predictor,
             self._schedule,
             scheduler,
             beginning.latents,

@@ -66,7 +66,9 @@ def write_ip_adapter(folder: Path, unet: UNet2DConditionModel, *, plus: bool = F
     for index, path in enumerate(crosses):
         for side in "kv":
             like = unet.get_submodule(f"{path}.to_{side}").weight
-            state[f"ip_adapter.{2 * index + 1}.to_{side}_ip.weight"] = torch.randn_like(like) / width**0.5
+            # Large values, so that the image changes what a random UNet makes.
+            size = {"k": 1, "v": 8}[side]
+            state[f"ip_adapter.{2 * index + 1}.to_{side}_ip.weight"] = size * torch.randn_like(like) / width**0.5
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.safetensors"
     save_file({key: value.half().contiguous() for key, value in state.items()}, file, metadata={"format": "pt"})

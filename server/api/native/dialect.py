@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from server.api.dialect import Dialect
-from server.api.native import PREFIX, capabilities, conversions, images, jobs, models, preprocess, session
+from server.api.native import PREFIX, capabilities, conversions, images, jobs, models, palette, preprocess, session
 from server.api.native.errors import ErrorBody, render_error
 
 NATIVE = Dialect(
@@ -11,6 +11,7 @@ NATIVE = Dialect(
     # The fixed paths of conversions precede those of models, which accept any name.
     routers=(
         images.router,
+        palette.router,
         jobs.router,
         conversions.router,
         models.router,
@@ -20,5 +21,5 @@ NATIVE = Dialect(
     ),
     render_error=render_error,
     error_body=ErrorBody,
-    schemas={**images.SCHEMAS, **preprocess.BODY.schemas},
+    schemas={**images.SCHEMAS, **preprocess.BODY.schemas, **palette.BODY.schemas},
 )

@@ -20,13 +20,22 @@ from server.api.native.image_answer import (
     image_headers,
     image_tag,
 )
-from server.api.native.schemas import JobErrorOut, JobImageOut, JobOut, JobsOut, ProgressOut, SizeOut, TimingsOut
+from server.api.native.schemas import (
+    JobErrorOut,
+    JobImageOut,
+    JobOut,
+    JobsOut,
+    ProgressOut,
+    SizeOut,
+    TimingsOut,
+    colors_out,
+)
 from server.api.sse import Snapshot, TakeSnapshot, add_event_route
 from server.events import OPEN, Status
 from server.jobs.job import Job
 from server.jobs.queue import JobQueue
 from server.pipeline.fields import FIRST_ONLY
-from server.pipeline.request import Size
+from server.pipeline.request import GenerationRequest, Size
 from server.pipeline.request.output import Output
 
 router = APIRouter(prefix=PREFIX, tags=["jobs"])
@@ -62,6 +71,8 @@ def job_out(job: Job) -> JobOut:
     if job.step is not None and job.steps and job.image is not None and job.request is not None:
         fraction = min(1.0, (job.image + job.step / job.steps) / job.request.images)
         progress = ProgressOut(image=job.image, step=job.step, steps=job.steps, fraction=round(fraction, 4))
+    reference = job.request.palette if isinstance(job.request, GenerationRequest) else None
+    colors = None if reference is None else reference.palette_colors
     url = job_url(job.id)
     until = job.finished or time.time()
     timings = TimingsOut(
@@ -84,6 +95,7 @@ def job_out(job: Job) -> JobOut:
         paused=job.paused,
         progress=progress,
         notes=list(job.notes),
+        palette=None if colors is None else colors_out(colors),
         images=[
             JobImageOut(index=i.index, seed=i.seed, url=f"{url}/images/{i.index}", flagged=i.flagged)
             for i in job.images

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -9,6 +10,7 @@ from pydantic import BaseModel, Field
 from server.api.request_body import RequestBody
 from server.events import Status
 from server.jobs.job import PRIORITIES, Priority
+from server.pipeline.palette.extraction import Color
 from server.pipeline.request import takers
 
 
@@ -67,6 +69,19 @@ class TimingsOut(BaseModel):
     step: float | None = Field(description="The average denoising step")
 
 
+class ColorOut(BaseModel):
+    """A color of an image."""
+
+    hex: str = Field(description="The color in sRGB, #rrggbb")
+    rgb: tuple[int, int, int] = Field(description="Red, green and blue, 0 to 255")
+    share: float = Field(description="The share of the pixels that are nearest to it, 0 to 1")
+
+
+def colors_out(colors: Iterable[Color]) -> list[ColorOut]:
+    """Return colors as a response body has them."""
+    return [ColorOut(hex=color.hex, rgb=color.rgb, share=round(color.share, 4)) for color in colors]
+
+
 class JobOut(BaseModel):
     """A job's current state."""
 
@@ -91,6 +106,9 @@ class JobOut(BaseModel):
     progress: ProgressOut | None
     notes: list[str] = Field(
         description="What was done to the inputs or the images that the request did not ask for, in sentences"
+    )
+    palette: list[ColorOut] | None = Field(
+        description="The colors of palette_image, the largest share first; null without one"
     )
     images: list[JobImageOut]
     error: JobErrorOut | None

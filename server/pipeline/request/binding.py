@@ -10,10 +10,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from converter.errors import ManifestError
 from converter.folder import Manifest
-from server.pipeline.abilities import ADAPTER, OF_TASKS
+from server.pipeline.abilities import ADAPTER, IMAGES, OF_TASKS
 from server.pipeline.boxes import Shape, nearest_shape
 from server.pipeline.encoding.formats import FORMATS
 from server.pipeline.fields import FromModel, asked_fields, path_of, value_and_reason
+from server.pipeline.request.adapter import check_adapter
 from server.pipeline.request.controls import check_controls
 from server.pipeline.request.errors import RequestError
 from server.pipeline.request.output import require_lossy
@@ -92,8 +93,12 @@ def _check_strength(request: GenerationRequest) -> None:
 
 def _check_abilities(request: GenerationRequest, manifest: Manifest) -> None:
     """Raise RequestError for what the model lacks networks for."""
-    of_task = OF_TASKS.get(request.task)
-    for ability, field in ((of_task, "image"), (ADAPTER if request.adapter is not None else None, "adapter_image")):
+    asked = (
+        (OF_TASKS.get(request.task), "image"),
+        (ADAPTER if request.adapter is not None else None, "adapter_image"),
+        (IMAGES if request.palette is not None else None, "palette_image"),
+    )
+    for ability, field in asked:
         needs = None if ability is None else ability.needs(manifest)
         if needs is not None:
             raise RequestError(field, "an image", f"leave it out: {needs}")
@@ -121,6 +126,7 @@ _CHECKS: tuple[Callable[[GenerationRequest, Manifest], None], ...] = (
     lambda request, manifest: _check_strength(request),
     check_prompts,
     lambda request, manifest: check_controls(request.controls, manifest),
+    lambda request, manifest: check_adapter(request.adapter, manifest),
     lambda request, manifest: _check_quality(request),
     lambda request, manifest: _check_interval(request),
 )

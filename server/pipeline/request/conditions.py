@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field
 
 from converter.options import MOST_CLIP_SKIP
 from server.pipeline.fields import (
-    Attachment,
     Characters,
     Infotext,
     OneOf,
     Part,
-    Real,
     Whole,
     Within,
     unless_stored,
@@ -57,17 +55,3 @@ class Prompts(Part):
     def has_syntax(self) -> bool:
         """Whether brackets and AND have a meaning."""
         return self.prompt_syntax == A1111
-
-
-class Adapter(Part):
-    """An image that stands beside the prompt (IP-Adapter, Ye et al. 2023). ``adapter_image`` is the attachment's name."""
-
-    adapter_image: Annotated[str, Attachment()] = Field(description="The image whose content and style to take up")
-    adapter: str | None = Field(
-        None, max_length=NAME, description="One of the model's IP-Adapters; left out: the first"
-    )
-    adapter_scale: Annotated[Real, Within(0.0, 2.0)] = Field(
-        1.0, description="How much the image counts beside the prompt"
-    )
-
-    absent: ClassVar[str] = "leave it out without an adapter_image"

@@ -7,7 +7,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from server.pipeline.fields import Attachment, Infotext, OneOf, Part, Real, Whole, Within
+from server.pipeline.fields import Attachment, Derived, Infotext, OneOf, Part, Real, Whole, Within
+from server.pipeline.palette.extraction import FEWEST, MOST, USUAL, Color
 
 #: What a masked part starts from, and A1111's names for it in the infotext.
 FILLS = {"original": "original", "fill": "fill", "noise": "latent noise", "nothing": "latent nothing"}
@@ -79,11 +80,25 @@ class Outpaint(Part):
 
 
 class Palette(Part):
-    """A reference whose colors the image takes. ``palette_image`` is the attachment's name."""
+    """A reference whose colors the image takes. ``palette_image`` is the attachment's name.
+
+    palette_colors: the reference's colors, for the client to see.
+    """
 
     palette_image: Annotated[str, Attachment()] = Field(description="An image whose colors to take up")
     palette_strength: Annotated[Real, Within(0, 1)] = Field(
         1.0, description="How far the colors go towards the reference's, from 0 (not at all) to 1 (completely)"
     )
 
+    palette_colors: Annotated[tuple[Color, ...], Derived()] = ()
+
     absent: ClassVar[str] = "leave it out without a palette_image"
+
+
+class PaletteQuestion(Part):
+    """An image whose colors are asked for. ``image`` is the attachment's name."""
+
+    image: Annotated[str, Attachment()] = Field(description="The image whose colors to find")
+    colors: Annotated[Whole, Within(FEWEST, MOST)] = Field(
+        USUAL, description="How many colors to find at most; fewer are found where no more differ"
+    )

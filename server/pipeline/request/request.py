@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from server.pipeline.fields import Derived, Items, Part, RequestField, Within, fields_of, part_of, values_of
-from server.pipeline.request.conditions import NAME, PROMPT, Adapter, Prompts
+from server.pipeline.request.adapter import Adapter
+from server.pipeline.request.conditions import NAME, PROMPT, Prompts
 from server.pipeline.request.controls import Control
 from server.pipeline.request.edits import Mask, Outpaint, Palette, Source
 from server.pipeline.request.output import Output

@@ -51,6 +51,7 @@ def test_networks_that_a_model_has_several_of_are_named():
         ({"image": "image"}, "image", OF_TASKS["img2img"]),
         ({"image": "image", "mask": "mask"}, "image", OF_TASKS["inpaint"]),
         ({"adapter_image": "adapter_image"}, "adapter_image", ADAPTER),
+        ({"palette_image": "palette_image"}, "palette_image", IMAGES),
         ({"controls": [{"image": "control_0_image"}]}, "controls.0.net", CONTROLS),
     ],
 )

@@ -13,9 +13,10 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from converter.conversion.convert import convert
 from converter.options import ConvertOptions
 from converter.sources.source import open_source
+from server.pipeline.clip_image import clip_input
 from server.pipeline.denoiser import GeneratedImage
 from server.pipeline.request import bind
-from server.pipeline.safety import SafetyChecker, UnsafeImage, blurred, clip_input
+from server.pipeline.safety import SafetyChecker, UnsafeImage, blurred
 from server.pipeline.stable_diffusion import StableDiffusion
 from tests.support.safety_checkers import ALWAYS, NEVER, SIDE, tiny_checker, write_checker
 

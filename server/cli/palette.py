@@ -1,0 +1,47 @@
+"""``anemone palette``: finds an image's colors."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from converter.errors import AnemoneError
+from server.cli.flags import Commands, add_command
+from server.cli.parser import path
+from server.pipeline.decoding.file import ImageError
+from server.pipeline.palette.extraction import FEWEST, MOST, USUAL, palette_of_file
+
+
+def add_palette(commands: Commands) -> None:
+    """Add the command and its flags."""
+    command = add_command(
+        commands,
+        "palette",
+        "Find an image's colors with their shares",
+        "examples:\n  anemone palette meadow.jpg\n  anemone palette meadow.jpg --colors 8 --json",
+    )
+    command.add_argument("file", type=path, help="a PNG, JPEG or WebP image")
+    command.add_argument(
+        "--colors",
+        type=int,
+        choices=range(FEWEST, MOST + 1),
+        default=USUAL,
+        metavar="N",
+        help=f"how many colors to find at most, {FEWEST} to {MOST} ({USUAL})",
+    )
+    command.add_argument("--json", action="store_true", help="print JSON, as POST /api/v1/palette answers")
+    command.set_defaults(run=_palette)
+
+
+def _palette(args: argparse.Namespace) -> int:
+    try:
+        colors = palette_of_file(args.file.read_bytes(), args.colors)
+    except ImageError as bad:
+        raise AnemoneError(f"{args.file}: {bad}") from bad
+    if args.json:
+        shown = [{"hex": color.hex, "rgb": color.rgb, "share": round(color.share, 4)} for color in colors]
+        print(json.dumps({"colors": shown}))
+    else:
+        for color in colors:
+            print(f"{color.hex}  {100 * color.share:5.1f} %")
+    return 0

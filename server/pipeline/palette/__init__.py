@@ -1,0 +1,1 @@
+"""Palettes: an image's colors with their shares, and images made in another image's colors."""
