@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from server.pipeline.cost import Cost
-from server.pipeline.request import JobRequest
+from server.pipeline.request import GenerationRequest, JobRequest
 
 #: Weight of a new measurement in the moving average.
 _WEIGHT = 0.3
@@ -34,7 +34,11 @@ class ShapeCost:
 
 def shape_cost(request: JobRequest, cost: Cost) -> ShapeCost:
     """Return the cost of a request with its shape."""
-    shape = Shape(request.model, request.computed.width, request.computed.height, cost.rows)
+    model = request.model
+    if isinstance(request, GenerationRequest) and request.refiner is not None:
+        # Steps of two models: what they take says nothing about those of one.
+        model = f"{model}, {request.refiner.refiner}"
+    shape = Shape(model, request.computed.width, request.computed.height, cost.rows)
     return ShapeCost(shape, cost.calls, cost.decodes)
 
 

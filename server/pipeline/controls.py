@@ -15,7 +15,7 @@ from server.pipeline.boxes import Box, Shape
 from server.pipeline.denoiser import Moment
 from server.pipeline.images import Pixels, fit_image
 from server.pipeline.request import GenerationRequest
-from server.pipeline.request.controls import Control
+from server.pipeline.request.controls import Control, applies
 from server.pipeline.rows import Inputs, predict_rows
 from server.pipeline.tasks.canvas import attached, taken
 
@@ -39,9 +39,8 @@ class AppliedControl:
     end: float
 
     def applies(self, moment: Moment) -> bool:
-        """Return whether the ControlNet is called at a step, as diffusers' ControlNet pipelines decide it."""
-        index, total = moment.call - moment.first_call, moment.calls - moment.first_call
-        return self.weight != 0 and index / total >= self.start and (index + 1) / total <= self.end
+        """Return whether the ControlNet is called at a step."""
+        return applies(self, moment.call - moment.first_call, moment.calls - moment.first_call)
 
     def residuals(self, noisy: Float16, moment: Moment, rows: Sequence[Inputs]) -> dict[str, NDArray[np.float32]]:
         """Return its residuals for each row, by the names of the UNet's inputs, times the weight."""

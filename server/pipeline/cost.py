@@ -8,13 +8,17 @@ from converter.folder import Manifest
 from server.pipeline.layout import boxes_of
 from server.pipeline.prompts.composition import parts_of
 from server.pipeline.request import GenerationRequest, UpscaleRequest
+from server.pipeline.request.controls import applies
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
 from server.pipeline.upscaling.enlarge import tiles_needed
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Calls of the denoising network (or of an upscaler, a tile each) for all images together, the rows of each call, and images to decode."""
+    """Calls of the denoising network (or of an upscaler, a tile each) for all images together, and images to decode.
+
+    rows: those of each call; with ControlNets, also the rows that these compute, on the average of all steps.
+    """
 
     calls: int
     rows: int
@@ -44,4 +48,6 @@ def cost(request: GenerationRequest, manifest: Manifest) -> Cost:
     calls = len(scheduler.timesteps) - request.skipped_steps * scheduler.order
     prompts = len(parts_of(request.prompts.prompt)) if request.prompts.has_syntax else 1
     boxes = request.seeds.n * len(boxes_of(request))
-    return Cost(calls * boxes, prompts + is_guided(request, manifest), boxes)
+    rows = prompts + is_guided(request, manifest)
+    controlled = sum(applies(each, index, calls) for each in request.controls for index in range(calls))
+    return Cost(calls * boxes, rows + round(rows * controlled / calls), boxes)

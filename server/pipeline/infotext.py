@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from converter import __version__
 from converter.folder import Manifest
 from server.pipeline.fields import Infotext
+from server.pipeline.preprocessors.registry import PREPROCESSORS
 from server.pipeline.request import FIELDS, GenerationRequest, ImageSeeds, UpscaleRequest
+from server.pipeline.request.controls import Control
 from server.pipeline.schedulers import SCHEDULERS
 
 _NEGATIVE = "Negative prompt: "
@@ -38,6 +40,21 @@ def _quoted(value: object) -> str:
     return json.dumps(text, ensure_ascii=False) if re.search(r'[,:\n"]', text) else text
 
 
+def _control(control: Control, manifest: Manifest) -> str:
+    """Return a control as A1111's ControlNet extension writes a unit (scripts/infotext.py)."""
+    settings = {
+        "Module": PREPROCESSORS[control.preprocessor].title,
+        "Model": control.network(manifest).rpartition("/")[2],
+        "Weight": f"{control.weight:g}",
+        "Resize Mode": "Crop and Resize",
+        **dict(zip(("Threshold A", "Threshold B"), control.thresholds, strict=False)),
+        "Guidance Start": f"{control.start:g}",
+        "Guidance End": f"{control.end:g}",
+        "Control Mode": "Balanced",
+    }
+    return ", ".join(f"{key}: {value}" for key, value in settings.items())
+
+
 def _settings(request: GenerationRequest, manifest: Manifest, seeds: ImageSeeds) -> dict[str, object]:
     """Return the settings of the image made with ``seeds``, in A1111's order."""
     scheduler = SCHEDULERS[request.sampling.scheduler]
@@ -59,6 +76,7 @@ def _settings(request: GenerationRequest, manifest: Manifest, seeds: ImageSeeds)
         infotext = field.find(Infotext)
         if infotext is not None and field.name in values:
             settings[infotext.key] = infotext.write(values[field.name])
+    settings |= {f"ControlNet {i}": _control(each, manifest) for i, each in enumerate(request.controls)}
     settings = {key: value for key, value in settings.items() if value is not None}
     settings["Version"] = f"Anemone {__version__}"
     return dict(sorted(settings.items(), key=lambda setting: _RANKS.get(setting[0], _RANKS["RNG"] - 0.5)))

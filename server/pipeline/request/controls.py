@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from pydantic import Field
 
@@ -75,6 +75,19 @@ class MapQuestion(Preprocessing):
         return self.width or across, self.height or down
 
 
+class Span(Protocol):
+    """How much a ControlNet counts, 0 to 2, and the shares of the steps between which it is called, 0 to 1."""
+
+    @property
+    def weight(self) -> float: ...
+
+    @property
+    def start(self) -> float: ...
+
+    @property
+    def end(self) -> float: ...
+
+
 class Control(Preprocessing):
     """An image that a ControlNet reads (Zhang et al. 2023). ``image`` is the attachment's name."""
 
@@ -87,6 +100,11 @@ class Control(Preprocessing):
     def network(self, manifest: Manifest) -> str:
         """Return the name of its network in the model folder."""
         return _PREFIX + (self.net or control_nets(manifest)[0])
+
+
+def applies(control: Span, index: int, total: int) -> bool:
+    """Return whether a ControlNet is called at a step, of ``total``, as diffusers' ControlNet pipelines decide it."""
+    return control.weight != 0 and index / total >= control.start and (index + 1) / total <= control.end
 
 
 def check_preprocessing(asked: Preprocessing, field: str = "") -> None:

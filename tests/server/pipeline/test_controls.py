@@ -10,8 +10,10 @@ import pytest
 from converter.folder import Package
 from converter.runtime import Feature
 from server.pipeline.controls import AppliedControl, Controls, condition
+from server.pipeline.cost import Cost, cost
 from server.pipeline.denoiser import Moment
-from server.pipeline.request import RequestError, bind
+from server.pipeline.infotext import read_infotext, write_infotext
+from server.pipeline.request import ImageSeeds, RequestError, bind
 from tests.support.fake_pipeline import MANIFEST
 
 UNET = Package("unet.mlpackage", 64, 64, 2, 77)
@@ -159,3 +161,23 @@ def test_canny_s_thresholds_are_those_sent_or_the_usual_ones():
     assert bound({"preprocessor": "canny"})[0].thresholds == (100, 200)
     assert bound({"preprocessor": "canny", "low_threshold": 50})[0].thresholds == (50, 200)
     assert bound({"preprocessor": "blur"})[0].thresholds == ()
+
+
+@pytest.mark.parametrize(
+    ("controls", "rows"),
+    [((), 2), (({},), 4), (({"end": 0.5},), 3), (({}, {"net": "tile"}), 6), (({"weight": 0},), 2)],
+)
+def test_the_rows_that_controlnets_compute_are_part_of_the_cost(controls, rows):
+    request = bind(MODEL, prompt="red", steps=10, controls=[{"image": "map", **each} for each in controls])
+    assert cost(request, MODEL) == Cost(10, rows, 1)
+
+
+def test_the_infotext_has_a_unit_of_a1111_s_extension_for_each_control():
+    asked = [{"image": "a", "preprocessor": "canny", "weight": 0.5, "end": 0.8}, {"image": "b", "net": "tile"}]
+    request = bind(MODEL, prompt="red", controls=asked)
+    settings = read_infotext(write_infotext(request, MODEL, ImageSeeds(1, None))).settings
+    assert settings["ControlNet 0"] == (
+        "Module: canny, Model: canny, Weight: 0.5, Resize Mode: Crop and Resize, Threshold A: 100, Threshold B: 200, "
+        "Guidance Start: 0, Guidance End: 0.8, Control Mode: Balanced"
+    )
+    assert settings["ControlNet 1"].startswith("Module: none, Model: tile, Weight: 1, ")
