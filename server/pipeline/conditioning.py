@@ -128,9 +128,12 @@ class Conditioner:
             rows[text] = Row(own)
         return rows
 
-    def conditioning(self, request: GenerationRequest) -> Conditioning:
-        """Return the conditioning for this request. Each text is encoded once, however many steps it stands in."""
-        prompts, walk = request.prompts, Walk(request.sampling.steps - request.skipped_steps)
+    def conditioning(self, request: GenerationRequest, walk: Walk | None = None) -> Conditioning:
+        """Return the conditioning for this request. Each text is encoded once, however many steps it stands in.
+
+        ``walk`` has the steps of a further pass; None: those of the request.
+        """
+        prompts, walk = request.prompts, walk or Walk(request.sampling.steps - request.skipped_steps)
         prompt = read_prompt(prompts.prompt, with_syntax=prompts.has_syntax)
         texts = [tuple(_Text(text) for text in step) for step in prompt.texts(walk)]
         negatives: list[_Text | None] = [None] * walk.steps

@@ -25,7 +25,8 @@ def test_every_option_of_a_conversion_has_a_flag(tmp_path: Path, monkeypatch: py
     words = (
         "--name m --size 512x512 --size 768x512 --attention original --batch 1 --batch 2 --tokens 77 --tokens 154 "
         "--vae a/vae --preview taesd --safety-checker a/checker --controlnet a/canny --controlnet a/depth --prompt-once "
-        "--target macOS15 --functions --prediction-type v_prediction --no-verify"
+        "--target macOS15 --functions --prediction-type v_prediction --clip-skip 2 --no-verify "
+        "--ip-adapter a/adapter.safetensors --image-encoder a/encoder --tile 128"
     )
     options = parsed(*words.split())
     assert options == ConvertOptions(
@@ -42,6 +43,10 @@ def test_every_option_of_a_conversion_has_a_flag(tmp_path: Path, monkeypatch: py
         target="macOS15",
         functions=True,
         prediction_type="v_prediction",
+        clip_skip=2,
+        ip_adapters=("a/adapter.safetensors",),
+        image_encoder="a/encoder",
+        tile=128,
         verify=False,
     )
     assert options.changed().keys() == vars(DEFAULT_OPTIONS).keys()

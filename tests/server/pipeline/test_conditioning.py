@@ -13,6 +13,7 @@ from converter.options import ConvertOptions
 from converter.runtime import load
 from server.pipeline.conditioning import Conditioner, Conditioning
 from server.pipeline.denoiser import Moment, Note
+from server.pipeline.prompts.editing import Walk
 from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
 
@@ -115,3 +116,15 @@ def test_a_job_says_that_chunks_were_averaged(model_folder):
         "a prompt takes 2 chunks of 75 tokens and this mode",
         "a weight in a prompt is beyond 100 and counts as 1",
     ]
+
+
+def test_a_second_pass_has_the_texts_after_the_first(model_folder):
+    request = bind(model_folder.manifest, prompt="[red:blue:0.5] [a:b:1.5]", steps=4, seed=1, guidance_scale=1)
+    conditioner = Conditioner(model_folder, lambda name, **_: load(model_folder.package(name)))
+    second = conditioner.conditioning(request, Walk(2, earlier=4))
+    expected = [
+        conditioning_of(model_folder, prompt=text, guidance_scale=1)[0].steps[0] for text in ("blue a", "blue b")
+    ]
+    for step, other in zip(second.steps, expected, strict=True):
+        states = [row.positives[0].inputs["encoder_hidden_states"] for row in (step, other)]
+        np.testing.assert_array_equal(*states)
