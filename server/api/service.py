@@ -216,10 +216,9 @@ class Service:
     def _manifests(self) -> dict[str, Manifest]:
         return {name: self._models.manifest(name) for name in self._models.names()}
 
-    async def upscalers(self) -> dict[str, Upscaler]:
-        """Return the upscalers by name, the default one first."""
-        installed = await run_in_threadpool(self._upscalers.all)
-        return installed | {name: Upscaler() for name in RESAMPLINGS}
+    def upscalers(self) -> dict[str, Upscaler]:
+        """Return the upscalers by name, the default one first; reads their manifests."""
+        return self._upscalers.all() | {name: Upscaler() for name in RESAMPLINGS}
 
     async def submit_job(self, request: JobRequest, cost: Cost, options: SubmitOptions) -> Accepted | Refusal:
         """Store a request as a job, or find the job that it repeats; the job is on disk on return.

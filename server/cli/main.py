@@ -20,6 +20,7 @@ from server.cli.palette import add_palette
 from server.cli.parser import LONGEST_MESSAGE, Parser
 from server.cli.serve import add_serve
 from server.cli.service import add_service
+from server.cli.upscale import add_upscale
 from server.cli.verify import add_verify
 from server.terminal import printable, say
 
@@ -50,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
         add_lint,
         add_generate,
         add_palette,
+        add_upscale,
         add_doctor,
     ):
         add(commands)

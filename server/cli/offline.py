@@ -19,9 +19,11 @@ from converter.options import ConvertOptions
 from converter.progress import OnProgress, Progress
 from converter.sources.source import open_source, open_upscaler
 from converter.sources.upscaler import UpscalerFile
+from server.jobs.local_worker import upscaler_opener
 from server.models.installed import InstalledModels
 from server.models.library import ready_model
 from server.models.memory import memory_budget
+from server.models.upscalers import InstalledUpscalers
 from server.pipeline.attachments import kept
 from server.pipeline.decoding.file import ImageError
 from server.pipeline.denoiser import Note, Step
@@ -31,7 +33,10 @@ from server.pipeline.finished import finished_png
 from server.pipeline.images import decode_image, read_image
 from server.pipeline.loading import open_pipeline
 from server.pipeline.refining import check_refiner
-from server.pipeline.request import GenerationRequest, bind
+from server.pipeline.request import GenerationRequest, bind, bind_upscale
+from server.pipeline.tasks.upscale import TileStep, upscaled_png
+from server.pipeline.tasks.upscale import upscale as run_upscale
+from server.pipeline.upscaling.names import RESAMPLINGS
 from server.settings import Settings
 from server.terminal import Bar, printable
 
@@ -198,6 +203,28 @@ def _refiner(request: GenerationRequest, folder: ModelFolder, settings: Settings
     models = InstalledModels(settings.data_dir)
     check_refiner(request, folder.manifest, {name: models.manifest(name) for name in models.names()})
     return ModelFolder.open(models.folder(request.refiner.refiner))
+
+
+def upscale(settings: Settings, image: Path, fields: Mapping[str, Any], out: Path) -> int:
+    """Enlarge an image file and write the PNG."""
+    (target,) = _targets(out, 1)
+    attachments, bar = _read({"image": image}), Bar()
+    upscalers = InstalledUpscalers(settings.data_dir)
+    known = {name: each.tile for name, each in upscalers.all().items()} | dict.fromkeys(RESAMPLINGS, 0)
+    source = read_image(attachments["image"]).upright
+    request = bind_upscale(known, source, image="image", **fields)
+    opener = upscaler_opener(upscalers, settings.compute_units, settings.precision)
+    began = time.monotonic()
+    try:
+        for event in run_upscale(request, attachments, opener):
+            if isinstance(event, TileStep):
+                bar.show("tile", event.index, event.total)
+            else:
+                _write(target, upscaled_png(event, request, mark=settings.mark_images))
+    finally:
+        bar.close()
+    print(f"{target} ({request.size}, {request.upscaler}) in {time.monotonic() - began:.1f} s")
+    return 0
 
 
 def generate(settings: Settings, fields: Mapping[str, Any], files: Mapping[str, Path], out: Path) -> int:

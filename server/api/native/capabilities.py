@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, create_model
 
 from converter import __version__
 from converter.folder import Manifest
-from server.api.dependencies import Models, Queue
+from server.api.dependencies import Generation, Models, Queue
 from server.api.image_json import MOST_IMAGES
 from server.api.native import PREFIX
 from server.api.native.schemas import SizeOut
@@ -54,6 +54,7 @@ FEATURES = (
     "clip_skip",
     "guidance_interval",
     "safety",
+    "upscale",
 )
 
 
@@ -73,6 +74,13 @@ class AbilityOut(BaseModel):
 
     available: bool
     needs: str | None = Field(description="What it lacks, and which conversion brings it; null if it can")
+
+
+class UpscalerOut(BaseModel):
+    """An upscaler, by the name that requests use."""
+
+    name: str
+    scale: int | None = Field(description="How many times its network enlarges; null if it has none and only resamples")
 
 
 class ModelOut(BaseModel):
@@ -133,6 +141,7 @@ class CapabilitiesOut(BaseModel):
     loaded: list[str] = Field(description="The loaded models; jobs of other models wait until theirs is loaded")
     schedulers: list[str]
     preprocessors: list[PreprocessorOut]
+    upscalers: list[UpscalerOut] = Field(description="The default one first")
     formats: list[str] = Field(description="The formats in which images are returned")
     rngs: list[str] = Field(description="Random number generators that a request may name")
     priorities: list[str]
@@ -171,7 +180,7 @@ def _model(name: str, models: InstalledModels) -> ModelOut:
 
 
 @router.get("/capabilities", summary="Get the server's capabilities")
-def capabilities(queue: Queue, models: Models) -> CapabilitiesOut:
+def capabilities(queue: Queue, models: Models, service: Generation) -> CapabilitiesOut:
     """Returns models with what each can do, schedulers, preprocessors, formats, features and limits."""
     installed = _installed(models)
     default = next((m for m in installed if m.name == models.default), None)
@@ -183,6 +192,10 @@ def capabilities(queue: Queue, models: Models) -> CapabilitiesOut:
         loaded=queue.loaded,
         schedulers=list(SCHEDULERS),
         preprocessors=[PreprocessorOut(name=each.name, about=each.about) for each in PREPROCESSORS.values()],
+        upscalers=[
+            UpscalerOut(name=name, scale=each.scale if each.tile else None)
+            for name, each in service.upscalers().items()
+        ],
         formats=list(FORMATS),
         rngs=list(RNGS),
         priorities=list(PRIORITIES),

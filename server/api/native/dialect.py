@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from server.api.dialect import Dialect
-from server.api.native import PREFIX, capabilities, conversions, images, jobs, models, palette, preprocess, session
+from server.api.native import (
+    PREFIX,
+    capabilities,
+    conversions,
+    images,
+    jobs,
+    models,
+    palette,
+    preprocess,
+    session,
+    upscale,
+)
 from server.api.native.errors import ErrorBody, render_error
 
 NATIVE = Dialect(
@@ -12,6 +23,7 @@ NATIVE = Dialect(
     routers=(
         images.router,
         palette.router,
+        upscale.router,
         jobs.router,
         conversions.router,
         models.router,
@@ -21,5 +33,5 @@ NATIVE = Dialect(
     ),
     render_error=render_error,
     error_body=ErrorBody,
-    schemas={**images.SCHEMAS, **preprocess.BODY.schemas, **palette.BODY.schemas},
+    schemas={**images.SCHEMAS, **preprocess.BODY.schemas, **palette.BODY.schemas, **upscale.BODY.schemas},
 )

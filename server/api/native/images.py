@@ -25,7 +25,7 @@ from server.pipeline.request.edits import EXTENSIONS
 
 router = APIRouter(prefix=PREFIX, tags=["native"])
 
-_MAKING: Answers = {
+MAKING: Answers = {
     200: {
         "description": "The finished image; the finished job as JSON with n above 1, or if the Accept header asks for JSON",
         "content": {**CONTENT, "application/json": {"schema": {"$ref": "#/components/schemas/JobOut"}}},
@@ -80,37 +80,43 @@ async def _fingerprint(path: str, upload: Upload) -> str:
 
 
 @dataclass(frozen=True)
-class _Submitted:
+class Submitted:
     """An accepted request, and the encoding of its image; None: the answer is the job as JSON."""
 
     accepted: Accepted
     encoding: Encoding | None
 
 
-async def _submitted(service: Service, submit: _Submit, task: Task, upload: Upload) -> _Submitted:
+async def submit_options(submit: _Submit, path: str, upload: Upload) -> SubmitOptions:
+    """Return how an upload to this path is submitted; raise RequestError for a wrong key."""
+    return SubmitOptions(
+        client=submit.client,
+        priority=upload.fields["priority"] or "normal",
+        key=submit.key,
+        attachments=upload.attachments,
+        fingerprint=await _fingerprint(path, upload),
+        is_retry=is_retry(submit.retries),
+    )
+
+
+async def _submitted(service: Service, submit: _Submit, task: Task, upload: Upload) -> Submitted:
     """Submit an uploaded request; raise RequestError or ApiError if something in it is wrong."""
     model = require(await service.bind(upload.fields["model"]))
-    fingerprint = await _fingerprint(f"{PREFIX}/{task.name}", upload)
     attached = {name: name for name in upload.attachments if name in BODIES[task.name].attachments}
     fields = {**upload.fields, "model": model.name, **attached}
     fields |= {name: value for name, value in task.defaults.items() if fields[name] is None}
-    options = SubmitOptions(
-        client=submit.client,
-        priority=fields.pop("priority") or "normal",
-        key=submit.key,
-        attachments=upload.attachments,
-        fingerprint=fingerprint,
-        is_retry=is_retry(submit.retries),
-    )
+    options = await submit_options(submit, f"{PREFIX}/{task.name}", upload)
+    del fields["priority"]
     image_size = require(await service.image_size(upload.attachments))
     bound = bind(model.manifest, image_size=image_size, **fields)
     if task.name == "outpaint" and bound.outpaint is None:
         raise RequestError(EXTENSIONS[0], 0, f"pixels to add; at least one of {', '.join(EXTENSIONS)} is above 0")
     encoding = None if submit.wants_job else encoding_of(bound.output, submit.accept)
-    return _Submitted(require(await service.submit(model, bound, options)), encoding)
+    return Submitted(require(await service.submit(model, bound, options)), encoding)
 
 
-async def _answer(service: Service, submit: _Submit, submitted: _Submitted) -> Response:
+async def answer(service: Service, submit: _Submit, submitted: Submitted) -> Response:
+    """Answer with the job, or once it has ended with its image."""
     accepted, encoding = submitted.accepted, submitted.encoding
     job_id = accepted.job_id
     repeat = {"Idempotent-Replayed": "true"} if accepted.is_repeat else {}
@@ -124,7 +130,9 @@ async def _answer(service: Service, submit: _Submit, submitted: _Submitted) -> R
     if encoding is None or len(job.images) > 1:
         return job_response(job, 200, headers)
     (image,) = job.images
-    headers |= {"X-Anemone-Seed": str(image.seed), **image_headers(job, image, encoding)}
+    if image.seed is not None:
+        headers["X-Anemone-Seed"] = str(image.seed)
+    headers |= image_headers(job, image, encoding)
     data = require(await service.image(job, image, encoding.to, encoding.quality))
     return Response(data, 200, headers, encoding.to.media_type)
 
@@ -184,7 +192,7 @@ def _add_route(task: Task) -> None:
         async with memory.reserve(request.scope):
             # The upload is on disk afterwards, and not kept in memory while the client waits for its image.
             submitted = await _submitted(service, submit, task, await read_upload(request, body))
-        return await _answer(service, submit, submitted)
+        return await answer(service, submit, submitted)
 
     router.add_api_route(
         f"/{task.name}",
@@ -193,7 +201,7 @@ def _add_route(task: Task) -> None:
         name=task.name,
         summary=summary,
         description=about,
-        responses=_MAKING,
+        responses=MAKING,
         response_class=Response,
         openapi_extra=body.route,
     )

@@ -17,12 +17,14 @@ from server.pipeline.request.sampling import Size
 from server.pipeline.request.seeds import RNGS, ImageSeeds
 from server.pipeline.request.stored import JobRequest, read_request
 from server.pipeline.request.tasks import TASKS, Task, takers
-from server.pipeline.request.upscale import UpscaleRequest, bind_upscale
+from server.pipeline.request.upscale import UPSCALE_FIELDS, Extent, UpscaleRequest, bind_upscale
 
 __all__ = [
     "FIELDS",
     "RNGS",
     "TASKS",
+    "UPSCALE_FIELDS",
+    "Extent",
     "GenerationRequest",
     "ImageSeeds",
     "JobRequest",

@@ -24,13 +24,22 @@ from server.pipeline.fields import (
 from server.pipeline.request.conditions import NAME
 from server.pipeline.request.errors import RequestError
 from server.pipeline.request.output import Output
-from server.pipeline.request.sampling import Size
 
 #: What comes before an upscaler's name where jobs have the name of a model; no model's name has a slash.
 _OF_UPSCALERS = "upscalers/"
 #: Pixels of an enlarged image: the worker takes 20 bytes for each, and a PNG of so many takes a second.
 MOST_PIXELS = 2**24
 _USUAL_SCALE = 2.0
+
+
+class Extent(Part):
+    """The width and height of an image, of any size."""
+
+    width: Whole
+    height: Whole
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
 
 
 class Enlargement(Part):
@@ -59,8 +68,8 @@ class UpscaleRequest(Part):
     image: Annotated[str, Attachment()] = Field(description="The image to enlarge")
     upscaler: str = Field(max_length=NAME, description="An upscaler (see capabilities); left out: the first")
     enlargement: Enlargement
-    source: Annotated[Size, Derived()]
-    size: Annotated[Size, Derived()]
+    source: Annotated[Extent, Derived()]
+    size: Annotated[Extent, Derived()]
     tile: Annotated[Whole, Derived()] = 0
     output: Output = Output()
 
@@ -72,12 +81,12 @@ class UpscaleRequest(Part):
         return f"{_OF_UPSCALERS}{self.upscaler}"
 
     @property
-    def computed(self) -> Size:
+    def computed(self) -> Extent:
         """The size of a step: a tile, or the whole image."""
-        return Size(width=self.tile, height=self.tile) if self.tile else self.size
+        return Extent(width=self.tile, height=self.tile) if self.tile else self.size
 
     @property
-    def attached(self) -> Size:
+    def attached(self) -> Extent:
         """The size in which the image is stored until the job runs."""
         return self.source
 
@@ -99,7 +108,7 @@ _Asked: type[BaseModel] = create_model(
 )
 
 
-def _size(asked: Enlargement, source: Size) -> Size:
+def _size(asked: Enlargement, source: Extent) -> Extent:
     """Return the size that a client asks for; raises RequestError if it contradicts itself or is too large."""
     width, height = asked.width, asked.height
     if asked.scale is not None and (width or height):
@@ -107,7 +116,7 @@ def _size(asked: Enlargement, source: Size) -> Size:
     factor = asked.scale or _USUAL_SCALE
     if width is not None or height is not None:
         factor = max((width or 0) / source.width, (height or 0) / source.height)
-    size = Size(
+    size = Extent(
         width=width or max(1, round(source.width * factor)), height=height or max(1, round(source.height * factor))
     )
     if size.width * size.height > MOST_PIXELS:
@@ -144,7 +153,7 @@ def bind_upscale(upscalers: Mapping[str, int], source: tuple[int, int], **fields
         if field.part is not None and field.name in sent:
             parts[field.part][field.name] = sent[field.name]
     width, height = source
-    before = Size(width=width, height=height)
+    before = Extent(width=width, height=height)
     return UpscaleRequest(
         image=sent["image"],
         upscaler=name,

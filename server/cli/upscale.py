@@ -1,0 +1,40 @@
+"""``anemone upscale``: enlarges an image without a server."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from converter.runtime import PRECISIONS
+from server.cli.flags import Commands, add_command
+from server.cli.parser import path
+from server.cli.serve import add_config, settings_of
+
+
+def add_upscale(commands: Commands) -> None:
+    """Add the command and its flags."""
+    command = add_command(
+        commands,
+        "upscale",
+        "Enlarge an image without a server",
+        "examples:\n  anemone upscale small.png -o large.png\n"
+        "  anemone upscale small.png -o large.png --upscaler x4plus --scale 3\n"
+        "  anemone upscale small.png -o large.png --upscaler lanczos --width 1024",
+    )
+    command.add_argument("image", type=path, help="the PNG, JPEG or WebP to enlarge")
+    command.add_argument("-o", "--out", type=path, default=Path("out.png"), help="the PNG to write (out.png)")
+    command.add_argument("--upscaler", help="an installed upscaler, lanczos or nearest; left out: the first installed")
+    command.add_argument("--scale", help="how many times larger, 1 to 8 (2)")
+    command.add_argument("--width", help="pixels, instead of a scale")
+    command.add_argument("--height", help="pixels; with a width of another ratio, the image is cropped in the middle")
+    command.add_argument("--precision", choices=PRECISIONS, help="the arithmetic (fast); fp32 is exact")
+    add_config(command)
+    command.add_argument("--data-dir", type=path, help="the folder with the upscalers (the user's data folder)")
+    command.set_defaults(run=_upscale)
+
+
+def _upscale(args: argparse.Namespace) -> int:
+    from server.cli.offline import upscale
+
+    fields = {name: getattr(args, name) for name in ("upscaler", "scale", "width", "height")}
+    return upscale(settings_of(args), args.image, fields, args.out)

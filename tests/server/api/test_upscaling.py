@@ -1,0 +1,90 @@
+"""POST /api/v1/upscale: any image, to any size, as a job like the others."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from tests.support.live_server import over
+
+pytestmark = pytest.mark.slow
+
+
+def png(width: int = 90, height: int = 50) -> bytes:
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((width, height)).convert("RGB").save(file, "PNG")
+    return file.getvalue()
+
+
+def sent(client: httpx.Client, image: bytes | None = None, headers: Any = None, **fields: Any) -> httpx.Response:
+    files = {"image": ("small.png", png() if image is None else image)}
+    return client.post("/api/v1/upscale", data=fields, files=files, headers=headers)
+
+
+def test_the_bundled_upscaler_needs_nothing_but_an_image(client: httpx.Client) -> None:
+    answer = sent(client)
+    assert answer.status_code == 200, answer.text
+    assert Image.open(io.BytesIO(answer.content)).size == (180, 100)
+    assert "x-anemone-seed" not in answer.headers
+    job = over(client, answer.headers["x-anemone-job"])
+    assert job["status"] == "succeeded"
+    assert job["model"] == "upscalers/shapes-2x"
+    assert job["request"] == {"upscaler": "shapes-2x", "width": 180, "height": 100}
+    assert job["images"][0]["seed"] is None
+
+
+def test_json_and_an_exact_size_in_another_format(client: httpx.Client) -> None:
+    body = {"image": base64.b64encode(png()).decode(), "upscaler": "lanczos", "width": 333, "height": 77}
+    answer = client.post("/api/v1/upscale", json=body | {"format": "webp"})
+    assert answer.headers["content-type"] == "image/webp"
+    assert Image.open(io.BytesIO(answer.content)).size == (333, 77)
+
+
+def test_a_job_is_repeated_by_its_key_and_leaves_the_model_loaded(client: httpx.Client) -> None:
+    loaded = client.get("/api/v1/capabilities").json()["loaded"]
+    headers = {"Prefer": "respond-async", "Idempotency-Key": "upscale once"}
+    first, second = (sent(client, headers=headers, scale="3") for _ in range(2))
+    assert first.status_code == second.status_code == 202
+    assert first.json()["id"] == second.json()["id"]
+    job = over(client, first.json()["id"])
+    assert (job["request"]["width"], job["request"]["height"]) == (270, 150)
+    assert client.get("/api/v1/capabilities").json()["loaded"] == loaded
+
+
+def test_capabilities_list_the_upscalers(client: httpx.Client) -> None:
+    upscalers = client.get("/api/v1/capabilities").json()["upscalers"]
+    assert upscalers == [
+        {"name": "shapes-2x", "scale": 2},
+        {"name": "lanczos", "scale": None},
+        {"name": "nearest", "scale": None},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "accepted"),
+    [
+        ({"upscaler": "x4plus"}, "upscaler", "shapes-2x, lanczos, nearest"),
+        ({"scale": "100"}, "scale", "1 to 8"),
+        ({"scale": "2", "width": "90"}, "scale", "leave one out"),
+        ({"width": "16000", "height": "16000"}, "width", "16777216 pixels"),
+    ],
+)
+def test_what_is_wrong_gets_a_422_that_says_what_is_accepted(
+    client: httpx.Client, fields: dict[str, str], field: str, accepted: str
+) -> None:
+    answer = sent(client, **fields)
+    assert answer.status_code == 422, answer.text
+    error = answer.json()["error"]
+    assert error["field"] == field
+    assert accepted in error["accepted"]
+
+
+def test_what_is_no_image_is_named(client: httpx.Client) -> None:
+    answer = sent(client, b"GIF89a")
+    assert answer.status_code == 422
+    assert answer.json()["error"]["field"] == "image"
