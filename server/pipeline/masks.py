@@ -55,18 +55,20 @@ def blended(old: Pixels, new: Pixels, mask: Mask) -> Pixels:
 
 
 def filled(pixels: Pixels, mask: Mask) -> Pixels:
-    """Return the image with what is repainted replaced by its blurred surroundings, as A1111 does (masking.fill)."""
-    colors, cover = np.zeros(pixels.shape, np.float32), np.zeros(mask.shape, np.float32)
+    """Return the image with what is repainted replaced by its blurred surroundings, as A1111 does (masking.fill).
+
+    Far from everything that is kept, where A1111's 8 bits leave hardly a color, it is the average of what is kept.
+    """
+    weight = inverted(mask).astype(np.float32)[..., None]
+    # Gray, the middle of what the networks see, if nothing is kept.
+    average = (pixels * weight).sum((0, 1)) / weight.sum() if weight.any() else np.full(3, 127.5)
+    fill = np.broadcast_to(average.astype(np.float32), pixels.shape).copy()
     # Premultiplied by what is kept, so that the blur takes in no color of what is repainted.
     kept = Image.fromarray(np.dstack([pixels, inverted(mask)])).convert("RGBa")
     for radius, times in _FILL_BLURS:
         blur = np.asarray(kept.filter(ImageFilter.GaussianBlur(radius)).convert("RGBA")).astype(np.float32)
-        opacity = 1 - (1 - blur[..., 3] / 255) ** times
-        colors += (blur[..., :3] - colors) * opacity[..., None]
-        cover += (1 - cover) * opacity
-    fill = colors / np.maximum(cover, 1 / 255)[..., None]
-    # Too far from everything that is kept: gray, the middle of what the networks see.
-    fill[cover == 0] = 127.5
+        opacity = 1 - (1 - blur[..., 3:] / 255) ** times
+        fill += (blur[..., :3] - fill) * opacity
     return blended(pixels, np.clip(np.round(fill), 0, 255).astype(np.uint8), mask)
 
 

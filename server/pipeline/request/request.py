@@ -61,8 +61,8 @@ class GenerationRequest(Part):
 
     @property
     def attached(self) -> Size:
-        """The size in which large attachments are stored until the job runs."""
-        return self.computed
+        """The size in which large attachments are stored until the job runs; a control's image lies on the whole canvas."""
+        return self.size
 
     @property
     def task(self) -> str:

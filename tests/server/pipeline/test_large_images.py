@@ -145,7 +145,7 @@ from server.pipeline.images import as_attachment, read_image
 data = sys.stdin.buffer.read()
 unit = 1 if sys.platform == "darwin" else 1024
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-as_attachment(read_image(data), data, 512, 512)
+as_attachment(read_image(data), data, 4096, 4096)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit)
 """
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from server.pipeline.attachments import mask_from_alpha
+from server.pipeline.decoding.file import ImageError
 from server.pipeline.images import fit_mask, read_image
 from tests.support.image_files import encoded
 
@@ -62,8 +64,11 @@ def test_where_transparency_is_what_counts_transparent_pixels_repaint(mode, clea
     assert abs(int(mask_of(half, transparent=True)[0, 0]) - 127) <= 1
 
 
-def test_an_opaque_image_has_no_transparency():
-    assert not mask_of(left_half("RGB", "white", "black"), transparent=True).any()
+def test_a_mask_by_transparency_becomes_one_by_luminance():
+    mask = mask_from_alpha(encoded(left_half("RGBA", (9, 9, 9, 0), (9, 200, 9, 255))))
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(mask))), LEFT)
+    with pytest.raises(ImageError, match="no transparent part"):
+        mask_from_alpha(encoded(left_half("RGB", "white", "black")))
 
 
 def test_a_mask_of_another_size_is_stretched_over_its_image():

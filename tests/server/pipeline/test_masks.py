@@ -95,6 +95,13 @@ def test_a_filled_image_is_the_one_a1111s_blurs_make():
     assert difference.mean() < 0.5
 
 
+def test_far_from_what_is_kept_an_image_is_filled_with_its_average_color():
+    pixels = np.full((32, 1500, 3), (40, 84, 214), np.uint8)
+    mask = np.full((32, 1500), 255, np.uint8)
+    mask[:, :64] = 0
+    np.testing.assert_allclose(filled(pixels, mask), pixels, atol=8)
+
+
 def test_an_image_of_which_nothing_is_kept_is_filled_with_gray():
     result = filled(random_pixels(16, 16), np.full((16, 16), 255, np.uint8))
     assert np.ptp(result) == 0
