@@ -20,7 +20,7 @@ PredictionType = Literal["epsilon", "v_prediction", "sample"]
 LARGEST_SIDE = 4096
 #: The largest clip skip: A1111's slider ends there, and CLIP's smaller text encoder has as many layers.
 MOST_CLIP_SKIP = 12
-#: A network's source: a folder, or owner/name on the Hugging Face hub, with @revision or without.
+#: A network's source: a folder or file, or owner/name or owner/name/file on the Hugging Face hub, with @revision or without.
 NetworkSource = Annotated[str, Field(max_length=200)]
 #: Options of the first release. They are part of every id, whatever their value. A later option is part of an id only if
 #: it is not at its default, so that adding one keeps the ids of stored conversions.

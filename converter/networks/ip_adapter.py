@@ -18,11 +18,9 @@ from converter.networks.layers import Layers
 from converter.networks.prompt import Transformer, output_keys_values, transformers
 from converter.networks.unet_shape import UNetShape
 from converter.sources.configs import Config
-from converter.sources.ip_adapter import PLUS
+from converter.sources.ip_adapter import HEAD, PLUS
 
 _ROOT = "image_proj"
-#: Channels of each head of the resampler's attention (diffusers' IPAdapterPlusImageProjection).
-_HEAD = 64
 #: Width of the resampler's feed-forward as a multiple of its input's.
 _INNER_FACTOR = 4
 
@@ -65,10 +63,10 @@ def _linear_projection(layers: Layers, config: Config) -> Tensor:
 
 def _resampler_layer(layers: Layers, states: Tensor, latents: Tensor, path: str, heads: int) -> Tensor:
     """Add attention over the image's states and the latents, then a feed-forward, to the latents [1, C, 1, K]."""
-    g, width, inner = layers.graph, latents.shape[1], _HEAD * heads
+    g, width, inner = layers.graph, latents.shape[1], HEAD * heads
     own, attn = layers.layer_norm(latents, f"{path}.ln1"), f"{path}.attn"
     context = g.concat([layers.layer_norm(states, f"{path}.ln0"), own], 3, f"{path}.context")
-    q = layers.linear(own, f"{attn}.to_q", inner, scale=_HEAD**-0.5, bias=False)
+    q = layers.linear(own, f"{attn}.to_q", inner, scale=HEAD**-0.5, bias=False)
     names = Projections("", f"{attn}.to_k", f"{attn}.to_v", "", bias=False)
     h = attended(layers, q, [keys_values(layers, context, names, inner)], attn, heads)
     x = g.add(layers.linear(h, f"{attn}.to_out.0", width, bias=False), latents, f"{path}.1")

@@ -234,11 +234,11 @@ def _make_ip_adapter(config: Config, outputs: Collection[str]) -> torch.nn.Modul
     import torch
     from diffusers.models import embeddings
 
-    arguments = {name: value for name, value in config.items() if name not in ("_class_name", "states", "unet")}
-    unet: Any = diffusers_module("UNet2DConditionModel")(config["unet"], outputs)
+    arguments = {name: value for name, value in config.items() if name not in ("_class_name", "states", "unet_config")}
+    unet: Any = diffusers_module("UNet2DConditionModel")(config["unet_config"], outputs)
     crosses = [name.removesuffix(".processor") for name in unet.attn_processors if name.endswith("attn2.processor")]
     module: Any = torch.nn.Module()
-    module.config, module.numbers = config["unet"], {path: str(2 * i + 1) for i, path in enumerate(crosses)}
+    module.config, module.numbers = config["unet_config"], {path: str(2 * i + 1) for i, path in enumerate(crosses)}
     module.image_proj = getattr(embeddings, config["_class_name"])(**arguments)
     module.ip_adapter = torch.nn.ModuleDict()
     for path, number in module.numbers.items():

@@ -150,7 +150,7 @@ def _write_image_encoder(layers: Layers, config: Config, model: ModelSizes, vari
 
 
 def _write_ip_adapter(layers: Layers, config: Config, model: ModelSizes, variant: Variant) -> None:
-    ip_adapter(layers, config, unet_shape(config["unet"], pooled_width=model.pooled_width))
+    ip_adapter(layers, config, unet_shape(config["unet_config"], pooled_width=model.pooled_width))
 
 
 def _image_writer(write: Callable[..., None]) -> Write:

@@ -22,8 +22,8 @@ from converter.sources.tensors import Part, Tensors
 LINEAR, PLUS = "ImageProjection", "IPAdapterPlusImageProjection"
 #: Tokens of a file with a linear projection; its shapes do not tell.
 _TOKENS = 4
-#: Channels of each head of the resampler's attention.
-_HEAD = 64
+#: Channels of each head of the resampler's attention (diffusers' IPAdapterPlusImageProjection).
+HEAD = 64
 _ACCEPTED = (
     "accepted: an IP-Adapter or IP-Adapter Plus as .safetensors, a file or owner/name/file.safetensors of one on the "
     "Hugging Face hub"
@@ -86,7 +86,7 @@ def _settings(where: str, tensors: Tensors) -> Config:
         "output_dims": tensors.size("image_proj.proj_out.weight", 0),
         "hidden_dims": tensors.size("image_proj.latents", 2),
         "depth": max(layers, default=-1) + 1,
-        "heads": tensors.size("image_proj.layers.0.attn.to_q.weight", 0) // _HEAD,
+        "heads": tensors.size("image_proj.layers.0.attn.to_q.weight", 0) // HEAD,
         "num_queries": tensors.size("image_proj.latents", 1),
     }
 
@@ -97,7 +97,7 @@ class IPAdapterFile:
 
     encoder: the folder of the image encoder beside it, as `Component.open` takes it.
     config: the class of the image's projection and its arguments; once `fitted`, also ``states``, how many states the
-        image encoder has, and ``unet``, the UNet's config.json.
+        image encoder has, and ``unet_config``, the UNet's config.json.
     """
 
     file: Path
@@ -142,7 +142,7 @@ class IPAdapterFile:
                 "give the one that it was trained with as image_encoder"
             )
         states = (encoder["image_size"] // encoder["patch_size"]) ** 2 + 1
-        return replace(self, config={**self.config, "states": states, "unet": unet})
+        return replace(self, config={**self.config, "states": states, "unet_config": unet})
 
     @property
     def takes_states(self) -> bool:

@@ -39,8 +39,7 @@ def _palette(args: argparse.Namespace) -> int:
     except ImageError as bad:
         raise AnemoneError(f"{args.file}: {bad}") from bad
     if args.json:
-        shown = [{"hex": color.hex, "rgb": color.rgb, "share": round(color.share, 4)} for color in colors]
-        print(json.dumps({"colors": shown}))
+        print(json.dumps({"colors": [color.shown() for color in colors]}))
     else:
         for color in colors:
             print(f"{color.hex}  {100 * color.share:5.1f} %")

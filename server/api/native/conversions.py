@@ -63,7 +63,7 @@ def _hub_network(field: str, source: str) -> str:
     """Return a network's hub address; raise RequestError for a path, which only the command line accepts."""
     address = hub_source(source)
     if address is None or ".safetensors" in address:
-        raise RequestError(field, source, "owner/name on the Hugging Face hub, also @revision")
+        raise RequestError(field, source, "owner/name on the Hugging Face hub, also @revision or /file.safetensors")
     return address
 
 

@@ -79,7 +79,7 @@ class ColorOut(BaseModel):
 
 def colors_out(colors: Iterable[Color]) -> list[ColorOut]:
     """Return colors as a response body has them."""
-    return [ColorOut(hex=color.hex, rgb=color.rgb, share=round(color.share, 4)) for color in colors]
+    return [ColorOut(**color.shown()) for color in colors]
 
 
 class JobOut(BaseModel):

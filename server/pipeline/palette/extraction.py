@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,10 @@ class Color:
     def hex(self) -> str:
         """The color as #rrggbb."""
         return "#{:02x}{:02x}{:02x}".format(*self.rgb)
+
+    def shown(self) -> dict[str, Any]:
+        """Return the color as clients see it in JSON."""
+        return {"hex": self.hex, "rgb": self.rgb, "share": round(self.share, 4)}
 
 
 #: The largest share first; the shares' sum is 1.
