@@ -84,8 +84,11 @@ class Running:
         }
 
     def measured(self) -> StepTime | None:
-        """Return the step time of the job, to be called once it has succeeded; None if it made no step."""
+        """Return the step time of the job, to be called once it has succeeded; None if it made no step.
+
+        It is that of a call with all rows: steps outside the guidance interval have fewer (see `server.pipeline.cost`).
+        """
         if not self.steps_done:
             return None
         beyond = self.seconds - self.step_seconds
-        return StepTime(self.step_seconds / self.steps_done, max(0.0, beyond) / self.job.cost.images)
+        return StepTime(self.step_seconds / self.job.cost.calls, max(0.0, beyond) / self.job.cost.images)

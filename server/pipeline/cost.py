@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 from converter.folder import Manifest
+from converter.networks.registry import UNET
+from server.pipeline.guidance import Guidance
 from server.pipeline.layout import boxes_of
 from server.pipeline.prompts.composition import parts_of
 from server.pipeline.request import GenerationRequest, UpscaleRequest
@@ -18,6 +22,7 @@ class Cost:
     """Calls of the denoising network (or of an upscaler, a tile each) for all images together, and images to decode.
 
     rows: those of each call; with ControlNets, also the rows that these compute, on the average of all steps.
+    A call outside the guidance interval has fewer rows, and counts as the part that its rows are.
     """
 
     calls: int
@@ -44,10 +49,23 @@ def is_guided(request: GenerationRequest, manifest: Manifest) -> bool:
 
 def cost(request: GenerationRequest, manifest: Manifest) -> Cost:
     """Return the cost of the request with the model of this manifest."""
-    scheduler = SCHEDULERS[request.sampling.scheduler].make(NoiseSchedule.of(manifest), request.sampling.steps)
-    calls = len(scheduler.timesteps) - request.skipped_steps * scheduler.order
+    schedule = NoiseSchedule.of(manifest)
+    scheduler = SCHEDULERS[request.sampling.scheduler].make(schedule, request.sampling.steps)
+    timesteps = scheduler.timesteps[request.skipped_steps * scheduler.order :]
     prompts = len(parts_of(request.prompts.prompt)) if request.prompts.has_syntax else 1
-    boxes = request.seeds.n * len(boxes_of(request))
     rows = prompts + is_guided(request, manifest)
-    controlled = sum(applies(each, index, calls) for each in request.controls for index in range(calls))
-    return Cost(calls * boxes, rows + round(rows * controlled / calls), boxes)
+    guidance = Guidance.of(request.sampling)
+    whole = sum(guidance.applies(schedule.sigma_at(float(timestep))) for timestep in timesteps)
+    part = Fraction(_computed(prompts, manifest), _computed(rows, manifest))
+    calls = whole + part * (len(timesteps) - whole)
+    boxes = request.seeds.n * len(boxes_of(request))
+    steps = len(timesteps)
+    controlled = sum(applies(each, index, steps) for each in request.controls for index in range(steps))
+    return Cost(math.ceil(calls * boxes), rows + round(rows * controlled / steps), boxes)
+
+
+def _computed(rows: int, manifest: Manifest) -> int:
+    """Return how many rows the UNet computes for so many: its packages take one or two at once, filled or not."""
+    batches = sorted({package.batch for package in manifest.networks.get(UNET.name, ())}) or [rows]
+    batch = next((batch for batch in batches if batch >= rows), batches[-1])
+    return -(-rows // batch) * batch

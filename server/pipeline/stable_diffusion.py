@@ -16,6 +16,7 @@ from converter.progress import OnProgress, Progress, ignore
 from converter.runtime import Network
 from server.pipeline.conditioning import Conditioner
 from server.pipeline.controls import ControlImages, control_images
+from server.pipeline.cost import is_guided
 from server.pipeline.denoiser import GeneratedImage, Note, NotFinite, Predictor, Step, denoise
 from server.pipeline.guidance import Guidance
 from server.pipeline.image_prompt import image_prompt_of
@@ -166,8 +167,12 @@ class StableDiffusion:
         size, conditioning = request.computed, self._conditioner.conditioning(request)
         image = image_prompt_of(request, attachments, self.manifest, self.network)
 
+        # Outside the guidance interval a package of one row is used only if it need not take the other's place in memory.
+        both = self._networks.fit_together(UNET.name, UNET.name, width=size.width, height=size.height)
+        fewest = 1 if both or not is_guided(request, self.manifest) else 2
+
         def network(rows: int) -> Network:
-            shape = {"batch": rows, "tokens": conditioning.tokens}
+            shape = {"batch": max(rows, fewest), "tokens": conditioning.tokens}
             image_tokens = None if image is None else image.tokens
             return self.network(
                 UNET.name,

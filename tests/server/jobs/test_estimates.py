@@ -61,11 +61,22 @@ def test_what_an_image_takes_beyond_its_steps_leaves_loading_out() -> None:
     job = running(2, clock)
     clock.now = 100.0
     job.model_loaded()
-    for step in range(1, 5):
-        job.step(Progressed("job", 0, step, 4, 0.5))
-    clock.now = 108.0
+    for image in range(2):
+        for step in range(1, 5):
+            job.step(Progressed("job", image, step, 4, 0.5))
+    clock.now = 110.0
     job.model_loaded()
     assert job.measured() == StepTime(0.5, 3.0)
+
+
+def test_a_step_time_is_that_of_calls_with_all_rows() -> None:
+    # Six steps, of which four have half of the rows: four calls' worth.
+    job = running(1, Clock())
+    for step in range(1, 7):
+        job.step(Progressed("job", 0, step, 6, 1.0 if step <= 2 else 0.5))
+    measured = job.measured()
+    assert measured is not None
+    assert measured.step == 1.0
 
 
 def test_a_job_without_a_step_measures_nothing() -> None:

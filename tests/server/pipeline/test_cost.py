@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from converter.folder import Package
 from converter.runtime import load
 from server.pipeline.cost import Cost, cost
 from server.pipeline.denoiser import Step
 from server.pipeline.request import bind
-from server.pipeline.schedulers import SCHEDULERS
+from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
 from server.pipeline.stable_diffusion import StableDiffusion
 from tests.support.fake_pipeline import MANIFEST
 
@@ -66,6 +67,22 @@ def test_a_request_costs_the_calls_the_pipeline_makes(counted, name, fields, gui
 def test_some_schedulers_call_the_network_more_often_than_they_take_steps(name, calls):
     request = bind(MANIFEST, prompt="red", steps=10, scheduler=name, n=3)
     assert cost(request, MANIFEST) == Cost(3 * calls, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("batches", "calls"),
+    [((2,), 10), ((1, 2), 8), ((1,), 8)],
+    ids=["rows in pairs only", "both packages", "rows one by one"],
+)
+def test_a_call_outside_the_guidance_interval_costs_what_its_rows_do(batches, calls):
+    packages = tuple(Package(f"unet{batch}", 64, 64, batch, 77) for batch in batches)
+    manifest = replace(MANIFEST, networks={"unet": packages})
+    request = bind(manifest, prompt="red", steps=10, scheduler="euler", guidance_scale=4, guidance_last_sigma=1.0)
+    schedule = NoiseSchedule.of(manifest)
+    guided = sum(schedule.sigma_at(float(t)) >= 1.0 for t in SCHEDULERS["euler"].make(schedule, 10).timesteps)
+    assert guided == 6
+    assert cost(request, manifest) == Cost(calls, 2, 1)
+    assert cost(bind(manifest, prompt="red", steps=10, scheduler="euler", guidance_scale=4), manifest).calls == 10
 
 
 def test_a_model_that_takes_the_guidance_scale_as_an_input_needs_one_row():
