@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageOps, _imaging
 
-from server.pipeline.decoding import jpeg, png, webp
+from server.pipeline.decoding import gif, jpeg, png, webp
 from server.pipeline.decoding.colors import Convert, converter, to_rgb
 from server.pipeline.decoding.file import ACCEPTED, FIRST_SIDEWAYS, ImageError, ImageFile, damaged
-from server.pipeline.decoding.formats import name_of
+from server.pipeline.decoding.formats import is_picture, name_of
 
 #: Images of more pixels are decoded one at a time, and reduced strip by strip; 4 megapixels take 16 MB.
 LARGE = 4_000_000
@@ -53,7 +53,12 @@ def read_image(data: bytes) -> ImageFile:
         return jpeg.take_apart(data)
     if webp.is_webp(data):
         return webp.take_apart(data)
-    raise ImageError(f"this is {name_of(data)}; accepted: {ACCEPTED}")
+    if data.startswith(gif.SIGNATURES):
+        return gif.take_apart(data)
+    how = ""
+    if is_picture(data):
+        how = "; on a Mac, Preview exports it as PNG, and so does `sips -s format png FILE --out FILE.png`"
+    raise ImageError(f"this is {name_of(data)}; accepted: {ACCEPTED}{how}")
 
 
 def decode_image(data: bytes) -> Image.Image:

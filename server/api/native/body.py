@@ -37,7 +37,7 @@ def _decoded(value: Any) -> bytes:
         error = value.error if isinstance(value, EncodedImage) else "it is not a text"
     except ValueError as invalid:
         error = str(invalid)
-    raise ValueError(f"base64 of a PNG, JPEG or WebP image ({error})")
+    raise ValueError(f"base64 of a PNG, JPEG, WebP or GIF image ({error})")
 
 
 _Image = Annotated[bytes, PlainValidator(_decoded), WithJsonSchema({"type": "string"})]
@@ -74,7 +74,7 @@ class Body:
             described = body["properties"][field.name]
             if field.is_attachment:
                 form["properties"][field.name] = {**described, "type": "string", "format": "binary"} | {
-                    "description": f"{field.info.description}: a file, PNG, JPEG or WebP"
+                    "description": f"{field.info.description}: a file, PNG, JPEG, WebP or GIF"
                 }
                 form["properties"][field.name].pop("anyOf", None)
                 described["description"] = _as_base64(field)
@@ -103,7 +103,7 @@ class Body:
 
 
 def _as_base64(field: RequestField) -> str:
-    return f"{field.info.description}: PNG, JPEG or WebP as base64, a data: URI prefix allowed"
+    return f"{field.info.description}: PNG, JPEG, WebP or GIF as base64, a data: URI prefix allowed"
 
 
 def _as_text(described: dict[str, Any], how: str) -> dict[str, Any]:

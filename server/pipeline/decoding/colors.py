@@ -22,8 +22,10 @@ Convert = Callable[[Image.Image], Image.Image]
 
 def to_rgb(image: Image.Image, file: ImageFile, convert: Convert | None, ground: str = "white") -> Image.Image:
     """Return decoded pixels of the file as RGB with 8 bits, on a ground; ``convert`` is the file's `converter`."""
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
+    if image.mode == "PA" or "transparency" in image.info:
+        image = image.convert("RGBA")
+    elif image.mode == "P":
+        image = image.convert("RGB")
     visible = None if file.transparent is None else _visible(np.asarray(image), file.transparent)
     if image.mode.startswith("I"):
         image = _to_8_bits(image)

@@ -11,7 +11,7 @@ LONGEST_SIDE = 8192
 #: 128 MB once decoded: Pillow has four bytes for a pixel of three colors, too.
 MOST_PIXELS = 32_000_000
 ACCEPTED = (
-    f"a complete PNG, JPEG or WebP image up to {LONGEST_SIDE} pixels a side and {MOST_PIXELS // 10**6} megapixels"
+    f"a complete PNG, JPEG, WebP or GIF image up to {LONGEST_SIDE} pixels a side and {MOST_PIXELS // 10**6} megapixels"
 )
 #: Bytes of EXIF or XMP, as unpacked, and of a color profile; what is longer is ignored.
 LONGEST_TEXT, LONGEST_PROFILE = 1 << 16, 1 << 22
@@ -19,7 +19,7 @@ LONGEST_TEXT, LONGEST_PROFILE = 1 << 16, 1 << 22
 #: The first of EXIF's orientations that swaps width and height.
 FIRST_SIDEWAYS = 5
 
-Format = Literal["PNG", "JPEG", "WEBP"]
+Format = Literal["PNG", "JPEG", "WEBP", "GIF"]
 Parts = tuple[memoryview | bytes, ...]
 
 

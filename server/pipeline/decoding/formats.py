@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 _MAGIC = (
-    (b"GIF8", "a GIF image"),
+    (b"GIF8", "a GIF image whose first bytes are damaged"),
     (b"BM", "a BMP image"),
     (b"II*\0", "a TIFF or camera raw image"),
     (b"MM\0*", "a TIFF or camera raw image"),
@@ -24,10 +24,26 @@ _MAGIC = (
     (b"\xff\xd8", "a JPEG image whose first bytes are damaged"),
     (b"RIFF", "a RIFF file that is no WebP image"),
 )
+#: Images that Preview and sips convert.
+_CONVERTIBLE = (
+    "a BMP image",
+    "a TIFF image",
+    "a TIFF or camera raw image",
+    "a JPEG 2000 image",
+    "an AVIF image",
+    "a JPEG XL image",
+    "a Photoshop document",
+)
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _BASE64 = (b"data:", b"iVBORw0KGgo", b"/9j/", b"UklGR")
 #: Bytes looked at to tell text from binary data.
 _SAMPLE = 1024
+
+
+def is_picture(data: bytes) -> bool:
+    """Return whether the file is an image of a kind that macOS converts."""
+    name = name_of(data)
+    return name in _CONVERTIBLE or name.startswith("a HEIC image")
 
 
 def name_of(data: bytes) -> str:

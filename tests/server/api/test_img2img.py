@@ -58,7 +58,7 @@ def test_the_png_says_how_much_was_changed(client: httpx.Client, encoded: Encode
 def test_a_file_that_is_no_image_is_refused_in_words(client: httpx.Client, image: bytes) -> None:
     error = refused(form(client, image))
     assert error["field"] == "image"
-    assert "PNG, JPEG or WebP" in error["message"]
+    assert "PNG, JPEG, WebP or GIF" in error["message"]
 
 
 def test_a_png_that_is_cut_short_is_refused(client: httpx.Client) -> None:
@@ -206,7 +206,7 @@ def test_a_body_of_another_type_is_refused(client: httpx.Client, encoded: Encode
 def test_what_was_sent_instead_of_an_image_is_named(client: httpx.Client, image: bytes, words: str) -> None:
     error = refused(form(client, image))
     assert words in error["message"]
-    assert "accepted: a complete PNG, JPEG or WebP image" in error["message"]
+    assert "accepted: a complete PNG, JPEG, WebP or GIF image" in error["message"]
 
 
 def test_a_form_whose_image_is_text_says_how_to_send_a_file(client: httpx.Client) -> None:

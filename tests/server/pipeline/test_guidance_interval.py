@@ -109,8 +109,6 @@ def test_an_image_is_that_of_diffusers_parts_with_this_interval(folders, theirs,
 @pytest.mark.slow
 def test_each_interval_guides_other_steps(theirs):
     assert [sum(expected(theirs, *interval)[1]) for interval in INTERVALS.values()] == [6, 5, 3, 2, 0]
-    everywhere, *others = (expected(theirs, *interval)[0] for interval in INTERVALS.values())
-    assert all(psnr(other, everywhere) < 60 for other in others)
 
 
 @pytest.mark.slow

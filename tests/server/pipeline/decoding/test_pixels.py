@@ -174,3 +174,31 @@ def test_the_orientation_in_a_raw_profile_or_in_xmp_of_a_png_counts(packed):
     of_xmp = chunk(b"iTXt", b"XML:com.adobe.xmp\0" + bytes([packed, 0, 0, 0]) + pack(xmp))
     for extra in (of_exif, of_xmp):
         assert decode_image(png(samples, 8, 2, extra)).size == (4, 8)
+
+
+@pytest.mark.parametrize("by", ["pillow", "hand"])
+def test_the_first_image_of_an_mpo_is_read_upright(by):
+    first, second = (Image.new("RGB", (24, 16), color) for color in ("red", "blue"))
+    if by == "pillow":
+        data = encoded(first, "MPO", save_all=True, append_images=[second], exif=exif(6))
+        assert data.count(b"MPF\0") >= 1
+    else:
+        # As phones write depth maps and gain maps: a whole second JPEG after the end of the first.
+        data = encoded(first, "JPEG", exif=exif(6)) + encoded(second, "JPEG")
+    got = decoded(data)
+    assert got.shape == (24, 16, 3)
+    np.testing.assert_allclose(got, np.broadcast_to((254, 0, 0), (24, 16, 3)), atol=2)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC image, as iPhones save it; accepted: .*sips -s format png"),
+        (b"\0\0\0\x18ftypavif\0\0\0\0mif1avif", "AVIF image; accepted: .*sips"),
+        (b"II*\0" + bytes(20), "TIFF or camera raw image; accepted: .*sips"),
+        (b"PK\3\4" + bytes(20), "megapixels$"),
+    ],
+)
+def test_what_is_refused_is_named_and_how_to_convert_it(data, words):
+    with pytest.raises(ImageError, match=words):
+        decode_image(data)

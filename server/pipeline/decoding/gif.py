@@ -1,0 +1,51 @@
+"""Takes GIF files apart (GIF89a): the first frame with its palette and transparency."""
+
+from __future__ import annotations
+
+import struct
+
+from server.pipeline.decoding.file import ImageFile, damaged
+
+SIGNATURES = (b"GIF87a", b"GIF89a")
+_EXTENSION, _FRAME, _END = 0x21, 0x2C, 0x3B
+#: The extension that says which color is transparent.
+_GRAPHIC_CONTROL = 0xF9
+_MOST_BLOCKS = 10_000
+
+
+def take_apart(data: bytes) -> ImageFile:
+    """Return the first frame on its canvas; raise ImageError if there is none, or if it reaches beyond the canvas."""
+    view = memoryview(data)
+    if len(data) < 13:
+        raise damaged("GIF", "its header is incomplete")
+    width, height, packed = struct.unpack_from("<HHB", data, 6)
+    start = 13 + _palette_bytes(packed)
+    head, control = view[:start], view[:0]
+    for _ in range(_MOST_BLOCKS):
+        kind = data[start] if start < len(data) else _END
+        if kind == _EXTENSION:
+            end = _after_blocks(data, start + 2)
+            if data[start + 1 : start + 2] == bytes([_GRAPHIC_CONTROL]):
+                control = view[start:end]
+            start = end
+        elif kind == _FRAME and start + 11 <= len(data):
+            left, top, across, down, packed = struct.unpack_from("<4HB", data, start + 1)
+            if left + across > width or top + down > height:
+                raise damaged("GIF", "its first frame reaches beyond the image")
+            end = _after_blocks(data, start + 11 + _palette_bytes(packed))
+            return ImageFile("GIF", (head, control, view[start:end], bytes([_END])), width, height)
+        else:
+            break
+    raise damaged("GIF", "it has no image")
+
+
+def _palette_bytes(packed: int) -> int:
+    """Return the bytes of the palette that follows a descriptor with these flags."""
+    return 3 << (packed & 7) + 1 if packed & 0x80 else 0
+
+
+def _after_blocks(data: bytes, start: int) -> int:
+    """Return where a chain of blocks ends, each of which begins with its length, and whose last one has none."""
+    while start < len(data) and data[start]:
+        start += 1 + data[start]
+    return min(start + 1, len(data))
