@@ -47,6 +47,8 @@ FEATURES = (
     "image_forms",
     "notes",
     "abilities",
+    "any_size",
+    "refiner",
     "controls",
     "preprocessors",
     "output_formats",
