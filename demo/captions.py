@@ -95,10 +95,12 @@ def _pair(a: Thing, b: Thing, rng: np.random.Generator) -> str:
     return _placed(a, rng) + _one(rng, (" and ", " and ", ", ")) + _placed(b, rng)
 
 
-def caption(scene: Scene, rng: np.random.Generator) -> tuple[str, Scene]:
-    """Return a caption of the scene, and the scene with its things in the caption's order."""
+def caption(scene: Scene, rng: np.random.Generator, *, places: bool = True) -> tuple[str, Scene]:
+    """Return a caption of the scene, and the scene with its things in the caption's order; ``places``: says where they are."""
     opening, tail = _ground_words(scene, rng)
-    if len(scene.things) == 1:
+    if not places:
+        words = " and ".join(thing_words(thing, rng) for thing in scene.things)
+    elif len(scene.things) == 1:
         (thing,) = scene.things
         words = thing_words(thing, rng) if thing.place == "center" and rng.random() < 0.6 else _placed(thing, rng)
     else:
