@@ -37,7 +37,7 @@ from server.pipeline.palette.extraction import Palette, palette_of_file
 from server.pipeline.refining import check_refiner
 from server.pipeline.request import FIELDS, GenerationRequest, JobRequest, RequestError
 from server.pipeline.request.controls import MapQuestion, check_preprocessing
-from server.pipeline.upscaling.names import RESAMPLINGS
+from server.pipeline.upscaling.names import LATENT, usable
 from server.security.rate import LOOPBACK
 
 #: The attachment that is the source image.
@@ -208,7 +208,14 @@ class Service:
         )
 
     async def submit(self, model: BoundModel, request: GenerationRequest, options: SubmitOptions) -> Accepted | Refusal:
-        """Store a request for ``model`` as a job; see `submit_job`. Raises RequestError for a refiner that does not fit."""
+        """Store a request for ``model`` as a job; see `submit_job`.
+
+        Raises RequestError for a refiner that does not fit and an unknown upscaler.
+        """
+        if request.hires is not None:
+            known = (LATENT, *await run_in_threadpool(self.upscalers))
+            if request.hires.hires_upscaler not in known:
+                raise RequestError("hires_upscaler", request.hires.hires_upscaler, ", ".join(known))
         if request.refiner is not None:
             check_refiner(request, model.manifest, await run_in_threadpool(self._manifests))
         return await self.submit_job(request, cost(request, model.manifest), options)
@@ -218,7 +225,7 @@ class Service:
 
     def upscalers(self) -> dict[str, Upscaler]:
         """Return the upscalers by name, the default one first; reads their manifests."""
-        return self._upscalers.all() | {name: Upscaler() for name in RESAMPLINGS}
+        return usable(self._upscalers.all(), Upscaler())
 
     async def submit_job(self, request: JobRequest, cost: Cost, options: SubmitOptions) -> Accepted | Refusal:
         """Store a request as a job, or find the job that it repeats; the job is on disk on return.

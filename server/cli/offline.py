@@ -36,7 +36,8 @@ from server.pipeline.refining import check_refiner
 from server.pipeline.request import GenerationRequest, bind, bind_upscale
 from server.pipeline.tasks.upscale import TileStep, upscaled_png
 from server.pipeline.tasks.upscale import upscale as run_upscale
-from server.pipeline.upscaling.names import RESAMPLINGS
+from server.pipeline.upscaling.names import usable
+from server.pipeline.upscaling.tiles import Tile
 from server.settings import Settings
 from server.terminal import Bar, printable
 
@@ -210,7 +211,7 @@ def upscale(settings: Settings, image: Path, fields: Mapping[str, Any], out: Pat
     (target,) = _targets(out, 1)
     attachments, bar = _read({"image": image}), Bar()
     upscalers = InstalledUpscalers(settings.data_dir)
-    known = {name: each.tile for name, each in upscalers.all().items()} | dict.fromkeys(RESAMPLINGS, 0)
+    known = usable({name: each.tile for name, each in upscalers.all().items()}, 0)
     source = read_image(attachments["image"]).upright
     request = bind_upscale(known, source, image="image", **fields)
     opener = upscaler_opener(upscalers, settings.compute_units, settings.precision)
@@ -250,6 +251,9 @@ def generate(settings: Settings, fields: Mapping[str, Any], files: Mapping[str, 
             memory_budget=memory_budget(settings.memory_budget_gb),
             precision=settings.precision,
             safety=settings.safety,
+            open_upscaler=upscaler_opener(
+                InstalledUpscalers(settings.data_dir), settings.compute_units, settings.precision
+            ),
             progress=show,
         )
         refining = _refiner(request, folder, settings)
@@ -260,6 +264,8 @@ def generate(settings: Settings, fields: Mapping[str, Any], files: Mapping[str, 
         for event in model.generate(request, attachments, refiner):
             if isinstance(event, Step):
                 bar.show(f"image {event.image + 1} of {request.seeds.n}", event.index, event.total)
+                continue
+            if isinstance(event, Tile):
                 continue
             if isinstance(event, Note):
                 notes.append(event.text)

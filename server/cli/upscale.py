@@ -23,7 +23,9 @@ def add_upscale(commands: Commands) -> None:
     )
     command.add_argument("image", type=path, help="the PNG, JPEG or WebP to enlarge")
     command.add_argument("-o", "--out", type=path, default=Path("out.png"), help="the PNG to write (out.png)")
-    command.add_argument("--upscaler", help="an installed upscaler, lanczos or nearest; left out: the first installed")
+    command.add_argument(
+        "--upscaler", help="an installed upscaler, lanczos or nearest; left out: the first one of your own, or lanczos"
+    )
     command.add_argument("--scale", help="how many times larger, 1 to 8 (2)")
     command.add_argument("--width", help="pixels, instead of a scale")
     command.add_argument("--height", help="pixels; with a width of another ratio, the image is cropped in the middle")

@@ -33,12 +33,13 @@ class ShapeCost:
 
 
 def shape_cost(request: JobRequest, cost: Cost) -> ShapeCost:
-    """Return the cost of a request with its shape."""
+    """Return the cost of a request with its shape; hires fix, whose steps take longer, counts under its larger size."""
     model = request.model
     if isinstance(request, GenerationRequest) and request.refiner is not None:
         # Steps of two models: what they take says nothing about those of one.
         model = f"{model}, {request.refiner.refiner}"
-    shape = Shape(model, request.computed.width, request.computed.height, cost.rows)
+    size = request.result if isinstance(request, GenerationRequest) and request.hires else request.computed
+    shape = Shape(model, size.width, size.height, cost.rows)
     return ShapeCost(shape, cost.calls, cost.decodes)
 
 

@@ -90,6 +90,7 @@ def start_worker(pipe: Connection, settings: WorkerSettings) -> None:
             precision=settings.precision,
             safety=settings.safety,
             beside=beside,
+            open_upscaler=open_upscaler,
             trying=trying,
             progress=progress,
         )

@@ -42,6 +42,7 @@ from server.pipeline.finished import finished_png
 from server.pipeline.request import GenerationRequest, UpscaleRequest
 from server.pipeline.safety import UnsafeImage
 from server.pipeline.tasks.upscale import OpenUpscaler, TileStep, upscale, upscaled_png
+from server.pipeline.upscaling.tiles import Tile
 
 log = logging.getLogger("anemone.worker")
 
@@ -58,7 +59,7 @@ class Pipeline(Protocol):
 
     def generate(
         self, request: GenerationRequest, attachments: Mapping[str, bytes], refiner: Any = None
-    ) -> Generator[Step | Note | GeneratedImage, None, None]:
+    ) -> Generator[Step | Note | Tile | GeneratedImage, None, None]:
         """Yield the steps, notes and images of a request. ``refiner`` is the pipeline of its refiner, of the same class."""
 
     def preview(self, step: Step, request: GenerationRequest) -> bytes | None:
@@ -249,6 +250,8 @@ class _Worker:
                 if isinstance(event, GeneratedImage):
                     png = finished_png(event, request, model.manifest, mark=self._mark_images)
                     self._pipe.send(Finished(run.job_id, event.index, event.seeds.seed, png, event.flagged))
+                    continue
+                if isinstance(event, Tile):
                     continue
                 if isinstance(event, Note):
                     self._pipe.send(Noted(run.job_id, event.text))

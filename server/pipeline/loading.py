@@ -12,6 +12,7 @@ from converter.progress import OnProgress, ignore
 from converter.runtime import ComputeUnit, on_core_ml
 from server.pipeline.networks import load_package
 from server.pipeline.stable_diffusion import StableDiffusion
+from server.pipeline.tasks.upscale import OpenUpscaler, no_upscaler
 from server.settings import Safety
 
 log = logging.getLogger("anemone.models")
@@ -29,13 +30,14 @@ def open_pipeline(
     precision: str = "fast",
     safety: Safety = "blur",
     beside: StableDiffusion | None = None,
+    open_upscaler: OpenUpscaler = no_upscaler,
     trying: Callable[[str], None] = _ignore,
     progress: OnProgress = ignore,
 ) -> StableDiffusion:
     """Return the folder's pipeline, with no network loaded yet. Raises DamagedModel if a file differs from its checksum.
 
     ``memory_budget`` is the limit for the weights of loaded networks, in bytes. ``safety`` says what happens to images in
-    which the model's safety checker finds something. ``beside`` is a pipeline to share memory with. ``trying`` is called with a note's file name
+    which the model's safety checker finds something. ``open_upscaler`` loads upscalers for hires fix, ``beside`` is a pipeline to share memory with. ``trying`` is called with a note's file name
     before a program is tried on a compute unit that may kill this process (see `converter.devices.trials.noted`), and
     ``progress`` while files are compared.
     """
@@ -52,4 +54,5 @@ def open_pipeline(
         trials=trials,
         safety=safety,
         beside=beside,
+        open_upscaler=open_upscaler,
     )

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from converter.devices.trials import Trials
 from converter.errors import ManifestError
@@ -20,7 +21,7 @@ from server.pipeline.cost import is_guided
 from server.pipeline.denoiser import GeneratedImage, Note, NotFinite, Predictor, Step, denoise
 from server.pipeline.guidance import Guidance
 from server.pipeline.image_prompt import image_prompt_of
-from server.pipeline.images import Pixels, to_network, to_pixels
+from server.pipeline.images import Pixels, resize_and_crop, to_network, to_pixels
 from server.pipeline.masks import latent_mask, repaints, sampled_latent_mask
 from server.pipeline.networks import ComputeUnits, LoadedNetworks, Loader, Networks, load_package
 from server.pipeline.noise import ImageNoise
@@ -31,10 +32,14 @@ from server.pipeline.request.controls import Control
 from server.pipeline.safety import SafetyChecker
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
 from server.pipeline.schedulers.schedule import Latents
-from server.pipeline.tasks.canvas import Painting, View, canvas_of
+from server.pipeline.tasks.canvas import Canvas, Painting, View, canvas_of
+from server.pipeline.tasks.hires import Autoencoder, WindowedPredictor, second_start, window_for
 from server.pipeline.tasks.palette import PaletteReference, palette_of_request
 from server.pipeline.tasks.start import EncodedImage, InpaintingInputs, Masked, Start
+from server.pipeline.tasks.upscale import OpenUpscaler, no_upscaler
 from server.pipeline.unet import GuidedUNet
+from server.pipeline.upscaling.tiles import Tile
+from server.pipeline.windows import Windows
 from server.settings import Safety
 
 #: What an extended image's new part starts from, below strength 1.
@@ -55,11 +60,13 @@ class StableDiffusion:
         trials: Trials | None = None,
         safety: Safety = "blur",
         beside: StableDiffusion | None = None,
+        open_upscaler: OpenUpscaler = no_upscaler,
     ) -> None:
         """``memory_budget`` is the limit for the weights of loaded networks, in bytes; see `LoadedNetworks`.
 
-        ``beside`` is a pipeline that this one shares memory and budget with.
+        ``beside`` is a pipeline that this one shares memory and budget with; ``open_upscaler`` loads upscalers for hires fix.
         """
+        self._open_upscaler = open_upscaler
         self._folder = folder
         memory = LoadedNetworks(memory_budget) if beside is None else beside._networks.memory
         self._networks: Networks = Networks(folder, compute_units, loader, memory, trials)
@@ -106,9 +113,10 @@ class StableDiffusion:
     def preview(self, step: Step, request: GenerationRequest) -> bytes | None:
         """Return a small JPEG of a step; None if its network does not fit the memory budget beside the UNet.
 
-        None, too, if a safety checker is active: what it would find in the image could be seen in a preview.
+        None, too, if a safety checker is active: what it would find in the image could be seen in a preview; and in the
+        second pass of hires fix, whose latents are larger.
         """
-        if self._checker.active:
+        if self._checker.active or step.denoised.shape != self._latent_shape(request.computed):
             return None
         size = {"width": request.computed.width, "height": request.computed.height}
         needed = self._previewer.needs(**size)
@@ -118,8 +126,8 @@ class StableDiffusion:
 
     def generate(
         self, request: GenerationRequest, attachments: Mapping[str, bytes], refiner: StableDiffusion | None = None
-    ) -> Generator[Step | Note | GeneratedImage, None, None]:
-        """Make the request's images; yield notes, every finished step and every finished image.
+    ) -> Generator[Step | Note | Tile | GeneratedImage, None, None]:
+        """Make the request's images; yield notes, every finished step, an upscaler's tiles and every finished image.
 
         Random numbers are those of the request's ``rng``, drawn in the order of the software it comes from, so that a seed
         gives the same image here and there. If UNet and decoder do not fit into memory together, all images come after the
@@ -146,20 +154,79 @@ class StableDiffusion:
                 guided = replace(unet, controls=None if controls is None else controls.at(box, canvas.shape))
                 for step in self._denoise(request, guided, start, noise, refining, palette):
                     latents = step.latents
-                    yield step.of(number, done, len(canvas.boxes))
+                    further = self._second_calls(request)
+                    yield replace(
+                        step.of(number, done, len(canvas.boxes)), total=step.total * len(canvas.boxes) + further
+                    )
                 if done + 1 < len(canvas.boxes):
                     painting.paint(box, self._decode(latents, size))
+            if request.hires is not None:
+                for event in self._second_pass(request, attachments, latents, seeds):
+                    if isinstance(event, Step):
+                        latents = event.latents
+                        event = replace(
+                            event, index=step.total + event.index, total=step.total + event.total, image=number
+                        )
+                    yield event
             waiting.append((number, painting, latents))
             if fit_together or number == len(of_images) - 1:
                 for finished, painting, latents in waiting:
-                    painting.paint(canvas.boxes[-1], self._decode(latents, size))
-                    pixels, flagged = self._checker.checked(painting.pixels)
+                    pixels, flagged = self._checker.checked(self._finished(request, canvas, painting, latents))
                     yield GeneratedImage(finished, of_images[finished], pixels, flagged)
                 waiting.clear()
 
+    def _finished(self, request: GenerationRequest, canvas: Canvas, painting: Painting, latents: Latents) -> Pixels:
+        """Return an image whose last latents these are."""
+        if request.hires is None:
+            painting.paint(canvas.boxes[-1], self._decode(latents, request.computed))
+            return painting.pixels
+        coder = self._autoencoder(self._second_window(request))
+        image = Image.fromarray(coder.decoded(latents))
+        return resize_and_crop(image, request.result.width, request.result.height)
+
+    def _second_window(self, request: GenerationRequest) -> Size:
+        """Return the size that the networks of the second pass compute."""
+        return window_for(request.finest(self.manifest.vae_scale_factor), self.manifest.sizes, request.computed)
+
+    def _second_calls(self, request: GenerationRequest) -> int:
+        """Return the number of the second pass's steps; 0 without hires fix."""
+        if request.hires is None:
+            return 0
+        whole, skipped = request.hires.scheduled(request.sampling.steps)
+        scheduler = SCHEDULERS[request.sampling.scheduler].make(self._schedule, whole)
+        return len(scheduler.timesteps) - skipped * scheduler.order
+
+    def _second_pass(
+        self, request: GenerationRequest, attachments: Mapping[str, bytes], latents: Latents, seeds: ImageSeeds
+    ) -> Iterator[Step | Tile]:
+        """Yield the upscaler's tiles and the steps of the second pass of hires fix, which goes on from these latents."""
+        assert request.hires is not None
+        target, window = request.finest(self.manifest.vae_scale_factor), self._second_window(request)
+        coders = self._autoencoder(request.computed), self._autoencoder(window)
+        source = yield from second_start(request, latents, target, *coders, self._open_upscaler)
+        whole, skipped = request.hires.scheduled(request.sampling.steps)
+        scheduler = SCHEDULERS[request.sampling.scheduler].make(self._schedule, whole)
+        start = Start(EncodedImage.exact(source), skipped)
+        noise = self._noise(request.model_copy(update={"computed": target}), seeds)
+        guided = self._guided_unet(request.model_copy(update={"computed": window}), attachments)
+        (_, _, *rows), (_, _, *shape) = self._latent_shape(window), self._latent_shape(target)
+        predictor: Predictor = WindowedPredictor(Windows((shape[0], shape[1]), (rows[0], rows[1])), guided)
+        first, begun = start.first_call(scheduler), start.begin(scheduler, noise)
+        yield from denoise(predictor, self._schedule, scheduler, begun.latents, first, noise.step)
+
+    def _autoencoder(self, window: Size) -> Autoencoder:
+        def encode(pixels: Pixels) -> Latents:
+            return self._encode(to_network(pixels)).middle
+
+        factor = self.manifest.vae_scale_factor
+        return Autoencoder(lambda latents: self._decode(latents, window), encode, factor, window)
+
+    def _latent_shape(self, size: Size) -> tuple[int, int, int, int]:
+        factor = self.manifest.vae_scale_factor
+        return 1, self.manifest.latent_channels, size.height // factor, size.width // factor
+
     def _noise(self, request: GenerationRequest, seeds: ImageSeeds) -> ImageNoise:
-        factor, size = self.manifest.vae_scale_factor, request.computed
-        shape = (1, self.manifest.latent_channels, size.height // factor, size.width // factor)
+        shape = self._latent_shape(request.computed)
         return ImageNoise(request.seeds.rng, seeds, request.seeds.variation_strength, shape)
 
     def _guided_unet(self, request: GenerationRequest, attachments: Mapping[str, bytes]) -> GuidedUNet:

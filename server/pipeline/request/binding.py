@@ -23,7 +23,9 @@ from server.pipeline.request.prompting import check_prompts
 from server.pipeline.request.request import FIELDS, OPTIONAL_PARTS, GenerationRequest
 from server.pipeline.request.sampling import Size
 from server.pipeline.request.seeds import draw_seeds
+from server.pipeline.request.upscale import MOST_PIXELS
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule, find_scheduler, usable_schedulers
+from server.pipeline.upscaling.names import LATENT
 
 
 class _Sent(BaseModel):
@@ -104,6 +106,34 @@ def _check_abilities(request: GenerationRequest, manifest: Manifest) -> None:
             raise RequestError(field, "an image", f"leave it out: {needs}")
 
 
+def _check_hires(request: GenerationRequest, manifest: Manifest) -> None:
+    """Raise RequestError for hires fix of an image, of too large a size, or of a strength too small for its steps."""
+    hires = request.hires
+    if hires is None:
+        return
+    others: dict[str, object | None] = {
+        "an image": request.source,
+        "controls": request.controls or None,
+        "a refiner": request.refiner,
+    }
+    others |= {"a palette_image": request.palette, "an inpainting model": manifest.conditions.inpainting or None}
+    if with_other := [name for name, part in others.items() if part is not None]:
+        raise RequestError("hires_scale", hires.hires_scale, f"leave it out with {with_other[0]}")
+    if hires.hires_upscaler != LATENT and (needs := IMAGES.needs(manifest)) is not None:
+        raise RequestError("hires_upscaler", hires.hires_upscaler, f"{LATENT}: {needs}")
+    result = request.result
+    if result.width * result.height > MOST_PIXELS:
+        raise RequestError("hires_scale", hires.hires_scale, f"results of up to {MOST_PIXELS} pixels; this is {result}")
+    whole, _ = hires.scheduled(request.sampling.steps)
+    schedule = NoiseSchedule.of(manifest)
+    enough = SCHEDULERS[request.sampling.scheduler].enough_timesteps
+    if not enough(schedule, whole):
+        least = (hires.hires_steps or request.sampling.steps) / schedule.num_train_timesteps
+        raise RequestError(
+            "hires_strength", hires.hires_strength, f"above {least:g} with so many steps, or fewer hires_steps"
+        )
+
+
 def _check_quality(request: GenerationRequest) -> None:
     output = request.output
     if output.format is not None:
@@ -124,6 +154,7 @@ _CHECKS: tuple[Callable[[GenerationRequest, Manifest], None], ...] = (
     _check_abilities,
     _check_schedule,
     lambda request, manifest: _check_strength(request),
+    _check_hires,
     check_prompts,
     lambda request, manifest: check_controls(request.controls, manifest),
     lambda request, manifest: check_adapter(request.adapter, manifest),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -53,6 +54,24 @@ class GenerationRequest(Part):
         if self.source is None:
             return 0
         return self.sampling.steps - int(self.sampling.steps * self.source.strength)
+
+    @property
+    def result(self) -> Size:
+        """The size of the images that the client gets."""
+        if self.hires is None:
+            return self.size
+        scale = self.hires.hires_scale
+        return Size(width=round(self.size.width * scale), height=round(self.size.height * scale))
+
+    def finest(self, multiple: int) -> Size:
+        """Return the size that the last pass computes: for hires fix the larger one, whose sides are multiples of ``multiple``."""
+        if self.hires is None:
+            return self.computed
+        width, height = (
+            max(side, math.ceil(side * self.hires.hires_scale / multiple) * multiple)
+            for side in (self.computed.width, self.computed.height)
+        )
+        return Size(width=width, height=height)
 
     @property
     def images(self) -> int:

@@ -76,13 +76,22 @@ class Hires(Part):
         "latent", max_length=NAME, description="What enlarges the image between the passes (see capabilities)"
     )
     hires_steps: Annotated[Whole, Within(1, 150), Infotext("Hires steps")] | None = Field(
-        None, description="Steps of the second pass; left out: as many as the first"
+        None, description="Steps that the second pass makes; left out: as many as the first"
     )
-    hires_strength: Annotated[Real, Within(0, 1, above=True)] = Field(
+    hires_strength: Annotated[Real, Within(0, 1, above=True), Infotext("Denoising strength", "{:g}".format)] = Field(
         0.7, description="How much the second pass changes"
     )
 
     absent: ClassVar[str] = "leave it out without hires_scale"
+
+    def scheduled(self, steps: int) -> tuple[int, int]:
+        """Return the steps of the schedule, and how many of them the second pass leaves out, as A1111 counts them.
+
+        ``steps`` is the first pass's number. The second pass makes all the steps that are asked for (setup_img2img_steps).
+        """
+        made = self.hires_steps or steps
+        whole = int(made / min(self.hires_strength, 0.999))
+        return whole, whole - made
 
 
 class Refiner(Part):

@@ -32,6 +32,16 @@ class EncodedImage:
         mean, log_variance = np.split(latent, 2, 1)
         return EncodedImage(mean, np.exp(0.5 * np.clip(log_variance, -30, 20)), scaling_factor)
 
+    @staticmethod
+    def exact(latents: Latents) -> EncodedImage:
+        """Return scaled latents as a distribution that has no others."""
+        return EncodedImage(latents, np.zeros_like(latents), 1.0)
+
+    @property
+    def middle(self) -> Latents:
+        """The scaled latents at the mean."""
+        return self.draw(np.zeros_like(self.mean))
+
     def draw(self, noise: NDArray[np.float32]) -> Latents:
         """Return scaled latents, ``noise`` standard deviations from the mean."""
         return np.asarray((self.mean + self.std * noise) * np.float32(self.scaling_factor), np.float32)

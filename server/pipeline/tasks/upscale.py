@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from converter.errors import AnemoneError
 from server.pipeline.cost import upscale_cost
 from server.pipeline.encoding.encode import encode_png
 from server.pipeline.encoding.xmp import source_type
@@ -20,6 +21,11 @@ from server.pipeline.upscaling.tiles import Tile, TileNetwork
 
 #: Loads an installed upscaler by name; raises AnemoneError if it is gone or damaged.
 OpenUpscaler = Callable[[str], TileNetwork]
+
+
+def no_upscaler(name: str) -> TileNetwork:
+    """Raise AnemoneError: there are no upscalers here."""
+    raise AnemoneError(f"there is no upscaler {name[:80]!r}; accepted: {', '.join(RESAMPLINGS)}")
 
 
 def upscaler_of(name: str, open_upscaler: OpenUpscaler) -> TileNetwork | Resampling:

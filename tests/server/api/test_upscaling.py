@@ -27,7 +27,7 @@ def sent(client: httpx.Client, image: bytes | None = None, headers: Any = None, 
 
 
 def test_the_bundled_upscaler_needs_nothing_but_an_image(client: httpx.Client) -> None:
-    answer = sent(client)
+    answer = sent(client, upscaler="shapes-2x")
     assert answer.status_code == 200, answer.text
     assert Image.open(io.BytesIO(answer.content)).size == (180, 100)
     assert "x-anemone-seed" not in answer.headers
@@ -59,16 +59,16 @@ def test_a_job_is_repeated_by_its_key_and_leaves_the_model_loaded(client: httpx.
 def test_capabilities_list_the_upscalers(client: httpx.Client) -> None:
     upscalers = client.get("/api/v1/capabilities").json()["upscalers"]
     assert upscalers == [
-        {"name": "shapes-2x", "scale": 2},
         {"name": "lanczos", "scale": None},
         {"name": "nearest", "scale": None},
+        {"name": "shapes-2x", "scale": 2},
     ]
 
 
 @pytest.mark.parametrize(
     ("fields", "field", "accepted"),
     [
-        ({"upscaler": "x4plus"}, "upscaler", "shapes-2x, lanczos, nearest"),
+        ({"upscaler": "x4plus"}, "upscaler", "lanczos, nearest, shapes-2x"),
         ({"scale": "100"}, "scale", "1 to 8"),
         ({"scale": "2", "width": "90"}, "scale", "leave one out"),
         ({"width": "16000", "height": "16000"}, "width", "16777216 pixels"),
@@ -88,3 +88,9 @@ def test_what_is_no_image_is_named(client: httpx.Client) -> None:
     answer = sent(client, b"GIF89a")
     assert answer.status_code == 422
     assert answer.json()["error"]["field"] == "image"
+
+
+def test_hires_fix_with_an_unknown_upscaler_is_refused(client: httpx.Client) -> None:
+    answer = client.post("/api/v1/txt2img", json={"prompt": "a", "hires_scale": 2, "hires_upscaler": "x4plus"})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["accepted"] == "latent, lanczos, nearest, shapes-2x"
