@@ -149,6 +149,12 @@ def test_commands_and_flags_in_pages_exist(page: str) -> None:
         assert used <= flags[command], f"{page}: anemone {command} has no {', '.join(sorted(used - flags[command]))}"
 
 
+def test_the_index_of_the_tasks_has_every_page() -> None:
+    folder = _ROOT / "docs" / "tasks"
+    linked = set(re.findall(r"\]\(([a-z-]+\.md)\)", (folder / "README.md").read_text(encoding="utf-8")))
+    assert {path.name for path in folder.glob("*.md")} - {"README.md"} == linked
+
+
 def test_the_readme_stays_short() -> None:
     assert len(_PAGES["README.md"].splitlines()) <= 150
 

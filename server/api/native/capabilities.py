@@ -57,6 +57,9 @@ FEATURES = (
     "guidance_interval",
     "safety",
     "upscale",
+    "palette",
+    "adapter",
+    "hires",
 )
 
 
