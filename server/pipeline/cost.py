@@ -50,11 +50,12 @@ def is_guided(request: GenerationRequest, manifest: Manifest) -> bool:
 def cost(request: GenerationRequest, manifest: Manifest) -> Cost:
     """Return the cost of the request with the model of this manifest."""
     schedule = NoiseSchedule.of(manifest)
-    scheduler = SCHEDULERS[request.sampling.scheduler].make(schedule, request.sampling.steps)
+    sampling = request.sampling
+    scheduler = SCHEDULERS[sampling.scheduler].make(schedule, sampling.steps, sampling.sigmas)
     timesteps = list(scheduler.timesteps[request.skipped_steps * scheduler.order :])
     if request.hires is not None:
-        planned, skipped = request.hires.scheduled(request.sampling.steps)
-        second = SCHEDULERS[request.sampling.scheduler].make(schedule, planned)
+        planned, skipped = request.hires.scheduled(sampling.steps)
+        second = SCHEDULERS[sampling.scheduler].make(schedule, planned, sampling.sigmas)
         timesteps += list(second.timesteps[skipped * second.order :])
     prompts = len(parts_of(request.prompts.prompt)) if request.prompts.has_syntax else 1
     rows = prompts + is_guided(request, manifest)

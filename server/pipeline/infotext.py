@@ -12,7 +12,7 @@ from server.pipeline.fields import Infotext
 from server.pipeline.preprocessors.registry import PREPROCESSORS
 from server.pipeline.request import FIELDS, GenerationRequest, ImageSeeds, UpscaleRequest
 from server.pipeline.request.controls import Control
-from server.pipeline.schedulers import SCHEDULERS
+from server.pipeline.schedulers import SCHEDULERS, SIGMA_SCHEDULES
 
 _NEGATIVE = "Negative prompt: "
 #: Keys under which prompts are written a second time if their own lines would be misread.
@@ -57,10 +57,9 @@ def _control(control: Control, manifest: Manifest) -> str:
 
 def _settings(request: GenerationRequest, manifest: Manifest, seeds: ImageSeeds) -> dict[str, object]:
     """Return the settings of the image made with ``seeds``, in A1111's order."""
-    scheduler = SCHEDULERS[request.sampling.scheduler]
     settings: dict[str, object] = {
-        "Sampler": scheduler.title,
-        "Schedule type": scheduler.schedule_type,
+        "Sampler": SCHEDULERS[request.sampling.scheduler].title,
+        "Schedule type": SIGMA_SCHEDULES[request.sampling.sigmas].title,
         "Seed": seeds.seed,
         "Size": request.size,
         "Model hash": manifest.source.sha256[:10],

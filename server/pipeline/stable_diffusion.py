@@ -30,7 +30,7 @@ from server.pipeline.refining import Refining, for_refiner, switch_timestep
 from server.pipeline.request import GenerationRequest, ImageSeeds, Size
 from server.pipeline.request.controls import Control
 from server.pipeline.safety import SafetyChecker
-from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
+from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule, Scheduler
 from server.pipeline.schedulers.schedule import Latents
 from server.pipeline.tasks.canvas import Canvas, Painting, View, canvas_of
 from server.pipeline.tasks.hires import Autoencoder, WindowedPredictor, second_start, window_for
@@ -193,7 +193,7 @@ class StableDiffusion:
         if request.hires is None:
             return 0
         whole, skipped = request.hires.scheduled(request.sampling.steps)
-        scheduler = SCHEDULERS[request.sampling.scheduler].make(self._schedule, whole)
+        scheduler = self._scheduler(request, whole)
         return len(scheduler.timesteps) - skipped * scheduler.order
 
     def _second_pass(
@@ -205,7 +205,7 @@ class StableDiffusion:
         coders = self._autoencoder(request.computed), self._autoencoder(window)
         source = yield from second_start(request, latents, target, *coders, self._open_upscaler)
         whole, skipped = request.hires.scheduled(request.sampling.steps)
-        scheduler = SCHEDULERS[request.sampling.scheduler].make(self._schedule, whole)
+        scheduler = self._scheduler(request, whole)
         start = Start(EncodedImage.exact(source), skipped)
         noise = self._noise(request.model_copy(update={"computed": target}), seeds)
         guided = self._guided_unet(request.model_copy(update={"computed": window}), attachments)
@@ -228,6 +228,10 @@ class StableDiffusion:
     def _noise(self, request: GenerationRequest, seeds: ImageSeeds) -> ImageNoise:
         shape = self._latent_shape(request.computed)
         return ImageNoise(request.seeds.rng, seeds, request.seeds.variation_strength, shape)
+
+    def _scheduler(self, request: GenerationRequest, steps: int) -> Scheduler:
+        """Return the request's scheduler for a run of so many steps."""
+        return SCHEDULERS[request.sampling.scheduler].make(self._schedule, steps, request.sampling.sigmas)
 
     def _guided_unet(self, request: GenerationRequest, attachments: Mapping[str, bytes]) -> GuidedUNet:
         """Return the UNet for all images of a request, without the residuals of its ControlNets."""
@@ -313,7 +317,7 @@ class StableDiffusion:
         palette: PaletteReference | None,
     ) -> Iterator[Step]:
         """Yield the steps of one box of an image."""
-        scheduler = SCHEDULERS[request.sampling.scheduler].make(self._schedule, request.sampling.steps)
+        scheduler = self._scheduler(request, request.sampling.steps)
         beginning = start.begin(scheduler, noise)
         predictor: Predictor = replace(unet, extra_channels=beginning.extra_channels)
         if refining is not None:

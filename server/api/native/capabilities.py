@@ -148,6 +148,7 @@ class CapabilitiesOut(BaseModel):
     preprocessors: list[PreprocessorOut]
     upscalers: list[UpscalerOut] = Field(description="The default one first")
     formats: list[str] = Field(description="The formats in which images are returned")
+    sigmas: dict[str, list[str]] = Field(description="The sigma schedules that apply to each scheduler")
     rngs: list[str] = Field(description="Random number generators that a request may name")
     priorities: list[str]
     features: list[str]
@@ -202,6 +203,7 @@ def capabilities(queue: Queue, models: Models, service: Generation) -> Capabilit
             for name, each in service.upscalers().items()
         ],
         formats=list(FORMATS),
+        sigmas={s.name: list(s.sigma_schedules) for s in SCHEDULERS.values()},
         rngs=list(RNGS),
         priorities=list(PRIORITIES),
         features=list(FEATURES),

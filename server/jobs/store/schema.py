@@ -174,6 +174,19 @@ def _m010_plain_prompts(db: sqlite3.Connection, _: StoredFiles) -> None:
     )
 
 
+@_migration
+def _m011_sigmas(db: sqlite3.Connection, _: StoredFiles) -> None:
+    for job_id, text in db.execute("SELECT id, request FROM jobs WHERE request LIKE '%dpm++_2m_karras%'").fetchall():
+        try:
+            request = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        sampling = request.get("sampling") if isinstance(request, dict) else None
+        if isinstance(sampling, dict) and sampling.get("scheduler") == "dpm++_2m_karras":
+            sampling |= {"scheduler": "dpm++_2m", "sigmas": "karras"}
+            db.execute("UPDATE jobs SET request = ? WHERE id = ?", (json.dumps(request), job_id))
+
+
 def plain_connection(uri: str, patience: float) -> sqlite3.Connection:
     """Return a connection to the database of this URI in autocommit mode, without any settings of its file.
 

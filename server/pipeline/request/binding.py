@@ -24,7 +24,7 @@ from server.pipeline.request.request import FIELDS, OPTIONAL_PARTS, GenerationRe
 from server.pipeline.request.sampling import Size
 from server.pipeline.request.seeds import draw_seeds
 from server.pipeline.request.upscale import MOST_PIXELS
-from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule, find_scheduler, usable_schedulers
+from server.pipeline.schedulers import AUTOMATIC, SCHEDULERS, NoiseSchedule, find_scheduler, usable_schedulers
 from server.pipeline.upscaling.names import LATENT
 
 
@@ -64,19 +64,39 @@ def computed_size(asked: Size, sizes: Sequence[Shape]) -> Size:
     return Size(width=width, height=height)
 
 
+def _scheduler(values: Mapping[str, Any], sent: Mapping[str, Any]) -> dict[str, str]:
+    """Return scheduler and sigmas by their own names; a joined name of A1111 ("DPM++ 2M Karras") says both.
+
+    Raises RequestError if they contradict each other, or if the sigmas do not apply to the scheduler.
+    """
+    scheduler, joined = find_scheduler(values["scheduler"])
+    sigmas = values["sigmas"]
+    # A client's own sigmas count before those in the name of the model's default.
+    if sigmas == AUTOMATIC.name:
+        sigmas = joined.name
+    elif joined is not AUTOMATIC and "scheduler" in sent and sigmas != joined.name:
+        raise RequestError("sigmas", sigmas, f"{joined.name} with the scheduler {sent['scheduler']}; or leave it out")
+    if sigmas not in scheduler.sigma_schedules:
+        others = ", ".join(s.name for s in SCHEDULERS.values() if sigmas in s.sigma_schedules)
+        accepted = f"{AUTOMATIC.name} with {scheduler.name}, whose timesteps are its own; {sigmas} with {others}"
+        raise RequestError("sigmas", sigmas, accepted)
+    return {"scheduler": scheduler.name, "sigmas": sigmas}
+
+
 def _check_schedule(request: GenerationRequest, manifest: Manifest) -> None:
     """Raise RequestError unless the scheduler can make so many steps with the model's noise schedule."""
-    steps, scheduler = request.sampling.steps, request.sampling.scheduler
+    sampling = request.sampling
+    steps, scheduler = sampling.steps, sampling.scheduler
     try:
         schedule = NoiseSchedule.of(manifest)
     except ManifestError as error:
         raise RequestError("model", request.model, f"models with a known noise schedule ({error})") from error
     enough = SCHEDULERS[scheduler].enough_timesteps
-    if not enough(schedule, steps):
-        most = next(n for n in range(steps, 0, -1) if enough(schedule, n))
+    if not enough(schedule, steps, sampling.sigmas):
+        most = next(n for n in range(steps, 0, -1) if enough(schedule, n, sampling.sigmas))
         trained = f"this model was trained on {schedule.num_train_timesteps} timesteps"
         raise RequestError("steps", steps, f"1 to {most} with {scheduler}: {trained}")
-    usable = usable_schedulers(schedule, steps)
+    usable = usable_schedulers(schedule, steps, sampling.sigmas)
     if scheduler not in usable:
         noise = schedule.prediction_type == "epsilon"
         why = "a predicted noise does not determine the image" if noise else f"{scheduler} is unstable"
@@ -127,7 +147,7 @@ def _check_hires(request: GenerationRequest, manifest: Manifest) -> None:
     whole, _ = hires.scheduled(request.sampling.steps)
     schedule = NoiseSchedule.of(manifest)
     enough = SCHEDULERS[request.sampling.scheduler].enough_timesteps
-    if not enough(schedule, whole):
+    if not enough(schedule, whole, request.sampling.sigmas):
         least = (hires.hires_steps or request.sampling.steps) / schedule.num_train_timesteps
         raise RequestError(
             "hires_strength", hires.hires_strength, f"above {least:g} with so many steps, or fewer hires_steps"
@@ -193,7 +213,7 @@ def bind(
     own, notes = painting_defaults(sent, image_size)
     # A model's defaults may be wrong, too.
     values = _validated(defaults(manifest) | own | sent) | draw_seeds(sent)
-    values |= {"model": model or manifest.name, "scheduler": find_scheduler(values["scheduler"]).name}
+    values |= {"model": model or manifest.name} | _scheduler(values, sent)
     parts = _parts(values, sent)
     computed = computed_size(Size(**parts["size"]), manifest.sizes)
     lists = {field.name: values[field.name] for field in FIELDS if field.item is not None and field.name in values}

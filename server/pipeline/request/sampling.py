@@ -8,7 +8,14 @@ from pydantic import Field
 
 from server.pipeline.fields import FromModel, Infotext, Part, Real, Whole, Within, unless_stored
 from server.pipeline.request.conditions import NAME
-from server.pipeline.schedulers import SCHEDULERS, UnknownScheduler, find_scheduler
+from server.pipeline.schedulers import (
+    AUTOMATIC,
+    SCHEDULERS,
+    SIGMA_SCHEDULES,
+    UnknownScheduler,
+    find_scheduler,
+    find_sigmas,
+)
 
 
 def _known_scheduler(name: str) -> str:
@@ -17,6 +24,13 @@ def _known_scheduler(name: str) -> str:
     except UnknownScheduler as error:
         raise ValueError(", ".join(SCHEDULERS)) from error
     return name
+
+
+def _known_sigmas(name: str) -> str:
+    try:
+        return find_sigmas(name).name
+    except UnknownScheduler as error:
+        raise ValueError(", ".join(SIGMA_SCHEDULES)) from error
 
 
 #: Pixels of an image's side.
@@ -39,7 +53,7 @@ class Size(Part):
 
 
 class Sampling(Part):
-    """How an image is denoised. ``scheduler`` is a name of SCHEDULERS."""
+    """How an image is denoised. ``scheduler`` is a name of SCHEDULERS, ``sigmas`` one of SIGMA_SCHEDULES that applies to it."""
 
     steps: Annotated[Whole, Within(1, 150), FromModel(lambda manifest: manifest.defaults.steps), Infotext("Steps")] = (
         Field(description="Denoising steps")
@@ -53,7 +67,13 @@ class Sampling(Part):
     ] = Field(description="How closely to follow the prompt")
     scheduler: Annotated[
         str, unless_stored(_known_scheduler), FromModel(lambda manifest: manifest.defaults.scheduler)
-    ] = Field(max_length=NAME, description=f"One of {', '.join(SCHEDULERS)} (A1111's names work too)")
+    ] = Field(max_length=NAME, description=f"One of {', '.join(SCHEDULERS)} (diffusers' and A1111's names work too)")
+    sigmas: Annotated[str, unless_stored(_known_sigmas)] = Field(
+        AUTOMATIC.name,
+        max_length=NAME,
+        description=f"The noise levels of the steps: {', '.join(SIGMA_SCHEDULES)} (A1111's schedule types work too); "
+        "automatic: the model's own spacing",
+    )
     guidance_rescale: Annotated[Real, Within(0.0, 1.0)] = Field(
         0.0,
         description="How far to bring the contrast of a guided image back to that without guidance (Lin et al. 2023)",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from server.pipeline.schedulers.schedule import Latents, Noise, SigmaScheduler
+from server.pipeline.schedulers.schedule import Latents, Noise
+from server.pipeline.schedulers.sigma_scheduler import SigmaScheduler, ancestral
 
 
 class Euler(SigmaScheduler):
@@ -21,8 +22,7 @@ class EulerAncestral(SigmaScheduler):
 
     def step(self, prediction: Latents, i: int, latents: Latents, noise: Noise) -> Latents:
         """Move to a sigma below the next one, then add noise."""
-        here, to = self.sigmas[i], self.sigmas[i + 1]
-        up = np.sqrt(to**2 * (here**2 - to**2) / here**2)
-        down = np.sqrt(to**2 - up**2)
-        slope = self.slope(prediction, latents, float(here))
+        here = float(self.sigmas[i])
+        down, up = ancestral(here, float(self.sigmas[i + 1]))
+        slope = self.slope(prediction, latents, here)
         return np.asarray(latents + slope * np.float32(down - here) + noise() * np.float32(up), np.float32)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from server.pipeline.schedulers.schedule import Latents, Noise, NoiseSchedule, SigmaScheduler
+from server.pipeline.schedulers.schedule import Latents, Noise, NoiseSchedule
+from server.pipeline.schedulers.sigma_scheduler import SigmaScheduler
+from server.pipeline.schedulers.sigma_schedules import Sigmas
 
 
 class Heun(SigmaScheduler):
@@ -12,8 +14,8 @@ class Heun(SigmaScheduler):
 
     order = 2
 
-    def __init__(self, schedule: NoiseSchedule, steps: int) -> None:
-        super().__init__(schedule, steps)
+    def __init__(self, schedule: NoiseSchedule, steps: int, sigmas: Sigmas | None = None) -> None:
+        super().__init__(schedule, steps, sigmas)
         self.timesteps = np.concatenate([self.timesteps[:1], np.repeat(self.timesteps[1:], 2)])
         self.sigmas = np.concatenate([self.sigmas[:1], np.repeat(self.sigmas[1:-1], 2), self.sigmas[-1:]])
         #: Latents, slope and change of sigma of a step whose second call is next.

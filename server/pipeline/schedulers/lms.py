@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from server.pipeline.schedulers.schedule import Latents, Noise, NoiseSchedule, SigmaScheduler
+from server.pipeline.schedulers.schedule import Latents, Noise, NoiseSchedule
+from server.pipeline.schedulers.sigma_scheduler import SigmaScheduler
+from server.pipeline.schedulers.sigma_schedules import Sigmas
 
 _ORDER = 4
 
@@ -12,8 +14,8 @@ _ORDER = 4
 class LMS(SigmaScheduler):
     """Adams-Bashforth on unevenly spaced sigmas."""
 
-    def __init__(self, schedule: NoiseSchedule, steps: int) -> None:
-        super().__init__(schedule, steps)
+    def __init__(self, schedule: NoiseSchedule, steps: int, sigmas: Sigmas | None = None) -> None:
+        super().__init__(schedule, steps, sigmas)
         self._slopes: list[Latents] = []
 
     def _coefficient(self, i: int, which: int, count: int) -> float:

@@ -9,8 +9,8 @@ import numpy as np
 from server.pipeline.schedulers.ddim import DDIM
 from server.pipeline.schedulers.schedule import Latents, Noise, NoiseSchedule
 
-#: Adams-Bashforth's weights for two, three and four predictions, that of the newest first.
-_WEIGHTS = ((3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
+#: Adams-Bashforth's weights for one to four predictions, that of the newest first.
+WEIGHTS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 
 
 class PNDM(DDIM):
@@ -45,5 +45,5 @@ class PNDM(DDIM):
         if count == 0:
             self._first = latents
             return self._move(prediction, latents, here, before)
-        weighted = [np.float32(w) * p for w, p in zip(_WEIGHTS[min(count, 3) - 1], reversed(past), strict=True)]
+        weighted = [np.float32(w) * p for w, p in zip(WEIGHTS[min(count, 3)], reversed(past), strict=True)]
         return self._move(np.asarray(sum(weighted), np.float32), latents, here, before)

@@ -1,4 +1,4 @@
-"""The noise schedule a model was trained with, and the part that schedulers have in common."""
+"""The noise schedule a model was trained with, and what every scheduler has."""
 
 from __future__ import annotations
 
@@ -50,14 +50,18 @@ _SPACINGS: dict[str, Callable[[int, int, int], Numbers]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseSchedule(SchedulerSettings):
-    """A model's noise schedule (Ho et al. 2020) and what its UNet predicts (Salimans and Ho 2022)."""
+    """A model's noise schedule (Ho et al. 2020) and what its UNet predicts (Salimans and Ho 2022).
+
+    sdxl: whether the model is an SDXL, for which other sigmas are published (see `sigma_schedules.align_your_steps`).
+    """
 
     prediction_type: str
+    sdxl: bool = False
 
     @staticmethod
     def of(manifest: Manifest) -> NoiseSchedule:
         """Return the schedule in a model folder's manifest."""
-        return _schedule(manifest.scheduler, manifest.prediction_type)
+        return _schedule(manifest.scheduler, manifest.prediction_type, manifest.conditions.time_ids is not None)
 
     def __post_init__(self) -> None:
         """Raise ManifestError if no image can be made with these settings."""
@@ -91,8 +95,13 @@ class NoiseSchedule(SchedulerSettings):
         """Return the sigma at a (fractional) timestep."""
         return float(np.interp(timestep, np.arange(self.num_train_timesteps), self.sigmas))
 
+    def timesteps_at(self, sigmas: Numbers) -> Numbers:
+        """Return the (fractional) timesteps of sigmas, between the trained ones by their logarithms (as in k-diffusion)."""
+        timesteps: Numbers = np.interp(np.log(sigmas), np.log(self.sigmas), np.arange(self.num_train_timesteps))
+        return timesteps
+
     def first_sigma(self, sigmas: Numbers) -> float:
-        """Return the standard deviation of the starting noise, with latents as in `SigmaScheduler`."""
+        """Return the standard deviation of the starting noise for latents of denoised + sigma * noise, as diffusers has it."""
         top = float(sigmas.max())
         return top if self.timestep_spacing in ("linspace", "trailing") else (top**2 + 1) ** 0.5
 
@@ -111,33 +120,7 @@ class NoiseSchedule(SchedulerSettings):
         return self.denoised(prediction, model_input, 1 / root, sigma / root)
 
 
-class SigmaScheduler:
-    """A scheduler whose latents are denoised + sigma * noise (as in k-diffusion, Karras et al. 2022)."""
-
-    order = 1
-
-    def __init__(self, schedule: NoiseSchedule, steps: int) -> None:
-        self.schedule = schedule
-        self.timesteps = schedule.spaced(steps)
-        self.sigmas = schedule.sigmas_at(self.timesteps)
-        self.init_noise_sigma = schedule.first_sigma(self.sigmas)
-
-    def scale_model_input(self, latents: Latents, i: int) -> Latents:
-        """Return the latents scaled to unit variance, as in training."""
-        return latents / np.float32(np.sqrt(self.sigmas[i] ** 2 + 1))
-
-    def add_noise(self, latents: Latents, noise: Latents, i: int) -> Latents:
-        """Return latents + sigma * noise."""
-        return latents + np.float32(self.sigmas[i]) * noise
-
-    def slope(self, prediction: Latents, latents: Latents, sigma: float) -> Latents:
-        """Return d latents / d sigma: the direction away from the predicted denoised latents."""
-        root = (sigma**2 + 1) ** 0.5
-        denoised = self.schedule.denoised(prediction, np.asarray(latents / root, np.float32), 1 / root, sigma / root)
-        return np.asarray((latents - denoised) / sigma, np.float32)
-
-
 # Each accepted request asks three times; making one takes 0.1 ms of the event loop.
 @lru_cache(maxsize=32)
-def _schedule(settings: SchedulerSettings, prediction_type: str) -> NoiseSchedule:
-    return NoiseSchedule(**asdict(settings), prediction_type=prediction_type)
+def _schedule(settings: SchedulerSettings, prediction_type: str, sdxl: bool) -> NoiseSchedule:
+    return NoiseSchedule(**asdict(settings), prediction_type=prediction_type, sdxl=sdxl)

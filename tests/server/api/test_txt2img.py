@@ -67,10 +67,20 @@ def test_several_images_are_told_as_json_with_a_seed_each(client: httpx.Client) 
         )
 
 
-@pytest.mark.parametrize("name", ["DPM++ 2M Karras", "dpm++_2m_karras"])
-def test_schedulers_are_known_by_their_names(client: httpx.Client, name: str) -> None:
-    job = over(client, make(client, scheduler=name).headers["x-anemone-job"])
-    assert job["request"]["scheduler"] == "dpm++_2m_karras"
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"scheduler": "DPM++ 2M Karras"},
+        {"scheduler": "dpm++_2m_karras", "sigmas": "automatic"},
+        {"scheduler": "DPMSolverMultistepScheduler", "sigmas": "Karras"},
+    ],
+)
+def test_schedulers_are_known_by_their_names(client: httpx.Client, names: dict[str, str]) -> None:
+    answer = make(client, **names)
+    sampled = over(client, answer.headers["x-anemone-job"])["request"]
+    assert (sampled["scheduler"], sampled["sigmas"]) == ("dpm++_2m", "karras")
+    words = str(Image.open(io.BytesIO(answer.content)).info["parameters"])
+    assert "Sampler: DPM++ 2M, Schedule type: Karras, " in words
 
 
 @pytest.mark.parametrize("prompt", ["", "круг 円 ⭕", "a\nb\tc", "x" * 10_000, 'quotes " and, commas: \\'])

@@ -65,6 +65,26 @@ def test_jobs_of_the_first_schema_are_taken_over(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_scheduler_whose_name_held_its_sigmas_is_still_read(tmp_path: Path) -> None:
+    db = schema.connect(tmp_path / "jobs.sqlite3", 5.0)
+    schema._m001_jobs(db, StoredFiles(tmp_path / "attachments", ".bin"))
+    db.execute("PRAGMA user_version = 1")
+    for number, scheduler in enumerate(("dpm++_2m_karras", "heun"), 1):
+        request = json.dumps({**OLD, "scheduler": scheduler, "negative_prompt": "a dpm++_2m_karras", "n": 1})
+        db.execute(
+            "INSERT INTO jobs (id, number, status, request, created) VALUES (?, ?, 'queued', ?, 1.5)",
+            (f"job-{number}", number, request),
+        )
+    db.close()
+    store = JobStore(tmp_path)
+    store.name_model("fake")
+    for name, expected in (("job-1", ("dpm++_2m", "karras")), ("job-2", ("heun", "automatic"))):
+        job = store.get(name)
+        assert job is not None
+        assert (job.request.sampling.scheduler, job.request.sampling.sigmas) == expected
+    store.close()
+
+
 @pytest.fixture
 def schema_2(tmp_path: Path) -> Path:
     return Path(shutil.copytree(SCHEMA_2, tmp_path / "data"))
