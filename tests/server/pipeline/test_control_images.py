@@ -11,6 +11,7 @@ from diffusers import (
     ControlNetModel,
     EulerDiscreteScheduler,
     StableDiffusionControlNetImg2ImgPipeline,
+    StableDiffusionControlNetInpaintPipeline,
     StableDiffusionControlNetPipeline,
     StableDiffusionXLControlNetPipeline,
 )
@@ -19,14 +20,24 @@ from PIL import Image
 from converter.conversion.convert import convert
 from converter.options import ConvertOptions
 from server.pipeline.denoiser import GeneratedImage
+from server.pipeline.masks import filled
 from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
-from tests.support.checkpoints import diffusers_pipeline, write_checkpoint, write_xl_checkpoint, xl_parts
+from tests.support.checkpoints import (
+    diffusers_pipeline,
+    tiny_unet,
+    write_checkpoint,
+    write_xl_checkpoint,
+    xl_parts,
+)
 from tests.support.controlnets import write_controlnet
 
 pytestmark = pytest.mark.slow
 
 MAPS = [np.random.default_rng(i).integers(0, 256, (64, 64, 3), np.uint8) for i in (7, 8)]
+#: Its edges lie between latents, so that the mask of the latents is that of the pixels.
+MASK = np.zeros((64, 64), np.uint8)
+MASK[16:48, 8:40] = 255
 FIELDS = {"prompt": "red", "negative_prompt": "blue", "steps": 5, "seed": 11, "scheduler": "euler"}
 
 
@@ -41,10 +52,12 @@ def psnr(actual: np.ndarray, expected: np.ndarray) -> float:
     return float(20 * np.log10(255 / (error + 1e-9)))
 
 
-def image_of(model: StableDiffusion, *controls: dict, **fields) -> np.ndarray:
+def image_of(model: StableDiffusion, *controls: dict, source: np.ndarray = MAPS[1], **fields) -> np.ndarray:
     named = [{**control, "image": f"control_{i}_image"} for i, control in enumerate(controls)]
-    attachments = {f"control_{i}_image": png(MAPS[i]) for i in range(len(controls))} | {"image": png(MAPS[1])}
-    request = bind(model.manifest, **{**FIELDS, "guidance_scale": 5, **fields}, controls=named)
+    attachments = {f"control_{i}_image": png(MAPS[i]) for i in range(len(controls))}
+    attachments |= {"image": png(source), "mask": png(MASK)}
+    size = source.shape[1::-1] if "image" in fields else None
+    request = bind(model.manifest, image_size=size, **{**FIELDS, "guidance_scale": 5, **fields}, controls=named)
     return next(e for e in model.generate(request, attachments) if isinstance(e, GeneratedImage)).pixels
 
 
@@ -146,6 +159,7 @@ def test_an_image_from_an_image_follows_a_control_map_over_its_own_steps(pair):
     actual = image_of(pair.ours, {"net": "canny", "end": 0.7}, **fields)
     expected = pair.expected(
         StableDiffusionControlNetImg2ImgPipeline,
+        StableDiffusionControlNetInpaintPipeline,
         pair.parts(),
         image=images(1)[0],
         control_image=images(0)[0],
@@ -154,6 +168,42 @@ def test_an_image_from_an_image_follows_a_control_map_over_its_own_steps(pair):
         controlnet_conditioning_scale=1.0,
     )
     assert psnr(actual, expected) > 40
+
+
+def test_a_part_is_painted_as_its_map_says(pair):
+    fields = {"image": "image", "mask": "mask", "mask_blur": 0, "keep_unmasked": False}
+    expected = pair.expected(
+        StableDiffusionControlNetInpaintPipeline,
+        pair.parts(),
+        image=images(1)[0],
+        mask_image=Image.fromarray(MASK),
+        control_image=images(0)[0],
+        controlnet_conditioning_scale=0.8,
+    )
+    assert psnr(image_of(pair.ours, {"net": "canny", "weight": 0.8}, **fields), expected) > 40
+    assert psnr(image_of(pair.ours, **fields), expected) < 36
+    kept = image_of(pair.ours, {"net": "canny", "weight": 0.8}, **fields | {"keep_unmasked": True})
+    np.testing.assert_array_equal(kept[MASK == 0], MAPS[1][MASK == 0])
+
+
+def test_what_extends_an_image_follows_a_map_of_the_extended_image(pair):
+    source = np.ascontiguousarray(MAPS[1][:, :48])
+    new = np.zeros((64, 64), np.uint8)
+    new[:, 48:] = 255
+    extended = filled(np.pad(source, ((0, 0), (0, 16), (0, 0)), mode="edge"), new)
+    expected = pair.expected(
+        StableDiffusionControlNetInpaintPipeline,
+        pair.parts(),
+        image=Image.fromarray(extended),
+        mask_image=Image.fromarray(new),
+        control_image=images(0)[0],
+        controlnet_conditioning_scale=1.0,
+    )
+    fields = {"image": "image", "source": source, "extend_right": 16, "feather": 0}
+    actual = image_of(pair.ours, {"net": "canny"}, **fields)
+    np.testing.assert_array_equal(actual[:, :48], source)
+    assert psnr(actual[:, 48:], expected[:, 48:]) > 40
+    assert psnr(image_of(pair.ours, **fields)[:, 48:], expected[:, 48:]) < 36
 
 
 def test_a_weight_of_0_is_no_control(pair):
@@ -175,6 +225,18 @@ def test_a_map_of_another_size_is_fitted_as_a_source_image_is(pair):
         for data in (png(np.asarray(large)), png(np.asarray(padded)))
     ]
     assert psnr(*made) > 45
+
+
+def test_an_image_of_a_model_like_stable_diffusion_2_is_the_one_diffusers_makes(tmp_path):
+    unet = tiny_unet(cross_attention_dim=48, use_linear_projection=True, attention_head_dim=(2, 4))
+    text = {"hidden_size": 48, "hidden_act": "gelu"}
+    source = write_checkpoint(tmp_path / "source", prediction_type="v_prediction", unet=unet, text=text)
+    second = Pair(tmp_path, source)
+    actual = image_of(second.ours, {"net": "canny", "weight": 0.8})
+    expected = second.expected(
+        StableDiffusionControlNetPipeline, second.parts(), image=images(0)[0], controlnet_conditioning_scale=0.8
+    )
+    assert psnr(actual, expected) > 40
 
 
 def test_an_xl_image_with_a_controlnet_is_the_one_diffusers_makes(tmp_path):
