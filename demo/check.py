@@ -22,7 +22,7 @@ from converter.folder import ModelFolder
 from demo.captions import caption
 from demo.pixels import Seen, look
 from demo.scenes import Scene, Thing, held_out, random_scene
-from server.pipeline.denoiser import GeneratedImage
+from server.pipeline.denoising.denoiser import GeneratedImage
 from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
 

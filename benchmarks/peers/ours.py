@@ -59,7 +59,7 @@ def _loader(precision: str) -> Callable[[Path, str, str], Network]:
 
 
 def _pipeline(workload: Workload, precision: str, attention: Attention) -> Step:
-    from server.pipeline.denoiser import GeneratedImage
+    from server.pipeline.denoising.denoiser import GeneratedImage
     from server.pipeline.request import bind
     from server.pipeline.stable_diffusion import StableDiffusion
 

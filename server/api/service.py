@@ -25,16 +25,16 @@ from server.jobs.queue import JobQueue
 from server.jobs.store import JobStore
 from server.models.installed import InstalledModels, UnknownModel
 from server.models.upscalers import InstalledUpscalers, Upscaler
-from server.pipeline.attachments import Kept, kept
-from server.pipeline.boxes import Shape
+from server.pipeline.boxes.box import Shape
+from server.pipeline.canvas.attachments import Kept, kept
 from server.pipeline.cost import Cost, cost
 from server.pipeline.decoding.file import ImageError, ImageFile
+from server.pipeline.denoising.refining import check_refiner
 from server.pipeline.encoding.encode import encode_as, is_whole_png
 from server.pipeline.encoding.formats import PNG, OutputFormat
 from server.pipeline.fields import place_of
 from server.pipeline.images import LARGE, fit_image, plain_png, read_image
 from server.pipeline.palette.extraction import Palette, palette_of_file
-from server.pipeline.refining import check_refiner
 from server.pipeline.request import FIELDS, GenerationRequest, JobRequest, RequestError
 from server.pipeline.request.controls import MapQuestion, check_preprocessing
 from server.pipeline.upscaling.names import LATENT, usable

@@ -24,15 +24,15 @@ from server.models.installed import InstalledModels
 from server.models.library import ready_model
 from server.models.memory import memory_budget
 from server.models.upscalers import InstalledUpscalers
-from server.pipeline.attachments import kept
+from server.pipeline.canvas.attachments import kept
 from server.pipeline.decoding.file import ImageError
-from server.pipeline.denoiser import Note, Step
+from server.pipeline.denoising.denoiser import Note, Step
+from server.pipeline.denoising.refining import check_refiner
 from server.pipeline.encoding.encode import encode_as
 from server.pipeline.encoding.formats import FORMATS, PNG, format_of_suffix
 from server.pipeline.finished import finished_png
 from server.pipeline.images import decode_image, read_image
 from server.pipeline.loading import open_pipeline
-from server.pipeline.refining import check_refiner
 from server.pipeline.request import GenerationRequest, bind, bind_upscale
 from server.pipeline.tasks.upscale import TileStep, upscaled_png
 from server.pipeline.tasks.upscale import upscale as run_upscale

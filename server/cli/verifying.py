@@ -23,7 +23,7 @@ from converter.runtime.ranges import Range, report
 from converter.sources.source import open_source
 from converter.verification.reference import ReferenceNetwork
 from converter.verification.verify import LEAST_DB, compare, psnr
-from server.pipeline.denoiser import GeneratedImage, Step
+from server.pipeline.denoising.denoiser import GeneratedImage, Step
 from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
 from server.terminal import Bar

@@ -37,7 +37,7 @@ from server.jobs.messages import (
     Unload,
 )
 from server.pipeline.decoding.file import ImageError
-from server.pipeline.denoiser import GeneratedImage, Note, Step
+from server.pipeline.denoising.denoiser import GeneratedImage, Note, Step
 from server.pipeline.finished import finished_png
 from server.pipeline.request import GenerationRequest, UpscaleRequest
 from server.pipeline.safety import UnsafeImage

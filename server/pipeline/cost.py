@@ -8,8 +8,8 @@ from fractions import Fraction
 
 from converter.folder import Manifest
 from converter.networks.registry import UNET
-from server.pipeline.guidance import Guidance
-from server.pipeline.layout import boxes_of
+from server.pipeline.canvas.layout import boxes_of
+from server.pipeline.denoising.guidance import Guidance, is_guided
 from server.pipeline.prompts.composition import parts_of
 from server.pipeline.request import GenerationRequest, UpscaleRequest
 from server.pipeline.request.controls import applies
@@ -37,14 +37,6 @@ def upscale_cost(request: UpscaleRequest, scale: int) -> Cost:
         return Cost(1, 1, 1)
     tiles = tiles_needed(source.width, source.height, size.width, size.height, tile=request.tile, scale=scale)
     return Cost(tiles, 1, 1)
-
-
-def is_guided(request: GenerationRequest, manifest: Manifest) -> bool:
-    """Return whether each step computes a second row, for the negative prompt (classifier-free guidance).
-
-    Models that take the guidance scale as an input (latent consistency models) do not need it.
-    """
-    return request.sampling.guidance_scale > 1 and manifest.conditions.guidance_width is None
 
 
 def cost(request: GenerationRequest, manifest: Manifest) -> Cost:

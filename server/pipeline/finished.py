@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from converter.folder import Manifest
-from server.pipeline.denoiser import GeneratedImage
+from server.pipeline.denoising.denoiser import GeneratedImage
 from server.pipeline.encoding.encode import encode_png
 from server.pipeline.encoding.xmp import source_type
 from server.pipeline.infotext import write_infotext

@@ -15,31 +15,30 @@ from converter.folder import Manifest, ModelFolder
 from converter.networks.registry import SAFETY_CHECKER, UNET, UNET_PROMPT, VAE_DECODER, VAE_ENCODER, text_encoders
 from converter.progress import OnProgress, Progress, ignore
 from converter.runtime import Network
-from server.pipeline.conditioning import Conditioner
-from server.pipeline.controls import ControlImages, control_images
-from server.pipeline.cost import is_guided
-from server.pipeline.denoiser import GeneratedImage, Note, NotFinite, Predictor, Step, denoise
-from server.pipeline.guidance import Guidance
-from server.pipeline.image_prompt import image_prompt_of
+from server.pipeline.boxes.windows import Windows
+from server.pipeline.canvas.canvas import Canvas, Painting, View, canvas_of
+from server.pipeline.canvas.masks import latent_mask, repaints, sampled_latent_mask
+from server.pipeline.denoising.conditioning import Conditioner
+from server.pipeline.denoising.controls import ControlImages, control_images
+from server.pipeline.denoising.denoiser import GeneratedImage, Note, NotFinite, Predictor, Step, denoise
+from server.pipeline.denoising.guidance import Guidance, is_guided
+from server.pipeline.denoising.image_prompt import image_prompt_of
+from server.pipeline.denoising.refining import Refining, for_refiner, switch_timestep
+from server.pipeline.denoising.unet import GuidedUNet
 from server.pipeline.images import Pixels, resize_and_crop, to_network, to_pixels
-from server.pipeline.masks import latent_mask, repaints, sampled_latent_mask
 from server.pipeline.networks import ComputeUnits, LoadedNetworks, Loader, Networks, load_package
 from server.pipeline.noise import ImageNoise
 from server.pipeline.preview import Previewer
-from server.pipeline.refining import Refining, for_refiner, switch_timestep
 from server.pipeline.request import GenerationRequest, ImageSeeds, Size
 from server.pipeline.request.controls import Control
 from server.pipeline.safety import SafetyChecker
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule, Scheduler
 from server.pipeline.schedulers.schedule import Latents
-from server.pipeline.tasks.canvas import Canvas, Painting, View, canvas_of
 from server.pipeline.tasks.hires import Autoencoder, WindowedPredictor, second_start, window_for
 from server.pipeline.tasks.palette import PaletteReference, palette_of_request
 from server.pipeline.tasks.start import EncodedImage, InpaintingInputs, Masked, Start
 from server.pipeline.tasks.upscale import OpenUpscaler, no_upscaler
-from server.pipeline.unet import GuidedUNet
 from server.pipeline.upscaling.tiles import Tile
-from server.pipeline.windows import Windows
 from server.settings import Safety
 
 #: What an extended image's new part starts from, below strength 1.

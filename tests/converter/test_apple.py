@@ -28,7 +28,7 @@ from converter.runtime.summary import Operation, ProgramSummary
 from converter.sources.clip_vocabulary import tokenizer_files
 from server.cli.main import main
 from server.models.library import ready_model
-from server.pipeline.denoiser import GeneratedImage
+from server.pipeline.denoising.denoiser import GeneratedImage
 from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
 from tests.support.apple_chunks import cut_in_two

@@ -12,8 +12,8 @@ from converter.conversion.convert import convert
 from converter.options import ConvertOptions
 from demo.pixels import look
 from demo.scenes import Scene, Thing, draw
-from server.pipeline.attachments import kept
-from server.pipeline.denoiser import GeneratedImage
+from server.pipeline.canvas.attachments import kept
+from server.pipeline.denoising.denoiser import GeneratedImage
 from server.pipeline.images import Pixels, read_image, resize_and_crop
 from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion

@@ -8,7 +8,7 @@ import pytest
 from converter.conversion.convert import convert
 from converter.options import ConvertOptions
 from demo.pixels import look
-from server.pipeline.denoiser import GeneratedImage, Note
+from server.pipeline.denoising.denoiser import GeneratedImage, Note
 from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
 from server.settings import BUNDLED_MODEL

@@ -35,7 +35,7 @@ from server.models.upscalers import InstalledUpscalers
 from server.pipeline.request import GenerationRequest
 
 if TYPE_CHECKING:
-    from server.pipeline.denoiser import GeneratedImage, Note, Step
+    from server.pipeline.denoising.denoiser import GeneratedImage, Note, Step
 
 STEP_SECONDS = 0.1
 NOTE = ".anemone-trying-1-0"
@@ -82,7 +82,7 @@ class FakePipeline:
     def generate(
         self, request: GenerationRequest, attachments: Mapping[str, bytes], refiner: FakePipeline | None = None
     ) -> Generator[Step | Note | GeneratedImage, None, None]:
-        from server.pipeline.denoiser import GeneratedImage, Note, Step
+        from server.pipeline.denoising.denoiser import GeneratedImage, Note, Step
         from server.pipeline.images import decode_image
         from server.pipeline.safety import UnsafeImage
 

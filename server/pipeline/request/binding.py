@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from converter.errors import ManifestError
 from converter.folder import Manifest
 from server.pipeline.abilities import ADAPTER, IMAGES, OF_TASKS
-from server.pipeline.boxes import Shape, nearest_shape
+from server.pipeline.boxes.box import Shape, nearest_shape
 from server.pipeline.encoding.formats import FORMATS
 from server.pipeline.fields import FromModel, asked_fields, path_of, value_and_reason
 from server.pipeline.request.adapter import check_adapter

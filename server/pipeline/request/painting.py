@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from server.pipeline.boxes import Shape
+from server.pipeline.boxes.box import Shape
 from server.pipeline.request.edits import ORIGINAL, PAINTING_STRENGTH, Mask, Outpaint
 from server.pipeline.request.errors import RequestError
 from server.pipeline.request.request import GenerationRequest

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from server.pipeline.denoiser import Moment, Predictor
+from server.pipeline.boxes.windows import Place, Windows
+from server.pipeline.denoising.denoiser import Moment, Predictor
 from server.pipeline.images import Pixels
 from server.pipeline.request import GenerationRequest, Size
 from server.pipeline.schedulers.schedule import Latents
@@ -21,7 +22,6 @@ from server.pipeline.tasks.upscale import OpenUpscaler, upscaler_of
 from server.pipeline.upscaling.enlarge import enlarged
 from server.pipeline.upscaling.names import LATENT
 from server.pipeline.upscaling.tiles import Tile
-from server.pipeline.windows import Place, Windows
 
 
 def window_for(target: Size, sizes: Sequence[tuple[int, int]], first: Size) -> Size:

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from server.pipeline.denoiser import Moment, Predictor
+from server.pipeline.canvas.canvas import View, attached
+from server.pipeline.denoising.denoiser import Moment, Predictor
 from server.pipeline.images import Pixels, fit_image, to_network
 from server.pipeline.palette.moments import Moments, matched
 from server.pipeline.palette.oklab import to_oklab, to_srgb
 from server.pipeline.request import GenerationRequest
 from server.pipeline.schedulers import NoiseSchedule
-from server.pipeline.tasks.canvas import View, attached
 from server.pipeline.tasks.start import EncodedImage
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from server.pipeline.denoiser import AfterStep
+from server.pipeline.denoising.denoiser import AfterStep
 from server.pipeline.noise import ImageNoise
 from server.pipeline.schedulers import Scheduler
 from server.pipeline.schedulers.schedule import Latents
@@ -51,7 +51,7 @@ class EncodedImage:
 class Masked:
     """What a mask says of latents.
 
-    share: of the steps in which each latent is painted, 0 to 1 [1, 1, h, w] (see `server.pipeline.masks.latent_mask`).
+    share: of the steps in which each latent is painted, 0 to 1 [1, 1, h, w] (see `server.pipeline.canvas.masks.latent_mask`).
     fill: one of FILLS; only noise and nothing concern latents.
     """
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from converter.errors import AnemoneError
+from server.pipeline.canvas.canvas import attached
 from server.pipeline.cost import upscale_cost
 from server.pipeline.encoding.encode import encode_png
 from server.pipeline.encoding.xmp import source_type
 from server.pipeline.images import Pixels, decode_image
 from server.pipeline.infotext import write_upscale_infotext
 from server.pipeline.request import UpscaleRequest
-from server.pipeline.tasks.canvas import attached
 from server.pipeline.upscaling.enlarge import enlarged
 from server.pipeline.upscaling.names import RESAMPLINGS, Resampling
 from server.pipeline.upscaling.tiles import Tile, TileNetwork

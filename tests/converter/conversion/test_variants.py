@@ -21,7 +21,7 @@ from converter.networks.features import random_inputs
 from converter.options import ConvertOptions
 from converter.sources.component import Component
 from converter.sources.source import open_source
-from server.pipeline.denoiser import GeneratedImage
+from server.pipeline.denoising.denoiser import GeneratedImage
 from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
 from tests.support.checkpoints import diffusers_pipeline, tiny_unet, tiny_vae, write_checkpoint

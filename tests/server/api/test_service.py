@@ -20,7 +20,7 @@ from server.jobs.queue import JobQueue
 from server.jobs.store import JobStore
 from server.models.installed import InstalledModels
 from server.models.upscalers import InstalledUpscalers
-from server.pipeline.attachments import Kept
+from server.pipeline.canvas.attachments import Kept
 from server.pipeline.request import RequestError
 from server.security.rate import LOOPBACK
 from server.supervisor import spawn

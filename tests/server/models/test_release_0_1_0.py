@@ -33,7 +33,7 @@ from server.models.conversion_request import ConversionRequest
 from server.models.conversions import Conversions
 from server.models.installed import InstalledModels
 from server.models.library import installed_from
-from server.pipeline.denoiser import GeneratedImage
+from server.pipeline.denoising.denoiser import GeneratedImage
 from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
 from tests.support import fake_converter

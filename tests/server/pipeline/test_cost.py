@@ -13,7 +13,7 @@ from PIL import Image
 from converter.folder import Package
 from converter.runtime import load
 from server.pipeline.cost import Cost, cost
-from server.pipeline.denoiser import Step
+from server.pipeline.denoising.denoiser import Step
 from server.pipeline.request import bind
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
 from server.pipeline.stable_diffusion import StableDiffusion

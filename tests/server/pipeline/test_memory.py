@@ -9,8 +9,8 @@ import pytest
 
 from converter.errors import MemoryShortage
 from converter.runtime import load, weight_bytes
-from server.pipeline.denoiser import GeneratedImage, Step
-from server.pipeline.networks import Networks
+from server.pipeline.denoising.denoiser import GeneratedImage, Step
+from server.pipeline.networks import LoadedNetworks, Networks
 from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
 
@@ -73,7 +73,7 @@ def test_no_more_is_loaded_than_the_budget_at_any_step(model_folder):
 def test_what_was_used_longest_ago_is_unloaded_first(model_folder):
     loads = Loads()
     room = size(model_folder, "text_encoder") + size(model_folder, "unet")
-    networks = Networks(model_folder, {}, loads, room)
+    networks = Networks(model_folder, {}, loads, LoadedNetworks(room))
     networks.get("text_encoder")
     networks.get("vae_decoder", 64, 64)
     networks.get("text_encoder")
@@ -100,5 +100,5 @@ def test_a_network_above_the_budget_is_refused_with_both_sizes(model_folder):
 def test_networks_share_the_memory_where_there_is_room(model_folder):
     need = size(model_folder, "unet") + size(model_folder, "vae_decoder")
     for budget, fits in ((need, True), (need - 1, False), (None, True)):
-        networks = Networks(model_folder, {}, Loads(), budget)
+        networks = Networks(model_folder, {}, Loads(), LoadedNetworks(budget))
         assert networks.fit_together("unet", "vae_decoder", width=64, height=64) == fits

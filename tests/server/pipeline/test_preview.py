@@ -15,7 +15,7 @@ from converter.conversion.convert import convert
 from converter.options import ConvertOptions
 from converter.runtime import Feature, weight_bytes
 from server.pipeline import preview
-from server.pipeline.denoiser import GeneratedImage, Step
+from server.pipeline.denoising.denoiser import GeneratedImage, Step
 from server.pipeline.preview import Previewer, fitted_factors
 from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion

@@ -14,7 +14,7 @@ from converter.conversion.convert import convert
 from converter.options import ConvertOptions
 from converter.sources.source import open_source
 from server.pipeline.clip_image import clip_input
-from server.pipeline.denoiser import GeneratedImage
+from server.pipeline.denoising.denoiser import GeneratedImage
 from server.pipeline.request import bind
 from server.pipeline.safety import SafetyChecker, UnsafeImage, blurred
 from server.pipeline.stable_diffusion import StableDiffusion

@@ -25,7 +25,7 @@ from PIL import Image
 from converter.conversion.convert import convert
 from converter.errors import ManifestError
 from converter.options import ConvertOptions
-from server.pipeline.denoiser import GeneratedImage, NotFinite, Step, denoise
+from server.pipeline.denoising.denoiser import GeneratedImage, NotFinite, Step, denoise
 from server.pipeline.images import ImageError
 from server.pipeline.noise import NumpyGenerator
 from server.pipeline.philox import PhiloxGenerator

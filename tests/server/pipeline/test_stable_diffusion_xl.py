@@ -16,7 +16,7 @@ from PIL import Image
 
 from converter.conversion.convert import convert
 from converter.options import ConvertOptions
-from server.pipeline.denoiser import GeneratedImage
+from server.pipeline.denoising.denoiser import GeneratedImage
 from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
 from tests.support.checkpoints import write_xl_checkpoint, xl_parts

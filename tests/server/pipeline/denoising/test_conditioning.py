@@ -11,8 +11,8 @@ from converter.conversion.convert import convert
 from converter.folder import ModelFolder
 from converter.options import ConvertOptions
 from converter.runtime import load
-from server.pipeline.conditioning import Conditioner, Conditioning
-from server.pipeline.denoiser import Moment, Note
+from server.pipeline.denoising.conditioning import Conditioner, Conditioning
+from server.pipeline.denoising.denoiser import Moment, Note
 from server.pipeline.prompts.editing import Walk
 from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion

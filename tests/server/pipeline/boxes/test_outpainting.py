@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from server.pipeline.boxes import Box
-from server.pipeline.outpainting import outpainting_boxes
+from server.pipeline.boxes.box import Box
+from server.pipeline.boxes.outpainting import outpainting_boxes
 
 EXTENSIONS = [
     (0, 0, 44, 0),

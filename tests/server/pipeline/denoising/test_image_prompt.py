@@ -21,7 +21,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from converter.conversion.convert import convert
 from converter.folder import Package
 from converter.options import ConvertOptions
-from server.pipeline.denoiser import GeneratedImage
+from server.pipeline.denoising.denoiser import GeneratedImage
 from server.pipeline.request import RequestError, bind
 from server.pipeline.stable_diffusion import StableDiffusion
 from tests.support.checkpoints import diffusers_pipeline, write_checkpoint, write_xl_checkpoint, xl_parts

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
-from server.pipeline.guidance import Guidance, rescaled
+from server.pipeline.denoising.guidance import Guidance, rescaled
 
 
 def _predictions(count: int) -> np.ndarray:

@@ -8,8 +8,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 from scipy import ndimage
 
-from server.pipeline.boxes import Box
-from server.pipeline.masks import (
+from server.pipeline.boxes.box import Box
+from server.pipeline.canvas.masks import (
     blended,
     blurred,
     bounds,

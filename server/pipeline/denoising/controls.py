@@ -11,13 +11,13 @@ from PIL import Image
 
 from converter.networks.features import RESIDUAL
 from converter.runtime import Network
-from server.pipeline.boxes import Box, Shape
-from server.pipeline.denoiser import Moment
+from server.pipeline.boxes.box import Box, Shape
+from server.pipeline.canvas.canvas import attached, taken
+from server.pipeline.denoising.denoiser import Moment
+from server.pipeline.denoising.rows import Inputs, predict_rows
 from server.pipeline.images import Pixels, fit_image
 from server.pipeline.request import GenerationRequest
 from server.pipeline.request.controls import Control, applies
-from server.pipeline.rows import Inputs, predict_rows
-from server.pipeline.tasks.canvas import attached, taken
 
 Float16 = NDArray[np.float16]
 

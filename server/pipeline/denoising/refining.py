@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.folder import Manifest
-from server.pipeline.denoiser import Moment, Predictor
+from server.pipeline.denoising.denoiser import Moment, Predictor
 from server.pipeline.request import GenerationRequest, RequestError
 
 _BASE, _REFINER = "sdxl", "sdxl_refiner"

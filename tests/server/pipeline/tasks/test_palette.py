@@ -13,7 +13,7 @@ from scipy.stats import wasserstein_distance_nd
 
 from converter.conversion.convert import convert
 from converter.options import ConvertOptions
-from server.pipeline.denoiser import GeneratedImage, Moment
+from server.pipeline.denoising.denoiser import GeneratedImage, Moment
 from server.pipeline.palette.extraction import palette_of
 from server.pipeline.palette.moments import Moments
 from server.pipeline.palette.oklab import to_oklab

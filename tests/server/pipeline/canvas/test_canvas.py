@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from server.pipeline.boxes import Box
+from server.pipeline.boxes.box import Box
+from server.pipeline.canvas.canvas import canvas_of
 from server.pipeline.images import resize_and_crop
 from server.pipeline.request import bind
-from server.pipeline.tasks.canvas import canvas_of
 from tests.support.fake_pipeline import MANIFEST
 from tests.support.image_files import encoded
 

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.runtime import Network
-from server.pipeline.conditioning import Conditioning, Row
-from server.pipeline.controls import Controls
-from server.pipeline.denoiser import Moment
-from server.pipeline.guidance import Guidance
-from server.pipeline.image_prompt import ImagePrompt
-from server.pipeline.rows import Inputs, predict_rows
+from server.pipeline.denoising.conditioning import Conditioning, Row
+from server.pipeline.denoising.controls import Controls
+from server.pipeline.denoising.denoiser import Moment
+from server.pipeline.denoising.guidance import Guidance
+from server.pipeline.denoising.image_prompt import ImagePrompt
+from server.pipeline.denoising.rows import Inputs, predict_rows
 
 Float16 = NDArray[np.float16]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from server.pipeline.boxes import Box, Shape, covering
-from server.pipeline.outpainting import outpainting_boxes
+from server.pipeline.boxes.box import Box, Shape, covering
+from server.pipeline.boxes.outpainting import outpainting_boxes
 from server.pipeline.request import GenerationRequest
 
 

@@ -17,9 +17,9 @@ from diffusers import (
 from converter.conversion.convert import convert
 from converter.options import ConvertOptions
 from converter.runtime import weight_bytes
-from server.pipeline.denoiser import GeneratedImage, Moment
+from server.pipeline.denoising.denoiser import GeneratedImage, Moment
+from server.pipeline.denoising.refining import Refined, check_refiner, for_refiner, switch_timestep
 from server.pipeline.networks import load_package
-from server.pipeline.refining import Refined, check_refiner, for_refiner, switch_timestep
 from server.pipeline.request import RequestError, bind
 from server.pipeline.stable_diffusion import StableDiffusion
 from tests.support.checkpoints import write_xl_checkpoint, xl_parts

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from converter.folder import Manifest
 from converter.networks.registry import IMAGE_ENCODER
 from converter.runtime import Network
+from server.pipeline.canvas.canvas import attached
 from server.pipeline.clip_image import clip_input
-from server.pipeline.conditioning import Row, Rows
+from server.pipeline.denoising.conditioning import Row, Rows
+from server.pipeline.denoising.rows import Inputs
 from server.pipeline.images import decode_image
 from server.pipeline.request import GenerationRequest
-from server.pipeline.rows import Inputs
-from server.pipeline.tasks.canvas import attached
 
 _VALUES = "image_values_"
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from server.pipeline.boxes import Box
+from server.pipeline.boxes.box import Box
 from server.pipeline.images import Pixels
 
 #: uint8 [H, W].

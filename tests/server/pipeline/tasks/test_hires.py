@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from server.pipeline.boxes.windows import Windows
 from server.pipeline.cost import cost
 from server.pipeline.request import RequestError
 from server.pipeline.tasks.hires import enlarged_latents
-from server.pipeline.windows import Windows
 from tests.support.fake_pipeline import MANIFEST
 from tests.support.generation_requests import request
 

@@ -9,9 +9,9 @@ import pytest
 
 from converter.folder import Package
 from converter.runtime import Feature
-from server.pipeline.controls import AppliedControl, Controls, condition
 from server.pipeline.cost import Cost, cost
-from server.pipeline.denoiser import Moment
+from server.pipeline.denoising.controls import AppliedControl, Controls, condition
+from server.pipeline.denoising.denoiser import Moment
 from server.pipeline.infotext import read_infotext, write_infotext
 from server.pipeline.request import ImageSeeds, RequestError, bind
 from tests.support.fake_pipeline import MANIFEST

@@ -13,8 +13,8 @@ from converter.errors import ManifestError
 from converter.folder import ModelFolder
 from converter.networks.registry import UNET, UNET_PROMPT
 from converter.runtime import Network
-from server.pipeline.cost import is_guided
-from server.pipeline.denoiser import Moment
+from server.pipeline.denoising.denoiser import Moment
+from server.pipeline.denoising.guidance import is_guided
 from server.pipeline.prompts.editing import Walk
 from server.pipeline.prompts.encoder import EncodedPrompt, PromptEncoder, chunk_count, prompt_tokenizers
 from server.pipeline.prompts.reading import read_prompt

@@ -16,11 +16,11 @@ from diffusers import (
     StableDiffusionXLControlNetPipeline,
 )
 from PIL import Image
+from server.pipeline.masks import filled
 
 from converter.conversion.convert import convert
 from converter.options import ConvertOptions
-from server.pipeline.denoiser import GeneratedImage
-from server.pipeline.masks import filled
+from server.pipeline.denoising.denoiser import GeneratedImage
 from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
 from tests.support.checkpoints import (

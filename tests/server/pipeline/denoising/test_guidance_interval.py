@@ -11,7 +11,7 @@ from converter.conversion.convert import convert
 from converter.options import ConvertOptions
 from converter.runtime import load, weight_bytes
 from converter.sources.source import open_source
-from server.pipeline.denoiser import GeneratedImage
+from server.pipeline.denoising.denoiser import GeneratedImage
 from server.pipeline.request import RequestError, bind
 from server.pipeline.stable_diffusion import StableDiffusion
 from tests.support.checkpoints import diffusers_pipeline

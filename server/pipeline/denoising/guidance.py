@@ -7,9 +7,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.folder import Manifest
+from server.pipeline.request import GenerationRequest
 from server.pipeline.request.sampling import Sampling
 
 Prediction = NDArray[np.float32]
+
+
+def is_guided(request: GenerationRequest, manifest: Manifest) -> bool:
+    """Return whether each step computes a second row, for the negative prompt (classifier-free guidance).
+
+    Models that take the guidance scale as an input (latent consistency models) do not need it.
+    """
+    return request.sampling.guidance_scale > 1 and manifest.conditions.guidance_width is None
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from server.pipeline.boxes import Shape
+from server.pipeline.boxes.box import Shape
+from server.pipeline.canvas.layout import image_box
 from server.pipeline.decoding.file import ImageError, ImageFile
 from server.pipeline.images import as_attachment, fit_mask, plain_png, read_image
-from server.pipeline.layout import image_box
 from server.pipeline.request import GenerationRequest, JobRequest
 
 

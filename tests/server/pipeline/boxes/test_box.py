@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.pipeline.boxes import Box, around, covering, nearest_shape
+from server.pipeline.boxes.box import Box, around, covering, nearest_shape
 
 SHAPES = [(512, 512), (768, 512), (512, 768), (1024, 1024), (1536, 1024)]
 

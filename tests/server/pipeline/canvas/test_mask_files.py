@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from server.pipeline.attachments import mask_from_alpha
+from server.pipeline.canvas.attachments import mask_from_alpha
 from server.pipeline.decoding.file import ImageError
 from server.pipeline.images import fit_mask, read_image
 from tests.support.image_files import encoded

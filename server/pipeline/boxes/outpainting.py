@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from server.pipeline.boxes import Box, Shape
+from server.pipeline.boxes.box import Box, Shape
 
 #: The share of a box's side that shows what is known already, and by which boxes along an edge overlap.
 _CONTEXT, _OVERLAP = 1 / 3, 1 / 4

@@ -19,8 +19,8 @@ from PIL import Image
 
 from converter.conversion.convert import convert
 from converter.options import ConvertOptions
-from server.pipeline.attachments import kept
-from server.pipeline.denoiser import GeneratedImage, Step
+from server.pipeline.canvas.attachments import kept
+from server.pipeline.denoising.denoiser import GeneratedImage, Step
 from server.pipeline.images import read_image
 from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from server.pipeline.boxes import Box, Shape, around
+from server.pipeline.boxes.box import Box, Shape, around
+from server.pipeline.canvas.layout import boxes_of, image_box, shape_of
+from server.pipeline.canvas.masks import blended, blurred, bounds, feathered, filled, inverted
 from server.pipeline.decoding.file import ImageError
 from server.pipeline.images import Gray, Pixels, fit_image, gray_of, resize_pixels
-from server.pipeline.layout import boxes_of, image_box, shape_of
-from server.pipeline.masks import blended, blurred, bounds, feathered, filled, inverted
 from server.pipeline.request import GenerationRequest
 
 
