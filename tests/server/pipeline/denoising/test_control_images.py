@@ -16,10 +16,10 @@ from diffusers import (
     StableDiffusionXLControlNetPipeline,
 )
 from PIL import Image
-from server.pipeline.masks import filled
 
 from converter.conversion.convert import convert
 from converter.options import ConvertOptions
+from server.pipeline.canvas.masks import filled
 from server.pipeline.denoising.denoiser import GeneratedImage
 from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
