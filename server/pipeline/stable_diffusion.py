@@ -5,44 +5,41 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from converter.devices.trials import Trials
 from converter.errors import ManifestError
 from converter.folder import Manifest, ModelFolder
-from converter.networks.registry import SAFETY_CHECKER, UNET, UNET_PROMPT, VAE_DECODER, VAE_ENCODER, text_encoders
+from converter.networks.registry import SAFETY_CHECKER, UNET, UNET_PROMPT, VAE_DECODER, text_encoders
 from converter.progress import OnProgress, Progress, ignore
 from converter.runtime import Network
+from server.pipeline.autoencoder import Autoencoder
 from server.pipeline.boxes.windows import Windows
 from server.pipeline.canvas.canvas import Canvas, Painting, View, canvas_of
-from server.pipeline.canvas.masks import latent_mask, repaints, sampled_latent_mask
 from server.pipeline.denoising.conditioning import Conditioner
 from server.pipeline.denoising.controls import ControlImages, control_images
-from server.pipeline.denoising.denoiser import GeneratedImage, Note, NotFinite, Predictor, Step, denoise
+from server.pipeline.denoising.denoiser import GeneratedImage, Note, Predictor, Step, denoise
 from server.pipeline.denoising.guidance import Guidance, is_guided
 from server.pipeline.denoising.image_prompt import image_prompt_of
 from server.pipeline.denoising.refining import Refining, for_refiner, switch_timestep
 from server.pipeline.denoising.unet import GuidedUNet
-from server.pipeline.images import Pixels, resize_and_crop, to_network, to_pixels
+from server.pipeline.images import Pixels, resize_and_crop
 from server.pipeline.networks import ComputeUnits, LoadedNetworks, Loader, Networks, load_package
 from server.pipeline.noise import ImageNoise
 from server.pipeline.preview import Previewer
+from server.pipeline.prompts.editing import Walk
 from server.pipeline.request import GenerationRequest, ImageSeeds, Size
 from server.pipeline.request.controls import Control
 from server.pipeline.safety import SafetyChecker
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule, Scheduler
 from server.pipeline.schedulers.schedule import Latents
-from server.pipeline.tasks.hires import Autoencoder, WindowedPredictor, second_start, window_for
+from server.pipeline.tasks.hires import SecondPass, WindowedAutoencoder, WindowedPredictor, window_for
 from server.pipeline.tasks.palette import PaletteReference, palette_of_request
-from server.pipeline.tasks.start import EncodedImage, InpaintingInputs, Masked, Start
+from server.pipeline.tasks.start import Start, start_of
 from server.pipeline.tasks.upscale import OpenUpscaler, no_upscaler
 from server.pipeline.upscaling.tiles import Tile
 from server.settings import Safety
 
-#: What an extended image's new part starts from, below strength 1.
-FILL = "fill"
 #: The networks that txt2img uses in addition to the text encoders.
 _TXT2IMG = (UNET.name, UNET_PROMPT.name, VAE_DECODER.name)
 
@@ -70,6 +67,7 @@ class StableDiffusion:
         memory = LoadedNetworks(memory_budget) if beside is None else beside._networks.memory
         self._networks: Networks = Networks(folder, compute_units, loader, memory, trials)
         self._schedule = NoiseSchedule.of(folder.manifest)
+        self._coder = Autoencoder(folder.manifest, self.network)
         self._conditioner = Conditioner(folder, self.network)
         self._previewer = Previewer(folder.manifest, self.network)
         self._checker = SafetyChecker(folder, self.network, safety)
@@ -115,7 +113,7 @@ class StableDiffusion:
         None, too, if a safety checker is active: what it would find in the image could be seen in a preview; and in the
         second pass of hires fix, whose latents are larger.
         """
-        if self._checker.active or step.denoised.shape != self._latent_shape(request.computed):
+        if self._checker.active or step.denoised.shape != self._coder.latent_shape(request.computed):
             return None
         size = {"width": request.computed.width, "height": request.computed.height}
         needed = self._previewer.needs(**size)
@@ -134,38 +132,38 @@ class StableDiffusion:
         an attachment cannot be used, and UnsafeImage.
         """
         size = request.computed
-        palette = palette_of_request(request, attachments, self._encode)
+        palette = palette_of_request(request, attachments, self._coder.encode)
         unet = self._guided_unet(request, attachments)
         for text in (*request.notes, *unet.conditioning.notes):
             yield Note(text)
         refining = self._refining(request, attachments, refiner)
         controls = self._controls(request, attachments, unet.conditioning.tokens)
+        second = self._second_pass(request, attachments)
         canvas = canvas_of(request, attachments)
+        boxes = [(box, None if controls is None else controls.at(box, canvas.shape)) for box in canvas.boxes]
         first = self._start(request, canvas.painting().view(canvas.boxes[0]), palette)
         fit_together = self._networks.fit_together(UNET.name, VAE_DECODER.name, width=size.width, height=size.height)
         of_images = request.seeds.of_images
+        further = 0 if second is None else second.calls
         waiting: list[tuple[int, Painting, Latents]] = []
         for number, seeds in enumerate(of_images):
-            painting = canvas.painting()
-            for done, box in enumerate(canvas.boxes):
+            painting, before = canvas.painting(), 0
+            for done, (box, controls_of_box) in enumerate(boxes):
                 start = self._start(request, painting.view(box), palette) if done else first
                 noise = self._noise(request, seeds.of_box(done))
-                guided = replace(unet, controls=None if controls is None else controls.at(box, canvas.shape))
+                guided = replace(unet, controls=controls_of_box)
                 for step in self._denoise(request, guided, start, noise, refining, palette):
                     latents = step.latents
-                    further = self._second_calls(request)
-                    yield replace(
-                        step.of(number, done, len(canvas.boxes)), total=step.total * len(canvas.boxes) + further
-                    )
-                if done + 1 < len(canvas.boxes):
-                    painting.paint(box, self._decode(latents, size))
-            if request.hires is not None:
-                for event in self._second_pass(request, attachments, latents, seeds):
+                    yield step.of(number, before, len(boxes) * step.total + further)
+                before += step.total
+                if done + 1 < len(boxes):
+                    painting.paint(box, self._coder.decode(latents, size))
+            if second is not None:
+                noise = self._noise(request.model_copy(update={"computed": second.target}), seeds)
+                for event in second.events(latents, noise):
                     if isinstance(event, Step):
                         latents = event.latents
-                        event = replace(
-                            event, index=step.total + event.index, total=step.total + event.total, image=number
-                        )
+                        event = event.of(number, before, before + further)
                     yield event
             waiting.append((number, painting, latents))
             if fit_together or number == len(of_images) - 1:
@@ -177,9 +175,9 @@ class StableDiffusion:
     def _finished(self, request: GenerationRequest, canvas: Canvas, painting: Painting, latents: Latents) -> Pixels:
         """Return an image whose last latents these are."""
         if request.hires is None:
-            painting.paint(canvas.boxes[-1], self._decode(latents, request.computed))
+            painting.paint(canvas.boxes[-1], self._coder.decode(latents, request.computed))
             return painting.pixels
-        coder = self._autoencoder(self._second_window(request))
+        coder = WindowedAutoencoder(self._coder, self._second_window(request))
         image = Image.fromarray(coder.decoded(latents))
         return resize_and_crop(image, request.result.width, request.result.height)
 
@@ -187,55 +185,46 @@ class StableDiffusion:
         """Return the size that the networks of the second pass compute."""
         return window_for(request.finest(self.manifest.vae_scale_factor), self.manifest.sizes, request.computed)
 
-    def _second_calls(self, request: GenerationRequest) -> int:
-        """Return the number of the second pass's steps; 0 without hires fix."""
+    def _second_pass(self, request: GenerationRequest, attachments: Mapping[str, bytes]) -> SecondPass | None:
+        """Return the second pass of hires fix for all images of a request; None if it asks for none."""
         if request.hires is None:
-            return 0
-        whole, skipped = request.hires.scheduled(request.sampling.steps)
-        scheduler = self._scheduler(request, whole)
-        return len(scheduler.timesteps) - skipped * scheduler.order
-
-    def _second_pass(
-        self, request: GenerationRequest, attachments: Mapping[str, bytes], latents: Latents, seeds: ImageSeeds
-    ) -> Iterator[Step | Tile]:
-        """Yield the upscaler's tiles and the steps of the second pass of hires fix, which goes on from these latents."""
-        assert request.hires is not None
+            return None
         target, window = request.finest(self.manifest.vae_scale_factor), self._second_window(request)
-        coders = self._autoencoder(request.computed), self._autoencoder(window)
-        source = yield from second_start(request, latents, target, *coders, self._open_upscaler)
         whole, skipped = request.hires.scheduled(request.sampling.steps)
-        scheduler = self._scheduler(request, whole)
-        start = Start(EncodedImage.exact(source), skipped)
-        noise = self._noise(request.model_copy(update={"computed": target}), seeds)
-        guided = self._guided_unet(request.model_copy(update={"computed": window}), attachments)
-        (_, _, *rows), (_, _, *shape) = self._latent_shape(window), self._latent_shape(target)
-        predictor: Predictor = WindowedPredictor(Windows((shape[0], shape[1]), (rows[0], rows[1])), guided)
-        first, begun = start.first_call(scheduler), start.begin(scheduler, noise)
-        yield from denoise(predictor, self._schedule, scheduler, begun.latents, first, noise.step)
-
-    def _autoencoder(self, window: Size) -> Autoencoder:
-        def encode(pixels: Pixels) -> Latents:
-            return self._encode(to_network(pixels)).middle
-
-        factor = self.manifest.vae_scale_factor
-        return Autoencoder(lambda latents: self._decode(latents, window), encode, factor, window)
-
-    def _latent_shape(self, size: Size) -> tuple[int, int, int, int]:
-        factor = self.manifest.vae_scale_factor
-        return 1, self.manifest.latent_channels, size.height // factor, size.width // factor
+        walk = Walk(whole - skipped, earlier=request.sampling.steps)
+        guided = self._guided_unet(request.model_copy(update={"computed": window}), attachments, walk)
+        (_, _, *rows), (_, _, *shape) = self._coder.latent_shape(window), self._coder.latent_shape(target)
+        return SecondPass(
+            upscaler=request.hires.hires_upscaler,
+            target=target,
+            predictor=WindowedPredictor(Windows((shape[0], shape[1]), (rows[0], rows[1])), guided),
+            first=WindowedAutoencoder(self._coder, request.computed),
+            second=WindowedAutoencoder(self._coder, window),
+            schedule=self._schedule,
+            make_scheduler=lambda: self._scheduler(request, whole),
+            skipped_steps=skipped,
+            open_upscaler=self._open_upscaler,
+        )
 
     def _noise(self, request: GenerationRequest, seeds: ImageSeeds) -> ImageNoise:
-        shape = self._latent_shape(request.computed)
+        shape = self._coder.latent_shape(request.computed)
         return ImageNoise(request.seeds.rng, seeds, request.seeds.variation_strength, shape)
 
     def _scheduler(self, request: GenerationRequest, steps: int) -> Scheduler:
         """Return the request's scheduler for a run of so many steps."""
         return SCHEDULERS[request.sampling.scheduler].make(self._schedule, steps, request.sampling.sigmas)
 
-    def _guided_unet(self, request: GenerationRequest, attachments: Mapping[str, bytes]) -> GuidedUNet:
-        """Return the UNet for all images of a request, without the residuals of its ControlNets."""
-        size, conditioning = request.computed, self._conditioner.conditioning(request)
+    def _guided_unet(
+        self, request: GenerationRequest, attachments: Mapping[str, bytes], walk: Walk | None = None
+    ) -> GuidedUNet:
+        """Return the UNet for all images of a request, without the residuals of its ControlNets.
+
+        ``walk`` has the steps of a further pass; None: those of the request.
+        """
+        size, conditioning = request.computed, self._conditioner.conditioning(request, walk)
         image = image_prompt_of(request, attachments, self.manifest, self.network)
+        if image is not None:
+            conditioning = image.beside(conditioning)
 
         # Outside the guidance interval a package of one row is used only if it need not take the other's place in memory.
         both = self._networks.fit_together(UNET.name, UNET.name, width=size.width, height=size.height)
@@ -253,7 +242,7 @@ class StableDiffusion:
                 **shape,
             )
 
-        return GuidedUNet(network, conditioning, Guidance.of(request.sampling), image=image)
+        return GuidedUNet(network, conditioning, Guidance.of(request.sampling))
 
     def _controls(
         self, request: GenerationRequest, attachments: Mapping[str, bytes], tokens: int
@@ -280,31 +269,9 @@ class StableDiffusion:
 
     def _start(self, request: GenerationRequest, view: View, palette: PaletteReference | None) -> Start:
         """Return what the images of a request start from in a box of the canvas."""
-        if palette is not None:
-            view = palette.recolored(view)
-        source = None if view.source is None else self._encode(to_network(view.source))
-        masked = None
-        if view.mask is not None:
-            fill = FILL if request.mask is None else request.mask.mask_fill
-            masked = Masked(latent_mask(view.mask, self.manifest.vae_scale_factor), fill)
-        inpainting = self._inpainting(request, view) if self.manifest.conditions.inpainting else None
-        return Start(source, request.skipped_steps, masked, inpainting)
-
-    def _inpainting(self, request: GenerationRequest, view: View) -> InpaintingInputs:
-        """Return what an inpainting model's UNet sees of the image; without a mask, it is told to paint everything."""
-        size, factor = request.computed, self.manifest.vae_scale_factor
-        if view.source is None or view.mask is None:
-            blank = np.zeros((1, 3, size.height, size.width), np.float16)
-            mask = np.ones((1, 1, size.height // factor, size.width // factor), np.float32)
-            return InpaintingInputs(mask, self._encode(blank), drawn=False)
-        # The masked part is 0 in the networks' range, which is gray.
-        known = to_network(view.source) * ~repaints(view.mask)
-        return InpaintingInputs(sampled_latent_mask(view.mask, factor), self._encode(known), drawn=True)
-
-    def _encode(self, image: NDArray[np.float16]) -> EncodedImage:
-        """Return the latents of an image, fp16 [1, 3, H, W] in [-1, 1]."""
-        encoder = self.network(VAE_ENCODER.name, image.shape[3], image.shape[2])
-        return EncodedImage.of(encoder.predict({"x": image})["latent"], self.manifest.vae_scaling_factor)
+        return start_of(
+            request, view if palette is None else palette.recolored(view), self.manifest, self._coder.encode
+        )
 
     def _denoise(
         self,
@@ -332,12 +299,3 @@ class StableDiffusion:
             noise.step,
             beginning.after_step,
         )
-
-    def _decode(self, latents: Latents, size: Size) -> Pixels:
-        """Return the image of latents at the computed size, uint8 [H, W, 3]. Raises NotFinite."""
-        decoder = self.network(VAE_DECODER.name, size.width, size.height)
-        z = (latents / np.float32(self.manifest.vae_scaling_factor)).astype(np.float16)
-        image = decoder.predict({"z": z})["image"]
-        if not np.isfinite(image).all():
-            raise NotFinite("the VAE decoder's output is not finite: its numbers overflowed")
-        return to_pixels(image)

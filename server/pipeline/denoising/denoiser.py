@@ -37,9 +37,9 @@ class Step:
     seconds: float
     image: int = 0
 
-    def of(self, image: int, box: int, boxes: int) -> Step:
-        """Return the step as one of an image that is computed in so many boxes, counted from 0."""
-        return replace(self, index=box * self.total + self.index, total=boxes * self.total, image=image)
+    def of(self, image: int, before: int, total: int) -> Step:
+        """Return the step as one of an image that takes ``total`` steps, of which so many were made before this one's run."""
+        return replace(self, index=before + self.index, total=total, image=image)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from converter.networks.registry import IMAGE_ENCODER
 from converter.runtime import Network
 from server.pipeline.canvas.canvas import attached
 from server.pipeline.clip_image import clip_input
-from server.pipeline.denoising.conditioning import Row, Rows
+from server.pipeline.denoising.conditioning import Conditioning, Row, Rows
 from server.pipeline.denoising.rows import Inputs
 from server.pipeline.images import decode_image
 from server.pipeline.request import GenerationRequest
@@ -32,9 +32,11 @@ class ImagePrompt:
     positive: Inputs
     tokens: int
 
-    def beside(self, rows: Rows) -> Rows:
-        """Return the rows of a step with the image's inputs."""
+    def beside(self, conditioning: Conditioning) -> Conditioning:
+        """Return the conditioning with the image's inputs in the rows of every step."""
+        return replace(conditioning, steps=tuple(map(self._beside, conditioning.steps)))
 
+    def _beside(self, rows: Rows) -> Rows:
         def joined(row: Row, inputs: Inputs) -> Row:
             return replace(row, inputs={**row.inputs, **inputs})
 

@@ -13,7 +13,6 @@ from server.pipeline.denoising.conditioning import Conditioning, Row
 from server.pipeline.denoising.controls import Controls
 from server.pipeline.denoising.denoiser import Moment
 from server.pipeline.denoising.guidance import Guidance
-from server.pipeline.denoising.image_prompt import ImagePrompt
 from server.pipeline.denoising.rows import Inputs, predict_rows
 
 Float16 = NDArray[np.float16]
@@ -26,7 +25,6 @@ class GuidedUNet:
     network: rows -> the UNet's package that takes so many rows at once, or fewer if none does.
     extra_channels: [1, N, h, w], which follow the noisy latents' channels (an inpainting model's); None for other models.
     controls: the ControlNets whose residuals ``network`` takes; None if it takes none.
-    image: an image beside the prompts, which ``network`` takes; None if it takes none.
     """
 
     network: Callable[[int], Network]
@@ -34,13 +32,10 @@ class GuidedUNet:
     guidance: Guidance
     controls: Controls | None = None
     extra_channels: Float16 | None = None
-    image: ImagePrompt | None = None
 
     def predict(self, noisy: Float16, moment: Moment) -> NDArray[np.float32]:
         """Return the guided prediction, fp32 [1, C, h, w]; outside guidance, that of the prompts alone."""
         rows = self.conditioning.at(moment)
-        if self.image is not None:
-            rows = self.image.beside(rows)
         weights = tuple(row.weight for row in rows.positives)
         if rows.negative is None or not self.guidance.applies(moment.sigma):
             outputs = self._outputs(noisy, moment, rows.positives)

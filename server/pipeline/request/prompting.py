@@ -12,10 +12,14 @@ from server.pipeline.request.request import GenerationRequest
 def check_prompts(request: GenerationRequest, manifest: Manifest) -> None:
     """Raise RequestError for a prompt that would cost too much, and for layers that the model cannot skip."""
     prompts, most = request.prompts, manifest.clip_skip
-    walk = Walk(request.sampling.steps - request.skipped_steps)
+    walks = [Walk(request.sampling.steps - request.skipped_steps)]
+    if request.hires is not None:
+        whole, skipped = request.hires.scheduled(request.sampling.steps)
+        walks.append(Walk(whole - skipped, earlier=request.sampling.steps))
     for field, is_negative in (("prompt", False), ("negative_prompt", True)):
         text = getattr(prompts, field)
-        excess = read_prompt(text, with_syntax=prompts.has_syntax, is_negative=is_negative).excess(walk)
+        prompt = read_prompt(text, with_syntax=prompts.has_syntax, is_negative=is_negative)
+        excess = next((found for walk in walks if (found := prompt.excess(walk)) is not None), None)
         if excess is not None:
             raise RequestError(field, text, f"{excess}; or prompt_syntax plain")
     if prompts.clip_skip > most:

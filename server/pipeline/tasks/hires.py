@@ -6,18 +6,22 @@ blended in every step (MultiDiffusion, Bar-Tal et al. 2023), and so do encoder a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from server.pipeline.autoencoder import Autoencoder, EncodedImage
 from server.pipeline.boxes.windows import Place, Windows
-from server.pipeline.denoising.denoiser import Moment, Predictor
-from server.pipeline.images import Pixels
-from server.pipeline.request import GenerationRequest, Size
+from server.pipeline.denoising.denoiser import Moment, Predictor, Step, denoise
+from server.pipeline.images import Pixels, to_network
+from server.pipeline.noise import ImageNoise
+from server.pipeline.request import Size
+from server.pipeline.schedulers import NoiseSchedule, Scheduler
 from server.pipeline.schedulers.schedule import Latents
+from server.pipeline.tasks.start import Start
 from server.pipeline.tasks.upscale import OpenUpscaler, upscaler_of
 from server.pipeline.upscaling.enlarge import enlarged
 from server.pipeline.upscaling.names import LATENT
@@ -55,16 +59,10 @@ def enlarged_latents(latents: Latents, height: int, width: int) -> Latents:
 
 
 @dataclass(frozen=True)
-class Autoencoder:
-    """Encodes and decodes images of a size, in windows if the model has no networks for it.
+class WindowedAutoencoder:
+    """Encodes and decodes images of any size at least ``window``, a converted one: in windows if the image is larger."""
 
-    decode: latents of a converted size -> the image; encode: the image -> latents without noise, fp32 [1, C, h, w].
-    factor: pixels per latent, along one side.
-    """
-
-    decode: Callable[[Latents], Pixels]
-    encode: Callable[[Pixels], Latents]
-    factor: int
+    coder: Autoencoder
     window: Size
 
     def _windows(self, shape: tuple[int, ...], pixels: int) -> Windows:
@@ -75,40 +73,75 @@ class Autoencoder:
         """Return the image of latents, uint8 [H, W, 3]."""
 
         def decode(place: Place) -> NDArray[np.float32]:
-            return self.decode(latents[:, :, place[0], place[1]]).transpose(2, 0, 1)[None].astype(np.float32)
+            return (
+                self.coder.decode(latents[:, :, place[0], place[1]], self.window)
+                .transpose(2, 0, 1)[None]
+                .astype(np.float32)
+            )
 
-        windows = self._windows(latents.shape[2:], self.factor)
+        windows = self._windows(latents.shape[2:], self.coder.factor)
         if len(windows.places) == 1:
-            return self.decode(latents)
-        blended = windows.blend(decode, self.factor)
+            return self.coder.decode(latents, self.window)
+        blended = windows.blend(decode, self.coder.factor)
         return np.ascontiguousarray(np.rint(blended[0].transpose(1, 2, 0)).astype(np.uint8))
 
     def encoded(self, pixels: Pixels) -> Latents:
-        """Return the latents of an image."""
-        windows = self._windows(pixels.shape[:2], 1)
-        return windows.blend(lambda place: self.encode(np.ascontiguousarray(pixels[place])), 1 / self.factor)
+        """Return the latents of an image, without noise."""
+
+        def encode(place: Place) -> Latents:
+            return self.coder.encode(to_network(np.ascontiguousarray(pixels[place]))).middle
+
+        return self._windows(pixels.shape[:2], 1).blend(encode, 1 / self.coder.factor)
 
 
-def second_start(
-    request: GenerationRequest,
-    latents: Latents,
-    target: Size,
-    first: Autoencoder,
-    second: Autoencoder,
-    open_upscaler: OpenUpscaler,
-) -> Generator[Tile, None, Latents]:
-    """Yield the upscaler's tiles; return the latents [1, C, h, w] that the second pass adds noise to.
+@dataclass(frozen=True)
+class SecondPass:
+    """The second pass for all images of a request.
 
-    ``latents`` are the first pass's, ``first`` and ``second`` the autoencoders of its size and of the target's.
+    upscaler: the name of what enlarges the first pass's images or latents.
+    target: the size that is computed.
+    predictor: of latents of that size.
+    first, second: the autoencoders of the first pass's size and of the target's.
+    make_scheduler: makes the scheduler of one image, of whose first steps ``skipped_steps`` are left out.
     """
-    assert request.hires is not None
-    if request.hires.hires_upscaler == LATENT:
-        return enlarged_latents(latents, target.height // first.factor, target.width // first.factor)
-    upscaler = upscaler_of(request.hires.hires_upscaler, open_upscaler)
-    pixels = first.decoded(latents)
-    for event in enlarged(pixels, target.width, target.height, upscaler):
-        if isinstance(event, Tile):
-            yield event
-        else:
-            pixels = event
-    return second.encoded(pixels)
+
+    upscaler: str
+    target: Size
+    predictor: Predictor
+    first: WindowedAutoencoder
+    second: WindowedAutoencoder
+    schedule: NoiseSchedule
+    make_scheduler: Callable[[], Scheduler]
+    skipped_steps: int
+    open_upscaler: OpenUpscaler
+
+    @property
+    def calls(self) -> int:
+        """The number of its calls for an image."""
+        scheduler = self.make_scheduler()
+        return len(scheduler.timesteps) - self.skipped_steps * scheduler.order
+
+    def _source(self, latents: Latents) -> Generator[Tile, None, Latents]:
+        """Yield the upscaler's tiles; return the latents [1, C, h, w] that noise is added to."""
+        width, height = self.target.width, self.target.height
+        if self.upscaler == LATENT:
+            return enlarged_latents(latents, *(side // self.first.coder.factor for side in (height, width)))
+        upscaler, pixels = upscaler_of(self.upscaler, self.open_upscaler), self.first.decoded(latents)
+        for event in enlarged(pixels, width, height, upscaler):
+            if isinstance(event, Tile):
+                yield event
+            else:
+                pixels = event
+        return self.second.encoded(pixels)
+
+    def events(self, latents: Latents, noise: ImageNoise) -> Iterator[Step | Tile]:
+        """Yield the upscaler's tiles and the steps for an image whose first pass ended with these latents.
+
+        ``noise`` is that of an image of the target's size.
+        """
+        source = yield from self._source(latents)
+        scheduler, start = self.make_scheduler(), Start(EncodedImage.exact(source), self.skipped_steps)
+        begun = start.begin(scheduler, noise)
+        yield from denoise(
+            self.predictor, self.schedule, scheduler, begun.latents, start.first_call(scheduler), noise.step
+        )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from server.pipeline.autoencoder import EncodedImage
 from server.pipeline.canvas.canvas import View, attached
 from server.pipeline.denoising.denoiser import Moment, Predictor
 from server.pipeline.images import Pixels, fit_image, to_network
@@ -19,7 +20,6 @@ from server.pipeline.palette.moments import Moments, matched
 from server.pipeline.palette.oklab import to_oklab, to_srgb
 from server.pipeline.request import GenerationRequest
 from server.pipeline.schedulers import NoiseSchedule
-from server.pipeline.tasks.start import EncodedImage
 
 
 def _rows(latents: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,49 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.folder import Manifest
+from server.pipeline.autoencoder import EncodedImage
+from server.pipeline.canvas.canvas import View
+from server.pipeline.canvas.masks import latent_mask, repaints, sampled_latent_mask
 from server.pipeline.denoising.denoiser import AfterStep
+from server.pipeline.images import to_network
 from server.pipeline.noise import ImageNoise
+from server.pipeline.request import GenerationRequest
 from server.pipeline.schedulers import Scheduler
 from server.pipeline.schedulers.schedule import Latents
 
 Float16 = NDArray[np.float16]
-
-
-@dataclass(frozen=True)
-class EncodedImage:
-    """The distribution of latents that the encoder returns for an image, [1, C, h, w] each (Kingma and Welling 2014).
-
-    scaling_factor: what the latents are multiplied by for the UNet.
-    """
-
-    mean: NDArray[np.float32]
-    std: NDArray[np.float32]
-    scaling_factor: float
-
-    @staticmethod
-    def of(latent: NDArray[np.float32], scaling_factor: float) -> EncodedImage:
-        """Return the distribution from the encoder's output, means and then log variances, [1, 2 C, h, w]."""
-        mean, log_variance = np.split(latent, 2, 1)
-        return EncodedImage(mean, np.exp(0.5 * np.clip(log_variance, -30, 20)), scaling_factor)
-
-    @staticmethod
-    def exact(latents: Latents) -> EncodedImage:
-        """Return scaled latents as a distribution that has no others."""
-        return EncodedImage(latents, np.zeros_like(latents), 1.0)
-
-    @property
-    def middle(self) -> Latents:
-        """The scaled latents at the mean."""
-        return self.draw(np.zeros_like(self.mean))
-
-    def draw(self, noise: NDArray[np.float32]) -> Latents:
-        """Return scaled latents, ``noise`` standard deviations from the mean."""
-        return np.asarray((self.mean + self.std * noise) * np.float32(self.scaling_factor), np.float32)
+#: What an extended image's new part starts from, below strength 1.
+FILL = "fill"
 
 
 @dataclass(frozen=True)
@@ -167,3 +144,33 @@ class Start:
         if from_noise:
             return start * scale, kept.restore
         return scheduler.add_noise(self.masked.filled(source, start), start, first), kept.restore
+
+
+def start_of(
+    request: GenerationRequest, view: View, manifest: Manifest, encode: Callable[[Float16], EncodedImage]
+) -> Start:
+    """Return what the images of a request start from in a box of the canvas.
+
+    ``encode`` returns the latents of an image of the computed size, fp16 [1, 3, H, W] in [-1, 1].
+    """
+    source = None if view.source is None else encode(to_network(view.source))
+    masked = None
+    if view.mask is not None:
+        fill = FILL if request.mask is None else request.mask.mask_fill
+        masked = Masked(latent_mask(view.mask, manifest.vae_scale_factor), fill)
+    inpainting = _inpainting(request, view, manifest, encode) if manifest.conditions.inpainting else None
+    return Start(source, request.skipped_steps, masked, inpainting)
+
+
+def _inpainting(
+    request: GenerationRequest, view: View, manifest: Manifest, encode: Callable[[Float16], EncodedImage]
+) -> InpaintingInputs:
+    """Return what an inpainting model's UNet sees of the image; without a mask, it is told to paint everything."""
+    size, factor = request.computed, manifest.vae_scale_factor
+    if view.source is None or view.mask is None:
+        blank = np.zeros((1, 3, size.height, size.width), np.float16)
+        mask = np.ones((1, 1, size.height // factor, size.width // factor), np.float32)
+        return InpaintingInputs(mask, encode(blank), drawn=False)
+    # The masked part is 0 in the networks' range, which is gray.
+    known = to_network(view.source) * ~repaints(view.mask)
+    return InpaintingInputs(sampled_latent_mask(view.mask, factor), encode(known), drawn=True)

@@ -8,7 +8,9 @@ import torch
 
 from server.pipeline.boxes.windows import Windows
 from server.pipeline.cost import cost
-from server.pipeline.request import RequestError
+from server.pipeline.denoising.denoiser import GeneratedImage, Step
+from server.pipeline.request import RequestError, bind
+from server.pipeline.stable_diffusion import StableDiffusion
 from server.pipeline.tasks.hires import enlarged_latents
 from tests.support.fake_pipeline import MANIFEST
 from tests.support.generation_requests import request
@@ -53,3 +55,28 @@ def test_what_cannot_be_done_is_named(fields, field):
     with pytest.raises(RequestError) as caught:
         request(**fields)
     assert caught.value.field == field
+
+
+def events_of(model_folder, prompt="red", **fields):
+    model = StableDiffusion(model_folder, {})
+    asked = {"steps": 2, "seed": 7, "hires_scale": 1.5, "hires_strength": 0.5, **fields}
+    return list(model.generate(bind(model.manifest, prompt=prompt, **asked), {}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("upscaler", ["latent", "lanczos"])
+def test_the_steps_of_both_passes_are_counted_as_one_walk(model_folder, upscaler):
+    events = events_of(model_folder, n=2, hires_steps=3, hires_upscaler=upscaler)
+    steps = [(e.image, e.index, e.total) for e in events if isinstance(e, Step)]
+    assert steps == [(image, index, 5) for image in (0, 1) for index in range(1, 6)]
+    assert [e.pixels.shape for e in events if isinstance(e, GeneratedImage)] == [(96, 96, 3)] * 2
+
+
+@pytest.mark.slow
+def test_numbers_of_edits_count_on_in_the_second_pass(model_folder):
+    """As in A1111: a share of 1 begins with the second pass, one of 2 is never reached."""
+    before, after = (events_of(model_folder, f"[red:blue:{when}]") for when in ("2.0", "1.0"))
+    latents = [[e.latents for e in events if isinstance(e, Step)] for events in (before, after)]
+    for one, other in zip(latents[0][:2], latents[1][:2], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert np.abs(latents[0][3] - latents[1][3]).max() > 1e-3
