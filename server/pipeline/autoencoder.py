@@ -13,7 +13,7 @@ from converter.networks.registry import VAE_DECODER, VAE_ENCODER
 from converter.runtime import Network
 from server.pipeline.denoising.denoiser import NotFinite
 from server.pipeline.images import Pixels, to_pixels
-from server.pipeline.request import Size
+from server.pipeline.request import Extent
 from server.pipeline.schedulers.schedule import Latents
 
 
@@ -64,7 +64,7 @@ class Autoencoder:
         """Pixels per latent, along one side."""
         return self.manifest.vae_scale_factor
 
-    def latent_shape(self, size: Size) -> tuple[int, int, int, int]:
+    def latent_shape(self, size: Extent) -> tuple[int, int, int, int]:
         """Return the shape of an image's latents, [1, C, h, w]."""
         return 1, self.manifest.latent_channels, size.height // self.factor, size.width // self.factor
 
@@ -73,7 +73,7 @@ class Autoencoder:
         encoder = self.network(VAE_ENCODER.name, image.shape[3], image.shape[2])
         return EncodedImage.of(encoder.predict({"x": image})["latent"], self.manifest.vae_scaling_factor)
 
-    def decode(self, latents: Latents, size: Size) -> Pixels:
+    def decode(self, latents: Latents, size: Extent) -> Pixels:
         """Return the image of latents at a converted size, uint8 [H, W, 3]. Raises NotFinite."""
         decoder = self.network(VAE_DECODER.name, size.width, size.height)
         z = (latents / np.float32(self.manifest.vae_scaling_factor)).astype(np.float16)

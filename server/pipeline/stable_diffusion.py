@@ -28,7 +28,7 @@ from server.pipeline.networks import ComputeUnits, LoadedNetworks, Loader, Netwo
 from server.pipeline.noise import ImageNoise
 from server.pipeline.preview import Previewer
 from server.pipeline.prompts.editing import Walk
-from server.pipeline.request import GenerationRequest, ImageSeeds, Size
+from server.pipeline.request import Extent, GenerationRequest, ImageSeeds
 from server.pipeline.request.controls import Control
 from server.pipeline.safety import SafetyChecker
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule, Scheduler
@@ -181,7 +181,7 @@ class StableDiffusion:
         image = Image.fromarray(coder.decoded(latents))
         return resize_and_crop(image, request.result.width, request.result.height)
 
-    def _second_window(self, request: GenerationRequest) -> Size:
+    def _second_window(self, request: GenerationRequest) -> Extent:
         """Return the size that the networks of the second pass compute."""
         return window_for(request.finest(self.manifest.vae_scale_factor), self.manifest.sizes, request.computed)
 

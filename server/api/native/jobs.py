@@ -35,7 +35,7 @@ from server.events import OPEN, Status
 from server.jobs.job import Job
 from server.jobs.queue import JobQueue
 from server.pipeline.fields import FIRST_ONLY
-from server.pipeline.request import Extent, GenerationRequest, Size
+from server.pipeline.request import Extent, GenerationRequest
 from server.pipeline.request.output import Output
 
 router = APIRouter(prefix=PREFIX, tags=["jobs"])
@@ -61,7 +61,7 @@ def job_url(job_id: str) -> str:
     return f"{PREFIX}/jobs/{job_id}"
 
 
-def _size_out(size: Size | Extent) -> SizeOut:
+def _size_out(size: Extent) -> SizeOut:
     return SizeOut(width=size.width, height=size.height)
 
 

@@ -13,11 +13,11 @@ from server.pipeline.request.request import (
     limits,
     longest_prompt,
 )
-from server.pipeline.request.sampling import Size
+from server.pipeline.request.sampling import Extent, Size
 from server.pipeline.request.seeds import RNGS, ImageSeeds
 from server.pipeline.request.stored import JobRequest, read_request
 from server.pipeline.request.tasks import TASKS, Task, takers
-from server.pipeline.request.upscale import UPSCALE_FIELDS, Extent, UpscaleRequest, bind_upscale
+from server.pipeline.request.upscale import UPSCALE_FIELDS, UpscaleRequest, bind_upscale
 
 __all__ = [
     "FIELDS",

@@ -13,7 +13,7 @@ from server.pipeline.request.conditions import NAME, PROMPT, Prompts
 from server.pipeline.request.controls import Control
 from server.pipeline.request.edits import Mask, Outpaint, Palette, Source
 from server.pipeline.request.output import Output
-from server.pipeline.request.sampling import Hires, Refiner, Sampling, Size
+from server.pipeline.request.sampling import Extent, Hires, Refiner, Sampling, Size
 from server.pipeline.request.seeds import Seeds
 
 
@@ -56,22 +56,19 @@ class GenerationRequest(Part):
         return self.sampling.steps - int(self.sampling.steps * self.source.strength)
 
     @property
-    def result(self) -> Size:
-        """The size of the images that the client gets."""
-        if self.hires is None:
-            return self.size
-        scale = self.hires.hires_scale
-        return Size(width=round(self.size.width * scale), height=round(self.size.height * scale))
+    def result(self) -> Extent:
+        """The size of the images that the client gets; a side may be longer than those that are asked for."""
+        scale = 1.0 if self.hires is None else self.hires.hires_scale
+        return Extent(width=round(self.size.width * scale), height=round(self.size.height * scale))
 
-    def finest(self, multiple: int) -> Size:
+    def finest(self, multiple: int) -> Extent:
         """Return the size that the last pass computes: for hires fix the larger one, whose sides are multiples of ``multiple``."""
-        if self.hires is None:
-            return self.computed
+        scale = 1.0 if self.hires is None else self.hires.hires_scale
         width, height = (
-            max(side, math.ceil(side * self.hires.hires_scale / multiple) * multiple)
+            max(side, math.ceil(side * scale / multiple) * multiple)
             for side in (self.computed.width, self.computed.height)
         )
-        return Size(width=width, height=height)
+        return Extent(width=width, height=height)
 
     @property
     def images(self) -> int:

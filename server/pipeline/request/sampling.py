@@ -37,8 +37,18 @@ def _known_sigmas(name: str) -> str:
 SIDE = Within(64, 4096)
 
 
-class Size(Part):
-    """An image's width and height in pixels."""
+class Extent(Part):
+    """The width and height of an image, of any size."""
+
+    width: Whole
+    height: Whole
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+class Size(Extent):
+    """The width and height that a client asks for."""
 
     width: Annotated[Whole, SIDE, FromModel(lambda manifest: manifest.sizes[0][0])] = Field(
         description="Pixels; where the model was not converted for the size, the nearest one is computed and scaled. Left out: "
@@ -47,9 +57,6 @@ class Size(Part):
     height: Annotated[Whole, SIDE, FromModel(lambda manifest: manifest.sizes[0][1])] = Field(
         description="Pixels; as width"
     )
-
-    def __str__(self) -> str:
-        return f"{self.width}x{self.height}"
 
 
 class Sampling(Part):

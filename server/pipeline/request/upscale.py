@@ -24,22 +24,13 @@ from server.pipeline.fields import (
 from server.pipeline.request.conditions import NAME
 from server.pipeline.request.errors import RequestError
 from server.pipeline.request.output import Output
+from server.pipeline.request.sampling import Extent
 
 #: What comes before an upscaler's name where jobs have the name of a model; no model's name has a slash.
 _OF_UPSCALERS = "upscalers/"
 #: Pixels of an enlarged image: the worker takes 20 bytes for each, and a PNG of so many takes a second.
 MOST_PIXELS = 2**24
 _USUAL_SCALE = 2.0
-
-
-class Extent(Part):
-    """The width and height of an image, of any size."""
-
-    width: Whole
-    height: Whole
-
-    def __str__(self) -> str:
-        return f"{self.width}x{self.height}"
 
 
 class Enlargement(Part):

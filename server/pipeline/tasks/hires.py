@@ -18,7 +18,7 @@ from server.pipeline.boxes.windows import Place, Windows
 from server.pipeline.denoising.denoiser import Moment, Predictor, Step, denoise
 from server.pipeline.images import Pixels, to_network
 from server.pipeline.noise import ImageNoise
-from server.pipeline.request import Size
+from server.pipeline.request import Extent
 from server.pipeline.schedulers import NoiseSchedule, Scheduler
 from server.pipeline.schedulers.schedule import Latents
 from server.pipeline.tasks.start import Start
@@ -28,7 +28,7 @@ from server.pipeline.upscaling.names import LATENT
 from server.pipeline.upscaling.tiles import Tile
 
 
-def window_for(target: Size, sizes: Sequence[tuple[int, int]], first: Size) -> Size:
+def window_for(target: Extent, sizes: Sequence[tuple[int, int]], first: Extent) -> Extent:
     """Return the converted size that the networks compute an image of ``target`` with: that, or the first pass's for windows."""
     return target if (target.width, target.height) in sizes else first
 
@@ -63,7 +63,7 @@ class WindowedAutoencoder:
     """Encodes and decodes images of any size at least ``window``, a converted one: in windows if the image is larger."""
 
     coder: Autoencoder
-    window: Size
+    window: Extent
 
     def _windows(self, shape: tuple[int, ...], pixels: int) -> Windows:
         height, width = shape
@@ -106,7 +106,7 @@ class SecondPass:
     """
 
     upscaler: str
-    target: Size
+    target: Extent
     predictor: Predictor
     first: WindowedAutoencoder
     second: WindowedAutoencoder

@@ -80,3 +80,11 @@ def test_numbers_of_edits_count_on_in_the_second_pass(model_folder):
     for one, other in zip(latents[0][:2], latents[1][:2], strict=True):
         np.testing.assert_array_equal(one, other)
     assert np.abs(latents[0][3] - latents[1][3]).max() > 1e-3
+
+
+def test_a_result_may_be_longer_than_a_side_that_is_asked_for_and_one_that_is_too_large_is_refused():
+    long = request(width=2048, height=512, hires_scale=4)
+    assert (long.result.width, long.result.height) == (8192, 2048)
+    with pytest.raises(RequestError, match="16384x16384") as caught:
+        request(width=4096, height=4096, hires_scale=4)
+    assert caught.value.field == "hires_scale"
