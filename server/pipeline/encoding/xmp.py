@@ -8,7 +8,7 @@ from xml.sax.saxutils import quoteattr
 from converter import __version__
 
 #: IPTC's names of an image's origin, at https://cv.iptc.org/newscodes/digitalsourcetype: "created using generative AI", and
-#: "edited using generative AI", whose examples are inpainting and outpainting of existing media.
+#: "edited using generative AI", "such as with inpainting or outpainting operations".
 SourceType = Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"]
 _VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 #: Fixed by the XMP specification (ISO 16684-1, 7.3.2): it lets readers find a packet without knowing the file's format.
