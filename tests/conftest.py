@@ -39,3 +39,19 @@ def model_folder(checkpoint, tmp_path_factory):
 
     out = tmp_path_factory.mktemp("models") / "tiny"
     return convert(checkpoint, out, ConvertOptions(sizes=((64, 64), (96, 64))))
+
+
+@pytest.fixture(scope="session")
+def bundled_folder(worker_id, tmp_path_factory):
+    """The bundled model converted, once for all processes that run tests; not to be changed."""
+    from converter.conversion.convert import convert
+    from converter.conversion.partial import conversion_lock
+    from converter.folder import ModelFolder
+    from converter.options import ConvertOptions
+    from server.settings import BUNDLED_MODEL
+
+    own = tmp_path_factory.getbasetemp()
+    out = (own if worker_id == "master" else own.parent) / "bundled" / "model"
+    out.parent.mkdir(exist_ok=True)
+    with conversion_lock(out):
+        return ModelFolder.open(out) if out.exists() else convert(BUNDLED_MODEL, out, ConvertOptions())

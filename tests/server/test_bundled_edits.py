@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from converter.conversion.convert import convert
-from converter.options import ConvertOptions
 from demo.pixels import look
 from demo.scenes import Scene, Thing, draw
 from server.pipeline.canvas.attachments import kept
@@ -17,7 +15,6 @@ from server.pipeline.denoising.denoiser import GeneratedImage
 from server.pipeline.images import Pixels, read_image, resize_and_crop
 from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
-from server.settings import BUNDLED_MODEL
 from tests.support.image_files import encoded
 
 pytestmark = pytest.mark.slow
@@ -26,9 +23,8 @@ CIRCLE = draw(Scene((Thing("circle", "red", "center"),), "blue"), np.random.defa
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = convert(BUNDLED_MODEL, tmp_path_factory.mktemp("bundled") / "model", ConvertOptions(sizes=((256, 256),)))
-    return StableDiffusion(folder, {})
+def model(bundled_folder):
+    return StableDiffusion(bundled_folder, {})
 
 
 def images_of(

@@ -21,6 +21,7 @@ from server.cli.main import main
 from server.pipeline.infotext import read_infotext
 from server.settings import BUNDLED_MODEL
 from tests.support.checkpoints import diffusers_pipeline
+from tests.support.comparison import psnr
 from tests.support.live_server import answers, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -138,8 +139,7 @@ def test_images_match_diffusers_on_the_same_checkpoint(data_dir, server):
     fields = {"prompt": prompt, "steps": 20, "guidance_scale": 3, "seed": 7, "scheduler": "ddim"}
     png = server.post("/api/v1/txt2img", json=fields).content
     actual = np.asarray(Image.open(io.BytesIO(png))).astype(np.float64)
-    error = np.sqrt(np.mean((actual - expected * 255) ** 2))
-    assert 20 * np.log10(255 / error) > 35
+    assert psnr(actual, expected * 255) > 35
 
 
 def test_the_bundled_checkpoint_is_under_16_megabytes_and_whole():

@@ -5,20 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from converter.conversion.convert import convert
-from converter.options import ConvertOptions
 from demo.pixels import look
 from server.pipeline.denoising.denoiser import GeneratedImage, Note
 from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
-from server.settings import BUNDLED_MODEL
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return StableDiffusion(convert(BUNDLED_MODEL, tmp_path_factory.mktemp("bundled") / "out", ConvertOptions()), {})
+def model(bundled_folder):
+    return StableDiffusion(bundled_folder, {})
 
 
 def made(model, prompt, **fields):

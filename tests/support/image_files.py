@@ -28,6 +28,11 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return file.getvalue()
 
 
+def encoded_pixels(pixels: NDArray[np.uint8]) -> bytes:
+    """Return a PNG of gray values, uint8 [H, W], or of RGB, [H, W, 3], by Pillow."""
+    return encoded(Image.fromarray(pixels))
+
+
 def chunk(kind: bytes, content: bytes) -> bytes:
     """Return a PNG chunk."""
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

@@ -13,18 +13,13 @@ from PIL import Image
 
 from demo.scenes import Scene, Thing, draw
 from server.pipeline.preprocessors.edges import canny
+from tests.support.image_files import encoded_pixels
 
 SCENE = draw(Scene((Thing("square", "red", "top left"),), "white"), np.random.default_rng(0))
 
 
-def png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
 def asked(client: httpx.Client, **fields: Any) -> httpx.Response:
-    return client.post("/api/v1/preprocess", files={"image": ("scene.png", png(SCENE))}, data=fields)
+    return client.post("/api/v1/preprocess", files={"image": ("scene.png", encoded_pixels(SCENE))}, data=fields)
 
 
 def pixels_of(answer: httpx.Response) -> np.ndarray:
@@ -41,7 +36,7 @@ def test_the_map_is_what_the_preprocessor_makes(client: httpx.Client) -> None:
 
 
 def test_the_image_may_come_as_base64(client: httpx.Client) -> None:
-    sent = {"image": base64.b64encode(png(SCENE)).decode(), "preprocessor": "invert"}
+    sent = {"image": base64.b64encode(encoded_pixels(SCENE)).decode(), "preprocessor": "invert"}
     assert np.array_equal(pixels_of(client.post("/api/v1/preprocess", json=sent)), 255 - SCENE)
 
 

@@ -33,6 +33,7 @@ from server.pipeline.request import RequestError, Size, bind
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
 from server.pipeline.stable_diffusion import StableDiffusion
 from tests.support.checkpoints import diffusers_pipeline, tiny_unet, write_checkpoint
+from tests.support.comparison import psnr
 
 pytestmark = pytest.mark.slow
 
@@ -60,11 +61,6 @@ def pair(request, tmp_path_factory):
     theirs.converted = converted
     theirs.trained_schedule = theirs.scheduler.config
     return ours, theirs
-
-
-def psnr(actual: np.ndarray, expected: np.ndarray) -> float:
-    error = np.sqrt(np.mean((actual.astype(np.float64) - expected.astype(np.float64)) ** 2))
-    return float(20 * np.log10(255 / (error + 1e-9)))
 
 
 def images_of(model, image=None, **fields):

@@ -15,6 +15,7 @@ from server.pipeline.denoising.denoiser import GeneratedImage
 from server.pipeline.request import RequestError, bind
 from server.pipeline.stable_diffusion import StableDiffusion
 from tests.support.checkpoints import diffusers_pipeline
+from tests.support.comparison import psnr
 
 STEPS, SCALE, SEED = 6, 5.0, 11
 #: Sigmas of six steps: 5.9, 2.9, 1.6, 0.9, 0.5, 0.04.
@@ -89,10 +90,6 @@ def generated(folder, first, last, rows, budget=None):
     )
     (image,) = [event for event in model.generate(request, {}) if isinstance(event, GeneratedImage)]
     return image.pixels
-
-
-def psnr(actual, wanted):
-    return 10 * np.log10(255**2 / np.mean((actual.astype(np.float64) - wanted) ** 2))
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 
 import numpy as np
@@ -27,6 +26,7 @@ from server.pipeline.stable_diffusion import StableDiffusion
 from tests.support.checkpoints import diffusers_pipeline, write_checkpoint, write_xl_checkpoint, xl_parts
 from tests.support.controlnets import write_controlnet
 from tests.support.fake_pipeline import MANIFEST
+from tests.support.image_files import encoded_pixels
 from tests.support.ip_adapters import write_ip_adapter
 from tests.support.mil_packages import psnr
 
@@ -34,12 +34,6 @@ REFERENCE = np.asarray(
     Image.fromarray(np.random.default_rng(5).integers(0, 256, (5, 7, 3), np.uint8)).resize((84, 60), 3)
 )
 FIELDS = {"prompt": "red", "negative_prompt": "blue", "steps": 4, "seed": 11, "scheduler": "euler"}
-
-
-def png(pixels):
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 class Pair:
@@ -63,7 +57,7 @@ class Pair:
         if image:
             fields["adapter_image"] = "adapter_image"
         request = bind(self.ours.manifest, **{**FIELDS, "guidance_scale": 5, **fields})
-        attachments = {"adapter_image": png(REFERENCE), "map": png(REFERENCE)}
+        attachments = {"adapter_image": encoded_pixels(REFERENCE), "map": encoded_pixels(REFERENCE)}
         return next(e for e in self.ours.generate(request, attachments) if isinstance(e, GeneratedImage)).pixels
 
     def expected(self, adapter, scale, guidance_scale, controlnet=None, **call):

@@ -23,6 +23,7 @@ from server.pipeline.networks import load_package
 from server.pipeline.request import RequestError, bind
 from server.pipeline.stable_diffusion import StableDiffusion
 from tests.support.checkpoints import write_xl_checkpoint, xl_parts
+from tests.support.comparison import psnr
 from tests.support.fake_pipeline import MANIFEST
 
 SCHEDULERS = {"euler": EulerDiscreteScheduler, "ddim": DDIMScheduler}
@@ -137,9 +138,8 @@ def test_base_and_refiner_make_the_image_that_diffusers_two_pipelines_make(folde
     actual = image_of(folders, scheduler=scheduler, refiner_switch=switch)
     expected = expected_image(folders, scheduler, switch)
     unrefined = image_of(folders, scheduler=scheduler, refiner_switch=1.0)
-    error, without = (np.sqrt(np.mean((image - expected) ** 2)) for image in (actual, unrefined))
-    assert 20 * np.log10(255 / error) > 40
-    assert error < without / 2
+    assert psnr(actual, expected) > 40
+    assert psnr(actual, expected) > psnr(unrefined, expected) + 6
 
 
 @pytest.mark.slow

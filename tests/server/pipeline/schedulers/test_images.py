@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,36 +10,31 @@ import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 from PIL import Image
 
-from converter.conversion.convert import convert
-from converter.options import ConvertOptions
 from server.pipeline.denoising.denoiser import GeneratedImage
 from server.pipeline.request import bind
 from server.pipeline.schedulers import NoiseSchedule
 from server.pipeline.stable_diffusion import StableDiffusion
+from server.settings import BUNDLED_MODEL
+from tests.support.comparison import psnr
 from tests.support.diffusers_schedulers import PEERS, BrownianPath, peer
 from tests.support.image_files import encoded
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")]
 
-MODEL = Path(__file__).resolve().parents[4] / "demo" / "model"
 FIELDS: dict[str, Any] = {"prompt": "a red circle on a blue background", "negative_prompt": "", "guidance_scale": 3}
 STEPS, SEED = 8, 11
 
 
 @pytest.fixture(scope="module")
-def ours(tmp_path_factory):
-    return StableDiffusion(convert(MODEL, tmp_path_factory.mktemp("bundled") / "out", ConvertOptions(verify=False)), {})
+def ours(bundled_folder):
+    return StableDiffusion(bundled_folder, {})
 
 
 @pytest.fixture(scope="module")
 def theirs():
-    pipeline = StableDiffusionPipeline.from_pretrained(MODEL, torch_dtype=torch.float32, local_files_only=True)
+    pipeline = StableDiffusionPipeline.from_pretrained(BUNDLED_MODEL, torch_dtype=torch.float32, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def decibels(actual: np.ndarray, expected: np.ndarray) -> float:
-    return float(10 * np.log10(255**2 / np.mean((actual.astype(np.float64) - expected) ** 2)))
 
 
 def prepared(scheduler: Any, generator: torch.Generator) -> Any:
@@ -81,7 +75,7 @@ def their_image(pipeline: Any, model: StableDiffusion, name: str, sigmas: str, *
 def test_an_image_is_the_one_diffusers_makes(ours, theirs, name, sigmas):
     expected = their_image(theirs, ours, name, sigmas)
     actual = image_of(ours, scheduler=name, sigmas=sigmas)
-    assert decibels(actual, expected) > 35
+    assert psnr(actual, expected) > 35
 
 
 @pytest.mark.parametrize("name", ["ddim", "euler_a", "heun", "dpm++_2m_sde", "unipc", "lcm"])
@@ -92,4 +86,4 @@ def test_an_image_from_an_image_is_the_one_diffusers_makes(ours, theirs, name):
     pipeline.set_progress_bar_config(disable=True)
     expected = their_image(pipeline, ours, name, "automatic", image=Image.fromarray(source), strength=0.6)
     actual = image_of(ours, encoded(Image.fromarray(source)), scheduler=name, strength=0.6)
-    assert decibels(actual, expected) > 35
+    assert psnr(actual, expected) > 35

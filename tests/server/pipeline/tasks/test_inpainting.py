@@ -25,6 +25,7 @@ from server.pipeline.images import read_image
 from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
 from tests.support.checkpoints import diffusers_pipeline, tiny_unet, write_checkpoint
+from tests.support.comparison import psnr
 from tests.support.image_files import encoded
 
 pytestmark = pytest.mark.slow
@@ -72,10 +73,6 @@ def images_of(model, *args, **fields):
         for e in events(model, *args, **{"prompt": "red", "steps": 3, "seed": 7, **fields})
         if isinstance(e, GeneratedImage)
     ]
-
-
-def psnr(actual, expected):
-    return 10 * np.log10(255**2 / np.mean((actual.astype(float) - expected) ** 2))
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.6])

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from scipy.stats import wasserstein_distance_nd
 
-from converter.conversion.convert import convert
-from converter.options import ConvertOptions
 from server.pipeline.denoising.denoiser import GeneratedImage, Moment
 from server.pipeline.palette.extraction import palette_of
 from server.pipeline.palette.moments import Moments
@@ -22,6 +17,7 @@ from server.pipeline.schedulers import NoiseSchedule
 from server.pipeline.stable_diffusion import StableDiffusion
 from server.pipeline.tasks.palette import GuidedByPalette, recolored
 from tests.support.fake_pipeline import MANIFEST
+from tests.support.image_files import encoded_pixels
 
 GREEN, YELLOW = (46, 160, 73), (249, 215, 47)
 PROMPT = {"prompt": "a red circle on a blue background", "steps": 12, "seed": 7}
@@ -36,12 +32,6 @@ def square(ground, shape, side=256):
 REFERENCE = square(GREEN, YELLOW)
 
 
-def png(pixels):
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
 def distance(first, second):
     """Return how far the colors of one image must move in OKLab to be the other's, each by its share."""
     palettes = [palette_of(pixels) for pixels in (first, second)]
@@ -50,17 +40,15 @@ def distance(first, second):
 
 
 @pytest.fixture(scope="module")
-def bundled(tmp_path_factory):
-    source = Path(__file__).parents[3] / "demo" / "model"
-    out = tmp_path_factory.mktemp("bundled") / "out"
-    return StableDiffusion(convert(source, out, ConvertOptions(verify=False)), {})
+def bundled(bundled_folder):
+    return StableDiffusion(bundled_folder, {})
 
 
 def image_of(model, *, reference=REFERENCE, image=None, **fields):
     attachments = {}
     for name, pixels in (("palette_image", reference), ("image", image)):
         if pixels is not None:
-            attachments[name] = png(pixels)
+            attachments[name] = encoded_pixels(pixels)
             fields[name] = name
     request = bind(model.manifest, **PROMPT, **fields)
     return next(e for e in model.generate(request, attachments) if isinstance(e, GeneratedImage)).pixels
