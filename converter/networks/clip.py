@@ -59,8 +59,9 @@ def text_encoder(layers: Layers, config: dict[str, Any], *, penultimate: bool = 
     hidden_embeds; many SDXL files lack the first encoder's last layer, which nothing else uses, and then the encoder
     has no pooled_outputs. With a ``clip_skip`` above 1 the states without the last layers are further outputs, for 2 up to
     ``clip_skip`` (at most num_hidden_layers): those after one layer less each time, with the final norm where
-    last_hidden_state has it (diffusers' clip_skip + 1, A1111's CLIP_stop_at_last_layers). pooled_outputs of a CLIPTextModelWithProjection are projected. Ids are floats because Core ML
-    moves integer inputs off the Neural Engine; they are exact below 2**24.
+    last_hidden_state has it (diffusers' clip_skip + 1, A1111's CLIP_stop_at_last_layers). pooled_outputs of a
+    CLIPTextModelWithProjection are projected. Ids are floats because Core ML moves integer inputs off the Neural Engine;
+    they are exact below 2**24.
     """
     g, root, width = layers.graph, "text_model.", config["hidden_size"]
     tokens, count, epsilon = config["max_position_embeddings"], config["num_hidden_layers"], config["layer_norm_eps"]

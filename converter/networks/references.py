@@ -1,6 +1,6 @@
-"""References of the networks: diffusers' and transformers' modules, and our own of upscalers, run with a package's input and output names.
+"""References of the networks: diffusers' and transformers' modules, run with a package's input and output names.
 
-PyTorch takes a second to import, diffusers and transformers four, so they are imported inside the functions.
+Those of upscalers are our own. PyTorch takes a second to import, diffusers and transformers four, so they are imported inside the functions.
 """
 
 from __future__ import annotations

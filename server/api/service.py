@@ -37,6 +37,7 @@ from server.pipeline.images import LARGE, fit_image, plain_png, read_image
 from server.pipeline.palette.extraction import Palette, palette_of_file
 from server.pipeline.request import FIELDS, GenerationRequest, JobRequest, RequestError
 from server.pipeline.request.controls import MapQuestion, check_preprocessing
+from server.pipeline.request.upscale import check_upscaler
 from server.pipeline.upscaling.names import LATENT, usable
 from server.security.rate import LOOPBACK
 
@@ -214,8 +215,7 @@ class Service:
         """
         if request.hires is not None:
             known = (LATENT, *await run_in_threadpool(self.upscalers))
-            if request.hires.hires_upscaler not in known:
-                raise RequestError("hires_upscaler", request.hires.hires_upscaler, ", ".join(known))
+            check_upscaler("hires_upscaler", request.hires.hires_upscaler, known)
         if request.refiner is not None:
             check_refiner(request, model.manifest, await run_in_threadpool(self._manifests))
         return await self.submit_job(request, cost(request, model.manifest), options)

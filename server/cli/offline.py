@@ -23,20 +23,22 @@ from server.jobs.local_worker import upscaler_opener
 from server.models.installed import InstalledModels
 from server.models.library import ready_model
 from server.models.memory import memory_budget
-from server.models.upscalers import InstalledUpscalers
+from server.models.upscalers import InstalledUpscalers, Upscaler
 from server.pipeline.canvas.attachments import kept
 from server.pipeline.decoding.file import ImageError
 from server.pipeline.denoising.denoiser import Note, Step
 from server.pipeline.denoising.refining import check_refiner
 from server.pipeline.encoding.encode import encode_as
 from server.pipeline.encoding.formats import FORMATS, PNG, format_of_suffix
-from server.pipeline.finished import finished_png
+from server.pipeline.finished import finished_png, upscaled_png
 from server.pipeline.images import decode_image, read_image
 from server.pipeline.loading import open_pipeline
 from server.pipeline.request import GenerationRequest, bind, bind_upscale
-from server.pipeline.tasks.upscale import TileStep, upscaled_png
+from server.pipeline.request.output import require_lossy
+from server.pipeline.request.upscale import check_upscaler
+from server.pipeline.tasks.upscale import TileStep
 from server.pipeline.tasks.upscale import upscale as run_upscale
-from server.pipeline.upscaling.names import usable
+from server.pipeline.upscaling.names import LATENT, usable
 from server.pipeline.upscaling.tiles import Tile
 from server.settings import Settings
 from server.terminal import Bar, printable
@@ -181,12 +183,14 @@ def _read(files: Mapping[str, Path]) -> dict[str, bytes]:
 
 
 def _bound(
-    manifest: Manifest, fields: Mapping[str, Any], attachments: Mapping[str, bytes]
+    manifest: Manifest, fields: Mapping[str, Any], attachments: Mapping[str, bytes], upscalers: InstalledUpscalers
 ) -> tuple[GenerationRequest, dict[str, bytes]]:
     """Return the request with these fields, and what its images need of the attachments."""
     files = {name: read_image(data) for name, data in attachments.items()}
     image_size = files["image"].upright if "image" in files else None
     request = bind(manifest, image_size=image_size, **fields)
+    if request.hires is not None:
+        check_upscaler("hires_upscaler", request.hires.hires_upscaler, (LATENT, *usable(upscalers.all(), Upscaler())))
     parts = {}
     for name, file in files.items():
         try:
@@ -207,13 +211,15 @@ def _refiner(request: GenerationRequest, folder: ModelFolder, settings: Settings
 
 
 def upscale(settings: Settings, image: Path, fields: Mapping[str, Any], out: Path) -> int:
-    """Enlarge an image file and write the PNG."""
+    """Enlarge an image file and write it in the format that the suffix of ``out`` says."""
+    to = FORMATS[_format_of(out, None)]
     (target,) = _targets(out, 1)
     attachments, bar = _read({"image": image}), Bar()
     upscalers = InstalledUpscalers(settings.data_dir)
     known = usable({name: each.tile for name, each in upscalers.all().items()}, 0)
     source = read_image(attachments["image"]).upright
-    request = bind_upscale(known, source, image="image", **fields)
+    request = bind_upscale(known, source, image="image", format=to.name, **fields)
+    require_lossy(request.output.quality, to)
     opener = upscaler_opener(upscalers, settings.compute_units, settings.precision)
     began = time.monotonic()
     try:
@@ -221,7 +227,8 @@ def upscale(settings: Settings, image: Path, fields: Mapping[str, Any], out: Pat
             if isinstance(event, TileStep):
                 bar.show("tile", event.index, event.total)
             else:
-                _write(target, upscaled_png(event, request, mark=settings.mark_images))
+                png = upscaled_png(event, request, mark=settings.mark_images)
+                _write(target, encode_as(png, to, request.output.quality))
     finally:
         bar.close()
     print(f"{target} ({request.size}, {request.upscaler}) in {time.monotonic() - began:.1f} s")
@@ -243,7 +250,8 @@ def generate(settings: Settings, fields: Mapping[str, Any], files: Mapping[str, 
 
     try:
         folder = ready_model(settings.model, settings.data_dir, show)
-        request, attachments = _bound(folder.manifest, fields, attachments)
+        upscalers = InstalledUpscalers(settings.data_dir)
+        request, attachments = _bound(folder.manifest, fields, attachments, upscalers)
         targets = _targets(out, request.seeds.n)
         opened = partial(
             open_pipeline,
@@ -251,9 +259,7 @@ def generate(settings: Settings, fields: Mapping[str, Any], files: Mapping[str, 
             memory_budget=memory_budget(settings.memory_budget_gb),
             precision=settings.precision,
             safety=settings.safety,
-            open_upscaler=upscaler_opener(
-                InstalledUpscalers(settings.data_dir), settings.compute_units, settings.precision
-            ),
+            open_upscaler=upscaler_opener(upscalers, settings.compute_units, settings.precision),
             progress=show,
         )
         refining = _refiner(request, folder, settings)

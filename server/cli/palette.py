@@ -20,7 +20,7 @@ def add_palette(commands: Commands) -> None:
         "Find an image's colors with their shares",
         "examples:\n  anemone palette meadow.jpg\n  anemone palette meadow.jpg --colors 8 --json",
     )
-    command.add_argument("file", type=path, help="a PNG, JPEG or WebP image")
+    command.add_argument("file", type=path, help="a PNG, JPEG, WebP or GIF image")
     command.add_argument(
         "--colors",
         type=int,

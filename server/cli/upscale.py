@@ -21,14 +21,17 @@ def add_upscale(commands: Commands) -> None:
         "  anemone upscale small.png -o large.png --upscaler x4plus --scale 3\n"
         "  anemone upscale small.png -o large.png --upscaler lanczos --width 1024",
     )
-    command.add_argument("image", type=path, help="the PNG, JPEG or WebP to enlarge")
-    command.add_argument("-o", "--out", type=path, default=Path("out.png"), help="the PNG to write (out.png)")
+    command.add_argument("image", type=path, help="the PNG, JPEG, WebP or GIF to enlarge")
+    command.add_argument(
+        "-o", "--out", type=path, default=Path("out.png"), help="the file to write (out.png): .png, .jpg or .webp"
+    )
     command.add_argument(
         "--upscaler", help="an installed upscaler, lanczos or nearest; left out: the first one of your own, or lanczos"
     )
     command.add_argument("--scale", help="how many times larger, 1 to 8 (2)")
     command.add_argument("--width", help="pixels, instead of a scale")
     command.add_argument("--height", help="pixels; with a width of another ratio, the image is cropped in the middle")
+    command.add_argument("--quality", help="of JPEG and WebP, 1 to 100")
     command.add_argument("--precision", choices=PRECISIONS, help="the arithmetic (fast); fp32 is exact")
     add_config(command)
     command.add_argument("--data-dir", type=path, help="the folder with the upscalers (the user's data folder)")
@@ -38,5 +41,5 @@ def add_upscale(commands: Commands) -> None:
 def _upscale(args: argparse.Namespace) -> int:
     from server.cli.offline import upscale
 
-    fields = {name: getattr(args, name) for name in ("upscaler", "scale", "width", "height")}
+    fields = {name: getattr(args, name) for name in ("upscaler", "scale", "width", "height", "quality")}
     return upscale(settings_of(args), args.image, fields, args.out)

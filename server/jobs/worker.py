@@ -38,10 +38,10 @@ from server.jobs.messages import (
 )
 from server.pipeline.decoding.file import ImageError
 from server.pipeline.denoising.denoiser import GeneratedImage, Note, Step
-from server.pipeline.finished import finished_png
+from server.pipeline.finished import finished_png, upscaled_png
 from server.pipeline.request import GenerationRequest, UpscaleRequest
 from server.pipeline.safety import UnsafeImage
-from server.pipeline.tasks.upscale import OpenUpscaler, TileStep, upscale, upscaled_png
+from server.pipeline.tasks.upscale import OpenUpscaler, TileStep, upscale
 from server.pipeline.upscaling.tiles import Tile
 
 log = logging.getLogger("anemone.worker")

@@ -95,9 +95,7 @@ def as_attachment(file: ImageFile, data: bytes, width: int, height: int) -> byte
     if file.pixels <= LARGE:
         _decoded(file)
         return data
-    stored = io.BytesIO()
-    Image.fromarray(_fit_large(file, width, height)).save(stored, "PNG", compress_level=1)
-    return stored.getvalue()
+    return plain_png(_fit_large(file, width, height))
 
 
 def return_freed_memory() -> None:
@@ -223,9 +221,11 @@ def resize_and_crop(image: Image.Image, width: int, height: int) -> Pixels:
     return np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS))
 
 
-def resize_pixels(pixels: Pixels, width: int, height: int) -> Pixels:
+def resize_pixels(
+    pixels: Pixels, width: int, height: int, resampling: Image.Resampling = Image.Resampling.LANCZOS
+) -> Pixels:
     """Return the image scaled to another size, uint8 [height, width, 3]."""
-    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
+    return np.asarray(Image.fromarray(pixels).resize((width, height), resampling))
 
 
 def plain_png(values: NDArray[np.uint8]) -> bytes:
@@ -240,13 +240,26 @@ def gray_of(data: bytes) -> Gray:
     return np.asarray(_decoded(read_image(data)))
 
 
+def _channels_first(values: NDArray[np.float32]) -> NDArray[np.float16]:
+    return np.ascontiguousarray(values.transpose(2, 0, 1)[None]).astype(np.float16)
+
+
 def to_network(pixels: Pixels) -> NDArray[np.float16]:
-    """Convert uint8 [H, W, 3] to fp16 [1, 3, H, W] in [-1, 1]."""
-    scaled = pixels.astype(np.float32) / 127.5 - 1
-    return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None]).astype(np.float16)
+    """Convert uint8 [H, W, 3] to what autoencoders take, fp16 [1, 3, H, W] in [-1, 1]."""
+    return _channels_first(pixels.astype(np.float32) / np.float32(127.5) - np.float32(1))
+
+
+def to_unit(pixels: Pixels) -> NDArray[np.float16]:
+    """Convert uint8 [H, W, 3] to what ControlNets and upscalers take, fp16 [1, 3, H, W] in [0, 1]."""
+    return _channels_first(pixels.astype(np.float32) / np.float32(255))
 
 
 def to_pixels(image: NDArray[np.float32]) -> Pixels:
     """Convert fp32 [1, 3, H, W], clipped to [-1, 1], to uint8 [H, W, 3]."""
-    scaled = np.clip(image[0].transpose(1, 2, 0) / 2 + 0.5, 0, 1) * 255
+    return from_unit(image / np.float32(2) + np.float32(0.5))
+
+
+def from_unit(image: NDArray[np.float32]) -> Pixels:
+    """Convert fp32 [1, 3, H, W], clipped to [0, 1], to uint8 [H, W, 3]."""
+    scaled = np.clip(image[0].transpose(1, 2, 0), 0, 1) * 255
     return np.ascontiguousarray(np.round(scaled).astype(np.uint8))

@@ -37,9 +37,9 @@ def open_pipeline(
     """Return the folder's pipeline, with no network loaded yet. Raises DamagedModel if a file differs from its checksum.
 
     ``memory_budget`` is the limit for the weights of loaded networks, in bytes. ``safety`` says what happens to images in
-    which the model's safety checker finds something. ``open_upscaler`` loads upscalers for hires fix, ``beside`` is a pipeline to share memory with. ``trying`` is called with a note's file name
-    before a program is tried on a compute unit that may kill this process (see `converter.devices.trials.noted`), and
-    ``progress`` while files are compared.
+    which the model's safety checker finds something. ``open_upscaler`` loads upscalers for hires fix, ``beside`` is a pipeline
+    to share memory with. ``trying`` is called with a note's file name before a program is tried on a compute unit that may
+    kill this process (see `converter.devices.trials.noted`), and ``progress`` while files are compared.
     """
     if not folder.manifest.files:
         log.info("%s has no checksums, so damage shows only when a network is loaded", folder.path)

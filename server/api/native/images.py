@@ -12,7 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 from server.api.dependencies import Answers, Client, Generation, IdempotencyKey, Memory, RetryCount, is_retry
 from server.api.errors import require
 from server.api.native import PREFIX
-from server.api.native.body import Body
+from server.api.native.body import BAD_BODY, Body
 from server.api.native.errors import error
 from server.api.native.image_answer import CONTENT, NOT_ACCEPTABLE, Accept, Encoding, encoding_of, image_headers
 from server.api.native.jobs import job_response, job_url
@@ -31,14 +31,12 @@ MAKING: Answers = {
         "content": {**CONTENT, "application/json": {"schema": {"$ref": "#/components/schemas/JobOut"}}},
     },
     202: {"model": JobOut, "description": "The job, if the request has `Prefer: respond-async`"},
-    400: error("The body cannot be parsed"),
+    **BAD_BODY,
     403: error("`priority` is `high`, and the client is on another machine"),
     **NOT_ACCEPTABLE,
     409: error("The job was cancelled before it finished"),
     404: error("The image's file is missing from the data folder"),
     410: error("The job has expired"),
-    415: error("The body's type is not accepted"),
-    422: error("A field or header is not accepted; the message names it"),
     429: error(
         "The queue or the client's share of it is full, or the client sent too many requests; Retry-After says when to retry"
     ),

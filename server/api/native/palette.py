@@ -10,9 +10,8 @@ from pydantic import BaseModel
 from server.api.dependencies import Answers, Generation, Memory
 from server.api.errors import require
 from server.api.native import PREFIX
-from server.api.native.body import Body
-from server.api.native.errors import error
-from server.api.native.image_answer import JSON, NOT_ACCEPTABLE, accepted_type
+from server.api.native.body import BAD_BODY, Body
+from server.api.native.image_answer import CONTENT, JSON, NOT_ACCEPTABLE, accepted_type
 from server.api.native.schemas import ColorOut, colors_out
 from server.api.native.upload import read_upload
 from server.pipeline.encoding.formats import PNG
@@ -38,12 +37,10 @@ _ANSWERS: Answers = {
     200: {
         "model": PaletteOut,
         "description": "The colors; as a PNG with a square of each, if the Accept header prefers that",
-        "content": {PNG.media_type: {"schema": {"type": "string", "format": "binary"}}},
+        "content": {PNG.media_type: CONTENT[PNG.media_type]},
     },
-    400: error("The body cannot be parsed"),
+    **BAD_BODY,
     **NOT_ACCEPTABLE,
-    415: error("The body's type is not accepted"),
-    422: error("A field is not accepted; the message names it"),
 }
 
 

@@ -7,8 +7,8 @@ from fastapi import APIRouter, Request, Response
 from server.api.dependencies import Answers, Generation, Memory
 from server.api.errors import require
 from server.api.native import PREFIX
-from server.api.native.body import Body
-from server.api.native.errors import error
+from server.api.native.body import BAD_BODY, Body
+from server.api.native.image_answer import CONTENT
 from server.api.native.upload import read_upload
 from server.pipeline.encoding.formats import PNG
 from server.pipeline.fields import fields_of
@@ -27,11 +27,9 @@ BODY = Body(
 _ANSWERS: Answers = {
     200: {
         "description": "The control map",
-        "content": {PNG.media_type: {"schema": {"type": "string", "format": "binary"}}},
+        "content": {PNG.media_type: CONTENT[PNG.media_type]},
     },
-    400: error("The body cannot be parsed"),
-    415: error("The body's type is not accepted"),
-    422: error("A field is not accepted; the message names it"),
+    **BAD_BODY,
 }
 
 

@@ -7,10 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from server.pipeline.boxes.box import Box
-from server.pipeline.images import Pixels
-
-#: uint8 [H, W].
-Mask = NDArray[np.uint8]
+from server.pipeline.images import Gray, Pixels
 
 #: A1111's fill (masking.fill): radii of the blurs, the widest first, and how many times each is laid over those before.
 _FILL_BLURS = ((256, 1), (64, 1), (16, 2), (4, 4), (2, 2))
@@ -18,12 +15,12 @@ _FILL_BLURS = ((256, 1), (64, 1), (16, 2), (4, 4), (2, 2))
 _REACH = 3
 
 
-def inverted(mask: Mask) -> Mask:
+def inverted(mask: Gray) -> Gray:
     """Return the mask that repaints what this one keeps."""
     return np.asarray(255 - mask, np.uint8)
 
 
-def blurred(mask: Mask, radius: float) -> Mask:
+def blurred(mask: Gray, radius: float) -> Gray:
     """Return the mask blurred by a Gaussian with this standard deviation in pixels; it is 0 farther than three of them away.
 
     Pillow's approximation by three box filters.
@@ -33,14 +30,14 @@ def blurred(mask: Mask, radius: float) -> Mask:
     return np.asarray(Image.fromarray(mask).filter(ImageFilter.GaussianBlur(radius)))
 
 
-def feathered(new: NDArray[np.bool_], feather: int) -> Mask:
+def feathered(new: NDArray[np.bool_], feather: int) -> Gray:
     """Return 255 where pixels are new, falling to 0 over ``feather`` pixels around them."""
     blur = blurred(np.where(new, 255, 0).astype(np.uint8), feather / _REACH)
     # Half of the blurred edge lies in the new part, which is to be new as a whole.
     return np.minimum(2 * blur.astype(np.uint16), 255).astype(np.uint8)
 
 
-def bounds(mask: Mask) -> Box | None:
+def bounds(mask: Gray) -> Box | None:
     """Return the smallest box with every pixel above 0; None if there is none."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not rows.size:
@@ -48,13 +45,13 @@ def bounds(mask: Mask) -> Box | None:
     return Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
 
 
-def blended(old: Pixels, new: Pixels, mask: Mask) -> Pixels:
+def blended(old: Pixels, new: Pixels, mask: Gray) -> Pixels:
     """Return ``old`` [H, W, 3] where the mask is 0, exactly, ``new`` where it is 255, and a mixture between."""
     weight = mask[..., None].astype(np.uint16)
     return ((old * (255 - weight) + new * weight + 127) // 255).astype(np.uint8)
 
 
-def filled(pixels: Pixels, mask: Mask) -> Pixels:
+def filled(pixels: Pixels, mask: Gray) -> Pixels:
     """Return the image with what is repainted replaced by its blurred surroundings, as A1111 does (masking.fill).
 
     Far from everything that is kept, where A1111's 8 bits leave hardly a color, it is the average of what is kept.
@@ -72,7 +69,7 @@ def filled(pixels: Pixels, mask: Mask) -> Pixels:
     return blended(pixels, np.clip(np.round(fill), 0, 255).astype(np.uint8), mask)
 
 
-def latent_mask(mask: Mask, factor: int) -> NDArray[np.float32]:
+def latent_mask(mask: Gray, factor: int) -> NDArray[np.float32]:
     """Return the share of the steps in which each latent is repainted, 0 to 1 [1, 1, H / factor, W / factor].
 
     A latent is that of ``factor`` x ``factor`` pixels and takes the greatest of their values: a thin stroke is repainted
@@ -83,7 +80,7 @@ def latent_mask(mask: Mask, factor: int) -> NDArray[np.float32]:
     return np.asarray(cells.max((1, 3))[None, None] / np.float32(255), np.float32)
 
 
-def sampled_latent_mask(mask: Mask, factor: int) -> NDArray[np.float32]:
+def sampled_latent_mask(mask: Gray, factor: int) -> NDArray[np.float32]:
     """Return the mask that an inpainting UNet takes, 0 or 1 [1, 1, H / factor, W / factor].
 
     It is the mask of 0 and 1 at every ``factor``-th pixel, as the models were trained and as diffusers does.
@@ -91,6 +88,6 @@ def sampled_latent_mask(mask: Mask, factor: int) -> NDArray[np.float32]:
     return np.asarray(repaints(mask)[::factor, ::factor][None, None], np.float32)
 
 
-def repaints(mask: Mask) -> NDArray[np.bool_]:
+def repaints(mask: Gray) -> NDArray[np.bool_]:
     """Return where an inpainting UNet is to repaint: at half and above, as diffusers rounds (VaeImageProcessor.binarize)."""
     return mask >= 128

@@ -15,7 +15,7 @@ from server.pipeline.boxes.box import Box, Shape
 from server.pipeline.canvas.canvas import attached, taken
 from server.pipeline.denoising.denoiser import Moment
 from server.pipeline.denoising.rows import Inputs, predict_rows
-from server.pipeline.images import Pixels, fit_image
+from server.pipeline.images import Pixels, fit_image, to_unit
 from server.pipeline.request import GenerationRequest
 from server.pipeline.request.controls import Control, applies
 
@@ -73,11 +73,6 @@ class Controls:
         ]
 
 
-def condition(pixels: Pixels) -> Float16:
-    """Convert a map, uint8 [H, W, 3], to a ControlNet's input, fp16 [1, 3, H, W] in 0 to 1."""
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None] / np.float32(255)).astype(np.float16)
-
-
 @dataclass(frozen=True)
 class ControlImage:
     """What a request's control says, its ControlNet by the number of rows, and its image at the finished image's size."""
@@ -100,7 +95,7 @@ class ControlImages:
     @staticmethod
     def _applied(image: ControlImage, box: Box, shape: Shape) -> AppliedControl:
         pixels = image.asked.map_of(taken(image.pixels, box, shape, Image.Resampling.LANCZOS))
-        return AppliedControl(image.network, condition(pixels), image.asked.weight, image.asked.start, image.asked.end)
+        return AppliedControl(image.network, to_unit(pixels), image.asked.weight, image.asked.start, image.asked.end)
 
 
 def control_images(

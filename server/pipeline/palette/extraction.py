@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from server.pipeline.images import LARGE, decode_image, fit_image, read_image
+from server.pipeline.images import LARGE, decode_image, fit_image, plain_png, read_image
 from server.pipeline.palette.oklab import Lab, to_oklab, to_srgb
 
 #: How many colors a palette may have.
@@ -141,6 +140,4 @@ def palette_of_file(data: bytes, count: int = USUAL) -> Palette:
 def strip(palette: Palette) -> bytes:
     """Return a palette as a PNG of 64 pixels' height, a square for each color from left to right."""
     row = np.repeat(np.asarray([color.rgb for color in palette], np.uint8), _SQUARE, 0)
-    file = io.BytesIO()
-    Image.fromarray(np.repeat(row[None], _SQUARE, 0)).save(file, "PNG")
-    return file.getvalue()
+    return plain_png(np.repeat(row[None], _SQUARE, 0))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
+from server.pipeline.images import Pixels
 
 #: The side of a block of `color_grid`, of T2I-Adapter's color annotator.
 _BLOCK = 64

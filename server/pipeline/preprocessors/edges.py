@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
+from server.pipeline.images import Pixels
+
 Floats = NDArray[np.float32]
 
 #: Canny's thresholds that the published ControlNets were trained with (diffusers' ControlNet guide, and lllyasviel's).

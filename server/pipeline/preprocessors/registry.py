@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from server.pipeline.images import Pixels
 from server.pipeline.preprocessors.colors import blur, color_grid, tile
-from server.pipeline.preprocessors.edges import Pixels, canny, invert, lines, soft_edge
+from server.pipeline.preprocessors.edges import canny, invert, lines, soft_edge
 
 
 @dataclass(frozen=True)

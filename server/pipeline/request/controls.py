@@ -11,7 +11,8 @@ from converter.folder import Manifest
 from converter.networks.registry import CONTROLNET
 from server.pipeline.abilities import CONTROLS, control_nets
 from server.pipeline.fields import Attachment, Part, Real, Whole, Within, unless_stored
-from server.pipeline.preprocessors.edges import HIGH_THRESHOLD, LOW_THRESHOLD, Pixels
+from server.pipeline.images import Pixels
+from server.pipeline.preprocessors.edges import HIGH_THRESHOLD, LOW_THRESHOLD
 from server.pipeline.preprocessors.registry import NONE, PREPROCESSORS, accepted_preprocessors
 from server.pipeline.request.conditions import NAME
 from server.pipeline.request.errors import RequestError

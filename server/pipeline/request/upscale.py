@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -125,6 +125,13 @@ def _size(asked: Enlargement, source: Extent) -> Extent:
     return size
 
 
+def check_upscaler(field: str, name: str, known: Iterable[str]) -> None:
+    """Raise RequestError for an upscaler that is not among those known, by name."""
+    names = tuple(known)
+    if name not in names:
+        raise RequestError(field, name, ", ".join(names))
+
+
 def bind_upscale(upscalers: Mapping[str, int], source: tuple[int, int], **fields: Any) -> UpscaleRequest:
     """Return the request with these fields; those that are missing or None take their defaults.
 
@@ -137,8 +144,7 @@ def bind_upscale(upscalers: Mapping[str, int], source: tuple[int, int], **fields
         first = error.errors()[0]
         raise RequestError(path_of(first), *value_and_reason(first)) from error
     name = sent.get("upscaler", next(iter(upscalers)))
-    if name not in upscalers:
-        raise RequestError("upscaler", name, ", ".join(upscalers))
+    check_upscaler("upscaler", name, upscalers)
     parts: dict[str, dict[str, Any]] = {"enlargement": {}, "output": {}}
     for field in UPSCALE_FIELDS:
         if field.part is not None and field.name in sent:

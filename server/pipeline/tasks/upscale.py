@@ -10,10 +10,7 @@ import numpy as np
 from converter.errors import AnemoneError
 from server.pipeline.canvas.canvas import attached
 from server.pipeline.cost import upscale_cost
-from server.pipeline.encoding.encode import encode_png
-from server.pipeline.encoding.xmp import source_type
 from server.pipeline.images import Pixels, decode_image
-from server.pipeline.infotext import write_upscale_infotext
 from server.pipeline.request import UpscaleRequest
 from server.pipeline.upscaling.enlarge import enlarged
 from server.pipeline.upscaling.names import RESAMPLINGS, Resampling
@@ -51,9 +48,3 @@ def upscale(
     total = upscale_cost(request, 1 if isinstance(upscaler, str) else upscaler.scale).calls
     for number, event in enumerate(enlarged(pixels, request.size.width, request.size.height, upscaler), 1):
         yield TileStep(number, total, event.seconds) if isinstance(event, Tile) else event
-
-
-def upscaled_png(pixels: Pixels, request: UpscaleRequest, *, mark: bool) -> bytes:
-    """Return the PNG of an enlarged image; with ``mark`` it says that a network took part, if one did."""
-    kind = source_type(has_source=True) if mark and request.tile else None
-    return encode_png(pixels, write_upscale_infotext(request), kind)

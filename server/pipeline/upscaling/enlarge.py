@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from server.pipeline.images import Pixels
+from server.pipeline.images import Pixels, resize_pixels
 from server.pipeline.upscaling.names import Resampling
 from server.pipeline.upscaling.tiles import Tile, TileNetwork, enlarged_rows, tile_count
 
@@ -47,10 +47,6 @@ def tiles_needed(width: int, height: int, to_width: int, to_height: int, *, tile
     return sum(tile_count(width * scale**i, height * scale**i, tile) for i in range(count))
 
 
-def _resized(pixels: Pixels, width: int, height: int, resampling: Image.Resampling) -> Pixels:
-    return np.asarray(Image.fromarray(pixels).resize((width, height), resampling))
-
-
 def _through(pixels: Pixels, network: TileNetwork, width: int) -> Iterator[Tile | Pixels]:
     """Yield the tiles of one pass, then the image, its rows already resampled to ``width`` columns."""
     rows = []
@@ -60,20 +56,20 @@ def _through(pixels: Pixels, network: TileNetwork, width: int) -> Iterator[Tile 
         elif done.shape[1] == width:
             rows.append(np.ascontiguousarray(done))
         else:
-            rows.append(_resized(done, width, len(done), Image.Resampling.LANCZOS))
+            rows.append(resize_pixels(done, width, len(done)))
     yield np.concatenate(rows)
 
 
 def enlarged(pixels: Pixels, width: int, height: int, upscaler: TileNetwork | Resampling) -> Iterator[Tile | Pixels]:
     """Yield the tiles of an image, uint8 [H, W, 3], as they are done, and at last the image of ``width`` x ``height``.
 
-    An image of another ratio is cropped first. The last pass's columns
-    are resampled row of tiles by row of tiles, so that what a network makes too large is never in memory as a whole.
+    An image of another ratio is cropped first. The last pass's columns are resampled row of tiles by row of tiles, so that
+    what a network makes too large is never in memory as a whole.
     """
     pixels = _crop_to_ratio(pixels, width, height)
     if isinstance(upscaler, str):
         began = time.perf_counter()
-        resampled = _resized(pixels, width, height, _PILLOW[upscaler])
+        resampled = resize_pixels(pixels, width, height, _PILLOW[upscaler])
         yield Tile(time.perf_counter() - began)
         yield resampled
         return
@@ -85,4 +81,4 @@ def enlarged(pixels: Pixels, width: int, height: int, upscaler: TileNetwork | Re
                 yield done
             else:
                 pixels = done
-    yield pixels if pixels.shape[:2] == (height, width) else _resized(pixels, width, height, Image.Resampling.LANCZOS)
+    yield pixels if pixels.shape[:2] == (height, width) else resize_pixels(pixels, width, height)

@@ -10,7 +10,7 @@ from converter.errors import AnemoneError
 from converter.networks.registry import UPSCALER
 from converter.runtime import Network
 from converter.upscaler_folder import UpscalerFolder
-from server.pipeline.images import Pixels
+from server.pipeline.images import Pixels, from_unit, to_unit
 from server.pipeline.networks import ComputeUnits, load_package
 
 #: Where the network runs on a Mac, if the settings do not say otherwise.
@@ -38,9 +38,7 @@ class UpscalingNetwork:
 
     def enlarge(self, tile: Pixels) -> Pixels:
         """Return a tile enlarged, uint8 [scale * tile, scale * tile, 3]. Raises AnemoneError if its numbers overflow."""
-        x = (tile.astype(np.float32) / 255).transpose(2, 0, 1)[None].astype(np.float16)
-        y = self.network.predict({"pixels": x})["enlarged"]
+        y = self.network.predict({"pixels": to_unit(tile)})["enlarged"]
         if not np.isfinite(y).all():
             raise AnemoneError(f"the output of the upscaler {self.name} is not finite: its numbers overflowed")
-        enlarged: Pixels = np.rint(np.clip(y[0].transpose(1, 2, 0), 0, 1) * 255).astype(np.uint8)
-        return enlarged
+        return from_unit(y)

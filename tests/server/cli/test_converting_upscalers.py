@@ -31,3 +31,22 @@ def test_an_image_is_enlarged_without_a_server(tmp_path, capsys):
         assert image.size == (120, 90)
     assert main([*command, "--upscaler", "x4plus"]) == 1
     assert "upscaler is 'x4plus'; accepted: lanczos, nearest, shapes-2x" in capsys.readouterr().err
+
+
+def test_the_suffix_says_the_format_and_the_flag_the_quality(tmp_path):
+    Image.effect_noise((16, 12), 50).save(tmp_path / "small.png")
+    lengths = []
+    for quality in ("10", "100"):
+        out = tmp_path / f"large{quality}.jpg"
+        command = ["upscale", str(tmp_path / "small.png"), "-o", str(out), "--data-dir", str(tmp_path)]
+        assert main([*command, "--upscaler", "lanczos", "--quality", quality]) == 0
+        with Image.open(out) as image:
+            assert (image.format, image.size) == ("JPEG", (32, 24))
+        lengths.append(out.stat().st_size)
+    assert lengths[0] < lengths[1]
+
+
+def test_an_unknown_upscaler_of_hires_fix_is_refused_before_the_model_is_loaded(model_folder, tmp_path, capsys):
+    words = ["generate", "red", "-o", str(tmp_path / "a.png"), "--hires-scale", "2", "--hires-upscaler", "x9"]
+    assert main([*words, "--model", str(model_folder.path), "--data-dir", str(tmp_path)]) != 0
+    assert "accepted: latent, lanczos, nearest, shapes-2x" in capsys.readouterr().err

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from server.pipeline.cost import upscale_cost
+from server.pipeline.finished import upscaled_png
 from server.pipeline.request import GenerationRequest, RequestError, UpscaleRequest, bind_upscale, read_request
-from server.pipeline.tasks.upscale import TileStep, upscale, upscaled_png
+from server.pipeline.tasks.upscale import TileStep, upscale
 from tests.support.generation_requests import request as generation
 
 KNOWN = {"photos": 64, "lanczos": 0, "nearest": 0}

@@ -10,8 +10,9 @@ import pytest
 from converter.folder import Package
 from converter.runtime import Feature
 from server.pipeline.cost import Cost, cost
-from server.pipeline.denoising.controls import AppliedControl, Controls, condition
+from server.pipeline.denoising.controls import AppliedControl, Controls
 from server.pipeline.denoising.denoiser import Moment
+from server.pipeline.images import to_unit
 from server.pipeline.infotext import read_infotext, write_infotext
 from server.pipeline.request import ImageSeeds, RequestError, bind
 from tests.support.fake_pipeline import MANIFEST
@@ -110,7 +111,7 @@ def test_residuals_are_zero_where_no_controlnet_is_called_and_none_runs():
 def test_a_map_becomes_channels_from_0_to_1():
     pixels = np.zeros((64, 48, 3), np.uint8)
     pixels[3, 5] = (255, 0, 51)
-    made = condition(pixels)
+    made = to_unit(pixels)
     assert made.shape == (1, 3, 64, 48)
     assert made[0, :, 3, 5].tolist() == [1.0, 0.0, pytest.approx(0.2, abs=1e-3)]
 
