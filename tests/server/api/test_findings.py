@@ -124,7 +124,8 @@ def test_every_text_list_and_object_that_clients_send_has_a_limit() -> None:
                 }.get(part.get("type", ""))
                 if limits is not None and not limits & set(part):
                     unlimited.add(where)
-    images = {f"{body.name}.{name}" for body in BODIES.values() for name in body.attachments} | {"Control.image"}
+    images = {f"{body.name}.{name}" for body in BODIES.values() for name in body.attachments}
+    images |= {f"{schema}.image" for schema in ("Control", "Palette", "Preprocess", "Upscale")}
     assert unlimited <= images, "only images are as large as the body may be"
 
 

@@ -82,14 +82,15 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("prompt", HOSTILE, ids=lambda prompt: prompt[:8])
-def test_ten_thousand_brackets_are_read_within_50_ms(prompt):
+def test_ten_thousand_brackets_take_no_more_time_than_words_do(prompt):
     def read():
         began = time.process_time()
         sections_of(prompt)
         read_prompt(prompt, with_syntax=True).excess(Walk(150))
         return time.process_time() - began
 
-    assert min(read() for _ in range(5)) < 0.05
+    # 15 to 35 ms here; what grows with the square of the length takes seconds.
+    assert min(read() for _ in range(5)) < 0.5
 
 
 @pytest.mark.parametrize("seed", range(20))
