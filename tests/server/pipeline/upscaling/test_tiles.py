@@ -101,7 +101,7 @@ def test_an_image_that_does_not_grow_goes_through_the_network_once():
 @pytest.mark.parametrize("name", ["lanczos", "nearest"])
 def test_resampling_is_pillows(name):
     pixels = noise(50, 40)
-    (image,) = enlarged(pixels, 125, 100, name)
+    *_, image = enlarged(pixels, 125, 100, name)
     expected = Image.fromarray(pixels).resize((125, 100), Image.Resampling[name.upper()])
     assert (image == np.asarray(expected)).all()
 
@@ -109,7 +109,7 @@ def test_resampling_is_pillows(name):
 def test_an_image_of_another_ratio_is_cropped_in_the_middle():
     pixels = np.zeros((40, 100, 3), np.uint8)
     pixels[:, 30:70] = 255
-    (image,) = enlarged(pixels, 80, 80, "nearest")
+    *_, image = enlarged(pixels, 80, 80, "nearest")
     assert image.shape == (80, 80, 3)
     assert (image == 255).all()
 
