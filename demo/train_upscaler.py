@@ -24,7 +24,7 @@ from demo.scenes import Scene, draw, held_out, random_scene
 
 HERE = Path(__file__).resolve().parent
 #: Steps with mean errors on all forms alike; then steps with squares, which place edges exactly, mostly on the clean forms.
-FIRST, SECOND = 2500, 1000
+FIRST, SECOND = 2500, 7000
 #: The shares of the three forms in either part.
 FORMS = ((1 / 3, 1 / 3, 1 / 3), (0.5, 0.4, 0.1))
 SCENES = 150

@@ -25,7 +25,7 @@ from converter.upscaler_folder import FILE, UpscalerFolder, UpscalerManifest
 from converter.weights.blob import BlobWriter
 
 #: The release that last changed what a package holds.
-REVISION = "0.2.0"
+REVISION = "0.2.1"
 #: The side of the tile that a package is verified at: all sizes have the same weights.
 _VERIFIED_TILE = 32
 #: What an upscaler does not depend on.
