@@ -30,7 +30,7 @@ def add_generate(commands: Commands) -> None:
         '  anemone generate "a yellow heart" -o heart.png --image circle.png --strength 0.8\n'
         '  anemone generate "a green square" -o square.png --image circle.png --mask mask.png\n'
         '  anemone generate "a red circle" -o wide.png --image circle.png --extend-left 32 --extend-right 32\n'
-        '  anemone generate "a blue star" -o star.png --control image=edges.png net=shapes weight=0.8',
+        '  anemone generate "a blue star" -o star.png --control image=drawing.png preprocessor=canny weight=0.8',
     )
     generate.add_argument(
         "-o",
