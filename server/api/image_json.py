@@ -12,7 +12,7 @@ from typing import Any
 from fastapi.concurrency import run_in_threadpool
 
 from server.api.errors import not_json
-from server.errors import ApiError
+from server.errors import ApiError, quoted
 from server.pipeline.fields import LongText
 from server.security.body import USUAL_BODY, too_large
 
@@ -120,6 +120,17 @@ class Base64:
         self._file.close()
 
 
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; raise ApiError for a name that comes twice, of which Python would drop the first."""
+    named = dict(pairs)
+    if len(named) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in named if names.count(name) > 1)
+        message = f"{quoted(twice)[1:-1]} is in an object of the body more than once; accepted: once"
+        raise ApiError(422, "repeated_field", message, field=twice, accepted="once")
+    return named
+
+
 def decode_base64(text: str) -> bytes:
     """Return what a text of base64, or a ``data:`` URI of it, encodes; raise ValueError if it is neither."""
     decoder = Base64()
@@ -221,7 +232,9 @@ class _Reader:
     def result(self) -> Any:
         """Return the document, its long texts as `EncodedImage`; raise ApiError 400 if it is not JSON."""
         try:
-            value = json.loads((self._document + b'"' * self._in_text).decode("utf-8-sig"))
+            value = json.loads(
+                (self._document + b'"' * self._in_text).decode("utf-8-sig"), object_pairs_hook=_named_once
+            )
             return self._restored(value) if self._long else value
         except (ValueError, RecursionError) as error:
             raise not_json(error) from error

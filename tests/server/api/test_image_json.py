@@ -194,3 +194,11 @@ def test_short_text_that_is_no_base64_says_why(text: str, reason: str) -> None:
 
 def test_both_alphabets_are_read() -> None:
     assert decode_base64("-_-_") == decode_base64("+/+/") == b"\xfb\xff\xbf"
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"steps": 1, "steps": 2}', b'{"controls": [{"weight": 1, "steps": 1, "steps": 1}]}']
+)
+def test_a_name_that_comes_twice_is_refused(body: bytes) -> None:
+    error = refused(body)
+    assert (error.status, error.code, error.field) == (422, "repeated_field", "steps")

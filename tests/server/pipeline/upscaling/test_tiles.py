@@ -139,3 +139,7 @@ def test_a_converted_network_enlarges_as_pytorch_does(tmp_path):
     with torch.no_grad():
         expected = module(x)[0].permute(1, 2, 0).clamp(0, 1).numpy() * 255
     assert np.abs(loaded.enlarge(tile) - expected).max() <= 1
+
+
+def test_an_image_larger_than_its_result_is_reduced_before_the_network_sees_it():
+    assert tiles_needed(8000, 4000, 64, 32, tile=64, scale=2) == tiles_needed(64, 32, 64, 32, tile=64, scale=2)
