@@ -8,7 +8,7 @@ import json
 from converter.errors import AnemoneError
 from server.cli.flags import Commands, add_command
 from server.cli.parser import path
-from server.pipeline.decoding.file import ImageError
+from server.pipeline.decoding.file import READABLE, ImageError
 from server.pipeline.palette.extraction import FEWEST, MOST, USUAL, palette_of_file
 
 
@@ -20,7 +20,7 @@ def add_palette(commands: Commands) -> None:
         "Find an image's colors with their shares",
         "examples:\n  anemone palette meadow.jpg\n  anemone palette meadow.jpg --colors 8 --json",
     )
-    command.add_argument("file", type=path, help="a PNG, JPEG, WebP or GIF image")
+    command.add_argument("file", type=path, help=f"a {READABLE} image")
     command.add_argument(
         "--colors",
         type=int,

@@ -9,6 +9,7 @@ from converter.runtime import PRECISIONS
 from server.cli.flags import Commands, add_command
 from server.cli.parser import path
 from server.cli.serve import add_config, settings_of
+from server.pipeline.decoding.file import READABLE
 
 
 def add_upscale(commands: Commands) -> None:
@@ -21,7 +22,7 @@ def add_upscale(commands: Commands) -> None:
         "  anemone upscale small.png -o large.png --upscaler x4plus --scale 3\n"
         "  anemone upscale small.png -o large.png --upscaler lanczos --width 1024",
     )
-    command.add_argument("image", type=path, help="the PNG, JPEG, WebP or GIF to enlarge")
+    command.add_argument("image", type=path, help=f"the {READABLE} to enlarge")
     command.add_argument(
         "-o", "--out", type=path, default=Path("out.png"), help="the file to write (out.png): .png, .jpg or .webp"
     )

@@ -12,6 +12,7 @@ from server.api.dialect import body_limit
 from server.api.image_json import EncodedImage, decode_base64
 from server.api.native.errors import error
 from server.api.request_body import RequestBody
+from server.pipeline.decoding.file import READABLE
 from server.pipeline.fields import RequestField, asked_fields
 from server.security.body import LARGEST_BODY, USUAL_BODY
 
@@ -45,7 +46,7 @@ def _decoded(value: Any) -> bytes:
         error = value.error if isinstance(value, EncodedImage) else "it is not a text"
     except ValueError as invalid:
         error = str(invalid)
-    raise ValueError(f"base64 of a PNG, JPEG, WebP or GIF image ({error})")
+    raise ValueError(f"base64 of a {READABLE} image ({error})")
 
 
 _Image = Annotated[bytes, PlainValidator(_decoded), WithJsonSchema({"type": "string"})]
@@ -82,7 +83,7 @@ class Body:
             described = body["properties"][field.name]
             if field.is_attachment:
                 form["properties"][field.name] = {**described, "type": "string", "format": "binary"} | {
-                    "description": f"{field.info.description}: a file, PNG, JPEG, WebP or GIF"
+                    "description": f"{field.info.description}: a file, {READABLE}"
                 }
                 form["properties"][field.name].pop("anyOf", None)
                 described["description"] = _as_base64(field)
@@ -111,7 +112,7 @@ class Body:
 
 
 def _as_base64(field: RequestField) -> str:
-    return f"{field.info.description}: PNG, JPEG, WebP or GIF as base64, a data: URI prefix allowed"
+    return f"{field.info.description}: {READABLE} as base64, a data: URI prefix allowed"
 
 
 def _as_text(described: dict[str, Any], how: str) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from converter.errors import AnemoneError
 LONGEST_SIDE = 8192
 #: 128 MB once decoded: Pillow has four bytes for a pixel of three colors, too.
 MOST_PIXELS = 32_000_000
-ACCEPTED = (
-    f"a complete PNG, JPEG, WebP or GIF image up to {LONGEST_SIDE} pixels a side and {MOST_PIXELS // 10**6} megapixels"
-)
+#: The formats that are read, in words.
+READABLE = "PNG, JPEG, WebP or GIF"
+ACCEPTED = f"a complete {READABLE} image up to {LONGEST_SIDE} pixels a side and {MOST_PIXELS // 10**6} megapixels"
 #: Bytes of EXIF or XMP, as unpacked, and of a color profile; what is longer is ignored.
 LONGEST_TEXT, LONGEST_PROFILE = 1 << 16, 1 << 22
 

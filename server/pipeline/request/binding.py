@@ -23,6 +23,7 @@ from server.pipeline.request.prompting import check_prompts
 from server.pipeline.request.request import FIELDS, OPTIONAL_PARTS, GenerationRequest
 from server.pipeline.request.sampling import Size
 from server.pipeline.request.seeds import draw_seeds
+from server.pipeline.request.tasks import TASKS
 from server.pipeline.request.upscale import MOST_PIXELS
 from server.pipeline.schedulers import AUTOMATIC, SCHEDULERS, NoiseSchedule, find_scheduler, usable_schedulers
 from server.pipeline.upscaling.names import LATENT
@@ -200,6 +201,11 @@ def _parts(values: Mapping[str, Any], sent: Mapping[str, Any]) -> dict[str, dict
     return parts
 
 
+def _variation_defaults(sent: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the defaults of a request for variations: an image with an empty prompt; none for other requests."""
+    return TASKS["variations"].defaults if "image" in sent and sent.get("prompt") == "" else {}
+
+
 def bind(
     manifest: Manifest, model: str | None = None, image_size: Shape | None = None, **fields: Any
 ) -> GenerationRequest:
@@ -211,6 +217,7 @@ def bind(
     """
     sent = _validated(fields)
     own, notes = painting_defaults(sent, image_size)
+    own = {**_variation_defaults(sent), **own}
     # A model's defaults may be wrong, too.
     values = _validated(defaults(manifest) | own | sent) | draw_seeds(sent)
     values |= {"model": model or manifest.name} | _scheduler(values, sent)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from server.pipeline.request import GenerationRequest, RequestError, bind
+from server.pipeline.request import TASKS, GenerationRequest, RequestError, bind
 from tests.support.fake_pipeline import MANIFEST
 
 
@@ -130,3 +130,11 @@ def test_prompts_that_cost_too_much_and_layers_that_cannot_be_skipped_are_refuse
 def test_a_plain_prompt_may_have_any_characters():
     request = bind(replace(MANIFEST, clip_skip=2), prompt="a AND " * 8, prompt_syntax="plain", clip_skip=2)
     assert (request.prompts.prompt, request.prompts.clip_skip) == ("a AND " * 8, 2)
+
+
+def test_an_image_with_an_empty_prompt_is_varied_by_the_tasks_own_strength():
+    varied = bind(MANIFEST, prompt="", image="image")
+    assert (varied.task, varied.source.strength) == ("variations", TASKS["variations"].defaults["strength"])
+    assert bind(MANIFEST, prompt="", image="image", strength=0.9).source.strength == 0.9
+    assert bind(MANIFEST, prompt="", image="image", mask="mask").source.strength == 1
+    assert bind(MANIFEST, prompt="a star", image="image").source.strength == 0.75
