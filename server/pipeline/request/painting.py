@@ -63,7 +63,7 @@ def check_painting(request: GenerationRequest) -> None:
     """Raise RequestError for a mask or an extension without an image, for both together, and for a padding of nothing."""
     mask, extension = request.mask, request.outpaint
     if request.source is None and mask is not None:
-        raise RequestError("mask", mask.mask, "a mask with an image; send image, too")
+        raise RequestError("mask", "without an image", "a mask together with the image that it is for")
     if extension is not None and (request.source is None or mask is not None):
         side, pixels = next((name, n) for name, n in extension if name.startswith("extend") and n)
         accepted = "pixels to add to an image; send image, too" if mask is None else "leave it out with a mask"
