@@ -227,6 +227,11 @@ def bind(
     request = GenerationRequest.model_validate(
         {"model": values["model"], "computed": computed, "notes": notes, **parts, **lists}
     )
+    if request.hires is not None and "hires_strength" not in sent:
+        finest = request.finest(manifest.vae_scale_factor)
+        windows = (finest.width, finest.height) not in manifest.sizes
+        usual = {"hires_strength": request.hires.usual_strength(windows=windows)}
+        request = request.model_copy(update={"hires": request.hires.model_copy(update=usual)})
     for check in _CHECKS:
         check(request, manifest)
     return request

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -41,6 +43,20 @@ def test_the_second_pass_makes_the_steps_that_are_asked_for():
     assert hires.hires.scheduled(10) == (8, 4)
     assert cost(hires, MANIFEST).calls == cost(plain, MANIFEST).calls + 4
     assert (hires.result.width, hires.result.height) == (2 * plain.size.width, 2 * plain.size.height)
+
+
+@pytest.mark.parametrize(
+    ("fields", "strength"),
+    [({}, 0.2), ({"hires_upscaler": "latent"}, 0.7), ({"hires_strength": 0.4}, 0.4)],
+)
+def test_a_pass_in_windows_changes_little_unless_it_begins_with_blurred_latents(fields, strength):
+    assert request(hires_scale=2, **fields).hires.hires_strength == strength
+
+
+def test_a_pass_at_a_converted_size_changes_more():
+    manifest = replace(MANIFEST, sizes=(*MANIFEST.sizes, tuple(2 * side for side in MANIFEST.sizes[0])))
+    hires = bind(manifest, prompt="a", hires_scale=2).hires
+    assert (hires.hires_upscaler, hires.hires_strength) == ("lanczos", 0.3)
 
 
 @pytest.mark.parametrize(
