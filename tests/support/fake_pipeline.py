@@ -68,8 +68,9 @@ MANIFEST = Manifest(
 
 
 def write_model(folder: Path) -> Path:
-    """Write a model folder that only the fake pipeline can load; return it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write a model folder that only the fake pipeline can load, with an empty folder for each package; return it."""
+    for package in (package for packages in MANIFEST.networks.values() for package in packages):
+        (folder / package.path).mkdir(parents=True, exist_ok=True)
     replace(MANIFEST, name=folder.name).write(folder)
     return folder
 

@@ -141,7 +141,7 @@ def test_what_is_not_installed_is_not_there(server: httpx.Client, name: str) -> 
 
 
 def test_a_model_is_deleted_once_no_job_needs_it(server: httpx.Client, data: Path) -> None:
-    made = enqueue(server, "slow", steps=20, model="spare")
+    made = enqueue(server, "slow", steps=100, model="spare")
     answer = server.delete(f"{MODELS}/spare")
     assert answer.status_code == 409
     assert "1 jobs" in answer.json()["error"]["message"]
