@@ -375,19 +375,19 @@ def values_of(request: Part, fields: Iterable[RequestField]) -> dict[str, Any]:
 def asked_fields(
     fields: Iterable[RequestField],
     base: type[BaseModel],
+    required: Callable[[RequestField], bool],
     attachment: Any = str,
-    required: Callable[[RequestField], bool] = lambda field: field.name == "prompt",
 ) -> dict[str, Any]:
-    """Return definitions for pydantic's ``create_model`` of fields as clients send them: only the prompt is required.
+    """Return definitions for pydantic's ``create_model`` of fields as clients send them; ``required`` says which must be sent.
 
-    A field that is left out, or null, takes its default when the request is bound. ``base`` is the class of lists' items,
+    Another one that is left out, or null, takes its default when the request is bound. ``base`` is the class of lists' items,
     ``attachment`` the type in which attachments are sent.
     """
     definitions: dict[str, Any] = {}
     for field in fields:
         asked = attachment if field.is_attachment else field.type
         if field.item is not None:
-            items = asked_fields(field.item_fields, base, attachment, lambda f: f.info.is_required())
+            items = asked_fields(field.item_fields, base, lambda f: f.info.is_required(), attachment)
             item = create_model(field.item.__name__, __base__=base, __doc__=field.item.__doc__, **items)
             asked = Annotated[(tuple[item, ...], FIRST_ONLY, *field.info.metadata)]
         is_required = required(field)

@@ -65,7 +65,7 @@ class Body:
     ) -> None:
         """``name`` and ``about`` are of the schema; ``base`` has the fields that are not part of a request."""
         self.name, self.fields = name, tuple(fields)
-        definitions = asked_fields(self.fields, RequestBody, _Image, required)
+        definitions = asked_fields(self.fields, RequestBody, required, _Image)
         self.model: type[RequestBody] = create_model(name, __base__=base, __doc__=about, **definitions)
 
     @property

@@ -6,17 +6,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
-
 from converter.errors import ManifestError
 from converter.folder import Manifest
 from server.pipeline.abilities import ADAPTER, IMAGES, OF_TASKS
 from server.pipeline.boxes.box import Shape, nearest_shape
 from server.pipeline.encoding.formats import FORMATS
-from server.pipeline.fields import FromModel, asked_fields, path_of, value_and_reason
+from server.pipeline.fields import FromModel
 from server.pipeline.request.adapter import check_adapter
 from server.pipeline.request.controls import check_controls
-from server.pipeline.request.errors import RequestError
+from server.pipeline.request.errors import RequestError, SentFields
 from server.pipeline.request.output import require_lossy
 from server.pipeline.request.painting import check_painting, painting_defaults
 from server.pipeline.request.prompting import check_prompts
@@ -28,14 +26,7 @@ from server.pipeline.request.upscale import MOST_PIXELS
 from server.pipeline.schedulers import AUTOMATIC, SCHEDULERS, NoiseSchedule, find_scheduler, usable_schedulers
 from server.pipeline.upscaling.names import LATENT
 
-
-class _Sent(BaseModel):
-    """Fields as a dialect hands them over."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-_Asked: type[BaseModel] = create_model("_Asked", __base__=_Sent, **asked_fields(FIELDS, _Sent))
+_SENT = SentFields(FIELDS, required=lambda field: field.name == "prompt")
 
 
 def defaults(manifest: Manifest) -> dict[str, Any]:
@@ -48,15 +39,6 @@ def defaults(manifest: Manifest) -> dict[str, Any]:
         elif not field.info.is_required():
             values[field.name] = field.info.default
     return values
-
-
-def _validated(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that are not None, converted to their types; raises RequestError for the first wrong one."""
-    try:
-        return _Asked.model_validate(values).model_dump(exclude_none=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise RequestError(path_of(first), *value_and_reason(first)) from error
 
 
 def computed_size(asked: Size, sizes: Sequence[Shape]) -> Size:
@@ -215,11 +197,11 @@ def bind(
     height, which an extended image needs, and which is the default with a mask. Raises RequestError for the first wrong
     field.
     """
-    sent = _validated(fields)
+    sent = _SENT.validated(fields)
     own, notes = painting_defaults(sent, image_size)
     own = {**_variation_defaults(sent), **own}
     # A model's defaults may be wrong, too.
-    values = _validated(defaults(manifest) | own | sent) | draw_seeds(sent)
+    values = _SENT.validated(defaults(manifest) | own | sent) | draw_seeds(sent)
     values |= {"model": model or manifest.name} | _scheduler(values, sent)
     parts = _parts(values, sent)
     computed = computed_size(Size(**parts["size"]), manifest.sizes)

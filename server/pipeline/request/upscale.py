@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import Field
 
 from server.pipeline.fields import (
     Attachment,
@@ -15,14 +15,11 @@ from server.pipeline.fields import (
     RequestField,
     Whole,
     Within,
-    asked_fields,
     fields_of,
-    path_of,
-    value_and_reason,
     values_of,
 )
 from server.pipeline.request.conditions import NAME
-from server.pipeline.request.errors import RequestError
+from server.pipeline.request.errors import RequestError, SentFields
 from server.pipeline.request.output import Output
 from server.pipeline.request.sampling import Extent
 
@@ -88,15 +85,7 @@ class UpscaleRequest(Part):
 
 #: Every field that a client may set.
 UPSCALE_FIELDS: tuple[RequestField, ...] = tuple(fields_of(UpscaleRequest))
-
-
-class _Sent(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-_Asked: type[BaseModel] = create_model(
-    "_Asked", __base__=_Sent, **asked_fields(UPSCALE_FIELDS, _Sent, required=lambda field: field.is_attachment)
-)
+_SENT = SentFields(UPSCALE_FIELDS, required=lambda field: field.is_attachment)
 
 
 def _size(asked: Enlargement, source: Extent) -> Extent:
@@ -138,11 +127,7 @@ def bind_upscale(upscalers: Mapping[str, int], source: tuple[int, int], **fields
     ``upscalers`` has the side of the tiles of each upscaler by name (0: it has none), the default one first; ``source`` is
     the width and height of the upright image. Raises RequestError for the first wrong field.
     """
-    try:
-        sent = _Asked.model_validate(fields).model_dump(exclude_none=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise RequestError(path_of(first), *value_and_reason(first)) from error
+    sent = _SENT.validated(fields)
     name = sent.get("upscaler", next(iter(upscalers)))
     check_upscaler("upscaler", name, upscalers)
     parts: dict[str, dict[str, Any]] = {"enlargement": {}, "output": {}}

@@ -53,7 +53,7 @@ class Sent(BaseModel):
 
 
 FIELDS = tuple(fields_of(Photograph))
-ASKED = create_model("ASKED", __base__=Sent, **asked_fields(FIELDS, Sent, bytes))
+ASKED = create_model("ASKED", __base__=Sent, **asked_fields(FIELDS, Sent, lambda field: field.name == "prompt", bytes))
 
 
 def refusal(lamps):
