@@ -9,6 +9,8 @@ from dataclasses import dataclass
 #: Width and height of an image that the networks compute.
 Shape = tuple[int, int]
 
+#: The share of a side that neighboring boxes, or windows, have in common at least.
+OVERLAP = 1 / 4
 #: How much more a side may be cropped (5 %) for a shape whose area is nearer.
 _CROP = math.log(1.05)
 
@@ -39,6 +41,15 @@ class Box:
     def grown(self, by: int) -> Box:
         """Return the box with so many pixels more on every side."""
         return Box(self.left - by, self.top - by, self.right + by, self.bottom + by)
+
+
+def overlapping(length: int, part: int) -> list[int]:
+    """Return where overlapping parts of an axis begin, at equal distances; the last ends with the axis."""
+    room = length - part
+    if room == 0:
+        return [0]
+    count = math.ceil(room / (part * (1 - OVERLAP))) + 1
+    return [round(i * room / (count - 1)) for i in range(count)]
 
 
 def nearest_shape(width: int, height: int, shapes: Sequence[Shape]) -> Shape:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from server.pipeline.boxes.box import Box, Shape
+from server.pipeline.boxes.box import Box, Shape, overlapping
 
-#: The share of a box's side that shows what is known already, and by which boxes along an edge overlap.
-_CONTEXT, _OVERLAP = 1 / 3, 1 / 4
+#: The share of a box's side that shows what is known already.
+_CONTEXT = 1 / 3
 #: Up to this many image pixels for a computed one, the whole image is a single box: nothing has to be fitted together.
 _ONE_BOX = 1.25
 #: Boxes grow, which blurs what is new, rather than be more than so many.
@@ -64,8 +63,7 @@ def _along(first: int, last: int, length: int, side: int) -> list[int]:
     room = last - first - length
     if room <= 0:
         return [min(max(first + room // 2, 0), side - length)]
-    count = math.ceil(room / (length * (1 - _OVERLAP))) + 1
-    return [first + round(i * room / (count - 1)) for i in range(count)]
+    return [first + start for start in overlapping(last - first, length)]
 
 
 def _needed(boxes: Iterator[Box], known: Box, width: int, height: int) -> list[Box]:

@@ -6,32 +6,22 @@ no seam is left.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-#: The share of a window's side that it has at least in common with the next.
-_OVERLAP = 0.25
+from server.pipeline.boxes.box import OVERLAP, overlapping
 
 Float32 = NDArray[np.float32]
 Place = tuple[slice, slice]
 
 
-def _starts(length: int, window: int) -> list[int]:
-    """Return where windows begin along an axis, at equal distances; the last ends with the axis."""
-    if length == window:
-        return [0]
-    count = math.ceil((length - window) / (window * (1 - _OVERLAP))) + 1
-    return [round(i * (length - window) / (count - 1)) for i in range(count)]
-
-
 def _weight(window: int) -> Float32:
     """Return the weights along a window: rising from its edge over the overlap."""
     place = np.arange(window, dtype=np.float32) + 0.5
-    return np.asarray(np.clip(np.minimum(place, window - place) / (window * _OVERLAP), 0, 1), np.float32)
+    return np.asarray(np.clip(np.minimum(place, window - place) / (window * OVERLAP), 0, 1), np.float32)
 
 
 @dataclass(frozen=True)
@@ -51,8 +41,8 @@ class Windows:
         (height, width), (rows, columns) = self.shape, self.window
         return [
             (slice(top, top + rows), slice(left, left + columns))
-            for top in _starts(height, rows)
-            for left in _starts(width, columns)
+            for top in overlapping(height, rows)
+            for left in overlapping(width, columns)
         ]
 
     def blend(self, compute: Callable[[Place], Float32], into: float = 1) -> Float32:
