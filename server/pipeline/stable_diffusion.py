@@ -30,10 +30,11 @@ from server.pipeline.preview import Previewer
 from server.pipeline.prompts.editing import Walk
 from server.pipeline.request import Extent, GenerationRequest, ImageSeeds
 from server.pipeline.request.controls import Control
+from server.pipeline.request.prompting import second_walk
 from server.pipeline.safety import SafetyChecker
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule, Scheduler
 from server.pipeline.schedulers.schedule import Latents
-from server.pipeline.tasks.hires import SecondPass, WindowedAutoencoder, WindowedPredictor, window_for
+from server.pipeline.tasks.hires import SecondPass, WindowedAutoencoder, WindowedPredictor
 from server.pipeline.tasks.palette import PaletteReference, palette_of_request
 from server.pipeline.tasks.start import Start, start_of
 from server.pipeline.tasks.upscale import OpenUpscaler, no_upscaler
@@ -66,6 +67,8 @@ class StableDiffusion:
         self._folder = folder
         memory = LoadedNetworks(memory_budget) if beside is None else beside._networks.memory
         self._networks: Networks = Networks(folder, compute_units, loader, memory, trials)
+        #: Returns one of the model's networks, loaded.
+        self.network = self._networks.get
         self._schedule = NoiseSchedule.of(folder.manifest)
         self._coder = Autoencoder(folder.manifest, self.network)
         self._conditioner = Conditioner(folder, self.network)
@@ -76,22 +79,6 @@ class StableDiffusion:
     def manifest(self) -> Manifest:
         """The model's manifest."""
         return self._folder.manifest
-
-    def network(
-        self,
-        name: str,
-        width: int | None = None,
-        height: int | None = None,
-        *,
-        batch: int = 1,
-        tokens: int = 0,
-        control: bool = False,
-        image_tokens: int | None = None,
-    ) -> Network:
-        """Return one of the model's networks; see `Networks.get`."""
-        return self._networks.get(
-            name, width, height, batch=batch, tokens=tokens, control=control, image_tokens=image_tokens
-        )
 
     def load(self, progress: OnProgress = ignore) -> None:
         """Load the networks for a request of the default size; ``progress`` is called for each.
@@ -150,7 +137,7 @@ class StableDiffusion:
             painting, before = canvas.painting(), 0
             for done, (box, controls_of_box) in enumerate(boxes):
                 start = self._start(request, painting.view(box), palette) if done else first
-                noise = self._noise(request, seeds.of_box(done))
+                noise = self._noise(request, seeds.of_box(done), size)
                 guided = replace(unet, controls=controls_of_box)
                 for step in self._denoise(request, guided, start, noise, refining, palette):
                     latents = step.latents
@@ -159,7 +146,7 @@ class StableDiffusion:
                 if done + 1 < len(boxes):
                     painting.paint(box, self._coder.decode(latents, size))
             if second is not None:
-                noise = self._noise(request.model_copy(update={"computed": second.target}), seeds)
+                noise = self._noise(request, seeds, second.target)
                 for event in second.events(latents, noise):
                     if isinstance(event, Step):
                         latents = event.latents
@@ -183,7 +170,7 @@ class StableDiffusion:
 
     def _second_window(self, request: GenerationRequest) -> Extent:
         """Return the size that the networks of the second pass compute."""
-        return window_for(request.finest(self.manifest.vae_scale_factor), self.manifest.sizes, request.computed)
+        return request.computed if request.in_windows(self.manifest) else request.finest(self.manifest.vae_scale_factor)
 
     def _second_pass(self, request: GenerationRequest, attachments: Mapping[str, bytes]) -> SecondPass | None:
         """Return the second pass of hires fix for all images of a request; None if it asks for none."""
@@ -191,8 +178,7 @@ class StableDiffusion:
             return None
         target, window = request.finest(self.manifest.vae_scale_factor), self._second_window(request)
         whole, skipped = request.hires.scheduled(request.sampling.steps)
-        walk = Walk(whole - skipped, earlier=request.sampling.steps)
-        guided = self._guided_unet(request.model_copy(update={"computed": window}), attachments, walk)
+        guided = self._guided_unet(request.model_copy(update={"computed": window}), attachments, second_walk(request))
         (_, _, *rows), (_, _, *shape) = self._coder.latent_shape(window), self._coder.latent_shape(target)
         return SecondPass(
             upscaler=request.hires.hires_upscaler,
@@ -206,9 +192,9 @@ class StableDiffusion:
             open_upscaler=self._open_upscaler,
         )
 
-    def _noise(self, request: GenerationRequest, seeds: ImageSeeds) -> ImageNoise:
-        shape = self._coder.latent_shape(request.computed)
-        return ImageNoise(request.seeds.rng, seeds, request.seeds.variation_strength, shape)
+    def _noise(self, request: GenerationRequest, seeds: ImageSeeds, size: Extent) -> ImageNoise:
+        """Return the noise of an image that is computed at a size."""
+        return ImageNoise(request.seeds.rng, seeds, request.seeds.variation_strength, self._coder.latent_shape(size))
 
     def _scheduler(self, request: GenerationRequest, steps: int) -> Scheduler:
         """Return the request's scheduler for a run of so many steps."""

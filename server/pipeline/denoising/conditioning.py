@@ -15,12 +15,12 @@ from converter.networks.registry import UNET, UNET_PROMPT
 from converter.runtime import Network
 from server.pipeline.denoising.denoiser import Moment
 from server.pipeline.denoising.guidance import is_guided
+from server.pipeline.denoising.rows import Float16
 from server.pipeline.prompts.editing import Walk
 from server.pipeline.prompts.encoder import EncodedPrompt, PromptEncoder, chunk_count, prompt_tokenizers
 from server.pipeline.prompts.reading import read_prompt
 from server.pipeline.request import GenerationRequest
 
-Float16 = NDArray[np.float16]
 #: Aesthetic scores of good and of bad images that SDXL's refiner was trained with (diffusers' aesthetic_score defaults).
 _GOOD, _BAD = 6.0, 2.5
 _REFINER_IDS = 5

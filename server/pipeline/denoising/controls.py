@@ -14,12 +14,10 @@ from converter.runtime import Network
 from server.pipeline.boxes.box import Box, Shape
 from server.pipeline.canvas.canvas import attached, taken
 from server.pipeline.denoising.denoiser import Moment
-from server.pipeline.denoising.rows import Inputs, predict_rows
+from server.pipeline.denoising.rows import Float16, Inputs, predict_rows
 from server.pipeline.images import Pixels, fit_image, to_unit
 from server.pipeline.request import GenerationRequest
 from server.pipeline.request.controls import Control, applies
-
-Float16 = NDArray[np.float16]
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 
 from converter.runtime import Network
 
+Float16 = NDArray[np.float16]
 #: A network's inputs for one row, by name, each with a first axis of 1.
-Inputs = Mapping[str, NDArray[np.float16]]
+Inputs = Mapping[str, Float16]
 
 
-def predict_rows(
-    network: Network, rows: Sequence[Inputs], sample: NDArray[np.float16], timestep: float
-) -> dict[str, NDArray[Any]]:
+def predict_rows(network: Network, rows: Sequence[Inputs], sample: Float16, timestep: float) -> dict[str, NDArray[Any]]:
     """Return the network's outputs by name, the first axis as long as ``rows``, in as few calls as its package allows.
 
     ``sample`` is [1, C, h, w] for all rows. Of a row's inputs the network gets those that it has.

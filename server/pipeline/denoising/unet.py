@@ -13,9 +13,7 @@ from server.pipeline.denoising.conditioning import Conditioning, Row
 from server.pipeline.denoising.controls import Controls
 from server.pipeline.denoising.denoiser import Moment
 from server.pipeline.denoising.guidance import Guidance
-from server.pipeline.denoising.rows import Inputs, predict_rows
-
-Float16 = NDArray[np.float16]
+from server.pipeline.denoising.rows import Float16, Inputs, predict_rows
 
 
 @dataclass(frozen=True)

@@ -118,8 +118,9 @@ def _check_hires(request: GenerationRequest, manifest: Manifest) -> None:
         "an image": request.source,
         "controls": request.controls or None,
         "a refiner": request.refiner,
+        "a palette_image": request.palette,
+        "an inpainting model": manifest.conditions.inpainting or None,
     }
-    others |= {"a palette_image": request.palette, "an inpainting model": manifest.conditions.inpainting or None}
     if with_other := [name for name, part in others.items() if part is not None]:
         raise RequestError("hires_scale", hires.hires_scale, f"leave it out with {with_other[0]}")
     if hires.hires_upscaler != LATENT and (needs := IMAGES.needs(manifest)) is not None:
@@ -131,7 +132,7 @@ def _check_hires(request: GenerationRequest, manifest: Manifest) -> None:
     schedule = NoiseSchedule.of(manifest)
     enough = SCHEDULERS[request.sampling.scheduler].enough_timesteps
     if not enough(schedule, whole, request.sampling.sigmas):
-        least = (hires.hires_steps or request.sampling.steps) / schedule.num_train_timesteps
+        least = hires.made(request.sampling.steps) / schedule.num_train_timesteps
         raise RequestError(
             "hires_strength", hires.hires_strength, f"above {least:g} with so many steps, or fewer hires_steps"
         )
@@ -210,9 +211,7 @@ def bind(
         {"model": values["model"], "computed": computed, "notes": notes, **parts, **lists}
     )
     if request.hires is not None and "hires_strength" not in sent:
-        finest = request.finest(manifest.vae_scale_factor)
-        windows = (finest.width, finest.height) not in manifest.sizes
-        usual = {"hires_strength": request.hires.usual_strength(windows=windows)}
+        usual = {"hires_strength": request.hires.usual_strength(windows=request.in_windows(manifest))}
         request = request.model_copy(update={"hires": request.hires.model_copy(update=usual)})
     for check in _CHECKS:
         check(request, manifest)

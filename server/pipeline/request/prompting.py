@@ -9,13 +9,17 @@ from server.pipeline.request.errors import RequestError
 from server.pipeline.request.request import GenerationRequest
 
 
+def second_walk(request: GenerationRequest) -> Walk | None:
+    """Return the steps of the second pass of hires fix, after those of the first; None if there is none."""
+    steps = request.sampling.steps
+    return None if request.hires is None else Walk(request.hires.made(steps), earlier=steps)
+
+
 def check_prompts(request: GenerationRequest, manifest: Manifest) -> None:
     """Raise RequestError for a prompt that would cost too much, and for layers that the model cannot skip."""
     prompts, most = request.prompts, manifest.clip_skip
-    walks = [Walk(request.sampling.steps - request.skipped_steps)]
-    if request.hires is not None:
-        whole, skipped = request.hires.scheduled(request.sampling.steps)
-        walks.append(Walk(whole - skipped, earlier=request.sampling.steps))
+    second = second_walk(request)
+    walks = [Walk(request.sampling.steps - request.skipped_steps), *([] if second is None else [second])]
     for field, is_negative in (("prompt", False), ("negative_prompt", True)):
         text = getattr(prompts, field)
         prompt = read_prompt(text, with_syntax=prompts.has_syntax, is_negative=is_negative)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from converter.folder import Manifest
 from server.pipeline.fields import Derived, Items, Part, RequestField, Within, fields_of, part_of, values_of
 from server.pipeline.request.adapter import Adapter
 from server.pipeline.request.conditions import NAME, PROMPT, Prompts
@@ -69,6 +70,11 @@ class GenerationRequest(Part):
             for side in (self.computed.width, self.computed.height)
         )
         return Extent(width=width, height=height)
+
+    def in_windows(self, manifest: Manifest) -> bool:
+        """Return whether the second pass works on windows: the model was not converted for its size."""
+        finest = self.finest(manifest.vae_scale_factor)
+        return (finest.width, finest.height) not in manifest.sizes
 
     @property
     def images(self) -> int:

@@ -135,12 +135,16 @@ class Hires(Part):
             return 0.7
         return 0.2 if windows else 0.3
 
+    def made(self, steps: int) -> int:
+        """Return how many steps the second pass makes; ``steps`` is the first pass's number."""
+        return self.hires_steps or steps
+
     def scheduled(self, steps: int) -> tuple[int, int]:
         """Return the steps of the schedule, and how many of them the second pass leaves out, as A1111 counts them.
 
         ``steps`` is the first pass's number. The second pass makes all the steps that are asked for (setup_img2img_steps).
         """
-        made = self.hires_steps or steps
+        made = self.made(steps)
         whole = int(made / min(self.hires_strength, 0.999))
         return whole, whole - made
 

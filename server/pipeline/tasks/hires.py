@@ -6,7 +6,7 @@ blended in every step (MultiDiffusion, Bar-Tal et al. 2023), and so do encoder a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,11 +26,6 @@ from server.pipeline.tasks.upscale import OpenUpscaler, upscaler_of
 from server.pipeline.upscaling.enlarge import enlarged
 from server.pipeline.upscaling.names import LATENT
 from server.pipeline.upscaling.tiles import Tile
-
-
-def window_for(target: Extent, sizes: Sequence[tuple[int, int]], first: Extent) -> Extent:
-    """Return the converted size that the networks compute an image of ``target`` with: that, or the first pass's for windows."""
-    return target if (target.width, target.height) in sizes else first
 
 
 @dataclass(frozen=True)

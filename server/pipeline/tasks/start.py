@@ -13,13 +13,13 @@ from server.pipeline.autoencoder import EncodedImage
 from server.pipeline.canvas.canvas import View
 from server.pipeline.canvas.masks import latent_mask, repaints, sampled_latent_mask
 from server.pipeline.denoising.denoiser import AfterStep
+from server.pipeline.denoising.rows import Float16
 from server.pipeline.images import to_network
 from server.pipeline.noise import ImageNoise
 from server.pipeline.request import GenerationRequest
 from server.pipeline.schedulers import Scheduler
 from server.pipeline.schedulers.schedule import Latents
 
-Float16 = NDArray[np.float16]
 #: What an extended image's new part starts from, below strength 1.
 FILL = "fill"
 
