@@ -6,10 +6,15 @@ import argparse
 from pathlib import Path
 
 from converter.runtime import PRECISIONS
+from server.cli.fields import add_field
 from server.cli.flags import Commands, add_command
 from server.cli.parser import path
 from server.cli.serve import add_config, settings_of
 from server.pipeline.decoding.file import READABLE
+from server.pipeline.request.upscale import UPSCALE_FIELDS
+
+#: The image is an argument, and the format is that of the file's suffix.
+_FLAGS = [field for field in UPSCALE_FIELDS if field.name not in ("image", "format")]
 
 
 def add_upscale(commands: Commands) -> None:
@@ -26,13 +31,8 @@ def add_upscale(commands: Commands) -> None:
     command.add_argument(
         "-o", "--out", type=path, default=Path("out.png"), help="the file to write (out.png): .png, .jpg or .webp"
     )
-    command.add_argument(
-        "--upscaler", help="an installed upscaler, lanczos or nearest; left out: the first one of your own, or lanczos"
-    )
-    command.add_argument("--scale", help="how many times larger, 1 to 8 (2)")
-    command.add_argument("--width", help="pixels, instead of a scale")
-    command.add_argument("--height", help="pixels; with a width of another ratio, the image is cropped in the middle")
-    command.add_argument("--quality", help="of JPEG and WebP, 1 to 100")
+    for field in _FLAGS:
+        add_field(command, field)
     command.add_argument("--precision", choices=PRECISIONS, help="the arithmetic (fast); fp32 is exact")
     add_config(command)
     command.add_argument("--data-dir", type=path, help="the folder with the upscalers (the user's data folder)")
@@ -42,5 +42,5 @@ def add_upscale(commands: Commands) -> None:
 def _upscale(args: argparse.Namespace) -> int:
     from server.cli.offline import upscale
 
-    fields = {name: getattr(args, name) for name in ("upscaler", "scale", "width", "height", "quality")}
+    fields = {field.name: getattr(args, field.name) for field in _FLAGS}
     return upscale(settings_of(args), args.image, fields, args.out)
