@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -182,3 +185,18 @@ def diffusers_pipeline(checkpoint: Path) -> StableDiffusionPipeline:
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def image_of_diffusers(pipeline: Any, fields: Mapping[str, Any], guidance_scale: float, **call: Any) -> NDArray[Any]:
+    """Make an image with diffusers' pipeline from a request's fields; values from 0 to 255."""
+    pipeline.set_progress_bar_config(disable=True)
+    made = pipeline(
+        fields["prompt"],
+        negative_prompt=fields["negative_prompt"],
+        num_inference_steps=fields["steps"],
+        generator=torch.Generator("cpu").manual_seed(fields["seed"]),
+        guidance_scale=guidance_scale,
+        output_type="np",
+        **call,
+    )
+    return np.asarray(255 * made.images[0])

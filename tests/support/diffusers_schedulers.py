@@ -133,6 +133,10 @@ def has_option(name: str, sigmas: str) -> bool:
     return sigmas == "automatic" or OPTIONS.get(sigmas) in inspect.signature(PEERS[name][0]).parameters
 
 
+#: The schedulers and sigma schedules that diffusers combines, besides the automatic one.
+COMBINATIONS = [(name, sigmas) for name in PEERS for sigmas in OPTIONS if has_option(name, sigmas)]
+
+
 def peer(name: str, schedule: NoiseSchedule, sigmas: str = "automatic") -> Any:
     """Return a fresh copy of diffusers' scheduler of the same configuration."""
     return copy.deepcopy(_peer(name, schedule, sigmas))

@@ -23,6 +23,7 @@ from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
 from tests.support.checkpoints import (
     diffusers_pipeline,
+    image_of_diffusers,
     tiny_unet,
     write_checkpoint,
     write_xl_checkpoint,
@@ -66,19 +67,7 @@ class Pair:
     def expected(self, kind, parts, nets=1, guidance_scale=5, **call):
         pipeline = kind(**parts, controlnet=self.nets[0] if nets == 1 else self.nets[:nets])
         pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
-        pipeline.set_progress_bar_config(disable=True)
-        return (
-            255
-            * pipeline(
-                FIELDS["prompt"],
-                negative_prompt=FIELDS["negative_prompt"],
-                num_inference_steps=FIELDS["steps"],
-                generator=torch.Generator("cpu").manual_seed(FIELDS["seed"]),
-                guidance_scale=guidance_scale,
-                output_type="np",
-                **call,
-            ).images[0]
-        )
+        return image_of_diffusers(pipeline, FIELDS, guidance_scale, **call)
 
 
 @pytest.fixture(scope="module")

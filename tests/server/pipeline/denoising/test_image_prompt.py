@@ -23,7 +23,13 @@ from converter.options import ConvertOptions
 from server.pipeline.denoising.denoiser import GeneratedImage
 from server.pipeline.request import RequestError, bind
 from server.pipeline.stable_diffusion import StableDiffusion
-from tests.support.checkpoints import diffusers_pipeline, write_checkpoint, write_xl_checkpoint, xl_parts
+from tests.support.checkpoints import (
+    diffusers_pipeline,
+    image_of_diffusers,
+    write_checkpoint,
+    write_xl_checkpoint,
+    xl_parts,
+)
 from tests.support.controlnets import write_controlnet
 from tests.support.fake_pipeline import MANIFEST
 from tests.support.image_files import encoded_pixels
@@ -75,20 +81,8 @@ class Pair:
             str(self.adapters), subfolder="", weight_name=f"{adapter}.safetensors", low_cpu_mem_usage=False
         )
         theirs.set_ip_adapter_scale(scale)
-        theirs.set_progress_bar_config(disable=True)
-        return (
-            255
-            * theirs(
-                FIELDS["prompt"],
-                negative_prompt=FIELDS["negative_prompt"],
-                ip_adapter_image=Image.fromarray(REFERENCE),
-                num_inference_steps=FIELDS["steps"],
-                generator=torch.Generator("cpu").manual_seed(FIELDS["seed"]),
-                guidance_scale=guidance_scale,
-                output_type="np",
-                **call,
-            ).images[0]
-        )
+        call["ip_adapter_image"] = Image.fromarray(REFERENCE)
+        return image_of_diffusers(theirs, FIELDS, guidance_scale, **call)
 
 
 @pytest.fixture(scope="module")

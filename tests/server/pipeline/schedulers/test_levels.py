@@ -13,7 +13,7 @@ from diffusers.schedulers.scheduling_utils import AysSchedules
 
 from server.pipeline.schedulers import SCHEDULERS
 from server.pipeline.schedulers.sigma_schedules import beta
-from tests.support.diffusers_schedulers import OPTIONS, PEERS, STABLE_DIFFUSION, has_option, peer
+from tests.support.diffusers_schedulers import COMBINATIONS, PEERS, STABLE_DIFFUSION, peer
 
 #: diffusers' DPM2 passes PyTorch's tensors to NumPy's functions in an old way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
@@ -74,11 +74,8 @@ def test_timesteps_and_sigmas_are_those_of_diffusers(name, spacing):
                 assert_same_levels(name, schedule, steps)
 
 
-@pytest.mark.parametrize("sigmas", OPTIONS)
-@pytest.mark.parametrize("name", [name for name in PEERS if has_option(name, "karras")])
+@pytest.mark.parametrize(("name", "sigmas"), COMBINATIONS)
 def test_timesteps_and_sigmas_of_other_schedules_are_those_of_diffusers(name, sigmas):
-    if not has_option(name, sigmas):
-        pytest.skip("diffusers' class has no such sigmas")
     for beta_schedule in ("scaled_linear", "linear"):
         schedule = replace(STABLE_DIFFUSION, timestep_spacing="trailing", beta_schedule=beta_schedule)
         for steps in (2, 7, 20):

@@ -11,12 +11,11 @@ import pytest
 from converter.sources.config_tables import PREDICTION_TYPES
 from server.pipeline.schedulers import SCHEDULERS
 from tests.support.diffusers_schedulers import (
-    OPTIONS,
+    COMBINATIONS,
     PEERS,
     STABLE_DIFFUSION,
     ZERO_SNR,
     assert_same_run,
-    has_option,
 )
 
 #: diffusers' DPM2 passes PyTorch's tensors to NumPy's functions in an old way.
@@ -41,11 +40,8 @@ def test_a_run_ends_where_diffusers_ends(name, prediction, spacing):
 STARTS = [(s.name, prediction) for s in SCHEDULERS.values() for prediction in s.from_pure_noise]
 
 
-@pytest.mark.parametrize("sigmas", OPTIONS)
-@pytest.mark.parametrize("name", [name for name in PEERS if has_option(name, "karras")])
+@pytest.mark.parametrize(("name", "sigmas"), COMBINATIONS)
 def test_a_run_over_other_sigmas_ends_where_diffusers_ends(name, sigmas):
-    if not has_option(name, sigmas):
-        pytest.skip("diffusers' class has no such sigmas")
     runs = [(1, 1.0), (2, 1.0), (8, 1.0), (20, 1.0), (10, 0.55)]
     if name in ("deis", "sa_solver"):
         # diffusers' repeat the last sigma then: a single step ends where it begins.
