@@ -47,7 +47,7 @@ def encoded_and_decoded(vae: AutoencoderKL, image: NDArray[np.uint8]) -> NDArray
 
 
 def make_images(file: Path, *, seed: int = 4) -> None:
-    """Draw the training scenes, none of them held out: ``large`` [N, 512, 512, 3], ``small`` [N, 3, 256, 256, 3]."""
+    """Draw the training scenes, without the held-out ones: ``large`` [N, 512, 512, 3], ``small`` [N, 3, 256, 256, 3]."""
     rng = np.random.default_rng(seed)
     vae = AutoencoderKL.from_pretrained(HERE / "model" / "vae").float().eval()
     large, small = [], []

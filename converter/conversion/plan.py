@@ -331,7 +331,7 @@ def make_plan(checkpoint: Source, options: ConvertOptions, progress: OnProgress 
     ``progress`` is called while a network that an option names downloads.
     """
     if "tile" in options.changed():
-        raise CheckpointError(f"tile is {options.tile}, but {checkpoint.name} is no upscaler; leave it out")
+        raise CheckpointError(f"tile is {options.tile}, but {checkpoint.name} is not an upscaler; leave it out")
     extras = _open_extras(checkpoint, options, progress)
     family = recognize(checkpoint, vae=extras[VAE.name].config if VAE.name in extras else None)
     for name, extra in extras.items():

@@ -32,9 +32,9 @@ def _ranges(accept: str) -> dict[str, float]:
 
 
 def preferred(accept: str | None, offered: Sequence[str]) -> str | None:
-    """Return which of the offered media types the client takes most gladly; None if it takes none of them.
+    """Return the offered media type that the client prefers; None if it accepts no offered one.
 
-    The first of those that it takes equally. Without a header, or with one that is empty, it takes everything. The most
+    Of equally preferred ones it is the first. Without a header, or with an empty one, a client accepts everything. The most
     exact range counts: ``image/png;q=0.1, image/*`` prefers every other image to PNG.
     """
     weights = _ranges(accept or "") or {"*/*": 1.0}

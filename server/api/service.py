@@ -277,7 +277,7 @@ class Service:
             return Refusal("key_reused", "key_reused", str(reused), field="Idempotency-Key", value=options.key)
 
     async def image_size(self, attachments: Mapping[str, bytes]) -> Shape | Refusal | None:
-        """Return the upright source image's width and height; None without one. Refuses what is no image."""
+        """Return the upright source image's width and height; None without one. Refuses files that are not images."""
         data = attachments.get(IMAGE)
         if data is None:
             return None
@@ -305,7 +305,10 @@ class Service:
             return _bad_image(IMAGE, bad)
 
     async def control_map(self, data: bytes, question: MapQuestion) -> bytes | Refusal:
-        """Return the control map of an image as a PNG. Refuses what is no image; raises RequestError for wrong thresholds."""
+        """Return the control map of an image as a PNG.
+
+        Refuses files that are not images; raises RequestError for wrong thresholds.
+        """
         check_preprocessing(question)
         try:
             file = await run_in_threadpool(read_image, data)

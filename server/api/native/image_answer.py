@@ -1,4 +1,4 @@
-"""Answers with an image in the format that the client wants: the one it asks for, or the one that it accepts most gladly."""
+"""Answers with an image in the format that the client asks for, or else in the one that it prefers."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class Moment:
 
     call: the index of the call in the scheduler's timesteps, of ``calls``.
     first_call: that of the first one; img2img leaves out those before.
-    timestep: what the network is told, a (fractional) training timestep.
+    timestep: the network's input, a (fractional) training timestep.
     sigma: the ratio of noise to signal there.
     """
 

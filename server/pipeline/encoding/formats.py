@@ -21,7 +21,7 @@ class OutputFormat:
 PNG = OutputFormat("png", "image/png", (".png",), lossy=False)
 JPEG = OutputFormat("jpeg", "image/jpeg", (".jpg", ".jpeg"), lossy=True)
 WEBP = OutputFormat("webp", "image/webp", (".webp",), lossy=True)
-#: By name. The server prefers the first that a client takes as gladly as others: it loses nothing, and is stored so.
+#: By name. Of those that a client prefers equally, the server sends the first: PNG loses nothing, and is what is stored.
 FORMATS = {each.name: each for each in (PNG, WEBP, JPEG)}
 #: The quality of lossy formats, 1 to 100, that is used if none is asked for: the bundled model's images at 512x512 then
 #: differ from their PNG by 1 level in 255 on average, and take half of its bytes as JPEG, a fifth as WebP.
@@ -29,5 +29,5 @@ USUAL_QUALITY = 90
 
 
 def format_of_suffix(suffix: str) -> OutputFormat | None:
-    """Return the format of files with this suffix (``.jpg``), in upper or lower case; None if it is none of them."""
+    """Return the format of files with this suffix (``.jpg``), in upper or lower case; None for other suffixes."""
     return next((each for each in FORMATS.values() if suffix.lower() in each.suffixes), None)

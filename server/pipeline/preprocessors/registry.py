@@ -47,11 +47,11 @@ LEARNED = ("depth", "normal", "pose", "openpose", "segmentation", "hed", "mlsd",
 
 
 def accepted_preprocessors(asked: str) -> str:
-    """Return what is accepted in place of a preprocessor that there is not, and for a learned one why."""
+    """Return what is accepted in place of an unknown preprocessor, and the reason if it is a learned one."""
     names = ", ".join(PREPROCESSORS)
     if asked not in LEARNED:
         return names
     return (
-        f"{names}; {asked} takes weights of a network that makes such maps, and there are none on this machine: make the "
+        f"{names}; {asked} needs a trained network, and this server has no weights for it: make the "
         f"map elsewhere and send it with the preprocessor {NONE}"
     )

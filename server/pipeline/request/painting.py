@@ -15,7 +15,7 @@ from server.pipeline.request.sampling import SIDE
 def painting_defaults(sent: Mapping[str, Any], image_size: Shape | None) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the defaults of a request whose source image is painted in part, and notes about them.
 
-    They are none for other requests. Raises RequestError if an extended image has a size that is not accepted.
+    Other requests get no defaults and no notes. Raises RequestError if an extended image has a size that is not accepted.
     """
     if "image" not in sent or not (Mask.is_asked(sent) or Outpaint.is_asked(sent)):
         return {}, ()

@@ -165,7 +165,7 @@ def start_of(
 def _inpainting(
     request: GenerationRequest, view: View, manifest: Manifest, encode: Callable[[Float16], EncodedImage]
 ) -> InpaintingInputs:
-    """Return what an inpainting model's UNet sees of the image; without a mask, it is told to paint everything."""
+    """Return an inpainting model's view of the image; without a mask, everything is to be painted."""
     size, factor = request.computed, manifest.vae_scale_factor
     if view.source is None or view.mask is None:
         blank = np.zeros((1, 3, size.height, size.width), np.float16)
