@@ -26,7 +26,7 @@ from server.jobs.store import JobStore
 from server.models.installed import InstalledModels, UnknownModel
 from server.models.upscalers import InstalledUpscalers, Upscaler
 from server.pipeline.boxes.box import Shape
-from server.pipeline.canvas.attachments import Kept, kept
+from server.pipeline.canvas.attachments import kept
 from server.pipeline.cost import Cost, cost
 from server.pipeline.decoding.file import ImageError, ImageFile
 from server.pipeline.denoising.refining import check_refiner
@@ -243,12 +243,15 @@ class Service:
             )
         attachments: dict[str, bytes] = {}
         notes: list[str] = []
-        image_size = await self.image_size(options.attachments)
-        if isinstance(image_size, Refusal):
-            return image_size
-        for name, data in options.attachments.items():
+        image_size: Shape | None = None
+        # The source image first: a mask is scaled to its size.
+        for name, data in sorted(options.attachments.items(), key=lambda attachment: attachment[0] != IMAGE):
             try:
-                part = await self._kept(request, name, data, image_size)
+                file = await run_in_threadpool(read_image, data)
+                if name == IMAGE:
+                    image_size = file.upright
+                limiter = self._limiter(file)
+                part = await to_thread.run_sync(kept, request, name, file, data, image_size, limiter=limiter)
             except ImageError as bad:
                 return _bad_image(name, bad)
             attachments[name] = part.data
@@ -286,13 +289,8 @@ class Service:
         except ImageError as bad:
             return _bad_image(IMAGE, bad)
 
-    async def _kept(self, request: JobRequest, name: str, data: bytes, image_size: Shape | None) -> Kept:
-        """Return what is stored of an upload; raise ImageError. Further uploads wait for their turn to be decoded."""
-        file = await run_in_threadpool(read_image, data)
-        limiter = self._limiter(file)
-        return await to_thread.run_sync(kept, request, name, file, data, image_size, limiter=limiter)
-
     def _limiter(self, file: ImageFile) -> CapacityLimiter:
+        """Return the limiter under which an upload waits for its turn to be decoded."""
         # The codes of a lossless WebP take up to 0.5 GB, whatever its size, and its header does not say so.
         return self._one_large if file.pixels > LARGE or file.format == "WEBP" else self._two_small
 

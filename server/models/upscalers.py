@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from converter.conversion.partial import conversion_lock
@@ -17,6 +18,7 @@ BUNDLED = "shapes-2x"
 _BUNDLED_FILE = Path(__file__).resolve().parent.parent / "data" / "anemone-upscaler" / f"{BUNDLED}.safetensors"
 
 
+@cache
 def _bundled_file() -> UpscalerFile:
     source = UpscalerFile.open(_BUNDLED_FILE)
     assert source is not None
