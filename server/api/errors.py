@@ -16,7 +16,7 @@ from starlette.responses import Response
 from server.api.service import Reason, Refusal
 from server.errors import ApiError, RenderError, quoted
 from server.faults import Fault, fault_of
-from server.pipeline.fields import value_and_reason
+from server.pipeline.limits import value_and_reason
 from server.pipeline.request import RequestError
 
 log = logging.getLogger("anemone.api")

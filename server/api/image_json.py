@@ -13,7 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from server.api.errors import not_json
 from server.errors import ApiError, quoted
-from server.pipeline.fields import LongText
+from server.pipeline.limits import LongText
 from server.security.body import USUAL_BODY, too_large
 
 #: Bytes of a text that may be longer only if it is an image: above those of the longest prompt, with every character escaped.

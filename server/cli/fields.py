@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 from converter.errors import quoted
 from server.cli.parser import path
 from server.findings import accepted_by
-from server.pipeline.fields import Accepts, Items, OneOf, RequestField
+from server.pipeline.fields import RequestField
+from server.pipeline.limits import Accepts, Items, OneOf
 
 
 def add_field(command: argparse.ArgumentParser, field: RequestField) -> None:

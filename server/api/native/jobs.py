@@ -34,7 +34,7 @@ from server.api.sse import Snapshot, TakeSnapshot, add_event_route
 from server.events import OPEN, Status
 from server.jobs.job import Job
 from server.jobs.queue import JobQueue
-from server.pipeline.fields import FIRST_ONLY
+from server.pipeline.limits import FIRST_ONLY
 from server.pipeline.request import Extent, GenerationRequest
 from server.pipeline.request.output import Output
 

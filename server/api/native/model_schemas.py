@@ -12,7 +12,7 @@ from server.api.native.schemas import SizeOut
 from server.api.request_body import RequestBody
 from server.events import Status
 from server.models.conversion_request import NAME
-from server.pipeline.fields import FIRST_ONLY, Whole
+from server.pipeline.limits import FIRST_ONLY, Whole
 
 _HUB = "owner/name on the Hugging Face hub, also @revision"
 #: Every supported family has 8 pixels a latent. A wrong side is refused before a download of gigabytes; the conversion's plan

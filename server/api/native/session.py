@@ -15,7 +15,7 @@ from server.api.native.errors import error
 from server.api.native.upload import json_only
 from server.api.request_body import RequestBody
 from server.errors import ApiError
-from server.pipeline.fields import Characters
+from server.pipeline.limits import Characters
 from server.security.key import COOKIE
 from server.security.sessions import SESSION_SECONDS
 

@@ -18,7 +18,8 @@ from server.api.errors import from_validation
 from server.api.image_json import MOST_IMAGES, read_image_json
 from server.api.native.body import Body, SentFile
 from server.errors import ApiError, quoted
-from server.pipeline.fields import Items, RequestField, without_attachments
+from server.pipeline.fields import RequestField, without_attachments
+from server.pipeline.limits import Items
 from server.security.body import USUAL_BODY
 
 #: Fields that a form may have; there are half as many in the request with the most.

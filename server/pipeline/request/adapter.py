@@ -9,7 +9,8 @@ from pydantic import Field
 from converter.folder import Manifest
 from converter.networks.registry import IP_ADAPTER
 from server.pipeline.abilities import ip_adapters
-from server.pipeline.fields import Attachment, Part, Real, Within
+from server.pipeline.fields import Attachment, Part
+from server.pipeline.limits import Real, Within
 from server.pipeline.request.conditions import NAME
 from server.pipeline.request.errors import RequestError
 

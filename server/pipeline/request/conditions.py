@@ -7,15 +7,8 @@ from typing import Annotated
 from pydantic import Field
 
 from converter.options import MOST_CLIP_SKIP
-from server.pipeline.fields import (
-    Characters,
-    Infotext,
-    OneOf,
-    Part,
-    Whole,
-    Within,
-    unless_stored,
-)
+from server.pipeline.fields import Infotext, Part
+from server.pipeline.limits import Characters, OneOf, Whole, Within, unless_stored
 
 #: A text longer than this is a mistake, or an attack on the tokenizer.
 PROMPT = Characters(10_000)

@@ -10,8 +10,9 @@ from pydantic import Field
 from converter.folder import Manifest
 from converter.networks.registry import CONTROLNET
 from server.pipeline.abilities import CONTROLS, control_nets
-from server.pipeline.fields import Attachment, Part, Real, Whole, Within, unless_stored
+from server.pipeline.fields import Attachment, Part
 from server.pipeline.images import Pixels
+from server.pipeline.limits import Real, Whole, Within, unless_stored
 from server.pipeline.preprocessors.edges import HIGH_THRESHOLD, LOW_THRESHOLD
 from server.pipeline.preprocessors.registry import NONE, PREPROCESSORS, accepted_preprocessors
 from server.pipeline.request.conditions import NAME

@@ -7,7 +7,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from server.pipeline.fields import Attachment, Derived, Infotext, OneOf, Part, Real, Whole, Within
+from server.pipeline.fields import Attachment, Derived, Infotext, Part
+from server.pipeline.limits import OneOf, Real, Whole, Within
 from server.pipeline.palette.extraction import FEWEST, MOST, USUAL, Color
 
 #: What a masked part starts from, and A1111's names for it in the infotext.

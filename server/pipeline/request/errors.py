@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from converter.errors import AnemoneError
 from server.errors import quoted
-from server.pipeline.fields import RequestField, asked_fields, path_of, value_and_reason
+from server.pipeline.fields import RequestField, asked_fields
+from server.pipeline.limits import path_of, value_and_reason
 
 
 class RequestError(AnemoneError):

@@ -7,7 +7,8 @@ from typing import Annotated
 from pydantic import Field
 
 from server.pipeline.encoding.formats import FORMATS, USUAL_QUALITY, OutputFormat
-from server.pipeline.fields import OneOf, Part, Whole, Within
+from server.pipeline.fields import Part
+from server.pipeline.limits import OneOf, Whole, Within
 from server.pipeline.request.errors import RequestError
 
 FormatName = Annotated[str, OneOf(tuple(FORMATS))]

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from converter.folder import Manifest
-from server.pipeline.fields import Derived, Items, Part, RequestField, Within, fields_of, part_of, values_of
+from server.pipeline.fields import Derived, Part, RequestField, fields_of, part_of, values_of
+from server.pipeline.limits import Items, Within
 from server.pipeline.request.adapter import Adapter
 from server.pipeline.request.conditions import NAME, PROMPT, Prompts
 from server.pipeline.request.controls import Control

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from converter.folder import Manifest
 from converter.networks.registry import VAE_ENCODER
-from server.pipeline.fields import FromModel, Infotext, Part, Real, Whole, Within, unless_stored
+from server.pipeline.fields import FromModel, Infotext, Part
+from server.pipeline.limits import Real, Whole, Within, unless_stored
 from server.pipeline.request.conditions import NAME
 from server.pipeline.schedulers import (
     AUTOMATIC,

@@ -9,7 +9,8 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from server.pipeline.fields import Count, Infotext, OneOf, Part, Real, Whole, Wholes, Within, unless_stored
+from server.pipeline.fields import Infotext, Part
+from server.pipeline.limits import Count, OneOf, Real, Whole, Wholes, Within, unless_stored
 from server.pipeline.request.errors import RequestError
 
 _IMAGES = Within(1, 8)

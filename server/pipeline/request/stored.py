@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 
-from server.pipeline.fields import STORED
+from server.pipeline.limits import STORED
 from server.pipeline.request.request import GenerationRequest
 from server.pipeline.request.upscale import UpscaleRequest
 

@@ -7,17 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from server.pipeline.fields import (
-    Attachment,
-    Derived,
-    Part,
-    Real,
-    RequestField,
-    Whole,
-    Within,
-    fields_of,
-    values_of,
-)
+from server.pipeline.fields import Attachment, Derived, Part, RequestField, fields_of, values_of
+from server.pipeline.limits import Real, Whole, Within
 from server.pipeline.request.conditions import NAME
 from server.pipeline.request.errors import RequestError, SentFields
 from server.pipeline.request.output import Output

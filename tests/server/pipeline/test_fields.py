@@ -7,21 +7,8 @@ from typing import Annotated
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from server.pipeline.fields import (
-    STORED,
-    Attachment,
-    Items,
-    Part,
-    Real,
-    Within,
-    asked_fields,
-    fields_of,
-    path_of,
-    place_of,
-    value_and_reason,
-    values_of,
-    without_attachments,
-)
+from server.pipeline.fields import Attachment, Part, asked_fields, fields_of, place_of, values_of, without_attachments
+from server.pipeline.limits import STORED, Items, Real, Within, path_of, value_and_reason
 
 
 class Lamp(Part):
