@@ -22,16 +22,24 @@ from tests.support.live_server import until
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 _ROOT = Path(__file__).resolve().parent.parent
-_NAMES = ("converter", "server", "demo", "pyproject.toml", "setup.py", "README.md", "LICENSE")
 _COMPILER = shutil.which("cc")
-_BUILT = shutil.ignore_patterns("*.so", "__pycache__", "run")
+_BUILT = shutil.ignore_patterns("*.so", "__pycache__")
+
+
+def _copied_by_docker() -> list[str]:
+    """The files and folders that Dockerfile.convert builds the wheel of, all of which .dockerignore lets in."""
+    build, _, _ = (_ROOT / "Dockerfile.convert").read_text().partition("RUN pip wheel")
+    names = [name for line in re.findall(r"^COPY (.+)$", build, re.MULTILINE) for name in line.split()[:-1]]
+    let_in = re.findall(r"^!(.+)$", (_ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    assert set(names) == set(let_in)
+    return names
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this tree, built beside it, so that no build folder stays in it."""
+    """The wheel of what Dockerfile.convert copies, built beside it, so that no build folder stays in the tree."""
     source = tmp_path_factory.mktemp("source")
-    for name in _NAMES:
+    for name in _copied_by_docker():
         if (_ROOT / name).is_dir():
             shutil.copytree(_ROOT / name, source / name, symlinks=True, ignore=_BUILT)
         else:
@@ -104,15 +112,18 @@ def _is_ready(client: httpx.Client) -> bool:
     return reply.status_code == 200
 
 
-def test_the_wheel_has_every_module_the_types_and_the_bundled_model_and_no_training(wheel: Path) -> None:
+def test_the_wheel_has_every_module_the_types_and_what_is_bundled_and_no_training(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {str(path.relative_to(_ROOT)) for top in ("converter", "server") for path in (_ROOT / top).rglob("*.py")}
-    model = {
-        f"server/data/anemone-demo/{path.relative_to(_ROOT / 'demo' / 'model')}"
-        for path in (_ROOT / "demo" / "model").rglob("*")
+    # Links to folders of demo/ in a checkout, which rglob does not follow.
+    bundled = {
+        str(link.relative_to(_ROOT) / path.relative_to(link.resolve()))
+        for link in (_ROOT / "server" / "data").iterdir()
+        for path in link.resolve().rglob("*")
         if path.is_file()
     }
-    assert modules | model | {"converter/py.typed", "server/py.typed"} <= names
+    assert len(bundled) > 10
+    assert modules | bundled | {"converter/py.typed", "server/py.typed"} <= names
     kernels = [name for name in names if name.startswith("converter/runtime/fast/_kernels_portable.")]
     assert len(kernels) == (_COMPILER is not None)
     assert {name.partition("/")[0] for name in names} == {"converter", "server", f"anemone-{__version__}.dist-info"}
