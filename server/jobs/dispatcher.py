@@ -27,6 +27,7 @@ from server.jobs.running import Running
 from server.jobs.slot_events import Models, SlotEvents
 from server.jobs.worker_slot import Assigned, Died, WorkerSlot
 from server.outage import Outage, Pauses
+from server.pipeline.request import needs_model
 from server.supervisor import STOP_SECONDS, ChildProcess, Launch, Supervisor
 
 log = logging.getLogger("anemone.queue")
@@ -82,10 +83,9 @@ class Dispatcher:
         """The state of the first model, or of the outage that keeps jobs from running."""
         return self._board.now
 
-    @property
-    def is_stuck(self) -> bool:
-        """Whether clients should not wait for jobs: there will be no first model, or the outage is long."""
-        return self._board.is_stuck
+    def is_stuck(self, model: str) -> bool:
+        """Return whether clients should not wait for a job that is listed under this model: see `ReadinessBoard.is_stuck`."""
+        return self._board.is_stuck(needs_model(model))
 
     @property
     def loaded(self) -> list[str]:
@@ -190,13 +190,17 @@ class Dispatcher:
             self._board.outage_ended()
 
     def _start_workers(self) -> None:
-        first = self._loaded.first
-        if first is None or self._board.model.state == "failed":
+        """Start the workers that are missing, each with the first model if there may be one.
+
+        Jobs that need no model have a worker also while the first model is converted, or when it has failed.
+        """
+        first = self._loaded.first if self._board.model.state != "failed" else None
+        if first is None and not self._ledger.has_jobs_without_model:
             return
-        for slot in self._slots:
+        for slot in self._slots if first is not None else self._slots[:1]:
             if slot.worker is None:
                 slot.worker, slot.has_begun = ChildProcess(slot.launch), False
-            if slot.has_begun:
+            if slot.has_begun or first is None:
                 continue
             try:
                 slot.send(Load(self._events.ref(first)))
@@ -241,11 +245,11 @@ class Dispatcher:
             self._attempt(partial(self._handle, slot))
 
     def _feed(self, slot: WorkerSlot) -> None:
-        """Give a worker the next job if it is free."""
-        if self._board.model.state != "ready" or slot.worker is None or slot.running is not None:
+        """Give a worker the next job if it is free; until the first model is ready, one that needs no model."""
+        if slot.worker is None or slot.running is not None:
             return
         try:
-            assignment = self._ledger.take(slot.number, slot.loaded)
+            assignment = self._ledger.take(slot.number, slot.loaded, models=self._board.model.state == "ready")
         except Unstartable as unstartable:
             self._ledger.fail(unstartable.job_id, self._counted(unstartable.error, unstartable.job_id))
             self.wake()

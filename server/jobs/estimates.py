@@ -14,13 +14,25 @@ from server.pipeline.request import GenerationRequest, JobRequest
 _WEIGHT = 0.3
 
 
+#: Between the names of a model and its refiner, in a shape; no model's name has it.
+_BESIDE = ", "
+
+
 class Shape(NamedTuple):
-    """Everything that a step's time depends on. ``batch`` is the denoiser's rows: 2 with guidance, 1 without."""
+    """Everything that a step's time depends on.
+
+    model: the model, with its refiner if it has one. batch: the denoiser's rows, 2 with guidance, 1 without.
+    """
 
     model: str
     width: int
     height: int
     batch: int
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The model, and its refiner if it has one."""
+        return tuple(self.model.split(_BESIDE))
 
 
 @dataclass(frozen=True)
@@ -37,7 +49,7 @@ def shape_cost(request: JobRequest, cost: Cost) -> ShapeCost:
     model = request.model
     if isinstance(request, GenerationRequest) and request.refiner is not None:
         # Steps of two models: what they take says nothing about those of one.
-        model = f"{model}, {request.refiner.refiner}"
+        model = f"{model}{_BESIDE}{request.refiner.refiner}"
     size = request.result if isinstance(request, GenerationRequest) and request.hires else request.computed
     shape = Shape(model, size.width, size.height, cost.rows)
     return ShapeCost(shape, cost.calls, cost.decodes)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from server.jobs.estimates import CostSum, ShapeCost
 from server.jobs.job import PRIORITIES, Priority
+from server.pipeline.request import needs_model
 
 #: Loading a model takes seconds to minutes, so jobs of the loaded model may overtake the job that is due: at most so many
 #: of them, and only for so many seconds after the first.
@@ -119,8 +120,8 @@ class QueuedJob:
 
     @property
     def model(self) -> str:
-        """The model that makes its images."""
-        return self.cost.shape.model
+        """The model that makes its images, or what it is listed under if it needs none."""
+        return self.cost.shape.models[0]
 
 
 @dataclass
@@ -149,6 +150,7 @@ class FairQueue:
         self._virtual_time: dict[Priority, float] = dict.fromkeys(PRIORITIES, 0.0)
         self._finish_tags: dict[tuple[Priority, str], float] = {}
         self._open: Counter[tuple[Priority, str]] = Counter()
+        self._of_models: Counter[str] = Counter()
         self._overtaken: dict[str, _Overtaken] = {}
         self._taken = 0
 
@@ -171,6 +173,7 @@ class FairQueue:
             self._ids[job.priority, job.key] = job.job_id
             self._sorted[job.priority].setdefault(job.model, SortedJobs()).add(job.key, job.cost)
             self._open[flow] += 1
+            self._of_models.update(job.cost.shape.models)
             self._finish_tags[flow] = max(self._finish_tags.get(flow, 0.0), job.key.start_tag + job.cost.images)
 
     def remove(self, job_id: str) -> bool:
@@ -197,16 +200,20 @@ class FairQueue:
         self._open[flow] -= 1
         if not self._open[flow]:
             del self._open[flow]
+        self._of_models -= Counter(job.cost.shape.models)
 
-    def take(self, loaded: str | None) -> QueuedJob | None:
+    def take(self, loaded: str | None, *, models: bool = True) -> QueuedJob | None:
         """Remove and return the next job; None if no job is queued. ``loaded`` is the model that the worker has loaded.
 
-        The job counts as ahead of all queued ones until `done` is called.
+        models: whether jobs that need a model can run now. The job counts as ahead of all queued ones until `done` is called.
         """
         with self._lock:
             for priority in PRIORITIES:
-                if self._sorted[priority]:
-                    job = self._next(priority, loaded)
+                by_model = {
+                    name: jobs for name, jobs in self._sorted[priority].items() if models or not needs_model(name)
+                }
+                if by_model:
+                    job = self._next(priority, by_model, loaded)
                     self._drop(job)
                     self._taken += 1
                     self._virtual_time[priority] = max(self._virtual_time[priority], job.key.start_tag)
@@ -225,8 +232,7 @@ class FairQueue:
         with self._lock:
             self._taken -= 1
 
-    def _next(self, priority: Priority, loaded: str | None) -> QueuedJob:
-        by_model = self._sorted[priority]
+    def _next(self, priority: Priority, by_model: dict[str, SortedJobs], loaded: str | None) -> QueuedJob:
         due = self._jobs[self._ids[priority, min(key for jobs in by_model.values() if (key := jobs.first()))]]
         following = by_model[loaded].first() if loaded in by_model else None
         if following is None or following == due.key:
@@ -263,6 +269,12 @@ class FairQueue:
             return sum(self._open[priority, client] for priority in PRIORITIES)
 
     def count_of(self, model: str) -> int:
-        """Count the jobs queued for a model."""
+        """Count the jobs queued that use a model."""
         with self._lock:
-            return sum(len(by_model[model]) for by_model in self._sorted.values() if model in by_model)
+            return self._of_models[model]
+
+    @property
+    def has_jobs_without_model(self) -> bool:
+        """Whether a job is queued that needs no model."""
+        with self._lock:
+            return any(not needs_model(name) for by_model in self._sorted.values() for name in by_model)

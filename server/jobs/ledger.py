@@ -221,19 +221,27 @@ class JobLedger:
             return None
 
     def jobs_for(self, model: str) -> int:
-        """Count the queued and running jobs of a model."""
-        return self._queue.count_of(model) + sum(r.job.model == model for r in list(self._running.values()))
+        """Count the queued and running jobs that use a model."""
+        running = list(self._running.values())
+        return self._queue.count_of(model) + sum(model in each.job.cost.shape.models for each in running)
+
+    @property
+    def has_jobs_without_model(self) -> bool:
+        """Whether a job is queued that needs no model."""
+        return self._queue.has_jobs_without_model
 
     # --- workers --------------------------------------------------------------------------------------------------
 
-    def take(self, slot: int, loaded: str | None) -> tuple[Running, JobRequest, dict[str, bytes]] | None:
-        """Give a worker slot, which has the model ``loaded``, the next job.
+    def take(
+        self, slot: int, loaded: str | None, *, models: bool = True
+    ) -> tuple[Running, JobRequest, dict[str, bytes]] | None:
+        """Give a worker slot, which has the model ``loaded``, the next job; without ``models``, one that needs no model.
 
         Returns it with its request and attachments; None if no job is queued. If it raises, the job is queued again; raises
         Unstartable if an error in our own code is the cause.
         """
         with self._lock:
-            job = self._queue.take(loaded)
+            job = self._queue.take(loaded, models=models)
             if job is None:
                 return None
             try:

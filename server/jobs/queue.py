@@ -46,11 +46,6 @@ class JobQueue:
         return self._dispatcher.readiness
 
     @property
-    def is_stuck(self) -> bool:
-        """Whether clients should not wait for jobs: there will be no first model, or an outage is long."""
-        return self._dispatcher.is_stuck
-
-    @property
     def loaded(self) -> list[str]:
         """The models that are loaded."""
         return self._dispatcher.loaded
@@ -123,11 +118,11 @@ class JobQueue:
         return self.job(job_id)
 
     async def wait(self, job_id: str) -> Job | None:
-        """Return the job once it has ended; earlier if it should not be waited for (see `is_stuck`), or the server stops."""
+        """Return the job once it has ended; earlier if `Dispatcher.is_stuck` says so, or the server stops."""
         events = self.events.subscribe(job_id)
         try:
             job = self.job(job_id)
-            while job is not None and job.status in OPEN and not self.is_stuck:
+            while job is not None and job.status in OPEN and not self._dispatcher.is_stuck(job.model):
                 event = await anext(events, None)
                 if event is None:
                     return self.job(job_id)

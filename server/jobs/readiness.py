@@ -46,10 +46,9 @@ class ReadinessBoard:
             return self.model
         return replace(self.model, state="paused", message=cause.message, cause=cause)
 
-    @property
-    def is_stuck(self) -> bool:
-        """Whether clients should not wait for jobs: there will be no first model, or the outage is long."""
-        return self.model.state == "failed" or self._outage.is_long
+    def is_stuck(self, needs_model: bool) -> bool:
+        """Return whether clients should not wait for a job: the outage is long, or its model failed if it needs one."""
+        return self._outage.is_long or (needs_model and self.model.state == "failed")
 
     @property
     def is_starting(self) -> bool:

@@ -143,12 +143,12 @@ class SlotEvents:
         slot.note = None
         self._loaded.set_loaded(slot, None)
         self._loaded.fail_loads(slot, "worker_died", f"the worker died (exit status {code}), and is started again")
-        if self._board.model.state == "failed":
-            return
         metrics.worker_died()
         with about_job(running.job_id if running is not None else None):
             cause = " in a compute unit's first try; the unit is not used again" if of_unit else ""
             log.error("the worker died (exit status %s)%s", code, cause)
+        if self._board.model.state == "failed":
+            return
         if running is None and not of_unit:
             # Count only deaths outside a job; a death during a job is charged to that job.
             slot.deaths += 1
@@ -156,5 +156,5 @@ class SlotEvents:
             self._board.fail(
                 f"the worker died {slot.deaths} times in a row (last exit status {code}); restart the server"
             )
-        elif all(other.worker is None for other in self._slots):
+        elif self._loaded.first is not None and all(other.worker is None for other in self._slots):
             self._board.set_model(Readiness())

@@ -17,7 +17,7 @@ from server.pipeline.request.sampling import Extent, Size
 from server.pipeline.request.seeds import RNGS, ImageSeeds
 from server.pipeline.request.stored import JobRequest, read_request
 from server.pipeline.request.tasks import TASKS, Task, takers
-from server.pipeline.request.upscale import UPSCALE_FIELDS, UpscaleRequest, bind_upscale
+from server.pipeline.request.upscale import UPSCALE_FIELDS, UpscaleRequest, bind_upscale, needs_model
 
 __all__ = [
     "FIELDS",
@@ -37,6 +37,7 @@ __all__ = [
     "defaults",
     "limits",
     "longest_prompt",
+    "needs_model",
     "read_request",
     "takers",
 ]

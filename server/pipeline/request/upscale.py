@@ -16,6 +16,13 @@ from server.pipeline.request.sampling import Extent
 
 #: What comes before an upscaler's name where jobs have the name of a model; no model's name has a slash.
 _OF_UPSCALERS = "upscalers/"
+
+
+def needs_model(listed: str) -> bool:
+    """Return whether jobs that are listed under this name need a model of Stable Diffusion."""
+    return not listed.startswith(_OF_UPSCALERS)
+
+
 #: Pixels of an enlarged image: the worker takes 20 bytes for each, and a PNG of so many takes a second.
 MOST_PIXELS = 2**24
 _USUAL_SCALE = 2.0

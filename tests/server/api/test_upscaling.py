@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from PIL import Image
 
-from tests.support.live_server import over
+from tests.support import fake_pipeline
+from tests.support.live_server import live, over, until
 
 pytestmark = pytest.mark.slow
 
@@ -94,3 +96,28 @@ def test_hires_fix_with_an_unknown_upscaler_is_refused(client: httpx.Client) -> 
     answer = client.post("/api/v1/txt2img", json={"prompt": "a", "hires_scale": 2, "hires_upscaler": "x4plus"})
     assert answer.status_code == 422
     assert answer.json()["error"]["accepted"] == "latent, lanczos, nearest, shapes-2x"
+
+
+def _state(client: httpx.Client) -> str:
+    return str(client.get("/readyz").json()["state"])
+
+
+def test_it_does_not_wait_for_the_conversion_of_a_model_that_it_does_not_need(tmp_path: Path) -> None:
+    with live(tmp_path, checkpoint="slow.safetensors", ready=False) as client:
+        until(lambda: _state(client) == "converting")
+        assert sent(client).status_code == 200
+        assert _state(client) == "converting"
+        until(lambda: _state(client) == "ready")
+        assert client.post("/api/v1/txt2img", json={"prompt": "a"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("model", "checkpoint"), [(fake_pipeline.BROKEN, None), (fake_pipeline.DEADLY, None), ("fake", "bad.safetensors")]
+)
+def test_it_works_though_the_first_model_has_failed(tmp_path: Path, model: str, checkpoint: str | None) -> None:
+    with live(tmp_path, model, checkpoint=checkpoint, ready=False) as client:
+        until(lambda: _state(client) == "failed")
+        for _ in range(2):
+            assert sent(client).status_code == 200
+        assert _state(client) == "failed"
+        assert client.post("/api/v1/txt2img", json={"prompt": "a"}).status_code in (500, 503)

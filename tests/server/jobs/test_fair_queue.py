@@ -125,6 +125,28 @@ def test_the_loaded_model_does_not_overtake_a_higher_priority() -> None:
     assert all_of(queue, "loaded") == ["high", "loaded"]
 
 
+def test_jobs_with_a_refiner_are_jobs_of_both_models_and_overtake_as_those_of_the_first() -> None:
+    queue = FairQueue()
+    come(queue, "due", model="other")
+    come(queue, "refined", model="base, refiner")
+    assert [queue.count_of(model) for model in ("base", "refiner", "base, refiner")] == [1, 1, 0]
+    assert all_of(queue, "base") == ["refined", "due"]
+    assert queue.count_of("refiner") == 0
+
+
+def test_jobs_that_need_no_model_can_be_taken_alone() -> None:
+    queue = FairQueue()
+    come(queue, "image")
+    come(queue, "enlarged", priority="low", model="upscalers/lanczos")
+    assert queue.has_jobs_without_model
+    taken = queue.take(None, models=False)
+    assert taken is not None
+    assert taken.job_id == "enlarged"
+    assert not queue.has_jobs_without_model
+    assert queue.take(None, models=False) is None
+    assert all_of(queue) == ["image"]
+
+
 def test_a_job_put_back_keeps_its_key() -> None:
     queue = FairQueue()
     for i in range(3):
