@@ -183,6 +183,7 @@ class FairQueue:
             if job is None:
                 return False
             self._drop(job)
+            self._of_models -= Counter(job.cost.shape.models)
             flow = (job.priority, job.client)
             if flow not in self._open:
                 # A client does not wait for jobs that it cancelled.
@@ -200,7 +201,6 @@ class FairQueue:
         self._open[flow] -= 1
         if not self._open[flow]:
             del self._open[flow]
-        self._of_models -= Counter(job.cost.shape.models)
 
     def take(self, loaded: str | None, *, models: bool = True) -> QueuedJob | None:
         """Remove and return the next job; None if no job is queued. ``loaded`` is the model that the worker has loaded.
@@ -227,10 +227,11 @@ class FairQueue:
         by_lead = sorted(self._finish_tags.items(), key=lambda flow: flow[1] - self._virtual_time[flow[0][0]])
         self._finish_tags = dict(by_lead[-_CLIENTS_KEPT:])
 
-    def done(self) -> None:
-        """Note that a job that was taken has ended, or goes back to the queue."""
+    def done(self, job: QueuedJob) -> None:
+        """Note that a job that was taken has ended, or went back to the queue."""
         with self._lock:
             self._taken -= 1
+            self._of_models -= Counter(job.cost.shape.models)
 
     def _next(self, priority: Priority, by_model: dict[str, SortedJobs], loaded: str | None) -> QueuedJob:
         due = self._jobs[self._ids[priority, min(key for jobs in by_model.values() if (key := jobs.first()))]]
@@ -269,7 +270,7 @@ class FairQueue:
             return sum(self._open[priority, client] for priority in PRIORITIES)
 
     def count_of(self, model: str) -> int:
-        """Count the jobs queued that use a model."""
+        """Count the jobs that use a model, the queued ones and those that were taken."""
         with self._lock:
             return self._of_models[model]
 

@@ -222,8 +222,7 @@ class JobLedger:
 
     def jobs_for(self, model: str) -> int:
         """Count the queued and running jobs that use a model."""
-        running = list(self._running.values())
-        return self._queue.count_of(model) + sum(model in each.job.cost.shape.models for each in running)
+        return self._queue.count_of(model)
 
     @property
     def has_jobs_without_model(self) -> bool:
@@ -248,7 +247,7 @@ class JobLedger:
                 request, attachments = self._store.start(job.job_id)
             except Exception as error:
                 self._queue.add(job)
-                self._queue.done()
+                self._queue.done(job)
                 if fault_of(error) is None:
                     raise Unstartable(job.job_id, error) from error
                 raise
@@ -334,7 +333,7 @@ class JobLedger:
 
     def _forget(self, running: Running) -> None:
         del self._running[running.job_id]
-        self._queue.done()
+        self._queue.done(running.job)
 
     def settle(self) -> None:
         """Wait until the written images are on the disk."""
