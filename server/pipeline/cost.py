@@ -9,11 +9,10 @@ from fractions import Fraction
 from converter.folder import Manifest
 from converter.networks.registry import UNET
 from server.pipeline.canvas.layout import boxes_of
-from server.pipeline.denoising.guidance import Guidance, is_guided
 from server.pipeline.prompts.composition import parts_of
 from server.pipeline.request import GenerationRequest, UpscaleRequest
 from server.pipeline.request.controls import applies
-from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
+from server.pipeline.schedulers import NoiseSchedule
 from server.pipeline.upscaling.enlarge import tiles_needed
 
 
@@ -41,18 +40,10 @@ def upscale_cost(request: UpscaleRequest, scale: int) -> Cost:
 
 def cost(request: GenerationRequest, manifest: Manifest) -> Cost:
     """Return the cost of the request with the model of this manifest."""
-    schedule = NoiseSchedule.of(manifest)
-    sampling = request.sampling
-    scheduler = SCHEDULERS[sampling.scheduler].make(schedule, sampling.steps, sampling.sigmas)
-    timesteps = list(scheduler.timesteps[request.skipped_steps * scheduler.order :])
-    if request.hires is not None:
-        planned, skipped = request.hires.scheduled(sampling.steps)
-        second = SCHEDULERS[sampling.scheduler].make(schedule, planned, sampling.sigmas)
-        timesteps += list(second.timesteps[skipped * second.order :])
+    schedule, sampling, timesteps = NoiseSchedule.of(manifest), request.sampling, request.timesteps(manifest)
     prompts = len(parts_of(request.prompts.prompt)) if request.prompts.has_syntax else 1
-    rows = prompts + is_guided(request, manifest)
-    guidance = Guidance.of(request.sampling)
-    whole = sum(guidance.applies(schedule.sigma_at(float(timestep))) for timestep in timesteps)
+    rows = prompts + sampling.is_guided(manifest)
+    whole = sum(sampling.guidance_interval.contains(schedule.sigma_at(timestep)) for timestep in timesteps)
     part = Fraction(_computed(prompts, manifest), _computed(rows, manifest))
     calls = whole + part * (len(timesteps) - whole)
     boxes = request.seeds.n * len(boxes_of(request))

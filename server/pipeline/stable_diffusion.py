@@ -19,9 +19,9 @@ from server.pipeline.canvas.canvas import Canvas, Painting, View, canvas_of
 from server.pipeline.denoising.conditioning import Conditioner
 from server.pipeline.denoising.controls import ControlImages, control_images
 from server.pipeline.denoising.denoiser import GeneratedImage, Note, Predictor, Step, denoise
-from server.pipeline.denoising.guidance import Guidance, is_guided
+from server.pipeline.denoising.guidance import Guidance
 from server.pipeline.denoising.image_prompt import image_prompt_of
-from server.pipeline.denoising.refining import Refining, for_refiner, switch_timestep
+from server.pipeline.denoising.refining import Refining, for_refiner
 from server.pipeline.denoising.unet import GuidedUNet
 from server.pipeline.images import Pixels, resize_and_crop
 from server.pipeline.networks import ComputeUnits, LoadedNetworks, Loader, Networks, load_package
@@ -214,7 +214,7 @@ class StableDiffusion:
 
         # Outside the guidance interval a package of one row is used only if it need not take the other's place in memory.
         both = self._networks.fit_together(UNET.name, UNET.name, width=size.width, height=size.height)
-        fewest = 1 if both or not is_guided(request, self.manifest) else 2
+        fewest = 1 if both or not request.sampling.is_guided(self.manifest) else 2
 
         def network(rows: int) -> Network:
             shape = {"batch": max(rows, fewest), "tokens": conditioning.tokens}
@@ -250,7 +250,7 @@ class StableDiffusion:
             return None
         if refiner is None:
             raise ManifestError(f"the refiner {request.refiner.refiner} is not loaded")
-        switch = switch_timestep(request.refiner.refiner_switch, self.manifest.scheduler.num_train_timesteps)
+        switch = request.refiner.switch_timestep(self.manifest.scheduler.num_train_timesteps)
         return Refining(refiner._guided_unet(for_refiner(request), attachments), switch)
 
     def _start(self, request: GenerationRequest, view: View, palette: PaletteReference | None) -> Start:

@@ -14,7 +14,6 @@ from converter.folder import ModelFolder
 from converter.networks.registry import UNET, UNET_PROMPT
 from converter.runtime import Network
 from server.pipeline.denoising.denoiser import Moment
-from server.pipeline.denoising.guidance import is_guided
 from server.pipeline.denoising.rows import Float16
 from server.pipeline.prompts.editing import Walk
 from server.pipeline.prompts.encoder import EncodedPrompt, PromptEncoder, chunk_count, prompt_tokenizers
@@ -137,7 +136,7 @@ class Conditioner:
         prompt = read_prompt(prompts.prompt, with_syntax=prompts.has_syntax)
         texts = [tuple(_Text(text) for text in step) for step in prompt.texts(walk)]
         negatives: list[_Text | None] = [None] * walk.steps
-        if is_guided(request, self._manifest):
+        if request.sampling.is_guided(self._manifest):
             negative = read_prompt(prompts.negative_prompt, with_syntax=prompts.has_syntax, is_negative=True)
             negatives = [_Text(text, True) for (text,) in negative.texts(walk)]
         encoder = PromptEncoder(self._tokenizers, self._network, prompts.has_syntax, prompts.clip_skip)

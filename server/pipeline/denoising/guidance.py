@@ -7,19 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.folder import Manifest
-from server.pipeline.request import GenerationRequest
-from server.pipeline.request.sampling import Sampling
+from server.pipeline.request.sampling import Sampling, SigmaInterval
 
 Prediction = NDArray[np.float32]
 
-
-def is_guided(request: GenerationRequest, manifest: Manifest) -> bool:
-    """Return whether each step computes a second row, for the negative prompt (classifier-free guidance).
-
-    Models that take the guidance scale as an input (latent consistency models) do not need it.
-    """
-    return request.sampling.guidance_scale > 1 and manifest.conditions.guidance_width is None
+_EVERYWHERE = SigmaInterval()
 
 
 @dataclass(frozen=True)
@@ -27,26 +19,18 @@ class Guidance:
     """The guidance of a request.
 
     scale: how far to go from the negative prompt's prediction towards the prompt's; at 1 the latter is the result.
-    first_sigma, last_sigma: guidance applies to noise levels from the last to the first (Kynkäänniemi et al. 2024), in
-        units of the ratio of noise to signal; None: no bound.
+    interval: the noise levels at which it applies.
     rescale: how far to bring the result's standard deviation back to the prompt's own (Lin et al. 2023, section 3.4).
     """
 
     scale: float
-    first_sigma: float | None = None
-    last_sigma: float | None = None
+    interval: SigmaInterval = _EVERYWHERE
     rescale: float = 0.0
 
     @staticmethod
     def of(sampling: Sampling) -> Guidance:
         """Return the guidance that a request asks for."""
-        first, last = sampling.guidance_first_sigma, sampling.guidance_last_sigma
-        return Guidance(sampling.guidance_scale, first, last, sampling.guidance_rescale)
-
-    def applies(self, sigma: float) -> bool:
-        """Return whether a step at this noise level is guided."""
-        below_first = self.first_sigma is None or sigma <= self.first_sigma
-        return below_first and (self.last_sigma is None or sigma >= self.last_sigma)
+        return Guidance(sampling.guidance_scale, sampling.guidance_interval, sampling.guidance_rescale)
 
     def without_negative(self, positives: Prediction, weights: tuple[float, ...]) -> Prediction:
         """Return the prediction [1, C, h, w] of a step that is not guided: the mean of those for the prompts, [N, C, h, w].

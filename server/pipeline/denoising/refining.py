@@ -42,11 +42,6 @@ class Refining:
         return Refined(base, self.refiner, self.switch)
 
 
-def switch_timestep(share: float, num_train_timesteps: int) -> int:
-    """Return the first timestep of the base model's last part: diffusers' denoising_end of the base and denoising_start."""
-    return round(num_train_timesteps - share * num_train_timesteps)
-
-
 def for_refiner(request: GenerationRequest) -> GenerationRequest:
     """Return the request as the refiner reads it: ControlNets and IP-Adapters belong to the base model."""
     return request.model_copy(update={"controls": (), "adapter": None, "refiner": None})

@@ -35,7 +35,7 @@ class GuidedUNet:
         """Return the guided prediction, fp32 [1, C, h, w]; outside guidance, that of the prompts alone."""
         rows = self.conditioning.at(moment)
         weights = tuple(row.weight for row in rows.positives)
-        if rows.negative is None or not self.guidance.applies(moment.sigma):
+        if rows.negative is None or not self.guidance.interval.contains(moment.sigma):
             outputs = self._outputs(noisy, moment, rows.positives)
             return self.guidance.without_negative(outputs, weights)
         outputs = self._outputs(noisy, moment, (rows.negative, *rows.positives))

@@ -14,6 +14,7 @@ from server.pipeline.encoding.formats import FORMATS
 from server.pipeline.fields import FromModel
 from server.pipeline.request.adapter import check_adapter
 from server.pipeline.request.controls import check_controls
+from server.pipeline.request.effects import without_effect
 from server.pipeline.request.errors import RequestError, SentFields
 from server.pipeline.request.output import require_lossy
 from server.pipeline.request.painting import check_painting, painting_defaults
@@ -215,4 +216,4 @@ def bind(
         request = request.model_copy(update={"hires": request.hires.model_copy(update=usual)})
     for check in _CHECKS:
         check(request, manifest)
-    return request
+    return request.model_copy(update={"notes": (*request.notes, *without_effect(request, sent, manifest))})

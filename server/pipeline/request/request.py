@@ -17,6 +17,7 @@ from server.pipeline.request.edits import Mask, Outpaint, Palette, Source
 from server.pipeline.request.output import Output
 from server.pipeline.request.sampling import Extent, Hires, Refiner, Sampling, Size
 from server.pipeline.request.seeds import Seeds
+from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
 
 
 class GenerationRequest(Part):
@@ -26,7 +27,7 @@ class GenerationRequest(Part):
     size: the size of the images that the client gets.
     computed: the size that the networks compute, for which the model was converted.
     source: None for images from noise alone (txt2img). The other parts that are None are not asked for.
-    notes: what a client should know about how its request was understood.
+    notes: what a client should know about how its request was understood, and what of it has no effect.
     """
 
     model: str = Field(
@@ -62,6 +63,18 @@ class GenerationRequest(Part):
         """The size of the images that the client gets; a side may be longer than those that are asked for."""
         scale = 1.0 if self.hires is None else self.hires.hires_scale
         return Extent(width=round(self.size.width * scale), height=round(self.size.height * scale))
+
+    def timesteps(self, manifest: Manifest) -> list[float]:
+        """Return the timestep of each call of the UNet for an image, those of a second pass after those of the first."""
+        schedule, sampling = NoiseSchedule.of(manifest), self.sampling
+        passes = [(sampling.steps, self.skipped_steps)]
+        if self.hires is not None:
+            passes.append(self.hires.scheduled(sampling.steps))
+        timesteps: list[float] = []
+        for steps, skipped in passes:
+            scheduler = SCHEDULERS[sampling.scheduler].make(schedule, steps, sampling.sigmas)
+            timesteps += map(float, scheduler.timesteps[skipped * scheduler.order :])
+        return timesteps
 
     def finest(self, multiple: int) -> Extent:
         """Return the size that the last pass computes: for hires fix the larger one, whose sides are multiples of ``multiple``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
@@ -64,6 +64,17 @@ class Size(Extent):
     )
 
 
+class SigmaInterval(NamedTuple):
+    """Noise levels from ``last`` to ``first``, in units of the ratio of noise to signal; None: no bound."""
+
+    first: float | None = None
+    last: float | None = None
+
+    def contains(self, sigma: float) -> bool:
+        """Return whether the noise level is one of these; both bounds are."""
+        return (self.first is None or sigma <= self.first) and (self.last is None or sigma >= self.last)
+
+
 class Sampling(Part):
     """How an image is denoised. ``scheduler`` is a name of SCHEDULERS, ``sigmas`` one of SIGMA_SCHEDULES that applies to it."""
 
@@ -96,6 +107,18 @@ class Sampling(Part):
     guidance_last_sigma: Annotated[Real, Within(0.0, 10_000.0)] | None = Field(
         None, description="Guide only steps of at least this noise level (sigma); left out: to the last step"
     )
+
+    @property
+    def guidance_interval(self) -> SigmaInterval:
+        """The noise levels of the steps that are guided (Kynkäänniemi et al. 2024)."""
+        return SigmaInterval(self.guidance_first_sigma, self.guidance_last_sigma)
+
+    def is_guided(self, manifest: Manifest) -> bool:
+        """Return whether steps compute a second row, for the negative prompt (classifier-free guidance).
+
+        Models that take the guidance scale as an input (latent consistency models) do not need it.
+        """
+        return self.guidance_scale > 1 and manifest.conditions.guidance_width is None
 
 
 def _usual_upscaler(manifest: Manifest) -> str:
@@ -159,3 +182,7 @@ class Refiner(Part):
     )
 
     absent: ClassVar[str] = "leave it out without a refiner"
+
+    def switch_timestep(self, num_train_timesteps: int) -> int:
+        """Return the timestep below which it takes over: diffusers' denoising_end of the base and denoising_start."""
+        return round(num_train_timesteps - self.refiner_switch * num_train_timesteps)

@@ -8,6 +8,7 @@ import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
 from server.pipeline.denoising.guidance import Guidance, rescaled
+from server.pipeline.request.sampling import SigmaInterval
 
 
 def _predictions(count: int) -> np.ndarray:
@@ -45,5 +46,5 @@ def test_the_contrast_is_brought_back_as_diffusers_does(share):
 
 @pytest.mark.parametrize(("sigma", "applies"), [(6.0, False), (5.0, True), (1.0, True), (0.5, True), (0.4, False)])
 def test_guidance_applies_between_its_first_and_last_noise_level(sigma, applies):
-    assert Guidance(5, first_sigma=5.0, last_sigma=0.5).applies(sigma) is applies
-    assert Guidance(5).applies(sigma)
+    assert SigmaInterval(5.0, 0.5).contains(sigma) is applies
+    assert SigmaInterval().contains(sigma)

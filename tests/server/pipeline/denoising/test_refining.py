@@ -18,9 +18,10 @@ from converter.conversion.convert import convert
 from converter.options import ConvertOptions
 from converter.runtime import weight_bytes
 from server.pipeline.denoising.denoiser import GeneratedImage, Moment
-from server.pipeline.denoising.refining import Refined, check_refiner, for_refiner, switch_timestep
+from server.pipeline.denoising.refining import Refined, check_refiner, for_refiner
 from server.pipeline.networks import load_package
 from server.pipeline.request import RequestError, bind
+from server.pipeline.request.sampling import Refiner
 from server.pipeline.stable_diffusion import StableDiffusion
 from tests.support.checkpoints import write_xl_checkpoint, xl_parts
 from tests.support.comparison import psnr
@@ -43,14 +44,16 @@ class Says:
 
 
 def test_the_refiner_takes_over_below_the_switch():
-    refined = Refined(Says("base"), Says("refiner"), switch_timestep(0.8, 1000))
+    refined = Refined(
+        Says("base"), Says("refiner"), Refiner(refiner="refiner", refiner_switch=0.8).switch_timestep(1000)
+    )
     asked = [refined.predict(None, Moment(0, 5, timestep, 1.0)) for timestep in (999, 201, 200, 199.5, 1)]
     assert asked == ["base", "base", "base", "refiner", "refiner"]
 
 
 @pytest.mark.parametrize(("share", "timestep"), [(0.0, 1000), (0.8, 200), (1.0, 0)])
 def test_the_switch_is_a_share_of_the_training_timesteps(share, timestep):
-    assert switch_timestep(share, 1000) == timestep
+    assert Refiner(refiner="refiner", refiner_switch=share).switch_timestep(1000) == timestep
 
 
 def refused(base=BASE, installed=(REFINER,), **fields):
