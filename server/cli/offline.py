@@ -33,13 +33,13 @@ from server.pipeline.encoding.formats import FORMATS, PNG, format_of_suffix
 from server.pipeline.finished import finished_png, upscaled_png
 from server.pipeline.images import decode_image, read_image
 from server.pipeline.loading import open_pipeline
+from server.pipeline.networks import Call
 from server.pipeline.request import GenerationRequest, bind, bind_upscale
 from server.pipeline.request.output import require_lossy
 from server.pipeline.request.upscale import check_upscaler
 from server.pipeline.tasks.upscale import TileStep
 from server.pipeline.tasks.upscale import upscale as run_upscale
 from server.pipeline.upscaling.names import LATENT, usable
-from server.pipeline.upscaling.tiles import Tile
 from server.settings import Settings
 from server.terminal import Bar, printable
 
@@ -271,7 +271,7 @@ def generate(settings: Settings, fields: Mapping[str, Any], files: Mapping[str, 
             if isinstance(event, Step):
                 bar.show(f"image {event.image + 1} of {request.seeds.n}", event.index, event.total)
                 continue
-            if isinstance(event, Tile):
+            if isinstance(event, Call):
                 continue
             if isinstance(event, Note):
                 notes.append(event.text)

@@ -39,10 +39,10 @@ from server.jobs.messages import (
 from server.pipeline.decoding.file import ImageError
 from server.pipeline.denoising.denoiser import GeneratedImage, Note, Step
 from server.pipeline.finished import finished_png, upscaled_png
+from server.pipeline.networks import Call
 from server.pipeline.request import GenerationRequest, UpscaleRequest
 from server.pipeline.safety import UnsafeImage
 from server.pipeline.tasks.upscale import OpenUpscaler, TileStep, upscale
-from server.pipeline.upscaling.tiles import Tile
 
 log = logging.getLogger("anemone.worker")
 
@@ -59,8 +59,8 @@ class Pipeline(Protocol):
 
     def generate(
         self, request: GenerationRequest, attachments: Mapping[str, bytes], refiner: Any = None
-    ) -> Generator[Step | Note | Tile | GeneratedImage, None, None]:
-        """Yield the steps, notes and images of a request. ``refiner`` is the pipeline of its refiner, of the same class."""
+    ) -> Generator[Step | Note | Call | GeneratedImage, None, None]:
+        """Yield the steps, calls, notes and images of a request. ``refiner`` is the pipeline of its refiner, of the same class."""
 
     def preview(self, step: Step, request: GenerationRequest) -> bytes | None:
         """Return a small JPEG of a step; None if the model has no previews."""
@@ -251,7 +251,7 @@ class _Worker:
                     png = finished_png(event, request, model.manifest, mark=self._mark_images)
                     self._pipe.send(Finished(run.job_id, event.index, event.seeds.seed, png, event.flagged))
                     continue
-                if isinstance(event, Tile):
+                if isinstance(event, Call):
                     continue
                 if isinstance(event, Note):
                     self._pipe.send(Noted(run.job_id, event.text))

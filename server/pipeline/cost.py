@@ -18,7 +18,8 @@ from server.pipeline.upscaling.enlarge import tiles_needed
 
 @dataclass(frozen=True)
 class Cost:
-    """Calls of the denoising network (or of an upscaler, a tile each) for all images together, and images to decode.
+    """Calls of the denoising network (one for each window; or of an upscaler, one for each tile) for all images together, and
+    images to decode.
 
     rows: those of each call; with ControlNets, also the rows that these compute, on the average of all steps.
     A call outside the guidance interval has fewer rows, and counts as the part that its rows are.
@@ -40,16 +41,21 @@ def upscale_cost(request: UpscaleRequest, scale: int) -> Cost:
 
 def cost(request: GenerationRequest, manifest: Manifest) -> Cost:
     """Return the cost of the request with the model of this manifest."""
-    schedule, sampling, timesteps = NoiseSchedule.of(manifest), request.sampling, request.timesteps(manifest)
+    schedule, sampling = NoiseSchedule.of(manifest), request.sampling
     prompts = len(parts_of(request.prompts.prompt)) if request.prompts.has_syntax else 1
     rows = prompts + sampling.is_guided(manifest)
-    whole = sum(sampling.guidance_interval.contains(schedule.sigma_at(timestep)) for timestep in timesteps)
     part = Fraction(_computed(prompts, manifest), _computed(rows, manifest))
-    calls = whole + part * (len(timesteps) - whole)
-    boxes = request.seeds.n * len(boxes_of(request))
-    steps = len(timesteps)
+
+    def calls(timesteps: list[float]) -> Fraction:
+        whole = sum(sampling.guidance_interval.contains(schedule.sigma_at(timestep)) for timestep in timesteps)
+        return whole + part * (len(timesteps) - whole)
+
+    first, second = request.timesteps(manifest)
+    images, boxes, steps = request.seeds.n, len(boxes_of(request)), len(first)
+    of_image = calls(first) * boxes + calls(second) * request.windows(manifest)
+    # Hires fix has no controls.
     controlled = sum(applies(each, index, steps) for each in request.controls for index in range(steps))
-    return Cost(math.ceil(calls * boxes), rows + round(rows * controlled / steps), boxes)
+    return Cost(math.ceil(images * of_image), rows + round(rows * controlled / steps), images * boxes)
 
 
 def _computed(rows: int, manifest: Manifest) -> int:

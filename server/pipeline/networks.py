@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 from converter.devices.trials import Trials
@@ -18,6 +19,16 @@ Loader = Callable[[Path, str, str], Network]
 #: Network -> compute unit (see `converter.devices.units`); other networks use the default, or the model's.
 ComputeUnits = dict[str, ComputeUnit]
 _GB = 10**9
+
+
+@dataclass(frozen=True)
+class Call:
+    """A network was called for an image or a part of it; it took so many seconds.
+
+    Generators yield it where several calls make one step, so that their caller can cancel between them.
+    """
+
+    seconds: float
 
 
 def load_package(path: Path, function: str, compute_units: str, precision: str = "fast") -> Network:

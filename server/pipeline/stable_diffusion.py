@@ -24,7 +24,7 @@ from server.pipeline.denoising.image_prompt import image_prompt_of
 from server.pipeline.denoising.refining import Refining, for_refiner
 from server.pipeline.denoising.unet import GuidedUNet
 from server.pipeline.images import Pixels, resize_and_crop
-from server.pipeline.networks import ComputeUnits, LoadedNetworks, Loader, Networks, load_package
+from server.pipeline.networks import Call, ComputeUnits, LoadedNetworks, Loader, Networks, load_package
 from server.pipeline.noise import ImageNoise
 from server.pipeline.preview import Previewer
 from server.pipeline.prompts.editing import Walk
@@ -38,7 +38,6 @@ from server.pipeline.tasks.hires import SecondPass, WindowedAutoencoder, Windowe
 from server.pipeline.tasks.palette import PaletteReference, palette_of_request
 from server.pipeline.tasks.start import Start, start_of
 from server.pipeline.tasks.upscale import OpenUpscaler, no_upscaler
-from server.pipeline.upscaling.tiles import Tile
 from server.settings import Safety
 
 #: The networks that txt2img uses in addition to the text encoders.
@@ -110,8 +109,8 @@ class StableDiffusion:
 
     def generate(
         self, request: GenerationRequest, attachments: Mapping[str, bytes], refiner: StableDiffusion | None = None
-    ) -> Generator[Step | Note | Tile | GeneratedImage, None, None]:
-        """Make the request's images; yield notes, every finished step, an upscaler's tiles and every finished image.
+    ) -> Generator[Step | Call | Note | GeneratedImage, None, None]:
+        """Make the request's images; yield notes, every call and finished step, and every finished image.
 
         Random numbers are those of the request's ``rng``, drawn in the order of the software it comes from, so that a seed
         gives the same image here and there. If UNet and decoder do not fit into memory together, all images come after the
@@ -139,10 +138,12 @@ class StableDiffusion:
                 start = self._start(request, painting.view(box), palette) if done else first
                 noise = self._noise(request, seeds.of_box(done), size)
                 guided = replace(unet, controls=controls_of_box)
-                for step in self._denoise(request, guided, start, noise, refining, palette):
-                    latents = step.latents
-                    yield step.of(number, before, len(boxes) * step.total + further)
-                before += step.total
+                for event in self._denoise(request, guided, start, noise, refining, palette):
+                    if isinstance(event, Step):
+                        latents, steps = event.latents, event.total
+                        event = event.of(number, before, len(boxes) * steps + further)
+                    yield event
+                before += steps
                 if done + 1 < len(boxes):
                     painting.paint(box, self._coder.decode(latents, size))
             if second is not None:
@@ -155,17 +156,20 @@ class StableDiffusion:
             waiting.append((number, painting, latents))
             if fit_together or number == len(of_images) - 1:
                 for finished, painting, latents in waiting:
-                    pixels, flagged = self._checker.checked(self._finished(request, canvas, painting, latents))
+                    pixels = yield from self._finished(request, canvas, painting, latents)
+                    pixels, flagged = self._checker.checked(pixels)
                     yield GeneratedImage(finished, of_images[finished], pixels, flagged)
                 waiting.clear()
 
-    def _finished(self, request: GenerationRequest, canvas: Canvas, painting: Painting, latents: Latents) -> Pixels:
-        """Return an image whose last latents these are."""
+    def _finished(
+        self, request: GenerationRequest, canvas: Canvas, painting: Painting, latents: Latents
+    ) -> Generator[Call, None, Pixels]:
+        """Yield the decoder's calls; return an image whose last latents these are."""
         if request.hires is None:
             painting.paint(canvas.boxes[-1], self._coder.decode(latents, request.computed))
             return painting.pixels
         coder = WindowedAutoencoder(self._coder, self._second_window(request))
-        image = Image.fromarray(coder.decoded(latents))
+        image = Image.fromarray((yield from coder.decoded(latents)))
         return resize_and_crop(image, request.result.width, request.result.height)
 
     def _second_window(self, request: GenerationRequest) -> Extent:
@@ -267,8 +271,8 @@ class StableDiffusion:
         noise: ImageNoise,
         refining: Refining | None,
         palette: PaletteReference | None,
-    ) -> Iterator[Step]:
-        """Yield the steps of one box of an image."""
+    ) -> Iterator[Call | Step]:
+        """Yield the calls and steps of one box of an image."""
         scheduler = self._scheduler(request, request.sampling.steps)
         beginning = start.begin(scheduler, noise)
         predictor: Predictor = replace(unet, extra_channels=beginning.extra_channels)

@@ -6,8 +6,9 @@ no seam is left.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from server.pipeline.boxes.box import OVERLAP, overlapping
 
 Float32 = NDArray[np.float32]
 Place = tuple[slice, slice]
+_T = TypeVar("_T")
 
 
 def _weight(window: int) -> Float32:
@@ -45,9 +47,12 @@ class Windows:
             for left in overlapping(width, columns)
         ]
 
-    def blend(self, compute: Callable[[Place], Float32], into: float = 1) -> Float32:
+    def blend(
+        self, compute: Callable[[Place], Generator[_T, None, Float32]], into: float = 1
+    ) -> Generator[_T, None, Float32]:
         """Return the average of what ``compute`` returns for the windows, fp32 [1, C, h, w] each, as one plane.
 
+        Yields what ``compute`` yields.
         ``into`` is how many times larger than its window a result is: 8 for a decoder, 1/8 for an encoder.
         """
         height, width = (round(side * into) for side in self.shape)
@@ -55,7 +60,7 @@ class Windows:
         weight = _weight(rows)[:, None] * _weight(columns)
         total, weights = np.zeros((), np.float32), np.zeros((height, width), np.float32)
         for place in self.places:
-            result = compute(place)
+            result = yield from compute(place)
             if not total.ndim:
                 total = np.zeros((1, result.shape[1], height, width), np.float32)
             top, left = (round(side.start * into) for side in place)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from converter.errors import AnemoneError
 from server.pipeline.images import Pixels
+from server.pipeline.networks import Call
 from server.pipeline.request import ImageSeeds
 from server.pipeline.schedulers import NoiseSchedule, Scheduler
 from server.pipeline.schedulers.schedule import Latents, Noise
@@ -23,7 +24,7 @@ class NotFinite(AnemoneError):
 
 @dataclass(frozen=True)
 class Step:
-    """One call of the denoising network: ``index`` of ``total`` (from 1), and the latents after it, fp32 [1, C, h, w].
+    """One step of the denoising network: ``index`` of ``total`` (from 1), and the latents after it, fp32 [1, C, h, w].
 
     denoised: the latents without noise that the network predicts, [1, C, h, w].
     seconds: how long the step took.
@@ -83,11 +84,15 @@ class Moment:
         return (self.call - self.first_call) * steps // (self.calls - self.first_call)
 
 
+#: Yields the network's calls, and returns its prediction, fp32 [1, C, h, w].
+Predicting = Generator[Call, None, NDArray[np.float32]]
+
+
 class Predictor(Protocol):
     """A model's prediction for noisy latents."""
 
-    def predict(self, noisy: NDArray[np.float16], moment: Moment) -> NDArray[np.float32]:
-        """Return the prediction [1, C, h, w] for the network's input of the same shape. Raises NotFinite."""
+    def predict(self, noisy: NDArray[np.float16], moment: Moment) -> Predicting:
+        """Predict for the network's input [1, C, h, w]."""
 
 
 #: (latents after a call, the call's index) -> the latents that the next call gets.
@@ -102,14 +107,14 @@ def denoise(
     first_call: int,
     noise: Noise,
     after_step: AfterStep = lambda latents, call: latents,
-) -> Iterator[Step]:
-    """Denoise ``latents``, which have the noise of call ``first_call``, and yield every step. Raises NotFinite."""
+) -> Iterator[Call | Step]:
+    """Denoise ``latents``, which have the noise of call ``first_call``, and yield every call and step. Raises NotFinite."""
     calls = len(scheduler.timesteps)
     for call in range(first_call, calls):
         began, timestep = time.perf_counter(), float(scheduler.timesteps[call])
         noisy = scheduler.scale_model_input(latents, call).astype(np.float16)
         moment = Moment(call, calls, timestep, schedule.sigma_at(timestep), first_call)
-        prediction = predictor.predict(noisy, moment)
+        prediction = yield from predictor.predict(noisy, moment)
         if not np.isfinite(prediction).all():
             raise NotFinite(
                 f"the UNet's output is not finite at step {call - first_call + 1} of {calls - first_call}: its numbers "

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.folder import Manifest
-from server.pipeline.denoising.denoiser import Moment, Predictor
+from server.pipeline.denoising.denoiser import Moment, Predicting, Predictor
 from server.pipeline.request import GenerationRequest, RequestError
 
 _BASE, _REFINER = "sdxl", "sdxl_refiner"
@@ -25,8 +25,8 @@ class Refined:
     refiner: Predictor
     switch: int
 
-    def predict(self, noisy: NDArray[np.float16], moment: Moment) -> NDArray[np.float32]:
-        """Return the prediction of the model whose step it is."""
+    def predict(self, noisy: NDArray[np.float16], moment: Moment) -> Predicting:
+        """Predict by the model whose step it is."""
         return (self.refiner if moment.timestep < self.switch else self.base).predict(noisy, moment)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 from converter.runtime import Network
 from server.pipeline.denoising.conditioning import Conditioning, Row
 from server.pipeline.denoising.controls import Controls
-from server.pipeline.denoising.denoiser import Moment
+from server.pipeline.denoising.denoiser import Moment, Predicting
 from server.pipeline.denoising.guidance import Guidance
 from server.pipeline.denoising.rows import Float16, Inputs, predict_rows
+from server.pipeline.networks import Call
 
 
 @dataclass(frozen=True)
@@ -31,15 +33,18 @@ class GuidedUNet:
     controls: Controls | None = None
     extra_channels: Float16 | None = None
 
-    def predict(self, noisy: Float16, moment: Moment) -> NDArray[np.float32]:
-        """Return the guided prediction, fp32 [1, C, h, w]; outside guidance, that of the prompts alone."""
-        rows = self.conditioning.at(moment)
+    def predict(self, noisy: Float16, moment: Moment) -> Predicting:
+        """Return the guided prediction, outside guidance that of the prompts alone; all rows count as one call."""
+        began, rows = time.perf_counter(), self.conditioning.at(moment)
         weights = tuple(row.weight for row in rows.positives)
         if rows.negative is None or not self.guidance.interval.contains(moment.sigma):
             outputs = self._outputs(noisy, moment, rows.positives)
-            return self.guidance.without_negative(outputs, weights)
-        outputs = self._outputs(noisy, moment, (rows.negative, *rows.positives))
-        return self.guidance.combine(outputs[:1], outputs[1:], weights)
+            prediction = self.guidance.without_negative(outputs, weights)
+        else:
+            outputs = self._outputs(noisy, moment, (rows.negative, *rows.positives))
+            prediction = self.guidance.combine(outputs[:1], outputs[1:], weights)
+        yield Call(time.perf_counter() - began)
+        return prediction
 
     def _outputs(self, noisy: Float16, moment: Moment, rows: Sequence[Row]) -> NDArray[np.float32]:
         """Return the network's output for each row, fp32 [N, C, h, w], in as few calls as its packages allow."""

@@ -16,7 +16,8 @@ _OF_GUIDANCE = ("negative_prompt", "guidance_rescale", "guidance_first_sigma", "
 
 def without_effect(request: GenerationRequest, sent: Mapping[str, Any], manifest: Manifest) -> tuple[str, ...]:
     """Return a sentence for each field of ``sent``, what a client sent, that does not change the images."""
-    timesteps = request.timesteps(manifest)
+    first, second = request.timesteps(manifest)
+    timesteps = first + second
     return (
         *_of_guidance(request, sent, manifest, timesteps),
         *_of_seeds(sent),

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from converter.folder import Manifest
+from server.pipeline.boxes.box import overlapping
 from server.pipeline.fields import Derived, Part, RequestField, fields_of, part_of, values_of
 from server.pipeline.limits import Items, Within
 from server.pipeline.request.adapter import Adapter
@@ -64,17 +65,16 @@ class GenerationRequest(Part):
         scale = 1.0 if self.hires is None else self.hires.hires_scale
         return Extent(width=round(self.size.width * scale), height=round(self.size.height * scale))
 
-    def timesteps(self, manifest: Manifest) -> list[float]:
-        """Return the timestep of each call of the UNet for an image, those of a second pass after those of the first."""
+    def timesteps(self, manifest: Manifest) -> tuple[list[float], list[float]]:
+        """Return the timestep of each of an image's predictions, in the first pass and in the second."""
         schedule, sampling = NoiseSchedule.of(manifest), self.sampling
-        passes = [(sampling.steps, self.skipped_steps)]
-        if self.hires is not None:
-            passes.append(self.hires.scheduled(sampling.steps))
-        timesteps: list[float] = []
-        for steps, skipped in passes:
+
+        def of(steps: int, skipped: int) -> list[float]:
             scheduler = SCHEDULERS[sampling.scheduler].make(schedule, steps, sampling.sigmas)
-            timesteps += map(float, scheduler.timesteps[skipped * scheduler.order :])
-        return timesteps
+            return [*map(float, scheduler.timesteps[skipped * scheduler.order :])]
+
+        second = [] if self.hires is None else of(*self.hires.scheduled(sampling.steps))
+        return of(sampling.steps, self.skipped_steps), second
 
     def finest(self, multiple: int) -> Extent:
         """Return the size that the last pass computes: for hires fix the larger one, whose sides are multiples of ``multiple``."""
@@ -89,6 +89,14 @@ class GenerationRequest(Part):
         """Return whether the second pass works on windows: the model was not converted for its size."""
         finest = self.finest(manifest.vae_scale_factor)
         return (finest.width, finest.height) not in manifest.sizes
+
+    def windows(self, manifest: Manifest) -> int:
+        """Return the number of windows that the second pass predicts for in each step; 1 if it works on the whole image."""
+        if not self.in_windows(manifest):
+            return 1
+        factor, finest = manifest.vae_scale_factor, self.finest(manifest.vae_scale_factor)
+        sides = (finest.width, self.computed.width), (finest.height, self.computed.height)
+        return math.prod(len(overlapping(side // factor, window // factor)) for side, window in sides)
 
     @property
     def images(self) -> int:

@@ -6,6 +6,7 @@ blended in every step (MultiDiffusion, Bar-Tal et al. 2023), and so do encoder a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
@@ -15,8 +16,9 @@ from PIL import Image
 
 from server.pipeline.autoencoder import Autoencoder, EncodedImage
 from server.pipeline.boxes.windows import Place, Windows
-from server.pipeline.denoising.denoiser import Moment, Predictor, Step, denoise
+from server.pipeline.denoising.denoiser import Moment, Predicting, Predictor, Step, denoise
 from server.pipeline.images import Pixels, to_network
+from server.pipeline.networks import Call
 from server.pipeline.noise import ImageNoise
 from server.pipeline.request import Extent
 from server.pipeline.schedulers import NoiseSchedule, Scheduler
@@ -25,7 +27,6 @@ from server.pipeline.tasks.start import Start
 from server.pipeline.tasks.upscale import OpenUpscaler, upscaler_of
 from server.pipeline.upscaling.enlarge import enlarged
 from server.pipeline.upscaling.names import LATENT
-from server.pipeline.upscaling.tiles import Tile
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class WindowedPredictor:
     windows: Windows
     predictor: Predictor
 
-    def predict(self, noisy: NDArray[np.float16], moment: Moment) -> NDArray[np.float32]:
-        """Return the prediction, fp32 [1, C, h, w]."""
+    def predict(self, noisy: NDArray[np.float16], moment: Moment) -> Predicting:
+        """Return the prediction; each window is a call."""
         return self.windows.blend(
             lambda place: self.predictor.predict(np.ascontiguousarray(noisy[:, :, place[0], place[1]]), moment)
         )
@@ -64,27 +65,29 @@ class WindowedAutoencoder:
         height, width = shape
         return Windows((height, width), (self.window.height // pixels, self.window.width // pixels))
 
-    def decoded(self, latents: Latents) -> Pixels:
-        """Return the image of latents, uint8 [H, W, 3]."""
+    def decoded(self, latents: Latents) -> Generator[Call, None, Pixels]:
+        """Yield the decoder's calls; return the image of latents, uint8 [H, W, 3]."""
 
-        def decode(place: Place) -> NDArray[np.float32]:
-            return (
-                self.coder.decode(latents[:, :, place[0], place[1]], self.window)
-                .transpose(2, 0, 1)[None]
-                .astype(np.float32)
-            )
+        def decode(place: Place) -> Predicting:
+            began = time.perf_counter()
+            pixels = self.coder.decode(latents[:, :, place[0], place[1]], self.window)
+            yield Call(time.perf_counter() - began)
+            return pixels.transpose(2, 0, 1)[None].astype(np.float32)
 
         windows = self._windows(latents.shape[2:], self.coder.factor)
         if len(windows.places) == 1:
             return self.coder.decode(latents, self.window)
-        blended = windows.blend(decode, self.coder.factor)
+        blended = yield from windows.blend(decode, self.coder.factor)
         return np.ascontiguousarray(np.rint(blended[0].transpose(1, 2, 0)).astype(np.uint8))
 
-    def encoded(self, pixels: Pixels) -> Latents:
-        """Return the latents of an image, without noise."""
+    def encoded(self, pixels: Pixels) -> Generator[Call, None, Latents]:
+        """Yield the encoder's calls; return the latents of an image, without noise."""
 
-        def encode(place: Place) -> Latents:
-            return self.coder.encode(to_network(np.ascontiguousarray(pixels[place]))).middle
+        def encode(place: Place) -> Predicting:
+            began = time.perf_counter()
+            latents = self.coder.encode(to_network(np.ascontiguousarray(pixels[place]))).middle
+            yield Call(time.perf_counter() - began)
+            return latents
 
         return self._windows(pixels.shape[:2], 1).blend(encode, 1 / self.coder.factor)
 
@@ -116,21 +119,22 @@ class SecondPass:
         scheduler = self.make_scheduler()
         return len(scheduler.timesteps) - self.skipped_steps * scheduler.order
 
-    def _source(self, latents: Latents) -> Generator[Tile, None, Latents]:
-        """Yield the upscaler's tiles; return the latents [1, C, h, w] that noise is added to."""
+    def _source(self, latents: Latents) -> Generator[Call, None, Latents]:
+        """Yield the calls of networks; return the latents [1, C, h, w] that noise is added to."""
         width, height = self.target.width, self.target.height
         if self.upscaler == LATENT:
             return enlarged_latents(latents, *(side // self.first.coder.factor for side in (height, width)))
-        upscaler, pixels = upscaler_of(self.upscaler, self.open_upscaler), self.first.decoded(latents)
+        upscaler = upscaler_of(self.upscaler, self.open_upscaler)
+        pixels = yield from self.first.decoded(latents)
         for event in enlarged(pixels, width, height, upscaler):
-            if isinstance(event, Tile):
+            if isinstance(event, Call):
                 yield event
             else:
                 pixels = event
-        return self.second.encoded(pixels)
+        return (yield from self.second.encoded(pixels))
 
-    def events(self, latents: Latents, noise: ImageNoise) -> Iterator[Step | Tile]:
-        """Yield the upscaler's tiles and the steps for an image whose first pass ended with these latents.
+    def events(self, latents: Latents, noise: ImageNoise) -> Iterator[Step | Call]:
+        """Yield the calls and steps for an image whose first pass ended with these latents.
 
         ``noise`` is that of an image of the target's size.
         """

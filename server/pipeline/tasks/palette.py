@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from server.pipeline.autoencoder import EncodedImage
 from server.pipeline.canvas.canvas import View, attached
-from server.pipeline.denoising.denoiser import Moment, Predictor
+from server.pipeline.denoising.denoiser import Moment, Predicting, Predictor
 from server.pipeline.images import Pixels, fit_image, to_network
 from server.pipeline.palette.moments import Moments, matched
 from server.pipeline.palette.oklab import to_oklab, to_srgb
@@ -43,9 +43,9 @@ class GuidedByPalette:
     wanted: Moments
     strength: float
 
-    def predict(self, noisy: NDArray[np.float16], moment: Moment) -> NDArray[np.float32]:
-        """Return the prediction [1, C, h, w] that denoises to the moved latents. Raises NotFinite as the predictor does."""
-        prediction = self.predictor.predict(noisy, moment)
+    def predict(self, noisy: NDArray[np.float16], moment: Moment) -> Predicting:
+        """Return the prediction that denoises to the moved latents."""
+        prediction = yield from self.predictor.predict(noisy, moment)
         if not np.isfinite(prediction).all():
             return prediction  # denoise says so
         model_input = noisy.astype(np.float32)

@@ -11,10 +11,11 @@ from converter.errors import AnemoneError
 from server.pipeline.canvas.canvas import attached
 from server.pipeline.cost import upscale_cost
 from server.pipeline.images import Pixels, decode_image
+from server.pipeline.networks import Call
 from server.pipeline.request import UpscaleRequest
 from server.pipeline.upscaling.enlarge import enlarged
 from server.pipeline.upscaling.names import RESAMPLINGS, Resampling
-from server.pipeline.upscaling.tiles import Tile, TileNetwork
+from server.pipeline.upscaling.tiles import TileNetwork
 
 #: Loads an installed upscaler by name; raises AnemoneError if it is gone or damaged.
 OpenUpscaler = Callable[[str], TileNetwork]
@@ -47,4 +48,4 @@ def upscale(
     upscaler = upscaler_of(request.upscaler, open_upscaler)
     total = upscale_cost(request, 1 if isinstance(upscaler, str) else upscaler.scale).calls
     for number, event in enumerate(enlarged(pixels, request.size.width, request.size.height, upscaler), 1):
-        yield TileStep(number, total, event.seconds) if isinstance(event, Tile) else event
+        yield TileStep(number, total, event.seconds) if isinstance(event, Call) else event

@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from server.pipeline.images import Pixels, resize_pixels
+from server.pipeline.networks import Call
 from server.pipeline.upscaling.names import Resampling
-from server.pipeline.upscaling.tiles import Tile, TileNetwork, enlarged_rows, tile_count
+from server.pipeline.upscaling.tiles import TileNetwork, enlarged_rows, tile_count
 
 _PILLOW: dict[Resampling, Image.Resampling] = {
     "lanczos": Image.Resampling.LANCZOS,
@@ -48,11 +49,11 @@ def tiles_needed(width: int, height: int, to_width: int, to_height: int, *, tile
     return sum(tile_count(width * scale**i, height * scale**i, tile) for i in range(count))
 
 
-def _through(pixels: Pixels, network: TileNetwork, width: int) -> Iterator[Tile | Pixels]:
-    """Yield the tiles of one pass, then the image, its rows already resampled to ``width`` columns."""
+def _through(pixels: Pixels, network: TileNetwork, width: int) -> Iterator[Call | Pixels]:
+    """Yield the calls of one pass, then the image, its rows already resampled to ``width`` columns."""
     rows = []
     for done in enlarged_rows(pixels, network):
-        if isinstance(done, Tile):
+        if isinstance(done, Call):
             yield done
         elif done.shape[1] == width:
             rows.append(np.ascontiguousarray(done))
@@ -61,8 +62,8 @@ def _through(pixels: Pixels, network: TileNetwork, width: int) -> Iterator[Tile 
     yield np.concatenate(rows)
 
 
-def enlarged(pixels: Pixels, width: int, height: int, upscaler: TileNetwork | Resampling) -> Iterator[Tile | Pixels]:
-    """Yield the tiles of an image, uint8 [H, W, 3], as they are done, and at last the image of ``width`` x ``height``.
+def enlarged(pixels: Pixels, width: int, height: int, upscaler: TileNetwork | Resampling) -> Iterator[Call | Pixels]:
+    """Yield a call for each tile of an image, uint8 [H, W, 3], and at last the image of ``width`` x ``height``.
 
     An image of another ratio is cropped first, and one larger than the result is reduced to its size before a network sees it:
     31 megapixels for a thumbnail took more than five minutes. The last pass's columns are resampled row of tiles by row of
@@ -72,7 +73,7 @@ def enlarged(pixels: Pixels, width: int, height: int, upscaler: TileNetwork | Re
     if isinstance(upscaler, str):
         began = time.perf_counter()
         resampled = resize_pixels(pixels, width, height, _PILLOW[upscaler])
-        yield Tile(time.perf_counter() - began)
+        yield Call(time.perf_counter() - began)
         yield resampled
         return
     if pixels.shape[0] > height or pixels.shape[1] > width:
@@ -82,7 +83,7 @@ def enlarged(pixels: Pixels, width: int, height: int, upscaler: TileNetwork | Re
     for number in range(count):
         to = width if number == count - 1 else pixels.shape[1] * upscaler.scale
         for done in _through(pixels, upscaler, to):
-            if isinstance(done, Tile):
+            if isinstance(done, Call):
                 yield done
             else:
                 pixels = done

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from server.pipeline.images import Pixels
+from server.pipeline.networks import Call
 
 #: Pixels at a tile's edge that are not used. The zeros reach one pixel further with every convolution, of which the bundled
 #: upscaler has ten; in RRDB networks, which have hundreds, their influence fades before that.
@@ -38,13 +38,6 @@ class TileNetwork(Protocol):
 
     def enlarge(self, tile: Pixels) -> Pixels:
         """Return a tile, uint8 [tile, tile, 3], enlarged."""
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A tile is done; it took so many seconds."""
-
-    seconds: float
 
 
 def _starts(length: int, tile: int) -> list[int]:
@@ -70,8 +63,8 @@ def _fade(below: Pixels, above: Pixels, scale: int, axis: int) -> Pixels:
     return np.rint(first + (above - first) * share).astype(np.uint8)
 
 
-def _row(padded: NDArray[np.uint8], top: int, network: TileNetwork) -> Iterator[Tile | Pixels]:
-    """Yield the tiles of a row, then the row."""
+def _row(padded: NDArray[np.uint8], top: int, network: TileNetwork) -> Iterator[Call | Pixels]:
+    """Yield the calls for the tiles of a row, then the row."""
     size, scale = network.tile, network.scale
     row = np.empty((size * scale, padded.shape[1] * scale, 3), np.uint8)
     end = 0
@@ -83,12 +76,12 @@ def _row(padded: NDArray[np.uint8], top: int, network: TileNetwork) -> Iterator[
             tile[:, :common] = _fade(row[:, begin:end], tile[:, :common], scale, 1)
         end = begin + size * scale
         row[:, begin:end] = tile
-        yield Tile(time.perf_counter() - began)
+        yield Call(time.perf_counter() - began)
     yield row
 
 
-def enlarged_rows(pixels: Pixels, network: TileNetwork) -> Iterator[Tile | Pixels]:
-    """Yield the tiles of an image, uint8 [H, W, 3], as they are done, and its enlarged rows in order, as many as are ready.
+def enlarged_rows(pixels: Pixels, network: TileNetwork) -> Iterator[Call | Pixels]:
+    """Yield the call for each tile of an image, uint8 [H, W, 3], and its enlarged rows in order, as many as are ready.
 
     The rows together are uint8 [s * H, s * W, 3]. An image smaller than a tile is continued by its mirror image, as every
     image is at its edges.
@@ -102,7 +95,7 @@ def enlarged_rows(pixels: Pixels, network: TileNetwork) -> Iterator[Tile | Pixel
     carried: Pixels | None = None
     for top, following in zip(starts, [*starts[1:], padded.shape[0]], strict=True):
         for done in _row(padded, top, network):
-            if isinstance(done, Tile):
+            if isinstance(done, Call):
                 yield done
                 continue
             if carried is not None:

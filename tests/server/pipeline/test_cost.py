@@ -63,6 +63,18 @@ def test_a_request_costs_the_calls_the_pipeline_makes(counted, name, fields, gui
     assert actual.rows == (2 if guidance_scale > 1 else 1)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"hires_steps": 3}, {"hires_scale": 1.5, "hires_upscaler": "latent"}, {"scheduler": "heun"}, {"n": 2}],
+)
+def test_the_second_pass_costs_a_call_for_each_window(counted, fields):
+    model, calls = counted
+    calls.clear()
+    request = bind(model.manifest, **{"prompt": "red", "steps": 2, "hires_scale": 2, "hires_strength": 0.5} | fields)
+    list(model.generate(request, {}))
+    assert cost(request, model.manifest).calls == calls["unet"]
+
+
 @pytest.mark.parametrize(("name", "calls"), [("euler", 10), ("heun", 19), ("pndm", 11), ("lcm", 10)])
 def test_some_schedulers_call_the_network_more_often_than_they_take_steps(name, calls):
     request = bind(MANIFEST, prompt="red", steps=10, scheduler=name, n=3)

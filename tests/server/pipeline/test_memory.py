@@ -10,7 +10,7 @@ import pytest
 from converter.errors import MemoryShortage
 from converter.runtime import load, weight_bytes
 from server.pipeline.denoising.denoiser import GeneratedImage, Step
-from server.pipeline.networks import LoadedNetworks, Networks
+from server.pipeline.networks import Call, LoadedNetworks, Networks
 from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
 
@@ -42,7 +42,8 @@ def size(model_folder, network):
 
 def run(model_folder, budget, loads, **fields):
     model = StableDiffusion(model_folder, {}, loads, budget)
-    return list(model.generate(bind(model.manifest, prompt="red", steps=2, seed=7, **fields), {}))
+    events = model.generate(bind(model.manifest, prompt="red", steps=2, seed=7, **fields), {})
+    return [event for event in events if not isinstance(event, Call)]
 
 
 def images(events):

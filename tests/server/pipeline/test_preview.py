@@ -120,6 +120,7 @@ def test_previews_that_would_need_memory_beside_the_unet_are_left_out(model_fold
     for budget, shown in ((weight_bytes(model_folder.package("unet", 64, 64)), False), (None, True)):
         model = StableDiffusion(unknown, {}, memory_budget=budget)
         request = bind(model.manifest, prompt="red", steps=1, seed=1)
-        events = list(model.generate(request, {}))
-        assert isinstance(events[-1], GeneratedImage)
-        assert (model.preview(events[0], request) is not None) == shown
+        *_, step, image = model.generate(request, {})
+        assert isinstance(step, Step)
+        assert isinstance(image, GeneratedImage)
+        assert (model.preview(step, request) is not None) == shown

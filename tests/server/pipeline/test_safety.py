@@ -14,7 +14,7 @@ from converter.conversion.convert import convert
 from converter.options import ConvertOptions
 from converter.sources.source import open_source
 from server.pipeline.clip_image import clip_input
-from server.pipeline.denoising.denoiser import GeneratedImage
+from server.pipeline.denoising.denoiser import GeneratedImage, Step
 from server.pipeline.request import bind
 from server.pipeline.safety import SafetyChecker, UnsafeImage, blurred
 from server.pipeline.stable_diffusion import StableDiffusion
@@ -112,7 +112,7 @@ def test_what_is_found_is_blurred_or_refused_and_the_rest_left_alone(folders):
 def test_an_active_checker_turns_previews_off(folders, safety, shown):
     model = StableDiffusion(folders["never"], {}, safety=safety)
     request = bind(model.manifest, prompt="red", steps=1, seed=3)
-    step = next(model.generate(request, {}))
+    step = next(event for event in model.generate(request, {}) if isinstance(event, Step))
     assert (model.preview(step, request) is not None) == shown
 
 
@@ -124,7 +124,8 @@ def test_a_model_without_a_checker_makes_its_images_and_previews(folders):
     assert not image.flagged
     model = StableDiffusion(bare, {}, safety="refuse")
     request = bind(model.manifest, prompt="red", steps=1, seed=3)
-    assert model.preview(next(model.generate(request, {})), request)
+    step = next(event for event in model.generate(request, {}) if isinstance(event, Step))
+    assert model.preview(step, request)
 
 
 def test_an_active_checker_is_loaded_with_the_model(folders):

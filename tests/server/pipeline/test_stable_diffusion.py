@@ -34,6 +34,7 @@ from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
 from server.pipeline.stable_diffusion import StableDiffusion
 from tests.support.checkpoints import diffusers_pipeline, tiny_unet, write_checkpoint
 from tests.support.comparison import psnr
+from tests.support.predictors import Constant
 
 pytestmark = pytest.mark.slow
 
@@ -121,7 +122,7 @@ def test_an_image_of_a_zero_terminal_snr_model_is_the_one_diffusers_makes(pair, 
 def test_the_first_preview_of_pure_noise_is_finite(pair):
     ours, _ = rescaled(pair[1], "trailing")
     request = bind(ours.manifest, prompt="red", steps=3, seed=1, scheduler="euler")
-    step = next(ours.generate(request, {}))
+    step = next(event for event in ours.generate(request, {}) if isinstance(event, Step))
     assert 0 < np.abs(step.denoised.astype(np.float16)).max() < 100
     assert ours.preview(step, request)
 
@@ -211,15 +212,12 @@ def test_steps_are_counted_from_one_to_their_total(pair):
 
 
 def test_a_network_that_overflows_is_reported_at_its_step():
-    class Overflowing:
-        def predict(self, noisy, moment):
-            return np.full((1, 4, 2, 2), np.inf, np.float32)
-
+    overflowing = Constant(np.full((1, 4, 2, 2), np.inf, np.float32))
     schedule = NoiseSchedule(1000, 0.00085, 0.012, "scaled_linear", "leading", 1, False, prediction_type="epsilon")
     scheduler = SCHEDULERS["euler"].make(schedule, 3)
     latents = np.zeros((1, 4, 2, 2), np.float32)
     with pytest.raises(NotFinite, match="step 1 of 3"):
-        next(denoise(Overflowing(), schedule, scheduler, latents, 0, lambda: latents))
+        list(denoise(overflowing, schedule, scheduler, latents, 0, lambda: latents))
 
 
 def test_networks_of_a_size_are_loaded_when_it_is_first_asked_for(model_folder):

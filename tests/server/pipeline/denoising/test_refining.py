@@ -26,6 +26,7 @@ from server.pipeline.stable_diffusion import StableDiffusion
 from tests.support.checkpoints import write_xl_checkpoint, xl_parts
 from tests.support.comparison import psnr
 from tests.support.fake_pipeline import MANIFEST
+from tests.support.predictors import Constant, returned
 
 SCHEDULERS = {"euler": EulerDiscreteScheduler, "ddim": DDIMScheduler}
 FIELDS = {"prompt": "red", "negative_prompt": "blue", "steps": 10, "guidance_scale": 5, "seed": 5}
@@ -33,21 +34,10 @@ BASE = replace(MANIFEST, name="base", family="sdxl")
 REFINER = replace(MANIFEST, name="refiner", family="sdxl_refiner")
 
 
-class Says:
-    """A predictor that says its name."""
-
-    def __init__(self, name):
-        self.name = name
-
-    def predict(self, noisy, moment):
-        return self.name
-
-
 def test_the_refiner_takes_over_below_the_switch():
-    refined = Refined(
-        Says("base"), Says("refiner"), Refiner(refiner="refiner", refiner_switch=0.8).switch_timestep(1000)
-    )
-    asked = [refined.predict(None, Moment(0, 5, timestep, 1.0)) for timestep in (999, 201, 200, 199.5, 1)]
+    switch = Refiner(refiner="refiner", refiner_switch=0.8).switch_timestep(1000)
+    refined = Refined(Constant("base"), Constant("refiner"), switch)
+    asked = [returned(refined.predict(None, Moment(0, 5, timestep, 1.0))) for timestep in (999, 201, 200, 199.5, 1)]
     assert asked == ["base", "base", "base", "refiner", "refiner"]
 
 

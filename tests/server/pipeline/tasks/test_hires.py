@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -11,18 +12,24 @@ import torch
 from server.pipeline.boxes.windows import Windows
 from server.pipeline.cost import cost
 from server.pipeline.denoising.denoiser import GeneratedImage, Step
+from server.pipeline.networks import Call
 from server.pipeline.request import RequestError, bind
 from server.pipeline.stable_diffusion import StableDiffusion
 from server.pipeline.tasks.hires import enlarged_latents
 from tests.support.fake_pipeline import MANIFEST
 from tests.support.generation_requests import request
+from tests.support.predictors import returned
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (64, 48), (33, 70)])
 def test_windows_of_a_plane_make_the_plane_again(shape):
     plane = np.random.default_rng(0).standard_normal((1, 4, *shape)).astype(np.float32)
-    blended = Windows(shape, (32, 32)).blend(lambda place: plane[:, :, place[0], place[1]])
-    np.testing.assert_allclose(blended, plane, atol=1e-5)
+
+    def cut(place):
+        yield Call(0.0)
+        return plane[:, :, place[0], place[1]]
+
+    np.testing.assert_allclose(returned(Windows(shape, (32, 32)).blend(cut)), plane, atol=1e-5)
 
 
 def test_windows_overlap_by_a_quarter_at_least():
@@ -41,7 +48,8 @@ def test_latents_are_enlarged_as_pytorch_does():
 def test_the_second_pass_makes_the_steps_that_are_asked_for():
     plain, hires = request(steps=10), request(steps=10, hires_scale=2, hires_steps=4, hires_strength=0.5)
     assert hires.hires.scheduled(10) == (8, 4)
-    assert cost(hires, MANIFEST).calls == cost(plain, MANIFEST).calls + 4
+    # In three by three windows.
+    assert cost(hires, MANIFEST).calls == cost(plain, MANIFEST).calls + 4 * 9
     assert (hires.result.width, hires.result.height) == (2 * plain.size.width, 2 * plain.size.height)
 
 
@@ -86,6 +94,16 @@ def test_the_steps_of_both_passes_are_counted_as_one_walk(model_folder, upscaler
     steps = [(e.image, e.index, e.total) for e in events if isinstance(e, Step)]
     assert steps == [(image, index, 5) for image in (0, 1) for index in range(1, 6)]
     assert [e.pixels.shape for e in events if isinstance(e, GeneratedImage)] == [(96, 96, 3)] * 2
+
+
+@pytest.mark.slow
+def test_a_caller_can_stop_after_each_window_of_a_step(model_folder):
+    events = events_of(model_folder, hires_scale=2, hires_upscaler="latent")
+    calls_before = [
+        len(list(calls)) for is_call, calls in groupby(events, lambda event: isinstance(event, Call)) if is_call
+    ]
+    # Two steps of the first pass, two of the second, the decoder's windows.
+    assert calls_before == [1, 1, 9, 9, 9]
 
 
 @pytest.mark.slow

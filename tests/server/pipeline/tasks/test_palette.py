@@ -18,6 +18,7 @@ from server.pipeline.stable_diffusion import StableDiffusion
 from server.pipeline.tasks.palette import GuidedByPalette, recolored
 from tests.support.fake_pipeline import MANIFEST
 from tests.support.image_files import encoded_pixels
+from tests.support.predictors import Constant, returned
 
 GREEN, YELLOW = (46, 160, 73), (249, 215, 47)
 PROMPT = {"prompt": "a red circle on a blue background", "steps": 12, "seed": 7}
@@ -87,16 +88,6 @@ def schedule_of(prediction_type):
     return NoiseSchedule.of(replace(MANIFEST, prediction_type=prediction_type))
 
 
-class Constant:
-    """A predictor that always predicts the same."""
-
-    def __init__(self, prediction):
-        self.prediction = prediction
-
-    def predict(self, noisy, moment):
-        return self.prediction
-
-
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 def test_the_denoised_latents_get_the_wanted_moments_whatever_the_model_predicts(prediction_type):
     schedule = schedule_of(prediction_type)
@@ -104,12 +95,16 @@ def test_the_denoised_latents_get_the_wanted_moments_whatever_the_model_predicts
     noisy, prediction = (rng.standard_normal((1, 4, 8, 8)).astype(np.float32) for _ in range(2))
     wanted = Moments.of(rng.standard_normal((100, 4)).astype(np.float32) + 1)
     moment = Moment(0, 4, 500.0, schedule.sigma_at(500.0))
-    guided = GuidedByPalette(Constant(prediction), schedule, wanted, 1.0).predict(noisy.astype(np.float16), moment)
+    guided, untouched = (
+        returned(
+            GuidedByPalette(Constant(prediction), schedule, wanted, strength).predict(noisy.astype(np.float16), moment)
+        )
+        for strength in (1.0, 0.0)
+    )
     denoised = schedule.denoised_at(500.0, guided, noisy.astype(np.float16).astype(np.float32))
     actual = Moments.of(denoised[0].reshape(4, -1).T)
     assert actual.mean == pytest.approx(wanted.mean, abs=1e-3)
     assert actual.covariance == pytest.approx(wanted.covariance, abs=5e-3)
-    untouched = GuidedByPalette(Constant(prediction), schedule, wanted, 0.0).predict(noisy.astype(np.float16), moment)
     assert untouched == pytest.approx(prediction)
 
 
@@ -117,4 +112,4 @@ def test_a_prediction_that_is_not_finite_is_left_to_the_denoiser():
     broken = np.full((1, 4, 8, 8), np.nan, np.float32)
     schedule = schedule_of("epsilon")
     guided = GuidedByPalette(Constant(broken), schedule, Moments.of(np.eye(4, dtype=np.float32)), 1.0)
-    assert guided.predict(np.zeros((1, 4, 8, 8), np.float16), Moment(0, 4, 500.0, 1.0)) is broken
+    assert returned(guided.predict(np.zeros((1, 4, 8, 8), np.float16), Moment(0, 4, 500.0, 1.0))) is broken

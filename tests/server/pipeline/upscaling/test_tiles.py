@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from converter.conversion.upscaler import write_upscaler
 from converter.options import ConvertOptions
 from converter.sources.upscaler import UpscalerFile
+from server.pipeline.networks import Call
 from server.pipeline.upscaling.enlarge import enlarged, passes, tiles_needed
 from server.pipeline.upscaling.network import UpscalingNetwork
-from server.pipeline.upscaling.tiles import MARGIN, Tile, enlarged_rows, tile_count
+from server.pipeline.upscaling.tiles import MARGIN, enlarged_rows, tile_count
 from tests.support.upscalers import SMALL_COMPACT, network, save
 
 
@@ -47,7 +48,7 @@ class Convolutions:
 
 
 def image_of(events):
-    return np.concatenate([event for event in events if not isinstance(event, Tile)])
+    return np.concatenate([event for event in events if not isinstance(event, Call)])
 
 
 @pytest.mark.parametrize(("width", "height"), [(150, 97), (333, 64), (41, 200), (64, 64), (65, 63)])
@@ -80,7 +81,7 @@ def test_tiles_are_counted_before_they_are_made():
     network = Convolutions(64)
     for width, height in ((150, 97), (64, 64), (10, 500)):
         events = list(enlarged_rows(noise(width, height), network))
-        assert sum(isinstance(event, Tile) for event in events) == tile_count(width, height, 64)
+        assert sum(isinstance(event, Call) for event in events) == tile_count(width, height, 64)
 
 
 @pytest.mark.parametrize(("to", "count"), [((300, 194), 1), ((225, 146), 1), ((450, 291), 2), ((1200, 776), 3)])
