@@ -24,10 +24,10 @@ from demo.scenes import Scene, draw, held_out, random_scene
 
 HERE = Path(__file__).resolve().parent
 #: Steps with mean errors on all forms alike; then steps with squares, which place edges exactly, mostly on the clean forms.
-FIRST, SECOND = 2500, 7000
+FIRST, SECOND = 2500, 20_000
 #: The shares of the three forms in either part.
 FORMS = ((1 / 3, 1 / 3, 1 / 3), (0.5, 0.4, 0.1))
-SCENES = 150
+SCENES = 300
 BATCH, CROP = 12, 32
 _SIDE = 256
 _RESAMPLINGS = (Image.Resampling.BOX, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
@@ -64,14 +64,52 @@ def make_images(file: Path, *, seed: int = 4) -> None:
     np.savez(file, large=np.stack(large), small=np.stack(small))
 
 
-def _batch(images: list[NDArray[np.uint8]]) -> torch.Tensor:
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+class _Recoloring:
+    """A change of colors: channels change places, some are inverted, some come nearer to a color.
+
+    Resampling is linear, so the large image of a recolored small one is the recolored large one. Without this, a pair of
+    colors that no training scene has side by side came out up to 2 dB worse than with Lanczos (7 of 40 held-out scenes).
+    """
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._order = rng.permutation(3)
+        share = np.where(rng.random(3) < 0.5, 1, rng.uniform(0.4, 1, 3))
+        self._gain = np.where(rng.random(3) < 0.5, -share, share)
+        # What was 0 to 1 stays within it.
+        self._offset = np.where(self._gain < 0, share, 0) + (1 - share) * rng.random(3)
+
+    def __call__(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return an image [H, W, 3] of 0 to 1 in its new colors."""
+        return (image[..., self._order] * self._gain + self._offset).astype(np.float32)
+
+
+def _batch(images: list[NDArray[np.float32]]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+
+
+def _batch(images: list[NDArray[np.float32]]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+
+
+def _recolored(crops: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return crops [..., 3] of 0 to 1 in other colors: channels change places, are inverted, and are drawn towards a color.
+
+    Resampling is linear, so the enlarged image of the recolored is the recolored enlarged one. Without this, a pair of
+    colors that no training scene has side by side came out up to 2 dB worse than with Lanczos (7 of 40 held-out scenes).
+    """
+    crops = crops[..., rng.permutation(3)]
+    crops = np.where(rng.random(3) < 0.5, 1 - crops, crops)
+    share = np.where(rng.random(3) < 0.5, 1, rng.uniform(0.4, 1, 3))
+    return (share * crops + (1 - share) * rng.random(3)).astype(np.float32)
 
 
 def _crops(
     large: NDArray[np.uint8], small: NDArray[np.uint8], forms: tuple[float, ...], rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a batch of small crops and the large ones they are of; of three, the one with most to see."""
+    """Return a batch of small crops and the large ones they are of; of three, the one with most to see.
+
+    Two in three have other colors than the scene.
+    """
     pairs = []
     for _ in range(BATCH):
         scene, form = rng.integers(len(small)), rng.choice(3, p=forms)
@@ -79,7 +117,10 @@ def _crops(
         windows = [small[scene, form, y : y + CROP, x : x + CROP] for y, x in places]
         best = int(np.argmax([window.std(axis=(0, 1)).sum() for window in windows]))
         y, x = 2 * places[best]
-        pairs.append((windows[best], large[scene, y : y + 2 * CROP, x : x + 2 * CROP]))
+        pair = [crop / np.float32(255) for crop in (windows[best], large[scene, y : y + 2 * CROP, x : x + 2 * CROP])]
+        if rng.random() < 2 / 3:
+            pair = [*map(_Recoloring(rng), pair)]
+        pairs.append(pair)
     return _batch([before for before, _ in pairs]), _batch([after for _, after in pairs])
 
 

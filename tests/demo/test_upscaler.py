@@ -1,4 +1,4 @@
-"""The shipped upscaler is on average nearer to the drawn truth than Lanczos."""
+"""The shipped upscaler is nearer to the drawn truth than Lanczos."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_scene_has_the_same_things_at_every_size():
 
 @pytest.mark.parametrize("side", [128, 256])
 @pytest.mark.parametrize("precision", ["fast", "fp32"])
-def test_held_out_scenes_are_on_average_three_decibels_nearer_to_the_truth_than_with_lanczos(tmp_path, precision, side):
+def test_held_out_scenes_are_nearer_to_the_truth_than_with_lanczos(tmp_path, precision, side):
     network = upscaler_opener(InstalledUpscalers(tmp_path), {}, precision)(BUNDLED)
     rng, gains = np.random.default_rng(2026), []
     while len(gains) < 6:
@@ -36,7 +36,5 @@ def test_held_out_scenes_are_on_average_three_decibels_nearer_to_the_truth_than_
         *_, ours = enlarged(small, 2 * side, 2 * side, network)
         *_, lanczos = enlarged(small, 2 * side, 2 * side, "lanczos")
         gains.append(psnr(ours, truth) - psnr(lanczos, truth))
-    assert np.mean(gains) >= 3
-    # A purple heart on yellow is 0.1 to 0.2 dB farther from the truth than with Lanczos; all others are nearer.
-    assert sorted(gains)[1] > 2
-    assert min(gains) > -0.3
+    assert np.mean(gains) >= 8
+    assert min(gains) >= 4
