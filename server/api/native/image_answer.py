@@ -55,12 +55,14 @@ class Encoding:
 def encoding_of(output: Output, accept: str | None) -> Encoding | None:
     """Return the encoding of a new image: the format that is asked for, or what the client accepts; None: JSON.
 
-    Raises ApiError 406, and RequestError for a quality that the format does not have.
+    A client that prefers JSON gets it whatever the format. Raises ApiError 406, and RequestError for a quality that the
+    format does not have.
     """
-    if output.format is not None:
-        return Encoding(FORMATS[output.format], output.quality)
-    chosen = accepted_type(accept, (*_BY_MEDIA_TYPE, JSON))
-    return None if chosen == JSON else Encoding(_BY_MEDIA_TYPE[chosen], output.quality)
+    if output.format is None:
+        chosen = accepted_type(accept, (*_BY_MEDIA_TYPE, JSON))
+        return None if chosen == JSON else Encoding(_BY_MEDIA_TYPE[chosen], output.quality)
+    to = FORMATS[output.format]
+    return None if preferred(accept, (to.media_type, JSON)) == JSON else Encoding(to, output.quality)
 
 
 @dataclass(frozen=True)

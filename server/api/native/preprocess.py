@@ -8,7 +8,7 @@ from server.api.dependencies import Answers, Generation, Memory
 from server.api.errors import require
 from server.api.native import PREFIX
 from server.api.native.body import BAD_BODY, Body
-from server.api.native.image_answer import CONTENT
+from server.api.native.image_answer import CONTENT, NOT_ACCEPTABLE, Accept, accepted_type
 from server.api.native.upload import read_upload
 from server.pipeline.encoding.formats import PNG
 from server.pipeline.fields import fields_of
@@ -30,6 +30,7 @@ _ANSWERS: Answers = {
         "content": {PNG.media_type: CONTENT[PNG.media_type]},
     },
     **BAD_BODY,
+    **NOT_ACCEPTABLE,
 }
 
 
@@ -40,8 +41,9 @@ _ANSWERS: Answers = {
     openapi_extra=BODY.route,
     summary="Make a control map of an image",
 )
-async def preprocess(request: Request, service: Generation, memory: Memory) -> Response:
+async def preprocess(request: Request, service: Generation, memory: Memory, accept: Accept = None) -> Response:
     """Returns the map as a PNG, as a request with the same preprocessor and size gives it to its ControlNet."""
+    accepted_type(accept, (PNG.media_type,))
     async with memory.reserve(request.scope):
         upload = await read_upload(request, BODY)
         sent = {name: value for name, value in upload.fields.items() if value is not None}

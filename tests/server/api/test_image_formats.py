@@ -88,6 +88,15 @@ def test_a_client_that_asks_for_json_gets_the_finished_job(client: httpx.Client)
     assert (answer.json()["status"], len(answer.json()["images"])) == ("succeeded", 1)
 
 
+def test_a_client_that_asks_for_json_gets_the_job_though_its_image_has_a_format(client: httpx.Client) -> None:
+    answer = make(client, "application/json", format="webp", quality=50)
+    assert answer.headers["content-type"] == "application/json"
+    image = client.get(answer.json()["images"][0]["url"])
+    assert image.headers["content-type"] == "image/webp"
+    # Scripts in browsers send this, and take everything.
+    assert make(client, "application/json, text/plain, */*", format="webp").headers["content-type"] == "image/webp"
+
+
 def test_a_client_that_accepts_no_image_is_told_what_there_is_before_anything_is_made(client: httpx.Client) -> None:
     before = client.get("/api/v1/jobs").json()["jobs"][:1]
     answer = make(client, "text/html, image/avif")

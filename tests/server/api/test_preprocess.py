@@ -35,6 +35,13 @@ def test_the_map_is_what_the_preprocessor_makes(client: httpx.Client) -> None:
     )
 
 
+def test_a_client_that_takes_no_png_is_told_so(client: httpx.Client) -> None:
+    sent = {"image": base64.b64encode(encoded_pixels(SCENE)).decode(), "preprocessor": "invert"}
+    answer = client.post("/api/v1/preprocess", json=sent, headers={"Accept": "image/jpeg, application/json"})
+    assert (answer.status_code, answer.json()["error"]["accepted"]) == (406, "image/png")
+    assert client.post("/api/v1/preprocess", json=sent, headers={"Accept": "image/*"}).status_code == 200
+
+
 def test_the_image_may_come_as_base64(client: httpx.Client) -> None:
     sent = {"image": base64.b64encode(encoded_pixels(SCENE)).decode(), "preprocessor": "invert"}
     assert np.array_equal(pixels_of(client.post("/api/v1/preprocess", json=sent)), 255 - SCENE)
