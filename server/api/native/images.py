@@ -106,7 +106,7 @@ async def _submitted(service: Service, submit: _Submit, task: Task, upload: Uplo
     options = await submit_options(submit, f"{PREFIX}/{task.name}", upload)
     del fields["priority"]
     image_size = require(await service.image_size(upload.attachments))
-    bound = bind(model.manifest, image_size=image_size, **fields)
+    bound = bind(model.manifest, image_size=image_size, task=task.name, **fields)
     if task.name == "outpaint" and bound.outpaint is None:
         raise RequestError(EXTENSIONS[0], 0, f"pixels to add; at least one of {', '.join(EXTENSIONS)} is above 0")
     encoding = None if submit.wants_job else encoding_of(bound.output, submit.accept)

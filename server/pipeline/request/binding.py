@@ -185,31 +185,37 @@ def _parts(values: Mapping[str, Any], sent: Mapping[str, Any]) -> dict[str, dict
     return parts
 
 
-def _variation_defaults(sent: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the defaults of a request for variations: an image with an empty prompt; none for other requests."""
-    return TASKS["variations"].defaults if "image" in sent and sent.get("prompt") == "" else {}
+def _variation_defaults(task: str | None, sent: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the defaults of a request for variations: if no task is called, one of an image with an empty prompt."""
+    told = "variations" if "image" in sent and sent.get("prompt") == "" else None
+    return TASKS["variations"].defaults if (task or told) == "variations" else {}
 
 
 def bind(
-    manifest: Manifest, model: str | None = None, image_size: Shape | None = None, **fields: Any
+    manifest: Manifest,
+    model: str | None = None,
+    image_size: Shape | None = None,
+    task: str | None = None,
+    **fields: Any,
 ) -> GenerationRequest:
     """Return the request with these fields, by name; those that are missing or None take their defaults.
 
     ``model`` is the installed model's name; None: the manifest's own. ``image_size`` is the upright source image's width and
-    height, which an extended image needs, and which is the default with a mask. Raises RequestError for the first wrong
-    field.
+    height, which an extended image needs, and which is the default with a mask. ``task`` is the one that was called; None:
+    that which the fields tell. Raises RequestError for the first wrong field.
     """
     sent = _SENT.validated(fields)
     own, notes = painting_defaults(sent, image_size)
-    own = {**_variation_defaults(sent), **own}
+    own = {**_variation_defaults(task, sent), **own}
     # A model's defaults may be wrong, too.
     values = _SENT.validated(defaults(manifest) | own | sent) | draw_seeds(sent)
     values |= {"model": model or manifest.name} | _scheduler(values, sent)
     parts = _parts(values, sent)
     computed = computed_size(Size(**parts["size"]), manifest.sizes)
     lists = {field.name: values[field.name] for field in FIELDS if field.item is not None and field.name in values}
+    named = {} if task is None else {"task": task}
     request = GenerationRequest.model_validate(
-        {"model": values["model"], "computed": computed, "notes": notes, **parts, **lists}
+        {**named, "model": values["model"], "computed": computed, "notes": notes, **parts, **lists}
     )
     if request.hires is not None and "hires_strength" not in sent:
         usual = {"hires_strength": request.hires.usual_strength(windows=request.in_windows(manifest))}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from converter.folder import Manifest
 from server.pipeline.boxes.box import overlapping
@@ -21,9 +22,21 @@ from server.pipeline.request.seeds import Seeds
 from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
 
 
+def task_of(parts: Mapping[str, Any]) -> str:
+    """Return the task's name that a request's parts tell: a source image, a mask, an extension and a prompt."""
+    if parts.get("source") is None:
+        return "txt2img"
+    if parts.get("outpaint") is not None:
+        return "outpaint"
+    if parts.get("mask") is not None:
+        return "inpaint"
+    return "img2img" if parts["prompts"]["prompt"] else "variations"
+
+
 class GenerationRequest(Part):
     """A request for one or several images.
 
+    task: the name of the task that was called, or else that the parts tell.
     model: the installed model that it was bound to when it was accepted.
     size: the size of the images that the client gets.
     computed: the size that the networks compute, for which the model was converted.
@@ -31,6 +44,7 @@ class GenerationRequest(Part):
     notes: what a client should know about how its request was understood, and what of it has no effect.
     """
 
+    task: Annotated[str, Derived()]
     model: str = Field(
         max_length=NAME, description="An installed model (see capabilities); the default one if left out"
     )
@@ -51,6 +65,12 @@ class GenerationRequest(Part):
     )
     output: Output = Output()
     notes: Annotated[tuple[str, ...], Derived()] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_task(cls, values: Any) -> Any:
+        """Add the task to requests that earlier versions stored without it."""
+        return {"task": task_of(values), **values} if isinstance(values, dict) else values
 
     @property
     def skipped_steps(self) -> int:
@@ -107,17 +127,6 @@ class GenerationRequest(Part):
     def attached(self) -> Size:
         """The size in which large attachments are stored until the job runs; a control's image lies on the whole canvas."""
         return self.size
-
-    @property
-    def task(self) -> str:
-        """The task's name: a source image, a mask, an extension and a prompt tell it."""
-        if self.source is None:
-            return "txt2img"
-        if self.outpaint is not None:
-            return "outpaint"
-        if self.mask is not None:
-            return "inpaint"
-        return "img2img" if self.prompts.prompt else "variations"
 
     def values(self) -> dict[str, Any]:
         """Return the values of the fields that clients set, by name, without attachments and None."""

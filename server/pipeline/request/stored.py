@@ -13,15 +13,15 @@ from server.pipeline.request.upscale import UpscaleRequest
 JobRequest: TypeAlias = GenerationRequest | UpscaleRequest
 
 
-def _task(stored: Any) -> str:
-    """Return the task of a stored request; those to generate name none, and every request of an earlier version is one."""
-    return str(stored.get("task", "generate")) if isinstance(stored, dict) else "generate"
+def _kind(stored: Any) -> str:
+    """Return whether a stored request is one to enlarge or to generate; those of earlier versions name no task."""
+    return "upscale" if isinstance(stored, dict) and stored.get("task") == "upscale" else "generate"
 
 
 _STORED: TypeAdapter[JobRequest] = TypeAdapter(
     Annotated[
         Annotated[GenerationRequest, Tag("generate")] | Annotated[UpscaleRequest, Tag("upscale")],
-        Discriminator(_task),
+        Discriminator(_kind),
     ]
 )
 

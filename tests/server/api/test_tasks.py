@@ -57,6 +57,18 @@ def test_a_field_of_another_task_is_refused_by_its_name(
     assert error["accepted"].startswith(f"by {takers}; here: priority, ")
 
 
+@pytest.mark.parametrize("task", ["img2img", "variations"])
+def test_a_job_tells_the_task_that_was_called(client: httpx.Client, encoded: Encoded, task: str) -> None:
+    """Both take an image and a prompt, which may be empty."""
+    for prompt, strength in (("", None), ("a", 0.5)):
+        body = {"prompt": prompt, "image": text(encoded()), "strength": strength}
+        answer = client.post(f"/api/v1/{task}", json=body, headers={"Accept": "application/json"})
+        job = answer.json()
+        assert job["task"] == task, answer.text
+        usual = {"img2img": 0.75, "variations": 0.6}[task]
+        assert job["request"]["strength"] == (strength or usual)
+
+
 def test_a_form_names_the_files_of_a_list(client: httpx.Client, encoded: Encoded) -> None:
     form = {"prompt": "a", "controls": json.dumps([{"image": "edges", "weight": 5}])}
     error = refused(client.post("/api/v1/txt2img", data=form, files={"edges": encoded()}))
