@@ -70,7 +70,9 @@ class RequestField:
 
     def find(self, kind: type[_T]) -> _T | None:
         """Return the field's metadata of this type; None if it has none."""
-        return next((m for m in self.info.metadata if isinstance(m, kind)), None)
+        # Those of ``Annotated[int, ...] | None`` are inside its type.
+        optional = (m for inner in get_args(self.info.annotation) for m in getattr(inner, "__metadata__", ()))
+        return next((m for m in (*self.info.metadata, *optional) if isinstance(m, kind)), None)
 
     @property
     def type(self) -> Any:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field, create_model
+from pydantic import BaseModel, Field
 
 from converter import __version__
 from converter.folder import Manifest
 from server.api.dependencies import Generation, Models, Queue
-from server.api.image_json import MOST_IMAGES
 from server.api.native import PREFIX
+from server.api.native.limits import LimitsOut
 from server.api.native.schemas import SizeOut
 from server.jobs.job import PRIORITIES
 from server.models.installed import InstalledModels, UnknownModel
 from server.pipeline.abilities import FURTHER, OF_TASKS, Ability, control_nets, ip_adapters
-from server.pipeline.decoding.file import LONGEST_SIDE, MOST_PIXELS
+from server.pipeline.denoising.refining import refiners_for
 from server.pipeline.encoding.formats import FORMATS
 from server.pipeline.preprocessors.registry import PREPROCESSORS
-from server.pipeline.request import RNGS, TASKS, defaults, limits, longest_prompt
+from server.pipeline.request import RNGS, TASKS, defaults
 from server.pipeline.schedulers import SCHEDULERS
-from server.security.body import LARGEST_BODY
 
 router = APIRouter(prefix=PREFIX, tags=["native"])
 
@@ -103,6 +102,7 @@ class ModelOut(BaseModel):
     abilities: dict[str, AbilityOut] = Field(description=f"What else not every model can do: {', '.join(FURTHER)}")
     controlnets: list[str] = Field(description="Its ControlNets, which a control's `net` may name")
     adapters: list[str] = Field(description="Its IP-Adapters, which `adapter` may name")
+    refiners: list[str] = Field(description="The installed refiners, which `refiner` may name")
     clip_skip: int = Field(description="The largest `clip_skip`; 1 leaves out no layer")
     defaults: DefaultsOut
 
@@ -112,28 +112,6 @@ class PreprocessorOut(BaseModel):
 
     name: str
     about: str = Field(description="What the map shows")
-
-
-class _Limits(BaseModel):
-    """The least and greatest value of a request's fields."""
-
-    prompt_characters: int = longest_prompt()
-    body_bytes: int = Field(LARGEST_BODY, description="Of a request with images")
-    images: int = Field(MOST_IMAGES, description="Of a request")
-    image_side: int = Field(LONGEST_SIDE, description="Pixels of the longest side of an image that is sent")
-    image_pixels: int = Field(MOST_PIXELS, description="Pixels of an image that is sent")
-    queue: int = Field(description="Jobs that may wait at once")
-
-
-if TYPE_CHECKING:
-    LimitsOut = _Limits
-else:
-    LimitsOut = create_model(
-        "LimitsOut",
-        __base__=_Limits,
-        __doc__=_Limits.__doc__,
-        **{name: (tuple[type(low), type(low)], (low, high)) for name, (low, high) in limits().items()},
-    )
 
 
 class CapabilitiesOut(BaseModel):
@@ -165,8 +143,8 @@ def _ability(ability: Ability | None, manifest: Manifest) -> AbilityOut:
     return AbilityOut(available=needs is None, needs=needs)
 
 
-def _model(name: str, models: InstalledModels) -> ModelOut:
-    manifest = models.manifest(name)
+def _model(name: str, manifests: Mapping[str, Manifest]) -> ModelOut:
+    manifest = manifests[name]
     return ModelOut(
         name=name,
         family=manifest.family,
@@ -180,6 +158,7 @@ def _model(name: str, models: InstalledModels) -> ModelOut:
         abilities={name: _ability(ability, manifest) for name, ability in FURTHER.items()},
         controlnets=list(control_nets(manifest)),
         adapters=list(ip_adapters(manifest)),
+        refiners=refiners_for(manifest, manifests),
         clip_skip=manifest.clip_skip,
         defaults=_defaults(manifest),
     )
@@ -212,8 +191,8 @@ def capabilities(queue: Queue, models: Models, service: Generation) -> Capabilit
 
 
 def _installed(models: InstalledModels) -> list[ModelOut]:
-    installed: list[ModelOut] = []
+    manifests: dict[str, Manifest] = {}
     for name in models.names():
         with suppress(UnknownModel):  # deleted meanwhile
-            installed.append(_model(name, models))
-    return installed
+            manifests[name] = models.manifest(name)
+    return [_model(name, manifests) for name in manifests]

@@ -47,6 +47,19 @@ def for_refiner(request: GenerationRequest) -> GenerationRequest:
     return request.model_copy(update={"controls": (), "adapter": None, "refiner": None})
 
 
+def refiners_for(manifest: Manifest, installed: Mapping[str, Manifest]) -> list[str]:
+    """Return the names of the installed refiners that go on where a model stops; none if it is no base of SDXL."""
+    if manifest.family != _BASE:
+        return []
+    refiners = {name: each for name, each in installed.items() if each.family == _REFINER}
+    return [name for name, each in refiners.items() if _difference(manifest, each) is None]
+
+
+def _difference(manifest: Manifest, refiner: Manifest) -> str | None:
+    """Return what differs between a model and a refiner that must be the same; None if nothing does."""
+    return next((fact for fact in _SHARED if getattr(refiner, fact) != getattr(manifest, fact)), None)
+
+
 def check_refiner(request: GenerationRequest, manifest: Manifest, installed: Mapping[str, Manifest]) -> None:
     """Raise RequestError unless the request's refiner is installed and goes on where the model stops.
 
@@ -69,6 +82,5 @@ def check_refiner(request: GenerationRequest, manifest: Manifest, installed: Map
     if (size.width, size.height) not in refiner.sizes:
         sizes = ", ".join(f"{w}x{h}" for w, h in refiner.sizes)
         raise RequestError("refiner", name, f"a refiner converted for {size}; this one was for {sizes}")
-    for fact in _SHARED:
-        if getattr(refiner, fact) != getattr(manifest, fact):
-            raise RequestError("refiner", name, f"a refiner with the same {fact} as {request.model}")
+    if (fact := _difference(manifest, refiner)) is not None:
+        raise RequestError("refiner", name, f"a refiner with the same {fact} as {request.model}")

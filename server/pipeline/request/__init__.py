@@ -10,7 +10,6 @@ from server.pipeline.request.errors import RequestError
 from server.pipeline.request.request import (
     FIELDS,
     GenerationRequest,
-    limits,
     longest_prompt,
 )
 from server.pipeline.request.sampling import Extent, Size
@@ -35,7 +34,6 @@ __all__ = [
     "bind",
     "bind_upscale",
     "defaults",
-    "limits",
     "longest_prompt",
     "needs_model",
     "read_request",

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from converter.folder import Manifest
 from server.pipeline.boxes.box import overlapping
 from server.pipeline.fields import Derived, Part, RequestField, fields_of, part_of, values_of
-from server.pipeline.limits import Items, Within
+from server.pipeline.limits import Items
 from server.pipeline.request.adapter import Adapter
 from server.pipeline.request.conditions import NAME, PROMPT, Prompts
 from server.pipeline.request.controls import Control
@@ -141,12 +141,6 @@ OPTIONAL_PARTS: dict[str, type[Part]] = {
     for name, info in GenerationRequest.model_fields.items()
     if (part := part_of(info)) is not None and info.default is None
 }
-
-
-def limits() -> dict[str, tuple[float, float]]:
-    """Return the ranges of the number fields that every request has, by name; those with an exclusive bound are left out."""
-    ranges = {f.name: f.find(Within) for f in FIELDS}
-    return {name: (r.low, r.high) for name, r in ranges.items() if r is not None and not r.above}
 
 
 def longest_prompt() -> int:

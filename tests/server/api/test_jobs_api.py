@@ -239,3 +239,22 @@ def test_capabilities_say_what_may_be_asked(client: httpx.Client) -> None:
     assert reply["defaults"]["steps"] == 3
     assert "euler" in reply["schedulers"]
     assert reply["limits"]["steps"] == [1, 150]
+    assert reply["model"]["refiners"] == []
+
+
+def test_capabilities_have_the_range_of_every_number_of_every_call(client: httpx.Client) -> None:
+    """As the document's own schemas of the calls' bodies have them."""
+    limits, schemas = (
+        client.get("/api/v1/capabilities").json()["limits"],
+        client.get("/openapi.json").json()["components"],
+    )
+    bodies = {"Txt2Img": limits, "Inpaint": limits, "Outpaint": limits, "Control": limits["control"]} | {
+        name: limits[name.lower()] for name in ("Upscale", "Palette", "Preprocess")
+    }
+    for name, ranges in bodies.items():
+        for field, schema in schemas["schemas"][name]["properties"].items():
+            numbers = [s for s in (schema, *schema.get("anyOf", ())) if s.get("type") in ("integer", "number")]
+            for number in numbers:
+                low = number.get("minimum", number.get("exclusiveMinimum"))
+                # A seed of -1 stands for a random one.
+                assert ranges[field] == [max(low, 0), number["maximum"]], (name, field)

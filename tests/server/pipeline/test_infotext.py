@@ -68,6 +68,14 @@ def test_a_variation_is_written_with_each_images_own_seed(manifest):
     assert "Variation" not in write_infotext(plain, manifest, plain.seeds.of_images[0])
 
 
+def test_a_second_pass_is_written_as_a1111_does(manifest):
+    hires = {"hires_scale": 1.5, "hires_steps": 4, "hires_upscaler": "latent", "hires_strength": 0.6}
+    request = bind(manifest, prompt="p", seed=1, **hires)
+    settings = read_infotext(write_infotext(request, manifest, request.seeds.of_images[0])).settings
+    names = ("Hires upscale", "Hires steps", "Hires upscaler", "Denoising strength")
+    assert [settings[name] for name in names] == ["1.5", "4", "latent", "0.6"]
+
+
 def test_text_without_settings_is_all_prompt():
     assert read_infotext("just words\nNegative prompt: none").prompt == "just words"
     assert read_infotext("a: b, c").settings == {}

@@ -18,7 +18,7 @@ from converter.conversion.convert import convert
 from converter.options import ConvertOptions
 from converter.runtime import weight_bytes
 from server.pipeline.denoising.denoiser import GeneratedImage, Moment
-from server.pipeline.denoising.refining import Refined, check_refiner, for_refiner
+from server.pipeline.denoising.refining import Refined, check_refiner, for_refiner, refiners_for
 from server.pipeline.networks import load_package
 from server.pipeline.request import RequestError, bind
 from server.pipeline.request.sampling import Refiner
@@ -57,6 +57,17 @@ def refused(base=BASE, installed=(REFINER,), **fields):
 def test_a_refiner_that_fits_is_accepted():
     check_refiner(bind(BASE, **FIELDS, refiner="refiner"), BASE, {"refiner": REFINER})
     check_refiner(bind(BASE, **FIELDS), BASE, {})
+
+
+def test_the_refiners_of_a_model_are_those_that_go_on_where_it_stops():
+    installed = {
+        "base": BASE,
+        "refiner": REFINER,
+        "other": replace(REFINER, prediction_type="v_prediction"),
+        "larger": replace(REFINER, sizes=((128, 128),)),
+    }
+    assert refiners_for(BASE, installed) == ["refiner", "larger"]
+    assert refiners_for(MANIFEST, installed) == []
 
 
 def test_a_missing_refiner_is_told_those_that_there_are_or_the_conversion_that_brings_one():
