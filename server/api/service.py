@@ -396,7 +396,7 @@ def _control_map(data: bytes, question: MapQuestion, width: int, height: int) ->
 
 def _bad_image(name: str, bad: ImageError) -> Refusal:
     place = place_of(FIELDS, name)
-    return Refusal("invalid_image", "invalid_image", f"{place}: {bad}", field=place)
+    return Refusal("invalid_image", "invalid_image", f"{place}: {bad}", field=place, accepted=bad.accepted)
 
 
 def _later(job_id: str, fault: Fault) -> Refusal:

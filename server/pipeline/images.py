@@ -58,7 +58,7 @@ def read_image(data: bytes) -> ImageFile:
     how = ""
     if is_picture(data):
         how = "; on a Mac, Preview exports it as PNG, and so does `sips -s format png FILE --out FILE.png`"
-    raise ImageError(f"this is {name_of(data)}; accepted: {ACCEPTED}{how}")
+    raise ImageError(f"this is {name_of(data)}", f"{ACCEPTED}{how}")
 
 
 def decode_image(data: bytes) -> Image.Image:

@@ -213,6 +213,15 @@ class Count(_Length):
         return f"{self.low} to {self.high} {self.what}"
 
 
+def _once(named: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; raise ValueError for a name that comes twice, of which Python would drop the first."""
+    names = [name for name, _ in named]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{json.dumps(twice[:80])} is in an object more than once")
+    return dict(named)
+
+
 @dataclass(frozen=True)
 class Items(_Length):
     """A list of up to ``most`` parts, which a form has as JSON. ``each`` is the singular; their attachments are named by it."""
@@ -226,9 +235,9 @@ class Items(_Length):
 
     @staticmethod
     def parsed(text: str) -> Any:
-        """Return the list that a form's text is; raise ValueError if it is not JSON."""
+        """Return the list that a form's text is; raise ValueError if it is not JSON, or has a name twice in an object."""
         try:
-            return json.loads(text)
+            return json.loads(text, object_pairs_hook=_once)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"a list of objects as JSON ({error})") from error
 

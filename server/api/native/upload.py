@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from fastapi import Request
@@ -60,27 +61,28 @@ async def _parsed_form(request: Request) -> FormData:
 
 
 def _named_files(field: RequestField, text: str, files: Mapping[str, SentFile], used: set[str]) -> Any:
-    """Return the list in a form's text with the files that it names; raise ApiError for a name of no file.
+    """Return the list in a form's text with the files that it names; raise ApiError where it names none.
 
     What is no such list is left to the field's validation.
     """
     try:
         items = Items.parsed(text)
     except ValueError:
-        return text
-    if not isinstance(items, list):
+        items = text
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        used.update(files)  # the list is wrong, and not a file that it does not name
         return items
-    for number, item in enumerate(items):
-        for inner in field.item_fields if isinstance(item, dict) else ():
-            name = item.get(inner.name)
-            if inner.is_attachment and isinstance(name, str):
-                place = f"{field.name}.{number}.{inner.name}"
-                if name not in files:
-                    accepted = f"the name of a file of this form; it has {', '.join(files) or 'none'}"
-                    message = f"{place} is {quoted(name)}; accepted: {accepted}"
-                    raise ApiError(422, "invalid_field", message, field=place, value=name, accepted=accepted)
-                item[inner.name] = files[name]
-                used.add(name)
+    attachments = [inner.name for inner in field.item_fields if inner.is_attachment]
+    for (number, item), attachment in product(enumerate(items), attachments):
+        name, place = item.get(attachment), f"{field.name}.{number}.{attachment}"
+        if not isinstance(name, str) or name not in files:
+            accepted = f"the name of a file of this form; it has {', '.join(files) or 'none'}"
+            is_there = attachment in item
+            message = f"{place} is {quoted(name) if is_there else 'missing'}; accepted: {accepted}"
+            code = "invalid_field" if is_there else "missing_field"
+            raise ApiError(422, code, message, field=place, value=name, accepted=accepted)
+        item[attachment] = files[name]
+        used.add(name)
     return items
 
 

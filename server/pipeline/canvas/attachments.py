@@ -40,9 +40,7 @@ def _kept_mask(request: GenerationRequest, file: ImageFile, image_size: Shape) -
     low, high = int(mask.min()), int(mask.max())
     painted, untouched = ("black", "white") if settings.invert_mask else ("white", "black")
     if low == high == (255 if settings.invert_mask else 0):
-        raise ImageError(
-            f"it is {untouched} all over, so that nothing is painted; accepted: a mask with some {painted}"
-        )
+        raise ImageError(f"it is {untouched} all over, so that nothing is painted", f"a mask with some {painted}")
     if low == high == (0 if settings.invert_mask else 255):
         notes.append(f"the mask is {painted} all over: the whole image is painted again")
     if file.upright != image_size:
@@ -59,7 +57,5 @@ def mask_from_alpha(data: bytes) -> bytes:
     file = read_image(data)
     mask = fit_mask(file, file.upright, *file.upright, transparent=True)
     if not mask.any():
-        raise ImageError(
-            "it has no transparent part, so that nothing is painted; accepted: a mask that is transparent there"
-        )
+        raise ImageError("it has no transparent part, so that nothing is painted", "a mask that is transparent there")
     return plain_png(mask)

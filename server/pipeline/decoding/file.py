@@ -24,7 +24,14 @@ Parts = tuple[memoryview | bytes, ...]
 
 
 class ImageError(AnemoneError):
-    """An uploaded image cannot be used."""
+    """An uploaded image cannot be used.
+
+    accepted: what is; None if that is no question of the image.
+    """
+
+    def __init__(self, wrong: str, accepted: str | None = None) -> None:
+        super().__init__(wrong if accepted is None else f"{wrong}; accepted: {accepted}")
+        self.accepted = accepted
 
 
 @dataclass(frozen=True)
@@ -68,9 +75,9 @@ class ImageFile:
 
     def __post_init__(self) -> None:
         if max(self.width, self.height) > LONGEST_SIDE or self.pixels > MOST_PIXELS or self.pixels < 1:
-            raise ImageError(f"this image is {self.width}x{self.height}; accepted: {ACCEPTED}")
+            raise ImageError(f"this image is {self.width}x{self.height}", ACCEPTED)
 
 
 def damaged(name: str, reason: str) -> ImageError:
     """Return the error for an image of a format's ``name`` that cannot be decoded."""
-    return ImageError(f"this {name} image is damaged or cut short: {reason}; accepted: {ACCEPTED}")
+    return ImageError(f"this {name} image is damaged or cut short: {reason}", ACCEPTED)

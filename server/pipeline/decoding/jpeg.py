@@ -70,10 +70,10 @@ def take_apart(data: bytes) -> ImageFile:
         raise damaged("JPEG", "its frame header is missing or incomplete")
     depth, height, width = struct.unpack_from(">BHH", frame)
     if depth != 8:
-        raise ImageError(f"this JPEG image has {depth} bits a channel; accepted: 8")
+        raise ImageError(f"this JPEG image has {depth} bits a channel", "8")
     scans = data.count(bytes((0xFF, _SOS)), start)
     if scans > _MOST_SCANS:
-        raise ImageError(f"this JPEG image has {scans} scans; accepted: up to {_MOST_SCANS}")
+        raise ImageError(f"this JPEG image has {scans} scans", f"up to {_MOST_SCANS}")
     # libjpeg keeps the coefficients of all pixels unless the first scan completes them.
     keeps = progressive or data[start + 4 : start + 5] != frame[5:6]
     colors = b"".join(profile[number] for number in sorted(profile))
