@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from converter.folder import ModelFolder
+from demo.pixels import look
 from server.cli.main import main
 from tests.support.a1111_images import read_parameters
 
 pytestmark = pytest.mark.slow
 
 
-def generated(model_folder: Path, out: Path, *flags: str) -> bytes:
-    words = ["generate", "red", "-o", str(out), "--steps", "1", "--seed", "7", "--precision", "fp32", *flags]
+def generated(model_folder: Path, out: Path, *flags: str, prompt: str = "red") -> bytes:
+    words = ["generate", prompt, "-o", str(out), "--steps", "1", "--seed", "7", "--precision", "fp32", *flags]
     assert main([*words, "--model", str(model_folder), "--data-dir", str(out.parent / "data")]) == 0
     return out.read_bytes()
 
@@ -51,3 +54,81 @@ def test_an_image_of_an_image_says_so(model: Path, tmp_path: Path) -> None:
 def test_a_setting_leaves_the_mark_out(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANEMONE_MARK_IMAGES", "false")
     assert b"digitalsourcetype" not in generated(model, tmp_path / "a.png")
+
+
+def file_of(folder: Path, name: str, pixels: np.ndarray) -> str:
+    Image.fromarray(pixels).save(folder / name)
+    return str(folder / name)
+
+
+def pixels_of(file: Path) -> np.ndarray:
+    return np.asarray(Image.open(file).convert("RGB")).astype(int)
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> tuple[str, np.ndarray]:
+    """An image file and its pixels."""
+    pixels = np.random.default_rng(3).integers(0, 256, (64, 64, 3), np.uint8)
+    return file_of(tmp_path, "photo.png", pixels), pixels
+
+
+@pytest.mark.parametrize("flags", [(), ("--only-masked", "--mask-padding", "8"), ("--mask-fill", "fill")])
+def test_a_mask_keeps_what_it_leaves_out(
+    model: Path, tmp_path: Path, photo: tuple[str, np.ndarray], flags: tuple[str, ...]
+) -> None:
+    file, pixels = photo
+    left = np.zeros((64, 64), np.uint8)
+    left[:, :32] = 255
+    mask = ("--image", file, "--mask", file_of(tmp_path, "mask.png", left), "--mask-blur", "0", *flags)
+    generated(model, tmp_path / "left.png", *mask)
+    generated(model, tmp_path / "right.png", *mask, "--invert-mask")
+    for name, kept, painted in (("left", np.s_[:, 32:], np.s_[:, :32]), ("right", np.s_[:, :32], np.s_[:, 32:])):
+        image = pixels_of(tmp_path / f"{name}.png")
+        np.testing.assert_array_equal(image[kept], pixels[kept])
+        assert np.abs(image[painted] - pixels[painted]).mean() > 20
+
+
+def test_an_image_is_extended_beside_its_own_pixels(model: Path, tmp_path: Path, photo: tuple[str, np.ndarray]) -> None:
+    file, pixels = photo
+    generated(
+        model, tmp_path / "a.png", "--image", file, "--extend-left", "16", "--extend-bottom", "8", "--feather", "0"
+    )
+    image = pixels_of(tmp_path / "a.png")
+    assert image.shape == (72, 80, 3)
+    np.testing.assert_array_equal(image[:64, 16:], pixels)
+
+
+def test_a_palettes_colors_come_into_the_image(bundled_folder: ModelFolder, tmp_path: Path) -> None:
+    two = np.full((256, 256, 3), (46, 160, 74), np.uint8)
+    two[96:160, 96:160] = (250, 214, 50)
+    flags = ("--palette-image", file_of(tmp_path, "two.png", two), "--steps", "8", "--precision", "fast")
+    generated(bundled_folder.path, tmp_path / "a.png", *flags, prompt="a red circle on a blue background")
+    ground, things = look(pixels_of(tmp_path / "a.png").astype(np.uint8))
+    assert (ground, [thing.color for thing in things]) == ("green", ["yellow"])
+
+
+def test_a_second_pass_makes_the_image_larger(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    generated(
+        model,
+        tmp_path / "a.png",
+        "--hires-scale",
+        "1.5",
+        "--hires-steps",
+        "1",
+        "--guidance-scale",
+        "1",
+        "--negative-prompt",
+        "x",
+    )
+    assert pixels_of(tmp_path / "a.png").shape == (96, 96, 3)
+    assert "note: negative_prompt has no effect" in capsys.readouterr().out
+
+
+def test_a_control_says_where_things_go(bundled_folder: ModelFolder, tmp_path: Path) -> None:
+    white = np.full((256, 256, 3), 255, np.uint8)
+    white[32:96, 32:96] = 0
+    control = f"image={file_of(tmp_path, 'square.png', white)}"
+    flags = ("--control", control, "preprocessor=canny", "--steps", "8", "--precision", "fast")
+    generated(bundled_folder.path, tmp_path / "a.png", *flags, prompt="a red square on a white background")
+    _, things = look(pixels_of(tmp_path / "a.png").astype(np.uint8))
+    assert [(thing.color, thing.place) for thing in things] == [("red", "top left")]
