@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.support import fake_pipeline
-from tests.support.live_server import live, over, until
+from tests.support.live_server import live, over, running, until, watch
 
 pytestmark = pytest.mark.slow
 
@@ -121,3 +121,39 @@ def test_it_works_though_the_first_model_has_failed(tmp_path: Path, model: str, 
             assert sent(client).status_code == 200
         assert _state(client) == "failed"
         assert client.post("/api/v1/txt2img", json={"prompt": "a"}).status_code in (500, 503)
+
+
+def enqueued(client: httpx.Client, side: int) -> dict[str, Any]:
+    answer = sent(client, png(side, side), {"Prefer": "respond-async"}, upscaler="shapes-2x")
+    assert answer.status_code == 202, answer.text
+    return dict(answer.json())
+
+
+def test_its_progress_is_told_tile_by_tile(client: httpx.Client) -> None:
+    job_id = enqueued(client, 300)["id"]
+    told = [event.data for event in watch(client, job_id) if event.kind == "progress"]
+    assert [step["step"] for step in told] == [1, 2, 3, 4]
+    assert {step["steps"] for step in told} == {4}
+    assert told[-1]["fraction"] == 1
+    assert over(client, job_id)["status"] == "succeeded"
+
+
+def test_it_is_cancelled_between_two_tiles(client: httpx.Client) -> None:
+    job = running(client, enqueued(client, 2000)["id"])
+    assert client.delete(f"/api/v1/jobs/{job['id']}").status_code == 200
+    done = over(client, job["id"])
+    assert (done["status"], done["images"]) == ("cancelled", [])
+    # The worker is free for the next.
+    assert sent(client).status_code == 200
+
+
+def test_it_is_made_again_after_a_restart_and_is_the_same(tmp_path: Path, client: httpx.Client) -> None:
+    sides = (600, 90)
+    with live(tmp_path) as before:
+        ids = [enqueued(before, side)["id"] for side in sides]
+        running(before, ids[0])
+    with live(tmp_path) as after:
+        jobs = [over(after, job_id) for job_id in ids]
+        assert [job["status"] for job in jobs] == ["succeeded"] * 2
+        images = [after.get(job["images"][0]["url"]).content for job in jobs]
+    assert images == [sent(client, png(side, side), upscaler="shapes-2x").content for side in sides]
