@@ -15,6 +15,7 @@ from server.api.service import fingerprint_of
 from server.jobs.store import JobStore, StoreError, schema
 from server.jobs.store.files import StoredFiles
 from server.pipeline.request.edits import Source
+from tests.support.generation_requests import request
 
 #: A data folder of the version before requests were nested, killed with jobs queued and one running.
 SCHEMA_2 = Path(__file__).parents[3] / "data" / "jobs-schema-2"
@@ -57,8 +58,8 @@ def test_jobs_of_the_first_schema_are_taken_over(tmp_path: Path) -> None:
     store.name_model("fake")
     store.interrupted("the server was killed", by_worker=False)
     assert sorted(w.job_id for w in store.queued()) == ["queued", "running"]
-    request, _ = store.start("queued")
-    assert (request.model, request.prompts.prompt_syntax) == ("fake", "plain")
+    taken, _ = store.start("queued")
+    assert (taken.model, taken.prompts.prompt_syntax) == ("fake", "plain")
     old = store.get("succeeded")
     assert old is not None
     assert store.image_path(old.images[0]).read_bytes() == b"image"
@@ -70,10 +71,10 @@ def test_a_scheduler_whose_name_held_its_sigmas_is_still_read(tmp_path: Path) ->
     schema._m001_jobs(db, StoredFiles(tmp_path / "attachments", ".bin"))
     db.execute("PRAGMA user_version = 1")
     for number, scheduler in enumerate(("dpm++_2m_karras", "heun"), 1):
-        request = json.dumps({**OLD, "scheduler": scheduler, "negative_prompt": "a dpm++_2m_karras", "n": 1})
+        text = json.dumps({**OLD, "scheduler": scheduler, "negative_prompt": "a dpm++_2m_karras", "n": 1})
         db.execute(
             "INSERT INTO jobs (id, number, status, request, created) VALUES (?, ?, 'queued', ?, 1.5)",
-            (f"job-{number}", number, request),
+            (f"job-{number}", number, text),
         )
     db.close()
     store = JobStore(tmp_path)
@@ -82,6 +83,31 @@ def test_a_scheduler_whose_name_held_its_sigmas_is_still_read(tmp_path: Path) ->
         job = store.get(name)
         assert job is not None
         assert (job.request.sampling.scheduler, job.request.sampling.sigmas) == expected
+    store.close()
+
+
+def test_images_keep_their_seeds_and_flags_when_images_without_seeds_come(tmp_path: Path) -> None:
+    db = schema.connect(tmp_path / "jobs.sqlite3", 5.0)
+    for step in schema._MIGRATIONS[:8]:
+        step(db, StoredFiles(tmp_path / "attachments", ".bin"))
+    db.execute("PRAGMA user_version = 8")
+    db.execute(
+        "INSERT INTO jobs (id, number, status, request, created) VALUES ('old', 1, 'succeeded', ?, 1.5)",
+        (json.dumps(request().model_dump(mode="json", exclude={"task"})),),
+    )
+    db.execute(
+        "INSERT INTO images (job, number, seed, file, flagged) VALUES ('old', 0, 7, 'a.png', 0), ('old', 1, 8, 'b.png', 1)"
+    )
+    db.close()
+    store = JobStore(tmp_path)
+    old = store.get("old")
+    assert old is not None
+    assert [(image.index, image.seed, image.file, image.flagged) for image in old.images] == [
+        (0, 7, "a.png", False),
+        (1, 8, "b.png", True),
+    ]
+    assert old.request is not None
+    assert old.request.task == "txt2img"
     store.close()
 
 
@@ -128,8 +154,8 @@ def test_jobs_of_the_second_schema_are_taken_over_with_their_images_and_uploads(
         (19, 2),
         (11, 1),
     ]
-    request, attachments = store.start(jobs["a queued start"].id)
-    assert request.source == Source(image="image", strength=0.5)
+    taken, attachments = store.start(jobs["a queued start"].id)
+    assert taken.source == Source(image="image", strength=0.5)
     assert attachments == {"image": source}
     store.end(jobs["a queued start"].id, "succeeded")
     assert list((schema_2 / "attachments").iterdir()) == []
