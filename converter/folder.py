@@ -79,6 +79,7 @@ def read_manifest(
 class SchedulerSettings:
     """The noise schedule the model was trained on (diffusers' scheduler_config.json).
 
+    timestep_spacing: how a run's timesteps are spaced; None: the checkpoint does not say, and each scheduler has its own way.
     trained_betas: the variance added at each training timestep, in place of what the other beta settings give.
     rescale_betas_zero_snr: whether the schedule is rescaled to end at pure noise (Lin et al. 2023, algorithm 1).
     """
@@ -87,7 +88,7 @@ class SchedulerSettings:
     beta_start: Finite
     beta_end: Finite
     beta_schedule: str
-    timestep_spacing: str
+    timestep_spacing: str | None
     steps_offset: int
     set_alpha_to_one: bool
     trained_betas: tuple[Finite, ...] | None = None

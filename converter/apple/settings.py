@@ -28,13 +28,13 @@ ACCEPTED = {
     "steps": "a whole number from 1 on",
     "guidance_scale": "a number from 0 on",
 }
-#: The noise schedule of all published Stable Diffusion models (their scheduler_config.json).
+#: The noise schedule of all published Stable Diffusion models (their scheduler_config.json). SDXL's say a timestep_spacing.
 _SCHEDULE = SchedulerSettings(
     num_train_timesteps=1000,
     beta_start=0.00085,
     beta_end=0.012,
     beta_schedule="scaled_linear",
-    timestep_spacing="leading",
+    timestep_spacing=None,
     steps_offset=1,
     set_alpha_to_one=False,
 )
@@ -45,7 +45,7 @@ class _Named:
     """Settings of a published model known by its name, from its scheduler_config.json and its model card."""
 
     prediction_type: str
-    timestep_spacing: str = "leading"
+    timestep_spacing: str | None = None
     defaults: Defaults = STANDARD
 
 
@@ -142,7 +142,9 @@ def settle(model: AppleModel, settings: AppleSettings) -> Settled:
     problems = _numbers_out_of_range(settings)
     named = _NAMED.get(re.split("[/_]", model.version)[-1]) if model.published else None
     prediction = settings.prediction_type
-    schedule = _SCHEDULE if named is None else replace(_SCHEDULE, timestep_spacing=named.timestep_spacing)
+    stated = "leading" if model.family.startswith("sdxl") else None
+    spacing = stated if named is None else named.timestep_spacing
+    schedule = replace(_SCHEDULE, timestep_spacing=spacing)
     if settings.scheduler_config is not None:
         try:
             schedule, predicted = read_schedule("it", read_json(settings.scheduler_config))

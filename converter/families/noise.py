@@ -67,7 +67,7 @@ def no_image_because(settings: SchedulerSettings, prediction_type: str) -> str |
         "beta_start": 0 < settings.beta_start < 1,
         "beta_end": 0 < settings.beta_end < 1,
         "beta_schedule": settings.beta_schedule in _BETAS,
-        "timestep_spacing": settings.timestep_spacing in SCHEDULER["timestep_spacing"].accepted,
+        "timestep_spacing": settings.timestep_spacing in (None, *SCHEDULER["timestep_spacing"].accepted),
         "steps_offset": 0 <= settings.steps_offset < count / 2,
         "trained_betas": betas is None or len(betas) == count,
         "prediction_type": prediction_type in PREDICTION_TYPES,

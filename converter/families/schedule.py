@@ -18,7 +18,8 @@ _CLASS = "PNDMScheduler"
 def read_schedule(where: str, config: dict[str, Any]) -> tuple[SchedulerSettings, str]:
     """Return the schedule and the prediction type.
 
-    Missing keys have the defaults of the configuration's class in diffusers. Raises CheckpointError that begins with
+    Missing keys have the defaults of the configuration's class in diffusers; without a timestep_spacing, diffusers gives each
+    scheduler that of its own class (`from_config` leaves out what was a default). Raises CheckpointError that begins with
     ``where`` if the class or a key asks for a way of sampling that is not supported here.
     """
     name = config.get("_class_name", _CLASS)
@@ -27,6 +28,7 @@ def read_schedule(where: str, config: dict[str, Any]) -> tuple[SchedulerSettings
             f"{where} has the scheduler {name!r}, whose models are sampled in a way that is not supported; accepted: "
             f"{', '.join(SCHEDULER_CLASSES)}"
         )
+    says_spacing = config.get("timestep_spacing") is not None
     config = read_config(where, config, SCHEDULER, SCHEDULER_CLASSES[name])
     betas = config["trained_betas"]
     if betas is not None and len(betas) != config["num_train_timesteps"]:
@@ -35,6 +37,7 @@ def read_schedule(where: str, config: dict[str, Any]) -> tuple[SchedulerSettings
         )
     values = {field.name: config[field.name] for field in fields(SchedulerSettings)}
     values["trained_betas"] = None if betas is None else tuple(float(beta) for beta in betas)
+    values["timestep_spacing"] = config["timestep_spacing"] if says_spacing else None
     settings, prediction_type = SchedulerSettings(**values), config["prediction_type"]
     if (wrong := no_image_because(settings, prediction_type)) is not None:
         raise CheckpointError(f"{where}: no image can be made with {wrong}")

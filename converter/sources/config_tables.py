@@ -275,11 +275,19 @@ _TABLES: dict[str, Table] = {
         name: key for name, key in CONTROLNET.items() if name not in UNET
     },
 }
+
+
+def usual_spacing(scheduler: str) -> str:
+    """Return the timestep_spacing that diffusers' class of this name has by default."""
+    return str(SCHEDULER_CLASSES.get(scheduler, {}).get("timestep_spacing", SCHEDULER["timestep_spacing"].default))
+
+
 _ABOUT = """\
 # Configurations
 
 How the converter treats every key of a checkpoint's configurations that diffusers and transformers read. A missing key
-has its library's default; a scheduler's defaults are those of its class. A value that is not accepted is refused by name
+has its library's default; a scheduler's defaults are those of its class, and without a timestep_spacing each scheduler of a
+request has that of its own class. A value that is not accepted is refused by name
 before anything is written. This page is made by `python -m converter.sources.config_tables`.
 
 Accepted schedulers, which say how a model was trained: {schedulers}. Models of other schedulers (EDM, flow matching,

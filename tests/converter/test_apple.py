@@ -314,10 +314,10 @@ def test_a_model_of_published_widths_needs_its_tokenizer_alone(tmp_path):
 @pytest.mark.parametrize(
     ("family", "version", "expected"),
     [
-        ("sd1", "runwayml/stable-diffusion-v1-5", ("epsilon", 0.18215, "leading", 20)),
-        ("sd2", "stabilityai/stable-diffusion-2-1-base", ("epsilon", 0.18215, "leading", 20)),
-        ("sd2", "stabilityai/stable-diffusion-2-1", ("v_prediction", 0.18215, "leading", 20)),
-        ("sd2", "stabilityai_stable-diffusion-2", ("v_prediction", 0.18215, "leading", 20)),
+        ("sd1", "runwayml/stable-diffusion-v1-5", ("epsilon", 0.18215, None, 20)),
+        ("sd2", "stabilityai/stable-diffusion-2-1-base", ("epsilon", 0.18215, None, 20)),
+        ("sd2", "stabilityai/stable-diffusion-2-1", ("v_prediction", 0.18215, None, 20)),
+        ("sd2", "stabilityai_stable-diffusion-2", ("v_prediction", 0.18215, None, 20)),
         ("sd2", "stabilityai/sd-turbo", ("epsilon", 0.18215, "trailing", 4)),
         ("sdxl", "stabilityai/stable-diffusion-xl-base-1.0", ("epsilon", 0.13025, "leading", 20)),
         ("sdxl", "stabilityai/sdxl-turbo", ("epsilon", 0.13025, "trailing", 4)),

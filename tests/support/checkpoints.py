@@ -106,8 +106,12 @@ def write_checkpoint(
     unet: Any = None,
     vae: Any = None,
     text: dict[str, Any] | None = None,
+    says_spacing: bool = False,
 ) -> Path:
-    """Write a complete Stable Diffusion checkpoint, fp16, into ``folder`` in the published layout."""
+    """Write a complete Stable Diffusion checkpoint, fp16, into ``folder`` in the published layout.
+
+    ``says_spacing``: whether its scheduler has a timestep_spacing, as SDXL's have; those of Stable Diffusion 1 and 2 have none.
+    """
     vocabulary = write_tokenizer(folder / "tokenizer")
     text_encoder = tiny_text_encoder(vocabulary, **(text or {}))
     for name, module in (("unet", unet or tiny_unet()), ("vae", vae or tiny_vae()), ("text_encoder", text_encoder)):
@@ -122,6 +126,11 @@ def write_checkpoint(
         steps_offset=1,
     )
     scheduler.save_pretrained(folder / "scheduler")
+    if not says_spacing:
+        config = folder / "scheduler" / "scheduler_config.json"
+        config.write_text(
+            json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k != "timestep_spacing"})
+        )
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
     return folder
 
@@ -144,7 +153,7 @@ def write_xl_checkpoint(folder: Path, *, refiner: bool = False) -> Path:
         addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=8 * ids + 24,
     )
-    write_checkpoint(folder, unet=unet, vae=tiny_vae(scaling_factor=0.13025))
+    write_checkpoint(folder, unet=unet, vae=tiny_vae(scaling_factor=0.13025), says_spacing=True)
     save_published(second, folder / "text_encoder_2")
     name = "StableDiffusionXLImg2ImgPipeline" if refiner else "StableDiffusionXLPipeline"
     index = {"_class_name": name, "force_zeros_for_empty_prompt": not refiner}

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
+
+from converter.sources.checkpoint import Checkpoint
+
+#: The configurations of diffusers' folders on the hub, by repository and part.
+FOLDERS: dict[str, dict[str, Any]] = json.loads(
+    (Path(__file__).parents[1] / "data" / "published_configs.json").read_text()
+)
 
 DOWN, CROSS_DOWN = "DownBlock2D", "CrossAttnDownBlock2D"
 UP, CROSS_UP = "UpBlock2D", "CrossAttnUpBlock2D"
@@ -186,3 +195,16 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
         {"text_encoder_2": BIG_TEXT, "unet": REFINER_UNET, "vae": SDXL_VAE, "scheduler": EULER},
     ),
 }
+
+
+def write_published(name: str, folder: Path) -> Checkpoint:
+    """Write the repository's configurations into ``folder``, without weights, and open it."""
+    for part, config in FOLDERS[name].items():
+        file = {"index": "model_index.json", "scheduler": "scheduler/scheduler_config.json"}.get(
+            part, f"{part}/config.json"
+        )
+        file = f"{part}.json" if part.endswith("special_tokens_map") else file
+        file = f"{part}/tokenizer_config.json" if part.startswith("tokenizer") and "/" not in part else file
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(json.dumps(config))
+    return Checkpoint.open(folder)

@@ -66,6 +66,7 @@ class SchedulerSpec:
 
     def make(self, schedule: NoiseSchedule, steps: int, sigmas: str = AUTOMATIC.name) -> Scheduler:
         """Return a scheduler for a run of so many steps, with a sigma schedule that applies to it."""
+        schedule = schedule.spaced_for(self.diffusers)
         if self.by_sigmas is not None:
             return self.by_sigmas(schedule, steps, SIGMA_SCHEDULES[sigmas].sigmas)
         assert self.by_timesteps is not None

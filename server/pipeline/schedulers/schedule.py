@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from converter.errors import ManifestError
 from converter.families.noise import PURE_NOISE, Numbers, no_image_because, signal_left
 from converter.folder import FILE, Manifest, SchedulerSettings
+from converter.sources.config_tables import usual_spacing
 
 Latents = NDArray[np.float32]
 Noise = Callable[[], Latents]
@@ -82,8 +83,13 @@ class NoiseSchedule(SchedulerSettings):
         """Return whether no signal is left at a (fractional) timestep."""
         return bool(np.interp(timestep, np.arange(self.num_train_timesteps), self.alphas_cumprod) <= PURE_NOISE)
 
+    def spaced_for(self, scheduler: str) -> NoiseSchedule:
+        """Return the schedule with a timestep_spacing: its own, or that of diffusers' class of this name."""
+        return self if self.timestep_spacing is not None else _with_spacing(self, usual_spacing(scheduler))
+
     def spaced(self, steps: int) -> Numbers:
         """Return ``steps`` training timesteps, the noisiest first (table 2 of Lin et al. 2023, "Common Diffusion Noise")."""
+        assert self.timestep_spacing is not None  # see spaced_for
         return _SPACINGS[self.timestep_spacing](self.num_train_timesteps, steps, self.steps_offset)
 
     def sigmas_at(self, timesteps: Numbers) -> Numbers:
@@ -124,3 +130,8 @@ class NoiseSchedule(SchedulerSettings):
 @lru_cache(maxsize=32)
 def _schedule(settings: SchedulerSettings, prediction_type: str, sdxl: bool) -> NoiseSchedule:
     return NoiseSchedule(**asdict(settings), prediction_type=prediction_type, sdxl=sdxl)
+
+
+@lru_cache(maxsize=64)
+def _with_spacing(schedule: NoiseSchedule, spacing: str) -> NoiseSchedule:
+    return replace(schedule, timestep_spacing=spacing)

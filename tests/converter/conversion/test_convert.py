@@ -497,11 +497,11 @@ def test_the_scheduler_is_of_the_class_that_model_index_names(checkpoint, tmp_pa
     source = tmp_path / "source"
     shutil.copytree(checkpoint, source)
     file, settings = source / "model_index.json", source / "scheduler/scheduler_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"scheduler": ["diffusers", "EulerDiscreteScheduler"]}))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"scheduler": ["diffusers", "HeunDiscreteScheduler"]}))
     said = json.loads(settings.read_text())
-    settings.write_text(json.dumps({k: v for k, v in said.items() if k != "timestep_spacing"}))
-    # EulerDiscreteScheduler's default is linspace, and that of DDIMScheduler, which the settings name, is leading.
+    settings.write_text(json.dumps({k: v for k, v in said.items() if k != "beta_start"}))
+    # HeunDiscreteScheduler's default is 0.00085, and that of DDIMScheduler, which the settings name, is 0.0001.
     made = convert(source, tmp_path / "out", ConvertOptions(verify=False))
-    assert made.manifest.scheduler.timestep_spacing == "linspace"
+    assert made.manifest.scheduler.beta_start == 0.00085
     expected = DiffusionPipeline.from_pretrained(source, safety_checker=None, **WITHOUT_NETWORKS).scheduler
-    assert expected.config.timestep_spacing == "linspace"
+    assert expected.config.beta_start == 0.00085

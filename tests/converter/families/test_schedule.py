@@ -10,7 +10,7 @@ import pytest
 
 from converter.errors import CheckpointError
 from converter.families.schedule import read_schedule
-from converter.sources.config_tables import SCHEDULER_CLASSES
+from converter.sources.config_tables import SCHEDULER_CLASSES, usual_spacing
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 
@@ -22,7 +22,9 @@ def test_what_a_configuration_lacks_is_as_in_its_class(name):
     assert prediction_type == theirs["prediction_type"]
     for key in ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "steps_offset"):
         assert getattr(actual, key) == theirs.get(key, 0), key
-    assert actual.timestep_spacing == theirs.get("timestep_spacing", "linspace")
+    # Another class has its own then.
+    assert actual.timestep_spacing is None
+    assert usual_spacing(name) == theirs.get("timestep_spacing", "linspace")
     assert actual.set_alpha_to_one == theirs.get("set_alpha_to_one", True)
     assert (actual.trained_betas, actual.rescale_betas_zero_snr) == (None, False)
 

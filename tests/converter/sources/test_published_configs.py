@@ -2,30 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
 from converter.errors import CheckpointError
 from converter.families.registry import ignored_checkpoint_settings, recognize
-from converter.sources.checkpoint import Checkpoint
-
-PUBLISHED = json.loads((Path(__file__).parents[2] / "data" / "published_configs.json").read_text())
-
-
-def published(name, folder):
-    """A folder of the repository's configurations, without weights."""
-    for part, config in PUBLISHED[name].items():
-        file = {"index": "model_index.json", "scheduler": "scheduler/scheduler_config.json"}.get(
-            part, f"{part}/config.json"
-        )
-        file = f"{part}.json" if part.endswith("special_tokens_map") else file
-        file = f"{part}/tokenizer_config.json" if part.startswith("tokenizer") and "/" not in part else file
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file).write_text(json.dumps(config))
-    return Checkpoint.open(folder)
-
+from tests.support.published_configs import FOLDERS, write_published
 
 FAMILIES = {
     "runwayml/stable-diffusion-v1-5": ("sd1", False, "epsilon"),
@@ -40,10 +21,10 @@ FAMILIES = {
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_published_folder_is_recognized(name, tmp_path):
-    family = recognize(published(name, tmp_path))
+    family = recognize(write_published(name, tmp_path))
     assert (family.name, family.inpainting, family.prediction_type) == FAMILIES[name]
     assert family.tokens == 77
-    scheduler = PUBLISHED[name]["scheduler"]
+    scheduler = FOLDERS[name]["scheduler"]
     stated = {key: getattr(family.schedule, key) for key in ("beta_start", "beta_end", "beta_schedule", "steps_offset")}
     assert stated == {key: scheduler[key] for key in stated}
 
@@ -58,10 +39,10 @@ def test_a_published_folder_is_recognized(name, tmp_path):
 )
 def test_a_published_folder_of_another_kind_is_refused_by_what_sets_it_apart(name, words, tmp_path):
     with pytest.raises(CheckpointError, match=words):
-        recognize(published(name, tmp_path))
+        recognize(write_published(name, tmp_path))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_nothing_of_a_published_folder_is_passed_over_but_how_its_makers_sample_and_what_nobody_reads(name, tmp_path):
-    actual = ignored_checkpoint_settings(published(name, tmp_path))
+    actual = ignored_checkpoint_settings(write_published(name, tmp_path))
     assert [line for line in actual if not line.endswith("which its library does not read either")] == []

@@ -11,9 +11,12 @@ import scipy.stats
 import torch
 from diffusers.schedulers.scheduling_utils import AysSchedules
 
-from server.pipeline.schedulers import SCHEDULERS
+from converter.families.registry import recognize
+from server.pipeline.schedulers import SCHEDULERS, NoiseSchedule
 from server.pipeline.schedulers.sigma_schedules import beta
 from tests.support.diffusers_schedulers import COMBINATIONS, PEERS, STABLE_DIFFUSION, peer
+from tests.support.fake_pipeline import MANIFEST
+from tests.support.published_configs import FOLDERS, write_published
 
 #: diffusers' DPM2 passes PyTorch's tensors to NumPy's functions in an old way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
@@ -43,8 +46,8 @@ def test_noise_schedules_are_those_of_diffusers(betas, count, rescaled):
     assert (schedule.sigmas[-1] == pytest.approx(4096, rel=1e-6)) == rescaled
 
 
-def assert_same_levels(name, schedule, steps, sigmas="automatic"):
-    theirs, ours = peer(name, schedule, sigmas), SCHEDULERS[name].make(schedule, steps, sigmas)
+def assert_same_levels(name, schedule, steps, sigmas="automatic", theirs=None):
+    theirs, ours = theirs or peer(name, schedule, sigmas), SCHEDULERS[name].make(schedule, steps, sigmas)
     theirs.set_timesteps(steps)
     expected = theirs.timesteps.numpy()
     # NumPy's arange can give diffusers one step too many, at timestep -1.
@@ -72,6 +75,31 @@ def test_timesteps_and_sigmas_are_those_of_diffusers(name, spacing):
             # diffusers' LCM and TCD have 50 timesteps.
             if steps <= 50 or name not in ("lcm", "tcd"):
                 assert_same_levels(name, schedule, steps)
+
+
+@pytest.mark.parametrize(
+    "repository",
+    [
+        "runwayml/stable-diffusion-v1-5",
+        "runwayml/stable-diffusion-inpainting",
+        "stabilityai/stable-diffusion-2-1",
+        "stabilityai/stable-diffusion-2-inpainting",
+        "stabilityai/stable-diffusion-xl-base-1.0",
+        "stabilityai/stable-diffusion-xl-refiner-1.0",
+        "diffusers/stable-diffusion-xl-1.0-inpainting-0.1",
+    ],
+)
+@pytest.mark.parametrize("name", sorted(set(PEERS) - {"ipndm"}))  # diffusers' has no training timesteps
+def test_a_published_models_levels_are_those_of_diffusers_scheduler_made_from_its_configuration(
+    repository, name, tmp_path
+):
+    family = recognize(write_published(repository, tmp_path))
+    schedule = NoiseSchedule.of(replace(MANIFEST, scheduler=family.schedule, prediction_type=family.prediction_type))
+    kind, options = PEERS[name]
+    config = FOLDERS[repository]["scheduler"]
+    for steps in (1, 2, 20):
+        # Their scheduler has no configuration of its own for what ours is given by its name.
+        assert_same_levels(name, schedule, steps, theirs=kind.from_config(config, **options))
 
 
 @pytest.mark.parametrize(("name", "sigmas"), COMBINATIONS)
