@@ -256,12 +256,11 @@ class Service:
                 return _bad_image(name, bad)
             attachments[name] = part.data
             notes += part.notes
-        if isinstance(request, GenerationRequest):
-            request = request.model_copy(update={"notes": (*request.notes, *notes)})
-            if request.palette is not None:
-                colors = await run_in_threadpool(palette_of_file, attachments[request.palette.palette_image])
-                palette = request.palette.model_copy(update={"palette_colors": colors})
-                request = request.model_copy(update={"palette": palette})
+        request = request.model_copy(update={"notes": (*request.notes, *notes)})
+        if isinstance(request, GenerationRequest) and request.palette is not None:
+            colors = await run_in_threadpool(palette_of_file, attachments[request.palette.palette_image])
+            palette = request.palette.model_copy(update={"palette_colors": colors})
+            request = request.model_copy(update={"palette": palette})
         submission = Submission(
             request,
             cost,

@@ -24,7 +24,7 @@ from server.models.installed import InstalledModels
 from server.models.library import ready_model
 from server.models.memory import memory_budget
 from server.models.upscalers import InstalledUpscalers, Upscaler
-from server.pipeline.canvas.attachments import kept
+from server.pipeline.canvas.attachments import frame_notes, kept
 from server.pipeline.decoding.file import ImageError
 from server.pipeline.denoising.denoiser import Note, Step
 from server.pipeline.denoising.refining import check_refiner
@@ -217,8 +217,8 @@ def upscale(settings: Settings, image: Path, fields: Mapping[str, Any], out: Pat
     attachments, bar = _read({"image": image}), Bar()
     upscalers = InstalledUpscalers(settings.data_dir)
     known = usable({name: each.tile for name, each in upscalers.all().items()}, 0)
-    source = read_image(attachments["image"]).upright
-    request = bind_upscale(known, source, image="image", format=to.name, **fields)
+    source = read_image(attachments["image"])
+    request = bind_upscale(known, source.upright, image="image", format=to.name, **fields)
     require_lossy(request.output.quality, to)
     opener = upscaler_opener(upscalers, settings.compute_units, settings.precision)
     began = time.monotonic()
@@ -231,6 +231,8 @@ def upscale(settings: Settings, image: Path, fields: Mapping[str, Any], out: Pat
                 _write(target, encode_as(png, to, request.output.quality))
     finally:
         bar.close()
+    for note in frame_notes("image", source):
+        print(f"note: {note}")
     print(f"{target} ({request.size}, {request.upscaler}) in {time.monotonic() - began:.1f} s")
     return 0
 

@@ -232,6 +232,8 @@ class _Worker:
 
     def _upscale(self, request: UpscaleRequest, run: Run) -> None:
         """Enlarge the image; the loaded model stays."""
+        for text in request.notes:
+            self._pipe.send(Noted(run.job_id, text))
         with closing(upscale(request, run.attachments, self._open_upscaler)) as events:
             for event in events:
                 self._listen(run.job_id)

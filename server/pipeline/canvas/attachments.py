@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from server.pipeline.boxes.box import Shape
 from server.pipeline.canvas.layout import image_box
 from server.pipeline.decoding.file import ImageError, ImageFile
+from server.pipeline.fields import place_of
 from server.pipeline.images import as_attachment, fit_mask, plain_png, read_image
-from server.pipeline.request import GenerationRequest, JobRequest
+from server.pipeline.request import FIELDS, GenerationRequest, JobRequest
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,16 @@ def kept(request: JobRequest, name: str, file: ImageFile, data: bytes, image_siz
     A source image is kept at the size at which it lies in the finished one, so that what is not painted can stay as it is;
     a mask is kept as gray values of the same pixels. Raises ImageError if it is damaged or cannot be used.
     """
+    part = _kept(request, name, file, data, image_size)
+    return Kept(part.data, (*frame_notes(name, file), *part.notes))
+
+
+def frame_notes(name: str, file: ImageFile) -> tuple[str, ...]:
+    """Return a note on an attachment of this name if it has frames that are not used."""
+    return (f"{place_of(FIELDS, name)} is animated: its first frame is used",) if file.animated else ()
+
+
+def _kept(request: JobRequest, name: str, file: ImageFile, data: bytes, image_size: Shape | None) -> Kept:
     if not isinstance(request, GenerationRequest):
         return Kept(as_attachment(file, data, request.attached.width, request.attached.height))
     if request.mask is not None and name == request.mask.mask and image_size is not None:

@@ -45,6 +45,7 @@ class ImageFile:
     transparent: the gray value or the color that is transparent, with 8 or (gray only) 16 bits; see `png`.
     coefficients: bytes that the decoder takes beside the pixels, for a JPEG whose first scan does not complete any pixel.
     left, top: where the first frame of an animated WebP lies in the image.
+    animated: whether the file has further frames, which are not used.
     """
 
     format: Format
@@ -57,6 +58,7 @@ class ImageFile:
     coefficients: int = 0
     left: int = 0
     top: int = 0
+    animated: bool = False
 
     @property
     def name(self) -> str:

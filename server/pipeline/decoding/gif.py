@@ -33,10 +33,20 @@ def take_apart(data: bytes) -> ImageFile:
             if left + across > width or top + down > height:
                 raise damaged("GIF", "its first frame reaches beyond the image")
             end = _after_blocks(data, start + 11 + _palette_bytes(packed))
-            return ImageFile("GIF", (head, control, view[start:end], bytes([_END])), width, height)
+            parts = (head, control, view[start:end], bytes([_END]))
+            return ImageFile("GIF", parts, width, height, animated=_has_frame(data, end))
         else:
             break
     raise damaged("GIF", "it has no image")
+
+
+def _has_frame(data: bytes, start: int) -> bool:
+    """Return whether a frame begins after the extensions that begin here."""
+    for _ in range(_MOST_BLOCKS):
+        if data[start : start + 1] != bytes([_EXTENSION]):
+            break
+        start = _after_blocks(data, start + 2)
+    return data[start : start + 1] == bytes([_FRAME])
 
 
 def _palette_bytes(packed: int) -> int:

@@ -32,6 +32,7 @@ def take_apart(data: bytes) -> ImageFile:
         orientation(metadata.get(b"eXIf", metadata.get(b"raw", b"")), metadata.get(b"xmp", b"")),
         _unpacked(metadata.get(b"iCCP", b"").partition(b"\0")[2][1:], LONGEST_PROFILE),
         _transparent(metadata.get(b"tRNS", b""), depth, color_type),
+        animated=metadata.get(b"acTL", b"") > struct.pack(">I", 1),
     )
 
 
@@ -56,6 +57,8 @@ def _sort(data: bytes) -> tuple[Parts, bytes | None, dict[bytes, bytes]]:
             metadata.setdefault(kind, bytes(content[:768]))
             if header is not None and header[9] == _PALETTE:
                 parts.append(view[start:end])
+        elif kind == b"acTL":
+            metadata.setdefault(kind, bytes(content[:4]))  # the number of frames
         elif kind in (b"eXIf", b"iCCP"):
             if size <= LONGEST_PROFILE:
                 metadata.setdefault(kind, bytes(content))

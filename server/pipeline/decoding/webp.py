@@ -28,7 +28,7 @@ def is_webp(data: bytes) -> bool:
 def take_apart(data: bytes) -> ImageFile:
     """Return the image, or the first frame of an animated one, without metadata; raise ImageError if there is none."""
     found: dict[bytes, memoryview] = {}
-    chunks = list(_chunks(memoryview(data)[12:]))
+    chunks = frames = list(_chunks(memoryview(data)[12:]))
     for kind, content, _ in chunks:
         found.setdefault(kind, content)
     parts = tuple(whole for kind, _, whole in chunks if kind in _PIXELS)
@@ -54,6 +54,7 @@ def take_apart(data: bytes) -> ImageFile:
         bytes(profile) if 0 < len(profile) <= LONGEST_PROFILE else None,
         left=left,
         top=top,
+        animated=sum(kind == b"ANMF" for kind, _, _ in frames) > 1,
     )
 
 

@@ -48,6 +48,7 @@ class UpscaleRequest(Part):
     task: distinguishes it from stored requests to generate.
     source: the size of the upright image; size: that of the result.
     tile: the side of the upscaler's tiles; 0 if it has none.
+    notes: what a client should know about how its request was understood.
     """
 
     task: Annotated[Literal["upscale"], Derived()] = "upscale"
@@ -58,6 +59,7 @@ class UpscaleRequest(Part):
     size: Annotated[Extent, Derived()]
     tile: Annotated[Whole, Derived()] = 0
     output: Output = Output()
+    notes: Annotated[tuple[str, ...], Derived()] = ()
 
     images: ClassVar[int] = 1
 

@@ -122,3 +122,14 @@ def test_an_image_larger_than_an_image_may_be_is_scaled_and_said_so(client):
     assert size_of(answer) == (4096, 2048)
     (note,) = job_of(client, answer)["notes"]
     assert note == "the image is 6000x3000 and was scaled to 4096x2048: a side may have 64 to 4096 pixels"
+
+
+def test_of_an_animated_image_the_first_frame_is_used_and_that_is_said(client: httpx.Client) -> None:
+    frames = [Image.new("RGB", (64, 64), color) for color in ("red", "blue")]
+    animated = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=100)
+    for path, data in (("img2img", {"prompt": "a"}), ("upscale", {"upscaler": "lanczos"})):
+        answer = client.post(f"/api/v1/{path}", files={"image": animated}, data=data)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["x-anemone-notes"] == "image is animated: its first frame is used"
+        red, _, blue = np.asarray(Image.open(io.BytesIO(answer.content)).convert("RGB"))[0, 0]
+        assert red > 200 > 50 > blue

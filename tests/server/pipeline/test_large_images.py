@@ -170,8 +170,21 @@ def deep() -> bytes:
         lambda: first_scan(flat("JPEG", "CMYK", progressive=True)),
         lambda: flat("WEBP", "RGBA", lossless=True, quality=0, method=0),
         lambda: flat("WEBP", "RGBA", lossless=True, quality=0, method=0, save_all=True),
+        lambda: flat("GIF", "P"),
+        lambda: encoded(Image.effect_noise((8000, 4000), 90).convert("P"), "GIF", transparency=7),
     ],
-    ids=["RGBA", "16 bits", "JPEG", "progressive", "progressive CMYK", "one scan", "lossless WebP", "animated WebP"],
+    ids=[
+        "RGBA",
+        "16 bits",
+        "JPEG",
+        "progressive",
+        "progressive CMYK",
+        "one scan",
+        "lossless WebP",
+        "animated WebP",
+        "GIF",
+        "transparent GIF",
+    ],
 )
 def test_an_image_of_the_largest_size_takes_less_than_300_mb(make):
     data = make()

@@ -53,6 +53,8 @@ def _pictures() -> Iterator[tuple[str, bytes]]:
     yield "webp", encoded(rgba, "WEBP", quality=60, xmp=b'<x tiff:Orientation="3"/>', icc_profile=profile(P3, 2.2))
     yield "webp", encoded(rgb, "WEBP", quality=60)
     yield "webp", encoded(rgba, "WEBP", save_all=True, append_images=[rgba.rotate(90)], lossless=True)
+    yield "gif", encoded(rgb, "GIF", save_all=True, append_images=[rgb.rotate(90)], comment=b"a comment")
+    yield "gif", encoded(rgb.convert("P"), "GIF", transparency=3, interlace=1)
 
 
 PICTURES = list(_pictures())
@@ -163,6 +165,12 @@ def mutate_webp(rng: random.Random, data: bytes) -> bytes:
     return whole
 
 
+def mutate_gif(rng: random.Random, data: bytes) -> bytes:
+    """Put an odd number into the header, or into what may be a frame's or an extension's head."""
+    at = rng.choice((6, data.find(b"\x2c", 13), data.find(b"\x21", 13), data.rfind(b"\x2c")))
+    return data[:at] + _number(rng, data[at : at + 10], rng.choice(("<H", "<B"))) + data[at + 10 :]
+
+
 def random_exif(rng: random.Random) -> bytes:
     tags = (0x112, 0x11A, 0x11B, 0x128, 0x8769, 0x8825, 0x927C, 0x14A, 0xA005, 0x201)
     entries = [
@@ -173,7 +181,7 @@ def random_exif(rng: random.Random) -> bytes:
     return _odd_bytes(rng, data) if rng.random() < 0.3 else data
 
 
-MUTATIONS = {"png": mutate_png, "jpeg": mutate_jpeg, "webp": mutate_webp}
+MUTATIONS = {"png": mutate_png, "jpeg": mutate_jpeg, "webp": mutate_webp, "gif": mutate_gif}
 
 
 def mutated(rng: random.Random) -> bytes:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from server.pipeline.decoding.file import ImageError
-from server.pipeline.images import decode_image
+from server.pipeline.images import decode_image, read_image
 from tests.support.image_files import encoded
 
 COLORS = np.random.default_rng(2).integers(0, 256, (16, 3), np.uint8)
@@ -92,3 +92,12 @@ def test_pixels_that_are_missing_are_not_made_up():
     data = encoded(paletted(np.random.default_rng(0).integers(0, 16, (100, 100), np.uint8)), "GIF")
     with pytest.raises(ImageError, match="damaged or cut short"):
         decode_image(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize(("name", "kinds"), [("GIF", "RGB"), ("WEBP", "RGBA"), ("PNG", "RGBA")])
+def test_a_file_of_several_frames_is_known_as_animated(name, kinds):
+    frames = [Image.new(kinds, (20, 10), color) for color in ("red", "green", "blue")]
+    several = {"save_all": True, "duration": 100}
+    assert read_image(encoded(frames[0], name, append_images=frames[1:], **several)).animated
+    assert not read_image(encoded(frames[0], name)).animated
+    assert not read_image(encoded(frames[0], name, append_images=[], **several)).animated
