@@ -10,8 +10,9 @@ INSTALL = $(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt
 serve: .venv/.serve
 	$(BIN)/anemone serve $(ARGS)
 
-# A process for each core, but no more than 4: each takes about 1 GB.
-PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+# A process more than there are cores, since many tests wait for servers, but no more than 4: each takes about 1 GB.
+PROCESSES ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
+PYTEST = $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist worksteal
 
 test: .venv/.develop
 	$(PYTEST) $(ARGS)
