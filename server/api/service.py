@@ -346,7 +346,7 @@ class Service:
         return self._present(self._queue.job(job_id), job_id)
 
     def cancel(self, job_id: str) -> Job | Refusal:
-        """Cancel a queued job immediately, a running one after its step; a finished job is unchanged."""
+        """Cancel a queued job immediately, a running one after its present call of a network; a finished job is unchanged."""
         return self._present(self._queue.cancel(job_id), job_id)
 
     @staticmethod

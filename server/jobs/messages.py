@@ -46,7 +46,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Cancel:
-    """Cancel this job after its current step."""
+    """Cancel this job after the present call of a network."""
 
     job_id: str
 

@@ -111,7 +111,7 @@ class JobQueue:
         return self._ledger.preview(job_id)
 
     def cancel(self, job_id: str) -> Job | None:
-        """Cancel a queued job at once, a running one after its current step; returns the job."""
+        """Cancel a queued job at once, a running one after its present call of a network; returns the job."""
         running = self._ledger.cancel(job_id)
         if running is not None:
             self._dispatcher.cancel(running)

@@ -156,7 +156,7 @@ async def job(job_id: str, service: Generation) -> Response:
 
 @router.delete("/jobs/{job_id}", response_model=JobOut, responses=_ABSENT, summary="Cancel a job")
 def cancel(job_id: str, service: Generation) -> Response:
-    """Cancels a queued job immediately and a running one after its current step; a finished job is unchanged."""
+    """Cancels a queued job immediately and a running one after the present call of a network; a finished job is unchanged."""
     return job_response(require(service.cancel(job_id)))
 
 
