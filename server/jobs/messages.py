@@ -110,7 +110,7 @@ class Trying:
 class Progressed:
     """A step of a job has finished: ``step`` (from 1) of ``total`` of image ``image`` (from 0).
 
-    seconds: how long the step took.
+    seconds: how long the step took. calls: of the network, one for each window.
     preview: a small JPEG of the image after this step; None if this step has none.
     """
 
@@ -120,6 +120,7 @@ class Progressed:
     total: int
     seconds: float
     preview: bytes | None = None
+    calls: int = 1
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ class Running:
     def __init__(self, job: QueuedJob, slot: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         self.job, self.slot, self._clock = job, slot, clock
         self.is_cancelling = False
-        self.steps_done, self.step_seconds = 0, 0.0
+        self.steps_done, self.step_seconds, self._calls_done = 0, 0.0, 0
         #: The newest step; None before the first.
         self.last_step: Progressed | None = None
         #: The newest preview, a small JPEG; None if there is none yet.
@@ -46,6 +46,7 @@ class Running:
     def step(self, event: Progressed) -> None:
         """Add a step."""
         self.steps_done += 1
+        self._calls_done += event.calls
         self.step_seconds += event.seconds
         self.last_step = event
         self.preview = event.preview or self.preview
@@ -67,8 +68,10 @@ class Running:
         if last is None:
             return None if step_time is None else cost.calls * step_time.step + cost.images * step_time.image
         images = cost.images - last.image
-        steps = images * last.total - last.step
-        return steps * self.step_seconds / self.steps_done + images * (step_time.image if step_time else 0.0)
+        by_steps = (images * last.total - last.step) / self.steps_done
+        # Longer where steps in windows, of many calls each, are still to come.
+        by_calls = (cost.calls - self._calls_done) / self._calls_done
+        return max(by_steps, by_calls) * self.step_seconds + images * (step_time.image if step_time else 0.0)
 
     def to_dict(self, step_time: StepTime | None) -> dict[str, Any]:
         """Return the newest step as the data of a progress event; to be called only after a step."""

@@ -244,7 +244,7 @@ class _Worker:
                     self._pipe.send(Finished(run.job_id, 0, None, png))
 
     def _generate(self, model: Pipeline, request: GenerationRequest, run: Run) -> None:
-        last_preview = time.monotonic()
+        last_preview, calls = time.monotonic(), 0
         refiner = None if run.refiner is None else self._require_refiner(run.refiner, model, run.job_id)
         with closing(model.generate(request, run.attachments, refiner)) as events:
             for event in events:
@@ -254,6 +254,7 @@ class _Worker:
                     self._pipe.send(Finished(run.job_id, event.index, event.seeds.seed, png, event.flagged))
                     continue
                 if isinstance(event, Call):
+                    calls += 1
                     continue
                 if isinstance(event, Note):
                     self._pipe.send(Noted(run.job_id, event.text))
@@ -261,7 +262,10 @@ class _Worker:
                 preview = None
                 if self._previews and time.monotonic() - last_preview >= _PREVIEW_SECONDS:
                     preview, last_preview = model.preview(event, request), time.monotonic()
-                self._pipe.send(Progressed(run.job_id, event.image, event.index, event.total, event.seconds, preview))
+                # Pipelines without windows need not yield calls.
+                step = event.index, event.total, event.seconds
+                self._pipe.send(Progressed(run.job_id, event.image, *step, preview, max(1, calls)))
+                calls = 0
 
 
 def work(

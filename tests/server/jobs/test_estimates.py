@@ -56,6 +56,18 @@ def test_a_running_job_is_estimated_by_others_until_it_has_made_a_step() -> None
     assert job.fraction == pytest.approx(1 / 8)
 
 
+def test_steps_in_windows_that_are_still_to_come_count_all_their_calls() -> None:
+    # Four steps on the whole image, then two in nine windows each.
+    job = Running(QueuedJob("job", QueueKey(0.0, 1), "normal", "", ShapeCost(SHAPE, 4 + 2 * 9, 1)))
+    for step in range(1, 5):
+        job.step(Progressed("job", 0, step, 6, 0.5))
+    assert job.seconds_left(None) == pytest.approx(2 * 9 * 0.5)
+    job.step(Progressed("job", 0, 5, 6, 4.5, calls=9))
+    assert job.seconds_left(None) == pytest.approx(9 * 0.5)
+    job.step(Progressed("job", 0, 6, 6, 4.5, calls=9))
+    assert job.seconds_left(None) == 0
+
+
 def test_what_an_image_takes_beyond_its_steps_leaves_loading_out() -> None:
     clock = Clock()
     job = running(2, clock)
