@@ -31,6 +31,11 @@ class Infotext:
     write: Callable[[Any], object] = lambda value: value
 
 
+def unless(usual: Any) -> Callable[[Any], object]:
+    """Return a function that writes a number or a name into an infotext, but not the usual value, which says nothing."""
+    return lambda value: None if value == usual else f"{value:g}" if isinstance(value, float) else value
+
+
 @dataclass(frozen=True)
 class Attachment:
     """The field is the name of an attachment, whose bytes are sent with the request."""

@@ -9,7 +9,7 @@ from pydantic import Field
 from converter.folder import Manifest
 from converter.networks.registry import IP_ADAPTER
 from server.pipeline.abilities import ip_adapters
-from server.pipeline.fields import Attachment, Part
+from server.pipeline.fields import Attachment, Infotext, Part
 from server.pipeline.limits import Real, Within
 from server.pipeline.request.conditions import NAME
 from server.pipeline.request.errors import RequestError
@@ -21,10 +21,10 @@ class Adapter(Part):
     """An image that stands beside the prompt (IP-Adapter, Ye et al. 2023). ``adapter_image`` is the attachment's name."""
 
     adapter_image: Annotated[str, Attachment()] = Field(description="The image whose content and style to take up")
-    adapter: str | None = Field(
+    adapter: Annotated[str, Infotext("IP-Adapter")] | None = Field(
         None, max_length=NAME, description="One of the model's IP-Adapters; left out: the first"
     )
-    adapter_scale: Annotated[Real, Within(0.0, 2.0)] = Field(
+    adapter_scale: Annotated[Real, Within(0.0, 2.0), Infotext("IP-Adapter scale", "{:g}".format)] = Field(
         1.0, description="How much the image counts beside the prompt"
     )
 

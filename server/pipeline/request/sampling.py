@@ -9,7 +9,7 @@ from pydantic import Field
 
 from converter.folder import Manifest
 from converter.networks.registry import VAE_ENCODER
-from server.pipeline.fields import FromModel, Infotext, Part
+from server.pipeline.fields import FromModel, Infotext, Part, unless
 from server.pipeline.limits import Real, Whole, Within, unless_stored
 from server.pipeline.request.conditions import NAME
 from server.pipeline.schedulers import (
@@ -97,16 +97,16 @@ class Sampling(Part):
         description=f"The noise levels of the steps: {', '.join(SIGMA_SCHEDULES)} (A1111's schedule types work too); "
         "automatic: the model's own spacing",
     )
-    guidance_rescale: Annotated[Real, Within(0.0, 1.0)] = Field(
+    guidance_rescale: Annotated[Real, Within(0.0, 1.0), Infotext("Guidance rescale", unless(0.0))] = Field(
         0.0,
         description="How far to bring the contrast of a guided image back to that without guidance (Lin et al. 2023)",
     )
-    guidance_first_sigma: Annotated[Real, Within(0.0, 10_000.0)] | None = Field(
-        None, description="Guide only steps of at most this noise level (sigma); left out: from the first step"
-    )
-    guidance_last_sigma: Annotated[Real, Within(0.0, 10_000.0)] | None = Field(
-        None, description="Guide only steps of at least this noise level (sigma); left out: to the last step"
-    )
+    guidance_first_sigma: (
+        Annotated[Real, Within(0.0, 10_000.0), Infotext("Guidance first sigma", "{:g}".format)] | None
+    ) = Field(None, description="Guide only steps of at most this noise level (sigma); left out: from the first step")
+    guidance_last_sigma: (
+        Annotated[Real, Within(0.0, 10_000.0), Infotext("Guidance last sigma", "{:g}".format)] | None
+    ) = Field(None, description="Guide only steps of at least this noise level (sigma); left out: to the last step")
 
     @property
     def guidance_interval(self) -> SigmaInterval:
@@ -137,9 +137,11 @@ class Hires(Part):
     hires_steps: Annotated[Whole, Within(1, 150), Infotext("Hires steps")] | None = Field(
         None, description="Steps that the second pass makes; left out: as many as the first"
     )
-    hires_strength: Annotated[Real, Within(0, 1, above=True), Infotext("Denoising strength", "{:g}".format)] = Field(
-        0.3,
-        description="How much the second pass changes; left out: 0.3, 0.2 at a size that was not converted, 0.7 with latent",
+    hires_strength: Annotated[Real, Within(0.0, 1.0, above=True), Infotext("Denoising strength", "{:g}".format)] = (
+        Field(
+            0.3,
+            description="How much the second pass changes; left out: 0.3, 0.2 at a size that was not converted, 0.7 with latent",
+        )
     )
 
     absent: ClassVar[str] = "leave it out without hires_scale"

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from converter.folder import Manifest
+from server.pipeline.fields import Infotext
 from server.pipeline.infotext import read_infotext, write_infotext
-from server.pipeline.request import ImageSeeds, bind
+from server.pipeline.request import FIELDS, ImageSeeds, bind
 
 
 @pytest.fixture
@@ -74,6 +75,46 @@ def test_a_second_pass_is_written_as_a1111_does(manifest):
     settings = read_infotext(write_infotext(request, manifest, request.seeds.of_images[0])).settings
     names = ("Hires upscale", "Hires steps", "Hires upscaler", "Denoising strength")
     assert [settings[name] for name in names] == ["1.5", "4", "latent", "0.6"]
+
+
+#: Written otherwise than under a key of their own, or, as the last two, about the file and not the image.
+ELSEWHERE = {
+    *("model", "prompt", "negative_prompt", "width", "height", "scheduler", "sigmas", "controls", "n", "seed", "seeds"),
+    *("variation_seed", "variation_strength", "format", "quality"),
+}
+
+
+def test_every_field_that_changes_an_image_has_a_key():
+    without = {field.name for field in FIELDS if field.find(Infotext) is None and not field.is_attachment}
+    assert without == ELSEWHERE
+
+
+def test_what_was_edited_is_written_where_it_is_not_usual(manifest):
+    files = {name: name for name in ("image", "palette_image")}
+    edits = {
+        "extend_left": 16,
+        "feather": 4,
+        "palette_strength": 0.5,
+        "guidance_rescale": 0.25,
+        "guidance_last_sigma": 0.5,
+    }
+    request = bind(manifest, prompt="p", seed=1, image_size=(64, 64), **files, **edits)
+    settings = read_infotext(write_infotext(request, manifest, request.seeds.of_images[0])).settings
+    assert {
+        key: settings.get(key) for key in ("Outpaint left", "Outpaint right", "Outpaint feather", "Palette strength")
+    } == {
+        "Outpaint left": "16",
+        "Outpaint right": None,
+        "Outpaint feather": "4",
+        "Palette strength": "0.5",
+    }
+    assert [settings[key] for key in ("Guidance rescale", "Guidance last sigma")] == ["0.25", "0.5"]
+    mask = {"image": "image", "mask": "mask", "invert_mask": True, "only_masked": True, "keep_unmasked": False}
+    request = bind(manifest, prompt="p", seed=1, **mask)
+    settings = read_infotext(write_infotext(request, manifest, request.seeds.of_images[0])).settings
+    # As A1111 writes them (modules/processing.py).
+    assert [settings[key] for key in ("Mask mode", "Inpaint area")] == ["Inpaint not masked", "Only masked"]
+    assert settings["Keep unmasked"] == "False"
 
 
 def test_text_without_settings_is_all_prompt():
