@@ -21,6 +21,7 @@ def without_effect(request: GenerationRequest, sent: Mapping[str, Any], manifest
     return (
         *_of_guidance(request, sent, manifest, timesteps),
         *_of_seeds(sent),
+        *_of_images(request),
         *_of_controls(request, len(timesteps)),
         *_of_refiner(request, manifest, timesteps),
     )
@@ -47,6 +48,13 @@ def _of_seeds(sent: Mapping[str, Any]) -> Iterator[str]:
     # A1111's clients send -1 with a strength of 0.
     if sent.get("variation_seed", -1) != -1 and not sent.get("variation_strength"):
         yield "variation_seed has no effect without a variation_strength above 0"
+
+
+def _of_images(request: GenerationRequest) -> Iterator[str]:
+    if request.palette is not None and request.palette.palette_strength == 0:
+        yield "palette_image has no effect at a palette_strength of 0"
+    if request.adapter is not None and request.adapter.adapter_scale == 0:
+        yield "adapter_image has no effect at an adapter_scale of 0"
 
 
 def _of_controls(request: GenerationRequest, steps: int) -> Iterator[str]:

@@ -79,6 +79,16 @@ def test_the_seed_of_a_variation_that_is_not_asked_for_is_in_vain():
     assert notes(variation_seed=-1, variation_strength=0) == ()
 
 
+def test_an_image_that_counts_nothing_is_said():
+    assert notes(palette_image="p", palette_strength=0.1) == ()
+    assert notes(palette_image="p", palette_strength=0) == ("palette_image has no effect at a palette_strength of 0",)
+    adapted = replace(MANIFEST, networks=MANIFEST.networks | {"ip_adapter/plus": (Package("p.mlpackage", 1, 1, 1),)})
+    assert notes(adapted, adapter_image="a") == ()
+    assert notes(adapted, adapter_image="a", adapter_scale=0) == (
+        "adapter_image has no effect at an adapter_scale of 0",
+    )
+
+
 @pytest.mark.parametrize(
     ("control", "why"),
     [
