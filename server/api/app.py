@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.routing import iter_route_contexts
 
 from converter import __version__
@@ -17,6 +17,7 @@ from server.api.errors import install_error_handlers
 from server.api.head import Head
 from server.api.native.dialect import NATIVE
 from server.api.openapi import complete
+from server.api.query import check_query
 from server.api.service import Service
 from server.api.upload_memory import UploadMemory
 from server.bonjour import Announcement, announced
@@ -105,7 +106,9 @@ def create_app(
     )
     app.state.authenticator = access.authenticator
     app.state.upload_memory = UploadMemory()
-    for router in (*(r for d in by_path.all for r in d.routers), health.router, metrics.router, page.router):
+    for router in (r for d in by_path.all for r in d.routers):
+        app.include_router(router, dependencies=[Depends(check_query)])
+    for router in (health.router, metrics.router, page.router):
         app.include_router(router)
     install_error_handlers(app, by_path.render_error)
     app.add_middleware(Head)

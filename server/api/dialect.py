@@ -59,6 +59,10 @@ class Dialects:
         """Return the dialect of a path; "" also has the paths without a slash, as of ``OPTIONS *``."""
         return next(d for prefix, d in self._by_prefix if prefix in ("", path) or path.startswith(f"{prefix}/"))
 
+    def has(self, path: str) -> bool:
+        """Return whether a path is a dialect's own, below one of its prefixes."""
+        return any(prefix and path.startswith(f"{prefix}/") for prefix, _ in self._by_prefix)
+
     def render_error(self, path: str, error: ApiError) -> Response:
         """Render an error of a request for ``path``."""
         return self.of(path).render_error(error)

@@ -23,6 +23,8 @@ _BODY = {
     "413": "The body is larger than {limit}",
     "415": "The body's type is not accepted, or it is compressed",
 }
+#: The possible answer of all dialects' routes.
+_QUERY = {"422": "The query has something else than this call's parameters; the message names it"}
 #: The possible answers of all routes that read or write the data folder, and of those that write.
 _READING = {"503": "The data folder or the job database cannot be used now; Retry-After says when to retry"}
 _WRITING = {"507": "The disk is full"}
@@ -53,6 +55,8 @@ def complete(document: dict[str, Any], dialects: Dialects) -> dict[str, Any]:
             answers = _GATE | {status: text.format(limit=limit) for status, text in body.items()}
             if operation["security"] != OPEN["security"]:
                 answers |= {**_READING, **({} if method == "get" else _WRITING)}
+            if dialects.has(path):
+                answers |= _QUERY
             for status, answer in operation["responses"].items():
                 # FastAPI documents an event stream's errors with the stream's type, and bad requests with its own schema.
                 content = answer.get("content", {})
