@@ -8,6 +8,7 @@ from fastapi import Depends, Header, Request
 
 from server.api.service import LONGEST_KEY, Service
 from server.api.upload_memory import UploadMemory
+from server.errors import ApiError
 from server.jobs.queue import JobQueue
 from server.models.installed import InstalledModels
 from server.security.key import Authenticator
@@ -54,14 +55,25 @@ Keys = Annotated[Authenticator, Depends(_authenticator)]
 #: Clients take turns by address: a household's machines share one key.
 Client = Annotated[str, Depends(_client)]
 
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        description=f"Up to {LONGEST_KEY} visible characters of your own: the same request with the same key is the same "
-        "job, however often it is sent, until that job expires",
-    ),
-]
+
+async def _idempotency_key(
+    request: Request,
+    key: Annotated[
+        str | None,
+        Header(
+            alias="Idempotency-Key",
+            description=f"Up to {LONGEST_KEY} visible characters of your own: the same request with the same key is the same "
+            "job, however often it is sent, until that job expires",
+        ),
+    ] = None,
+) -> str | None:
+    if len(request.headers.getlist("Idempotency-Key")) > 1:
+        message = "Idempotency-Key is in the request more than once; accepted: once"
+        raise ApiError(422, "repeated_field", message, field="Idempotency-Key", accepted="once")
+    return key
+
+
+IdempotencyKey = Annotated[str | None, Depends(_idempotency_key)]
 RetryCount = Annotated[
     str | None,
     Header(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, Query
+from fastapi import Depends, Header, Query, Request
 
 from server.api.accept import preferred
 from server.api.dependencies import Answers
@@ -25,10 +25,31 @@ NOT_ACCEPTABLE: Answers = {
 }
 _BY_MEDIA_TYPE = {each.media_type: each for each in FORMATS.values()}
 
-Accept = Annotated[
-    str | None,
-    Header(description="The types of images that the client takes; PNG goes before others that it takes equally"),
-]
+
+# A header that is a list may come in several lines, which mean the same as one (RFC 9110, 5.3); FastAPI has the first.
+def _all(request: Request, name: str) -> str | None:
+    lines = request.headers.getlist(name)
+    return ", ".join(lines) if lines else None
+
+
+async def _accept(
+    request: Request,
+    accept: Annotated[
+        str | None,
+        Header(
+            description="The types that the client takes; the call's usual one goes before others that it takes equally"
+        ),
+    ] = None,
+) -> str | None:
+    return None if accept is None else _all(request, "Accept")
+
+
+async def _known_tags(request: Request, if_none_match: Annotated[str | None, Header()] = None) -> str | None:
+    return None if if_none_match is None else _all(request, "If-None-Match")
+
+
+Accept = Annotated[str | None, Depends(_accept)]
+KnownTags = Annotated[str | None, Depends(_known_tags)]
 
 
 def accepted_type(accept: str | None, offered: tuple[str, ...]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
 from server.api.dependencies import Answers, Generation, Queue
@@ -16,6 +16,7 @@ from server.api.native.image_answer import (
     CONTENT,
     NOT_ACCEPTABLE,
     Asked,
+    KnownTags,
     has_tag,
     image_headers,
     image_tag,
@@ -172,7 +173,7 @@ def cancel(job_id: str, service: Generation) -> Response:
     summary="Get a job's image",
 )
 async def job_image(
-    job_id: str, index: int, service: Generation, asked: Asked, if_none_match: Annotated[str | None, Header()] = None
+    job_id: str, index: int, service: Generation, asked: Asked, known_tags: KnownTags = None
 ) -> Response:
     """Returns the image as PNG, JPEG or WebP; its parameters say how to make it again on this machine.
 
@@ -183,7 +184,7 @@ async def job_image(
     encoding = asked.encoding(Output() if job.request is None else job.request.output)
     tag = image_tag(image, encoding)
     headers = {"ETag": tag, **image_headers(job, image, encoding)}
-    if has_tag(if_none_match, tag):
+    if has_tag(known_tags, tag):
         return Response(status_code=304, headers=headers)
     data = require(await service.image(job, image, encoding.to, encoding.quality))
     return Response(data, 200, headers, encoding.to.media_type)

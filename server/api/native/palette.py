@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from server.api.dependencies import Answers, Generation, Memory
 from server.api.errors import require
 from server.api.native import PREFIX
 from server.api.native.body import BAD_BODY, Body
-from server.api.native.image_answer import CONTENT, JSON, NOT_ACCEPTABLE, accepted_type
+from server.api.native.image_answer import CONTENT, JSON, NOT_ACCEPTABLE, Accept, accepted_type
 from server.api.native.schemas import ColorOut, colors_out
 from server.api.native.upload import read_upload
 from server.pipeline.encoding.formats import PNG
@@ -55,9 +55,7 @@ async def palette(
     request: Request,
     service: Generation,
     memory: Memory,
-    accept: Annotated[
-        str | None, Header(description="application/json, or image/png for a strip of the colors")
-    ] = None,
+    accept: Accept = None,
 ) -> Response:
     """Returns the colors with their shares: k-means in OKLab, the same every time for the same image."""
     to = accepted_type(accept, (JSON, PNG.media_type))

@@ -112,6 +112,10 @@ async def _read_form(request: Request, body: Body) -> dict[str, Any]:
     values: dict[str, Any] = dict(sent)
     for field in body.fields:
         value = values.get(field.name)
+        if isinstance(value, SentFile) and field.item is not None:
+            accepted = f"text: curl -F {field.name}='<{field.name}.json'"
+            message = f"{field.name} is {value!r}; accepted: {accepted}"
+            raise ApiError(422, "invalid_field", message, field=field.name, accepted=accepted)
         if not isinstance(value, str):
             continue
         if field.is_attachment:

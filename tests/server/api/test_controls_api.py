@@ -123,3 +123,9 @@ def test_a_wrong_list_is_named_and_not_the_file_that_it_should_have_named(
     error = refused(form(client, controls, edges=encoded()))
     assert error["field"].partition(".")[0] == "controls"
     assert accepted in error["message"]
+
+
+def test_a_list_as_a_file_is_told_how_it_is_sent(client: httpx.Client, encoded: Encoded) -> None:
+    files = {"controls": ("controls.json", b'[{"image": "edges"}]'), "edges": ("edges.png", encoded())}
+    error = refused(client.post("/api/v1/txt2img", data={"prompt": "a"}, files=files))
+    assert (error["field"], error["accepted"]) == ("controls", "text: curl -F controls='<controls.json'")

@@ -179,3 +179,13 @@ def test_an_image_that_the_client_has_is_not_sent_again(client: httpx.Client, st
 def test_head_has_the_type_and_no_body(client: httpx.Client, stored: str) -> None:
     answer = client.head(stored, headers={"Accept": "image/webp"})
     assert (answer.status_code, answer.headers["content-type"], answer.content) == (200, "image/webp", b"")
+
+
+def test_headers_that_are_lists_may_come_in_several_lines(client: httpx.Client, stored: str) -> None:
+    lines = [("Accept", "text/html"), ("Accept", "image/webp;q=0.2"), ("Accept", "image/jpeg;q=0.4")]
+    answer = client.get(stored, headers=lines)
+    assert answer.headers["content-type"] == "image/jpeg"
+    body = {"prompt": "a circle", "seed": 7}
+    assert client.post("/api/v1/txt2img", json=body, headers=lines).headers["content-type"] == "image/jpeg"
+    tags = [("If-None-Match", '"other"'), ("If-None-Match", answer.headers["etag"])]
+    assert client.get(stored, headers=[*lines, *tags]).status_code == 304

@@ -80,6 +80,14 @@ def test_a_key_that_is_none_is_named(client: httpx.Client, key: str) -> None:
     assert answer.json()["error"]["field"] == "Idempotency-Key"
 
 
+def test_two_keys_are_refused_since_one_would_be_dropped(client: httpx.Client) -> None:
+    headers = [("Idempotency-Key", "one"), ("Idempotency-Key", "two")]
+    answer = client.post("/api/v1/txt2img", json={"prompt": "a"}, headers=headers)
+    assert answer.status_code == 422
+    error = answer.json()["error"]
+    assert (error["code"], error["field"], error["accepted"]) == ("repeated_field", "Idempotency-Key", "once")
+
+
 def test_a_retry_of_an_sdk_is_the_job_it_was(client: httpx.Client) -> None:
     def again(retries: str) -> str:
         headers = {"X-Stainless-Retry-Count": retries}
