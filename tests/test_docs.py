@@ -149,6 +149,23 @@ def test_commands_and_flags_in_pages_exist(page: str) -> None:
         assert used <= flags[command], f"{page}: anemone {command} has no {', '.join(sorted(used - flags[command]))}"
 
 
+def _made(page: str) -> set[str]:
+    return set(re.findall(r"-o ([\w.-]+)", _code(page)))
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in _PAGES if page.startswith("docs/tasks/")] + ["README.md", "docs/api.md"]
+)
+def test_images_that_examples_send_are_in_the_checkout_or_made_by_an_example(page: str) -> None:
+    sent = re.findall(
+        r"(?:=@|(?:image|--mask|anemone upscale|anemone palette)[ =])([\w./-]+\.(?:png|jpg))", _code(page)
+    )
+    # The index says that photograph.jpg is one's own.
+    known = _made(page) | _made("README.md") | {"photograph.jpg"}
+    missing = {file for file in sent if file not in known and not (_ROOT / file).is_file()}
+    assert not missing, f"{page} sends {', '.join(sorted(missing))}, which nobody has"
+
+
 def test_the_index_of_the_tasks_has_every_page() -> None:
     folder = _ROOT / "docs" / "tasks"
     linked = set(re.findall(r"\]\(([a-z-]+\.md)\)", (folder / "README.md").read_text(encoding="utf-8")))
