@@ -31,6 +31,9 @@ class _Seed(Within):
         """Return whether the value is -1 or a seed."""
         return value == -1 or super().accepts(value)
 
+    def __str__(self) -> str:
+        return f"{super().__str__()}, or -1 for a random one"
+
     def add_to(self, schema: dict[str, Any]) -> None:
         """Write the range, which includes -1."""
         schema.update(minimum=-1, maximum=self.high)
