@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from fastapi.concurrency import run_in_threadpool
@@ -26,7 +26,7 @@ from server.jobs.store import JobStore
 from server.models.installed import InstalledModels, UnknownModel
 from server.models.upscalers import InstalledUpscalers, Upscaler
 from server.pipeline.boxes.box import Shape
-from server.pipeline.canvas.attachments import kept
+from server.pipeline.canvas.attachments import frame_notes, kept
 from server.pipeline.cost import Cost, cost
 from server.pipeline.decoding.file import ImageError, ImageFile
 from server.pipeline.denoising.refining import check_refiner
@@ -41,6 +41,7 @@ from server.pipeline.request.upscale import check_upscaler
 from server.pipeline.upscaling.names import LATENT, usable
 from server.security.rate import LOOPBACK
 
+_T = TypeVar("_T")
 #: The attachment that is the source image.
 IMAGE = "image"
 #: Characters of a client's Idempotency-Key.
@@ -117,6 +118,14 @@ class SubmitOptions:
         key = self.key
         if key is not None and not (0 < len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
             raise RequestError("Idempotency-Key", key, f"1 to {LONGEST_KEY} visible ASCII characters")
+
+
+@dataclass(frozen=True)
+class Told(Generic[_T]):
+    """What was made of an upload without a job, and notes on what was not used of it."""
+
+    value: _T
+    notes: tuple[str, ...]
 
 
 #: A job that succeeded, or the reason why it has no images.
@@ -293,15 +302,16 @@ class Service:
         # The codes of a lossless WebP take up to 0.5 GB, whatever its size, and its header does not say so.
         return self._one_large if file.pixels > LARGE or file.format == "WEBP" else self._two_small
 
-    async def palette(self, data: bytes, count: int) -> Palette | Refusal:
+    async def palette(self, data: bytes, count: int) -> Told[Palette] | Refusal:
         """Return the colors of an uploaded image, at most ``count``."""
         try:
-            limiter = self._limiter(await run_in_threadpool(read_image, data))
-            return await to_thread.run_sync(palette_of_file, data, count, limiter=limiter)
+            file = await run_in_threadpool(read_image, data)
+            palette = await to_thread.run_sync(palette_of_file, data, count, limiter=self._limiter(file))
+            return Told(palette, frame_notes(IMAGE, file))
         except ImageError as bad:
             return _bad_image(IMAGE, bad)
 
-    async def control_map(self, data: bytes, question: MapQuestion) -> bytes | Refusal:
+    async def control_map(self, data: bytes, question: MapQuestion) -> Told[bytes] | Refusal:
         """Return the control map of an image as a PNG.
 
         Refuses files that are not images; raises RequestError for wrong thresholds.
@@ -310,7 +320,8 @@ class Service:
         try:
             file = await run_in_threadpool(read_image, data)
             limiter = self._limiter(file)
-            return await to_thread.run_sync(_control_map, data, question, *file.upright, limiter=limiter)
+            png = await to_thread.run_sync(_control_map, data, question, *file.upright, limiter=limiter)
+            return Told(png, frame_notes(IMAGE, file))
         except ImageError as bad:
             return _bad_image(IMAGE, bad)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 from converter.errors import AnemoneError
 from server.cli.flags import Commands, add_command
 from server.cli.parser import path
+from server.pipeline.canvas.attachments import frame_notes
 from server.pipeline.decoding.file import READABLE, ImageError
+from server.pipeline.images import read_image
 from server.pipeline.palette.extraction import FEWEST, MOST, USUAL, palette_of_file
 
 
@@ -35,9 +38,13 @@ def add_palette(commands: Commands) -> None:
 
 def _palette(args: argparse.Namespace) -> int:
     try:
-        colors = palette_of_file(args.file.read_bytes(), args.colors)
+        data = args.file.read_bytes()
+        colors = palette_of_file(data, args.colors)
+        notes = frame_notes("image", read_image(data))
     except ImageError as bad:
         raise AnemoneError(f"{args.file}: {bad}") from bad
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)  # the colors may be read by a program
     if args.json:
         print(json.dumps({"colors": [color.shown() for color in colors]}))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -128,3 +129,8 @@ def image_headers(job: Job, image: JobImage, encoding: Encoding) -> dict[str, st
     name = f"{job.id}-{image.index}{encoding.to.suffixes[0]}"
     headers = {"Vary": "Accept", "Content-Disposition": f'inline; filename="{name}"'}
     return {**headers, "X-Anemone-Safety": "blurred"} if image.flagged else headers
+
+
+def notes_headers(notes: Sequence[str]) -> dict[str, str]:
+    """Return the header that tells notes, if there are any."""
+    return {"X-Anemone-Notes": "; ".join(notes).encode("ascii", "backslashreplace").decode()} if notes else {}

@@ -14,7 +14,15 @@ from server.api.errors import require
 from server.api.native import PREFIX
 from server.api.native.body import BAD_BODY, Body
 from server.api.native.errors import error
-from server.api.native.image_answer import CONTENT, NOT_ACCEPTABLE, Accept, Encoding, encoding_of, image_headers
+from server.api.native.image_answer import (
+    CONTENT,
+    NOT_ACCEPTABLE,
+    Accept,
+    Encoding,
+    encoding_of,
+    image_headers,
+    notes_headers,
+)
 from server.api.native.jobs import job_response, job_url
 from server.api.native.schemas import JobOut, Submission
 from server.api.native.upload import Upload, read_upload
@@ -122,9 +130,7 @@ async def answer(service: Service, submit: _Submit, submitted: Submitted) -> Res
         headers = {"Location": job_url(job_id), "Preference-Applied": "respond-async", **repeat}
         return job_response(require(service.job(job_id)), 202, headers)
     job = require(await service.result(job_id))
-    headers = {"X-Anemone-Job": job_id, "Content-Location": job_url(job_id), **repeat}
-    if job.notes:
-        headers["X-Anemone-Notes"] = "; ".join(job.notes).encode("ascii", "backslashreplace").decode()
+    headers = {"X-Anemone-Job": job_id, "Content-Location": job_url(job_id), **repeat, **notes_headers(job.notes)}
     if encoding is None or len(job.images) > 1:
         return job_response(job, 200, headers)
     (image,) = job.images

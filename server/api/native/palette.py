@@ -11,7 +11,7 @@ from server.api.dependencies import Answers, Generation, Memory
 from server.api.errors import require
 from server.api.native import PREFIX
 from server.api.native.body import BAD_BODY, Body
-from server.api.native.image_answer import CONTENT, JSON, NOT_ACCEPTABLE, Accept, accepted_type
+from server.api.native.image_answer import CONTENT, JSON, NOT_ACCEPTABLE, Accept, accepted_type, notes_headers
 from server.api.native.schemas import ColorOut, colors_out
 from server.api.native.upload import read_upload
 from server.pipeline.encoding.formats import PNG
@@ -61,8 +61,8 @@ async def palette(
     to = accepted_type(accept, (JSON, PNG.media_type))
     async with memory.reserve(request.scope):
         upload = await read_upload(request, BODY)
-        colors = require(await service.palette(upload.attachments["image"], upload.fields["colors"] or USUAL))
-    headers: dict[str, Any] = {"Vary": "Accept"}
+        found = require(await service.palette(upload.attachments["image"], upload.fields["colors"] or USUAL))
+    headers: dict[str, Any] = {"Vary": "Accept", **notes_headers(found.notes)}
     if to == JSON:
-        return Response(PaletteOut(colors=colors_out(colors)).model_dump_json(), 200, headers, JSON)
-    return Response(strip(colors), 200, headers, to)
+        return Response(PaletteOut(colors=colors_out(found.value)).model_dump_json(), 200, headers, JSON)
+    return Response(strip(found.value), 200, headers, to)

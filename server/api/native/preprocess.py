@@ -8,7 +8,7 @@ from server.api.dependencies import Answers, Generation, Memory
 from server.api.errors import require
 from server.api.native import PREFIX
 from server.api.native.body import BAD_BODY, Body
-from server.api.native.image_answer import CONTENT, NOT_ACCEPTABLE, Accept, accepted_type
+from server.api.native.image_answer import CONTENT, NOT_ACCEPTABLE, Accept, accepted_type, notes_headers
 from server.api.native.upload import read_upload
 from server.pipeline.encoding.formats import PNG
 from server.pipeline.fields import fields_of
@@ -47,5 +47,5 @@ async def preprocess(request: Request, service: Generation, memory: Memory, acce
     async with memory.reserve(request.scope):
         upload = await read_upload(request, BODY)
         sent = {name: value for name, value in upload.fields.items() if value is not None}
-        png = require(await service.control_map(upload.attachments["image"], MapQuestion(image="image", **sent)))
-    return Response(png, 200, media_type=PNG.media_type)
+        made = require(await service.control_map(upload.attachments["image"], MapQuestion(image="image", **sent)))
+    return Response(made.value, 200, notes_headers(made.notes), PNG.media_type)

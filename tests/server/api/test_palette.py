@@ -40,6 +40,17 @@ def test_who_accepts_a_png_gets_a_strip_of_the_colors(client: httpx.Client) -> N
     assert client.post("/api/v1/palette", files={"image": FILE}, headers={"Accept": "text/html"}).status_code == 406
 
 
+@pytest.mark.parametrize("accept", ["application/json", "image/png"])
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_that_further_frames_are_not_looked_at_is_told(client: httpx.Client, kind: str, accept: str) -> None:
+    image, other = Image.fromarray(FLAG), Image.new("RGB", (60, 60), "red")
+    animated = encoded(image, kind, save_all=True, append_images=[other])
+    answer = client.post("/api/v1/palette", files={"image": animated}, headers={"Accept": accept})
+    assert answer.headers["x-anemone-notes"] == "image is animated: its first frame is used"
+    still = client.post("/api/v1/palette", files={"image": encoded(image, kind)}, headers={"Accept": accept})
+    assert "x-anemone-notes" not in still.headers
+
+
 @pytest.mark.parametrize(
     ("sent", "field"),
     [

@@ -13,7 +13,7 @@ from PIL import Image
 
 from demo.scenes import Scene, Thing, draw
 from server.pipeline.preprocessors.edges import canny
-from tests.support.image_files import encoded_pixels
+from tests.support.image_files import encoded, encoded_pixels
 
 SCENE = draw(Scene((Thing("square", "red", "top left"),), "white"), np.random.default_rng(0))
 
@@ -82,3 +82,12 @@ def test_a_wrong_question_is_refused_by_the_name_of_its_field(
 def test_what_is_no_image_is_refused(client: httpx.Client) -> None:
     answer = client.post("/api/v1/preprocess", files={"image": ("a.png", b"no image")}, data={"preprocessor": "canny"})
     assert (answer.status_code, answer.json()["error"]["field"]) == (422, "image")
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_that_further_frames_are_not_looked_at_is_told(client: httpx.Client, kind: str) -> None:
+    image = Image.fromarray(SCENE)
+    for further, notes in (([Image.new("RGB", image.size)], "image is animated: its first frame is used"), ([], None)):
+        file = encoded(image, kind, save_all=bool(further), append_images=further)
+        answer = client.post("/api/v1/preprocess", files={"image": file}, data={"preprocessor": "invert"})
+        assert (answer.status_code, answer.headers.get("x-anemone-notes")) == (200, notes)

@@ -26,3 +26,12 @@ def test_what_is_no_image_is_refused(tmp_path, capsys):
     file.write_text("no image")
     assert main(["palette", str(file)]) == 1
     assert "accepted: " in capsys.readouterr().err
+
+
+def test_further_frames_are_told_beside_the_colors(tmp_path, capsys):
+    file = tmp_path / "moving.gif"
+    Image.new("RGB", (8, 8), "red").save(file, save_all=True, append_images=[Image.new("RGB", (8, 8), "blue")])
+    assert main(["palette", str(file), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert [color["hex"] for color in json.loads(out)["colors"]] == ["#ff0000"]
+    assert err == "note: image is animated: its first frame is used\n"
