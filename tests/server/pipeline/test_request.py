@@ -57,7 +57,11 @@ def test_seeds_that_are_left_open_are_drawn_when_the_request_is_made(given):
         ({"rng": "gpu"}, "rng", "torch, numpy, cuda"),
         ({"variation_strength": 1.01}, "variation_strength", "0 to 1"),
         ({"variation_strength": float("nan")}, "variation_strength", "0 to 1"),
-        ({"variation_seed": 2**32, "variation_strength": 0.1}, "variation_seed", "0 to 4294967295, or -1 for a random one"),
+        (
+            {"variation_seed": 2**32, "variation_strength": 0.1},
+            "variation_seed",
+            "0 to 4294967295, or -1 for a random one",
+        ),
         ({"variation_seed": -2}, "variation_seed", "0 to 4294967295, or -1 for a random one"),
         ({"seeds": []}, "seeds", "1 to 8 seeds"),
         ({"seeds": list(range(9))}, "seeds", "1 to 8 seeds"),
