@@ -29,8 +29,21 @@ def exit_status(number: int) -> int:
     return 128 + number
 
 
+#: What was raised for the signals that have arrived, the first one first.
+_raised: list[Interrupted] = []
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise Interrupted(number)
+    _raised.append(Interrupted(number))
+    raise _raised[-1]
+
+
+def first_interruption() -> Interrupted | None:
+    """Return what the first signal raised; None if none has arrived.
+
+    An error may have come in its place: NumPy's modules raise ImportError if they are interrupted while they are imported.
+    """
+    return next(iter(_raised), None)
 
 
 def _is_heeded(number: int) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from server.signals import Interrupted, end_at_once, end_gently_then_at_once
+from server.signals import Interrupted, end_at_once, end_gently_then_at_once, first_interruption
 from server.terminal import say
 
 
@@ -27,6 +27,12 @@ def _escape_what_cannot_be_encoded() -> None:
             reconfigure(errors="backslashreplace")
 
 
+def _interrupted(interrupted: Interrupted) -> int:
+    line_end = "\n" if sys.stderr.isatty() else ""  # after the terminal's ^C
+    say(line_end + "; ".join(["anemone: interrupted", *getattr(interrupted, "__notes__", ())]))
+    return interrupted.status
+
+
 def start() -> int:
     """Run the command line of this process and return its exit status: main's, or 128 and the signal's number."""
     try:
@@ -37,8 +43,11 @@ def start() -> int:
 
         return main()
     except Interrupted as interrupted:
-        line_end = "\n" if sys.stderr.isatty() else ""  # after the terminal's ^C
-        say(line_end + "; ".join(["anemone: interrupted", *getattr(interrupted, "__notes__", ())]))
-        return interrupted.status
+        return _interrupted(interrupted)
+    except Exception:
+        cause = first_interruption()
+        if cause is None:
+            raise
+        return _interrupted(cause)
     finally:
         end_at_once()

@@ -180,3 +180,24 @@ def test_a_reader_that_leaves_early_is_no_error_to_read_about(tmp_path: Path, co
     assert process.returncode in (0, 1)
     assert "BrokenPipe" not in errors
     assert "Traceback" not in errors
+
+
+def test_an_error_that_comes_in_the_place_of_an_interruption_is_none(tmp_path: Path) -> None:
+    """As NumPy's modules in C do, which replace what interrupts their imports by an ImportError."""
+    script = tmp_path / "interrupted.py"
+    script.write_text(
+        "import os, signal, sys\n"
+        "from types import ModuleType\n"
+        "from server.cli.start import start\n"
+        "def main():\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        while True: pass\n"
+        "    except KeyboardInterrupt:\n"
+        "        raise ImportError('numpy._core.multiarray failed to import') from None\n"
+        "sys.modules['server.cli.main'] = ModuleType('main')\n"
+        "sys.modules['server.cli.main'].main = main\n"
+        "sys.exit(start())\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, "anemone: interrupted\n")
