@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import re
+from typing import get_args
 
 import httpx
+
+from server.pipeline.decoding.file import Format
 
 
 def test_the_page_and_all_it_needs_come_from_here(client: httpx.Client) -> None:
@@ -25,3 +28,8 @@ def test_the_script_uses_only_elements_that_the_page_has(client: httpx.Client) -
     page, script = client.get("/").text, client.get("/page.js").text
     assert set(re.findall(r'\$\("(\w+)"\)', script)) <= set(re.findall(r'id="(\w+)"', page))
     assert set(re.findall(r"elements\.(\w+)", script)) <= set(re.findall(r'name="(\w+)"', page))
+
+
+def test_the_page_lets_every_format_that_is_read_be_chosen(client: httpx.Client) -> None:
+    chosen = re.findall(r'accept="([^"]+)"', client.get("/").text)
+    assert [set(types.split(",")) for types in chosen] == [{f"image/{name.lower()}" for name in get_args(Format)}]
