@@ -45,19 +45,31 @@ async def _in_slices(parts: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
             await asyncio.sleep(0)
 
 
+class _Parser(MultiPartParser):
+    """Knows whether the form was complete; Starlette's drops the part in which a form breaks off."""
+
+    has_ended = False
+
+    def on_end(self) -> None:
+        """Note that the form's last boundary was read."""
+        self.has_ended = True
+
+
 async def _parsed_form(request: Request) -> FormData:
     charset = parse_options_header(request.headers["content-type"])[1].get(b"charset", b"utf-8")
     if charset.lower() != b"utf-8":
         # Python has codecs that take minutes for a megabyte, such as punycode.
         raise ApiError(415, "wrong_type", "the form is not in UTF-8; accepted: multipart/form-data in UTF-8")
     parts = _in_slices(request.stream())
-    parser = MultiPartParser(
-        request.headers, parts, max_files=MOST_IMAGES, max_fields=_FIELDS, max_part_size=USUAL_BODY
-    )
+    parser = _Parser(request.headers, parts, max_files=MOST_IMAGES, max_fields=_FIELDS, max_part_size=USUAL_BODY)
     try:
-        return await parser.parse()
+        form = await parser.parse()
     except MultiPartException as error:
         raise ApiError(400, "invalid_form", f"the form cannot be parsed: {error.message}") from error
+    if not parser.has_ended:
+        await form.close()
+        raise ApiError(400, "invalid_form", "the form is cut short: it ends without its last boundary")
+    return form
 
 
 def _named_files(field: RequestField, text: str, files: Mapping[str, SentFile], used: set[str]) -> Any:

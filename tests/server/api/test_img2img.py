@@ -217,3 +217,34 @@ def test_a_form_whose_image_is_text_says_how_to_send_a_file(client: httpx.Client
 def test_an_address_is_not_fetched_and_says_so(client: httpx.Client) -> None:
     body = {"prompt": "a", "image": "https://example.org/a.png"}
     assert "does not fetch" in refused(client.post("/api/v1/img2img", json=body))["message"]
+
+
+TWO_FIELDS = PART % (b"prompt", b"", b"a") + PART % (b"steps", b"", b"1")
+
+
+def sent_form(client: httpx.Client, body: bytes) -> httpx.Response:
+    headers = {"Content-Type": "multipart/form-data; boundary=x", "Accept": "application/json"}
+    return client.post("/api/v1/txt2img", content=body, headers=headers)
+
+
+@pytest.mark.parametrize("end", [b"", b"--", b"--x", b"--x-", b"--x\r\n"])
+def test_a_form_that_is_cut_short_is_refused_since_its_last_field_would_be_dropped(
+    client: httpx.Client, end: bytes
+) -> None:
+    answer = sent_form(client, TWO_FIELDS + end)
+    assert answer.status_code == 400
+    assert answer.json()["error"] == {
+        "code": "invalid_form",
+        "message": "the form is cut short: it ends without its last boundary",
+    }
+
+
+@pytest.mark.parametrize("end", [b"--x--", b"--x--\r\n", b"--x--\r\nafter the end"])
+def test_a_form_is_complete_with_its_last_boundary(client: httpx.Client, end: bytes) -> None:
+    answer = sent_form(client, TWO_FIELDS + end)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["request"]["steps"] == 1
+
+
+def test_an_empty_form_lacks_its_fields(client: httpx.Client) -> None:
+    assert sent_form(client, b"--x--\r\n").json()["error"]["code"] == "missing_field"
