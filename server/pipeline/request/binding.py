@@ -23,7 +23,7 @@ from server.pipeline.request.request import FIELDS, OPTIONAL_PARTS, GenerationRe
 from server.pipeline.request.sampling import Size
 from server.pipeline.request.seeds import draw_seeds
 from server.pipeline.request.tasks import TASKS
-from server.pipeline.request.upscale import MOST_PIXELS
+from server.pipeline.request.upscale import RESULTS, is_too_large
 from server.pipeline.schedulers import AUTOMATIC, SCHEDULERS, NoiseSchedule, find_scheduler, usable_schedulers
 from server.pipeline.upscaling.names import LATENT
 
@@ -127,8 +127,8 @@ def _check_hires(request: GenerationRequest, manifest: Manifest) -> None:
     if hires.hires_upscaler != LATENT and (needs := IMAGES.needs(manifest)) is not None:
         raise RequestError("hires_upscaler", hires.hires_upscaler, f"{LATENT}: {needs}")
     result = request.result
-    if result.width * result.height > MOST_PIXELS:
-        raise RequestError("hires_scale", hires.hires_scale, f"results of up to {MOST_PIXELS} pixels; this is {result}")
+    if is_too_large(result):
+        raise RequestError("hires_scale", hires.hires_scale, f"{RESULTS}; this is {result}")
     whole, _ = hires.scheduled(request.sampling.steps)
     schedule = NoiseSchedule.of(manifest)
     enough = SCHEDULERS[request.sampling.scheduler].enough_timesteps

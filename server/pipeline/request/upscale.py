@@ -25,7 +25,16 @@ def needs_model(listed: str) -> bool:
 
 #: Pixels of an enlarged image: the worker takes 20 bytes for each, and a PNG of so many takes a second.
 MOST_PIXELS = 2**24
+#: Pixels of its longer side: WebP, the format with the least, has 14 bits for a side and keeps one value free.
+LONGEST_RESULT = 2**14 - 1
+#: The limits of a result, in words.
+RESULTS = f"results of up to {MOST_PIXELS} pixels and {LONGEST_RESULT} a side, such as 4096x4096"
 _USUAL_SCALE = 2.0
+
+
+def is_too_large(result: Extent) -> bool:
+    """Return whether an enlarged image is beyond the limits of results."""
+    return result.width * result.height > MOST_PIXELS or max(result.width, result.height) > LONGEST_RESULT
 
 
 class Enlargement(Part):
@@ -34,10 +43,10 @@ class Enlargement(Part):
     scale: Annotated[Real, Within(1.0, 8.0)] | None = Field(
         None, description="How many times larger; left out, with no width and height: 2"
     )
-    width: Annotated[Whole, Within(1, 2**14)] | None = Field(
+    width: Annotated[Whole, Within(1, LONGEST_RESULT)] | None = Field(
         None, description="Pixels, instead of a scale; without a height the image keeps its ratio"
     )
-    height: Annotated[Whole, Within(1, 2**14)] | None = Field(
+    height: Annotated[Whole, Within(1, LONGEST_RESULT)] | None = Field(
         None, description="Pixels; with a width of another ratio, the image is cropped in the middle"
     )
 
@@ -99,16 +108,18 @@ def _size(asked: Enlargement, source: Extent) -> Extent:
     size = Extent(
         width=width or max(1, round(source.width * factor)), height=height or max(1, round(source.height * factor))
     )
-    if size.width * size.height > MOST_PIXELS:
+    if is_too_large(size):
         field, value = next(
             ((name, v) for name, v in (("scale", asked.scale), ("width", width), ("height", height)) if v),
             ("scale", _USUAL_SCALE),
         )
-        most = (MOST_PIXELS / (source.width * source.height)) ** 0.5
+        most = min(
+            (MOST_PIXELS / (source.width * source.height)) ** 0.5, LONGEST_RESULT / max(source.width, source.height)
+        )
         raise RequestError(
             field,
             value,
-            f"results of up to {MOST_PIXELS} pixels, such as 4096x4096; this would be {size}, and an image of {source} "
+            f"{RESULTS}; this would be {size}, and an image of {source} "
             + (f"can be enlarged {int(most * 100) / 100:g} times" if most >= 1 else "is too large itself"),
         )
     return size

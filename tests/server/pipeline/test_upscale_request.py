@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from server.pipeline.cost import upscale_cost
+from server.pipeline.encoding.encode import encode_as, encode_png
+from server.pipeline.encoding.formats import FORMATS
 from server.pipeline.finished import upscaled_png
 from server.pipeline.request import GenerationRequest, RequestError, UpscaleRequest, bind_upscale, read_request
 from server.pipeline.tasks.upscale import TileStep, upscale
@@ -47,7 +49,7 @@ def test_the_size_follows_from_what_is_asked(fields, size):
         ({"scale": 0.5}, "scale", "1 to 8"),
         ({"scale": 2, "width": 100}, "scale", "leave one out"),
         ({"upscaler": "none such"}, "upscaler", "photos, lanczos, nearest"),
-        ({"width": 0}, "width", "1 to 16384"),
+        ({"width": 0}, "width", "1 to 16383"),
         ({"steps": 3}, "steps", ""),
     ],
 )
@@ -63,6 +65,26 @@ def test_an_image_that_would_be_too_large_is_refused_with_the_scale_that_is_poss
         bound((2000, 2000), scale=4)
     with pytest.raises(RequestError, match="too large itself"):
         bound((6000, 6000), scale=1)
+
+
+@pytest.mark.parametrize(("source", "shown"), [((8192, 1), "16384x2"), ((1, 8192), "2x16384"), ((8192, 1), "65536x8")])
+def test_a_side_that_a_format_does_not_have_is_refused(source, shown):
+    scale = 8 if shown.startswith("65536") else 2
+    with pytest.raises(
+        RequestError,
+        match=rf"16383 a side, such as 4096x4096; this would be {shown}, and .* can be enlarged 1\.99 times",
+    ):
+        bound(source, scale=scale)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("shape", [(1, 16383), (16383, 1)])
+def test_the_longest_result_can_be_had_in_every_format(name, shape):
+    width, height = shape
+    request = bound((1, 1), width=width, height=height)
+    assert (request.size.width, request.size.height) == shape
+    stored = encode_png(np.zeros((height, width, 3), np.uint8), "")
+    assert Image.open(io.BytesIO(encode_as(stored, FORMATS[name]))).size == shape
 
 
 def test_a_stored_request_is_read_as_what_it_was():

@@ -119,6 +119,7 @@ def test_numbers_of_edits_count_on_in_the_second_pass(model_folder):
 def test_a_result_may_be_longer_than_a_side_that_is_asked_for_and_one_that_is_too_large_is_refused():
     long = request(width=2048, height=512, hires_scale=4)
     assert (long.result.width, long.result.height) == (8192, 2048)
-    with pytest.raises(RequestError, match="16384x16384") as caught:
-        request(width=4096, height=4096, hires_scale=4)
-    assert caught.value.field == "hires_scale"
+    for width, height, result in ((4096, 4096, "16384x16384"), (4096, 64, "16384x256"), (64, 4096, "256x16384")):
+        with pytest.raises(RequestError, match=f"16383 a side, such as 4096x4096; this is {result}") as caught:
+            request(width=width, height=height, hires_scale=4)
+        assert caught.value.field == "hires_scale"
