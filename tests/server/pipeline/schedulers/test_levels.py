@@ -77,29 +77,38 @@ def test_timesteps_and_sigmas_are_those_of_diffusers(name, spacing):
                 assert_same_levels(name, schedule, steps)
 
 
-@pytest.mark.parametrize(
-    "repository",
-    [
-        "runwayml/stable-diffusion-v1-5",
-        "runwayml/stable-diffusion-inpainting",
-        "stabilityai/stable-diffusion-2-1",
-        "stabilityai/stable-diffusion-2-inpainting",
-        "stabilityai/stable-diffusion-xl-base-1.0",
-        "stabilityai/stable-diffusion-xl-refiner-1.0",
-        "diffusers/stable-diffusion-xl-1.0-inpainting-0.1",
-    ],
-)
+REPOSITORIES = [
+    "runwayml/stable-diffusion-v1-5",
+    "runwayml/stable-diffusion-inpainting",
+    "stabilityai/stable-diffusion-2-1",
+    "stabilityai/stable-diffusion-2-inpainting",
+    "stabilityai/stable-diffusion-xl-base-1.0",
+    "stabilityai/stable-diffusion-xl-refiner-1.0",
+    "diffusers/stable-diffusion-xl-1.0-inpainting-0.1",
+]
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """The noise schedule of each published model, by repository."""
+    folder = tmp_path_factory.mktemp("published")
+    families = {name: recognize(write_published(name, folder / name)) for name in REPOSITORIES}
+    return {
+        name: NoiseSchedule.of(replace(MANIFEST, scheduler=family.schedule, prediction_type=family.prediction_type))
+        for name, family in families.items()
+    }
+
+
+@pytest.mark.parametrize("repository", REPOSITORIES)
 @pytest.mark.parametrize("name", sorted(set(PEERS) - {"ipndm"}))  # diffusers' has no training timesteps
 def test_a_published_models_levels_are_those_of_diffusers_scheduler_made_from_its_configuration(
-    repository, name, tmp_path
+    repository, name, published
 ):
-    family = recognize(write_published(repository, tmp_path))
-    schedule = NoiseSchedule.of(replace(MANIFEST, scheduler=family.schedule, prediction_type=family.prediction_type))
     kind, options = PEERS[name]
     config = FOLDERS[repository]["scheduler"]
     for steps in (1, 2, 20):
         # Their scheduler has no configuration of its own for what ours is given by its name.
-        assert_same_levels(name, schedule, steps, theirs=kind.from_config(config, **options))
+        assert_same_levels(name, published[repository], steps, theirs=kind.from_config(config, **options))
 
 
 @pytest.mark.parametrize(("name", "sigmas"), COMBINATIONS)
