@@ -13,7 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from server.api.errors import not_json
 from server.errors import ApiError, quoted
-from server.pipeline.limits import LongText
+from server.pipeline.limits import LongText, first_repeated
 from server.security.body import USUAL_BODY, too_large
 
 #: Bytes of a text that may be longer only if it is an image: above those of the longest prompt, with every character escaped.
@@ -122,13 +122,11 @@ class Base64:
 
 def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object; raise ApiError for a name that comes twice, of which Python would drop the first."""
-    named = dict(pairs)
-    if len(named) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in named if names.count(name) > 1)
+    twice = first_repeated(pairs)
+    if twice is not None:
         message = f"{quoted(twice)[1:-1]} is in an object of the body more than once; accepted: once"
         raise ApiError(422, "repeated_field", message, field=twice, accepted="once")
-    return named
+    return dict(pairs)
 
 
 def decode_base64(text: str) -> bytes:

@@ -50,6 +50,15 @@ def refusal(lamps):
     return path_of(finding), *value_and_reason(finding)
 
 
+@pytest.mark.timeout(20)
+def test_a_name_that_comes_twice_is_found_among_many():
+    """A walk for each name would take a minute."""
+    many = ",".join(f'"n{number}": 1' for number in range(100_000))
+    assert len(Items.parsed(f"[{{{many}}}]")[0]) == 100_000
+    with pytest.raises(ValueError, match='"n99999" is in an object more than once'):
+        Items.parsed(f'[{{{many}, "n99999": 2}}]')
+
+
 def test_a_list_of_parts_is_one_field():
     assert [(field.name, field.part) for field in FIELDS] == [("image", "paper"), ("width", "paper"), ("lamps", None)]
     assert [field.name for field in FIELDS[2].item_fields] == ["image", "name", "weight"]
