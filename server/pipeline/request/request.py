@@ -30,7 +30,9 @@ def task_of(parts: Mapping[str, Any]) -> str:
         return "outpaint"
     if parts.get("mask") is not None:
         return "inpaint"
-    return "img2img" if parts["prompts"]["prompt"] else "variations"
+    prompts = parts.get("prompts")
+    # What is stored may be damaged; validation says so.
+    return "img2img" if isinstance(prompts, Mapping) and prompts.get("prompt") else "variations"
 
 
 class GenerationRequest(Part):

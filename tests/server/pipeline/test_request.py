@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from server.pipeline.request import TASKS, GenerationRequest, RequestError, bind
+from server.pipeline.request import TASKS, GenerationRequest, RequestError, bind, read_request
 from tests.support.fake_pipeline import MANIFEST
 
 
@@ -80,6 +80,14 @@ def test_what_is_refused_is_named_with_what_is_accepted(fields, field, accepted)
 def test_a_request_is_bound_to_a_model_by_the_name_it_is_installed_by():
     assert request().model == "fake"
     assert request(model="fake-2").model == "fake-2"
+
+
+@pytest.mark.parametrize(
+    "stored",
+    ['{"source": {"image": "image"}}', '{"source": {}, "prompts": 3}', '{"task": "upscale"}', "[]", "3", "{"],
+)
+def test_a_damaged_stored_request_is_none(stored):
+    assert read_request(stored) is None
 
 
 @pytest.mark.parametrize(
