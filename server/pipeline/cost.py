@@ -18,9 +18,10 @@ from server.pipeline.upscaling.enlarge import tiles_needed
 
 @dataclass(frozen=True)
 class Cost:
-    """Calls of the denoising network (one for each window; or of an upscaler, one for each tile) for all images together, and
-    images to decode.
+    """What all images of a request cost together.
 
+    calls: of the denoising network, one for each window, or of an upscaler, one for each tile.
+    decodes: how many images are decoded.
     rows: those of each call; with ControlNets, also the rows that these compute, on the average of all steps.
     A call outside the guidance interval has fewer rows, and counts as the part that its rows are.
     """

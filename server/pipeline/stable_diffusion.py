@@ -130,7 +130,7 @@ class StableDiffusion:
         first = self._start(request, canvas.painting().view(canvas.boxes[0]), palette)
         fit_together = self._networks.fit_together(UNET.name, VAE_DECODER.name, width=size.width, height=size.height)
         of_images = request.seeds.of_images
-        further = 0 if second is None else second.calls
+        further = len(request.timesteps(self.manifest)[1])
         waiting: list[tuple[int, Painting, Latents]] = []
         for number, seeds in enumerate(of_images):
             painting, before = canvas.painting(), 0

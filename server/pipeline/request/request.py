@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from converter.folder import Manifest
-from server.pipeline.boxes.box import overlapping
+from server.pipeline.boxes.windows import Windows
 from server.pipeline.fields import Derived, Part, RequestField, fields_of, part_of, values_of
 from server.pipeline.limits import Items
 from server.pipeline.request.adapter import Adapter
@@ -116,9 +116,10 @@ class GenerationRequest(Part):
         """Return the number of windows that the second pass predicts for in each step; 1 if it works on the whole image."""
         if not self.in_windows(manifest):
             return 1
-        factor, finest = manifest.vae_scale_factor, self.finest(manifest.vae_scale_factor)
-        sides = (finest.width, self.computed.width), (finest.height, self.computed.height)
-        return math.prod(len(overlapping(side // factor, window // factor)) for side, window in sides)
+        factor, window = manifest.vae_scale_factor, self.computed
+        finest = self.finest(factor)
+        shape = finest.height // factor, finest.width // factor
+        return len(Windows(shape, (window.height // factor, window.width // factor)).places)
 
     @property
     def images(self) -> int:

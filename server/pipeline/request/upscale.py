@@ -16,13 +16,6 @@ from server.pipeline.request.sampling import Extent
 
 #: What comes before an upscaler's name where jobs have the name of a model; no model's name has a slash.
 _OF_UPSCALERS = "upscalers/"
-
-
-def needs_model(listed: str) -> bool:
-    """Return whether jobs that are listed under this name need a model of Stable Diffusion."""
-    return not listed.startswith(_OF_UPSCALERS)
-
-
 #: Pixels of an enlarged image: the worker takes 20 bytes for each, and a PNG of so many takes a second.
 MOST_PIXELS = 2**24
 #: Pixels of its longer side: WebP, the format with the least, has 14 bits for a side and keeps one value free.
@@ -30,6 +23,11 @@ LONGEST_RESULT = 2**14 - 1
 #: The limits of a result, in words.
 RESULTS = f"results of up to {MOST_PIXELS} pixels and {LONGEST_RESULT} a side, such as 4096x4096"
 _USUAL_SCALE = 2.0
+
+
+def needs_model(listed: str) -> bool:
+    """Return whether jobs that are listed under this name need a model of Stable Diffusion."""
+    return not listed.startswith(_OF_UPSCALERS)
 
 
 def is_too_large(result: Extent) -> bool:

@@ -113,12 +113,6 @@ class SecondPass:
     skipped_steps: int
     open_upscaler: OpenUpscaler
 
-    @property
-    def calls(self) -> int:
-        """The number of its calls for an image."""
-        scheduler = self.make_scheduler()
-        return len(scheduler.timesteps) - self.skipped_steps * scheduler.order
-
     def _source(self, latents: Latents) -> Generator[Call, None, Latents]:
         """Yield the calls of networks; return the latents [1, C, h, w] that noise is added to."""
         width, height = self.target.width, self.target.height
