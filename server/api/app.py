@@ -106,8 +106,10 @@ def create_app(
     )
     app.state.authenticator = access.authenticator
     app.state.upload_memory = UploadMemory()
-    for router in (r for d in by_path.all for r in d.routers):
-        app.include_router(router, dependencies=[Depends(check_query)])
+    for dialect in by_path.all:
+        checks = [] if dialect.ignores_query else [Depends(check_query)]
+        for router in dialect.routers:
+            app.include_router(router, dependencies=checks)
     for router in (health.router, metrics.router, page.router):
         app.include_router(router)
     install_error_handlers(app, by_path.render_error)

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
 
-from server.api.service import LONGEST_KEY, Service
+from server.api.service import Service
+from server.api.submission import LONGEST_KEY
 from server.api.upload_memory import UploadMemory
 from server.errors import ApiError
 from server.jobs.queue import JobQueue

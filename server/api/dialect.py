@@ -37,6 +37,7 @@ class Dialect:
     render_error: renders an error in the dialect's own form.
     error_body: the schema of a rendered error, for the OpenAPI document.
     schemas: further schemas of the document by name: those of bodies that routes parse themselves.
+    ignores_query: whether a query may have parameters that the call does not have, as with the protocol's other servers.
     """
 
     prefixes: tuple[str, ...]
@@ -44,6 +45,7 @@ class Dialect:
     render_error: Callable[[ApiError], Response]
     error_body: type[BaseModel]
     schemas: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    ignores_query: bool = False
 
 
 class Dialects:

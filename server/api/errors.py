@@ -13,7 +13,7 @@ from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from server.api.service import Reason, Refusal
+from server.api.refusal import Reason, Refusal
 from server.errors import ApiError, RenderError, quoted
 from server.faults import Fault, fault_of
 from server.pipeline.limits import value_and_reason

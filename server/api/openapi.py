@@ -55,7 +55,7 @@ def complete(document: dict[str, Any], dialects: Dialects) -> dict[str, Any]:
             answers = _GATE | {status: text.format(limit=limit) for status, text in body.items()}
             if operation["security"] != OPEN["security"]:
                 answers |= {**_READING, **({} if method == "get" else _WRITING)}
-            if dialects.has(path):
+            if dialects.has(path) and not dialects.of(path).ignores_query:
                 answers |= _QUERY
             for status, answer in operation["responses"].items():
                 # FastAPI documents an event stream's errors with the stream's type, and bad requests with its own schema.

@@ -12,7 +12,7 @@ from server.errors import ApiError, quoted
 async def check_query(request: Request) -> None:
     """Raise ApiError if the query has a parameter that the call does not have, or has one twice that is not a list.
 
-    Every call depends on it. The OpenAPI document says which parameters a call has.
+    Every call depends on it, but those of dialects whose clients send more. The OpenAPI document says which parameters a call has.
     """
     sent = Counter(name for name, _ in request.query_params.multi_items())
     if not sent:

@@ -5,20 +5,20 @@ The service returns a `Refusal` for what it cannot do; each dialect answers it i
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from fastapi.concurrency import run_in_threadpool
 
 from converter.folder import Manifest
+from server.api.refusal import Reason, Refusal, bad_image, kept_text, later
+from server.api.submission import BoundModel, BoundRequest, SubmitOptions
 from server.events import OPEN
-from server.faults import FAULTS, Fault, fault_of
-from server.jobs.job import PRIORITIES, Job, JobImage, Priority, Submission
+from server.faults import FAULTS, fault_of
+from server.jobs.job import PRIORITIES, Job, JobImage, Submission
 from server.jobs.ledger import Accepted, KeyReused, NoPlace
 from server.jobs.messages import UNSAFE
 from server.jobs.queue import JobQueue
@@ -32,11 +32,11 @@ from server.pipeline.decoding.file import ImageError, ImageFile
 from server.pipeline.denoising.refining import check_refiner
 from server.pipeline.encoding.encode import encode_as, is_whole_png
 from server.pipeline.encoding.formats import PNG, OutputFormat
-from server.pipeline.fields import place_of
 from server.pipeline.images import LARGE, fit_image, plain_png, read_image
 from server.pipeline.palette.extraction import Palette, palette_of_file
-from server.pipeline.request import FIELDS, GenerationRequest, JobRequest, RequestError
+from server.pipeline.request import GenerationRequest, JobRequest, RequestError, Task, bind
 from server.pipeline.request.controls import MapQuestion, check_preprocessing
+from server.pipeline.request.edits import EXTENSIONS
 from server.pipeline.request.upscale import check_upscaler
 from server.pipeline.upscaling.names import LATENT, usable
 from server.security.rate import LOOPBACK
@@ -44,80 +44,8 @@ from server.security.rate import LOOPBACK
 _T = TypeVar("_T")
 #: The attachment that is the source image.
 IMAGE = "image"
-#: Characters of a client's Idempotency-Key.
-LONGEST_KEY = 200
 #: Seconds after which a client should retry while the first model is not ready.
 _NOT_READY_SECONDS = 5
-
-Reason = Literal[
-    "unknown_model",
-    "not_ready",
-    "model_failed",
-    "not_allowed",
-    "queue_full",
-    "key_reused",
-    "invalid_image",
-    "no_such_job",
-    "no_such_image",
-    "expired",
-    "cancelled",
-    "not_now",
-    "disk_full",
-    "unsafe_image",
-    "failed",
-]
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """The reason why the service cannot do something.
-
-    code: a word for programs; for a failed job, more exact than ``reason``.
-    field, value, accepted: the request's wrong field, if any.
-    retry_after: seconds after which the same request may succeed; None if unknown.
-    """
-
-    reason: Reason
-    code: str
-    message: str
-    field: str | None = None
-    value: Any = None
-    accepted: str | None = None
-    retry_after: int | None = None
-
-
-@dataclass(frozen=True)
-class BoundModel:
-    """The installed model that a request will run on."""
-
-    name: str
-    manifest: Manifest
-
-
-@dataclass(frozen=True)
-class SubmitOptions:
-    """How a client submits a request.
-
-    client: the sender; clients take turns, and keys and fingerprints are compared within one client.
-    attachments: the request's files, by the names that it uses.
-    key: the client's Idempotency-Key: a request with the same key and fingerprint gets the same job.
-    fingerprint: a hash of what the client sent; see `fingerprint_of`.
-    is_retry: the client marks the request as a retry, without a key.
-
-    Raises RequestError for a key that is not 1 to 200 visible ASCII characters.
-    """
-
-    client: str
-    priority: Priority = "normal"
-    attachments: Mapping[str, bytes] = field(default_factory=dict)
-    key: str | None = None
-    fingerprint: str | None = None
-    is_retry: bool = False
-
-    def __post_init__(self) -> None:
-        key = self.key
-        if key is not None and not (0 < len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
-            raise RequestError("Idempotency-Key", key, f"1 to {LONGEST_KEY} visible ASCII characters")
 
 
 @dataclass(frozen=True)
@@ -130,34 +58,6 @@ class Told(Generic[_T]):
 
 #: A job that succeeded, or the reason why it has no images.
 Outcome: TypeAlias = Job | Refusal
-
-
-#: Fields of release 0.1.0, whose stored fingerprints hold a null for each that was not sent.
-_HASHED_AS_NULL = {
-    "prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "scheduler", "seed", "n", "seeds",
-    "variation_seed", "variation_strength", "rng", "strength", "model", "priority",
-}  # fmt: skip
-
-
-def fingerprint_of(path: str, fields: Mapping[str, Any], attachments: Mapping[str, bytes]) -> str:
-    """Return a hash of a request as the client sent it; a repeated request has the same hash.
-
-    ``fields`` must be the fields that the client sent: with a drawn seed, every request would have a different hash.
-    """
-    names = sorted(attachments)
-    # Ignore later versions' fields that were not sent, so that a retry across an update is recognized.
-    fields = {name: _sent(value) for name, value in fields.items() if value is not None or name in _HASHED_AS_NULL}
-    # Stored jobs of earlier versions must still match: those hashed their only attachment without its name.
-    hashed = [path, fields] if names in ([], ["image"]) else [path, fields, names]
-    digests = [hashlib.sha256(attachments[name]).digest() for name in names] or [hashlib.sha256().digest()]
-    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode() + b"".join(digests)).hexdigest()
-
-
-def _sent(value: Any) -> Any:
-    """Return a value without the nulls in its lists' items."""
-    if isinstance(value, list | tuple):
-        return [_sent(item) for item in value]
-    return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
 
 class Service:
@@ -217,11 +117,33 @@ class Service:
             "model_failed", "model_gone", f"{gone}; put it back, or name another model; installed: {installed}"
         )
 
-    async def submit(self, model: BoundModel, request: GenerationRequest, options: SubmitOptions) -> Accepted | Refusal:
-        """Store a request for ``model`` as a job; see `submit_job`.
+    async def bind_request(
+        self, task: Task, fields: Mapping[str, Any], attachments: Mapping[str, bytes]
+    ) -> BoundRequest | Refusal:
+        """Bind a task's request to the model that its fields name, or to the default one.
+
+        ``fields`` has the names of attachments in place of their content (see `without_attachments`). Refuses files that are
+        not images; raises RequestError for the first field that the model does not accept.
+        """
+        model = await self.bind(fields.get("model"))
+        if isinstance(model, Refusal):
+            return model
+        size = await self.image_size(attachments)
+        if isinstance(size, Refusal):
+            return size
+        values = {**fields, "model": model.name}
+        values |= {name: value for name, value in task.defaults.items() if values.get(name) is None}
+        request = bind(model.manifest, image_size=size, task=task.name, **values)
+        if task.name == "outpaint" and request.outpaint is None:
+            raise RequestError(EXTENSIONS[0], 0, f"pixels to add; at least one of {', '.join(EXTENSIONS)} is above 0")
+        return BoundRequest(model, request)
+
+    async def submit(self, bound: BoundRequest, options: SubmitOptions) -> Accepted | Refusal:
+        """Store a request as a job; see `submit_job`.
 
         Raises RequestError for a refiner that does not fit and an unknown upscaler.
         """
+        model, request = bound.model, bound.request
         if request.hires is not None:
             known = (LATENT, *await run_in_threadpool(self.upscalers))
             check_upscaler("hires_upscaler", request.hires.hires_upscaler, known)
@@ -262,7 +184,7 @@ class Service:
                 limiter = self._limiter(file)
                 part = await to_thread.run_sync(kept, request, name, file, data, image_size, limiter=limiter)
             except ImageError as bad:
-                return _bad_image(name, bad)
+                return bad_image(name, bad)
             attachments[name] = part.data
             notes += part.notes
         request = request.model_copy(update={"notes": (*request.notes, *notes)})
@@ -295,7 +217,7 @@ class Service:
         try:
             return (await run_in_threadpool(read_image, data)).upright
         except ImageError as bad:
-            return _bad_image(IMAGE, bad)
+            return bad_image(IMAGE, bad)
 
     def _limiter(self, file: ImageFile) -> CapacityLimiter:
         """Return the limiter under which an upload waits for its turn to be decoded."""
@@ -309,7 +231,7 @@ class Service:
             palette = await to_thread.run_sync(palette_of_file, data, count, limiter=self._limiter(file))
             return Told(palette, frame_notes(IMAGE, file))
         except ImageError as bad:
-            return _bad_image(IMAGE, bad)
+            return bad_image(IMAGE, bad)
 
     async def control_map(self, data: bytes, question: MapQuestion) -> Told[bytes] | Refusal:
         """Return the control map of an image as a PNG.
@@ -323,7 +245,7 @@ class Service:
             png = await to_thread.run_sync(_control_map, data, question, *file.upright, limiter=limiter)
             return Told(png, frame_notes(IMAGE, file))
         except ImageError as bad:
-            return _bad_image(IMAGE, bad)
+            return bad_image(IMAGE, bad)
 
     async def result(self, job_id: str) -> Outcome:
         """Wait for the job's end and return its outcome.
@@ -336,7 +258,7 @@ class Service:
             fault = fault_of(error)
             if fault is None:
                 raise
-            return _later(job_id, fault)
+            return later(job_id, fault)
         if isinstance(job, Refusal):
             return job
         if job.failure is not None:
@@ -347,9 +269,9 @@ class Service:
         if job.status in OPEN:
             readiness = self._queue.readiness
             if readiness.cause is not None:
-                return _later(job_id, readiness.cause)
+                return later(job_id, readiness.cause)
             why = readiness.message or "the server is stopping"
-            return Refusal("not_now", "not_now", f"{why}; {_kept(job_id)}")
+            return Refusal("not_now", "not_now", f"{why}; {kept_text(job_id)}")
         return job
 
     def job(self, job_id: str) -> Job | Refusal:
@@ -402,18 +324,3 @@ class Service:
 
 def _control_map(data: bytes, question: MapQuestion, width: int, height: int) -> bytes:
     return plain_png(question.map_of(fit_image(data, *question.size(width, height))))
-
-
-def _bad_image(name: str, bad: ImageError) -> Refusal:
-    place = place_of(FIELDS, name)
-    return Refusal("invalid_image", "invalid_image", f"{place}: {bad}", field=place, accepted=bad.accepted)
-
-
-def _later(job_id: str, fault: Fault) -> Refusal:
-    """Return the refusal to wait for a job that runs once a fault has passed."""
-    reason: Reason = "disk_full" if fault.code == "disk_full" else "not_now"
-    return Refusal(reason, fault.code, f"{fault.message}; {_kept(job_id)}", retry_after=fault.retry_after)
-
-
-def _kept(job_id: str) -> str:
-    return f"the server keeps job {job_id} and runs it when it can"

@@ -13,13 +13,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.errors import ApiError, RenderError
 from server.security.body import PAUSE_SECONDS, LimitedBody, LimitOf, answer_unread, in_units, usual_limit
 from server.security.connections import CROWDED
-from server.security.headers import ALWAYS, header
+from server.security.headers import ALWAYS, JOB_ID, header
 from server.security.hosts import Hosts, host_of, is_loopback
 from server.security.key import COOKIE, Authenticator
 from server.security.origin import READING, is_preflight, may_change
 from server.security.rate import Buckets, client_of
 
-_READABLE = ("Location", "Content-Location", "Preference-Applied", "Retry-After", "X-Anemone-Job", "X-Anemone-Seed")
+_READABLE = (
+    "Location", "Content-Location", "Preference-Applied", "Retry-After", JOB_ID, "X-Anemone-Seed", "X-Anemone-Notes",
+    "X-Request-Id", "X-Should-Retry",
+)  # fmt: skip
 #: Bytes of a request's query, which has at most a few names.
 _LONGEST_QUERY = 4 * 2**10
 #: Headers that decide who asks: of several, a proxy before the server may have looked at another.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from starlette.types import Scope
 
+#: Names the job that an answer is about, in every dialect.
+JOB_ID = "X-Job-Id"
 #: Browsers must not guess an answer's type, show it in a page of another site, or load parts of our page from other hosts.
 ALWAYS = (
     (b"cross-origin-resource-policy", b"same-origin"),

@@ -50,7 +50,7 @@ def made(client: httpx.Client, task: str, **fields: Any) -> tuple[np.ndarray, di
     sent = {"prompt": "red", "steps": "3", "seed": "4", **fields}
     answer = client.post(f"/api/v1/{task}", files=files or {"prompt": (None, sent.pop("prompt"))}, data=sent)
     assert answer.status_code == 200, answer.text
-    return np.asarray(Image.open(io.BytesIO(answer.content))), over(client, answer.headers["x-anemone-job"])
+    return np.asarray(Image.open(io.BytesIO(answer.content))), over(client, answer.headers["x-job-id"])
 
 
 def test_what_capabilities_announce_is_made(client: httpx.Client) -> None:

@@ -9,7 +9,7 @@ from pydantic import PlainValidator, WithJsonSchema, create_model
 
 from server.api.dependencies import Answers
 from server.api.dialect import body_limit
-from server.api.image_json import EncodedImage, decode_base64
+from server.api.forms import image_bytes
 from server.api.native.errors import error
 from server.api.request_body import RequestBody
 from server.pipeline.decoding.file import READABLE
@@ -25,31 +25,7 @@ BAD_BODY: Answers = {
 }
 
 
-class SentFile:
-    """A file of a form; errors tell its length in place of its content."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    def __repr__(self) -> str:
-        return f"a file of {len(self.data)} bytes"
-
-
-def _decoded(value: Any) -> bytes:
-    if isinstance(value, SentFile):
-        return value.data
-    try:
-        if isinstance(value, str):
-            return decode_base64(value)
-        if isinstance(value, EncodedImage) and value.data is not None:
-            return value.data
-        error = value.error if isinstance(value, EncodedImage) else "it is not a text"
-    except ValueError as invalid:
-        error = str(invalid)
-    raise ValueError(f"base64 of a {READABLE} image ({error})")
-
-
-_Image = Annotated[bytes, PlainValidator(_decoded), WithJsonSchema({"type": "string"})]
+_Image = Annotated[bytes, PlainValidator(image_bytes), WithJsonSchema({"type": "string"})]
 
 
 class Body:

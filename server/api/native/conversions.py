@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from converter.options import OPTIONS, ConvertOptions, NetworkSource, Size
 from server.api.dependencies import Answers
+from server.api.forms import json_only
 from server.api.native import PREFIX
 from server.api.native.errors import error
 from server.api.native.model_schemas import (
@@ -18,7 +19,6 @@ from server.api.native.model_schemas import (
     ConversionProgressOut,
     ConversionsOut,
 )
-from server.api.native.upload import json_only
 from server.api.sse import Snapshot, TakeSnapshot, add_event_route
 from server.errors import ApiError
 from server.models.conversion import Conversion

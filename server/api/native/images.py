@@ -26,10 +26,11 @@ from server.api.native.image_answer import (
 from server.api.native.jobs import job_response, job_url
 from server.api.native.schemas import JobOut, Submission
 from server.api.native.upload import Upload, read_upload
-from server.api.service import Service, SubmitOptions, fingerprint_of
+from server.api.service import Service
+from server.api.submission import SubmitOptions, fingerprint_of
 from server.jobs.ledger import Accepted
-from server.pipeline.request import TASKS, RequestError, Task, bind
-from server.pipeline.request.edits import EXTENSIONS
+from server.pipeline.request import TASKS, Task
+from server.security.headers import JOB_ID
 
 router = APIRouter(prefix=PREFIX, tags=["native"])
 
@@ -107,18 +108,13 @@ async def submit_options(submit: _Submit, path: str, upload: Upload) -> SubmitOp
 
 async def _submitted(service: Service, submit: _Submit, task: Task, upload: Upload) -> Submitted:
     """Submit an uploaded request; raise RequestError or ApiError if something in it is wrong."""
-    model = require(await service.bind(upload.fields["model"]))
-    attached = {name: name for name in upload.attachments if name in BODIES[task.name].attachments}
-    fields = {**upload.fields, "model": model.name, **attached}
-    fields |= {name: value for name, value in task.defaults.items() if fields[name] is None}
     options = await submit_options(submit, f"{PREFIX}/{task.name}", upload)
+    attached = {name: name for name in upload.attachments if name in BODIES[task.name].attachments}
+    fields = {**upload.fields, **attached}
     del fields["priority"]
-    image_size = require(await service.image_size(upload.attachments))
-    bound = bind(model.manifest, image_size=image_size, task=task.name, **fields)
-    if task.name == "outpaint" and bound.outpaint is None:
-        raise RequestError(EXTENSIONS[0], 0, f"pixels to add; at least one of {', '.join(EXTENSIONS)} is above 0")
-    encoding = None if submit.wants_job else encoding_of(bound.output, submit.accept)
-    return Submitted(require(await service.submit(model, bound, options)), encoding)
+    bound = require(await service.bind_request(task, fields, upload.attachments))
+    encoding = None if submit.wants_job else encoding_of(bound.request.output, submit.accept)
+    return Submitted(require(await service.submit(bound, options)), encoding)
 
 
 async def answer(service: Service, submit: _Submit, submitted: Submitted) -> Response:
@@ -130,7 +126,7 @@ async def answer(service: Service, submit: _Submit, submitted: Submitted) -> Res
         headers = {"Location": job_url(job_id), "Preference-Applied": "respond-async", **repeat}
         return job_response(require(service.job(job_id)), 202, headers)
     job = require(await service.result(job_id))
-    headers = {"X-Anemone-Job": job_id, "Content-Location": job_url(job_id), **repeat, **notes_headers(job.notes)}
+    headers = {JOB_ID: job_id, "Content-Location": job_url(job_id), **repeat, **notes_headers(job.notes)}
     if encoding is None or len(job.images) > 1:
         return job_response(job, 200, headers)
     (image,) = job.images

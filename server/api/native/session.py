@@ -10,9 +10,9 @@ from pydantic import Field
 from server.api.dependencies import Keys
 from server.api.dialect import OPEN, body_limit
 from server.api.errors import hide_values
+from server.api.forms import json_only
 from server.api.native import PREFIX
 from server.api.native.errors import error
-from server.api.native.upload import json_only
 from server.api.request_body import RequestBody
 from server.errors import ApiError
 from server.pipeline.limits import Characters

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 from fastapi import Request
 from pydantic import ValidationError
-from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData
-from starlette.formparsers import MultiPartException, MultiPartParser
 
 from server.api.errors import from_validation
-from server.api.image_json import MOST_IMAGES, read_image_json
-from server.api.native.body import Body, SentFile
+from server.api.forms import SentFile, media_type, parsed_form
+from server.api.image_json import read_image_json
+from server.api.native.body import Body
 from server.errors import ApiError, quoted
 from server.pipeline.fields import RequestField, without_attachments
 from server.pipeline.limits import Items
-from server.security.body import USUAL_BODY
-
-#: Fields that a form may have; there are half as many in the request with the most.
-_FIELDS = 100
-#: Bytes of a form that are parsed before other requests run.
-_SLICE = 2**12
 
 
 @dataclass(frozen=True)
@@ -35,41 +27,6 @@ class Upload:
 
     fields: Mapping[str, Any]
     attachments: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
-
-
-async def _in_slices(parts: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
-    """Yield the parts in slices; between them other requests run. The parser takes up to 2 us for each byte of junk."""
-    async for part in parts:
-        for start in range(0, len(part), _SLICE):
-            yield part[start : start + _SLICE]
-            await asyncio.sleep(0)
-
-
-class _Parser(MultiPartParser):
-    """Knows whether the form was complete; Starlette's drops the part in which a form breaks off."""
-
-    has_ended = False
-
-    def on_end(self) -> None:
-        """Note that the form's last boundary was read."""
-        self.has_ended = True
-
-
-async def _parsed_form(request: Request) -> FormData:
-    charset = parse_options_header(request.headers["content-type"])[1].get(b"charset", b"utf-8")
-    if charset.lower() != b"utf-8":
-        # Python has codecs that take minutes for a megabyte, such as punycode.
-        raise ApiError(415, "wrong_type", "the form is not in UTF-8; accepted: multipart/form-data in UTF-8")
-    parts = _in_slices(request.stream())
-    parser = _Parser(request.headers, parts, max_files=MOST_IMAGES, max_fields=_FIELDS, max_part_size=USUAL_BODY)
-    try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        raise ApiError(400, "invalid_form", f"the form cannot be parsed: {error.message}") from error
-    if not parser.has_ended:
-        await form.close()
-        raise ApiError(400, "invalid_form", "the form is cut short: it ends without its last boundary")
-    return form
 
 
 def _named_files(field: RequestField, text: str, files: Mapping[str, SentFile], used: set[str]) -> Any:
@@ -114,7 +71,7 @@ async def _form_values(form: FormData) -> dict[str, str | SentFile]:
 
 
 async def _read_form(request: Request, body: Body) -> dict[str, Any]:
-    form = await _parsed_form(request)
+    form = await parsed_form(request)
     try:
         sent = await _form_values(form)
     finally:
@@ -136,18 +93,6 @@ async def _read_form(request: Request, body: Body) -> dict[str, Any]:
         if field.item is not None:
             values[field.name] = _named_files(field, value, files, used)
     return {name: value for name, value in values.items() if name not in used or name in body.model.model_fields}
-
-
-def media_type(request: Request) -> str:
-    """Return the body's media type without parameters, in lower case; empty if the request names none."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def json_only(request: Request) -> None:
-    """Raise ApiError 415 unless the body is JSON; pages of other sites can send other types."""
-    kind = media_type(request)
-    if kind != "application/json":
-        raise ApiError(415, "wrong_type", f"the body is {kind[:80] or 'untyped'}; accepted: application/json")
 
 
 async def read_upload(request: Request, body: Body) -> Upload:

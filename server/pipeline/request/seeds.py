@@ -13,7 +13,7 @@ from server.pipeline.fields import Infotext, Part
 from server.pipeline.limits import Count, OneOf, Real, Whole, Wholes, Within, unless_stored
 from server.pipeline.request.errors import RequestError
 
-_IMAGES = Within(1, 8)
+_IMAGES = Within(1, 10)
 _ONE_FOR_EACH = Count(_IMAGES.low, _IMAGES.high, "seeds, one for each image")
 #: A1111's names of generators; it has none for NumPy's, which Apple's pipelines use.
 _INFOTEXT_RNGS = {"torch": "CPU", "numpy": "NumPy", "cuda": "NV"}

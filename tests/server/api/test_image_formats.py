@@ -47,7 +47,7 @@ def test_a_format_that_is_asked_for_goes_before_the_header(client: httpx.Client,
     answer = make(client, "image/*", format=name)
     assert answer.headers["content-type"] == media_type
     # Its job's image goes out so, too, to a client that takes everything; not to one that takes something else.
-    stored = f"/api/v1/jobs/{answer.headers['x-anemone-job']}/images/0"
+    stored = f"/api/v1/jobs/{answer.headers['x-job-id']}/images/0"
     assert client.get(stored).content == answer.content
     for other in IMAGE:
         assert client.get(stored, headers={"Accept": other}).headers["content-type"] == other

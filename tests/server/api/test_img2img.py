@@ -34,7 +34,7 @@ def assert_red(answer: httpx.Response) -> None:
 def test_a_file_of_a_form_is_the_first_image(client: httpx.Client, encoded: Encoded, kind: str) -> None:
     answer = form(client, encoded(kind), steps="4", strength="0.5", seed="3", guidance_scale="2.5")
     assert_red(answer)
-    job = over(client, answer.headers["x-anemone-job"])
+    job = over(client, answer.headers["x-job-id"])
     expected = {"steps": 4, "strength": 0.5, "seed": 3, "guidance_scale": 2.5}
     assert expected.items() <= job["request"].items()
     assert "image" not in job["request"]

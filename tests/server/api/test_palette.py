@@ -69,8 +69,8 @@ def test_what_is_wrong_is_named(client: httpx.Client, sent: dict, field: str) ->
 def test_a_job_tells_the_colors_of_its_reference(client: httpx.Client) -> None:
     answer = client.post("/api/v1/txt2img", files={"palette_image": FILE}, data={"prompt": "a circle"})
     assert answer.status_code == 200, answer.text
-    job = over(client, answer.headers["x-anemone-job"])
+    job = over(client, answer.headers["x-job-id"])
     assert [color["hex"] for color in job["palette"]] == ["#fadc3c", "#3c9646"]
     assert job["request"]["palette_strength"] == 1
     plain = client.post("/api/v1/txt2img", json={"prompt": "a circle"})
-    assert over(client, plain.headers["x-anemone-job"])["palette"] is None
+    assert over(client, plain.headers["x-job-id"])["palette"] is None

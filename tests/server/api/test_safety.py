@@ -32,7 +32,7 @@ def test_a_blurred_image_says_so_on_every_way_out(client: httpx.Client) -> None:
     before = counted(client, "blurred")
     answer = make(client, "flagged")
     assert (answer.status_code, answer.headers["x-anemone-safety"]) == (200, "blurred")
-    job = over(client, answer.headers["x-anemone-job"])
+    job = over(client, answer.headers["x-job-id"])
     assert [image["flagged"] for image in job["images"]] == [True]
     assert client.get(job["images"][0]["url"]).headers["x-anemone-safety"] == "blurred"
     assert counted(client, "blurred") == before + 1
@@ -41,7 +41,7 @@ def test_a_blurred_image_says_so_on_every_way_out(client: httpx.Client) -> None:
 def test_an_image_that_passes_says_nothing(client: httpx.Client) -> None:
     answer = make(client, "a circle")
     assert "x-anemone-safety" not in answer.headers
-    assert [image["flagged"] for image in over(client, answer.headers["x-anemone-job"])["images"]] == [False]
+    assert [image["flagged"] for image in over(client, answer.headers["x-job-id"])["images"]] == [False]
 
 
 def test_a_refused_image_is_an_error_with_a_code_of_its_own(client: httpx.Client) -> None:

@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 
 import server.api.service
-from server.api.service import BoundModel, Refusal, Service, SubmitOptions, fingerprint_of
+from server.api.refusal import Refusal
+from server.api.service import Service
+from server.api.submission import BoundModel, BoundRequest, SubmitOptions, fingerprint_of
 from server.jobs.job import Job
 from server.jobs.ledger import Accepted, Limits
 from server.jobs.queue import JobQueue
@@ -64,7 +66,7 @@ async def bound(service: Service) -> BoundModel:
 
 
 async def submitted(service: Service, prompt: str, options: SubmitOptions = CLIENT) -> Accepted | Refusal:
-    return await service.submit(await bound(service), request(prompt), options)
+    return await service.submit(BoundRequest(await bound(service), request(prompt)), options)
 
 
 def test_a_request_is_bound_submitted_and_awaited(service: Service) -> None:
@@ -152,7 +154,7 @@ def test_a_field_added_later_leaves_fingerprints_as_they_are_where_it_is_not_sen
 def test_a_full_queue_says_when_to_retry(tmp_path: Path) -> None:
     async def fill(service: Service) -> list[Accepted | Refusal]:
         model = BoundModel("fake", fake_pipeline.MANIFEST)
-        return [await service.submit(model, request("a circle"), CLIENT) for _ in range(2)]
+        return [await service.submit(BoundRequest(model, request("a circle")), CLIENT) for _ in range(2)]
 
     with opened(tmp_path, Limits(max_queue=1), begin=False) as (service, _):
         first, full = asyncio.run(fill(service))
@@ -226,7 +228,7 @@ def test_large_images_are_decoded_one_at_a_time_and_the_others_wait(
 
     async def together() -> list[Accepted | Refusal]:
         model = await bound(service)
-        return await asyncio.gather(*(service.submit(model, request("a"), large) for _ in range(6)))
+        return await asyncio.gather(*(service.submit(BoundRequest(model, request("a")), large) for _ in range(6)))
 
     assert all(isinstance(accepted, Accepted) for accepted in asyncio.run(together()))
     assert most == [1]

@@ -28,14 +28,14 @@ def test_the_same_request_with_the_same_key_is_the_same_job(tmp_path: Path) -> N
     with live(tmp_path) as client:
         first, again = send(client, "k1"), send(client, "k1")
         assert (first.status_code, again.status_code) == (200, 200)
-        assert again.headers["x-anemone-job"] == first.headers["x-anemone-job"]
+        assert again.headers["x-job-id"] == first.headers["x-job-id"]
         assert again.content == first.content
         assert "idempotent-replayed" not in first.headers
         assert again.headers["idempotent-replayed"] == "true"
         assert count(client) == 1
     with live(tmp_path) as client:
-        assert send(client, "k1").headers["x-anemone-job"] == first.headers["x-anemone-job"]
-        assert send(client, "k2").headers["x-anemone-job"] != first.headers["x-anemone-job"]
+        assert send(client, "k1").headers["x-job-id"] == first.headers["x-job-id"]
+        assert send(client, "k2").headers["x-job-id"] != first.headers["x-job-id"]
 
 
 def test_a_repeat_waits_for_the_image_with_the_first(client: httpx.Client) -> None:
@@ -49,7 +49,7 @@ def test_a_repeat_waits_for_the_image_with_the_first(client: httpx.Client) -> No
     for thread in threads:
         thread.join()
     assert [a.status_code for a in answers] == [200] * 3
-    assert len({a.headers["x-anemone-job"] for a in answers}) == 1
+    assert len({a.headers["x-job-id"] for a in answers}) == 1
     assert len({a.content for a in answers}) == 1
 
 
@@ -70,7 +70,7 @@ def test_a_key_stands_for_the_uploaded_image_too(client: httpx.Client, encoded: 
 
     first, again, other = upload("red"), upload("red"), upload("blue")
     assert (first.status_code, again.status_code, other.status_code) == (200, 200, 422)
-    assert first.headers["x-anemone-job"] == again.headers["x-anemone-job"]
+    assert first.headers["x-job-id"] == again.headers["x-job-id"]
 
 
 @pytest.mark.parametrize("key", ["", "x" * 201, "a\tb", "caf\xe9"])
@@ -93,7 +93,7 @@ def test_a_retry_of_an_sdk_is_the_job_it_was(client: httpx.Client) -> None:
         headers = {"X-Stainless-Retry-Count": retries}
         answer = client.post("/api/v1/txt2img", json={"prompt": "an sdk's"}, headers=headers)
         assert answer.status_code == 200
-        return str(answer.headers["x-anemone-job"])
+        return str(answer.headers["x-job-id"])
 
     first = again("0")
     assert again("1") == again("2") == first

@@ -128,7 +128,7 @@ def test_a_prompt_is_a_form_too(client: httpx.Client) -> None:
 
 def test_variations_need_no_prompt_and_change_a_part_of_the_image(client: httpx.Client, encoded: Encoded) -> None:
     answer = client.post("/api/v1/variations", files={"image": encoded()}, data={"steps": "10"})
-    job = over(client, answer.headers["x-anemone-job"])
+    job = over(client, answer.headers["x-job-id"])
     assert (job["task"], job["request"]["prompt"], job["request"]["strength"]) == ("variations", "", 0.6)
 
 
@@ -136,7 +136,7 @@ def test_variations_need_no_prompt_and_change_a_part_of_the_image(client: httpx.
 def test_a_job_says_which_task_it_is(client: httpx.Client, encoded: Encoded, task: str) -> None:
     fields = {"prompt": "a", **({"image": text(encoded())} if task == "img2img" else {})}
     answer = client.post(f"/api/v1/{task}", json=fields)
-    job = over(client, answer.headers["x-anemone-job"])
+    job = over(client, answer.headers["x-job-id"])
     assert job["task"] == task
     assert job["size"] == job["computed"] == {"width": 64, "height": 64}
 

@@ -20,7 +20,7 @@ def test_answers_with_a_png_and_says_which_job_and_seed(client: httpx.Client) ->
     answer = make(client, seed=7)
     assert answer.headers["content-type"] == "image/png"
     assert answer.headers["x-anemone-seed"] == "7"
-    job = over(client, answer.headers["x-anemone-job"])
+    job = over(client, answer.headers["x-job-id"])
     assert job["status"] == "succeeded"
     assert client.get(job["images"][0]["url"]).content == answer.content
 
@@ -36,7 +36,7 @@ def test_the_png_carries_what_makes_it_again(client: httpx.Client) -> None:
 
 
 def test_what_is_left_out_is_the_models_default(client: httpx.Client) -> None:
-    job = over(client, make(client).headers["x-anemone-job"])
+    job = over(client, make(client).headers["x-job-id"])
     expected = {"width": 64, "height": 64, "steps": 3, "guidance_scale": 4.5, "n": 1, "negative_prompt": ""}
     assert expected.items() <= job["request"].items()
 
@@ -58,7 +58,7 @@ def test_several_images_are_told_as_json_with_a_seed_each(client: httpx.Client) 
     answer = make(client, seed=2**32 - 1, n=3)
     job = answer.json()
     assert answer.headers["content-type"] == "application/json"
-    assert (job["id"], job["status"]) == (answer.headers["x-anemone-job"], "succeeded")
+    assert (job["id"], job["status"]) == (answer.headers["x-job-id"], "succeeded")
     assert [image["seed"] for image in job["images"]] == [2**32 - 1, 0, 1]
     assert [image["index"] for image in job["images"]] == [0, 1, 2]
     for image in job["images"]:
@@ -77,7 +77,7 @@ def test_several_images_are_told_as_json_with_a_seed_each(client: httpx.Client) 
 )
 def test_schedulers_are_known_by_their_names(client: httpx.Client, names: dict[str, str]) -> None:
     answer = make(client, **names)
-    sampled = over(client, answer.headers["x-anemone-job"])["request"]
+    sampled = over(client, answer.headers["x-job-id"])["request"]
     assert (sampled["scheduler"], sampled["sigmas"]) == ("dpm++_2m", "karras")
     words = str(Image.open(io.BytesIO(answer.content)).info["parameters"])
     assert "Sampler: DPM++ 2M, Schedule type: Karras, " in words
@@ -106,8 +106,8 @@ def test_an_error_in_our_code_fails_the_job_and_not_the_server(client: httpx.Cli
 def test_what_was_done_to_the_inputs_is_told(client: httpx.Client) -> None:
     answer = make(client, prompt="noted")
     assert answer.headers["x-anemone-notes"] == "the mask was scaled from 8x8 to 64x64 \\u2013 bilinearly"
-    notes = over(client, answer.headers["x-anemone-job"])["notes"]
+    notes = over(client, answer.headers["x-job-id"])["notes"]
     assert notes == ["the mask was scaled from 8x8 to 64x64 \u2013 bilinearly"]
     plain = make(client)
     assert "x-anemone-notes" not in plain.headers
-    assert over(client, plain.headers["x-anemone-job"])["notes"] == []
+    assert over(client, plain.headers["x-job-id"])["notes"] == []

@@ -33,7 +33,7 @@ def test_the_bundled_upscaler_needs_nothing_but_an_image(client: httpx.Client) -
     assert answer.status_code == 200, answer.text
     assert Image.open(io.BytesIO(answer.content)).size == (180, 100)
     assert "x-anemone-seed" not in answer.headers
-    job = over(client, answer.headers["x-anemone-job"])
+    job = over(client, answer.headers["x-job-id"])
     assert job["status"] == "succeeded"
     assert job["model"] == "upscalers/shapes-2x"
     assert job["request"] == {"upscaler": "shapes-2x", "width": 180, "height": 100}

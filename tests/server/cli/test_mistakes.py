@@ -97,7 +97,7 @@ MISTAKES = [
     ("generate a --steps 0", "1 to 150"),
     ("generate a --steps abc", "a whole number, 1 to 150"),
     ("generate a --steps ''", "--steps"),
-    ("generate a -n 0", "1 to 8"),
+    ("generate a -n 0", "1 to 10"),
     ("generate a -n 2.5", "a whole number"),
     ("generate a --seed x", "--seed"),
     ("generate a --seed -2", "-2"),

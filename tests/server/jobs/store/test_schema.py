@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from server.api.service import fingerprint_of
+from server.api.submission import fingerprint_of
 from server.jobs.store import JobStore, StoreError, schema
 from server.jobs.store.files import StoredFiles
 from server.pipeline.request.edits import Source

@@ -1,0 +1,86 @@
+"""A request on its way to becoming a job: bound to a model, with its files, its sender and what tells a repetition."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from converter.folder import Manifest
+from server.jobs.job import Priority
+from server.pipeline.request import GenerationRequest, RequestError
+
+#: Characters of a client's Idempotency-Key.
+LONGEST_KEY = 200
+
+
+@dataclass(frozen=True)
+class BoundModel:
+    """The installed model that a request will run on."""
+
+    name: str
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class BoundRequest:
+    """A request with all its values, and the model that it will run on."""
+
+    model: BoundModel
+    request: GenerationRequest
+
+
+@dataclass(frozen=True)
+class SubmitOptions:
+    """How a client submits a request.
+
+    client: the sender; clients take turns, and keys and fingerprints are compared within one client.
+    attachments: the request's files, by the names that it uses.
+    key: the client's Idempotency-Key: a request with the same key and fingerprint gets the same job.
+    fingerprint: a hash of what the client sent; see `fingerprint_of`.
+    is_retry: the client marks the request as a retry, without a key.
+
+    Raises RequestError for a key that is not 1 to 200 visible ASCII characters.
+    """
+
+    client: str
+    priority: Priority = "normal"
+    attachments: Mapping[str, bytes] = field(default_factory=dict)
+    key: str | None = None
+    fingerprint: str | None = None
+    is_retry: bool = False
+
+    def __post_init__(self) -> None:
+        key = self.key
+        if key is not None and not (0 < len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
+            raise RequestError("Idempotency-Key", key, f"1 to {LONGEST_KEY} visible ASCII characters")
+
+
+#: Fields of release 0.1.0, whose stored fingerprints hold a null for each that was not sent.
+_HASHED_AS_NULL = {
+    "prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "scheduler", "seed", "n", "seeds",
+    "variation_seed", "variation_strength", "rng", "strength", "model", "priority",
+}  # fmt: skip
+
+
+def fingerprint_of(path: str, fields: Mapping[str, Any], attachments: Mapping[str, bytes]) -> str:
+    """Return a hash of a request as the client sent it; a repeated request has the same hash.
+
+    ``fields`` must be the fields that the client sent: with a drawn seed, every request would have a different hash.
+    """
+    names = sorted(attachments)
+    # Ignore later versions' fields that were not sent, so that a retry across an update is recognized.
+    fields = {name: _sent(value) for name, value in fields.items() if value is not None or name in _HASHED_AS_NULL}
+    # Stored jobs of earlier versions must still match: those hashed their only attachment without its name.
+    hashed = [path, fields] if names in ([], ["image"]) else [path, fields, names]
+    digests = [hashlib.sha256(attachments[name]).digest() for name in names] or [hashlib.sha256().digest()]
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode() + b"".join(digests)).hexdigest()
+
+
+def _sent(value: Any) -> Any:
+    """Return a value without the nulls in its lists' items."""
+    if isinstance(value, list | tuple):
+        return [_sent(item) for item in value]
+    return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
