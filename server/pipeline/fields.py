@@ -25,15 +25,44 @@ class FromModel:
 
 @dataclass(frozen=True)
 class Infotext:
-    """The field's key in AUTOMATIC1111's parameters text, and the function that formats its value; None is not written."""
+    """The field's key in AUTOMATIC1111's parameters text, and how its value is written there and read back.
+
+    write: None is not written. read: returns the value, or a text that the field's type converts; raises ValueError, which
+    says what is accepted.
+    """
 
     key: str
     write: Callable[[Any], object] = lambda value: value
+    read: Callable[[str], Any] = lambda text: text
+
+
+def plain(value: float) -> str:
+    """Return a number as people write it (7 and not 7.0), with every digit that it takes to read the same number back."""
+    return str(int(value)) if value == int(value) else repr(value)
 
 
 def unless(usual: Any) -> Callable[[Any], object]:
     """Return a function that writes a number or a name into an infotext, but not the usual value, which says nothing."""
-    return lambda value: None if value == usual else f"{value:g}" if isinstance(value, float) else value
+    return lambda value: None if value == usual else plain(value) if isinstance(value, float) else value
+
+
+def named(key: str, names: Mapping[Any, str], usual: Any = None, synonyms: Mapping[str, Any] | None = None) -> Infotext:
+    """Return the infotext of a field whose values have names there; the usual value is not written.
+
+    ``synonyms`` are further names that are read.
+    """
+    values = {name.lower(): value for value, name in names.items()}
+    values |= {name.lower(): value for name, value in (synonyms or {}).items()}
+
+    def write(value: Any) -> object:
+        return None if value == usual else names.get(value, value)
+
+    def read(text: str) -> Any:
+        if text.lower() not in values:
+            raise ValueError(", ".join(names.values()))
+        return values[text.lower()]
+
+    return Infotext(key, write, read)
 
 
 @dataclass(frozen=True)

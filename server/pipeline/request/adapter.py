@@ -9,7 +9,7 @@ from pydantic import Field
 from converter.folder import Manifest
 from converter.networks.registry import IP_ADAPTER
 from server.pipeline.abilities import ip_adapters
-from server.pipeline.fields import Attachment, Infotext, Part
+from server.pipeline.fields import Attachment, Infotext, Part, plain
 from server.pipeline.limits import Real, Within
 from server.pipeline.request.conditions import NAME
 from server.pipeline.request.errors import RequestError
@@ -24,7 +24,7 @@ class Adapter(Part):
     adapter: Annotated[str, Infotext("IP-Adapter")] | None = Field(
         None, max_length=NAME, description="One of the model's IP-Adapters; left out: the first"
     )
-    adapter_scale: Annotated[Real, Within(0.0, 2.0), Infotext("IP-Adapter scale", "{:g}".format)] = Field(
+    adapter_scale: Annotated[Real, Within(0.0, 2.0), Infotext("IP-Adapter scale", plain)] = Field(
         1.0, description="How much the image counts beside the prompt"
     )
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from server.pipeline.fields import Attachment, Derived, Infotext, Part, unless
+from server.pipeline.fields import Attachment, Derived, Infotext, Part, named, plain, unless
 from server.pipeline.limits import OneOf, Real, Whole, Within
 from server.pipeline.palette.extraction import FEWEST, MOST, USUAL, Color
 
@@ -25,7 +25,7 @@ class Source(Part):
     """The source image of img2img. ``image`` is the attachment's name."""
 
     image: Annotated[str, Attachment()] = Field(description="The image to start from")
-    strength: Annotated[Real, Within(0.0, 1.0, above=True), Infotext("Denoising strength", "{:g}".format)] = Field(
+    strength: Annotated[Real, Within(0.0, 1.0, above=True), Infotext("Denoising strength", plain)] = Field(
         0.75,
         description="How much of the image to change, from 0 (nothing) to 1 (everything); left out with a mask or an "
         f"extension: {PAINTING_STRENGTH:g}",
@@ -41,19 +41,19 @@ class Mask(Part):
         description="White where the image is painted again, black or transparent where not; another size than the image's is "
         "scaled to it"
     )
-    mask_blur: Annotated[Real, Within(0.0, 64.0), Infotext("Mask blur", "{:g}".format)] = Field(
+    mask_blur: Annotated[Real, Within(0.0, 64.0), Infotext("Mask blur", plain)] = Field(
         4.0, description="Softness of the mask's edge: the standard deviation of a Gaussian in pixels of the image"
     )
-    invert_mask: Annotated[bool, Infotext("Mask mode", lambda invert: "Inpaint not masked" if invert else None)] = (
-        Field(False, description="Paint where the mask is black, and not where it is white")
-    )
-    mask_fill: Annotated[str, OneOf(tuple(FILLS)), Infotext("Masked content", FILLS.__getitem__)] = Field(
+    invert_mask: Annotated[
+        bool, named("Mask mode", {True: "Inpaint not masked", False: "Inpaint masked"}, usual=False)
+    ] = Field(False, description="Paint where the mask is black, and not where it is white")
+    mask_fill: Annotated[str, OneOf(tuple(FILLS)), named("Masked content", FILLS)] = Field(
         ORIGINAL,
         description="What the masked part starts from below strength 1: the image (original), its blurred surroundings "
         "(fill), noise, or nothing (latents of zero)",
     )
-    only_masked: Annotated[bool, Infotext("Inpaint area", lambda only: "Only masked" if only else None)] = Field(
-        False, description="Compute only the box around the mask, at full resolution, and paste it back"
+    only_masked: Annotated[bool, named("Inpaint area", {True: "Only masked", False: "Whole picture"}, usual=False)] = (
+        Field(False, description="Compute only the box around the mask, at full resolution, and paste it back")
     )
     mask_padding: Annotated[Whole, Within(0, 256), Infotext("Masked area padding")] = Field(
         32, description="Pixels of the surroundings that only_masked computes, too"
@@ -99,7 +99,7 @@ class Palette(Part):
     """
 
     palette_image: Annotated[str, Attachment()] = Field(description="An image whose colors to take up")
-    palette_strength: Annotated[Real, Within(0.0, 1.0), Infotext("Palette strength", "{:g}".format)] = Field(
+    palette_strength: Annotated[Real, Within(0.0, 1.0), Infotext("Palette strength", plain)] = Field(
         1.0, description="How far the colors go towards the reference's, from 0 (not at all) to 1 (completely)"
     )
 

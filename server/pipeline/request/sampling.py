@@ -9,7 +9,7 @@ from pydantic import Field
 
 from converter.folder import Manifest
 from converter.networks.registry import VAE_ENCODER
-from server.pipeline.fields import FromModel, Infotext, Part, unless
+from server.pipeline.fields import FromModel, Infotext, Part, plain, unless
 from server.pipeline.limits import Real, Whole, Within, unless_stored
 from server.pipeline.request.conditions import NAME
 from server.pipeline.schedulers import (
@@ -20,7 +20,7 @@ from server.pipeline.schedulers import (
     find_scheduler,
     find_sigmas,
 )
-from server.pipeline.upscaling.names import LATENT
+from server.pipeline.upscaling.names import LATENT, a1111_name, from_a1111
 
 
 def _known_scheduler(name: str) -> str:
@@ -86,7 +86,7 @@ class Sampling(Part):
         Real,
         Within(0.0, 30.0),
         FromModel(lambda manifest: manifest.defaults.guidance_scale),
-        Infotext("CFG scale", "{:g}".format),
+        Infotext("CFG scale", plain),
     ] = Field(description="How closely to follow the prompt")
     scheduler: Annotated[
         str, unless_stored(_known_scheduler), FromModel(lambda manifest: manifest.defaults.scheduler)
@@ -101,12 +101,12 @@ class Sampling(Part):
         0.0,
         description="How far to bring the contrast of a guided image back to that without guidance (Lin et al. 2023)",
     )
-    guidance_first_sigma: (
-        Annotated[Real, Within(0.0, 10_000.0), Infotext("Guidance first sigma", "{:g}".format)] | None
-    ) = Field(None, description="Guide only steps of at most this noise level (sigma); left out: from the first step")
-    guidance_last_sigma: (
-        Annotated[Real, Within(0.0, 10_000.0), Infotext("Guidance last sigma", "{:g}".format)] | None
-    ) = Field(None, description="Guide only steps of at least this noise level (sigma); left out: to the last step")
+    guidance_first_sigma: Annotated[Real, Within(0.0, 10_000.0), Infotext("Guidance first sigma", plain)] | None = (
+        Field(None, description="Guide only steps of at most this noise level (sigma); left out: from the first step")
+    )
+    guidance_last_sigma: Annotated[Real, Within(0.0, 10_000.0), Infotext("Guidance last sigma", plain)] | None = Field(
+        None, description="Guide only steps of at least this noise level (sigma); left out: to the last step"
+    )
 
     @property
     def guidance_interval(self) -> SigmaInterval:
@@ -128,20 +128,18 @@ def _usual_upscaler(manifest: Manifest) -> str:
 class Hires(Part):
     """A second pass that makes the image larger (A1111's hires fix)."""
 
-    hires_scale: Annotated[Real, Within(1.0, 4.0, above=True), Infotext("Hires upscale", "{:g}".format)] = Field(
+    hires_scale: Annotated[Real, Within(1.0, 4.0, above=True), Infotext("Hires upscale", plain)] = Field(
         description="How much larger the second pass makes the image"
     )
-    hires_upscaler: Annotated[str, FromModel(_usual_upscaler), Infotext("Hires upscaler")] = Field(
-        max_length=NAME, description="What enlarges the image between the passes (see capabilities)"
+    hires_upscaler: Annotated[str, FromModel(_usual_upscaler), Infotext("Hires upscaler", a1111_name, from_a1111)] = (
+        Field(max_length=NAME, description="What enlarges the image between the passes (see capabilities)")
     )
     hires_steps: Annotated[Whole, Within(1, 150), Infotext("Hires steps")] | None = Field(
         None, description="Steps that the second pass makes; left out: as many as the first"
     )
-    hires_strength: Annotated[Real, Within(0.0, 1.0, above=True), Infotext("Denoising strength", "{:g}".format)] = (
-        Field(
-            0.3,
-            description="How much the second pass changes; left out: 0.3, 0.2 at a size that was not converted, 0.7 with latent",
-        )
+    hires_strength: Annotated[Real, Within(0.0, 1.0, above=True), Infotext("Denoising strength", plain)] = Field(
+        0.3,
+        description="How much the second pass changes; left out: 0.3, 0.2 at a size that was not converted, 0.7 with latent",
     )
 
     absent: ClassVar[str] = "leave it out without hires_scale"
@@ -179,7 +177,7 @@ class Refiner(Part):
     """A model that takes over the last steps (SDXL's refiner)."""
 
     refiner: Annotated[str, Infotext("Refiner")] = Field(max_length=NAME, description="An installed refiner model")
-    refiner_switch: Annotated[Real, Within(0.0, 1.0), Infotext("Refiner switch at", "{:g}".format)] = Field(
+    refiner_switch: Annotated[Real, Within(0.0, 1.0), Infotext("Refiner switch at", plain)] = Field(
         0.8, description="The share of the steps after which it takes over"
     )
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from server.pipeline.fields import Infotext, Part
+from server.pipeline.fields import Part, named
 from server.pipeline.limits import Count, OneOf, Real, Whole, Wholes, Within, unless_stored
 from server.pipeline.request.errors import RequestError
 
@@ -83,7 +83,7 @@ class Seeds(Part):
         description="How far to move from seed's noise towards variation_seed's, from 0 (not at all) to 1 (completely); "
         "above 0 all images use seed, and image i uses variation_seed + i, as in A1111",
     )
-    rng: Annotated[str, OneOf(RNGS), Infotext("RNG", _INFOTEXT_RNGS.__getitem__)] = Field(
+    rng: Annotated[str, OneOf(RNGS), named("RNG", _INFOTEXT_RNGS, synonyms={"GPU": "cuda"})] = Field(
         RNGS[0],
         description="The random number generator: that of diffusers (torch: PyTorch on the CPU; the default), of "
         "Apple's pipelines (numpy), or of AUTOMATIC1111 on an NVIDIA GPU (cuda)",

@@ -74,7 +74,7 @@ def test_a_second_pass_is_written_as_a1111_does(manifest):
     request = bind(manifest, prompt="p", seed=1, **hires)
     settings = read_infotext(write_infotext(request, manifest, request.seeds.of_images[0])).settings
     names = ("Hires upscale", "Hires steps", "Hires upscaler", "Denoising strength")
-    assert [settings[name] for name in names] == ["1.5", "4", "latent", "0.6"]
+    assert [settings[name] for name in names] == ["1.5", "4", "Latent", "0.6"]
 
 
 #: Written otherwise than under a key of their own, or, as the last two, about the file and not the image.
