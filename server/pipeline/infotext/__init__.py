@@ -1,6 +1,19 @@
-"""AUTOMATIC1111's parameters text, which says how to make an image again."""
+"""AUTOMATIC1111's parameters text, which says how to make an image again: written, read, and turned into a request.
 
-from server.pipeline.infotext.parameters import Parameters, read_infotext
+`read_request_fields` returns the fields of the request that a text tells. Each field's key, and how its value is written
+and read back, stands with the field's definition (`server.pipeline.fields.Infotext`).
+"""
+
+from server.pipeline.infotext.parameters import Parameters, Unused, read_infotext
+from server.pipeline.infotext.recovery import RequestFields, read_request_fields
 from server.pipeline.infotext.writing import write_infotext, write_upscale_infotext
 
-__all__ = ["Parameters", "read_infotext", "write_infotext", "write_upscale_infotext"]
+__all__ = [
+    "Parameters",
+    "RequestFields",
+    "Unused",
+    "read_infotext",
+    "read_request_fields",
+    "write_infotext",
+    "write_upscale_infotext",
+]

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from server.errors import quoted
+
 _NEGATIVE = "Negative prompt:"
 #: Keys under which prompts are written a second time if their own lines would be misread.
 _WHOLE = ("Whole prompt", "Whole negative prompt")
@@ -27,6 +29,18 @@ class Parameters:
     prompt: str
     negative_prompt: str
     settings: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Unused:
+    """A setting that no field of a request takes, and why."""
+
+    name: str
+    value: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {quoted(self.value)} is not used: {self.why}"
 
 
 def lay_out(prompt: str, negative_prompt: str, settings: Mapping[str, object]) -> str:

@@ -43,6 +43,8 @@ class SchedulerSpec:
 
     by_sigmas, by_timesteps: makes it; one of them. The sigma schedules apply to the former.
     stochastic: whether its steps draw noise.
+    a1111_sigmas: the sigma schedule of A1111's schedule type Automatic (sd_samplers_kdiffusion.py); automatic for the
+        samplers that it has not, or to which its schedule types do not apply.
     from_pure_noise: the prediction types with which it can start where no signal is left (zero terminal SNR). "epsilon"
         never is one: the whole input is noise there, and the UNet's error in predicting it is multiplied by 4096 in the
         image. Heun's and PNDM's methods begin by averaging the first two slopes, whose difference then counts over the
@@ -57,6 +59,7 @@ class SchedulerSpec:
     by_sigmas: _BySigmas | None = None
     by_timesteps: _ByTimesteps | None = None
     stochastic: bool = False
+    a1111_sigmas: str = AUTOMATIC.name
     from_pure_noise: tuple[str, ...] = (_V, _SAMPLE)
 
     @property
@@ -85,7 +88,7 @@ def _multistep(**settings: object) -> _BySigmas:
 SCHEDULERS: dict[str, SchedulerSpec] = {
     s.name: s
     for s in (
-        SchedulerSpec("euler", "Euler", "EulerDiscreteScheduler", ("k_euler",), Euler),
+        SchedulerSpec("euler", "Euler", "EulerDiscreteScheduler", ("k_euler",), Euler, a1111_sigmas="uniform"),
         SchedulerSpec(
             "euler_a",
             "Euler a",
@@ -93,10 +96,24 @@ SCHEDULERS: dict[str, SchedulerSpec] = {
             ("k_euler_a", "euler_ancestral", "k_euler_ancestral"),
             EulerAncestral,
             stochastic=True,
+            a1111_sigmas="uniform",
         ),
-        SchedulerSpec("dpm++_2m", "DPM++ 2M", "DPMSolverMultistepScheduler", ("dpmsolver++",), DPMSolverMultistep),
         SchedulerSpec(
-            "dpm++_2m_sde", "DPM++ 2M SDE", "DPMSolverMultistepScheduler", (), _multistep(kind="sde"), stochastic=True
+            "dpm++_2m",
+            "DPM++ 2M",
+            "DPMSolverMultistepScheduler",
+            ("dpmsolver++",),
+            DPMSolverMultistep,
+            a1111_sigmas="karras",
+        ),
+        SchedulerSpec(
+            "dpm++_2m_sde",
+            "DPM++ 2M SDE",
+            "DPMSolverMultistepScheduler",
+            (),
+            _multistep(kind="sde"),
+            stochastic=True,
+            a1111_sigmas="exponential",
         ),
         SchedulerSpec(
             "dpm++_2m_sde_heun",
@@ -105,6 +122,7 @@ SCHEDULERS: dict[str, SchedulerSpec] = {
             (),
             _multistep(kind="sde", heun=True),
             stochastic=True,
+            a1111_sigmas="exponential",
         ),
         SchedulerSpec("dpm++_3m", "DPM++ 3M", "DPMSolverMultistepScheduler", (), _multistep(order=3)),
         SchedulerSpec(
@@ -114,6 +132,7 @@ SCHEDULERS: dict[str, SchedulerSpec] = {
             (),
             _multistep(kind="sde", order=3),
             stochastic=True,
+            a1111_sigmas="exponential",
         ),
         SchedulerSpec("dpm_2m", "DPM 2M", "DPMSolverMultistepScheduler", ("dpmsolver",), _multistep(kind="noise")),
         SchedulerSpec("dpm++_2s", "DPM++ 2S", "DPMSolverSinglestepScheduler", (), DPMSolverSinglestep),
@@ -125,8 +144,12 @@ SCHEDULERS: dict[str, SchedulerSpec] = {
             partial(DPMSolverSinglestep, kind="sde"),
             stochastic=True,
         ),
-        SchedulerSpec("dpm++_sde", "DPM++ SDE", "DPMSolverSDEScheduler", (), DPMSolverSDE, stochastic=True),
-        SchedulerSpec("dpm2", "DPM2", "KDPM2DiscreteScheduler", ("k_dpm_2",), KDPM2, from_pure_noise=()),
+        SchedulerSpec(
+            "dpm++_sde", "DPM++ SDE", "DPMSolverSDEScheduler", (), DPMSolverSDE, stochastic=True, a1111_sigmas="karras"
+        ),
+        SchedulerSpec(
+            "dpm2", "DPM2", "KDPM2DiscreteScheduler", ("k_dpm_2",), KDPM2, from_pure_noise=(), a1111_sigmas="karras"
+        ),
         SchedulerSpec(
             "dpm2_a",
             "DPM2 a",
@@ -135,9 +158,12 @@ SCHEDULERS: dict[str, SchedulerSpec] = {
             KDPM2Ancestral,
             stochastic=True,
             from_pure_noise=(),
+            a1111_sigmas="karras",
         ),
-        SchedulerSpec("heun", "Heun", "HeunDiscreteScheduler", ("k_heun",), Heun, from_pure_noise=()),
-        SchedulerSpec("lms", "LMS", "LMSDiscreteScheduler", ("k_lms",), LMS),
+        SchedulerSpec(
+            "heun", "Heun", "HeunDiscreteScheduler", ("k_heun",), Heun, from_pure_noise=(), a1111_sigmas="uniform"
+        ),
+        SchedulerSpec("lms", "LMS", "LMSDiscreteScheduler", ("k_lms",), LMS, a1111_sigmas="uniform"),
         SchedulerSpec("unipc", "UniPC", "UniPCMultistepScheduler", (), UniPC),
         SchedulerSpec("deis", "DEIS", "DEISMultistepScheduler", (), DEIS),
         SchedulerSpec("sa_solver", "SA-Solver", "SASolverScheduler", (), SASolver, stochastic=True),
