@@ -5,6 +5,9 @@ BIN := .venv/bin
 BUILT_FROM := pyproject.toml constraints.txt setup.py $(wildcard converter/runtime/fast/native/*)
 INSTALL = $(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt
 
+# The client of OpenAI's API before its third version, beside the present one: tests use both.
+OPENAI_2 = $(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-deps --upgrade --target .venv/openai-2 openai==2.54.0 distro==1.9.0
+
 .PHONY: serve test test-fast lint format setup openapi check-model bench conformance clean
 
 serve: .venv/.serve
@@ -70,10 +73,12 @@ $(BIN)/python:
 
 .venv/.develop: $(BUILT_FROM) | $(BIN)/python
 	$(INSTALL) -e '.[dev,demo]'
+	$(OPENAI_2)
 	touch $@ .venv/.serve
 
 .venv/.bench: $(BUILT_FROM) | $(BIN)/python
 	$(INSTALL) -e '.[bench,dev,demo]'
+	$(OPENAI_2)
 	touch $@ .venv/.develop .venv/.serve
 
 clean:

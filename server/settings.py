@@ -131,6 +131,10 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Gigabytes of memory that models may use; if not set, chosen for the machine",
     )
+    any_model: bool = Field(
+        False,
+        description="Take every unknown model name for the default model in OpenAI's API, and not only OpenAI's own names",
+    )
     previews: bool = Field(True, description="Show small previews of an image while it is made")
     safety: Safety = Field(
         "blur",

@@ -93,20 +93,24 @@ def _anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
+#: Our own calls, and those of other protocols.
+_OF_API = ["docs/api.md", "docs/clients.md"]
+
+
 @pytest.mark.parametrize("name", list(Settings.model_fields))
 def test_a_page_has_every_setting(name: str) -> None:
     assert _in_code(name, ["docs/running.md"]), f"docs/running.md lacks the setting {name}"
 
 
 @pytest.mark.parametrize("field", sorted(_request_fields()))
-def test_the_api_page_has_every_request_field(field: str) -> None:
-    assert _in_code(field, ["docs/api.md"]), f"docs/api.md lacks the request field {field}"
+def test_a_page_of_the_api_has_every_request_field(field: str) -> None:
+    assert _in_code(field, _OF_API), f"{' and '.join(_OF_API)} lack the request field {field}"
 
 
 @pytest.mark.parametrize(("method", "path"), list(_routes()))
-def test_the_api_page_has_every_route(method: str, path: str) -> None:
+def test_a_page_of_the_api_has_every_route(method: str, path: str) -> None:
     row = rf"`[^`\n]*\b{method}\b[^`\n]*{re.escape(path)}`"
-    assert re.search(row, _PAGES["docs/api.md"]), f"docs/api.md lacks {method} {path}"
+    assert any(re.search(row, _PAGES[page]) for page in _OF_API), f"{' and '.join(_OF_API)} lack {method} {path}"
 
 
 @pytest.mark.parametrize("command", list(_subcommands()))

@@ -16,6 +16,7 @@ from server.api.dialect import OPEN, Dialect, Dialects, limit_in
 from server.api.errors import install_error_handlers
 from server.api.head import Head
 from server.api.native.dialect import NATIVE
+from server.api.openai.dialect import OPENAI
 from server.api.openapi import complete
 from server.api.query import check_query
 from server.api.service import Service
@@ -28,7 +29,7 @@ from server.shutdown import Shutdown
 _ABOUT = "Makes images from text on this machine; nothing typed or uploaded leaves it."
 
 #: To add a dialect, add a folder next to native/ and its name here.
-DIALECTS = (NATIVE,)
+DIALECTS = (NATIVE, OPENAI)
 
 
 class _App(FastAPI):
@@ -85,6 +86,7 @@ def create_app(
         app.state.queue, app.state.models = backend.queue, backend.models
         app.state.service = Service(backend.queue, backend.store, backend.models, backend.upscalers)
         app.state.conversions, app.state.memory_budget = backend.conversions, backend.memory_budget
+        app.state.any_model = backend.any_model
         app.state.shutdown = Shutdown(lambda: backend.stop(grace_seconds))
         backend.start()
         try:

@@ -20,6 +20,7 @@ class Backend:
 
     first: the model that the server starts with.
     memory_budget: bytes that the loaded model's weights may take.
+    any_model: whether a name of no installed model means the default one in OpenAI's API.
     """
 
     store: JobStore
@@ -29,6 +30,7 @@ class Backend:
     upscalers: InstalledUpscalers
     first: FirstModel
     memory_budget: int = field(default_factory=memory_budget)
+    any_model: bool = False
 
     def start(self) -> None:
         """Start the work, first the jobs and conversions of an earlier run."""

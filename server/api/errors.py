@@ -51,9 +51,6 @@ def require(result: _T | Refusal) -> _T:
         headers["Retry-After"] = str(result.retry_after)
     if result.reason == "unsafe_image":
         headers["X-Anemone-Safety"] = "refused"
-    if result.reason in ("failed", "unsafe_image"):
-        # OpenAI's SDK would retry twice; the retry would fail again, or get the same failed job.
-        headers["X-Should-Retry"] = "false"
     raise ApiError(
         _STATUS[result.reason],
         result.code,

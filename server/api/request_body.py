@@ -1,12 +1,15 @@
-"""The base of every schema that clients send."""
+"""The bases of schemas that clients send."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from server.jobs.job import PRIORITIES, Priority
+from server.pipeline.request import takers
 
 
 class RequestBody(BaseModel):
@@ -35,3 +38,18 @@ class RequestBody(BaseModel):
                 unknown = InitErrorDetails(type=accepted, loc=(name,), input=values[name])
                 raise ValidationError.from_exception_data(cls.__name__, [unknown])
         return values
+
+
+class Submission(RequestBody):
+    """The fields of a submission that are not part of the request."""
+
+    priority: Priority | None = Field(
+        None,
+        description=f"{', '.join(PRIORITIES)}: a job runs before all jobs of lower priority; clients take turns within a priority. "
+        "Only programs on the server's own machine may use high",
+    )
+
+    @classmethod
+    def takers(cls, name: str) -> tuple[str, ...]:
+        """Return the tasks that take a field of this name."""
+        return takers(name)

@@ -26,7 +26,7 @@ from server.jobs.store import JobStore
 from server.models.installed import InstalledModels, UnknownModel
 from server.models.upscalers import InstalledUpscalers, Upscaler
 from server.pipeline.boxes.box import Shape
-from server.pipeline.canvas.attachments import frame_notes, kept
+from server.pipeline.canvas.attachments import frame_notes, kept, mask_from_alpha
 from server.pipeline.cost import Cost, cost
 from server.pipeline.decoding.file import ImageError, ImageFile
 from server.pipeline.denoising.refining import check_refiner
@@ -42,8 +42,8 @@ from server.pipeline.upscaling.names import LATENT, usable
 from server.security.rate import LOOPBACK
 
 _T = TypeVar("_T")
-#: The attachment that is the source image.
-IMAGE = "image"
+#: The attachments that are the source image and its mask.
+IMAGE, MASK = "image", "mask"
 #: Seconds after which a client should retry while the first model is not ready.
 _NOT_READY_SECONDS = 5
 
@@ -223,6 +223,14 @@ class Service:
         """Return the limiter under which an upload waits for its turn to be decoded."""
         # The codes of a lossless WebP take up to 0.5 GB, whatever its size, and its header does not say so.
         return self._one_large if file.pixels > LARGE or file.format == "WEBP" else self._two_small
+
+    async def mask_from_alpha(self, data: bytes) -> bytes | Refusal:
+        """Return the mask, as a PNG, that repaints where an image is transparent. Refuses one that is so nowhere."""
+        try:
+            file = await run_in_threadpool(read_image, data)
+            return await to_thread.run_sync(mask_from_alpha, data, limiter=self._limiter(file))
+        except ImageError as bad:
+            return bad_image(MASK, bad)
 
     async def palette(self, data: bytes, count: int) -> Told[Palette] | Refusal:
         """Return the colors of an uploaded image, at most ``count``."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from converter.folder import Manifest
@@ -30,6 +30,11 @@ class BoundRequest:
 
     model: BoundModel
     request: GenerationRequest
+
+    def with_notes(self, notes: Iterable[str]) -> BoundRequest:
+        """Return the request with what a dialect tells about how it was understood, before its other notes."""
+        request = self.request.model_copy(update={"notes": (*notes, *self.request.notes)})
+        return replace(self, request=request)
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,7 @@ def serve(settings: Settings) -> int:
         launch = launch_conversion(settings.data_dir.absolute(), settings.log_format)
         conversions = Conversions(settings.data_dir, first.models, queue.events, launch)
         budget, upscalers = memory_budget(settings.memory_budget_gb), InstalledUpscalers(settings.data_dir.absolute())
-        backend = Backend(store, queue, first.models, conversions, upscalers, first, budget)
+        backend = Backend(store, queue, first.models, conversions, upscalers, first, budget, settings.any_model)
         announcement = None
         if settings.on_network and settings.advertise:
             announcement = Announcement(settings.host, port, settings.serves_tls)

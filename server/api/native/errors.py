@@ -7,6 +7,7 @@ from typing import Any
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
+from server.api.dependencies import Answers
 from server.errors import ApiError
 
 
@@ -37,3 +38,11 @@ def render_error(error: ApiError) -> JSONResponse:
 def error(description: str) -> dict[str, Any]:
     """Describe an error in a route's ``responses``."""
     return {"model": ErrorBody, "description": description}
+
+
+#: The answers to a body in which something is wrong.
+BAD_BODY: Answers = {
+    400: error("The body cannot be parsed"),
+    415: error("The body's type is not accepted"),
+    422: error("A field or header is not accepted; the message names it"),
+}

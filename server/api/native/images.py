@@ -9,11 +9,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from server.api.body import Body
 from server.api.dependencies import Answers, Client, Generation, IdempotencyKey, Memory, RetryCount, is_retry
 from server.api.errors import require
 from server.api.native import PREFIX
-from server.api.native.body import BAD_BODY, Body
-from server.api.native.errors import error
+from server.api.native.errors import BAD_BODY, error
 from server.api.native.image_answer import (
     CONTENT,
     NOT_ACCEPTABLE,
@@ -24,10 +24,11 @@ from server.api.native.image_answer import (
     notes_headers,
 )
 from server.api.native.jobs import job_response, job_url
-from server.api.native.schemas import JobOut, Submission
-from server.api.native.upload import Upload, read_upload
+from server.api.native.schemas import JobOut
+from server.api.request_body import Submission
 from server.api.service import Service
 from server.api.submission import SubmitOptions, fingerprint_of
+from server.api.upload import Upload, read_upload
 from server.jobs.ledger import Accepted
 from server.pipeline.request import TASKS, Task
 from server.security.headers import JOB_ID

@@ -7,13 +7,14 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
+from server.api.body import Body
 from server.api.dependencies import Answers, Generation, Memory
 from server.api.errors import require
 from server.api.native import PREFIX
-from server.api.native.body import BAD_BODY, Body
+from server.api.native.errors import BAD_BODY
 from server.api.native.image_answer import CONTENT, JSON, NOT_ACCEPTABLE, Accept, accepted_type, notes_headers
 from server.api.native.schemas import ColorOut, colors_out
-from server.api.native.upload import read_upload
+from server.api.upload import read_upload
 from server.pipeline.encoding.formats import PNG
 from server.pipeline.fields import fields_of
 from server.pipeline.palette.extraction import USUAL, strip

@@ -7,26 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from server.api.request_body import RequestBody
 from server.events import Status
-from server.jobs.job import PRIORITIES, Priority
+from server.jobs.job import Priority
 from server.pipeline.palette.extraction import Color
-from server.pipeline.request import takers
-
-
-class Submission(RequestBody):
-    """The fields of a submission that are not part of the request."""
-
-    priority: Priority | None = Field(
-        None,
-        description=f"{', '.join(PRIORITIES)}: a job runs before all jobs of lower priority; clients take turns within a priority. "
-        "Only programs on the server's own machine may use high",
-    )
-
-    @classmethod
-    def takers(cls, name: str) -> tuple[str, ...]:
-        """Return the tasks that take a field of this name."""
-        return takers(name)
 
 
 class SizeOut(BaseModel):

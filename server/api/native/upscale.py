@@ -5,15 +5,15 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from server.api.body import Body
 from server.api.dependencies import Generation, Memory
 from server.api.errors import require
 from server.api.native import PREFIX
-from server.api.native.body import Body
 from server.api.native.image_answer import encoding_of
 from server.api.native.images import MAKING, Submit, Submitted, answer, submit_options
-from server.api.native.schemas import Submission
-from server.api.native.upload import Upload, read_upload
+from server.api.request_body import Submission
 from server.api.service import Service
+from server.api.upload import Upload, read_upload
 from server.pipeline.cost import upscale_cost
 from server.pipeline.request import UPSCALE_FIELDS, bind_upscale
 

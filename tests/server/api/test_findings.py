@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from server.api.native.images import BODIES
 from server.api.native.model_schemas import ConversionIn
 from server.api.native.session import SessionIn
+from server.api.openai.fields import CALLS
 from server.api.request_body import RequestBody
 from server.cli.openapi import EXPORTED
 
@@ -126,6 +127,7 @@ def test_every_text_list_and_object_that_clients_send_has_a_limit() -> None:
                     unlimited.add(where)
     images = {f"{body.name}.{name}" for body in BODIES.values() for name in body.attachments}
     images |= {f"{schema}.image" for schema in ("Control", "Palette", "Preprocess", "Upscale")}
+    images |= {f"{call.body.name}.{name}" for call in CALLS for name in (*call.body.attachments, "images.image_url")}
     assert unlimited <= images, "only images are as large as the body may be"
 
 

@@ -12,10 +12,10 @@ from fastapi import Request
 from pydantic import ValidationError
 from starlette.datastructures import FormData
 
+from server.api.body import Body
 from server.api.errors import from_validation
 from server.api.forms import SentFile, media_type, parsed_form
 from server.api.image_json import read_image_json
-from server.api.native.body import Body
 from server.errors import ApiError, quoted
 from server.pipeline.fields import RequestField, without_attachments
 from server.pipeline.limits import Items
@@ -70,12 +70,11 @@ async def _form_values(form: FormData) -> dict[str, str | SentFile]:
     return values
 
 
-async def _read_form(request: Request, body: Body) -> dict[str, Any]:
-    form = await parsed_form(request)
-    try:
-        sent = await _form_values(form)
-    finally:
-        await form.close()
+def form_fields(sent: Mapping[str, str | SentFile], body: Body) -> dict[str, Any]:
+    """Return a form's fields for the body: lists with the files that they name; raise ApiError for one that is wrong.
+
+    What has no field of the body is returned too, except for the files that lists name.
+    """
     files = {name: value for name, value in sent.items() if isinstance(value, SentFile)}
     used: set[str] = set()
     values: dict[str, Any] = dict(sent)
@@ -95,19 +94,27 @@ async def _read_form(request: Request, body: Body) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in used or name in body.model.model_fields}
 
 
+def checked(values: Any, body: Body) -> Upload:
+    """Return the upload of a body's values, of JSON or of a form; raise ApiError for the first that is wrong."""
+    try:
+        fields = body.model.model_validate(values).model_dump()
+    except ValidationError as error:
+        raise from_validation(list(error.errors())) from error
+    named, attachments = without_attachments(body.fields, fields)
+    return Upload({name: value for name, value in named.items() if name not in body.attachments}, attachments)
+
+
 async def read_upload(request: Request, body: Body) -> Upload:
     """Parse a request's body; raise ApiError if something in it is wrong."""
     kind = media_type(request)
-    if kind not in ("application/json", "multipart/form-data"):
+    if kind == "application/json":
+        return checked(await read_image_json(request.stream()), body)
+    if kind != "multipart/form-data":
         message = f"the body is {kind[:80] or 'untyped'}; accepted: multipart/form-data, application/json"
         raise ApiError(415, "wrong_type", message)
+    form = await parsed_form(request)
     try:
-        if kind == "application/json":
-            sent = await read_image_json(request.stream())
-        else:
-            sent = await _read_form(request, body)
-        fields = body.model.model_validate(sent).model_dump()
-    except ValidationError as error:
-        raise from_validation(list(error.errors())) from error
-    values, attachments = without_attachments(body.fields, fields)
-    return Upload({name: value for name, value in values.items() if name not in body.attachments}, attachments)
+        sent = await _form_values(form)
+    finally:
+        await form.close()
+    return checked(form_fields(sent, body), body)

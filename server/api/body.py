@@ -7,24 +7,14 @@ from typing import Annotated, Any
 
 from pydantic import PlainValidator, WithJsonSchema, create_model
 
-from server.api.dependencies import Answers
 from server.api.dialect import body_limit
 from server.api.forms import image_bytes
-from server.api.native.errors import error
 from server.api.request_body import RequestBody
 from server.pipeline.decoding.file import READABLE
 from server.pipeline.fields import RequestField, asked_fields
 from server.security.body import LARGEST_BODY, USUAL_BODY
 
 _SCHEMAS = "#/components/schemas/"
-#: The answers to a body in which something is wrong.
-BAD_BODY: Answers = {
-    400: error("The body cannot be parsed"),
-    415: error("The body's type is not accepted"),
-    422: error("A field or header is not accepted; the message names it"),
-}
-
-
 _Image = Annotated[bytes, PlainValidator(image_bytes), WithJsonSchema({"type": "string"})]
 
 

@@ -1,0 +1,276 @@
+"""The fields of OpenAI's calls: its own, ours and the names that clients have for them, and what they ask for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from server.api.body import Body
+from server.api.errors import from_request_error
+from server.api.request_body import Submission
+from server.api.upload import Upload, checked
+from server.errors import ApiError, quoted
+from server.pipeline.encoding.formats import FORMATS, PNG, OutputFormat
+from server.pipeline.limits import OneOf, Whole, Within
+from server.pipeline.request import FIELDS, TASKS, RequestError, Task
+from server.pipeline.request.output import FormatName, Output, Quality
+from server.pipeline.request.sampling import SIDE
+from server.pipeline.schedulers import UnknownScheduler, find_scheduler, find_sigmas
+
+#: Names that clients have for our fields, and ours.
+SYNONYMS = {
+    "num_inference_steps": "steps",
+    "step": "steps",
+    "cfg_scale": "guidance_scale",
+    "sampler": "scheduler",
+    "sampler_name": "scheduler",
+    "format": "output_format",
+}
+_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})", re.IGNORECASE)
+_QUALITIES = OneOf(("auto", "low", "medium", "high", "standard", "hd"))
+#: Names of unknown fields that a note lists.
+_MOST_LISTED = 10
+
+
+class OpenAIFields(Submission):
+    """The fields that OpenAI's API has beside ours."""
+
+    response_format: Annotated[str, OneOf(("b64_json", "url"))] | None = Field(
+        None, description="Whether images come as base64 (the default) or as addresses on this server"
+    )
+    size: str | None = Field(
+        None, max_length=20, description=f"`auto` (the model's own), or WIDTHxHEIGHT, {SIDE} pixels each"
+    )
+    output_format: FormatName | None = Field(None, description="The format of the images; left out: png")
+    output_compression: Annotated[Whole, Within(0, 100)] | None = Field(
+        None, description="The quality of webp and jpeg, as in OpenAI's API"
+    )
+    quality: Quality | Annotated[str, _QUALITIES] | None = Field(
+        None, description=f"A number: as output_compression. OpenAI's words ({_QUALITIES}) have no effect"
+    )
+    background: Annotated[str, OneOf(("auto", "opaque", "transparent"))] | None = Field(
+        None, description="Images are always opaque"
+    )
+    stream: bool | None = Field(None, description="Answer with Server-Sent Events")
+    partial_images: Annotated[Whole, Within(0, 3)] | None = Field(
+        None, description="Previews to send of each image while it is made, with stream"
+    )
+    style: str | None = Field(None, max_length=200, description="Has no effect")
+    moderation: str | None = Field(None, max_length=200, description="Has no effect")
+    input_fidelity: str | None = Field(None, max_length=200, description="Has no effect; `strength` has")
+    user: str | None = Field(None, max_length=1000, description="Has no effect")
+
+
+#: Of our fields, those that OpenAI's fields stand for.
+_REPLACED = frozenset(Output.model_fields)
+
+
+def _body(name: str, task: Task, about: str) -> Body:
+    fields = [each for each in task.fields if each.name not in _REPLACED]
+    return Body(name, about, fields, lambda each: each.name in task.needs, OpenAIFields)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of OpenAI's API. ``event`` is the beginning of the names of its events."""
+
+    path: str
+    task: str
+    body: Body
+    event: str
+
+
+GENERATION = Call(
+    "/images/generations",
+    "txt2img",
+    _body("ImageGeneration", TASKS["txt2img"], "A request to make images from a prompt."),
+    "image_generation",
+)
+EDIT = Call(
+    "/images/edits",
+    "img2img",
+    # It has the fields of all tasks; a mask makes it inpainting, an extension outpainting.
+    _body("ImageEdit", TASKS["outpaint"], "A request to change an image."),
+    "image_edit",
+)
+VARIATION = Call(
+    "/images/variations",
+    "variations",
+    _body("ImageVariation", TASKS["variations"], "A request to make images like one that is sent."),
+    "image_generation",
+)
+CALLS = (GENERATION, EDIT, VARIATION)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a client asks for.
+
+    upload: our fields and the attachments.
+    sent: the client's names of our fields, where they differ.
+    notes: what has no effect.
+    to: the format of the images; by_url: whether they are answered as addresses.
+    stream: whether events are wanted; partial_images: previews of each image among them.
+    """
+
+    upload: Upload
+    sent: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    to: OutputFormat = PNG
+    by_url: bool = False
+    stream: bool = False
+    partial_images: int = 0
+
+    @property
+    def task(self) -> str | None:
+        """The task that the attachments and the fields tell; None: that of the call."""
+        if "mask" in self.upload.attachments:
+            return "inpaint"
+        return "outpaint" if any(self.upload.fields.get(name) for name in _EXTENSIONS) else None
+
+    def with_attachments(self, attachments: Mapping[str, bytes]) -> Asked:
+        """Return the same with other attachments."""
+        return replace(self, upload=replace(self.upload, attachments=attachments))
+
+    @contextmanager
+    def named_as_sent(self) -> Iterator[None]:
+        """Name a field as the client did in errors that the block raises."""
+        with _named(self.sent):
+            yield
+
+
+_EXTENSIONS = [each.name for each in FIELDS if each.part == "outpaint" and each.name.startswith("extend_")]
+
+
+@contextmanager
+def _named(sent: Mapping[str, str]) -> Iterator[None]:
+    try:
+        yield
+    except (ApiError, RequestError) as raised:
+        error = from_request_error(raised) if isinstance(raised, RequestError) else raised
+        if error.field is None or error.field not in sent:
+            raise
+        name = sent[error.field]
+        raise ApiError(
+            error.status,
+            error.code,
+            f"{name}: {error.message}",
+            field=name,
+            value=error.value,
+            accepted=error.accepted,
+            headers=error.headers,
+        ) from raised
+
+
+def _is_known(name: object, find: Callable[[str], object]) -> bool:
+    """Return whether a name is one of the schedulers or sigmas that ``find`` knows."""
+    try:
+        return isinstance(name, str) and bool(find(name))
+    except UnknownScheduler:
+        return False
+
+
+def _in_our_names(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return values by our fields' names, and the client's names where they differ; raise ApiError for two that differ."""
+    named: dict[str, Any] = {}
+    sent: dict[str, str] = {}
+    methods = [values[name] for name in ("sampler", "sampler_name") if name in values]
+    for name, value in values.items():
+        ours = SYNONYMS.get(name, name)
+        # A1111 and stable-diffusion.cpp call the sigmas "scheduler", and the scheduler "sampler".
+        if name == "scheduler" and _is_known(value, find_sigmas) and (methods or not _is_known(value, find_scheduler)):
+            ours = "sigmas"
+        if ours in named and named[ours] != value:
+            message = f"{sent.get(ours, ours)} and {name} mean the same and differ; accepted: one of them"
+            raise ApiError(422, "invalid_field", message, field=name, value=value, accepted="one of them")
+        named[ours] = value
+        if ours != name:
+            sent[ours] = name
+    return named, sent
+
+
+def _size(named: dict[str, Any], sent: dict[str, str]) -> None:
+    """Put width and height in the place of a size; raise RequestError for one that is none."""
+    size = named.pop("size", None)
+    if size is None or (isinstance(size, str) and size.strip().lower() == "auto"):
+        return
+    found = _SIZE.fullmatch(size.strip()) if isinstance(size, str) else None
+    if found is None:
+        raise RequestError("size", size, f"auto, or WIDTHxHEIGHT such as 512x512, {SIDE} pixels each")
+    for name, side in zip(("width", "height"), map(int, found.groups()), strict=True):
+        if named.get(name) not in (None, side, str(side)):
+            raise RequestError("size", size, f"a size that agrees with {name}, {quoted(named[name])}; or leave one out")
+        named[name], sent[name] = side, "size"
+
+
+def _unknown(named: dict[str, Any], body: Body) -> tuple[str, ...]:
+    """Take out the values that the body has no field for, and return notes on them; raise ApiError for another call's."""
+    ours = {each.name for each in FIELDS} - _REPLACED
+    unknown = [name for name in named if name not in body.model.model_fields]
+    for name in unknown:
+        if name in ours | {"images"}:
+            others = ", ".join(f"/v1{call.path}" for call in CALLS if name in call.body.model.model_fields)
+            accepted = f"by {others}" if others else "by /v1/images/edits"
+            message = f"{name} is not a field of this call; accepted: {accepted}"
+            raise ApiError(422, "unknown_field", message, field=name, value=named[name], accepted=accepted)
+        del named[name]
+    if not unknown:
+        return ()
+    listed = ", ".join(quoted(name)[1:-1] for name in unknown[:_MOST_LISTED])
+    more = f" and {len(unknown) - _MOST_LISTED} more" if len(unknown) > _MOST_LISTED else ""
+    return (f"fields without effect, since they are not known here: {listed}{more}",)
+
+
+def _without_effect(own: Mapping[str, Any]) -> Iterator[str]:
+    if own["background"] == "transparent":
+        yield "background has no effect: images are opaque"
+    if isinstance(own["quality"], str) and own["quality"] not in ("auto", "standard"):
+        yield "quality has no effect; steps says how much work an image is"
+    for name in ("style", "moderation", "input_fidelity"):
+        if own[name] not in (None, "auto"):
+            yield f"{name} has no effect"
+    if own["partial_images"] and not own["stream"]:
+        yield "partial_images has no effect without stream"
+
+
+def _quality(own: Mapping[str, Any], to: OutputFormat) -> tuple[int | None, str]:
+    """Return the quality of the images and the field that says it; raise RequestError for one that the format has not."""
+    asked = own["output_compression"], own["quality"] if isinstance(own["quality"], int) else None
+    quality, name = (asked[0], "output_compression") if asked[0] is not None else (asked[1], "quality")
+    if quality is None or to.lossy:
+        return None if quality is None else max(1, quality), name
+    # Clients send 100 with every format.
+    if quality == 100:
+        return None, name
+    raise RequestError(name, quality, f"100, or leave it out, for {to.name}; other values with webp and jpeg")
+
+
+def asked(values: Mapping[str, Any], call: Call) -> Asked:
+    """Return what a call's values ask for: those of JSON, or of a form with its files; null is as if left out.
+
+    Raises ApiError and RequestError for the first that is wrong, by the client's name of it.
+    """
+    named, sent = _in_our_names({name: value for name, value in values.items() if value is not None})
+    notes = _unknown(named, call.body)
+    _size(named, sent)
+    with _named(sent):
+        upload = checked(named, call.body)
+    own = {name: upload.fields[name] for name in OpenAIFields.model_fields if name not in Submission.model_fields}
+    fields = {name: value for name, value in upload.fields.items() if name not in own}
+    to = PNG if own["output_format"] is None else FORMATS[own["output_format"]]
+    quality, _ = _quality(own, to)
+    fields |= {"format": own["output_format"], "quality": quality}
+    return Asked(
+        Upload(fields, upload.attachments),
+        sent,
+        (*notes, *_without_effect(own)),
+        to,
+        by_url=own["response_format"] == "url",
+        stream=bool(own["stream"]),
+        partial_images=own["partial_images"] or 0,
+    )

@@ -1,0 +1,116 @@
+"""Reads the bodies of OpenAI's calls: JSON with images as base64, or forms with files."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from fastapi import Request
+
+from server.api.body import Body
+from server.api.forms import SentFile, media_type, parsed_form
+from server.api.image_json import EncodedImage, read_image_json
+from server.api.upload import form_fields
+from server.errors import ApiError, quoted
+
+#: The names under which a form has images: one, or several as clients number them.
+_IMAGE_NAME = re.compile(r"image(\[\d*\])?")
+#: Images of a request, as in OpenAI's API.
+MOST_IMAGES = 16
+#: Fields that an empty text is a value of.
+_TEXTS = ("prompt", "negative_prompt")
+
+
+def _wrong(field: str, value: Any, accepted: str) -> ApiError:
+    return ApiError(
+        422,
+        "invalid_field",
+        f"{field} is {quoted(value)}; accepted: {accepted}",
+        field=field,
+        value=value,
+        accepted=accepted,
+    )
+
+
+def _image(value: Any, field: str) -> Any:
+    """Return an image of JSON as base64 or a data: URI; raise ApiError for a file's id and for what is neither."""
+    if isinstance(value, dict):
+        address = value.get("image_url")
+        if isinstance(address, dict):
+            address = address.get("url")
+        if address is None:
+            files = "the server keeps no files" if "file_id" in value else "it has no image_url"
+            raise _wrong(field, value, f'{{"image_url": "data:image/png;base64,..."}} ({files})')
+        value = address
+    if not isinstance(value, str | EncodedImage):
+        raise _wrong(field, value, 'base64 of an image, or {"image_url": "data:image/png;base64,..."}')
+    return value
+
+
+def _of_json(body: Any) -> dict[str, Any]:
+    """Return the fields of a JSON body, its images as a list under ``image``."""
+    if not isinstance(body, dict):
+        raise ApiError(422, "invalid_field", f"body is {quoted(body)}; accepted: a JSON object", field="body")
+    values = dict(body)
+    images = values.pop("images", None)
+    single = values.pop("image", None)
+    if images is not None and single is not None:
+        raise _wrong("image", single, "image or images, not both")
+    name, found = ("images", images) if single is None else ("image", single)
+    if found is not None:
+        listed = found if isinstance(found, list) else [found]
+        values["image"] = [
+            _image(each, f"{name}.{i}" if isinstance(found, list) else name) for i, each in enumerate(listed)
+        ]
+    if values.get("mask") is not None:
+        values["mask"] = _image(values["mask"], "mask")
+    return values
+
+
+async def _of_form(request: Request, body: Body) -> dict[str, Any]:
+    """Return the fields of a form, its images as a list under ``image``; an empty text is as if left out."""
+    form = await parsed_form(request)
+    values: dict[str, Any] = {}
+    images: list[SentFile] = []
+    try:
+        for name, value in form.multi_items():
+            if isinstance(value, str):
+                if _IMAGE_NAME.fullmatch(name) and value:
+                    raise _wrong("image", value, "a file: curl -F image=@image.png")
+                if value or name in _TEXTS:
+                    if name in values:
+                        accepted = "once"
+                        message = f"{quoted(name)[1:-1]} is in the form more than once; accepted: {accepted}"
+                        raise ApiError(422, "repeated_field", message, field=name, accepted=accepted)
+                    values[name] = value
+                continue
+            if not value.filename and not value.size:
+                continue
+            if _IMAGE_NAME.fullmatch(name):
+                images.append(SentFile(await value.read()))
+            elif name in values:
+                raise ApiError(422, "repeated_field", f"{name[:80]} is in the form more than once", field=name)
+            else:
+                values[name] = SentFile(await value.read())
+    finally:
+        await form.close()
+    fields = form_fields(values, body)
+    return {**fields, "image": images} if images else fields
+
+
+async def read_values(request: Request, body: Body) -> dict[str, Any]:
+    """Return a body's fields by the client's names; images are a list under ``image``, not yet decoded.
+
+    Raises ApiError if the body cannot be read, or if its images are none that are accepted.
+    """
+    kind = media_type(request)
+    if kind == "application/json":
+        values = _of_json(await read_image_json(request.stream()))
+    elif kind == "multipart/form-data":
+        values = await _of_form(request, body)
+    else:
+        message = f"the body is {kind[:80] or 'untyped'}; accepted: application/json, multipart/form-data"
+        raise ApiError(415, "wrong_type", message)
+    if len(values.get("image") or ()) > MOST_IMAGES:
+        raise _wrong("image", f"{len(values['image'])} images", f"up to {MOST_IMAGES}")
+    return values
