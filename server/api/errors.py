@@ -34,6 +34,7 @@ _STATUS: dict[Reason, int] = {
     "no_such_job": 404,
     "no_such_image": 404,
     "expired": 410,
+    "job_open": 409,
     "cancelled": 409,
     "not_now": 503,
     "disk_full": 507,

@@ -21,6 +21,7 @@ Reason = Literal[
     "no_such_job",
     "no_such_image",
     "expired",
+    "job_open",
     "cancelled",
     "not_now",
     "disk_full",

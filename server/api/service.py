@@ -290,6 +290,14 @@ class Service:
         """Cancel a queued job immediately, a running one after its present call of a network; a finished job is unchanged."""
         return self._present(self._queue.cancel(job_id), job_id)
 
+    def delete(self, job_id: str) -> Job | Refusal:
+        """Delete a job that has ended, with its images."""
+        job = self._present(self._queue.delete(job_id), job_id)
+        if not isinstance(job, Refusal) and job.status in OPEN:
+            message = f"job {job_id} is {job.status}; only a job that has ended can be deleted: cancel it first"
+            return Refusal("job_open", "job_open", message)
+        return job
+
     @staticmethod
     def stored_image(job: Job, index: int) -> JobImage | Refusal:
         """Return a job's image, counted from 0."""
@@ -325,7 +333,7 @@ class Service:
         if job is not None:
             return job
         if self._store.is_expired(job_id):
-            message = f"job {job_id} has expired: it was deleted with its images, by age or by their total size"
+            message = f"job {job_id} has expired: it was deleted with its images, by a client, by age or by their total size"
             return Refusal("expired", "expired", message)
         return Refusal("no_such_job", "no_such_job", f"the job {job_id[:40]!r} does not exist")
 

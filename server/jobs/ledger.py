@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from converter.errors import AnemoneError
 from server import metrics
-from server.events import EndStatus, EventLog
+from server.events import OPEN, EndStatus, EventLog
 from server.faults import FAULTS, fault_of
 from server.jobs.estimates import Shape, StepTime, StepTimes
 from server.jobs.fair_queue import FairQueue, QueuedJob
@@ -219,6 +219,14 @@ class JobLedger:
                 self._queue.remove(job_id)
                 self._publish_end(job_id, "cancelled", None)
             return None
+
+    def delete(self, job_id: str) -> Job | None:
+        """Delete a job that has ended, with its images; returns the job, as it is if it is open."""
+        with self._for_client():
+            job = self._store.get(job_id)
+            if job is not None and job.status not in OPEN:
+                self._store.expire([job_id])
+            return job
 
     def jobs_for(self, model: str) -> int:
         """Count the queued and running jobs that use a model."""

@@ -117,6 +117,10 @@ class JobQueue:
             self._dispatcher.cancel(running)
         return self.job(job_id)
 
+    def delete(self, job_id: str) -> Job | None:
+        """Delete a job that has ended, with its images; returns the job, as it is if it is open."""
+        return self._ledger.delete(job_id)
+
     async def wait(self, job_id: str) -> Job | None:
         """Return the job once it has ended; earlier if `Dispatcher.is_stuck` says so, or the server stops."""
         events = self.events.subscribe(job_id)

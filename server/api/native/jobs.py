@@ -1,4 +1,4 @@
-"""The native API's jobs: list, get, watch and cancel them; get their images."""
+"""The native API's jobs: list, get, watch, cancel and delete them; get their images."""
 
 from __future__ import annotations
 
@@ -188,6 +188,17 @@ async def job_image(
         return Response(status_code=304, headers=headers)
     data = require(await service.image(job, image, encoding.to, encoding.quality))
     return Response(data, 200, headers, encoding.to.media_type)
+
+
+@router.delete(
+    "/jobs/{job_id}/images",
+    status_code=204,
+    responses={**_ABSENT, 409: error("The job is queued or running")},
+    summary="Delete a job with its images",
+)
+def delete(job_id: str, service: Generation) -> None:
+    """Deletes a job that has ended, and the files of its images; afterwards it answers 410, as one that has expired."""
+    require(service.delete(job_id))
 
 
 async def _snapshots(service: Generation) -> TakeSnapshot:
