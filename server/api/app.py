@@ -22,6 +22,7 @@ from server.api.query import check_query
 from server.api.service import Service
 from server.api.upload_memory import UploadMemory
 from server.bonjour import Announcement, announced
+from server.pipeline.prompts.counting import TokenCounter
 from server.security.body import USUAL_BODY, LimitOf
 from server.security.gate import Access, Gate
 from server.shutdown import Shutdown
@@ -107,7 +108,7 @@ def create_app(
         redoc_url=None,
     )
     app.state.authenticator = access.authenticator
-    app.state.upload_memory = UploadMemory()
+    app.state.upload_memory, app.state.token_counter = UploadMemory(), TokenCounter()
     for dialect in by_path.all:
         checks = [] if dialect.ignores_query else [Depends(check_query)]
         for router in dialect.routers:

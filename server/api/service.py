@@ -333,7 +333,9 @@ class Service:
         if job is not None:
             return job
         if self._store.is_expired(job_id):
-            message = f"job {job_id} has expired: it was deleted with its images, by a client, by age or by their total size"
+            message = (
+                f"job {job_id} has expired: it was deleted with its images, by a client, by age or by their total size"
+            )
             return Refusal("expired", "expired", message)
         return Refusal("no_such_job", "no_such_job", f"the job {job_id[:40]!r} does not exist")
 

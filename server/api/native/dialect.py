@@ -13,6 +13,7 @@ from server.api.native import (
     palette,
     preprocess,
     session,
+    tokens,
     upscale,
 )
 from server.api.native.errors import ErrorBody, render_error
@@ -29,6 +30,7 @@ NATIVE = Dialect(
         models.router,
         preprocess.router,
         capabilities.router,
+        tokens.router,
         session.router,
     ),
     render_error=render_error,

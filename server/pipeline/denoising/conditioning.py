@@ -9,15 +9,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.errors import ManifestError
 from converter.folder import ModelFolder
-from converter.networks.registry import UNET, UNET_PROMPT
+from converter.networks.registry import UNET_PROMPT
 from converter.runtime import Network
 from server.pipeline.denoising.denoiser import Moment
 from server.pipeline.denoising.rows import Float16
+from server.pipeline.prompts.chunks import chunk_count, unet_places
 from server.pipeline.prompts.editing import Walk
-from server.pipeline.prompts.encoder import EncodedPrompt, PromptEncoder, chunk_count, prompt_tokenizers
+from server.pipeline.prompts.encoder import EncodedPrompt, PromptEncoder
 from server.pipeline.prompts.reading import read_prompt
+from server.pipeline.prompts.tokenizer import prompt_tokenizers
 from server.pipeline.request import GenerationRequest
 
 #: Aesthetic scores of good and of bad images that SDXL's refiner was trained with (diffusers' aesthetic_score defaults).
@@ -84,12 +85,7 @@ class Conditioner:
     def __init__(self, folder: ModelFolder, network: Callable[..., Network]) -> None:
         self._manifest, self._network = folder.manifest, network
         self._tokenizers = prompt_tokenizers(folder)
-        packages = folder.manifest.networks.get(UNET.name)
-        if not packages:
-            raise ManifestError(f"{folder.path} has no {UNET.name}; convert the model again")
-        tokens = folder.manifest.tokens
-        #: How many chunks the UNet's variants take.
-        self._places = sorted({(package.tokens or tokens) // tokens for package in packages})
+        self._places = unet_places(folder)
 
     def _prompt_inputs(self, states: Float16) -> dict[str, Float16]:
         """Return the inputs for the prompts' states, [N, D, 1, T]: the states, and their keys and values if the UNet takes these."""

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from converter.errors import ManifestError
+from converter.folder import ModelFolder
+from converter.networks.registry import UNET
+from server.pipeline.prompts.emphasis import Piece, sections_of
 
 #: A chunk that is full ends after its last comma if that is among its last tokens, so that a phrase stays together
 #: (AUTOMATIC1111's comma_padding_backtrack).
@@ -19,6 +25,18 @@ class WeightedToken:
 
 
 Chunk = tuple[WeightedToken, ...]
+#: A text encoder's name -> the chunks of a text by its tokenizer.
+Chunks: TypeAlias = Mapping[str, list[Chunk]]
+
+
+class Tokenizer(Protocol):
+    """What chunks need of a tokenizer: a chunk's room for tokens, and the comma's token (see `PromptTokenizer`)."""
+
+    room: int
+    comma: int | None
+
+    def ids(self, text: str) -> list[int]:
+        """Return the text's token ids, without those that begin and end a prompt."""
 
 
 def divide(sections: Sequence[Sequence[WeightedToken]], size: int, comma: int | None) -> list[Chunk]:
@@ -44,3 +62,30 @@ def divide(sections: Sequence[Sequence[WeightedToken]], size: int, comma: int | 
                 chunk, after_comma = [], 0
             chunk.append(token)
     return [*chunks, tuple(chunk)] if chunk or not chunks else chunks
+
+
+def text_chunks(tokenizers: Mapping[str, Tokenizer], text: str, *, with_syntax: bool) -> Chunks:
+    """Return the text in chunks, at least one; of two text encoders the same number, since they read the same text."""
+    sections = sections_of(text) if with_syntax else ((Piece(text),),)
+    divided = {}
+    for name, tokenizer in tokenizers.items():
+        tokens = [
+            [WeightedToken(number, piece.weight) for piece in section for number in tokenizer.ids(piece.text)]
+            for section in sections
+        ]
+        divided[name] = divide(tokens, tokenizer.room, tokenizer.comma if with_syntax else None)
+    most = chunk_count(divided)
+    return {name: chunks + [()] * (most - len(chunks)) for name, chunks in divided.items()}
+
+
+def chunk_count(chunks: Chunks) -> int:
+    """Return how many chunks a text has."""
+    return max(map(len, chunks.values()))
+
+
+def unet_places(folder: ModelFolder) -> list[int]:
+    """Return how many chunks the variants of a model's UNet take, the fewest first; raises ManifestError without a UNet."""
+    packages, tokens = folder.manifest.networks.get(UNET.name), folder.manifest.tokens
+    if not packages:
+        raise ManifestError(f"{folder.path} has no {UNET.name}; convert the model again")
+    return sorted({(package.tokens or tokens) // tokens for package in packages})

@@ -10,19 +10,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.folder import ModelFolder
 from converter.networks.features import STATES, skipping
-from converter.networks.registry import text_encoders
 from converter.runtime import Network
-from server.pipeline.prompts.chunks import Chunk, WeightedToken, divide
-from server.pipeline.prompts.emphasis import Piece, sections_of
+from server.pipeline.prompts.chunks import Chunk, Chunks, chunk_count, text_chunks
 from server.pipeline.prompts.tokenizer import PromptTokenizer
 
 States: TypeAlias = NDArray[np.float32]
-#: A text encoder's name -> the chunks of a text by its tokenizer.
-Chunks: TypeAlias = Mapping[str, list[Chunk]]
-
-
 #: A mean below this share of the standard deviation is not restored. The bundled model's is 0.0007 or less.
 _LEAST_MEAN = 0.01
 #: Beyond this, fp16 overflows and the image is lost long before.
@@ -73,11 +66,6 @@ def joined(chunks: list[States], most: int) -> States:
     return np.concatenate([*kept, np.mean(rest, 0, dtype=np.float32)] if len(rest) > 1 else chunks, 1)
 
 
-def chunk_count(chunks: Chunks) -> int:
-    """Return how many chunks a text has."""
-    return max(map(len, chunks.values()))
-
-
 @dataclass
 class PromptEncoder:
     """A model's text encoders for one request, which encodes nothing twice.
@@ -94,17 +82,8 @@ class PromptEncoder:
     _encoded: dict[tuple[str, bytes], Mapping[str, NDArray[Any]]] = field(default_factory=dict)
 
     def chunks(self, text: str) -> Chunks:
-        """Return the text in chunks, at least one; of two text encoders the same number, since they read the same text."""
-        sections = sections_of(text) if self.with_syntax else ((Piece(text),),)
-        divided = {}
-        for name, tokenizer in self.tokenizers.items():
-            tokens = [
-                [WeightedToken(number, piece.weight) for piece in section for number in tokenizer.ids(piece.text)]
-                for section in sections
-            ]
-            divided[name] = divide(tokens, tokenizer.room, tokenizer.comma if self.with_syntax else None)
-        most = chunk_count(divided)
-        return {name: chunks + [()] * (most - len(chunks)) for name, chunks in divided.items()}
+        """Return the text in chunks (see `text_chunks`)."""
+        return text_chunks(self.tokenizers, text, with_syntax=self.with_syntax)
 
     def _outputs(self, name: str, chunk: Chunk) -> Mapping[str, NDArray[Any]]:
         ids = self.tokenizers[name].padded([token.number for token in chunk])
@@ -147,9 +126,3 @@ class PromptEncoder:
             )
         if any(limited(token.weight) != token.weight for own in chunks.values() for chunk in own for token in chunk):
             yield f"a weight in a prompt is beyond {MOST_WEIGHT:g} and counts as {MOST_WEIGHT:g}"
-
-
-def prompt_tokenizers(folder: ModelFolder) -> dict[str, PromptTokenizer]:
-    """Return the tokenizer of each of a model's text encoders; raises ManifestError if one is damaged."""
-    encoders = text_encoders(folder.manifest.networks)
-    return {name: PromptTokenizer(folder.tokenizer(own), folder.manifest.tokens) for name, own in encoders.items()}

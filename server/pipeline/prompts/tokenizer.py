@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from converter.errors import ManifestError
+from converter.folder import ModelFolder
+from converter.networks.registry import text_encoders
 from converter.sources.clip_vocabulary import BEGIN, END
 from converter.sources.tokenizer import Token
 
@@ -83,3 +85,9 @@ class PromptTokenizer:
         """Return up to `room` ids as a text encoder takes them, fp32 [1, tokens]: with beginning, end and padding."""
         row = [self._begin, *ids, self._end]
         return np.asarray([row + [self._pad] * (self._tokens - len(row))], np.float32)
+
+
+def prompt_tokenizers(folder: ModelFolder) -> dict[str, PromptTokenizer]:
+    """Return the tokenizer of each of a model's text encoders; raises ManifestError if one is damaged."""
+    encoders = text_encoders(folder.manifest.networks)
+    return {name: PromptTokenizer(folder.tokenizer(own), folder.manifest.tokens) for name, own in encoders.items()}

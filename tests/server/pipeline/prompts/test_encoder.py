@@ -13,7 +13,8 @@ from converter.folder import ModelFolder
 from converter.options import ConvertOptions
 from converter.runtime import load
 from converter.verification.verify import psnr
-from server.pipeline.prompts.encoder import PromptEncoder, emphasized, joined, limited, prompt_tokenizers
+from server.pipeline.prompts.encoder import PromptEncoder, emphasized, joined, limited
+from server.pipeline.prompts.tokenizer import prompt_tokenizers
 from tests.support.checkpoints import write_checkpoint
 
 LEAST_DB = 50

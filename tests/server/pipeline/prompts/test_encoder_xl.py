@@ -10,7 +10,8 @@ from converter.conversion.convert import convert
 from converter.options import ConvertOptions
 from converter.runtime import load
 from converter.verification.verify import psnr
-from server.pipeline.prompts.encoder import PromptEncoder, prompt_tokenizers
+from server.pipeline.prompts.encoder import PromptEncoder
+from server.pipeline.prompts.tokenizer import prompt_tokenizers
 from tests.support.checkpoints import write_xl_checkpoint
 
 KINDS = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
