@@ -8,7 +8,7 @@ INSTALL = $(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt
 # The client of OpenAI's API before its third version, beside the present one: tests use both.
 OPENAI_2 = $(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-deps --upgrade --target .venv/openai-2 openai==2.54.0 distro==1.9.0
 
-.PHONY: serve test test-fast lint format setup openapi check-model bench conformance clean
+.PHONY: serve test test-fast lint format setup openapi page check-model bench conformance clean
 
 serve: .venv/.serve
 	$(BIN)/anemone serve $(ARGS)
@@ -40,6 +40,10 @@ setup: .venv/.develop
 # The API's document, exported from the app.
 openapi: .venv/.serve
 	$(BIN)/python -m server.cli.openapi
+
+# The page at /, from page/src into server/web, which is kept in the repository: only this needs node, 20.11 or later.
+page:
+	cd page && npm ci --ignore-scripts --no-audit --no-fund && npm run build
 
 # Paints held-out prompts and judges their pixels: a table and a contact sheet in build/.
 check-model: .venv/.develop

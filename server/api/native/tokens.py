@@ -13,9 +13,9 @@ from converter.errors import ManifestError
 from converter.folder import ModelFolder
 from server.api.dependencies import Answers, Generation, Models
 from server.api.errors import require
+from server.api.forms import json_only
 from server.api.native import PREFIX
 from server.api.native.errors import error
-from server.api.native.upload import json_only
 from server.api.request_body import RequestBody
 from server.errors import ApiError
 from server.models.installed import UnknownModel

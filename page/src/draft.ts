@@ -1,0 +1,85 @@
+/** What the form holds: a text for each of the request's fields, "" for the model's default; and the images. */
+import { effect, signal, type Signal } from "@preact/signals";
+import { chosenModel } from "./server";
+import { keep, recall } from "./storage";
+import type { Picture } from "./pictures";
+
+export type Edit = "img2img" | "inpaint" | "outpaint";
+
+const STORED = "draft";
+const remembered = JSON.parse(recall(STORED) ?? "{}") as Record<string, string>;
+const fields = new Map<string, Signal<string>>();
+
+/** Return the form's field with this name of the API. */
+export function field(name: string): Signal<string> {
+  let found = fields.get(name);
+  if (found === undefined) {
+    found = name === "model" ? chosenModel : signal("");
+    if (remembered[name] !== undefined) found.value = remembered[name];
+    fields.set(name, found);
+  }
+  return found;
+}
+
+for (const name of ["model", ...Object.keys(remembered)]) field(name);
+if (recall(STORED) === null) field("prompt").value = "a red circle on a blue background";
+
+/** The image to start from, and what is done to it. */
+export const source = signal<Picture | null>(null);
+export const edit = signal<Edit>("img2img");
+/** The mask of `source` that was painted: white where it is painted again. */
+export const mask = signal<Blob | null>(null);
+export const palette = signal<Picture | null>(null);
+export const style = signal<Picture | null>(null);
+
+/** A control map, or an image of which a preprocessor makes one. */
+export interface Control {
+  id: number;
+  image: Signal<Picture | null>;
+  /** By the names of a control's fields. */
+  values: Record<string, Signal<string>>;
+}
+export const controls = signal<readonly Control[]>([]);
+
+let controlsMade = 0;
+
+export function addControl(preprocessor: string): void {
+  const names = ["net", "weight", "start", "end", "low_threshold", "high_threshold"];
+  const values = Object.fromEntries(names.map((name) => [name, signal("")]));
+  const control = { id: ++controlsMade, image: signal<Picture | null>(null), values: { ...values, preprocessor: signal(preprocessor) } };
+  controls.value = [...controls.value, control];
+}
+
+export function removeControl(control: Control): void {
+  controls.value = controls.value.filter((each) => each !== control);
+}
+
+/** Take an image as the one to start from. */
+export function startFrom(picture: Picture | null, how: Edit = edit.value): void {
+  mask.value = null;
+  for (const side of SIDES) field(`extend_${side}`).value = "";
+  source.value = picture;
+  edit.value = how;
+}
+
+export const SIDES = ["left", "right", "top", "bottom"] as const;
+
+/** Fill the form with a job's settings; fields that it does not have, or that are as usual, are emptied. */
+export function reuse(request: Record<string, unknown>, names: readonly string[], usual: (name: string) => unknown): void {
+  for (const name of names) {
+    const value = request[name];
+    const isPlain = typeof value === "string" || typeof value === "number" || typeof value === "boolean";
+    field(name).value = isPlain && String(value) !== String(usual(name)) ? String(value) : "";
+  }
+}
+
+/** Whether writing the draft down waits for more typing. */
+let timer: ReturnType<typeof setTimeout> | undefined;
+
+export function rememberDraft(): void {
+  effect(() => {
+    const entries = [...fields].map(([name, { value }]) => [name, value] as const).filter(([, value]) => value !== "");
+    clearTimeout(timer);
+    timer = setTimeout(() => keep(STORED, JSON.stringify(Object.fromEntries(entries))), 300);
+  });
+}

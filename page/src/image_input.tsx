@@ -1,0 +1,93 @@
+/** A place for an image: dropped, pasted, or chosen as a file. */
+import type { Signal } from "@preact/signals";
+import { useState } from "preact/hooks";
+import { Icon } from "./icons";
+import { dropped, pictureOf, READABLE, type Picture } from "./pictures";
+
+interface Props {
+  id: string;
+  label: string;
+  picture: Signal<Picture | null>;
+  onPicture?: (picture: Picture | null) => void;
+}
+
+export function ImageInput({ id, label, picture, onPicture = (taken) => (picture.value = taken) }: Props) {
+  const [over, setOver] = useState(false);
+  const [wrong, setWrong] = useState("");
+  const take = async (from: Promise<Picture | null>) => {
+    try {
+      const taken = await from;
+      setWrong("");
+      if (taken !== null) onPicture(taken);
+    } catch (error) {
+      setWrong((error as Error).message);
+    }
+  };
+  const shown = picture.value;
+  return (
+    <div
+      class={`image-input${over ? " over" : ""}${shown ? " filled" : ""}`}
+      onDragOver={(event) => {
+        event.preventDefault();
+        event.stopPropagation();
+        setOver(true);
+      }}
+      onDragLeave={() => setOver(false)}
+      onDrop={(event) => {
+        event.preventDefault();
+        event.stopPropagation();
+        setOver(false);
+        void take(dropped(event.dataTransfer));
+      }}
+      onPaste={(event) => {
+        event.stopPropagation();
+        void take(dropped(event.clipboardData));
+      }}
+    >
+      <input
+        id={id}
+        class="unseen"
+        type="file"
+        accept={READABLE.join(",")}
+        onChange={(event) => {
+          const file = event.currentTarget.files?.[0];
+          if (file !== undefined) void take(pictureOf(file, file.name));
+          event.currentTarget.value = "";
+        }}
+      />
+      <label for={id}>
+        {shown === null ? (
+          <span class="hint">
+            <Icon name="image" />
+            <span>
+              {label}
+              <small>Drop, paste or choose one</small>
+            </span>
+          </span>
+        ) : (
+          <>
+            <img src={shown.url} alt="" />
+            <span class="hint">
+              <span>
+                {label}
+                <small>
+                  {shown.width} × {shown.height}
+                </small>
+              </span>
+            </span>
+          </>
+        )}
+      </label>
+      {shown && (
+        <button type="button" class="plain" aria-label={`Remove: ${label}`} onClick={() => onPicture(null)}>
+          <Icon name="close" />
+        </button>
+      )}
+      {wrong && (
+        <p class="refused" role="alert">
+          {wrong}
+        </p>
+      )}
+    </div>
+  );
+}

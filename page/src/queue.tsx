@@ -1,0 +1,78 @@
+/** The queue: what runs and what waits, of every client. */
+import { useSignal } from "@preact/signals";
+import { cancel, live, open } from "./jobs";
+import { readiness } from "./server";
+import { seconds, title } from "./words";
+import type { Job } from "./types";
+
+function state(job: Job): string {
+  if (job.paused) return "paused";
+  if (job.status === "queued") return job.position ? `${job.position} ahead` : "next";
+  const told = live.value.get(job.id) ?? job.progress;
+  if (told === null || told === undefined) return "starting";
+  const images = Number(job.request.n ?? 1);
+  return `${images > 1 ? `image ${told.image + 1} of ${images}, ` : ""}step ${told.step} of ${told.steps}`;
+}
+
+export function fraction(job: Job): number | null {
+  return (live.value.get(job.id) ?? job.progress)?.fraction ?? null;
+}
+
+function Entry({ job }: { job: Job }) {
+  const failed = useSignal("");
+  const cancelling = useSignal(false);
+  const eta = live.value.get(job.id)?.eta ?? job.eta;
+  const preview = live.value.get(job.id)?.preview;
+  const stop = async () => {
+    cancelling.value = true;
+    try {
+      await cancel(job);
+    } catch (error) {
+      failed.value = (error as Error).message;
+      cancelling.value = false;
+    }
+  };
+  return (
+    <li class={job.status}>
+      <span class="thumb">{preview && <img src={preview} alt="" />}</span>
+      <div>
+        <p class="title">{title(job)}</p>
+        <p class="about">
+          {state(job)}
+          {eta !== null && !job.paused && ` · ${seconds(eta)} left`}
+        </p>
+        {job.status === "running" && <progress max={1} value={fraction(job) ?? 0} aria-label={`Progress of ${title(job)}`} />}
+        {failed.value && <p class="refused">{failed.value}</p>}
+      </div>
+      <button type="button" onClick={() => void stop()} disabled={cancelling.value} aria-label={`Cancel: ${title(job)}`}>
+        {cancelling.value ? "Cancelling" : "Cancel"}
+      </button>
+    </li>
+  );
+}
+
+export function Queue() {
+  const jobs = open.value;
+  if (jobs.length === 0) return null;
+  const paused = jobs.find((job) => job.paused)?.paused ?? (readiness.value?.state === "paused" ? readiness.value.message : null);
+  return (
+    <section id="queue" aria-label="Queue">
+      <header>
+        <h2>
+          Queue <span class="count">{jobs.length}</span>
+        </h2>
+        {jobs.length > 1 && (
+          <button type="button" class="plain" onClick={() => jobs.forEach((job) => void cancel(job).catch(() => undefined))}>
+            Cancel all
+          </button>
+        )}
+      </header>
+      {paused && <p class="refused">Paused: {paused}</p>}
+      <ul>
+        {jobs.map((job) => (
+          <Entry key={job.id} job={job} />
+        ))}
+      </ul>
+    </section>
+  );
+}
