@@ -67,7 +67,7 @@ def _overhead(data_dir: Path, jobs: int) -> None:
             began = time.perf_counter()
             answer = client.post("/api/v1/txt2img", json={"prompt": "a circle", "steps": 1, "seed": i})
             took = time.perf_counter() - began
-            timings = _job(client, answer.headers["x-anemone-job"])["timings"]
+            timings = _job(client, answer.headers["x-job-id"])["timings"]
             beyond.append(took - (timings["step"] or 0.0))
     median, worst = statistics.median(beyond), sorted(beyond)[int(0.95 * len(beyond))]
     report(
@@ -75,6 +75,33 @@ def _overhead(data_dir: Path, jobs: int) -> None:
         f"{1e3 * median:.1f} ms, p95 {1e3 * worst:.1f}",
         "<= 10 ms",
     )
+
+
+#: The call of each dialect that makes an image from a prompt.
+_DIALECTS = {
+    "native": "/api/v1/txt2img",
+    "OpenAI": "/v1/images/generations",
+    "AUTOMATIC1111": "/sdapi/v1/txt2img",
+}
+
+
+def _dialects(data_dir: Path, jobs: int) -> None:
+    """Compare a job of each dialect with that of the native one, in turns: a request with the same fields, and its image."""
+    took: dict[str, list[float]] = {name: [] for name in _DIALECTS}
+    with serving(data_dir) as (_, client):
+        ready(client)
+        for i in range(jobs + 1):
+            for name, path in _DIALECTS.items():
+                began = time.perf_counter()
+                answer = client.post(path, json={"prompt": "a circle", "steps": 1, "seed": i})
+                took[name].append(time.perf_counter() - began)
+                answer.raise_for_status()
+    # The first of each is a warm-up.
+    medians = {name: statistics.median(times[1:]) for name, times in took.items()}
+    for name, median in medians.items():
+        beyond = median - medians["native"]
+        goal = "" if name == "native" else "<= 2 ms beyond native"
+        report(f"a job by {name}, beyond the native route", f"{1e3 * median:.1f} ms, {1e3 * beyond:+.1f} ms", goal)
 
 
 def _reads(data_dir: Path, seconds: float) -> None:
@@ -260,7 +287,7 @@ def _beside_pipeline(source: Path, data_dir: Path, jobs: int) -> None:
                     began = time.perf_counter()
                     answer = client.post("/api/v1/txt2img", json={**body, "seed": i}).raise_for_status()
                     served.append(time.perf_counter() - began)
-                stored = client.get(f"/api/v1/jobs/{answer.headers['x-anemone-job']}").json()["request"]
+                stored = client.get(f"/api/v1/jobs/{answer.headers['x-job-id']}").json()["request"]
         finally:
             process.kill()
     (folder,) = (data_dir / "models").glob("[!.]*")
@@ -281,7 +308,7 @@ def _beside_pipeline(source: Path, data_dir: Path, jobs: int) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    figures = ("overhead", "reads", "accepting", "memory", "cancelling", "killing")
+    figures = ("overhead", "dialects", "reads", "accepting", "memory", "cancelling", "killing")
     parser.add_argument("--only", choices=figures, action="append", help="measure only this; may be repeated")
     parser.add_argument("--model", type=Path, help="a checkpoint or model folder to compare with its bare pipeline")
     parser.add_argument("--jobs", type=int, default=500, help="jobs of the memory measurement")
@@ -290,6 +317,7 @@ def main() -> None:
     args = parser.parse_args()
     measures: dict[str, Callable[[Path], None]] = {
         "overhead": lambda folder: _overhead(folder, 100),
+        "dialects": lambda folder: _dialects(folder, 200),
         "reads": lambda folder: _reads(folder, 5.0),
         "accepting": _accepting,
         "memory": lambda folder: _growth(folder, args.jobs),

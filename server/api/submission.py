@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from fastapi.concurrency import run_in_threadpool
+
 from converter.folder import Manifest
 from server.jobs.job import Priority
 from server.pipeline.request import GenerationRequest, RequestError
@@ -89,3 +91,11 @@ def _sent(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_sent(item) for item in value]
     return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+
+
+async def hashed(path: str, fields: Mapping[str, Any], attachments: Mapping[str, bytes]) -> str:
+    """Return `fingerprint_of` a request, without holding up the event loop."""
+    if not attachments:
+        return fingerprint_of(path, fields, attachments)
+    # Hashing 48 MB takes 0.03 s, and 0.1 s on CPUs without instructions for it.
+    return await run_in_threadpool(fingerprint_of, path, fields, attachments)

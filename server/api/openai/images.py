@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from server.api.dependencies import Client, Generation, IdempotencyKey, Memory, Models, Queue, RetryCount, is_retry
@@ -18,7 +17,7 @@ from server.api.openai.fields import EDIT, GENERATION, VARIATION, Asked, Call, a
 from server.api.openai.models import model_name
 from server.api.openai.reading import read_values
 from server.api.service import MASK, Service
-from server.api.submission import SubmitOptions, fingerprint_of
+from server.api.submission import SubmitOptions, hashed
 from server.errors import ApiError
 from server.jobs.job import Priority
 from server.jobs.queue import JobQueue
@@ -89,7 +88,7 @@ async def _answering(call: Call, ask: _Asking) -> Answering:
         raise RequestError("model", named, "the name of an installed model")
     model = await model_name(named, ask.models, ask.request)
     notes = await _references(values, ask.service, model)
-    found = await run_in_threadpool(asked, values, call)
+    found = asked(values, call)
     found = found if call is not EDIT else await _with_masks(found, ask.service, named)
     upload = found.upload
     attached = {name: name for name in upload.attachments if name in call.body.attachments}
@@ -103,9 +102,7 @@ async def _answering(call: Call, ask: _Asking) -> Answering:
             priority=priority,
             key=ask.key,
             attachments=upload.attachments,
-            fingerprint=await run_in_threadpool(
-                fingerprint_of, f"{PREFIX}{call.path}", {**upload.fields, "model": model}, upload.attachments
-            ),
+            fingerprint=await hashed(f"{PREFIX}{call.path}", {**upload.fields, "model": model}, upload.attachments),
             is_retry=is_retry(ask.retries),
         )
         accepted = require(await ask.service.submit(bound.with_notes((*notes, *found.notes)), options))
@@ -121,15 +118,17 @@ async def _answer(answering: Answering, queue: JobQueue) -> Response:
         headers = {**answering.headers(job), "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return StreamingResponse(answering.events(events), headers=headers, media_type="text/event-stream")
     job = require(await answering.service.result(answering.accepted.job_id))
-    parts = answering.body(job)
+    headers, parts = answering.headers(job), answering.body(job)
     first = await anext(parts)
+    if len(job.images) == 1:
+        return Response(first + await anext(parts), headers=headers, media_type="application/json")
 
     async def whole() -> AsyncIterator[bytes]:
         yield first
         async for part in parts:
             yield part
 
-    return StreamingResponse(whole(), headers=answering.headers(job), media_type="application/json")
+    return StreamingResponse(whole(), headers=headers, media_type="application/json")
 
 
 _STREAM = {"schema": {"type": "string"}}
