@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 from server.pipeline.decoding.file import ImageFile, damaged
 
 SIGNATURES = (b"GIF87a", b"GIF89a")
 _EXTENSION, _FRAME, _END = 0x21, 0x2C, 0x3B
-#: The extension that says which color is transparent.
-_GRAPHIC_CONTROL = 0xF9
+#: The extensions that say which color is transparent, and that have a text.
+_GRAPHIC_CONTROL, _COMMENT = 0xF9, 0xFE
 _MOST_BLOCKS = 10_000
 
 
@@ -38,6 +39,25 @@ def take_apart(data: bytes) -> ImageFile:
         else:
             break
     raise damaged("GIF", "it has no image")
+
+
+def comments(data: bytes) -> Iterator[bytes]:
+    """Yield the comments before the first frame."""
+    start = 13 + _palette_bytes(data[10]) if len(data) >= 13 else len(data)
+    for _ in range(_MOST_BLOCKS):
+        if data[start : start + 1] != bytes([_EXTENSION]):
+            return
+        end = _after_blocks(data, start + 2)
+        if data[start + 1 : start + 2] == bytes([_COMMENT]):
+            yield b"".join(_blocks(data, start + 2, end))
+        start = end
+
+
+def _blocks(data: bytes, start: int, end: int) -> Iterator[bytes]:
+    """Yield the content of the blocks of a chain."""
+    while start < end and data[start]:
+        yield data[start + 1 : start + 1 + data[start]]
+        start += 1 + data[start]
 
 
 def _has_frame(data: bytes, start: int) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import binascii
 import re
-import struct
 
-_EXIF = b"Exif\0\0"
-_ORIENTATION_TAG, _SHORT = 0x112, 3
+from server.pipeline.decoding.exif import SHORT, Tiff
+
+_ORIENTATION_TAG = 0x112
 _XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:\s*=\s*[\"']|>)\s*([1-8])\s*[\"'<]")
 
 
@@ -33,17 +33,11 @@ def of_raw_profile(text: bytes) -> bytes | None:
 
 
 def _of_tiff(exif: bytes) -> int | None:
-    while exif.startswith(_EXIF):
-        exif = exif.removeprefix(_EXIF)
-    byte_order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
-    if byte_order is None or len(exif) < 10:
+    tiff = Tiff.of(exif)
+    if tiff is None:
         return None
-    (start,) = struct.unpack_from(f"{byte_order}I", exif, 4)
-    if start + 2 > len(exif):
-        return None
-    (count,) = struct.unpack_from(f"{byte_order}H", exif, start)
-    for offset in range(start + 2, min(start + 2 + 12 * count, len(exif) - 11), 12):
-        tag, kind, number, value = struct.unpack_from(f"{byte_order}HHIH", exif, offset)
-        if (tag, kind, number) == (_ORIENTATION_TAG, _SHORT, 1):
+    for tag, kind, number, place in tiff.entries(tiff.first):
+        if (tag, kind, number) == (_ORIENTATION_TAG, SHORT, 1):
+            value = tiff.short(place)
             return value if 1 <= value <= 8 else None
     return None

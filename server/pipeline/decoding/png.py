@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
 
 from server.pipeline.decoding.file import LONGEST_PROFILE, LONGEST_TEXT, ImageFile, Parts, damaged
 from server.pipeline.decoding.orientation import of_raw_profile, orientation
@@ -30,33 +31,41 @@ def take_apart(data: bytes) -> ImageFile:
         width,
         height,
         orientation(metadata.get(b"eXIf", metadata.get(b"raw", b"")), metadata.get(b"xmp", b"")),
-        _unpacked(metadata.get(b"iCCP", b"").partition(b"\0")[2][1:], LONGEST_PROFILE),
+        unpacked(metadata.get(b"iCCP", b"").partition(b"\0")[2][1:], LONGEST_PROFILE),
         _transparent(metadata.get(b"tRNS", b""), depth, color_type),
         animated=metadata.get(b"acTL", b"") > struct.pack(">I", 1),
     )
 
 
-def _sort(data: bytes) -> tuple[Parts, bytes | None, dict[bytes, bytes]]:
-    """Return the parts that the pixels need, the header's content, and metadata by the names used above."""
+def chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview]]:
+    """Yield each chunk's kind, content and whole; a last one that is cut short, too. Raise ImageError for too many."""
     view, start = memoryview(data), len(SIGNATURE)
-    parts: list[memoryview | bytes] = [view[:start]]
-    header: bytes | None = None
-    metadata: dict[bytes, bytes] = {}
     for _ in range(_MOST_CHUNKS):
         if start + 8 > len(data):
-            return tuple(parts), header, metadata
+            return
         size, kind = struct.unpack_from(">I4s", data, start)
         end = start + 12 + size
-        content = view[start + 8 : end - 4]
+        yield kind, view[start + 8 : end - 4], view[start:end]
+        start = end
+    raise damaged("PNG", f"it has more than {_MOST_CHUNKS} chunks")
+
+
+def _sort(data: bytes) -> tuple[Parts, bytes | None, dict[bytes, bytes]]:
+    """Return the parts that the pixels need, the header's content, and metadata by the names used above."""
+    parts: list[memoryview | bytes] = [memoryview(data)[: len(SIGNATURE)]]
+    header: bytes | None = None
+    metadata: dict[bytes, bytes] = {}
+    for kind, content, whole in chunks(data):
+        size = len(whole) - 12
         if kind == b"IHDR":
             # One header, and first, so that the size checked here is the size decoded.
             if header is None and size == 13 == len(content):
                 header = bytes(content)
-                parts.append(view[start:end])
+                parts.append(whole)
         elif kind == b"tRNS":
             metadata.setdefault(kind, bytes(content[:768]))
             if header is not None and header[9] == _PALETTE:
-                parts.append(view[start:end])
+                parts.append(whole)
         elif kind == b"acTL":
             metadata.setdefault(kind, bytes(content[:4]))  # the number of frames
         elif kind in (b"eXIf", b"iCCP"):
@@ -65,9 +74,8 @@ def _sort(data: bytes) -> tuple[Parts, bytes | None, dict[bytes, bytes]]:
         elif kind in (b"tEXt", b"zTXt", b"iTXt"):
             _keep_text(kind, bytes(content[:LONGEST_TEXT]), metadata)
         elif not (kind.isalpha() and kind[:1].islower()):
-            parts.append(view[start:end])
-        start = end
-    raise damaged("PNG", f"it has more than {_MOST_CHUNKS} chunks")
+            parts.append(whole)
+    return tuple(parts), header, metadata
 
 
 def _keep_text(kind: bytes, content: bytes, metadata: dict[bytes, bytes]) -> None:
@@ -76,22 +84,22 @@ def _keep_text(kind: bytes, content: bytes, metadata: dict[bytes, bytes]) -> Non
     if keyword == _XMP and kind == b"iTXt":
         # Two bytes for compression, then language and translated keyword, each ended by a zero.
         packed, text = text[:1] == b"\1", text[2:].split(b"\0", 2)[-1]
-        metadata.setdefault(b"xmp", (_unpacked(text, LONGEST_TEXT) or b"") if packed else text)
+        metadata.setdefault(b"xmp", (unpacked(text, LONGEST_TEXT) or b"") if packed else text)
     elif keyword in _RAW_EXIF and kind != b"iTXt":
-        unpacked = _unpacked(text[1:], 2 * LONGEST_TEXT) if kind == b"zTXt" else text
-        exif = of_raw_profile(unpacked or b"")
+        profile = unpacked(text[1:], 2 * LONGEST_TEXT) if kind == b"zTXt" else text
+        exif = of_raw_profile(profile or b"")
         if exif is not None:
             metadata.setdefault(b"raw", exif)
 
 
-def _unpacked(packed: bytes, most: int) -> bytes | None:
+def unpacked(packed: bytes, most: int) -> bytes | None:
     """Return what zlib packed; None if it is empty, damaged or longer than ``most`` bytes."""
     unpacker = zlib.decompressobj()
     try:
-        unpacked = unpacker.decompress(packed, most)
+        content = unpacker.decompress(packed, most)
     except zlib.error:
         return None
-    return unpacked if unpacker.eof and unpacked else None
+    return content if unpacker.eof and content else None
 
 
 def _transparent(content: bytes, depth: int, color_type: int) -> int | tuple[int, int, int] | None:

@@ -28,16 +28,16 @@ def is_webp(data: bytes) -> bool:
 def take_apart(data: bytes) -> ImageFile:
     """Return the image, or the first frame of an animated one, without metadata; raise ImageError if there is none."""
     found: dict[bytes, memoryview] = {}
-    chunks = frames = list(_chunks(memoryview(data)[12:]))
-    for kind, content, _ in chunks:
+    pieces = frames = list(chunks(memoryview(data)[12:]))
+    for kind, content, _ in pieces:
         found.setdefault(kind, content)
-    parts = tuple(whole for kind, _, whole in chunks if kind in _PIXELS)
+    parts = tuple(whole for kind, _, whole in pieces if kind in _PIXELS)
     left = top = 0
     if (frame := found.get(b"ANMF")) is not None and len(frame) > 16:
         left, top = 2 * _three_bytes(frame, 0), 2 * _three_bytes(frame, 3)
-        chunks = list(_chunks(frame[16:]))
-        parts = tuple(whole for kind, _, whole in chunks if kind in _PIXELS)
-    size = next((_size(kind, content) for kind, content, _ in chunks if kind in (b"VP8 ", b"VP8L")), None)
+        pieces = list(chunks(frame[16:]))
+        parts = tuple(whole for kind, _, whole in pieces if kind in _PIXELS)
+    size = next((_size(kind, content) for kind, content, _ in pieces if kind in (b"VP8 ", b"VP8L")), None)
     if size is None:
         raise damaged("WebP", "it has no pixels")
     canvas = size
@@ -76,11 +76,11 @@ def decode(file: ImageFile) -> Image.Image:
 
 def _decoded_by_pillow(file: ImageFile, data: bytes) -> Image.Image:
     canvas = Image.new("RGBA", (file.width, file.height), (0, 0, 0, 0))
-    width, height = next(size for kind, content, _ in _chunks(memoryview(data)) if (size := _size(kind, content)))
+    width, height = next(size for kind, content, _ in chunks(memoryview(data)) if (size := _size(kind, content)))
     sides = b"".join((side - 1).to_bytes(3, "little") for side in (width, height))
-    chunks = b"WEBP" + struct.pack("<4sIB3x", b"VP8X", 10, _HAS_ALPHA) + sides + data
+    body = b"WEBP" + struct.pack("<4sIB3x", b"VP8X", 10, _HAS_ALPHA) + sides + data
     try:
-        with Image.open(io.BytesIO(struct.pack("<4sI", b"RIFF", len(chunks)) + chunks), formats=("WEBP",)) as frame:
+        with Image.open(io.BytesIO(struct.pack("<4sI", b"RIFF", len(body)) + body), formats=("WEBP",)) as frame:
             canvas.paste(frame.convert("RGBA"), (file.left, file.top))
     except (OSError, ValueError, EOFError) as error:
         raise _undecodable() from error
@@ -102,7 +102,7 @@ def _decoder() -> Any:
     return decoder
 
 
-def _chunks(view: memoryview) -> Iterator[tuple[bytes, memoryview, memoryview]]:
+def chunks(view: memoryview) -> Iterator[tuple[bytes, memoryview, memoryview]]:
     """Yield each chunk's kind, content and whole; a last one that is cut short, too."""
     start = 0
     for _ in range(_MOST_CHUNKS):
