@@ -94,7 +94,7 @@ def _anchor(heading: str) -> str:
 
 
 #: Our own calls, and those of other protocols.
-_OF_API = ["docs/api.md", "docs/clients.md"]
+_OF_API = ["docs/api.md", "docs/clients.md", "docs/automatic1111.md"]
 
 
 @pytest.mark.parametrize("name", list(Settings.model_fields))

@@ -19,6 +19,7 @@ from server.api.native.dialect import NATIVE
 from server.api.openai.dialect import OPENAI
 from server.api.openapi import complete
 from server.api.query import check_query
+from server.api.sdapi.dialect import SDAPI
 from server.api.service import Service
 from server.api.upload_memory import UploadMemory
 from server.bonjour import Announcement, announced
@@ -30,7 +31,7 @@ from server.shutdown import Shutdown
 _ABOUT = "Makes images from text on this machine; nothing typed or uploaded leaves it."
 
 #: To add a dialect, add a folder next to native/ and its name here.
-DIALECTS = (NATIVE, OPENAI)
+DIALECTS = (NATIVE, OPENAI, SDAPI)
 
 
 class _App(FastAPI):

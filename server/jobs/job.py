@@ -94,3 +94,10 @@ class Job:
     image: int | None = None
     step: int | None = None
     steps: int | None = None
+
+    @property
+    def fraction(self) -> float:
+        """The fraction of its steps, over all images, that are done, 0 to 1; 0 before the first."""
+        if self.step is None or not self.steps or self.image is None or self.request is None:
+            return 0.0
+        return min(1.0, (self.image + self.step / self.steps) / self.request.images)

@@ -70,8 +70,7 @@ def job_out(job: Job) -> JobOut:
     """Return the job as a response body."""
     progress = None
     if job.step is not None and job.steps and job.image is not None and job.request is not None:
-        fraction = min(1.0, (job.image + job.step / job.steps) / job.request.images)
-        progress = ProgressOut(image=job.image, step=job.step, steps=job.steps, fraction=round(fraction, 4))
+        progress = ProgressOut(image=job.image, step=job.step, steps=job.steps, fraction=round(job.fraction, 4))
     reference = job.request.palette if isinstance(job.request, GenerationRequest) else None
     colors = None if reference is None else reference.palette_colors
     url = job_url(job.id)

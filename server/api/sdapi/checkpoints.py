@@ -1,0 +1,78 @@
+"""The installed models as checkpoints, by the names that AUTOMATIC1111's clients use."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+
+from server.models.installed import InstalledModels, UnknownModel
+from server.pipeline.request import RequestError
+
+#: Suffixes of checkpoints' files, which titles of other servers have.
+_SUFFIXES = (".safetensors", ".ckpt")
+_HASHED = re.compile(r"(?P<name>.*?)\s*\[(?P<hash>[0-9a-fA-F]+)\]")
+#: Characters of a short hash, as in titles and infotexts.
+SHORT_HASH = 10
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An installed model; ``sha256`` is that of its source's weights."""
+
+    name: str
+    sha256: str
+
+    @property
+    def hash(self) -> str:
+        """The short hash."""
+        return self.sha256[:SHORT_HASH]
+
+    @property
+    def title(self) -> str:
+        """The name with the short hash, by which most clients list and choose it."""
+        return f"{self.name} [{self.hash}]"
+
+    def is_called(self, name: str) -> bool:
+        """Return whether the name is its own, its title, its hash or short hash, in any case."""
+        names = (self.name, self.title, self.hash, self.sha256)
+        return name.casefold() in {each.casefold() for each in names}
+
+
+def checkpoints(models: InstalledModels) -> list[Checkpoint]:
+    """Return the installed models as checkpoints, the default one first."""
+    found = []
+    for name in sorted(models.names(), key=lambda name: name != models.default):
+        with suppress(UnknownModel):  # deleted meanwhile
+            found.append(Checkpoint(name, models.manifest(name).source.sha256))
+    return found
+
+
+def _names(asked: str) -> list[str]:
+    """Return what a client may mean by a name: itself, and without a hash and a file's suffix; a hash alone comes last."""
+    asked = asked.strip()
+    found = _HASHED.fullmatch(asked)
+    names = [asked] if found is None else [asked, found["name"]]
+    names += [name.removesuffix(suffix) for name in names for suffix in _SUFFIXES if name.endswith(suffix)]
+    return names if found is None else [*names, found["hash"]]
+
+
+def find_checkpoint(models: InstalledModels, asked: str, field: str) -> str:
+    """Return the name of the installed model that a client means; raises RequestError about ``field``, which lists the titles.
+
+    The default model is known before it is installed: its requests are told that it is not ready.
+    """
+    installed = checkpoints(models)
+    for name in filter(None, _names(asked)):
+        for checkpoint in installed:
+            if checkpoint.is_called(name):
+                return checkpoint.name
+        if name == models.default:
+            return name
+    raise RequestError(field, asked, ", ".join(each.title for each in installed) or "none yet")
+
+
+def title_of(models: InstalledModels, name: str | None) -> str:
+    """Return the title of the model of this name (None: the default one); its name, or "", while it is not installed."""
+    name = name or models.default or ""
+    return next((each.title for each in checkpoints(models) if each.name == name), name)

@@ -1,0 +1,148 @@
+"""The lists that clients fill their menus with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+
+from server.api.dependencies import Generation, Models
+from server.api.sdapi import PREFIX
+from server.api.sdapi.checkpoints import checkpoints
+from server.api.sdapi.scripts import CONTROLNET
+from server.api.sdapi.upscalers import NONE, title_of_upscaler
+from server.pipeline.schedulers import SCHEDULERS, SIGMA_SCHEDULES
+
+router = APIRouter(prefix=PREFIX, tags=["automatic1111"])
+
+
+class _Item(BaseModel):
+    model_config = ConfigDict(protected_namespaces=())
+
+
+class CheckpointItem(_Item):
+    """An installed model."""
+
+    title: str = Field(description="The name with the short hash", examples=["anemone-demo [0123456789]"])
+    model_name: str
+    hash: str = Field(description="The first ten digits of sha256")
+    sha256: str = Field(description="Of the weights of the model's source")
+    filename: str = Field(description="The name again: paths are not told")
+    config: str | None = None
+
+
+class SamplerItem(_Item):
+    """A sampler by AUTOMATIC1111's name."""
+
+    name: str
+    aliases: list[str]
+    options: dict[str, str]
+
+
+class SchedulerItem(_Item):
+    """A schedule type."""
+
+    name: str
+    label: str
+    aliases: list[str]
+    default_rho: float = -1.0
+    need_inner_model: bool = False
+
+
+class UpscalerItem(_Item):
+    """An upscaler; the first is None."""
+
+    name: str
+    model_name: str | None = None
+    model_path: str | None = None
+    model_url: str | None = None
+    scale: float | None = None
+
+
+class NamedItem(_Item):
+    """Something with a name."""
+
+    name: str
+
+
+class EmbeddingsOut(_Item):
+    """There are no embeddings here."""
+
+    loaded: dict[str, Any] = {}
+    skipped: dict[str, Any] = {}
+
+
+class ScriptsOut(_Item):
+    """The scripts that there are."""
+
+    txt2img: list[str]
+    img2img: list[str]
+
+
+@router.get("/sd-models", summary="List the models")
+def sd_models(models: Models) -> list[CheckpointItem]:
+    """Returns the installed models, the default one first."""
+    return [
+        CheckpointItem(title=each.title, model_name=each.name, hash=each.hash, sha256=each.sha256, filename=each.name)
+        for each in checkpoints(models)
+    ]
+
+
+@router.get("/samplers", summary="List the samplers")
+async def samplers() -> list[SamplerItem]:
+    """Returns the samplers by AUTOMATIC1111's names; names joined with a schedule type work too."""
+    return [SamplerItem(name=s.title, aliases=[s.name, *s.aliases], options={}) for s in SCHEDULERS.values()]
+
+
+@router.get("/schedulers", summary="List the schedule types")
+async def schedulers() -> list[SchedulerItem]:
+    """Returns the schedule types."""
+    return [SchedulerItem(name=s.name, label=s.title, aliases=list(s.aliases)) for s in SIGMA_SCHEDULES.values()]
+
+
+@router.get("/upscalers", summary="List the upscalers")
+def upscalers(service: Generation) -> list[UpscalerItem]:
+    """Returns the upscalers, None first, as clients expect it."""
+    found = [
+        UpscalerItem(name=title_of_upscaler(name), model_name=name if each.tile else None, scale=float(each.scale))
+        for name, each in service.upscalers().items()
+    ]
+    return [UpscalerItem(name=NONE, scale=4.0), *found]
+
+
+@router.get("/latent-upscale-modes", summary="List the ways to enlarge latents")
+async def latent_upscale_modes() -> list[NamedItem]:
+    """Returns the only one."""
+    return [NamedItem(name="Latent")]
+
+
+@router.get("/scripts", summary="List the scripts")
+async def scripts() -> ScriptsOut:
+    """Returns the only one, whose units `alwayson_scripts` may have."""
+    return ScriptsOut(txt2img=[CONTROLNET.lower()], img2img=[CONTROLNET.lower()])
+
+
+@router.get("/embeddings", summary="List the embeddings")
+async def embeddings() -> EmbeddingsOut:
+    """Returns none."""
+    return EmbeddingsOut()
+
+
+async def _nothing() -> list[NamedItem]:
+    return []
+
+
+#: What AUTOMATIC1111 and Forge list and this server has none of; clients want a list all the same.
+_EMPTY = (
+    "sd-vae", "sd-modules", "loras", "hypernetworks", "face-restorers", "realesrgan-models", "prompt-styles", "script-info",
+    "extensions",
+)  # fmt: skip
+for _name in _EMPTY:
+    router.add_api_route(
+        f"/{_name}",
+        _nothing,
+        name=_name,
+        summary=f"List the {_name}",
+        description="Returns an empty list: there are none.",
+    )

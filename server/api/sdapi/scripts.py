@@ -1,0 +1,149 @@
+"""The ``alwayson_scripts`` of a request: ControlNet's units become controls, others are noted or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from server.api.forms import image_bytes
+from server.api.sdapi.names import unit_place
+from server.errors import quoted
+from server.pipeline.infotext.controls import without_hash
+from server.pipeline.preprocessors.registry import NONE, PREPROCESSORS, accepted_preprocessors
+from server.pipeline.request import RequestError
+
+CONTROLNET = "ControlNet"
+#: Scripts of AUTOMATIC1111 and Forge themselves, which are in every request of some clients.
+_BUILT_IN = (
+    "api payload", "comments", "extra options", "hypertile", "hypertile integrated", "kohya hrfix integrated",
+    "never oom integrated", "refiner", "sampler", "seed", "soft inpainting",
+)  # fmt: skip
+_PREPROCESSORS = {name.lower(): each.name for each in PREPROCESSORS.values() for name in (each.name, each.title)}
+#: A unit's keys that we have no equal of, and their values that change nothing.
+_WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
+    "mask": ("", None),
+    "mask_image": ("", None),
+    "control_mode": (None, 0, "Balanced"),
+    "guessmode": (None, False),
+    "hr_option": (None, "Both"),
+}
+#: The settings that a unit and a control both have.
+_SAME = {"weight": "weight", "guidance_start": "start", "guidance_end": "end"}
+
+
+@dataclass
+class Scripts:
+    """What the scripts of a request mean.
+
+    controls: the controls, as a request's field. places: which of the client's units each is.
+    attachments: their images. notes: what was not used.
+    """
+
+    controls: list[dict[str, Any]] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    attachments: dict[str, bytes] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_scripts(asked: Mapping[str, Any], nets: tuple[str, ...], source: bytes | None) -> Scripts:
+    """Return what the scripts mean with a model that has these ControlNets; ``source`` is the image of a unit without one.
+
+    Raises RequestError.
+    """
+    scripts = Scripts()
+    for name, script in asked.items():
+        if script is not None and not isinstance(script, dict):
+            raise RequestError(f"alwayson_scripts.{name}", script, 'an object with "args"')
+        args = (script or {}).get("args") or []
+        place = f"alwayson_scripts.{name}.args"
+        if not isinstance(args, list):
+            raise RequestError(place, args, "a list")
+        if name.lower() == CONTROLNET.lower():
+            for number, unit in enumerate(args):
+                _add_unit(scripts, number, unit, nets, source)
+        elif name.lower() in _BUILT_IN:
+            if args and args[0]:
+                scripts.notes.append(f"the script {quoted(name)} was not used: this server has none")
+        elif args and args[0] is not False:  # scripts that are switched off change nothing
+            raise RequestError("alwayson_scripts", name, f"{CONTROLNET}: this server has no other scripts")
+    return scripts
+
+
+def _add_unit(scripts: Scripts, number: int, unit: Any, nets: tuple[str, ...], source: bytes | None) -> None:
+    place = unit_place(number)
+    if unit is None or unit is False:
+        return
+    if not isinstance(unit, dict):
+        raise RequestError(place, unit, "a unit: an object with image, module, model and weight")
+    if unit.get("enabled", True) in (False, 0, "false"):
+        return
+    control = dict(_settings(unit, place, nets, scripts.notes))
+    attachment = f"control_{len(scripts.controls)}_image"
+    scripts.attachments[attachment] = _image(unit, place, source)
+    scripts.controls.append({"image": attachment, **control})
+    scripts.places.append(number)
+
+
+def _settings(
+    unit: Mapping[str, Any], place: str, nets: tuple[str, ...], notes: list[str]
+) -> Iterator[tuple[str, Any]]:
+    yield from ((ours, unit[key]) for key, ours in _SAME.items() if unit.get(key) is not None)
+    preprocessor = _preprocessor(unit.get("module"), place)
+    yield "preprocessor", preprocessor
+    if PREPROCESSORS[preprocessor].thresholds:
+        for key, ours in (("threshold_a", "low_threshold"), ("threshold_b", "high_threshold")):
+            value = unit.get(key)
+            # -1 stands for the usual one.
+            if value is not None and not (isinstance(value, int | float) and value < 0):
+                yield ours, value
+    net = _net(unit.get("model"), place, nets)
+    if net is not None:
+        yield "net", net
+    elif nets:
+        notes.append(f"{place}.model names none: {nets[0]} was used")
+    for key, usual in _WITHOUT_EFFECT.items():
+        if unit.get(key) not in usual:
+            notes.append(f"{place}.{key} was not used: this server has no equal of it")
+
+
+def _preprocessor(module: Any, place: str) -> str:
+    if module is None:
+        return NONE
+    # "invert (from white bg & black line)"
+    name = _PREPROCESSORS.get(module.partition(" (")[0].strip().lower() or NONE) if isinstance(module, str) else None
+    if name is None:
+        titles = ", ".join(each.title for each in PREPROCESSORS.values())
+        why = accepted_preprocessors(str(module)[:80]).partition(";")[2]
+        raise RequestError(f"{place}.module", module, f"{titles}{';' * bool(why)}{why}")
+    return name
+
+
+def _net(model: Any, place: str, nets: tuple[str, ...]) -> str | None:
+    if model is None or (isinstance(model, str) and model.strip().lower() in ("", "none")):
+        return None
+    name = without_hash(model).strip().casefold() if isinstance(model, str) else None
+    found = next((net for net in nets if net.casefold() == name), None)
+    if found is None:
+        raise RequestError(f"{place}.model", model, ", ".join(nets) or "none: the model has no ControlNet")
+    return found
+
+
+def _image(unit: Mapping[str, Any], place: str, source: bytes | None) -> bytes:
+    key = "image" if unit.get("image") not in (None, "") else "input_image"
+    image = unit.get(key)
+    if isinstance(image, dict):
+        image = image.get("image")
+    if image in (None, ""):
+        if source is None:
+            raise RequestError(f"{place}.image", image, "an image, as base64")
+        return source
+    return base64_image(image, f"{place}.{key}")
+
+
+def base64_image(value: Any, place: str) -> bytes:
+    """Return the image that a key's text of base64 is; raises RequestError."""
+    try:
+        return image_bytes(value)
+    except ValueError as error:
+        raise RequestError(place, value, str(error)) from error

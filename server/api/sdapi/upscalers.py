@@ -1,0 +1,20 @@
+"""Upscalers by AUTOMATIC1111's names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from server.pipeline.upscaling.names import RESAMPLINGS
+
+#: AUTOMATIC1111's name of no upscaler; clients expect it first.
+NONE = "None"
+
+
+def title_of_upscaler(name: str) -> str:
+    """Return an upscaler's name as AUTOMATIC1111 writes it: "Lanczos"."""
+    return name.capitalize() if name in RESAMPLINGS else name
+
+
+def our_upscaler(name: str, known: Iterable[str]) -> str:
+    """Return the known upscaler of a name, in any case; another name as it is, which is then refused."""
+    return next((each for each in known if each.casefold() == name.strip().casefold()), name)
