@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, PlainValidator, WithJsonSchema
 
 from server.api.body import Body
 from server.api.errors import from_request_error
@@ -18,7 +18,7 @@ from server.errors import ApiError, quoted
 from server.pipeline.encoding.formats import FORMATS, PNG, OutputFormat
 from server.pipeline.limits import OneOf, Whole, Within
 from server.pipeline.request import FIELDS, TASKS, RequestError, Task
-from server.pipeline.request.output import FormatName, Output, Quality
+from server.pipeline.request.output import FormatName, Output
 from server.pipeline.request.sampling import SIDE
 from server.pipeline.schedulers import UnknownScheduler, find_scheduler, find_sigmas
 
@@ -32,9 +32,27 @@ SYNONYMS = {
     "format": "output_format",
 }
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})", re.IGNORECASE)
-_QUALITIES = OneOf(("auto", "low", "medium", "high", "standard", "hd"))
+_WORDS = ("auto", "low", "medium", "high", "standard", "hd")
+_NUMBERS = Within(1, 100)
 #: Names of unknown fields that a note lists.
 _MOST_LISTED = 10
+
+
+def _number_or_word(value: Any) -> int | str:
+    """Return a quality: our number, which a form has as text, or OpenAI's word."""
+    if isinstance(value, str) and value in _WORDS:
+        return value
+    number = int(value) if isinstance(value, str) and re.fullmatch(r"\d{1,3}", value) else value
+    if isinstance(number, int) and not isinstance(number, bool) and _NUMBERS.accepts(number):
+        return number
+    raise ValueError(f"{_NUMBERS}, or {', '.join(_WORDS)}")
+
+
+_Quality = Annotated[
+    Any,
+    PlainValidator(_number_or_word),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 100}, {"enum": list(_WORDS)}]}),
+]
 
 
 class OpenAIFields(Submission):
@@ -50,9 +68,7 @@ class OpenAIFields(Submission):
     output_compression: Annotated[Whole, Within(0, 100)] | None = Field(
         None, description="The quality of webp and jpeg, as in OpenAI's API"
     )
-    quality: Quality | Annotated[str, _QUALITIES] | None = Field(
-        None, description=f"A number: as output_compression. OpenAI's words ({_QUALITIES}) have no effect"
-    )
+    quality: _Quality | None = Field(None, description="A number: as output_compression. OpenAI's words have no effect")
     background: Annotated[str, OneOf(("auto", "opaque", "transparent"))] | None = Field(
         None, description="Images are always opaque"
     )
@@ -238,15 +254,15 @@ def _without_effect(own: Mapping[str, Any]) -> Iterator[str]:
         yield "partial_images has no effect without stream"
 
 
-def _quality(own: Mapping[str, Any], to: OutputFormat) -> tuple[int | None, str]:
-    """Return the quality of the images and the field that says it; raise RequestError for one that the format has not."""
-    asked = own["output_compression"], own["quality"] if isinstance(own["quality"], int) else None
-    quality, name = (asked[0], "output_compression") if asked[0] is not None else (asked[1], "quality")
-    if quality is None or to.lossy:
-        return None if quality is None else max(1, quality), name
+def _quality(own: Mapping[str, Any], to: OutputFormat) -> int | None:
+    """Return the quality of the images, 1 to 100; raise RequestError if the format has none."""
+    name = "output_compression" if own["output_compression"] is not None else "quality"
+    quality = own[name]
     # Clients send 100 with every format.
-    if quality == 100:
-        return None, name
+    if not isinstance(quality, int) or (quality == 100 and not to.lossy):
+        return None
+    if to.lossy:
+        return max(1, quality)
     raise RequestError(name, quality, f"100, or leave it out, for {to.name}; other values with webp and jpeg")
 
 
@@ -263,8 +279,7 @@ def asked(values: Mapping[str, Any], call: Call) -> Asked:
     own = {name: upload.fields[name] for name in OpenAIFields.model_fields if name not in Submission.model_fields}
     fields = {name: value for name, value in upload.fields.items() if name not in own}
     to = PNG if own["output_format"] is None else FORMATS[own["output_format"]]
-    quality, _ = _quality(own, to)
-    fields |= {"format": own["output_format"], "quality": quality}
+    fields |= {"format": own["output_format"], "quality": _quality(own, to)}
     return Asked(
         Upload(fields, upload.attachments),
         sent,

@@ -140,6 +140,8 @@ def test_models_are_listed_and_found(sdk: OpenAI) -> None:
         ({"size": "1x"}, "size", "auto, or WIDTHxHEIGHT"),
         ({"size": "9999x64"}, "size", "64 to 4096"),
         ({"n": 11}, "n", "1 to 10"),
+        ({"quality": "best"}, "quality", "1 to 100, or auto"),
+        ({"quality": 0}, "quality", "1 to 100, or auto"),
         ({"extra_body": {"cfg_scale": 99}}, "cfg_scale", "0 to 30"),
         ({"response_format": "png"}, "response_format", "b64_json, url"),
         ({"output_compression": 50}, "output_compression", "webp and jpeg"),
