@@ -31,6 +31,11 @@ class Shutdown:
         self._stop = stop
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether the server is stopping."""
+        return self._task is not None
+
     async def __call__(self) -> None:
         """Return once it has stopped."""
         if self._task is None:

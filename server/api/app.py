@@ -15,6 +15,7 @@ from server.api.backend import Backend
 from server.api.dialect import OPEN, Dialect, Dialects, limit_in
 from server.api.errors import install_error_handlers
 from server.api.head import Head
+from server.api.mcp.dialect import MCP
 from server.api.native.dialect import NATIVE
 from server.api.openai.dialect import OPENAI
 from server.api.openapi import complete
@@ -31,7 +32,7 @@ from server.shutdown import Shutdown
 _ABOUT = "Makes images from text on this machine; nothing typed or uploaded leaves it."
 
 #: To add a dialect, add a folder next to native/ and its name here.
-DIALECTS = (NATIVE, OPENAI, SDAPI)
+DIALECTS = (NATIVE, OPENAI, SDAPI, MCP)
 
 
 class _App(FastAPI):

@@ -27,12 +27,17 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
-def render_error(error: ApiError) -> JSONResponse:
-    """Render an error as an `ErrorBody`."""
+def error_out(error: ApiError) -> dict[str, Any]:
+    """Return an error as an `ErrorDetail` in JSON."""
     detail = ErrorDetail(
         code=error.code, message=error.message, field=error.field, value=error.value, accepted=error.accepted
     )
-    return JSONResponse({"error": detail.model_dump(exclude_none=True)}, error.status, error.headers)
+    return detail.model_dump(exclude_none=True)
+
+
+def render_error(error: ApiError) -> JSONResponse:
+    """Render an error as an `ErrorBody`."""
+    return JSONResponse({"error": error_out(error)}, error.status, error.headers)
 
 
 def error(description: str) -> dict[str, Any]:

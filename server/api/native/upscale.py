@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
@@ -14,8 +17,8 @@ from server.api.native.images import MAKING, Submit, Submitted, answer, submit_o
 from server.api.request_body import Submission
 from server.api.service import Service
 from server.api.upload import Upload, read_upload
-from server.pipeline.cost import upscale_cost
-from server.pipeline.request import UPSCALE_FIELDS, bind_upscale
+from server.pipeline.cost import Cost, upscale_cost
+from server.pipeline.request import UPSCALE_FIELDS, UpscaleRequest, bind_upscale
 
 router = APIRouter(prefix=PREFIX, tags=["native"])
 
@@ -29,17 +32,28 @@ BODY = Body(
 )
 
 
+async def bound_upscale(
+    service: Service, fields: Mapping[str, Any], attachments: Mapping[str, bytes]
+) -> tuple[UpscaleRequest, Cost]:
+    """Return the request with all its values and what it costs; raise RequestError or ApiError if something is wrong.
+
+    ``fields`` has the name of the attached image in place of its content.
+    """
+    source = require(await service.image_size(attachments))
+    assert source is not None  # the body requires an image
+    upscalers = await run_in_threadpool(service.upscalers)
+    tiles = {name: upscaler.tile for name, upscaler in upscalers.items()}
+    request = bind_upscale(tiles, source, **fields)
+    return request, upscale_cost(request, upscalers[request.upscaler].scale)
+
+
 async def _submitted(service: Service, submit: Submit, upload: Upload) -> Submitted:
     """Submit an uploaded request; raise RequestError or ApiError if something in it is wrong."""
     options = await submit_options(submit, f"{PREFIX}{_PATH}", upload)
-    source = require(await service.image_size(upload.attachments))
-    assert source is not None  # the body requires an image
-    upscalers = await run_in_threadpool(service.upscalers)
     fields = {name: value for name, value in upload.fields.items() if name != "priority"}
-    tiles = {name: upscaler.tile for name, upscaler in upscalers.items()}
-    request = bind_upscale(tiles, source, **fields, **{name: name for name in upload.attachments})
+    attached = {name: name for name in upload.attachments}
+    request, cost = await bound_upscale(service, {**fields, **attached}, upload.attachments)
     encoding = None if submit.wants_job else encoding_of(request.output, submit.accept)
-    cost = upscale_cost(request, upscalers[request.upscaler].scale)
     return Submitted(require(await service.submit_job(request, cost, options)), encoding)
 
 

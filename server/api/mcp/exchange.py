@@ -1,0 +1,60 @@
+"""One request of a client: its message without the images, which are kept beside it."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from server.api.image_json import EncodedImage
+
+#: Where an exchange is in the scope of its request.
+SCOPE = "anemone.mcp"
+
+
+@dataclass
+class Exchange:
+    """A request that a client has sent.
+
+    session: the client's session; None if it has none.
+    room: the memory that the upload takes, given back when a tool has stored what it needs, or at the end.
+    """
+
+    session: str | None
+    room: AsyncExitStack
+    _images: dict[str, EncodedImage] = field(default_factory=dict)
+
+    def message(self, document: Any) -> bytes:
+        """Return the JSON of a message with a name in place of each image.
+
+        So the SDK, which copies its texts several times and keeps them until the job has ended, never has the images.
+        """
+        return json.dumps(self._without_images(document)).encode()
+
+    def _without_images(self, value: Any) -> Any:
+        if isinstance(value, EncodedImage):
+            name = secrets.token_hex()
+            self._images[name] = value
+            return name
+        if isinstance(value, list):
+            return [self._without_images(item) for item in value]
+        if isinstance(value, dict):
+            return {name: self._without_images(item) for name, item in value.items()}
+        return value
+
+    def with_images(self, value: Any) -> Any:
+        """Return a value of the message with its images."""
+        if isinstance(value, str):
+            return self._images.get(value, value)
+        if isinstance(value, list):
+            return [self.with_images(item) for item in value]
+        if isinstance(value, dict):
+            return {name: self.with_images(item) for name, item in value.items()}
+        return value
+
+    async def forget_images(self) -> None:
+        """Drop the images and give their memory back."""
+        self._images.clear()
+        await self.room.aclose()
