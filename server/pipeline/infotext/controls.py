@@ -11,21 +11,25 @@ from server.pipeline.infotext.parameters import Unused, lay_out_settings, read_s
 from server.pipeline.preprocessors.registry import NONE, PREPROCESSORS
 from server.pipeline.request.controls import Control
 
-#: The key of a unit, by its number.
+#: The key of a unit, by its number; and the keys of units as others write them.
 UNIT = "ControlNet {}"
+_UNIT = re.compile(r"controlnet(?: \d+)?", re.IGNORECASE)
 #: A pair or triple of numbers.
 _TUPLE = re.compile(r"(?<=: )\(([^()]*)\)")
 #: A checkpoint's hash after its name.
 _HASH = re.compile(r"\s*\[[0-9a-fA-F]+\]$")
 _PREPROCESSORS = {each.title.lower(): each for each in PREPROCESSORS.values()}
+#: What the extension adds to the names of some preprocessors: "(from white bg & black line)".
+_REMARK = re.compile(r"\s*\(.*\)$")
+_THRESHOLDS = ("threshold a", "threshold b")
 #: What a unit says at its usual value; others are not used.
-_USUAL = {
-    "resize mode": ("crop and resize",),
-    "control mode": ("balanced",),
+_USUAL = dict.fromkeys(_THRESHOLDS, ("-1", "0.5", "1", "1.0", "64")) | {
+    "resize mode": ("crop and resize", "1"),
+    "control mode": ("balanced", "0"),
     "low vram": ("false", "true"),
     "pixel perfect": ("false", "true"),
     "save detected map": ("false", "true"),
-    "hr option": ("both",),
+    "hr option": ("both", "hiresfixoption.both"),
     "processor res": ("512", "-1", "0.5", "64"),
 }
 
@@ -50,32 +54,39 @@ def write_unit(control: Control, manifest: Manifest) -> str:
     return lay_out_settings(settings)
 
 
-def read_unit(key: str, text: str) -> tuple[dict[str, Any], list[Unused]]:
+def is_unit(key: str) -> bool:
+    """Return whether a setting is a unit: ``ControlNet 0``, or ``ControlNet`` where there is only one."""
+    return _UNIT.fullmatch(key) is not None
+
+
+def read_unit(key: str, text: str) -> tuple[dict[str, Any] | None, list[Unused]]:
     """Return the fields of a control, without its image, and what of its setting ``key`` was not used.
 
-    The extension's versions up to 1.1.4 wrote ``preprocessor: canny, model: ..., starting/ending: (0, 1)``.
+    The fields are None if the unit has no ControlNet: preprocessors such as reference_only do without. The extension's
+    versions up to 1.1.4 wrote ``preprocessor: canny, model: ..., starting/ending: (0, 1)``.
     """
     settings = {k.lower(): v for k, v in read_settings(_TUPLE.sub(lambda found: found[1].replace(",", ""), text))}
+    model = without_hash(settings.pop("model", "None"))
+    if model.lower() == "none":
+        return None, [Unused(key, text, "it has no ControlNet")]
     unused: list[Unused] = []
-    fields: dict[str, Any] = {}
+    fields: dict[str, Any] = {"net": model}
     module = settings.pop("module", settings.pop("preprocessor", NONE))
-    preprocessor = _PREPROCESSORS.get(module.lower())
+    preprocessor = _PREPROCESSORS.get(_REMARK.sub("", module).lower())
     if preprocessor is None:
         unused.append(Unused(f"{key}: Module", module, "this server does not have it; send the map that it made"))
     elif preprocessor.name != NONE:
         fields["preprocessor"] = preprocessor.name
-    if model := settings.pop("model", ""):
-        fields["net"] = without_hash(model)
     start, end = [*settings.pop("starting/ending", "").split(), None, None][:2]
-    numbers = {
+    values = {
         "weight": settings.pop("weight", None),
         "start": settings.pop("guidance start", start),
         "end": settings.pop("guidance end", end),
     }
-    fields |= {name: value for name, value in numbers.items() if value is not None}
-    low, high = settings.pop("threshold a", None), settings.pop("threshold b", None)
     if preprocessor is not None and preprocessor.thresholds:
-        fields |= {n: v for n, v in (("low_threshold", low), ("high_threshold", high)) if v is not None}
+        names = zip(("low_threshold", "high_threshold"), _THRESHOLDS, strict=True)
+        values |= {name: settings.pop(theirs, None) for name, theirs in names}
+    fields |= {name: value for name, value in values.items() if value is not None}
     for name, value in settings.items():
         if value.lower() not in _USUAL.get(name, ()):
             unused.append(Unused(f"{key}: {name.title()}", value, "controls have no such field"))

@@ -14,6 +14,9 @@ _NEGATIVE = "Negative prompt:"
 _WHOLE = ("Whole prompt", "Whole negative prompt")
 #: A last line with fewer settings is part of the prompt.
 _FEWEST_SETTINGS = 3
+#: Where settings begin after a prompt, in the order in which A1111 writes them.
+_INLINE = re.compile(r"Steps: \d+, Sampler: ")
+_OTHER_ORDER = re.compile(r"\b(?:CFG scale|Seed|Size|Model): ")
 _NOT_OF_A_KEY = re.compile(r"[^\w \-/]")
 _SPACE = re.compile(r"\s*")
 _QUOTED = re.compile(r'"(?:\\.|[^\\"])+"(?=,|$)')
@@ -75,6 +78,10 @@ def read_infotext(text: str) -> Parameters:
     pairs = list(read_settings(last))
     if len(pairs) < _FEWEST_SETTINGS:
         lines, pairs = text.split("\n"), []
+    elif not lines and (inline := _INLINE.search(last)) and not _OTHER_ORDER.search(last, 0, inline.start()):
+        # A text whose line breaks were lost, by which A1111 loses the prompts.
+        lines = last[: inline.start()].rstrip().replace(f" {_NEGATIVE}", f"\n{_NEGATIVE}").split("\n")
+        pairs = list(read_settings(last[inline.start() :]))
     prompt: list[str] = []
     negative: list[str] | None = None
     for line in lines:
@@ -94,8 +101,8 @@ def read_infotext(text: str) -> Parameters:
 def read_settings(line: str) -> Iterator[tuple[str, str]]:
     r"""Yield the settings of a line, as A1111 finds them with ``\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)``.
 
-    That expression takes time that grows with the square of a line's length, 5 s for 60 kB of words without a colon, and
-    this function does not. Lists and objects in JSON, as Civitai writes them, are one value.
+    That expression takes time that grows with the square of a line's length, 18 s for 60 kB of words without a colon; this
+    function does not. Lists and objects in JSON, as Civitai writes them, are one value.
     """
     start, lists = 0, _MOST_LISTS
     while (colon := line.find(":", start)) >= 0:

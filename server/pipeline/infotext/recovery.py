@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.pipeline.fields import Infotext, RequestField
-from server.pipeline.infotext.controls import UNIT, read_unit, without_hash
+from server.pipeline.infotext.controls import is_unit, read_unit, without_hash
 from server.pipeline.infotext.hires import read_size, read_sizes
 from server.pipeline.infotext.parameters import Parameters, Unused
 from server.pipeline.infotext.sampler import SAMPLER, SCHEDULE, read_sampler
@@ -97,9 +97,9 @@ class _Reading:
                 self._field(field)
         self._without_incomplete(parts)
         self._controls()
-        model, model_hash = self._pop("Model"), self._pop("Model hash")
+        model, model_hash = self._model_name(self._pop("Model") or ""), self._pop("Model hash")
         task = task_of({**dict.fromkeys(parts, True), "prompts": self._fields})
-        return self._result(task, model if model is None or self._own else without_hash(model), model_hash)
+        return self._result(task, model, model_hash)
 
     def upscaling(self) -> RequestFields:
         """Return the request to enlarge an image."""
@@ -129,6 +129,9 @@ class _Reading:
             self._fields |= _SENT.validated({field: value})
         except RequestError as error:
             self._refuse(key, str(value), f"accepted: {error.accepted}")
+
+    def _model_name(self, text: str) -> str:
+        return text if self._own else without_hash(text)
 
     def _pop(self, key: str) -> str | None:
         return self._left.pop(key, None)
@@ -203,13 +206,16 @@ class _Reading:
             self._put(name, side, _FIRST_PASS)
         self._left[_KEYS["hires_scale"]] = str(passes.scale)
         if not passes.exact:
-            self._refuse(_RESIZE, str(resize), "the second pass keeps the ratio of the first")
+            name, text = (_RESIZE, resize) if first is None else (_FIRST_PASS, first)
+            self._refuse(name, str(text), "the second pass keeps the ratio of the first")
 
     def _field(self, field: RequestField) -> None:
         infotext = field.find(Infotext)
         text = None if infotext is None else self._pop(infotext.key)
         if infotext is None or text is None:
             return
+        if field.name == "refiner":
+            text = self._model_name(text)
         try:
             value = infotext.read(text)
         except ValueError as error:
@@ -229,17 +235,17 @@ class _Reading:
 
     def _controls(self) -> None:
         controls: list[dict[str, Any]] = []
-        number = 0
-        while (text := self._left.pop(key := UNIT.format(number), None)) is not None:
-            number += 1
+        for key in [each for each in self._left if is_unit(each)]:
+            text = self._left.pop(key)
+            fields, unused = read_unit(key, text)
             image = f"controls.{len(controls)}.image"
-            if self._attached is not None and image not in self._attached:
+            if fields is not None and self._attached is not None and image not in self._attached:
                 self._refuse(key, text, f"there is no {image}")
                 continue
-            fields, unused = read_unit(key, text)
             self._unused += unused
-            controls.append(self._control(key, fields))
-            self._attachments.append(image)
+            if fields is not None:
+                controls.append(self._control(key, fields))
+                self._attachments.append(image)
         if controls:
             self._fields["controls"] = controls
 

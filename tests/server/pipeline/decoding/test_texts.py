@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import struct
 import time
 import tracemalloc
@@ -147,3 +148,22 @@ def test_plain_comments_are_read_as_pillow_reads_them(kind):
 @pytest.mark.parametrize("data", [b"", b"GIF89a", b"\xff\xd8\xff", SIGNATURE, b"RIFF\0\0\0\0WEBP", b"BM" + bytes(100)])
 def test_other_files_have_no_texts(data):
     assert read_texts(data).named == {}
+
+
+def test_damaged_files_are_read_as_far_as_they_go():
+    draw = random.Random(3)
+    comment = exif(b"UNICODE\0" + EVERYTHING.encode("utf-16-be"))
+    files = (
+        png(chunk(b"tEXt", b"a\0b"), packed(b"iTXt", b"c", b"d" * 99), chunk(b"eXIf", comment)),
+        jpeg_with(b"Exif\0\0" + comment),
+        riff((b"VP8 ", bytes(10)), (b"EXIF", comment)),
+        encoded(RED, "GIF", comment=b"a cat" * 99),
+    )
+    read = 0
+    for _ in range(2000):
+        data = bytearray(draw.choice(files))
+        for _ in range(draw.randrange(1, 6)):
+            data[draw.randrange(12, len(data))] = draw.randrange(256)
+        found = read_texts(bytes(data))
+        read += bool(found.named or found.user_comment)
+    assert read > 1000

@@ -45,7 +45,7 @@ def test_settings_are_found_where_a1111_finds_them():
 def test_a_long_line_is_read_in_time_that_grows_with_its_length(line):
     began = time.perf_counter()
     read_infotext(line)
-    assert time.perf_counter() - began < 2  # at most 0.6 s; A1111's expression takes 100 s for the first
+    assert time.perf_counter() - began < 2  # at most 0.1 s; A1111's expression takes 18 s for a fifth of the first
 
 
 def test_lists_of_civitai_are_one_value():
@@ -62,3 +62,18 @@ def test_lists_of_civitai_are_one_value():
 
 def test_a_negative_prompt_needs_no_space():
     assert read_infotext("cat\nNegative prompt:dog\nSteps: 1, Seed: 2, Size: 1x1").negative_prompt == "dog"
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt", "negative"),
+    [
+        ("a cat. Negative prompt: a dog Steps: 20, Sampler: Euler, CFG scale: 7", "a cat.", "a dog"),
+        ("a (cat:1.2).Steps: 20, Sampler: Euler, CFG scale: 7", "a (cat:1.2).", ""),
+        ("Steps: 20, Sampler: Euler, CFG scale: 7", "", ""),
+        ("CFG scale: 7, Seed: 1, Steps: 20, Sampler: Euler, Size: 8x8", "", ""),
+    ],
+)
+def test_prompts_are_found_where_line_breaks_were_lost(text, prompt, negative):
+    parameters = read_infotext(text)
+    assert (parameters.prompt, parameters.negative_prompt) == (prompt, negative)
+    assert (parameters.settings["Steps"], parameters.settings["CFG scale"]) == ("20", "7")

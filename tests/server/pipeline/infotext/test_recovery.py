@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +18,7 @@ from server.pipeline.infotext import (
     write_infotext,
     write_upscale_infotext,
 )
-from server.pipeline.request import FIELDS, GenerationRequest, bind, bind_upscale
+from server.pipeline.request import FIELDS, GenerationRequest, RequestError, bind, bind_upscale
 from server.pipeline.schedulers import SCHEDULERS
 from tests.support.fake_pipeline import MANIFEST
 
@@ -336,3 +338,40 @@ def test_what_has_no_field_or_is_beyond_its_limits_is_said_in_words():
         "RNG 'dice' is not used: accepted: CPU, NumPy, NV",
         "Face restoration 'GFPGAN' is not used: requests have no such field",
     ]
+
+
+def test_any_text_gives_a_request_or_says_what_is_not_used():
+    draw = random.Random(4)
+    keys = [f.find(Infotext).key for f in FIELDS if f.find(Infotext)]  # type: ignore[union-attr]
+    keys += [
+        "Sampler",
+        "Schedule type",
+        "Size",
+        "Seed",
+        "Variation seed",
+        "First pass size",
+        "Hires resize",
+        "ControlNet 0",
+    ]
+    values = (
+        "",
+        "0",
+        "-1",
+        "1.5",
+        "1e999",
+        "nan",
+        "0x0",
+        "512x512",
+        "99999999999999x1",
+        "True",
+        "é" * 300,
+        "(0, 1)",
+        "Euler",
+    )
+    for _ in range(200):
+        settings = {key: draw.choice(values) for key in draw.sample(keys, 8)}
+        found = read_request_fields(Parameters("p", "", settings), draw.choice((None, (), ("image", "mask"))))
+        fields = found.fields | {name: name for name in found.attachments if "." not in name}
+        fields.pop("controls", None)
+        with suppress(RequestError):
+            bind(MODEL, task=found.task, image_size=(64, 64), **fields)
