@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from server.errors import quoted
+from server.errors import encodable, quoted
 
 _NEGATIVE = "Negative prompt:"
 #: Keys under which prompts are written a second time if their own lines would be misread.
@@ -140,10 +140,11 @@ def _value(line: str, start: int) -> tuple[str, int]:
     """Return the value that begins here, and where the comma after it is.
 
     What begins with a quotation mark and is not valid JSON stays as it is, as in A1111: a Windows path, an unclosed quote.
+    Half of a surrogate pair stays escaped: nobody could encode it.
     """
     if quoted := _QUOTED.match(line, start):
         try:
-            return str(json.loads(quoted[0])), quoted.end()
+            return encodable(str(json.loads(quoted[0]))), quoted.end()
         except json.JSONDecodeError:
             return quoted[0], quoted.end()
     comma = line.find(",", start)

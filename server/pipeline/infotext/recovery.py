@@ -12,6 +12,7 @@ from server.pipeline.infotext.hires import read_size, read_sizes
 from server.pipeline.infotext.parameters import Parameters, Unused
 from server.pipeline.infotext.sampler import SAMPLER, SCHEDULE, read_sampler
 from server.pipeline.infotext.writing import PROGRAM
+from server.pipeline.limits import Items
 from server.pipeline.request import FIELDS, UPSCALE_FIELDS, RequestError
 from server.pipeline.request.errors import SentFields
 from server.pipeline.request.request import OPTIONAL_PARTS, task_of
@@ -19,6 +20,7 @@ from server.pipeline.upscaling.names import LATENT
 
 _SENT = SentFields((*FIELDS, *(f for f in UPSCALE_FIELDS if f.name in ("upscaler", "scale"))), lambda field: False)
 _KEYS = {field.name: infotext.key for field in FIELDS if (infotext := field.find(Infotext)) is not None}
+(_MOST_CONTROLS,) = (items.most for field in FIELDS if (items := field.find(Items)) is not None)
 #: A1111's generator unless the text names one (infotext_utils.py).
 _A1111_RNG = "GPU"
 #: The setting that img2img and hires fix share.
@@ -104,7 +106,7 @@ class _Reading:
     def upscaling(self) -> RequestFields:
         """Return the request to enlarge an image."""
         self._put("upscaler", self._left.pop(_UPSCALER), _UPSCALER)
-        size, scale = read_size(self._left.pop("Size", "")), self._left.pop("Postprocess upscale by", None)
+        size, scale = read_size(self._pop("Size") or ""), self._pop("Postprocess upscale by")
         if self._own and size is not None:
             self._fields |= dict(zip(("width", "height"), size, strict=True))
         elif scale is not None:
@@ -137,12 +139,12 @@ class _Reading:
         return self._left.pop(key, None)
 
     def _seed(self) -> None:
-        seed = self._left.pop("Seed", None)
+        seed = self._pop("Seed")
         if seed is None:
             return
         self._put("seed", seed, "Seed")
         self._left.setdefault(_KEYS["rng"], _A1111_RNG)
-        variation, strength = self._left.pop("Variation seed", None), self._left.pop("Variation seed strength", None)
+        variation, strength = self._pop("Variation seed"), self._pop("Variation seed strength")
         if strength is not None:
             self._put("variation_strength", strength, "Variation seed strength")
         if variation is not None:
@@ -239,6 +241,9 @@ class _Reading:
             text = self._left.pop(key)
             fields, unused = read_unit(key, text)
             image = f"controls.{len(controls)}.image"
+            if len(controls) == _MOST_CONTROLS:
+                self._refuse(key, text, f"a request has up to {_MOST_CONTROLS} controls")
+                continue
             if fields is not None and self._attached is not None and image not in self._attached:
                 self._refuse(key, text, f"there is no {image}")
                 continue

@@ -77,3 +77,9 @@ def test_prompts_are_found_where_line_breaks_were_lost(text, prompt, negative):
     parameters = read_infotext(text)
     assert (parameters.prompt, parameters.negative_prompt) == (prompt, negative)
     assert (parameters.settings["Steps"], parameters.settings["CFG scale"]) == ("20", "7")
+
+
+def test_half_of_a_surrogate_pair_stays_as_it_is_written():
+    settings = read_infotext('cat\nSteps: 1, Seed: 2, Style: "a, \\ud83d"').settings
+    assert settings["Style"] == "a, \\ud83d"
+    settings["Style"].encode()

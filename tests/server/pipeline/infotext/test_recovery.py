@@ -324,6 +324,13 @@ def test_what_a_control_does_not_have_is_said():
     assert set(unused) == {f"ControlNet 0: {name}" for name in names}
 
 
+def test_more_controls_than_a_request_may_have_are_said():
+    units = ", ".join(f'ControlNet {i}: "Model: n{i}, Weight: 1"' for i in range(5))
+    found, unused, result = read(f"Steps: 20, CFG scale: 7, {units}")
+    assert [control["net"] for control in found["controls"]] == ["n0", "n1", "n2"]
+    assert (set(unused), len(result.attachments)) == ({"ControlNet 3", "ControlNet 4"}, 3)
+
+
 def test_what_has_no_field_or_is_beyond_its_limits_is_said_in_words():
     found = read_request_fields(
         Parameters(
