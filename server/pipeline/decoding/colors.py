@@ -36,9 +36,8 @@ def to_rgb(image: Image.Image, file: ImageFile, convert: Convert | None, ground:
         image = convert(image.convert({"LA": "L", "RGBA": "RGB"}.get(image.mode, image.mode)))
     if alpha is None or alpha.getextrema() == (255, 255):
         return image.convert("RGB")
-    if image.mode not in ("LA", "RGBA"):
-        image.putalpha(alpha)
-    image = image.convert("RGBA")
+    image = image.convert("RGBA")  # a copy: the caller keeps its image
+    image.putalpha(alpha)
     return Image.alpha_composite(Image.new("RGBA", image.size, ground), image).convert("RGB")
 
 

@@ -64,6 +64,14 @@ def test_where_transparency_is_what_counts_transparent_pixels_repaint(mode, clea
     assert abs(int(mask_of(half, transparent=True)[0, 0]) - 127) <= 1
 
 
+@pytest.mark.parametrize(
+    ("mode", "clear", "opaque"), [("1", 1, 0), ("L", 200, 30), ("I;16", 0x4040, 9), ("RGB", (9, 9, 9), (9, 200, 9))]
+)
+def test_a_color_that_a_png_names_as_transparent_repaints_too(mode, clear, opaque):
+    mask = mask_of(left_half(mode, clear, opaque), transparent=True, kind="PNG", transparency=clear)
+    np.testing.assert_array_equal(mask, LEFT)
+
+
 def test_a_mask_by_transparency_becomes_one_by_luminance():
     mask = mask_from_alpha(encoded(left_half("RGBA", (9, 9, 9, 0), (9, 200, 9, 255))))
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(mask))), LEFT)
