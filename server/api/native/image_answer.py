@@ -132,5 +132,5 @@ def image_headers(job: Job, image: JobImage, encoding: Encoding) -> dict[str, st
 
 
 def notes_headers(notes: Sequence[str]) -> dict[str, str]:
-    """Return the header that tells notes, if there are any."""
-    return {"X-Anemone-Notes": "; ".join(notes).encode("ascii", "backslashreplace").decode()} if notes else {}
+    """Return the header that tells notes, if there are any. A space at a header's end would be no header."""
+    return {"X-Anemone-Notes": "; ".join(notes).encode("ascii", "backslashreplace").decode().strip()} if notes else {}

@@ -224,6 +224,12 @@ def _size(named: dict[str, Any], sent: dict[str, str]) -> None:
         named[name], sent[name] = side, "size"
 
 
+def _listed(name: str) -> str:
+    """Return a field's name for a list; in quotes if nobody would see where it begins and ends."""
+    shown = quoted(name)
+    return shown[1:-1] if name and name == name.strip() else shown
+
+
 def _unknown(named: dict[str, Any], body: Body) -> tuple[str, ...]:
     """Take out the values that the body has no field for, and return notes on them; raise ApiError for another call's."""
     ours = {each.name for each in FIELDS} - _REPLACED
@@ -237,7 +243,7 @@ def _unknown(named: dict[str, Any], body: Body) -> tuple[str, ...]:
         del named[name]
     if not unknown:
         return ()
-    listed = ", ".join(quoted(name)[1:-1] for name in unknown[:_MOST_LISTED])
+    listed = ", ".join(map(_listed, unknown[:_MOST_LISTED]))
     more = f" and {len(unknown) - _MOST_LISTED} more" if len(unknown) > _MOST_LISTED else ""
     return (f"fields without effect, since they are not known here: {listed}{more}",)
 

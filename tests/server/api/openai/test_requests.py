@@ -53,6 +53,16 @@ def test_fields_of_other_servers_are_named_as_without_effect(client: httpx.Clien
     assert said[1].startswith("quality has no effect")
 
 
+@pytest.mark.parametrize("name", ["", " ", "end ", "\t", "a\r\nX-Other: 1", "\u2028", "\ud800"])
+def test_an_unknown_field_of_any_name_is_a_note_that_a_header_can_have(client: httpx.Client, name: str) -> None:
+    body = json.dumps({"prompt": "a", name: 1})
+    answer = client.post("/v1/images/generations", content=body, headers={"content-type": "application/json"})
+    shown = repr(name) if name != name.strip() or not name else repr(name)[1:-1]
+    assert notes(answer) == [f"fields without effect, since they are not known here: {shown}"]
+    assert answer.headers["x-anemone-notes"].endswith(shown)
+    assert "x-other" not in answer.headers
+
+
 @pytest.mark.parametrize(
     "usual",
     [
