@@ -14,7 +14,7 @@ from server.api.upload import form_fields
 from server.errors import ApiError, quoted
 
 #: The names under which a form has images: one, or several as clients number them.
-_IMAGE_NAME = re.compile(r"image(\[\d*\])?")
+_IMAGE_NAME = re.compile(r"images?(\[\d*\])?")
 #: Images of a request, as in OpenAI's API.
 MOST_IMAGES = 16
 #: Fields that an empty text is a value of.
@@ -71,7 +71,7 @@ async def _of_form(request: Request, body: Body) -> dict[str, Any]:
     """Return the fields of a form, its images as a list under ``image``; an empty text is as if left out."""
     form = await parsed_form(request)
     values: dict[str, Any] = {}
-    images: list[SentFile] = []
+    images: list[tuple[str, SentFile]] = []
     try:
         for name, value in form.multi_items():
             if isinstance(value, str):
@@ -87,15 +87,19 @@ async def _of_form(request: Request, body: Body) -> dict[str, Any]:
             if not value.filename and not value.size:
                 continue
             if _IMAGE_NAME.fullmatch(name):
-                images.append(SentFile(await value.read()))
+                images.append((name, SentFile(await value.read())))
             elif name in values:
                 raise ApiError(422, "repeated_field", f"{name[:80]} is in the form more than once", field=name)
             else:
                 values[name] = SentFile(await value.read())
     finally:
         await form.close()
-    fields = form_fields(values, body)
-    return {**fields, "image": images} if images else fields
+    # A list such as controls may name an image, too; one that the call itself does not take is then the list's alone.
+    by_name = dict(images)
+    fields = form_fields({**values, **by_name}, body)
+    left = [file for name, file in images if name in fields]
+    rest = {name: value for name, value in fields.items() if name not in by_name}
+    return {**rest, "image": left} if left else rest
 
 
 async def read_values(request: Request, body: Body) -> dict[str, Any]:

@@ -129,3 +129,14 @@ def test_a_list_as_a_file_is_told_how_it_is_sent(client: httpx.Client, encoded: 
     files = {"controls": ("controls.json", b'[{"image": "edges"}]'), "edges": ("edges.png", encoded())}
     error = refused(client.post("/api/v1/txt2img", data={"prompt": "a"}, files=files))
     assert (error["field"], error["accepted"]) == ("controls", "text: curl -F controls='<controls.json'")
+
+
+@pytest.mark.parametrize("path", ["generations", "edits"])
+def test_a_form_of_openais_calls_has_its_controls_images_under_any_name(
+    client: httpx.Client, encoded: Encoded, path: str
+) -> None:
+    for name in ("image", "map"):
+        files = {name: encoded()} | ({"image": encoded()} if path == "edits" else {})
+        controls = json.dumps([{"net": "canny", "image": name}])
+        answer = client.post(f"/v1/images/{path}", data={"prompt": "a", "controls": controls}, files=files)
+        assert (answer.status_code, answer.json().get("notes")) == (200, []), answer.text

@@ -120,7 +120,7 @@ def test_an_edit_in_json_has_its_images_as_addresses_of_data(
     assert made.convert("RGB").getpixel((3, 3)) == (0, 255, 0)
 
 
-@pytest.mark.parametrize("field", ["image", "image[]", "image[0]"])
+@pytest.mark.parametrize("field", ["image", "image[]", "image[0]", "images", "images[]"])
 def test_an_edit_in_a_form_has_its_image_under_the_names_that_clients_use(
     client: httpx.Client, encoded: Callable[..., bytes], field: str
 ) -> None:
