@@ -87,7 +87,7 @@ def job_out(job: Job) -> JobOut:
         priority=job.priority,
         url=url,
         task=None if job.request is None else job.request.task,
-        size=None if job.request is None else _size_out(job.request.size),
+        size=None if job.request is None else _size_out(job.request.result),
         computed=None if job.request is None else _size_out(job.request.computed),
         request=job.request.values() if job.request is not None else {},
         position=job.position,

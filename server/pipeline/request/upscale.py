@@ -76,6 +76,11 @@ class UpscaleRequest(Part):
         return f"{_OF_UPSCALERS}{self.upscaler}"
 
     @property
+    def result(self) -> Extent:
+        """The size of the image that the client gets."""
+        return self.size
+
+    @property
     def computed(self) -> Extent:
         """The size of a step: a tile, or the whole image."""
         return Extent(width=self.tile, height=self.tile) if self.tile else self.size

@@ -157,3 +157,10 @@ def test_it_is_made_again_after_a_restart_and_is_the_same(tmp_path: Path, client
         assert [job["status"] for job in jobs] == ["succeeded"] * 2
         images = [after.get(job["images"][0]["url"]).content for job in jobs]
     assert images == [sent(client, png(side, side), upscaler="shapes-2x").content for side in sides]
+
+
+def test_a_job_with_a_second_pass_says_how_large_its_image_is(client: httpx.Client) -> None:
+    fields = {"prompt": "a", "width": 96, "hires_scale": 1.5, "hires_upscaler": "latent"}
+    answer = client.post("/api/v1/txt2img", json=fields, headers={"Prefer": "respond-async"})
+    job = over(client, answer.json()["id"])
+    assert (job["size"], job["computed"]) == ({"width": 144, "height": 96}, {"width": 96, "height": 64})
