@@ -1,5 +1,5 @@
 /** What the form holds: a text for each of the request's fields, "" for the model's default; and the images. */
-import { effect, signal, type Signal } from "@preact/signals";
+import { signal, type Signal } from "@preact/signals";
 import { chosenModel } from "./server";
 import { keep, recall } from "./storage";
 import type { Picture } from "./pictures";
@@ -10,6 +10,22 @@ const STORED = "draft";
 const remembered = JSON.parse(recall(STORED) ?? "{}") as Record<string, string>;
 const fields = new Map<string, Signal<string>>();
 
+const TYPING_MS = 300;
+let unwritten: ReturnType<typeof setTimeout> | undefined;
+
+function write(): void {
+  clearTimeout(unwritten);
+  const set = [...fields].map(([name, { value }]) => [name, value] as const).filter(([, value]) => value !== "");
+  keep(STORED, JSON.stringify(Object.fromEntries(set)));
+}
+
+function changed(): void {
+  clearTimeout(unwritten);
+  unwritten = setTimeout(write, TYPING_MS);
+}
+
+addEventListener("pagehide", write);
+
 /** Return the form's field with this name of the API. */
 export function field(name: string): Signal<string> {
   let found = fields.get(name);
@@ -17,6 +33,7 @@ export function field(name: string): Signal<string> {
     found = name === "model" ? chosenModel : signal("");
     if (remembered[name] !== undefined) found.value = remembered[name];
     fields.set(name, found);
+    found.subscribe(changed);
   }
   return found;
 }
@@ -71,15 +88,4 @@ export function reuse(request: Record<string, unknown>, names: readonly string[]
     const isPlain = typeof value === "string" || typeof value === "number" || typeof value === "boolean";
     field(name).value = isPlain && String(value) !== String(usual(name)) ? String(value) : "";
   }
-}
-
-/** Whether writing the draft down waits for more typing. */
-let timer: ReturnType<typeof setTimeout> | undefined;
-
-export function rememberDraft(): void {
-  effect(() => {
-    const entries = [...fields].map(([name, { value }]) => [name, value] as const).filter(([, value]) => value !== "");
-    clearTimeout(timer);
-    timer = setTimeout(() => keep(STORED, JSON.stringify(Object.fromEntries(entries))), 300);
-  });
 }

@@ -1,5 +1,6 @@
 /** One image in full view: its parameters, what can be done with it, and its neighbors by the arrow keys. */
 import { computed, signal, useSignal } from "@preact/signals";
+import { useEffect } from "preact/hooks";
 import { Compare } from "./compare";
 import { Dialog } from "./dialog";
 import { field, reuse, startFrom, type Edit } from "./draft";
@@ -64,6 +65,16 @@ function Open({ shown }: { shown: Shown }) {
     failed.value = "";
     show(to.job, to.image);
   };
+  // On the document: what had the focus may be gone, such as the button of a deleted image.
+  useEffect(() => {
+    const onKey = (event: KeyboardEvent) => {
+      if (comparing.value || event.target instanceof HTMLInputElement || event.target instanceof HTMLSelectElement) return;
+      if (event.key === "ArrowLeft") go(before);
+      if (event.key === "ArrowRight") go(after);
+    };
+    document.addEventListener("keydown", onKey);
+    return () => document.removeEventListener("keydown", onKey);
+  }, [before, after]);
   /** Do something that may fail, and close the view unless it does. */
   const and = (work: () => Promise<unknown> | void, stay = false) => async () => {
     busy.value = true;
@@ -89,23 +100,16 @@ function Open({ shown }: { shown: Shown }) {
   const name = `${job.id}-${image.index}`;
   return (
     <Dialog title={title(job)} head={`${at.value + 1} of ${all.value.length}`} class="full viewer" onClose={close}>
-      <div
-        class="view"
-        onKeyDown={(event) => {
-          if (comparing.value || event.target instanceof HTMLInputElement || event.target instanceof HTMLSelectElement) return;
-          if (event.key === "ArrowLeft") go(before);
-          if (event.key === "ArrowRight") go(after);
-        }}
-      >
+      <div class="view">
         {comparing.value && (before ?? after) !== undefined ? (
           <Compare one={shown} others={all.value} from={(after ?? before)!} onClose={() => (comparing.value = false)} />
         ) : (
           <div class="stage">
-            <button type="button" class="plain side" disabled={before === undefined} onClick={() => go(before)} aria-label="The newer image">
+            <button type="button" class="plain side" aria-disabled={before === undefined} onClick={() => go(before)} aria-label="The newer image">
               <Icon name="left" />
             </button>
             <img src={image.url.slice(1)} alt={title(job)} />
-            <button type="button" class="plain side" disabled={after === undefined} onClick={() => go(after)} aria-label="The older image" autofocus>
+            <button type="button" class="plain side" aria-disabled={after === undefined} onClick={() => go(after)} aria-label="The older image" autofocus>
               <Icon name="right" />
             </button>
           </div>
