@@ -157,12 +157,20 @@ def test_the_model_is_named_for_the_server_to_find():
     assert "model" not in found.fields
 
 
-def test_an_enlarged_image_names_its_upscaler_and_its_size():
-    request = bind_upscale({"a, b": 64}, (30, 20), image="image", scale=2.3)
+@pytest.mark.parametrize("asked", [{"scale": 2.3}, {"scale": 1.2345678901}, {"width": 70, "height": 30}, {}])
+def test_an_enlarged_image_names_its_upscaler_and_its_size(asked):
+    request = bind_upscale({"a, b": 64}, (30, 20), image="image", **asked)
     found = read_request_fields(read_infotext(write_upscale_infotext(request)))
     assert (found.task, found.attachments, found.unused) == ("upscale", ("image",), ())
     repeated = bind_upscale({"a, b": 64}, (30, 20), image="image", **found.fields)
     assert (repeated.size, repeated.upscaler) == (request.size, request.upscaler)
+
+
+def test_an_enlarged_image_of_a1111_names_its_scale():
+    text = "Postprocess upscale by: 4, Postprocess upscaler: R-ESRGAN 4x+, Version: v1.10.1"
+    found = read_request_fields(read_infotext(text))
+    assert (found.task, found.fields) == ("upscale", {"upscaler": "R-ESRGAN 4x+", "scale": 4})
+    assert (found.attachments, found.unused) == (("image",), ())
 
 
 def read(settings: str, attached: tuple[str, ...] | None = None) -> tuple[dict[str, Any], dict[str, str], Any]:
