@@ -67,7 +67,7 @@ def images(result: CallToolResult) -> list[tuple[str, Image.Image]]:
     return [(each.mime_type, Image.open(io.BytesIO(base64.b64decode(each.data)))) for each in contents]
 
 
-def message(method: str, version: str, **params: Any) -> tuple[dict[str, Any], dict[str, str]]:
+def sent(method: str, version: str, **params: Any) -> tuple[dict[str, Any], dict[str, str]]:
     """Return a request's body and headers, as the SDK's client sends them in a protocol version."""
     headers = {**_ACCEPT, "mcp-protocol-version": version}
     if version == NEW:
@@ -83,7 +83,7 @@ def message(method: str, version: str, **params: Any) -> tuple[dict[str, Any], d
 @contextmanager
 def calling(server: httpx.Client, version: str, tool: str, **arguments: Any) -> Iterator[Iterator[dict[str, Any]]]:
     """Call a tool that tells its progress, and yield the messages of the answer; the connection is closed at the end."""
-    body, headers = message("tools/call", version, name=tool, arguments=arguments, _meta={"progressToken": "p"})
+    body, headers = sent("tools/call", version, name=tool, arguments=arguments, _meta={"progressToken": "p"})
     with server.stream("POST", "/mcp", json=body, headers=headers) as answer:
         assert answer.status_code == 200
         # The SDK answers with plain JSON if there was no progress to tell.

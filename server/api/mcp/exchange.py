@@ -26,6 +26,11 @@ class Exchange:
     room: AsyncExitStack
     _images: dict[str, EncodedImage] = field(default_factory=dict)
 
+    @property
+    def has_images(self) -> bool:
+        """Whether the message that was read had images."""
+        return bool(self._images)
+
     def message(self, document: Any) -> bytes:
         """Return the JSON of a message with a name in place of each image.
 

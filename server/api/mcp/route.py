@@ -34,7 +34,7 @@ _ANSWERS: Answers = {
         "content": {_JSON: {"schema": {"type": "object"}}, _EVENTS: {"schema": {"type": "string"}}},
     },
     202: {"description": "A notification was received"},
-    400: error("The body is not a message, or its protocol version is not one of ours"),
+    400: error("The body is not a message, or its protocol's version is not one of ours"),
     404: error("The method does not exist"),
     406: error("The Accept header does not take both JSON and event streams"),
     415: error("The body's type is not application/json"),
@@ -54,6 +54,27 @@ def _require_accept(request: Request) -> None:
     if any(preferred(accept, (kind,)) is None for kind in (_JSON, _EVENTS)):
         message = f"the Accept header is {quoted(accept)}; accepted: {_JSON}, {_EVENTS} (both)"
         raise ApiError(406, "not_acceptable", message, field="Accept", value=accept, accepted=f"{_JSON}, {_EVENTS}")
+
+
+def _require_message(document: Any) -> None:
+    """Raise ApiError if a body is no message, or calls a tool wrongly: the SDK does not say what is wrong with it."""
+    if not isinstance(document, dict):
+        message = f"the body is {quoted(document)}; accepted: one request or notification in JSON-RPC 2.0"
+        raise ApiError(400, "invalid_message", message)
+    calls = document.get("method") == "tools/call"
+    params = document.get("params", {})
+    inner = params if calls and isinstance(params, dict) else {}
+    for field, value, is_right, accepted in (
+        ("jsonrpc", document.get("jsonrpc"), document.get("jsonrpc") == "2.0", "'2.0'"),
+        ("method", document.get("method"), isinstance(document.get("method"), str), "a text"),
+        ("id", document.get("id"), "id" not in document or type(document["id"]) in (int, str), "an integer or a text"),
+        ("params", params, isinstance(params, dict), "an object"),
+        ("params.name", inner.get("name"), not calls or isinstance(inner.get("name"), str), "a tool's name"),
+        ("params.arguments", inner.get("arguments"), isinstance(inner.get("arguments") or {}, dict), "an object"),
+    ):
+        if not is_right:
+            message = f"{field} is {quoted(value)}; accepted: {accepted}"
+            raise ApiError(400, "invalid_message", message, field=field, value=value, accepted=accepted)
 
 
 class _Exchanged(Response):
@@ -118,12 +139,14 @@ async def exchange(
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(memory.reserve(request.scope))
         document = await read_image_json(request.stream())
-        method = document.get("method") if isinstance(document, dict) else None
-        if method == "notifications/cancelled" and mcp_session_id is not None:
-            params = document.get("params")
-            request_id = params.get("requestId") if isinstance(params, dict) else None
+        _require_message(document)
+        if document["method"] == "notifications/cancelled" and mcp_session_id is not None:
+            request_id = document.get("params", {}).get("requestId")
             job_id = CALLS.cancel(mcp_session_id, request_id) if isinstance(request_id, int | str) else None
             if job_id is not None:
                 await run_in_threadpool(service.cancel, job_id)
         exchange = Exchange(mcp_session_id, stack.pop_all())
-    return _Exchanged(exchange, exchange.message(document), begins_session=method == "initialize")
+    message = exchange.message(document)
+    if not exchange.has_images:  # a call that only waits for a job keeps nobody's upload waiting
+        await exchange.forget_images()
+    return _Exchanged(exchange, message, begins_session=document["method"] == "initialize")

@@ -23,9 +23,13 @@ def model_schema(model: type[RequestBody]) -> dict[str, Any]:
 
 
 def _object(schema: Mapping[str, Any], parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    fields = {name: _value(field, parts) for name, field in schema["properties"].items()}
-    required = {"required": schema["required"]} if "required" in schema else {}
-    return {"type": "object", "properties": fields, **required, "additionalProperties": False}
+    required = schema.get("required", [])
+    names = (*required, *(name for name in schema["properties"] if name not in required))
+    fields = {name: _value(schema["properties"][name], parts) for name in names}
+    return {
+        "type": "object", "properties": fields, **({"required": required} if required else {}),
+        "additionalProperties": False,
+    }  # fmt: skip
 
 
 def _value(schema: Mapping[str, Any], parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:

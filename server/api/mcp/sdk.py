@@ -18,6 +18,7 @@ from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.exceptions import MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
+from sse_starlette.sse import AppStatus
 from starlette.types import Receive, Scope, Send
 
 from converter import __version__
@@ -35,6 +36,9 @@ from server.security.body import LARGEST_BODY
 from server.security.rate import client_of
 
 log = logging.getLogger("anemone.api")
+
+# It would cut the streams off at the signal to stop; `server.shutdown` answers them all.
+AppStatus.enable_automatic_graceful_drain = False
 
 _Context = ServerRequestContext[dict[str, Any]]
 _ABOUT = (

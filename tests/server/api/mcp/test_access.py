@@ -18,7 +18,7 @@ from server.security.gate import Access
 from server.security.key import ApiKey, Authenticator
 from tests.support.asgi_client import ask
 from tests.support.live_server import live
-from tests.support.mcp_client import NEW, OLD, message, with_client
+from tests.support.mcp_client import NEW, OLD, sent, with_client
 
 KEY = "a-key-for-tests-0123456789"
 VERSION = "2025-11-25"
@@ -55,13 +55,13 @@ def test_a_wrong_key_gets_nothing_and_the_right_one_everything(tmp_path: Path) -
     ({"sec-fetch-site": "cross-site"}, "cross_site"),
 ])  # fmt: skip
 def test_foreign_hosts_and_origins_get_nothing(client: httpx.Client, headers: dict[str, str], code: str) -> None:
-    body, own = message("tools/list", NEW)
+    body, own = sent("tools/list", NEW)
     assert error(client.post("/mcp", json=body, headers={**own, **headers}), 403)["code"] == code
 
 
 @pytest.mark.parametrize("version", [VERSION, NEW])
 def test_this_machines_other_names_are_answered(client: httpx.Client, version: str) -> None:
-    body, headers = message("tools/list", version)
+    body, headers = sent("tools/list", version)
     headers |= {"host": "my.localhost:1234", "origin": "http://my.localhost:1234"}
     assert client.post("/mcp", json=body, headers=headers).status_code == 200
 
@@ -87,8 +87,31 @@ def test_what_is_no_message_is_refused(
     assert error(answer, status)["code"] == code
 
 
+@pytest.mark.parametrize("version", [VERSION, NEW])
+@pytest.mark.parametrize(("change", "message"), [
+    ({"jsonrpc": "1.0"}, "jsonrpc is '1.0'; accepted: '2.0'"),
+    ({"method": None}, "method is null; accepted: a text"),
+    ({"id": 1.5}, "id is 1.5; accepted: an integer or a text"),
+    ({"params": [1]}, "params is [1]; accepted: an object"),
+    ({"params": {}}, "params.name is null; accepted: a tool's name"),
+    ({"params": {"name": "list_models", "arguments": 5}}, "params.arguments is 5; accepted: an object"),
+])  # fmt: skip
+def test_a_wrong_message_is_refused_by_the_name_of_its_field(
+    client: httpx.Client, version: str, change: dict[str, Any], message: str
+) -> None:
+    body, headers = sent("tools/call", version, name="list_models")
+    refusal = error(client.post("/mcp", json={**body, **change}, headers=headers), 400)
+    assert (refusal["code"], refusal["message"]) == ("invalid_message", message)
+    assert message.startswith(refusal["field"])
+
+
+def test_several_messages_at_once_are_refused(client: httpx.Client) -> None:
+    body, headers = sent("tools/list", VERSION)
+    assert "one request or notification" in error(client.post("/mcp", json=[body], headers=headers), 400)["message"]
+
+
 def test_an_unknown_parameter_of_the_query_is_refused(client: httpx.Client) -> None:
-    body, headers = message("tools/list", NEW)
+    body, headers = sent("tools/list", NEW)
     assert error(client.post("/mcp?key=x", json=body, headers=headers), 422)["field"] == "key"
 
 
@@ -99,16 +122,16 @@ def test_there_is_no_stream_beside_the_answers_and_no_session_to_end(client: htt
 
 def test_each_client_gets_a_session_of_its_own(client: httpx.Client) -> None:
     about = {"protocolVersion": VERSION, "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
-    body, headers = message("initialize", VERSION, **about)
+    body, headers = sent("initialize", VERSION, **about)
     sessions = {client.post("/mcp", json=body, headers=headers).headers["mcp-session-id"] for _ in range(2)}
     assert len(sessions) == 2
-    body, headers = message("ping", VERSION)
+    body, headers = sent("ping", VERSION)
     # Also one that another run of the server began.
     assert client.post("/mcp", json=body, headers={**headers, "mcp-session-id": "0" * 32}).status_code == 200
 
 
 def test_a_server_without_the_sdk_says_how_to_add_it(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mcp", None)
-    body, headers = message("tools/list", NEW)
+    body, headers = sent("tools/list", NEW)
     refusal = error(client.post("/mcp", json=body, headers=headers), 501)
     assert "pip install 'anemone[mcp]'" in refusal["message"]

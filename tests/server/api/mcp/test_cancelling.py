@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ from mcp import Client
 
 from server.api.mcp.calls import Calls
 from server.jobs.store import JobStore
-from tests.support.live_server import live, over, until
+from tests.support.live_server import answers, over, until
 from tests.support.mcp_client import NEW, OLD, calling, with_client
 
 #: A version from before 2026.
@@ -67,10 +69,13 @@ def test_following_a_job_no_longer_leaves_the_job(client: httpx.Client) -> None:
 
 
 @pytest.mark.slow
-def test_a_server_that_stops_keeps_the_jobs_and_says_so(tmp_path: Path) -> None:
+def test_a_server_that_is_told_to_stop_keeps_the_jobs_and_says_so(tmp_path: Path) -> None:
     last: dict[str, dict[str, Any]] = {}
-    with live(tmp_path) as client:
-        address = str(client.base_url)
+    # A process of its own: libraries look at the signal's handler.
+    command = [sys.executable, "-m", "tests.support.live_server", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = f"http://127.0.0.1:{process.stdout.readline().strip()}"
 
         def read(version: str) -> None:
             arguments = {"prompt": f"slow {version}", "steps": 150}
@@ -80,12 +85,15 @@ def test_a_server_that_stops_keeps_the_jobs_and_says_so(tmp_path: Path) -> None:
             ):
                 *_, last[version] = messages
 
-        reading = [threading.Thread(target=read, args=(version,)) for version in (VERSION, NEW)]
-        for thread in reading:
-            thread.start()
-        jobs = until(lambda: (found := client.get("/api/v1/jobs").json()["jobs"])[1:] and found)
-    for thread in reading:
-        thread.join()
+        with httpx.Client(base_url=address, timeout=60, trust_env=False) as client:
+            until(lambda: answers(client) and client.get("/readyz").status_code == 200)
+            reading = [threading.Thread(target=read, args=(version,)) for version in (VERSION, NEW)]
+            for thread in reading:
+                thread.start()
+            jobs = until(lambda: (found := client.get("/api/v1/jobs").json()["jobs"])[1:] and found)
+            process.terminate()
+            for thread in reading:
+                thread.join()
     store = JobStore(tmp_path)
     for each in jobs:
         result = last[each["request"]["prompt"].removeprefix("slow ")]["result"]
