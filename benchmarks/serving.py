@@ -34,6 +34,7 @@ from benchmarks.measure import memory
 from benchmarks.served import PATIENCE_S, ROOT, ready, report, serving, until
 from server.pipeline.request import bind
 from tests.support.live_server import answers
+from tests.support.mcp_client import NEW, sent
 
 _DEEP = 10_000
 
@@ -82,7 +83,16 @@ _DIALECTS = {
     "native": "/api/v1/txt2img",
     "OpenAI": "/v1/images/generations",
     "AUTOMATIC1111": "/sdapi/v1/txt2img",
+    "MCP": "/mcp",
 }
+
+
+def _asked(path: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return what httpx is to send."""
+    if path != "/mcp":
+        return {"json": fields}
+    message, headers = sent("tools/call", NEW, name="generate_image", arguments=fields)
+    return {"json": message, "headers": headers}
 
 
 def _dialects(data_dir: Path, jobs: int) -> None:
@@ -92,8 +102,9 @@ def _dialects(data_dir: Path, jobs: int) -> None:
         ready(client)
         for i in range(jobs + 1):
             for name, path in _DIALECTS.items():
+                asked = _asked(path, {"prompt": "a circle", "steps": 1, "seed": i})
                 began = time.perf_counter()
-                answer = client.post(path, json={"prompt": "a circle", "steps": 1, "seed": i})
+                answer = client.post(path, **asked)
                 took[name].append(time.perf_counter() - began)
                 answer.raise_for_status()
     # The first of each is a warm-up.
