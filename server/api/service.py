@@ -224,11 +224,12 @@ class Service:
         # The codes of a lossless WebP take up to 0.5 GB, whatever its size, and its header does not say so.
         return self._one_large if file.pixels > LARGE or file.format == "WEBP" else self._two_small
 
-    async def mask_from_alpha(self, data: bytes) -> bytes | Refusal:
+    async def mask_from_alpha(self, data: bytes) -> Told[bytes] | Refusal:
         """Return the mask, as a PNG, that repaints where an image is transparent. Refuses one that is so nowhere."""
         try:
             file = await run_in_threadpool(read_image, data)
-            return await to_thread.run_sync(mask_from_alpha, data, limiter=self._limiter(file))
+            mask = await to_thread.run_sync(mask_from_alpha, data, limiter=self._limiter(file))
+            return Told(mask, frame_notes(MASK, file))
         except ImageError as bad:
             return bad_image(MASK, bad)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -16,6 +17,7 @@ from server.api.openai.errors import MAKING
 from server.api.openai.fields import EDIT, GENERATION, VARIATION, Asked, Call, asked
 from server.api.openai.models import model_name
 from server.api.openai.reading import read_values
+from server.api.refusal import Refusal
 from server.api.service import MASK, Service
 from server.api.submission import SubmitOptions, hashed
 from server.errors import ApiError
@@ -72,11 +74,13 @@ async def _with_masks(found: Asked, service: Service, named: str | None) -> Aske
     """Turn a mask that is transparent where the image is to change into ours, which is white there."""
     attachments = dict(found.upload.attachments)
     if MASK in attachments:
-        attachments[MASK] = require(await service.mask_from_alpha(attachments[MASK]))
+        mask = require(await service.mask_from_alpha(attachments[MASK]))
+        attachments[MASK] = mask.value
+        found = replace(found, notes=(*found.notes, *mask.notes))
     elif named == _OWN_ALPHA and "image" in attachments:
         own = await service.mask_from_alpha(attachments["image"])
-        if isinstance(own, bytes):
-            attachments[MASK] = own
+        if not isinstance(own, Refusal):
+            attachments[MASK] = own.value
     return found.with_attachments(attachments)
 
 

@@ -53,7 +53,7 @@ def _kept_mask(request: GenerationRequest, file: ImageFile, image_size: Shape) -
     if low == high == (255 if settings.invert_mask else 0):
         raise ImageError(f"it is {untouched} all over, so that nothing is painted", f"a mask with some {painted}")
     if low == high == (0 if settings.invert_mask else 255):
-        notes.append(f"the mask is {painted} all over: the whole image is painted again")
+        notes.append("the mask covers everything: the whole image is painted again")
     if file.upright != image_size:
         (width, height), (of_width, of_height) = file.upright, image_size
         notes.append(f"the mask is {width}x{height} and was scaled to the image's {of_width}x{of_height}")

@@ -153,6 +153,21 @@ def test_a_mask_that_is_transparent_nowhere_is_refused(client: httpx.Client, enc
     assert "transparent" in answer.json()["error"]["message"]
 
 
+def test_of_an_animated_mask_the_first_frame_is_used_and_the_answer_says_so(
+    client: httpx.Client, encoded: Callable[..., bytes]
+) -> None:
+    everything, nothing = (Image.new("RGBA", (96, 64), (0, 0, 0, alpha)) for alpha in (0, 255))
+    file = io.BytesIO()
+    everything.save(file, "WEBP", save_all=True, append_images=[nothing], lossless=True)
+    files = {"image": ("a.png", encoded(size=(96, 64))), "mask": ("m.webp", file.getvalue())}
+    said = notes(client.post("/v1/images/edits", data={"prompt": "a"}, files=files))
+    # What the mask means is said in no color: OpenAI's has none.
+    assert said == [
+        "mask is animated: its first frame is used",
+        "the mask covers everything: the whole image is painted again",
+    ]
+
+
 def test_of_dall_e_2_an_images_own_transparency_is_the_mask(client: httpx.Client) -> None:
     image = Image.new("RGBA", (96, 64), (255, 0, 0, 255))
     image.paste((0, 0, 0, 0), (0, 0, 20, 20))
