@@ -15,7 +15,7 @@ from fastapi.sse import format_sse_event
 from PIL import Image
 from pydantic import BaseModel, Field
 
-from server.api.errors import require
+from server.api.errors import from_fault, require
 from server.api.native.image_answer import notes_headers
 from server.api.native.jobs import job_url
 from server.api.openai.errors import error_body, new_request_id
@@ -23,6 +23,7 @@ from server.api.openai.fields import Asked, Call
 from server.api.service import Service
 from server.errors import ApiError
 from server.events import OPEN, Subscription
+from server.faults import FAULTS, fault_of
 from server.jobs.job import Job, JobImage
 from server.jobs.ledger import Accepted
 from server.security.headers import JOB_ID
@@ -145,6 +146,11 @@ class Answering:
                 yield await self._completed(job, image)
         except ApiError as error:
             yield _event("error", error_body(error))
+        except FAULTS as error:
+            fault = fault_of(error)
+            if fault is None:
+                raise
+            yield _event("error", error_body(from_fault(fault)))
         finally:
             events.close()
         yield b"data: [DONE]\n\n"

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 from PIL import Image
 
+from server.api.openai.answer import Answering
+from server.api.openai.fields import GENERATION, Asked
+from server.api.service import Service
+from server.api.upload import Upload
+from server.events import EventLog
+from server.jobs.ledger import Accepted
 from server.security.gate import Access
 from server.security.key import ApiKey, Authenticator
 from tests.support.live_server import live
+from tests.support.outages import locked
 
 KEY = "a-key-for-tests-0123456789"
 
@@ -226,6 +236,21 @@ def test_a_wrong_key_is_openais_error_and_any_key_passes_without_one(client: htt
         right = keyed.get("/v1/models", headers={"Authorization": f"Bearer {KEY}"})
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (401, "invalid_api_key")
     assert right.status_code == 200
+
+
+def test_a_fault_of_the_database_is_an_error_in_a_stream_that_has_begun(tmp_path: Path) -> None:
+    class Locked:
+        def job(self, job_id: str) -> None:
+            with locked(tmp_path / "jobs"), closing(sqlite3.connect(tmp_path / "jobs", timeout=0)) as database:
+                database.execute("SELECT * FROM sqlite_master")
+
+    async def streamed() -> bytes:
+        answering = Answering(cast(Service, Locked()), GENERATION, Asked(Upload({})), Accepted("x", False), None, "")
+        return b"".join([part async for part in answering.events(EventLog().subscribe("x"))])
+
+    said = asyncio.run(streamed()).decode().splitlines()
+    assert (said[0], said[-2]) == ("event: error", "data: [DONE]")
+    assert json.loads(said[1].removeprefix("data: "))["error"]["code"] == "database_locked"
 
 
 def test_a_cancelled_job_is_not_sent_again(client: httpx.Client) -> None:
