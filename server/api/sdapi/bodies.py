@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from server.api.dialect import body_limit
 from server.api.errors import from_validation
@@ -21,6 +21,8 @@ _LONGEST_ID = 255
 #: Pixels of a side of a second pass; 0 is as if it was left out.
 _SIDE = Within(0, LONGEST_RESULT)
 
+#: A flag; some clients send numbers.
+Flag = Annotated[bool, WithJsonSchema({"enum": [True, False, 0, 1]})]
 #: An image is a text of base64 or a ``data:`` URI; see `server.api.forms.image_bytes`.
 Image = Annotated[Any, Field(json_schema_extra={"type": ["string", "null"]})]
 
@@ -59,7 +61,8 @@ class Making(Body):
     )
     alwayson_scripts: dict[str, Any] | None = Field(None, description="ControlNet's units")
     script_name: str | None = Field(None, description="There are no scripts here; told in the notes")
-    send_images: bool | None = Field(None, description="false: `images` is empty")
+    infotext: str | None = Field(None, description="An image's parameters, which fill in what is left out")
+    send_images: Flag | None = Field(None, description="false: `images` is empty")
     force_task_id: str | None = Field(
         None, max_length=_LONGEST_ID, description="The client's own id of the task, for /internal/progress"
     )
@@ -68,7 +71,7 @@ class Making(Body):
 class Txt2ImgBody(Making):
     """Make images from a prompt. What is left out takes the model's defaults."""
 
-    enable_hr: bool | None = Field(None, description="Make a second, larger pass")
+    enable_hr: Flag | None = Field(None, description="Make a second, larger pass")
     hr_scale: Real | None = Field(None, description="How much larger; left out: 2")
     hr_resize_x: Annotated[Whole, _SIDE] | None = Field(
         None, description="The second pass's width, in place of hr_scale"
@@ -93,11 +96,11 @@ class Img2ImgBody(Making):
     inpainting_fill: Whole | None = Field(
         None, description="What is painted starts from: 0 its surroundings, 1 the image, 2 noise, 3 nothing"
     )
-    inpaint_full_res: bool | None = Field(None, description="Compute only the masked part; left out: true")
+    inpaint_full_res: Flag | None = Field(None, description="Compute only the masked part; left out: true")
     inpaint_full_res_padding: Whole | None = Field(None, description="Pixels around it")
-    inpainting_mask_invert: bool | None = Field(None, description="Paint where the mask is black")
+    inpainting_mask_invert: Flag | None = Field(None, description="Paint where the mask is black")
     resize_mode: Whole | None = Field(None, description="0 stretch, 1 crop, 2 fill, 3 latent; images are cropped here")
-    include_init_images: bool | None = Field(None, description="Repeat the images that were sent in the answer")
+    include_init_images: Flag | None = Field(None, description="Repeat the images that were sent in the answer")
 
 
 async def read_body(request: Request, kind: type[_Body]) -> _Body:

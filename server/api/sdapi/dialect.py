@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from server.api.dialect import Dialect
-from server.api.sdapi import PREFIX, images, lists, options, progress
+from server.api.sdapi import PREFIX, controlnet, extras, images, lists, options, png_info, progress
 from server.api.sdapi.bodies import Img2ImgBody, Txt2ImgBody, schemas_of
 from server.api.sdapi.errors import SdapiError, render_error
 
 SDAPI = Dialect(
-    prefixes=(PREFIX, "/internal"),
-    routers=(images.router, lists.router, options.router, progress.router, progress.internal),
+    prefixes=(PREFIX, "/internal", "/controlnet"),
+    routers=(
+        images.router,
+        extras.router,
+        png_info.router,
+        lists.router,
+        options.router,
+        progress.router,
+        progress.internal,
+        controlnet.router,
+    ),
     render_error=render_error,
     error_body=SdapiError,
-    schemas=schemas_of(Txt2ImgBody, Img2ImgBody, options.OptionsBody, progress.TaskBody),
+    schemas=schemas_of(
+        Txt2ImgBody,
+        Img2ImgBody,
+        extras.ExtrasBody,
+        extras.ExtrasBatchBody,
+        png_info.ImageBody,
+        options.OptionsBody,
+        progress.TaskBody,
+    ),
     ignores_query=True,
 )

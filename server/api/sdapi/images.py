@@ -2,162 +2,108 @@
 
 from __future__ import annotations
 
-import base64
-import json
-from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, Field
 
-from converter.folder import Manifest
-from server.api.dependencies import Client, Generation, Memory, Models
 from server.api.errors import require
-from server.api.refusal import Refusal
 from server.api.sdapi import PREFIX
-from server.api.sdapi.asked import Asked, asked, with_fit
+from server.api.sdapi.answer import ImagesOut, Submitted, answer
+from server.api.sdapi.asked import Asked, asked
 from server.api.sdapi.bodies import Img2ImgBody, Making, Txt2ImgBody, read_body, route_of
+from server.api.sdapi.call import Call
 from server.api.sdapi.checkpoints import find_checkpoint
 from server.api.sdapi.echo import echo_of
 from server.api.sdapi.errors import WAITING
-from server.api.sdapi.info import info_of
-from server.api.sdapi.names import in_their_words, their_error, their_refusal
-from server.api.sdapi.state import Remembered, Task
+from server.api.sdapi.names import in_their_keys, their_error
+from server.api.sdapi.recalled import Recalled, recall
+from server.api.sdapi.source import has_mask, task_of
 from server.api.sdapi.upscalers import our_upscaler
-from server.api.service import Service
+from server.api.service import IMAGE, Service
 from server.api.submission import SubmitOptions
-from server.jobs.job import Job
 from server.models.installed import InstalledModels
-from server.pipeline.encoding.formats import FORMATS, PNG
-from server.pipeline.request import GenerationRequest, RequestError
-from server.security.headers import JOB_ID
+from server.pipeline.boxes.box import Shape
+from server.pipeline.request import RequestError
 
 router = APIRouter(prefix=PREFIX, tags=["automatic1111"])
 
 
-class ImagesOut(BaseModel):
-    """Finished images."""
-
-    images: list[str] = Field(description="Base64, without the head of a data: URI; empty if `send_images` is false")
-    parameters: dict[str, Any] = Field(description="The keys that were sent, without images")
-    info: str = Field(description="JSON: prompts, seeds, infotexts, settings; `comments` has what was not used")
-
-
-@dataclass(frozen=True)
-class _Call:
-    """What a call needs besides its body."""
-
-    request: Request
-    service: Generation
-    models: Models
-    memory: Memory
-    client: Client
-    state: Remembered
-
-
-Call = Annotated[_Call, Depends()]
-
-
-@dataclass(frozen=True)
-class Submitted:
-    """A job, the model that it runs on, and what of its body the answer needs."""
-
-    job_id: str
-    manifest: Manifest
-    send_images: bool
-    echo: dict[str, Any]
-
-
-def model_of(body: Making, models: InstalledModels, chosen: str | None) -> str | None:
-    """Return the name of the model of this one request; None: the server's default. Raises RequestError."""
+def _own_model(body: Making, models: InstalledModels) -> str | None:
+    """Return the model that a request names for itself; None if it names none. Raises RequestError."""
     key = "sd_model_checkpoint"
     named = (body.override_settings or {}).get(key)
     if named is None or named == "":
-        return chosen
+        return None
     place = f"override_settings.{key}"
     if not isinstance(named, str):
         raise RequestError(place, named, "a model's title, name or hash")
     return find_checkpoint(models, named, place)
 
 
-async def _named(request: Asked, body: Making, call: _Call) -> None:
+def _told(body: Making, models: InstalledModels) -> tuple[str | None, Recalled]:
+    """Return the model that a request names, and what its infotext says. Raises RequestError."""
+    recalled = Recalled()
+    if body.infotext:
+        attached = ("image", "mask") if has_mask(body) else ("image",) if isinstance(body, Img2ImgBody) else ()
+        recalled = recall(body.infotext, task_of(body), attached, models)
+    return _own_model(body, models) or recalled.model, recalled
+
+
+async def _named(request: Asked, body: Making, call: Call) -> None:
     """Put our names in the place of the client's names of upscalers and refiners; raises RequestError."""
     upscaler = request.fields.get("hires_upscaler")
     if upscaler is not None:
         request.fields["hires_upscaler"] = our_upscaler(upscaler, await run_in_threadpool(call.service.upscalers))
-    refiner = body.refiner_checkpoint
-    if refiner and refiner.lower() != "none":
-        place = "refiner_checkpoint"
-        request.fields["refiner"] = await run_in_threadpool(find_checkpoint, call.models, refiner, place)
+    asked_refiner = body.refiner_checkpoint or request.fields.get("refiner")
+    if asked_refiner and asked_refiner.lower() != "none":
+        found = await run_in_threadpool(find_checkpoint, call.models, asked_refiner, "refiner_checkpoint")
+        request.fields["refiner"] = found
     else:
         request.fields.pop("refiner_switch", None)
 
 
-async def _submitted(call: _Call, body: Making) -> Submitted:
+async def _fit_notes(request: Asked, size: Shape, service: Service) -> list[str]:
+    """Return notes on images that are fitted otherwise than the client asked for."""
+    notes = []
+    for fit in request.fits:
+        image = await service.image_size({IMAGE: request.attachments[fit.attachment]})
+        # What is no image is refused when the request is submitted.
+        if isinstance(image, tuple) and (note := fit.note(image, size)) is not None:
+            notes.append(note)
+    return notes
+
+
+async def _submitted(call: Call, body: Making) -> Submitted:
     """Submit a request; raise RequestError or ApiError if something in it is wrong."""
-    name = await run_in_threadpool(model_of, body, call.models, call.state.model)
-    model = require(_in_their_keys(await call.service.bind(name)))
-    request = asked(body, model.manifest)
+    model, recalled = None, Recalled()
+    if body.override_settings or body.infotext:
+        model, recalled = await run_in_threadpool(_told, body, call.models)
+    bound_model = require(in_their_keys(await call.service.bind(model or call.state.model)))
+    request = asked(body, bound_model.manifest, recalled)
     try:
         await _named(request, body, call)
-        fields = {**request.fields, "model": model.name}
+        fields = {**request.fields, "model": bound_model.name}
         bound = require(
-            _in_their_keys(await call.service.bind_request(request.task, fields, request.attachments), request)
+            in_their_keys(
+                await call.service.bind_request(request.source.task, fields, request.attachments), request.units
+            )
         )
-        image = require(await call.service.image_size(request.attachments))
-        request = with_fit(request, image, (bound.request.size.width, bound.request.size.height))
+        size = (bound.request.size.width, bound.request.size.height)
+        bound = bound.with_notes([*request.notes, *await _fit_notes(request, size, call.service)])
         options = SubmitOptions(client=call.client, attachments=request.attachments)
-        accepted = require(_in_their_keys(await call.service.submit(bound.with_notes(request.notes), options), request))
+        accepted = require(in_their_keys(await call.service.submit(bound, options), request.units))
     except RequestError as error:
         raise their_error(error, request.units, request.keys) from error
-    job_id = accepted.job_id
-    call.state.tasks.add(Task(body.force_task_id or job_id, job_id, call.client))
-    return Submitted(job_id, model.manifest, body.send_images is not False, echo_of(body))
+    call.remember(accepted.job_id, body.force_task_id)
+    return Submitted(accepted.job_id, bound_model.manifest, body.send_images is not False, echo_of(body))
 
 
-def _in_their_keys(result: Any, request: Asked | None = None) -> Any:
-    units = () if request is None else request.units
-    return their_refusal(result, units) if isinstance(result, Refusal) else result
-
-
-async def _finished(service: Service, job_id: str) -> Job:
-    """Wait for the job; one that was interrupted counts as finished if it has an image. Raises ApiError."""
-    outcome = await service.result(job_id)
-    if isinstance(outcome, Refusal) and outcome.reason == "cancelled":
-        job = service.job(job_id)
-        if isinstance(job, Job) and job.images:
-            return replace(job, notes=(*job.notes, "the job was interrupted before it had all its images"))
-    return require(outcome)
-
-
-async def _answer(service: Service, submitted: Submitted) -> Response:
-    job = await _finished(service, submitted.job_id)
-    request = job.request
-    assert isinstance(request, GenerationRequest)
-    output = request.output
-    to = PNG if output.format is None else FORMATS[output.format]
-    images = [require(await service.image(job, image, to, output.quality)) for image in job.images]
-    body = await run_in_threadpool(_body, job, request, images, submitted)
-    return Response(body, 200, {JOB_ID: job.id}, "application/json")
-
-
-def _body(job: Job, request: GenerationRequest, images: list[bytes], submitted: Submitted) -> bytes:
-    notes = [in_their_words(note) for note in job.notes]
-    sent = images if submitted.send_images else []
-    return json.dumps(
-        {
-            "images": [base64.b64encode(image).decode() for image in sent],
-            "parameters": submitted.echo,
-            "info": info_of(job, request, job.images, submitted.manifest, notes),
-        }
-    ).encode()
-
-
-async def _make(call: _Call, kind: type[Making]) -> Response:
+async def _make(call: Call, kind: type[Making]) -> Response:
     async with call.memory.reserve(call.request.scope):
+        # The upload is on disk afterwards, and not kept in memory while the client waits for its image.
         submitted = await _submitted(call, await read_body(call.request, kind))
-    return await _answer(call.service, submitted)
+    return await answer(call.service, submitted)
 
 
 _MADE: dict[int | str, dict[str, Any]] = {200: {"model": ImagesOut, "description": "The images"}, **WAITING}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from converter import __version__
 from converter.folder import Manifest
 from server.api.sdapi.checkpoints import SHORT_HASH
-from server.jobs.job import Job, JobImage
+from server.jobs.job import Job
 from server.pipeline.infotext import read_infotext, write_infotext
 from server.pipeline.request import GenerationRequest
 from server.pipeline.schedulers import SCHEDULERS
@@ -27,11 +27,9 @@ def _strength(request: GenerationRequest) -> float | None:
     return None if request.hires is None else request.hires.hires_strength
 
 
-def info_of(
-    job: Job, request: GenerationRequest, images: Sequence[JobImage], manifest: Manifest, notes: Sequence[str]
-) -> str:
+def info_of(job: Job, request: GenerationRequest, manifest: Manifest, notes: Sequence[str]) -> str:
     """Return the text for the job's images. ``comments`` has the notes, a line each."""
-    prompts, sampling = request.prompts, request.sampling
+    prompts, sampling, images = request.prompts, request.sampling, job.images
     seeds = [request.seeds.of_images[image.index] for image in images]
     texts = [write_infotext(request, manifest, each) for each in seeds]
     variations = [-1 if each.variation is None else each.variation for each in seeds]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from server.api.refusal import Refusal
 from server.pipeline.request import RequestError
 
+_T = TypeVar("_T")
 #: Our field by the key whose value it takes as it is.
 SAME: dict[str, str] = {
     "steps": "steps",
@@ -63,6 +65,7 @@ _UNIT_KEYS = {
 }
 #: Our names that are no words of plain English, wherever they stand.
 _IN_TEXT = {ours: key for ours, key in (_KEYS | _UNIT_KEYS).items() if "_" in ours and ours != key}
+_CONTROL = re.compile(r"\bcontrols\.(\d+)\b")
 _WORD = re.compile(rf"\b({'|'.join(sorted(_IN_TEXT, key=len, reverse=True))})\b")
 
 
@@ -72,7 +75,8 @@ def unit_place(number: int) -> str:
 
 
 def in_their_words(text: str) -> str:
-    """Return a sentence with AUTOMATIC1111's keys in place of our fields."""
+    """Return a sentence with AUTOMATIC1111's keys in place of our fields; of controls, those that are switched on count."""
+    text = _CONTROL.sub(r"ControlNet unit \1", text)
     return _WORD.sub(lambda found: _IN_TEXT[found[0]], text)
 
 
@@ -89,14 +93,13 @@ def their_error(error: RequestError, units: Sequence[int] = (), keys: Mapping[st
     return RequestError(key, error.value, in_their_words(error.accepted))
 
 
-def their_refusal(refusal: Refusal, units: Sequence[int] = ()) -> Refusal:
-    """Return the refusal with the client's key in place of our field."""
-    if refusal.field is None:
-        return refusal
-    key = key_of(refusal.field, units)
-    message = (
-        key + refusal.message.removeprefix(refusal.field)
-        if refusal.message.startswith(refusal.field)
-        else refusal.message
-    )
-    return replace(refusal, field=key, message=message)
+def in_their_keys(
+    result: _T | Refusal, units: Sequence[int] = (), keys: Mapping[str, str] | None = None
+) -> _T | Refusal:
+    """Return the service's result; a refusal with the client's key in place of our field, as `their_error` does."""
+    if not isinstance(result, Refusal) or result.field is None:
+        return result
+    key = (keys or {}).get(result.field) or key_of(result.field, units)
+    is_first = result.message.startswith(result.field)
+    message = key + result.message.removeprefix(result.field) if is_first else result.message
+    return replace(result, field=key, message=message)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from server.api.dependencies import Client, Generation, Queue
 from server.api.sdapi import PREFIX
-from server.api.sdapi.bodies import Body, read_body
+from server.api.sdapi.bodies import Body, Flag, read_body
 from server.api.sdapi.errors import BAD_BODY
 from server.api.sdapi.state import Remembered, Task
 from server.jobs.job import Job
@@ -55,7 +55,7 @@ class TaskBody(Body):
 
     id_task: str | None = Field(None, description="The request's `force_task_id`, or else its job's id")
     id_live_preview: int | None = Field(None, description="The preview that the client has")
-    live_preview: bool | None = Field(None, description="false: without a preview")
+    live_preview: Flag | None = Field(None, description="false: without a preview")
 
 
 class TaskOut(BaseModel):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from server.api.forms import image_bytes
+from server.api.sdapi.fit import Fit
 from server.api.sdapi.names import unit_place
 from server.errors import quoted
 from server.pipeline.infotext.controls import without_hash
@@ -20,6 +21,8 @@ _BUILT_IN = (
     "never oom integrated", "refiner", "sampler", "seed", "soft inpainting",
 )  # fmt: skip
 _PREPROCESSORS = {name.lower(): each.name for each in PREPROCESSORS.values() for name in (each.name, each.title)}
+#: The extension's names of its numbers.
+_RESIZE_MODES = ("Just Resize", "Crop and Resize", "Resize and Fill")
 #: A unit's keys that we have no equal of, and their values that change nothing.
 _WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
     "mask": ("", None),
@@ -37,12 +40,13 @@ class Scripts:
     """What the scripts of a request mean.
 
     controls: the controls, as a request's field. places: which of the client's units each is.
-    attachments: their images. notes: what was not used.
+    attachments: their images. fits: how to fit them. notes: what was not used.
     """
 
     controls: list[dict[str, Any]] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
     attachments: dict[str, bytes] = field(default_factory=dict)
+    fits: list[Fit] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -83,6 +87,11 @@ def _add_unit(scripts: Scripts, number: int, unit: Any, nets: tuple[str, ...], s
     scripts.attachments[attachment] = _image(unit, place, source)
     scripts.controls.append({"image": attachment, **control})
     scripts.places.append(number)
+    mode = unit.get("resize_mode")
+    if isinstance(mode, int) and 0 <= mode < len(_RESIZE_MODES):
+        mode = _RESIZE_MODES[mode]
+    if isinstance(mode, str):
+        scripts.fits.append(Fit(attachment, f"{place}.resize_mode", mode))
 
 
 def _settings(
@@ -101,6 +110,7 @@ def _settings(
     if net is not None:
         yield "net", net
     elif nets:
+        yield "net", nets[0]
         notes.append(f"{place}.model names none: {nets[0]} was used")
     for key, usual in _WITHOUT_EFFECT.items():
         if unit.get(key) not in usual:

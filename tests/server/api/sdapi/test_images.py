@@ -96,7 +96,7 @@ def test_samplers_are_found_by_every_name(
     ({"seed_resize_from_w": 512}, "seed_resize_from_w was not used"),
     ({"styles": ["Film"]}, "styles are not known here, and were not used: 'Film'"),
     ({"script_name": "X/Y/Z plot"}, "the script 'X/Y/Z plot' was not run"),
-    ({"override_settings": {"sd_vae": "a.vae.pt", "ENSD": 1}}, "were not used: sd_vae, ENSD"),
+    ({"override_settings": {"sd_vae": "a.vae.pt", "ENSD": 1}}, "these are not known here: sd_vae, ENSD"),
     ({"prompt": "a <lora:Film Grain:0.8> cat"}, "the lora 'Film Grain' is not known here"),
 ])  # fmt: skip
 def test_what_is_not_used_is_told_in_the_answer_and_the_job(

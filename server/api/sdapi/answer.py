@@ -1,0 +1,96 @@
+"""The answer with a job's images, as they are read from the disk."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fastapi import Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
+
+from converter.folder import Manifest
+from server.api.errors import require
+from server.api.refusal import Refusal
+from server.api.sdapi.info import info_of
+from server.api.sdapi.names import in_their_words
+from server.api.service import Service
+from server.jobs.job import Job
+from server.pipeline.encoding.formats import FORMATS, PNG
+from server.pipeline.request import GenerationRequest
+from server.security.headers import JOB_ID
+
+_JSON = "application/json"
+#: Bytes of an image that is encoded at once: a megabyte takes a millisecond, changing to a thread and back 0.2 ms.
+_SMALL = 2**20
+
+
+class ImagesOut(BaseModel):
+    """Finished images."""
+
+    images: list[str] = Field(description="Base64, without the head of a data: URI; empty if `send_images` is false")
+    parameters: dict[str, Any] = Field(description="The keys that were sent, without images")
+    info: str = Field(description="JSON: prompts, seeds, infotexts, settings; `comments` has what was not used")
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A job, the model that it runs on, and what of its body the answer needs."""
+
+    job_id: str
+    manifest: Manifest
+    send_images: bool
+    echo: dict[str, Any]
+
+
+async def base64_of(image: bytes) -> str:
+    """Return an image as clients take it: base64 without the head of a ``data:`` URI."""
+    encoded = base64.b64encode(image) if len(image) < _SMALL else await run_in_threadpool(base64.b64encode, image)
+    return encoded.decode()
+
+
+async def finished(service: Service, job_id: str) -> Job:
+    """Wait for the job; one that was interrupted counts as finished if it has an image. Raises ApiError."""
+    outcome = await service.result(job_id)
+    if isinstance(outcome, Refusal) and outcome.reason == "cancelled":
+        job = service.job(job_id)
+        if isinstance(job, Job) and job.images:
+            return replace(job, notes=(*job.notes, "the job was interrupted before it had all its images"))
+    return require(outcome)
+
+
+async def answer(service: Service, submitted: Submitted) -> Response:
+    """Wait for the images and answer with them. Several are read one by one: ten large ones would take a gigabyte."""
+    job = await finished(service, submitted.job_id)
+    headers, parts = {JOB_ID: job.id}, _parts(service, job, submitted)
+    first = await anext(parts)  # raises ApiError before the answer has begun
+    if len(job.images) == 1 or not submitted.send_images:
+        return Response(first + b"".join([part async for part in parts]), 200, headers, _JSON)
+
+    async def whole() -> AsyncIterator[bytes]:
+        yield first
+        async for part in parts:
+            yield part
+
+    return StreamingResponse(whole(), 200, headers, _JSON)
+
+
+async def _parts(service: Service, job: Job, submitted: Submitted) -> AsyncIterator[bytes]:
+    """Yield an `ImagesOut`."""
+    request = job.request
+    assert isinstance(request, GenerationRequest)
+    output = request.output
+    to = PNG if output.format is None else FORMATS[output.format]
+    before = '{"images": ['
+    for image in job.images if submitted.send_images else ():
+        data = require(await service.image(job, image, to, output.quality))
+        yield f'{before}"{await base64_of(data)}"'.encode()
+        before = ", "
+    notes = [in_their_words(note) for note in job.notes]
+    info = info_of(job, request, submitted.manifest, notes)
+    rest = json.dumps({"parameters": submitted.echo, "info": info})
+    yield f"{before if before != ', ' else ''}], {rest[1:]}".encode()
