@@ -191,15 +191,21 @@ def _is_known(name: object, find: Callable[[str], object]) -> bool:
         return False
 
 
+def _means_sigmas(scheduler: object, beside_sampler: bool) -> bool:
+    """Return whether a client's scheduler is our sigmas: A1111 and stable-diffusion.cpp call our scheduler "sampler"."""
+    if _is_known(scheduler, find_sigmas):
+        return beside_sampler or not _is_known(scheduler, find_scheduler)
+    return beside_sampler and not _is_known(scheduler, find_scheduler)
+
+
 def _in_our_names(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """Return values by our fields' names, and the client's names where they differ; raise ApiError for two that differ."""
     named: dict[str, Any] = {}
     sent: dict[str, str] = {}
-    methods = [values[name] for name in ("sampler", "sampler_name") if name in values]
+    beside_sampler = not values.keys().isdisjoint(("sampler", "sampler_name"))
     for name, value in values.items():
         ours = SYNONYMS.get(name, name)
-        # A1111 and stable-diffusion.cpp call the sigmas "scheduler", and the scheduler "sampler".
-        if name == "scheduler" and _is_known(value, find_sigmas) and (methods or not _is_known(value, find_scheduler)):
+        if name == "scheduler" and _means_sigmas(value, beside_sampler):
             ours = "sigmas"
         if ours in named and named[ours] != value:
             message = f"{sent.get(ours, ours)} and {name} mean the same and differ; accepted: one of them"
@@ -235,9 +241,9 @@ def _unknown(named: dict[str, Any], body: Body) -> tuple[str, ...]:
     ours = {each.name for each in FIELDS} - _REPLACED
     unknown = [name for name in named if name not in body.model.model_fields]
     for name in unknown:
-        if name in ours | {"images"}:
+        if name in ours:
             others = ", ".join(f"/v1{call.path}" for call in CALLS if name in call.body.model.model_fields)
-            accepted = f"by {others}" if others else "by /v1/images/edits"
+            accepted = f"by {others}"
             message = f"{name} is not a field of this call; accepted: {accepted}"
             raise ApiError(422, "unknown_field", message, field=name, value=named[name], accepted=accepted)
         del named[name]
@@ -254,7 +260,7 @@ def _without_effect(own: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(own["quality"], str) and own["quality"] not in ("auto", "standard"):
         yield "quality has no effect; steps says how much work an image is"
     for name in ("style", "moderation", "input_fidelity"):
-        if own[name] not in (None, "auto"):
+        if own[name] not in (None, "", "auto"):
             yield f"{name} has no effect"
     if own["partial_images"] and not own["stream"]:
         yield "partial_images has no effect without stream"
@@ -262,10 +268,14 @@ def _without_effect(own: Mapping[str, Any]) -> Iterator[str]:
 
 def _quality(own: Mapping[str, Any], to: OutputFormat) -> int | None:
     """Return the quality of the images, 1 to 100; raise RequestError if the format has none."""
-    name = "output_compression" if own["output_compression"] is not None else "quality"
-    quality = own[name]
+    numbers: dict[str, int] = {
+        name: own[name] for name in ("output_compression", "quality") if isinstance(own[name], int)
+    }
+    name, quality = next(iter(numbers.items()), ("", None))
+    if any(number != quality for number in numbers.values()):
+        raise RequestError("quality", own["quality"], f"{quality}, or leave it out: output_compression means the same")
     # Clients send 100 with every format.
-    if not isinstance(quality, int) or (quality == 100 and not to.lossy):
+    if quality is None or (quality == 100 and not to.lossy):
         return None
     if to.lossy:
         return max(1, quality)

@@ -79,6 +79,7 @@ def test_an_unknown_field_of_any_name_is_a_note_that_a_header_can_have(client: h
         {"quality": "auto", "background": "auto", "moderation": "auto", "user": "me", "size": "auto"},
         {"quality": "standard", "output_compression": 100, "n": None, "seed": None, "model": None},
         {"size": "64x64", "width": 64, "height": "64"},
+        {"style": "", "user": "", "quality": 60, "output_compression": 60, "output_format": "jpeg"},
     ],
 )
 def test_what_clients_usually_send_has_no_notes(client: httpx.Client, usual: dict[str, Any]) -> None:

@@ -147,6 +147,10 @@ def test_models_are_listed_and_found(sdk: OpenAI) -> None:
         ({"output_compression": 50}, "output_compression", "webp and jpeg"),
         ({"extra_body": {"image": "aGk="}}, "image", "/v1/images/edits"),
         ({"extra_body": {"steps": 3, "step": 4}}, "step", "one of them"),
+        ({"quality": 60, "output_compression": 30, "output_format": "webp"}, "quality", "30, or leave it out"),
+        ({"extra_body": {"sampler": "euler", "scheduler": "discrete"}}, "scheduler", "karras"),
+        ({"extra_body": {"sampler": "euler", "scheduler": "euler_a"}}, "scheduler", "one of them"),
+        ({"extra_body": {"scheduler": "discrete"}}, "scheduler", "euler_a"),
         ({"size": "64x64", "extra_body": {"width": 96}}, "size", "agrees with width"),
     ],
 )
