@@ -24,15 +24,18 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 from PIL import Image
+from playwright.sync_api import Response, sync_playwright
 
 from benchmarks.measure import memory
 from benchmarks.served import PATIENCE_S, ROOT, ready, report, serving, until
 from server.pipeline.request import bind
+from tests.support.browser import MISSING, chromium
 from tests.support.live_server import answers
 from tests.support.mcp_client import NEW, sent
 
@@ -113,6 +116,37 @@ def _dialects(data_dir: Path, jobs: int) -> None:
         beyond = median - medians["native"]
         goal = "" if name == "native" else "<= 2 ms beyond native"
         report(f"a job by {name}, beyond the native route", f"{1e3 * median:.1f} ms, {1e3 * beyond:+.1f} ms", goal)
+
+
+def _keep(responses: list[Response], response: Response) -> None:
+    responses.append(response)
+
+
+def _page(data_dir: Path, times: int) -> None:
+    """Measure the page's first load in Chromium, with an empty cache: its bytes, and the time until it can be used."""
+    path = chromium()
+    if path is None:
+        report("the page's first load", MISSING)
+        return
+    sizes, loads = [], []
+    with serving(data_dir) as (_, client), sync_playwright() as playwright:
+        ready(client)
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"] if os.geteuid() == 0 else [])
+        for _ in range(times):
+            page = browser.new_context().new_page()
+            responses: list[Response] = []
+            page.on("response", partial(_keep, responses))
+            began = time.perf_counter()
+            page.goto(str(client.base_url))
+            page.get_by_role("button", name="Generate", disabled=False).wait_for()
+            loads.append(time.perf_counter() - began)
+            # Not that of the event stream, which does not end.
+            whole = [each for each in responses if "event-stream" not in each.headers.get("content-type", "")]
+            sizes.append(sum(len(each.body()) for each in whole))
+            page.context.close()
+        browser.close()
+    report("the page's first load, with its calls", f"{max(sizes) / 1e3:.0f} kB", "<= 150 kB")
+    report("until it can be used", f"{statistics.median(loads):.2f} s, longest {max(loads):.2f}", "<= 1 s")
 
 
 def _reads(data_dir: Path, seconds: float) -> None:
@@ -319,7 +353,7 @@ def _beside_pipeline(source: Path, data_dir: Path, jobs: int) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    figures = ("overhead", "dialects", "reads", "accepting", "memory", "cancelling", "killing")
+    figures = ("overhead", "dialects", "page", "reads", "accepting", "memory", "cancelling", "killing")
     parser.add_argument("--only", choices=figures, action="append", help="measure only this; may be repeated")
     parser.add_argument("--model", type=Path, help="a checkpoint or model folder to compare with its bare pipeline")
     parser.add_argument("--jobs", type=int, default=500, help="jobs of the memory measurement")
@@ -329,6 +363,7 @@ def main() -> None:
     measures: dict[str, Callable[[Path], None]] = {
         "overhead": lambda folder: _overhead(folder, 100),
         "dialects": lambda folder: _dialects(folder, 200),
+        "page": lambda folder: _page(folder, 10),
         "reads": lambda folder: _reads(folder, 5.0),
         "accepting": _accepting,
         "memory": lambda folder: _growth(folder, args.jobs),

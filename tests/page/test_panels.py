@@ -61,9 +61,8 @@ def test_a_server_that_restarts_is_waited_for_and_its_jobs_go_on(keyed: Site, op
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("a white triangle")
     keyed.start()
     expect(page.get_by_text("trying again")).to_have_count(0)
-    image = page.get_by_role("img", name="a white triangle")
-    expect(image).to_be_visible()
     assert keyed.newest()["status"] == "succeeded"
+    expect(page.get_by_role("img", name="a white triangle")).to_be_visible()
 
 
 def test_models_are_unloaded_loaded_and_told_why_they_cannot_be_fetched(page: Page, site: Site) -> None:
