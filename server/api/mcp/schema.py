@@ -6,14 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.api.body import Body
+from server.api.mcp.addresses import ABOUT
 from server.api.request_body import RequestBody
 
 _NULL = {"type": "null"}
 
 
 def body_schema(body: Body) -> dict[str, Any]:
-    """Return the schema of a body whose images are base64."""
+    """Return the schema of a body whose images are base64, or addresses."""
     schemas = body.schemas
+    for schema, fields in (
+        (body.name, body.fields),
+        *((f.item.__name__, f.item_fields) for f in body.fields if f.item),
+    ):
+        for field in fields:
+            if field.is_attachment:
+                schemas[schema]["properties"][field.name]["description"] += f"; {ABOUT}"
     return _object(schemas[body.name], {f"#/components/schemas/{name}": schema for name, schema in schemas.items()})
 
 

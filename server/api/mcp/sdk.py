@@ -23,12 +23,14 @@ from starlette.types import Receive, Scope, Send
 
 from converter import __version__
 from server.api.errors import from_fault, from_request_error, from_validation
+from server.api.mcp.addresses import with_addressed
 from server.api.mcp.calls import CALLS, Call
 from server.api.mcp.exchange import SCOPE, Exchange
 from server.api.mcp.progress import OnProgress
 from server.api.mcp.reply import Reply
 from server.api.mcp.tools import TOOLS, Asker
 from server.api.native.errors import error_out
+from server.api.service import Service
 from server.errors import ApiError, quoted
 from server.faults import FAULTS, fault_of
 from server.pipeline.request import RequestError
@@ -43,7 +45,7 @@ AppStatus.enable_automatic_graceful_drain = False
 _Context = ServerRequestContext[dict[str, Any]]
 _ABOUT = (
     "Makes and edits images on the user's own machine. Every image belongs to a job, whose id the tools tell. Repeat a seed "
-    "to get the same image again with one thing changed."
+    "to get the same image again with one thing changed; give the address of an image to edit or enlarge it."
 )
 
 
@@ -72,13 +74,18 @@ async def _call(ctx: _Context, params: types.CallToolRequestParams) -> types.Cal
     with CALLS.begun(exchange.session, ctx.request_id) as call:
         async with _cancelled_with(call, ctx, app):
             try:
-                fields = tool.arguments.model_validate(exchange.with_images(params.arguments or {})).model_dump()
+                service: Service = app.state.service
+                base_url = str(ctx.request.base_url).rstrip("/")
+                sent = exchange.with_images(params.arguments or {})
+                sent = await with_addressed(tool.fields, sent, service, base_url)
+                fields = tool.arguments.model_validate(sent).model_dump()
+                sent.clear()  # or its images would stay until the job has ended
                 asker = Asker(
-                    app.state.service,
+                    service,
                     app.state.queue,
                     app.state.models,
                     client_of(ctx.request.scope),
-                    str(ctx.request.base_url).rstrip("/"),
+                    base_url,
                     call,
                     _on_progress(ctx),
                     exchange.forget_images,

@@ -23,7 +23,7 @@ from server.events import OPEN
 from server.jobs.ledger import Accepted
 from server.jobs.queue import JobQueue
 from server.models.installed import InstalledModels
-from server.pipeline.fields import without_attachments
+from server.pipeline.fields import RequestField, without_attachments
 from server.pipeline.request import TASKS
 from server.pipeline.request.edits import EXTENSIONS
 
@@ -49,7 +49,10 @@ class Asker:
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool. ``about``: for the language model. ``changes``: whether it makes or cancels a job."""
+    """A tool. ``about``: for the language model. ``changes``: whether it makes or cancels a job.
+
+    fields: those of its arguments that are a request's.
+    """
 
     title: str
     about: str
@@ -57,6 +60,7 @@ class Tool:
     schema: Mapping[str, Any]
     run: Callable[[Asker, dict[str, Any]], Awaitable[Reply]]
     changes: bool
+    fields: tuple[RequestField, ...] = ()
 
 
 async def _generate(asker: Asker, fields: dict[str, Any]) -> Reply:
@@ -145,7 +149,7 @@ def _making(
     name: str, title: str, about: str, run: Callable[[Asker, dict[str, Any]], Awaitable[Reply]]
 ) -> dict[str, Tool]:
     body = BODIES[name]
-    return {name: Tool(title, about, body.model, body_schema(body), run, changes=True)}
+    return {name: Tool(title, about, body.model, body_schema(body), run, changes=True, fields=body.fields)}
 
 
 _ANSWER = (

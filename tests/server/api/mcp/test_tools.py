@@ -79,7 +79,9 @@ def test_schemas_name_the_limits_of_fields(client: httpx.Client) -> None:
     }  # fmt: skip
     control = fields["controls"]["items"]
     assert control["required"] == ["image"]
-    assert "base64" in control["properties"]["image"]["description"]
+    for image in (control["properties"]["image"], fields["image"]):
+        assert "base64" in image["description"]
+        assert image["description"].endswith("or the address of an image that a tool made here")
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -113,6 +115,32 @@ def test_editing_chooses_the_task_by_its_arguments(client: httpx.Client, fields:
     ((_, image),) = images(result)
     assert value(result)["task"] == task
     assert image.getpixel((image.width - 1, 0)) == (0, 0, 255)
+
+
+def test_an_image_of_an_earlier_job_is_named_by_its_address(client: httpx.Client) -> None:
+    first = call(client, "generate_image", prompt="a star", seed=5)
+    ((_, image),) = images(first)
+    path = value(first)["images"][0]["url"]
+    for address in (path, f"{client.base_url}{path}"):
+        ((_, edited),) = images(call(client, "edit_image", prompt="a star", image=address, controls=[]))
+        assert edited.getpixel((0, 0)) == image.getpixel((0, 0))
+
+
+@pytest.mark.parametrize(("address", "message"), [
+    ("/api/v1/jobs/none/images/0", "the job 'none' does not exist"),
+    ("http://elsewhere.example/api/v1/jobs/none/images/0", "this is an address, which the server does not fetch"),
+])  # fmt: skip
+def test_an_address_where_no_image_of_ours_is(client: httpx.Client, address: str, message: str) -> None:
+    result = call(client, "edit_image", prompt="a", image=address)
+    assert result.is_error
+    assert message in text(result)
+    assert message in text(call(client, "generate_image", prompt="a", controls=[{"image": address}]))
+
+
+def test_an_image_that_the_job_does_not_have(client: httpx.Client) -> None:
+    path = value(call(client, "generate_image", prompt="a star"))["url"]
+    result = call(client, "upscale_image", image=f"{path}/images/7")
+    assert (result.is_error, "has no image 7" in text(result)) == (True, True)
 
 
 def test_enlarging(client: httpx.Client) -> None:
