@@ -8,7 +8,7 @@ import io
 import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import format_sse_event
@@ -56,6 +56,7 @@ class OpenAIImage(BaseModel):
     b64_json: str | None = None
     url: str | None = None
     seed: int | None = Field(None, description="The seed that makes this image again")
+    flagged: Literal[True] | None = Field(None, description="The safety checker found something in it: it is blurred")
 
 
 class ImagesResponse(BaseModel):
@@ -86,7 +87,8 @@ class Answering:
     def headers(self, job: Job) -> dict[str, str]:
         """Return the answer's headers."""
         repeat = {"Idempotent-Replayed": "true"} if self.accepted.is_repeat else {}
-        return {"x-request-id": new_request_id(), JOB_ID: job.id, **repeat, **notes_headers(job.notes)}
+        safety = {"X-Anemone-Safety": "blurred"} if any(image.flagged for image in job.images) else {}
+        return {"x-request-id": new_request_id(), JOB_ID: job.id, **repeat, **safety, **notes_headers(job.notes)}
 
     def about(self, job: Job) -> dict[str, Any]:
         """Return what an answer or an event says about the job's images."""
@@ -98,11 +100,11 @@ class Answering:
         if self.asked.by_url:
             quality = "" if self.quality is None else f"&quality={self.quality}"
             url = f"{self.base}{job_url(job.id)}/images/{image.index}?format={self.asked.to.name}{quality}"
-            return OpenAIImage(url=url, seed=image.seed)
+            return OpenAIImage(url=url, seed=image.seed, flagged=image.flagged or None)
         data = require(await self.service.image(job, image, self.asked.to, self.quality))
         # Encoding a megabyte takes a millisecond; changing to a thread and back 0.2 ms.
         encoded = _base64(data) if len(data) < _SMALL else await run_in_threadpool(_base64, data)
-        return OpenAIImage(b64_json=encoded, seed=image.seed)
+        return OpenAIImage(b64_json=encoded, seed=image.seed, flagged=image.flagged or None)
 
     async def body(self, job: Job) -> AsyncIterator[bytes]:
         """Yield an `ImagesResponse` in parts: ten large images at once would take a gigabyte.
@@ -160,6 +162,7 @@ class Answering:
         kind = f"{self.call.event}.completed"
         created = int(job.created)
         about = {"type": kind, "created_at": created, **self.about(job), "image_index": image.index}
+        about |= {"job": job.id, "notes": job.notes}
         return _event(kind, {**about, "usage": Usage().model_dump(), **made.model_dump(exclude_none=True)})
 
     async def _partial(self, job: Job, preview: str, number: int, index: int) -> bytes:

@@ -119,6 +119,22 @@ def test_a_stream_of_an_edit_has_the_events_of_edits(sdk: OpenAI, encoded: Calla
     assert [event.type for event in events] == ["image_edit.completed"] * 2
 
 
+def test_an_images_event_has_the_notes_of_its_job(sdk: OpenAI) -> None:
+    (event,) = sdk.images.generate(prompt="noted", stream=True, extra_body={"of_no_server": 1})
+    assert {note.split()[0] for note in event.notes} == {"fields", "the"}
+    assert event.job
+
+
+def test_an_image_that_the_safety_checker_blurred_says_so(sdk: OpenAI) -> None:
+    raw = sdk.images.with_raw_response.generate(prompt="flagged")
+    (event,) = sdk.images.generate(prompt="flagged", stream=True)
+    assert raw.headers["x-anemone-safety"] == "blurred"
+    assert raw.parse().data[0].flagged is event.flagged is True
+    plain = sdk.images.with_raw_response.generate(prompt="a")
+    assert "x-anemone-safety" not in plain.headers
+    assert "flagged" not in plain.parse().data[0].model_dump(exclude_unset=True)
+
+
 def test_a_failure_in_a_stream_is_raised(sdk: OpenAI) -> None:
     with pytest.raises(openai.APIError, match="not finite"):
         list(sdk.images.generate(prompt="fail", stream=True))
