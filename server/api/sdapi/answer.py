@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Response
@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from converter.folder import Manifest
 from server.api.errors import require
-from server.api.refusal import Refusal
+from server.api.sdapi.call import Call
 from server.api.sdapi.info import info_of
 from server.api.sdapi.names import in_their_words
 from server.api.service import Service
@@ -53,20 +53,10 @@ async def base64_of(image: bytes) -> str:
     return encoded.decode()
 
 
-async def finished(service: Service, job_id: str) -> Job:
-    """Wait for the job; one that was interrupted counts as finished if it has an image. Raises ApiError."""
-    outcome = await service.result(job_id)
-    if isinstance(outcome, Refusal) and outcome.reason == "cancelled":
-        job = service.job(job_id)
-        if isinstance(job, Job) and job.images:
-            return replace(job, notes=(*job.notes, "the job was interrupted before it had all its images"))
-    return require(outcome)
-
-
-async def answer(service: Service, submitted: Submitted) -> Response:
+async def answer(call: Call, submitted: Submitted) -> Response:
     """Wait for the images and answer with them. Several are read one by one: ten large ones would take a gigabyte."""
-    job = await finished(service, submitted.job_id)
-    headers, parts = {JOB_ID: job.id}, _parts(service, job, submitted)
+    job = await call.finished(submitted.job_id)
+    headers, parts = {JOB_ID: job.id}, _parts(call.service, job, submitted)
     first = await anext(parts)  # raises ApiError before the answer has begun
     if len(job.images) == 1 or not submitted.send_images:
         return Response(first + b"".join([part async for part in parts]), 200, headers, _JSON)

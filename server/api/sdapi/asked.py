@@ -128,6 +128,10 @@ def _add_hires(result: Asked, body: Txt2ImgBody, manifest: Manifest) -> None:
         result.keys["hires_scale"] = "hr_resize_x" if across >= down else "hr_resize_y"
         if across and down and abs(across - down) * max(width, height) >= 1:
             result.notes.append("hr_resize_x and hr_resize_y have another ratio than the image: nothing was cropped")
+    if fields["hires_scale"] == 1:
+        result.notes.append("a second pass that leaves the image as large as it is was not made")
+        result.fields = {name: value for name, value in fields.items() if name not in _HIRES}
+        return
     if body.hr_second_pass_steps is not None:
         fields["hires_steps"] = body.hr_second_pass_steps or None
     if body.denoising_strength is not None:

@@ -12,7 +12,7 @@ from server.api.errors import from_validation
 from server.api.image_json import read_image_json
 from server.pipeline.limits import FIRST_ONLY, Real, Whole, Within
 from server.pipeline.request.upscale import LONGEST_RESULT
-from server.security.body import LARGEST_BODY
+from server.security.body import LARGEST_BODY, USUAL_BODY
 
 _Body = TypeVar("_Body", bound="Body")
 _SCHEMAS = "#/components/schemas/"
@@ -123,7 +123,8 @@ def schemas_of(*kinds: type[BaseModel]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def route_of(kind: type[BaseModel]) -> dict[str, Any]:
-    """Return the ``openapi_extra`` of a route that takes a body with images."""
+def route_of(kind: type[BaseModel], *, images: bool) -> dict[str, Any]:
+    """Return the ``openapi_extra`` of a route that takes a body, with images or without."""
     content = {"application/json": {"schema": {"$ref": f"{_SCHEMAS}{kind.__name__}"}}}
-    return {**body_limit(LARGEST_BODY), "requestBody": {"required": True, "content": content}}
+    limit = body_limit(LARGEST_BODY if images else USUAL_BODY)
+    return {**limit, "requestBody": {"required": True, "content": content}}

@@ -27,6 +27,7 @@ SDAPI = Dialect(
         extras.ExtrasBody,
         extras.ExtrasBatchBody,
         png_info.ImageBody,
+        controlnet.DetectBody,
         options.OptionsBody,
         progress.TaskBody,
     ),

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from server.api.errors import require
 from server.api.native.upscale import bound_upscale
 from server.api.sdapi import PREFIX
-from server.api.sdapi.answer import base64_of, finished
+from server.api.sdapi.answer import base64_of
 from server.api.sdapi.bodies import Body, Flag, Image, read_body, route_of
 from server.api.sdapi.call import Call
 from server.api.sdapi.errors import WAITING
@@ -160,7 +160,7 @@ def _html(*jobs: Job) -> str:
     "/extra-single-image",
     responses={200: {"model": ExtrasOut, "description": "The image"}, **WAITING},
     response_class=Response,
-    openapi_extra=route_of(ExtrasBody),
+    openapi_extra=route_of(ExtrasBody, images=True),
     summary="Enlarge an image, as AUTOMATIC1111 does",
 )
 async def extra_single_image(call: Call) -> Response:
@@ -168,7 +168,7 @@ async def extra_single_image(call: Call) -> Response:
     async with call.memory.reserve(call.request.scope):
         body = await read_body(call.request, ExtrasBody)
         job_id = await _submitted(call, body, body.image, "image")
-    job = await finished(call.service, job_id)
+    job = await call.finished(job_id)
     made = ExtrasOut(html_info=_html(job), image=await _image(call, job))
     return Response(made.model_dump_json(), 200, {JOB_ID: job_id}, "application/json")
 
@@ -177,7 +177,7 @@ async def extra_single_image(call: Call) -> Response:
     "/extra-batch-images",
     responses={200: {"model": ExtrasBatchOut, "description": "The images"}, **WAITING},
     response_class=Response,
-    openapi_extra=route_of(ExtrasBatchBody),
+    openapi_extra=route_of(ExtrasBatchBody, images=True),
     summary="Enlarge several images, as AUTOMATIC1111 does",
 )
 async def extra_batch_images(call: Call) -> Response:
@@ -188,6 +188,6 @@ async def extra_batch_images(call: Call) -> Response:
         if not images:
             raise RequestError("imageList", body.imageList, "a list of images, each an object with data")
         job_ids = [await _submitted(call, body, each.data, f"imageList.{i}.data") for i, each in enumerate(images)]
-    jobs = [await finished(call.service, job_id) for job_id in job_ids]
+    jobs = [await call.finished(job_id) for job_id in job_ids]
     made = ExtrasBatchOut(html_info=_html(*jobs), images=[await _image(call, job) for job in jobs])
     return Response(made.model_dump_json(), 200, {JOB_ID: ", ".join(job_ids)}, "application/json")

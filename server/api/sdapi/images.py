@@ -103,7 +103,7 @@ async def _make(call: Call, kind: type[Making]) -> Response:
     async with call.memory.reserve(call.request.scope):
         # The upload is on disk afterwards, and not kept in memory while the client waits for its image.
         submitted = await _submitted(call, await read_body(call.request, kind))
-    return await answer(call.service, submitted)
+    return await answer(call, submitted)
 
 
 _MADE: dict[int | str, dict[str, Any]] = {200: {"model": ImagesOut, "description": "The images"}, **WAITING}
@@ -113,7 +113,7 @@ _MADE: dict[int | str, dict[str, Any]] = {200: {"model": ImagesOut, "description
     "/txt2img",
     responses=_MADE,
     response_class=Response,
-    openapi_extra=route_of(Txt2ImgBody),
+    openapi_extra=route_of(Txt2ImgBody, images=True),
     summary="Make images from a prompt, as AUTOMATIC1111 does",
 )
 async def txt2img(call: Call) -> Response:
@@ -128,7 +128,7 @@ async def txt2img(call: Call) -> Response:
     "/img2img",
     responses=_MADE,
     response_class=Response,
-    openapi_extra=route_of(Img2ImgBody),
+    openapi_extra=route_of(Img2ImgBody, images=True),
     summary="Make images from an image and a prompt, as AUTOMATIC1111 does",
 )
 async def img2img(call: Call) -> Response:

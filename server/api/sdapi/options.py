@@ -65,7 +65,9 @@ def options(models: Models, state: Remembered) -> OptionsOut:
     return OptionsOut(sd_model_checkpoint=title, sd_checkpoint_hash=sha256)
 
 
-@router.post("/options", responses=BAD_BODY, openapi_extra=route_of(OptionsBody), summary="Set the options")
+@router.post(
+    "/options", responses=BAD_BODY, openapi_extra=route_of(OptionsBody, images=False), summary="Set the options"
+)
 async def set_options(request: Request, models: Models, state: Remembered) -> None:
     """Chooses the model of this dialect's requests that name none; other requests keep theirs. Accepts every other key.
 

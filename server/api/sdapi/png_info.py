@@ -62,7 +62,12 @@ def _told(data: bytes) -> PngInfoOut:
     return PngInfoOut(info=text, items=items, parameters=_parameters(text) if text else {})
 
 
-@router.post("/png-info", responses=BAD_BODY, openapi_extra=route_of(ImageBody), summary="Read how an image was made")
+@router.post(
+    "/png-info",
+    responses=BAD_BODY,
+    openapi_extra=route_of(ImageBody, images=True),
+    summary="Read how an image was made",
+)
 async def png_info(request: Request, memory: Memory) -> PngInfoOut:
     """Returns the parameters of a PNG, JPEG, WebP or GIF, of this server and of others that write AUTOMATIC1111's text."""
     async with memory.reserve(request.scope):
@@ -75,11 +80,12 @@ async def png_info(request: Request, memory: Memory) -> PngInfoOut:
 @router.post(
     "/interrogate",
     responses={**BAD_BODY, **answers(_404="There is no model that describes images")},
-    openapi_extra=route_of(ImageBody),
+    openapi_extra=route_of(ImageBody, images=True),
     summary="Describe an image: refused",
 )
-async def interrogate(request: Request) -> None:
+async def interrogate(request: Request, memory: Memory) -> None:
     """This server has no model that describes images; answers 404."""
-    await read_body(request, ImageBody)
+    async with memory.reserve(request.scope):
+        await read_body(request, ImageBody)
     message = "Model not found: this server has no model that describes images"
     raise ApiError(404, "no_captioner", message)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from server.api.dependencies import Client, Generation, Queue
 from server.api.sdapi import PREFIX
-from server.api.sdapi.bodies import Body, Flag, read_body
+from server.api.sdapi.bodies import Body, Flag, read_body, route_of
 from server.api.sdapi.errors import BAD_BODY
 from server.api.sdapi.state import Remembered, Task
 from server.jobs.job import Job
@@ -119,7 +119,7 @@ def progress(queue: Queue, state: Remembered, skip_current_image: bool = False) 
     )
 
 
-def _chosen(queue: JobQueue, state: Remembered, client: str) -> Task | None:
+def to_interrupt(queue: JobQueue, state: Remembered, client: str) -> Task | None:
     """Return the task to interrupt: the client's own that runs or waits first, or else the one that runs."""
     waiting = state.tasks.waiting(queue)
     own = (task for task, _ in waiting if task.client == client)
@@ -130,7 +130,7 @@ def _chosen(queue: JobQueue, state: Remembered, client: str) -> Task | None:
 @router.post("/interrupt", summary="Interrupt the running job")
 def interrupt(queue: Queue, service: Generation, state: Remembered, client: Client) -> None:
     """Cancels this client's job of this API that runs or waits first, or else the one that runs. Answers `null`."""
-    task = _chosen(queue, state, client)
+    task = to_interrupt(queue, state, client)
     if task is not None:
         service.cancel(task.job_id)
 
@@ -149,9 +149,7 @@ def _place(task: Task, queue: JobQueue, state: Remembered) -> str:
 @internal.post(
     "/progress",
     responses=BAD_BODY,
-    openapi_extra={
-        "requestBody": {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/TaskBody"}}}}
-    },
+    openapi_extra=route_of(TaskBody, images=False),
     summary="Get the progress of a task",
 )
 async def task_progress(request: Request, queue: Queue, state: Remembered) -> TaskOut:

@@ -98,14 +98,9 @@ def _settings(
     unit: Mapping[str, Any], place: str, nets: tuple[str, ...], notes: list[str]
 ) -> Iterator[tuple[str, Any]]:
     yield from ((ours, unit[key]) for key, ours in _SAME.items() if unit.get(key) is not None)
-    preprocessor = _preprocessor(unit.get("module"), place)
-    yield "preprocessor", preprocessor
-    if PREPROCESSORS[preprocessor].thresholds:
-        for key, ours in (("threshold_a", "low_threshold"), ("threshold_b", "high_threshold")):
-            value = unit.get(key)
-            # -1 stands for the usual one.
-            if value is not None and not (isinstance(value, int | float) and value < 0):
-                yield ours, value
+    yield from preprocessing(
+        unit.get("module"), f"{place}.module", unit.get("threshold_a"), unit.get("threshold_b")
+    ).items()
     net = _net(unit.get("model"), place, nets)
     if net is not None:
         yield "net", net
@@ -117,6 +112,18 @@ def _settings(
             notes.append(f"{place}.{key} was not used: this server has no equal of it")
 
 
+def preprocessing(module: Any, place: str, low: Any, high: Any) -> dict[str, Any]:
+    """Return the fields of a preprocessor, which stands at ``place``, and of its thresholds; raises RequestError."""
+    preprocessor = _preprocessor(module, place)
+    fields: dict[str, Any] = {"preprocessor": preprocessor}
+    if PREPROCESSORS[preprocessor].thresholds:
+        for name, value in (("low_threshold", low), ("high_threshold", high)):
+            # -1 stands for the usual one.
+            if value is not None and not (isinstance(value, int | float) and value < 0):
+                fields[name] = value
+    return fields
+
+
 def _preprocessor(module: Any, place: str) -> str:
     if module is None:
         return NONE
@@ -125,7 +132,7 @@ def _preprocessor(module: Any, place: str) -> str:
     if name is None:
         titles = ", ".join(each.title for each in PREPROCESSORS.values())
         why = accepted_preprocessors(str(module)[:80]).partition(";")[2]
-        raise RequestError(f"{place}.module", module, f"{titles}{';' * bool(why)}{why}")
+        raise RequestError(place, module, f"{titles}{';' * bool(why)}{why}")
     return name
 
 

@@ -37,6 +37,10 @@ class Tasks:
         if len(self._tasks) > _MOST:
             self._tasks.pop(next(iter(self._tasks)), None)
 
+    def end(self, job_id: str) -> None:
+        """Note that a job has ended, so that it is not looked up again."""
+        self._open.pop(job_id, None)
+
     def find(self, task_id: str) -> Task | None:
         """Return the newest task with this id."""
         return self._tasks.get(task_id)
@@ -49,7 +53,7 @@ class Tasks:
             if job is not None and job.status in OPEN:
                 found.append((task, job))
             else:
-                self._open.pop(task.job_id, None)
+                self.end(task.job_id)
         return sorted(found, key=lambda each: (each[1].status != "running", each[1].position or 0))
 
 

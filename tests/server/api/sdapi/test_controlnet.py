@@ -146,6 +146,29 @@ def test_a_wrong_unit_is_named_with_what_there_is(client: httpx.Client, unit: An
     assert said in detail["msg"]
 
 
+def test_the_client_gets_the_map_of_a_preprocessor(client: httpx.Client) -> None:
+    api = WebUIApi(host=client.base_url.host, port=client.base_url.port)
+    made = api.controlnet_detect([RED, RED.resize((32, 48))], module="invert")
+    assert [image.size for image in made.images] == [(64, 64), (32, 48)]
+    assert made.image.getpixel((0, 0)) == (0, 255, 255)
+    assert made.info == "Success"
+
+
+@pytest.mark.parametrize(("body", "place"), [
+    ({}, ["controlnet_images"]),
+    ({"controlnet_images": [b64(RED), "QUJD"]}, ["controlnet_images", 1]),
+    ({"controlnet_images": [b64(RED)], "controlnet_module": "depth"}, ["controlnet_module"]),
+    ({"controlnet_images": [b64(RED)], "controlnet_module": "canny", "controlnet_threshold_a": 0.5}, ["controlnet_threshold_a"]),
+    ({"controlnet_images": [b64(RED)], "controlnet_module": "canny", "controlnet_threshold_b": 999}, ["controlnet_threshold_b"]),
+    ({"controlnet_images": [b64(RED)], "controlnet_module": "canny", "controlnet_threshold_a": 200,
+      "controlnet_threshold_b": 100}, ["controlnet_threshold_a"]),
+])  # fmt: skip
+def test_what_is_wrong_with_a_map_is_named(client: httpx.Client, body: dict[str, Any], place: list[Any]) -> None:
+    answer = client.post("/controlnet/detect", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"] == ["body", *place]
+
+
 def test_more_units_than_there_may_be_are_refused(client: httpx.Client) -> None:
     answer = sent(client, *[{"image": b64(RED)}] * 4)
     assert "up to 3 controls" in answer.json()["errors"]

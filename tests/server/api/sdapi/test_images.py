@@ -109,6 +109,52 @@ def test_what_is_not_used_is_told_in_the_answer_and_the_job(
     assert "<lora" not in job["request"]["prompt"]
 
 
+@pytest.mark.parametrize(("body", "size", "told"), [
+    ({}, (128, 128), {"hires_scale": 2.0, "hires_upscaler": "lanczos"}),
+    ({"hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.6}, (96, 96),
+     {"hires_upscaler": "latent", "hires_strength": 0.6}),
+    ({"hr_resize_x": 160, "hr_resize_y": 0, "hr_second_pass_steps": 3, "hr_upscaler": "nearest"}, (160, 160),
+     {"hires_scale": 2.5, "hires_steps": 3, "hires_upscaler": "nearest"}),
+    ({"hr_scale": 2, "hr_second_pass_steps": 0, "hr_upscaler": "None"}, (128, 128), {"hires_upscaler": "lanczos"}),
+])  # fmt: skip
+def test_a_second_pass_is_hires_fix(
+    client: httpx.Client, body: dict[str, Any], size: tuple[int, int], told: dict[str, Any]
+) -> None:
+    answer = client.post("/sdapi/v1/txt2img", json={**SMALL, "enable_hr": True, **body})
+    assert answer.status_code == 200, answer.text
+    info = json.loads(answer.json()["info"])
+    assert (info["width"], info["height"]) == size
+    job = client.get(f"/api/v1/jobs/{answer.headers['X-Job-Id']}").json()
+    assert told.items() <= job["request"].items()
+    assert info["comments"] == ""
+
+
+@pytest.mark.parametrize(("body", "note"), [
+    ({"hr_scale": 1}, "a second pass that leaves the image as large as it is was not made"),
+    ({"hr_upscaler": "Latent (bicubic antialiased)"}, "latents are interpolated as with Latent"),
+    ({"hr_resize_x": 128, "hr_resize_y": 192}, "have another ratio than the image: nothing was cropped"),
+    ({"hr_prompt": "a dog"}, "hr_prompt was not used"),
+    ({"hr_sampler_name": "Heun"}, "hr_sampler_name was not used"),
+])  # fmt: skip
+def test_what_of_a_second_pass_is_not_done_is_told(client: httpx.Client, body: dict[str, Any], note: str) -> None:
+    answer = client.post("/sdapi/v1/txt2img", json={**SMALL, "enable_hr": True, **body})
+    assert note in json.loads(answer.json()["info"])["comments"]
+
+
+def test_variation_seeds_are_subseeds(client: httpx.Client) -> None:
+    body = {**SMALL, "seed": 4, "subseed": 9, "subseed_strength": 0.5, "batch_size": 2}
+    info = json.loads(client.post("/sdapi/v1/txt2img", json=body).json()["info"])
+    assert (info["all_seeds"], info["all_subseeds"], info["subseed_strength"]) == ([4, 4], [9, 10], 0.5)
+    assert "Variation seed: 10, Variation seed strength: 0.5" in info["infotexts"][1]
+
+
+def test_the_random_numbers_of_another_machine_may_be_asked_for(client: httpx.Client) -> None:
+    body = {**SMALL, "override_settings": {"randn_source": "GPU"}}
+    assert (
+        json.loads(client.post("/sdapi/v1/txt2img", json=body).json()["info"])["extra_generation_params"]["RNG"] == "NV"
+    )
+
+
 def test_keys_at_their_usual_values_are_not_told(client: httpx.Client) -> None:
     usual = {
         "restore_faces": False, "tiling": False, "eta": 1.0, "s_churn": 0, "s_noise": 1, "s_tmax": 0, "subseed": -1,
@@ -144,6 +190,7 @@ def test_images_may_be_left_out(client: httpx.Client) -> None:
     ({"override_settings": {"samples_format": "bmp"}}, 422, ["override_settings", "samples_format"], "png, jpg, jpeg, webp"),
     ({"enable_hr": True, "hr_scale": 9}, 422, ["hr_scale"], "at most 4"),
     ({"enable_hr": True, "hr_upscaler": "R-ESRGAN 4x+"}, 422, ["hr_upscaler"], "latent, lanczos"),
+    ({"refiner_checkpoint": "fake"}, 422, ["refiner_checkpoint"], "fake"),
     ({"refiner_checkpoint": "nothing"}, 422, ["refiner_checkpoint"], "fake [0000000000]"),
     ({"alwayson_scripts": {"ADetailer": {"args": [True, {}]}}}, 422, ["alwayson_scripts"], "ControlNet"),
 ])  # fmt: skip

@@ -95,6 +95,15 @@ def test_images_that_were_finished_before_an_interruption_are_delivered(
     assert "was interrupted" in info["comments"]
 
 
+def test_a_closed_connection_does_not_cancel_its_job(client: httpx.Client) -> None:
+    body = {"prompt": "slow", "steps": 4, "width": 64, "height": 64, "force_task_id": "left"}
+    with pytest.raises(httpx.ReadTimeout):
+        client.post("/sdapi/v1/txt2img", json=body, timeout=0.15)
+    until(lambda: told(client, "left")["completed"])
+    (job,) = client.get("/api/v1/jobs", params={"limit": 1}).json()["jobs"]
+    assert (job["status"], job["request"]["prompt"]) == ("succeeded", "slow")
+
+
 def test_jobs_of_the_servers_own_calls_are_no_progress_here(client: httpx.Client, api: WebUIApi) -> None:
     native = client.post(
         "/api/v1/txt2img", json={"prompt": "slow", "steps": 100}, headers={"Prefer": "respond-async"}
