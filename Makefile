@@ -72,7 +72,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
 .venv/.serve: $(BUILT_FROM) | $(BIN)/python
-	$(INSTALL) -e .
+	$(INSTALL) -e '.[mcp]'
 	touch $@
 
 .venv/.develop: $(BUILT_FROM) | $(BIN)/python
