@@ -282,12 +282,14 @@ def _quality(own: Mapping[str, Any], to: OutputFormat) -> int | None:
     raise RequestError(name, quality, f"100, or leave it out, for {to.name}; other values with webp and jpeg")
 
 
-def asked(values: Mapping[str, Any], call: Call) -> Asked:
+def asked(values: Mapping[str, Any], call: Call, placed: Mapping[str, str]) -> Asked:
     """Return what a call's values ask for: those of JSON, or of a form with its files; null is as if left out.
 
+    ``placed`` has the places from which values were put into our fields, by these.
     Raises ApiError and RequestError for the first that is wrong, by the client's name of it.
     """
     named, sent = _in_our_names({name: value for name, value in values.items() if value is not None})
+    sent |= placed
     notes = _unknown(named, call.body)
     _size(named, sent)
     with _named(sent):

@@ -50,7 +50,7 @@ class _Asking:
         self.memory, self.client, self.key, self.retries = memory, client, key, retries
 
 
-async def _references(values: dict[str, Any], service: Service, model: str | None) -> tuple[str, ...]:
+async def _references(values: dict[str, Any], call: Call, service: Service, model: str | None) -> tuple[str, ...]:
     """Put a list's first image into ``image``, a second one into ``adapter_image``; return notes on it.
 
     Raises ApiError for more images than the model takes.
@@ -59,11 +59,13 @@ async def _references(values: dict[str, Any], service: Service, model: str | Non
     if images is None:
         return ()
     values["image"] = images[0] if images else None
-    if len(images) < 2:
+    if len(images) < 2 or "image" not in call.body.attachments:
         return ()
     needs = ADAPTER.needs(require(await service.bind(model)).manifest)
-    if len(images) > 2 or needs is not None or values.get("adapter_image") is not None:
+    beside = values.get("adapter_image") is not None
+    if len(images) > 2 or needs is not None or beside:
         most = "two, of which the second stands beside the prompt" if needs is None else f"one: {needs}"
+        most = "one beside adapter_image" if needs is None and beside else most
         message = f"image has {len(images)} images; accepted: {most}"
         raise ApiError(422, "too_many_images", message, field="image", accepted=most)
     values["adapter_image"] = images[1]
@@ -91,8 +93,8 @@ async def _answering(call: Call, ask: _Asking) -> Answering:
     if named is not None and not isinstance(named, str):
         raise RequestError("model", named, "the name of an installed model")
     model = await model_name(named, ask.models, ask.request)
-    notes = await _references(values, ask.service, model)
-    found = asked(values, call)
+    notes = await _references(values, call, ask.service, model)
+    found = asked(values, call, {"adapter_image": "image.1"} if notes else {})
     found = found if call is not EDIT else await _with_masks(found, ask.service, named)
     upload = found.upload
     attached = {name: name for name in upload.attachments if name in call.body.attachments}
@@ -116,10 +118,10 @@ async def _answering(call: Call, ask: _Asking) -> Answering:
 
 async def _answer(answering: Answering, queue: JobQueue) -> Response:
     if answering.asked.stream:
-        # Subscribed before the job is read, so that no event in between is lost.
-        events = queue.events.subscribe(answering.accepted.job_id)
         job = require(answering.service.job(answering.accepted.job_id))
         headers = {**answering.headers(job), "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        # Last, since only the stream ends it; the stream reads the job again, so that no event in between is lost.
+        events = queue.events.subscribe(answering.accepted.job_id)
         return StreamingResponse(answering.events(events), headers=headers, media_type="text/event-stream")
     job = require(await answering.service.result(answering.accepted.job_id))
     headers, parts = answering.headers(job), answering.body(job)

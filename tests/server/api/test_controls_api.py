@@ -24,13 +24,14 @@ MANIFEST = replace(
     | {
         "unet": (Package("unet.mlpackage", 64, 64, 2, control=True),),
         "controlnet/canny": (Package("controlnet.mlpackage", 64, 64, 2),),
+        "ip_adapter/plus": (Package("adapter.mlpackage", 64, 64, 2),),
     },
 )
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A client of a server whose model has a ControlNet."""
+    """A client of a server whose model has a ControlNet and an IP-Adapter."""
     data = tmp_path_factory.mktemp("data")
     folder = data / "models" / "fake"
     for packages in MANIFEST.networks.values():
@@ -140,3 +141,31 @@ def test_a_form_of_openais_calls_has_its_controls_images_under_any_name(
         controls = json.dumps([{"net": "canny", "image": name}])
         answer = client.post(f"/v1/images/{path}", data={"prompt": "a", "controls": controls}, files=files)
         assert (answer.status_code, answer.json().get("notes")) == (200, []), answer.text
+
+
+@pytest.mark.parametrize(
+    ("second", "others", "param", "said"),
+    [
+        (b"no image", {}, "image.1", "this is text"),
+        (b"", {}, "image.1", "empty file"),
+        (None, {"image[]": None}, "image", "two, of which the second"),
+        (None, {"adapter_image": None}, "image", "one beside adapter_image"),
+    ],
+)
+def test_what_is_wrong_with_the_second_image_of_openais_edits_is_said_of_its_place(
+    client: httpx.Client, encoded: Encoded, second: bytes | None, others: dict[str, None], param: str, said: str
+) -> None:
+    files = [("image[]", encoded()), ("image[]", encoded() if second is None else second)]
+    sent = [(name, (f"{name}.png", data)) for name, data in (*files, *((name, encoded()) for name in others))]
+    answer = client.post("/v1/images/edits", data={"prompt": "a"}, files=sent)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == param
+    assert said in answer.json()["error"]["message"]
+
+
+def test_a_second_image_of_openais_edits_stands_beside_the_prompt(client: httpx.Client, encoded: Encoded) -> None:
+    files = [("image[]", ("a.png", encoded(colour="lime"))), ("image[]", ("b.png", encoded(colour="red")))]
+    made = client.post("/v1/images/edits", data={"prompt": "a"}, files=files).json()
+    assert made["notes"] == ["the second image stands beside the prompt, as adapter_image does"]
+    none_here = client.post("/v1/images/generations", data={"prompt": "a"}, files=files).json()["error"]
+    assert (none_here["param"], none_here["code"]) == ("image", "unknown_field")
