@@ -17,10 +17,12 @@ export class ApiError extends Error {
   }
 }
 
+export const AWAY = "The server does not answer";
+
 /** The server did not answer at all. */
 export class Unreachable extends Error {
   constructor() {
-    super("The server does not answer");
+    super(AWAY);
   }
 }
 

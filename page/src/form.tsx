@@ -15,6 +15,7 @@ import { generate, refused, submitting, task } from "./submission";
 import { negativeTokens, promptTokens } from "./tokens";
 import type { Tokens } from "./types";
 
+const isWide = () => matchMedia("(min-width: 60rem)").matches;
 const EDITS: Record<Edit, string> = { img2img: "Change", inpaint: "Paint a part", outpaint: "Extend" };
 
 function Count({ tokens }: { tokens: Tokens | null }) {
@@ -143,6 +144,11 @@ function More() {
   );
 }
 
+/** On a phone, what was asked for is made below the form. */
+function showResults(): void {
+  if (refused.value === null && !isWide()) document.querySelector(".results")?.scrollIntoView();
+}
+
 export function Form() {
   const form = useRef<HTMLFormElement>(null);
   const error = refused.value;
@@ -158,13 +164,13 @@ export function Form() {
       noValidate // the server's own sentence is shown at the field
       onSubmit={(event) => {
         event.preventDefault();
-        if (ready) void generate();
+        if (ready) void generate().then(showResults);
       }}
     >
       <Prompt name="prompt" label="Prompt" rows={4} tokens={promptTokens.value} />
       <Prompt name="negative_prompt" label="Not in the image" rows={1} tokens={negativeTokens.value} />
       <Start />
-      <details class="more settings" open={matchMedia("(min-width: 60rem)").matches || undefined}>
+      <details class="more settings" open={isWide() || undefined}>
         <summary>Settings</summary>
         <div class="grid">
           <ModelField />

@@ -23,6 +23,9 @@ function Card({ job, image }: { job: Job; image: JobImage }) {
     <li style={shape(job)}>
       <button type="button" class="card" onClick={() => show(job, image)}>
         <img src={card(image)} alt={image.flagged ? `Blurred by the safety checker: ${title(job)}` : title(job)} loading="lazy" />
+        <span class="caption" aria-hidden="true">
+          {title(job)}
+        </span>
       </button>
     </li>
   );

@@ -37,6 +37,9 @@ export const open = computed(() =>
 
 const streams = new Map<string, EventSource>();
 let wake = () => {};
+/** How many times the list was not read, since the newest job was the same; what was deleted elsewhere shows in a while. */
+let skipped = 0;
+const MOST_SKIPPED = 5;
 
 function put(changes: readonly Job[], gone: readonly string[] = []): void {
   const all = new Map(byId.value);
@@ -59,10 +62,10 @@ function tell(job: Job): void {
   if (job.error?.code.startsWith("model_")) markStale();
 }
 
-/** Follow the events of running jobs, and of no others. */
+/** Follow the events of running jobs, and of no others; a stream that a server refused as it stopped is opened again. */
 function follow(): void {
   for (const [id, stream] of streams) {
-    if (byId.value.get(id)?.status !== "running") {
+    if (byId.value.get(id)?.status !== "running" || stream.readyState === EventSource.CLOSED) {
       stream.close();
       streams.delete(id);
       const others = new Map(live.value);
@@ -95,7 +98,14 @@ function streamOf(job: Job): EventSource {
   return stream;
 }
 
+/** Read the jobs; while nothing is open, only the newest one, to see whether it is another than before. */
 async function refresh(): Promise<void> {
+  const newest = jobs.value[0];
+  if (newest !== undefined && open.value.length === 0 && skipped < MOST_SKIPPED) {
+    const [first] = (await get<JobsPage>("jobs?limit=1")).jobs;
+    if (first?.id === newest.id && !isOpen(first)) return void (skipped += 1);
+  }
+  skipped = 0;
   const page = await get<JobsPage>(`jobs?limit=${PAGE}`);
   const seen = new Set(page.jobs.map((job) => job.id));
   const oldest = page.next === null ? 0 : (page.jobs.at(-1)?.created ?? 0);

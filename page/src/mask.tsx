@@ -27,7 +27,7 @@ export function MaskField({ picture, mask }: { picture: Picture; mask: Signal<Bl
       {shown && (
         <div class="masked" style={{ aspectRatio: `${picture.width} / ${picture.height}` }}>
           <img src={picture.url} alt="The image to paint on" />
-          <img src={shown} alt="The mask: white is painted again" />
+          <span role="img" aria-label="What is painted again" style={{ maskImage: `url(${shown})` }} />
         </div>
       )}
       <button type="button" id="mask" onClick={() => setPainting(true)} aria-describedby="refused-mask">

@@ -173,7 +173,7 @@ function Add() {
     >
       <h3>Add a model</h3>
       <p class="about">
-        From the Hugging Face hub, as owner/name, also with @revision or /file.safetensors; or a checkpoint that lies in the server's `checkpoints` folder.
+        From the Hugging Face hub, as owner/name, also with @revision or /file.safetensors; or a checkpoint that lies in the folder “checkpoints” of the server's data.
       </p>
       <div class="field">
         <label for="source">Source</label>

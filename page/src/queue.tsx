@@ -1,5 +1,5 @@
 /** The queue: what runs and what waits, of every client. */
-import { useSignal } from "@preact/signals";
+import { effect, useSignal } from "@preact/signals";
 import { cancel, live, open } from "./jobs";
 import { readiness } from "./server";
 import { seconds, title } from "./words";
@@ -50,6 +50,13 @@ function Entry({ job }: { job: Job }) {
     </li>
   );
 }
+
+// Seen in the browser's tabs while another one is in front.
+effect(() => {
+  const running = open.value.find((job) => job.status === "running");
+  const done = running === undefined ? null : fraction(running);
+  document.title = done === null ? "Anemone" : `${Math.round(100 * done)} % · Anemone`;
+});
 
 export function Queue() {
   const jobs = open.value;

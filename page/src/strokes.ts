@@ -13,8 +13,8 @@ interface Stroke {
 
 type Change = Stroke | { kind: "invert" } | { kind: "clear" };
 
-/** How strokes look while they are painted; the server gets white on black. */
-const COLOR = "#fff";
+/** How strokes look while they are painted, seen on white and on black; the server gets white on black. */
+const COLOR = "#e5307a";
 
 export class Strokes {
   private changes: Change[] = [];
@@ -64,7 +64,7 @@ export class Strokes {
   private apply(on: CanvasRenderingContext2D, change: Change): void {
     if (change.kind === "clear") return;
     if (change.kind === "invert") {
-      on.globalCompositeOperation = "source-out"; // white where nothing was, nothing where white was
+      on.globalCompositeOperation = "source-out"; // painted where nothing was, nothing where it was
       on.fillRect(0, 0, this.width, this.height);
       return;
     }
@@ -84,9 +84,11 @@ export class Strokes {
     const canvas = new OffscreenCanvas(this.width, this.height);
     const on = canvas.getContext("2d")!;
     this.draw(on as unknown as CanvasRenderingContext2D);
-    on.globalCompositeOperation = "destination-over";
-    on.fillStyle = "#000";
-    on.fillRect(0, 0, this.width, this.height);
+    for (const [how, color] of [["source-in", "#fff"], ["destination-over", "#000"]] as const) {
+      on.globalCompositeOperation = how;
+      on.fillStyle = color;
+      on.fillRect(0, 0, this.width, this.height);
+    }
     return canvas.convertToBlob({ type: "image/png" });
   }
 }

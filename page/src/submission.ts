@@ -1,7 +1,7 @@
 /** Sends what the form holds as a job. */
-import { signal } from "@preact/signals";
+import { effect, signal } from "@preact/signals";
 import { announce } from "./announcements";
-import { ApiError, call } from "./api";
+import { ApiError, AWAY, call, reachable } from "./api";
 import { controls, edit, field, mask, palette, source, style } from "./draft";
 import { filled } from "./fields";
 import { add } from "./jobs";
@@ -11,6 +11,9 @@ import type { Job } from "./types";
 
 /** What is wrong with the request, shown at the field it names. */
 export const refused = signal<{ message: string; field: string | null } | null>(null);
+effect(() => {
+  if (reachable.value && refused.peek()?.message === AWAY) refused.value = null;
+});
 export const submitting = signal(false);
 
 /** Return the task that the form asks for. */

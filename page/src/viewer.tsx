@@ -1,6 +1,6 @@
 /** One image in full view: its parameters, what can be done with it, and its neighbors by the arrow keys. */
 import { computed, signal, useSignal } from "@preact/signals";
-import { useEffect } from "preact/hooks";
+import { useEffect, useRef } from "preact/hooks";
 import { Compare } from "./compare";
 import { Dialog } from "./dialog";
 import { field, reuse, startFrom, type Edit } from "./draft";
@@ -29,6 +29,9 @@ export function show(job: Job, image: JobImage): void {
   chosen.value = { id: job.id, index: image.index };
 }
 
+/** Pixels that a finger moves sideways to see the next image. */
+const SWIPE = 50;
+
 /** What a request has besides what the list of parameters tells in its own words. */
 const ELSEWHERE = ["prompt", "negative_prompt", "width", "height", "n", "seed", "model", "controls", "mask", "image"];
 
@@ -56,6 +59,7 @@ function Open({ shown }: { shown: Shown }) {
   const asking = useSignal(false);
   const failed = useSignal("");
   const busy = useSignal(false);
+  const touched = useRef<number | null>(null);
   const { job, image } = shown;
   const [before, after] = [all.value[at.value - 1], all.value[at.value + 1]];
   const close = () => (chosen.value = null);
@@ -65,22 +69,27 @@ function Open({ shown }: { shown: Shown }) {
     failed.value = "";
     show(to.job, to.image);
   };
+  /** Show a neighbor of what is shown now, which may be another image than when this was rendered. */
+  const step = (by: number) => go(all.value[at.value + by]);
   // On the document: what had the focus may be gone, such as the button of a deleted image.
   useEffect(() => {
     const onKey = (event: KeyboardEvent) => {
       if (comparing.value || event.target instanceof HTMLInputElement || event.target instanceof HTMLSelectElement) return;
-      if (event.key === "ArrowLeft") go(before);
-      if (event.key === "ArrowRight") go(after);
+      if (event.key === "ArrowLeft") step(-1);
+      if (event.key === "ArrowRight") step(1);
     };
     document.addEventListener("keydown", onKey);
     return () => document.removeEventListener("keydown", onKey);
-  }, [before, after]);
+  }, []);
   /** Do something that may fail, and close the view unless it does. */
   const and = (work: () => Promise<unknown> | void, stay = false) => async () => {
     busy.value = true;
     try {
       await work();
-      if (!stay) close();
+      if (!stay) {
+        close();
+        document.getElementById("form")?.scrollIntoView();
+      }
     } catch (error) {
       failed.value = (error as Error).message;
     }
@@ -88,7 +97,7 @@ function Open({ shown }: { shown: Shown }) {
   };
   const use = (how: Edit) => and(async () => startFrom(await pictureFrom(image), how));
   const settings = () => {
-    reuse({ ...job.request, seed: image.seed, model: job.model }, NAMES, usualOf);
+    reuse({ ...job.request, seed: image.seed, n: 1, model: job.model }, NAMES, usualOf);
     startFrom(null);
   };
   const action = (icon: IconName, label: string, work: () => void, more = {}) => (
@@ -104,12 +113,19 @@ function Open({ shown }: { shown: Shown }) {
         {comparing.value && (before ?? after) !== undefined ? (
           <Compare one={shown} others={all.value} from={(after ?? before)!} onClose={() => (comparing.value = false)} />
         ) : (
-          <div class="stage">
-            <button type="button" class="plain side" aria-disabled={before === undefined} onClick={() => go(before)} aria-label="The newer image">
+          <div
+            class="stage"
+            onTouchStart={(event) => (touched.current = event.touches.length === 1 ? (event.touches[0]?.clientX ?? null) : null)}
+            onTouchEnd={(event) => {
+              const way = touched.current === null ? 0 : (event.changedTouches[0]?.clientX ?? 0) - touched.current;
+              if (Math.abs(way) > SWIPE) step(way > 0 ? -1 : 1);
+            }}
+          >
+            <button type="button" class="plain side" aria-disabled={before === undefined} onClick={() => step(-1)} aria-label="The newer image">
               <Icon name="left" />
             </button>
             <img src={image.url.slice(1)} alt={title(job)} />
-            <button type="button" class="plain side" aria-disabled={after === undefined} onClick={() => go(after)} aria-label="The older image" autofocus>
+            <button type="button" class="plain side" aria-disabled={after === undefined} onClick={() => step(1)} aria-label="The older image" autofocus>
               <Icon name="right" />
             </button>
           </div>
@@ -123,7 +139,7 @@ function Open({ shown }: { shown: Shown }) {
             {action("image", "Use this", use("img2img"))}
             {action("brush", "Paint a part", use("inpaint"))}
             {action("extend", "Extend", use("outpaint"))}
-            {action("compare", comparing.value ? "Stop comparing" : "Compare", () => (comparing.value = !comparing.value), {
+            {action("compare", "Compare", () => (comparing.value = !comparing.value), {
               disabled: all.value.length < 2, "aria-pressed": comparing.value,
             })}
             <a class="button" href={image.url.slice(1)} download={`anemone-${name}`}>
