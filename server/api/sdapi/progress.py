@@ -18,6 +18,7 @@ from server.api.sdapi.errors import BAD_BODY
 from server.api.sdapi.state import Remembered, Task
 from server.jobs.job import Job
 from server.jobs.queue import JobQueue
+from server.pipeline.limits import Whole
 
 router = APIRouter(prefix=PREFIX, tags=["automatic1111"])
 internal = APIRouter(prefix="/internal", tags=["automatic1111"])
@@ -54,7 +55,7 @@ class TaskBody(Body):
     """The task that is asked about."""
 
     id_task: str | None = Field(None, description="The request's `force_task_id`, or else its job's id")
-    id_live_preview: int | None = Field(None, description="The preview that the client has")
+    id_live_preview: Whole | None = Field(None, description="The preview that the client has")
     live_preview: Flag | None = Field(None, description="false: without a preview")
 
 
