@@ -81,6 +81,7 @@ async def _parts(service: Service, job: Job, submitted: Submitted) -> AsyncItera
         yield f'{before}"{await base64_of(data)}"'.encode()
         before = ", "
     notes = [in_their_words(note) for note in job.notes]
+    notes += [f"image {i.index} is blurred: the safety checker found something in it" for i in job.images if i.flagged]
     info = info_of(job, request, submitted.manifest, notes)
     rest = json.dumps({"parameters": submitted.echo, "info": info})
     yield f"{before if before != ', ' else ''}], {rest[1:]}".encode()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import time
-from typing import Any
 
 from fastapi import APIRouter, Request
 from PIL import Image
@@ -15,7 +14,7 @@ from server.api.dependencies import Client, Generation, Queue
 from server.api.sdapi import PREFIX
 from server.api.sdapi.bodies import Body, Flag, read_body, route_of
 from server.api.sdapi.errors import BAD_BODY
-from server.api.sdapi.state import Remembered, Task
+from server.api.sdapi.state import Remembered, State, Task
 from server.jobs.job import Job
 from server.jobs.queue import JobQueue
 from server.pipeline.limits import Whole
@@ -103,20 +102,29 @@ def _png(preview: bytes | None) -> str | None:
     return base64.b64encode(file.getvalue()).decode()
 
 
+def _queued(waiting: list[tuple[Task, Job]]) -> list[str]:
+    return [task.id for task, job in waiting if job.status == "queued"]
+
+
+def _place(task: Task, waiting: list[tuple[Task, Job]]) -> str:
+    queued = _queued(waiting)
+    return f"In queue: {queued.index(task.id) + 1}/{len(queued)}" if task.id in queued else "Queued..."
+
+
 @router.get("/progress", summary="Get the progress of the running job")
 def progress(queue: Queue, state: Remembered, skip_current_image: bool = False) -> ProgressOut:
     """Returns the progress of this API's running job; jobs of other APIs do not count. `skip_current_image`: no preview."""
     waiting = state.tasks.waiting(queue)
     if not waiting:
         return ProgressOut(progress=0.0, eta_relative=0.0, state=StateOut(), current_image=None, textinfo=None)
-    _, job = waiting[0]
+    task, job = waiting[0]
     runs = job.status == "running"
     return ProgressOut(
         progress=max(_BEGUN, job.fraction) if runs else 0.0,
         eta_relative=job.eta or 0.0,
         state=_state_of(job),
         current_image=_png(queue.preview(job.id)) if runs and not skip_current_image else None,
-        textinfo=None if runs else "Waiting for other jobs",
+        textinfo=job.paused or (None if runs else _place(task, waiting)),
     )
 
 
@@ -142,11 +150,6 @@ def skip(queue: Queue, service: Generation, state: Remembered, client: Client) -
     interrupt(queue, service, state, client)
 
 
-def _place(task: Task, queue: JobQueue, state: Remembered) -> str:
-    queued = [each.id for each, job in state.tasks.waiting(queue) if job.status == "queued"]
-    return f"In queue: {queued.index(task.id) + 1}/{len(queued)}" if task.id in queued else "Queued..."
-
-
 @internal.post(
     "/progress",
     responses=BAD_BODY,
@@ -158,7 +161,7 @@ async def task_progress(request: Request, queue: Queue, state: Remembered) -> Ta
     return _told(await read_body(request, TaskBody), queue, state)
 
 
-def _told(body: TaskBody, queue: JobQueue, state: Any) -> TaskOut:
+def _told(body: TaskBody, queue: JobQueue, state: State) -> TaskOut:
     task = state.tasks.find(body.id_task or "")
     job = None if task is None else queue.job(task.job_id)
     if task is None or job is None or job.status != "running":
@@ -168,7 +171,7 @@ def _told(body: TaskBody, queue: JobQueue, state: Any) -> TaskOut:
             queued=queued,
             completed=job is not None and not queued,
             id_live_preview=-1,
-            textinfo=_place(task, queue, state) if queued and task is not None else "Waiting...",
+            textinfo=_place(task, state.tasks.waiting(queue)) if queued and task is not None else "Waiting...",
         )
     known, newest = body.id_live_preview, job.steps_done
     preview = queue.preview(job.id) if body.live_preview is not False and newest != known else None
@@ -186,5 +189,5 @@ def _told(body: TaskBody, queue: JobQueue, state: Any) -> TaskOut:
 @internal.get("/pending-tasks", summary="List the tasks that wait")
 def pending_tasks(queue: Queue, state: Remembered) -> PendingOut:
     """Returns the ids of the queued tasks of this API, the next one first."""
-    queued = [task.id for task, job in state.tasks.waiting(queue) if job.status == "queued"]
+    queued = _queued(state.tasks.waiting(queue))
     return PendingOut(size=len(queued), tasks=queued)

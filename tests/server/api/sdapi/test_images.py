@@ -97,6 +97,8 @@ def test_samplers_are_found_by_every_name(
     ({"styles": ["Film"]}, "styles are not known here, and were not used: 'Film'"),
     ({"script_name": "X/Y/Z plot"}, "the script 'X/Y/Z plot' was not run"),
     ({"override_settings": {"sd_vae": "a.vae.pt", "ENSD": 1}}, "these are not known here: sd_vae, ENSD"),
+    ({"prompt": "a <LORA: Film Grain : 0.8 : x> cat"}, "the lora 'Film Grain' is not known here"),
+    ({"negative_prompt": "a <hypernet:old:1>"}, "the hypernet 'old' is not known here"),
     ({"prompt": "a <lora:Film Grain:0.8> cat"}, "the lora 'Film Grain' is not known here"),
 ])  # fmt: skip
 def test_what_is_not_used_is_told_in_the_answer_and_the_job(
@@ -170,6 +172,11 @@ def test_the_format_of_the_images_is_a_setting_of_the_request(client: httpx.Clie
     made = client.post("/sdapi/v1/txt2img", json={**SMALL, "override_settings": settings}).json()
     with Image.open(io.BytesIO(base64.b64decode(made["images"][0]))) as image:
         assert image.format == kind
+
+
+def test_an_image_that_the_safety_checker_blurred_is_told(client: httpx.Client) -> None:
+    made = client.post("/sdapi/v1/txt2img", json={**SMALL, "prompt": "flagged"}).json()
+    assert json.loads(made["info"])["comments"] == "image 0 is blurred: the safety checker found something in it"
 
 
 def test_images_may_be_left_out(client: httpx.Client) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +11,7 @@ import httpx
 import pytest
 
 from tests.support import fake_pipeline
-from tests.support.live_server import live
+from tests.support.live_server import live, until
 
 FAKE, OTHER = (f"{name} [{'0' * 10}]" for name in ("fake", "other"))
 SMALL = {"steps": 2, "width": 64, "height": 64}
@@ -73,6 +74,35 @@ def test_requests_at_once_never_see_each_others_model(two: httpx.Client) -> None
         made = pool.map(lambda title: model_of(two, override_settings={"sd_model_checkpoint": title}), asked)
         assert [f"{name} [{'0' * 10}]" for name in made] == asked
     assert two.get("/sdapi/v1/options").json()["sd_model_checkpoint"] == FAKE
+
+
+def test_a_queued_request_keeps_the_model_that_was_chosen_when_it_arrived(chosen: httpx.Client) -> None:
+    slow = {"prompt": "slow", "width": 64, "height": 64}
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(chosen.post, "/sdapi/v1/txt2img", json={**slow, "steps": 8, "force_task_id": "first"})
+        until(lambda: chosen.get("/sdapi/v1/progress").json()["state"]["sampling_step"])
+        second = pool.submit(chosen.post, "/sdapi/v1/txt2img", json={**slow, "steps": 1, "force_task_id": "second"})
+        until(lambda: chosen.get("/internal/pending-tasks").json()["tasks"] == ["second"])
+        chosen.post("/sdapi/v1/options", json={"sd_model_checkpoint": OTHER})
+        for sent in (first, second):
+            assert json.loads(sent.result().json()["info"])["sd_model_name"] == "fake"
+    assert model_of(chosen) == "other"
+
+
+def test_a_model_that_is_gone_is_refused_until_another_is_chosen(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder: Path = tmp_path_factory.mktemp("data")
+    model = fake_pipeline.write_model(folder / "models" / "other")
+    with live(folder) as client:
+        client.post("/sdapi/v1/options", json={"sd_model_checkpoint": "other"})
+        shutil.rmtree(model)
+        assert client.get("/sdapi/v1/options").json()["sd_model_checkpoint"] == "other"
+        answer = client.post("/sdapi/v1/txt2img", json=SMALL)
+        assert answer.status_code == 422
+        assert answer.json()["errors"].startswith("sd_model_checkpoint is 'other'; accepted: fake")
+        client.post("/sdapi/v1/options", json={"sd_model_checkpoint": "fake"})
+        assert model_of(client) == "fake"
 
 
 def test_a_model_is_unloaded_and_loaded(two: httpx.Client) -> None:

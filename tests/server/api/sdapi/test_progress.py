@@ -57,6 +57,7 @@ def test_a_running_job_tells_its_progress_and_is_interrupted(
     task = told(client, "mine")
     assert (task["active"], task["queued"], task["completed"]) == (True, False, False)
     assert task["live_preview"].startswith("data:image/jpeg;base64,")
+    assert told(client, "mine", live_preview=False)["live_preview"] is None
     assert api.interrupt() is None
     answer = sent.result()
     assert answer.status_code == 409
@@ -65,11 +66,12 @@ def test_a_running_job_tells_its_progress_and_is_interrupted(
     assert told(client, "mine")["completed"]
 
 
-def test_queued_tasks_know_their_places(client: httpx.Client, pool: ThreadPoolExecutor) -> None:
+def test_queued_tasks_know_their_places(api: WebUIApi, client: httpx.Client, pool: ThreadPoolExecutor) -> None:
     first = begin(pool, client, "first")
     until(lambda: told(client, "first")["active"])
     rest = [begin(pool, client, "second"), begin(pool, client, "third")]
     assert client.get("/internal/pending-tasks").json() == {"size": 2, "tasks": ["second", "third"]}
+    assert api.get_progress()["state"]["job_count"] == 1
     task = told(client, "third")
     assert (task["active"], task["queued"], task["textinfo"]) == (False, True, "In queue: 2/2")
     for sent in (first, *rest):
