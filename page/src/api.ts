@@ -26,6 +26,11 @@ export class Unreachable extends Error {
   }
 }
 
+/** Take the error of a call that is made again soon; any other is a fault of the page, which the console is to show. */
+export function retried(error: unknown): void {
+  if (!(error instanceof Unreachable || error instanceof ApiError)) reportError(error);
+}
+
 /** Whether the last call was answered. */
 export const reachable = signal(true);
 /** What the login dialog shows; null while no key is asked for. */

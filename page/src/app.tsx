@@ -7,6 +7,7 @@ import { startFrom } from "./draft";
 import { Form } from "./form";
 import { Gallery } from "./gallery";
 import { Icon } from "./icons";
+import { trouble } from "./jobs";
 import { Login } from "./login";
 import { Models } from "./models";
 import { dropped, type Picture } from "./pictures";
@@ -23,6 +24,7 @@ const wrong = signal("");
 function Banner() {
   const state = readiness.value;
   if (!reachable.value) return <p class="banner" role="status">The server does not answer; trying again…</p>;
+  if (trouble.value) return <p class="banner bad" role="alert">{trouble.value}</p>;
   if (wrong.value) return <p class="banner" role="alert">{wrong.value}</p>;
   if (state === null || state.ready) return null;
   if (state.state === "failed") return <p class="banner bad" role="alert">The model cannot be loaded: {state.message}</p>;

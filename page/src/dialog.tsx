@@ -40,7 +40,8 @@ export function Dialog({ title, head, onClose, children, ...rest }: Props) {
           onClose?.();
         }
       }}
-      onClick={(event) => {
+      onPointerDown={(event) => {
+        // Not a click: that of a drag that began inside, such as a selection of text, is the dialog's too.
         if (event.target === dialog.current) onClose?.();
       }}
     >

@@ -113,9 +113,8 @@ function More() {
     ({ title, fields }) => fields.length > 0 || title === COLORS,
   );
   const set = sections.flatMap((section) => section.fields).filter((spec) => field(spec.name).value !== "").length;
-  const hit = sections.some((section) => section.fields.some((spec) => refused.value?.field === spec.name));
   return (
-    <details class="more" open={hit || undefined}>
+    <details class="more">
       <summary>
         More <span class="count">{set + controls.value.length > 0 ? `${set + controls.value.length} set` : ""}</span>
       </summary>
@@ -153,7 +152,10 @@ export function Form() {
   const form = useRef<HTMLFormElement>(null);
   const error = refused.value;
   useEffect(() => {
-    if (error !== null) form.current?.querySelector<HTMLElement>("[aria-invalid=true]")?.focus();
+    const wrong = error && form.current?.querySelector<HTMLElement>("[aria-invalid=true], .control .refused");
+    const folded = wrong?.closest("details");
+    if (folded) folded.open = true;
+    wrong?.focus();
   }, [error]);
   const ready = readiness.value?.ready === true || readiness.value?.state === "paused";
   const named = error?.field != null && form.current?.querySelector(`#${CSS.escape(error.field)}`) != null;
@@ -164,7 +166,7 @@ export function Form() {
       noValidate // the server's own sentence is shown at the field
       onSubmit={(event) => {
         event.preventDefault();
-        if (ready) void generate().then(showResults);
+        if (ready && !submitting.value) void generate().then(showResults);
       }}
     >
       <Prompt name="prompt" label="Prompt" rows={4} tokens={promptTokens.value} />

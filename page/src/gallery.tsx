@@ -1,6 +1,7 @@
 /** The gallery: every image that the server keeps, the newest first, with places for those that are being made. */
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
+import { retried } from "./api";
 import { Icon } from "./icons";
 import { jobs, live, loaded, more, next, remove } from "./jobs";
 import { fraction } from "./queue";
@@ -52,7 +53,7 @@ function Failed({ job }: { job: Job }) {
         <strong>It failed</strong>
         <p>{job.error?.message}</p>
         <p class="about">{title(job)}</p>
-        <button type="button" onClick={() => void remove(job)} aria-label={`Remove the failed job: ${title(job)}`}>
+        <button type="button" onClick={() => void remove(job).catch(retried)} aria-label={`Remove the failed job: ${title(job)}`}>
           Remove
         </button>
       </div>

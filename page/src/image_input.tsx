@@ -2,6 +2,7 @@
 import type { Signal } from "@preact/signals";
 import { useState } from "preact/hooks";
 import { Icon } from "./icons";
+import { refusal } from "./inputs";
 import { dropped, pictureOf, READABLE, type Picture } from "./pictures";
 
 interface Props {
@@ -49,6 +50,7 @@ export function ImageInput({ id, label, picture, onPicture = (taken) => (picture
         class="unseen"
         type="file"
         accept={READABLE.join(",")}
+        {...refusal(id)}
         onChange={(event) => {
           const file = event.currentTarget.files?.[0];
           if (file !== undefined) void take(pictureOf(file, file.name));

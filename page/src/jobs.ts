@@ -4,7 +4,7 @@
  */
 import { computed, signal } from "@preact/signals";
 import { announce, announceCalmly } from "./announcements";
-import { ApiError, call, get } from "./api";
+import { ApiError, call, get, retried } from "./api";
 import { markStale, pause } from "./server";
 import { seconds } from "./words";
 import type { Job, JobsPage, Progress } from "./types";
@@ -24,6 +24,8 @@ export const byId = signal<ReadonlyMap<string, Job>>(new Map());
 export const live = signal<ReadonlyMap<string, Live>>(new Map());
 /** Whether the first page of jobs has come. */
 export const loaded = signal(false);
+/** Why the server does not give the jobs now, such as a locked database; "" while it does. */
+export const trouble = signal("");
 /** `before` of the page of jobs that follows those in the store; null if there is none. */
 export const next = signal<number | null>(null);
 
@@ -129,7 +131,13 @@ async function refresh(): Promise<void> {
 
 export async function watchJobs(): Promise<never> {
   for (;;) {
-    await refresh().catch(() => undefined); // the banner says that the server is away
+    try {
+      await refresh();
+      trouble.value = "";
+    } catch (error) {
+      retried(error);
+      if (error instanceof ApiError) trouble.value = error.message;
+    }
     const usual = open.value.length > 0 ? BUSY_MS : IDLE_MS;
     const woken = new Promise<void>((resume) => (wake = resume));
     await Promise.race([woken, pause(document.hidden ? HIDDEN_MS : usual)]);

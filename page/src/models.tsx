@@ -2,7 +2,7 @@
 import { signal, useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { announce } from "./announcements";
-import { ApiError, call, get } from "./api";
+import { ApiError, call, get, retried } from "./api";
 import { Dialog } from "./dialog";
 import { markStale, pause, readCapabilities } from "./server";
 import { bytes, dimensions, seconds } from "./words";
@@ -33,7 +33,7 @@ export function Models({ onClose }: { onClose: () => void }) {
     let shown = true;
     void (async () => {
       while (shown) {
-        await refresh().catch(() => undefined); // the banner says that the server is away
+        await refresh().catch(retried);
         await pause(conversions.value.some(isOpen) ? BUSY_MS : IDLE_MS);
       }
     })();
@@ -131,7 +131,7 @@ function Running({ conversion }: { conversion: Conversion }) {
         {error && <p class="refused">{error.message}</p>}
       </div>
       {isOpen(conversion) && (
-        <button type="button" onClick={() => void call(conversion.url, { method: "DELETE" }).then(refresh)} aria-label={`Cancel the conversion of ${conversion.model}`}>
+        <button type="button" onClick={() => void call(conversion.url, { method: "DELETE" }).then(refresh).catch(retried)} aria-label={`Cancel the conversion of ${conversion.model}`}>
           Cancel
         </button>
       )}

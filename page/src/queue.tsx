@@ -1,5 +1,6 @@
 /** The queue: what runs and what waits, of every client. */
 import { effect, useSignal } from "@preact/signals";
+import { retried } from "./api";
 import { cancel, live, open } from "./jobs";
 import { readiness } from "./server";
 import { seconds, title } from "./words";
@@ -69,7 +70,7 @@ export function Queue() {
           Queue <span class="count">{jobs.length}</span>
         </h2>
         {jobs.length > 1 && (
-          <button type="button" class="plain" onClick={() => jobs.forEach((job) => void cancel(job).catch(() => undefined))}>
+          <button type="button" class="plain" onClick={() => jobs.forEach((job) => void cancel(job).catch(retried))}>
             Cancel all
           </button>
         )}

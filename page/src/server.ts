@@ -1,6 +1,6 @@
 /** The server as the page knows it: what it can do, and whether it is ready. */
 import { computed, signal } from "@preact/signals";
-import { anyway, get, reachable } from "./api";
+import { anyway, get, reachable, retried } from "./api";
 import type { Capabilities, Model, Range, Readiness } from "./types";
 
 const POLL_MS = 1000;
@@ -23,7 +23,9 @@ export function range(name: string, of?: string): Range | null {
 }
 
 export async function readCapabilities(): Promise<void> {
-  capabilities.value = await get<Capabilities>("capabilities");
+  const now = await get<Capabilities>("capabilities");
+  if (!now.models.some(({ name }) => name === chosenModel.value)) chosenModel.value = ""; // it was deleted
+  capabilities.value = now;
 }
 
 export const pause = (ms: number) => new Promise<void>((resume) => setTimeout(resume, ms));
@@ -36,8 +38,9 @@ export async function watchReadiness(): Promise<never> {
       readiness.value = await anyway<Readiness>("readyz");
       if (readiness.value.ready) await changed();
       else await pause(POLL_MS);
-    } catch {
-      await pause(POLL_MS); // `reachable` and the banner tell it
+    } catch (error) {
+      retried(error);
+      await pause(POLL_MS);
     }
   }
 }

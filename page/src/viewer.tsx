@@ -59,6 +59,7 @@ function Open({ shown }: { shown: Shown }) {
   const asking = useSignal(false);
   const failed = useSignal("");
   const busy = useSignal(false);
+  const sides = useRef<HTMLDivElement>(null);
   const touched = useRef<number | null>(null);
   const { job, image } = shown;
   const [before, after] = [all.value[at.value - 1], all.value[at.value + 1]];
@@ -97,7 +98,8 @@ function Open({ shown }: { shown: Shown }) {
   };
   const use = (how: Edit) => and(async () => startFrom(await pictureFrom(image), how));
   const settings = () => {
-    reuse({ ...job.request, seed: image.seed, n: 1, model: job.model }, NAMES, usualOf);
+    const installed = capabilities.value?.models.some(({ name }) => name === job.model);
+    reuse({ ...job.request, seed: image.seed, n: 1, model: installed ? job.model : "" }, NAMES, usualOf);
     startFrom(null);
   };
   const action = (icon: IconName, label: string, work: () => void, more = {}) => (
@@ -115,6 +117,7 @@ function Open({ shown }: { shown: Shown }) {
         ) : (
           <div
             class="stage"
+            ref={sides}
             onTouchStart={(event) => (touched.current = event.touches.length === 1 ? (event.touches[0]?.clientX ?? null) : null)}
             onTouchEnd={(event) => {
               const way = touched.current === null ? 0 : (event.changedTouches[0]?.clientX ?? 0) - touched.current;
@@ -158,8 +161,9 @@ function Open({ shown }: { shown: Shown }) {
                   const to = all.value.slice(at.value).find((each) => each.job.id !== job.id) ?? all.value.slice(0, at.value).findLast((each) => each.job.id !== job.id);
                   await remove(job);
                   asking.value = false;
-                  if (to === undefined) close();
-                  else go(to);
+                  if (to === undefined) return close();
+                  go(to);
+                  sides.current?.querySelector("button")?.focus(); // the button that had the focus is gone
                 }, true)}
               >
                 Delete

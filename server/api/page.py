@@ -1,38 +1,30 @@
-"""The web page at / and its files; it loads nothing from other hosts."""
+"""The web page at / and its files, which page/ builds; it loads nothing from other hosts."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from fastapi import APIRouter
-from fastapi.responses import FileResponse
+from fastapi import APIRouter, Request, Response
+from starlette.staticfiles import StaticFiles
 
 from server.api.dialect import OPEN
 
 _WEB = Path(__file__).resolve().parent.parent / "web"
+_FILES = StaticFiles(directory=_WEB)
 
 router = APIRouter(include_in_schema=False)
 
 
-@router.get("/", openapi_extra=OPEN)
-def index() -> FileResponse:
-    """Return the page."""
-    return FileResponse(_WEB / "index.html", media_type="text/html")
+def _served(name: str) -> Callable[[Request], Awaitable[Response]]:
+    async def file(request: Request) -> Response:
+        answer = await _FILES.get_response(name, request.scope)
+        # Browsers ask whether it is still the same, so that a page of an earlier version never meets this server.
+        answer.headers["Cache-Control"] = "no-cache"
+        return answer
+
+    return file
 
 
-@router.get("/page.css", openapi_extra=OPEN)
-def style() -> FileResponse:
-    """Return the page's styles."""
-    return FileResponse(_WEB / "page.css", media_type="text/css")
-
-
-@router.get("/page.js", openapi_extra=OPEN)
-def script() -> FileResponse:
-    """Return the page's script."""
-    return FileResponse(_WEB / "page.js", media_type="text/javascript")
-
-
-@router.get("/icon.svg", openapi_extra=OPEN)
-def icon() -> FileResponse:
-    """Return the page's icon."""
-    return FileResponse(_WEB / "icon.svg", media_type="image/svg+xml")
+for _path, _name in (("", "index.html"), *((name, name) for name in ("page.css", "page.js", "icon.svg"))):
+    router.add_api_route(f"/{_path}", _served(_name), response_class=Response, openapi_extra=OPEN)

@@ -53,3 +53,12 @@ def test_the_first_load_is_small(client: httpx.Client) -> None:
 def test_the_page_lets_every_format_that_is_read_be_chosen(client: httpx.Client) -> None:
     chosen = set(re.findall(r"\bimage/(png|jpeg|webp|gif|avif|heic|bmp|tiff)\b", client.get("/page.js").text))
     assert {f"{name.lower()}" for name in get_args(Format)} <= chosen
+
+
+def test_a_browser_asks_each_time_and_gets_only_what_has_changed(client: httpx.Client) -> None:
+    for path, kind in zip(_FILES, ("text/html", "javascript", "text/css", "image/svg+xml"), strict=True):
+        first = client.get(path)
+        assert kind in first.headers["content-type"]
+        assert first.headers["cache-control"] == "no-cache"
+        again = client.get(path, headers={"If-None-Match": first.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
