@@ -21,7 +21,7 @@ from server.security.rate import Buckets, client_of
 
 _READABLE = (
     "Location", "Content-Location", "Preference-Applied", "Retry-After", JOB_ID, "X-Anemone-Seed", "X-Anemone-Notes",
-    "X-Request-Id", "X-Should-Retry", "Mcp-Session-Id",
+    "X-Anemone-Safety", "Idempotent-Replayed", "X-Request-Id", "X-Should-Retry", "Mcp-Session-Id",
 )  # fmt: skip
 #: Bytes of a request's query, which has at most a few names.
 _LONGEST_QUERY = 4 * 2**10

@@ -71,6 +71,9 @@ def test_a_configured_site_may_ask_and_read_and_no_other() -> None:
     assert preflight.header("access-control-allow-credentials") is None
     answer = ask(gate, "POST", headers={"origin": STUDIO, "sec-fetch-site": "cross-site"})
     assert (answer.status, answer.header("access-control-allow-origin")) == (200, STUDIO)
+    readable = set((answer.header("access-control-expose-headers") or "").split(", "))
+    # What answers tell of their job and its images.
+    assert {"X-Job-Id", "X-Anemone-Seed", "X-Anemone-Notes", "X-Anemone-Safety", "Idempotent-Replayed"} <= readable
     for other in ("https://evil.example", "null", "http://studio.example:8443", "https://studio.example"):
         assert ask(gate, "OPTIONS", headers={"origin": other, **wanted}).status == 403
         assert ask(gate, "POST", headers={"origin": other}).status == 403
