@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.page.conftest import Site
+from tests.support.live_server import enqueue, live, over
 
 KEY = "the-key-of-a-household"
 
@@ -91,3 +93,66 @@ def test_the_colors_are_the_systems_unless_they_are_chosen(site: Site, opened: C
     assert brightness(page) > 215
     page.reload()
     assert brightness(page) > 215
+
+
+@pytest.fixture(scope="module")
+def fake(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A server whose conversions and images are made up."""
+    with live(tmp_path_factory.mktemp("fake")) as client:
+        yield client
+
+
+def test_a_model_is_converted_used_and_deleted(fake: httpx.Client, opened: Callable[..., Page]) -> None:
+    page = opened(str(fake.base_url))
+    page.get_by_role("button", name="Models").click()
+    panel = page.get_by_role("dialog", name="Models")
+
+    def convert(source: str, name: str) -> None:
+        panel.get_by_label("Source").fill(source)
+        panel.get_by_label("Name").fill(name)
+        panel.get_by_role("button", name="Download and convert").click()
+
+    convert("somebody/slow", "abandoned")
+    expect(panel.get_by_text("converting unet")).to_be_visible()
+    panel.get_by_role("button", name="Cancel the conversion of abandoned").click()
+    expect(panel.get_by_text("abandoned")).to_have_count(0)
+    convert("somebody/bad", "impossible")
+    expect(panel.get_by_text("is of an unknown architecture")).to_be_visible()
+    convert("somebody/steady", "another")
+    expect(panel.get_by_role("button", name="Delete another")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.get_by_label("Model", exact=True).select_option("another")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator("#gallery button.card")).to_have_count(1)
+    (job,) = fake.get("/api/v1/jobs").json()["jobs"]
+    assert job["model"] == "another"
+    page.get_by_role("button", name="Models").click()
+    panel.get_by_role("button", name="Delete another").click()
+    panel.get_by_role("button", name=re.compile("for good$")).click()
+    expect(panel.get_by_text("another")).to_have_count(0)
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Generate").click()  # by the default model, since that one is gone
+    expect(page.locator("#gallery button.card")).to_have_count(2)
+
+
+def test_a_failed_job_says_why_and_is_removed(fake: httpx.Client, opened: Callable[..., Page]) -> None:
+    page = opened(str(fake.base_url))
+    page.get_by_label("Prompt", exact=True).fill("fail")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_text("the UNet's output is not finite", exact=True)).to_be_visible()
+    page.get_by_role("button", name="Remove the failed job: fail").click()
+    expect(page.get_by_text("It failed")).to_have_count(0)
+
+
+def test_more_than_a_page_of_images_is_read_as_the_end_comes_into_view(
+    fake: httpx.Client, opened: Callable[..., Page]
+) -> None:
+    made = [enqueue(fake, f"<b>image</b> {number}", steps=1) for number in range(70)]
+    over(fake, made[-1]["id"])
+    page = opened(str(fake.base_url))
+    cards = page.locator("#gallery button.card")
+    expect(cards.first).to_be_visible()
+    while page.get_by_role("button", name="Older images").count():
+        page.locator(".results").evaluate("results => results.scrollTo(0, results.scrollHeight)")
+    expect(page.get_by_role("button", name="<b>image</b> 0", exact=True)).to_be_attached()
+    assert cards.count() >= len(made)
