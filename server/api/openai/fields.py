@@ -1,17 +1,17 @@
-"""The fields of OpenAI's calls: its own, ours and the names that clients have for them, and what they ask for."""
+"""The fields of OpenAI's calls, its own and ours, and what they ask for."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
 from server.api.body import Body
-from server.api.errors import from_request_error
+from server.api.openai.names import in_our_names, named_as_sent, put_size
 from server.api.request_body import Submission
 from server.api.upload import Upload, checked
 from server.errors import ApiError, quoted
@@ -20,18 +20,9 @@ from server.pipeline.limits import OneOf, Whole, Within
 from server.pipeline.request import FIELDS, TASKS, RequestError, Task
 from server.pipeline.request.output import FormatName, Output
 from server.pipeline.request.sampling import SIDE
-from server.pipeline.schedulers import UnknownScheduler, find_scheduler, find_sigmas
 
-#: Names that clients have for our fields, and ours.
-SYNONYMS = {
-    "num_inference_steps": "steps",
-    "step": "steps",
-    "cfg_scale": "guidance_scale",
-    "sampler": "scheduler",
-    "sampler_name": "scheduler",
-    "format": "output_format",
-}
-_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})", re.IGNORECASE)
+#: Fields that an empty text is a value of.
+_TEXTS = ("prompt", "negative_prompt")
 _WORDS = ("auto", "low", "medium", "high", "standard", "hd")
 _NUMBERS = Within(1, 100)
 #: Names of unknown fields that a note lists.
@@ -153,81 +144,12 @@ class Asked:
         """Return the same with other attachments."""
         return replace(self, upload=replace(self.upload, attachments=attachments))
 
-    @contextmanager
-    def named_as_sent(self) -> Iterator[None]:
+    def named_as_sent(self) -> AbstractContextManager[None]:
         """Name a field as the client did in errors that the block raises."""
-        with _named(self.sent):
-            yield
+        return named_as_sent(self.sent)
 
 
 _EXTENSIONS = [each.name for each in FIELDS if each.part == "outpaint" and each.name.startswith("extend_")]
-
-
-@contextmanager
-def _named(sent: Mapping[str, str]) -> Iterator[None]:
-    try:
-        yield
-    except (ApiError, RequestError) as raised:
-        error = from_request_error(raised) if isinstance(raised, RequestError) else raised
-        if error.field is None or error.field not in sent:
-            raise
-        name = sent[error.field]
-        raise ApiError(
-            error.status,
-            error.code,
-            f"{name}: {error.message}",
-            field=name,
-            value=error.value,
-            accepted=error.accepted,
-            headers=error.headers,
-        ) from raised
-
-
-def _is_known(name: object, find: Callable[[str], object]) -> bool:
-    """Return whether a name is one of the schedulers or sigmas that ``find`` knows."""
-    try:
-        return isinstance(name, str) and bool(find(name))
-    except UnknownScheduler:
-        return False
-
-
-def _means_sigmas(scheduler: object, beside_sampler: bool) -> bool:
-    """Return whether a client's scheduler is our sigmas: A1111 and stable-diffusion.cpp call our scheduler "sampler"."""
-    if _is_known(scheduler, find_sigmas):
-        return beside_sampler or not _is_known(scheduler, find_scheduler)
-    return beside_sampler and not _is_known(scheduler, find_scheduler)
-
-
-def _in_our_names(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return values by our fields' names, and the client's names where they differ; raise ApiError for two that differ."""
-    named: dict[str, Any] = {}
-    sent: dict[str, str] = {}
-    beside_sampler = not values.keys().isdisjoint(("sampler", "sampler_name"))
-    for name, value in values.items():
-        ours = SYNONYMS.get(name, name)
-        if name == "scheduler" and _means_sigmas(value, beside_sampler):
-            ours = "sigmas"
-        if ours in named and named[ours] != value:
-            message = f"{sent.get(ours, ours)} and {name} mean the same and differ; accepted: one of them"
-            raise ApiError(422, "invalid_field", message, field=name, value=value, accepted="one of them")
-        named[ours] = value
-        if ours != name:
-            sent[ours] = name
-    return named, sent
-
-
-def _size(named: dict[str, Any], sent: dict[str, str]) -> None:
-    """Put width and height in the place of a size; raise RequestError for one that is none."""
-    size = named.pop("size", None)
-    if size is None or (isinstance(size, str) and size.strip().lower() == "auto"):
-        return
-    found = _SIZE.fullmatch(size.strip()) if isinstance(size, str) else None
-    if found is None:
-        raise RequestError("size", size, f"auto, or WIDTHxHEIGHT such as 512x512, {SIDE} pixels each")
-    for name, side in zip(("width", "height"), map(int, found.groups()), strict=True):
-        if named.get(name) not in (None, side, str(side)):
-            raise RequestError("size", size, f"a size that agrees with {name}, {quoted(named[name])}; or leave one out")
-        named[name], sent[name] = side, "size"
 
 
 def _listed(name: str) -> str:
@@ -283,16 +205,19 @@ def _quality(own: Mapping[str, Any], to: OutputFormat) -> int | None:
 
 
 def asked(values: Mapping[str, Any], call: Call, placed: Mapping[str, str]) -> Asked:
-    """Return what a call's values ask for: those of JSON, or of a form with its files; null is as if left out.
+    """Return what a call's values ask for: those of JSON, or of a form with its files; null and an empty text are
+    as if left out, but for prompts.
 
     ``placed`` has the places from which values were put into our fields, by these.
     Raises ApiError and RequestError for the first that is wrong, by the client's name of it.
     """
-    named, sent = _in_our_names({name: value for name, value in values.items() if value is not None})
+    named, sent = in_our_names(
+        {n: value for n, value in values.items() if value is not None and (value != "" or n in _TEXTS)}
+    )
     sent |= placed
     notes = _unknown(named, call.body)
-    _size(named, sent)
-    with _named(sent):
+    put_size(named, sent)
+    with named_as_sent(sent):
         upload = checked(named, call.body)
     own = {name: upload.fields[name] for name in OpenAIFields.model_fields if name not in Submission.model_fields}
     fields = {name: value for name, value in upload.fields.items() if name not in own}

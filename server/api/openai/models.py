@@ -112,6 +112,7 @@ async def model_name(name: str | None, models: InstalledModels, request: Request
     return None if found is None else found.name
 
 
+@router.get("/models/", include_in_schema=False)
 @router.get("/models", summary="List models, as OpenAI's API does")
 def all_models(models: Models) -> OpenAIModels:
     """Returns the installed models with what a request takes that leaves fields out."""

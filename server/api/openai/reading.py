@@ -17,8 +17,6 @@ from server.errors import ApiError, quoted
 _IMAGE_NAME = re.compile(r"images?(\[\d*\])?")
 #: Images of a request, as in OpenAI's API.
 MOST_IMAGES = 16
-#: Fields that an empty text is a value of.
-_TEXTS = ("prompt", "negative_prompt")
 
 
 def _wrong(field: str, value: Any, accepted: str) -> ApiError:
@@ -68,7 +66,7 @@ def _of_json(body: Any) -> dict[str, Any]:
 
 
 async def _of_form(request: Request, body: Body) -> dict[str, Any]:
-    """Return the fields of a form, its images as a list under ``image``; an empty text is as if left out."""
+    """Return the fields of a form, its images as a list under ``image``."""
     form = await parsed_form(request)
     values: dict[str, Any] = {}
     images: list[tuple[str, SentFile]] = []
@@ -77,21 +75,16 @@ async def _of_form(request: Request, body: Body) -> dict[str, Any]:
             if isinstance(value, str):
                 if _IMAGE_NAME.fullmatch(name) and value:
                     raise _wrong("image", value, "a file: curl -F image=@image.png")
-                if value or name in _TEXTS:
-                    if name in values:
-                        accepted = "once"
-                        message = f"{quoted(name)[1:-1]} is in the form more than once; accepted: {accepted}"
-                        raise ApiError(422, "repeated_field", message, field=name, accepted=accepted)
-                    values[name] = value
+            elif not value.filename and not value.size:
                 continue
-            if not value.filename and not value.size:
-                continue
-            if _IMAGE_NAME.fullmatch(name):
+            if not isinstance(value, str) and _IMAGE_NAME.fullmatch(name):
                 images.append((name, SentFile(await value.read())))
-            elif name in values:
-                raise ApiError(422, "repeated_field", f"{name[:80]} is in the form more than once", field=name)
-            else:
-                values[name] = SentFile(await value.read())
+                continue
+            name = "mask" if name == "mask[]" else name
+            if name in values:
+                message = f"{quoted(name)[1:-1]} is in the form more than once; accepted: once"
+                raise ApiError(422, "repeated_field", message, field=name, accepted="once")
+            values[name] = value if isinstance(value, str) else SentFile(await value.read())
     finally:
         await form.close()
     # A list such as controls may name an image, too; one that the call itself does not take is then the list's alone.

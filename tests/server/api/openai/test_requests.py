@@ -79,6 +79,7 @@ def test_an_unknown_field_of_any_name_is_a_note_that_a_header_can_have(client: h
         {"quality": "auto", "background": "auto", "moderation": "auto", "user": "me", "size": "auto"},
         {"quality": "standard", "output_compression": 100, "n": None, "seed": None, "model": None},
         {"size": "64x64", "width": 64, "height": "64"},
+        {"size": "", "quality": "", "negative_prompt": "", "steps": 3, "step": "3"},
         {"style": "", "user": "", "quality": 60, "output_compression": 60, "output_format": "jpeg"},
     ],
 )
@@ -114,6 +115,10 @@ def test_samplers_and_schedulers_are_understood_in_either_sense(
 )
 def test_openais_names_mean_the_default_model(client: httpx.Client, name: str) -> None:
     assert job_of(client, generate(client, model=name))["model"] == "fake"
+
+
+def test_a_slash_at_the_end_lists_the_models_too(client: httpx.Client) -> None:
+    assert client.get("/v1/models/").json() == client.get("/v1/models").json()
 
 
 def test_queries_that_gateways_append_are_ignored(client: httpx.Client) -> None:
