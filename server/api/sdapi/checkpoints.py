@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from dataclasses import dataclass
 
 from server.models.installed import InstalledModels, UnknownModel
+from server.pipeline.infotext.controls import split_hash
 from server.pipeline.request import RequestError
 
 #: Suffixes of checkpoints' files, which titles of other servers have.
 _SUFFIXES = (".safetensors", ".ckpt")
-_HASHED = re.compile(r"(?P<name>.*?)\s*\[(?P<hash>[0-9a-fA-F]+)\]")
 #: Characters of a short hash, as in titles and infotexts.
 SHORT_HASH = 10
 
@@ -50,11 +49,10 @@ def checkpoints(models: InstalledModels) -> list[Checkpoint]:
 
 def _names(asked: str) -> list[str]:
     """Return what a client may mean by a name: itself, and without a hash and a file's suffix; a hash alone comes last."""
-    asked = asked.strip()
-    found = _HASHED.fullmatch(asked)
-    names = [asked] if found is None else [asked, found["name"]]
-    names += [name.removesuffix(suffix) for name in names for suffix in _SUFFIXES if name.endswith(suffix)]
-    return names if found is None else [*names, found["hash"]]
+    name, digest = split_hash(asked.strip())
+    names = [asked.strip(), name]
+    names += [each.removesuffix(suffix) for each in names for suffix in _SUFFIXES if each.endswith(suffix)]
+    return names if digest is None else [*names, digest]
 
 
 def find_checkpoint(models: InstalledModels, asked: str, field: str) -> str:

@@ -28,7 +28,11 @@ def _strength(request: GenerationRequest) -> float | None:
 
 
 def info_of(job: Job, request: GenerationRequest, manifest: Manifest, notes: Sequence[str]) -> str:
-    """Return the text for the job's images. ``comments`` has the notes, a line each."""
+    """Return the text for the job's images.
+
+    Beside A1111's keys there is the size that the networks computed, from which the images were scaled, and ``comments``: the
+    notes, a line each.
+    """
     prompts, sampling, images = request.prompts, request.sampling, job.images
     seeds = [request.seeds.of_images[image.index] for image in images]
     texts = [write_infotext(request, manifest, each) for each in seeds]
@@ -46,6 +50,8 @@ def info_of(job: Job, request: GenerationRequest, manifest: Manifest, notes: Seq
         "subseed_strength": request.seeds.variation_strength,
         "width": request.result.width,
         "height": request.result.height,
+        "computed_width": request.computed.width,
+        "computed_height": request.computed.height,
         "sampler_name": SCHEDULERS[sampling.scheduler].title,
         "cfg_scale": sampling.guidance_scale,
         "steps": sampling.steps,

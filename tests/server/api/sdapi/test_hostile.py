@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -95,6 +96,22 @@ def test_prompts_of_unfinished_tags_take_no_time(client: httpx.Client, prompt: s
     answer = client.post("/sdapi/v1/txt2img", json={"steps": 1, "prompt": prompt})
     assert answer.status_code == 200, answer.text
     assert answer.elapsed.total_seconds() < 5
+
+
+@pytest.mark.parametrize(
+    "text", [" " * 60_000 + "x", "x" + " " * 30_000 + "]" * 30_000, "a: " * 20_000], ids=["spaces", "ends", "keys"]
+)
+@pytest.mark.parametrize("body", [
+    lambda text: {"override_settings": {"sd_model_checkpoint": text}},
+    lambda text: {"alwayson_scripts": {"ControlNet": {"args": [{"image": "QUJD", "model": text}]}}},
+    lambda text: {"infotext": text, "steps": 0},
+    lambda text: {"sampler_name": text},
+], ids=["model", "unit", "infotext", "sampler"])  # fmt: skip
+def test_long_texts_take_no_time(client: httpx.Client, text: str, body: Callable[[str], dict[str, Any]]) -> None:
+    """A regular expression that begins with spaces took 5 s for these."""
+    answer = client.post("/sdapi/v1/txt2img", json=body(text))
+    refused(answer)
+    assert answer.elapsed.total_seconds() < 1
 
 
 def test_unknown_paths_have_automatic1111s_form(client: httpx.Client) -> None:

@@ -41,6 +41,14 @@ def test_info_has_every_key_of_automatic1111s(api: WebUIApi) -> None:
     assert keys <= set(api.txt2img(prompt="a", width=64, height=64).info)
 
 
+def test_a_size_that_the_model_was_not_converted_for_is_made_and_both_are_told(client: httpx.Client) -> None:
+    made = client.post("/sdapi/v1/txt2img", json={**SMALL, "width": 300, "height": 200}).json()
+    info = json.loads(made["info"])
+    with Image.open(io.BytesIO(base64.b64decode(made["images"][0]))) as image:
+        assert image.size == (info["width"], info["height"]) == (300, 200)
+    assert (info["computed_width"], info["computed_height"]) == (96, 64)
+
+
 def test_batches_are_one_job_of_all_their_images(client: httpx.Client) -> None:
     answer = client.post("/sdapi/v1/txt2img", json={**SMALL, "seed": 4, "batch_size": 2, "n_iter": 2})
     job = client.get(f"/api/v1/jobs/{answer.headers['X-Job-Id']}").json()

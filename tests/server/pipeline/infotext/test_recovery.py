@@ -18,6 +18,7 @@ from server.pipeline.infotext import (
     write_infotext,
     write_upscale_infotext,
 )
+from server.pipeline.infotext.controls import split_hash
 from server.pipeline.request import FIELDS, GenerationRequest, RequestError, bind, bind_upscale
 from server.pipeline.schedulers import SCHEDULERS
 from tests.support.fake_pipeline import MANIFEST
@@ -390,3 +391,15 @@ def test_any_text_gives_a_request_or_says_what_is_not_used():
         fields.pop("controls", None)
         with suppress(RequestError):
             bind(MODEL, task=found.task, image_size=(64, 64), **fields)
+
+
+@pytest.mark.parametrize(("title", "parts"), [
+    ("v1-5 [6ce0161689]", ("v1-5", "6ce0161689")),
+    ("v1-5", ("v1-5", None)),
+    ("v1-5 [beta]x", ("v1-5 [beta]x", None)),
+    ("v1-5 [inpainting]", ("v1-5 [inpainting]", None)),
+    ("v1-5 []", ("v1-5 []", None)),
+    (" " * 60_000, (" " * 60_000, None)),
+])  # fmt: skip
+def test_a_hash_after_a_models_name_is_told_apart(title: str, parts: tuple[str, str | None]) -> None:
+    assert split_hash(title) == parts
