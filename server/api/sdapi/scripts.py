@@ -11,7 +11,7 @@ from server.api.sdapi.fit import Fit
 from server.api.sdapi.names import unit_place
 from server.errors import quoted
 from server.pipeline.infotext.controls import without_hash
-from server.pipeline.preprocessors.registry import NONE, PREPROCESSORS, accepted_preprocessors
+from server.pipeline.preprocessors.registry import NONE, PREPROCESSORS, accepted_preprocessors, find_preprocessor
 from server.pipeline.request import RequestError
 
 CONTROLNET = "ControlNet"
@@ -20,7 +20,6 @@ _BUILT_IN = (
     "api payload", "comments", "extra options", "hypertile", "hypertile integrated", "kohya hrfix integrated",
     "never oom integrated", "refiner", "sampler", "seed", "soft inpainting",
 )  # fmt: skip
-_PREPROCESSORS = {name.lower(): each.name for each in PREPROCESSORS.values() for name in (each.name, each.title)}
 #: The extension's names of its numbers.
 _RESIZE_MODES = ("Just Resize", "Crop and Resize", "Resize and Fill")
 #: A unit's keys that we have no equal of, and their values that change nothing.
@@ -125,15 +124,14 @@ def preprocessing(module: Any, place: str, low: Any, high: Any) -> dict[str, Any
 
 
 def _preprocessor(module: Any, place: str) -> str:
-    if module is None:
+    if module in (None, ""):
         return NONE
-    # "invert (from white bg & black line)"
-    name = _PREPROCESSORS.get(module.partition(" (")[0].strip().lower() or NONE) if isinstance(module, str) else None
-    if name is None:
+    found = find_preprocessor(module) if isinstance(module, str) else None
+    if found is None:
         titles = ", ".join(each.title for each in PREPROCESSORS.values())
         why = accepted_preprocessors(str(module)[:80]).partition(";")[2]
         raise RequestError(place, module, f"{titles}{';' * bool(why)}{why}")
-    return name
+    return found.name
 
 
 def _net(model: Any, place: str, nets: tuple[str, ...]) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 from converter.folder import Manifest
 from server.pipeline.fields import plain
 from server.pipeline.infotext.parameters import Unused, lay_out_settings, read_settings
-from server.pipeline.preprocessors.registry import NONE, PREPROCESSORS
+from server.pipeline.preprocessors.registry import NONE, PREPROCESSORS, find_preprocessor
 from server.pipeline.request.controls import Control
 
 #: The key of a unit, by its number; and the keys of units as others write them.
@@ -18,9 +18,6 @@ _UNIT = re.compile(r"controlnet(?: \d+)?", re.IGNORECASE)
 #: A pair or triple of numbers.
 _TUPLE = re.compile(r"(?<=: )\(([^()]*)\)")
 _HEX = set(string.hexdigits)
-_PREPROCESSORS = {each.title.lower(): each for each in PREPROCESSORS.values()}
-#: What the extension adds to the names of some preprocessors: "(from white bg & black line)".
-_REMARK = re.compile(r"\s*\(.*\)$")
 _THRESHOLDS = ("threshold a", "threshold b")
 #: What a unit says at its usual value; others are not used.
 _USUAL = dict.fromkeys(_THRESHOLDS, ("-1", "0.5", "1", "1.0", "64")) | {
@@ -82,7 +79,7 @@ def read_unit(key: str, text: str) -> tuple[dict[str, Any] | None, list[Unused]]
     unused: list[Unused] = []
     fields: dict[str, Any] = {"net": model}
     module = settings.pop("module", settings.pop("preprocessor", NONE))
-    preprocessor = _PREPROCESSORS.get(_REMARK.sub("", module).lower())
+    preprocessor = find_preprocessor(module)
     if preprocessor is None:
         unused.append(Unused(f"{key}: Module", module, "this server does not have it; send the map that it made"))
     elif preprocessor.name != NONE:

@@ -46,6 +46,17 @@ NONE = _ALL[0].name
 LEARNED = ("depth", "normal", "pose", "openpose", "segmentation", "hed", "mlsd", "lineart")
 
 
+_BY_TITLE = {name.lower(): each for each in _ALL for name in (each.name, each.title)}
+
+
+def find_preprocessor(title: str) -> Preprocessor | None:
+    """Return the preprocessor of a name that the ControlNet extension or this server has for it, in any case; None if unknown.
+
+    The extension adds remarks to some: "invert (from white bg & black line)".
+    """
+    return _BY_TITLE.get(title.partition("(")[0].strip().lower())
+
+
 def accepted_preprocessors(asked: str) -> str:
     """Return what is accepted in place of an unknown preprocessor, and the reason if it is a learned one."""
     names = ", ".join(PREPROCESSORS)

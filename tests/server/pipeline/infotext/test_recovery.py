@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -403,3 +404,17 @@ def test_any_text_gives_a_request_or_says_what_is_not_used():
 ])  # fmt: skip
 def test_a_hash_after_a_models_name_is_told_apart(title: str, parts: tuple[str, str | None]) -> None:
     assert split_hash(title) == parts
+
+
+@pytest.mark.parametrize(
+    "text", [" " * 60_000, "(" * 60_000, "x" + " " * 30_000 + "(" * 30_000, " [" * 30_000, "1x" * 30_000]
+)
+def test_long_values_take_no_time(text: str) -> None:
+    """Expressions that begin with spaces took 1 to 5 s for these."""
+    unit = f'"Module: {text}, Model: {text}, starting/ending: ({text}"'
+    settings = (
+        f"Steps: 1, Seed: 1, Size: {text}, Sampler: {text}, Model: {text}, Hires resize: {text}, ControlNet 0: {unit}"
+    )
+    began = time.perf_counter()
+    read_request_fields(read_infotext(f"a\n{settings}"))
+    assert time.perf_counter() - began < 0.5

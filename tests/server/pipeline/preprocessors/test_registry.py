@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from server.pipeline.preprocessors.registry import LEARNED, PREPROCESSORS, accepted_preprocessors
+from server.pipeline.preprocessors.registry import LEARNED, PREPROCESSORS, accepted_preprocessors, find_preprocessor
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
 
@@ -41,3 +41,21 @@ def test_opencv_is_not_imported_before_a_map_is_made():
         "import sys, server.pipeline.preprocessors.registry, server.pipeline.request; assert 'cv2' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(("title", "name"), [
+    ("canny", "canny"),
+    ("Lineart_Standard (from white bg & black line)", "lines"),
+    ("invert (from white bg & black line)", "invert"),
+    ("soft_edge", "soft_edge"),
+    ("None", "none"),
+])  # fmt: skip
+def test_preprocessors_are_found_by_the_extensions_names(title: str, name: str) -> None:
+    found = find_preprocessor(title)
+    assert found is not None
+    assert found.name == name
+
+
+@pytest.mark.parametrize("title", ["", "depth_midas", "(canny)", "(" * 60_000])
+def test_other_names_are_not_found(title: str) -> None:
+    assert find_preprocessor(title) is None
