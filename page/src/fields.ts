@@ -1,5 +1,5 @@
 /** The request's fields: what each is called, what it takes, and when it applies. A new one costs a line here. */
-import { edit, field, mask, palette, source, style } from "./draft";
+import { controls, edit, field, mask, palette, source, style } from "./draft";
 import { capabilities, model } from "./server";
 
 export type Kind = "whole" | "real" | "choice" | "switch";
@@ -41,7 +41,7 @@ export const SIGMAS: FieldSpec = {
 export const STRENGTH: FieldSpec = {
   name: "strength", label: "Strength", kind: "real", step: 0.05, applies: () => source.value !== null,
   usual: () => (edit.value === "img2img" ? (field("prompt").value.trim() ? model.value?.defaults.strength : 0.6) : 1),
-  about: "How much to change: near 0 nothing, 1 everything",
+  about: "0 keeps it, 1 replaces it",
 };
 const EXTENSIONS: FieldSpec[] = (["left", "right", "top", "bottom"] as const).map((side) => ({
   name: `extend_${side}`, label: side[0]!.toUpperCase() + side.slice(1), kind: "whole", step: 8, usual: () => 0, applies: extending,
@@ -147,6 +147,12 @@ const WHOLE = ["seed", "width", "height"];
 
 /** The names of all fields that a job's settings may fill. */
 export const NAMES = [...TEXTS, ...WHOLE, ...new Set(ALL.map((spec) => spec.name))];
+
+/** Go back to the model's defaults; the prompts and the images stay. */
+export function reset(): void {
+  for (const name of NAMES) if (!TEXTS.includes(name)) field(name).value = "";
+  controls.value = [];
+}
 
 /** Return what a field is if it is left empty; undefined if the model or the request decides. */
 export const usualOf = (name: string) => ALL.find((spec) => spec.name === name)?.usual?.();

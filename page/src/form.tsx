@@ -1,7 +1,7 @@
 /** The form: what the image shows, how it is made, and what it starts from. */
 import { useEffect, useRef } from "preact/hooks";
 import { controls, edit, field, mask, palette, source, startFrom, style, type Edit } from "./draft";
-import { COLORS, COUNT, EDITING, GUIDANCE, MORE, SCHEDULER, SIGMAS, STEPS } from "./fields";
+import { COLORS, COUNT, EDITING, GUIDANCE, MORE, reset, SCHEDULER, SIGMAS, STEPS } from "./fields";
 import { Controls } from "./controls";
 import { Icon } from "./icons";
 import { ImageInput } from "./image_input";
@@ -138,6 +138,9 @@ function More() {
             </div>
           </section>
         ))}
+        <button type="button" onClick={reset}>
+          Empty all fields but the prompts
+        </button>
       </div>
     </details>
   );

@@ -108,6 +108,7 @@ async function refresh(): Promise<void> {
     if (first?.id === newest.id && !isOpen(first)) return void (skipped += 1);
   }
   skipped = 0;
+  const known = jobs.value; // what is submitted while the answer is under way is not in it, and not gone either
   const page = await get<JobsPage>(`jobs?limit=${PAGE}`);
   const seen = new Set(page.jobs.map((job) => job.id));
   const oldest = page.next === null ? 0 : (page.jobs.at(-1)?.created ?? 0);
@@ -121,8 +122,8 @@ async function refresh(): Promise<void> {
     }
   }
   // What was deleted elsewhere, and open jobs that have ended beyond the page.
-  const gone = jobs.value.filter((job) => !seen.has(job.id) && job.created > oldest).map((job) => job.id);
-  const ended = open.value.filter((job) => !seen.has(job.id) && !gone.includes(job.id));
+  const gone = known.filter((job) => !seen.has(job.id) && job.created > oldest).map((job) => job.id);
+  const ended = known.filter((job) => isOpen(job) && !seen.has(job.id) && !gone.includes(job.id));
   for (const job of ended) changes.push(await get<Job>(job.url));
   put(changes, gone);
   if (!loaded.value) next.value = page.next;

@@ -43,7 +43,8 @@ export function Painter({ picture, strokes, onDone }: Props) {
   const onKeyDown = (event: KeyboardEvent) => {
     const here = cursor ?? { x: picture.width / 2, y: picture.height / 2 };
     const move = MOVES[event.key];
-    if (move !== undefined) {
+    if (event.key === "z" && (event.ctrlKey || event.metaKey)) strokes.undo();
+    else if (move !== undefined) {
       const step = event.shiftKey ? 1 : size / 2;
       const there = {
         x: Math.min(picture.width, Math.max(0, here.x + move[0] * step)),
@@ -77,11 +78,12 @@ export function Painter({ picture, strokes, onDone }: Props) {
             if (event.button !== 0) return;
             canvas.current!.setPointerCapture(event.pointerId);
             drawing.current = true;
-            setCursor(null);
             strokes.begin(kind, size, at(event));
             draw();
           }}
+          onPointerLeave={() => setCursor(null)}
           onPointerMove={(event) => {
+            if (event.pointerType !== "touch") setCursor(at(event));
             if (!drawing.current || !canvas.current!.hasPointerCapture(event.pointerId)) return;
             for (const each of event.getCoalescedEvents?.() ?? [event]) strokes.extend(at(each));
             draw();

@@ -29,19 +29,19 @@ export async function pictureOf(file: Blob, name = "image"): Promise<Picture> {
 }
 
 /** Fetch an image of the gallery, as the server stores it. */
-export async function pictureFrom(image: JobImage): Promise<Picture> {
-  const answer = await answerTo(`${image.url}?format=png`);
+export const pictureFrom = (image: JobImage) => pictureAt(image.url);
+
+async function pictureAt(path: string): Promise<Picture> {
+  const answer = await answerTo(`${path}?format=png`);
   return pictureOf(await answer.blob(), "the image");
 }
 
 /** Return the first image of a drop or of the clipboard; null if there is none. */
 export async function dropped(data: DataTransfer | null): Promise<Picture | null> {
-  const file = [...(data?.files ?? [])].find((each) => each.type.startsWith("image/"));
-  if (file !== undefined) return pictureOf(file, file.name);
-  // An image of the gallery is dragged as its address.
+  // What is dragged from the gallery has its address; the file beside it is only the card's.
   const address = data?.getData("text/uri-list") ?? "";
   const path = /\/api\/v1\/jobs\/[^/]+\/images\/\d+/.exec(address)?.[0];
-  if (path === undefined || !address.startsWith(location.origin)) return null;
-  const answer = await answerTo(`${path}?format=png`);
-  return pictureOf(await answer.blob(), "the image");
+  if (path !== undefined && address.startsWith(location.origin)) return pictureAt(path);
+  const file = [...(data?.files ?? [])].find((each) => each.type.startsWith("image/"));
+  return file === undefined ? null : pictureOf(file, file.name);
 }

@@ -20,15 +20,18 @@ export function Settings({ onClose }: { onClose: () => void }) {
   return (
     <Dialog title="Settings" onClose={onClose}>
       <div class="stack">
-        <fieldset class="choices">
-          <legend>Colors</legend>
-          {Object.entries(THEMES).map(([value, label]) => (
-            <label key={value}>
-              <input type="radio" name="theme" value={value} checked={theme.value === value} onChange={() => (theme.value = value)} />
-              <span>{label}</span>
-            </label>
-          ))}
-        </fieldset>
+        <section class="stack tight">
+          <h3>Colors</h3>
+          <fieldset class="choices">
+            <legend class="unseen">Colors</legend>
+            {Object.entries(THEMES).map(([value, label]) => (
+              <label key={value}>
+                <input type="radio" name="theme" value={value} checked={theme.value === value} onChange={() => (theme.value = value)} />
+                <span>{label}</span>
+              </label>
+            ))}
+          </fieldset>
+        </section>
         <section>
           <h3>Keys</h3>
           <dl class="keys">

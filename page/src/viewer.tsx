@@ -59,6 +59,7 @@ function Open({ shown }: { shown: Shown }) {
   const asking = useSignal(false);
   const failed = useSignal("");
   const busy = useSignal(false);
+  const zoomed = useSignal(false);
   const sides = useRef<HTMLDivElement>(null);
   const touched = useRef<number | null>(null);
   const { job, image } = shown;
@@ -116,7 +117,7 @@ function Open({ shown }: { shown: Shown }) {
           <Compare one={shown} others={all.value} from={(after ?? before)!} onClose={() => (comparing.value = false)} />
         ) : (
           <div
-            class="stage"
+            class={zoomed.value ? "stage zoomed" : "stage"}
             ref={sides}
             onTouchStart={(event) => (touched.current = event.touches.length === 1 ? (event.touches[0]?.clientX ?? null) : null)}
             onTouchEnd={(event) => {
@@ -127,7 +128,15 @@ function Open({ shown }: { shown: Shown }) {
             <button type="button" class="plain side" aria-disabled={before === undefined} onClick={() => step(-1)} aria-label="The newer image">
               <Icon name="left" />
             </button>
-            <img src={image.url.slice(1)} alt={title(job)} />
+            <button
+              type="button"
+              class="zoom"
+              aria-pressed={zoomed.value}
+              aria-label="Every pixel as a pixel of the screen"
+              onClick={() => (zoomed.value = !zoomed.value)}
+            >
+              <img src={image.url.slice(1)} alt={title(job)} />
+            </button>
             <button type="button" class="plain side" aria-disabled={after === undefined} onClick={() => step(1)} aria-label="The older image" autofocus>
               <Icon name="right" />
             </button>

@@ -196,3 +196,30 @@ def test_two_images_are_compared(page: Page, site: Site) -> None:
     expect(page.get_by_text("3 | 1", exact=True)).to_be_visible()
     page.get_by_role("slider").fill("25")
     assert page.locator(".pair").evaluate("pair => pair.style.getPropertyValue('--divided')") == "25%"
+
+
+def test_an_image_of_the_gallery_is_dragged_to_where_the_next_one_starts(page: Page, site: Site) -> None:
+    site.client.post("/api/v1/txt2img", json={"prompt": "a red circle", "steps": 2, "seed": 3})
+    before = pixels(site, site.newest())
+    page.locator("#gallery button.card img").drag_to(page.get_by_text("Start from an image"))
+    expect(page.get_by_text("Starting from this image")).to_be_visible()
+    taken = page.locator(".image-input img").evaluate(
+        """image => {
+            const on = new OffscreenCanvas(256, 256).getContext("2d");
+            on.drawImage(image, 0, 0);
+            return [...on.getImageData(0, 0, 256, 256).data];
+        }"""
+    )
+    exact = np.asarray(taken, np.int16).reshape(256, 256, 4)[..., :3]
+    assert np.array_equal(exact, before)  # and not the card's smaller file
+
+
+def test_fields_are_emptied_but_for_the_prompts(page: Page) -> None:
+    page.get_by_label("Prompt", exact=True).fill("a green ring")
+    page.get_by_label("Steps", exact=True).fill("9")
+    page.get_by_text("More", exact=True).click()
+    page.get_by_label("Random numbers").select_option("numpy")
+    page.get_by_role("button", name="Empty all fields but the prompts").click()
+    expect(page.get_by_label("Steps", exact=True)).to_have_value("")
+    expect(page.get_by_label("Random numbers")).to_have_value("")
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a green ring")
