@@ -31,7 +31,7 @@ class RequestBody(BaseModel):
         if isinstance(values, Mapping):
             name = next((name for name in values if name not in cls.model_fields), None)
             if name is not None:
-                fields = ", ".join(cls.model_fields)
+                fields = ", ".join(cls.model_fields) or "none"
                 if takers := cls.takers(name):
                     fields = f"by {', '.join(takers)}; here: {fields}"
                 accepted = PydanticCustomError("extra_forbidden", "{fields}", {"fields": fields})

@@ -17,7 +17,7 @@ _WAIT = "Whether to wait for the image; false answers at once with the job's id,
 class Making(Submission):
     """The arguments of a tool that makes images which are not part of the request."""
 
-    wait: bool = Field(True, description=_WAIT)
+    wait: bool | None = Field(True, description=_WAIT)
 
     @classmethod
     def takers(cls, name: str) -> tuple[str, ...]:
@@ -34,7 +34,7 @@ class JobQuestion(RequestBody):
 class StatusQuestion(JobQuestion):
     """The arguments of the tool that tells a job's state."""
 
-    wait: bool = Field(False, description="Whether to answer only when the job has ended")
+    wait: bool | None = Field(False, description="Whether to answer only when the job has ended")
 
 
 class NoQuestion(RequestBody):

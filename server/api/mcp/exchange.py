@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from server.api.errors import not_json
 from server.api.image_json import EncodedImage
 
 #: Where an exchange is in the scope of its request.
@@ -23,7 +24,7 @@ class Exchange:
     """
 
     session: str | None
-    room: AsyncExitStack
+    room: AsyncExitStack = field(default_factory=AsyncExitStack)
     _images: dict[str, EncodedImage] = field(default_factory=dict)
 
     @property
@@ -34,9 +35,13 @@ class Exchange:
     def message(self, document: Any) -> bytes:
         """Return the JSON of a message with a name in place of each image.
 
-        So the SDK, which copies its texts several times and keeps them until the job has ended, never has the images.
+        So the SDK, which copies its texts several times and keeps them until the job has ended, never has the images. Raises
+        ApiError for a message that is nested deeper than can be walked here, which its parser did in another thread.
         """
-        return json.dumps(self._without_images(document)).encode()
+        try:
+            return json.dumps(self._without_images(document)).encode()
+        except RecursionError as error:
+            raise not_json(error) from error
 
     def _without_images(self, value: Any) -> Any:
         if isinstance(value, EncodedImage):

@@ -63,14 +63,18 @@ def _require_message(document: Any) -> None:
         raise ApiError(400, "invalid_message", message)
     calls = document.get("method") == "tools/call"
     params = document.get("params", {})
-    inner = params if calls and isinstance(params, dict) else {}
+    inner = params if isinstance(params, dict) else {}
+    meta, arguments = inner.get("_meta"), inner.get("arguments")
+    token = meta.get("progressToken") if isinstance(meta, dict) else None
     for field, value, is_right, accepted in (
         ("jsonrpc", document.get("jsonrpc"), document.get("jsonrpc") == "2.0", "'2.0'"),
         ("method", document.get("method"), isinstance(document.get("method"), str), "a text"),
         ("id", document.get("id"), "id" not in document or type(document["id"]) in (int, str), "an integer or a text"),
         ("params", params, isinstance(params, dict), "an object"),
+        ("params._meta", meta, isinstance(meta, dict | None), "an object"),
+        ("params._meta.progressToken", token, token is None or type(token) in (int, str), "an integer or a text"),
         ("params.name", inner.get("name"), not calls or isinstance(inner.get("name"), str), "a tool's name"),
-        ("params.arguments", inner.get("arguments"), isinstance(inner.get("arguments") or {}, dict), "an object"),
+        ("params.arguments", arguments, not calls or isinstance(arguments, dict | None), "an object"),
     ):
         if not is_right:
             message = f"{field} is {quoted(value)}; accepted: {accepted}"
@@ -145,8 +149,9 @@ async def exchange(
             job_id = CALLS.cancel(mcp_session_id, request_id) if isinstance(request_id, int | str) else None
             if job_id is not None:
                 await run_in_threadpool(service.cancel, job_id)
-        exchange = Exchange(mcp_session_id, stack.pop_all())
-    message = exchange.message(document)
+        exchange = Exchange(mcp_session_id)
+        message = exchange.message(document)
+        exchange.room = stack.pop_all()
     if not exchange.has_images:  # a call that only waits for a job keeps nobody's upload waiting
         await exchange.forget_images()
     return _Exchanged(exchange, message, begins_session=document["method"] == "initialize")

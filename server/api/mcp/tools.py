@@ -98,7 +98,7 @@ async def _submitted(asker: Asker, tool: str, fields: Mapping[str, Any]) -> Acce
 
 async def _make(asker: Asker, tool: str, fields: dict[str, Any]) -> Reply:
     asker.call.job_id = job_id = (await _submitted(asker, tool, fields)).job_id
-    wait = fields["wait"]
+    wait = fields["wait"] is not False  # null is as if left out
     fields.clear()  # the images are on disk
     await asker.forget_images()
     if asker.call.is_cancelled:  # while it was submitted

@@ -95,6 +95,12 @@ def test_what_is_no_message_is_refused(
     ({"params": [1]}, "params is [1]; accepted: an object"),
     ({"params": {}}, "params.name is null; accepted: a tool's name"),
     ({"params": {"name": "list_models", "arguments": 5}}, "params.arguments is 5; accepted: an object"),
+    ({"params": {"name": "list_models", "arguments": []}}, "params.arguments is []; accepted: an object"),
+    ({"params": {"name": "list_models", "_meta": []}}, "params._meta is []; accepted: an object"),
+    (
+        {"params": {"name": "list_models", "_meta": {"progressToken": 1.5}}},
+        "params._meta.progressToken is 1.5; accepted: an integer or a text",
+    ),
 ])  # fmt: skip
 def test_a_wrong_message_is_refused_by_the_name_of_its_field(
     client: httpx.Client, version: str, change: dict[str, Any], message: str
@@ -103,6 +109,16 @@ def test_a_wrong_message_is_refused_by_the_name_of_its_field(
     refusal = error(client.post("/mcp", json={**body, **change}, headers=headers), 400)
     assert (refusal["code"], refusal["message"]) == ("invalid_message", message)
     assert message.startswith(refusal["field"])
+
+
+@pytest.mark.parametrize("depth", [100, *range(400, 1001, 20), 2000])
+def test_a_message_that_is_nested_deeply_is_answered(client: httpx.Client, depth: int) -> None:
+    headers = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+    params = '{"a":' * depth + "1" + "}" * depth
+    answer = client.post(
+        "/mcp", content=f'{{"jsonrpc":"2.0","id":1,"method":"ping","params":{params}}}', headers=headers
+    )
+    assert answer.status_code == (200 if depth == 100 else 400)
 
 
 def test_several_messages_at_once_are_refused(client: httpx.Client) -> None:

@@ -9,9 +9,11 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
+import pytest
 
 from server.api.image_json import EncodedImage, read_image_json
 from server.api.mcp.exchange import Exchange
+from server.errors import ApiError
 from tests.support.mcp_client import call, text
 
 #: Longer than any text that is no image.
@@ -43,6 +45,14 @@ def test_images_are_put_back_where_they_were() -> None:
         assert exchange.with_images(message["params"])["image"] == message["params"]["image"]
 
     asyncio.run(check())
+
+
+def test_a_message_that_is_nested_too_deeply_is_refused() -> None:
+    nested: Any = {}
+    for _ in range(5000):
+        nested = [nested]
+    with pytest.raises(ApiError, match="nested too deeply"):
+        Exchange(None).message({"method": "ping", "params": {"a": nested}})
 
 
 def test_a_large_image_is_read_as_the_native_call_reads_it(client: httpx.Client) -> None:

@@ -244,3 +244,13 @@ def test_a_job_that_does_not_exist(client: httpx.Client, tool: str) -> None:
 def test_a_tool_that_does_not_exist(client: httpx.Client, mode: str) -> None:
     with pytest.raises(MCPError, match="'paint' is not a tool; accepted: generate_image, edit_image"):
         call(client, "paint", mode)
+
+
+def test_an_argument_that_is_null_is_as_if_left_out(client: httpx.Client) -> None:
+    made = call(client, "generate_image", prompt="a", steps=1, wait=None, seed=None, controls=None)
+    assert value(made)["status"] == "succeeded"
+    assert value(call(client, "job_status", job_id=value(made)["id"], wait=None)) == value(made)
+
+
+def test_a_tool_without_arguments_says_that_it_takes_none(client: httpx.Client) -> None:
+    assert text(call(client, "list_models", random="")) == "random is not a field of this request; accepted: none"
