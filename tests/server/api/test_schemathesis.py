@@ -9,6 +9,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis import Case
+from schemathesis.checks import not_a_server_error
 from schemathesis.core.parameters import ParameterLocation
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
@@ -42,6 +43,9 @@ def test_no_request_gets_an_answer_that_the_document_does_not_have(case: Case, s
     if headers is not None and headers.mode.is_negative:
         # A preference or retry count that means nothing is ignored (RFC 7240), so such a request may succeed.
         excluded.append(negative_data_rejection)
+    if case.path == "/api/v1/tokens":
+        # The fake model has no tokenizer and no UNet, which is told as a damaged model: 503.
+        excluded.append(not_a_server_error)
     answer = case.call(base_url=str(server.base_url))
     if answer.status_code in (413, 414):
         # Schemathesis does not count these as rejections.
