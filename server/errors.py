@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.responses import Response
 
 #: Characters of a rejected value that an answer repeats.
 _LONGEST_VALUE = 80
+#: Names that a message lists.
+_MOST_LISTED = 20
 
 
 def encodable(text: str) -> str:
@@ -44,6 +46,12 @@ def _cut(text: str) -> str:
 def quoted(value: Any) -> str:
     """Return a rejected value for a message, at most 80 characters."""
     return _cut(repr(value[:_LONGEST_VALUE]) if isinstance(value, str) else _BRIEF.repr(value))
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names for a message; of many, the first and how many more there are."""
+    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
+    return ", ".join(names[:_MOST_LISTED]) + more
 
 
 def shown(value: Any) -> Any:

@@ -16,6 +16,8 @@ from server.pipeline.request import GenerationRequest, RequestError
 
 #: Characters of a client's Idempotency-Key.
 LONGEST_KEY = 200
+#: Notes on how a request was understood. Each is stored for itself: 5000 of them kept the server from answering for 6 s.
+MOST_NOTES = 50
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,14 @@ class BoundRequest:
     request: GenerationRequest
 
     def with_notes(self, notes: Iterable[str]) -> BoundRequest:
-        """Return the request with what a dialect tells about how it was understood, before its other notes."""
-        request = self.request.model_copy(update={"notes": (*notes, *self.request.notes)})
+        """Return the request with what a dialect tells about how it was understood, before its other notes.
+
+        Of many, the first are told and the others counted.
+        """
+        told = tuple(dict.fromkeys(notes))
+        if len(told) > MOST_NOTES:
+            told = (*told[:MOST_NOTES], f"and {len(told) - MOST_NOTES} more notes like these")
+        request = self.request.model_copy(update={"notes": (*told, *self.request.notes)})
         return replace(self, request=request)
 
 

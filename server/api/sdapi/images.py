@@ -41,13 +41,13 @@ def _own_model(body: Making, models: InstalledModels) -> str | None:
     return find_checkpoint(models, named, place)
 
 
-def _told(body: Making, models: InstalledModels) -> tuple[str | None, Recalled]:
+def _told(body: Making, call: Call) -> tuple[str | None, Recalled]:
     """Return the model that a request names, and what its infotext says. Raises RequestError."""
     recalled = Recalled()
     if body.infotext:
         attached = ("image", "mask") if has_mask(body) else ("image",) if isinstance(body, Img2ImgBody) else ()
-        recalled = recall(body.infotext, task_of(body), attached, models)
-    return _own_model(body, models) or recalled.model, recalled
+        recalled = recall(body.infotext, task_of(body), attached, call.models, call.service.upscalers())
+    return _own_model(body, call.models) or recalled.model, recalled
 
 
 async def _named(request: Asked, body: Making, call: Call) -> None:
@@ -78,7 +78,7 @@ async def _submitted(call: Call, body: Making) -> Submitted:
     """Submit a request; raise RequestError or ApiError if something in it is wrong."""
     model, recalled = None, Recalled()
     if body.override_settings or body.infotext:
-        model, recalled = await run_in_threadpool(_told, body, call.models)
+        model, recalled = await run_in_threadpool(_told, body, call)
     bound_model = require(in_their_keys(await call.service.bind(model or call.state.model)))
     request = asked(body, bound_model.manifest, recalled)
     try:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from server.api.sdapi.checkpoints import find_checkpoint
+from server.api.sdapi.upscalers import our_upscaler
 from server.errors import quoted
 from server.models.installed import InstalledModels
 from server.pipeline.infotext import RequestFields, read_infotext, read_request_fields
 from server.pipeline.request import RequestError, Task
+from server.pipeline.upscaling.names import LATENT
 
 _HIRES = "hires"
 
@@ -24,8 +26,10 @@ class Recalled:
     notes: tuple[str, ...] = ()
 
 
-def recall(text: str, task: Task, attached: Collection[str], models: InstalledModels) -> Recalled:
-    """Return what an infotext says for a request of this task with these attachments."""
+def recall(
+    text: str, task: Task, attached: Collection[str], models: InstalledModels, upscalers: Iterable[str]
+) -> Recalled:
+    """Return what an infotext says for a request of this task with these attachments. What is not installed is left out."""
     said = read_request_fields(read_infotext(text), attached)
     taken = {each.name for each in task.fields}
     if "source" not in task.lacks:
@@ -33,8 +37,25 @@ def recall(text: str, task: Task, attached: Collection[str], models: InstalledMo
     fields = {name: value for name, value in said.fields.items() if name in taken}
     notes = [f"of the infotext, {unused}" for unused in said.unused]
     notes += [f"of the infotext, {name} was not used here" for name in said.fields if name not in taken]
+    notes += _without_missing(fields, models, upscalers)
     model, missing = _model(said, models)
     return Recalled(fields, model, (*notes, *missing))
+
+
+def _without_missing(fields: dict[str, Any], models: InstalledModels, upscalers: Iterable[str]) -> Iterator[str]:
+    """Take an upscaler and a refiner that are not installed out of the fields, with a note on each."""
+    upscaler, known = fields.get("hires_upscaler"), (LATENT, *upscalers)
+    if upscaler is not None and our_upscaler(upscaler, known) not in known:
+        yield f"the infotext's upscaler {quoted(upscaler)} is not installed, and was not used; installed: {', '.join(known)}"
+        del fields["hires_upscaler"]
+    refiner = fields.get("refiner")
+    if refiner is not None:
+        try:
+            find_checkpoint(models, refiner, "infotext")
+        except RequestError:
+            yield f"the infotext's refiner {quoted(refiner)} is not installed, and was not used"
+            for name in ("refiner", "refiner_switch"):
+                fields.pop(name, None)
 
 
 def _model(said: RequestFields, models: InstalledModels) -> tuple[str | None, tuple[str, ...]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from server.errors import quoted
+from server.errors import listed, quoted
 from server.pipeline.encoding.formats import FORMATS, format_of_suffix
 from server.pipeline.request import RequestError
 
@@ -54,5 +54,5 @@ def read_settings(asked: Mapping[str, Any]) -> Settings:
     if quality is not None and to_name is not None and FORMATS[to_name].lossy:
         settings.fields["quality"] = quality
     if unused:
-        settings.notes.append(f"of override_settings, these are not known here: {', '.join(unused[:20])}")
+        settings.notes.append(f"of override_settings, these are not known here: {listed(unused)}")
     return settings

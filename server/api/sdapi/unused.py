@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from server.api.sdapi.bodies import Making, Txt2ImgBody
-from server.errors import quoted
+from server.errors import listed, quoted
 
 #: Those of every call, with the values at which they change nothing.
 _KEYS: Mapping[str, tuple[Any, ...]] = {
@@ -33,8 +33,6 @@ _OF_HIRES: Mapping[str, tuple[Any, ...]] = {
     "hr_prompt": ("",),
     "hr_negative_prompt": ("",),
 }
-#: Styles that a note lists.
-_MOST = 20
 
 
 def unused_keys(body: Making) -> Iterator[str]:
@@ -45,6 +43,6 @@ def unused_keys(body: Making) -> Iterator[str]:
         if extra.get(key) is not None and extra[key] not in neutral:
             yield f"{key} was not used: this server has no equal of it"
     if styles := body.styles:
-        yield f"styles are not known here, and were not used: {', '.join(map(quoted, styles[:_MOST]))}"
+        yield f"styles are not known here, and were not used: {listed([*map(quoted, styles)])}"
     if body.script_name:
         yield f"the script {quoted(body.script_name)} was not run: this server has none"

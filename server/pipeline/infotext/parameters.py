@@ -43,7 +43,7 @@ class Unused:
     why: str
 
     def __str__(self) -> str:
-        return f"{self.name} {quoted(self.value)} is not used: {self.why}"
+        return f"{quoted(self.name)[1:-1]} {quoted(self.value)} is not used: {self.why}"
 
 
 def lay_out(prompt: str, negative_prompt: str, settings: Mapping[str, object]) -> str:

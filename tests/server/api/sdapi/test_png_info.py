@@ -13,6 +13,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from webuiapi import WebUIApi
 
+from server.api.submission import MOST_NOTES
+
 #: By A1111's documentation of its text; no model of this name is installed.
 FOREIGN = (
     "a lighthouse <lora:Film:0.7>\nNegative prompt: fog\nSteps: 7, Sampler: DPM++ 2M Karras, CFG scale: 6, Seed: 9, Size: 96x64, "
@@ -97,6 +99,26 @@ def test_keys_that_are_sent_go_before_an_infotexts_second_pass(client: httpx.Cli
     assert info_of(client, infotext=FOREIGN, enable_hr=True, hr_scale=1.5)["width"] == 144
     image = b64(Image.new("RGB", (96, 64)))
     assert info_of(client, "img2img", infotext=FOREIGN, init_images=[image])["width"] == 96
+
+
+def test_upscalers_and_refiners_of_an_infotext_that_are_not_here_are_told(client: httpx.Client) -> None:
+    text = FOREIGN.replace("upscaler: Latent", "upscaler: R-ESRGAN 4x+")
+    info = info_of(client, infotext=f"{text}, Refiner: sd_xl_refiner_1.0 [7440042bbd], Refiner switch at: 0.8")
+    assert info["width"] == 192
+    assert "the infotext's upscaler 'R-ESRGAN 4x+' is not installed" in info["comments"]
+    assert "the infotext's refiner 'sd_xl_refiner_1.0' is not installed" in info["comments"]
+
+
+def test_of_many_unused_settings_the_first_are_told_and_the_others_counted(client: httpx.Client) -> None:
+    text = "a\nSteps: 1, Sampler: Euler, Seed: 1" + "".join(f", setting {i}: 1" for i in range(5000))
+    notes = info_of(client, infotext=text)["comments"].splitlines()
+    assert len(notes) == MOST_NOTES + 1
+    assert notes[0] == "of the infotext, setting 0 '1' is not used: requests have no such field"
+    assert notes[-1] == f"and {5000 - MOST_NOTES} more notes like these"
+    (note,) = info_of(client, infotext=f"a\nSteps: 1, Sampler: Euler, Seed: 1, {'k' * 100_000}: 1")[
+        "comments"
+    ].splitlines()
+    assert len(note) < 200
 
 
 def test_there_is_nothing_that_describes_images(api: WebUIApi, client: httpx.Client) -> None:
