@@ -1,6 +1,6 @@
 /** The mask: painted over the image in a dialog of its own. */
 import type { Signal } from "@preact/signals";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import { Dialog } from "./dialog";
 import { Icon } from "./icons";
 import { Refusal } from "./inputs";
@@ -8,9 +8,18 @@ import { Strokes } from "./strokes";
 import { Painter } from "./painter";
 import type { Picture } from "./pictures";
 
+/** What was painted over an image, kept while something else is tried with it. */
+const painted = new WeakMap<Picture, Strokes>();
+
+function strokesOver(picture: Picture): Strokes {
+  const strokes = painted.get(picture) ?? new Strokes(picture.width, picture.height);
+  painted.set(picture, strokes);
+  return strokes;
+}
+
 export function MaskField({ picture, mask }: { picture: Picture; mask: Signal<Blob | null> }) {
   const [painting, setPainting] = useState(mask.value === null);
-  const strokes = useRef(new Strokes(picture.width, picture.height));
+  const strokes = strokesOver(picture);
   const [shown, setShown] = useState("");
   useEffect(() => {
     if (mask.value === null) return setShown("");
@@ -19,7 +28,7 @@ export function MaskField({ picture, mask }: { picture: Picture; mask: Signal<Bl
     return () => URL.revokeObjectURL(url);
   }, [mask.value]);
   const close = async () => {
-    mask.value = await strokes.current.toBlob();
+    mask.value = await strokes.toBlob();
     setPainting(false);
   };
   return (
@@ -37,7 +46,7 @@ export function MaskField({ picture, mask }: { picture: Picture; mask: Signal<Bl
       <Refusal name="mask" />
       {painting && (
         <Dialog title="Paint what is to be made anew" class="full" onClose={() => void close()}>
-          <Painter picture={picture} strokes={strokes.current} onDone={() => void close()} />
+          <Painter picture={picture} strokes={strokes} onDone={() => void close()} />
         </Dialog>
       )}
     </div>

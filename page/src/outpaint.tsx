@@ -43,6 +43,7 @@ export function Outpaint({ picture }: { picture: Picture }) {
         aria-valuenow={extent(side)}
         aria-valuetext={`${extent(side)} pixels`}
         onPointerDown={(event) => {
+          if (event.button !== 0 || pulled.current !== null) return;
           event.currentTarget.setPointerCapture(event.pointerId);
           pulled.current = { side, from: extent(side), x: event.clientX, y: event.clientY };
           setScale(shown);
@@ -53,7 +54,8 @@ export function Outpaint({ picture }: { picture: Picture }) {
           const way = (event.clientX - start.x) * dx + (event.clientY - start.y) * dy;
           set(side, start.from + way / shown);
         }}
-        onPointerUp={() => {
+        onLostPointerCapture={() => {
+          if (pulled.current?.side !== side) return;
           pulled.current = null;
           setScale(null);
         }}

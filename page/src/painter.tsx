@@ -15,6 +15,7 @@ const MOVES: Record<string, [number, number]> = { ArrowLeft: [-1, 0], ArrowRight
 export function Painter({ picture, strokes, onDone }: Props) {
   const canvas = useRef<HTMLCanvasElement>(null);
   const drawing = useRef(false);
+  const pointer = useRef<number | null>(null); // that paints now; a second finger or the palm does not
   const [share, setShare] = useState(12); // the brush, in percent of the image's shorter side
   const [erasing, setErasing] = useState(false);
   const [cursor, setCursor] = useState<Point | null>(null);
@@ -36,6 +37,7 @@ export function Painter({ picture, strokes, onDone }: Props) {
   };
   const kind = erasing ? "erase" : "paint";
   const change = (how: () => void) => () => {
+    if (pointer.current !== null) return;
     how();
     draw();
   };
@@ -43,6 +45,7 @@ export function Painter({ picture, strokes, onDone }: Props) {
   const onKeyDown = (event: KeyboardEvent) => {
     const here = cursor ?? { x: picture.width / 2, y: picture.height / 2 };
     const move = MOVES[event.key];
+    if (pointer.current !== null) return;
     if (event.key === "z" && (event.ctrlKey || event.metaKey)) strokes.undo();
     else if (move !== undefined) {
       const step = event.shiftKey ? 1 : size / 2;
@@ -75,21 +78,23 @@ export function Painter({ picture, strokes, onDone }: Props) {
           onKeyDown={onKeyDown}
           onBlur={() => (drawing.current = false)}
           onPointerDown={(event) => {
-            if (event.button !== 0) return;
+            if (event.button !== 0 || pointer.current !== null) return;
             canvas.current!.setPointerCapture(event.pointerId);
-            drawing.current = true;
+            pointer.current = event.pointerId;
+            drawing.current = false;
             strokes.begin(kind, size, at(event));
             draw();
           }}
           onPointerLeave={() => setCursor(null)}
           onPointerMove={(event) => {
             if (event.pointerType !== "touch") setCursor(at(event));
-            if (!drawing.current || !canvas.current!.hasPointerCapture(event.pointerId)) return;
+            if (event.pointerId !== pointer.current) return;
             for (const each of event.getCoalescedEvents?.() ?? [event]) strokes.extend(at(each));
             draw();
           }}
-          onPointerUp={() => (drawing.current = false)}
-          onPointerCancel={() => (drawing.current = false)}
+          onLostPointerCapture={(event) => {
+            if (event.pointerId === pointer.current) pointer.current = null;
+          }}
         />
         {cursor && (
           <span

@@ -74,8 +74,11 @@ export class Strokes {
     const [first, ...others] = change.points;
     on.moveTo(first!.x, first!.y);
     for (const { x, y } of others) on.lineTo(x, y);
-    if (others.length === 0) on.lineTo(first!.x, first!.y); // a dot, with round ends
     on.stroke();
+    // A click is a dot: a line without length is not drawn.
+    on.beginPath();
+    on.arc(first!.x, first!.y, change.size / 2, 0, 2 * Math.PI);
+    on.fill();
   }
 
   /** Return the mask as the API takes it, a PNG that is white where it is painted; null if nothing is. */

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -223,3 +224,39 @@ def test_fields_are_emptied_but_for_the_prompts(page: Page) -> None:
     expect(page.get_by_label("Steps", exact=True)).to_have_value("")
     expect(page.get_by_label("Random numbers")).to_have_value("")
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("a green ring")
+
+
+def test_a_tap_is_a_dot_a_second_finger_paints_nothing_and_the_mask_is_kept(
+    site: Site, opened: Callable[..., Page]
+) -> None:
+    page = opened(site.url, width=390, height=844, has_touch=True)
+    choose(page, png(size=(64, 64)))
+    page.get_by_role("radio", name="Paint a part").check()
+    canvas = page.get_by_role("application")
+    box = canvas.bounding_box()
+    assert box is not None
+    fingers = page.context.new_cdp_session(page)
+
+    def touch(kind: str, *places: float) -> None:
+        points = [
+            {"x": box["x"] + place * box["width"], "y": box["y"] + place * box["height"], "id": finger}
+            for finger, place in enumerate(places)
+        ]
+        fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    def is_painted(place: float) -> bool:
+        at = int(place * 64)
+        return bool(canvas.evaluate("(each, at) => each.getContext('2d').getImageData(at, at, 1, 1).data[3] > 0", at))
+
+    touch("touchStart", 0.2)
+    touch("touchStart", 0.2, 0.9)
+    touch("touchMove", 0.2, 0.8)
+    touch("touchEnd")
+    until(lambda: is_painted(0.2))
+    assert not is_painted(0.5)
+    assert not is_painted(0.9)
+    page.get_by_role("button", name="Done").click()
+    page.get_by_role("radio", name="Extend").check()
+    page.get_by_role("radio", name="Paint a part").check()
+    page.get_by_role("button", name="Change the mask").click()
+    assert is_painted(0.2)
