@@ -25,7 +25,7 @@ class FileTexts:
     """An image file's texts.
 
     named: by name: PNG's keywords; ``comment`` in JPEG and GIF. Of several of a name the last counts, as in Pillow.
-    user_comment: EXIF's; None if there is none.
+    user_comment: EXIF's; None if there is none, or only the spaces that cameras leave.
     unread: the texts that are damaged, too long or in an encoding that is not read, by name, with the reason.
     """
 
@@ -53,8 +53,8 @@ def read_texts(data: bytes) -> FileTexts:
         else:
             named[name] = text
             left -= len(text)
-    comment = named.pop(_USER_COMMENT, None)
-    return FileTexts(named, comment or None, unread)
+    comment = named.pop(_USER_COMMENT, "")
+    return FileTexts(named, comment if comment.strip() else None, unread)
 
 
 def _texts(data: bytes) -> Iterator[_Text]:
@@ -96,7 +96,13 @@ def _of_chunk(kind: bytes, start: int, content: memoryview, whole: memoryview, m
         if unpacked is None:
             raise ValueError(f"what it was packed to is damaged, or of more than {most} bytes")
         text = unpacked
-    return text.decode("utf-8" if kind == b"iTXt" else "latin-1")
+    if kind != b"iTXt":
+        try:
+            # Against the standard, programs such as StabilityMatrix write UTF-8 here; Latin-1 in words is hardly ever that, too.
+            return text.decode()
+        except UnicodeDecodeError:
+            return text.decode("latin-1")
+    return text.decode()
 
 
 def _of_jpeg(data: bytes) -> Iterator[_Text]:

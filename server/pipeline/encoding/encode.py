@@ -27,18 +27,26 @@ _WEBP_METHOD = 2
 
 
 def encode_png(pixels: NDArray[np.uint8], parameters: str, kind: SourceType | None = None) -> bytes:
-    """Return a PNG of uint8 [H, W, 3] with ``parameters`` as AUTOMATIC1111's text chunk (iTXt if it is not Latin-1).
+    """Return a PNG of uint8 [H, W, 3] with ``parameters`` as AUTOMATIC1111's text chunk (iTXt if it is not Latin-1 alone).
 
     With ``kind`` it also says how the image came about, in XMP.
     """
     info = PngInfo()
-    info.add_text(_PARAMETERS, parameters)
+    (info.add_itxt if _may_be_misread(parameters) else info.add_text)(_PARAMETERS, parameters)
     if kind is not None:
         info.add_itxt(_XMP, xmp_packet(kind).decode())
     file = io.BytesIO()
     # zlib's default level, 6, takes twice as long for files 4 to 8 % smaller (57 against 27 ms at 512x512).
     Image.fromarray(pixels).save(file, "PNG", pnginfo=info, compress_level=4)
     return file.getvalue()
+
+
+def _may_be_misread(text: str) -> bool:
+    """Return whether the text in Latin-1 is another text in UTF-8, which readers of tEXt, ours too, would take it for."""
+    try:
+        return text.encode("latin-1").decode() != text
+    except UnicodeError:
+        return False
 
 
 def is_whole_png(data: bytes) -> bool:

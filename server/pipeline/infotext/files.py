@@ -55,8 +55,8 @@ def _of_novelai(items: Mapping[str, str]) -> str | None:
     except UnknownScheduler:
         sampler = "Euler a"
     keys = {"steps": "Steps", "scale": "CFG scale", "seed": "Seed"}
-    settings: dict[str, object] = {title: said[key] for key, title in keys.items() if key in said}
+    settings: dict[str, object] = {title: said[key] for key, title in keys.items() if said.get(key) is not None}
     if "width" in said and "height" in said:
         settings["Size"] = f"{said['width']}x{said['height']}"
     settings |= {"Sampler": sampler, "Clip skip": 2, "ENSD": 31337}
-    return lay_out(items.get("Description", ""), str(said.get("uc", "")), settings)
+    return lay_out(items.get("Description", ""), str(said.get("uc") or ""), settings)

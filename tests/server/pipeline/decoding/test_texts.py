@@ -44,6 +44,14 @@ def test_texts_are_read_as_pillow_reads_them():
     assert len(read_texts(data).named) == 4
 
 
+@pytest.mark.parametrize("text", [EVERYTHING, WORDS, "naïve", "a cat"])
+def test_utf_8_is_read_where_latin_1_belongs(text):
+    packed_text = packed(b"zTXt", b"packed", text.encode())
+    assert read_texts(png(chunk(b"tEXt", b"parameters\0" + text.encode()), packed_text)).named == {
+        "parameters": text, "packed": text,
+    }  # fmt: skip
+
+
 def test_texts_after_the_pixels_are_read():
     whole = png()
     assert read_texts(whole[:-12] + chunk(b"tEXt", b"parameters\0a cat") + whole[-12:]).named == {"parameters": "a cat"}
@@ -115,6 +123,8 @@ COMMENTS = {
     "type of a text": (exif(b"ASCII\0\0\0a cat\0", kind=2), "a cat"),
     "first directory": (exif(b"UNICODE\0" + EVERYTHING.encode("utf-16-be"), first=True), EVERYTHING),
     "none": (exif(b""), None),
+    "a camera's, of spaces": (exif(b"ASCII\0\0\0" + b" " * 200), None),
+    "a camera's, of zeros": (exif(bytes(200)), None),
     "no TIFF": (b"nothing", None),
     "past the end": (exif(b"ASCII\0\0\0a cat")[:-20], None),
 }

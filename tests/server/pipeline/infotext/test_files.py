@@ -54,6 +54,14 @@ NOVELAI = {
 }
 
 
+def test_what_novelai_says_is_null_is_not_in_the_infotext():
+    said = {**NOVELAI, "uc": None, "seed": None}
+    found = find_infotext(texts(Software="NovelAI", Description="a cat", Comment=json.dumps(said)))
+    assert (
+        found.text == "a cat\nSteps: 28, CFG scale: 11.0, Size: 512x768, Sampler: DPM++ 2M, Clip skip: 2, ENSD: 31337"
+    )
+
+
 def test_texts_of_novelai_are_turned_into_an_infotext():
     found = find_infotext(texts(Software="NovelAI", Description="a cat, {{sitting}}", Comment=json.dumps(NOVELAI)))
     assert found.text is not None
