@@ -27,7 +27,7 @@ from server.security.body import LARGEST_BODY
 router = APIRouter(tags=["mcp"])
 
 _JSON, _EVENTS = "application/json", "text/event-stream"
-_MESSAGE = {"type": "object", "description": "A request or notification in JSON-RPC 2.0"}
+_MESSAGE = {"type": "object", "additionalProperties": True, "description": "A request or notification in JSON-RPC 2.0"}
 _ANSWERS: Answers = {
     200: {
         "description": "The result, or an error, in JSON-RPC 2.0; as an event stream also the progress before it",

@@ -8,6 +8,7 @@ from server.api.native import (
     capabilities,
     conversions,
     images,
+    infotext,
     jobs,
     models,
     palette,
@@ -24,6 +25,7 @@ NATIVE = Dialect(
     routers=(
         images.router,
         palette.router,
+        infotext.router,
         upscale.router,
         jobs.router,
         conversions.router,
@@ -35,5 +37,11 @@ NATIVE = Dialect(
     ),
     render_error=render_error,
     error_body=ErrorBody,
-    schemas={**images.SCHEMAS, **preprocess.BODY.schemas, **palette.BODY.schemas, **upscale.BODY.schemas},
+    schemas={
+        **images.SCHEMAS,
+        **preprocess.BODY.schemas,
+        **palette.BODY.schemas,
+        **infotext.BODY.schemas,
+        **upscale.BODY.schemas,
+    },
 )

@@ -9,22 +9,26 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSche
 
 from server.api.dialect import body_limit
 from server.api.errors import from_validation
-from server.api.image_json import read_image_json
-from server.pipeline.limits import FIRST_ONLY, Real, Whole, Within
+from server.api.image_json import MOST_IMAGES, read_image_json
+from server.pipeline.limits import FIRST_ONLY, Characters, Real, Whole, Within
+from server.pipeline.request.conditions import PROMPT
 from server.pipeline.request.upscale import LONGEST_RESULT
 from server.security.body import LARGEST_BODY, USUAL_BODY
 
 _Body = TypeVar("_Body", bound="Body")
 _SCHEMAS = "#/components/schemas/"
-#: Characters of a task's id.
-_LONGEST_ID = 255
+#: A name of something; it is looked up, and one that is unknown is refused or told.
+Name = Annotated[str, Characters(10_000)]
+#: An infotext has both prompts and the settings.
+_INFOTEXT = Characters(128 * 2**10)
+_MOST_STYLES = 1000
 #: Pixels of a side of a second pass; 0 is as if it was left out.
 _SIDE = Within(0, LONGEST_RESULT)
 
 #: A flag; some clients send numbers.
 Flag = Annotated[bool, WithJsonSchema({"enum": [True, False, 0, 1]})]
 #: An image is a text of base64 or a ``data:`` URI; see `server.api.forms.image_bytes`.
-Image = Annotated[Any, Field(json_schema_extra={"type": ["string", "null"]})]
+Image = Annotated[Any, Field(json_schema_extra={"anyOf": [{"type": "string"}, {"type": "null"}]})]
 
 
 class Body(BaseModel):
@@ -36,9 +40,13 @@ class Body(BaseModel):
 class Making(Body):
     """The keys of txt2img and of img2img."""
 
-    prompt: str | None = Field(None, description="What to show; `<lora:name:1>` is taken out and told")
-    negative_prompt: str | None = Field(None, description="What not to show")
-    styles: Annotated[list[Any], FIRST_ONLY] | None = Field(None, description="Not known here; told in the notes")
+    prompt: Annotated[str, PROMPT] | None = Field(
+        None, description="What to show; `<lora:name:1>` is taken out and told"
+    )
+    negative_prompt: Annotated[str, PROMPT] | None = Field(None, description="What not to show")
+    styles: Annotated[list[Any], FIRST_ONLY, Field(max_length=_MOST_STYLES)] | None = Field(
+        None, description="Not known here; told in the notes"
+    )
     seed: Whole | None = Field(None, description="-1: a random one")
     subseed: Whole | None = Field(None, description="The variation's seed; -1: a random one")
     subseed_strength: Real | None = Field(None, description="How far to go towards the subseed, 0 to 1")
@@ -48,24 +56,24 @@ class Making(Body):
     cfg_scale: Real | None = Field(None, description="How closely to follow the prompt; left out: the model's own")
     width: Whole | None = Field(None, description="Pixels; left out: the model's own size")
     height: Whole | None = Field(None, description="Pixels; left out: the model's own size")
-    sampler_name: str | None = Field(None, description="A sampler, also with its schedule: `DPM++ 2M Karras`")
-    sampler_index: str | None = Field(None, description="The older name of sampler_name")
-    scheduler: str | None = Field(None, description="The schedule type; an unknown one is ignored")
+    sampler_name: Name | None = Field(None, description="A sampler, also with its schedule: `DPM++ 2M Karras`")
+    sampler_index: Name | None = Field(None, description="The older name of sampler_name")
+    scheduler: Name | None = Field(None, description="The schedule type; an unknown one is ignored")
     denoising_strength: Real | None = Field(None, description="How much of the image, or of the first pass, to change")
     clip_skip: Whole | None = Field(None, description="How many of the text encoder's last layers to leave out, from 1")
-    refiner_checkpoint: str | None = Field(None, description="An installed refiner")
+    refiner_checkpoint: Name | None = Field(None, description="An installed refiner")
     refiner_switch_at: Real | None = Field(None, description="The share of the steps after which it takes over")
     override_settings: dict[str, Any] | None = Field(
         None,
         description="Settings of this request: sd_model_checkpoint, CLIP_stop_at_last_layers, samples_format and others",
     )
     alwayson_scripts: dict[str, Any] | None = Field(None, description="ControlNet's units")
-    script_name: str | None = Field(None, description="There are no scripts here; told in the notes")
-    infotext: str | None = Field(None, description="An image's parameters, which fill in what is left out")
-    send_images: Flag | None = Field(None, description="false: `images` is empty")
-    force_task_id: str | None = Field(
-        None, max_length=_LONGEST_ID, description="The client's own id of the task, for /internal/progress"
+    script_name: Name | None = Field(None, description="There are no scripts here; told in the notes")
+    infotext: Annotated[str, _INFOTEXT] | None = Field(
+        None, description="An image's parameters, which fill in what is left out"
     )
+    send_images: Flag | None = Field(None, description="false: `images` is empty")
+    force_task_id: Name | None = Field(None, description="The client's own id of the task, for /internal/progress")
 
 
 class Txt2ImgBody(Making):
@@ -80,13 +88,13 @@ class Txt2ImgBody(Making):
         None, description="The second pass's height, in place of hr_scale"
     )
     hr_second_pass_steps: Whole | None = Field(None, description="0: as many as the first pass")
-    hr_upscaler: str | None = Field(None, description="What enlarges between the passes")
+    hr_upscaler: Name | None = Field(None, description="What enlarges between the passes")
 
 
 class Img2ImgBody(Making):
     """Make images from an image and a prompt, or paint the masked part again."""
 
-    init_images: Annotated[list[Image], FIRST_ONLY] | None = Field(
+    init_images: Annotated[list[Image], FIRST_ONLY, Field(max_length=MOST_IMAGES)] | None = Field(
         None, description="The image to start from, as base64"
     )
     mask: Image = Field(None, description="White where to paint, as base64")

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 from server.api.dependencies import Generation, Memory, Models
 from server.api.errors import from_validation, require
 from server.api.sdapi.answer import base64_of
-from server.api.sdapi.bodies import Body, Image, read_body, route_of
+from server.api.sdapi.bodies import Body, Image, Name, read_body, route_of
 from server.api.sdapi.errors import BAD_BODY
 from server.api.sdapi.names import in_their_keys, their_error
 from server.api.sdapi.scripts import base64_image, preprocessing
@@ -74,7 +74,7 @@ async def module_list() -> PreprocessorsOut:
 class DetectBody(Body):
     """Images to make control maps of."""
 
-    controlnet_module: str | None = Field(None, description="The preprocessor; left out: none")
+    controlnet_module: Name | None = Field(None, description="The preprocessor; left out: none")
     controlnet_images: Annotated[list[Image], FIRST_ONLY, Field(max_length=_MOST)] | None = Field(
         None, description="The images, as base64"
     )

@@ -14,7 +14,7 @@ from server.api.errors import require
 from server.api.native.upscale import bound_upscale
 from server.api.sdapi import PREFIX
 from server.api.sdapi.answer import base64_of
-from server.api.sdapi.bodies import Body, Flag, Image, read_body, route_of
+from server.api.sdapi.bodies import Body, Flag, Image, Name, read_body, route_of
 from server.api.sdapi.call import Call
 from server.api.sdapi.errors import WAITING
 from server.api.sdapi.names import in_their_keys, in_their_words, their_error
@@ -57,12 +57,12 @@ class Enlarging(Body):
     upscaling_resize_w: Whole | None = Field(None, description="The width; left out: 512")
     upscaling_resize_h: Whole | None = Field(None, description="The height; left out: 512")
     upscaling_crop: Flag | None = Field(None, description="false: the image covers the size, and is not cropped to it")
-    upscaler_1: str | None = Field(
+    upscaler_1: Name | None = Field(
         None, description="An upscaler; None, the default, leaves the image as large as it is"
     )
     gfpgan_visibility: Real | None = Field(None, description="Not used")
     codeformer_visibility: Real | None = Field(None, description="Not used")
-    upscaler_2: str | None = Field(None, description="Not used")
+    upscaler_2: Name | None = Field(None, description="Not used")
     extras_upscaler_2_visibility: Real | None = Field(None, description="Not used")
 
 
@@ -76,7 +76,7 @@ class NamedImage(Body):
     """An image of a batch."""
 
     data: Image = Field(None, description="The image, as base64")
-    name: str | None = Field(None, description="Its file's name")
+    name: Name | None = Field(None, description="Its file's name")
 
 
 class ExtrasBatchBody(Enlarging):

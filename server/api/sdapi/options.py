@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from server.api.dependencies import Models, Queue
 from server.api.sdapi import PREFIX
-from server.api.sdapi.bodies import Body, read_body, route_of
+from server.api.sdapi.bodies import Body, Name, read_body, route_of
 from server.api.sdapi.checkpoints import checkpoints, find_checkpoint, title_of
 from server.api.sdapi.errors import BAD_BODY
 from server.api.sdapi.state import Remembered
@@ -25,7 +25,7 @@ router = APIRouter(prefix=PREFIX, tags=["automatic1111"])
 class OptionsBody(Body):
     """Options to set; all but the model are accepted and ignored."""
 
-    sd_model_checkpoint: str | None = Field(
+    sd_model_checkpoint: Name | None = Field(
         None, description="The model of requests that name none, by its title, name or hash, until the server stops"
     )
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from server.api.dependencies import Client, Generation, Queue
 from server.api.sdapi import PREFIX
-from server.api.sdapi.bodies import Body, Flag, read_body, route_of
+from server.api.sdapi.bodies import Body, Flag, Name, read_body, route_of
 from server.api.sdapi.errors import BAD_BODY
 from server.api.sdapi.state import Remembered, State, Task
 from server.jobs.job import Job
@@ -53,7 +53,7 @@ class ProgressOut(BaseModel):
 class TaskBody(Body):
     """The task that is asked about."""
 
-    id_task: str | None = Field(None, description="The request's `force_task_id`, or else its job's id")
+    id_task: Name | None = Field(None, description="The request's `force_task_id`, or else its job's id")
     id_live_preview: Whole | None = Field(None, description="The preview that the client has")
     live_preview: Flag | None = Field(None, description="false: without a preview")
 
