@@ -45,20 +45,39 @@ export interface Call {
   json?: unknown;
   form?: FormData;
   headers?: Record<string, string>;
+  /** Milliseconds after which a server that says nothing is away; it waits as long as the browser does if left out. */
+  patience?: number;
 }
 
-async function send(path: string, { method = "GET", json, form, headers = {} }: Call): Promise<Response> {
+/** Short answers come in much less, also from a busy server. */
+const PATIENCE_MS = 20_000;
+
+async function send(path: string, { method = "GET", json, form, headers = {}, patience }: Call): Promise<Response> {
   const body = json === undefined ? form : JSON.stringify(json);
   if (json !== undefined) headers = { ...headers, "Content-Type": "application/json" };
   try {
-    const answer = await fetch(path, { method, headers, ...(body === undefined ? {} : { body }) });
+    const signal = patience === undefined ? null : AbortSignal.timeout(patience);
+    const answer = await fetch(path, { method, headers, signal, ...(body === undefined ? {} : { body }) });
     // A proxy answers in the place of a server that is away.
     if (answer.status === 502 || answer.status === 504) throw new TypeError();
     reachable.value = true;
     return answer;
   } catch {
-    reachable.value = false;
-    throw new Unreachable();
+    throw away();
+  }
+}
+
+function away(): Unreachable {
+  reachable.value = false;
+  return new Unreachable();
+}
+
+/** Return what an answer holds; the connection may end within it. */
+async function content<T>(answer: Response): Promise<T> {
+  try {
+    return (await answer.json()) as T;
+  } catch {
+    throw away();
   }
 }
 
@@ -84,17 +103,17 @@ export async function answerTo(path: string, call: Call = {}): Promise<Response>
 }
 
 export async function get<T>(path: string): Promise<T> {
-  return (await answerTo(path)).json() as Promise<T>;
+  return content(await answerTo(path, { patience: PATIENCE_MS }));
 }
 
 export async function call<T>(path: string, how: Call): Promise<T> {
   const answer = await answerTo(path, how);
-  return (answer.status === 204 ? undefined : await answer.json()) as T;
+  return answer.status === 204 ? (undefined as T) : content(answer);
 }
 
 /** Return an answer whatever its status, as of /readyz, which is 503 until the server is ready. */
 export async function anyway<T>(path: string): Promise<T> {
-  return (await send(path, {})).json() as Promise<T>;
+  return content(await send(path, { patience: PATIENCE_MS }));
 }
 
 function remember(is: boolean): void {

@@ -6,6 +6,7 @@ import { Icon } from "./icons";
 import { jobs, live, loaded, more, next, remove } from "./jobs";
 import { fraction } from "./queue";
 import { show } from "./viewer";
+import { StoredImage } from "./stored_image";
 import { title } from "./words";
 import type { Job, JobImage, Size } from "./types";
 
@@ -23,7 +24,7 @@ function Card({ job, image }: { job: Job; image: JobImage }) {
   return (
     <li style={shape(job)}>
       <button type="button" class="card" onClick={() => show(job, image)}>
-        <img src={card(image)} alt={image.flagged ? `Blurred by the safety checker: ${title(job)}` : title(job)} loading="lazy" />
+        <StoredImage job={job} src={card(image)} alt={image.flagged ? `Blurred by the safety checker: ${title(job)}` : title(job)} loading="lazy" />
         <span class="caption" aria-hidden="true">
           {title(job)}
         </span>

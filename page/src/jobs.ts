@@ -100,6 +100,20 @@ function streamOf(job: Job): EventSource {
   return stream;
 }
 
+/** Up to when the list was read: more than a page of jobs may come while the browser sleeps. The first time a page is enough. */
+let newestRead = Infinity;
+
+/** Read the list, page by page, to its end or until the last job that was read is enough. */
+async function read(query: string, enough: (last: Job) => boolean = () => false): Promise<JobsPage> {
+  const all = await get<JobsPage>(`jobs?${query}`);
+  while (all.next !== null && !enough(all.jobs.at(-1)!)) {
+    const page = await get<JobsPage>(`jobs?${query}&before=${all.next}`);
+    all.jobs.push(...page.jobs);
+    all.next = page.next;
+  }
+  return all;
+}
+
 /** Read the jobs; while nothing is open, only the newest one, to see whether it is another than before. */
 async function refresh(): Promise<void> {
   const newest = jobs.value[0];
@@ -109,13 +123,13 @@ async function refresh(): Promise<void> {
   }
   skipped = 0;
   const known = jobs.value; // what is submitted while the answer is under way is not in it, and not gone either
-  const page = await get<JobsPage>(`jobs?limit=${PAGE}`);
+  const page = await read(`limit=${PAGE}`, (last) => last.created <= newestRead);
   const seen = new Set(page.jobs.map((job) => job.id));
   const oldest = page.next === null ? 0 : (page.jobs.at(-1)?.created ?? 0);
   const changes = [...page.jobs];
   const missing = open.value.some((job) => !seen.has(job.id)) || (!loaded.value && page.next !== null);
   if (missing) {
-    const waiting = await get<JobsPage>("jobs?status=queued&status=running&limit=100");
+    const waiting = await read("status=queued&status=running&limit=100");
     for (const job of waiting.jobs) {
       if (!seen.has(job.id)) changes.push(job);
       seen.add(job.id);
@@ -128,6 +142,7 @@ async function refresh(): Promise<void> {
   put(changes, gone);
   if (!loaded.value) next.value = page.next;
   loaded.value = true;
+  newestRead = page.jobs[0]?.created ?? 0;
 }
 
 export async function watchJobs(): Promise<never> {
@@ -165,10 +180,23 @@ export async function cancel(job: Job): Promise<void> {
   wake();
 }
 
+const isGone = (error: unknown) => error instanceof ApiError && (error.status === 410 || error.status === 404);
+
 /** Delete an ended job with its images. */
 export async function remove(job: Job): Promise<void> {
   await call(`${job.url}/images`, { method: "DELETE" }).catch((error: unknown) => {
-    if (!(error instanceof ApiError && (error.status === 410 || error.status === 404))) throw error;
+    if (!isGone(error)) throw error;
   });
   put([], [job.id]);
+}
+
+/** Look whether a job is still there: another browser may have deleted it, or its age did. */
+export async function lookAgain(job: Job): Promise<void> {
+  try {
+    await get<Job>(job.url);
+  } catch (error) {
+    if (!isGone(error)) throw error;
+    put([], [job.id]);
+    announce("The image is no longer on the server");
+  }
 }

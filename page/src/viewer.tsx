@@ -9,6 +9,7 @@ import { Icon, type IconName } from "./icons";
 import { jobs, remove } from "./jobs";
 import { pictureFrom } from "./pictures";
 import { capabilities } from "./server";
+import { StoredImage } from "./stored_image";
 import { upscale } from "./submission";
 import { dimensions, seconds, text, title } from "./words";
 import type { Job, JobImage } from "./types";
@@ -135,7 +136,7 @@ function Open({ shown }: { shown: Shown }) {
               aria-label="Every pixel as a pixel of the screen"
               onClick={() => (zoomed.value = !zoomed.value)}
             >
-              <img src={image.url.slice(1)} alt={title(job)} />
+              <StoredImage job={job} src={image.url.slice(1)} alt={title(job)} />
             </button>
             <button type="button" class="plain side" aria-disabled={after === undefined} onClick={() => step(1)} aria-label="The older image" autofocus>
               <Icon name="right" />
