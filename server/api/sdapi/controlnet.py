@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field, ValidationError
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from server.api.dependencies import Generation, Memory, Models
 from server.api.errors import from_validation, require
@@ -17,10 +17,11 @@ from server.api.sdapi.scripts import base64_image, preprocessing
 from server.api.sdapi.state import Remembered
 from server.models.installed import UnknownModel
 from server.pipeline.abilities import control_nets
-from server.pipeline.limits import FIRST_ONLY, Real
-from server.pipeline.preprocessors.registry import PREPROCESSORS
-from server.pipeline.request import RequestError
-from server.pipeline.request.controls import MapQuestion, check_preprocessing
+from server.pipeline.limits import FIRST_ONLY, Items, Real, Within
+from server.pipeline.preprocessors.edges import HIGH_THRESHOLD, LOW_THRESHOLD
+from server.pipeline.preprocessors.registry import NONE, PREPROCESSORS
+from server.pipeline.request import FIELDS, RequestError
+from server.pipeline.request.controls import MAP_SIDE, THRESHOLD, MapQuestion, check_preprocessing
 
 router = APIRouter(prefix="/controlnet", tags=["automatic1111"])
 
@@ -30,6 +31,9 @@ _VERSION = 3
 _MOST = 16
 #: The keys of our fields.
 _KEYS = {"low_threshold": "controlnet_threshold_a", "high_threshold": "controlnet_threshold_b"}
+_UNITS = next(field for field in FIELDS if field.name == "controls").find(Items)
+assert _UNITS is not None
+_MOST_UNITS = _UNITS.most
 
 
 class VersionOut(BaseModel):
@@ -44,10 +48,70 @@ class NetsOut(BaseModel):
     model_list: list[str]
 
 
+class SliderOut(BaseModel):
+    """A number that a preprocessor takes."""
+
+    name: str
+    value: int = Field(description="The usual one")
+    min: int
+    max: int
+    step: int = 1
+
+
+class PreprocessorDetail(BaseModel):
+    """What a unit with a preprocessor has besides."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_free: bool = Field(False, description="Whether it works without a ControlNet; none does")
+    sliders: list[SliderOut] = Field(description="The resolution, which is not used, and thresholds a and b")
+
+
 class PreprocessorsOut(BaseModel):
     """Preprocessors by the extension's names."""
 
     module_list: list[str]
+    module_detail: dict[str, PreprocessorDetail]
+
+
+class ControlTypeOut(BaseModel):
+    """The preprocessors and ControlNets that go together."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    module_list: list[str]
+    model_list: list[str] = Field(description="None first, as clients expect it")
+    default_option: str = NONE
+    default_model: str = "None"
+
+
+class ControlTypesOut(BaseModel):
+    """Types of control; the only one has everything."""
+
+    control_types: dict[str, ControlTypeOut]
+
+
+class SettingsOut(BaseModel):
+    """The number of units of a request, by its newer and its older name."""
+
+    control_net_unit_count: int = _MOST_UNITS
+    control_net_max_models_num: int = _MOST_UNITS
+
+
+def _slider(name: str, value: int, limits: Within) -> SliderOut:
+    return SliderOut(name=name, value=value, min=int(limits.low), max=int(limits.high))
+
+
+#: Maps are as large as their images; clients take the first slider for the resolution wherever there are any.
+_SLIDERS = [
+    _slider("Resolution", 512, MAP_SIDE),
+    _slider("Low Threshold", LOW_THRESHOLD, THRESHOLD),
+    _slider("High Threshold", HIGH_THRESHOLD, THRESHOLD),
+]
+_TITLES = [each.title for each in PREPROCESSORS.values()]
+_DETAILS = {
+    each.title: PreprocessorDetail(sliders=_SLIDERS if each.thresholds else []) for each in PREPROCESSORS.values()
+}
 
 
 @router.get("/version", summary="Get the version of the ControlNet extension")
@@ -56,28 +120,49 @@ async def version() -> VersionOut:
     return VersionOut()
 
 
-@router.get("/model_list", summary="List the ControlNets")
-def model_list(models: Models, state: Remembered) -> NetsOut:
-    """Returns the ControlNets of the model of requests that name none: each model has its own."""
+def _nets(models: Models, state: Remembered) -> list[str]:
     try:
-        return NetsOut(model_list=list(control_nets(models.manifest(state.model or models.default or ""))))
+        return list(control_nets(models.manifest(state.model or models.default or "")))
     except UnknownModel:  # not installed yet
-        return NetsOut(model_list=[])
+        return []
+
+
+Nets = Annotated[list[str], Depends(_nets)]
+
+
+@router.get("/model_list", summary="List the ControlNets")
+async def model_list(nets: Nets) -> NetsOut:
+    """Returns the ControlNets of the model of requests that name none: each model has its own."""
+    return NetsOut(model_list=nets)
 
 
 @router.get("/module_list", summary="List the preprocessors")
 async def module_list() -> PreprocessorsOut:
-    """Returns the preprocessors by the extension's names."""
-    return PreprocessorsOut(module_list=[each.title for each in PREPROCESSORS.values()])
+    """Returns the preprocessors by the extension's names, and the numbers that each takes."""
+    return PreprocessorsOut(module_list=_TITLES, module_detail=_DETAILS)
+
+
+@router.get("/control_types", summary="List the types of control")
+async def control_types(nets: Nets) -> ControlTypesOut:
+    """Returns the only one, All."""
+    return ControlTypesOut(control_types={"All": ControlTypeOut(module_list=_TITLES, model_list=["None", *nets])})
+
+
+@router.get("/settings", summary="Get the number of units")
+async def settings() -> SettingsOut:
+    """Returns how many units a request may have."""
+    return SettingsOut()
+
+
+Images = Annotated[list[Image], FIRST_ONLY, Field(max_length=_MOST)]
 
 
 class DetectBody(Body):
     """Images to make control maps of."""
 
     controlnet_module: Name | None = Field(None, description="The preprocessor; left out: none")
-    controlnet_images: Annotated[list[Image], FIRST_ONLY, Field(max_length=_MOST)] | None = Field(
-        None, description="The images, as base64"
-    )
+    controlnet_input_images: Images | None = Field(None, description="The images, as base64")
+    controlnet_images: Images | None = Field(None, description="The same by the name that the webuiapi package sends")
     controlnet_threshold_a: Real | None = Field(None, description="Of canny: the low threshold; -1: the usual one")
     controlnet_threshold_b: Real | None = Field(None, description="Of canny: the high threshold; -1: the usual one")
 
@@ -101,11 +186,13 @@ async def detect(request: Request, service: Generation, memory: Memory) -> Detec
     notes: list[str] = []
     async with memory.reserve(request.scope):
         body = await read_body(request, DetectBody)
-        if not body.controlnet_images:
-            raise RequestError("controlnet_images", body.controlnet_images, "a list of images, as base64")
+        key = "controlnet_images" if body.controlnet_images else "controlnet_input_images"
+        images = getattr(body, key)
+        if not images:
+            raise RequestError(key, images, "a list of images, as base64")
         question = _question(body)
-        for number, sent in enumerate(body.controlnet_images):
-            place = f"controlnet_images.{number}"
+        for number, sent in enumerate(images):
+            place = f"{key}.{number}"
             told = in_their_keys(await service.control_map(base64_image(sent, place), question), keys={"image": place})
             made = require(told)
             maps.append(await base64_of(made.value))

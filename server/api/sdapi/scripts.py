@@ -21,7 +21,9 @@ _BUILT_IN = (
     "never oom integrated", "refiner", "sampler", "seed", "soft inpainting",
 )  # fmt: skip
 #: The extension's names of its numbers.
-_RESIZE_MODES = ("Just Resize", "Crop and Resize", "Resize and Fill")
+_RESIZE_MODES = ("Just Resize", "Crop and Resize", "Resize and Fill", "Just Resize")
+#: Names that earlier versions had for Crop and Resize.
+_CROPS = ("scale to fit (inner fit)", "inner fit (scale to fit)")
 #: A unit's keys that we have no equal of, and their values that change nothing.
 _WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
     "mask": ("", None),
@@ -29,6 +31,10 @@ _WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
     "control_mode": (None, 0, "Balanced"),
     "guessmode": (None, False),
     "hr_option": (None, "Both"),
+    "advanced_weighting": (None, []),
+    "effective_region_mask": ("", None),
+    "batch_images": ("", None),
+    "ipadapter_input": ("", None, []),
 }
 #: The settings that a unit and a control both have.
 _SAME = {"weight": "weight", "guidance_start": "start", "guidance_end": "end"}
@@ -83,13 +89,13 @@ def _add_unit(scripts: Scripts, number: int, unit: Any, nets: tuple[str, ...], s
         return
     control = dict(_settings(unit, place, nets, scripts.notes))
     attachment = f"control_{len(scripts.controls)}_image"
-    scripts.attachments[attachment] = _image(unit, place, source)
+    scripts.attachments[attachment] = _image(unit, place, source, scripts.notes)
     scripts.controls.append({"image": attachment, **control})
     scripts.places.append(number)
     mode = unit.get("resize_mode")
     if isinstance(mode, int) and 0 <= mode < len(_RESIZE_MODES):
         mode = _RESIZE_MODES[mode]
-    if isinstance(mode, str):
+    if isinstance(mode, str) and mode.casefold() not in _CROPS:
         scripts.fits.append(Fit(attachment, f"{place}.resize_mode", mode))
 
 
@@ -144,10 +150,14 @@ def _net(model: Any, place: str, nets: tuple[str, ...]) -> str | None:
     return found
 
 
-def _image(unit: Mapping[str, Any], place: str, source: bytes | None) -> bytes:
+def _image(unit: Mapping[str, Any], place: str, source: bytes | None, notes: list[str]) -> bytes:
     key = "image" if unit.get("image") not in (None, "") else "input_image"
     image = unit.get(key)
+    if isinstance(image, list) and len(image) == 1:
+        image = image[0]
     if isinstance(image, dict):
+        if image.get("mask") not in (None, ""):
+            notes.append(f"{place}.{key}.mask was not used: this server has no equal of it")
         image = image.get("image")
     if image in (None, ""):
         if source is None:

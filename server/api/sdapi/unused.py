@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from server.api.sdapi.bodies import Making, Txt2ImgBody
+from server.api.sdapi.scripts import CONTROLNET
 from server.errors import listed, quoted
 
 #: Those of every call, with the values at which they change nothing.
@@ -42,6 +43,9 @@ def unused_keys(body: Making) -> Iterator[str]:
     for key, neutral in keys.items():
         if extra.get(key) is not None and extra[key] not in neutral:
             yield f"{key} was not used: this server has no equal of it"
+    has_units = any(name.casefold() == CONTROLNET.casefold() for name in body.alwayson_scripts or {})
+    if extra.get("controlnet_units") and not has_units:
+        yield f"controlnet_units was not used: units are read of alwayson_scripts.{CONTROLNET}.args"
     if styles := body.styles:
         yield f"styles are not known here, and were not used: {listed([*map(quoted, styles)])}"
     if body.script_name:

@@ -19,9 +19,9 @@ from server.pipeline.request.conditions import NAME
 from server.pipeline.request.errors import RequestError
 
 _PREFIX = f"{CONTROLNET.name}/"
-_THRESHOLD = Within(0, 255)
+THRESHOLD = Within(0, 255)
 #: Pixels of a side of a map.
-_SIDE = Within(16, 2048)
+MAP_SIDE = Within(16, 2048)
 
 
 def _known_preprocessor(name: str) -> str:
@@ -41,10 +41,10 @@ class Preprocessing(Part):
         max_length=NAME,
         description=f"What makes the map: {', '.join(f'{p.name} ({p.about})' for p in PREPROCESSORS.values())}",
     )
-    low_threshold: Annotated[Whole, _THRESHOLD] | None = Field(
+    low_threshold: Annotated[Whole, THRESHOLD] | None = Field(
         None, description=f"Of canny: the gradient down to which an edge goes on; left out: {LOW_THRESHOLD}"
     )
-    high_threshold: Annotated[Whole, _THRESHOLD] | None = Field(
+    high_threshold: Annotated[Whole, THRESHOLD] | None = Field(
         None, description=f"Of canny: the gradient at which an edge begins; left out: {HIGH_THRESHOLD}"
     )
 
@@ -65,15 +65,15 @@ class MapQuestion(Preprocessing):
     """A request for the map alone. ``image`` is the attachment's name; with a missing side, the map keeps the image's ratio."""
 
     image: Annotated[str, Attachment()] = Field(description="The image to make a map of")
-    width: Annotated[Whole, _SIDE] | None = Field(None, description="Pixels; left out: as the image, 2048 at most")
-    height: Annotated[Whole, _SIDE] | None = Field(None, description="Pixels; left out: as the image, 2048 at most")
+    width: Annotated[Whole, MAP_SIDE] | None = Field(None, description="Pixels; left out: as the image, 2048 at most")
+    height: Annotated[Whole, MAP_SIDE] | None = Field(None, description="Pixels; left out: as the image, 2048 at most")
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Return the map's width and height for an image of these."""
-        factor = min(1.0, _SIDE.high / max(width, height))
+        factor = min(1.0, MAP_SIDE.high / max(width, height))
         if self.width is not None or self.height is not None:
             factor = (self.width or 0) / width or (self.height or 0) / height
-        across, down = (min(int(_SIDE.high), max(1, round(side * factor))) for side in (width, height))
+        across, down = (min(int(MAP_SIDE.high), max(1, round(side * factor))) for side in (width, height))
         return self.width or across, self.height or down
 
 

@@ -129,7 +129,13 @@ def test_every_text_list_and_object_that_clients_send_has_a_limit() -> None:
     images |= {f"{schema}.image" for schema in ("Control", "Palette", "Preprocess", "Upscale")}
     images |= {f"{call.body.name}.{name}" for call in CALLS for name in (*call.body.attachments, "images.image_url")}
     # AUTOMATIC1111's names.
-    images |= {"Img2ImgBody.init_images", "Img2ImgBody.mask", "DetectBody.controlnet_images", "NamedImage.data"}
+    images |= {
+        "Img2ImgBody.init_images",
+        "Img2ImgBody.mask",
+        "DetectBody.controlnet_images",
+        "DetectBody.controlnet_input_images",
+        "NamedImage.data",
+    }
     images |= {f"{body}.image" for body in ("ExtrasBody", "ImageBody", "Infotext")}
     assert unlimited <= images, "only images are as large as the body may be"
 

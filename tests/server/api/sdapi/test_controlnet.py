@@ -91,6 +91,8 @@ def test_the_clients_unit_is_a_control(client: httpx.Client) -> None:
     {"image": f"data:image/png;base64,{b64(RED)}"},
     {"image": {"image": b64(RED), "mask": None}},
     {"input_image": b64(RED)},
+    {"image": [{"image": b64(RED), "mask": ""}]},
+    {"image": b64(RED.resize((64, 32))), "resize_mode": "Scale to Fit (Inner Fit)"},
 ])  # fmt: skip
 def test_an_image_comes_in_every_form(client: httpx.Client, image: dict[str, Any]) -> None:
     (control,), comments = controls_of(client, {**image, "model": NET})
@@ -117,6 +119,9 @@ def test_a_unit_without_an_image_takes_that_of_img2img(client: httpx.Client) -> 
     ({}, f"model names none: {NET} was used"),
     ({"model": NET, "control_mode": "My prompt is more important"}, "control_mode was not used"),
     ({"model": NET, "mask": "QUJD"}, "mask was not used"),
+    ({"model": NET, "image": {"image": b64(RED), "mask": b64(RED)}}, "image.mask was not used"),
+    ({"model": NET, "effective_region_mask": b64(RED)}, "effective_region_mask was not used"),
+    ({"model": NET, "resize_mode": 3, "image": b64(RED.resize((64, 32)))}, "'Just Resize' is not done here"),
     ({"model": NET, "resize_mode": "Just Resize", "image": b64(RED.resize((64, 32)))}, "scaled to cover 64x64 and cropped"),
     ({"model": NET, "resize_mode": 2, "image": b64(RED.resize((64, 32)))}, "'Resize and Fill' is not done here"),
 ])  # fmt: skip
@@ -154,8 +159,37 @@ def test_the_client_gets_the_map_of_a_preprocessor(client: httpx.Client) -> None
     assert made.info == "Success"
 
 
+def test_the_extensions_own_name_of_the_images_is_read(client: httpx.Client) -> None:
+    """The package sends another one, which the extension ignores."""
+    body = {"controlnet_module": "invert", "controlnet_input_images": [b64(RED)], "controlnet_processor_res": 512}
+    (made,) = client.post("/controlnet/detect", json=body).raise_for_status().json()["images"]
+    assert Image.open(io.BytesIO(base64.b64decode(made))).getpixel((0, 0)) == (0, 255, 255)
+
+
+def test_the_photoshop_plugin_finds_what_it_fills_its_menus_with(client: httpx.Client) -> None:
+    """It reads sliders by their places: the resolution, then both thresholds (typescripts/controlnet/store.ts)."""
+    listed = client.get("/controlnet/module_list", params={"alias_names": "true"}).json()
+    assert set(listed["module_detail"]) == set(listed["module_list"])
+    assert [each["value"] for each in listed["module_detail"]["canny"]["sliders"]] == [512, 100, 200]
+    assert listed["module_detail"]["none"] == {"model_free": False, "sliders": []}
+    assert client.get("/controlnet/settings").json()["control_net_unit_count"] == 3
+    types = client.get("/controlnet/control_types").json()["control_types"]
+    assert types["All"]["model_list"] == ["None", NET]
+    assert types["All"]["default_option"] in types["All"]["module_list"] == listed["module_list"]
+
+
+def test_units_at_the_top_level_are_told_unless_they_are_in_their_place_too(client: httpx.Client) -> None:
+    unit = {"image": b64(RED), "model": NET}
+    _, comments = controls_of(client, unit, controlnet_units=[unit])
+    assert comments == ""
+    body = {"steps": 1, "width": 64, "height": 64, "controlnet_units": [unit]}
+    info = json.loads(client.post("/sdapi/v1/txt2img", json=body).json()["info"])
+    assert info["comments"] == "controlnet_units was not used: units are read of alwayson_scripts.ControlNet.args"
+
+
 @pytest.mark.parametrize(("body", "place"), [
-    ({}, ["controlnet_images"]),
+    ({}, ["controlnet_input_images"]),
+    ({"controlnet_input_images": ["QUJD"]}, ["controlnet_input_images", 0]),
     ({"controlnet_images": [b64(RED), "QUJD"]}, ["controlnet_images", 1]),
     ({"controlnet_images": [b64(RED)], "controlnet_module": "depth"}, ["controlnet_module"]),
     ({"controlnet_images": [b64(RED)], "controlnet_module": "canny", "controlnet_threshold_a": 0.5}, ["controlnet_threshold_a"]),
