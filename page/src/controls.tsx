@@ -19,7 +19,7 @@ export function Controls() {
   const wrong = /^controls(?:\.(\d+))?/.exec(refused.value?.field ?? "");
   return (
     <section class="stack tight">
-      <h3>Control maps</h3>
+      <h2 class="part">Control maps</h2>
       {able && !able.available && <p class="about">{able.needs}</p>}
       {controls.value.map((control, index) => (
         <Item key={control.id} control={control} number={index + 1} wrong={wrong?.[1] === String(index)} />

@@ -122,7 +122,7 @@ function More() {
         <Controls />
         {sections.map(({ title, fields }) => (
           <section key={title} class="stack tight">
-            <h3>{title}</h3>
+            <h2 class="part">{title}</h2>
             {title === COLORS && (
               <>
                 <ImageInput id="palette_image" label="Take the colors of an image" picture={palette} />

@@ -13,13 +13,14 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
 from tests.support.browser import MISSING, chromium
 from tests.support.live_server import PATIENCE, answers, over, until
 
 #: Milliseconds that an assertion or a click waits on a busy machine.
 WAIT = 15_000
+expect.set_options(timeout=WAIT)
 
 
 class Site:

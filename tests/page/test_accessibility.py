@@ -12,15 +12,16 @@ from playwright.sync_api import Page, expect
 
 from tests.page.conftest import Site
 
+pytestmark = pytest.mark.slow  # a browser, and a server that converts and loads the bundled model
+
 PHONE = {"width": 360, "height": 740, "has_touch": True}
 
 
 def found(page: Page) -> list[str]:
-    """Return what axe-core finds and calls serious."""
-    results = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
-    serious = [each for each in results if each["impact"] in ("serious", "critical")]
+    """Return what axe-core finds."""
+    violations = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
     return [
-        f"{each['id']}: {node['html'][:200]}: {node['failureSummary']}" for each in serious for node in each["nodes"]
+        f"{each['id']}: {node['html'][:200]}: {node['failureSummary']}" for each in violations for node in each["nodes"]
     ]
 
 
@@ -32,7 +33,7 @@ def picture(page: Page) -> None:
 
 @pytest.mark.parametrize("colors", ["light", "dark"])
 @pytest.mark.parametrize("screen", [{}, PHONE], ids=["desktop", "phone"])
-def test_axe_finds_nothing_serious_anywhere(
+def test_axe_finds_nothing_anywhere(
     site: Site, opened: Callable[..., Page], colors: str, screen: dict[str, object]
 ) -> None:
     site.client.post("/api/v1/txt2img", json={"prompt": "a red circle", "steps": 1})

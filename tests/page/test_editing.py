@@ -15,6 +15,8 @@ from playwright.sync_api import Page, expect
 from tests.page.conftest import Site
 from tests.support.live_server import until
 
+pytestmark = pytest.mark.slow  # a browser, and a server that converts and loads the bundled model
+
 #: Drops or pastes a file, as a browser tells a page of it.
 _DROP = """([kind, data, type]) => {
     const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));

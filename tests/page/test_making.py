@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+import pytest
 from playwright.sync_api import Page, expect
 
-from tests.page.conftest import WAIT, Site
+from tests.page.conftest import Site
 
-expect.set_options(timeout=WAIT)
+pytestmark = pytest.mark.slow  # a browser, and a server that converts and loads the bundled model
 
 
 def generate(page: Page, prompt: str = "a red circle on a blue background", **fields: object) -> None:

@@ -12,6 +12,8 @@ from playwright.sync_api import Browser, Page, expect
 from tests.page.conftest import Site
 from tests.support.live_server import enqueue, live, over
 
+pytestmark = pytest.mark.slow  # a browser, and a server that converts and loads the bundled model
+
 KEY = "the-key-of-a-household"
 
 
@@ -52,6 +54,7 @@ def test_a_wrong_key_is_told_and_the_right_one_opens_everything(keyed: Site, ope
 def test_a_server_that_restarts_is_waited_for_and_its_jobs_go_on(keyed: Site, opened: Callable[..., Page]) -> None:
     page = opened(keyed.url)
     log_in(page)
+    expect(page.get_by_role("dialog")).to_have_count(0)  # behind it nothing can be typed
     page.get_by_label("Prompt", exact=True).fill("a white triangle")
     page.get_by_label("Steps", exact=True).fill("150")
     page.get_by_role("button", name="Generate").click()
