@@ -5,6 +5,7 @@ import { COLORS, COUNT, EDITING, GUIDANCE, MORE, reset, SCHEDULER, SIGMAS, STEPS
 import { Controls } from "./controls";
 import { Icon } from "./icons";
 import { ImageInput } from "./image_input";
+import { ToldSettings } from "./told";
 import { Field, Refusal, refusal } from "./inputs";
 import { MaskField } from "./mask";
 import { Outpaint } from "./outpaint";
@@ -84,6 +85,7 @@ function Start() {
       <Refusal name="image" />
       {source.value && (
         <>
+          <ToldSettings key={source.value.url} picture={source.value} />
           <fieldset class="choices">
             <legend class="unseen">What is done to it</legend>
             {(Object.keys(EDITS) as Edit[]).map((each) => (

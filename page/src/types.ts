@@ -136,3 +136,17 @@ export interface Tokens {
   limit: number;
   chunks: number;
 }
+
+/** The request that an image tells. */
+export interface Told {
+  text: string | null;
+  task: string | null;
+  fields: Record<string, unknown>;
+  /** The fields of the images that the request had. */
+  images: string[];
+  /** The installed model that it names; null if it is not installed. */
+  model: string | null;
+  named: string | null;
+  /** What no field has, in sentences. */
+  unused: string[];
+}

@@ -262,3 +262,15 @@ def test_a_tap_is_a_dot_a_second_finger_paints_nothing_and_the_mask_is_kept(
     page.get_by_role("radio", name="Paint a part").check()
     page.get_by_role("button", name="Change the mask").click()
     assert is_painted(0.2)
+
+
+def test_an_image_that_says_how_it_was_made_gives_its_settings_to_the_form(page: Page, site: Site) -> None:
+    asked = {"prompt": "a red circle, small", "negative_prompt": "blue", "seed": 12, "steps": 3, "sigmas": "karras"}
+    sent = site.client.post("/api/v1/txt2img", json=asked)
+    choose(page, sent.content)
+    page.get_by_role("button", name="Use the settings that made this image").click()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a red circle, small")
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("12")
+    expect(page.get_by_text("Starting from this image")).to_have_count(0)
+    again = made(page, site, count=2)
+    assert site.client.get(again["images"][0]["url"]).content == sent.content
