@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from pydantic import BaseModel, Field
 from converter.folder import Manifest
 from server.api.errors import require
 from server.api.sdapi.call import Call
+from server.api.sdapi.echo import Echo
 from server.api.sdapi.info import info_of
 from server.api.sdapi.names import in_their_words
 from server.api.service import Service
@@ -44,7 +46,7 @@ class Submitted:
     job_id: str
     manifest: Manifest
     send_images: bool
-    echo: dict[str, Any]
+    echo: Echo
 
 
 async def base64_of(image: bytes) -> str:
@@ -55,10 +57,14 @@ async def base64_of(image: bytes) -> str:
 
 async def answer(call: Call, submitted: Submitted) -> Response:
     """Wait for the images and answer with them. Several are read one by one: ten large ones would take a gigabyte."""
-    job = await call.finished(submitted.job_id)
+    try:
+        job = await call.finished(submitted.job_id)
+    except BaseException:
+        submitted.echo.close()
+        raise
     headers, parts = {JOB_ID: job.id}, _parts(call.service, job, submitted)
     first = await anext(parts)  # raises ApiError before the answer has begun
-    if len(job.images) == 1 or not submitted.send_images:
+    if submitted.echo.images is None and (len(job.images) == 1 or not submitted.send_images):
         return Response(first + b"".join([part async for part in parts]), 200, headers, _JSON)
 
     async def whole() -> AsyncIterator[bytes]:
@@ -75,13 +81,16 @@ async def _parts(service: Service, job: Job, submitted: Submitted) -> AsyncItera
     assert isinstance(request, GenerationRequest)
     output = request.output
     to = PNG if output.format is None else FORMATS[output.format]
-    before = '{"images": ['
-    for image in job.images if submitted.send_images else ():
-        data = require(await service.image(job, image, to, output.quality))
-        yield f'{before}"{await base64_of(data)}"'.encode()
-        before = ", "
+    with closing(submitted.echo):
+        before = '{"images": ['
+        for image in job.images if submitted.send_images else ():
+            data = require(await service.image(job, image, to, output.quality))
+            yield f'{before}"{await base64_of(data)}"'.encode()
+            before = ", "
+        yield f'{before if before != ", " else ""}], "parameters": '.encode()
+        async for part in submitted.echo.parts():
+            yield part
     notes = [in_their_words(note) for note in job.notes]
     notes += [f"image {i.index} is blurred: the safety checker found something in it" for i in job.images if i.flagged]
     info = info_of(job, request, submitted.manifest, notes)
-    rest = json.dumps({"parameters": submitted.echo, "info": info})
-    yield f"{before if before != ', ' else ''}], {rest[1:]}".encode()
+    yield f', "info": {json.dumps(info)}}}'.encode()

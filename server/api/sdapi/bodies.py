@@ -108,7 +108,7 @@ class Img2ImgBody(Making):
     inpaint_full_res_padding: Whole | None = Field(None, description="Pixels around it")
     inpainting_mask_invert: Flag | None = Field(None, description="Paint where the mask is black")
     resize_mode: Whole | None = Field(None, description="0 stretch, 1 crop, 2 fill, 3 latent; images are cropped here")
-    include_init_images: Flag | None = Field(None, description="Repeat the images that were sent in the answer")
+    include_init_images: Flag | None = Field(None, description="Repeat the image and the mask in the answer")
 
 
 async def read_body(request: Request, kind: type[_Body]) -> _Body:

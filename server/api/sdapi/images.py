@@ -96,7 +96,8 @@ async def _submitted(call: Call, body: Making) -> Submitted:
     except RequestError as error:
         raise their_error(error, request.units, request.keys) from error
     call.remember(accepted.job_id, body.force_task_id)
-    return Submitted(accepted.job_id, bound_model.manifest, body.send_images is not False, echo_of(body))
+    echo = await run_in_threadpool(echo_of, body, request.attachments)
+    return Submitted(accepted.job_id, bound_model.manifest, body.send_images is not False, echo)
 
 
 async def _make(call: Call, kind: type[Making]) -> Response:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,9 @@ import httpx
 import pytest
 from PIL import Image
 from webuiapi import WebUIApi
+
+from server.api.sdapi.bodies import Img2ImgBody
+from server.api.sdapi.echo import echo_of
 
 Encoded = Callable[..., bytes]
 SMALL = {"steps": 4, "width": 64, "height": 64}
@@ -77,6 +81,21 @@ def test_images_that_were_sent_are_repeated_if_that_is_asked_for(client: httpx.C
     _, answer = job_of(client, include_init_images=True, mask=b64(MASK))
     assert answer["parameters"]["init_images"] == [b64(RED)]
     assert answer["parameters"]["mask"] == b64(MASK)
+    _, answer = job_of(client, include_init_images=True, init_images=[None, b64(RED), "%%"], send_images=False)
+    assert answer["parameters"]["init_images"] == [b64(RED)]
+    assert answer["parameters"]["mask"] is None
+    assert answer["images"] == []
+
+
+def test_an_image_to_repeat_is_not_kept_in_memory_while_its_job_waits() -> None:
+    image = bytes(30 * 2**20)
+    body = Img2ImgBody(include_init_images=True)
+    tracemalloc.start()
+    echo = echo_of(body, {"image": image})
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    echo.close()
+    assert kept < 2**20
 
 
 @pytest.mark.parametrize(("mode", "noted"), [(0, True), (1, False), (2, True), (3, True)])
