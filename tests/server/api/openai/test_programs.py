@@ -20,8 +20,8 @@ def shown(answer: httpx.Response) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(image["b64_json"])))
 
 
-#: backend/open_webui/routers/images.py: the key may be empty, and models of GPT's name come without a response_format.
-OPEN_WEBUI = {"Authorization": "Bearer ", "X-OpenWebUI-User-Name": "J%C3%BCrgen", "X-OpenWebUI-User-Role": "user"}
+#: backend/open_webui/routers/images.py: models of GPT's name come without a response_format.
+OPEN_WEBUI = {"Authorization": "Bearer none", "X-OpenWebUI-User-Name": "J%C3%BCrgen", "X-OpenWebUI-User-Role": "user"}
 
 
 @pytest.mark.parametrize("more", [{"response_format": "b64_json"}, {}], ids=["dall-e", "gpt"])
@@ -70,7 +70,7 @@ def test_home_assistant_makes_an_image_without_a_size(client: httpx.Client) -> N
 
 
 def test_sillytavern_lists_the_models_and_makes_an_image(client: httpx.Client) -> None:
-    models = client.get("/v1/models", params={"type": "image"}, headers={"Authorization": "Bearer "}).json()
+    models = client.get("/v1/models", params={"type": "image"}, headers={"Authorization": "Bearer none"}).json()
     (name,) = [model["id"] for model in models["data"]]
     body = {"model": name, "prompt": "a cat", "size": "64x64", "n": 1, "response_format": "b64_json", "style": "vivid"}
     assert shown(client.post("/v1/images/generations", json=body)).size == (64, 64)
