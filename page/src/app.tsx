@@ -10,7 +10,7 @@ import { Icon } from "./icons";
 import { trouble } from "./jobs";
 import { Login } from "./login";
 import { Models } from "./models";
-import { dropped, type Picture } from "./pictures";
+import { dropped, mayBeImage, type Picture } from "./pictures";
 import { Queue } from "./queue";
 import { model, readiness } from "./server";
 import { Settings } from "./settings";
@@ -42,16 +42,17 @@ function Banner() {
 /** An image that is dropped or pasted anywhere is the one to start from. */
 function useDrops(): void {
   useEffect(() => {
-    const take = (from: Promise<Picture | null>) =>
+    const take = (from: Promise<Picture>) =>
       from.then(
         (picture) => {
           wrong.value = "";
-          if (picture !== null) startFrom(picture);
+          startFrom(picture);
         },
         (error: Error) => (wrong.value = error.message),
       );
     const isDialog = () => document.querySelector("dialog[open]") !== null;
     const over = (event: DragEvent) => {
+      if (!mayBeImage(event.dataTransfer)) return;
       event.preventDefault();
       if (!isDialog()) dragging.value = true;
     };
@@ -59,12 +60,15 @@ function useDrops(): void {
       if (event.relatedTarget === null) dragging.value = false;
     };
     const drop = (event: DragEvent) => {
+      if (!mayBeImage(event.dataTransfer)) return;
       event.preventDefault();
       if (!isDialog()) void take(dropped(event.dataTransfer));
     };
     const end = () => void (dragging.value = false);
     const paste = (event: ClipboardEvent) => {
-      if (!isDialog() && event.clipboardData?.files.length) void take(dropped(event.clipboardData));
+      // Office programs add a picture of the text that they copy.
+      const isText = event.target instanceof Element && event.target.matches("textarea, input") && event.clipboardData?.types.includes("text/plain");
+      if (!isDialog() && !isText && event.clipboardData?.files.length) void take(dropped(event.clipboardData));
     };
     document.addEventListener("dragover", over);
     document.addEventListener("dragleave", leave);

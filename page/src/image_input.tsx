@@ -3,7 +3,8 @@ import type { Signal } from "@preact/signals";
 import { useState } from "preact/hooks";
 import { Icon } from "./icons";
 import { refusal } from "./inputs";
-import { dropped, pictureOf, READABLE, type Picture } from "./pictures";
+import { dropped, pictureOf, type Picture } from "./pictures";
+import { dimensions } from "./words";
 
 interface Props {
   id: string;
@@ -15,11 +16,11 @@ interface Props {
 export function ImageInput({ id, label, picture, onPicture = (taken) => (picture.value = taken) }: Props) {
   const [over, setOver] = useState(false);
   const [wrong, setWrong] = useState("");
-  const take = async (from: Promise<Picture | null>) => {
+  const take = async (from: Promise<Picture>) => {
     try {
       const taken = await from;
       setWrong("");
-      if (taken !== null) onPicture(taken);
+      onPicture(taken);
     } catch (error) {
       setWrong((error as Error).message);
     }
@@ -49,7 +50,7 @@ export function ImageInput({ id, label, picture, onPicture = (taken) => (picture
         id={id}
         class="unseen"
         type="file"
-        accept={READABLE.join(",")}
+        accept="image/*"
         {...refusal(id)}
         onChange={(event) => {
           const file = event.currentTarget.files?.[0];
@@ -73,7 +74,7 @@ export function ImageInput({ id, label, picture, onPicture = (taken) => (picture
               <span>
                 {label}
                 <small>
-                  {shown.width} × {shown.height}
+                  {[dimensions(shown), shown.note].filter(Boolean).join(", ")}
                 </small>
               </span>
             </span>

@@ -67,9 +67,39 @@ def test_an_image_that_is_dropped_or_pasted_anywhere_is_where_the_next_one_start
     assert red[0] > red[2] + 80
 
 
-def test_what_is_no_image_is_refused_with_what_is(page: Page) -> None:
-    page.evaluate(_DROP, ["drop", base64.b64encode(b"not an image").decode(), "image/png"])
+@pytest.mark.parametrize("kind", ["image/png", "application/pdf"])
+def test_what_is_no_image_is_refused_with_what_is(page: Page, kind: str) -> None:
+    page.evaluate(_DROP, ["drop", base64.b64encode(b"not an image").decode(), kind])
     expect(page.get_by_role("alert").filter(has_text="accepted: PNG, JPEG, WebP and GIF")).to_be_visible()
+
+
+def test_what_only_the_browser_reads_is_drawn_for_the_server(page: Page, site: Site) -> None:
+    drawing = b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"><script>throw 1</script></svg>'
+    page.evaluate(_DROP, ["drop", base64.b64encode(drawing).decode(), "image/svg+xml"])
+    expect(page.get_by_text("64 × 64", exact=True)).to_be_visible()
+    page.get_by_label("Steps", exact=True).fill("4")
+    assert made(page, site)["status"] == "succeeded"
+
+
+def test_an_image_that_the_server_finds_too_large_is_made_smaller(page: Page) -> None:
+    choose(page, png(size=(9000, 20)))
+    expect(page.get_by_text("8192 × 18, made smaller, from 9000 × 20")).to_be_visible()
+
+
+def test_a_text_is_dragged_from_one_prompt_to_the_other(page: Page) -> None:
+    prompt, other = page.get_by_label("Prompt", exact=True), page.get_by_label("Not in the image")
+    prompt.fill("word")
+    prompt.select_text()
+    box = prompt.bounding_box()
+    to = other.bounding_box()
+    assert box is not None
+    assert to is not None
+    page.mouse.move(box["x"] + 20, box["y"] + 18)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 40, box["y"] + 30, steps=4)
+    page.mouse.move(to["x"] + 40, to["y"] + 15, steps=4)
+    page.mouse.up()
+    expect(other).to_have_value("word")
 
 
 def test_without_a_prompt_an_image_is_varied(page: Page, site: Site) -> None:
