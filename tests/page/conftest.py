@@ -39,6 +39,7 @@ class Site:
     def start(self) -> None:
         """Start it, and wait until it can make images."""
         flags = ["--port", str(self.port), "--data-dir", str(self._data), "--model", str(self._model)]
+        flags += ["--shutdown-seconds", "0"]  # a running job goes back to the queue at once
         keys = {} if self._key is None else {"ANEMONE_API_KEY": self._key}
         log = (self._data.parent / f"{self._data.name}.log").open("ab")
         with log:

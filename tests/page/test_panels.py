@@ -66,7 +66,8 @@ def test_a_server_that_restarts_is_waited_for_and_its_jobs_go_on(keyed: Site, op
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("a white triangle")
     keyed.start()
     expect(page.get_by_text("trying again")).to_have_count(0)
-    assert keyed.newest()["status"] == "succeeded"
+    job = keyed.newest()
+    assert (job["status"], job["request"]["prompt"]) == ("succeeded", "a white triangle")
     expect(page.get_by_role("img", name="a white triangle")).to_be_visible()
 
 
