@@ -7,11 +7,20 @@ import type { Picture } from "./pictures";
 export type Edit = "img2img" | "inpaint" | "outpaint";
 
 const STORED = "draft";
-const remembered = JSON.parse(recall(STORED) ?? "{}") as Record<string, string>;
+const remembered = readDraft();
 const fields = new Map<string, Signal<string>>();
 
 const TYPING_MS = 300;
 let unwritten: ReturnType<typeof setTimeout> | undefined;
+
+function readDraft(): Record<string, string> {
+  try {
+    const stored = Object.entries(JSON.parse(recall(STORED) ?? "{}") as object);
+    return Object.fromEntries(stored.filter(([, value]) => typeof value === "string"));
+  } catch {
+    return {}; // spoiled by something else: the page is to open
+  }
+}
 
 function write(): void {
   clearTimeout(unwritten);

@@ -39,6 +39,7 @@ function Prompt({ name, label, rows, tokens }: { name: string; label: string; ro
       </div>
       <textarea
         id={name}
+        dir="auto"
         rows={rows}
         value={value.value}
         onInput={(event) => (value.value = event.currentTarget.value)}
@@ -148,6 +149,14 @@ function More() {
   );
 }
 
+/** Return what is wrong with a number that the browser cannot read, which it gives as an empty text. */
+function unread(form: HTMLFormElement): typeof refused.value {
+  const wrong = [...form.elements].find((each) => each instanceof HTMLInputElement && each.validity.badInput);
+  if (wrong === undefined) return null;
+  const label = form.querySelector(`label[for="${wrong.id}"]`)?.textContent ?? wrong.ariaLabel;
+  return { message: `${label}: this is not a number`, field: wrong.closest(".control") ? null : wrong.id };
+}
+
 /** On a phone, what was asked for is made below the form. */
 function showResults(): void {
   if (refused.value === null && !isWide()) document.querySelector(".results")?.scrollIntoView();
@@ -157,10 +166,13 @@ export function Form() {
   const form = useRef<HTMLFormElement>(null);
   const error = refused.value;
   useEffect(() => {
-    const wrong = error && form.current?.querySelector<HTMLElement>("[aria-invalid=true], .control .refused");
-    const folded = wrong?.closest("details");
+    const find = (selector: string) => form.current?.querySelector<HTMLElement>(selector);
+    const named = error?.field && find(`#${CSS.escape(error.field)}`);
+    const wrong = error && (find("[aria-invalid=true], .control .refused") || named);
+    const folded = wrong && wrong.closest("details");
     if (folded) folded.open = true;
-    wrong?.focus();
+    if (wrong) wrong.focus();
+    find(".field .refused, section .refused")?.scrollIntoView({ block: "nearest" }); // not below the button
   }, [error]);
   const ready = readiness.value?.ready === true || readiness.value?.state === "paused";
   const named = error?.field != null && form.current?.querySelector(`#${CSS.escape(error.field)}`) != null;
@@ -171,7 +183,9 @@ export function Form() {
       noValidate // the server's own sentence is shown at the field
       onSubmit={(event) => {
         event.preventDefault();
-        if (ready && !submitting.value) void generate().then(showResults);
+        if (!ready || submitting.value) return;
+        refused.value = unread(event.currentTarget);
+        if (refused.value === null) void generate().then(showResults);
       }}
     >
       <Prompt name="prompt" label="Prompt" rows={4} tokens={promptTokens.value} />

@@ -25,7 +25,7 @@ function Card({ job, image }: { job: Job; image: JobImage }) {
     <li style={shape(job)}>
       <button type="button" class="card" onClick={() => show(job, image)}>
         <StoredImage job={job} src={card(image)} alt={image.flagged ? `Blurred by the safety checker: ${title(job)}` : title(job)} loading="lazy" />
-        <span class="caption" aria-hidden="true">
+        <span class="caption" dir="auto" aria-hidden="true">
           {title(job)}
         </span>
       </button>
@@ -53,7 +53,7 @@ function Failed({ job }: { job: Job }) {
       <div class="card">
         <strong>It failed</strong>
         <p>{job.error?.message}</p>
-        <p class="about">{title(job)}</p>
+        <p class="about" dir="auto">{title(job)}</p>
         <button type="button" onClick={() => void remove(job).catch(retried)} aria-label={`Remove the failed job: ${title(job)}`}>
           Remove
         </button>

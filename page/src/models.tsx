@@ -83,7 +83,7 @@ function Entry({ model }: { model: InstalledModel }) {
         </p>
         <p class="about">
           {model.family} · {model.sizes.map(dimensions).join(", ")} · {bytes(model.disk_bytes)} on disk · {bytes(model.memory.together)} in memory
-          {model.jobs > 0 && ` · ${model.jobs} jobs`}
+          {model.jobs > 0 && ` · ${model.jobs} ${model.jobs === 1 ? "job" : "jobs"}`}
         </p>
         {failed.value && (
           <p class="refused" role="alert">

@@ -37,7 +37,7 @@ function Entry({ job }: { job: Job }) {
     <li class={job.status}>
       <span class="thumb">{preview && <img src={preview} alt="" />}</span>
       <div>
-        <p class="title">{title(job)}</p>
+        <p class="title" dir="auto">{title(job)}</p>
         <p class="about">
           {state(job)}
           {eta !== null && !job.paused && ` · ${seconds(eta)} left`}

@@ -1,8 +1,11 @@
 /** What this browser remembers of the page. One that stores nothing for us throws, and the page works without. */
 
+/** Other programs use the same port at other times, and what they keep is not ours. */
+const PREFIX = "anemone.";
+
 export function recall(name: string): string | null {
   try {
-    return localStorage.getItem(name);
+    return localStorage.getItem(PREFIX + name);
   } catch {
     return null;
   }
@@ -11,8 +14,8 @@ export function recall(name: string): string | null {
 /** Keep a value; null forgets it. */
 export function keep(name: string, value: string | null): void {
   try {
-    if (value === null) localStorage.removeItem(name);
-    else localStorage.setItem(name, value);
+    if (value === null) localStorage.removeItem(PREFIX + name);
+    else localStorage.setItem(PREFIX + name, value);
   } catch {
     // private browsing, or no room: nothing depends on it
   }

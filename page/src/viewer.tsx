@@ -144,8 +144,8 @@ function Open({ shown }: { shown: Shown }) {
           </div>
         )}
         <aside class="stack">
-          <p class="prompt">{title(job)}</p>
-          {text(job, "negative_prompt") && <p class="about">Not in the image: {text(job, "negative_prompt")}</p>}
+          <p class="prompt" dir="auto">{text(job, "prompt") || title(job)}</p>
+          {text(job, "negative_prompt") && <p class="about">Not in the image: <bdi>{text(job, "negative_prompt")}</bdi></p>}
           <div class="actions">
             {job.task !== "upscale" && action("reuse", "Reuse settings", and(settings))}
             {image.seed !== null && action("lock", "Reuse seed", and(() => void (field("seed").value = String(image.seed))))}

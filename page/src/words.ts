@@ -19,7 +19,12 @@ export function text(job: Job, name: string): string {
   return typeof value === "string" ? value : "";
 }
 
-/** Return a job's prompt, or what it does if it has none. */
+/** What is read aloud of a prompt, which may have thousands of characters. */
+const SHORT = 200;
+
+/** Return the beginning of a job's prompt, or what it does if it has none. */
 export function title(job: Job): string {
-  return text(job, "prompt") || (job.task === "upscale" ? "Enlarged image" : "An image without a prompt");
+  const prompt = text(job, "prompt");
+  if (prompt.length > SHORT) return `${prompt.slice(0, SHORT)}…`;
+  return prompt || (job.task === "upscale" ? "Enlarged image" : "An image without a prompt");
 }

@@ -110,3 +110,32 @@ def test_a_deleted_image_is_gone_here_and_on_the_server(page: Page, site: Site) 
     expect(page.get_by_role("dialog")).to_have_count(0)
     expect(cards(page)).to_have_count(0)
     assert site.client.get(url).status_code == 410
+
+
+def test_a_number_that_is_none_is_told_and_not_left_out(page: Page, site: Site) -> None:
+    steps = page.get_by_label("Steps", exact=True)
+    steps.press_sequentially("1e")
+    page.get_by_role("button", name="Generate").click()
+    expect(steps).to_have_accessible_description("Steps: this is not a number")
+    expect(steps).to_be_focused()
+    assert site.client.get("/api/v1/jobs").json()["jobs"] == []
+
+
+def test_a_prompt_of_thousands_of_letters_has_a_short_name_and_is_shown_whole(page: Page, site: Site) -> None:
+    prompt = "دائرة حمراء\n" * 400
+    site.client.post("/api/v1/txt2img", json={"prompt": prompt, "steps": 1})
+    cards(page).click()
+    viewer = page.get_by_role("dialog")
+    assert len(viewer.get_attribute("aria-label") or "") < 300
+    shown = viewer.locator(".prompt")
+    assert shown.text_content() == prompt
+    assert shown.evaluate("prompt => getComputedStyle(prompt).direction") == "rtl"
+
+
+@pytest.mark.parametrize("stored", ["null", "{broken", '{"prompt": 5, "steps": ["x"]}'])
+def test_the_page_opens_whatever_the_browser_has_stored(page: Page, stored: str) -> None:
+    page.evaluate("stored => addEventListener('pagehide', () => localStorage.setItem('anemone.draft', stored))", stored)
+    page.reload()
+    assert page.evaluate("localStorage.getItem('anemone.draft')") == stored
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("")
+    expect(page.get_by_label("Steps", exact=True)).to_have_value("")
