@@ -16,19 +16,26 @@ from server.api.sdapi.scripts import read_scripts
 from server.api.sdapi.settings import read_settings
 from server.api.sdapi.source import Source, source_of
 from server.api.sdapi.unused import unused_keys
+from server.api.sdapi.upscalers import named
 from server.errors import quoted
 from server.pipeline.abilities import control_nets
 from server.pipeline.limits import Within
 from server.pipeline.request import FIELDS, RequestError
-from server.pipeline.upscaling.names import LATENT
+from server.pipeline.upscaling.names import LATENT, RESAMPLINGS
+
+
+def _limits(name: str) -> Within:
+    found = next(field for field in FIELDS if field.name == name).find(Within)
+    assert found is not None
+    return found
+
 
 #: Images of a request, however they are divided into batches.
-_IMAGES = next(field for field in FIELDS if field.name == "n").find(Within)
-assert _IMAGES is not None
-_MOST_IMAGES = int(_IMAGES.high)
+_MOST_IMAGES = int(_limits("n").high)
 _PROMPTS = ("prompt", "negative_prompt")
 #: What A1111 takes for hires fix if nothing is sent.
 _HIRES_SCALE = 2.0
+_SCALES = _limits("hires_scale")
 _HIRES = tuple(field.name for field in FIELDS if field.part == "hires")
 
 
@@ -125,7 +132,11 @@ def _add_hires(result: Asked, body: Txt2ImgBody, manifest: Manifest) -> None:
         )
         across, down = (body.hr_resize_x or 0) / width, (body.hr_resize_y or 0) / height
         fields["hires_scale"] = max(across, down)
-        result.keys["hires_scale"] = "hr_resize_x" if across >= down else "hr_resize_y"
+        if not _SCALES.accepts(max(across, down)) and max(across, down) != _SCALES.low:
+            key, side = ("hr_resize_x", width) if across >= down else ("hr_resize_y", height)
+            raise RequestError(
+                key, getattr(body, key), f"from {side}, the image's own, to {_SCALES.high:g} times as much"
+            )
         if across and down and abs(across - down) * max(width, height) >= 1:
             result.notes.append("hr_resize_x and hr_resize_y have another ratio than the image: nothing was cropped")
     if fields["hires_scale"] == 1:
@@ -142,8 +153,8 @@ def _add_hires(result: Asked, body: Txt2ImgBody, manifest: Manifest) -> None:
 
 def _hires_upscaler(name: str, notes: list[str]) -> str:
     """Return our name of an upscaler between the passes; an unknown one keeps its name, and is refused with the known ones."""
-    if name.lower() == "none":
-        return "lanczos"
+    if named(name) is None:
+        return RESAMPLINGS[0]
     if not name.lower().startswith(LATENT):
         return name
     if name.lower() != LATENT:

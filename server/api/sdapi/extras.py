@@ -19,7 +19,7 @@ from server.api.sdapi.call import Call
 from server.api.sdapi.errors import WAITING
 from server.api.sdapi.names import in_their_keys, in_their_words, their_error
 from server.api.sdapi.scripts import base64_image
-from server.api.sdapi.upscalers import NONE, our_upscaler
+from server.api.sdapi.upscalers import named, our_upscaler
 from server.api.service import IMAGE
 from server.api.submission import SubmitOptions
 from server.jobs.job import Job
@@ -105,7 +105,7 @@ def _size(body: Enlarging, source: Shape) -> dict[str, Any]:
     """Return the fields that say how large the image becomes; raises RequestError."""
     if body.resize_mode not in (None, 0, 1):
         raise RequestError("resize_mode", body.resize_mode, "0, 1")
-    if (body.upscaler_1 or NONE) == NONE:
+    if named(body.upscaler_1) is None:
         return {"scale": 1.0}
     if not body.resize_mode:
         return {"scale": _FACTOR if body.upscaling_resize is None else body.upscaling_resize}
@@ -118,7 +118,7 @@ def _size(body: Enlarging, source: Shape) -> dict[str, Any]:
 
 
 def _unused(body: Enlarging) -> Iterator[str]:
-    if (body.upscaler_1 or NONE) == NONE:
+    if named(body.upscaler_1) is None:
         yield "upscaler_1 is None: the image was left as large as it is"
     for key, why in _VISIBILITIES.items():
         if getattr(body, key):
@@ -132,8 +132,8 @@ async def _submitted(call: Call, body: Enlarging, sent: Any, place: str) -> str:
     source = require(in_their_keys(await call.service.image_size(attachments), keys=keys))
     assert source is not None
     known = await run_in_threadpool(call.service.upscalers)
-    named = body.upscaler_1 or NONE
-    upscaler = RESAMPLINGS[0] if named == NONE else our_upscaler(named, known)
+    name = named(body.upscaler_1)
+    upscaler = RESAMPLINGS[0] if name is None else our_upscaler(name, known)
     try:
         fields: Mapping[str, Any] = {IMAGE: IMAGE, "upscaler": upscaler, **_size(body, source)}
         request, cost = await bound_upscale(call.service, fields, attachments)

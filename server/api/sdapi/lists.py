@@ -1,4 +1,4 @@
-"""The lists that clients fill their menus with."""
+"""The lists that clients fill their menus with, and the calls that look for what is new in them."""
 
 from __future__ import annotations
 
@@ -145,4 +145,20 @@ for _name in _EMPTY:
         name=_name,
         summary=f"List the {_name}",
         description="Returns an empty list: there are none.",
+    )
+
+
+async def _refreshed() -> None:
+    pass
+
+
+#: What clients have looked for again before they list it.
+for _name in ("refresh-checkpoints", "refresh-loras", "refresh-vae", "refresh-embeddings"):
+    router.add_api_route(
+        f"/{_name}",
+        _refreshed,
+        methods=["POST"],
+        name=_name,
+        summary=f"Look for new {_name.removeprefix('refresh-')}",
+        description="Does nothing: new models are found at once. Answers `null`.",
     )

@@ -91,11 +91,6 @@ async def memory() -> MemoryOut:
     return MemoryOut(ram={"free": now.available, "used": now.total - now.available, "total": now.total})
 
 
-@router.post("/refresh-checkpoints", summary="Look for new models")
-async def refresh_checkpoints() -> None:
-    """Does nothing: new models are found at once. Answers `null`."""
-
-
 def _current(models: Models, state: Remembered) -> str | None:
     return state.model or models.default
 

@@ -102,13 +102,13 @@ def _png(preview: bytes | None) -> str | None:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _queued(waiting: list[tuple[Task, Job]]) -> list[str]:
-    return [task.id for task, job in waiting if job.status == "queued"]
+def _queued(waiting: list[tuple[Task, Job]]) -> list[Task]:
+    return [task for task, job in waiting if job.status == "queued"]
 
 
 def _place(task: Task, waiting: list[tuple[Task, Job]]) -> str:
     queued = _queued(waiting)
-    return f"In queue: {queued.index(task.id) + 1}/{len(queued)}" if task.id in queued else "Queued..."
+    return f"In queue: {queued.index(task) + 1}/{len(queued)}" if task in queued else "Queued..."
 
 
 @router.get("/progress", summary="Get the progress of the running job")
@@ -190,4 +190,4 @@ def _told(body: TaskBody, queue: JobQueue, state: State) -> TaskOut:
 def pending_tasks(queue: Queue, state: Remembered) -> PendingOut:
     """Returns the ids of the queued tasks of this API, the next one first."""
     queued = _queued(state.tasks.waiting(queue))
-    return PendingOut(size=len(queued), tasks=queued)
+    return PendingOut(size=len(queued), tasks=[task.id for task in queued])

@@ -33,6 +33,7 @@ class Tasks:
 
     def add(self, task: Task) -> None:
         """Remember a task; a further one with the same id takes its place."""
+        self._tasks.pop(task.id, None)  # it is the newest again
         self._tasks[task.id] = self._open[task.job_id] = task
         if len(self._tasks) > _MOST:
             self._tasks.pop(next(iter(self._tasks)), None)

@@ -10,6 +10,11 @@ from server.pipeline.upscaling.names import RESAMPLINGS
 NONE = "None"
 
 
+def named(name: str | None) -> str | None:
+    """Return an upscaler's name; None where a client names none, in any case."""
+    return None if not name or name.strip().casefold() == NONE.casefold() else name
+
+
 def title_of_upscaler(name: str) -> str:
     """Return an upscaler's name as AUTOMATIC1111 writes it: "Lanczos"."""
     return name.capitalize() if name in RESAMPLINGS else name

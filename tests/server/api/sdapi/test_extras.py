@@ -30,8 +30,9 @@ def test_an_image_is_enlarged_as_the_client_asks(api: WebUIApi, body: dict[str, 
     assert api.extra_single_image(SMALL, **body).image.size == size
 
 
-def test_without_an_upscaler_an_image_stays_as_it_is(api: WebUIApi) -> None:
-    made = api.extra_single_image(SMALL, upscaler_1="None")
+@pytest.mark.parametrize("name", ["None", "none", ""])
+def test_without_an_upscaler_an_image_stays_as_it_is(api: WebUIApi, name: str) -> None:
+    made = api.extra_single_image(SMALL, upscaler_1=name)
     assert made.image.tobytes() == SMALL.tobytes()
     assert "left as large as it is" in made.info
 

@@ -151,6 +151,18 @@ def test_what_of_a_second_pass_is_not_done_is_told(client: httpx.Client, body: d
     assert note in json.loads(answer.json()["info"])["comments"]
 
 
+@pytest.mark.parametrize(("body", "said"), [
+    ({"hr_resize_x": 32, "hr_resize_y": 0}, "hr_resize_x is 32; accepted: from 64, the image's own, to 4 times as much"),
+    ({"hr_resize_x": 64, "hr_resize_y": 300}, "hr_resize_y is 300; accepted: from 64"),
+    ({"hr_scale": 5}, "hr_scale is 5.0; accepted: above 1 and at most 4"),
+])  # fmt: skip
+def test_a_second_pass_of_a_wrong_size_is_refused_by_what_was_sent(
+    client: httpx.Client, body: dict[str, Any], said: str
+) -> None:
+    answer = client.post("/sdapi/v1/txt2img", json={**SMALL, "enable_hr": True, **body})
+    assert said in answer.json()["errors"]
+
+
 def test_variation_seeds_are_subseeds(client: httpx.Client) -> None:
     body = {**SMALL, "seed": 4, "subseed": 9, "subseed_strength": 0.5, "batch_size": 2}
     info = json.loads(client.post("/sdapi/v1/txt2img", json=body).json()["info"])

@@ -69,3 +69,9 @@ def test_samplers_of_the_list_are_accepted(client: httpx.Client) -> None:
     for name in (SCHEDULERS["dpm++_2m"].title, "k_euler_a", "DPM++ 2M Karras"):
         body = {"sampler_name": name, "steps": 2, "width": 64, "height": 64}
         assert client.post("/sdapi/v1/txt2img", json=body).status_code == 200, name
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "loras", "vae", "embeddings"])
+def test_lists_are_refreshed_before_they_are_read(client: httpx.Client, name: str) -> None:
+    answer = client.post(f"/sdapi/v1/refresh-{name}")
+    assert (answer.status_code, answer.json()) == (200, None)

@@ -70,6 +70,10 @@ def test_the_newest_of_tasks_with_the_same_id_counts_and_old_ones_are_forgotten(
     assert newest.job_id == "job 1999"
     assert state.tasks.find("600") is None
     assert state.tasks.find("1499") is not None
+    state.tasks.add(Task("1000", "job 2000", ""))
+    for number in range(999):
+        state.tasks.add(Task(f"later {number}", f"job {2001 + number}", ""))
+    assert state.tasks.find("1000") is not None
 
 
 def test_a_job_that_was_waited_for_is_not_looked_up_again() -> None:
