@@ -21,7 +21,7 @@ from server.api.sdapi.recalled import Recalled, recall
 from server.api.sdapi.source import has_mask, task_of
 from server.api.sdapi.upscalers import our_upscaler
 from server.api.service import IMAGE, Service
-from server.api.submission import SubmitOptions
+from server.api.submission import BoundModel, BoundRequest, SubmitOptions
 from server.models.installed import InstalledModels
 from server.pipeline.boxes.box import Shape
 from server.pipeline.request import RequestError
@@ -74,30 +74,41 @@ async def _fit_notes(request: Asked, size: Shape, service: Service) -> list[str]
     return notes
 
 
-async def _submitted(call: Call, body: Making) -> Submitted:
-    """Submit a request; raise RequestError or ApiError if something in it is wrong."""
-    model, recalled = None, Recalled()
-    if body.override_settings or body.infotext:
-        model, recalled = await run_in_threadpool(_told, body, call)
-    bound_model = require(in_their_keys(await call.service.bind(model or call.state.model)))
-    request = asked(body, bound_model.manifest, recalled)
+async def _bound(call: Call, body: Making, model: BoundModel, recalled: Recalled) -> tuple[Asked, BoundRequest]:
+    """Return what a body asks for, and the request; raise RequestError or ApiError if something in it is wrong."""
+    request = asked(body, model.manifest, recalled)
     try:
         await _named(request, body, call)
-        fields = {**request.fields, "model": bound_model.name}
+        fields = {**request.fields, "model": model.name}
         bound = require(
             in_their_keys(
                 await call.service.bind_request(request.source.task, fields, request.attachments), request.units
             )
         )
-        size = (bound.request.size.width, bound.request.size.height)
-        bound = bound.with_notes([*request.notes, *await _fit_notes(request, size, call.service)])
-        options = SubmitOptions(client=call.client, attachments=request.attachments)
+    except RequestError as error:
+        if error.field in recalled.fields:
+            # Nobody sent it; if the body has it as well, it is refused once more.
+            return await _bound(call, body, model, recalled.without(error))
+        raise their_error(error, request.units, request.keys) from error
+    size = (bound.request.size.width, bound.request.size.height)
+    return request, bound.with_notes([*request.notes, *await _fit_notes(request, size, call.service)])
+
+
+async def _submitted(call: Call, body: Making) -> Submitted:
+    """Submit a request; raise RequestError or ApiError if something in it is wrong."""
+    name, recalled = None, Recalled()
+    if body.override_settings or body.infotext:
+        name, recalled = await run_in_threadpool(_told, body, call)
+    model = require(in_their_keys(await call.service.bind(name or call.state.model)))
+    request, bound = await _bound(call, body, model, recalled)
+    options = SubmitOptions(client=call.client, attachments=request.attachments)
+    try:
         accepted = require(in_their_keys(await call.service.submit(bound, options), request.units))
     except RequestError as error:
         raise their_error(error, request.units, request.keys) from error
     call.remember(accepted.job_id, body.force_task_id)
     echo = await run_in_threadpool(echo_of, body, request.attachments)
-    return Submitted(accepted.job_id, bound_model.manifest, body.send_images is not False, echo)
+    return Submitted(accepted.job_id, model.manifest, body.send_images is not False, echo)
 
 
 async def _make(call: Call, kind: type[Making]) -> Response:

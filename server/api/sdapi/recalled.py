@@ -10,8 +10,10 @@ from server.api.sdapi.checkpoints import find_checkpoint
 from server.api.sdapi.upscalers import our_upscaler
 from server.errors import quoted
 from server.models.installed import InstalledModels
+from server.pipeline.fields import Infotext
 from server.pipeline.infotext import RequestFields, read_infotext, read_request_fields
-from server.pipeline.request import RequestError, Task
+from server.pipeline.infotext.parameters import Unused
+from server.pipeline.request import FIELDS, RequestError, Task
 from server.pipeline.upscaling.names import LATENT
 
 _HIRES = "hires"
@@ -24,6 +26,14 @@ class Recalled:
     fields: dict[str, Any] = field(default_factory=dict)
     model: str | None = None
     notes: tuple[str, ...] = ()
+
+    def without(self, error: RequestError) -> Recalled:
+        """Return what is left without the field that the model does not accept, which is noted."""
+        fields = {name: value for name, value in self.fields.items() if name != error.field}
+        infotext = next(each for each in FIELDS if each.name == error.field).find(Infotext)
+        name = error.field if infotext is None else infotext.key
+        unused = Unused(name, str(error.value), f"accepted: {error.accepted}")
+        return Recalled(fields, self.model, (*self.notes, f"of the infotext, {unused}"))
 
 
 def recall(

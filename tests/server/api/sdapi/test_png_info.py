@@ -109,6 +109,18 @@ def test_upscalers_and_refiners_of_an_infotext_that_are_not_here_are_told(client
     assert "the infotext's refiner 'sd_xl_refiner_1.0' is not installed" in info["comments"]
 
 
+def test_what_the_model_does_not_accept_of_an_infotext_is_told(client: httpx.Client) -> None:
+    text = "a\nSteps: 2, Sampler: Euler, Seed: 1, Size: 64x64, Clip skip: 2, Denoising strength: 0.2"
+    info = info_of(client, infotext=text)
+    assert "of the infotext, Clip skip '2' is not used: accepted: 1 with fake" in info["comments"]
+    image = b64(Image.new("RGB", (64, 64)))
+    info = info_of(client, "img2img", infotext=text, init_images=[image])
+    assert info["denoising_strength"] == 0.75
+    assert "of the infotext, Denoising strength '0.2' is not used: accepted: 0.5 to 1 with steps 2" in info["comments"]
+    answer = client.post("/sdapi/v1/txt2img", json={"infotext": text, "clip_skip": 2})
+    assert answer.json()["errors"].startswith("clip_skip is 2; accepted: 1 with fake")
+
+
 def test_of_many_unused_settings_the_first_are_told_and_the_others_counted(client: httpx.Client) -> None:
     text = "a\nSteps: 1, Sampler: Euler, Seed: 1" + "".join(f", setting {i}: 1" for i in range(5000))
     notes = info_of(client, infotext=text)["comments"].splitlines()
