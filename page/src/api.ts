@@ -1,6 +1,6 @@
 /** Calls of the server: JSON in and out, errors with the server's sentence, and the login that they may wait for. */
 import { signal } from "@preact/signals";
-import { keep, recall } from "./storage";
+import { keep, recall, whenKept } from "./storage";
 
 /** Paths are relative, so that the page works below a proxy's path too. */
 const PREFIX = "api/v1";
@@ -38,6 +38,7 @@ export const asking = signal<{ refused: string } | null>(null);
 /** Whether there is a login to end. Scripts cannot see its cookie, so the page remembers it. */
 export const loggedIn = signal(recall("login") !== null);
 
+const OPEN = "open";
 let waiting: { promise: Promise<void>; done: () => void } | null = null;
 
 export interface Call {
@@ -118,7 +119,7 @@ export async function anyway<T>(path: string): Promise<T> {
 
 function remember(is: boolean): void {
   loggedIn.value = is;
-  keep("login", is ? "open" : null);
+  keep("login", is ? OPEN : null);
 }
 
 function login(): Promise<void> {
@@ -141,11 +142,18 @@ export async function logIn(key: string): Promise<void> {
     asking.value = { refused: (error as Error).message };
     return;
   }
+  entered();
+}
+
+function entered(): void {
   remember(true);
   asking.value = null;
   waiting?.done();
   waiting = null;
 }
+
+// The cookie is every tab's.
+whenKept("login", OPEN, entered);
 
 export async function logOut(): Promise<void> {
   const answer = await send(`${PREFIX}/session`, { method: "DELETE" });

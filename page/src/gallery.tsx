@@ -1,7 +1,6 @@
 /** The gallery: every image that the server keeps, the newest first, with places for those that are being made. */
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
-import { retried } from "./api";
 import { Icon } from "./icons";
 import { jobs, live, loaded, more, next, remove } from "./jobs";
 import { fraction } from "./queue";
@@ -48,15 +47,21 @@ function Place({ job, index }: { job: Job; index: number }) {
 }
 
 function Failed({ job }: { job: Job }) {
+  const kept = useSignal("");
   return (
     <li class="failure" style={{ "--ratio": "1" }}>
       <div class="card">
         <strong>It failed</strong>
         <p>{job.error?.message}</p>
         <p class="about" dir="auto">{title(job)}</p>
-        <button type="button" onClick={() => void remove(job).catch(retried)} aria-label={`Remove the failed job: ${title(job)}`}>
+        <button type="button" onClick={() => void remove(job).catch((error: Error) => (kept.value = error.message))} aria-label={`Remove the failed job: ${title(job)}`}>
           Remove
         </button>
+        {kept.value && (
+          <p class="refused" role="alert">
+            {kept.value}
+          </p>
+        )}
       </div>
     </li>
   );

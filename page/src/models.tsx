@@ -118,6 +118,8 @@ function Entry({ model }: { model: InstalledModel }) {
 
 function Running({ conversion }: { conversion: Conversion }) {
   const { progress, error, status } = conversion;
+  const failed = useSignal("");
+  const cancel = () => call(conversion.url, { method: "DELETE" }).then(refresh).catch((refused: Error) => (failed.value = refused.message));
   return (
     <li>
       <div>
@@ -128,10 +130,10 @@ function Running({ conversion }: { conversion: Conversion }) {
           {progress?.eta_s != null && isOpen(conversion) && ` · ${seconds(progress.eta_s)} left`}
         </p>
         {status === "running" && <progress max={1} value={progress?.fraction ?? undefined} aria-label={`Progress of ${conversion.model}`} />}
-        {error && <p class="refused">{error.message}</p>}
+        {(error || failed.value) && <p class="refused">{error?.message ?? failed.value}</p>}
       </div>
       {isOpen(conversion) && (
-        <button type="button" onClick={() => void call(conversion.url, { method: "DELETE" }).then(refresh).catch(retried)} aria-label={`Cancel the conversion of ${conversion.model}`}>
+        <button type="button" onClick={() => void cancel()} aria-label={`Cancel the conversion of ${conversion.model}`}>
           Cancel
         </button>
       )}

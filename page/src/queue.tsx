@@ -1,6 +1,5 @@
 /** The queue: what runs and what waits, of every client. */
 import { effect, useSignal } from "@preact/signals";
-import { retried } from "./api";
 import { cancel, live, open } from "./jobs";
 import { readiness } from "./server";
 import { seconds, title } from "./words";
@@ -61,7 +60,12 @@ effect(() => {
 
 export function Queue() {
   const jobs = open.value;
+  const failed = useSignal("");
   if (jobs.length === 0) return null;
+  const stop = async () => {
+    const ends = await Promise.allSettled(jobs.map(cancel));
+    failed.value = ends.find((end) => end.status === "rejected")?.reason.message ?? "";
+  };
   const paused = jobs.find((job) => job.paused)?.paused ?? (readiness.value?.state === "paused" ? readiness.value.message : null);
   return (
     <section id="queue" aria-label="Queue">
@@ -70,12 +74,17 @@ export function Queue() {
           Queue <span class="count">{jobs.length}</span>
         </h2>
         {jobs.length > 1 && (
-          <button type="button" class="plain" onClick={() => jobs.forEach((job) => void cancel(job).catch(retried))}>
+          <button type="button" class="plain" onClick={() => void stop()}>
             Cancel all
           </button>
         )}
       </header>
       {paused && <p class="refused">Paused: {paused}</p>}
+      {failed.value && (
+        <p class="refused" role="alert">
+          {failed.value}
+        </p>
+      )}
       <ul>
         {jobs.map((job) => (
           <Entry key={job.id} job={job} />

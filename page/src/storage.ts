@@ -20,3 +20,8 @@ export function keep(name: string, value: string | null): void {
     // private browsing, or no room: nothing depends on it
   }
 }
+
+/** Call back when another tab of this browser keeps a value. */
+export function whenKept(name: string, value: string, then: () => void): void {
+  addEventListener("storage", (event) => event.key === PREFIX + name && event.newValue === value && then());
+}

@@ -62,7 +62,7 @@ function Open({ shown }: { shown: Shown }) {
   const busy = useSignal(false);
   const zoomed = useSignal(false);
   const sides = useRef<HTMLDivElement>(null);
-  const touched = useRef<number | null>(null);
+  const touched = useRef<{ x: number; y: number } | null>(null);
   const { job, image } = shown;
   const [before, after] = [all.value[at.value - 1], all.value[at.value + 1]];
   const close = () => (chosen.value = null);
@@ -120,10 +120,14 @@ function Open({ shown }: { shown: Shown }) {
           <div
             class={zoomed.value ? "stage zoomed" : "stage"}
             ref={sides}
-            onTouchStart={(event) => (touched.current = event.touches.length === 1 ? (event.touches[0]?.clientX ?? null) : null)}
+            onTouchStart={({ touches }) => (touched.current = touches.length === 1 ? { x: touches[0]!.clientX, y: touches[0]!.clientY } : null)}
             onTouchEnd={(event) => {
-              const way = touched.current === null ? 0 : (event.changedTouches[0]?.clientX ?? 0) - touched.current;
-              if (Math.abs(way) > SWIPE) step(way > 0 ? -1 : 1);
+              const [from, to] = [touched.current, event.changedTouches[0]];
+              touched.current = null;
+              if (from === null || to === undefined || zoomed.value) return;
+              const way = to.clientX - from.x;
+              // Rather sideways than down: that is scrolling.
+              if (Math.abs(way) > Math.max(SWIPE, 2 * Math.abs(to.clientY - from.y))) step(way > 0 ? -1 : 1);
             }}
           >
             <button type="button" class="plain side" aria-disabled={before === undefined} onClick={() => step(-1)} aria-label="The newer image">

@@ -51,6 +51,16 @@ def test_a_wrong_key_is_told_and_the_right_one_opens_everything(keyed: Site, ope
     expect(image).to_have_count(0)
 
 
+def test_a_login_in_another_tab_is_this_ones_too(keyed: Site, opened: Callable[..., Page]) -> None:
+    one = opened(keyed.url)
+    other = one.context.new_page()
+    other.goto(keyed.url)
+    expect(one.get_by_label("API key")).to_be_visible()
+    log_in(other)
+    for page in (other, one):
+        expect(page.get_by_role("dialog")).to_have_count(0)
+
+
 def test_a_server_that_restarts_is_waited_for_and_its_jobs_go_on(keyed: Site, opened: Callable[..., Page]) -> None:
     page = opened(keyed.url)
     log_in(page)
