@@ -63,9 +63,14 @@ async def answer(call: Call, submitted: Submitted) -> Response:
         submitted.echo.close()
         raise
     headers, parts = {JOB_ID: job.id}, _parts(call.service, job, submitted)
-    first = await anext(parts)  # raises ApiError before the answer has begun
     if submitted.echo.images is None and (len(job.images) == 1 or not submitted.send_images):
-        return Response(first + b"".join([part async for part in parts]), 200, headers, _JSON)
+        return Response(b"".join([part async for part in parts]), 200, headers, _JSON)
+    return await streamed(parts, headers)
+
+
+async def streamed(parts: AsyncIterator[bytes], headers: dict[str, str]) -> Response:
+    """Answer with JSON that is sent as it is read; raises what its first part raises before the answer has begun."""
+    first = await anext(parts)
 
     async def whole() -> AsyncIterator[bytes]:
         yield first

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Response
@@ -13,7 +14,7 @@ from pydantic import BaseModel, Field
 from server.api.errors import require
 from server.api.native.upscale import bound_upscale
 from server.api.sdapi import PREFIX
-from server.api.sdapi.answer import base64_of
+from server.api.sdapi.answer import base64_of, streamed
 from server.api.sdapi.bodies import Body, Flag, Image, Name, read_body, route_of
 from server.api.sdapi.call import Call
 from server.api.sdapi.errors import WAITING
@@ -169,8 +170,8 @@ async def extra_single_image(call: Call) -> Response:
         body = await read_body(call.request, ExtrasBody)
         job_id = await _submitted(call, body, body.image, "image")
     job = await call.finished(job_id)
-    made = ExtrasOut(html_info=_html(job), image=await _image(call, job))
-    return Response(made.model_dump_json(), 200, {JOB_ID: job_id}, "application/json")
+    content = f'{{"html_info": {json.dumps(_html(job))}, "image": "{await _image(call, job)}"}}'
+    return Response(content.encode(), 200, {JOB_ID: job_id}, "application/json")
 
 
 @router.post(
@@ -187,7 +188,22 @@ async def extra_batch_images(call: Call) -> Response:
         images = body.imageList or []
         if not images:
             raise RequestError("imageList", body.imageList, "a list of images, each an object with data")
-        job_ids = [await _submitted(call, body, each.data, f"imageList.{i}.data") for i, each in enumerate(images)]
+        job_ids: list[str] = []
+        try:
+            for i, each in enumerate(images):
+                job_ids.append(await _submitted(call, body, each.data, f"imageList.{i}.data"))
+        except BaseException:
+            for job_id in job_ids:  # nobody gets their images
+                await run_in_threadpool(call.service.cancel, job_id)
+            raise
     jobs = [await call.finished(job_id) for job_id in job_ids]
-    made = ExtrasBatchOut(html_info=_html(*jobs), images=[await _image(call, job) for job in jobs])
-    return Response(made.model_dump_json(), 200, {JOB_ID: ", ".join(job_ids)}, "application/json")
+    return await streamed(_batch(call, jobs), {JOB_ID: ", ".join(job_ids)})
+
+
+async def _batch(call: Call, jobs: list[Job]) -> AsyncIterator[bytes]:
+    """Yield an `ExtrasBatchOut`, its images one by one: sixteen large ones would take gigabytes."""
+    before = f'{{"html_info": {json.dumps(_html(*jobs))}, "images": ['
+    for job in jobs:
+        yield f'{before}"{await _image(call, job)}"'.encode()
+        before = ", "
+    yield b"]}"

@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 from webuiapi import WebUIApi
 
+from tests.support.live_server import enqueue, over
+
 SMALL = Image.linear_gradient("L").resize((64, 48)).convert("RGB")
 
 
@@ -68,3 +70,13 @@ def test_what_is_wrong_is_named(client: httpx.Client, path: str, body: Any, plac
     (detail,) = answer.json()["detail"]
     assert detail["loc"] == ["body", *place]
     assert said in detail["msg"]
+
+
+def test_a_batch_that_is_refused_leaves_no_jobs(client: httpx.Client) -> None:
+    busy = enqueue(client, "slow", steps=100)["id"]  # so that none of the batch ends before it is cancelled
+    body = {"upscaler_1": "Lanczos", "imageList": [{"data": b64(SMALL)}, {"data": "QUJD"}]}
+    assert client.post("/sdapi/v1/extra-batch-images", json=body).status_code == 422
+    newest = client.get("/api/v1/jobs").json()["jobs"][0]
+    assert (newest["task"], newest["status"]) == ("upscale", "cancelled")
+    client.delete(f"/api/v1/jobs/{busy}")
+    over(client, busy)
