@@ -60,6 +60,11 @@ export function Outpaint({ picture }: { picture: Picture }) {
           setScale(null);
         }}
         onKeyDown={(event) => {
+          const end = { Home: 0, End: most }[event.key];
+          if (end !== undefined) {
+            event.preventDefault();
+            return set(side, end);
+          }
           const outwards = { ArrowRight: dx, ArrowLeft: -dx, ArrowDown: dy, ArrowUp: -dy }[event.key];
           if (!outwards) return;
           event.preventDefault();

@@ -117,6 +117,26 @@ def test_nothing_is_wider_than_a_small_phone(site: Site, opened: Callable[..., P
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Models").click()
     assert dialog.evaluate("sheet => sheet.scrollWidth <= sheet.clientWidth")
+    page.keyboard.press("Escape")
+    page.evaluate("document.documentElement.style.fontSize = '200%'")
+    assert fits()
+
+
+def test_what_has_the_focus_is_never_below_the_button_that_stays(page: Page) -> None:
+    picture(page)
+    page.get_by_role("radio", name="Extend").check()
+    page.get_by_label("Prompt", exact=True).focus()
+    hidden = """() => {
+        const [focused, button] = [document.activeElement, document.querySelector(".go")];
+        if (button.contains(focused)) return null;
+        return focused.getBoundingClientRect().bottom > button.getBoundingClientRect().top + 8 ? focused.outerHTML : "";
+    }"""
+    found = []
+    while (covered := page.evaluate(hidden)) is not None:
+        found.append(covered)
+        page.keyboard.press("Tab")
+    assert len(found) > 15
+    assert set(found) == {""}
 
 
 def test_little_moves_where_less_motion_is_asked_for(site: Site, opened: Callable[..., Page]) -> None:
