@@ -76,20 +76,26 @@ class Site:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+def chromium_path() -> str:
     path = chromium()
     if path is None:
         pytest.skip(MISSING)
+    return path
+
+
+# Not for the whole session: Playwright's event loop runs in this thread, where tests of other modules begin their own.
+@pytest.fixture(scope="module")
+def browser(chromium_path: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
         # As root, in a container, Chromium cannot make its sandbox.
         flags = ["--no-sandbox"] if os.geteuid() == 0 else []
-        launched = playwright.chromium.launch(executable_path=path, args=flags)
+        launched = playwright.chromium.launch(executable_path=chromium_path, args=flags)
         yield launched
         launched.close()
 
 
 @pytest.fixture(scope="session")
-def running(browser: Browser, bundled_folder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def running(chromium_path: str, bundled_folder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site = Site(tmp_path_factory.mktemp("page") / "data", bundled_folder.path)
     site.start()
     yield site

@@ -71,6 +71,6 @@ def test_home_assistant_makes_an_image_without_a_size(client: httpx.Client) -> N
 
 def test_sillytavern_lists_the_models_and_makes_an_image(client: httpx.Client) -> None:
     models = client.get("/v1/models", params={"type": "image"}, headers={"Authorization": "Bearer none"}).json()
-    (name,) = [model["id"] for model in models["data"]]
+    (name,) = [model["id"] for model in models["data"] if model["default"]]
     body = {"model": name, "prompt": "a cat", "size": "64x64", "n": 1, "response_format": "b64_json", "style": "vivid"}
     assert shown(client.post("/v1/images/generations", json=body)).size == (64, 64)

@@ -122,7 +122,7 @@ def test_a_slash_at_the_end_lists_the_models_too(client: httpx.Client) -> None:
 
 
 def test_queries_that_gateways_append_are_ignored(client: httpx.Client) -> None:
-    assert client.get("/v1/models", params={"type": "image"}).json()["data"][0]["id"] == "fake"
+    assert client.get("/v1/models", params={"type": "image"}).json()["object"] == "list"
     answer = client.post("/v1/images/generations", params={"api-version": "2024"}, json={"prompt": "a"})
     assert answer.status_code == 200
 

@@ -141,7 +141,7 @@ def test_a_failure_in_a_stream_is_raised(sdk: OpenAI) -> None:
 
 
 def test_models_are_listed_and_found(sdk: OpenAI) -> None:
-    (model,) = sdk.models.list().data
+    (model,) = [each for each in sdk.models.list().data if each.default]
     assert (model.id, model.object) == ("fake", "model")
     assert model.image_defaults == {
         "steps": 3, "cfg_scale": 4.5, "width": 64, "height": 64, "size": "64x64", "scheduler": "euler",
