@@ -29,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 
 @api.parametrize()
 @settings(
-    max_examples=20,
+    max_examples=12,
     phases=[Phase.explicit, Phase.generate],
     derandomize=True,
     database=None,
