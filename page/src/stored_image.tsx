@@ -20,10 +20,10 @@ export function StoredImage({ job, ...shown }: Props) {
   const failures = useSignal(0);
   useEffect(() => void (failures.value = 0), [shown.src]);
   const again = async () => {
-    if (failures.value >= MOST) return;
     await lookAgain(job).catch(retried); // waits for a login, if one is what is missing
     await pause(AGAIN_MS * failures.value);
     failures.value += 1;
   };
+  if (failures.value > MOST) return <span class="lost">The server cannot give this image: {shown.alt}</span>;
   return <img key={failures.value} {...shown} onError={() => void again()} />;
 }

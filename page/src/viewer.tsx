@@ -1,6 +1,6 @@
 /** One image in full view: its parameters, what can be done with it, and its neighbors by the arrow keys. */
 import { computed, signal, useSignal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { Compare } from "./compare";
 import { Dialog } from "./dialog";
 import { field, reuse, startFrom, type Edit } from "./draft";
@@ -74,8 +74,8 @@ function Open({ shown }: { shown: Shown }) {
   };
   /** Show a neighbor of what is shown now, which may be another image than when this was rendered. */
   const step = (by: number) => go(all.value[at.value + by]);
-  // On the document: what had the focus may be gone, such as the button of a deleted image.
-  useEffect(() => {
+  // At once, for the keys that follow; on the document: what had the focus may be gone, such as the button of a deleted image.
+  useLayoutEffect(() => {
     const onKey = (event: KeyboardEvent) => {
       if (comparing.value || event.target instanceof HTMLInputElement || event.target instanceof HTMLSelectElement) return;
       if (event.key === "ArrowLeft") step(-1);
