@@ -61,6 +61,7 @@ effect(() => {
 export function Queue() {
   const jobs = open.value;
   const failed = useSignal("");
+  const sure = useSignal(false);
   if (jobs.length === 0) return null;
   const stop = async () => {
     const ends = await Promise.allSettled(jobs.map(cancel));
@@ -73,10 +74,21 @@ export function Queue() {
         <h2>
           Queue <span class="count">{jobs.length}</span>
         </h2>
-        {jobs.length > 1 && (
-          <button type="button" class="plain" onClick={() => void stop()}>
+        {jobs.length > 1 && !sure.value && (
+          <button type="button" class="plain" onClick={() => (sure.value = true)}>
             Cancel all
           </button>
+        )}
+        {jobs.length > 1 && sure.value && (
+          <span class="actions" role="group" aria-label="Cancel the jobs of other browsers and programs, too?">
+            <span class="about">Those of other browsers and programs, too?</span>
+            <button type="button" onClick={() => void stop().then(() => (sure.value = false))}>
+              Cancel {jobs.length} jobs
+            </button>
+            <button type="button" class="plain" autofocus onClick={() => (sure.value = false)}>
+              Keep them
+            </button>
+          </span>
         )}
       </header>
       {paused && <p class="refused">Paused: {paused}</p>}

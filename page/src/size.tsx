@@ -42,11 +42,14 @@ export function SizeField() {
       <label for="size">Size</label>
       <select id="size" value={custom ? CUSTOM : set} onChange={(event) => choose(event.currentTarget.value)}>
         <option value="">{usual === undefined ? "the model's own" : `${dimensions(usual)}, the model's own`}</option>
-        {sizes.map((size) => (
-          <option key={dimensions(size)} value={`${size.width}x${size.height}`}>
-            {dimensions(size)}
-          </option>
-        ))}
+        {sizes
+          .map((size) => ({ text: dimensions(size), value: `${size.width}x${size.height}` }))
+          .filter(({ value }, index) => index > 0 || value === set)
+          .map(({ text, value }) => (
+            <option key={value} value={value}>
+              {text}
+            </option>
+          ))}
         <option value={CUSTOM}>Any other…</option>
       </select>
       {custom && (

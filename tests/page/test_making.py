@@ -61,6 +61,9 @@ def test_jobs_wait_for_each_other_in_the_queue_which_every_browser_shows(
         expect(entries.nth(0)).to_contain_text("a green square")
         expect(entries.nth(1)).to_contain_text("1 ahead")
     other.get_by_role("button", name="Cancel all").click()
+    other.get_by_role("button", name="Keep them").click()
+    other.get_by_role("button", name="Cancel all").click()
+    other.get_by_role("button", name=re.compile(r"^Cancel \d+ jobs$")).click()
     expect(one.locator("#queue")).to_have_count(0)
 
 
