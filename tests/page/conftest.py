@@ -121,6 +121,8 @@ def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
             wrong.append(message.text)
 
     def open_page(address: str, *, width: int = 1280, height: int = 800, **options: object) -> Page:
+        # Without motion: drawn without a graphics card, it keeps a core busy.
+        options = {"reduced_motion": "reduce", **options}
         context = browser.new_context(viewport={"width": width, "height": height}, **options)  # type: ignore[arg-type]
         context.set_default_timeout(WAIT)
         contexts.append(context)

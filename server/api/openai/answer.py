@@ -92,7 +92,7 @@ class Answering:
 
     def about(self, job: Job) -> dict[str, Any]:
         """Return what an answer or an event says about the job's images."""
-        size = "auto" if job.request is None else str(getattr(job.request, "result", job.request.size))
+        size = "auto" if job.request is None else str(job.request.result)
         return {"background": "opaque", "output_format": self.asked.to.name, "quality": "auto", "size": size}
 
     async def image(self, job: Job, image: JobImage) -> OpenAIImage:
