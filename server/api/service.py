@@ -321,6 +321,17 @@ class Service:
             return png
         if png is not None:
             return await to_thread.run_sync(encode_as, png, to, quality, limiter=self._two_encoded)
+        return self._without_file(job, image, damage)
+
+    async def with_files(self, job: Job) -> Job | Refusal:
+        """Return the job if the files of all its images are there: an answer that has begun cannot say otherwise."""
+        paths = [self._store.image_path(image) for image in job.images]
+        there = await run_in_threadpool(lambda: [path.is_file() for path in paths])
+        gone = (image for image, is_there in zip(job.images, there, strict=True) if not is_there)
+        lost = next(gone, None)
+        return job if lost is None else self._without_file(job, lost, "is missing from the data folder")
+
+    def _without_file(self, job: Job, image: JobImage, damage: str) -> Refusal:
         current = self.job(job.id)  # it may have expired since it was read
         message = f"the file of image {image.index} of job {job.id} {damage}; submit the request with its seed again"
         return current if isinstance(current, Refusal) else Refusal("no_such_image", "no_such_image", message)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -129,8 +128,3 @@ def image_headers(job: Job, image: JobImage, encoding: Encoding) -> dict[str, st
     name = f"{job.id}-{image.index}{encoding.to.suffixes[0]}"
     headers = {"Vary": "Accept", "Content-Disposition": f'inline; filename="{name}"'}
     return {**headers, "X-Anemone-Safety": "blurred"} if image.flagged else headers
-
-
-def notes_headers(notes: Sequence[str]) -> dict[str, str]:
-    """Return the header that tells notes, if there are any. A space at a header's end would be no header."""
-    return {"X-Anemone-Notes": "; ".join(notes).encode("ascii", "backslashreplace").decode().strip()} if notes else {}

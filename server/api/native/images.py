@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request, Response
 
+from server.api.answers import notes_headers
 from server.api.body import Body
 from server.api.dependencies import Answers, Client, Generation, IdempotencyKey, Memory, RetryCount, is_retry
 from server.api.errors import require
@@ -20,7 +21,6 @@ from server.api.native.image_answer import (
     Encoding,
     encoding_of,
     image_headers,
-    notes_headers,
 )
 from server.api.native.jobs import job_response, job_url
 from server.api.native.schemas import JobOut

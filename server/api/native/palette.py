@@ -7,12 +7,13 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
+from server.api.answers import notes_headers
 from server.api.body import Body
 from server.api.dependencies import Answers, Generation, Memory
 from server.api.errors import require
 from server.api.native import PREFIX
 from server.api.native.errors import BAD_BODY
-from server.api.native.image_answer import CONTENT, JSON, NOT_ACCEPTABLE, Accept, accepted_type, notes_headers
+from server.api.native.image_answer import CONTENT, JSON, NOT_ACCEPTABLE, Accept, accepted_type
 from server.api.native.schemas import ColorOut, colors_out
 from server.api.upload import read_upload
 from server.pipeline.encoding.formats import PNG

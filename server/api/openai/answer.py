@@ -15,8 +15,8 @@ from fastapi.sse import format_sse_event
 from PIL import Image
 from pydantic import BaseModel, Field
 
+from server.api.answers import base64_of, notes_headers
 from server.api.errors import from_fault, require
-from server.api.native.image_answer import notes_headers
 from server.api.native.jobs import job_url
 from server.api.openai.errors import error_body, new_request_id
 from server.api.openai.fields import Asked, Call
@@ -28,8 +28,6 @@ from server.jobs.job import Job, JobImage
 from server.jobs.ledger import Accepted
 from server.security.headers import JOB_ID
 
-#: Bytes of an image that is encoded at once.
-_SMALL = 2**20
 #: Seconds without an event after which a comment is sent, so that nothing between server and client gives up.
 _QUIET_SECONDS = 15.0
 
@@ -102,12 +100,10 @@ class Answering:
             url = f"{self.base}{job_url(job.id)}/images/{image.index}?format={self.asked.to.name}{quality}"
             return OpenAIImage(url=url, seed=image.seed, flagged=image.flagged or None)
         data = require(await self.service.image(job, image, self.asked.to, self.quality))
-        # Encoding a megabyte takes a millisecond; changing to a thread and back 0.2 ms.
-        encoded = _base64(data) if len(data) < _SMALL else await run_in_threadpool(_base64, data)
-        return OpenAIImage(b64_json=encoded, seed=image.seed, flagged=image.flagged or None)
+        return OpenAIImage(b64_json=await base64_of(data), seed=image.seed, flagged=image.flagged or None)
 
     async def body(self, job: Job) -> AsyncIterator[bytes]:
-        """Yield an `ImagesResponse` in parts: ten large images at once would take a gigabyte.
+        """Yield an `ImagesResponse` in parts, an image in each.
 
         Yields first when the first image has been read, so that its absence is still an error of the request.
         """
@@ -167,7 +163,8 @@ class Answering:
 
     async def _partial(self, job: Job, preview: str, number: int, index: int) -> bytes:
         kind = f"{self.call.event}.partial_image"
-        shown = await run_in_threadpool(_in_format, preview, self.asked.to.name)
+        name = self.asked.to.name
+        shown = preview if name == "jpeg" else await base64_of(await run_in_threadpool(_in_format, preview, name))
         about = {"type": kind, "created_at": int(job.created), **self.about(job), "image_index": index}
         return _event(kind, {**about, "partial_image_index": number, "b64_json": shown})
 
@@ -189,17 +186,11 @@ class _Previews:
         return sent
 
 
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def _in_format(preview: str, name: str) -> str:
+def _in_format(preview: str, name: str) -> bytes:
     """Return a preview, which is a JPEG in base64, in the format of the images."""
-    if name == "jpeg":
-        return preview
     file = io.BytesIO()
     Image.open(io.BytesIO(base64.b64decode(preview)), formats=["JPEG"]).save(file, name)
-    return _base64(file.getvalue())
+    return file.getvalue()
 
 
 def _event(kind: str, data: Mapping[str, Any]) -> bytes:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import StreamingResponse
 
+from server.api.answers import streamed_json
 from server.api.dependencies import Client, Generation, IdempotencyKey, Memory, Models, Queue, RetryCount, is_retry
 from server.api.errors import require
 from server.api.openai import PREFIX
@@ -125,16 +125,10 @@ async def _answer(answering: Answering, queue: JobQueue) -> Response:
         return StreamingResponse(answering.events(events), headers=headers, media_type="text/event-stream")
     job = require(await answering.service.result(answering.accepted.job_id))
     headers, parts = answering.headers(job), answering.body(job)
-    first = await anext(parts)
-    if len(job.images) == 1:
-        return Response(first + await anext(parts), headers=headers, media_type="application/json")
-
-    async def whole() -> AsyncIterator[bytes]:
-        yield first
-        async for part in parts:
-            yield part
-
-    return StreamingResponse(whole(), headers=headers, media_type="application/json")
+    if len(job.images) > 1:
+        require(await answering.service.with_files(job))
+        return await streamed_json(parts, headers)
+    return Response(b"".join([part async for part in parts]), headers=headers, media_type="application/json")
 
 
 _STREAM = {"schema": {"type": "string"}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -10,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Response
-from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from converter.folder import Manifest
+from server.api.answers import base64_of, streamed_json
 from server.api.errors import require
 from server.api.sdapi.call import Call
 from server.api.sdapi.echo import Echo
@@ -27,8 +25,6 @@ from server.pipeline.request import GenerationRequest
 from server.security.headers import JOB_ID
 
 _JSON = "application/json"
-#: Bytes of an image that is encoded at once: a megabyte takes a millisecond, changing to a thread and back 0.2 ms.
-_SMALL = 2**20
 
 
 class ImagesOut(BaseModel):
@@ -49,35 +45,17 @@ class Submitted:
     echo: Echo
 
 
-async def base64_of(image: bytes) -> str:
-    """Return an image as clients take it: base64 without the head of a ``data:`` URI."""
-    encoded = base64.b64encode(image) if len(image) < _SMALL else await run_in_threadpool(base64.b64encode, image)
-    return encoded.decode()
-
-
 async def answer(call: Call, submitted: Submitted) -> Response:
-    """Wait for the images and answer with them. Several are read one by one: ten large ones would take a gigabyte."""
+    """Wait for the images and answer with them. Several are read one by one."""
     try:
-        job = await call.finished(submitted.job_id)
+        job = require(await call.service.with_files(await call.finished(submitted.job_id)))
     except BaseException:
         submitted.echo.close()
         raise
     headers, parts = {JOB_ID: job.id}, _parts(call.service, job, submitted)
     if submitted.echo.images is None and (len(job.images) == 1 or not submitted.send_images):
         return Response(b"".join([part async for part in parts]), 200, headers, _JSON)
-    return await streamed(parts, headers)
-
-
-async def streamed(parts: AsyncIterator[bytes], headers: dict[str, str]) -> Response:
-    """Answer with JSON that is sent as it is read; raises what its first part raises before the answer has begun."""
-    first = await anext(parts)
-
-    async def whole() -> AsyncIterator[bytes]:
-        yield first
-        async for part in parts:
-            yield part
-
-    return StreamingResponse(whole(), 200, headers, _JSON)
+    return await streamed_json(parts, headers)
 
 
 async def _parts(service: Service, job: Job, submitted: Submitted) -> AsyncIterator[bytes]:

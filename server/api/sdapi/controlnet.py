@@ -7,9 +7,9 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from server.api.answers import base64_of
 from server.api.dependencies import Generation, Memory, Models
 from server.api.errors import from_validation, require
-from server.api.sdapi.answer import base64_of
 from server.api.sdapi.bodies import Body, Image, Name, read_body, route_of
 from server.api.sdapi.errors import BAD_BODY
 from server.api.sdapi.names import in_their_keys, their_error

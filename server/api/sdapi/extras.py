@@ -11,10 +11,10 @@ from fastapi import APIRouter, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
+from server.api.answers import base64_of, streamed_json
 from server.api.errors import require
 from server.api.native.upscale import bound_upscale
 from server.api.sdapi import PREFIX
-from server.api.sdapi.answer import base64_of, streamed
 from server.api.sdapi.bodies import Body, Flag, Image, Name, read_body, route_of
 from server.api.sdapi.call import Call
 from server.api.sdapi.errors import WAITING
@@ -197,7 +197,7 @@ async def extra_batch_images(call: Call) -> Response:
                 await run_in_threadpool(call.service.cancel, job_id)
             raise
     jobs = [await call.finished(job_id) for job_id in job_ids]
-    return await streamed(_batch(call, jobs), {JOB_ID: ", ".join(job_ids)})
+    return await streamed_json(_batch(call, jobs), {JOB_ID: ", ".join(job_ids)})
 
 
 async def _batch(call: Call, jobs: list[Job]) -> AsyncIterator[bytes]:

@@ -266,3 +266,14 @@ def test_a_cancelled_job_is_not_sent_again(client: httpx.Client) -> None:
         client.delete(f"/api/v1/jobs/{answer.headers['x-job-id']}")
         lines = [line for line in answer.iter_lines() if line.startswith("data: {")]
     assert json.loads(lines[-1].removeprefix("data: "))["error"]["code"] == "cancelled"
+
+
+def test_an_answer_whose_second_image_is_gone_is_an_error_and_not_a_cut_answer(tmp_path: Path) -> None:
+    with live(tmp_path) as client:
+        asked = {"json": {"prompt": "a", "n": 2}, "headers": {"Idempotency-Key": "twice"}}
+        job_id = client.post("/v1/images/generations", **asked).headers["x-job-id"]
+        file = max((tmp_path / "images").glob("*.png"), key=lambda path: path.stat().st_mtime_ns)
+        file.unlink()
+        answer = client.post("/v1/images/generations", **asked)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "no_such_image")
+        assert f"image 1 of job {job_id} is missing" in answer.json()["error"]["message"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.api.native.image_answer import notes_headers
+from server.api.answers import notes_headers
 
 
 def test_notes_are_one_line_of_ascii_without_spaces_around_it() -> None:
