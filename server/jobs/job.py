@@ -58,6 +58,11 @@ class JobFailure:
     message: str
 
 
+def fraction_done(image: int, step: int, steps: int, images: int) -> float:
+    """Return the fraction of a job's steps that are done, 0 to 1: ``step`` of ``steps`` of the image of this index."""
+    return min(1.0, (image + step / max(1, steps)) / images)
+
+
 @dataclass(frozen=True)
 class Job:
     """A request and its state. Times are seconds since 1970, durations seconds.
@@ -100,4 +105,4 @@ class Job:
         """The fraction of its steps, over all images, that are done, 0 to 1; 0 before the first."""
         if self.step is None or not self.steps or self.image is None or self.request is None:
             return 0.0
-        return min(1.0, (self.image + self.step / self.steps) / self.request.images)
+        return fraction_done(self.image, self.step, self.steps, self.request.images)

@@ -221,7 +221,7 @@ class JobLedger:
             return None
 
     def delete(self, job_id: str) -> Job | None:
-        """Delete a job that has ended, with its images; returns the job, as it is if it is open."""
+        """Delete a job that has ended, with its images, and return it; return an open one without deleting it."""
         with self._for_client():
             job = self._store.get(job_id)
             if job is not None and job.status not in OPEN:

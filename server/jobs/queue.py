@@ -118,7 +118,7 @@ class JobQueue:
         return self.job(job_id)
 
     def delete(self, job_id: str) -> Job | None:
-        """Delete a job that has ended, with its images; returns the job, as it is if it is open."""
+        """Delete a job that has ended, with its images, and return it; return an open one without deleting it."""
         return self._ledger.delete(job_id)
 
     async def wait(self, job_id: str) -> Job | None:

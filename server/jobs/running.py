@@ -9,6 +9,7 @@ from typing import Any
 
 from server.jobs.estimates import StepTime
 from server.jobs.fair_queue import QueuedJob
+from server.jobs.job import fraction_done
 from server.jobs.messages import Progressed
 
 
@@ -57,7 +58,7 @@ class Running:
         last = self.last_step
         if last is None:
             return 0.0
-        return min(1.0, (last.image + last.step / max(1, last.total)) / self.job.cost.images)
+        return fraction_done(last.image, last.step, last.total, self.job.cost.images)
 
     def seconds_left(self, step_time: StepTime | None) -> float | None:
         """Return the estimated seconds until it ends, from its own steps or, before the first, from ``step_time``.

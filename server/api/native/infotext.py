@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
@@ -17,11 +18,12 @@ from server.api.refusal import bad_image
 from server.api.service import IMAGE
 from server.api.upload import read_upload
 from server.errors import encodable
-from server.models.installed import InstalledModels
+from server.models.installed import InstalledModels, UnknownModel
 from server.pipeline.decoding.file import ImageError
 from server.pipeline.fields import Attachment, Part, fields_of
 from server.pipeline.images import read_image
 from server.pipeline.infotext import RequestFields, find_infotext, read_infotext, read_request_fields
+from server.pipeline.infotext.writing import SHORT_HASH
 
 router = APIRouter(prefix=PREFIX, tags=["native"])
 
@@ -50,13 +52,15 @@ class InfotextOut(BaseModel):
 
 def _installed(told: RequestFields, models: InstalledModels) -> str | None:
     """Return the installed model that a text names; None if it names none, or one that is not installed."""
+    if told.model is not None:
+        with suppress(UnknownModel):
+            return models.find(told.model)
     digest = (told.model_hash or "").lower()
-    for name in models.names():
-        if told.model is not None and name.casefold() == told.model.casefold():
-            return name
-        # Ten digits, as A1111 and we write them; its older hashes of eight are of something else.
-        if len(digest) >= 10 and models.manifest(name).source.sha256.startswith(digest):
-            return name
+    # A1111's older hashes have eight digits, of something else.
+    for name in models.names() if len(digest) >= SHORT_HASH else ():
+        with suppress(UnknownModel):  # deleted meanwhile
+            if models.manifest(name).source.sha256.startswith(digest):
+                return name
     return None
 
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 from server.models.installed import InstalledModels, UnknownModel
 from server.pipeline.infotext.controls import split_hash
+from server.pipeline.infotext.writing import SHORT_HASH
 from server.pipeline.request import RequestError
 
 #: Suffixes of checkpoints' files, which titles of other servers have.
 _SUFFIXES = (".safetensors", ".ckpt")
-#: Characters of a short hash, as in titles and infotexts.
-SHORT_HASH = 10
 
 
 @dataclass(frozen=True)

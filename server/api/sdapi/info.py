@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from converter import __version__
 from converter.folder import Manifest
-from server.api.sdapi.checkpoints import SHORT_HASH
 from server.jobs.job import Job
 from server.pipeline.infotext import read_infotext, write_infotext
+from server.pipeline.infotext.writing import SHORT_HASH
 from server.pipeline.request import GenerationRequest
 from server.pipeline.schedulers import SCHEDULERS
 

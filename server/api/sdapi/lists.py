@@ -11,8 +11,9 @@ from server.api.dependencies import Generation, Models
 from server.api.sdapi import PREFIX
 from server.api.sdapi.checkpoints import checkpoints
 from server.api.sdapi.scripts import CONTROLNET
-from server.api.sdapi.upscalers import NONE, title_of_upscaler
+from server.api.sdapi.upscalers import NONE
 from server.pipeline.schedulers import SCHEDULERS, SIGMA_SCHEDULES
+from server.pipeline.upscaling.names import LATENT, a1111_name
 
 router = APIRouter(prefix=PREFIX, tags=["automatic1111"])
 
@@ -105,7 +106,7 @@ async def schedulers() -> list[SchedulerItem]:
 def upscalers(service: Generation) -> list[UpscalerItem]:
     """Returns the upscalers, None first, as clients expect it."""
     found = [
-        UpscalerItem(name=title_of_upscaler(name), model_name=name if each.tile else None, scale=float(each.scale))
+        UpscalerItem(name=a1111_name(name), model_name=name if each.tile else None, scale=float(each.scale))
         for name, each in service.upscalers().items()
     ]
     return [UpscalerItem(name=NONE, scale=4.0), *found]
@@ -114,7 +115,7 @@ def upscalers(service: Generation) -> list[UpscalerItem]:
 @router.get("/latent-upscale-modes", summary="List the ways to enlarge latents")
 async def latent_upscale_modes() -> list[NamedItem]:
     """Returns the only one."""
-    return [NamedItem(name="Latent")]
+    return [NamedItem(name=a1111_name(LATENT))]
 
 
 @router.get("/scripts", summary="List the scripts")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from server.pipeline.upscaling.names import RESAMPLINGS
-
 #: AUTOMATIC1111's name of no upscaler; clients expect it first.
 NONE = "None"
 
@@ -13,11 +11,6 @@ NONE = "None"
 def named(name: str | None) -> str | None:
     """Return an upscaler's name; None where a client names none, in any case."""
     return None if not name or name.strip().casefold() == NONE.casefold() else name
-
-
-def title_of_upscaler(name: str) -> str:
-    """Return an upscaler's name as AUTOMATIC1111 writes it: "Lanczos"."""
-    return name.capitalize() if name in RESAMPLINGS else name
 
 
 def our_upscaler(name: str, known: Iterable[str]) -> str:

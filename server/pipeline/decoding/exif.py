@@ -26,7 +26,7 @@ class Tiff:
 
     @classmethod
     def of(cls, exif: bytes | memoryview) -> Tiff | None:
-        """Return the structure in EXIF, with or without EXIF's own mark; None if it is none."""
+        """Return the structure in EXIF, with or without EXIF's own mark; None for other bytes."""
         data = memoryview(exif)
         while bytes(data[: len(_MARK)]) == _MARK:
             data = data[len(_MARK) :]

@@ -31,7 +31,7 @@ def take_apart(data: bytes) -> ImageFile:
         width,
         height,
         orientation(metadata.get(b"eXIf", metadata.get(b"raw", b"")), metadata.get(b"xmp", b"")),
-        unpacked(metadata.get(b"iCCP", b"").partition(b"\0")[2][1:], LONGEST_PROFILE),
+        _unpacked(metadata.get(b"iCCP", b"").partition(b"\0")[2][1:], LONGEST_PROFILE),
         _transparent(metadata.get(b"tRNS", b""), depth, color_type),
         animated=metadata.get(b"acTL", b"") > struct.pack(">I", 1),
     )
@@ -82,17 +82,25 @@ def _keep_text(kind: bytes, content: bytes, metadata: dict[bytes, bytes]) -> Non
     """Keep a text if it is EXIF or XMP."""
     keyword, _, text = content.partition(b"\0")
     if keyword == _XMP and kind == b"iTXt":
-        # Two bytes for compression, then language and translated keyword, each ended by a zero.
-        packed, text = text[:1] == b"\1", text[2:].split(b"\0", 2)[-1]
-        metadata.setdefault(b"xmp", (unpacked(text, LONGEST_TEXT) or b"") if packed else text)
+        metadata.setdefault(b"xmp", chunk_text(kind, text, LONGEST_TEXT) or b"")
     elif keyword in _RAW_EXIF and kind != b"iTXt":
-        profile = unpacked(text[1:], 2 * LONGEST_TEXT) if kind == b"zTXt" else text
-        exif = of_raw_profile(profile or b"")
+        exif = of_raw_profile(chunk_text(kind, text, 2 * LONGEST_TEXT) or b"")
         if exif is not None:
             metadata.setdefault(b"raw", exif)
 
 
-def unpacked(packed: bytes, most: int) -> bytes | None:
+def chunk_text(kind: bytes, text: bytes, most: int) -> bytes | None:
+    """Return what follows the keyword of a tEXt, zTXt or iTXt, unpacked; None if it is packed and `_unpacked` is None."""
+    packed = kind == b"zTXt"
+    if packed:
+        text = text[1:]
+    elif kind == b"iTXt":
+        # Two bytes for compression, then language and translated keyword, each ended by a zero.
+        packed, text = text[:1] == b"\1", text[2:].split(b"\0", 2)[-1]
+    return _unpacked(text, most) if packed else text
+
+
+def _unpacked(packed: bytes, most: int) -> bytes | None:
     """Return what zlib packed; None if it is empty, damaged or longer than ``most`` bytes."""
     unpacker = zlib.decompressobj()
     try:

@@ -84,18 +84,9 @@ def _of_chunk(kind: bytes, start: int, content: memoryview, whole: memoryview, m
         raise ValueError(f"it has {len(content)} bytes; up to {most} are read")
     if zlib.crc32(whole[4:-4]) != int.from_bytes(whole[-4:], "big"):
         raise ValueError("it is damaged or cut short")
-    text = bytes(content[start:])
-    packed = kind == b"zTXt"
-    if packed:
-        text = text[1:]
-    elif kind == b"iTXt":
-        # Two bytes for compression, then language and translated keyword, each ended by a zero.
-        packed, text = text[:1] == b"\1", text[2:].split(b"\0", 2)[-1]
-    if packed:
-        unpacked = png.unpacked(text, most)
-        if unpacked is None:
-            raise ValueError(f"what it was packed to is damaged, or of more than {most} bytes")
-        text = unpacked
+    text = png.chunk_text(kind, bytes(content[start:]), most)
+    if text is None:
+        raise ValueError(f"what it was packed to is damaged, or of more than {most} bytes")
     if kind != b"iTXt":
         try:
             # Against the standard, programs such as StabilityMatrix write UTF-8 here; Latin-1 in words is hardly ever that, too.

@@ -128,7 +128,7 @@ def _after_space(line: str, start: int) -> int:
 
 
 def _end_of_json(line: str, start: int) -> int | None:
-    """Return where a list or an object ends that is a whole value; None if it is none."""
+    """Return the end of a list or an object that is a whole value; None for anything else."""
     try:
         _, end = _JSON.raw_decode(line, start)
     except (json.JSONDecodeError, RecursionError):

@@ -16,7 +16,7 @@ from server.pipeline.limits import Items
 from server.pipeline.request import FIELDS, UPSCALE_FIELDS, RequestError
 from server.pipeline.request.errors import SentFields
 from server.pipeline.request.request import OPTIONAL_PARTS, task_of
-from server.pipeline.upscaling.names import LATENT
+from server.pipeline.upscaling.names import LATENT, from_a1111
 
 _SENT = SentFields((*FIELDS, *(f for f in UPSCALE_FIELDS if f.name in ("upscaler", "scale"))), lambda field: False)
 _KEYS = {field.name: infotext.key for field in FIELDS if (infotext := field.find(Infotext)) is not None}
@@ -197,7 +197,7 @@ class _Reading:
         first, resize = self._pop(_FIRST_PASS), self._pop(_RESIZE)
         size = (self._fields["width"], self._fields["height"]) if {"width", "height"} <= self._fields.keys() else None
         upscaler = self._left.get(_KEYS["hires_upscaler"], "")
-        if upscaler.lower().startswith("latent ("):
+        if from_a1111(upscaler) == LATENT != upscaler.lower():
             self._refuse(
                 _KEYS["hires_upscaler"], upscaler, f"{LATENT} is in its place, which interpolates in one way only"
             )
@@ -226,7 +226,7 @@ class _Reading:
             self._put(field.name, value, infotext.key)
 
     def _without_incomplete(self, parts: set[str]) -> None:
-        """Leave out the parts that lack a field without which they are nothing, such as hires fix without its scale."""
+        """Leave out the parts that lack a required field, such as hires fix without its scale."""
         for part in [*parts]:
             if OPTIONAL_PARTS[part].is_asked(self._fields | dict.fromkeys(self._attachments, "")):
                 continue

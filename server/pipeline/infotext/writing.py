@@ -10,6 +10,8 @@ from server.pipeline.infotext.parameters import lay_out, lay_out_settings
 from server.pipeline.request import FIELDS, GenerationRequest, ImageSeeds, UpscaleRequest
 from server.pipeline.schedulers import SCHEDULERS, SIGMA_SCHEDULES
 
+#: Digits of a checkpoint's SHA-256 that stand for it, as in A1111.
+SHORT_HASH = 10
 #: What the setting ``Version`` of our own texts begins with.
 PROGRAM = "Anemone "
 #: The order of A1111's settings; our own settings go before the last two.
@@ -27,7 +29,7 @@ def _settings(request: GenerationRequest, manifest: Manifest, seeds: ImageSeeds)
         "Schedule type": SIGMA_SCHEDULES[request.sampling.sigmas].title,
         "Seed": seeds.seed,
         "Size": request.size,
-        "Model hash": manifest.source.sha256[:10],
+        "Model hash": manifest.source.sha256[:SHORT_HASH],
         "Model": manifest.name,
     }
     if seeds.variation is not None:

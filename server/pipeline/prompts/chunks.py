@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from converter.errors import ManifestError
 from converter.folder import ModelFolder
 from converter.networks.registry import UNET
 from server.pipeline.prompts.emphasis import Piece, sections_of
+
+if TYPE_CHECKING:
+    from server.pipeline.prompts.tokenizer import PromptTokenizer
 
 #: A chunk that is full ends after its last comma if that is among its last tokens, so that a phrase stays together
 #: (AUTOMATIC1111's comma_padding_backtrack).
@@ -27,16 +30,6 @@ class WeightedToken:
 Chunk = tuple[WeightedToken, ...]
 #: A text encoder's name -> the chunks of a text by its tokenizer.
 Chunks: TypeAlias = Mapping[str, list[Chunk]]
-
-
-class Tokenizer(Protocol):
-    """What chunks need of a tokenizer: a chunk's room for tokens, and the comma's token (see `PromptTokenizer`)."""
-
-    room: int
-    comma: int | None
-
-    def ids(self, text: str) -> list[int]:
-        """Return the text's token ids, without those that begin and end a prompt."""
 
 
 def divide(sections: Sequence[Sequence[WeightedToken]], size: int, comma: int | None) -> list[Chunk]:
@@ -64,7 +57,7 @@ def divide(sections: Sequence[Sequence[WeightedToken]], size: int, comma: int | 
     return [*chunks, tuple(chunk)] if chunk or not chunks else chunks
 
 
-def text_chunks(tokenizers: Mapping[str, Tokenizer], text: str, *, with_syntax: bool) -> Chunks:
+def text_chunks(tokenizers: Mapping[str, PromptTokenizer], text: str, *, with_syntax: bool) -> Chunks:
     """Return the text in chunks, at least one; of two text encoders the same number, since they read the same text."""
     sections = sections_of(text) if with_syntax else ((Piece(text),),)
     divided = {}
