@@ -11,8 +11,6 @@ from starlette.responses import Response
 
 #: Characters of a rejected value that an answer repeats.
 _LONGEST_VALUE = 80
-#: Names that a message lists.
-_MOST_LISTED = 20
 
 
 def encodable(text: str) -> str:
@@ -48,10 +46,10 @@ def quoted(value: Any) -> str:
     return _cut(repr(value[:_LONGEST_VALUE]) if isinstance(value, str) else _BRIEF.repr(value))
 
 
-def listed(names: Sequence[str]) -> str:
-    """Return names for a message; of many, the first and how many more there are."""
-    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
-    return ", ".join(names[:_MOST_LISTED]) + more
+def listed(names: Sequence[str], most: int = 20) -> str:
+    """Return names for a message; of more than ``most`` the first, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def shown(value: Any) -> Any:

@@ -34,6 +34,15 @@ async def streamed_json(parts: AsyncIterator[bytes], headers: Mapping[str, str])
     return StreamingResponse(whole(), 200, dict(headers), "application/json")
 
 
+async def json_list(head: str, items: AsyncIterator[str]) -> AsyncIterator[bytes]:
+    """Yield JSON up to the end of a list, whose items it has one by one: ``head``, which ends in a bracket, with the first."""
+    before = head
+    async for item in items:
+        yield f"{before}{item}".encode()
+        before = ","
+    yield b"]" if before == "," else f"{head}]".encode()
+
+
 def notes_headers(notes: Sequence[str]) -> dict[str, str]:
     """Return the header that tells notes, if there are any. A space at a header's end would be no header."""
     return {"X-Anemone-Notes": "; ".join(notes).encode("ascii", "backslashreplace").decode().strip()} if notes else {}

@@ -7,14 +7,13 @@ from typing import Annotated, Any
 
 from pydantic import PlainValidator, WithJsonSchema, create_model
 
-from server.api.dialect import body_limit
+from server.api.dialect import SCHEMA_TEMPLATE, body_limit, schema_reference
 from server.api.forms import image_bytes
 from server.api.request_body import RequestBody
 from server.pipeline.decoding.file import READABLE
 from server.pipeline.fields import RequestField, asked_fields
 from server.security.body import LARGEST_BODY, USUAL_BODY
 
-_SCHEMAS = "#/components/schemas/"
 _Image = Annotated[bytes, PlainValidator(image_bytes), WithJsonSchema({"type": "string"})]
 
 
@@ -42,7 +41,7 @@ class Body:
     @property
     def schemas(self) -> dict[str, dict[str, Any]]:
         """The schemas of the OpenAPI document, by name: the body as JSON and as a form, and lists' items."""
-        body = self.model.model_json_schema(ref_template=_SCHEMAS + "{model}")
+        body = self.model.model_json_schema(ref_template=SCHEMA_TEMPLATE)
         items = body.pop("$defs", {})
         form = {**body, "title": f"{self.name}Form", "properties": dict(body["properties"])}
         for field in self.fields:
@@ -71,8 +70,8 @@ class Body:
     def route(self) -> dict[str, Any]:
         """The ``openapi_extra`` of the route that takes the body."""
         content = {
-            "application/json": {"schema": {"$ref": f"{_SCHEMAS}{self.name}"}},
-            "multipart/form-data": {"schema": {"$ref": f"{_SCHEMAS}{self.name}Form"}},
+            "application/json": {"schema": schema_reference(self.name)},
+            "multipart/form-data": {"schema": schema_reference(f"{self.name}Form")},
         }
         return {**body_limit(LARGEST_BODY), "requestBody": {"required": True, "content": content}}
 

@@ -16,6 +16,22 @@ from server.security.body import USUAL_BODY
 #: A route's ``openapi_extra`` that lets anyone call it without the API key; login attempts are still limited.
 OPEN: dict[str, Any] = {"security": [{}]}
 _BODY_BYTES = "x-body-bytes"
+#: Where the document has its schemas.
+SCHEMA_TEMPLATE = "#/components/schemas/{model}"
+
+
+def schema_reference(name: str) -> dict[str, str]:
+    """Return the reference to a schema of the document."""
+    return {"$ref": SCHEMA_TEMPLATE.format(model=name)}
+
+
+def schemas_of(*models: type[BaseModel]) -> dict[str, dict[str, Any]]:
+    """Return the schemas of models and of their parts, as the document has them, by name."""
+    found: dict[str, dict[str, Any]] = {}
+    for model in models:
+        schema = model.model_json_schema(ref_template=SCHEMA_TEMPLATE)
+        found |= {**schema.pop("$defs", {}), model.__name__: schema}
+    return found
 
 
 def body_limit(size: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -123,6 +124,23 @@ def from_fault(fault: Fault) -> ApiError:
     return ApiError(fault.status, fault.code, fault.message, headers={"Retry-After": str(fault.retry_after)})
 
 
+def internal() -> ApiError:
+    """Return the error for a fault of the server; clients get no details."""
+    return ApiError(500, "internal", "an internal error occurred; see the server's log")
+
+
+def as_api_error(error: Exception) -> ApiError | None:
+    """Return the error to answer with; None for a fault of the server."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, RequestError):
+        return from_request_error(error)
+    if isinstance(error, ValidationError):
+        return from_validation(list(error.errors()))
+    fault = fault_of(error)
+    return None if fault is None else from_fault(fault)
+
+
 def install_error_handlers(app: FastAPI, render: RenderError) -> None:
     """Answer every exception of the app through ``render``."""
 
@@ -152,8 +170,8 @@ def install_error_handlers(app: FastAPI, render: RenderError) -> None:
 
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, error: Exception) -> Response:
-        # Starlette logs it with its traceback; clients get no details.
-        return render(request.url.path, ApiError(500, "internal", "an internal error occurred; see the server's log"))
+        # Starlette logs it with its traceback.
+        return render(request.url.path, internal())
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import Request
 from python_multipart.multipart import parse_options_header
-from starlette.datastructures import FormData
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from server.api.image_json import MOST_IMAGES, EncodedImage, decode_base64
@@ -65,8 +65,7 @@ class _Parser(MultiPartParser):
         self.has_ended = True
 
 
-async def parsed_form(request: Request) -> FormData:
-    """Return a request's form, which the caller closes; raise ApiError if it cannot be parsed or is cut short."""
+async def _parsed(request: Request) -> FormData:
     charset = parse_options_header(request.headers["content-type"])[1].get(b"charset", b"utf-8")
     if charset.lower() != b"utf-8":
         # Python has codecs that take minutes for a megabyte, such as punycode.
@@ -83,13 +82,36 @@ async def parsed_form(request: Request) -> FormData:
     return form
 
 
+async def form_items(request: Request) -> list[tuple[str, str | SentFile | None]]:
+    """Return the names and values of a request's form, in its order; raise ApiError if it cannot be parsed or is cut short.
+
+    A file without name and content is None: a page sends one for a field in which none was chosen.
+    """
+    form = await _parsed(request)
+    try:
+        return [(name, await _value(value)) for name, value in form.multi_items()]
+    finally:
+        await form.close()
+
+
+async def _value(value: str | UploadFile) -> str | SentFile | None:
+    if isinstance(value, str):
+        return value
+    return SentFile(await value.read()) if value.filename or value.size else None
+
+
 def media_type(request: Request) -> str:
     """Return the body's media type without parameters, in lower case; empty if the request names none."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def json_only(request: Request) -> None:
+def wrong_type(kind: str, accepted: str) -> ApiError:
+    """Return the error for a body of another media type than those accepted."""
+    return ApiError(415, "wrong_type", f"the body is {kind[:80] or 'untyped'}; accepted: {accepted}")
+
+
+async def json_only(request: Request) -> None:
     """Raise ApiError 415 unless the body is JSON; pages of other sites can send other types."""
     kind = media_type(request)
     if kind != "application/json":
-        raise ApiError(415, "wrong_type", f"the body is {kind[:80] or 'untyped'}; accepted: application/json")
+        raise wrong_type(kind, "application/json")

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from server.api.dialect import OPEN, Dialects, limit_in
+from server.api.dialect import OPEN, Dialects, limit_in, schema_reference, schemas_of
 from server.security.body import in_units
 
 #: The gate's possible answers to any request.
@@ -42,7 +42,8 @@ def complete(document: dict[str, Any], dialects: Dialects) -> dict[str, Any]:
     schemas = document["components"]["schemas"]
     for dialect in dialects.all:
         schemas.update(dialect.schemas)
-        _add_schema(schemas, dialect.error_body)
+        for name, schema in schemas_of(dialect.error_body).items():
+            schemas.setdefault(name, schema)
     for replaced in (_FASTAPI_ERROR, "ValidationError"):
         schemas.pop(replaced, None)
     document["components"]["securitySchemes"] = _CREDENTIALS
@@ -68,10 +69,4 @@ def complete(document: dict[str, Any], dialects: Dialects) -> dict[str, Any]:
 
 
 def _reference(model: type[BaseModel]) -> dict[str, Any]:
-    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}
-
-
-def _add_schema(schemas: dict[str, Any], model: type[BaseModel]) -> None:
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    for name, part in {**schema.pop("$defs", {}), model.__name__: schema}.items():
-        schemas.setdefault(name, part)
+    return {"application/json": {"schema": schema_reference(model.__name__)}}

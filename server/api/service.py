@@ -5,7 +5,7 @@ The service returns a `Refusal` for what it cannot do; each dialect answers it i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -152,7 +152,7 @@ class Service:
         return await self.submit_job(request, cost(request, model.manifest), options)
 
     def _manifests(self) -> dict[str, Manifest]:
-        return {name: self._models.manifest(name) for name in self._models.names()}
+        return {model.name: model.manifest for model in self._models.all()}
 
     def upscalers(self) -> dict[str, Upscaler]:
         """Return the upscalers by name, the default one first; reads their manifests."""
@@ -224,23 +224,21 @@ class Service:
         # The codes of a lossless WebP take up to 0.5 GB, whatever its size, and its header does not say so.
         return self._one_large if file.pixels > LARGE or file.format == "WEBP" else self._two_small
 
-    async def mask_from_alpha(self, data: bytes) -> Told[bytes] | Refusal:
-        """Return the mask, as a PNG, that repaints where an image is transparent. Refuses one that is so nowhere."""
+    async def _made_of(self, name: str, data: bytes, make: Callable[[ImageFile], _T]) -> Told[_T] | Refusal:
+        """Return what ``make`` makes of an upload of this name, in its turn. Refuses files that are not images."""
         try:
             file = await run_in_threadpool(read_image, data)
-            mask = await to_thread.run_sync(mask_from_alpha, data, limiter=self._limiter(file))
-            return Told(mask, frame_notes(MASK, file))
+            return Told(await to_thread.run_sync(make, file, limiter=self._limiter(file)), frame_notes(name, file))
         except ImageError as bad:
-            return bad_image(MASK, bad)
+            return bad_image(name, bad)
+
+    async def mask_from_alpha(self, data: bytes) -> Told[bytes] | Refusal:
+        """Return the mask, as a PNG, that repaints where an image is transparent. Refuses one that is so nowhere."""
+        return await self._made_of(MASK, data, lambda file: mask_from_alpha(data))
 
     async def palette(self, data: bytes, count: int) -> Told[Palette] | Refusal:
         """Return the colors of an uploaded image, at most ``count``."""
-        try:
-            file = await run_in_threadpool(read_image, data)
-            palette = await to_thread.run_sync(palette_of_file, data, count, limiter=self._limiter(file))
-            return Told(palette, frame_notes(IMAGE, file))
-        except ImageError as bad:
-            return bad_image(IMAGE, bad)
+        return await self._made_of(IMAGE, data, lambda file: palette_of_file(data, count))
 
     async def control_map(self, data: bytes, question: MapQuestion) -> Told[bytes] | Refusal:
         """Return the control map of an image as a PNG.
@@ -248,13 +246,7 @@ class Service:
         Refuses files that are not images; raises RequestError for wrong thresholds.
         """
         check_preprocessing(question)
-        try:
-            file = await run_in_threadpool(read_image, data)
-            limiter = self._limiter(file)
-            png = await to_thread.run_sync(_control_map, data, question, *file.upright, limiter=limiter)
-            return Told(png, frame_notes(IMAGE, file))
-        except ImageError as bad:
-            return bad_image(IMAGE, bad)
+        return await self._made_of(IMAGE, data, lambda file: _control_map(data, question, *file.upright))
 
     async def result(self, job_id: str) -> Outcome:
         """Wait for the job's end and return its outcome.

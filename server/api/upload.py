@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 from fastapi import Request
 from pydantic import ValidationError
-from starlette.datastructures import FormData
 
 from server.api.body import Body
 from server.api.errors import from_validation
-from server.api.forms import SentFile, media_type, parsed_form
+from server.api.forms import SentFile, form_items, media_type, wrong_type
 from server.api.image_json import read_image_json
 from server.errors import ApiError, quoted
 from server.pipeline.fields import RequestField, without_attachments
@@ -55,18 +54,16 @@ def _named_files(field: RequestField, text: str, files: Mapping[str, SentFile], 
     return items
 
 
-async def _form_values(form: FormData) -> dict[str, str | SentFile]:
+def _by_name(items: Iterable[tuple[str, str | SentFile | None]]) -> dict[str, str | SentFile]:
     """Return a form's texts and files by name; raise ApiError if one comes twice."""
     values: dict[str, str | SentFile] = {}
-    for name, value in form.multi_items():
+    for name, value in items:
         if name in values:
             accepted = "once; several seeds in one field, separated by commas"
             message = f"{quoted(name)[1:-1]} is in the form more than once; accepted: {accepted}"
             raise ApiError(422, "repeated_field", message, field=name, accepted=accepted)
-        if isinstance(value, str):
+        if value is not None:
             values[name] = value
-        elif value.filename or value.size:  # a page sends an empty file for a field in which none was chosen
-            values[name] = SentFile(await value.read())
     return values
 
 
@@ -110,11 +107,5 @@ async def read_upload(request: Request, body: Body) -> Upload:
     if kind == "application/json":
         return checked(await read_image_json(request.stream()), body)
     if kind != "multipart/form-data":
-        message = f"the body is {kind[:80] or 'untyped'}; accepted: multipart/form-data, application/json"
-        raise ApiError(415, "wrong_type", message)
-    form = await parsed_form(request)
-    try:
-        sent = await _form_values(form)
-    finally:
-        await form.close()
-    return checked(form_fields(sent, body), body)
+        raise wrong_type(kind, "multipart/form-data, application/json")
+    return checked(form_fields(_by_name(await form_items(request)), body), body)

@@ -146,6 +146,10 @@ class InstalledModels:
         """Return the names of all models, those outside the data folder first."""
         return tuple(self._listing().models)
 
+    def all(self) -> tuple[InstalledModel, ...]:
+        """Return all models, in the order of `names`."""
+        return tuple(self._listing().models.values())
+
     def damaged(self) -> dict[str, str]:
         """Return the folders whose manifest is damaged, by name, with the reason; they are not installed."""
         return dict(self._listing().damaged)

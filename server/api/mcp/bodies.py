@@ -9,7 +9,7 @@ from pydantic import Field
 from server.api.body import Body
 from server.api.request_body import RequestBody, Submission
 from server.pipeline.limits import Characters
-from server.pipeline.request import TASKS, UPSCALE_FIELDS
+from server.pipeline.request import TASKS, UPSCALE_FIELDS, Task
 
 _WAIT = "Whether to wait for the image; false answers at once with the job's id, for job_status"
 
@@ -41,13 +41,13 @@ class NoQuestion(RequestBody):
     """No arguments."""
 
 
+def _of_task(name: str, task: Task) -> Body:
+    return Body(name, "", task.fields, lambda field: field.name in task.needs, Making)
+
+
 #: The arguments of the tools that make images. Editing takes the fields of all tasks that start from an image.
 BODIES: dict[str, Body] = {
-    "generate_image": Body(
-        "GenerateImage", "", TASKS["txt2img"].fields, lambda field: field.name in TASKS["txt2img"].needs, Making
-    ),
-    "edit_image": Body(
-        "EditImage", "", TASKS["outpaint"].fields, lambda field: field.name in TASKS["outpaint"].needs, Making
-    ),
+    "generate_image": _of_task("GenerateImage", TASKS["txt2img"]),
+    "edit_image": _of_task("EditImage", TASKS["outpaint"]),
     "upscale_image": Body("UpscaleImage", "", UPSCALE_FIELDS, lambda field: field.is_attachment, Making),
 }

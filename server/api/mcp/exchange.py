@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,28 +44,30 @@ class Exchange:
         except RecursionError as error:
             raise not_json(error) from error
 
-    def _without_images(self, value: Any) -> Any:
-        if isinstance(value, EncodedImage):
+    def _without_images(self, document: Any) -> Any:
+        def named(value: Any) -> Any:
+            if not isinstance(value, EncodedImage):
+                return value
             name = secrets.token_hex()
             self._images[name] = value
             return name
-        if isinstance(value, list):
-            return [self._without_images(item) for item in value]
-        if isinstance(value, dict):
-            return {name: self._without_images(item) for name, item in value.items()}
-        return value
 
-    def with_images(self, value: Any) -> Any:
+        return _mapped(document, named)
+
+    def with_images(self, document: Any) -> Any:
         """Return a value of the message with its images."""
-        if isinstance(value, str):
-            return self._images.get(value, value)
-        if isinstance(value, list):
-            return [self.with_images(item) for item in value]
-        if isinstance(value, dict):
-            return {name: self.with_images(item) for name, item in value.items()}
-        return value
+        return _mapped(document, lambda value: self._images.get(value, value) if isinstance(value, str) else value)
 
     async def forget_images(self) -> None:
         """Drop the images and give their memory back."""
         self._images.clear()
         await self.room.aclose()
+
+
+def _mapped(document: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a document of JSON with each value changed that is neither a list nor an object."""
+    if isinstance(document, list):
+        return [_mapped(item, change) for item in document]
+    if isinstance(document, dict):
+        return {name: _mapped(item, change) for name, item in document.items()}
+    return change(document)

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import anyio
 
-from server.api.mcp.reply import before
+from server.api.mcp.reply import before, left
 from server.events import Subscription
 from server.jobs.job import Job
 from server.jobs.queue import JobQueue
@@ -54,5 +54,4 @@ def _steps(data: dict[str, Any], images: int) -> tuple[int, int]:
 
 def _sentence(data: dict[str, Any], images: int) -> str:
     of_images = f"image {data['image'] + 1} of {images}, " if images > 1 else ""
-    left = "" if data["eta"] is None else f", about {max(1, round(data['eta']))} s left"
-    return f"{of_images}step {data['step']} of {data['steps']}{left}"
+    return f"{of_images}step {data['step']} of {data['steps']}{left(data['eta'])}"

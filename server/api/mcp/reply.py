@@ -12,13 +12,12 @@ from server.api.native.jobs import job_out
 from server.api.service import Service
 from server.events import OPEN
 from server.jobs.job import Job, JobImage
-from server.pipeline.encoding.formats import FORMATS, PNG, OutputFormat
+from server.pipeline.encoding.formats import FORMATS, JPEG, PNG, OutputFormat
 
 #: Bytes of an event that the SDK's client takes, and hosts of language models of a tool's result: 1 MiB.
 _LARGEST = 2**20
 #: Bytes of JSON around the contents.
 _AROUND = 4096
-_SMALLER, _SMALLER_QUALITY = FORMATS["jpeg"], 90
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,11 @@ def before(jobs: int) -> str:
     return f"{_counted(jobs, 'job')} before it" if jobs else "next to run"
 
 
+def left(eta: float | None) -> str:
+    """Return in words how long a job still takes, to follow where it is; "" if nobody knows."""
+    return "" if eta is None else f", about {max(1, round(eta))} s left"
+
+
 def _state(job: Job) -> str:
     """Return a sentence on where an unfinished job is."""
     if job.status == "queued":
@@ -55,9 +59,8 @@ def _state(job: Job) -> str:
         state = "is running"
     else:
         state = f"is running, step {job.step} of {job.steps}"
-    left = "" if job.eta is None else f", about {max(1, round(job.eta))} s left"
     paused = "" if job.paused is None else f" ({job.paused})"
-    return f"Job {job.id} {state}{left}{paused}. Ask job_status for its images."
+    return f"Job {job.id} {state}{left(job.eta)}{paused}. Ask job_status for its images."
 
 
 def _ending(job: Job) -> str:
@@ -106,11 +109,11 @@ async def _picture(service: Service, job: Job, image: JobImage, room: int) -> tu
     if _fits(picture, room):
         return picture, None
     size = f"{len(picture.data) / 2**20:.1f} MB as {asked.name}"
-    smaller = await encoded(_SMALLER, _SMALLER_QUALITY)
+    smaller = await encoded(JPEG, None)
     if _fits(smaller, room):
         return (
             smaller,
-            f"Image {image.index} is {size}: it is shown as {_SMALLER.name}, the original is at its address.",
+            f"Image {image.index} is {size}: it is shown as {JPEG.name}, the original is at its address.",
         )
     return None, f"Image {image.index} is too large to be shown here ({size}): it is at its address."
 

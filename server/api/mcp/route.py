@@ -43,13 +43,13 @@ _ANSWERS: Answers = {
 }
 
 
-def _require_sdk() -> None:
+async def _require_sdk() -> None:
     if find_spec("mcp") is None:
         message = "this server was installed without MCP; its owner can add it: pip install 'anemone[mcp]'"
         raise ApiError(501, "not_installed", message)
 
 
-def _require_accept(request: Request) -> None:
+async def _require_accept(request: Request) -> None:
     accept = ", ".join(request.headers.getlist("Accept"))
     if any(preferred(accept, (kind,)) is None for kind in (_JSON, _EVENTS)):
         message = f"the Accept header is {quoted(accept)}; accepted: {_JSON}, {_EVENTS} (both)"

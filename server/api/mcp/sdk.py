@@ -17,12 +17,11 @@ from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.exceptions import MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
-from pydantic import ValidationError
 from sse_starlette.sse import AppStatus
 from starlette.types import Receive, Scope, Send
 
 from converter import __version__
-from server.api.errors import from_fault, from_request_error, from_validation
+from server.api.errors import as_api_error, internal
 from server.api.mcp.addresses import with_addressed
 from server.api.mcp.calls import CALLS, Call
 from server.api.mcp.exchange import SCOPE, Exchange
@@ -32,8 +31,6 @@ from server.api.mcp.tools import TOOLS, Asker
 from server.api.native.errors import error_out
 from server.api.service import Service
 from server.errors import ApiError, quoted
-from server.faults import FAULTS, fault_of
-from server.pipeline.request import RequestError
 from server.security.body import LARGEST_BODY
 from server.security.rate import client_of
 
@@ -92,7 +89,10 @@ async def _call(ctx: _Context, params: types.CallToolRequestParams) -> types.Cal
                 )
                 return _result(await tool.run(asker, fields))
             except Exception as error:
-                return _refusal(_as_api_error(error), call)
+                known = as_api_error(error)
+                if known is None:
+                    log.error("a tool failed", exc_info=error)
+                return _refusal(known or internal(), call)
 
 
 @asynccontextmanager
@@ -130,21 +130,6 @@ def _result(reply: Reply) -> types.CallToolResult:
     return types.CallToolResult(
         content=[*images, types.TextContent(text=reply.text)], structured_content=dict(reply.value)
     )
-
-
-def _as_api_error(error: Exception) -> ApiError:
-    """Return the error that the native API answers with; log what is none of the client's."""
-    if isinstance(error, ApiError):
-        return error
-    if isinstance(error, RequestError):
-        return from_request_error(error)
-    if isinstance(error, ValidationError):
-        return from_validation(list(error.errors()))
-    fault = fault_of(error) if isinstance(error, FAULTS) else None
-    if fault is not None:
-        return from_fault(fault)
-    log.error("a tool failed", exc_info=error)
-    return ApiError(500, "internal", "an internal error occurred; see the server's log")
 
 
 def _refusal(error: ApiError, call: Call) -> types.CallToolResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi.concurrency import run_in_threadpool
@@ -24,13 +25,12 @@ from server.jobs.ledger import Accepted
 from server.jobs.queue import JobQueue
 from server.models.installed import InstalledModels
 from server.pipeline.fields import RequestField, without_attachments
-from server.pipeline.request import TASKS
-from server.pipeline.request.edits import EXTENSIONS
+from server.pipeline.request import TASKS, edit_task
 
 
 @dataclass(frozen=True)
 class Asker:
-    """Who calls a tool, and what answers.
+    """The caller of a tool, and the parts of the server that it uses.
 
     base_url: the server's address as the client wrote it, without a slash at its end.
     call: the call, which may be cancelled. on_progress: tells the client how far its job is; None if it does not ask.
@@ -63,27 +63,6 @@ class Tool:
     fields: tuple[RequestField, ...] = ()
 
 
-async def _generate(asker: Asker, fields: dict[str, Any]) -> Reply:
-    return await _make(asker, "generate_image", fields)
-
-
-async def _edit(asker: Asker, fields: dict[str, Any]) -> Reply:
-    return await _make(asker, "edit_image", fields)
-
-
-async def _upscale(asker: Asker, fields: dict[str, Any]) -> Reply:
-    return await _make(asker, "upscale_image", fields)
-
-
-def _task_of(tool: str, fields: Mapping[str, Any]) -> str:
-    """Return the task that the tool's fields ask for."""
-    if tool == "generate_image":
-        return "txt2img"
-    if any(fields[name] for name in EXTENSIONS):
-        return "outpaint"
-    return "img2img" if fields["mask"] is None else "inpaint"
-
-
 async def _submitted(asker: Asker, tool: str, fields: Mapping[str, Any]) -> Accepted:
     """Submit a request; raise RequestError or ApiError if something in it is wrong."""
     values, attachments = without_attachments(BODIES[tool].fields, fields)
@@ -92,11 +71,12 @@ async def _submitted(asker: Asker, tool: str, fields: Mapping[str, Any]) -> Acce
     if tool == "upscale_image":
         request, cost = await bound_upscale(asker.service, values, attachments)
         return require(await asker.service.submit_job(request, cost, options))
-    bound = require(await asker.service.bind_request(TASKS[_task_of(tool, values)], values, attachments))
+    task = TASKS["txt2img"] if tool == "generate_image" else edit_task(values)
+    bound = require(await asker.service.bind_request(task, values, attachments))
     return require(await asker.service.submit(bound, options))
 
 
-async def _make(asker: Asker, tool: str, fields: dict[str, Any]) -> Reply:
+async def _make(asker: Asker, fields: dict[str, Any], *, tool: str) -> Reply:
     asker.call.job_id = job_id = (await _submitted(asker, tool, fields)).job_id
     wait = fields["wait"] is not False  # null is as if left out
     fields.clear()  # the images are on disk
@@ -145,10 +125,8 @@ async def _cancel(asker: Asker, fields: dict[str, Any]) -> Reply:
     return Reply(f"Job {job.id} {word}.", reply.value)
 
 
-def _making(
-    name: str, title: str, about: str, run: Callable[[Asker, dict[str, Any]], Awaitable[Reply]]
-) -> dict[str, Tool]:
-    body = BODIES[name]
+def _making(name: str, title: str, about: str) -> dict[str, Tool]:
+    body, run = BODIES[name], partial(_make, tool=name)
     return {name: Tool(title, about, body.model, body_schema(body), run, changes=True, fields=body.fields)}
 
 
@@ -161,20 +139,17 @@ TOOLS: dict[str, Tool] = {
         "generate_image",
         "Generate an image",
         f"Make an image from a description, with Stable Diffusion on the server's machine. {_ANSWER}",
-        _generate,
     ),
     **_making(
         "edit_image",
         "Edit an image",
         "Change an image by a description of what it shall show: all of it; with a mask only where the mask is white; with "
         f"extend_left, extend_right, extend_top or extend_bottom beyond its edges. {_ANSWER}",
-        _edit,
     ),
     **_making(
         "upscale_image",
         "Enlarge an image",
         f"Make an image larger and sharper, without a description. {_ANSWER}",
-        _upscale,
     ),
     "list_models": Tool(
         "List models",

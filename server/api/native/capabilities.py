@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
@@ -15,7 +14,7 @@ from server.api.native import PREFIX
 from server.api.native.limits import LimitsOut
 from server.api.native.schemas import SizeOut
 from server.jobs.job import PRIORITIES
-from server.models.installed import InstalledModels, UnknownModel
+from server.models.installed import InstalledModels
 from server.pipeline.abilities import FURTHER, OF_TASKS, Ability, control_nets, ip_adapters
 from server.pipeline.denoising.refining import refiners_for
 from server.pipeline.encoding.formats import FORMATS
@@ -191,8 +190,5 @@ def capabilities(queue: Queue, models: Models, service: Generation) -> Capabilit
 
 
 def _installed(models: InstalledModels) -> list[ModelOut]:
-    manifests: dict[str, Manifest] = {}
-    for name in models.names():
-        with suppress(UnknownModel):  # deleted meanwhile
-            manifests[name] = models.manifest(name)
+    manifests = {model.name: model.manifest for model in models.all()}
     return [_model(name, manifests) for name in manifests]

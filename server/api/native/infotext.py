@@ -57,11 +57,8 @@ def _installed(told: RequestFields, models: InstalledModels) -> str | None:
             return models.find(told.model)
     digest = (told.model_hash or "").lower()
     # A1111's older hashes have eight digits, of something else.
-    for name in models.names() if len(digest) >= SHORT_HASH else ():
-        with suppress(UnknownModel):  # deleted meanwhile
-            if models.manifest(name).source.sha256.startswith(digest):
-                return name
-    return None
+    same = (model.name for model in models.all() if model.manifest.source.sha256.startswith(digest))
+    return next(same, None) if len(digest) >= SHORT_HASH else None
 
 
 def _read(data: bytes, models: InstalledModels) -> InfotextOut:

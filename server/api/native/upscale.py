@@ -17,6 +17,8 @@ from server.api.native.images import MAKING, Submit, Submitted, answer, submit_o
 from server.api.request_body import Submission
 from server.api.service import Service
 from server.api.upload import Upload, read_upload
+from server.models.upscalers import Upscaler
+from server.pipeline.boxes.box import Shape
 from server.pipeline.cost import Cost, upscale_cost
 from server.pipeline.request import UPSCALE_FIELDS, UpscaleRequest, bind_upscale
 
@@ -41,7 +43,13 @@ async def bound_upscale(
     """
     source = require(await service.image_size(attachments))
     assert source is not None  # the body requires an image
-    upscalers = await run_in_threadpool(service.upscalers)
+    return bound_with(await run_in_threadpool(service.upscalers), source, fields)
+
+
+def bound_with(
+    upscalers: Mapping[str, Upscaler], source: Shape, fields: Mapping[str, Any]
+) -> tuple[UpscaleRequest, Cost]:
+    """Return the same for an upright image of this width and height; raise RequestError."""
     tiles = {name: upscaler.tile for name, upscaler in upscalers.items()}
     request = bind_upscale(tiles, source, **fields)
     return request, upscale_cost(request, upscalers[request.upscaler].scale)

@@ -15,15 +15,15 @@ from fastapi.sse import format_sse_event
 from PIL import Image
 from pydantic import BaseModel, Field
 
-from server.api.answers import base64_of, notes_headers
-from server.api.errors import from_fault, require
+from server.api.answers import base64_of, json_list, notes_headers
+from server.api.errors import as_api_error, require
 from server.api.native.jobs import job_url
 from server.api.openai.errors import error_body, new_request_id
 from server.api.openai.fields import Asked, Call
 from server.api.service import Service
 from server.errors import ApiError
 from server.events import OPEN, Subscription
-from server.faults import FAULTS, fault_of
+from server.faults import FAULTS
 from server.jobs.job import Job, JobImage
 from server.jobs.ledger import Accepted
 from server.security.headers import JOB_ID
@@ -110,11 +110,10 @@ class Answering:
         head = ImagesResponse(
             created=int(job.created), **self.about(job), job=job.id, notes=list(job.notes), data=[]
         ).model_dump_json()
-        start = head.removesuffix("]}")
-        for number, image in enumerate(job.images):
-            part = (await self.image(job, image)).model_dump_json(exclude_none=True)
-            yield f"{start if number == 0 else ','}{part}".encode()
-        yield b"]}"
+        images = ((await self.image(job, image)).model_dump_json(exclude_none=True) for image in job.images)
+        async for part in json_list(head.removesuffix("]}"), images):
+            yield part
+        yield b"}"
 
     async def events(self, events: Subscription) -> AsyncIterator[bytes]:
         """Yield the events of a job: previews while its images are made, and each image when it is finished."""
@@ -142,13 +141,11 @@ class Answering:
             job = require(await self.service.result(job_id))
             for image in job.images[sent:]:
                 yield await self._completed(job, image)
-        except ApiError as error:
-            yield _event("error", error_body(error))
-        except FAULTS as error:
-            fault = fault_of(error)
-            if fault is None:
+        except (ApiError, *FAULTS) as error:
+            known = as_api_error(error)
+            if known is None:
                 raise
-            yield _event("error", error_body(from_fault(fault)))
+            yield _event("error", error_body(known))
         finally:
             events.close()
         yield b"data: [DONE]\n\n"

@@ -14,7 +14,7 @@ from server.api.body import Body
 from server.api.openai.names import in_our_names, named_as_sent, put_size
 from server.api.request_body import Submission
 from server.api.upload import Upload, checked
-from server.errors import ApiError, quoted
+from server.errors import ApiError, listed, quoted
 from server.pipeline.encoding.formats import FORMATS, PNG, OutputFormat
 from server.pipeline.limits import OneOf, Whole, Within
 from server.pipeline.request import FIELDS, TASKS, RequestError, Task
@@ -25,8 +25,6 @@ from server.pipeline.request.sampling import SIDE
 _TEXTS = ("prompt", "negative_prompt")
 _WORDS = ("auto", "low", "medium", "high", "standard", "hd")
 _NUMBERS = Within(1, 100)
-#: Names of unknown fields that a note lists.
-_MOST_LISTED = 10
 
 
 def _number_or_word(value: Any) -> int | str:
@@ -133,13 +131,6 @@ class Asked:
     stream: bool = False
     partial_images: int = 0
 
-    @property
-    def task(self) -> str | None:
-        """The task that the attachments and the fields tell; None: that of the call."""
-        if "mask" in self.upload.attachments:
-            return "inpaint"
-        return "outpaint" if any(self.upload.fields.get(name) for name in _EXTENSIONS) else None
-
     def with_attachments(self, attachments: Mapping[str, bytes]) -> Asked:
         """Return the same with other attachments."""
         return replace(self, upload=replace(self.upload, attachments=attachments))
@@ -149,10 +140,7 @@ class Asked:
         return named_as_sent(self.sent)
 
 
-_EXTENSIONS = [each.name for each in FIELDS if each.part == "outpaint" and each.name.startswith("extend_")]
-
-
-def _listed(name: str) -> str:
+def _shown(name: str) -> str:
     """Return a field's name for a list; in quotes if nobody would see where it begins and ends."""
     shown = quoted(name)
     return shown[1:-1] if name and name == name.strip() else shown
@@ -171,9 +159,8 @@ def _unknown(named: dict[str, Any], body: Body) -> tuple[str, ...]:
         del named[name]
     if not unknown:
         return ()
-    listed = ", ".join(map(_listed, unknown[:_MOST_LISTED]))
-    more = f" and {len(unknown) - _MOST_LISTED} more" if len(unknown) > _MOST_LISTED else ""
-    return (f"fields without effect, since they are not known here: {listed}{more}",)
+    names = listed([*map(_shown, unknown)], most=10)
+    return (f"fields without effect, since they are not known here: {names}",)
 
 
 def _without_effect(own: Mapping[str, Any]) -> Iterator[str]:

@@ -24,7 +24,7 @@ from server.errors import ApiError
 from server.jobs.job import Priority
 from server.jobs.queue import JobQueue
 from server.pipeline.abilities import ADAPTER
-from server.pipeline.request import TASKS, RequestError
+from server.pipeline.request import TASKS, RequestError, edit_task
 
 router = APIRouter(prefix=PREFIX, tags=["openai"])
 
@@ -101,7 +101,7 @@ async def _answering(call: Call, ask: _Asking) -> Answering:
     fields = {**upload.fields, **attached, "model": model}
     priority: Priority = fields.pop("priority") or "normal"
     with found.named_as_sent():
-        task = TASKS[found.task or call.task]
+        task = edit_task(fields) if call is EDIT else TASKS[call.task]
         bound = require(await ask.service.bind_request(task, fields, upload.attachments))
         options = SubmitOptions(
             client=ask.client,

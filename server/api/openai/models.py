@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
@@ -60,16 +62,12 @@ class OpenAIModels(BaseModel):
     data: list[OpenAIModel]
 
 
-def _model_out(model: InstalledModel, default: str | None) -> OpenAIModel | None:
-    """Return a model as a response body; None if it was deleted meanwhile."""
+def _model_out(model: InstalledModel, default: str | None) -> OpenAIModel:
+    """Return a model as a response body; raise FileNotFoundError if it was deleted meanwhile."""
     usual = defaults(model.manifest)
-    try:
-        created = int(model.folder.stat().st_mtime)
-    except FileNotFoundError:
-        return None
     return OpenAIModel(
         id=model.name,
-        created=created,
+        created=int(model.folder.stat().st_mtime),
         default=model.name == default,
         image_defaults=ImageDefaults(
             steps=usual["steps"],
@@ -116,13 +114,11 @@ async def model_name(name: str | None, models: InstalledModels, request: Request
 @router.get("/models", summary="List models, as OpenAI's API does")
 def all_models(models: Models) -> OpenAIModels:
     """Returns the installed models with what a request takes that leaves fields out."""
-    found = []
-    for name in models.names():
-        try:
-            found.append(_model_out(models.get(name), models.default))
-        except UnknownModel:  # deleted since its name was read
-            continue
-    return OpenAIModels(data=[model for model in found if model is not None])
+    default, found = models.default, []
+    for model in models.all():
+        with suppress(FileNotFoundError):  # deleted meanwhile
+            found.append(_model_out(model, default))
+    return OpenAIModels(data=found)
 
 
 @router.get("/models/{name:path}", responses={404: error("The model is not installed")}, summary="Get a model")
@@ -131,10 +127,6 @@ def model(name: str, models: Models, request: Request) -> OpenAIModel:
     found = _found(name, models, bool(request.app.state.any_model))
     default = models.default
     try:
-        installed = found or models.get(default or name)
-        shown = _model_out(installed, default)
-    except UnknownModel:
-        shown = None
-    if shown is None:
-        raise _no_model(name, models)
-    return shown
+        return _model_out(found or models.get(default or name), default)
+    except (UnknownModel, FileNotFoundError):
+        raise _no_model(name, models) from None

@@ -8,10 +8,11 @@ from typing import Any
 from fastapi import Request
 
 from server.api.body import Body
-from server.api.forms import SentFile, media_type, parsed_form
+from server.api.forms import SentFile, form_items, media_type, wrong_type
 from server.api.image_json import EncodedImage, read_image_json
 from server.api.upload import form_fields
 from server.errors import ApiError, quoted
+from server.pipeline.request import RequestError
 
 #: The names under which a form has images: one, or several as clients number them.
 _IMAGE_NAME = re.compile(r"images?(\[\d*\])?")
@@ -19,29 +20,18 @@ _IMAGE_NAME = re.compile(r"images?(\[\d*\])?")
 MOST_IMAGES = 16
 
 
-def _wrong(field: str, value: Any, accepted: str) -> ApiError:
-    return ApiError(
-        422,
-        "invalid_field",
-        f"{field} is {quoted(value)}; accepted: {accepted}",
-        field=field,
-        value=value,
-        accepted=accepted,
-    )
-
-
 def _image(value: Any, field: str) -> Any:
-    """Return an image of JSON as base64 or a data: URI; raise ApiError for a file's id and for what is neither."""
+    """Return an image of JSON as base64 or a data: URI; raise RequestError for a file's id and for what is neither."""
     if isinstance(value, dict):
         address = value.get("image_url")
         if isinstance(address, dict):
             address = address.get("url")
         if address is None:
             files = "the server keeps no files" if "file_id" in value else "it has no image_url"
-            raise _wrong(field, value, f'{{"image_url": "data:image/png;base64,..."}} ({files})')
+            raise RequestError(field, value, f'{{"image_url": "data:image/png;base64,..."}} ({files})')
         value = address
     if not isinstance(value, str | EncodedImage):
-        raise _wrong(field, value, 'base64 of an image, or {"image_url": "data:image/png;base64,..."}')
+        raise RequestError(field, value, 'base64 of an image, or {"image_url": "data:image/png;base64,..."}')
     return value
 
 
@@ -53,7 +43,7 @@ def _of_json(body: Any) -> dict[str, Any]:
     images = values.pop("images", None)
     single = values.pop("image", None)
     if images is not None and single is not None:
-        raise _wrong("image", single, "image or images, not both")
+        raise RequestError("image", single, "image or images, not both")
     name, found = ("images", images) if single is None else ("image", single)
     if found is not None:
         listed = found if isinstance(found, list) else [found]
@@ -67,26 +57,22 @@ def _of_json(body: Any) -> dict[str, Any]:
 
 async def _of_form(request: Request, body: Body) -> dict[str, Any]:
     """Return the fields of a form, its images as a list under ``image``."""
-    form = await parsed_form(request)
     values: dict[str, Any] = {}
     images: list[tuple[str, SentFile]] = []
-    try:
-        for name, value in form.multi_items():
-            if isinstance(value, str):
-                if _IMAGE_NAME.fullmatch(name) and value:
-                    raise _wrong("image", value, "a file: curl -F image=@image.png")
-            elif not value.filename and not value.size:
+    for name, value in await form_items(request):
+        if value is None:
+            continue
+        if _IMAGE_NAME.fullmatch(name):
+            if isinstance(value, SentFile):
+                images.append((name, value))
                 continue
-            if not isinstance(value, str) and _IMAGE_NAME.fullmatch(name):
-                images.append((name, SentFile(await value.read())))
-                continue
-            name = "mask" if name == "mask[]" else name
-            if name in values:
-                message = f"{quoted(name)[1:-1]} is in the form more than once; accepted: once"
-                raise ApiError(422, "repeated_field", message, field=name, accepted="once")
-            values[name] = value if isinstance(value, str) else SentFile(await value.read())
-    finally:
-        await form.close()
+            if value:
+                raise RequestError("image", value, "a file: curl -F image=@image.png")
+        name = "mask" if name == "mask[]" else name
+        if name in values:
+            message = f"{quoted(name)[1:-1]} is in the form more than once; accepted: once"
+            raise ApiError(422, "repeated_field", message, field=name, accepted="once")
+        values[name] = value
     # A list such as controls may name an image, too; one that the call itself does not take is then the list's alone.
     by_name = dict(images)
     fields = form_fields({**values, **by_name}, body)
@@ -98,7 +84,7 @@ async def _of_form(request: Request, body: Body) -> dict[str, Any]:
 async def read_values(request: Request, body: Body) -> dict[str, Any]:
     """Return a body's fields by the client's names; images are a list under ``image``, not yet decoded.
 
-    Raises ApiError if the body cannot be read, or if its images are none that are accepted.
+    Raises ApiError if the body cannot be read, RequestError if an image is not accepted.
     """
     kind = media_type(request)
     if kind == "application/json":
@@ -106,8 +92,7 @@ async def read_values(request: Request, body: Body) -> dict[str, Any]:
     elif kind == "multipart/form-data":
         values = await _of_form(request, body)
     else:
-        message = f"the body is {kind[:80] or 'untyped'}; accepted: application/json, multipart/form-data"
-        raise ApiError(415, "wrong_type", message)
+        raise wrong_type(kind, "application/json, multipart/form-data")
     if len(values.get("image") or ()) > MOST_IMAGES:
-        raise _wrong("image", f"{len(values['image'])} images", f"up to {MOST_IMAGES}")
+        raise RequestError("image", f"{len(values['image'])} images", f"up to {MOST_IMAGES}")
     return values

@@ -12,7 +12,7 @@ from fastapi import Response
 from pydantic import BaseModel, Field
 
 from converter.folder import Manifest
-from server.api.answers import base64_of, streamed_json
+from server.api.answers import base64_of, json_list, streamed_json
 from server.api.errors import require
 from server.api.sdapi.call import Call
 from server.api.sdapi.echo import Echo
@@ -65,12 +65,11 @@ async def _parts(service: Service, job: Job, submitted: Submitted) -> AsyncItera
     output = request.output
     to = PNG if output.format is None else FORMATS[output.format]
     with closing(submitted.echo):
-        before = '{"images": ['
-        for image in job.images if submitted.send_images else ():
-            data = require(await service.image(job, image, to, output.quality))
-            yield f'{before}"{await base64_of(data)}"'.encode()
-            before = ", "
-        yield f'{before if before != ", " else ""}], "parameters": '.encode()
+        sent = job.images if submitted.send_images else ()
+        images = (f'"{await base64_of(require(await service.image(job, i, to, output.quality)))}"' for i in sent)
+        async for part in json_list('{"images": [', images):
+            yield part
+        yield b', "parameters": '
         async for part in submitted.echo.parts():
             yield part
     notes = [in_their_words(note) for note in job.notes]

@@ -20,12 +20,12 @@ from server.api.sdapi.upscalers import named
 from server.errors import quoted
 from server.pipeline.abilities import control_nets
 from server.pipeline.limits import Within
-from server.pipeline.request import FIELDS, RequestError
+from server.pipeline.request import FIELDS, RequestError, field_named
 from server.pipeline.upscaling.names import LATENT, RESAMPLINGS
 
 
 def _limits(name: str) -> Within:
-    found = next(field for field in FIELDS if field.name == name).find(Within)
+    found = field_named(name).find(Within)
     assert found is not None
     return found
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
-from server.api.dialect import body_limit
+from server.api.dialect import body_limit, schema_reference
 from server.api.errors import from_validation
 from server.api.image_json import MOST_IMAGES, read_image_json
 from server.pipeline.limits import FIRST_ONLY, Characters, Real, Whole, Within
@@ -16,7 +16,6 @@ from server.pipeline.request.upscale import LONGEST_RESULT
 from server.security.body import LARGEST_BODY, USUAL_BODY
 
 _Body = TypeVar("_Body", bound="Body")
-_SCHEMAS = "#/components/schemas/"
 #: A name of something; it is looked up, and one that is unknown is refused or told.
 Name = Annotated[str, Characters(10_000)]
 #: An infotext has both prompts and the settings.
@@ -122,17 +121,8 @@ async def read_body(request: Request, kind: type[_Body]) -> _Body:
         raise from_validation(list(error.errors())) from error
 
 
-def schemas_of(*kinds: type[BaseModel]) -> dict[str, dict[str, Any]]:
-    """Return the bodies' schemas of the OpenAPI document, by name."""
-    found: dict[str, dict[str, Any]] = {}
-    for kind in kinds:
-        schema = kind.model_json_schema(ref_template=_SCHEMAS + "{model}")
-        found |= {**schema.pop("$defs", {}), kind.__name__: schema}
-    return found
-
-
 def route_of(kind: type[BaseModel], *, images: bool) -> dict[str, Any]:
     """Return the ``openapi_extra`` of a route that takes a body, with images or without."""
-    content = {"application/json": {"schema": {"$ref": f"{_SCHEMAS}{kind.__name__}"}}}
+    content = {"application/json": {"schema": schema_reference(kind.__name__)}}
     limit = body_limit(LARGEST_BODY if images else USUAL_BODY)
     return {**limit, "requestBody": {"required": True, "content": content}}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 
-from server.models.installed import InstalledModels, UnknownModel
+from server.models.installed import InstalledModels
 from server.pipeline.infotext.controls import split_hash
 from server.pipeline.infotext.writing import SHORT_HASH
 from server.pipeline.request import RequestError
@@ -39,11 +38,9 @@ class Checkpoint:
 
 def checkpoints(models: InstalledModels) -> list[Checkpoint]:
     """Return the installed models as checkpoints, the default one first."""
-    found = []
-    for name in sorted(models.names(), key=lambda name: name != models.default):
-        with suppress(UnknownModel):  # deleted meanwhile
-            found.append(Checkpoint(name, models.manifest(name).source.sha256))
-    return found
+    default = models.default
+    found = sorted(models.all(), key=lambda model: model.name != default)
+    return [Checkpoint(model.name, model.manifest.source.sha256) for model in found]
 
 
 def _names(asked: str) -> list[str]:
@@ -54,10 +51,10 @@ def _names(asked: str) -> list[str]:
     return names if digest is None else [*names, digest]
 
 
-def find_checkpoint(models: InstalledModels, asked: str, field: str) -> str:
-    """Return the name of the installed model that a client means; raises RequestError about ``field``, which lists the titles.
+def checkpoint_called(models: InstalledModels, asked: str) -> str | None:
+    """Return the name of the installed model that a client means; None if none is called so.
 
-    The default model is known before it is installed: its requests are told that it is not ready.
+    The default model has its name before it is installed: its requests are answered that it is not ready.
     """
     installed = checkpoints(models)
     for name in filter(None, _names(asked)):
@@ -66,10 +63,12 @@ def find_checkpoint(models: InstalledModels, asked: str, field: str) -> str:
                 return checkpoint.name
         if name == models.default:
             return name
-    raise RequestError(field, asked, ", ".join(each.title for each in installed) or "none yet")
+    return None
 
 
-def title_of(models: InstalledModels, name: str | None) -> str:
-    """Return the title of the model of this name (None: the default one); its name, or "", while it is not installed."""
-    name = name or models.default or ""
-    return next((each.title for each in checkpoints(models) if each.name == name), name)
+def find_checkpoint(models: InstalledModels, asked: str, field: str) -> str:
+    """Return the name of the installed model that a client means; raises RequestError about ``field``, which lists the titles."""
+    found = checkpoint_called(models, asked)
+    if found is None:
+        raise RequestError(field, asked, ", ".join(each.title for each in checkpoints(models)) or "none yet")
+    return found

@@ -5,33 +5,32 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from server.api.answers import base64_of
 from server.api.dependencies import Generation, Memory, Models
 from server.api.errors import from_validation, require
+from server.api.image_json import MOST_IMAGES
 from server.api.sdapi.bodies import Body, Image, Name, read_body, route_of
 from server.api.sdapi.errors import BAD_BODY
 from server.api.sdapi.names import in_their_keys, their_error
 from server.api.sdapi.scripts import base64_image, preprocessing
-from server.api.sdapi.state import Remembered
+from server.api.sdapi.state import Current
 from server.models.installed import UnknownModel
 from server.pipeline.abilities import control_nets
 from server.pipeline.limits import FIRST_ONLY, Items, Real, Within
 from server.pipeline.preprocessors.edges import HIGH_THRESHOLD, LOW_THRESHOLD
 from server.pipeline.preprocessors.registry import NONE, PREPROCESSORS
-from server.pipeline.request import FIELDS, RequestError
+from server.pipeline.request import RequestError, field_named
 from server.pipeline.request.controls import MAP_SIDE, THRESHOLD, MapQuestion, check_preprocessing
 
 router = APIRouter(prefix="/controlnet", tags=["automatic1111"])
 
 #: The version of the extension whose units are read (1.1), as it tells it.
 _VERSION = 3
-#: Images of a call that makes maps.
-_MOST = 16
 #: The keys of our fields.
 _KEYS = {"low_threshold": "controlnet_threshold_a", "high_threshold": "controlnet_threshold_b"}
-_UNITS = next(field for field in FIELDS if field.name == "controls").find(Items)
+_UNITS = field_named("controls").find(Items)
 assert _UNITS is not None
 _MOST_UNITS = _UNITS.most
 
@@ -61,8 +60,6 @@ class SliderOut(BaseModel):
 class PreprocessorDetail(BaseModel):
     """What a unit with a preprocessor has besides."""
 
-    model_config = ConfigDict(protected_namespaces=())
-
     model_free: bool = Field(False, description="Whether it works without a ControlNet; none does")
     sliders: list[SliderOut] = Field(description="The resolution, which is not used, and thresholds a and b")
 
@@ -76,8 +73,6 @@ class PreprocessorsOut(BaseModel):
 
 class ControlTypeOut(BaseModel):
     """The preprocessors and ControlNets that go together."""
-
-    model_config = ConfigDict(protected_namespaces=())
 
     module_list: list[str]
     model_list: list[str] = Field(description="None first, as clients expect it")
@@ -120,9 +115,9 @@ async def version() -> VersionOut:
     return VersionOut()
 
 
-def _nets(models: Models, state: Remembered) -> list[str]:
+def _nets(models: Models, current: Current) -> list[str]:
     try:
-        return list(control_nets(models.manifest(state.model or models.default or "")))
+        return list(control_nets(models.manifest(current or "")))
     except UnknownModel:  # not installed yet
         return []
 
@@ -154,7 +149,7 @@ async def settings() -> SettingsOut:
     return SettingsOut()
 
 
-Images = Annotated[list[Image], FIRST_ONLY, Field(max_length=_MOST)]
+Images = Annotated[list[Image], FIRST_ONLY, Field(max_length=MOST_IMAGES)]
 
 
 class DetectBody(Body):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from server.api.dialect import Dialect
+from server.api.dialect import Dialect, schemas_of
 from server.api.sdapi import PREFIX, controlnet, extras, images, lists, options, png_info, progress
-from server.api.sdapi.bodies import Img2ImgBody, Txt2ImgBody, schemas_of
+from server.api.sdapi.bodies import Img2ImgBody, Txt2ImgBody
 from server.api.sdapi.errors import SdapiError, render_error
 
 SDAPI = Dialect(

@@ -11,9 +11,10 @@ from fastapi import APIRouter, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
-from server.api.answers import base64_of, streamed_json
+from server.api.answers import base64_of, json_list, streamed_json
 from server.api.errors import require
-from server.api.native.upscale import bound_upscale
+from server.api.image_json import MOST_IMAGES
+from server.api.native.upscale import bound_with
 from server.api.sdapi import PREFIX
 from server.api.sdapi.bodies import Body, Flag, Image, Name, read_body, route_of
 from server.api.sdapi.call import Call
@@ -39,8 +40,6 @@ _KEYS = {
     "width": "upscaling_resize_w",
     "height": "upscaling_resize_h",
 }
-#: Images of a batch.
-_MOST = 16
 #: The size if none is sent.
 _FACTOR, _SIDE = 2.0, 512
 _VISIBILITIES = {
@@ -83,7 +82,7 @@ class NamedImage(Body):
 class ExtrasBatchBody(Enlarging):
     """Enlarge several images."""
 
-    imageList: Annotated[list[NamedImage], FIRST_ONLY, Field(max_length=_MOST)] | None = Field(
+    imageList: Annotated[list[NamedImage], FIRST_ONLY, Field(max_length=MOST_IMAGES)] | None = Field(
         None, description="The images"
     )
 
@@ -137,7 +136,7 @@ async def _submitted(call: Call, body: Enlarging, sent: Any, place: str) -> str:
     upscaler = RESAMPLINGS[0] if name is None else our_upscaler(name, known)
     try:
         fields: Mapping[str, Any] = {IMAGE: IMAGE, "upscaler": upscaler, **_size(body, source)}
-        request, cost = await bound_upscale(call.service, fields, attachments)
+        request, cost = bound_with(known, source, fields)
     except RequestError as error:
         raise their_error(error, keys=keys) from error
     request = request.model_copy(update={"notes": (*_unused(body), *request.notes)})
@@ -202,8 +201,7 @@ async def extra_batch_images(call: Call) -> Response:
 
 async def _batch(call: Call, jobs: list[Job]) -> AsyncIterator[bytes]:
     """Yield an `ExtrasBatchOut`, its images one by one: sixteen large ones would take gigabytes."""
-    before = f'{{"html_info": {json.dumps(_html(*jobs))}, "images": ['
-    for job in jobs:
-        yield f'{before}"{await _image(call, job)}"'.encode()
-        before = ", "
-    yield b"]}"
+    images = (f'"{await _image(call, job)}"' for job in jobs)
+    async for part in json_list(f'{{"html_info": {json.dumps(_html(*jobs))}, "images": [', images):
+        yield part
+    yield b"}"

@@ -21,6 +21,11 @@ _OWN = (
 )  # fmt: skip
 
 
+def timestamp(seconds: float) -> str:
+    """Return a time, in seconds since 1970, as AUTOMATIC1111 writes it."""
+    return time.strftime("%Y%m%d%H%M%S", time.localtime(seconds))
+
+
 def _strength(request: GenerationRequest) -> float | None:
     if request.source is not None:
         return request.source.strength
@@ -69,7 +74,7 @@ def info_of(job: Job, request: GenerationRequest, manifest: Manifest, notes: Seq
         "index_of_first_image": 0,
         "infotexts": texts,
         "styles": [],
-        "job_timestamp": time.strftime("%Y%m%d%H%M%S", time.localtime(job.created)),
+        "job_timestamp": timestamp(job.created),
         "clip_skip": prompts.clip_skip,
         "is_using_inpainting_conditioning": manifest.conditions.inpainting,
         "version": f"Anemone {__version__}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from server.api.dependencies import Generation, Models
 from server.api.sdapi import PREFIX
@@ -18,11 +18,7 @@ from server.pipeline.upscaling.names import LATENT, a1111_name
 router = APIRouter(prefix=PREFIX, tags=["automatic1111"])
 
 
-class _Item(BaseModel):
-    model_config = ConfigDict(protected_namespaces=())
-
-
-class CheckpointItem(_Item):
+class CheckpointItem(BaseModel):
     """An installed model."""
 
     title: str = Field(description="The name with the short hash", examples=["anemone-demo [0123456789]"])
@@ -33,7 +29,7 @@ class CheckpointItem(_Item):
     config: str | None = None
 
 
-class SamplerItem(_Item):
+class SamplerItem(BaseModel):
     """A sampler by AUTOMATIC1111's name."""
 
     name: str
@@ -41,7 +37,7 @@ class SamplerItem(_Item):
     options: dict[str, str]
 
 
-class SchedulerItem(_Item):
+class SchedulerItem(BaseModel):
     """A schedule type."""
 
     name: str
@@ -51,7 +47,7 @@ class SchedulerItem(_Item):
     need_inner_model: bool = False
 
 
-class UpscalerItem(_Item):
+class UpscalerItem(BaseModel):
     """An upscaler; the first is None."""
 
     name: str
@@ -61,20 +57,20 @@ class UpscalerItem(_Item):
     scale: float | None = None
 
 
-class NamedItem(_Item):
+class NamedItem(BaseModel):
     """Something with a name."""
 
     name: str
 
 
-class EmbeddingsOut(_Item):
+class EmbeddingsOut(BaseModel):
     """There are no embeddings here."""
 
     loaded: dict[str, Any] = {}
     skipped: dict[str, Any] = {}
 
 
-class ScriptsOut(_Item):
+class ScriptsOut(BaseModel):
     """The scripts that there are."""
 
     txt2img: list[str]

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Annotated, Any
+from typing import Any
 
 import psutil
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from server.api.dependencies import Models, Queue
 from server.api.sdapi import PREFIX
 from server.api.sdapi.bodies import Body, Name, read_body, route_of
-from server.api.sdapi.checkpoints import checkpoints, find_checkpoint, title_of
+from server.api.sdapi.checkpoints import checkpoints, find_checkpoint
 from server.api.sdapi.errors import BAD_BODY
-from server.api.sdapi.state import Remembered
+from server.api.sdapi.state import Current, Remembered
 from server.jobs.dispatcher import NoWorker
 from server.models.installed import UnknownModel
 
@@ -33,8 +33,6 @@ class OptionsBody(Body):
 class OptionsOut(BaseModel):
     """The options; all of them may be sent back."""
 
-    model_config = ConfigDict(protected_namespaces=())
-
     sd_model_checkpoint: str = Field(description="The title of the model of requests that name none")
     sd_checkpoint_hash: str = Field(description="Its sha256; empty while it is not installed")
     sd_vae: str = "Automatic"
@@ -45,7 +43,7 @@ class OptionsOut(BaseModel):
 
 
 class FlagsOut(BaseModel):
-    """How the server was started: nothing of it is told but that it has an API."""
+    """The server's flags; only `api` is shown."""
 
     api: bool = True
 
@@ -58,11 +56,12 @@ class MemoryOut(BaseModel):
 
 
 @router.get("/options", summary="Get the options")
-def options(models: Models, state: Remembered) -> OptionsOut:
+def options(models: Models, current: Current) -> OptionsOut:
     """Returns the model of requests that name none, and what clients expect beside it."""
-    title = title_of(models, state.model)
-    sha256 = next((each.sha256 for each in checkpoints(models) if each.title == title), "")
-    return OptionsOut(sd_model_checkpoint=title, sd_checkpoint_hash=sha256)
+    chosen = next((each for each in checkpoints(models) if each.name == current), None)
+    if chosen is None:  # not installed yet, or deleted
+        return OptionsOut(sd_model_checkpoint=current or "", sd_checkpoint_hash="")
+    return OptionsOut(sd_model_checkpoint=chosen.title, sd_checkpoint_hash=chosen.sha256)
 
 
 @router.post(
@@ -89,13 +88,6 @@ async def memory() -> MemoryOut:
     """Returns the free, used and whole memory."""
     now = psutil.virtual_memory()
     return MemoryOut(ram={"free": now.available, "used": now.total - now.available, "total": now.total})
-
-
-def _current(models: Models, state: Remembered) -> str | None:
-    return state.model or models.default
-
-
-Current = Annotated[str | None, Depends(_current)]
 
 
 @router.post("/unload-checkpoint", summary="Unload the model")

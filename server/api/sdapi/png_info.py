@@ -9,10 +9,13 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
 from server.api.dependencies import Memory
+from server.api.errors import require
+from server.api.refusal import bad_image
 from server.api.sdapi import PREFIX
 from server.api.sdapi.bodies import Body, Image, read_body, route_of
 from server.api.sdapi.errors import BAD_BODY, answers
 from server.api.sdapi.scripts import base64_image
+from server.api.service import IMAGE
 from server.errors import ApiError, encodable
 from server.pipeline.decoding.file import ImageError
 from server.pipeline.images import read_image
@@ -53,7 +56,7 @@ def _told(data: bytes) -> PngInfoOut:
         read_image(data)  # refuses what is no image
         found = find_infotext(data)
     except ImageError as bad:
-        raise ApiError(422, "invalid_image", f"image: {bad}", field="image", accepted=bad.accepted) from bad
+        return require(bad_image(IMAGE, bad))
     text = encodable(found.text or "")
     items = {encodable(name): encodable(value) for name, value in found.items.items()}
     items |= {encodable(name): encodable(f"not read: {why}") for name, why in found.unread.items()}

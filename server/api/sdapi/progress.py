@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import time
 
 from fastapi import APIRouter, Request
 from PIL import Image
@@ -14,6 +13,7 @@ from server.api.dependencies import Client, Generation, Queue
 from server.api.sdapi import PREFIX
 from server.api.sdapi.bodies import Body, Flag, Name, read_body, route_of
 from server.api.sdapi.errors import BAD_BODY
+from server.api.sdapi.info import timestamp
 from server.api.sdapi.state import Remembered, State, Task
 from server.jobs.job import Job
 from server.jobs.queue import JobQueue
@@ -78,15 +78,11 @@ class PendingOut(BaseModel):
     tasks: list[str]
 
 
-def _timestamp(seconds: float) -> str:
-    return time.strftime("%Y%m%d%H%M%S", time.localtime(seconds))
-
-
 def _state_of(job: Job) -> StateOut:
     return StateOut(
         job=job.id,
         job_count=1 if job.request is None else job.request.images,
-        job_timestamp=_timestamp(job.created),
+        job_timestamp=timestamp(job.created),
         job_no=job.image or 0,
         sampling_step=job.step or 0,
         sampling_steps=job.steps or 0,

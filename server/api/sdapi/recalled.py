@@ -6,14 +6,14 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from server.api.sdapi.checkpoints import find_checkpoint
+from server.api.sdapi.checkpoints import checkpoint_called
 from server.api.sdapi.upscalers import our_upscaler
 from server.errors import quoted
 from server.models.installed import InstalledModels
 from server.pipeline.fields import Infotext
 from server.pipeline.infotext import RequestFields, read_infotext, read_request_fields
 from server.pipeline.infotext.parameters import Unused
-from server.pipeline.request import FIELDS, RequestError, Task
+from server.pipeline.request import RequestError, Task, field_named
 from server.pipeline.upscaling.names import LATENT
 
 _HIRES = "hires"
@@ -30,7 +30,7 @@ class Recalled:
     def without(self, error: RequestError) -> Recalled:
         """Return what is left without the field that the model does not accept, which is noted."""
         fields = {name: value for name, value in self.fields.items() if name != error.field}
-        infotext = next(each for each in FIELDS if each.name == error.field).find(Infotext)
+        infotext = field_named(error.field).find(Infotext)
         name = error.field if infotext is None else infotext.key
         unused = Unused(name, str(error.value), f"accepted: {error.accepted}")
         return Recalled(fields, self.model, (*self.notes, f"of the infotext, {unused}"))
@@ -59,22 +59,15 @@ def _without_missing(fields: dict[str, Any], models: InstalledModels, upscalers:
         yield f"the infotext's upscaler {quoted(upscaler)} is not installed, and was not used; installed: {', '.join(known)}"
         del fields["hires_upscaler"]
     refiner = fields.get("refiner")
-    if refiner is not None:
-        try:
-            find_checkpoint(models, refiner, "infotext")
-        except RequestError:
-            yield f"the infotext's refiner {quoted(refiner)} is not installed, and was not used"
-            for name in ("refiner", "refiner_switch"):
-                fields.pop(name, None)
+    if refiner is not None and checkpoint_called(models, refiner) is None:
+        yield f"the infotext's refiner {quoted(refiner)} is not installed, and was not used"
+        for name in ("refiner", "refiner_switch"):
+            fields.pop(name, None)
 
 
 def _model(said: RequestFields, models: InstalledModels) -> tuple[str | None, tuple[str, ...]]:
-    for name in (said.model, said.model_hash):
-        try:
-            if name is not None:
-                return find_checkpoint(models, name, "infotext"), ()
-        except RequestError:
-            continue
-    if said.model is None and said.model_hash is None:
-        return None, ()
+    names = [name for name in (said.model, said.model_hash) if name is not None]
+    found = next(filter(None, (checkpoint_called(models, name) for name in names)), None)
+    if found is not None or not names:
+        return found, ()
     return None, (f"the infotext's model {quoted(said.model or said.model_hash)} is not installed, and was not used",)

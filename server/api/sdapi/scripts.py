@@ -11,7 +11,7 @@ from server.api.sdapi.fit import Fit
 from server.api.sdapi.names import unit_place
 from server.errors import quoted
 from server.pipeline.infotext.controls import without_hash
-from server.pipeline.preprocessors.registry import NONE, PREPROCESSORS, accepted_preprocessors, find_preprocessor
+from server.pipeline.preprocessors.registry import NONE, PREPROCESSORS, find_preprocessor, learned_reason
 from server.pipeline.request import RequestError
 
 CONTROLNET = "ControlNet"
@@ -135,8 +135,7 @@ def _preprocessor(module: Any, place: str) -> str:
     found = find_preprocessor(module) if isinstance(module, str) else None
     if found is None:
         titles = ", ".join(each.title for each in PREPROCESSORS.values())
-        why = accepted_preprocessors(str(module)[:80]).partition(";")[2]
-        raise RequestError(place, module, f"{titles}{';' * bool(why)}{why}")
+        raise RequestError(place, module, titles + learned_reason(str(module)[:80]))
     return found.name
 
 

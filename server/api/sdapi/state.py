@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from server.api.dependencies import Models
 from server.events import OPEN
 from server.jobs.job import Job
 from server.jobs.queue import JobQueue
@@ -78,3 +79,12 @@ async def _state(request: Request) -> State:
 
 
 Remembered = Annotated[State, Depends(_state)]
+
+
+def _current(models: Models, state: Remembered) -> str | None:
+    # Not asynchronous, since a default that is not set is looked for in the models folder.
+    return state.model or models.default
+
+
+#: The name of the model of requests that name none; None if there is none yet.
+Current = Annotated[str | None, Depends(_current)]

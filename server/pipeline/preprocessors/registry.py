@@ -59,10 +59,14 @@ def find_preprocessor(title: str) -> Preprocessor | None:
 
 def accepted_preprocessors(asked: str) -> str:
     """Return what is accepted in place of an unknown preprocessor, and the reason if it is a learned one."""
-    names = ", ".join(PREPROCESSORS)
+    return ", ".join(PREPROCESSORS) + learned_reason(asked)
+
+
+def learned_reason(asked: str) -> str:
+    """Return why a learned preprocessor is not here, to follow the names of those that are; "" for other names."""
     if asked not in LEARNED:
-        return names
+        return ""
     return (
-        f"{names}; {asked} needs a trained network, and this server has no weights for it: make the "
+        f"; {asked} needs a trained network, and this server has no weights for it: make the "
         f"map elsewhere and send it with the preprocessor {NONE}"
     )

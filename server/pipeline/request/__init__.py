@@ -10,12 +10,13 @@ from server.pipeline.request.errors import RequestError
 from server.pipeline.request.request import (
     FIELDS,
     GenerationRequest,
+    field_named,
     longest_prompt,
 )
 from server.pipeline.request.sampling import Extent, Size
 from server.pipeline.request.seeds import RNGS, ImageSeeds
 from server.pipeline.request.stored import JobRequest, read_request
-from server.pipeline.request.tasks import TASKS, Task, takers
+from server.pipeline.request.tasks import TASKS, Task, edit_task, takers
 from server.pipeline.request.upscale import UPSCALE_FIELDS, UpscaleRequest, bind_upscale, needs_model
 
 __all__ = [
@@ -34,6 +35,8 @@ __all__ = [
     "bind",
     "bind_upscale",
     "defaults",
+    "edit_task",
+    "field_named",
     "longest_prompt",
     "needs_model",
     "read_request",

@@ -138,6 +138,13 @@ class GenerationRequest(Part):
 
 #: Every field that a client may set.
 FIELDS: tuple[RequestField, ...] = tuple(fields_of(GenerationRequest))
+
+
+def field_named(name: str) -> RequestField:
+    """Return the field of this name; raise StopIteration if there is none."""
+    return next(field for field in FIELDS if field.name == name)
+
+
 #: The parts that a request may lack, by name.
 OPTIONAL_PARTS: dict[str, type[Part]] = {
     name: part

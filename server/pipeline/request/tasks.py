@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from server.pipeline.fields import RequestField
+from server.pipeline.request.edits import Outpaint
 from server.pipeline.request.request import FIELDS
 
 
@@ -40,6 +41,13 @@ TASKS: dict[str, Task] = {
         Task("variations", ("image",), ("mask", "outpaint"), {"prompt": "", "strength": 0.6}),
     )
 }
+
+
+def edit_task(sent: Mapping[str, Any]) -> Task:
+    """Return the task of an image that is changed: a mask makes it inpainting, pixels beyond an edge outpainting."""
+    if Outpaint.is_asked(sent):
+        return TASKS["outpaint"]
+    return TASKS["img2img" if sent.get("mask") is None else "inpaint"]
 
 
 def takers(name: str) -> tuple[str, ...]:
