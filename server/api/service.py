@@ -50,7 +50,7 @@ _NOT_READY_SECONDS = 5
 
 @dataclass(frozen=True)
 class Told(Generic[_T]):
-    """What was made of an upload without a job, and notes on what was not used of it."""
+    """The result of an upload that makes no job, and notes on parts of the upload that were not used."""
 
     value: _T
     notes: tuple[str, ...]

@@ -29,9 +29,9 @@ class Upload:
 
 
 def _named_files(field: RequestField, text: str, files: Mapping[str, SentFile], used: set[str]) -> Any:
-    """Return the list in a form's text with the files that it names; raise ApiError where it names none.
+    """Return the list in a form's text with the files that it names; raise ApiError for a name without a file.
 
-    What is no such list is left to the field's validation.
+    Another value is left to the field's validation.
     """
     try:
         items = Items.parsed(text)

@@ -1,4 +1,4 @@
-"""What a tool answers: sentences for the language model, the same as JSON, and images."""
+"""Builds a tool's answer: sentences for the language model, the same as JSON, and images."""
 
 from __future__ import annotations
 

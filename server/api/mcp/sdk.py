@@ -1,4 +1,4 @@
-"""What the SDK makes of messages: a server that lists and calls our tools. Only this module imports the SDK."""
+"""Answers messages by the SDK: a server that lists and calls our tools. Only this module imports the SDK."""
 
 from __future__ import annotations
 

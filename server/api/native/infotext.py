@@ -62,7 +62,7 @@ def _installed(told: RequestFields, models: InstalledModels) -> str | None:
 
 
 def _read(data: bytes, models: InstalledModels) -> InfotextOut:
-    """Return what an image tells; raises ImageError if it is none."""
+    """Return the request that an image tells; raise ImageError for other files."""
     read_image(data)
     found = find_infotext(data)
     if found.text is None:

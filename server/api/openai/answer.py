@@ -174,7 +174,7 @@ class _Previews:
         self._sent: dict[int, int] = {}
 
     def due(self, progress: Mapping[str, Any]) -> int | None:
-        """Return the number of the preview that a progress event has and that is to be sent; None if none is."""
+        """Return the number of a progress event's preview if it is to be sent, or else None."""
         sent = self._sent.get(progress["image"], 0)
         reached = progress["step"] * (self._wanted + 1) // progress["steps"]
         if progress["preview"] is None or sent >= self._wanted or reached <= sent:

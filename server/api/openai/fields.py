@@ -114,7 +114,7 @@ CALLS = (GENERATION, EDIT, VARIATION)
 
 @dataclass(frozen=True)
 class Asked:
-    """What a client asks for.
+    """A client's request.
 
     upload: our fields and the attachments.
     sent: the client's names of our fields, where they differ.

@@ -80,7 +80,7 @@ def in_our_names(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, s
 
 
 def put_size(named: dict[str, Any], sent: dict[str, str]) -> None:
-    """Put width and height in the place of a size; raise RequestError for one that is none."""
+    """Put width and height in the place of a size; raise RequestError for a text that is not a size."""
     size = named.pop("size", None)
     if size is None or (isinstance(size, str) and size.strip().lower() == "auto"):
         return

@@ -1,4 +1,4 @@
-"""What the calls that make jobs need besides their bodies."""
+"""The parts of the server that the calls which make jobs use."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class SliderOut(BaseModel):
 
 
 class PreprocessorDetail(BaseModel):
-    """What a unit with a preprocessor has besides."""
+    """The settings of a unit with a preprocessor."""
 
     model_free: bool = Field(False, description="Whether it works without a ControlNet; none does")
     sliders: list[SliderOut] = Field(description="The resolution, which is not used, and thresholds a and b")

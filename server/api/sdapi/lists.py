@@ -141,7 +141,7 @@ for _name in _EMPTY:
         _nothing,
         name=_name,
         summary=f"List the {_name}",
-        description="Returns an empty list: there are none.",
+        description="Returns an empty list: this server has nothing of the kind.",
     )
 
 

@@ -1,4 +1,4 @@
-"""How far the dialect's jobs are, and their interruption."""
+"""The progress of the dialect's jobs, and their interruption."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class StateOut(BaseModel):
 
 
 class ProgressOut(BaseModel):
-    """How far the running job of this API is; 0 if none runs."""
+    """The progress of this API's running job; 0 if no job runs."""
 
     progress: float = Field(description="0 to 1")
     eta_relative: float = Field(description="Seconds until it ends")
@@ -51,7 +51,7 @@ class ProgressOut(BaseModel):
 
 
 class TaskBody(Body):
-    """The task that is asked about."""
+    """A question about a task."""
 
     id_task: Name | None = Field(None, description="The request's `force_task_id`, or else its job's id")
     id_live_preview: Whole | None = Field(None, description="The preview that the client has")
@@ -59,7 +59,7 @@ class TaskBody(Body):
 
 
 class TaskOut(BaseModel):
-    """How far a task is."""
+    """The progress of a task."""
 
     active: bool
     queued: bool

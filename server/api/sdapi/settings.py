@@ -21,7 +21,7 @@ _RNGS = {"gpu": "cuda", "nv": "cuda", "cpu": "torch"}
 
 @dataclass
 class Settings:
-    """What settings mean: fields, the keys of those that stand here, and notes."""
+    """The fields that settings give, the keys of those fields, and notes."""
 
     fields: dict[str, Any] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What the dialect remembers while the server runs: the model that clients have chosen, and the jobs that they wait for."""
+"""The dialect's memory while the server runs: the model that clients have chosen, and the jobs that they wait for."""
 
 from __future__ import annotations
 

@@ -27,7 +27,8 @@ _WEBP_METHOD = 2
 
 
 def encode_png(pixels: NDArray[np.uint8], parameters: str, kind: SourceType | None = None) -> bytes:
-    """Return a PNG of uint8 [H, W, 3] with ``parameters`` as AUTOMATIC1111's text chunk (iTXt if it is not Latin-1 alone).
+    """Return a PNG of uint8 [H, W, 3] with ``parameters`` as AUTOMATIC1111's text chunk (iTXt if it is not
+    Latin-1, or would be read otherwise as UTF-8).
 
     With ``kind`` it also says how the image came about, in XMP.
     """

@@ -44,7 +44,7 @@ def test_no_request_gets_an_answer_that_the_document_does_not_have(case: Case, s
         # A preference or retry count that means nothing is ignored (RFC 7240), so such a request may succeed.
         excluded.append(negative_data_rejection)
     if case.path == "/api/v1/tokens":
-        # The fake model has no tokenizer and no UNet, which is told as a damaged model: 503.
+        # The fake model has no tokenizer and no UNet: it answers 503, as a damaged model does.
         excluded.append(not_a_server_error)
     answer = case.call(base_url=str(server.base_url))
     if answer.status_code in (413, 414):
