@@ -72,7 +72,7 @@ def _ending(job: Job) -> str:
     seeds = [str(image.seed) for image in job.images if image.seed is not None]
     seed = f", {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(seeds)}" if seeds else ""
     model = f", model {job.model}" if job.model else ""
-    made = f"{_counted(len(job.images), 'image')} of {job.request.size}"
+    made = f"{_counted(len(job.images), 'image')} of {job.request.result}"
     return f"Job {job.id} {job.status}: {made}{seed}{model}."
 
 

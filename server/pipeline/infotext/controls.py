@@ -92,7 +92,8 @@ def read_unit(key: str, text: str) -> tuple[dict[str, Any] | None, list[Unused]]
     }
     if preprocessor is not None and preprocessor.thresholds:
         names = zip(("low_threshold", "high_threshold"), _THRESHOLDS, strict=True)
-        values |= {name: settings.pop(theirs, None) for name, theirs in names}
+        sent = ((name, settings.pop(theirs, None)) for name, theirs in names)
+        values |= {name: text for name, text in sent if text != "-1"}  # the usual one
     fields |= {name: value for name, value in values.items() if value is not None}
     for name, value in settings.items():
         if value.lower() not in _USUAL.get(name, ()):

@@ -141,6 +141,9 @@ class _Reading:
     def _seed(self) -> None:
         seed = self._pop("Seed")
         if seed is None:
+            for key in ("Variation seed", "Variation seed strength"):
+                if (text := self._pop(key)) is not None:
+                    self._refuse(key, text, "there is no Seed")
             return
         self._put("seed", seed, "Seed")
         self._left.setdefault(_KEYS["rng"], _A1111_RNG)

@@ -101,6 +101,11 @@ def test_generating_makes_the_native_calls_job(client: httpx.Client, mode: str) 
         assert word in text(result)
 
 
+def test_an_image_with_a_second_pass_has_the_size_of_that_pass(client: httpx.Client) -> None:
+    result = call(client, "generate_image", prompt="a star", width=64, height=64, hires_scale=2)
+    assert "1 image of 128x128" in text(result)
+
+
 def test_several_images_are_all_shown(client: httpx.Client) -> None:
     result = call(client, "generate_image", prompt="stars", n=2, seed=3, format="webp")
     assert [kind for kind, _ in images(result)] == ["image/webp", "image/webp"]

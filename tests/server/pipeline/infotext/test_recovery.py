@@ -324,6 +324,18 @@ def test_a_unit_of_a1111_s_extension_is_a_control(unit):
     assert "controls" not in read(f'Steps: 20, CFG scale: 7, ControlNet 0: "{unit}"', ())[0]
 
 
+def test_thresholds_of_minus_one_are_the_usual_ones():
+    unit = "Module: canny, Model: c, Threshold A: -1, Threshold B: -1"
+    found, unused, _ = read(f'Steps: 20, CFG scale: 7, ControlNet 0: "{unit}"')
+    assert (found["controls"], unused) == ([{"preprocessor": "canny", "net": "c"}], {})
+
+
+def test_a_variation_without_a_seed_says_what_is_missing():
+    _, unused, _ = read("Steps: 20, CFG scale: 7, Variation seed: 4, Variation seed strength: 0.5")
+    assert set(unused) == {"Variation seed", "Variation seed strength"}
+    assert set(unused.values()) == {"there is no Seed"}
+
+
 def test_what_a_control_does_not_have_is_said():
     unit = (
         "Module: depth_midas, Model: d, Weight: 3, Resize Mode: Just Resize, Control Mode: ControlNet is more important"
