@@ -23,3 +23,11 @@ export function Announcements() {
     </p>
   );
 }
+
+/** A sentence on what did not work. */
+export const Failure = ({ text }: { text?: string | null }) =>
+  text ? (
+    <p class="refused" role="alert">
+      {text}
+    </p>
+  ) : null;

@@ -5,6 +5,9 @@ import { keep, recall, whenKept } from "./storage";
 /** Paths are relative, so that the page works below a proxy's path too. */
 const PREFIX = "api/v1";
 
+/** Return a path of the API relative to the page. */
+export const relative = (path: string) => path.slice(1);
+
 /** An answer that is not a success; `field` is the request's wrong field, if any. */
 export class ApiError extends Error {
   constructor(
@@ -20,7 +23,7 @@ export class ApiError extends Error {
 export const AWAY = "The server does not answer";
 
 /** The server did not answer at all. */
-export class Unreachable extends Error {
+class Unreachable extends Error {
   constructor() {
     super(AWAY);
   }
@@ -96,7 +99,7 @@ async function failure(answer: Response): Promise<ApiError> {
 /** Return the answer to a call of the API; it waits for the login where the server asks for a key. */
 export async function answerTo(path: string, call: Call = {}): Promise<Response> {
   for (;;) {
-    const answer = await send(path.startsWith("/") ? path.slice(1) : `${PREFIX}/${path}`, call);
+    const answer = await send(path.startsWith("/") ? relative(path) : `${PREFIX}/${path}`, call);
     if (answer.ok) return answer;
     if (answer.status !== 401) throw await failure(answer);
     await login();

@@ -20,7 +20,7 @@ const opened = signal<"models" | "settings" | null>(null);
 const dragging = signal(false);
 const wrong = signal("");
 
-/** What is to be known before anything else: the server is away, or not ready yet. */
+/** Shows what matters before anything else: the server is away, or not ready yet. */
 function Banner() {
   const state = readiness.value;
   if (!reachable.value) return <p class="banner" role="status">The server does not answer; trying again…</p>;

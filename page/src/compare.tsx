@@ -1,5 +1,6 @@
 /** Two images over each other, divided where the slider stands. */
 import { useSignal } from "@preact/signals";
+import { relative } from "./api";
 import { Icon } from "./icons";
 import { title } from "./words";
 import type { Shown } from "./viewer";
@@ -8,7 +9,6 @@ interface Props {
   one: Shown;
   others: readonly Shown[];
   from: Shown;
-  onClose: () => void;
 }
 
 const same = (a: Shown, b: Shown) => a.job.id === b.job.id && a.image.index === b.image.index;
@@ -22,8 +22,8 @@ export function Compare({ one, others, from }: Props) {
   return (
     <div class="compare">
       <div class="pair" style={{ "--divided": `${divided.value}%` }}>
-        <img src={one.image.url.slice(1)} alt={`Left: ${title(one.job)}`} />
-        <img src={other.value.image.url.slice(1)} alt={`Right: ${title(other.value.job)}`} />
+        <img src={relative(one.image.url)} alt={`Left: ${title(one.job)}`} />
+        <img src={relative(other.value.image.url)} alt={`Right: ${title(other.value.job)}`} />
       </div>
       <label class="divider">
         <span class="unseen">Where the two images are divided</span>

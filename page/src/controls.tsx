@@ -1,5 +1,6 @@
 /** Control maps: images that say where things go, and what their preprocessors make of them. */
 import { useSignal } from "@preact/signals";
+import { Failure } from "./announcements";
 import { answerTo } from "./api";
 import { addControl, controls, removeControl, type Control } from "./draft";
 import { Icon } from "./icons";
@@ -108,11 +109,7 @@ function Item({ control, number, wrong }: { control: Control; number: number; wr
         </button>
       )}
       {map.value && <img class="map" src={map.value} alt={`What ${preprocessor.value} makes of the image`} />}
-      {(wrong || failed.value) && (
-        <p class="refused" role="alert">
-          {wrong ? refused.value?.message : failed.value}
-        </p>
-      )}
+      <Failure text={wrong ? refused.value?.message : failed.value} />
     </fieldset>
   );
 }

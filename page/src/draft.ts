@@ -89,12 +89,3 @@ export function startFrom(picture: Picture | null, how: Edit = edit.value): void
 }
 
 export const SIDES = ["left", "right", "top", "bottom"] as const;
-
-/** Fill the form with a job's settings; fields that it does not have, or that are as usual, are emptied. */
-export function reuse(request: Record<string, unknown>, names: readonly string[], usual: (name: string) => unknown): void {
-  for (const name of names) {
-    const value = request[name];
-    const isPlain = typeof value === "string" || typeof value === "number" || typeof value === "boolean";
-    field(name).value = isPlain && String(value) !== String(usual(name)) ? String(value) : "";
-  }
-}

@@ -1,8 +1,8 @@
 /** The request's fields: what each is called, what it takes, and when it applies. A new one costs a line here. */
-import { controls, edit, field, mask, palette, source, style } from "./draft";
+import { controls, edit, field, palette, SIDES, source, style, type Edit } from "./draft";
 import { capabilities, model } from "./server";
 
-export type Kind = "whole" | "real" | "choice" | "switch";
+type Kind = "whole" | "real" | "choice" | "switch";
 
 export interface FieldSpec {
   /** Its name in the API. */
@@ -38,22 +38,22 @@ export const SIGMAS: FieldSpec = {
   name: "sigmas", label: "Noise levels", kind: "choice", usual: () => "automatic",
   choices: () => capabilities.value?.sigmas[field("scheduler").value || (model.value?.defaults.scheduler ?? "")] ?? [],
 };
-export const STRENGTH: FieldSpec = {
+const STRENGTH: FieldSpec = {
   name: "strength", label: "Strength", kind: "real", step: 0.05, applies: () => source.value !== null,
   usual: () => (edit.value === "img2img" ? (field("prompt").value.trim() ? model.value?.defaults.strength : 0.6) : 1),
   about: "0 keeps it, 1 replaces it",
 };
-const EXTENSIONS: FieldSpec[] = (["left", "right", "top", "bottom"] as const).map((side) => ({
-  name: `extend_${side}`, label: side[0]!.toUpperCase() + side.slice(1), kind: "whole", step: 8, usual: () => 0, applies: extending,
+const EXTENSIONS: FieldSpec[] = SIDES.map((side) => ({
+  name: `extend_${side}`, label: side.charAt(0).toUpperCase() + side.slice(1), kind: "whole", step: 8, usual: () => 0, applies: extending,
 }));
 
-export interface Section {
+interface Section {
   title: string;
   fields: FieldSpec[];
 }
 
 /** Of the image to start from, by what is done to it. */
-export const EDITING: Record<string, FieldSpec[]> = {
+export const EDITING: Record<Edit, FieldSpec[]> = {
   img2img: [STRENGTH],
   inpaint: [
     STRENGTH,
@@ -140,18 +140,27 @@ export const MORE: Section[] = [
 ];
 
 const ALL: FieldSpec[] = [
-  STEPS, GUIDANCE, COUNT, SCHEDULER, SIGMAS, ...Object.values(EDITING).flat(), ...MORE.flatMap((section) => section.fields),
+  ...new Set([STEPS, GUIDANCE, COUNT, SCHEDULER, SIGMAS, ...Object.values(EDITING).flat(), ...MORE.flatMap((section) => section.fields)]),
 ];
 const TEXTS = ["prompt", "negative_prompt", "model"];
 const WHOLE = ["seed", "width", "height"];
 
 /** The names of all fields that a job's settings may fill. */
-export const NAMES = [...TEXTS, ...WHOLE, ...new Set(ALL.map((spec) => spec.name))];
+const NAMES = [...TEXTS, ...WHOLE, ...ALL.map((spec) => spec.name)];
 
 /** Go back to the model's defaults; the prompts and the images stay. */
 export function reset(): void {
   for (const name of NAMES) if (!TEXTS.includes(name)) field(name).value = "";
   controls.value = [];
+}
+
+/** Fill the form with a job's settings; fields that it does not have, or that are as usual, are emptied. */
+export function reuse(request: Record<string, unknown>): void {
+  for (const name of NAMES) {
+    const value = request[name];
+    const isPlain = typeof value === "string" || typeof value === "number" || typeof value === "boolean";
+    field(name).value = isPlain && String(value) !== String(usualOf(name)) ? String(value) : "";
+  }
 }
 
 /** Return what a field is if it is left empty; undefined if the model or the request decides. */
@@ -169,7 +178,6 @@ export function filled(): Record<string, string | number | boolean> {
       if (value === "true") values[name] = true;
     } else values[name] = kind === "choice" ? value : Number(value);
   }
-  if (source.value !== null && edit.value === "outpaint") for (const name of ["width", "height"]) delete values[name];
-  if (mask.value === null) delete values.invert_mask;
+  if (extending()) for (const name of ["width", "height"]) delete values[name];
   return values;
 }

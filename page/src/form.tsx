@@ -1,12 +1,13 @@
 /** The form: what the image shows, how it is made, and what it starts from. */
 import { useEffect, useRef } from "preact/hooks";
+import { Failure } from "./announcements";
 import { controls, edit, field, mask, palette, source, startFrom, style, type Edit } from "./draft";
 import { COLORS, COUNT, EDITING, GUIDANCE, MORE, reset, SCHEDULER, SIGMAS, STEPS } from "./fields";
 import { Controls } from "./controls";
 import { Icon } from "./icons";
 import { ImageInput } from "./image_input";
 import { ToldSettings } from "./told";
-import { Field, Refusal, refusal } from "./inputs";
+import { Field, Labelled, Refusal, refusal } from "./inputs";
 import { MaskField } from "./mask";
 import { Outpaint } from "./outpaint";
 import { SeedField } from "./seed";
@@ -32,11 +33,7 @@ function Count({ tokens }: { tokens: Tokens | null }) {
 function Prompt({ name, label, rows, tokens }: { name: string; label: string; rows: number; tokens: Tokens | null }) {
   const value = field(name);
   return (
-    <div class="field">
-      <div class="label">
-        <label for={name}>{label}</label>
-        <Count tokens={tokens} />
-      </div>
+    <Labelled name={name} label={label} extra={<Count tokens={tokens} />}>
       <textarea
         id={name}
         dir="auto"
@@ -51,8 +48,7 @@ function Prompt({ name, label, rows, tokens }: { name: string; label: string; ro
         }}
         {...refusal(name)}
       />
-      <Refusal name={name} />
-    </div>
+    </Labelled>
   );
 }
 
@@ -99,7 +95,7 @@ function Start() {
           {edit.value === "inpaint" && <MaskField key={source.value.url} picture={source.value} mask={mask} />}
           {edit.value === "outpaint" && <Outpaint key={source.value.url} picture={source.value} />}
           <div class="grid">
-            {EDITING[edit.value]!.map((spec) => (
+            {EDITING[edit.value].map((spec) => (
               <Field key={spec.name} spec={spec} />
             ))}
           </div>
@@ -191,7 +187,7 @@ export function Form() {
       <Prompt name="prompt" label="Prompt" rows={4} tokens={promptTokens.value} />
       <Prompt name="negative_prompt" label="Not in the image" rows={1} tokens={negativeTokens.value} />
       <Start />
-      <details class="more settings" open={isWide() || undefined}>
+      <details class="more" open={isWide() || undefined}>
         <summary>Settings</summary>
         <div class="grid">
           <ModelField />
@@ -206,11 +202,7 @@ export function Form() {
       </details>
       <More />
       <div class="go">
-        {error && !named && (
-          <p class="refused" role="alert">
-            {error.message}
-          </p>
-        )}
+        <Failure text={error && !named ? error.message : null} />
         <button class="main" type="submit" disabled={!ready} aria-busy={submitting.value}>
           <Icon name="plus" />
           {submitting.value ? "Sending…" : "Generate"}

@@ -1,6 +1,8 @@
 /** The gallery: every image that the server keeps, the newest first, with places for those that are being made. */
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
+import { relative } from "./api";
+import { Failure } from "./announcements";
 import { Icon } from "./icons";
 import { jobs, live, loaded, more, next, remove } from "./jobs";
 import { fraction } from "./queue";
@@ -12,7 +14,7 @@ import type { Job, JobImage, Size } from "./types";
 const UNKNOWN: Size = { width: 1, height: 1 };
 
 /** Return the address of a small file of an image, for a card. */
-const card = (image: JobImage) => `${image.url.slice(1)}?format=webp&quality=85`;
+const card = (image: JobImage) => `${relative(image.url)}?format=webp&quality=85`;
 
 const shape = (job: Job) => {
   const { width, height } = job.size ?? UNKNOWN;
@@ -57,11 +59,7 @@ function Failed({ job }: { job: Job }) {
         <button type="button" onClick={() => void remove(job).catch((error: Error) => (kept.value = error.message))} aria-label={`Remove the failed job: ${title(job)}`}>
           Remove
         </button>
-        {kept.value && (
-          <p class="refused" role="alert">
-            {kept.value}
-          </p>
-        )}
+        <Failure text={kept.value} />
       </div>
     </li>
   );

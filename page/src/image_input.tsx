@@ -1,6 +1,7 @@
 /** A place for an image: dropped, pasted, or chosen as a file. */
 import type { Signal } from "@preact/signals";
 import { useState } from "preact/hooks";
+import { Failure } from "./announcements";
 import { Icon } from "./icons";
 import { refusal } from "./inputs";
 import { dropped, pictureOf, type Picture } from "./pictures";
@@ -86,11 +87,7 @@ export function ImageInput({ id, label, picture, onPicture = (taken) => (picture
           <Icon name="close" />
         </button>
       )}
-      {wrong && (
-        <p class="refused" role="alert">
-          {wrong}
-        </p>
-      )}
+      <Failure text={wrong} />
     </div>
   );
 }

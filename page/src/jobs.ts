@@ -4,10 +4,10 @@
  */
 import { computed, signal } from "@preact/signals";
 import { announce, announceCalmly } from "./announcements";
-import { ApiError, call, get, retried } from "./api";
+import { ApiError, call, get, retried, relative } from "./api";
 import { markStale, pause } from "./server";
 import { seconds } from "./words";
-import type { Job, JobsPage, Progress } from "./types";
+import type { Job, JobsPage, Progress, Status } from "./types";
 
 const PAGE = 30;
 const BUSY_MS = 700;
@@ -15,12 +15,12 @@ const IDLE_MS = 3000;
 const HIDDEN_MS = 15000;
 
 /** What the events of a running job have told last; `preview` is the address of a small JPEG. */
-export interface Live extends Progress {
+interface Live extends Progress {
   eta: number | null;
   preview: string | null;
 }
 
-export const byId = signal<ReadonlyMap<string, Job>>(new Map());
+const byId = signal<ReadonlyMap<string, Job>>(new Map());
 export const live = signal<ReadonlyMap<string, Live>>(new Map());
 /** Whether the first page of jobs has come. */
 export const loaded = signal(false);
@@ -29,7 +29,7 @@ export const trouble = signal("");
 /** `before` of the page of jobs that follows those in the store; null if there is none. */
 export const next = signal<number | null>(null);
 
-export const isOpen = (job: Job) => job.status === "queued" || job.status === "running";
+export const isOpen = ({ status }: { status: Status }) => status === "queued" || status === "running";
 /** All jobs, the newest first. */
 export const jobs = computed(() => [...byId.value.values()].sort((a, b) => b.created - a.created));
 /** The open jobs in the order in which they run. */
@@ -39,7 +39,7 @@ export const open = computed(() =>
 
 const streams = new Map<string, EventSource>();
 let wake = () => {};
-/** How many times the list was not read, since the newest job was the same; what was deleted elsewhere shows in a while. */
+/** Refreshes since the list was last read whole; after MOST_SKIPPED it is read again, which finds deletions. */
 let skipped = 0;
 const MOST_SKIPPED = 5;
 
@@ -81,7 +81,7 @@ function follow(): void {
 }
 
 function streamOf(job: Job): EventSource {
-  const stream = new EventSource(`${job.url.slice(1)}/events`);
+  const stream = new EventSource(`${relative(job.url)}/events`);
   stream.addEventListener("progress", (event) => {
     const told = JSON.parse((event as MessageEvent<string>).data) as Live;
     const preview = told.preview === null ? null : `data:image/jpeg;base64,${told.preview}`;

@@ -1,9 +1,10 @@
 /** The models: which are installed and loaded, what they take, and how a new one comes. */
 import { signal, useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { announce } from "./announcements";
-import { ApiError, call, get, retried } from "./api";
+import { Failure, announce } from "./announcements";
+import { call, get, retried } from "./api";
 import { Dialog } from "./dialog";
+import { isOpen } from "./jobs";
 import { markStale, pause, readCapabilities } from "./server";
 import { bytes, dimensions, seconds } from "./words";
 import type { Conversion, InstalledModel, Models as ModelList } from "./types";
@@ -25,8 +26,6 @@ async function refresh(): Promise<void> {
     markStale();
   }
 }
-
-const isOpen = ({ status }: Conversion) => status === "queued" || status === "running";
 
 export function Models({ onClose }: { onClose: () => void }) {
   useEffect(() => {
@@ -85,11 +84,7 @@ function Entry({ model }: { model: InstalledModel }) {
           {model.family} · {model.sizes.map(dimensions).join(", ")} · {bytes(model.disk_bytes)} on disk · {bytes(model.memory.together)} in memory
           {model.jobs > 0 && ` · ${model.jobs} ${model.jobs === 1 ? "job" : "jobs"}`}
         </p>
-        {failed.value && (
-          <p class="refused" role="alert">
-            {failed.value}
-          </p>
-        )}
+        <Failure text={failed.value} />
       </div>
       <div class="buttons">
         {model.loaded ? (
@@ -145,7 +140,7 @@ function Add() {
   const source = useSignal("");
   const name = useSignal("");
   const sizes = useSignal("");
-  const refused = useSignal<{ message: string; field: string | null } | null>(null);
+  const refused = useSignal("");
   const convert = async () => {
     const sides = sizes.value.split(/[\s,]+/).filter(Boolean).map((size) => size.split(/[x×]/).map(Number));
     const json = {
@@ -155,12 +150,12 @@ function Add() {
     };
     try {
       await call("models", { method: "POST", json });
-      refused.value = null;
+      refused.value = "";
       source.value = name.value = sizes.value = "";
       announce("The model is being fetched and converted");
       await refresh();
     } catch (error) {
-      refused.value = { message: (error as Error).message, field: error instanceof ApiError ? error.field : null };
+      refused.value = (error as Error).message;
     }
   };
   const checkpoints = list.value?.checkpoints ?? [];
@@ -196,11 +191,7 @@ function Add() {
           <input id="model-sizes" placeholder="512x512, 512x768" value={sizes.value} onInput={(event) => (sizes.value = event.currentTarget.value)} />
         </div>
       </div>
-      {refused.value && (
-        <p class="refused" role="alert">
-          {refused.value.message}
-        </p>
-      )}
+      <Failure text={refused.value} />
       <button type="submit">Download and convert</button>
     </form>
   );

@@ -1,5 +1,6 @@
 /** The queue: what runs and what waits, of every client. */
 import { effect, useSignal } from "@preact/signals";
+import { Failure } from "./announcements";
 import { cancel, live, open } from "./jobs";
 import { readiness } from "./server";
 import { seconds, title } from "./words";
@@ -33,7 +34,7 @@ function Entry({ job }: { job: Job }) {
     }
   };
   return (
-    <li class={job.status}>
+    <li>
       <span class="thumb">{preview && <img src={preview} alt="" />}</span>
       <div>
         <p class="title" dir="auto">{title(job)}</p>
@@ -92,11 +93,7 @@ export function Queue() {
         )}
       </header>
       {paused && <p class="refused">Paused: {paused}</p>}
-      {failed.value && (
-        <p class="refused" role="alert">
-          {failed.value}
-        </p>
-      )}
+      <Failure text={failed.value} />
       <ul>
         {jobs.map((job) => (
           <Entry key={job.id} job={job} />

@@ -48,7 +48,7 @@ export async function watchReadiness(): Promise<never> {
 // A model may have come or gone meanwhile.
 document.addEventListener("visibilitychange", () => document.hidden || markStale());
 
-/** Whether something has changed that the capabilities tell: a model more or less, or a paused queue. */
+/** Counts the changes of what the capabilities tell: a model more or less, or a paused queue. */
 const stale = signal(0);
 
 export function markStale(): void {

@@ -1,6 +1,7 @@
 /** The page's own settings: its colors, and the end of a login. */
 import { effect, signal } from "@preact/signals";
 import { useState } from "preact/hooks";
+import { Failure } from "./announcements";
 import { loggedIn, logOut } from "./api";
 import { Dialog } from "./dialog";
 import { capabilities } from "./server";
@@ -51,7 +52,7 @@ export function Settings({ onClose }: { onClose: () => void }) {
             Log out
           </button>
         )}
-        {failed && <p class="refused" role="alert">{failed}</p>}
+        <Failure text={failed} />
         <p class="about">
           Anemone {capabilities.value?.version}. Nothing you type or upload leaves the server's machine. Programs use the same calls:{" "}
           <a href="openapi.json">openapi.json</a>

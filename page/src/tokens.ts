@@ -1,5 +1,5 @@
 /** How many tokens a prompt has, counted by the model's own tokenizer on the server. */
-import { computed, effect, signal } from "@preact/signals";
+import { effect, signal } from "@preact/signals";
 import { call } from "./api";
 import { field } from "./draft";
 import { chosenModel, readiness } from "./server";
@@ -25,7 +25,7 @@ function counted(name: string) {
       );
     }, TYPING_MS);
   });
-  return computed(() => count.value);
+  return count;
 }
 
 export const promptTokens = counted("prompt");

@@ -1,10 +1,10 @@
-/** What the image in the form says of how it was made, and its settings for the form. */
+/** Reads the generation settings in the form's image, and fills the form with them. */
 import { signal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { announce } from "./announcements";
 import { call, retried } from "./api";
-import { reuse, startFrom } from "./draft";
-import { NAMES, usualOf } from "./fields";
+import { startFrom } from "./draft";
+import { reuse } from "./fields";
 import { Icon } from "./icons";
 import type { Picture } from "./pictures";
 import type { Told } from "./types";
@@ -18,7 +18,7 @@ async function read(picture: Picture): Promise<Told> {
 }
 
 function use({ fields, model, images }: Told): void {
-  reuse({ ...fields, model: model ?? "" }, NAMES, usualOf);
+  reuse({ ...fields, model: model ?? "" });
   // Made from text alone: it is not to be made from itself.
   if (images.length === 0) startFrom(null);
   announce("The form has the settings of the image");

@@ -28,7 +28,6 @@ export interface Job {
   url: string;
   task: string | null;
   size: Size | null;
-  computed: Size | null;
   request: Record<string, unknown>;
   position: number | null;
   paused: string | null;
@@ -38,9 +37,7 @@ export interface Job {
   images: JobImage[];
   error: { code: string; message: string } | null;
   created: number;
-  started: number | null;
-  finished: number | null;
-  timings: { queued: number; running: number | null; step: number | null };
+  timings: { running: number | null };
 }
 
 export interface JobsPage {
@@ -64,7 +61,6 @@ export interface Model {
   name: string;
   family: string;
   sizes: Size[];
-  inpainting: boolean;
   tasks: Record<string, Ability>;
   abilities: Record<string, Ability>;
   controlnets: string[];
@@ -80,7 +76,6 @@ export interface Capabilities {
   version: string;
   model: Model | null;
   models: Model[];
-  loaded: string[];
   schedulers: string[];
   sigmas: Record<string, string[]>;
   preprocessors: { name: string; about: string }[];
@@ -105,11 +100,9 @@ export interface InstalledModel {
   loaded: boolean;
   jobs: number;
   family: string;
-  precision: string;
   sizes: Size[];
-  source: string;
   disk_bytes: number;
-  memory: { together: number; in_turn: number; fit: "together" | "in_turn" | "too_large" };
+  memory: { together: number };
 }
 
 export interface Conversion {
@@ -117,24 +110,19 @@ export interface Conversion {
   url: string;
   status: Status;
   model: string;
-  source: string;
   progress: { stage: string; item: string; fraction: number | null; eta_s: number | null } | null;
   error: { code: string; message: string } | null;
   created: number;
-  finished: number | null;
 }
 
 export interface Models {
-  default: string | null;
   models: InstalledModel[];
-  conversions: Conversion[];
   checkpoints: string[];
 }
 
 export interface Tokens {
   tokens: number;
   limit: number;
-  chunks: number;
 }
 
 /** The request that an image tells. */

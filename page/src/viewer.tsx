@@ -1,10 +1,12 @@
 /** One image in full view: its parameters, what can be done with it, and its neighbors by the arrow keys. */
 import { computed, signal, useSignal } from "@preact/signals";
 import { useLayoutEffect, useRef } from "preact/hooks";
+import { relative } from "./api";
+import { Failure } from "./announcements";
 import { Compare } from "./compare";
 import { Dialog } from "./dialog";
-import { field, reuse, startFrom, type Edit } from "./draft";
-import { NAMES, usualOf } from "./fields";
+import { field, startFrom, type Edit } from "./draft";
+import { reuse, usualOf } from "./fields";
 import { Icon, type IconName } from "./icons";
 import { jobs, remove } from "./jobs";
 import { pictureFrom } from "./pictures";
@@ -101,7 +103,7 @@ function Open({ shown }: { shown: Shown }) {
   const use = (how: Edit) => and(async () => startFrom(await pictureFrom(image), how));
   const settings = () => {
     const installed = capabilities.value?.models.some(({ name }) => name === job.model);
-    reuse({ ...job.request, seed: image.seed, n: 1, model: installed ? job.model : "" }, NAMES, usualOf);
+    reuse({ ...job.request, seed: image.seed, n: 1, model: installed ? job.model : "" });
     startFrom(null);
   };
   const action = (icon: IconName, label: string, work: () => void, more = {}) => (
@@ -112,10 +114,10 @@ function Open({ shown }: { shown: Shown }) {
   );
   const name = `${job.id}-${image.index}`;
   return (
-    <Dialog title={title(job)} head={`${at.value + 1} of ${all.value.length}`} class="full viewer" onClose={close}>
+    <Dialog title={title(job)} head={`${at.value + 1} of ${all.value.length}`} class="full" onClose={close}>
       <div class="view">
         {comparing.value && (before ?? after) !== undefined ? (
-          <Compare one={shown} others={all.value} from={(after ?? before)!} onClose={() => (comparing.value = false)} />
+          <Compare one={shown} others={all.value} from={(after ?? before)!} />
         ) : (
           <div
             class={zoomed.value ? "stage zoomed" : "stage"}
@@ -140,7 +142,7 @@ function Open({ shown }: { shown: Shown }) {
               aria-label="Every pixel as a pixel of the screen"
               onClick={() => (zoomed.value = !zoomed.value)}
             >
-              <StoredImage job={job} src={image.url.slice(1)} alt={title(job)} />
+              <StoredImage job={job} src={relative(image.url)} alt={title(job)} />
             </button>
             <button type="button" class="plain side" aria-disabled={after === undefined} onClick={() => step(1)} aria-label="The older image" autofocus>
               <Icon name="right" />
@@ -159,7 +161,7 @@ function Open({ shown }: { shown: Shown }) {
             {action("compare", "Compare", () => (comparing.value = !comparing.value), {
               disabled: all.value.length < 2, "aria-pressed": comparing.value,
             })}
-            <a class="button" href={image.url.slice(1)} download={`anemone-${name}`}>
+            <a class="button" href={relative(image.url)} download={`anemone-${name}`}>
               <Icon name="download" />
               Download
             </a>
@@ -188,11 +190,7 @@ function Open({ shown }: { shown: Shown }) {
             </div>
           )}
           <Enlarge onUpscale={(upscaler, scale) => and(async () => upscale((await pictureFrom(image)).file, upscaler, scale))()} />
-          {failed.value && (
-            <p class="refused" role="alert">
-              {failed.value}
-            </p>
-          )}
+          <Failure text={failed.value} />
           {job.notes.length > 0 && (
             <ul class="notes">
               {job.notes.map((note) => (
