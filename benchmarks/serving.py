@@ -35,7 +35,7 @@ from playwright.sync_api import Response, sync_playwright
 from benchmarks.measure import memory
 from benchmarks.served import PATIENCE_S, ROOT, ready, report, serving, until
 from server.pipeline.request import bind
-from tests.support.browser import MISSING, chromium
+from tests.support.browser import MISSING, chromium, sandbox_flags
 from tests.support.live_server import answers
 from tests.support.mcp_client import NEW, sent
 
@@ -114,8 +114,11 @@ def _dialects(data_dir: Path, jobs: int) -> None:
     medians = {name: statistics.median(times[1:]) for name, times in took.items()}
     for name, median in medians.items():
         beyond = median - medians["native"]
-        goal = "" if name == "native" else "<= 2 ms beyond native"
-        report(f"a job by {name}, beyond the native route", f"{1e3 * median:.1f} ms, {1e3 * beyond:+.1f} ms", goal)
+        if name == "native":
+            report("a job by the native route", f"{1e3 * median:.1f} ms")
+        else:
+            took_ms = f"{1e3 * median:.1f} ms, {1e3 * beyond:+.1f} ms"
+            report(f"a job by {name}, and beyond the native route", took_ms, "<= 2 ms beyond native")
 
 
 def _keep(responses: list[Response], response: Response) -> None:
@@ -131,7 +134,7 @@ def _page(data_dir: Path, times: int) -> None:
     sizes, loads = [], []
     with serving(data_dir) as (_, client), sync_playwright() as playwright:
         ready(client)
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"] if os.geteuid() == 0 else [])
+        browser = playwright.chromium.launch(executable_path=path, args=sandbox_flags())
         for _ in range(times):
             page = browser.new_context().new_page()
             responses: list[Response] = []

@@ -15,8 +15,8 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
-from tests.support.browser import MISSING, chromium
-from tests.support.live_server import PATIENCE, answers, over, until
+from tests.support.browser import MISSING, chromium, sandbox_flags
+from tests.support.live_server import PATIENCE, answers, live, over, until
 
 #: Milliseconds that an assertion or a click waits on a busy machine.
 WAIT = 15_000
@@ -87,9 +87,7 @@ def chromium_path() -> str:
 @pytest.fixture(scope="module")
 def browser(chromium_path: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        # As root, in a container, Chromium cannot make its sandbox.
-        flags = ["--no-sandbox"] if os.geteuid() == 0 else []
-        launched = playwright.chromium.launch(executable_path=chromium_path, args=flags)
+        launched = playwright.chromium.launch(executable_path=chromium_path, args=sandbox_flags())
         yield launched
         launched.close()
 
@@ -107,6 +105,13 @@ def site(running: Site) -> Site:
     """The server, without jobs."""
     running.empty()
     return running
+
+
+@pytest.fixture(scope="module")
+def fake(chromium_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A server whose conversions and images are made up."""
+    with live(tmp_path_factory.mktemp("fake")) as client:
+        yield client
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +10,8 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.page.conftest import Site
+from tests.support.image_files import encoded
+from tests.support.live_server import enqueue
 
 pytestmark = pytest.mark.slow  # a browser, and a server that converts and loads the bundled model
 
@@ -26,9 +27,8 @@ def found(page: Page) -> list[str]:
 
 
 def picture(page: Page) -> None:
-    file = io.BytesIO()
-    Image.new("RGB", (64, 64), "red").save(file, "PNG")
-    page.locator("#image").set_input_files({"name": "red.png", "mimeType": "image/png", "buffer": file.getvalue()})
+    file = encoded(Image.new("RGB", (64, 64), "red"))
+    page.locator("#image").set_input_files({"name": "red.png", "mimeType": "image/png", "buffer": file})
 
 
 @pytest.mark.parametrize("colors", ["light", "dark"])
@@ -37,9 +37,7 @@ def test_axe_finds_nothing_anywhere(
     site: Site, opened: Callable[..., Page], colors: str, screen: dict[str, object]
 ) -> None:
     site.client.post("/api/v1/txt2img", json={"prompt": "a red circle", "steps": 1})
-    site.client.post(
-        "/api/v1/txt2img", json={"prompt": "a star", "steps": 150, "n": 4}, headers={"Prefer": "respond-async"}
-    )
+    enqueue(site.client, "a star", steps=150, n=4)
     page = opened(site.url, color_scheme=colors, **screen)
     picture(page)
     closed = page.locator("details:not([open]) > summary")
@@ -140,7 +138,7 @@ def test_what_has_the_focus_is_never_below_the_button_that_stays(page: Page) -> 
 
 
 def test_little_moves_where_less_motion_is_asked_for(site: Site, opened: Callable[..., Page]) -> None:
-    site.client.post("/api/v1/txt2img", json={"prompt": "a star", "steps": 150}, headers={"Prefer": "respond-async"})
+    enqueue(site.client, "a star", steps=150)
     page = opened(site.url, reduced_motion="reduce")
     expect(page.locator(".place.now")).to_be_visible()
     assert page.evaluate("document.getAnimations().length") == 0

@@ -13,6 +13,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.page.conftest import Site
+from tests.support.image_files import encoded
 from tests.support.live_server import until
 
 pytestmark = pytest.mark.slow  # a browser, and a server that converts and loads the bundled model
@@ -31,9 +32,7 @@ _DROP = """([kind, data, type]) => {
 
 
 def png(color: str = "blue", size: tuple[int, int] = (256, 256)) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", size, color).save(file, "PNG")
-    return file.getvalue()
+    return encoded(Image.new("RGB", size, color))
 
 
 def choose(page: Page, data: bytes) -> None:

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import httpx
-import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Page, Route, expect
 
-from tests.page.conftest import WAIT
-from tests.support.live_server import enqueue, live, over
-
-expect.set_options(timeout=WAIT)
-
-
-@pytest.fixture(scope="module")
-def fake(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A server whose images are made up."""
-    with live(tmp_path_factory.mktemp("fake")) as client:
-        yield client
+from tests.support.live_server import enqueue, over
 
 
 def test_what_was_made_while_the_browser_slept_is_all_there(fake: httpx.Client, opened: Callable[..., Page]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.page.conftest import Site
-from tests.support.live_server import enqueue, live, over
+from tests.support.live_server import enqueue, over
 
 pytestmark = pytest.mark.slow  # a browser, and a server that converts and loads the bundled model
 
@@ -107,13 +107,6 @@ def test_the_colors_are_the_systems_unless_they_are_chosen(site: Site, opened: C
     assert brightness(page) > 215
     page.reload()
     assert brightness(page) > 215
-
-
-@pytest.fixture(scope="module")
-def fake(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A server whose conversions and images are made up."""
-    with live(tmp_path_factory.mktemp("fake")) as client:
-        yield client
 
 
 def test_a_model_is_converted_used_and_deleted(fake: httpx.Client, opened: Callable[..., Page]) -> None:

@@ -67,11 +67,11 @@ MANIFEST = Manifest(
 )
 
 
-def write_model(folder: Path) -> Path:
+def write_model(folder: Path, manifest: Manifest = MANIFEST) -> Path:
     """Write a model folder that only the fake pipeline can load, with an empty folder for each package; return it."""
-    for package in (package for packages in MANIFEST.networks.values() for package in packages):
+    for package in (package for packages in manifest.networks.values() for package in packages):
         (folder / package.path).mkdir(parents=True, exist_ok=True)
-    replace(MANIFEST, name=folder.name).write(folder)
+    replace(manifest, name=folder.name).write(folder)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import zlib
@@ -26,6 +27,16 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
+
+
+def b64(image: Image.Image, kind: str = "PNG", **options: Any) -> str:
+    """Return the image in a format of Pillow's, as base64."""
+    return base64.b64encode(encoded(image, kind, **options)).decode()
+
+
+def of_b64(text: str) -> Image.Image:
+    """Return the image of a file in base64."""
+    return Image.open(io.BytesIO(base64.b64decode(text)))
 
 
 def encoded_pixels(pixels: NDArray[np.uint8]) -> bytes:

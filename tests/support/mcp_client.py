@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import json
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -17,10 +15,15 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult, ImageContent, TextContent
 from PIL import Image
 
+from tests.support.image_files import of_b64
+
 _T = TypeVar("_T")
 #: How the SDK's client agrees on a version: one from before and one since messages stand for themselves.
 OLD, NEW = "legacy", "2026-07-28"
-_ACCEPT = {"accept": "application/json, text/event-stream"}
+#: A version from before messages stood for themselves, as requests name it.
+VERSION = "2025-11-25"
+#: The header that every request has.
+ACCEPT = {"accept": "application/json, text/event-stream"}
 
 
 def with_client(
@@ -64,12 +67,12 @@ def text(result: CallToolResult) -> str:
 def images(result: CallToolResult) -> list[tuple[str, Image.Image]]:
     """Return the media types and the pixels of a result's images."""
     contents = [each for each in result.content if isinstance(each, ImageContent)]
-    return [(each.mime_type, Image.open(io.BytesIO(base64.b64decode(each.data)))) for each in contents]
+    return [(each.mime_type, of_b64(each.data)) for each in contents]
 
 
 def sent(method: str, version: str, **params: Any) -> tuple[dict[str, Any], dict[str, str]]:
     """Return a request's body and headers, as the SDK's client sends them in a protocol version."""
-    headers = {**_ACCEPT, "mcp-protocol-version": version}
+    headers = {**ACCEPT, "mcp-protocol-version": version}
     if version == NEW:
         params["_meta"] = {
             **params.get("_meta", {}),

@@ -33,11 +33,7 @@ MANIFEST = replace(
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A client of a server whose model has a ControlNet and an IP-Adapter."""
     data = tmp_path_factory.mktemp("data")
-    folder = data / "models" / "fake"
-    for packages in MANIFEST.networks.values():
-        for package in packages:
-            (folder / package.path).mkdir(parents=True, exist_ok=True)
-    MANIFEST.write(folder)
+    fake_pipeline.write_model(data / "models" / "fake", MANIFEST)
     with live(data, launch=spawn(fake_pipeline.start, data, name="fake-worker")) as opened:
         yield opened
 

@@ -18,10 +18,9 @@ from server.security.gate import Access
 from server.security.key import ApiKey, Authenticator
 from tests.support.asgi_client import ask
 from tests.support.live_server import live
-from tests.support.mcp_client import NEW, OLD, sent, with_client
+from tests.support.mcp_client import ACCEPT, NEW, OLD, VERSION, sent, with_client
 
 KEY = "a-key-for-tests-0123456789"
-VERSION = "2025-11-25"
 
 
 def error(answer: httpx.Response, status: int) -> dict[str, Any]:
@@ -82,7 +81,7 @@ def test_a_body_that_is_too_large() -> None:
 def test_what_is_no_message_is_refused(
     client: httpx.Client, body: bytes, headers: dict[str, str], status: int, code: str
 ) -> None:
-    usual = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+    usual = {"content-type": "application/json", **ACCEPT}
     answer = client.post("/mcp", content=body, headers={**usual, **headers})
     assert error(answer, status)["code"] == code
 
@@ -113,7 +112,7 @@ def test_a_wrong_message_is_refused_by_the_name_of_its_field(
 
 @pytest.mark.parametrize("depth", [100, *range(400, 1001, 20), 2000])
 def test_a_message_that_is_nested_deeply_is_answered(client: httpx.Client, depth: int) -> None:
-    headers = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+    headers = {"content-type": "application/json", **ACCEPT}
     params = '{"a":' * depth + "1" + "}" * depth
     answer = client.post(
         "/mcp", content=f'{{"jsonrpc":"2.0","id":1,"method":"ping","params":{params}}}', headers=headers

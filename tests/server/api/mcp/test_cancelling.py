@@ -17,10 +17,9 @@ from mcp import Client
 from server.api.mcp.calls import Calls
 from server.jobs.store import JobStore
 from tests.support.live_server import answers, over, until
-from tests.support.mcp_client import NEW, OLD, calling, with_client
+from tests.support.mcp_client import NEW, OLD, VERSION, calling, with_client
 
 #: A version from before 2026.
-VERSION = "2025-11-25"
 
 
 def newest(client: httpx.Client) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from typing import Any
 
@@ -15,6 +14,7 @@ from mcp_types import CallToolResult, Tool
 from PIL import Image
 
 from server.pipeline.request import TASKS, UPSCALE_FIELDS
+from tests.support.image_files import b64
 from tests.support.live_server import enqueue, job, over, running
 from tests.support.mcp_client import NEW, OLD, call, images, text, with_client
 
@@ -22,16 +22,11 @@ MODES = (OLD, NEW)
 
 
 def png(size: tuple[int, int] = (64, 64), color: str = "red") -> str:
-    file = io.BytesIO()
-    Image.new("RGB", size, color).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
+    return b64(Image.new("RGB", size, color))
 
 
 def noise(side: int) -> str:
-    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
+    return b64(Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)))
 
 
 def value(result: CallToolResult) -> dict[str, Any]:

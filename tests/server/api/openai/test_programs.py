@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Callable
 from typing import Any
@@ -11,13 +10,15 @@ import httpx
 import pytest
 from PIL import Image
 
+from tests.support.image_files import of_b64
+
 
 def shown(answer: httpx.Response) -> Image.Image:
     """Return the first image as all of these programs read it: by an address if there is one, or else from base64."""
     assert answer.status_code == 200, answer.text
     (image, *_) = answer.json()["data"]
     assert not image.get("url")
-    return Image.open(io.BytesIO(base64.b64decode(image["b64_json"])))
+    return of_b64(image["b64_json"])
 
 
 #: backend/open_webui/routers/images.py: models of GPT's name come without a response_format.

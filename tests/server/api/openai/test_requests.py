@@ -24,6 +24,8 @@ from server.events import EventLog
 from server.jobs.ledger import Accepted
 from server.security.gate import Access
 from server.security.key import ApiKey, Authenticator
+from tests.support.image_files import encoded as png_of
+from tests.support.image_files import of_b64
 from tests.support.live_server import live
 from tests.support.outages import locked
 
@@ -132,7 +134,7 @@ def test_an_edit_in_json_has_its_images_as_addresses_of_data(
 ) -> None:
     image = {"image_url": data_uri(encoded(colour="lime"))}
     answer = client.post("/v1/images/edits", json={"prompt": "a", "images": [image]})
-    made = Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"])))
+    made = of_b64(answer.json()["data"][0]["b64_json"])
     assert made.convert("RGB").getpixel((3, 3)) == (0, 255, 0)
 
 
@@ -187,12 +189,10 @@ def test_of_an_animated_mask_the_first_frame_is_used_and_the_answer_says_so(
 def test_of_dall_e_2_an_images_own_transparency_is_the_mask(client: httpx.Client) -> None:
     image = Image.new("RGBA", (96, 64), (255, 0, 0, 255))
     image.paste((0, 0, 0, 0), (0, 0, 20, 20))
-    file = io.BytesIO()
-    image.save(file, "PNG")
     tasks = {}
     for model in ("dall-e-2", "gpt-image-1"):
         answer = client.post(
-            "/v1/images/edits", data={"prompt": "a", "model": model}, files={"image": ("a.png", file.getvalue())}
+            "/v1/images/edits", data={"prompt": "a", "model": model}, files={"image": ("a.png", png_of(image))}
         )
         tasks[model] = job_of(client, answer)["task"]
     assert tasks == {"dall-e-2": "inpaint", "gpt-image-1": "img2img"}

@@ -6,8 +6,6 @@ The whole file also runs with the client's second version (see test_sdk_2).
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import os
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +16,9 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from PIL import Image
 
+from tests.support.image_files import encoded as png_of
+from tests.support.image_files import of_b64
+
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # variations are old to OpenAI
 
 
@@ -27,7 +28,7 @@ def sdk(client: httpx.Client) -> OpenAI:
 
 
 def decoded(image: Any) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(image.b64_json)))
+    return of_b64(image.b64_json)
 
 
 def job(client: httpx.Client, response: Any) -> dict[str, Any]:
@@ -38,9 +39,7 @@ def alpha(size: tuple[int, int] = (96, 64)) -> bytes:
     """Return a mask in OpenAI's sense: black, and transparent where the image is to change."""
     mask = Image.new("RGBA", size, (0, 0, 0, 255))
     mask.paste((0, 0, 0, 0), (10, 10, 40, 40))
-    file = io.BytesIO()
-    mask.save(file, "PNG")
-    return file.getvalue()
+    return png_of(mask)
 
 
 def test_it_is_the_version_that_is_to_be_tested() -> None:

@@ -15,6 +15,8 @@ import httpx
 import pytest
 from PIL import Image
 
+from tests.support.image_files import b64
+
 #: What SillyTavern and Open WebUI send where their user has entered no password.
 EMPTY = {"Authorization": f"Basic {base64.b64encode(b':').decode()}"}
 #: What SillyTavern sends beside its own address.
@@ -38,12 +40,6 @@ def image_of(text: str) -> Image.Image:
     """The image of an answer, which must be plain base64."""
     assert "," not in text
     return Image.open(io.BytesIO(base64.b64decode(text, validate=True)))
-
-
-def b64(image: Image.Image) -> str:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
 
 
 @pytest.mark.parametrize("headers", [{"Authorization": ""}, {"Authorization": "Basic"}, EMPTY])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,6 +15,7 @@ from webuiapi import ControlNetUnit, WebUIApi
 from converter.folder import Package
 from server.supervisor import spawn
 from tests.support import fake_pipeline
+from tests.support.image_files import b64, of_b64
 from tests.support.live_server import live
 
 RED = Image.new("RGB", (64, 64), "red")
@@ -34,19 +33,9 @@ MANIFEST = replace(
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     data = tmp_path_factory.mktemp("data")
-    folder = data / "models" / "fake"
-    for packages in MANIFEST.networks.values():
-        for package in packages:
-            (folder / package.path).mkdir(parents=True, exist_ok=True)
-    MANIFEST.write(folder)
+    fake_pipeline.write_model(data / "models" / "fake", MANIFEST)
     with live(data, launch=spawn(fake_pipeline.start, data, name="fake-worker")) as opened:
         yield opened
-
-
-def b64(image: Image.Image) -> str:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
 
 
 def sent(client: httpx.Client, *units: Any, path: str = "txt2img", **body: Any) -> httpx.Response:
@@ -163,7 +152,7 @@ def test_the_extensions_own_name_of_the_images_is_read(client: httpx.Client) -> 
     """The package sends another one, which the extension ignores."""
     body = {"controlnet_module": "invert", "controlnet_input_images": [b64(RED)], "controlnet_processor_res": 512}
     (made,) = client.post("/controlnet/detect", json=body).raise_for_status().json()["images"]
-    assert Image.open(io.BytesIO(base64.b64decode(made))).getpixel((0, 0)) == (0, 255, 255)
+    assert of_b64(made).getpixel((0, 0)) == (0, 255, 255)
 
 
 def test_the_photoshop_plugin_finds_what_it_fills_its_menus_with(client: httpx.Client) -> None:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import base64
-import io
 from typing import Any
 
 import httpx
@@ -9,15 +7,10 @@ import pytest
 from PIL import Image
 from webuiapi import WebUIApi
 
+from tests.support.image_files import b64
 from tests.support.live_server import enqueue, over
 
 SMALL = Image.linear_gradient("L").resize((64, 48)).convert("RGB")
-
-
-def b64(image: Image.Image) -> str:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
 
 
 @pytest.mark.parametrize(("body", "size"), [

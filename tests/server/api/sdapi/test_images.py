@@ -1,14 +1,13 @@
 from __future__ import annotations
 
-import base64
-import io
 import json
 from typing import Any
 
 import httpx
 import pytest
-from PIL import Image
 from webuiapi import WebUIApi
+
+from tests.support.image_files import of_b64
 
 SMALL = {"steps": 2, "width": 64, "height": 64}
 
@@ -44,7 +43,7 @@ def test_info_has_every_key_of_automatic1111s(api: WebUIApi) -> None:
 def test_a_size_that_the_model_was_not_converted_for_is_made_and_both_are_told(client: httpx.Client) -> None:
     made = client.post("/sdapi/v1/txt2img", json={**SMALL, "width": 300, "height": 200}).json()
     info = json.loads(made["info"])
-    with Image.open(io.BytesIO(base64.b64decode(made["images"][0]))) as image:
+    with of_b64(made["images"][0]) as image:
         assert image.size == (info["width"], info["height"]) == (300, 200)
     assert (info["computed_width"], info["computed_height"]) == (96, 64)
 
@@ -190,7 +189,7 @@ def test_keys_at_their_usual_values_are_not_told(client: httpx.Client) -> None:
 def test_the_format_of_the_images_is_a_setting_of_the_request(client: httpx.Client, name: str, kind: str) -> None:
     settings = {"samples_format": name, "jpeg_quality": 80}
     made = client.post("/sdapi/v1/txt2img", json={**SMALL, "override_settings": settings}).json()
-    with Image.open(io.BytesIO(base64.b64decode(made["images"][0]))) as image:
+    with of_b64(made["images"][0]) as image:
         assert image.format == kind
 
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import base64
-import io
 import json
 import tracemalloc
 from collections.abc import Callable
@@ -14,6 +12,7 @@ from webuiapi import WebUIApi
 
 from server.api.sdapi.bodies import Img2ImgBody
 from server.api.sdapi.echo import echo_of
+from tests.support.image_files import b64
 
 Encoded = Callable[..., bytes]
 SMALL = {"steps": 4, "width": 64, "height": 64}
@@ -21,12 +20,6 @@ RED = Image.new("RGB", (64, 64), "red")
 #: White in the middle.
 MASK = Image.new("L", (64, 64), 0)
 MASK.paste(255, (16, 16, 48, 48))
-
-
-def b64(image: Image.Image) -> str:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
 
 
 def job_of(client: httpx.Client, **body: Any) -> tuple[dict[str, Any], dict[str, Any]]:

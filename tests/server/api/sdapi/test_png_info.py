@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from typing import Any
 
@@ -14,18 +12,13 @@ from PIL.PngImagePlugin import PngInfo
 from webuiapi import WebUIApi
 
 from server.api.submission import MOST_NOTES
+from tests.support.image_files import b64
 
 #: By A1111's documentation of its text; no model of this name is installed.
 FOREIGN = (
     "a lighthouse <lora:Film:0.7>\nNegative prompt: fog\nSteps: 7, Sampler: DPM++ 2M Karras, CFG scale: 6, Seed: 9, Size: 96x64, "
     "Model hash: 6ce0161689, Model: v1-5-pruned-emaonly, Denoising strength: 0.5, Hires upscale: 2, Hires upscaler: Latent, ENSD: 31337"
 )
-
-
-def b64(image: Image.Image, kind: str = "PNG", **options: Any) -> str:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return base64.b64encode(file.getvalue()).decode()
 
 
 def info_of(client: httpx.Client, path: str = "txt2img", **body: Any) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,9 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
-from PIL import Image
 from webuiapi import WebUIApi
 
+from tests.support.image_files import of_b64
 from tests.support.live_server import until
 
 IDLE = {"progress": 0.0, "eta_relative": 0.0, "current_image": None, "textinfo": None}
@@ -49,7 +47,7 @@ def test_a_running_job_tells_its_progress_and_is_interrupted(
     assert 0 < progress["progress"] < 1
     assert progress["state"]["job_count"] == 1
     assert progress["state"]["sampling_steps"] == 100
-    with Image.open(io.BytesIO(base64.b64decode(progress["current_image"]))) as image:
+    with of_b64(progress["current_image"]) as image:
         assert image.format == "PNG"
     without = client.get("/sdapi/v1/progress", params={"skip_current_image": True}).json()
     assert without["current_image"] is None
