@@ -49,7 +49,7 @@ _WITHOUT_GUIDANCE = re.compile(r"turbo|lightning")
 _VERIFIED_SIDE = 16
 #: The release that last changed the content of a plan's packages: models of an earlier one are converted again. Raise it
 #: with such a change only, so that other releases do not convert models again.
-REVISION = "0.1.0"
+REVISION = "0.2.0"
 #: The version of coremltools in the first fingerprints; it stays in them and changes no package.
 _FIRST_COREMLTOOLS = "9.0"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from converter.checksums import FileSum
 from converter.conversion.plan import ConversionPlan
 from converter.folder import Package
 from converter.mil import Graph, Weights
-from converter.mil.package import WEIGHTS, write_functions, write_package
+from converter.mil.package import SCALES, WEIGHTS, write_functions, write_package
 from converter.networks.features import describe
 from converter.networks.registry import Variant, kind_of, write_graph
 from converter.weights.blob import BlobWriter
@@ -78,13 +79,15 @@ def _write_functions(
     return packages
 
 
-def _metadata(network: str, plan: ConversionPlan) -> dict[str, str]:
+def _metadata(network: str, plan: ConversionPlan, graph: Graph) -> dict[str, str]:
+    """Return what the packages say of themselves; ``graph`` is any variant's: all scale the same weights."""
     return {
         "com.github.apple.coremltools.version": version("coremltools"),
         "app.anemone.converter.version": __version__,
         "app.anemone.family": plan.family.name,
         "app.anemone.model": plan.name,
         "app.anemone.network": network,
+        SCALES: json.dumps(graph.scales),
         "app.anemone.attention": plan.options.attention,
         "app.anemone.prediction_type": plan.family.prediction_type,
         "app.anemone.vae_scaling_factor": repr(plan.family.vae_scaling_factor),
@@ -132,7 +135,7 @@ def write_network(
     texts: dict[str, Any] = {
         "about": kind_of(network).about,
         "describe": describe,
-        "metadata": _metadata(network, plan),
+        "metadata": _metadata(network, plan, graphs[0][1]),
     }
     packages = (_write_functions if plan.options.functions else _write_packages)(
         network, plan, out, blob, graphs, texts

@@ -31,7 +31,10 @@ Parameter = Tensor | Sequence[Tensor] | Array | np.generic | str | bool | int | 
 
 
 class Function:
-    """A function under construction. ``function`` is its message (MIL.proto), complete once the outputs are added."""
+    """A function under construction. ``function`` is its message (MIL.proto), complete once the outputs are added.
+
+    scales: the layers whose weights are stored multiplied by a factor, each with the factor (`note_scale`).
+    """
 
     def __init__(self, weights: Weights, target: Target = MACOS13) -> None:
         self.weights = weights
@@ -42,6 +45,7 @@ class Function:
         self._block = self.function.block_specializations[target.opset]
         self.inputs: list[Tensor] = []
         self.outputs: list[Tensor] = []
+        self.scales: dict[str, float] = {}
         self._parameters: dict[tuple[str, str, tuple[int, ...], bytes], Tensor] = {}
 
     # --- names and constants --------------------------------------------------------------------------------------
@@ -111,6 +115,10 @@ class Function:
         val.blobFileValue.offset = self.weights.place(name, values)
         set_type(op.outputs.add(name=unique).type, shape, type_number(dtype))
         return Tensor(unique, shape, dtype)
+
+    def note_scale(self, path: str, factor: float) -> None:
+        """Note that weight and bias of the layer at ``path`` are stored multiplied by ``factor``."""
+        self.scales[identifier(path)] = factor
 
     # --- operations -----------------------------------------------------------------------------------------------
 

@@ -74,6 +74,10 @@ class Graph(Function):
         """Return x > y as bool."""
         return self._op("greater", name, [(x.shape, BOOL)], x=x, y=x.dtype.type(y))[0]
 
+    def less(self, x: Tensor, y: int, name: str) -> Tensor:
+        """Return x < y as bool."""
+        return self._op("less", name, [(x.shape, BOOL)], x=x, y=x.dtype.type(y))[0]
+
     def unary(self, kind: str, x: Tensor, name: str) -> Tensor:
         """Apply an elementwise operation without parameters: silu, sigmoid, square, sqrt, sin, cos."""
         return self._op(kind, name, [(x.shape, x.dtype)], x=x)[0]

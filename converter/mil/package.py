@@ -19,6 +19,8 @@ _MAIN = "main"
 _DATA = "Data/com.apple.CoreML"
 #: The path of the weights file in a package.
 WEIGHTS = f"{_DATA}/weights/weight.bin"
+#: The key of a package's metadata that says which layers' weights are stored multiplied by a factor (`Function.scales`).
+SCALES = "app.anemone.scales"
 
 
 def _describe(features: Any, tensors: Sequence[Tensor], describe: Callable[[str], str]) -> None:

@@ -39,8 +39,13 @@ def _pooled(layers: Layers, ids: Tensor, states: Tensor, config: dict[str, Any])
     """Return the state at the prompt's end, [1, D]."""
     g = layers.graph
     end = config["eos_token_id"]
-    # Checkpoints from before 2023 have 2 there but mean the greatest id (transformers, CLIPTextTransformer.forward).
-    last = ids if end == 2 else g.cast(g.equal(ids, end, "is_end"), INT32, "is_end.number")
+    if end == 2:
+        # Checkpoints from before 2023 have 2 there but mean the greatest id (transformers, CLIPTextTransformer.forward)
+        # of their own vocabulary: ids beyond it are textual inversions, which a merge adds.
+        own = g.cast(g.less(ids, config["vocab_size"], "is_own"), INT32, "is_own.number")
+        last = g.mul(ids, own, "own_ids")
+    else:
+        last = g.cast(g.equal(ids, end, "is_end"), INT32, "is_end.number")
     row = g.reduce_argmax(last, -1, "end")
     first = g.constant("first_picture", np.zeros(1, np.int32))
     return g.gather_nd(states, g.stack([first, row], 1, "end.index"), "pooled")

@@ -62,6 +62,8 @@ class Layers:
         ``scale`` multiplies weight and bias in fp32 before they are rounded to fp16; powers of two are exact.
         """
         change = None if scale == 1 else lambda w: w * np.float32(scale)
+        if change is not None:
+            self.graph.note_scale(path, scale)
         weight = self.weight(f"{path}.weight", (out, x.shape[1], 1, 1), change)
         offset = self.weight(f"{path}.bias", (out,), change) if bias else None
         return self.graph.conv(x, weight, offset, path)

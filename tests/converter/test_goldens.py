@@ -73,7 +73,8 @@ class Half(nn.Module):
         gate = turned * torch.sigmoid(1.702 * turned)
         states = gate.reshape(1, 16, 7).transpose(1, 2)
         first = torch.arange(1)
-        last, end = ids.int().argmax(-1), (pooled_ids.int() == 3).int().argmax(-1)
+        own = (ids.int() < ROWS - 1).int()
+        last, end = (ids.int() * own).argmax(-1), (pooled_ids.int() == 3).int().argmax(-1)
         projected = self.projection(states[first, end].unsqueeze(2).unsqueeze(3)).reshape(1, 12)
         bounded = torch.relu(torch.tanh(torch.cat([self.token, turned], 3)))
         return padded, gated, torch.cat([mixed, mixed], 1), whole, states[first, last], projected, bounded

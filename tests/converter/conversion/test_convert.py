@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from converter.errors import CheckpointError, ManifestError, MemoryShortage, Spa
 from converter.folder import Manifest, ModelFolder
 from converter.networks.layers import ATTENTIONS
 from converter.options import ConvertOptions
-from converter.runtime.program import read_program
+from converter.runtime.program import read_model, read_program
 from tests.support.checkpoints import tiny_unet, write_checkpoint
 
 #: diffusers reads the scheduler alone.
@@ -339,6 +340,35 @@ def test_weights_are_stored_as_they_are_in_the_checkpoint(checkpoint, model_fold
     tensor = load_file(checkpoint / "unet" / "diffusion_pytorch_model.safetensors")["conv_in.weight"]
     blob = (model_folder.package("unet", 64, 64) / "Data/com.apple.CoreML/weights/weight.bin").read_bytes()
     assert np.ascontiguousarray(tensor).tobytes() in blob
+
+
+@pytest.mark.parametrize(
+    ("network", "file", "layers"),
+    [
+        ("unet", "unet/diffusion_pytorch_model.safetensors", r"(down|mid|up)_block.*_attn[12]_to_q"),
+        ("text_encoder", "text_encoder/model.safetensors", r"text_model_encoder_layers_\d_self_attn_q_proj"),
+        ("vae_decoder", "vae/diffusion_pytorch_model.safetensors", r".*_to_q"),
+    ],
+)
+def test_a_package_states_by_which_factors_its_weights_are_multiplied(checkpoint, model_folder, network, file, layers):
+    from safetensors.numpy import load_file
+
+    path = model_folder.package(network, *(() if network == "text_encoder" else (64, 64)))
+    scales = json.loads(read_model(path).description.metadata.userDefined["app.anemone.scales"])
+    published = {name.replace(".", "_"): array for name, array in load_file(checkpoint / file).items()}
+    stored = {
+        name: array
+        for op in read_program(path).operations
+        for array in op.constants.get("weight", [])
+        for name in op.outputs
+    }
+    scaled = {layer for layer in stored if re.fullmatch(layers, layer)}
+    assert scaled == scales.keys()
+    assert scaled or network == "vae_decoder"
+    for layer in scales:
+        expected = (published[f"{layer}_weight"] * np.float32(scales[layer])).astype(np.float16)
+        np.testing.assert_array_equal(stored[layer].squeeze(), expected)
+        assert scales[layer] < 1
 
 
 def test_a_manifest_of_another_format_or_with_a_hole_is_refused_by_field(model_folder, tmp_path):
