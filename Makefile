@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP_FLAGS ?=
 BIN := .venv/bin
-BUILT_FROM := pyproject.toml constraints.txt setup.py $(wildcard converter/runtime/fast/native/*)
+BUILT_FROM := pyproject.toml constraints.txt setup.py $(wildcard converter/*/native/* converter/*/*/native/*)
 INSTALL = $(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt
 
 # The client of OpenAI's API before its third version, beside the present one: tests use both.

@@ -1,6 +1,7 @@
-"""Builds the kernels of precision "fast" where a C compiler is at hand; without them it runs in fp32.
+"""Builds what is written in C where a compiler is at hand: the kernels of precision "fast", without which it runs in
+fp32, and the search for palettes, without which NumPy does it more slowly.
 
-They are plain C without Python's headers, loaded by `converter.runtime.fast.kernels`, and built twice: with AVX-512
+The kernels are plain C without Python's headers, loaded by `converter.runtime.fast.kernels`, and built twice: with AVX-512
 VNNI, and in a portable form that tests use on every machine. OpenMP is compiled for but not linked: they use the one
 PyTorch brings, and so its threads. Neither build may join products and sums by itself, so that both compute the same
 bits.
@@ -32,4 +33,12 @@ builds = [_library("_kernels_portable", ["-DPORTABLE"])] if sys.platform in ("li
 if sys.platform == "linux" and platform.machine() == "x86_64":
     builds.append(_library("_kernels", VNNI))
 
+builds.append(
+    Extension(
+        "converter.weights._palette",
+        ["converter/weights/native/palette.c"],
+        extra_compile_args=["-O3", "-ffp-contract=off"],
+        optional=True,
+    )
+)
 setup(ext_modules=builds)

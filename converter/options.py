@@ -13,6 +13,7 @@ from pydantic import Field
 
 from converter.mil import TargetName
 from converter.networks.layers import Attention
+from converter.weights.encodings import PaletteBits, Quantization
 
 Size = tuple[int, int]
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
@@ -149,6 +150,30 @@ class ConvertOptions:
             Annotated[int, Field(ge=1, le=MOST_CLIP_SKIP)],
         ),
     )
+    bits: PaletteBits | None = field(
+        default=None,
+        metadata=_shown(
+            "Compress the weights of UNet, text encoders and ControlNets to so many bits each; fp16 if left out. 6 is "
+            "recommended; 3 needs macOS15",
+            PaletteBits,
+        ),
+    )
+    quantization: Quantization = field(
+        default="palette",
+        metadata=_shown(
+            "How weights are compressed: palette stores indices into a table of the best values, linear stores integers "
+            "of 8 or 4 bits times a scale (4 needs macOS15)",
+            Quantization,
+        ),
+    )
+    group_size: int | None = field(
+        default=None,
+        metadata=_shown(
+            "Channels that share a palette (output channels), or a scale of linear integers (input channels); needs "
+            "macOS15. One palette for a whole weight, one scale for each output channel, if left out",
+            Annotated[int, Field(ge=1, le=4096)],
+        ),
+    )
     prediction_type: PredictionType | None = field(
         default=None, metadata=_shown("What the UNet predicts, where the source says it wrong", PredictionType)
     )
@@ -163,7 +188,10 @@ class ConvertOptions:
     verify: bool = field(
         default=True,
         metadata=_shown(
-            "Compare the networks with their sources, 35 dB at least, before they are installed", bool, in_api=False
+            "Compare the networks with their sources before they are installed; 35 dB is the least, less for compressed "
+            "weights",
+            bool,
+            in_api=False,
         ),
     )
 

@@ -107,7 +107,7 @@ def write_model(
     networks = {n: packages for n in plan.networks if (packages := partial.finished(n)) is not None}
     for network in (n for n in plan.networks if n not in networks):
         plan.require_fp16(network)
-    require_space(out.parent, sum(size for network, size in totals.items() if network not in networks))
+    require_space(out.parent, sum(plan.stored_bytes(network) for network in totals if network not in networks))
 
     counter = _ProgressCounter(totals, progress)
     for network in plan.networks:

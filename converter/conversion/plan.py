@@ -13,7 +13,7 @@ from typing import Any
 from converter.errors import CheckpointError, quoted
 from converter.families.family import Family
 from converter.families.registry import ignored_checkpoint_settings, recognize
-from converter.mil import MACOS15, Target, TargetError, target_named
+from converter.mil import MACOS15, Target, TargetError, check_encoding, target_named
 from converter.networks.clip_vision import image_encoder_config
 from converter.networks.registry import (
     CONTROLNET,
@@ -28,7 +28,7 @@ from converter.networks.registry import (
     tensors_taken,
     text_encoders,
 )
-from converter.options import LARGEST_SIDE, MOST_CLIP_SKIP, ConvertOptions, Size
+from converter.options import DEFAULT_OPTIONS, LARGEST_SIDE, MOST_CLIP_SKIP, ConvertOptions, Size
 from converter.progress import OnProgress, ignore
 from converter.sources.canonical import canonical
 from converter.sources.component import Component
@@ -38,6 +38,7 @@ from converter.sources.ip_adapter import IPAdapterFile
 from converter.sources.source import Source
 from converter.sources.tensors import Tensors
 from converter.sources.tokenizer import greatest_token
+from converter.weights.encodings import LINEAR_BITS, UNCOMPRESSED, Encoding, Encodings
 
 #: A model's name is part of its files' names, which may have 255 bytes.
 _LONGEST_NAME = 100
@@ -168,9 +169,29 @@ class ConversionPlan:
         """Return how many tokens the plan's IP-Adapters give an image, each number once."""
         return tuple(sorted({extra.tokens for extra in self.extras.values() if isinstance(extra, IPAdapterFile)}))
 
+    @property
+    def encoding(self) -> Encoding | None:
+        """Return the encoding of compressed weights; None: fp16."""
+        options = self.options
+        return None if options.bits is None else Encoding(options.quantization, options.bits, options.group_size)
+
+    def encodings(self, network: str) -> Encodings:
+        """Return the encodings of a network's weights."""
+        return Encodings(self.encoding) if kind_of(network).compressible else UNCOMPRESSED
+
     def weight_bytes(self) -> dict[str, int]:
         """Return the bytes of each network's weights in fp16."""
         return {network: self.tensors(network).fp16_bytes(names) for network, names in self.taken.items()}
+
+    def stored_bytes(self, network: str) -> int:
+        """Return about how many bytes a network's weights take on disk."""
+        tensors, encodings, total = self.tensors(network), self.encodings(network), 0
+        for name in self.taken[network]:
+            shape, (layer, _, kind) = tensors.shape(name), name.rpartition(".")
+            is_kernel = kind == "weight" and len(shape) > 1 and not layer.endswith("embedding")
+            encoding = encodings.of(layer, shape) if is_kernel else None
+            total += 2 * math.prod(shape) if encoding is None else sum(part.nbytes for part in encoding.parts(shape))
+        return total
 
     @cached_property
     def tokenizers(self) -> dict[str, dict[str, bytes]]:
@@ -276,6 +297,17 @@ def _target(options: ConvertOptions) -> Target:
             f"several functions in one package need macOS 15, and the target is {target.name}; leave functions out, or "
             "convert for macOS15"
         )
+    if options.bits is None:
+        if options.group_size is not None:
+            raise CheckpointError("group_size is for compressed weights; give bits too, such as 6, or leave it out")
+        if options.quantization != DEFAULT_OPTIONS.quantization:
+            raise CheckpointError(
+                f"quantization is {options.quantization}, but bits is left out; give bits too: 8 or 4"
+            )
+        return target
+    if options.quantization == "linear" and options.bits not in LINEAR_BITS:
+        raise CheckpointError(f"linear integers of {options.bits} bits are not accepted; accepted: 8, 4")
+    check_encoding(Encoding(options.quantization, options.bits, options.group_size), target)
     return target
 
 

@@ -123,11 +123,11 @@ def write_network(
     """
     tensors, config = plan.tensors(network), plan.config(network)
     blob = out / "weights"
-    with BlobWriter(blob) as writer:
-        weights = Weights(writer, written)
+    encodings = plan.encodings(network)
+    with BlobWriter(blob) as writer, Weights(writer, written) as weights:
 
         def graph_of(variant: Variant) -> Graph:
-            return write_graph(network, tensors, config, plan.family.sizes, variant, weights, plan.target)
+            return write_graph(network, tensors, config, plan.family.sizes, variant, weights, plan.target, encodings)
 
         graphs = [(variant, graph_of(variant)) for variant in plan.variants(network)]
         small_graphs = [graph_of(variant) for variant in plan.verified(network)] if plan.options.verify else []
@@ -148,8 +148,9 @@ def write_network(
         least = float("inf")
         for graph in small_graphs:
             write_package(out / "verify.mlpackage", graph, blob, **texts)
+            package = out / "verify.mlpackage"
             least = min(
-                least, verify_package(network, out / "verify.mlpackage", plan.published_config(network), tensors)
+                least, verify_package(network, package, plan.published_config(network), tensors, encodings.usual)
             )
             shutil.rmtree(out / "verify.mlpackage")
         verified(least)

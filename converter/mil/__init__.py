@@ -7,10 +7,12 @@ into one weights file; a `Graph` has no tensor values.
 target      the oldest macOS of a program, which decides its opset
 tensor      names, shapes and types of a program
 weights     the weights file that several programs share
+compressed  the operations that decode compressed weights
 function    one function: its inputs, constants and outputs
 graph       the operations
 """
 
+from converter.mil.compressed import check_encoding
 from converter.mil.graph import Graph
 from converter.mil.target import MACOS13, MACOS14, MACOS15, TARGETS, Target, TargetError, TargetName, target_named
 from converter.mil.tensor import BOOL, FP16, FP32, INT32, UINT16, Array, Tensor, is_identifier
@@ -34,6 +36,7 @@ __all__ = [
     "Tensor",
     "Unwritten",
     "Weights",
+    "check_encoding",
     "is_identifier",
     "target_named",
 ]

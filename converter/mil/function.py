@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from converter.mil.compressed import stored_form
 from converter.mil.mlproto import mil
-from converter.mil.target import MACOS13, Target
+from converter.mil.target import MACOS13, MACOS15, Target
 from converter.mil.tensor import (
     FP16,
     FP32,
@@ -22,10 +25,11 @@ from converter.mil.tensor import (
     set_type,
     type_number,
 )
-from converter.mil.weights import Weights
+from converter.mil.weights import INLINE_BELOW, Placed, Weights
+from converter.weights.dtypes import stored_as
+from converter.weights.encodings import Encoding, Part
 
-#: Below this many elements coremltools keeps a constant inside the program (backend/mil/load.py).
-_INLINE_BELOW = 10
+_WEIGHTS_FILE = "@model_path/weights/weight.bin"
 #: A parameter of an operation: tensors, or the value of a constant.
 Parameter = Tensor | Sequence[Tensor] | Array | np.generic | str | bool | int | list[int] | list[bool]
 
@@ -98,20 +102,20 @@ class Function:
         array = np.asarray(value)
         if array.dtype == np.int64:
             array = array.astype(INT32)
-        if array.dtype in (FP16, FP32) and array.size >= _INLINE_BELOW:
-            raise ValueError(f"{name!r} has {array.size} floats; add {_INLINE_BELOW} or more with Graph.weight")
+        if array.dtype in (FP16, FP32) and array.size >= INLINE_BELOW:
+            raise ValueError(f"{name!r} has {array.size} floats; add {INLINE_BELOW} or more with Graph.weight")
         set_array(val, array)
         set_type(op.outputs.add(name=unique).type, array.shape, type_number(array.dtype))
         return Tensor(unique, array.shape, array.dtype)
 
     def weight(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], values: Callable[[], Array]) -> Tensor:
         """Add a constant in the weights file; ``values()`` must return an array of that shape and type."""
-        if int(np.prod(shape)) < _INLINE_BELOW:
+        if int(np.prod(shape)) < INLINE_BELOW:
             return self.constant(name, values())
         op, unique = self._const(name)
         val = op.attributes["val"]
         set_type(val.type, shape, type_number(dtype))
-        val.blobFileValue.fileName = "@model_path/weights/weight.bin"
+        val.blobFileValue.fileName = _WEIGHTS_FILE
         val.blobFileValue.offset = self.weights.place(name, values)
         set_type(op.outputs.add(name=unique).type, shape, type_number(dtype))
         return Tensor(unique, shape, dtype)
@@ -119,6 +123,47 @@ class Function:
     def note_scale(self, path: str, factor: float) -> None:
         """Note that weight and bias of the layer at ``path`` are stored multiplied by ``factor``."""
         self.scales[identifier(path)] = factor
+
+    def compressed_weight(
+        self, name: str, shape: tuple[int, ...], values: Callable[[], NDArray[np.float16]], encoding: Encoding
+    ) -> Tensor:
+        """Add an fp16 constant that is stored in an encoding, with the operation that decodes it.
+
+        Up to macOS 14 what it is decoded from is in the operation's attributes, since macOS 15 in its inputs. Raises
+        TargetError if the target has no such encoding.
+        """
+        kind, parts, constants = stored_form(encoding, shape, self.target)
+        fp16_bytes = 2 * int(np.prod(shape, dtype=np.int64))
+        placed = self.weights.place_encoded(name, parts, fp16_bytes, lambda: encoding.encode(values()))
+        op = self._block.operations.add()
+        op.type = kind
+        unique = self._unique(f"{name}_{'palettized' if encoding.kind == 'palette' else 'quantized'}")
+        set_string(op.attributes["name"], unique)
+        is_input = self.target.at_least(MACOS15)
+
+        def parameter(key: str) -> Any:
+            return op.inputs[key].arguments.add().value if is_input else op.attributes[key]
+
+        for part, place in zip(parts, placed, strict=True):
+            self._set_part(parameter(part.name), part, place)
+        for key, array in constants.items():
+            if array.size < INLINE_BELOW:
+                set_array(parameter(key), array)
+            else:
+                part = Part(key, stored_as(array.dtype), array.shape)
+                shared = f"{key}_{array.dtype}_{'x'.join(map(str, array.shape))}"
+                self._set_part(parameter(key), part, self.weights.place(shared, partial(np.copy, array)))
+        set_type(op.outputs.add(name=unique).type, shape, type_number(FP16))
+        return Tensor(unique, shape, FP16)
+
+    @staticmethod
+    def _set_part(value: Any, part: Part, place: Placed) -> None:
+        set_type(value.type, part.shape, part.dtype.number)
+        if isinstance(place, int):
+            value.blobFileValue.fileName = _WEIGHTS_FILE
+            value.blobFileValue.offset = place
+        else:
+            value.immediateValue.tensor.bytes.values = place.tobytes()
 
     # --- operations -----------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from converter.mil import FP16, Graph, Tensor
 from converter.sources.tensors import Tensors, expect_shape
+from converter.weights.encodings import UNCOMPRESSED, Encodings
 
 FP16Array = NDArray[np.float16]
 Change: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -21,10 +22,17 @@ ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
 class Layers:
     """A graph and the checkpoint tensors of its layers; module paths are the checkpoint's."""
 
-    def __init__(self, graph: Graph, tensors: Tensors, attention: Attention = "split_einsum") -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        tensors: Tensors,
+        attention: Attention = "split_einsum",
+        encodings: Encodings = UNCOMPRESSED,
+    ) -> None:
         self.graph = graph
         self.tensors = tensors
         self.attention = attention
+        self.encodings = encodings
 
     def has(self, path: str) -> bool:
         """Return whether the checkpoint has this tensor."""
@@ -35,6 +43,9 @@ class Layers:
 
         ``change`` is applied in fp32 before rounding to fp16. Raises CheckpointError as `expect_shape` does.
         """
+        return self.graph.weight(path, shape, FP16, self._values(path, shape, change))
+
+    def _values(self, path: str, shape: tuple[int, ...], change: Change | None) -> Callable[[], FP16Array]:
         expect_shape(self.tensors, path, shape)
 
         def values() -> FP16Array:
@@ -43,7 +54,14 @@ class Layers:
                 array = change(array.astype(np.float32))
             return array.astype(np.float16, copy=False).reshape(shape)
 
-        return self.graph.weight(path, shape, FP16, values)
+        return values
+
+    def kernel(self, path: str, shape: tuple[int, ...], change: Change | None = None) -> Tensor:
+        """Return the weight of the layer at ``path`` as `weight` does, stored in the encoding of this layer."""
+        name, encoding = f"{path}.weight", self.encodings.of(path, shape)
+        if encoding is None:
+            return self.weight(name, shape, change)
+        return self.graph.compressed_weight(name, shape, self._values(name, shape, change), encoding)
 
     def conv(
         self, x: Tensor, path: str, out: int, kernel: int, *, stride: int = 1, pad: int | None = None, bias: bool = True
@@ -52,7 +70,7 @@ class Layers:
 
         ``pad`` None pads half the kernel on every side, which keeps the size at stride 1.
         """
-        weight = self.weight(f"{path}.weight", (out, x.shape[1], kernel, kernel))
+        weight = self.kernel(path, (out, x.shape[1], kernel, kernel))
         offset = self.weight(f"{path}.bias", (out,)) if bias else None
         return self.graph.conv(x, weight, offset, path, stride=stride, pad=kernel // 2 if pad is None else pad)
 
@@ -64,7 +82,7 @@ class Layers:
         change = None if scale == 1 else lambda w: w * np.float32(scale)
         if change is not None:
             self.graph.note_scale(path, scale)
-        weight = self.weight(f"{path}.weight", (out, x.shape[1], 1, 1), change)
+        weight = self.kernel(path, (out, x.shape[1], 1, 1), change)
         offset = self.weight(f"{path}.bias", (out,), change) if bias else None
         return self.graph.conv(x, weight, offset, path)
 

@@ -30,6 +30,7 @@ from converter.sources import component_kinds as components
 from converter.sources.component_kinds import ComponentKind
 from converter.sources.configs import Config
 from converter.sources.tensors import Tensors
+from converter.weights.encodings import UNCOMPRESSED, Encodings
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ class NetworkKind:
         (controlnet/canny); None if it has one.
     takes_residuals: whether a model with ControlNets has further programs of it.
     takes_images: whether a model with IP-Adapters has further programs of it.
+    compressible: whether its weights are compressed where a conversion asks for that. The autoencoder's are not: they are
+        small, and their errors are visible in the image. Apple's converter compresses the same networks.
     prompt_network: the kind that projects its prompts once, if the conversion asks for that.
     """
 
@@ -111,6 +114,7 @@ class NetworkKind:
     named: str | None = None
     takes_residuals: bool = False
     takes_images: bool = False
+    compressible: bool = False
     prompt_network: NetworkKind | None = None
 
 
@@ -170,6 +174,7 @@ TEXT_ENCODER = NetworkKind(
     text_encoder_config,
     per_size=False,
     resource="TextEncoder",
+    compressible=True,
 )
 TEXT_ENCODER_2 = NetworkKind(
     "text_encoder_2",
@@ -181,6 +186,7 @@ TEXT_ENCODER_2 = NetworkKind(
     text_encoder_config,
     per_size=False,
     resource="TextEncoder2",
+    compressible=True,
 )
 UNET_PROMPT = NetworkKind(
     "unet_prompt",
@@ -191,6 +197,7 @@ UNET_PROMPT = NetworkKind(
     "encoder_hidden_states",
     per_size=False,
     per_prompt=True,
+    compressible=True,
 )
 UNET = NetworkKind(
     "unet",
@@ -203,6 +210,7 @@ UNET = NetworkKind(
     resource="Unet",
     takes_residuals=True,
     takes_images=True,
+    compressible=True,
     prompt_network=UNET_PROMPT,
 )
 VAE_DECODER = NetworkKind(
@@ -254,6 +262,7 @@ CONTROLNET = NetworkKind(
     "controlnet_cond",
     per_prompt=True,
     named="ControlNet",
+    compressible=True,
 )
 #: A network of its own, in no model folder: `converter.upscaler_folder`.
 UPSCALER = NetworkKind(
@@ -337,10 +346,14 @@ def write_graph(
     variant: Variant,
     weights: Weights,
     target: Target,
+    encodings: Encodings = UNCOMPRESSED,
 ) -> Graph:
-    """Write the network's program in one variant; adds its weights to ``weights`` if they are not there yet."""
+    """Write the network's program in one variant; adds its weights to ``weights`` if they are not there yet.
+
+    Raises TargetError if the target's programs cannot store weights in one of the encodings.
+    """
     graph = Graph(weights, target)
-    kind_of(network).write(Layers(graph, tensors, variant.attention), config, model, variant)
+    kind_of(network).write(Layers(graph, tensors, variant.attention, encodings), config, model, variant)
     return graph
 
 

@@ -70,7 +70,7 @@ class _ScaledLayers(Layers):
     """
 
     def __init__(self, layers: Layers, scale: float) -> None:
-        super().__init__(layers.graph, layers.tensors, layers.attention)
+        super().__init__(layers.graph, layers.tensors, layers.attention, layers.encodings)
         self._scale = scale
 
     def weight(self, path: str, shape: tuple[int, ...], change: Change | None = None) -> Tensor:

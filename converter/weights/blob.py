@@ -34,8 +34,13 @@ class BlobError(ValueError):
 
 
 def packed_size(bits: int, shape: tuple[int, ...]) -> int:
-    """Return how many bytes packed integers of that width take."""
+    """Return how many bytes elements of that width take."""
     return -(-math.prod(shape) * bits // 8)
+
+
+def blob_size(nbytes: int) -> int:
+    """Return how many bytes of weight.bin a blob of so many bytes of data takes."""
+    return _RECORD.size + nbytes + -nbytes % _ALIGNMENT
 
 
 def pack(integers: NDArray[Any], dtype: DType) -> bytes:
@@ -100,16 +105,23 @@ class BlobWriter:
 
         Raises ValueError for a type that weights files do not have.
         """
-        dtype = stored_as(array.dtype)
+        return self.write_bytes(stored_as(array.dtype), np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+
+    def write_bytes(self, dtype: DType, data: NDArray[np.uint8]) -> int:
+        """Append the bytes of elements of a type, packed ones as `pack` packs them; the rest is as in `write`."""
         if dtype.blob is None:
             raise ValueError(f"weights files cannot store {dtype.name}")
-        record = self._file.tell()
-        data = np.ascontiguousarray(array)
+        record = self.end
         self._write(_RECORD.pack(_SENTINEL, dtype.blob, data.nbytes, record + _RECORD.size, 0))
-        self._write(data.reshape(-1).view(np.uint8).data)
+        self._write(data.data)
         self._write(b"\0" * (-data.nbytes % _ALIGNMENT))
         self._count += 1
         return record
+
+    @property
+    def end(self) -> int:
+        """The offset of the next blob."""
+        return self._file.tell()
 
     def _write(self, data: bytes | memoryview) -> None:
         self._sum.add(data, lambda: self._file.write(data))

@@ -26,7 +26,8 @@ def test_every_option_of_a_conversion_has_a_flag(tmp_path: Path, monkeypatch: py
         "--name m --size 512x512 --size 768x512 --attention original --batch 1 --batch 2 --tokens 77 --tokens 154 "
         "--vae a/vae --preview taesd --safety-checker a/checker --controlnet a/canny --controlnet a/depth --prompt-once "
         "--target macOS15 --functions --prediction-type v_prediction --clip-skip 2 --no-verify "
-        "--ip-adapter a/adapter.safetensors --image-encoder a/encoder --tile 128"
+        "--ip-adapter a/adapter.safetensors --image-encoder a/encoder --tile 128 --bits 8 --quantization linear "
+        "--group-size 32"
     )
     options = parsed(*words.split())
     assert options == ConvertOptions(
@@ -47,6 +48,9 @@ def test_every_option_of_a_conversion_has_a_flag(tmp_path: Path, monkeypatch: py
         ip_adapters=("a/adapter.safetensors",),
         image_encoder="a/encoder",
         tile=128,
+        bits=8,
+        quantization="linear",
+        group_size=32,
         verify=False,
     )
     assert options.changed().keys() == vars(DEFAULT_OPTIONS).keys()

@@ -1,0 +1,146 @@
+"""Encodings of weights: how many bits each element takes, and what a package stores of it.
+
+float: as it is. palette: indices into a table of a few values, for the whole tensor or for groups of output channels.
+linear: small integers times a scale, for each output channel or for blocks of its input channels. Palettes and blocks
+are found on the tensor in fp16; what is stored is what coremltools stores (ops/defs/iOS16/constexpr_ops.py and
+iOS18/compression.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converter.weights.blob import packed_size
+from converter.weights.dtypes import BY_NAME, DType
+from converter.weights.palettes import palettize
+
+Quantization = Literal["palette", "linear"]
+#: Widths of palettes' indices, in bits.
+PaletteBits = Literal[1, 2, 3, 4, 6, 8]
+PALETTE_BITS: tuple[int, ...] = get_args(PaletteBits)
+#: Widths of linear integers, in bits.
+LINEAR_BITS = (4, 8)
+#: Smaller weights stay in fp16, as coremltools has it (its weight_threshold): they are few, and their tables would weigh more.
+_SMALLEST = 2048
+_FP16 = BY_NAME["fp16"]
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Part:
+    """An array that a package stores of a weight.
+
+    name: the parameter of the operation that decodes the weight.
+    dtype, shape: of its elements, which may be narrower than a byte.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """The number of its elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that it takes."""
+        return packed_size(self.dtype.bits, self.shape)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a weight of 2 axes or more, output channels first and input channels second, is stored.
+
+    bits: of each element.
+    group: of a palette, how many output channels share it, None: all; of linear integers, how many input channels share
+        a scale, None: all of an output channel. If it does not divide the channels of a weight, None is meant.
+    """
+
+    kind: Quantization
+    bits: int
+    group: int | None = None
+
+    @property
+    def description(self) -> str:
+        """Its name in messages and manifests."""
+        what = "palettes" if self.kind == "palette" else "integers"
+        group = "" if self.group is None else f", {self.group} channels each"
+        return f"{self.bits}-bit {what}{group}"
+
+    def _palettes(self, shape: tuple[int, ...]) -> int:
+        return 1 if self.group is None or shape[0] % self.group else shape[0] // self.group
+
+    def _blocks(self, shape: tuple[int, ...]) -> int:
+        return 1 if self.group is None or shape[1] % self.group else shape[1] // self.group
+
+    def parts(self, shape: tuple[int, ...]) -> tuple[Part, ...]:
+        """Return what is stored of a weight of that shape, in the order in which coremltools stores it."""
+        ones = (1,) * (len(shape) - 1)
+        if self.kind == "palette":
+            table = (self._palettes(shape), *ones, 1 << self.bits, 1)
+            return Part("indices", BY_NAME[f"uint{self.bits}"], shape), Part("lut", _FP16, table)
+        scales = (shape[0], self._blocks(shape), *ones[1:])
+        return Part("data", BY_NAME[f"int{self.bits}"], shape), Part("scale", _FP16, scales)
+
+    def encode(self, array: NDArray[np.float16]) -> tuple[Bytes, ...]:
+        """Return the bytes of a weight's `parts`. ``array`` must be finite."""
+        return self._encode_palettes(array) if self.kind == "palette" else self._encode_linear(array)
+
+    def _encode_palettes(self, array: NDArray[np.float16]) -> tuple[Bytes, ...]:
+        groups = array.reshape(self._palettes(array.shape), -1)
+        # A group's elements need not fill its last byte.
+        whole = groups.shape[1] * self.bits % 8 == 0
+        each = [palettize(group, self.bits) for group in groups]
+        tables = np.concatenate([table for _, table in each]).view(np.uint8)
+        if whole or len(each) == 1:
+            return np.concatenate([packed for packed, _ in each]), tables
+        bits = [np.unpackbits(packed, count=groups.shape[1] * self.bits, bitorder="little") for packed, _ in each]
+        return np.packbits(np.concatenate(bits), bitorder="little"), tables
+
+    def _encode_linear(self, array: NDArray[np.float16]) -> tuple[Bytes, ...]:
+        """Round to -127 ... 127 (or -7 ... 7) times the scale, as coremltools' linear_symmetric."""
+        most = (1 << (self.bits - 1)) - 1
+        blocks = array.reshape(array.shape[0], self._blocks(array.shape), -1).astype(np.float32)
+        scale = (np.abs(blocks).max(axis=2, keepdims=True) / np.float32(most)).astype(np.float16)
+        # A scale that rounds to 0 stands for a block of zeros, or of values that fp16 cannot divide further.
+        step = np.where(scale == 0, np.float32(1), scale.astype(np.float32))
+        integers = np.clip(np.round(blocks / step), -most, most).astype(np.int8)
+        packed = integers.reshape(-1).view(np.uint8) if self.bits == 8 else _packed_int4(integers)
+        return packed, scale.reshape(-1).view(np.uint8)
+
+
+def _packed_int4(integers: NDArray[np.int8]) -> Bytes:
+    nibbles = integers.reshape(-1).view(np.uint8) & np.uint8(15)
+    if nibbles.size % 2:
+        nibbles = np.append(nibbles, np.uint8(0))
+    return nibbles[::2] | nibbles[1::2] << np.uint8(4)
+
+
+@dataclass(frozen=True)
+class Encodings:
+    """The encodings of a network's weights.
+
+    usual: of the weights of its layers; None: fp16.
+    by_layer: layer's path -> its own encoding instead; None: fp16.
+    """
+
+    usual: Encoding | None = None
+    by_layer: Mapping[str, Encoding | None] = field(default_factory=dict)
+
+    def of(self, path: str, shape: tuple[int, ...]) -> Encoding | None:
+        """Return the encoding of the weight of the layer at ``path``; None: fp16."""
+        if math.prod(shape) <= _SMALLEST:
+            return None
+        return self.by_layer.get(path, self.usual)
+
+
+#: All weights in fp16.
+UNCOMPRESSED = Encodings()
