@@ -15,9 +15,10 @@ _PACKAGE = re.compile(
     r"text_encoder|text_encoder_2|unet|control-unet|refiner|mmdit|vae_decoder|vae_encoder|safety_checker|"
     r"(?:unet|refiner|control-unet|mmdit)_chunk[12])\.mlpackage"
 )
+_SUFFIXES = (".mlpackage", ".mlmodelc")
 _CONTROLNET = re.compile(r"ControlNet_.+\.mlpackage")
-#: The Swift package's names for compiled models (its +Resources.swift files).
-_COMPILED = {kind.resource: kind.name for kind in KINDS if kind.resource is not None} | {
+#: The Swift package's names of models (its +Resources.swift files) -> Apple's names of networks.
+SWIFT = {kind.resource: kind.name for kind in KINDS if kind.resource is not None} | {
     "UnetChunk1": "unet_chunk1",
     "UnetChunk2": "unet_chunk2",
     "UnetRefiner": "refiner",
@@ -36,15 +37,13 @@ _COMPILED = {kind.resource: kind.name for kind in KINDS if kind.resource is not 
 class Layout:
     """A folder of Apple's packages: the networks by Apple's names, with their paths.
 
-    version: the model's name in the packages' file names; empty for compiled models, whose names lack it.
-    compiled: whether they are .mlmodelc rather than .mlpackage.
+    version: the model's name in the packages' file names; empty for those with the Swift package's names, which lack it.
     controlnets: the names of the folder's ControlNets.
     """
 
     folder: Path
     version: str
     paths: dict[str, Path]
-    compiled: bool
     controlnets: tuple[str, ...]
 
 
@@ -58,18 +57,32 @@ def _packages(folder: Path) -> list[tuple[str, str, Path]]:
     return packages
 
 
-def _compiled(folder: Path) -> dict[str, Path]:
-    paths = {network: folder / f"{name}.mlmodelc" for name, network in _COMPILED.items()}
-    return {network: path for network, path in paths.items() if path.is_dir()}
+def _resources(folder: Path) -> dict[str, Path]:
+    """Return the models with the Swift package's names: compiled, or packages that `converter.apple.resources` wrote.
+
+    Where both are, Core ML compiled the package here.
+    """
+    found = {}
+    for name, network in SWIFT.items():
+        candidates = (folder / f"{name}{suffix}" for suffix in _SUFFIXES)
+        if (path := next((path for path in candidates if path.is_dir()), None)) is not None:
+            found[network] = path
+    return found
 
 
 def is_apple(folder: Path) -> bool:
     """Return whether a folder has models with the names that Apple's converter or its Swift package use."""
-    return folder.is_dir() and bool(_packages(folder) or _compiled(folder))
+    return folder.is_dir() and bool(_packages(folder) or _resources(folder))
+
+
+def _below(folder: Path) -> str:
+    """Say which folders within have such models: published ones are often given whole, from a level too high."""
+    found = sorted({path.parent for path in folder.glob("**/*.ml*") if path.is_dir() and is_apple(path.parent)})
+    return f"; these folders within it do: {', '.join(map(str, found))}" if found else ""
 
 
 def find_layout(folder: Path) -> Layout:
-    """Return the folder's .mlpackages, or its compiled models if it has none.
+    """Return the folder's .mlpackages with the converter's names, or if it has none the models with the Swift package's.
 
     Raises CheckpointError if it has neither, or packages of several models.
     """
@@ -78,18 +91,18 @@ def find_layout(folder: Path) -> Layout:
         raise CheckpointError(f"{folder} {what}; a folder of packages that Apple's converter wrote is accepted")
     packages = _packages(folder)
     if not packages:
-        compiled = _compiled(folder)
-        if not compiled:
+        resources = _resources(folder)
+        if not resources:
             raise CheckpointError(
                 f"{folder} holds no models by the names of Apple's converter: Stable_Diffusion_version_*_unet.mlpackage "
-                "and the like, or Unet.mlmodelc and the like"
+                f"and the like, or Unet.mlmodelc and the like{_below(folder)}"
             )
-        controlnets = tuple(sorted(path.stem for path in (folder / CONTROLNET.name).glob("*.mlmodelc")))
-        return Layout(folder, "", compiled, True, controlnets)
+        named = (folder / CONTROLNET.name).glob("*.ml*")
+        return Layout(folder, "", resources, tuple(sorted({path.stem for path in named if path.suffix in _SUFFIXES})))
     versions = sorted({version for version, _, _ in packages})
     if len(versions) > 1:
         raise CheckpointError(
             f"{folder} holds packages of several models ({', '.join(versions)}); give each a folder of its own"
         )
     controlnets = tuple(sorted(p.stem for p in folder.glob("*.mlpackage") if _CONTROLNET.fullmatch(p.name)))
-    return Layout(folder, versions[0], {network: path for _, network, path in packages}, False, controlnets)
+    return Layout(folder, versions[0], {network: path for _, network, path in packages}, controlnets)

@@ -53,7 +53,6 @@ class AppleModel:
     version: str
     networks: dict[str, Path]
     unused: tuple[str, ...]
-    compiled: bool
     family: str
     published: bool
     batch: int
@@ -247,7 +246,6 @@ def recognize_apple(folder: Path) -> AppleModel:
         version=next(versions, layout.version),
         networks={published.denoiser.name if name == unet_name else name: layout.paths[name] for name in used},
         unused=(*sorted(name for name, path in layout.paths.items() if path not in used_paths), *layout.controlnets),
-        compiled=layout.compiled,
         family=family,
         published=(unet.context_width, channels) == (published.context_width, published.latent_channels),
         batch=unet.batch,

@@ -20,8 +20,9 @@ from converter.errors import CheckpointError
 from converter.folder import FILE, ModelFolder, Package
 
 _STATE = "conversion.json"
-#: What is a model's own in its folder: packages, compiled or not, tokenizers, and what Anemone and a Mac's Finder note there.
-_OWN = re.compile(r".+\.(mlpackage|mlmodelc|mlmodelc\.stamp)|tokenizer(_\d)?|\.?anemone.*\.json.*|\.DS_Store")
+#: What is a model's own in its folder: packages, compiled or not, tokenizers, the Resources made of them, and what Anemone
+#: and a Mac's Finder note there.
+_OWN = re.compile(r".+\.(mlpackage|mlmodelc|mlmodelc\.stamp)|tokenizer(_\d)?|Resources|\.?anemone.*\.json.*|\.DS_Store")
 
 
 @contextmanager

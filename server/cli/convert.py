@@ -37,10 +37,16 @@ def add_convert(commands: Commands) -> None:
         metavar="NETWORK",
         help="convert only this network again; the others must have been converted with the same options, and stay",
     )
+    convert.add_argument(
+        "--resources",
+        action="store_true",
+        help="also lay out the folder Resources in the model's, for Apple's Swift package, as `anemone resources` does",
+    )
     convert.set_defaults(run=_convert)
 
 
 def _convert(args: argparse.Namespace) -> int:
     from server.cli.offline import convert_checkpoint
 
-    return convert_checkpoint(args.source, args.out, ConvertOptions(**options_of(args)), args.only or [])
+    options = ConvertOptions(**options_of(args))
+    return convert_checkpoint(args.source, args.out, options, args.only or [], resources=args.resources)

@@ -18,6 +18,7 @@ from server.cli.lint import add_lint
 from server.cli.models import add_models
 from server.cli.palette import add_palette
 from server.cli.parser import LONGEST_MESSAGE, Parser
+from server.cli.resources import add_resources
 from server.cli.serve import add_serve
 from server.cli.service import add_service
 from server.cli.upscale import add_upscale
@@ -47,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
         add_models,
         add_convert,
         add_adopt,
+        add_resources,
         add_verify,
         add_lint,
         add_generate,

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+from converter.apple.swift import require_readable
 from converter.conversion.convert import convert
 from converter.conversion.partial import conversion_lock, require_replaceable
 from converter.conversion.upscaler import write_upscaler
@@ -19,6 +20,7 @@ from converter.options import ConvertOptions
 from converter.progress import OnProgress, Progress
 from converter.sources.source import open_source, open_upscaler
 from converter.sources.upscaler import UpscalerFile
+from server.cli.resources import lay_out
 from server.jobs.local_worker import upscaler_opener
 from server.models.installed import InstalledModels
 from server.models.library import ready_model
@@ -70,13 +72,22 @@ def _require_writable(out: Path) -> None:
         ) from error
 
 
-def convert_checkpoint(source: str, out: Path, options: ConvertOptions, only: list[str]) -> int:
-    """Convert ``source`` into ``out`` and show a bar; if ``only`` names networks, convert only these."""
+def convert_checkpoint(
+    source: str, out: Path, options: ConvertOptions, only: list[str], *, resources: bool = False
+) -> int:
+    """Convert ``source`` into ``out`` and show a bar; if ``only`` names networks, convert only these.
+
+    With ``resources``, lay it out for Apple's Swift package too.
+    """
     bar, began = Bar(), time.monotonic()
     agreement: dict[str, float] = {}
+    if resources:
+        require_readable(options)
 
     if (upscaler := open_upscaler(source, _showing(bar))) is not None:
         bar.close()
+        if resources:
+            raise CheckpointError("Apple's Swift package has no upscaler; leave out --resources")
         return _convert_upscaler(upscaler, out, options, only)
     # Before a download.
     require_replaceable(out)
@@ -96,6 +107,8 @@ def convert_checkpoint(source: str, out: Path, options: ConvertOptions, only: li
         print(printable(f"left out: {line}"))
     shown = ", ".join(f"{w}x{h}" for w, h in folder.manifest.sizes)
     print(f"{out}: {folder.manifest.name} ({folder.manifest.family}), {shown}, in {time.monotonic() - began:.1f} s")
+    if resources:
+        lay_out(folder, None, None, None)
     return 0
 
 

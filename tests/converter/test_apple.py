@@ -524,7 +524,7 @@ def test_packages_of_several_models_in_one_folder_are_told_apart(tmp_path):
 
 
 def test_a_folder_of_something_else_is_not_apples(tmp_path, custom):
-    (tmp_path / "Unet.mlpackage").mkdir()
+    (tmp_path / "Unet.mlpackage").write_text("a file")
     (tmp_path / "Stable_Diffusion_version_v_unet.mlpackage").write_text("a file")
     assert not is_apple(tmp_path)
     assert not is_apple(tmp_path / "none")
@@ -643,7 +643,7 @@ def test_compiled_models_show_what_the_packages_show(request, tmp_path, kind):
     folder = compiled_folder(packages, tmp_path / "Resources")
     expected = recognize_apple(packages)
     paths = {network: folder / f"{SWIFT[network]}.mlmodelc" for network in expected.networks}
-    assert recognize_apple(folder) == replace(expected, folder=folder, networks=paths, compiled=True)
+    assert recognize_apple(folder) == replace(expected, folder=folder, networks=paths)
 
 
 def test_an_image_from_compiled_models_is_the_one_from_our_own(custom, tmp_path):
