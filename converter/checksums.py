@@ -140,6 +140,11 @@ def _write_record(folder: Path, record: dict[str, _Compared]) -> None:
             partial.unlink()
 
 
+def note_right(folder: Path, sums: Mapping[str, FileSum]) -> None:
+    """Note that these files were compared, or just written, and are right, so that `wrong_content` need not read them."""
+    _write_record(folder, {name: _state(folder / name, expected) for name, expected in sums.items()})
+
+
 def wrong_content(
     folder: Path,
     sums: Mapping[str, FileSum],

@@ -171,16 +171,51 @@ class Conditions:
 
 
 @dataclass(frozen=True)
+class MergedLora:
+    """A LoRA in a merged model: its name, the SHA-256 of its file, and the weight it was merged with."""
+
+    name: str
+    sha256: str
+    weight: Finite
+
+
+@dataclass(frozen=True)
+class MergedEmbedding:
+    """A textual inversion in a merged model.
+
+    sha256: of its file.
+    vectors: how many tokens it takes.
+    first: the id of its first token, by text encoder; the others follow.
+    """
+
+    name: str
+    sha256: str
+    vectors: Count
+    first: dict[str, Count]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What was merged into a model, and the plan that made the model it was merged into."""
+
+    base: str
+    loras: tuple[MergedLora, ...]
+    embeddings: tuple[MergedEmbedding, ...]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """anemone.json. Sizes are images' (width, height) in pixels, the first the default.
 
-    plan: the fingerprint of the plan that made it (see `converter.conversion.plan`); empty for other converters.
+    plan: the fingerprint of the plan that made it (see `converter.conversion.plan`), or the key of the merge (see
+        `converter.merging`); empty for other converters.
     options: the options of the conversion.
     left_out: the parts of the checkpoint that are not in the folder and change no image, in sentences.
     clip_skip: the largest clip skip that the text encoders have outputs for; 1, as in folders of earlier versions, skips no
         layer.
     files: the checksum of each file of packages and tokenizers, by its path in the folder; empty in folders of formats 1
         and 2, whose damage shows only when a network is loaded.
+    merged: what was merged into it; None for a model as it was converted.
     """
 
     name: str
@@ -205,6 +240,7 @@ class Manifest:
     left_out: tuple[str, ...] = ()
     clip_skip: Count = 1
     files: dict[Within, FileSum] = field(default_factory=dict)
+    merged: Merged | None = None
 
     def write(self, folder: Path) -> None:
         """Write anemone.json into ``folder``."""
@@ -296,7 +332,9 @@ class ModelFolder:
     def damaged(self, wrong: str) -> DamagedModel:
         """Return the error for damage, in words that begin with the file, with its cure."""
         source = self.manifest.source
-        if source.kind == "apple":
+        if self.manifest.merged is not None:
+            cure = "remove it, and merge it again"
+        elif source.kind == "apple":
             cure = f"put the original file back, or after a change of your own `anemone adopt {quote(str(self.path))}` again"
         else:
             cure = f"convert {source.path_or_id} again: `anemone convert SOURCE -o {quote(str(self.path))}`"

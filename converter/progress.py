@@ -1,4 +1,4 @@
-"""Progress of a download, a conversion, verification or loading."""
+"""Progress of a download, a conversion, verification, a merge or loading."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Stage = Literal["downloading", "converting", "verifying", "loading"]
+Stage = Literal["downloading", "converting", "verifying", "merging", "loading"]
 
 
 @dataclass(frozen=True)

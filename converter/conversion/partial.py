@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from converter.checksums import FileSum, checksums, wrong_content
 from converter.errors import CheckpointError
 from converter.folder import FILE, ModelFolder, Package
+from converter.mil.package import link
 
 _STATE = "conversion.json"
 #: What is a model's own in its folder: packages, compiled or not, tokenizers, the Resources made of them, and what Anemone
@@ -131,13 +132,13 @@ class Partial:
         self._write(_State(self.fingerprint, state.networks | {network: packages}, state.files | files))
 
     def take_over(self, network: str, model: ModelFolder) -> None:
-        """Link the files of a network from a model that was converted by the same plan. Raises DamagedModel."""
+        """Link the files of a network from a model whose network is the same. Raises DamagedModel."""
         packages = model.manifest.networks[network]
         if (wrong := wrong_content(model.path, model.files(*(p.path for p in packages)))) is not None:
             raise model.damaged(wrong)
         with self.writing(network) as folder:
             for path in {package.path for package in packages}:
-                shutil.copytree(model.path / path, folder / path, copy_function=os.link)
+                shutil.copytree(model.path / path, folder / path, copy_function=link)
         self.finish(network, packages, model.manifest.files)
 
     def become(self, out: Path) -> None:

@@ -20,7 +20,7 @@ def require_space(folder: Path, weights: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < weights * 1.1 + 2**24:
         raise SpaceError(
-            f"converting needs {weights * 1.1 / 2**20 + 16:.0f} MB in {folder}; {free / 2**20:.0f} MB are free"
+            f"the model needs {weights * 1.1 / 2**20 + 16:.0f} MB in {folder}; {free / 2**20:.0f} MB are free"
         )
 
 

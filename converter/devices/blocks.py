@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 
 from converter.mil.graph import HEAVY
 from converter.mil.mlproto import mil
+from converter.mil.package import link
 from converter.mil.tensor import FP32, is_identifier, set_string, set_type, type_number
 from converter.runtime.body import type_of
 from converter.runtime.compressed import decodes
@@ -143,14 +143,6 @@ def in_rounds(sequence: Sequence[Block], most: int = ROUND_BYTES) -> Iterator[tu
         yield tuple(group)
 
 
-def _link(file: str, out: str) -> str:
-    try:
-        os.link(file, out)
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(file, out)
-    return out
-
-
 def _constant_text(block: Any, name: str, text: str) -> None:
     op = block.operations.add(type="const")
     set_string(op.attributes["name"], name)
@@ -187,7 +179,7 @@ def with_block_outputs(path: Path, out: Path, probes: Sequence[Block], function:
         feature = description.output.add(name=block.output)
         feature.type.multiArrayType.shape.extend(block.shape)
         feature.type.multiArrayType.dataType = feature.type.multiArrayType.FLOAT32
-    shutil.copytree(path, out, copy_function=_link)
+    shutil.copytree(path, out, copy_function=link)
     manifest = json.loads((out / "Manifest.json").read_text())
     program = out / "Data" / manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
     program.unlink()  # a hard link to the package's file

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,8 +18,9 @@ _NAMESPACE = uuid.UUID("7b1c1a2e-6a5e-4c1e-9a43-6a2f0f4f7a10")
 #: The name of a package's only function, by coremltools' and Core ML's convention.
 _MAIN = "main"
 _DATA = "Data/com.apple.CoreML"
-#: The path of the weights file in a package.
-WEIGHTS = f"{_DATA}/weights/weight.bin"
+#: The paths in a package of the folder with weights, and of the file in it.
+WEIGHTS_FOLDER = f"{_DATA}/weights"
+WEIGHTS = f"{WEIGHTS_FOLDER}/weight.bin"
 #: The key of a package's metadata that says which layers' weights are stored multiplied by a factor (`Function.scales`).
 SCALES = "app.anemone.scales"
 
@@ -59,13 +61,18 @@ def _model(graphs: Mapping[str, Graph], about: str, metadata: Mapping[str, str])
     return model
 
 
+def link(file: str | Path, name: str | Path) -> None:
+    """Give a file another name, by a hard link; copy it on a file system without hard links."""
+    try:
+        os.link(file, name)
+    except OSError:
+        shutil.copyfile(file, name)
+
+
 def _write(path: Path, model: Any, weights: Path) -> None:
     (path / WEIGHTS).parent.mkdir(parents=True)
     (path / _DATA / "model.mlmodel").write_bytes(model.SerializeToString(deterministic=True))
-    try:
-        os.link(weights, path / WEIGHTS)
-    except OSError:  # a file system without hard links
-        (path / WEIGHTS).write_bytes(weights.read_bytes())
+    link(weights, path / WEIGHTS)
     root, other = (str(uuid.uuid5(_NAMESPACE, f"{path.name}/{part}")) for part in ("model", "weights"))
     manifest = {
         "fileFormatVersion": "1.0.0",

@@ -84,12 +84,12 @@ def tiny_text_encoder(vocabulary: int, kind: type[Any] = CLIPTextModel, **change
     return kind(CLIPTextConfig(**(settings | changes))).eval()
 
 
-def save_published(module: Any, folder: Path) -> None:
-    """Save a module in fp16 under the tensor names of the hub's folders, which differ from those of current libraries.
+def save_published(module: Any, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+    """Save a module in ``dtype`` under the tensor names of the hub's folders, which differ from those of current libraries.
 
     There CLIP's tensors are called text_model.* and include the positions' numbers; transformers 5 has neither.
     """
-    module.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    module.to(dtype).save_pretrained(folder, safe_serialization=True)
     module.to(torch.float32)
     if isinstance(module, CLIPTextModel | CLIPTextModelWithProjection):
         file = folder / "model.safetensors"
