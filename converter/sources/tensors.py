@@ -151,6 +151,13 @@ def _values(entry: _Entry) -> NDArray[Any]:
     return _FP8[entry.kind][raw] if entry.kind in _FP8 else raw
 
 
+def _greatest_bits(entry: _Entry) -> int:
+    """Return the greatest bit pattern of a float tensor's values, without their signs; its order is that of the values."""
+    raw = _stored(entry).view(f"u{_TYPES[entry.kind].itemsize}")
+    sign = raw.dtype.type(~(1 << (8 * raw.dtype.itemsize - 1)) & ((1 << 8 * raw.dtype.itemsize) - 1))
+    return max((int((raw[i : i + _CHUNK] & sign).max()) for i in range(0, raw.size, _CHUNK)), default=0)
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     header = dict(pairs)
     if len(header) != len(pairs):
@@ -322,15 +329,18 @@ class Tensors:
             if np.abs(_stored(entry).astype(np.float64)).max(initial=0) >= _INFINITE_IN_FP16:
                 raise CheckpointError(f"{name} {_BEYOND_FP16}")
             return
-        raw = _stored(entry).view(f"u{_TYPES[entry.kind].itemsize}")
-        sign = raw.dtype.type(~(1 << (8 * raw.dtype.itemsize - 1)) & ((1 << 8 * raw.dtype.itemsize) - 1))
-        most = max((int((raw[i : i + _CHUNK] & sign).max()) for i in range(0, raw.size, _CHUNK)), default=0)
+        most = _greatest_bits(entry)
         if most >= _NOT_FINITE[entry.kind]:
             raise CheckpointError(f"{name} has infinite values or NaNs; the checkpoint is damaged")
         # `not ... <` also catches a factor that is NaN.
         scaled = entry.scale is not None and not np.abs(self.array(name)).max(initial=0) < _INFINITE_IN_FP16
         if scaled or most >= _TOO_LARGE.get(entry.kind, _NOT_FINITE[entry.kind]):
             raise CheckpointError(f"{name} {_BEYOND_FP16}")
+
+    def is_finite(self, name: str) -> bool:
+        """Return whether the tensor, as stored, has no infinity or NaN."""
+        entry = self._entry(name)
+        return entry.kind not in _NOT_FINITE or _greatest_bits(entry) < _NOT_FINITE[entry.kind]
 
     def fp16_bytes(self, names: Iterable[str]) -> int:
         """Return the bytes of these tensors in fp16."""

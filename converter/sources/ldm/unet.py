@@ -15,7 +15,7 @@ from converter.sources.tensors import Part, Tensors
 
 PREFIX = "model.diffusion_model."
 _WHERE = "the UNet"
-_ENDS = {
+ENDS = {
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
     "label_emb.0.0": "add_embedding.linear_1",
@@ -24,7 +24,7 @@ _ENDS = {
     "out.0": "conv_norm_out",
     "out.2": "conv_out",
 }
-_RESNET = {
+RESNET = {
     "in_layers.0": "norm1",
     "in_layers.2": "conv1",
     "emb_layers.1": "time_emb_proj",
@@ -65,7 +65,7 @@ class UNetLayout:
 
 
 def _resnet(path: str, name: str) -> dict[str, str]:
-    return {f"{path}.{old}": f"{name}.{new}" for old, new in _RESNET.items()}
+    return {f"{path}.{old}": f"{name}.{new}" for old, new in RESNET.items()}
 
 
 def _middle(paths: set[str], modules: dict[str, str]) -> int | None:
@@ -103,7 +103,7 @@ def _levels(paths: set[str], modules: dict[str, str], blocks: str, names: str, f
 def unet_layout(tensors: Tensors) -> UNetLayout:
     """Return the structure of a single file's UNet; raises CheckpointError if diffusers' UNet cannot have it."""
     paths = module_paths(beneath(tensors, PREFIX))
-    modules = dict(_ENDS)
+    modules = dict(ENDS)
     down = _levels(paths, modules, "input_blocks", "down_blocks", 1)
     middle = _middle(paths, modules)
     up = _levels(paths, modules, "output_blocks", "up_blocks", 0)[::-1]

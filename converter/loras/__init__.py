@@ -1,0 +1,10 @@
+"""Read files of LoRAs and of textual inversion embeddings."""
+
+from __future__ import annotations
+
+from converter.loras.errors import LoraError
+from converter.loras.few_step import FewStep
+from converter.loras.file import About, LoraFile
+from converter.loras.layers import LoraLayer
+
+__all__ = ["About", "FewStep", "LoraError", "LoraFile", "LoraLayer"]

@@ -1,0 +1,168 @@
+"""Read a LoRA file: its layers by network, what models it fits, and what its trainer says of it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from converter.errors import CheckpointError, shown
+from converter.loras.adapter_config import NONE, read_adapter_configs
+from converter.loras.building import Target, layers_of
+from converter.loras.errors import LoraError
+from converter.loras.families import families_of
+from converter.loras.few_step import FewStep, few_step_of, sha256_of
+from converter.loras.layers import Factor, LoraLayer
+from converter.loras.names import read_name
+from converter.loras.refusals import file_that_is_no_lora, unsupported_kind
+from converter.sources.tensors import Tensors
+
+_SUFFIX = ".safetensors"
+_ACCEPTED = (
+    "accepted: LoRA, LoCon, LoHa, LoKr, DoRA and differences for the UNet and text encoders of Stable Diffusion 1, 2 and XL, "
+    "in the naming of kohya, diffusers or PEFT"
+)
+#: Trained tags that are told, the most frequent first, and the longest metadata that are searched for them.
+_MOST_TAGS, _LONGEST_TAGS = 10, 1 << 22
+
+Layers = Mapping[str, Mapping[str, LoraLayer]]
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of a LoRA. kinds: of its layers. ranks: the least and the greatest. words: its trigger words or tags."""
+
+    kinds: tuple[str, ...]
+    ranks: tuple[int, int] | None
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA file.
+
+    families: the names of the model families that it fits, as far as the file shows it.
+    few_step: how it is sampled if it is one for few steps.
+    layers: by network (unet, text_encoder, text_encoder_2) and target, what changes the target's weight.
+    biases: likewise, what changes the target's bias.
+    notes: sentences about what the file does not tell and was assumed.
+    """
+
+    path: Path
+    families: tuple[str, ...]
+    about: About
+    few_step: FewStep | None
+    layers: Layers
+    biases: Layers
+    notes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The file's name without .safetensors."""
+        return self.path.stem
+
+    @cached_property
+    def sha256(self) -> str:
+        """The SHA-256 of the file."""
+        return sha256_of(self.path)
+
+    @classmethod
+    def open(cls, path: Path) -> LoraFile:
+        """Read a file's header, and whether its values are finite. Raises LoraError."""
+        if path.suffix != _SUFFIX:
+            raise LoraError(
+                f"{path.name} is not a {_SUFFIX} file; other files of LoRAs can hold programs and are not read"
+            )
+        try:
+            return _open(path)
+        except (LoraError, CheckpointError) as error:
+            raise LoraError(f"{path.name} is not usable as a LoRA: {error}") from error
+
+
+def _open(path: Path) -> LoraFile:
+    tensors = Tensors([path])
+    targets, notes = _targets(path, tensors)
+    weights: dict[str, dict[str, LoraLayer]] = {}
+    biases: dict[str, dict[str, LoraLayer]] = {}
+    for (network, name), target in targets.items():
+        for layers, layer in zip((weights, biases), layers_of(target), strict=True):
+            if layer is not None:
+                layers.setdefault(network, {})[name] = layer
+    for name in tensors:
+        if not tensors.is_finite(name):
+            raise LoraError(f"{name} has infinite values or NaNs; the file is damaged, or its training failed")
+    return LoraFile(
+        path,
+        families_of(weights, tensors.metadata),
+        _about([layer for of in weights.values() for layer in of.values()], tensors.metadata),
+        few_step_of(path, tensors.metadata),
+        weights,
+        biases,
+        notes,
+    )
+
+
+def _targets(path: Path, tensors: Tensors) -> tuple[dict[tuple[str, str], Target], tuple[str, ...]]:
+    """Return the file's tensors by network and target, and notes. Raises LoraError if one has an unknown name."""
+    peft = any(".lora_A." in name or ".lora_B." in name or name.startswith("base_model.") for name in tensors)
+    configs = read_adapter_configs(path, tensors.metadata, peft=peft)
+    targets: dict[tuple[str, str], Target] = {}
+    unknown = []
+    for name in tensors:
+        found = read_name(name)
+        if found is None:
+            unknown.append(name)
+            continue
+        target = targets.get((found.network, found.target))
+        if target is None:
+            config = configs.get(found.network) or configs.get("", NONE)
+            target = Target(found.target, found.module, {}, config.alpha_of(found.module), config.rank_stabilized)
+            targets[found.network, found.target] = target
+        if found.parameter in target.factors:
+            raise LoraError(f"{target.factors[found.parameter].name} and {name} are the same part of {found.target}")
+        target.factors[found.parameter] = Factor(tensors, name)
+    if unknown or not targets:
+        raise LoraError(_refusal(list(tensors), unknown))
+    notes: tuple[str, ...] = ()
+    if peft and not configs and not any("alpha" in target.factors for target in targets.values()):
+        notes = ("the file does not tell alpha, so each layer's is its rank",)
+    return targets, notes
+
+
+def _refusal(names: list[str], unknown: list[str]) -> str:
+    if not names:
+        return f"it has no tensors; {_ACCEPTED}"
+    described = file_that_is_no_lora(names)
+    if described is not None:
+        return f"it is {described}; {_ACCEPTED}"
+    kind = unsupported_kind(unknown)
+    if kind is not None:
+        return f"it has a kind of layer that is not supported: {kind}; {_ACCEPTED}"
+    return f"it has {shown(sorted(unknown))}, which no supported LoRA has; {_ACCEPTED}"
+
+
+def _about(layers: list[LoraLayer], metadata: Mapping[str, str]) -> About:
+    kinds = Counter(layer.kind for layer in layers)
+    ranks = [layer.rank for layer in layers if layer.rank is not None]
+    phrase = [word.strip() for word in metadata.get("modelspec.trigger_phrase", "").split(",")]
+    words = tuple(word for word in phrase if word) or _tags(metadata.get("ss_tag_frequency", ""))
+    return About(tuple(kind for kind, _ in kinds.most_common()), (min(ranks), max(ranks)) if ranks else None, words)
+
+
+def _tags(frequencies: str) -> tuple[str, ...]:
+    """Return the most frequent tags of kohya's metadata: JSON of tags and numbers by folder; nothing if it is something else."""
+    if not 0 < len(frequencies) <= _LONGEST_TAGS:
+        return ()
+    try:
+        folders = json.loads(frequencies)
+    except (ValueError, RecursionError):
+        return ()
+    total: Counter[str] = Counter()
+    for tags in folders.values() if isinstance(folders, dict) else ():
+        for tag, number in tags.items() if isinstance(tags, dict) else ():
+            if type(number) is int:
+                total[tag.strip()] += number
+    return tuple(tag for tag, _ in total.most_common(_MOST_TAGS))
