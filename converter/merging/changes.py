@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,7 +34,7 @@ class Change(Protocol):
 class MergedLayer:
     """LoRAs' changes of one layer, each made to the result of those before."""
 
-    layer: str
+    weight: str
     parts: tuple[tuple[str, LoraLayer, float], ...]
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -49,7 +49,7 @@ class MergedLayer:
         for name, layer, multiplier in self.parts:
             result = layer.merged(result, multiplier)
             if result.shape != weight.shape:
-                raise MergeError(f"{name} makes {self.layer} {list(result.shape)}, and it is {list(weight.shape)}")
+                raise MergeError(f"{name} makes {self.weight} {list(result.shape)}, and it is {list(weight.shape)}")
         if scale != 1:
             result = result * np.float32(scale)
         with np.errstate(over="ignore"):
@@ -57,7 +57,7 @@ class MergedLayer:
         if not _is_finite(stored):
             names = " and ".join(f"{name} at {multiplier:g}" for name, _, multiplier in self.parts)
             raise MergeError(
-                f"{self.layer} with {names} has values beyond fp16's largest, 65504; give a smaller weight"
+                f"{self.weight} with {names} has values beyond fp16's largest, 65504; give a smaller weight"
             )
         return stored
 
@@ -76,13 +76,25 @@ def check_families(family: str, files: Iterable[Lora | Embedding]) -> None:
             raise MergeError(f"{file.name} is for {' or '.join(file.families)}, and the model is {family}")
 
 
+def _layers(lora: Lora, component: str) -> Iterator[tuple[str, LoraLayer]]:
+    """Yield the names of the component's weights and biases that a LoRA changes, with what it does to each."""
+    for part, networks in (("weight", lora.layers), ("bias", lora.biases)):
+        for target, layer in networks.get(component, {}).items():
+            yield f"{target}_{part}", layer
+
+
+def components_of(loras: Iterable[Lora]) -> set[str]:
+    """Return the components that LoRAs change."""
+    return {component for lora in loras for component in (*lora.layers, *lora.biases)}
+
+
 def lora_changes(component: str, loras: Sequence[tuple[Lora, float]]) -> dict[str, Change]:
     """Return the changes that LoRAs make to one component's weights, by the weights' names."""
     parts: dict[str, list[tuple[str, LoraLayer, float]]] = {}
     for lora, multiplier in loras:
-        for target, layer in lora.layers.get(component, {}).items():
-            parts.setdefault(target, []).append((lora.name, layer, multiplier))
-    return {f"{target}_weight": MergedLayer(target, tuple(each)) for target, each in parts.items()}
+        for weight, layer in _layers(lora, component):
+            parts.setdefault(weight, []).append((lora.name, layer, multiplier))
+    return {weight: MergedLayer(weight, tuple(each)) for weight, each in parts.items()}
 
 
 def unused_layers(loras: Iterable[Lora], component: str, present: Collection[str]) -> list[str]:
@@ -92,8 +104,8 @@ def unused_layers(loras: Iterable[Lora], component: str, present: Collection[str
     """
     sentences = []
     for lora in loras:
-        missing = [target for target in lora.layers.get(component, {}) if f"{target}_weight" not in present]
-        unused = [target for target in missing if _is_after_last(target, component, present)]
+        missing = [weight for weight, _ in _layers(lora, component) if weight not in present]
+        unused = [weight for weight in missing if _is_after_last(weight, component, present)]
         if wrong := sorted(set(missing) - set(unused)):
             raise MergeError(f"{lora.name} changes {shown(wrong)} of {component}, which the model does not have")
         if unused:
@@ -101,9 +113,9 @@ def unused_layers(loras: Iterable[Lora], component: str, present: Collection[str
     return sentences
 
 
-def _is_after_last(target: str, component: str, present: Iterable[str]) -> bool:
-    """Return whether a module is in a text encoder's last layer and the model stops before it, as SDXL and SD 2 do."""
-    match = _ENCODER_LAYER.fullmatch(target)
+def _is_after_last(weight: str, component: str, present: Iterable[str]) -> bool:
+    """Return whether a weight is in a text encoder's last layer and the model stops before it, as SDXL and SD 2 do."""
+    match = _ENCODER_LAYER.fullmatch(weight)
     if match is None or not text_encoders([component]):
         return False
     return int(match[1]) == 1 + max(int(found[1]) for name in present if (found := _ENCODER_LAYER.fullmatch(name)))

@@ -16,7 +16,7 @@ from converter.conversion.partial import Partial, conversion_lock, require_repla
 from converter.conversion.preflight import require_space
 from converter.errors import ManifestError
 from converter.folder import Defaults, Manifest, Merged, MergedEmbedding, MergedLora, ModelFolder
-from converter.merging.changes import Change, check_families, lora_changes, unused_layers
+from converter.merging.changes import Change, check_families, components_of, lora_changes, unused_layers
 from converter.merging.errors import MergeError
 from converter.merging.inputs import Embedding, Lora
 from converter.merging.network import Packages, packages_of, write_packages
@@ -124,7 +124,7 @@ class _Job:
 def _plan(base: ModelFolder, loras: Sequence[tuple[Lora, float]], embeddings: Sequence[Embedding]) -> _Job:
     """Find what changes in which package. Raises MergeError if something does not fit."""
     active = [(lora, weight) for lora, weight in loras if weight != 0]
-    components = {name for lora, _ in active for name in lora.layers}
+    components = components_of(lora for lora, _ in active)
     encoders = text_encoders(base.manifest.networks) if embeddings else {}
     rows = {encoder: token_rows(encoder, embeddings) for encoder in encoders}
     changes = {component: lora_changes(component, active) for component in sorted({*components, *encoders})}

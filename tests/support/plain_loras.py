@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ class PlainLora:
     families: tuple[str, ...] = ("sd1",)
     sha256: str = "0" * 64
     few_step: Any = None
+    biases: Mapping[str, Mapping[str, Layer]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from converter.merging import MergeError, merge, merge_key
 from converter.options import ConvertOptions
 from converter.progress import Progress
 from converter.runtime import load
+from converter.runtime.compressed import Compressed
 from converter.runtime.program import read_model, read_program
 from tests.support.checkpoints import diffusers_pipeline, save_published
 from tests.support.controlnets import write_controlnet
@@ -276,14 +277,18 @@ QUERY = "down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
         (
             {"layers": {"unet": {"nowhere_to_q": ONE}}},
             1,
-            "style changes nowhere_to_q of unet, which the model does not have",
+            "style changes nowhere_to_q_weight of unet, which the model does not have",
         ),
         (
             {"layers": {"text_encoder_2": {"x": ONE}}},
             1,
-            "style changes x of text_encoder_2, which the model does not have",
+            "style changes x_weight of text_encoder_2, which the model does not have",
         ),
-        ({"layers": {"unet": {QUERY: ONE}}}, 1e6, f"{QUERY} with style at 1e\\+06 has values beyond fp16's largest"),
+        (
+            {"layers": {"unet": {QUERY: ONE}}},
+            1e6,
+            f"{QUERY}_weight with style at 1e\\+06 has values beyond fp16's largest",
+        ),
         (
             {"layers": {"text_encoder": {"text_model_encoder_layers_3_mlp_fc1": ONE}}},
             1,
@@ -309,3 +314,36 @@ def test_a_merged_model_or_one_of_an_earlier_version_is_no_base(model_folder, me
     old = ModelFolder(model_folder.path, replace(model_folder.manifest, files={}))
     with pytest.raises(MergeError, match=r"earlier version; convert the checkpoint again"):
         merge(old, [(lora, 1)], [], tmp_path / "out")
+
+
+def dense_weight(folder, output):
+    (op,) = (o for o in read_program(folder.package("unet", 64, 64)).operations if o.outputs == [output])
+    return op.constants["weight"][0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ConvertOptions(bits=6),
+        ConvertOptions(bits=4, group_size=8, target="macOS15"),
+        ConvertOptions(bits=8, quantization="linear"),
+    ],
+    ids=["palette", "grouped palette", "linear"],
+)
+def test_a_compressed_weight_is_merged_as_it_was_decoded_and_kept_in_fp16(checkpoint, ct, tmp_path, lora, options):
+    from coremltools.converters.mil.frontend.milproto.load import load as load_program
+
+    base = convert(checkpoint, tmp_path / "base", replace(options, verify=False))
+    layer = "mid_block_resnets_0_conv1"
+    one = replace(lora, layers={"unet": {layer: lora.layers["unet"][layer]}})
+    made = merge(base, [(one, WEIGHT)], [], tmp_path / "made")
+    before, after = (dense_weight(folder, layer) for folder in (base, made))
+    assert isinstance(before, Compressed)
+    assert isinstance(dense_weight(made, "mid_block_resnets_0_conv2"), Compressed)
+    expected = one.layers["unet"][layer].merged(before.dense().astype(np.float32), WEIGHT)
+    np.testing.assert_array_equal(after, expected.astype(np.float16))
+    path = made.package("unet", 64, 64)
+    spec = ct.utils.load_spec(str(path))
+    program = load_program(spec, spec.specificationVersion, str(path / DATA / "weights"))
+    (conv,) = (op for op in program.functions["main"].operations if op.name == layer)
+    np.testing.assert_array_equal(conv.weight.val, after)

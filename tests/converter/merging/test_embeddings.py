@@ -1,0 +1,163 @@
+"""Textual inversions as tokens of a merged model, and LoRAs of SDXL, beside transformers' and diffusers' own modules."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from converter.conversion.convert import convert
+from converter.folder import MergedEmbedding
+from converter.merging import MergeError, merge
+from converter.options import ConvertOptions
+from tests.support.checkpoints import TEXT_WIDTH, write_xl_checkpoint, xl_parts
+from tests.support.mil_packages import as_written, psnr
+from tests.support.plain_loras import PlainEmbedding, lora_of
+
+ENCODERS = ("text_encoder", "text_encoder_2")
+
+
+def embedding(name, vectors, seed=0, encoders=ENCODERS):
+    rng = np.random.default_rng(seed)
+    rows = {encoder: 0.1 * rng.standard_normal((vectors, TEXT_WIDTH)).astype(np.float32) for encoder in encoders}
+    return PlainEmbedding(name, rows, families=("sdxl",))
+
+
+CAT, DOG = embedding("cat", 2), embedding("dog", 1, seed=1)
+
+
+@pytest.fixture(scope="module")
+def xl(tmp_path_factory):
+    """An SDXL checkpoint; its second text encoder says the end of a prompt as those of before 2023 do: with the id 2."""
+    folder = write_xl_checkpoint(tmp_path_factory.mktemp("xl") / "tiny-xl")
+    config = folder / "text_encoder_2" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token_id": 2}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(xl, tmp_path_factory):
+    return convert(
+        xl, tmp_path_factory.mktemp("base") / "xl", ConvertOptions(attention="split_einsum_v2", verify=False)
+    )
+
+
+@pytest.fixture(scope="module")
+def parts(xl):
+    return xl_parts(xl)
+
+
+@pytest.fixture(scope="module")
+def lora(parts):
+    return lora_of({name: parts[name] for name in ("unet", *ENCODERS)}, families=("sdxl",))
+
+
+@pytest.fixture(scope="module")
+def merged(base, lora, tmp_path_factory):
+    return merge(base, [(lora, 0.8)], [CAT, DOG], tmp_path_factory.mktemp("merged") / "xl")
+
+
+@pytest.fixture(scope="module")
+def fused(xl, lora):
+    """diffusers' SDXL pipeline with the LoRA fused and the embeddings loaded into both text encoders."""
+    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
+
+    pipeline = StableDiffusionXLPipeline(**xl_parts(xl), scheduler=EulerDiscreteScheduler())
+    pipeline.load_lora_weights(dict(lora.state))
+    pipeline.fuse_lora(lora_scale=0.8)
+    pipeline.unload_lora_weights()
+    for encoder, tokenizer in zip(ENCODERS, ("tokenizer", "tokenizer_2"), strict=True):
+        for each in (CAT, DOG):
+            pipeline.load_textual_inversion(
+                torch.from_numpy(each.vectors[encoder]),
+                token=f"<{each.name}>",
+                text_encoder=getattr(pipeline, encoder),
+                tokenizer=getattr(pipeline, tokenizer),
+            )
+    return pipeline
+
+
+def test_the_manifest_says_which_tokens_call_an_embedding(merged, fused):
+    first = dict.fromkeys(ENCODERS, fused.tokenizer.convert_tokens_to_ids("<cat>"))
+    assert merged.manifest.merged.embeddings == (
+        MergedEmbedding("cat", "1" * 64, 2, first),
+        MergedEmbedding("dog", "1" * 64, 1, {encoder: start + 2 for encoder, start in first.items()}),
+    )
+    assert fused.tokenizer.convert_tokens_to_ids("<dog>") == first["text_encoder"] + 2
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_a_text_encoder_reads_embeddings_and_pools_at_the_prompts_end(base, merged, fused, encoder):
+    tokens = fused.tokenizer.convert_tokens_to_ids(["<cat>", "<cat>_1", "<dog>"])
+    end = tokens[0] - 1
+    ids = np.full((1, 77), end)
+    ids[0, :9] = [end - 1, 5, *tokens[:2], 6, tokens[2], 7, 8, end]
+    module = getattr(fused, encoder)
+    module.config.eos_token_id = (
+        end  # transformers itself takes the greatest id for the end, which is an embedding here
+    )
+    module.eos_token_id = getattr(module, "text_model", module).eos_token_id = end
+    with torch.no_grad():
+        expected = module(torch.from_numpy(ids), output_hidden_states=True)
+    package = merged.package(encoder)
+    ours = as_written(package).predict({"input_ids": ids.astype(np.float32)})
+    assert psnr(ours["hidden_embeds"], expected.hidden_states[-2].numpy()) > 60
+    pooled = expected.text_embeds if encoder == "text_encoder_2" else expected.pooler_output
+    assert psnr(ours["pooled_outputs"], pooled.numpy()) > 60
+    other = ids.copy()
+    other[0, [2, 3]] = other[0, [3, 2]]
+    assert (
+        psnr(
+            as_written(package).predict({"input_ids": other.astype(np.float32)})["hidden_embeds"], ours["hidden_embeds"]
+        )
+        < 40
+    )
+    plain = np.where(ids > end, 9, ids).astype(np.float32)
+    unmerged, same = (as_written(folder.package(encoder)).predict({"input_ids": plain}) for folder in (base, merged))
+    assert psnr(same["pooled_outputs"], unmerged["pooled_outputs"]) < 40  # the LoRA
+
+
+def test_sdxls_unet_computes_what_diffusers_with_the_fused_lora_does(merged, fused):
+    network, rng = as_written(merged.package("unet", 64, 64)), np.random.default_rng(0)
+    inputs = {name: rng.standard_normal(f.shape).astype(f.dtype) for name, f in network.inputs.items()}
+    inputs["timestep"][:], inputs["time_ids"][:] = 801, 64
+    tensors = {name: torch.from_numpy(array.astype(np.float32)) for name, array in inputs.items()}
+    with torch.no_grad():
+        expected = fused.unet(
+            tensors["sample"],
+            tensors["timestep"],
+            tensors["encoder_hidden_states"].squeeze(2).transpose(1, 2),
+            added_cond_kwargs={"time_ids": tensors["time_ids"], "text_embeds": tensors["text_embeds"]},
+        ).sample.numpy()
+    assert psnr(network.predict(inputs)["noise_pred"], expected) > 60
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (replace(CAT, families=("sd1",)), "cat is for sd1, and the model is sdxl"),
+        (
+            embedding("cat", 1, encoders=ENCODERS[:1]),
+            "cat has vectors for text_encoder, and none for the model's text_encoder_2",
+        ),
+        (
+            replace(CAT, vectors=CAT.vectors | {"text_encoder": np.zeros((3, TEXT_WIDTH), np.float32)}),
+            "cat has 3 vectors for text_encoder and 2 vectors for text_encoder_2; as many for each are accepted",
+        ),
+        (
+            replace(CAT, vectors=dict.fromkeys(ENCODERS, np.zeros((2, 768), np.float32))),
+            "cat has vectors of 768 numbers; the model's tokens have 32",
+        ),
+        (
+            replace(CAT, vectors=dict.fromkeys(ENCODERS, np.full((2, TEXT_WIDTH), np.nan, np.float32))),
+            "cat has values that are not finite in fp16",
+        ),
+    ],
+)
+def test_an_embedding_that_does_not_fit_is_refused(base, tmp_path, wrong, words):
+    with pytest.raises(MergeError, match=words):
+        merge(base, [], [wrong], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
