@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from shlex import quote
@@ -16,6 +16,7 @@ from converter.checksums import FileSum, error_words, wrong_content, wrong_size
 from converter.errors import DamagedModel, ManifestError, quoted
 from converter.options import DEFAULT_OPTIONS, ConvertOptions
 from converter.progress import OnProgress, Progress, ignore
+from converter.runtime.chunks import chunk_paths, chunk_pattern
 
 FORMAT = 3
 FILE = "anemone.json"
@@ -136,6 +137,7 @@ class Versions:
 class Package:
     """The package (or the function of it) of one variant of a network.
 
+    path: the package; of a network in chunks, the first chunk's (see `converter.runtime.chunks`).
     width, height: the images' size in pixels; None if it does not matter.
     batch: how many rows it takes at once.
     tokens: the length of the prompt's states; None if it takes no prompt.
@@ -152,6 +154,21 @@ class Package:
     control: bool = False
     function: str = "main"
     image_tokens: Count | None = None
+
+
+def package_folders(folder: Path, packages: Iterable[Package]) -> tuple[str, ...]:
+    """Return the folders of packages, those of all chunks included, by their paths in ``folder``.
+
+    Raises PackageError naming a chunk that is missing.
+    """
+    chunks = (chunk for package in packages for chunk in chunk_paths(folder / package.path))
+    return tuple(dict.fromkeys(chunk.relative_to(folder).as_posix() for chunk in chunks))
+
+
+def package_files(files: Mapping[str, FileSum], packages: Iterable[Package]) -> dict[str, FileSum]:
+    """Return those of a folder's files that are in packages, those of all chunks included."""
+    patterns = [chunk_pattern(package.path) for package in packages]
+    return {name: each for name, each in files.items() if any(pattern.match(name) for pattern in patterns)}
 
 
 @dataclass(frozen=True)

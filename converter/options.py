@@ -21,6 +21,8 @@ PredictionType = Literal["epsilon", "v_prediction", "sample"]
 LARGEST_SIDE = 4096
 #: The largest clip skip: A1111's slider ends there, and CLIP's smaller text encoder has as many layers.
 MOST_CLIP_SKIP = 12
+#: The most chunks of a UNet: with eight, those of SDXL's in fp16 have 0.7 GB each.
+MOST_CHUNKS = 8
 #: A network's source: a folder or file, or owner/name or owner/name/file on the Hugging Face hub, with @revision or without.
 NetworkSource = Annotated[str, Field(max_length=200)]
 #: Options of the first release. They are part of every id, whatever their value. A later option is part of an id only if
@@ -140,6 +142,14 @@ class ConvertOptions:
             "Sizes, batches and prompt lengths as functions of one package, not packages that share weights by hard "
             "links; needs macOS15",
             bool,
+        ),
+    )
+    chunks: int | None = field(
+        default=None,
+        metadata=_shown(
+            "Cut the UNet into so many programs with about equal weights, for devices that do not run a large one; two "
+            "have the names that Apple's Swift package looks for; whole if left out",
+            Annotated[int, Field(ge=2, le=MOST_CHUNKS)],
         ),
     )
     clip_skip: int | None = field(

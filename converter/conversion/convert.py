@@ -13,7 +13,7 @@ from converter.conversion.plan import ConversionPlan, make_plan
 from converter.conversion.preflight import require_memory, require_space
 from converter.conversion.programs import write_network
 from converter.errors import CheckpointError
-from converter.folder import ModelFolder
+from converter.folder import ModelFolder, package_folders
 from converter.options import ConvertOptions
 from converter.progress import OnProgress, Progress, Stage, ignore
 from converter.sources.source import Source, open_source
@@ -107,7 +107,10 @@ def write_model(
     networks = {n: packages for n in plan.networks if (packages := partial.finished(n)) is not None}
     for network in (n for n in plan.networks if n not in networks):
         plan.require_fp16(network)
-    require_space(out.parent, sum(plan.stored_bytes(network) for network in totals if network not in networks))
+    left = {network: plan.stored_bytes(network) for network in totals if network not in networks}
+    # While a network is cut, its weights are on disk twice.
+    cut = max((size for network, size in left.items() if plan.chunks(network) > 1), default=0)
+    require_space(out.parent, sum(left.values()) + cut)
 
     counter = _ProgressCounter(totals, progress)
     for network in plan.networks:
@@ -129,7 +132,8 @@ def write_model(
         (partial.path / name).mkdir(exist_ok=True)
         for file, content in files.items():
             (partial.path / name / file).write_bytes(content)
-    sums = partial.files([*(package.path for each in networks.values() for package in each), *plan.tokenizers])
+    every = [package for each in networks.values() for package in each]
+    sums = partial.files([*package_folders(partial.path, every), *plan.tokenizers])
     make_manifest(plan, networks, left_out, sums).write(partial.path)
     partial.become(out)
     return ModelFolder.open(out)

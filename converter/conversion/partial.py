@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from converter.checksums import FileSum, checksums, wrong_content
 from converter.errors import CheckpointError
-from converter.folder import FILE, ModelFolder, Package
+from converter.folder import FILE, ModelFolder, Package, package_files, package_folders
 from converter.mil.package import link
 
 _STATE = "conversion.json"
@@ -96,8 +96,7 @@ class Partial:
         """Return the packages of a finished network; None if it is not finished, or if a file of it was damaged since."""
         state = self._state()
         packages = state.networks.get(network)
-        inside = tuple(f"{package.path}/" for package in packages or ())
-        files = {name: each for name, each in state.files.items() if name.startswith(inside)}
+        files = package_files(state.files, packages or ())
         return packages if wrong_content(self.path, files, again=True) is None else None
 
     def files(self, parts: Iterable[str]) -> dict[str, FileSum]:
@@ -121,7 +120,7 @@ class Partial:
         ``known`` has the checksums of files by their paths in the folder; others are read.
         """
         folder = self._folder(network)
-        paths = {package.path for package in packages}
+        paths = package_folders(folder, packages)
         files = checksums(folder, paths, known)
         for path in paths:
             target = self.path / path
@@ -134,10 +133,10 @@ class Partial:
     def take_over(self, network: str, model: ModelFolder) -> None:
         """Link the files of a network from a model whose network is the same. Raises DamagedModel."""
         packages = model.manifest.networks[network]
-        if (wrong := wrong_content(model.path, model.files(*(p.path for p in packages)))) is not None:
+        if (wrong := wrong_content(model.path, package_files(model.manifest.files, packages))) is not None:
             raise model.damaged(wrong)
         with self.writing(network) as folder:
-            for path in {package.path for package in packages}:
+            for path in package_folders(model.path, packages):
                 shutil.copytree(model.path / path, folder / path, copy_function=link)
         self.finish(network, packages, model.manifest.files)
 

@@ -28,7 +28,7 @@ from converter.networks.registry import (
     tensors_taken,
     text_encoders,
 )
-from converter.options import DEFAULT_OPTIONS, LARGEST_SIDE, MOST_CLIP_SKIP, ConvertOptions, Size
+from converter.options import DEFAULT_OPTIONS, LARGEST_SIDE, MOST_CHUNKS, MOST_CLIP_SKIP, ConvertOptions, Size
 from converter.progress import OnProgress, ignore
 from converter.sources.canonical import canonical
 from converter.sources.component import Component
@@ -179,6 +179,10 @@ class ConversionPlan:
         """Return the encodings of a network's weights."""
         return Encodings(self.encoding) if kind_of(network).compressible else UNCOMPRESSED
 
+    def chunks(self, network: str) -> int:
+        """Return into how many programs a network is cut; 1: none of its packages is."""
+        return (self.options.chunks or 1) if kind_of(network).chunked else 1
+
     def weight_bytes(self) -> dict[str, int]:
         """Return the bytes of each network's weights in fp16."""
         return {network: self.tensors(network).fp16_bytes(names) for network, names in self.taken.items()}
@@ -290,6 +294,11 @@ def _clip_skip(checkpoint: Source, family: Family, options: ConvertOptions) -> i
     return int(clip_skip)
 
 
+def _check_chunks(options: ConvertOptions) -> None:
+    if options.chunks is not None and not 2 <= options.chunks <= MOST_CHUNKS:
+        raise CheckpointError(f"{options.chunks} chunks are not accepted; accepted: 2 to {MOST_CHUNKS}")
+
+
 def _target(options: ConvertOptions) -> Target:
     target = target_named(options.target)
     if options.functions and not target.at_least(MACOS15):
@@ -364,6 +373,7 @@ def make_plan(checkpoint: Source, options: ConvertOptions, progress: OnProgress 
     """
     if "tile" in options.changed():
         raise CheckpointError(f"tile is {options.tile}, but {checkpoint.name} is not an upscaler; leave it out")
+    _check_chunks(options)
     extras = _open_extras(checkpoint, options, progress)
     family = recognize(checkpoint, vae=extras[VAE.name].config if VAE.name in extras else None)
     for name, extra in extras.items():

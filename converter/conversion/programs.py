@@ -1,26 +1,32 @@
-"""Write a network's variants on one weights file, as packages or as functions of one package, and verify them."""
+"""Write a network's variants on common weights, as packages or as functions of one package, and verify them."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from converter import __version__
 from converter.checksums import FileSum
+from converter.conversion.chunks import WeightsFile, cut_network
 from converter.conversion.plan import ConversionPlan
 from converter.folder import Package
 from converter.mil import Graph, Weights
+from converter.mil.function import Function
 from converter.mil.package import SCALES, WEIGHTS, write_functions, write_package
-from converter.networks.features import describe
+from converter.networks.features import HANDED_OVER, describe
 from converter.networks.registry import Variant, kind_of, write_graph
+from converter.runtime.chunks import chunk_name
 from converter.weights.blob import BlobWriter
 
-Graphs = list[tuple[Variant, Graph]]
+#: Variants, each with its program or the program's chunks.
+Programs = list[tuple[Variant, list[Function]]]
+#: The function that Core ML runs if the caller names none.
+_MAIN = "main"
 
 
 @dataclass(frozen=True)
@@ -49,34 +55,66 @@ def _stem(network: str, plan: ConversionPlan, variant: Variant) -> str:
     return f"Stable_Diffusion_version_{name}_{form}{image}"
 
 
-def _write_packages(
-    network: str, plan: ConversionPlan, out: Path, blob: Path, graphs: Graphs, texts: dict[str, Any]
-) -> list[Package]:
-    """Write a package for each variant; the first has Apple's file name, and so has the first that takes residuals."""
-    packages: list[Package] = []
-    stems: set[str] = set()
-    for variant, graph in graphs:
-        stem = _stem(network, plan, variant)
-        file = f"{stem}_{_label(network, variant)}.mlpackage" if stem in stems else f"{stem}.mlpackage"
-        stems.add(stem)
-        write_package(out / file, graph, blob, **texts)
-        packages.append(_package(network, file, variant))
-    return packages
+@dataclass
+class _Writer:
+    """Writes a network's programs, whole or in chunks, as packages into a folder.
 
+    files: the weights files, one for each chunk. texts: what the packages say of themselves. written: the packages' names,
+    each with the weights file that it has.
+    """
 
-def _write_functions(
-    network: str, plan: ConversionPlan, out: Path, blob: Path, graphs: Graphs, texts: dict[str, Any]
-) -> list[Package]:
-    """Write one package under Apple's file name; its functions are named by size, batch and tokens, the first is main."""
-    file, functions, packages = f"{_stem(network, plan, graphs[0][0])}.mlpackage", {}, []
-    for index, (variant, graph) in enumerate(graphs):
-        form = "_control" if variant.control else ""
-        form += f"_image{variant.image_tokens}" if variant.image_tokens else ""
-        function = f"at_{_label(network, variant)}{form}" if index else "main"
-        functions[function] = graph
-        packages.append(replace(_package(network, file, variant), function=function))
-    write_functions(out / file, functions, blob, default="main", **texts)
-    return packages
+    network: str
+    plan: ConversionPlan
+    out: Path
+    files: Sequence[WeightsFile]
+    texts: dict[str, Any]
+    written: dict[str, WeightsFile] = field(default_factory=dict)
+
+    def packages(self, programs: Programs) -> Iterator[Package]:
+        """Write packages for each variant; the first has Apple's file name, and so has the first that takes residuals."""
+        stems: set[str] = set()
+        for variant, parts in programs:
+            stem = _stem(self.network, self.plan, variant)
+            name = f"{stem}_{_label(self.network, variant)}" if stem in stems else stem
+            stems.add(stem)
+            yield _package(self.network, self.write(name, parts), variant)
+
+    def functions(self, programs: Programs) -> Iterator[Package]:
+        """Write one package (or one for each chunk) under Apple's file name; the first of its functions is main.
+
+        The others are named by size, batch and tokens.
+        """
+        names = [_MAIN]
+        for variant, _ in programs[1:]:
+            form = "_control" if variant.control else ""
+            form += f"_image{variant.image_tokens}" if variant.image_tokens else ""
+            names.append(f"at_{_label(self.network, variant)}{form}")
+        stem = _stem(self.network, self.plan, programs[0][0])
+        for number, name, file, texts in self._chunks(stem):
+            functions = {function: parts[number] for function, (_, parts) in zip(names, programs, strict=True)}
+            write_functions(self.out / name, functions, file.path, default=_MAIN, **texts)
+        first = next(iter(self.written))
+        for function, (variant, _) in zip(names, programs, strict=True):
+            yield replace(_package(self.network, first, variant), function=function)
+
+    def write(self, stem: str, parts: Sequence[Function]) -> str:
+        """Write a package for each part of a program; return the name of the first."""
+        chunks = list(self._chunks(stem))
+        for number, name, file, texts in chunks:
+            write_package(self.out / name, parts[number], file.path, **texts)
+        return chunks[0][1]
+
+    def _chunks(self, stem: str) -> Iterator[tuple[int, str, WeightsFile, dict[str, Any]]]:
+        """Yield each chunk's number from 0, its package's name, its weights file, and its texts."""
+        count = len(self.files)
+        for number, file in enumerate(self.files):
+            name, texts = f"{stem}.mlpackage", self.texts
+            if count > 1:
+                name = chunk_name(name, number + 1)
+                metadata = self.texts["metadata"] | {"app.anemone.chunk": f"{number + 1} of {count}"}
+                texts = self.texts | {"metadata": metadata}
+            self.written[name] = file
+            yield number, name, file, texts
 
 
 def _metadata(network: str, plan: ConversionPlan, graph: Graph) -> dict[str, str]:
@@ -116,10 +154,10 @@ def write_network(
     verifying: Callable[[], None] = lambda: None,
     verified: Callable[[float], None] = lambda psnr_db: None,
 ) -> WrittenNetwork:
-    """Write a network's packages into ``out``, all on one weights file; the first has Apple's file name.
+    """Write a network's packages into ``out``, all on one weights file (or one for each chunk); the first has Apple's file name.
 
     ``written`` is called with the bytes of each weight, ``verifying`` when verification begins, and ``verified`` with the
-    least PSNR in dB when it ends. Raises VerificationError.
+    least PSNR in dB when it ends. Raises VerificationError, and CheckpointError if the network is too small to be cut.
     """
     tensors, config = plan.tensors(network), plan.config(network)
     blob = out / "weights"
@@ -129,30 +167,39 @@ def write_network(
         def graph_of(variant: Variant) -> Graph:
             return write_graph(network, tensors, config, plan.family.sizes, variant, weights, plan.target, encodings)
 
-        graphs = [(variant, graph_of(variant)) for variant in plan.variants(network)]
-        small_graphs = [graph_of(variant) for variant in plan.verified(network)] if plan.options.verify else []
+        variants = plan.variants(network)
+        verified_variants = plan.verified(network) if plan.options.verify else []
+        graphs = [graph_of(variant) for variant in (*variants, *verified_variants)]
 
+    parts: list[list[Function]] = [[graph] for graph in graphs]
+    files = [WeightsFile(blob, writer.sum)]
+    if (count := plan.chunks(network)) > 1:
+        parts, files = cut_network(network, graphs, blob, count)
+        blob.unlink()
+    own = frozenset(tensor.name for graph in graphs for tensor in (*graph.inputs, *graph.outputs))
     texts: dict[str, Any] = {
         "about": kind_of(network).about,
-        "describe": describe,
-        "metadata": _metadata(network, plan, graphs[0][1]),
+        "describe": lambda name: describe(name) if name in own else HANDED_OVER,
+        "metadata": _metadata(network, plan, graphs[0]),
     }
-    packages = (_write_functions if plan.options.functions else _write_packages)(
-        network, plan, out, blob, graphs, texts
-    )
-    if small_graphs:
+    to_install = _Writer(network, plan, out, files, texts)
+    programs = list(zip(variants, parts, strict=False))
+    packages = tuple((to_install.functions if plan.options.functions else to_install.packages)(programs))
+    if verified_variants:
         # This imports PyTorch, which takes a second that a conversion without verification does not need.
         from converter.verification.verify import verify_package
 
         verifying()
         least = float("inf")
-        for graph in small_graphs:
-            write_package(out / "verify.mlpackage", graph, blob, **texts)
-            package = out / "verify.mlpackage"
+        for small in parts[len(variants) :]:
+            to_verify = _Writer(network, plan, out, files, texts)
+            package = out / to_verify.write("verify", small)
             least = min(
                 least, verify_package(network, package, plan.published_config(network), tensors, encodings.usual)
             )
-            shutil.rmtree(out / "verify.mlpackage")
+            for name in to_verify.written:
+                shutil.rmtree(out / name)
         verified(least)
-    blob.unlink()
-    return WrittenNetwork(tuple(packages), {f"{package.path}/{WEIGHTS}": writer.sum for package in packages})
+    for file in files:
+        file.path.unlink()
+    return WrittenNetwork(packages, {f"{name}/{WEIGHTS}": file.sum for name, file in to_install.written.items()})

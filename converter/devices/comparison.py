@@ -133,7 +133,7 @@ class _Comparer:
                 with_block_outputs(path, probe, group, self._function)
                 self._rows(probe, inputs, {block.output: block.name for block in group})
             if not alone:
-                # The name of a chunk's package makes the runtime load the other chunk too.
+                # The name of a chunk's package makes the runtime load the others too.
                 chunk = Path(folder) / "chunk.mlpackage"
                 with_block_outputs(path, chunk, (), self._function)
                 path = chunk
@@ -145,7 +145,7 @@ def compare_devices(
 ) -> DeviceComparison:
     """Compare a network's blocks and outputs on each compute unit with the same program in fp32.
 
-    For a network in two chunks, ``path`` is the first; the second gets the first's outputs in fp32. ``run`` runs a package,
+    For a network in chunks, ``path`` is the first; the others get the outputs in fp32 of those before. ``run`` runs a package,
     by default in a child process; a compute unit at which it raises has no further numbers. Raises PackageError if the
     package cannot be read or is compiled.
     """

@@ -225,3 +225,14 @@ class Function:
         self._emit(kind, self._unique(op_name), bound, [tensor])
         self._block.outputs.append(name)
         self.outputs.append(tensor)
+
+    # --- parts of other functions ---------------------------------------------------------------------------------
+
+    def append(self, operation: Any) -> None:
+        """Add an operation message as it is, names included."""
+        self._block.operations.append(operation)
+
+    def hand_over(self, x: Tensor) -> None:
+        """Make ``x`` an output under its own name and in its own type."""
+        self._block.outputs.append(x.name)
+        self.outputs.append(x)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from converter.mil import MACOS15, Graph, TargetError, Tensor, is_identifier
+from converter.mil import MACOS15, TargetError, Tensor, is_identifier
+from converter.mil.function import Function
 from converter.mil.mlproto import mil, ml
 from converter.weights.dtypes import stored_as
 
@@ -47,7 +48,7 @@ def _build_info(program: Any, versions: Mapping[str, str]) -> None:
             side.immediateValue.tensor.strings.values.append(words)
 
 
-def _model(graphs: Mapping[str, Graph], about: str, metadata: Mapping[str, str]) -> Any:
+def _model(graphs: Mapping[str, Function], about: str, metadata: Mapping[str, str]) -> Any:
     """Return the model message with everything but the descriptions of inputs and outputs."""
     model = ml().Model()
     model.specificationVersion = next(iter(graphs.values())).target.specification_version
@@ -97,7 +98,13 @@ def _write(path: Path, model: Any, weights: Path) -> None:
 
 
 def write_package(
-    path: Path, graph: Graph, weights: Path, *, about: str, describe: Callable[[str], str], metadata: Mapping[str, str]
+    path: Path,
+    graph: Function,
+    weights: Path,
+    *,
+    about: str,
+    describe: Callable[[str], str],
+    metadata: Mapping[str, str],
 ) -> None:
     """Write ``graph`` as the package ``path``, whose weights are a hard link to (or a copy of) ``weights``.
 
@@ -110,7 +117,7 @@ def write_package(
     _write(path, model, weights)
 
 
-def _refuse(graphs: Mapping[str, Graph], default: str) -> None:
+def _refuse(graphs: Mapping[str, Function], default: str) -> None:
     if default not in graphs:
         raise ValueError(f"the default function {default!r} is not one of the functions: {', '.join(graphs) or 'none'}")
     for name, graph in graphs.items():
@@ -129,7 +136,7 @@ def _refuse(graphs: Mapping[str, Graph], default: str) -> None:
 
 def write_functions(
     path: Path,
-    graphs: Mapping[str, Graph],
+    graphs: Mapping[str, Function],
     weights: Path,
     *,
     default: str,

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 
 from converter.mil.tensor import Array
-from converter.weights.blob import BlobWriter, blob_size
+from converter.weights.blob import BlobReader, BlobWriter, blob_size
 from converter.weights.dtypes import DType, stored_as
 from converter.weights.encodings import Bytes, Part
 
@@ -110,3 +110,17 @@ class Unwritten(Weights):
     ) -> tuple[Placed, ...]:
         """Return 0 for each part in the file, and zeros for one in the program."""
         return tuple(np.zeros(part.nbytes, np.uint8) if part.size < INLINE_BELOW else 0 for part in parts)
+
+
+class CopiedWeights(Weights):
+    """The weights file of a part of a network: those of the network's own weights that its programs use."""
+
+    def __init__(self, whole: BlobReader, writer: BlobWriter) -> None:
+        self._whole, self._copy = whole, writer
+        self._moved: dict[int, int] = {}
+
+    def copy(self, offset: int) -> int:
+        """Return the offset of the weight that is at ``offset`` in the network's file."""
+        if offset not in self._moved:
+            self._moved[offset] = self._copy.copy(self._whole, offset)
+        return self._moved[offset]

@@ -20,6 +20,8 @@ RESIDUAL = "additional_residual_"
 IMAGE = "image_"
 #: Outputs of text encoders that a skip of layers has instead; see `skipping`.
 STATES = ("last_hidden_state", "hidden_embeds")
+#: The description of what a chunk of a network hands over to a later one.
+HANDED_OVER = "A value that a chunk of the network hands over to a later one"
 _TIMESTEP = 801.0
 _SIZES = (0, 512, 768, 1024)
 

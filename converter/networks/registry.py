@@ -98,6 +98,8 @@ class NetworkKind:
     compressible: whether its weights are compressed where a conversion asks for that. The autoencoder's are not: they are
         small, and their errors are visible in the image. Apple's converter compresses the same networks.
     prompt_network: the kind that projects its prompts once, if the conversion asks for that.
+    chunked: whether it is cut, if the conversion asks for chunks. Apple's converter cuts the UNet alone, and its Swift
+        package loads chunks of no other network.
     """
 
     name: str
@@ -116,6 +118,7 @@ class NetworkKind:
     takes_images: bool = False
     compressible: bool = False
     prompt_network: NetworkKind | None = None
+    chunked: bool = False
 
 
 def _write_text_encoder(layers: Layers, config: Config, model: ModelSizes, variant: Variant) -> None:
@@ -212,6 +215,7 @@ UNET = NetworkKind(
     takes_images=True,
     compressible=True,
     prompt_network=UNET_PROMPT,
+    chunked=True,
 )
 VAE_DECODER = NetworkKind(
     "vae_decoder",

@@ -45,19 +45,20 @@ def on_core_ml(precision: str) -> bool:
 
 
 def weight_bytes(package: Path) -> int:
-    """Return how many bytes of memory a package's weights take at precision "fast".
+    """Return how many bytes of memory a package's weights, those of all its chunks, take at precision "fast".
 
     On a Mac that is the stored size. With kernels it is at most that: image networks in eight bits and text encoders in
     fp32 take as much together. Without kernels all weights are fp32 and take twice as much.
     """
     factor = 1 if sys.platform == "darwin" or kernel_library() is not None else 2
-    return factor * sum(file.stat().st_size for file in package.rglob("weight.bin"))
+    files = (file for chunk in chunk_paths(package) for file in chunk.rglob("weight.bin"))
+    return factor * sum(file.stat().st_size for file in files)
 
 
 def load(
     path: Path | str, *, function: str | None = None, compute_units: str = "CPU_AND_NE", precision: str = "fast"
 ) -> Network:
-    """Load the package, pipeline or compiled model at ``path``; for a network in two chunks, the path of the first.
+    """Load the package, pipeline or compiled model at ``path``; for a network in chunks, the path of the first.
 
     ``precision`` fast is Core ML on a Mac and our engine for this CPU elsewhere. fp32 (the reference), fp16 (every result
     rounded) and ane (with the Neural Engine's reported limits as well: it shows overflow, not the engine's own error)

@@ -1,4 +1,4 @@
-"""Networks that run one after the other: the models of a pipeline, or the two chunks of a network by Apple's converter.
+"""Networks that run one after the other: the models of a pipeline, or the chunks of a network.
 
 >>> Chunked([load(Path("encoder.mlpackage")), load(Path("decoder.mlpackage"))])
 """
@@ -17,23 +17,46 @@ from converter.runtime.feature import Feature, Network, PackageError, check_inpu
 
 #: A network's inputs and outputs, by name.
 Features: TypeAlias = tuple[Mapping[str, Feature], Mapping[str, Feature]]
-#: The name of a first chunk (chunk_mlprogram.py), whose second is in the same folder: of packages (torch2coreml.py) and
-#: of compiled models (the Swift package).
-_FIRST = re.compile(r"(?P<network>.+(?:_chunk|Chunk))1(?P<kind>\.mlpackage|\.mlmodelc)")
+#: The name of a chunk, by Apple's converter (torch2coreml.py) and its Swift package; its others are in the same folder.
+_CHUNK = re.compile(r"(?P<network>.+(?:_chunk|Chunk))(?P<number>[1-9]\d*)(?P<kind>\.mlpackage|\.mlmodelc)")
+
+
+def chunk_name(package: str, number: int) -> str:
+    """Return the name of a chunk, numbered from 1, of the network that would be ``package`` as a whole."""
+    stem, _, suffix = package.rpartition(".")
+    return f"{stem}_chunk{number}.{suffix}"
+
+
+def _first(name: str) -> re.Match[str] | None:
+    match = _CHUNK.fullmatch(name)
+    return match if match is not None and match["number"] == "1" else None
+
+
+def chunk_pattern(part: str) -> re.Pattern[str]:
+    """Return what matches the files of a folder ``part`` (of all chunks, if it is a first one) by their paths."""
+    match = _first(part)
+    if match is None:
+        return re.compile(f"{re.escape(part)}/")
+    return re.compile(f"{re.escape(match['network'])}[1-9][0-9]*{re.escape(match['kind'])}/")
 
 
 def chunk_paths(path: Path) -> tuple[Path, ...]:
-    """Return the packages of the network at ``path`` in running order: itself, and after a first chunk the second.
+    """Return the packages of the network at ``path`` in running order: itself, and after a first chunk the others.
 
-    Raises PackageError naming the second chunk if it is missing.
+    Raises PackageError naming a chunk that is missing: the second, or one before the last there is.
     """
-    match = _FIRST.fullmatch(path.name)
-    if match is None:
+    first = _first(path.name)
+    if first is None:
         return (path,)
-    second = path.with_name(f"{match['network']}2{match['kind']}")
-    if not second.is_dir():
-        raise PackageError(f"{second}, the second chunk of {path.name}, is missing")
-    return path, second
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    matches = (match for other in beside if (match := _CHUNK.fullmatch(other.name)) is not None)
+    numbers = {int(m["number"]) for m in matches if (m["network"], m["kind"]) == (first["network"], first["kind"])}
+    count = max(numbers | {2})
+    chunks = [path.with_name(f"{first['network']}{number}{first['kind']}") for number in range(1, count + 1)]
+    for number, chunk in enumerate(chunks[1:], 2):
+        if not chunk.is_dir():
+            raise PackageError(f"{chunk}, chunk {number} of the network that begins with {path.name}, is missing")
+    return tuple(chunks)
 
 
 def _check_fit(name: str, output: Feature, entry: Feature) -> None:
@@ -75,9 +98,9 @@ def chunk_features(path: Path, chunks: Iterable[Features]) -> tuple[dict[str, Fe
     try:
         return chained_features(chunks)
     except PackageError as error:
-        if _FIRST.fullmatch(path.name) is None:
+        if _first(path.name) is None:
             raise
-        raise PackageError(f"{path} and its second chunk do not fit together: {error}") from error
+        raise PackageError(f"{path} and the chunks after it do not fit together: {error}") from error
 
 
 class Chunked:

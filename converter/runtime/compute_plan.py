@@ -77,7 +77,7 @@ def _plan(path: Path, function: str, units: str) -> Iterator[tuple[str, float | 
 def device_shares(path: Path, function: str, units: str) -> tuple[DeviceShare, ...]:
     """Return each device's share in Core ML's plan of a program on a compute unit, the most costly first.
 
-    Constants have no device and do not count; both chunks of a network in two do. Raises PackageError if Core ML has no
+    Constants have no device and do not count; all chunks of a network do. Raises PackageError if Core ML has no
     plan: for a pipeline, or for a function that is not the package's default.
     """
     counts: dict[str, int] = {}

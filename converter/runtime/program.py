@@ -95,7 +95,7 @@ def own_features(path: Path, function: str | None = None) -> tuple[dict[str, Fea
 def declared_features(path: Path, function: str | None = None) -> tuple[dict[str, Feature], dict[str, Feature]]:
     """Return a function's (or a pipeline's) inputs and outputs by name, without reading its weights; raises PackageError.
 
-    For a network in two chunks, ``path`` is the first.
+    For a network in chunks, ``path`` is the first.
     """
     return chunk_features(path, (own_features(chunk, function) for chunk in chunk_paths(path)))
 
@@ -183,7 +183,7 @@ def _in_a_row(programs: Sequence[Program]) -> Iterator[Operation]:
 def read_program(path: Path, function: str | None = None) -> Program:
     """Read a function (by default the default one) of the package or compiled model at ``path``; raises PackageError if it cannot be read.
 
-    Both chunks of a network are one program, if ``path`` is the first.
+    All chunks of a network are one program, if ``path`` is the first.
     """
     programs = [_read_program(chunk, function) for chunk in chunk_paths(path)]
     if len(programs) == 1:

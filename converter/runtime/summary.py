@@ -78,7 +78,7 @@ def _summary(path: Path) -> ProgramSummary:
 
 
 def read_summary(path: Path) -> ProgramSummary:
-    """Return the summary of an .mlpackage or .mlmodelc, or of both chunks of a network if ``path`` is the first.
+    """Return the summary of an .mlpackage or .mlmodelc, or of all chunks of a network if ``path`` is the first.
 
     Raises PackageError if it cannot be read or is not an ML program.
     """

@@ -1,8 +1,8 @@
 """weight.bin, the file of an ML program's large constants (MIL blob storage, version 2).
 
 Layout, from coremltools' ``mlmodel/src/MILBlob/Blob/StorageFormat.hpp``: a 64-byte header (count, version), then for
-each blob a 64-byte record (sentinel, type, size, offset of the data) followed by the data, both 64-byte aligned. A
-program refers to a blob by the offset of its record.
+each blob a 64-byte record (sentinel, type, size, offset of the data, unused bits at its end) followed by the data, both
+64-byte aligned. A program refers to a blob by the offset of its record.
 """
 
 from __future__ import annotations
@@ -111,8 +111,18 @@ class BlobWriter:
         """Append the bytes of elements of a type, packed ones as `pack` packs them; the rest is as in `write`."""
         if dtype.blob is None:
             raise ValueError(f"weights files cannot store {dtype.name}")
+        return self._append(dtype.blob, data)
+
+    def copy(self, reader: BlobReader, offset: int) -> int:
+        """Append the blob at ``offset`` of another weights file as it is; return its offset here."""
+        number, data, padding = reader.blob(offset)
+        copied = self._append(number, data, padding)
+        release_pages(data)
+        return copied
+
+    def _append(self, number: int, data: NDArray[np.uint8], padding: int = 0) -> int:
         record = self.end
-        self._write(_RECORD.pack(_SENTINEL, dtype.blob, data.nbytes, record + _RECORD.size, 0))
+        self._write(_RECORD.pack(_SENTINEL, number, data.nbytes, record + _RECORD.size, padding))
         self._write(data.data)
         self._write(b"\0" * (-data.nbytes % _ALIGNMENT))
         self._count += 1
@@ -150,12 +160,24 @@ class BlobReader:
         """Return the bytes of packed integers, as `unpack` takes them; raises BlobError as `read` does."""
         return self._blob(offset, dtype.blob, packed_size(dtype.bits, shape), f"{dtype.name} {list(shape)}")
 
-    def _blob(self, offset: int, expected: int | None, size: int, words: str) -> NDArray[np.uint8]:
+    def blob(self, offset: int) -> tuple[int, NDArray[np.uint8], int]:
+        """Return the number of a blob's type, its bytes, and how many bits at their end are no elements'; raises BlobError."""
+        number, stored, start, padding = self._record(offset)
+        if start + stored > self._bytes.size:
+            raise BlobError(f"{self._path}: the blob at {offset} goes beyond the file's end at {self._bytes.size}")
+        return number, self._bytes[start : start + stored], padding
+
+    def _record(self, offset: int) -> tuple[int, int, int, int]:
+        """Return what is noted of the blob at ``offset``: its type's number, size, place and unused bits."""
         if offset + _RECORD.size > self._bytes.size:
             raise BlobError(f"{self._path} has no blob at {offset}: the file ends at {self._bytes.size}")
-        sentinel, number, stored, start, _ = _RECORD.unpack_from(self._bytes.data, offset)
+        sentinel, number, stored, start, padding = _RECORD.unpack_from(self._bytes.data, offset)
         if sentinel != _SENTINEL:
             raise BlobError(f"{self._path} has no blob record at {offset}")
+        return number, stored, start, padding
+
+    def _blob(self, offset: int, expected: int | None, size: int, words: str) -> NDArray[np.uint8]:
+        number, stored, start, _ = self._record(offset)
         if number != expected or stored != size or start + size > self._bytes.size:
             raise BlobError(
                 f"{self._path}: the blob at {offset} is type {number} of {stored} bytes, "

@@ -18,7 +18,7 @@ from converter.devices.trials import FILE as TRIALS
 from converter.devices.trials import Verdict, read_verdicts
 from converter.devices.units import unit_order
 from converter.errors import AnemoneError
-from converter.folder import FILE, Manifest, ModelFolder
+from converter.folder import FILE, Manifest, ModelFolder, package_files
 from converter.lint.chips import chip_named
 from converter.lint.listing import read_listing
 from converter.lint.placement import Placement, work_of
@@ -193,7 +193,7 @@ def _networks(
         examined = Examined(network, package.path, package.function, units, placed, own)
         model.networks.append(examined)
         packages = folder.manifest.networks[network]
-        wrong = folder.wrong_package(packages) or compare(folder.path, folder.files(*(p.path for p in packages)))
+        wrong = folder.wrong_package(packages) or compare(folder.path, package_files(folder.manifest.files, packages))
         if wrong is not None:
             examined.unmeasured = "it is damaged"
             yield Problem(f"{network} of {model.name} is damaged: {wrong}", _AGAIN.format(folder=folder.path))

@@ -710,6 +710,16 @@ def test_a_second_half_that_is_missing_or_damaged_is_named(custom, chunked, tmp_
     assert not (folder / "anemone.json").exists()
 
 
+def test_packages_in_three_chunks_are_used_without_the_manifest(custom, tmp_path):
+    ours, _, source = custom
+    folder = convert(source, tmp_path / "m", ConvertOptions(name="tiny", verify=False, chunks=3)).path
+    (folder / "anemone.json").unlink()
+    shutil.rmtree(folder / "tokenizer")
+    adopted = adopt(folder, settings_of(source))
+    assert "Stable_Diffusion_version_tiny_unet_chunk3.mlpackage/Manifest.json" in adopted.manifest.files
+    np.testing.assert_array_equal(image_of(adopted), image_of(ours))
+
+
 def test_a_refiner_cut_in_two_alone_is_the_model(tmp_path):
     source = write_xl_checkpoint(tmp_path / "source", refiner=True)
     _, whole = pair(tmp_path, source)

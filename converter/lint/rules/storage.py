@@ -90,7 +90,7 @@ def sizes(context: RuleContext) -> Iterator[Problem]:
             "E6",
             "error",
             f"The function's weights exceed the {megabytes(_LARGEST_PROGRAM)} that one program may have on the engine.",
-            "Compress the weights (a palette of 6 bits or fewer), or split the network into two packages.",
+            "Compress the weights (a palette of 6 bits or fewer), or cut the network into chunks.",
             context.whole(f"{megabytes(total)} at run time, {megabytes(stored)} in the package", total),
         )
 

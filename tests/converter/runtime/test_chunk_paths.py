@@ -1,4 +1,4 @@
-"""Networks in two chunks give what the whole network gives."""
+"""Networks in chunks give what the whole network gives."""
 
 from __future__ import annotations
 
@@ -39,19 +39,28 @@ def example_inputs(path):
     return {n: rng.standard_normal(f.shape).astype(f.dtype) for n, f in declared_features(path)[0].items()}
 
 
-@pytest.mark.parametrize(
-    ("name", "second"),
-    [
-        ("Stable_Diffusion_version_v_unet_chunk1.mlpackage", "Stable_Diffusion_version_v_unet_chunk2.mlpackage"),
-        ("UnetRefinerChunk1.mlmodelc", "UnetRefinerChunk2.mlmodelc"),
-    ],
-)
-def test_the_second_chunk_is_next_to_the_first_by_its_name(tmp_path, name, second):
-    with pytest.raises(PackageError, match=f"{second}, the second chunk of {name}, is missing"):
-        chunk_paths(tmp_path / name)
-    (tmp_path / second).mkdir()
-    assert chunk_paths(tmp_path / name) == (tmp_path / name, tmp_path / second)
-    assert chunk_paths(tmp_path / second) == (tmp_path / second,)
+@pytest.mark.parametrize("name", ["Stable_Diffusion_version_v_unet_chunk{}.mlpackage", "UnetRefinerChunk{}.mlmodelc"])
+def test_the_other_chunks_are_beside_the_first_by_their_names(tmp_path, name):
+    names = [name.format(number) for number in range(1, 12)]
+    with pytest.raises(
+        PackageError, match=f"{names[1]}, chunk 2 of the network that begins with {names[0]}, is missing"
+    ):
+        chunk_paths(tmp_path / names[0])
+    (tmp_path / names[1]).mkdir()
+    assert chunk_paths(tmp_path / names[0]) == (tmp_path / names[0], tmp_path / names[1])
+    # Other networks, other forms of this one, and what is no number of a chunk.
+    for other in ("other_unet_chunk3.mlpackage", names[2].replace("ml", "m"), name.format("03"), name.format("3_4")):
+        (tmp_path / other).mkdir()
+    assert len(chunk_paths(tmp_path / names[0])) == 2
+    for each in names[2:9] + names[10:]:
+        (tmp_path / each).mkdir()
+    with pytest.raises(
+        PackageError, match=f"{names[9]}, chunk 10 of the network that begins with {names[0]}, is missing"
+    ):
+        chunk_paths(tmp_path / names[0])
+    (tmp_path / names[9]).mkdir()
+    assert chunk_paths(tmp_path / names[0]) == tuple(tmp_path / each for each in names)
+    assert chunk_paths(tmp_path / names[1]) == (tmp_path / names[1],)
 
 
 @pytest.mark.parametrize("name", ["unet.mlpackage", "unet_chunk2.mlpackage", "unet_chunk1", "unet_chunk11.mlpackage"])
@@ -116,7 +125,9 @@ def test_values_of_one_name_in_both_chunks_are_kept_apart(tmp_path, precision):
 def test_a_missing_chunk_is_named(copies):
     shutil.rmtree(copies[1])
     for read in (load, declared_features, read_summary, read_program):
-        with pytest.raises(PackageError, match=rf"{copies[1].name}, the second chunk of {copies[0].name}, is missing"):
+        with pytest.raises(
+            PackageError, match=rf"{copies[1].name}, chunk 2 of the network.*{copies[0].name}, is missing"
+        ):
             read(copies[0])
 
 
