@@ -265,13 +265,13 @@ def test_streams_may_be_closed_full_or_of_another_encoding(
 ) -> None:
     command = f'"$0" -m server models --data-dir "$1" {redirection}'
     # APFS has no file names that are not text.
-    for folder in (b"ascii", "möne 模型".encode(), *([] if sys.platform == "darwin" else [b"no \xff text"])):
-        os.mkdir(folder)
-        ran = subprocess.run(
-            ["/bin/sh", "-c", command, sys.executable, folder], capture_output=True, env={**os.environ, **environment}
-        )
-        assert ran.returncode == status
-        assert b"Traceback" not in ran.stderr
-        assert b"Exception" not in ran.stderr
-        if not redirection:
-            assert ran.stdout.startswith(b"no models in ")
+    folder = "möne 模型".encode() + (b"" if sys.platform == "darwin" else b" no \xff text")
+    os.mkdir(folder)
+    ran = subprocess.run(
+        ["/bin/sh", "-c", command, sys.executable, folder], capture_output=True, env={**os.environ, **environment}
+    )
+    assert ran.returncode == status
+    assert b"Traceback" not in ran.stderr
+    assert b"Exception" not in ran.stderr
+    if not redirection:
+        assert ran.stdout.startswith(b"no models in ")
