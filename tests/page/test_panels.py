@@ -66,7 +66,7 @@ def test_a_server_that_restarts_is_waited_for_and_its_jobs_go_on(keyed: Site, op
     log_in(page)
     expect(page.get_by_role("dialog")).to_have_count(0)  # behind it nothing can be typed
     page.get_by_label("Prompt", exact=True).fill("a white triangle")
-    page.get_by_label("Steps", exact=True).fill("150")
+    page.get_by_label("Steps", exact=True).fill("50")
     page.get_by_role("button", name="Generate").click()
     expect(page.locator("#queue li")).to_contain_text("a white triangle")
     keyed.stop()

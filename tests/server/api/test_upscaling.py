@@ -148,7 +148,7 @@ def test_it_is_cancelled_between_two_tiles(client: httpx.Client) -> None:
 
 
 def test_it_is_made_again_after_a_restart_and_is_the_same(tmp_path: Path, client: httpx.Client) -> None:
-    sides = (600, 90)
+    sides = (300, 90)
     with live(tmp_path) as before:
         ids = [enqueued(before, side)["id"] for side in sides]
         running(before, ids[0])

@@ -114,7 +114,7 @@ def killable(data_dir: Path) -> Iterator[tuple[subprocess.Popen[str], httpx.Clie
 def test_a_server_that_is_killed_loses_no_job(tmp_path: Path) -> None:
     with killable(tmp_path) as (process, client):
         until(lambda: client.get("/readyz").status_code == 200)
-        made = [enqueue(client, f"slow {i}", steps=20, seed=i) for i in range(3)]
+        made = [enqueue(client, f"slow {i}", steps=steps, seed=i) for i, steps in enumerate((10, 1, 1))]
         running(client, made[0]["id"])
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
