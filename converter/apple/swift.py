@@ -145,7 +145,9 @@ class _Selection:
         elif len(chunks) == 2 and f"{name}Chunk1" in SWIFT:
             self.resources += [Resource(f"{name}Chunk{n}", chunk) for n, chunk in enumerate(chunks, 1)]
         else:
-            raise _refuse(name, f"it is in {len(chunks)} chunks; of a UNet two are found, of other networks one")
+            raise _refuse(
+                name, f"it is in {len(chunks)} chunks; of a UNet two are found (--chunks 2), of other networks one"
+            )
 
     def text(self) -> None:
         """Add the text encoders."""

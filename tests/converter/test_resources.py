@@ -15,6 +15,7 @@ from converter.conversion.convert import convert
 from converter.errors import AnemoneError
 from converter.folder import ModelFolder, Package
 from converter.options import ConvertOptions
+from converter.runtime.program import own_features
 from converter.runtime.summary import read_summary
 from server.cli.main import main
 from server.pipeline.denoising.denoiser import GeneratedImage
@@ -220,17 +221,29 @@ def test_without_xcode_itself_they_stay_packages(model, tmp_path, monkeypatch, c
     assert "SafetyChecker" not in names_in(tmp_path / "out")
 
 
-def test_a_unet_in_two_chunks_has_the_names_of_both(model, tmp_path, no_xcode):
+def test_a_unet_in_two_chunks_is_found_by_the_names_of_both(checkpoint, model_folder, tmp_path, no_xcode):
+    made = convert(checkpoint, tmp_path / "model", ConvertOptions(chunks=2, verify=False))
+    written = write_resources(made).path
+    assert names_in(written) == {"TextEncoder", "UnetChunk1", "UnetChunk2", "VAEDecoder", "VAEEncoder"}
+    # Swift's Unet takes the latents' shape from the first chunk's description, and the only output of the last.
+    first, last = (own_features(written / f"UnetChunk{n}.mlpackage") for n in (1, 2))
+    assert "sample" in first[0]
+    assert list(last[1]) == ["noise_pred"]
+    # It gives a chunk the network's inputs and what the chunk before it hands over.
+    assert set(last[0]) <= {"timestep", "encoder_hidden_states", *first[1]}
+    again = adopt(written, settings_of(made.manifest))
+    np.testing.assert_array_equal(image_of(again), image_of(model_folder))
+
+
+def test_a_unet_in_more_than_two_chunks_is_refused(model):
     unet = model.path / model.best("unet", *SIZE, batch=2, tokens=77).path
-    chunks = [unet.with_name(f"unet_chunk{n}.mlpackage") for n in (1, 2)]
-    for chunk in chunks:
-        shutil.copytree(unet, chunk)
-    cut = with_packages(
-        model, "unet", replace(model.manifest.networks["unet"][0], path=chunks[0].name, tokens=77, batch=2)
-    )
-    cut = without(cut, "controlnet/scribble_v2")
-    written = write_resources(cut, tmp_path / "out")
-    assert names_in(written.path) == {"TextEncoder", "UnetChunk1", "UnetChunk2", "VAEDecoder", "VAEEncoder"}
+    for n in (1, 2, 3):
+        shutil.copytree(unet, unet.with_name(f"unet_chunk{n}.mlpackage"))
+    package = replace(model.manifest.networks["unet"][0], path="unet_chunk1.mlpackage", tokens=77, batch=2)
+    with pytest.raises(
+        SwiftError, match=r"Unet: it is in 3 chunks; of a UNet two are found \(--chunks 2\), of other networks one"
+    ):
+        select(with_packages(model, "unet", package))
 
 
 def test_a_text_encoder_in_two_chunks_is_refused(model):
@@ -239,7 +252,8 @@ def test_a_text_encoder_in_two_chunks_is_refused(model):
         shutil.copytree(text, text.with_name(f"text_chunk{n}.mlpackage"))
     cut = with_packages(model, "text_encoder", Package("text_chunk1.mlpackage", None, None, 1))
     with pytest.raises(
-        SwiftError, match="TextEncoder: it is in 2 chunks; of a UNet two are found, of other networks one"
+        SwiftError,
+        match=r"TextEncoder: it is in 2 chunks; of a UNet two are found \(--chunks 2\), of other networks one",
     ):
         select(cut)
 

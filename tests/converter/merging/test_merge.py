@@ -16,9 +16,11 @@ from converter.conversion.convert import convert
 from converter.errors import SpaceError
 from converter.folder import Manifest, MergedLora, ModelFolder
 from converter.merging import MergeError, merge, merge_key
+from converter.networks.features import random_inputs
 from converter.options import ConvertOptions
 from converter.progress import Progress
 from converter.runtime import load
+from converter.runtime.chunks import chunk_paths
 from converter.runtime.compressed import Compressed
 from converter.runtime.program import read_model, read_program
 from tests.support.checkpoints import diffusers_pipeline, save_published
@@ -143,6 +145,24 @@ def test_every_form_has_the_weights_that_converting_the_fused_checkpoint_gives(
     assert all(
         os.path.samefile(file, made.path / file.relative_to(base.path)) for file in (base.path / net).rglob("*.*ml*")
     )
+
+
+def test_chunks_are_merged_each_with_its_own_changed_weights(checkpoint, merged, lora, tmp_path):
+    base = convert(checkpoint, tmp_path / "base", ConvertOptions(chunks=3, verify=False))
+    made = merge(base, [(lora, WEIGHT)], [], tmp_path / "made")
+    first = made.package("unet", 64, 64)
+    inputs = random_inputs(as_written(first).inputs, {})
+    expected = as_written(merged.package("unet", 64, 64)).predict(inputs)["noise_pred"]
+    np.testing.assert_array_equal(as_written(first).predict(inputs)["noise_pred"], expected)
+    files = [chunk / DATA / "weights/merged.bin" for chunk in chunk_paths(first)]
+    assert len({file.read_bytes() for file in files}) == 3
+    made.compare(again=True)
+    # A chunk without a changed layer stays as it is.
+    one = replace(lora, layers={"unet": {QUERY: lora.layers["unet"][QUERY]}})
+    made = merge(base, [(one, WEIGHT)], [], tmp_path / "one")
+    chunks = chunk_paths(made.package("unet", 64, 64))
+    assert [(chunk / DATA / "weights/merged.bin").exists() for chunk in chunks] == [True, False, False]
+    assert made.files(*(chunk.name for chunk in chunks[1:])) == base.files(*(chunk.name for chunk in chunks[1:]))
 
 
 def test_what_a_lora_leaves_alone_is_linked_to_the_base_and_every_size_shares_the_changed_weights(model_folder, merged):
