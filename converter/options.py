@@ -184,6 +184,15 @@ class ConvertOptions:
             Annotated[int, Field(ge=1, le=4096)],
         ),
     )
+    recipe: str | None = field(
+        default=None,
+        metadata=_shown(
+            "A recipe of anemone analyze or of Apple's converter: how many bits the palette of each of the UNet's layers "
+            "has; FILE#NAME chooses one of several",
+            str,
+            in_api=False,
+        ),
+    )
     prediction_type: PredictionType | None = field(
         default=None, metadata=_shown("What the UNet predicts, where the source says it wrong", PredictionType)
     )

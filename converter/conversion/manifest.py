@@ -42,7 +42,7 @@ def make_manifest(
         family=family.name,
         prediction_type=family.prediction_type,
         attention=plan.options.attention,
-        precision="float16" if plan.encoding is None else plan.encoding.description,
+        precision=plan.precision,
         sizes=plan.sizes,
         latent_channels=family.latent_channels,
         vae_scale_factor=family.sizes.latent_factor,

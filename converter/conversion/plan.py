@@ -13,7 +13,7 @@ from typing import Any
 from converter.errors import CheckpointError, quoted
 from converter.families.family import Family
 from converter.families.registry import ignored_checkpoint_settings, recognize
-from converter.mil import MACOS15, Target, TargetError, check_encoding, target_named
+from converter.mil import MACOS15, Target, TargetError, Unwritten, check_encoding, target_named
 from converter.networks.clip_vision import image_encoder_config
 from converter.networks.registry import (
     CONTROLNET,
@@ -27,6 +27,7 @@ from converter.networks.registry import (
     kind_of,
     tensors_taken,
     text_encoders,
+    write_graph,
 )
 from converter.options import DEFAULT_OPTIONS, LARGEST_SIDE, MOST_CHUNKS, MOST_CLIP_SKIP, ConvertOptions, Size
 from converter.progress import OnProgress, ignore
@@ -38,7 +39,8 @@ from converter.sources.ip_adapter import IPAdapterFile
 from converter.sources.source import Source
 from converter.sources.tensors import Tensors
 from converter.sources.tokenizer import greatest_token
-from converter.weights.encodings import LINEAR_BITS, UNCOMPRESSED, Encoding, Encodings
+from converter.weights.encodings import LINEAR_BITS, UNCOMPRESSED, Encoding, Encodings, LayerShapes
+from converter.weights.recipe import FP16_BITS, Recipe
 
 #: A model's name is part of its files' names, which may have 255 bytes.
 _LONGEST_NAME = 100
@@ -73,6 +75,7 @@ class ConversionPlan:
     tokens: tuple[int, ...]
     clip_skip: int
     target: Target
+    recipe: Recipe | None = None
     _mapped: dict[str, Tensors] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -177,7 +180,40 @@ class ConversionPlan:
 
     def encodings(self, network: str) -> Encodings:
         """Return the encodings of a network's weights."""
-        return Encodings(self.encoding) if kind_of(network).compressible else UNCOMPRESSED
+        if not kind_of(network).compressible:
+            return UNCOMPRESSED
+        if self.recipe is None or kind_of(network) is not UNET:
+            return Encodings(self.encoding)
+        group = self.options.group_size
+        by_layer = {
+            layer: None if bits == FP16_BITS else Encoding("palette", bits, group)
+            for layer, bits in self.recipe.bits.items()
+        }
+        return Encodings(None, by_layer)
+
+    def layers(self, network: str) -> dict[str, tuple[int, ...]]:
+        """Return the paths of a network's layers, and the shapes of their weights."""
+        seen = LayerShapes()
+        write_graph(
+            network, self.tensors(network), self.config(network), self.family.sizes, self.variants(network)[0],
+            Unwritten(), self.target, seen,
+        )  # fmt: skip
+        return seen.shapes
+
+    def average_bits(self, network: str) -> float | None:
+        """Return the bits of an element of a network's compressed weights, on average; None: fp16."""
+        if self.recipe is not None and kind_of(network) is UNET:
+            return self.recipe.average(self.layers(network))
+        usual = self.encodings(network).usual
+        return None if usual is None else usual.bits
+
+    @property
+    def precision(self) -> str:
+        """Return how the weights are stored, in words."""
+        words = [] if self.encoding is None else [self.encoding.description]
+        if self.recipe is not None:
+            words.insert(0, f"{self.average_bits(UNET.name):.2f}-bit mixed palettes")
+        return " and ".join(words) or "float16"
 
     def chunks(self, network: str) -> int:
         """Return into how many programs a network is cut; 1: none of its packages is."""
@@ -235,6 +271,7 @@ class ConversionPlan:
         variants = (self.sizes, options.attention, self.batches, self.tokens, self.target.name, options.functions)
         first = repr((self.name, variants, options.prompt_once, extras))
         later = [json.dumps(added, sort_keys=True)] if (added := options.later()) else []
+        later += [] if self.recipe is None else [self.recipe.sha256]
         parts = (self.checkpoint.sha256, first, REVISION, _FIRST_COREMLTOOLS, *later)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -306,18 +343,30 @@ def _target(options: ConvertOptions) -> Target:
             f"several functions in one package need macOS 15, and the target is {target.name}; leave functions out, or "
             "convert for macOS15"
         )
-    if options.bits is None:
-        if options.group_size is not None:
-            raise CheckpointError("group_size is for compressed weights; give bits too, such as 6, or leave it out")
-        if options.quantization != DEFAULT_OPTIONS.quantization:
-            raise CheckpointError(
-                f"quantization is {options.quantization}, but bits is left out; give bits too: 8 or 4"
-            )
-        return target
+    _check_compression(options, target)
+    return target
+
+
+def _check_compression(options: ConvertOptions, target: Target) -> None:
+    if options.recipe is not None and options.quantization != DEFAULT_OPTIONS.quantization:
+        raise CheckpointError(f"a recipe is of palettes, and quantization is {options.quantization}; leave one out")
+    if options.bits is None and options.group_size is not None and options.recipe is None:
+        raise CheckpointError("group_size is for compressed weights; give bits too, such as 6, or leave it out")
+    if options.bits is None and options.quantization != DEFAULT_OPTIONS.quantization:
+        raise CheckpointError(f"quantization is {options.quantization}, but bits is left out; give bits too: 8 or 4")
     if options.quantization == "linear" and options.bits not in LINEAR_BITS:
         raise CheckpointError(f"linear integers of {options.bits} bits are not accepted; accepted: 8, 4")
-    check_encoding(Encoding(options.quantization, options.bits, options.group_size), target)
-    return target
+    if options.bits is not None:
+        check_encoding(Encoding(options.quantization, options.bits, options.group_size), target)
+
+
+def _recipe(options: ConvertOptions, target: Target) -> Recipe | None:
+    if options.recipe is None:
+        return None
+    recipe = Recipe.read(options.recipe)
+    for bits in sorted(set(recipe.bits.values()) - {FP16_BITS}):
+        check_encoding(Encoding("palette", bits, options.group_size), target)
+    return recipe
 
 
 def _open_extras(
@@ -383,7 +432,9 @@ def make_plan(checkpoint: Source, options: ConvertOptions, progress: OnProgress 
             family.check_adapter(extra)
             encoder = image_encoder_config(IMAGE_ENCODER.name, extras[IMAGE_ENCODER.name].config)
             extras[name] = extra.fitted(encoder, checkpoint.config(UNET.component.name))
-    return ConversionPlan(
+    target = _target(options)
+    recipe = _recipe(options, target)
+    plan = ConversionPlan(
         checkpoint=checkpoint,
         options=options,
         family=family,
@@ -393,5 +444,9 @@ def make_plan(checkpoint: Source, options: ConvertOptions, progress: OnProgress 
         batches=_batches(checkpoint.name, family, options),
         tokens=_tokens(family, options),
         clip_skip=_clip_skip(checkpoint, family, options),
-        target=_target(options),
+        target=target,
+        recipe=recipe,
     )
+    if recipe is not None:
+        recipe.require_layers(plan.layers(UNET.name))
+    return plan

@@ -195,7 +195,8 @@ def write_network(
             to_verify = _Writer(network, plan, out, files, texts)
             package = out / to_verify.write("verify", small)
             least = min(
-                least, verify_package(network, package, plan.published_config(network), tensors, encodings.usual)
+                least,
+                verify_package(network, package, plan.published_config(network), tensors, plan.average_bits(network)),
             )
             for name in to_verify.written:
                 shutil.rmtree(out / name)

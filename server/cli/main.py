@@ -11,6 +11,7 @@ from converter import __version__
 from converter.errors import AnemoneError, cut
 from converter.runtime.fast.library import describe
 from server.cli.adopt import add_adopt
+from server.cli.analyze import add_analyze
 from server.cli.convert import add_convert
 from server.cli.doctor import add_doctor
 from server.cli.generate import add_generate
@@ -47,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
         add_service,
         add_models,
         add_convert,
+        add_analyze,
         add_adopt,
         add_resources,
         add_verify,

@@ -20,8 +20,8 @@ def add_verify(commands: Commands) -> None:
         "examples:\n  anemone verify ./sd15 --against ./stable-diffusion-v1-5\n"
         "  anemone verify ./sd15 --against ./stable-diffusion-v1-5 --precision ane --ranges\n"
         "  anemone verify ./sd15 --device --only unet\n"
-        "The exit status is 1 if a network or the image is under 35 dB on our own runtime, which judges the program as\n"
-        "written. The report also shows Core ML's results on a Mac and, with --device, those of each device; they fail\n"
+        "The exit status is 1 if a network or the image is under 35 dB (less for compressed weights, as at conversion)\n"
+        "on our own runtime, which judges the program as written. The report also shows Core ML's results on a Mac and, with --device, those of each device; they fail\n"
         "only if they are not finite or if the network does not run.",
     )
     verify.add_argument("folder", type=path, help="a converted model folder; with --device also an .mlpackage")

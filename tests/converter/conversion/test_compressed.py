@@ -14,7 +14,6 @@ from converter.runtime.compressed import Compressed
 from converter.runtime.program import read_program
 from converter.sources.source import open_source
 from converter.verification.verify import VerificationError, least_db
-from converter.weights.encodings import Encoding
 from tests.support.checkpoints import write_xl_checkpoint
 
 
@@ -42,7 +41,7 @@ def test_unet_and_text_encoders_are_compressed_and_the_autoencoder_is_not(checkp
     layers = {n: compressed_layers(made.path / packages[0].path) for n, packages in made.manifest.networks.items()}
     assert layers["unet"][0] > 3  # most layers of tiny networks are too small
     assert all(layers[network][0] == 0 for network in layers if network.startswith("vae"))
-    assert least_db(Encoding("palette", 6)) < agreed["unet"] < 60 < agreed["vae_decoder"]
+    assert least_db(6) < agreed["unet"] < 60 < agreed["vae_decoder"]
 
 
 def test_text_encoders_are_compressed_but_not_their_tables_of_words(bundled_compressed):
@@ -73,9 +72,9 @@ def test_every_form_is_verified_and_runs_in_both_engines(checkpoint, tmp_path, o
 
 
 def test_the_least_psnr_follows_the_bits_and_is_said(checkpoint, tmp_path, monkeypatch):
-    assert [least_db(Encoding("palette", bits)) for bits in (8, 6, 4, 3, 2)] == [35, 24, 12, 6, 0]
+    assert [least_db(bits) for bits in (8, 6, 4, 3, 2)] == [35, 24, 12, 6, 0]
     monkeypatch.setattr("converter.verification.verify.psnr", lambda actual, expected: 23.9)
-    with pytest.raises(VerificationError, match=r"23\.9 dB .* at least 24 dB is accepted with 6-bit palettes"):
+    with pytest.raises(VerificationError, match=r"23\.9 dB .* at least 24 dB is accepted with 6 bits"):
         convert(checkpoint, tmp_path / "out", ConvertOptions(bits=6))
 
 

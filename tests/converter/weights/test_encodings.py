@@ -198,7 +198,8 @@ def test_a_block_of_zeros_and_values_near_fp16s_least_are_finite():
 def test_small_weights_and_layers_with_their_own_encoding_are_told_apart():
     usual, own = Encoding("palette", 6), Encoding("palette", 4)
     encodings = Encodings(usual, {"conv_in": None, "mid": own})
-    assert encodings.of("conv_out", (2048, 1)) is None
-    assert encodings.of("conv_out", (2049, 1)) == usual
+    assert encodings.of("mid.to_q", (32, 64)) is None
+    assert encodings.of("mid.to_q", (33, 64)) == usual
+    assert encodings.of("conv_out", (4, 320, 3, 3)) is encodings.of("conv_in", (320, 9, 3, 3)) is None
     assert encodings.of("conv_in", (320, 320)) is None
     assert encodings.of("mid", (320, 320)) == own

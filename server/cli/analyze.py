@@ -1,0 +1,62 @@
+"""``anemone analyze``: finds how many bits each layer of a UNet needs, and writes recipes of mixed palettes."""
+
+from __future__ import annotations
+
+import argparse
+
+from server.cli.flags import Commands, add_command, size
+from server.cli.parser import path, text
+
+#: Averages of the recipes, in bits for each element; Apple's published ones lie between 2.7 and 4.5.
+AVERAGES = (3.0, 3.5, 4.0, 4.5, 5.0, 6.0)
+
+
+def _average(word: str) -> float:
+    try:
+        bits = float(word)
+    except ValueError:
+        bits = 0.0
+    if not 1 <= bits <= 16:
+        raise argparse.ArgumentTypeError(f"{word!r} is not accepted; accepted: 1 to 16 bits, such as 4.5")
+    return bits
+
+
+def add_analyze(commands: Commands) -> None:
+    """Add the command and its flags."""
+    analyze = add_command(
+        commands,
+        "analyze",
+        "Find how many bits the palette of each of a UNet's layers needs, and write recipes for `anemone convert --recipe`",
+        "examples:\n  anemone analyze ./stable-diffusion-v1-5 -o recipes.json\n"
+        "  anemone analyze ./dreamlike.safetensors -o recipes.json --average 4.5 --prompt 'a castle' --prompt 'a cat'\n"
+        "  anemone convert ./dreamlike.safetensors -o ./dreamlike --recipe recipes.json#recipe_4.50_bit_mixedpalette\n"
+        "Each layer is compressed in turn, and the UNet's prediction compared. If it is interrupted, the same command\n"
+        "continues where it stopped.",
+    )
+    analyze.add_argument("source", type=text, help="the checkpoint, as for `anemone convert`")
+    analyze.add_argument(
+        "-o", "--out", type=path, required=True, help="the JSON file to write; an existing one is replaced"
+    )
+    analyze.add_argument(
+        "--average",
+        type=_average,
+        action="append",
+        metavar="BITS",
+        help="write a recipe of at most so many bits for each weight on average; may be given several times "
+        f"({', '.join(f'{bits:g}' for bits in AVERAGES)})",
+    )
+    analyze.add_argument(
+        "--prompt",
+        action="append",
+        type=text,
+        help="measure on images of this prompt; may be given several times (four)",
+    )
+    analyze.add_argument("--size", type=size, metavar="WxH", help="measure at this image size (at most 256x256)")
+    analyze.set_defaults(run=_analyze)
+
+
+def _analyze(args: argparse.Namespace) -> int:
+    from server.cli.analyzing import AnalyzeOptions, analyze_checkpoint
+
+    options = AnalyzeOptions(tuple(args.average or AVERAGES), tuple(args.prompt or ()), args.size)
+    return analyze_checkpoint(args.source, args.out, options)

@@ -1,0 +1,189 @@
+"""Measures how sensitive a UNet's layers are, and writes recipes of mixed palettes, for ``anemone analyze``."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converter import __version__
+from converter.conversion.convert import write_model
+from converter.conversion.plan import ConversionPlan, make_plan
+from converter.errors import CheckpointError
+from converter.folder import ModelFolder
+from converter.networks.registry import UNET
+from converter.options import ConvertOptions, Size
+from converter.progress import Progress
+from converter.runtime import Network
+from converter.runtime.program import declared_features
+from converter.sources.source import open_source
+from converter.verification.sensitivity import MEASURED_BITS, Layer, Sensitivity, allocate
+from converter.weights.encodings import Encoding, Encodings
+from converter.weights.recipe import Recipe
+from server.pipeline.networks import load_package
+from server.pipeline.request import bind
+from server.pipeline.stable_diffusion import StableDiffusion
+from server.terminal import Bar, say
+
+_PROMPTS = (
+    "a black and brown dog standing outside a door",
+    "a red circle on a blue background",
+    "a train with graffiti on it, a mountain range in the background",
+    "a portrait of an old woman, oil painting",
+)
+#: Larger images take longer, and change little: a layer's sensitivity is an average over pixels.
+_LARGEST = 256
+_STEPS = 8
+#: Widths that are measured for all layers at once, to compare recipes with.
+_UNIFORM = (8, 6, 4)
+
+
+@dataclass(frozen=True)
+class AnalyzeOptions:
+    """What to measure on, and which recipes to write.
+
+    averages: bits for each element of the layers, on average, one recipe each.
+    prompts: of the images; empty: four of ours.
+    size: of the images; None: the smaller of the checkpoint's and 256x256.
+    """
+
+    averages: tuple[float, ...]
+    prompts: tuple[str, ...] = ()
+    size: Size | None = None
+
+
+class _Recorder:
+    """A UNet that keeps a copy of the inputs of each call."""
+
+    def __init__(self, network: Network) -> None:
+        self._network, self.inputs, self.outputs = network, network.inputs, network.outputs
+        self.calls: list[dict[str, NDArray[Any]]] = []
+
+    def predict(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        self.calls.append({name: np.array(array) for name, array in inputs.items()})
+        return self._network.predict(inputs)
+
+
+def _calibration(model: ModelFolder, prompts: Sequence[str], bar: Bar) -> list[dict[str, NDArray[Any]]]:
+    """Return inputs of the UNet from images of the prompts, each prompt's from a later step than the one before."""
+    recorders: list[_Recorder] = []
+
+    def loader(path: Path, function: str, compute_units: str) -> Network:
+        network = load_package(path, function, compute_units)
+        if "sample" not in network.inputs:
+            return network
+        recorders.append(_Recorder(network))
+        return recorders[-1]
+
+    pipeline, chosen = StableDiffusion(model, {}, loader), []
+    for number, prompt in enumerate(prompts):
+        bar.show("calibration images", number, len(prompts))
+        for _ in pipeline.generate(bind(model.manifest, prompt=prompt, steps=_STEPS, seed=number), {}):
+            pass
+        (recorder,) = recorders
+        chosen.append(recorder.calls[number * (len(recorder.calls) - 1) // max(len(prompts) - 1, 1)])
+        recorder.calls.clear()
+    return chosen
+
+
+class _Finished:
+    """The layers that are measured, on disk after each, so that an interrupted analysis continues."""
+
+    def __init__(self, file: Path, identity: list[Any]) -> None:
+        self._file, self._identity = file, identity
+        self.layers: dict[str, Layer] = {}
+        if file.is_file():
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if content["identity"] == identity:
+                for path, layer in content["layers"].items():
+                    errors = {int(bits): error for bits, error in layer["errors"].items()}
+                    self.layers[path] = Layer(layer["size"], errors, tuple(layer["noise"]))
+
+    def add(self, path: str, layer: Layer) -> None:
+        self.layers[path] = layer
+        content = {"identity": self._identity, "layers": {name: asdict(each) for name, each in self.layers.items()}}
+        _replace(self._file, json.dumps(content))
+
+
+def _replace(file: Path, text: str) -> None:
+    written = file.with_name(f".{file.name}.written")
+    written.write_text(text, encoding="utf-8")
+    os.replace(written, file)
+
+
+def _plan(source: str, options: AnalyzeOptions) -> ConversionPlan:
+    checkpoint = open_source(source)
+    usual = make_plan(checkpoint, ConvertOptions())
+    width, height = options.size or (min(side, _LARGEST) for side in usual.sizes[0])
+    if "unet" not in usual.networks:
+        raise CheckpointError(f"{source} has no UNet to analyze")
+    return make_plan(checkpoint, ConvertOptions(sizes=((width, height),), batches=(1,), verify=False))
+
+
+def _recipes(
+    layers: Mapping[str, Layer], sensitivity: Sensitivity, averages: Sequence[float], bar: Bar
+) -> tuple[dict[str, float], dict[str, dict[str, int]]]:
+    """Return the PSNR in dB with all layers at each uniform width and with each recipe, by name, and the recipes."""
+    baselines: dict[str, float] = {}
+    recipes: dict[str, dict[str, int]] = {}
+    total = len(_UNIFORM) + len(averages)
+    for number, bits in enumerate(_UNIFORM):
+        bar.show("all layers at once", number, total, f"{bits} bits")
+        baselines[f"palette_{bits}bit"] = round(sensitivity.psnr(dict.fromkeys(layers, bits)), 2)
+    for number, average in enumerate(averages, len(_UNIFORM)):
+        bar.show("all layers at once", number, total, f"{average:g} bits")
+        recipe, name = allocate(layers, average), f"recipe_{average:.2f}_bit_mixedpalette"
+        recipes[name], baselines[name] = recipe, round(sensitivity.psnr(recipe), 2)
+    return baselines, recipes
+
+
+def analyze_checkpoint(source: str, out: Path, options: AnalyzeOptions) -> int:
+    """Write recipes for a checkpoint's UNet into the file ``out``, print their quality, and return the exit status."""
+    plan = _plan(source, options)
+    prompts = options.prompts or _PROMPTS
+    parts, bar = out.with_name(f".{out.name}.parts"), Bar()
+    parts.mkdir(parents=True, exist_ok=True)
+    try:
+        model = write_model(plan, parts / "model", lambda p: _show_conversion(bar, p))
+        package = model.default(UNET.name)
+        features = declared_features(model.path / package.path, package.function)
+        calibration = _calibration(model, prompts, bar)
+        config, tensors = plan.config(UNET.name), plan.tensors(UNET.name)
+        sensitivity = Sensitivity(config, tensors, *features, calibration)
+        usual = Encodings(Encoding("palette", MEASURED_BITS))
+        shapes = {layer: shape for layer, shape in plan.layers(UNET.name).items() if usual.of(layer, shape) is not None}
+        finished = _Finished(parts / "layers.json", [__version__, plan.fingerprint, list(prompts)])
+        for number, layer in enumerate(shapes):
+            bar.show("layers", number, len(shapes), layer)
+            if layer not in finished.layers:
+                finished.add(layer, sensitivity.layer(layer))
+        layers = {layer: finished.layers[layer] for layer in shapes}
+        baselines, recipes = _recipes(layers, sensitivity, options.averages, bar)
+    finally:
+        bar.close()
+    single = {path: [round(db, 1) for db in sensitivity.decibels(layer.noise)] for path, layer in layers.items()}
+    content = {
+        "model_version": plan.name,
+        "made_by": f"anemone {__version__}",
+        "single_layer": {str(MEASURED_BITS): single},
+        "baselines": baselines,
+        "recipes": recipes,
+    }
+    _replace(out, json.dumps(content, indent=1) + "\n")
+    shutil.rmtree(parts)
+    for name, db in baselines.items():
+        average = "" if name not in recipes else f"{Recipe(name, recipes[name]).average(shapes):5.2f} bits on average"
+        print(f"{name:32} {db:5.1f} dB  {average}".rstrip())
+    say(f"{out} has {len(recipes)} recipes; use one with --recipe {out}#{next(iter(recipes))}")
+    return 0
+
+
+def _show_conversion(bar: Bar, progress: Progress) -> None:
+    bar.show(f"{progress.stage} {progress.item}", progress.done, progress.total)

@@ -1,0 +1,99 @@
+"""Sensitivity of layers, and the bits that follow from it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from converter.networks.features import random_inputs
+from converter.runtime.program import declared_features
+from converter.sources.checkpoint import Checkpoint
+from converter.verification.sensitivity import MEASURED_BITS, Layer, Sensitivity, allocate
+from converter.weights.blob import unpack
+from converter.weights.encodings import PALETTE_BITS
+from converter.weights.palettes import palettize
+
+LAYER = "down_blocks.0.resnets.0.conv1"
+
+
+@pytest.fixture(scope="module")
+def measured(checkpoint, model_folder):
+    source = Checkpoint.open(checkpoint)
+    config, features = source.config("unet"), declared_features(model_folder.package("unet", 64, 64))
+    inputs = [random_inputs(features[0], config, seed) for seed in (0, 1)]
+    return inputs, Sensitivity(config, source.tensors("unet"), *features, inputs)
+
+
+def predictions(module, inputs):
+    given = {name: torch.from_numpy(array.astype(np.float32)) for name, array in inputs.items()}
+    with torch.no_grad():
+        return module(
+            given["sample"], given["timestep"], given["encoder_hidden_states"][:, :, 0].transpose(1, 2)
+        ).sample
+
+
+def test_a_layers_noise_is_that_of_diffusers_unet_with_its_palette(checkpoint, measured):
+    inputs, sensitivity = measured
+    module = UNet2DConditionModel.from_pretrained(checkpoint / "unet", dtype=torch.float32).eval()
+    exact = [predictions(module, each) for each in inputs]
+    weight = module.get_parameter(f"{LAYER}.weight")
+    array = weight.detach().numpy().astype(np.float16)
+    packed, palette = palettize(array, MEASURED_BITS)
+    decoded = palette[unpack(packed, MEASURED_BITS, False, array.shape)].astype(np.float32)
+    weight.data = torch.from_numpy(decoded)
+    noise = [float((predictions(module, each) - e).square().mean()) for each, e in zip(inputs, exact, strict=True)]
+    layer = sensitivity.layer(LAYER)
+    np.testing.assert_allclose(layer.noise, noise, rtol=1e-3)
+    assert layer.size == array.size
+    assert layer.errors[MEASURED_BITS] == pytest.approx(
+        float(np.square(decoded - array.astype(np.float32)).sum()), rel=1e-3
+    )
+    assert all(layer.errors[a] > layer.errors[b] for a, b in itertools.pairwise(PALETTE_BITS))
+
+
+def test_more_bits_bring_the_prediction_nearer(measured):
+    _, sensitivity = measured
+    least, more = (sensitivity.psnr({LAYER: bits}) for bits in (2, 6))
+    assert 5 < least < more - 10
+    assert sensitivity.psnr({}) > 150
+
+
+def layers(*sensitivities, size=1000):
+    """Return layers whose errors fall by 6 dB a bit, as a normal distribution's nearly do."""
+    errors = {bits: 4.0**-bits for bits in PALETTE_BITS}
+    return {
+        f"layer {n}": Layer(size * (n + 1), errors, (s * errors[MEASURED_BITS],)) for n, s in enumerate(sensitivities)
+    }
+
+
+def total(chosen, bits):
+    return sum(layer.cost(bits[path]) for path, layer in chosen.items())
+
+
+def average(chosen, bits):
+    return sum(layer.size * bits[path] for path, layer in chosen.items()) / sum(layer.size for layer in chosen.values())
+
+
+@pytest.mark.parametrize("wanted", [1.0, 2.5, 4.0, 5.5, 8.0])
+def test_no_other_choice_costs_much_less_than_the_allocated_one(wanted):
+    chosen = layers(1.0, 100.0, 1e4, 3.0)
+    bits = allocate(chosen, wanted)
+    assert average(chosen, bits) <= wanted
+    widths = (*PALETTE_BITS, 16)
+    choices = (dict(zip(chosen, each, strict=True)) for each in itertools.product(widths, repeat=len(chosen)))
+    least = min(total(chosen, each) for each in choices if average(chosen, each) <= wanted)
+    # Exchanges are whole: with four layers the last one may not fit, with hundreds its part is small.
+    assert total(chosen, bits) <= 5 * least
+    assert math.isfinite(total(chosen, bits))
+
+
+def test_sensitive_layers_get_more_bits_and_enough_room_means_fp16():
+    chosen = layers(1.0, 1.0, 1e6, size=10)
+    bits = allocate(chosen, 4.0)
+    assert bits["layer 2"] > bits["layer 1"] >= bits["layer 0"] - 1
+    assert set(allocate(chosen, 16).values()) == {16}

@@ -1,0 +1,83 @@
+"""``anemone analyze``: its recipes, that they can be used, and that it continues after an interruption."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from converter.conversion.convert import convert
+from converter.errors import AnemoneError
+from converter.options import ConvertOptions
+from converter.verification.sensitivity import Sensitivity
+from converter.weights.recipe import Recipe
+from server.cli.main import main
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def recipes(checkpoint, tmp_path_factory):
+    """Recipes of the tiny checkpoint; the analysis was interrupted after its third layer."""
+    out = tmp_path_factory.mktemp("analyzed") / "recipes.json"
+    words = ["analyze", str(checkpoint), "-o", str(out), "--average", "4.5", "--average", "3", "--prompt", "blue red"]
+    measure, measured = Sensitivity.layer, []
+
+    def interrupted(self, path):
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        measured.append(path)
+        return measure(self, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Sensitivity, "layer", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            main(words)
+        assert not out.exists()
+        again = []
+        patch.setattr(Sensitivity, "layer", lambda self, path: (again.append(path), measure(self, path))[1])
+        assert main(words) == 0
+    assert measured
+    assert not set(measured) & set(again)
+    return out
+
+
+def test_recipes_have_apples_form_and_their_quality(recipes):
+    content = json.loads(recipes.read_text())
+    assert set(content["recipes"]) == {"recipe_4.50_bit_mixedpalette", "recipe_3.00_bit_mixedpalette"}
+    baselines = content["baselines"]
+    assert baselines["palette_8bit"] > baselines["palette_6bit"] > baselines["palette_4bit"]
+    assert baselines["recipe_4.50_bit_mixedpalette"] > max(
+        baselines["palette_4bit"], baselines["recipe_3.00_bit_mixedpalette"]
+    )
+    assert set(content["single_layer"]["4"]) == set(content["recipes"]["recipe_3.00_bit_mixedpalette"])
+    assert not list(recipes.parent.glob(".*"))
+
+
+def test_a_recipe_is_converted_with_and_verified_by_its_average(checkpoint, recipes, tmp_path):
+    chosen, agreed = f"{recipes}#recipe_4.50_bit_mixedpalette", {}
+    options = ConvertOptions(recipe=chosen, target="macOS15")
+    made = convert(checkpoint, tmp_path / "out", options, verified=agreed.__setitem__)
+    assert "mixed palettes" in made.manifest.precision
+    assert 15 < agreed["unet"] < 60 < agreed["text_encoder"]
+    assert len(set(Recipe.read(chosen).bits.values())) > 1
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ([], "has several recipes; give one as"),
+        (["--quantization", "linear", "--bits", "8"], "a recipe is of palettes, and quantization is linear"),
+    ],
+)
+def test_recipes_that_do_not_fit_are_refused(checkpoint, recipes, tmp_path, capsys, words, why):
+    named = str(recipes) if not words else f"{recipes}#recipe_4.50_bit_mixedpalette"
+    assert main(["convert", str(checkpoint), "-o", str(tmp_path / "out"), "--recipe", named, *words]) == 1
+    assert why in capsys.readouterr().err
+
+
+def test_a_recipe_of_another_model_is_refused(checkpoint, tmp_path):
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({"recipes": {"a": {"down_blocks.3.resnets.0.conv1": 4}}}))
+    with pytest.raises(AnemoneError, match="for another model"):
+        convert(checkpoint, tmp_path / "out", ConvertOptions(recipe=str(other)))
