@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +21,25 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.]+")
 
 
 @dataclass(frozen=True)
-class AdapterConfig:
-    """The settings that change what a file's tensors mean.
+class Setting:
+    """A number for all modules (None if it is not stated), and those of modules whose path ends in a name."""
 
-    alpha: lora_alpha; None if it is not stated. by_module: alpha of modules whose path ends so.
-    """
+    usual: float | None = None
+    by_module: Mapping[str, float] = field(default_factory=dict)
 
-    alpha: float | None
-    by_module: Mapping[str, float]
-    rank_stabilized: bool
-
-    def alpha_of(self, module: str) -> float | None:
-        """Return the alpha of a module by its path."""
+    def of(self, module: str) -> float | None:
+        """Return the number of a module by its path."""
         found = (value for end, value in self.by_module.items() if module == end or module.endswith(f".{end}"))
-        return next(found, self.alpha)
+        return next(found, self.usual)
 
 
-NONE = AdapterConfig(None, {}, False)
+@dataclass(frozen=True)
+class AdapterConfig:
+    """The settings that change what a file's tensors mean."""
+
+    alpha: Setting = Setting()
+    rank: Setting = Setting()
+    rank_stabilized: bool = False
 
 
 def read_adapter_configs(path: Path, metadata: Mapping[str, str], *, peft: bool) -> dict[str, AdapterConfig]:
@@ -71,15 +73,22 @@ def _json(text: str, where: str) -> dict[str, Any]:
 
 
 def _config(settings: Mapping[str, Any]) -> AdapterConfig:
-    patterns = settings.get("alpha_pattern") or {}
-    if not isinstance(patterns, dict) or not all(_PLAIN.fullmatch(name) for name in patterns):
-        raise LoraError(f"its alpha_pattern is {quoted(patterns)}; an object of modules' names and numbers is accepted")
-    # LoHa's and LoKr's settings have alpha in place of lora_alpha.
-    alpha = settings.get("lora_alpha", settings.get("alpha"))
     return AdapterConfig(
-        None if alpha is None else _number("lora_alpha", alpha),
-        {name: _number(f"alpha_pattern of {name}", value) for name, value in patterns.items()},
+        # LoHa's and LoKr's settings have alpha in place of lora_alpha.
+        _setting(settings, "lora_alpha" if "lora_alpha" in settings else "alpha", "alpha_pattern"),
+        _setting(settings, "r", "rank_pattern"),
         settings.get("use_rslora") is True,
+    )
+
+
+def _setting(settings: Mapping[str, Any], name: str, pattern: str) -> Setting:
+    by_module = settings.get(pattern) or {}
+    if not isinstance(by_module, dict) or not all(_PLAIN.fullmatch(module) for module in by_module):
+        raise LoraError(f"its {pattern} is {quoted(by_module)}; an object of modules' names and numbers is accepted")
+    usual = settings.get(name)
+    return Setting(
+        None if usual is None else _number(name, usual),
+        {module: _number(f"{pattern} of {module}", value) for module, value in by_module.items()},
     )
 
 

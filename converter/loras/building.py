@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from converter.errors import shown
+from converter.loras.adapter_config import AdapterConfig
 from converter.loras.errors import LoraError
 from converter.loras.layers import (
     Change,
@@ -27,17 +28,12 @@ _BIASES = ("diff_b", "b_norm", "up_bias")
 
 @dataclass
 class Target:
-    """The tensors of one target, by parameter.
-
-    alpha: what the metadata state, if the file has no tensor of it; None: the rank.
-    rank_stabilized: whether changes are divided by the square root of the rank (Kalajdzievski 2023, rsLoRA), by the metadata.
-    """
+    """The tensors of one target, by parameter; ``module`` is its path in the file, ``config`` what PEFT states of it."""
 
     name: str
     module: str
+    config: AdapterConfig
     factors: dict[str, Factor] = field(default_factory=dict)
-    alpha: float | None = None
-    rank_stabilized: bool = False
 
 
 def layers_of(target: Target) -> tuple[LoraLayer | None, LoraLayer | None]:
@@ -78,21 +74,24 @@ def _change(target: Target, left: dict[str, Factor], alpha: Factor | None) -> Ch
     """Return the change of the weight, taking its tensors out of ``left``; None without one."""
     if {"down", "up"} <= left.keys():
         down = left.pop("down")
-        return LowRank(left.pop("up"), down, left.pop("mid", None), _scale(target, alpha, down.shape[:1]))
+        return LowRank(left.pop("up"), down, left.pop("mid", None), _scale(target, alpha, down.shape[0]))
     if {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"} <= left.keys() and ("hada_t1" in left) == (
         "hada_t2" in left
     ):
         first, second = (
             Product(left.pop(f"hada_w{n}_a"), left.pop(f"hada_w{n}_b"), left.pop(f"hada_t{n}", None)) for n in (1, 2)
         )
-        return Hadamard(first, second, _scale(target, alpha, (first.rank,)))
+        return Hadamard(first, second, _scale(target, alpha, first.rank))
     sides = _side(left, 1), _side(left, 2)
     if sides[0] is not None and sides[1] is not None:
-        ranks = [side.rank for side in sides[::-1] if isinstance(side, Product)]
         for name in [name for name in left if name.startswith("lokr_")]:
             del left[name]
-        # LyCORIS ignores alpha where both matrices are whole.
-        return Kronecker(sides[0], sides[1], _scale(target, alpha, tuple(ranks)) if ranks else 1.0)
+        rank: float | None = next((side.rank for side in sides[::-1] if isinstance(side, Product)), None)
+        if rank is None:
+            # LyCORIS ignores alpha where both matrices are whole; PEFT does not, and its settings have the rank.
+            rank = target.config.rank.of(target.module)
+            alpha = None
+        return Kronecker(sides[0], sides[1], _scale(target, alpha, rank))
     whole = left.pop("diff", None) or left.pop("w_norm", None)
     return Difference(whole) if whole is not None else None
 
@@ -105,15 +104,14 @@ def _side(left: Mapping[str, Factor], side: int) -> Factor | Product | None:
     return Product(a, b, core) if a is not None and b is not None else None
 
 
-def _scale(target: Target, alpha: Factor | None, ranks: tuple[int, ...]) -> float:
-    """Return alpha / rank; 1 without a stated alpha."""
-    rank = ranks[0] if ranks else 0
-    value = target.alpha
+def _scale(target: Target, alpha: Factor | None, rank: float | None) -> float:
+    """Return alpha / rank; 1 without a stated alpha or a rank."""
+    value = target.config.alpha.of(target.module)
     if alpha is not None:
         if math.prod(alpha.shape) != 1:
             raise LoraError(f"{alpha.name} is {list(alpha.shape)}; one number is accepted")
         value = float(alpha.read().reshape(()))
     # Trainers write 0 where none was chosen, and take the rank.
     if not value or not rank:
-        value = float(rank)
-    return value / (math.sqrt(rank) if target.rank_stabilized else rank) if rank else 1.0
+        value = rank = rank or 1.0
+    return value / (math.sqrt(rank) if target.config.rank_stabilized else rank)

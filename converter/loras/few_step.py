@@ -6,11 +6,12 @@ that know them (ComfyUI's and A1111's users, diffusers' documentation) know them
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from converter.checksums import checksum
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,4 @@ def few_step_of(path: Path, metadata: Mapping[str, str]) -> FewStep | None:
             steps = _STEPS.search(plain)
             return FewStep(int(steps[1]) if steps else found.steps, found.guidance_scale, found.scheduler)
     known = _LCM.get(path.stat().st_size)
-    return FewStep(4, _UNGUIDED, "lcm") if known is not None and sha256_of(path) == known else None
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return FewStep(4, _UNGUIDED, "lcm") if known is not None and checksum(path).sha256 == known else None

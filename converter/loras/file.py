@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from converter.checksums import checksum
 from converter.errors import CheckpointError, shown
-from converter.loras.adapter_config import NONE, read_adapter_configs
+from converter.loras.adapter_config import AdapterConfig, read_adapter_configs
 from converter.loras.building import Target, layers_of
 from converter.loras.errors import LoraError
 from converter.loras.families import families_of
-from converter.loras.few_step import FewStep, few_step_of, sha256_of
+from converter.loras.few_step import FewStep, few_step_of
 from converter.loras.layers import Factor, LoraLayer
 from converter.loras.names import read_name
 from converter.loras.refusals import file_that_is_no_lora, unsupported_kind
@@ -67,7 +68,7 @@ class LoraFile:
     @cached_property
     def sha256(self) -> str:
         """The SHA-256 of the file."""
-        return sha256_of(self.path)
+        return checksum(self.path).sha256
 
     @classmethod
     def open(cls, path: Path) -> LoraFile:
@@ -118,8 +119,8 @@ def _targets(path: Path, tensors: Tensors) -> tuple[dict[tuple[str, str], Target
             continue
         target = targets.get((found.network, found.target))
         if target is None:
-            config = configs.get(found.network) or configs.get("", NONE)
-            target = Target(found.target, found.module, {}, config.alpha_of(found.module), config.rank_stabilized)
+            config = configs.get(found.network) or configs.get("", AdapterConfig())
+            target = Target(found.target, found.module, config)
             targets[found.network, found.target] = target
         if found.parameter in target.factors:
             raise LoraError(f"{target.factors[found.parameter].name} and {name} are the same part of {found.target}")
