@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.errors import shown
+from converter.loras import LoraFile, LoraLayer
 from converter.merging.errors import MergeError
-from converter.merging.inputs import Embedding, Lora, LoraLayer
+from converter.merging.inputs import Embedding
 from converter.networks.registry import text_encoders
 
 _ENCODER_LAYER = re.compile(r"text_model_encoder_layers_(\d+)_.+")
@@ -27,7 +28,7 @@ class Change(Protocol):
         """Return the shape of the changed weight."""
 
     def apply(self, weight: NDArray[Any], scale: float) -> NDArray[Any]:
-        """Return the changed weight in the type of ``weight``, both stored multiplied by ``scale``. Raises MergeError."""
+        """Return the changed weight in the type of ``weight``, both stored multiplied by ``scale``. Raises MergeError and LoraError."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,8 @@ class MergedLayer:
         result = weight.astype(np.float32)
         if scale != 1:
             result *= np.float32(1 / scale)
-        for name, layer, multiplier in self.parts:
+        for _, layer, multiplier in self.parts:
             result = layer.merged(result, multiplier)
-            if result.shape != weight.shape:
-                raise MergeError(f"{name} makes {self.weight} {list(result.shape)}, and it is {list(weight.shape)}")
         if scale != 1:
             result = result * np.float32(scale)
         with np.errstate(over="ignore"):
@@ -69,26 +68,26 @@ def _is_finite(array: NDArray[Any]) -> bool:
     return bool((array.view(np.uint16) & 0x7FFF).max(initial=0) < _INFINITE)
 
 
-def check_families(family: str, files: Iterable[Lora | Embedding]) -> None:
+def check_families(family: str, files: Iterable[LoraFile | Embedding]) -> None:
     """Raise MergeError naming a file that is for other families."""
     for file in files:
         if family not in file.families:
             raise MergeError(f"{file.name} is for {' or '.join(file.families)}, and the model is {family}")
 
 
-def _layers(lora: Lora, component: str) -> Iterator[tuple[str, LoraLayer]]:
+def _layers(lora: LoraFile, component: str) -> Iterator[tuple[str, LoraLayer]]:
     """Yield the names of the component's weights and biases that a LoRA changes, with what it does to each."""
     for part, networks in (("weight", lora.layers), ("bias", lora.biases)):
         for target, layer in networks.get(component, {}).items():
             yield f"{target}_{part}", layer
 
 
-def components_of(loras: Iterable[Lora]) -> set[str]:
+def components_of(loras: Iterable[LoraFile]) -> set[str]:
     """Return the components that LoRAs change."""
     return {component for lora in loras for component in (*lora.layers, *lora.biases)}
 
 
-def lora_changes(component: str, loras: Sequence[tuple[Lora, float]]) -> dict[str, Change]:
+def lora_changes(component: str, loras: Sequence[tuple[LoraFile, float]]) -> dict[str, Change]:
     """Return the changes that LoRAs make to one component's weights, by the weights' names."""
     parts: dict[str, list[tuple[str, LoraLayer, float]]] = {}
     for lora, multiplier in loras:
@@ -97,7 +96,7 @@ def lora_changes(component: str, loras: Sequence[tuple[Lora, float]]) -> dict[st
     return {weight: MergedLayer(weight, tuple(each)) for weight, each in parts.items()}
 
 
-def unused_layers(loras: Iterable[Lora], component: str, present: Collection[str]) -> list[str]:
+def unused_layers(loras: Iterable[LoraFile], component: str, present: Collection[str]) -> list[str]:
     """Return sentences about LoRAs' layers of a component that would change nothing: those after the last that is used.
 
     ``present`` are the names of the component's weights. Raises MergeError naming any other layer that the model lacks.

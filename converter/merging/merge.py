@@ -16,9 +16,10 @@ from converter.conversion.partial import Partial, conversion_lock, require_repla
 from converter.conversion.preflight import require_space
 from converter.errors import ManifestError
 from converter.folder import Defaults, Manifest, Merged, MergedEmbedding, MergedLora, ModelFolder
+from converter.loras import LoraFile
 from converter.merging.changes import Change, check_families, components_of, lora_changes, unused_layers
 from converter.merging.errors import MergeError
-from converter.merging.inputs import Embedding, Lora
+from converter.merging.inputs import Embedding
 from converter.merging.network import Packages, packages_of, write_packages
 from converter.merging.tokens import TABLE, numbered, token_rows
 from converter.mil.package import link
@@ -29,15 +30,16 @@ from converter.progress import OnProgress, Progress, ignore
 _REVISION = 1
 
 
-def merge_key(base_content: str, loras: Sequence[tuple[Lora, float]], embeddings: Sequence[Embedding]) -> str:
+def merge_key(base_content: str, loras: Sequence[tuple[LoraFile, float]], embeddings: Sequence[Embedding]) -> str:
     """Return a hash of a merged model's content; ``base_content`` is a hash of the base's.
 
-    LoRAs and embeddings count by their files' content and in their order, embeddings also by their names.
+    LoRAs and embeddings count by their files' content and in their order: LoRAs also by which networks' layers they have
+    here, which may be fewer than in the file, embeddings by their names.
     """
     content = [
         _REVISION,
         base_content,
-        [[lora.sha256, float(weight)] for lora, weight in loras],
+        [[lora.sha256, sorted(components_of([lora])), float(weight)] for lora, weight in loras],
         [[embedding.name, embedding.sha256] for embedding in embeddings],
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -45,7 +47,7 @@ def merge_key(base_content: str, loras: Sequence[tuple[Lora, float]], embeddings
 
 def merge(
     base: ModelFolder,
-    loras: Sequence[tuple[Lora, float]],
+    loras: Sequence[tuple[LoraFile, float]],
     embeddings: Sequence[Embedding],
     out: Path,
     progress: OnProgress = ignore,
@@ -54,8 +56,8 @@ def merge(
 
     Files of the base that stay as they are become hard links. The folder appears complete or not at all, and replaces a
     model that was there; it is not written again if it has the same content. Waits while another process writes it.
-    ``progress`` is called with bytes; what it raises ends the merge, and nothing is left. Raises MergeError if something
-    does not fit, SpaceError, and DamagedModel if a file of the base is not what was written.
+    ``progress`` is called with bytes; what it raises ends the merge, and nothing is left. Raises MergeError and LoraError
+    if something does not fit, SpaceError, and DamagedModel if a file of the base is not what was written.
     """
     require_replaceable(out)
     with conversion_lock(out):
@@ -64,7 +66,7 @@ def merge(
 
 def _merge(
     base: ModelFolder,
-    loras: Sequence[tuple[Lora, float]],
+    loras: Sequence[tuple[LoraFile, float]],
     embeddings: Sequence[Embedding],
     out: Path,
     progress: OnProgress,
@@ -121,7 +123,7 @@ class _Job:
         )
 
 
-def _plan(base: ModelFolder, loras: Sequence[tuple[Lora, float]], embeddings: Sequence[Embedding]) -> _Job:
+def _plan(base: ModelFolder, loras: Sequence[tuple[LoraFile, float]], embeddings: Sequence[Embedding]) -> _Job:
     """Find what changes in which package. Raises MergeError if something does not fit."""
     active = [(lora, weight) for lora, weight in loras if weight != 0]
     components = components_of(lora for lora, _ in active)
@@ -176,7 +178,7 @@ def _write(base: ModelFolder, job: _Job, partial: Partial, progress: OnProgress)
 
 
 def _manifest(
-    base: Manifest, job: _Job, key: str, loras: Sequence[tuple[Lora, float]], sums: Mapping[str, FileSum]
+    base: Manifest, job: _Job, key: str, loras: Sequence[tuple[LoraFile, float]], sums: Mapping[str, FileSum]
 ) -> Manifest:
     """Return the manifest; the defaults are a few-step LoRA's, if one is among them."""
     few_steps = [lora.few_step for lora, weight in loras if lora.few_step is not None and weight != 0]

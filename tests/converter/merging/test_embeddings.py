@@ -14,8 +14,8 @@ from converter.folder import MergedEmbedding
 from converter.merging import MergeError, merge
 from converter.options import ConvertOptions
 from tests.support.checkpoints import TEXT_WIDTH, write_xl_checkpoint, xl_parts
+from tests.support.merging import PlainEmbedding, fuse, lora_of
 from tests.support.mil_packages import as_written, psnr
-from tests.support.plain_loras import PlainEmbedding, lora_of
 
 ENCODERS = ("text_encoder", "text_encoder_2")
 
@@ -51,8 +51,9 @@ def parts(xl):
 
 
 @pytest.fixture(scope="module")
-def lora(parts):
-    return lora_of({name: parts[name] for name in ("unet", *ENCODERS)}, families=("sdxl",))
+def lora(parts, tmp_path_factory):
+    file = tmp_path_factory.mktemp("lora") / "style.safetensors"
+    return lora_of({name: parts[name] for name in ("unet", *ENCODERS)}, file)
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +66,7 @@ def fused(xl, lora):
     """diffusers' SDXL pipeline with the LoRA fused and the embeddings loaded into both text encoders."""
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 
-    pipeline = StableDiffusionXLPipeline(**xl_parts(xl), scheduler=EulerDiscreteScheduler())
-    pipeline.load_lora_weights(dict(lora.state))
-    pipeline.fuse_lora(lora_scale=0.8)
-    pipeline.unload_lora_weights()
+    pipeline = fuse(StableDiffusionXLPipeline(**xl_parts(xl), scheduler=EulerDiscreteScheduler()), lora, 0.8)
     for encoder, tokenizer in zip(ENCODERS, ("tokenizer", "tokenizer_2"), strict=True):
         for each in (CAT, DOG):
             pipeline.load_textual_inversion(

@@ -13,8 +13,9 @@ import torch
 
 from converter.checksums import checksum
 from converter.conversion.convert import convert
-from converter.errors import SpaceError
-from converter.folder import Manifest, MergedLora, ModelFolder
+from converter.errors import AnemoneError, SpaceError
+from converter.folder import Defaults, Manifest, MergedLora, ModelFolder
+from converter.loras import FewStep, LoraFile
 from converter.merging import MergeError, merge, merge_key
 from converter.networks.features import random_inputs
 from converter.options import ConvertOptions
@@ -25,8 +26,9 @@ from converter.runtime.compressed import Compressed
 from converter.runtime.program import read_model, read_program
 from tests.support.checkpoints import diffusers_pipeline, save_published
 from tests.support.controlnets import write_controlnet
+from tests.support.lora_files import write
+from tests.support.merging import fuse, lora_of
 from tests.support.mil_packages import as_written, psnr
-from tests.support.plain_loras import Layer, lora_of
 
 DATA = "Data/com.apple.CoreML"
 WEIGHT = 0.8
@@ -43,18 +45,14 @@ def modules(checkpoint):
 
 
 @pytest.fixture(scope="module")
-def lora(modules):
-    return lora_of(modules)
+def lora(modules, tmp_path_factory):
+    return lora_of(modules, tmp_path_factory.mktemp("lora") / "style.safetensors")
 
 
 @pytest.fixture(scope="module")
 def fused(checkpoint, lora):
     """diffusers' pipeline with the LoRA in its weights."""
-    pipeline = diffusers_pipeline(checkpoint)
-    pipeline.load_lora_weights(dict(lora.state))
-    pipeline.fuse_lora(lora_scale=WEIGHT)
-    pipeline.unload_lora_weights()
-    return pipeline
+    return fuse(diffusers_pipeline(checkpoint), lora, WEIGHT)
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +195,7 @@ def test_coremltools_loads_a_merged_package(ct, merged):
 
 def test_the_manifest_says_what_was_merged_and_has_every_checksum(model_folder, merged, lora):
     manifest = Manifest.read(merged.path)
-    assert manifest.merged.loras == (MergedLora("style", "0" * 64, WEIGHT),)
+    assert manifest.merged.loras == (MergedLora("style", checksum(lora.path).sha256, WEIGHT),)
     assert manifest.merged.base == model_folder.manifest.plan
     assert manifest.plan == merge_key(model_folder.manifest.plan, [(lora, WEIGHT)], []) != model_folder.manifest.plan
     kept = {*merged.path.rglob("*"), *()} - {merged.path / "anemone.json", merged.path / ".anemone-checked.json"}
@@ -207,8 +205,8 @@ def test_the_manifest_says_what_was_merged_and_has_every_checksum(model_folder, 
     merged.compare(again=True)
 
 
-def test_keys_differ_by_file_weight_order_and_base(lora):
-    other = replace(lora, sha256="2" * 64)
+def test_keys_differ_by_file_weight_order_and_base(modules, lora, tmp_path):
+    other = lora_of({"unet": modules["unet"]}, tmp_path / "other.safetensors")
     keys = {
         merge_key(base, loras, [])
         for base, loras in (
@@ -218,17 +216,18 @@ def test_keys_differ_by_file_weight_order_and_base(lora):
             ("a", [(other, 0.5)]),
             ("a", [(lora, 0.5), (other, 1.0)]),
             ("a", [(other, 1.0), (lora, 0.5)]),
+            ("a", [(replace(lora, layers={"unet": lora.layers["unet"]}), 0.5)]),
             ("a", []),
         )
     }
-    assert len(keys) == 7
-    assert merge_key("a", [(replace(lora, name="renamed"), 0.5)], []) == merge_key("a", [(lora, 0.5)], [])
+    assert len(keys) == 8
+    renamed = LoraFile.open(shutil.copy(lora.path, tmp_path / "renamed.safetensors"))
+    assert merge_key("a", [(renamed, 0.5)], []) == merge_key("a", [(lora, 0.5)], [])
 
 
 def test_several_loras_add_up_and_a_weight_of_0_changes_nothing(model_folder, modules, merged, lora, tmp_path):
-    other = lora_of({"unet": modules["unet"]}, seed=1, name="other")
-    parts = [replace(lora, name=f"half {n}") for n in (1, 2)]
-    made = merge(model_folder, [(parts[0], WEIGHT / 2), (other, 0), (parts[1], WEIGHT / 2)], [], tmp_path / "made")
+    other = lora_of({"unet": modules["unet"]}, tmp_path / "other.safetensors", seed=1)
+    made = merge(model_folder, [(lora, WEIGHT / 2), (other, 0), (lora, WEIGHT / 2)], [], tmp_path / "made")
     expected = weights(merged)
     for place, values in weights(made).items():
         for a, b in zip(values, expected[place], strict=True):
@@ -285,47 +284,64 @@ def test_a_base_that_changed_since_it_was_written_is_not_merged_into(model_folde
     assert not (tmp_path / "out").exists()
 
 
-ONE = Layer(np.ones((1, 16), np.float32), np.ones((16, 1), np.float32))
 QUERY = "down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 
 
 @pytest.mark.parametrize(
-    ("changes", "weight", "words"),
+    ("part", "component", "target", "weight", "words"),
     [
-        ({"families": ("sdxl",)}, 1, "style is for sdxl, and the model is sd1"),
-        ({"families": ("sd2", "sdxl")}, 1, "style is for sd2 or sdxl, and the model is sd1"),
         (
-            {"layers": {"unet": {"nowhere_to_q": ONE}}},
+            "layers",
+            "unet",
+            "nowhere_to_q",
             1,
             "style changes nowhere_to_q_weight of unet, which the model does not have",
         ),
-        (
-            {"layers": {"text_encoder_2": {"x": ONE}}},
-            1,
-            "style changes x_weight of text_encoder_2, which the model does not have",
-        ),
-        (
-            {"layers": {"unet": {QUERY: ONE}}},
-            1e6,
-            f"{QUERY}_weight with style at 1e\\+06 has values beyond fp16's largest",
-        ),
-        (
-            {"layers": {"text_encoder": {"text_model_encoder_layers_3_mlp_fc1": ONE}}},
-            1,
-            "changes text_model_encoder_layers_3",
-        ),
+        ("layers", "text_encoder_2", "x", 1, "style changes x_weight of text_encoder_2, which the model does not have"),
+        ("biases", "unet", QUERY, 1, f"style changes {QUERY}_bias of unet"),
+        ("layers", "text_encoder", "text_model_encoder_layers_3_mlp_fc1", 1, "changes text_model_encoder_layers_3"),
+        ("layers", "unet", "conv_in", 1, "conv_in_weight|of the model"),
+        ("layers", "unet", QUERY, 1e7, f"{QUERY}_weight with style at 1e\\+07 has values beyond fp16's largest"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_what_is_wrong(model_folder, lora, tmp_path, changes, weight, words):
-    with pytest.raises(MergeError, match=words):
-        merge(model_folder, [(replace(lora, **changes), weight)], [], tmp_path / "out")
+def test_what_does_not_fit_is_refused_with_what_is_wrong(
+    model_folder, lora, tmp_path, part, component, target, weight, words
+):
+    only = {"layers": {}, "biases": {}} | {part: {component: {target: lora.layers["unet"][QUERY]}}}
+    with pytest.raises(AnemoneError, match=words):
+        merge(model_folder, [(replace(lora, **only), weight)], [], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("families", [("sdxl",), ("sd2", "sdxl")])
+def test_a_lora_for_other_families_is_refused_with_what_it_is_for(model_folder, lora, tmp_path, families):
+    with pytest.raises(MergeError, match=f"style is for {' or '.join(families)}, and the model is sd1"):
+        merge(model_folder, [(replace(lora, families=families), 1)], [], tmp_path / "out")
+
+
 def test_the_layer_after_the_last_that_is_used_is_noted_instead(model_folder, tmp_path, lora):
-    layers = {"text_encoder": {"text_model_encoder_layers_2_mlp_fc1": ONE}}
+    layers = {"text_encoder": {"text_model_encoder_layers_2_mlp_fc1": lora.layers["unet"][QUERY]}}
     made = merge(model_folder, [(replace(lora, layers=layers), 1)], [], tmp_path / "out")
     assert made.manifest.left_out[-1] == "style changes the last layer of text_encoder, whose results nothing uses"
+
+
+def test_a_few_step_lora_brings_its_defaults(model_folder, lora, tmp_path):
+    few = replace(lora, few_step=FewStep(8, 1.0, "tcd"))
+    made = merge(model_folder, [(few, 1)], [], tmp_path / "out")
+    assert made.manifest.defaults == Defaults(steps=8, guidance_scale=1.0, scheduler="tcd")
+    assert merge(model_folder, [(few, 0)], [], tmp_path / "off").manifest.defaults == model_folder.manifest.defaults
+
+
+def test_a_bias_is_merged_in_the_scale_in_which_it_is_stored(model_folder, tmp_path):
+    query = "text_model_encoder_layers_0_self_attn_q_proj"
+    change = torch.linspace(-1, 1, 32)
+    file = write(
+        tmp_path / "biased.safetensors",
+        {f"lora_te_{query}.diff": torch.ones(32, 32), f"lora_te_{query}.diff_b": change},
+    )
+    made = merge(model_folder, [(LoraFile.open(file), 0.5)], [], tmp_path / "out")
+    before, after = (weights(folder)["text_encoder", 0, query, "bias"][0] for folder in (model_folder, made))
+    np.testing.assert_allclose(after, before + 0.5 * change.numpy() / 4, atol=2**-10)  # the heads are 16 wide
 
 
 def test_a_merged_model_or_one_of_an_earlier_version_is_no_base(model_folder, merged, lora, tmp_path):
