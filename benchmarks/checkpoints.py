@@ -172,7 +172,7 @@ def write_extras(folder: Path, size: Size) -> dict[str, Path]:
     return {option: folder / name for option, name in names.items()}
 
 
-def _modules(size: Size, *, last_layer: bool = False) -> tuple[Any, Any, dict[str, Any]]:
+def modules(size: Size, *, last_layer: bool = False) -> tuple[Any, Any, dict[str, Any]]:
     """Return UNet, autoencoder and text encoders without data; with ``last_layer``, add the one folders lack in OpenCLIP H."""
     with torch.device("meta"):
         unet, vae = UNet2DConditionModel(**size.unet), AutoencoderKL(**_VAE, scaling_factor=size.scaling_factor)
@@ -185,7 +185,7 @@ def _modules(size: Size, *, last_layer: bool = False) -> tuple[Any, Any, dict[st
 
 def file_shapes(size: Size) -> Shapes:
     """Return the shapes of a one-file checkpoint's tensors, in the original naming, with training leftovers."""
-    unet, vae, texts = _modules(size, last_layer=True)
+    unet, vae, texts = modules(size, last_layer=True)
     state = original_unet(unet) | original_vae(vae)
     xl = size.unet.get("addition_embed_type") is not None
     for name, module in texts.items():
@@ -211,7 +211,7 @@ def write_file(path: Path, size: Size, dtype: str = "F16") -> None:
 def write_checkpoint(folder: Path, size: Size, tokenizer: Path) -> None:
     """Write a checkpoint in diffusers' layout; ``tokenizer`` is a folder with vocab.json and merges.txt."""
     rng = np.random.default_rng(0)
-    unet, vae, texts = _modules(size)
+    unet, vae, texts = modules(size)
     _save(unet, dict(unet.config), folder / "unet", "diffusion_pytorch_model.safetensors", rng)
     _save(vae, dict(vae.config), folder / "vae", "diffusion_pytorch_model.safetensors", rng)
     for name, module in texts.items():

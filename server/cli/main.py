@@ -16,6 +16,7 @@ from server.cli.convert import add_convert
 from server.cli.doctor import add_doctor
 from server.cli.generate import add_generate
 from server.cli.lint import add_lint
+from server.cli.merge import add_merge
 from server.cli.models import add_models
 from server.cli.palette import add_palette
 from server.cli.parser import LONGEST_MESSAGE, Parser
@@ -50,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
         add_convert,
         add_analyze,
         add_adopt,
+        add_merge,
         add_resources,
         add_verify,
         add_lint,

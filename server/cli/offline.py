@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from functools import partial
 from mimetypes import guess_type
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 from converter.apple.swift import require_readable
@@ -17,9 +16,10 @@ from converter.conversion.upscaler import write_upscaler
 from converter.errors import AnemoneError, CheckpointError
 from converter.folder import Manifest, ModelFolder
 from converter.options import ConvertOptions
-from converter.progress import OnProgress, Progress
+from converter.progress import Progress
 from converter.sources.source import open_source, open_upscaler
 from converter.sources.upscaler import UpscalerFile
+from server.cli.folders import require_writable, showing
 from server.cli.resources import lay_out
 from server.jobs.local_worker import upscaler_opener
 from server.models.installed import InstalledModels
@@ -46,32 +46,6 @@ from server.settings import Settings
 from server.terminal import Bar, printable
 
 
-def _megabytes(done: int, total: int) -> str:
-    return f"{done / 2**20:.0f} of {total / 2**20:.0f} MB"
-
-
-def _showing(bar: Bar) -> OnProgress:
-    """Return a progress listener that shows bytes of weights on the bar."""
-
-    def show(p: Progress) -> None:
-        left = "" if p.eta_s is None else f", {p.eta_s:.0f} s left"
-        bar.show(f"{p.stage} {p.item}", p.done, p.total, f"{_megabytes(p.done, p.total)}{left}")
-
-    return show
-
-
-def _require_writable(out: Path) -> None:
-    """Raise AnemoneError unless ``out`` can be made, in a folder that exists or is made with it."""
-    above = next(folder for folder in out.absolute().parents if folder.exists())
-    try:
-        with TemporaryFile(dir=above):
-            pass
-    except OSError as error:
-        raise AnemoneError(
-            f"{out} cannot be written: {above}: {error.strerror}; accepted: a new folder where one can be made"
-        ) from error
-
-
 def convert_checkpoint(
     source: str, out: Path, options: ConvertOptions, only: list[str], *, resources: bool = False
 ) -> int:
@@ -84,18 +58,18 @@ def convert_checkpoint(
     if resources:
         require_readable(options)
 
-    if (upscaler := open_upscaler(source, _showing(bar))) is not None:
+    if (upscaler := open_upscaler(source, showing(bar))) is not None:
         bar.close()
         if resources:
             raise CheckpointError("Apple's Swift package has no upscaler; leave out --resources")
         return _convert_upscaler(upscaler, out, options, only)
     # Before a download.
     require_replaceable(out)
-    _require_writable(out)
+    require_writable(out)
     try:
-        checkpoint = open_source(source, prediction_type=options.prediction_type, progress=_showing(bar))
+        checkpoint = open_source(source, prediction_type=options.prediction_type, progress=showing(bar))
         with conversion_lock(out):
-            folder = convert(checkpoint, out, options, _showing(bar), only, verified=agreement.__setitem__)
+            folder = convert(checkpoint, out, options, showing(bar), only, verified=agreement.__setitem__)
     except KeyboardInterrupt as interrupted:
         interrupted.add_note("the same command goes on with what is finished")
         raise
@@ -117,7 +91,7 @@ def _convert_upscaler(source: UpscalerFile, out: Path, options: ConvertOptions, 
         raise CheckpointError(f"an upscaler is one network; leave out --only {only[0]}")
     began = time.monotonic()
     agreement: list[float] = []
-    _require_writable(out)
+    require_writable(out)
     with conversion_lock(out):
         folder = write_upscaler(source, out, options, verified=agreement.append)
     for psnr_db in agreement:

@@ -41,7 +41,7 @@ def anemone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize(
-    "command", ["serve", "service", "models", "convert", "adopt", "verify", "lint", "generate", "doctor"]
+    "command", ["serve", "service", "models", "convert", "adopt", "merge", "verify", "lint", "generate", "doctor"]
 )
 def test_every_command_has_examples_in_its_help(anemone: Callable[..., Ran], command: str) -> None:
     ran = anemone(command, "--help")

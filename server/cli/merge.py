@@ -1,0 +1,80 @@
+"""``anemone merge``: makes a model with LoRAs in its weights."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+from converter.conversion.partial import require_replaceable
+from converter.errors import AnemoneError
+from converter.folder import ModelFolder
+from server.cli.flags import Commands, add_command
+from server.cli.folders import require_writable, showing
+from server.cli.parser import path
+from server.terminal import Bar, printable
+
+
+def _weighted(word: str) -> tuple[Path, float]:
+    """Parse FILE:WEIGHT, or FILE for weight 1."""
+    file, colon, number = word.rpartition(":")
+    if not colon:
+        return path(word), 1.0
+    try:
+        weight = float(number)
+    except ValueError:
+        return path(word), 1.0
+    if not math.isfinite(weight):
+        raise argparse.ArgumentTypeError(
+            f"the weight of {word!r} is {number}; accepted: FILE:WEIGHT, such as style.safetensors:0.8"
+        )
+    return path(file), weight
+
+
+def add_merge(commands: Commands) -> None:
+    """Add the command and its flags."""
+    command = add_command(
+        commands,
+        "merge",
+        "Make a model with LoRAs in its weights",
+        "examples:\n  anemone merge ./sd15 -o ./sd15-ink --lora ink.safetensors:0.8\n"
+        "  anemone merge ./sdxl -o ./mine --lora style.safetensors --lora detail.safetensors:0.5",
+    )
+    command.add_argument("base", type=path, help="the folder of a converted model; it stays as it is")
+    command.add_argument(
+        "-o", "--out", type=path, required=True, help="the model folder to write; an existing one is replaced"
+    )
+    command.add_argument(
+        "--lora",
+        type=_weighted,
+        action="append",
+        default=[],
+        metavar="FILE:WEIGHT",
+        help="a LoRA (.safetensors) and its weight, 1 if left out; several are merged in this order",
+    )
+    command.set_defaults(run=_merge)
+
+
+def _merge(args: argparse.Namespace) -> int:
+    # Not at the top: they import coremltools, which other commands do without.
+    from converter.loras import LoraFile
+    from converter.merging import merge
+
+    if not args.lora:
+        raise AnemoneError("nothing to merge is named; give a LoRA with --lora FILE:WEIGHT")
+    require_replaceable(args.out)
+    require_writable(args.out)
+    bar, began = Bar(), time.monotonic()
+    loras = [(LoraFile.open(file), weight) for file, weight in args.lora]
+    try:
+        made = merge(ModelFolder.open(args.base), loras, [], args.out, showing(bar))
+    finally:
+        bar.close()
+    for lora, _ in loras:
+        for note in lora.notes:
+            print(printable(f"{lora.name}: {note}"))
+    for line in made.manifest.left_out:
+        print(printable(f"left out: {line}"))
+    print(f"{args.out}: {made.manifest.name} ({made.manifest.family}), in {time.monotonic() - began:.1f} s")
+    return 0
