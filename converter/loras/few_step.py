@@ -16,7 +16,10 @@ from converter.checksums import checksum
 
 @dataclass(frozen=True)
 class FewStep:
-    """How a few-step LoRA is sampled; ``guidance_scale`` 1 is without guidance, ``scheduler`` a request's name."""
+    """How a few-step LoRA is sampled.
+
+    guidance_scale: 1 is without guidance. scheduler: a request's name, with the sigma schedule's after it if it needs one.
+    """
 
     steps: int
     guidance_scale: float
@@ -24,23 +27,26 @@ class FewStep:
 
 
 _UNGUIDED = 1.0
+#: Timesteps from the last on, as diffusers' "trailing": the models' own spacing begins where a run of few steps fails.
+_EULER, _EULER_A = "euler sgm_uniform", "euler_a sgm_uniform"
 #: Pattern of a name -> steps where it tells none, guidance and scheduler; the first match counts. From the model cards of
 #: latent-consistency/lcm-lora-*, ByteDance/Hyper-SD and SDXL-Lightning, tianweiy/DMD2, h1t/TCD-*, wangfuyun/PCM_Weights and
 #: jasperai/flash-*. Hyper-SD was trained with TCD's steps; its CFG files are for guidance from 5 to 8.
+#: PCM is sampled with DDIM, which is Euler's method.
 _NAMES = tuple(
     (re.compile(pattern), FewStep(*values))
     for pattern, values in (
         (r"hyper-?(sd|sdxl|sd15)\b.*cfg", (8, 5.0, "tcd")),
         (r"hyper-?(sd|sdxl|sd15)\b", (4, _UNGUIDED, "tcd")),
-        (r"lightning.*\d+-?steps?|sdxl-lightning", (4, _UNGUIDED, "euler")),
+        (r"lightning.*\d+-?steps?|sdxl-lightning", (4, _UNGUIDED, _EULER)),
         (r"\bdmd2?\b", (4, _UNGUIDED, "lcm")),
-        (r"\bpcm-.*normalcfg", (4, 5.0, "ddim")),
+        (r"\bpcm-.*normalcfg", (4, 5.0, _EULER)),
         (r"\bpcm-.*lcmlike", (4, _UNGUIDED, "lcm")),
-        (r"\bpcm-", (4, _UNGUIDED, "ddim")),
+        (r"\bpcm-", (4, _UNGUIDED, _EULER)),
         (r"\btcd-.*lora|\btcd-sd", (4, _UNGUIDED, "tcd")),
         (r"\bflash-(sd|sdxl)\b", (4, _UNGUIDED, "lcm")),
         (r"\blcm-.*lora|lora-lcm|^lcm-(sd|xl|ssd)|animatelcm", (4, _UNGUIDED, "lcm")),
-        (r"\bturbo-.*lora|sdxl-turbo|sd-turbo|sd-xl-turbo", (4, _UNGUIDED, "euler_a")),
+        (r"\bturbo-.*lora|sdxl-turbo|sd-turbo|sd-xl-turbo", (4, _UNGUIDED, _EULER_A)),
     )
 )
 _STEPS = re.compile(r"(?<![a-z0-9.])(\d{1,2})-?steps?\b")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from converter.loras import About, FewStep, LoraError, LoraFile
+from converter.loras import About, FewStep, LoraError, LoraFile, few_step
+from server.pipeline.schedulers import find_scheduler
 from tests.support import lora_files
 from tests.support.single_files import write_headers
 
@@ -189,15 +190,15 @@ def test_a_weight_of_another_size_is_refused(tmp_path: Path) -> None:
     [
         ("lcm-lora-sdv1-5", FewStep(4, 1.0, "lcm")),
         ("LCM_LoRA_Weights_SD15", FewStep(4, 1.0, "lcm")),
-        ("sd_xl_turbo_lora_v1", FewStep(4, 1.0, "euler_a")),
+        ("sd_xl_turbo_lora_v1", FewStep(4, 1.0, "euler_a sgm_uniform")),
         ("Hyper-SDXL-8steps-CFG-lora", FewStep(8, 5.0, "tcd")),
         ("Hyper-SD15-1step-lora", FewStep(1, 1.0, "tcd")),
         ("Hyper-SDXL-2steps-lora", FewStep(2, 1.0, "tcd")),
-        ("sdxl_lightning_8step_lora", FewStep(8, 1.0, "euler")),
+        ("sdxl_lightning_8step_lora", FewStep(8, 1.0, "euler sgm_uniform")),
         ("dmd2_sdxl_4step_lora_fp16", FewStep(4, 1.0, "lcm")),
         ("TCD-SDXL-LoRA", FewStep(4, 1.0, "tcd")),
-        ("pcm_sd15_normalcfg_8step_converted", FewStep(8, 5.0, "ddim")),
-        ("pcm_sdxl_smallcfg_2step_converted", FewStep(2, 1.0, "ddim")),
+        ("pcm_sd15_normalcfg_8step_converted", FewStep(8, 5.0, "euler sgm_uniform")),
+        ("pcm_sdxl_smallcfg_2step_converted", FewStep(2, 1.0, "euler sgm_uniform")),
         ("pcm_sdxl_lcmlike_lora_converted", FewStep(4, 1.0, "lcm")),
         ("flash_sdxl", FewStep(4, 1.0, "lcm")),
         ("spo_sdxl_10ep_4k-data_lora_webui", None),
@@ -212,3 +213,15 @@ def test_loras_for_few_steps_are_known_by_their_published_names(
 ) -> None:
     assert _open(tmp_path / f"{name}.safetensors", _PLAIN).few_step == expected
     assert _open(tmp_path / "renamed.safetensors", _PLAIN, {"modelspec.title": name}).few_step == expected
+    if expected is not None:
+        scheduler, sigmas = find_scheduler(expected.scheduler)
+        assert sigmas.name == ("sgm_uniform" if scheduler.by_sigmas else "automatic")
+
+
+def test_lcms_loras_are_known_by_their_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = _open(tmp_path / "pytorch_lora_weights.safetensors", _PLAIN)
+    assert file.few_step is None
+    monkeypatch.setitem(few_step._LCM, file.path.stat().st_size, file.sha256)
+    assert LoraFile.open(file.path).few_step == FewStep(4, 1.0, "lcm")
+    other = _open(tmp_path / "other.safetensors", {name: 2 * tensor for name, tensor in _PLAIN.items()})
+    assert (other.few_step, other.path.stat().st_size) == (None, file.path.stat().st_size)
