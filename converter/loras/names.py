@@ -31,7 +31,8 @@ _ENDINGS = {
     },
     **{name: rf"\.{name}" for name in ("alpha", "dora_scale", "diff", "diff_b", "w_norm", "b_norm")},
 }
-_NAME = re.compile(f"(.+?)(?:{'|'.join(f'(?P<{name}>{ending})' for name, ending in _ENDINGS.items())})")
+# What all endings begin with is looked for first, since a file has thousands of names and each many places to end.
+_NAME = re.compile(f"(.+?)(?=\\.|_lora\\.)(?:{'|'.join(f'(?P<{name}>{ending})' for name, ending in _ENDINGS.items())})")
 _PREFIXES = {
     "lora_unet_": UNET,
     "lora_te1_": TEXT_ENCODER,
