@@ -29,14 +29,16 @@ def add_field(command: argparse.ArgumentParser, field: RequestField) -> None:
         command.add_argument(flag, choices=one_of.words, help=about)
     elif items is not None:
         names = ", ".join(inner.name for inner in field.item_fields)
+        word = ":".join(field.item.word).upper() if field.item is not None else ""
+        how = f"as {word}, or by its fields" if word else "by its fields"
         command.add_argument(
             f"--{items.each}",
             dest=field.name,
             type=_item_parser(field),
             nargs="+",
             action="append",
-            metavar="FIELD=VALUE",
-            help=f"{about}, each by its fields: {names}; may be given several times",
+            metavar=word or "FIELD=VALUE",
+            help=f"{about}, each {how}: {names}; may be given several times",
         )
     elif field.info.annotation is bool and field.info.default:
         negated = f"Do not {about[0].lower()}{about[1:]}"
@@ -73,14 +75,18 @@ def _parser(field: RequestField) -> Callable[[str], Any]:
     return parse
 
 
-def _item_parser(field: RequestField) -> Callable[[str], tuple[str, Any]]:
-    """Return the function that parses a field of a list's item, such as weight=0.5, into its name and value."""
+def _item_parser(field: RequestField) -> Callable[[str], dict[str, Any]]:
+    """Return the function that parses fields of a list's item, such as weight=0.5, or film:0.8 for an item with a short form."""
     parsers = {inner.name: path if inner.is_attachment else _parser(inner) for inner in field.item_fields}
+    short = () if field.item is None else field.item.word
 
-    def parse(word: str) -> tuple[str, Any]:
-        name, _, value = word.partition("=")
+    def parse(word: str) -> dict[str, Any]:
+        name, equals, value = word.partition("=")
+        if not equals and short:
+            values = word.rsplit(":", len(short) - 1)
+            return {each: parsers[each](text) for each, text in zip(short, values, strict=False)}
         if name not in parsers:
             raise argparse.ArgumentTypeError(f"{quoted(word)}; accepted: {', '.join(f'{n}=...' for n in parsers)}")
-        return name, parsers[name](value)
+        return {name: parsers[name](value)}
 
     return parse

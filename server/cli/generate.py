@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import ChainMap
 from pathlib import Path
 
 from converter.runtime import PRECISIONS
@@ -25,7 +26,8 @@ def add_generate(commands: Commands) -> None:
         '  anemone generate "a yellow heart" -o heart.png --image circle.png --strength 0.8\n'
         '  anemone generate "a green square" -o square.png --image circle.png --mask mask.png\n'
         '  anemone generate "a red circle" -o wide.png --image circle.png --extend-left 32 --extend-right 32\n'
-        '  anemone generate "a blue star" -o star.png --control image=drawing.png preprocessor=canny weight=0.8',
+        '  anemone generate "a blue star" -o star.png --control image=drawing.png preprocessor=canny weight=0.8\n'
+        '  anemone generate "a red circle" -o film.png --lora film:0.8',
     )
     generate.add_argument(
         "-o",
@@ -53,7 +55,7 @@ def _generate(args: argparse.Namespace) -> int:
     fields = {field.name: getattr(args, field.name) for field in _flags()}
     for field in _flags():
         if field.item is not None and fields[field.name] is not None:
-            fields[field.name] = [dict(words) for words in fields[field.name]]
+            fields[field.name] = [dict(ChainMap(*reversed(words))) for words in fields[field.name]]
     values, files = without_attachments(_flags(), fields)
     width, height = args.size or (None, None)
     return generate(settings_of(args), {**values, "width": width, "height": height}, files, args.out)

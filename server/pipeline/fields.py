@@ -79,11 +79,13 @@ class Part(BaseModel):
     """The fields of a request that belong to one concern.
 
     absent: for a part that a request may lack, what is accepted for its fields then.
+    word: for an item of a list, the fields whose values a word of the command line may have, with colons between them.
     """
 
     model_config = ConfigDict(frozen=True)
 
     absent: ClassVar[str] = ""
+    word: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def is_asked(cls, sent: Mapping[str, Any]) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
 from converter.devices.trials import Trials
 from converter.folder import ModelFolder
@@ -29,6 +30,8 @@ def open_pipeline(
     memory_budget: int | None = None,
     precision: str = "fast",
     safety: Safety = "blur",
+    words: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    notes: Sequence[str] = (),
     beside: StableDiffusion | None = None,
     open_upscaler: OpenUpscaler = no_upscaler,
     trying: Callable[[str], None] = _ignore,
@@ -37,7 +40,8 @@ def open_pipeline(
     """Return the folder's pipeline, with no network loaded yet. Raises DamagedModel if a file differs from its checksum.
 
     ``memory_budget`` is the limit for the weights of loaded networks, in bytes. ``safety`` says what happens to images in
-    which the model's safety checker finds something. ``open_upscaler`` loads upscalers for hires fix, ``beside`` is a pipeline
+    which the model's safety checker finds something. ``words`` has the words that stand for embeddings in prompts, by the names
+    of those that are merged into the model, ``notes`` what of it was not. ``open_upscaler`` loads upscalers for hires fix, ``beside`` is a pipeline
     to share memory with. ``trying`` is called with a note's file name before a program is tried on a compute unit that may
     kill this process (see `converter.devices.trials.noted`), and ``progress`` while files are compared.
     """
@@ -53,6 +57,8 @@ def open_pipeline(
         memory_budget=memory_budget,
         trials=trials,
         safety=safety,
+        words=words,
+        notes=notes,
         beside=beside,
         open_upscaler=open_upscaler,
     )

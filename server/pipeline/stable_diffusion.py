@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from PIL import Image
 
@@ -55,14 +56,18 @@ class StableDiffusion:
         memory_budget: int | None = None,
         trials: Trials | None = None,
         safety: Safety = "blur",
+        words: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+        notes: Sequence[str] = (),
         beside: StableDiffusion | None = None,
         open_upscaler: OpenUpscaler = no_upscaler,
     ) -> None:
         """``memory_budget`` is the limit for the weights of loaded networks, in bytes; see `LoadedNetworks`.
 
+        ``words`` has the words that stand for embeddings in prompts, by the names of those that are merged into the model;
+        ``notes`` are told of every request.
         ``beside`` is a pipeline that this one shares memory and budget with; ``open_upscaler`` loads upscalers for hires fix.
         """
-        self._open_upscaler = open_upscaler
+        self._open_upscaler, self._notes = open_upscaler, notes
         self._folder = folder
         memory = LoadedNetworks(memory_budget) if beside is None else beside._networks.memory
         self._networks: Networks = Networks(folder, compute_units, loader, memory, trials)
@@ -70,7 +75,7 @@ class StableDiffusion:
         self.network = self._networks.get
         self._schedule = NoiseSchedule.of(folder.manifest)
         self._coder = Autoencoder(folder.manifest, self.network)
-        self._conditioner = Conditioner(folder, self.network)
+        self._conditioner = Conditioner(folder, self.network, words)
         self._previewer = Previewer(folder.manifest, self.network)
         self._checker = SafetyChecker(folder, self.network, safety)
 
@@ -120,7 +125,7 @@ class StableDiffusion:
         size = request.computed
         palette = palette_of_request(request, attachments, self._coder.encode)
         unet = self._guided_unet(request, attachments)
-        for text in (*request.notes, *unet.conditioning.notes):
+        for text in (*request.notes, *self._notes, *unet.conditioning.notes):
             yield Note(text)
         refining = self._refining(request, attachments, refiner)
         controls = self._controls(request, attachments, unet.conditioning.tokens)

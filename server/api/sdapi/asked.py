@@ -7,7 +7,6 @@ from typing import Any
 
 from converter.folder import Manifest
 from server.api.sdapi.bodies import Making, Txt2ImgBody
-from server.api.sdapi.extra_networks import without_tags
 from server.api.sdapi.fit import Fit
 from server.api.sdapi.names import SAME
 from server.api.sdapi.recalled import Recalled
@@ -92,9 +91,8 @@ def asked(body: Making, manifest: Manifest, recalled: Recalled) -> Asked:
 def _add_prompts(result: Asked, body: Making) -> None:
     for key in _PROMPTS:
         sent = getattr(body, key)
-        untagged = without_tags(result.fields[key] if sent is None else sent)
-        result.fields[key] = untagged.prompt
-        result.notes += untagged.notes
+        if sent is not None:
+            result.fields[key] = sent
 
 
 def _add_sampling(result: Asked, body: Making, manifest: Manifest) -> None:

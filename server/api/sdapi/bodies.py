@@ -39,9 +39,7 @@ class Body(BaseModel):
 class Making(Body):
     """The keys of txt2img and of img2img."""
 
-    prompt: Annotated[str, PROMPT] | None = Field(
-        None, description="What to show; `<lora:name:1>` is taken out and told"
-    )
+    prompt: Annotated[str, PROMPT] | None = Field(None, description="What to show; `<lora:name:1>` names a LoRA")
     negative_prompt: Annotated[str, PROMPT] | None = Field(None, description="What not to show")
     styles: Annotated[list[Any], FIRST_ONLY, Field(max_length=_MOST_STYLES)] | None = Field(
         None, description="Not known here; told in the notes"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from server.pipeline.denoising.denoiser import Moment
 from server.pipeline.denoising.rows import Float16
 from server.pipeline.prompts.chunks import chunk_count, unet_places
 from server.pipeline.prompts.editing import Walk
+from server.pipeline.prompts.embedded import merged_words
 from server.pipeline.prompts.encoder import EncodedPrompt, PromptEncoder
 from server.pipeline.prompts.reading import read_prompt
 from server.pipeline.prompts.tokenizer import prompt_tokenizers
@@ -82,9 +84,15 @@ class _Text:
 class Conditioner:
     """Makes conditioning from prompts with a model's text encoders."""
 
-    def __init__(self, folder: ModelFolder, network: Callable[..., Network]) -> None:
+    def __init__(
+        self,
+        folder: ModelFolder,
+        network: Callable[..., Network],
+        words: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    ) -> None:
+        """``words`` has the words that stand for embeddings, by the names of those that are merged into the model."""
         self._manifest, self._network = folder.manifest, network
-        self._tokenizers = prompt_tokenizers(folder)
+        self._tokenizers = prompt_tokenizers(folder, merged_words(folder.manifest, words))
         self._places = unet_places(folder)
 
     def _prompt_inputs(self, states: Float16) -> dict[str, Float16]:

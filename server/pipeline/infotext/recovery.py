@@ -13,14 +13,16 @@ from server.pipeline.infotext.parameters import Parameters, Unused
 from server.pipeline.infotext.sampler import SAMPLER, SCHEDULE, read_sampler
 from server.pipeline.infotext.writing import PROGRAM
 from server.pipeline.limits import Items
+from server.pipeline.prompts.tags import without_tags
 from server.pipeline.request import FIELDS, UPSCALE_FIELDS, RequestError
+from server.pipeline.request.conditions import PLAIN
 from server.pipeline.request.errors import SentFields
 from server.pipeline.request.request import OPTIONAL_PARTS, task_of
 from server.pipeline.upscaling.names import LATENT, from_a1111
 
 _SENT = SentFields((*FIELDS, *(f for f in UPSCALE_FIELDS if f.name in ("upscaler", "scale"))), lambda field: False)
 _KEYS = {field.name: infotext.key for field in FIELDS if (infotext := field.find(Infotext)) is not None}
-(_MOST_CONTROLS,) = (items.most for field in FIELDS if (items := field.find(Items)) is not None)
+_MOST_CONTROLS = next(i.most for field in FIELDS if field.name == "controls" and (i := field.find(Items)) is not None)
 #: A1111's generator unless the text names one (infotext_utils.py).
 _A1111_RNG = "GPU"
 #: The setting that img2img and hires fix share.
@@ -99,6 +101,8 @@ class _Reading:
                 self._field(field)
         self._without_incomplete(parts)
         self._controls()
+        if self._own and self._fields.get("prompt_syntax") == PLAIN:
+            self._loras()
         model, model_hash = self._model_name(self._pop("Model") or ""), self._pop("Model hash")
         task = task_of({**dict.fromkeys(parts, True), "prompts": self._fields})
         return self._result(task, model, model_hash)
@@ -256,6 +260,18 @@ class _Reading:
                 self._attachments.append(image)
         if controls:
             self._fields["controls"] = controls
+
+    def _loras(self) -> None:
+        """Turn the tags at the end of our own text's prompt into the request's LoRAs: they are text in a plain prompt."""
+        prompt, loras = self._fields["prompt"], list[dict[str, Any]]()
+        while prompt.endswith(">") and (at := prompt.rfind(" <lora:")) >= 0:
+            (tag,) = without_tags(prompt[at:]).loras or (None,)
+            if tag is None:
+                break
+            loras.insert(0, {"name": tag.name, "weight": tag.weight, "text_weight": tag.text_weight})
+            prompt = prompt[:at]
+        if loras:
+            self._fields |= {"prompt": prompt, "loras": loras}
 
     def _control(self, key: str, fields: dict[str, Any]) -> dict[str, Any]:
         """Return the fields that a control accepts."""

@@ -51,7 +51,8 @@ def _settings(request: GenerationRequest, manifest: Manifest, seeds: ImageSeeds)
 def write_infotext(request: GenerationRequest, manifest: Manifest, seeds: ImageSeeds) -> str:
     """Return the text of the image made with ``seeds``. Its ``RNG`` names the random number generator."""
     prompts = request.prompts
-    return lay_out(prompts.prompt, prompts.negative_prompt, _settings(request, manifest, seeds))
+    prompt = " ".join([prompts.prompt, *(lora.tag for lora in request.loras)])
+    return lay_out(prompt, prompts.negative_prompt, _settings(request, manifest, seeds))
 
 
 def write_upscale_infotext(request: UpscaleRequest) -> str:

@@ -21,10 +21,14 @@ BACKTRACK = 20
 
 @dataclass(frozen=True)
 class WeightedToken:
-    """A token's number in the vocabulary, and how much it counts."""
+    """A token's number in the vocabulary, and how much it counts.
+
+    together: how many tokens, this one first, stay in one chunk; 0 for the others of them.
+    """
 
     number: int
     weight: float = 1.0
+    together: int = 1
 
 
 Chunk = tuple[WeightedToken, ...]
@@ -50,7 +54,8 @@ def divide(sections: Sequence[Sequence[WeightedToken]], size: int, comma: int | 
             elif len(chunk) == size and after_comma and size - after_comma < BACKTRACK:
                 chunks.append(tuple(chunk[:after_comma]))
                 chunk, after_comma = chunk[after_comma:], 0
-            if len(chunk) == size:
+            # An embedding that does not fit the rest of a chunk begins the next one, as in A1111.
+            if len(chunk) == size or (chunk and len(chunk) + token.together > size):
                 chunks.append(tuple(chunk))
                 chunk, after_comma = [], 0
             chunk.append(token)
@@ -63,7 +68,12 @@ def text_chunks(tokenizers: Mapping[str, PromptTokenizer], text: str, *, with_sy
     divided = {}
     for name, tokenizer in tokenizers.items():
         tokens = [
-            [WeightedToken(number, piece.weight) for piece in section for number in tokenizer.ids(piece.text)]
+            [
+                WeightedToken(number, piece.weight, 0 if place else len(word))
+                for piece in section
+                for word in tokenizer.words(piece.text)
+                for place, number in enumerate(word)
+            ]
             for section in sections
         ]
         divided[name] = divide(tokens, tokenizer.room, tokenizer.comma if with_syntax else None)

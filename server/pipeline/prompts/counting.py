@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from converter.folder import Manifest, ModelFolder
 from server.pipeline.prompts.chunks import Chunks, chunk_count, text_chunks, unet_places
 from server.pipeline.prompts.editing import Walk
+from server.pipeline.prompts.embedded import EmbeddedWords
 from server.pipeline.prompts.reading import ReadPrompt
 
 if TYPE_CHECKING:
@@ -32,35 +33,57 @@ class TokenCount:
     chunks: int
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """The tokenizers of a model with this manifest and these embeddings."""
+
+    manifest: Manifest
+    embedded: tuple[EmbeddedWords, ...]
+    tokenizers: Mapping[str, PromptTokenizer]
+
+
 class TokenCounter:
     """Counts tokens with the tokenizers of the models that were asked for last. Safe to call from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, tuple[Manifest, Mapping[str, PromptTokenizer]]] = OrderedDict()
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
 
-    def count(self, folder: ModelFolder, prompt: ReadPrompt, walk: Walk, *, with_syntax: bool) -> TokenCount:
-        """Count a prompt's tokens; raises ManifestError if the model's tokenizer or UNet is damaged or missing."""
-        places, tokenizers = unet_places(folder)[-1], self._tokenizers(folder)
+    def count(
+        self,
+        folder: ModelFolder,
+        prompt: ReadPrompt,
+        walk: Walk,
+        *,
+        with_syntax: bool,
+        embedded: Sequence[EmbeddedWords] = (),
+    ) -> TokenCount:
+        """Count a prompt's tokens; raises ManifestError if the model's tokenizer or UNet is damaged or missing.
+
+        ``embedded`` has the words that stand for embeddings; what the numbers of their tokens are does not matter.
+        """
+        places, tokenizers = unet_places(folder)[-1], self._tokenizers(folder, tuple(embedded))
         texts = {text for at_step in prompt.texts(walk) for text in at_step}
         divided = [text_chunks(tokenizers, text, with_syntax=with_syntax) for text in texts]
         limit = places * min(tokenizer.room for tokenizer in tokenizers.values())
         return TokenCount(max(map(_tokens, divided)), limit, max(map(chunk_count, divided)))
 
-    def _tokenizers(self, folder: ModelFolder) -> Mapping[str, PromptTokenizer]:
+    def _tokenizers(self, folder: ModelFolder, embedded: tuple[EmbeddedWords, ...]) -> Mapping[str, PromptTokenizer]:
         # Not at the top: the process that answers HTTP loads no library of models before somebody asks for it.
         from server.pipeline.prompts.tokenizer import prompt_tokenizers
 
         path = str(folder.path)
         with self._lock:
-            manifest, tokenizers = self._kept.get(path, (None, {}))
-            if manifest is not folder.manifest:  # another model has come to its place, or it was converted again
-                tokenizers = prompt_tokenizers(folder)
-                self._kept[path] = folder.manifest, tokenizers
+            kept = self._kept.get(path)
+            # Another model may have come to its place, or it was converted again.
+            if kept is None or kept.manifest is not folder.manifest or kept.embedded != embedded:
+                kept = self._kept[path] = _Kept(
+                    folder.manifest, embedded, prompt_tokenizers(folder, lambda _: embedded)
+                )
             self._kept.move_to_end(path)
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
-            return tokenizers
+            return kept.tokenizers
 
 
 def _tokens(chunks: Chunks) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from converter.folder import ModelFolder
 from converter.networks.registry import text_encoders
 from converter.sources.clip_vocabulary import BEGIN, END
 from converter.sources.tokenizer import Token
+from server.pipeline.prompts.embedded import EmbeddedWords, is_plain
 
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
@@ -36,10 +37,10 @@ def _read(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]], str, dic
 class PromptTokenizer:
     """Splits prompts exactly as transformers' CLIPTokenizer does, without its import, which takes a second."""
 
-    def __init__(self, folder: Path, tokens: int) -> None:
+    def __init__(self, folder: Path, tokens: int, embedded: Sequence[EmbeddedWords] = ()) -> None:
         """``folder`` has vocab.json and merges.txt; ``tokens`` is the length that text encoders take.
 
-        Tokens that were added to the vocabulary are in its tokenizer_config.json (see `converter.sources.tokenizer`). Raises
+        ``embedded`` has the words that stand for embeddings; in a text the longest that fits counts. Tokens that were added to the vocabulary are in its tokenizer_config.json (see `converter.sources.tokenizer`). Raises
         ManifestError if a file is damaged.
         """
         try:
@@ -76,10 +77,22 @@ class PromptTokenizer:
         self._tokenizer.add_tokens([AddedToken(word, normalized=False, special=True) for word in sorted(own)])
         # Sorted by number, as transformers adds them: if two are normalized to the same text, only one of them counts.
         self._tokenizer.add_tokens([AddedToken(**token) for _, token in sorted(added.items())])
+        #: The tokens of an embedding by the number that the tokenizer gives its word, which no text encoder gets.
+        self._embedded: dict[int, tuple[int, ...]] = {}
+        for word, numbers in ((word, each.numbers) for each in embedded for word in each.words):
+            self._tokenizer.add_tokens([AddedToken(word, single_word=is_plain(word), normalized=True, special=False)])
+            number = self._tokenizer.token_to_id(word)
+            assert number is not None
+            self._embedded[number] = numbers
+
+    def words(self, text: str) -> Iterator[tuple[int, ...]]:
+        """Yield the text's token ids, without those that begin and end a prompt; those of an embedding together."""
+        for number in self._tokenizer.encode(text, add_special_tokens=False).ids:
+            yield self._embedded.get(number, (number,))
 
     def ids(self, text: str) -> list[int]:
-        """Return the text's token ids, without those that begin and end a prompt."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        """Return the text's token ids in one list."""
+        return [number for word in self.words(text) for number in word]
 
     def padded(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Return up to `room` ids as a text encoder takes them, fp32 [1, tokens]: with beginning, end and padding."""
@@ -87,7 +100,15 @@ class PromptTokenizer:
         return np.asarray([row + [self._pad] * (self._tokens - len(row))], np.float32)
 
 
-def prompt_tokenizers(folder: ModelFolder) -> dict[str, PromptTokenizer]:
-    """Return the tokenizer of each of a model's text encoders; raises ManifestError if one is damaged."""
+def prompt_tokenizers(
+    folder: ModelFolder, embedded: Callable[[str], Sequence[EmbeddedWords]] = lambda encoder: ()
+) -> dict[str, PromptTokenizer]:
+    """Return the tokenizer of each of a model's text encoders; raises ManifestError if one is damaged.
+
+    ``embedded`` returns the words that stand for embeddings in a text encoder.
+    """
     encoders = text_encoders(folder.manifest.networks)
-    return {name: PromptTokenizer(folder.tokenizer(own), folder.manifest.tokens) for name, own in encoders.items()}
+    return {
+        name: PromptTokenizer(folder.tokenizer(own), folder.manifest.tokens, embedded(name))
+        for name, own in encoders.items()
+    }

@@ -5,6 +5,7 @@ JSON, the database, the native API's schema, the command line's flags, the capab
 the definition.
 """
 
+from server.pipeline.request.addons import Embedding, KnownAddons, Lora
 from server.pipeline.request.binding import bind, defaults
 from server.pipeline.request.errors import RequestError
 from server.pipeline.request.request import (
@@ -24,10 +25,13 @@ __all__ = [
     "RNGS",
     "TASKS",
     "UPSCALE_FIELDS",
+    "Embedding",
     "Extent",
     "GenerationRequest",
     "ImageSeeds",
     "JobRequest",
+    "KnownAddons",
+    "Lora",
     "RequestError",
     "Size",
     "Task",

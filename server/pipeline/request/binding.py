@@ -13,6 +13,7 @@ from server.pipeline.boxes.box import Shape, nearest_shape
 from server.pipeline.encoding.formats import FORMATS
 from server.pipeline.fields import FromModel
 from server.pipeline.request.adapter import check_adapter
+from server.pipeline.request.addons import NO_ADDONS, KnownAddons, bind_addons
 from server.pipeline.request.controls import check_controls
 from server.pipeline.request.effects import without_effect
 from server.pipeline.request.errors import RequestError, SentFields
@@ -196,26 +197,31 @@ def bind(
     model: str | None = None,
     image_size: Shape | None = None,
     task: str | None = None,
+    addons: KnownAddons = NO_ADDONS,
     **fields: Any,
 ) -> GenerationRequest:
     """Return the request with these fields, by name; those that are missing or None take their defaults.
 
     ``model`` is the installed model's name; None: the manifest's own. ``image_size`` is the upright source image's width and
     height, which an extended image needs, and which is the default with a mask. ``task`` is the one that was called; None:
-    that which the fields tell. Raises RequestError for the first wrong field.
+    that which the fields tell. ``addons`` has the LoRAs and embeddings that there are. Raises RequestError for the first wrong
+    field.
     """
     sent = _SENT.validated(fields)
     own, notes = painting_defaults(sent, image_size)
-    own = {**_variation_defaults(task, sent), **own}
+    added = bind_addons(sent, manifest, addons)
+    own = {**_variation_defaults(task, sent), **added.usual, **own}
+    sent |= added.prompts
     # A model's defaults may be wrong, too.
     values = _SENT.validated(defaults(manifest) | own | sent) | draw_seeds(sent)
     values |= {"model": model or manifest.name} | _scheduler(values, sent)
     parts = _parts(values, sent)
     computed = computed_size(Size(**parts["size"]), manifest.sizes)
     lists = {field.name: values[field.name] for field in FIELDS if field.item is not None and field.name in values}
+    lists |= {"loras": added.loras, "embeddings": added.embeddings}
     named = {} if task is None else {"task": task}
     request = GenerationRequest.model_validate(
-        {**named, "model": values["model"], "computed": computed, "notes": notes, **parts, **lists}
+        {**named, "model": values["model"], "computed": computed, "notes": (*added.notes, *notes), **parts, **lists}
     )
     if request.hires is not None and "hires_strength" not in sent:
         usual = {"hires_strength": request.hires.usual_strength(windows=request.in_windows(manifest))}

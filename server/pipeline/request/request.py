@@ -13,6 +13,7 @@ from server.pipeline.boxes.windows import Windows
 from server.pipeline.fields import Derived, Part, RequestField, fields_of, part_of, values_of
 from server.pipeline.limits import Items
 from server.pipeline.request.adapter import Adapter
+from server.pipeline.request.addons import LORAS, Embedding, Lora
 from server.pipeline.request.conditions import NAME, PROMPT, Prompts
 from server.pipeline.request.controls import Control
 from server.pipeline.request.edits import Mask, Outpaint, Palette, Source
@@ -43,6 +44,8 @@ class GenerationRequest(Part):
     size: the size of the images that the client gets.
     computed: the size that the networks compute, for which the model was converted.
     source: None for images from noise alone (txt2img). The other parts that are None are not asked for.
+    loras: those of the prompt's tags among them, which the prompts do not have any more.
+    embeddings: those whose words the prompts have.
     notes: what a client should know about how its request was understood, and what of it has no effect.
     """
 
@@ -65,7 +68,12 @@ class GenerationRequest(Part):
     controls: Annotated[tuple[Control, ...], Items(3, "control")] = Field(
         (), description="Images that say where things go, each read by one of the model's ControlNets"
     )
+    loras: Annotated[tuple[Lora, ...], LORAS] = Field(
+        (),
+        description="LoRAs that are merged into the model, beside those of tags in the prompt such as <lora:name:0.8>",
+    )
     output: Output = Output()
+    embeddings: Annotated[tuple[Embedding, ...], Derived()] = ()
     notes: Annotated[tuple[str, ...], Derived()] = ()
 
     @model_validator(mode="before")

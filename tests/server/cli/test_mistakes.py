@@ -124,6 +124,8 @@ MISTAKES = [
     (f"generate a -o {LONG}.png", "xxx"),
     ("generate a --control edges.png", "image=..."),
     ("generate a --control weight=3", "0 to 2"),
+    ("generate a --lora film:5", "-4 to 4"),
+    ("generate a --lora film:1 size=3", "name=..., weight=..., text_weight=..."),
     ("generate a --control image=", "--control"),
     ("generate a --control image=none", "none"),
     ("generate a --mask-blur 100", "0 to 64"),

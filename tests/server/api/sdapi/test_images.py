@@ -104,7 +104,7 @@ def test_samplers_are_found_by_every_name(
     ({"styles": ["Film"]}, "styles are not known here, and were not used: 'Film'"),
     ({"script_name": "X/Y/Z plot"}, "the script 'X/Y/Z plot' was not run"),
     ({"override_settings": {"sd_vae": "a.vae.pt", "ENSD": 1}}, "these are not known here: sd_vae, ENSD"),
-    ({"prompt": "a <LORA: Film Grain : 0.8 : x> cat"}, "the lora 'Film Grain' is not known here"),
+    ({"prompt": "a <LORA: Film Grain : 0.8 > cat"}, "the lora 'Film Grain' is not known here"),
     ({"negative_prompt": "a <hypernet:old:1>"}, "the hypernet 'old' is not known here"),
     ({"prompt": "a <lora:Film Grain:0.8> cat"}, "the lora 'Film Grain' is not known here"),
 ])  # fmt: skip

@@ -20,8 +20,9 @@ from server.pipeline.infotext import (
     write_upscale_infotext,
 )
 from server.pipeline.infotext.controls import split_hash
-from server.pipeline.request import FIELDS, GenerationRequest, RequestError, bind, bind_upscale
+from server.pipeline.request import FIELDS, GenerationRequest, KnownAddons, RequestError, bind, bind_upscale
 from server.pipeline.schedulers import SCHEDULERS
+from tests.support.addons import FakeLora
 from tests.support.fake_pipeline import MANIFEST
 
 _PACKAGE = Package("p.mlpackage", 64, 64, 2, 77)
@@ -88,7 +89,9 @@ VALUES: dict[str, tuple[Any, dict[str, Any]]] = {
         ],
         {},
     ),
+    "loras": ([{"name": "a, b", "weight": 1 / 3}, {"name": "c", "weight": -1, "text_weight": 0.5}], {}),
 }
+ADDONS = KnownAddons({name: FakeLora(name) for name in ("a, b", "c")})
 #: Not in the text: the model, which the server chooses by its hash; the number of images and their seeds, because a text is
 #: one image's; and how the file is written.
 NOT_IN_THE_TEXT = {"model", "n", "seeds", "format", "quality"}
@@ -108,12 +111,12 @@ def again(text: str, **attachments: str) -> GenerationRequest:
             fields["controls"][int(name.split(".")[1])]["image"] = "ab"[int(name.split(".")[1])]
         else:
             fields[name] = name
-    return bind(MODEL, task=found.task, image_size=(64, 64) if "image" in fields else None, **fields)
+    return bind(MODEL, task=found.task, image_size=(64, 64) if "image" in fields else None, addons=ADDONS, **fields)
 
 
 def asked(**fields: Any) -> GenerationRequest:
     size = (64, 64) if "image" in fields else None
-    request = bind(MODEL, **{"prompt": "p", "seed": 7, "image_size": size} | fields)
+    request = bind(MODEL, addons=ADDONS, **{"prompt": "p", "seed": 7, "image_size": size} | fields)
     # What a text names outright: the first of the model's networks.
     controls = tuple(c.model_copy(update={"net": c.net or "canny"}) for c in request.controls)
     return request.model_copy(update={"controls": controls, "notes": ()})
@@ -130,6 +133,12 @@ def test_every_field_comes_back_exactly_as_it_was(name):
     request = asked(**beside, **{name: value})
     assert request != asked(**beside) or name == "prompt"
     assert again(text_of(request)).model_copy(update={"notes": ()}) == request
+
+
+def test_loras_come_back_beside_a_plain_prompt_whose_own_tags_are_text():
+    request = asked(prompt="a <lora:b:1> c", prompt_syntax="plain", loras=[{"name": "c", "weight": 0.8}])
+    assert request.prompts.prompt == "a <lora:b:1> c"
+    assert again(text_of(request)) == request
 
 
 @pytest.mark.parametrize("fields", [{}, IMAGE, MASK, IMAGE | {"prompt": ""}, IMAGE | {"extend_top": 8}, HIRES])

@@ -79,7 +79,20 @@ def test_a_second_pass_is_written_as_a1111_does(manifest):
 
 #: Written otherwise than under a key of their own, or, as the last two, about the file and not the image.
 ELSEWHERE = {
-    *("model", "prompt", "negative_prompt", "width", "height", "scheduler", "sigmas", "controls", "n", "seed", "seeds"),
+    *(
+        "model",
+        "prompt",
+        "negative_prompt",
+        "width",
+        "height",
+        "scheduler",
+        "sigmas",
+        "controls",
+        "loras",
+        "n",
+        "seed",
+        "seeds",
+    ),
     *("variation_seed", "variation_strength", "format", "quality"),
 }
 

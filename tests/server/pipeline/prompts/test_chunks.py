@@ -39,3 +39,12 @@ def test_sections_begin_chunks():
 def test_weights_stay_with_their_tokens():
     token = WeightedToken(4, 1.3)
     assert divide([[WeightedToken(1)] * 75 + [token]], 75, None)[1] == (token,)
+
+
+def test_the_vectors_of_an_embedding_stay_in_one_chunk():
+    vectors = [WeightedToken(9, together=4), *[WeightedToken(9, together=0)] * 3]
+    (first, second) = divide([[*[WeightedToken(1)] * 72, *vectors]], 75, COMMA)
+    assert (len(first), len(second)) == (72, 4)
+    assert len(divide([[*[WeightedToken(1)] * 71, *vectors]], 75, COMMA)) == 1
+    long = [WeightedToken(9, together=80), *[WeightedToken(9, together=0)] * 79]
+    assert [len(chunk) for chunk in divide([[WeightedToken(1), *long]], 75, COMMA)] == [1, 75, 5]

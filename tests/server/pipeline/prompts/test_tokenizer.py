@@ -9,6 +9,7 @@ import pytest
 from transformers import CLIPTokenizer
 
 from converter.errors import ManifestError
+from server.pipeline.prompts.embedded import EmbeddedWords
 from server.pipeline.prompts.tokenizer import PromptTokenizer
 from tests.support.checkpoints import write_tokenizer
 
@@ -63,3 +64,15 @@ def test_a_damaged_tokenizer_is_named(tmp_path, file, content):
         return
     with pytest.raises(ManifestError, match=str(tmp_path)):
         PromptTokenizer(tmp_path, 77)
+
+
+def test_words_of_an_embedding_are_its_tokens_in_any_case_and_the_longest_counts(checkpoint):
+    plain = PromptTokenizer(checkpoint / "tokenizer", 77)
+    red, embedded = EmbeddedWords(("red",), (900, 901)), EmbeddedWords(("Red blue", "<cat-toy>"), (902,))
+    tokenizer = PromptTokenizer(checkpoint / "tokenizer", 77, [red, embedded])
+    a, comma = plain.ids("a"), plain.ids(",")
+    assert tokenizer.ids("a RED, red  blue") == [*a, 900, 901, *comma, 902]
+    assert list(tokenizer.words("red")) == [(900, 901)]
+    assert tokenizer.ids("reddish blue") == plain.ids("reddish blue")
+    assert tokenizer.ids("a<Cat-Toy>a") == [*a, 902, *a]
+    assert tokenizer.ids("a blue circle") == plain.ids("a blue circle")

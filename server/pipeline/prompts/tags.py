@@ -1,0 +1,81 @@
+"""Tags in a prompt that name networks beside the model, such as ``<lora:name:0.8>`` (AUTOMATIC1111's extra networks)."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from server.errors import quoted
+from server.pipeline.fields import plain
+
+_TAG = re.compile(r"<(lora|lyco|hypernet):([^<>]{0,500})>", re.IGNORECASE)
+_LORAS = ("lora", "lyco")
+#: A weight beyond this, in either direction, counts as this.
+MOST_WEIGHT = 4.0
+
+
+@dataclass(frozen=True)
+class LoraTag:
+    """A LoRA that a prompt names, and how much it counts; ``text_weight`` is that of the text encoders."""
+
+    name: str
+    weight: float = 1.0
+    text_weight: float = 1.0
+
+    def __str__(self) -> str:
+        weights = (self.weight,) if self.weight == self.text_weight else (self.text_weight, self.weight)
+        return f"<lora:{self.name}{''.join(f':{plain(weight)}' for weight in weights)}>"
+
+
+@dataclass(frozen=True)
+class Untagged:
+    """A prompt without tags, the LoRAs that it names, and notes on tags that are not used."""
+
+    prompt: str
+    loras: tuple[LoraTag, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def _weight(text: str) -> float | None:
+    try:
+        weight = float(text)
+    except ValueError:
+        return None
+    return weight if math.isfinite(weight) else None
+
+
+def _read(content: str) -> tuple[LoraTag | None, str | None]:
+    """Return the LoRA of a tag's content, ``name:0.8``, ``name:text:unet`` or ``name:te=1:unet=0.5``, and a note."""
+    name, *rest = (part.strip() for part in content.split(":"))
+    placed = [part for part in rest if "=" not in part]
+    named = dict((part.partition("=")[::2]) for part in rest if "=" in part)
+    text = named.get("te", placed[0] if placed else "1")
+    unet = named.get("unet", placed[1] if len(placed) > 1 else text)
+    weights = []
+    for each in (unet, text):
+        weight = _weight(each)
+        if weight is None:
+            return None, f"the weight {quoted(each)} of the lora {quoted(name)} is no number, and the lora is not used"
+        weights.append(max(-MOST_WEIGHT, min(weight, MOST_WEIGHT)))
+    is_limited = any(abs(float(each)) > MOST_WEIGHT for each in (unet, text))
+    note = f"a weight of the lora {quoted(name)} is beyond {MOST_WEIGHT:g} and counts as {MOST_WEIGHT:g}"
+    return LoraTag(name, *weights), note if is_limited else None
+
+
+def without_tags(prompt: str) -> Untagged:
+    """Take the tags out of a prompt. There are no hypernetworks, so that each of their tags is noted as unknown."""
+    loras, notes = list[LoraTag](), list[str]()
+    for found in _TAG.finditer(prompt):
+        if found[1].lower() not in _LORAS:
+            notes.append(unknown(found[1].lower(), found[2].partition(":")[0].strip()))
+            continue
+        lora, note = _read(found[2])
+        loras += [] if lora is None else [lora]
+        notes += [] if note is None else [note]
+    return Untagged(_TAG.sub("", prompt).strip() if loras or notes else prompt, tuple(loras), tuple(notes))
+
+
+def unknown(kind: str, name: str) -> str:
+    """Return the note on a tag that names what is not here."""
+    return f"the {kind} {quoted(name)} is not known here, and its tag was taken out of the prompt"

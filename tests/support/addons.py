@@ -1,0 +1,49 @@
+"""LoRAs and embeddings for tests: their facts, and small files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+
+@dataclass(frozen=True)
+class FakeFewStep:
+    steps: int = 4
+    guidance_scale: float = 1.0
+    scheduler: str = "lcm"
+
+
+@dataclass(frozen=True)
+class FakeLora:
+    name: str
+    sha256: str = "a" * 64
+    families: tuple[str, ...] = ("sd1",)
+    few_step: FakeFewStep | None = None
+
+
+@dataclass(frozen=True)
+class FakeEmbedding:
+    name: str
+    words: tuple[str, ...]
+    vectors: int = 1
+    sha256: str = "e" * 64
+    families: tuple[str, ...] = ("sd1",)
+
+
+def write_lora(path: Path, module: str, rows: int, columns: int, size: float = 1.0, width: int | None = None) -> Path:
+    """Write a LoRA of rank 1 on one linear layer of the UNet, in kohya's naming, and with ``width`` one of a model's family."""
+    rng = np.random.default_rng(0)
+    shapes = {f"lora_unet_{module}": (rows, columns)}
+    if width is not None:
+        shapes["lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"] = (8, width)
+    tensors = {}
+    for name, (out, into) in shapes.items():
+        tensors[f"{name}.lora_up.weight"] = (size * rng.standard_normal((out, 1))).astype(np.float32)
+        tensors[f"{name}.lora_down.weight"] = rng.standard_normal((1, into)).astype(np.float32)
+        tensors[f"{name}.alpha"] = np.ones((), np.float32)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path)
+    return path
