@@ -76,6 +76,17 @@ class Settings(BaseSettings):
     model: Path = Field(
         BUNDLED_MODEL, description="A converted model folder, a checkpoint, or owner/name on the Hugging Face hub"
     )
+    loras_dir: Path | None = Field(None, description="Folder of LoRAs; if not set, loras in the data folder")
+    embeddings_dir: Path | None = Field(
+        None, description="Folder of embeddings (textual inversion); if not set, embeddings in the data folder"
+    )
+    merged_limit_gb: float = Field(
+        20,
+        ge=0,
+        allow_inf_nan=False,
+        description="Gigabytes that models with LoRAs merged in may take on the disk; those used longest ago are deleted "
+        "first",
+    )
     compute_units: Annotated[dict[str, ComputeUnit], NoDecode] = Field(
         {},
         description='Core ML compute unit of a network, e.g. {"unet": "CPU_AND_NE"}; "default" applies to all others. '
@@ -162,7 +173,7 @@ class Settings(BaseSettings):
         """Whether the server speaks HTTPS."""
         return self.tls or self.tls_cert is not None
 
-    @field_validator("data_dir", "model", "tls_cert", "tls_key", mode="before")
+    @field_validator("data_dir", "model", "loras_dir", "embeddings_dir", "tls_cert", "tls_key", mode="before")
     @classmethod
     def _path(cls, value: Any) -> Any:
         if value is None:
@@ -177,9 +188,11 @@ class Settings(BaseSettings):
         except RuntimeError as error:
             raise ValueError(f"{value} names a home folder that does not exist") from error
 
-    @field_validator("data_dir")
+    @field_validator("data_dir", "loras_dir", "embeddings_dir")
     @classmethod
-    def _folder(cls, folder: Path) -> Path:
+    def _folder(cls, folder: Path | None) -> Path | None:
+        if folder is None:
+            return None
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file; accepted: a folder, which is made if it does not exist")
         if folder.is_symlink() and not folder.exists():

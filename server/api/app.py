@@ -87,7 +87,8 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         backend = open_backend()
         app.state.queue, app.state.models = backend.queue, backend.models
-        app.state.service = Service(backend.queue, backend.store, backend.models, backend.upscalers)
+        app.state.addons = backend.addons
+        app.state.service = Service(backend.queue, backend.store, backend.models, backend.upscalers, backend.addons)
         app.state.conversions, app.state.memory_budget = backend.conversions, backend.memory_budget
         app.state.any_model = backend.any_model
         app.state.shutdown = Shutdown(lambda: backend.stop(grace_seconds))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 
 from server.jobs.queue import JobQueue
@@ -9,6 +10,7 @@ from server.jobs.store import JobStore
 from server.models.conversions import Conversions
 from server.models.first import FirstModel
 from server.models.installed import InstalledModels
+from server.models.loras import Addons
 from server.models.memory import memory_budget
 from server.models.repairs import Repairs
 from server.models.upscalers import InstalledUpscalers
@@ -29,6 +31,7 @@ class Backend:
     conversions: Conversions
     upscalers: InstalledUpscalers
     first: FirstModel
+    addons: Addons
     memory_budget: int = field(default_factory=memory_budget)
     any_model: bool = False
 
@@ -37,6 +40,9 @@ class Backend:
         self.queue.start(self.models.default, Repairs(self.first, self.conversions).find)
         self.first.start(self.conversions, self.queue)
         self.conversions.start()
+        self.addons.loras.sweep()
+        self.addons.embeddings.sweep()
+        threading.Thread(target=self.addons.read_all, name="addons", daemon=True).start()
 
     def stop(self, grace_seconds: float = 0.0) -> None:
         """Stop: the running job may finish within the grace period; otherwise it returns to the queue."""

@@ -12,6 +12,7 @@ from server.api.upload_memory import UploadMemory
 from server.errors import ApiError
 from server.jobs.queue import JobQueue
 from server.models.installed import InstalledModels
+from server.models.loras import Addons
 from server.security.key import Authenticator
 from server.security.rate import client_of
 
@@ -34,6 +35,11 @@ async def _models(request: Request) -> InstalledModels:
     return models
 
 
+async def _addons(request: Request) -> Addons:
+    addons: Addons = request.app.state.addons
+    return addons
+
+
 async def _client(request: Request) -> str:
     return client_of(request.scope)
 
@@ -51,6 +57,7 @@ async def _upload_memory(request: Request) -> UploadMemory:
 Queue = Annotated[JobQueue, Depends(_queue)]
 Generation = Annotated[Service, Depends(_service)]
 Models = Annotated[InstalledModels, Depends(_models)]
+AllAddons = Annotated[Addons, Depends(_addons)]
 Memory = Annotated[UploadMemory, Depends(_upload_memory)]
 Keys = Annotated[Authenticator, Depends(_authenticator)]
 #: Clients take turns by address: a household's machines share one key.

@@ -24,6 +24,7 @@ from server.jobs.messages import UNSAFE
 from server.jobs.queue import JobQueue
 from server.jobs.store import JobStore
 from server.models.installed import InstalledModels, UnknownModel
+from server.models.loras import Addons
 from server.models.upscalers import InstalledUpscalers, Upscaler
 from server.pipeline.boxes.box import Shape
 from server.pipeline.canvas.attachments import frame_notes, kept, mask_from_alpha
@@ -34,7 +35,7 @@ from server.pipeline.encoding.encode import encode_as, is_whole_png
 from server.pipeline.encoding.formats import PNG, OutputFormat
 from server.pipeline.images import LARGE, fit_image, plain_png, read_image
 from server.pipeline.palette.extraction import Palette, palette_of_file
-from server.pipeline.request import GenerationRequest, JobRequest, RequestError, Task, bind
+from server.pipeline.request import GenerationRequest, JobRequest, KnownAddons, RequestError, Task, bind
 from server.pipeline.request.controls import MapQuestion, check_preprocessing
 from server.pipeline.request.edits import EXTENSIONS
 from server.pipeline.request.upscale import check_upscaler
@@ -64,9 +65,16 @@ class Service:
     """Binds models, submits requests and waits for jobs, on behalf of a dialect's routes."""
 
     def __init__(
-        self, queue: JobQueue, store: JobStore, models: InstalledModels, upscalers: InstalledUpscalers
+        self,
+        queue: JobQueue,
+        store: JobStore,
+        models: InstalledModels,
+        upscalers: InstalledUpscalers,
+        addons: Addons,
     ) -> None:
         self._queue, self._store, self._models, self._upscalers = queue, store, models, upscalers
+        #: The LoRAs and embeddings.
+        self.addons = addons
         # Decoding takes 128 to 260 MB for a large image, up to 50 MB for a small one. A small one never waits for a large one.
         self._one_large, self._two_small = CapacityLimiter(1), CapacityLimiter(2)
         # Encoding WebP takes 20 bytes a pixel, and 14 ms at 512x512.
@@ -133,10 +141,19 @@ class Service:
             return size
         values = {**fields, "model": model.name}
         values |= {name: value for name, value in task.defaults.items() if values.get(name) is None}
-        request = bind(model.manifest, image_size=size, task=task.name, **values)
+
+        def bound() -> GenerationRequest:
+            # In a thread: it may read the files of LoRAs.
+            return bind(model.manifest, image_size=size, task=task.name, addons=self.known_addons(), **values)
+
+        request = await run_in_threadpool(bound)
         if task.name == "outpaint" and request.outpaint is None:
             raise RequestError(EXTENSIONS[0], 0, f"pixels to add; at least one of {', '.join(EXTENSIONS)} is above 0")
         return BoundRequest(model, request)
+
+    def known_addons(self) -> KnownAddons:
+        """Return the LoRAs and embeddings that requests may name; reads the embeddings' files."""
+        return KnownAddons(self.addons.loras.snapshot(), self.addons.embeddings.all()[0])
 
     async def submit(self, bound: BoundRequest, options: SubmitOptions) -> Accepted | Refusal:
         """Store a request as a job; see `submit_job`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
 from mimetypes import guess_type
 from pathlib import Path
@@ -22,9 +23,13 @@ from converter.sources.upscaler import UpscalerFile
 from server.cli.folders import require_writable, showing
 from server.cli.resources import lay_out
 from server.jobs.local_worker import upscaler_opener
-from server.models.installed import InstalledModels
+from server.jobs.messages import ModelRef
+from server.jobs.variants import Variants, merging_notes
+from server.models.installed import InstalledModels, content_hash
 from server.models.library import ready_model
+from server.models.loras import Addons
 from server.models.memory import memory_budget
+from server.models.merged import MERGED, MergedModels
 from server.models.upscalers import InstalledUpscalers, Upscaler
 from server.pipeline.canvas.attachments import frame_notes, kept
 from server.pipeline.decoding.file import ImageError
@@ -36,7 +41,7 @@ from server.pipeline.finished import finished_png, upscaled_png
 from server.pipeline.images import decode_image, read_image
 from server.pipeline.loading import open_pipeline
 from server.pipeline.networks import Call
-from server.pipeline.request import GenerationRequest, bind, bind_upscale
+from server.pipeline.request import GenerationRequest, KnownAddons, bind, bind_upscale
 from server.pipeline.request.output import require_lossy
 from server.pipeline.request.upscale import check_upscaler
 from server.pipeline.tasks.upscale import TileStep
@@ -170,12 +175,17 @@ def _read(files: Mapping[str, Path]) -> dict[str, bytes]:
 
 
 def _bound(
-    manifest: Manifest, fields: Mapping[str, Any], attachments: Mapping[str, bytes], upscalers: InstalledUpscalers
+    manifest: Manifest,
+    fields: Mapping[str, Any],
+    attachments: Mapping[str, bytes],
+    upscalers: InstalledUpscalers,
+    addons: Addons,
 ) -> tuple[GenerationRequest, dict[str, bytes]]:
     """Return the request with these fields, and what its images need of the attachments."""
     files = {name: read_image(data) for name, data in attachments.items()}
     image_size = files["image"].upright if "image" in files else None
-    request = bind(manifest, image_size=image_size, **fields)
+    known = KnownAddons(addons.loras.snapshot(), addons.embeddings.all()[0])
+    request = bind(manifest, image_size=image_size, addons=known, **fields)
     if request.hires is not None:
         check_upscaler("hires_upscaler", request.hires.hires_upscaler, (LATENT, *usable(upscalers.all(), Upscaler())))
     parts = {}
@@ -232,7 +242,7 @@ def generate(settings: Settings, fields: Mapping[str, Any], files: Mapping[str, 
     fields = {**fields, "format": _format_of(out, fields.get("format"))}
     _targets(out, 1)
     attachments = _read(files)
-    bar = Bar()
+    bar, variant = Bar(), ExitStack()
 
     def show(p: Progress) -> None:
         bar.show(f"{p.stage} {p.item}", p.done, p.total)
@@ -240,7 +250,8 @@ def generate(settings: Settings, fields: Mapping[str, Any], files: Mapping[str, 
     try:
         folder = ready_model(settings.model, settings.data_dir, show)
         upscalers = InstalledUpscalers(settings.data_dir)
-        request, attachments = _bound(folder.manifest, fields, attachments, upscalers)
+        addons = Addons(settings.data_dir, settings.loras_dir, settings.embeddings_dir)
+        request, attachments = _bound(folder.manifest, fields, attachments, upscalers, addons)
         targets = _targets(out, request.seeds.n)
         opened = partial(
             open_pipeline,
@@ -252,7 +263,10 @@ def generate(settings: Settings, fields: Mapping[str, Any], files: Mapping[str, 
             progress=show,
         )
         refining = _refiner(request, folder, settings)
-        model = opened(folder)
+        merged = MergedModels(settings.data_dir / MERGED, int(settings.merged_limit_gb * 10**9))
+        ref = ModelRef(folder.manifest.name, content_hash(folder.manifest)).merged_for(request)
+        with_addons = variant.enter_context(Variants(addons, merged).open(ref, folder, show))
+        model = opened(with_addons, words=ref.words, notes=merging_notes(with_addons, folder))
         model.load(show)
         refiner = None if refining is None else opened(refining, beside=model)
         began, written, notes = time.monotonic(), [], []
@@ -271,6 +285,7 @@ def generate(settings: Settings, fields: Mapping[str, Any], files: Mapping[str, 
             written.append(f"{targets[event.index]} (seed {event.seeds.seed}{flagged})")
     finally:
         bar.close()
+        variant.close()
     for note in notes:
         print(f"note: {note}")
     print(f"{', '.join(written)} in {time.monotonic() - began:.1f} s")

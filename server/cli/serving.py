@@ -21,6 +21,7 @@ from server.logs import log_as
 from server.models.conversion import Conversion
 from server.models.conversions import Conversions, launch_conversion
 from server.models.first import FirstModel
+from server.models.loras import Addons
 from server.models.memory import memory_budget
 from server.models.upscalers import InstalledUpscalers
 from server.pipeline.images import return_freed_memory
@@ -127,6 +128,9 @@ def worker_launcher(settings: Settings, first: FirstModel) -> Launch:
         mark_images=settings.mark_images,
         safety=settings.safety,
         precision=settings.precision,
+        loras_dir=settings.loras_dir,
+        embeddings_dir=settings.embeddings_dir,
+        merged_limit=int(settings.merged_limit_gb * 10**9),
     )
     return spawn(start_worker, worker, name="anemone-worker")
 
@@ -165,7 +169,8 @@ def serve(settings: Settings) -> int:
         launch = launch_conversion(settings.data_dir.absolute(), settings.log_format)
         conversions = Conversions(settings.data_dir, first.models, queue.events, launch)
         budget, upscalers = memory_budget(settings.memory_budget_gb), InstalledUpscalers(settings.data_dir.absolute())
-        backend = Backend(store, queue, first.models, conversions, upscalers, first, budget, settings.any_model)
+        addons = Addons(settings.data_dir.absolute(), settings.loras_dir, settings.embeddings_dir)
+        backend = Backend(store, queue, first.models, conversions, upscalers, first, addons, budget, settings.any_model)
         announcement = None
         if settings.on_network and settings.advertise:
             announcement = Announcement(settings.host, port, settings.serves_tls)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from converter.progress import Progress
 from server.events import Status
 from server.pipeline.cost import Cost
 from server.pipeline.request import JobRequest
@@ -75,6 +76,7 @@ class Job:
     position: the number of jobs that run before it; None unless it is queued.
     eta: the estimated time until it ends, from former jobs' step times; None before the first job, or if this one has ended.
     paused: why jobs do not run now, and what to do; None while they do, or if it has ended.
+    preparing: what is done before its first step: its model is merged with LoRAs, or loaded; None otherwise.
     image, step, steps: the image being made, its newest step, and its number of steps; None before the first step.
     """
 
@@ -96,6 +98,7 @@ class Job:
     position: int | None = None
     eta: float | None = None
     paused: str | None = None
+    preparing: Progress | None = None
     image: int | None = None
     step: int | None = None
     steps: int | None = None

@@ -18,7 +18,7 @@ from server.faults import FAULTS, fault_of
 from server.jobs.estimates import Shape, StepTime, StepTimes
 from server.jobs.fair_queue import FairQueue, QueuedJob
 from server.jobs.job import Job, JobFailure, Submission
-from server.jobs.messages import UNSAFE, Ended, Finished, Noted, Progressed
+from server.jobs.messages import UNSAFE, Ended, Finished, Noted, Prepared, Progressed
 from server.jobs.running import Running
 from server.jobs.store import WRITE_SECONDS, JobStore, Retention
 from server.logs import about_job
@@ -196,6 +196,7 @@ class JobLedger:
                 eta=self._seconds_left(running),
                 steps_done=running.steps_done,
                 step_seconds=running.step_seconds,
+                preparing=running.preparing,
             )
         return job
 
@@ -265,6 +266,11 @@ class JobLedger:
         self._publish_running(job)
         self.publish_positions()
         return running, request, attachments
+
+    def prepare(self, running: Running, event: Prepared) -> None:
+        """Publish what a running job waits for."""
+        running.preparing = event.progress
+        self._publish_running(running.job)
 
     def step(self, running: Running, event: Progressed) -> None:
         """Add a step of a running job."""

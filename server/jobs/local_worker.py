@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from multiprocessing.connection import Connection
@@ -17,6 +18,8 @@ from converter.runtime import ComputeUnit
 from converter.upscaler_folder import UpscalerFolder
 from server.jobs.messages import ModelRef
 from server.models.installed import InstalledModels
+from server.models.loras import Addons
+from server.models.merged import MERGED, MERGED_LIMIT, MergedModels
 from server.models.paths import told
 from server.models.upscalers import InstalledUpscalers
 from server.settings import Safety
@@ -39,6 +42,8 @@ class WorkerSettings:
     previews: whether the worker makes previews.
     mark_images: whether images say that a model made them.
     safety: what happens to images in which a model's safety checker finds something.
+    loras_dir, embeddings_dir: the folders of LoRAs and embeddings; None: those in ``data_dir``.
+    merged_limit: bytes that merged models may take on the disk.
     precision: how the networks compute (see `converter.runtime.load`).
     """
 
@@ -50,6 +55,9 @@ class WorkerSettings:
     mark_images: bool = True
     safety: Safety = "blur"
     precision: str = "fast"
+    loras_dir: Path | None = None
+    embeddings_dir: Path | None = None
+    merged_limit: int = MERGED_LIMIT
 
 
 def upscaler_opener(
@@ -67,6 +75,7 @@ def upscaler_opener(
 
 def start_worker(pipe: Connection, settings: WorkerSettings) -> None:
     """Run a worker process; its entry point."""
+    from server.jobs.variants import Variants, merging_notes
     from server.jobs.worker import work
     from server.pipeline.loading import open_pipeline
 
@@ -78,17 +87,28 @@ def start_worker(pipe: Connection, settings: WorkerSettings) -> None:
 
     upscalers = InstalledUpscalers(settings.data_dir)
     open_upscaler = upscaler_opener(upscalers, settings.compute_units, settings.precision)
+    addons = Addons(settings.data_dir, settings.loras_dir, settings.embeddings_dir)
+    variants = Variants(addons, MergedModels(settings.data_dir / MERGED, settings.merged_limit))
+    opened = ExitStack()  # the loaded model's merged folder, which stays until another model is loaded
 
     def open_model(
         model: ModelRef, progress: OnProgress, trying: Callable[[str], None], beside: StableDiffusion | None
     ) -> StableDiffusion:
         require_content(model)
+        base = ModelFolder.open(models.folder(model.name))
+        if beside is None:
+            opened.close()
+            folder = opened.enter_context(variants.open(model, base, progress))
+        else:
+            folder = base
         pipeline = open_pipeline(
-            ModelFolder.open(models.folder(model.name)),
+            folder,
             settings.compute_units,
             memory_budget=settings.memory_budget,
             precision=settings.precision,
             safety=settings.safety,
+            words=model.words,
+            notes=merging_notes(folder, base),
             beside=beside,
             open_upscaler=open_upscaler,
             trying=trying,
@@ -99,7 +119,14 @@ def start_worker(pipe: Connection, settings: WorkerSettings) -> None:
         require_content(model)  # another process may have replaced the folder while its packages were loaded
         return pipeline
 
-    parents = (models.root, upscalers.root, settings.data_dir, *(folder.parent for folder in settings.extra))
+    parents = (
+        models.root,
+        upscalers.root,
+        addons.loras.root,
+        addons.embeddings.root,
+        settings.data_dir,
+        *(folder.parent for folder in settings.extra),
+    )
     work(
         pipe,
         open_model,

@@ -8,11 +8,11 @@ No message contains a path: messages identify a model by name and content, which
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from converter.progress import Progress
-from server.pipeline.request import JobRequest
+from server.pipeline.request import Embedding, GenerationRequest, JobRequest, Lora
 
 #: The code of LoadFailed and Ended for a model that is damaged.
 DAMAGED = "model_damaged"
@@ -22,10 +22,27 @@ UNSAFE = "unsafe_image"
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A model's name and the hash of its content (see `InstalledModels.content_hash`)."""
+    """A model's name and the hash of its content (see `InstalledModels.content_hash`), and what is merged into it."""
 
     name: str
     content: str
+    loras: tuple[Lora, ...] = ()
+    embeddings: tuple[Embedding, ...] = ()
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether something is merged into it."""
+        return bool(self.loras or self.embeddings)
+
+    @property
+    def words(self) -> dict[str, tuple[str, ...]]:
+        """The words that stand for the embeddings in prompts, by name."""
+        return {each.name: each.words for each in self.embeddings}
+
+    def merged_for(self, request: GenerationRequest) -> ModelRef:
+        """Return the model with the request's LoRAs and embeddings."""
+        loras = tuple(lora for lora in request.loras if lora.has_effect)
+        return replace(self, loras=loras, embeddings=request.embeddings)
 
 
 @dataclass(frozen=True)
@@ -107,6 +124,14 @@ class Trying:
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """What a job waits for before its first step: its model is merged with LoRAs, or loaded."""
+
+    job_id: str
+    progress: Progress
+
+
+@dataclass(frozen=True)
 class Progressed:
     """A step of a job has finished: ``step`` (from 1) of ``total`` of image ``image`` (from 0).
 
@@ -150,7 +175,7 @@ class Ended:
     """A job has ended; a failed job has a code and a message.
 
     Codes: model_unavailable (its model is not installed or cannot be loaded), model_damaged (a file of it is missing or has
-    changed), not_enough_memory, bad_image, unsafe_image, generation_failed, internal.
+    changed), addon_changed (a LoRA's or embedding's file is gone or another), not_enough_memory, bad_image, unsafe_image, generation_failed, internal.
     """
 
     job_id: str
@@ -160,4 +185,4 @@ class Ended:
 
 
 Command = Run | Cancel | Load | Unload | Stop
-Event = Loading | LoadFailed | Loaded | Trying | Progressed | Noted | Finished | Ended
+Event = Loading | LoadFailed | Loaded | Trying | Prepared | Progressed | Noted | Finished | Ended

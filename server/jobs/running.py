@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from converter.progress import Progress
 from server.jobs.estimates import StepTime
 from server.jobs.fair_queue import QueuedJob
 from server.jobs.job import fraction_done
@@ -25,6 +26,8 @@ class Running:
         self.steps_done, self.step_seconds, self._calls_done = 0, 0.0, 0
         #: The newest step; None before the first.
         self.last_step: Progressed | None = None
+        #: What it waits for before its first step; None afterwards.
+        self.preparing: Progress | None = None
         #: The newest preview, a small JPEG; None if there is none yet.
         self.preview: bytes | None = None
         self._began = clock()
@@ -49,7 +52,7 @@ class Running:
         self.steps_done += 1
         self._calls_done += event.calls
         self.step_seconds += event.seconds
-        self.last_step = event
+        self.last_step, self.preparing = event, None
         self.preview = event.preview or self.preview
 
     @property

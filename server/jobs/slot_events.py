@@ -23,6 +23,7 @@ from server.jobs.messages import (
     Loading,
     ModelRef,
     Noted,
+    Prepared,
     Progressed,
     Run,
     Trying,
@@ -80,8 +81,12 @@ class SlotEvents:
         elif slot.running is not None and slot.running.job_id == event.job_id:
             self._on_job(slot, slot.running, event)
 
-    def _on_job(self, slot: WorkerSlot, running: Running, event: Progressed | Noted | Finished | Ended) -> None:
-        if isinstance(event, Progressed):
+    def _on_job(
+        self, slot: WorkerSlot, running: Running, event: Prepared | Progressed | Noted | Finished | Ended
+    ) -> None:
+        if isinstance(event, Prepared):
+            self._ledger.prepare(running, event)
+        elif isinstance(event, Progressed):
             self._ledger.step(running, event)
         elif isinstance(event, Noted):
             self._ledger.note(running, event)
@@ -98,7 +103,7 @@ class SlotEvents:
         assert running is not None
         request = job.request if isinstance(job.request, GenerationRequest) else None
         try:
-            model = None if request is None else self.ref(request.model)
+            model = None if request is None else self.ref(request.model).merged_for(request)
             refiner = None if request is None or request.refiner is None else self.ref(request.refiner.refiner)
         except AnemoneError as error:
             message = f"{job.request.model} cannot be loaded: {error}"

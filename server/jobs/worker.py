@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from converter.errors import AnemoneError, DamagedModel, MemoryShortage
 from converter.folder import Manifest
 from converter.progress import OnProgress, Progress
+from server.faults import fault_of
 from server.jobs.messages import (
     DAMAGED,
     UNSAFE,
@@ -31,6 +32,7 @@ from server.jobs.messages import (
     Loading,
     ModelRef,
     Noted,
+    Prepared,
     Progressed,
     Run,
     Trying,
@@ -46,6 +48,8 @@ from server.pipeline.tasks.upscale import OpenUpscaler, TileStep, upscale
 
 log = logging.getLogger("anemone.worker")
 
+#: At most one message in so many seconds on how far a model's merging or loading is; a merge tells it for each weight.
+_PROGRESS_SECONDS = 0.2
 #: At most one preview in so many seconds: a preview takes a few milliseconds, which would slow down fast steps.
 _PREVIEW_SECONDS = 0.5
 
@@ -75,6 +79,10 @@ OpenModel = Callable[[ModelRef, OnProgress, Callable[[str], None], Any], Pipelin
 
 #: Returns a message for clients: without the paths of this machine.
 TellWithoutPaths = Callable[[str], str]
+
+
+class AddonChanged(AnemoneError):
+    """The file of a job's LoRA or embedding is gone, or is another than when the job was accepted."""
 
 
 class _GivenUp(Exception):
@@ -150,9 +158,17 @@ class _Worker:
             # Unload first: memory may not suffice for both models.
             self._set_loaded(None, None)
 
+        told, stage = 0.0, ("", "")
+
         def on_progress(progress: Progress) -> None:
-            self._pipe.send(Loading(model.name, progress))
+            nonlocal told, stage
             self._listen(job_id)
+            now = time.monotonic()
+            if (progress.stage, progress.item) != stage or now - told >= _PROGRESS_SECONDS:
+                told, stage = now, (progress.stage, progress.item)
+                self._pipe.send(Loading(model.name, progress))
+                if job_id is not None:
+                    self._pipe.send(Prepared(job_id, progress))
 
         pipeline = self._opened(model, on_progress, None)
         self._set_loaded(model, pipeline)
@@ -178,9 +194,13 @@ class _Worker:
         except DamagedModel as error:
             log.error("%s", error)
             raise _Unavailable(DAMAGED, f"it is damaged: {error.wrong}") from error
+        except AddonChanged as error:
+            raise _Unavailable("addon_changed", str(error)) from error
         except AnemoneError as error:
             raise _Unavailable("model_unavailable", str(error)) from error
         except Exception as error:
+            if (fault := fault_of(error)) is not None:
+                raise _Unavailable(fault.code, fault.message) from error
             log.exception("%s cannot be loaded", model.name)
             raise _Unavailable("model_unavailable", f"{type(error).__name__}: {error}") from error
 

@@ -15,6 +15,7 @@ from converter.errors import AnemoneError, ManifestError
 from converter.folder import FILE, Manifest
 from converter.sources.snapshot import short_name
 from server.faults import fault_of
+from server.models.merged import MERGED, MergedModels
 from server.models.paths import without_paths
 
 #: A folder's modification time is relied on once it is this old (ns): some file systems only store whole seconds.
@@ -36,6 +37,16 @@ def _require_lasting(error: ManifestError) -> None:
     cause = error.__cause__
     if isinstance(cause, OSError) and (fault := fault_of(cause)) and fault.code in ("too_many_files", "no_resources"):
         raise cause from error
+
+
+def content_hash(manifest: Manifest) -> str:
+    """Return a hash of what a model computes, the same on every machine.
+
+    It covers the source's weights, the conversion's plan and the packages.
+    """
+    packages = {network: [asdict(p) for p in each] for network, each in manifest.networks.items()}
+    identity = json.dumps([manifest.source.sha256, manifest.plan, packages], sort_keys=True, default=str)
+    return hashlib.sha256(identity.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -191,14 +202,8 @@ class InstalledModels:
         return self.get(name).manifest
 
     def content_hash(self, name: str) -> str:
-        """Return a hash of what the model computes, the same on every machine; raises UnknownModel.
-
-        It covers the source's weights, the conversion's plan and the packages.
-        """
-        manifest = self.manifest(name)
-        packages = {network: [asdict(p) for p in each] for network, each in manifest.networks.items()}
-        identity = json.dumps([manifest.source.sha256, manifest.plan, packages], sort_keys=True, default=str)
-        return hashlib.sha256(identity.encode()).hexdigest()
+        """Return `content_hash` of the model; raises UnknownModel."""
+        return content_hash(self.manifest(name))
 
     def disk_bytes(self, name: str) -> int:
         """Return the model's bytes on disk; files that packages share are counted once."""
@@ -214,6 +219,8 @@ class InstalledModels:
         folder = self.folder(name)
         if folder.parent != self._root:
             raise NotDeletable(f"{name} is outside the data folder; delete its folder yourself")
+        # They keep the files that they share with it on the disk.
+        MergedModels(self._root.parent / MERGED).forget(self.content_hash(name))
         if folder.is_symlink():
             folder.unlink()
             return

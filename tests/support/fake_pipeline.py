@@ -9,6 +9,7 @@ trial (``NOTE`` in the model's folder).
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -45,6 +46,8 @@ DAMAGE = "damage"
 #: much memory, one that loads slowly (any name with "lingering" takes a tenth of a second for each of ten networks), and one
 #: whose loading kills the worker.
 OTHER, BROKEN, FAULTY, HUGE, LINGERING, DEADLY = "other", "broken", "faulty", "huge", "lingering", "deadly"
+#: One whose LoRA was replaced, and one for whose merging the disk has no room.
+CHANGED, FULL = "changed", "full"
 
 MANIFEST = Manifest(
     name="fake",
@@ -155,6 +158,12 @@ def _open(
         raise ValueError("a bug")
     if name == HUGE:
         raise MemoryShortage("its unet takes 99 GB")
+    if name == CHANGED:
+        from server.jobs.worker import AddonChanged
+
+        raise AddonChanged("the lora film was replaced")
+    if name == FULL:
+        raise OSError(errno.ENOSPC, "No space left on device", str(data_dir / "merged" / "a" / "merged.bin"))
     if name == DEADLY:
         os.kill(os.getpid(), signal.SIGKILL)
     folder = data_dir / "models" / name

@@ -24,6 +24,7 @@ from server.jobs.readiness import Readiness
 from server.jobs.store import JobStore
 from server.models.conversions import Conversions
 from server.models.first import FirstModel
+from server.models.loras import Addons
 from server.models.upscalers import InstalledUpscalers
 from server.outage import Pauses
 from server.security.gate import Access
@@ -60,7 +61,7 @@ def server(
         worker = launch or spawn(fake_pipeline.start, data_dir, name="fake-worker")
         queue = JobQueue(store, [worker], first.models, on_readiness, limits, pauses=pauses)
         conversions = Conversions(data_dir, first.models, queue.events, fake_converter.launcher(data_dir))
-        return Backend(store, queue, first.models, conversions, InstalledUpscalers(data_dir), first)
+        return Backend(store, queue, first.models, conversions, InstalledUpscalers(data_dir), first, Addons(data_dir))
 
     return Server(create_app(open_backend, access, grace), grace)
 

@@ -15,6 +15,7 @@ from server.api.native.limits import LimitsOut
 from server.api.native.schemas import SizeOut
 from server.jobs.job import PRIORITIES
 from server.models.installed import InstalledModels
+from server.models.loras import Addons, InstalledEmbedding, InstalledLora
 from server.pipeline.abilities import FURTHER, OF_TASKS, Ability, control_nets, ip_adapters
 from server.pipeline.denoising.refining import refiners_for
 from server.pipeline.encoding.formats import FORMATS
@@ -58,6 +59,8 @@ FEATURES = (
     "palette",
     "adapter",
     "hires",
+    "loras",
+    "embeddings",
 )
 
 
@@ -102,6 +105,8 @@ class ModelOut(BaseModel):
     controlnets: list[str] = Field(description="Its ControlNets, which a control's `net` may name")
     adapters: list[str] = Field(description="Its IP-Adapters, which `adapter` may name")
     refiners: list[str] = Field(description="The installed refiners, which `refiner` may name")
+    loras: list[str] = Field(description="The LoRAs that fit it, which `loras` and tags may name")
+    embeddings: list[str] = Field(description="The embeddings that fit it, whose words prompts may have")
     clip_skip: int = Field(description="The largest `clip_skip`; 1 leaves out no layer")
     defaults: DefaultsOut
 
@@ -142,7 +147,16 @@ def _ability(ability: Ability | None, manifest: Manifest) -> AbilityOut:
     return AbilityOut(available=needs is None, needs=needs)
 
 
-def _model(name: str, manifests: Mapping[str, Manifest]) -> ModelOut:
+def _fitting(addons: Mapping[str, InstalledLora] | Mapping[str, InstalledEmbedding], manifest: Manifest) -> list[str]:
+    return [name for name, each in addons.items() if manifest.family in each.families]
+
+
+def _model(
+    name: str,
+    manifests: Mapping[str, Manifest],
+    loras: Mapping[str, InstalledLora],
+    embeddings: Mapping[str, InstalledEmbedding],
+) -> ModelOut:
     manifest = manifests[name]
     return ModelOut(
         name=name,
@@ -158,6 +172,8 @@ def _model(name: str, manifests: Mapping[str, Manifest]) -> ModelOut:
         controlnets=list(control_nets(manifest)),
         adapters=list(ip_adapters(manifest)),
         refiners=refiners_for(manifest, manifests),
+        loras=_fitting(loras, manifest),
+        embeddings=_fitting(embeddings, manifest),
         clip_skip=manifest.clip_skip,
         defaults=_defaults(manifest),
     )
@@ -166,7 +182,7 @@ def _model(name: str, manifests: Mapping[str, Manifest]) -> ModelOut:
 @router.get("/capabilities", summary="Get the server's capabilities")
 def capabilities(queue: Queue, models: Models, service: Generation) -> CapabilitiesOut:
     """Returns models with what each can do, schedulers, preprocessors, formats, features and limits."""
-    installed = _installed(models)
+    installed = _installed(models, service.addons)
     default = next((m for m in installed if m.name == models.default), None)
     return CapabilitiesOut(
         version=__version__,
@@ -189,6 +205,7 @@ def capabilities(queue: Queue, models: Models, service: Generation) -> Capabilit
     )
 
 
-def _installed(models: InstalledModels) -> list[ModelOut]:
+def _installed(models: InstalledModels, addons: Addons) -> list[ModelOut]:
     manifests = {model.name: model.manifest for model in models.all()}
-    return [_model(name, manifests) for name in manifests]
+    (loras, _), (embeddings, _) = addons.loras.all(), addons.embeddings.all()
+    return [_model(name, manifests, loras, embeddings) for name in manifests]

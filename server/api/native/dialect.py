@@ -5,6 +5,7 @@ from __future__ import annotations
 from server.api.dialect import Dialect
 from server.api.native import (
     PREFIX,
+    addons,
     capabilities,
     conversions,
     images,
@@ -30,6 +31,7 @@ NATIVE = Dialect(
         jobs.router,
         conversions.router,
         models.router,
+        addons.router,
         preprocess.router,
         capabilities.router,
         tokens.router,

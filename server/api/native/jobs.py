@@ -26,6 +26,7 @@ from server.api.native.schemas import (
     JobImageOut,
     JobOut,
     JobsOut,
+    PreparingOut,
     ProgressOut,
     SizeOut,
     TimingsOut,
@@ -71,6 +72,12 @@ def job_out(job: Job) -> JobOut:
     progress = None
     if job.step is not None and job.steps and job.image is not None and job.request is not None:
         progress = ProgressOut(image=job.image, step=job.step, steps=job.steps, fraction=round(job.fraction, 4))
+    preparing = job.preparing
+    waits = (
+        None
+        if preparing is None
+        else PreparingOut(stage=preparing.stage, item=preparing.item, done=preparing.done, total=preparing.total)
+    )
     reference = job.request.palette if isinstance(job.request, GenerationRequest) else None
     colors = None if reference is None else reference.palette_colors
     url = job_url(job.id)
@@ -94,6 +101,7 @@ def job_out(job: Job) -> JobOut:
         eta=None if job.eta is None else round(job.eta, 3),
         paused=job.paused,
         progress=progress,
+        preparing=waits,
         notes=list(job.notes),
         palette=None if colors is None else colors_out(colors),
         images=[

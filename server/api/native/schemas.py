@@ -44,6 +44,15 @@ class ProgressOut(BaseModel):
     fraction: float = Field(description="Of the whole job, 0 to 1")
 
 
+class PreparingOut(BaseModel):
+    """What a running job waits for before its first step."""
+
+    stage: str = Field(description="merging (its model with LoRAs and embeddings), or loading (its model)")
+    item: str = Field(description="The network, or what else it works on")
+    done: int = Field(description="Of total: bytes when merging, networks when loading")
+    total: int
+
+
 class TimingsOut(BaseModel):
     """A job's times in seconds so far."""
 
@@ -87,6 +96,9 @@ class JobOut(BaseModel):
         description="Seconds until the job ends, estimated from earlier jobs; null without earlier jobs, or after its end"
     )
     progress: ProgressOut | None
+    preparing: PreparingOut | None = Field(
+        description="What is done before the first step: LoRAs are merged, the model is loaded; null otherwise"
+    )
     notes: list[str] = Field(
         description="What was done to the inputs or the images that the request did not ask for, in sentences"
     )

@@ -23,7 +23,9 @@ from server.models.paths import told
 from server.pipeline.limits import Characters, OneOf
 from server.pipeline.prompts.counting import TokenCounter
 from server.pipeline.prompts.editing import Walk
+from server.pipeline.prompts.embedded import EmbeddedWords
 from server.pipeline.prompts.reading import read_prompt
+from server.pipeline.prompts.tags import without_tags
 from server.pipeline.request import RequestError
 from server.pipeline.request.conditions import A1111, NAME, SYNTAXES, Text
 
@@ -70,13 +72,17 @@ async def tokens(
     """Counts with the model's own tokenizer, without running anything."""
     model = require(await service.bind(body.model))
     walk, with_syntax = Walk(model.manifest.defaults.steps), body.prompt_syntax == A1111
-    prompt = read_prompt(body.prompt, with_syntax=with_syntax)
+    text = without_tags(body.prompt).prompt if with_syntax else body.prompt
+    prompt = read_prompt(text, with_syntax=with_syntax)
     if (excess := prompt.excess(walk)) is not None:
         raise RequestError("prompt", body.prompt, f"{excess}; or prompt_syntax plain")
 
     def counted() -> TokensOut:
         folder = ModelFolder(models.folder(model.name), model.manifest)
-        count = counter.count(folder, prompt, walk, with_syntax=with_syntax)
+        known = service.known_addons().embeddings.values()
+        fitting = [each for each in known if model.manifest.family in each.families]
+        embedded = [EmbeddedWords(each.words, (0,) * each.vectors) for each in fitting]
+        count = counter.count(folder, prompt, walk, with_syntax=with_syntax, embedded=embedded)
         return TokensOut(tokens=count.tokens, limit=count.limit, chunks=count.chunks)
 
     try:

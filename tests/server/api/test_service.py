@@ -21,6 +21,7 @@ from server.jobs.ledger import Accepted, Limits
 from server.jobs.queue import JobQueue
 from server.jobs.store import JobStore
 from server.models.installed import InstalledModels
+from server.models.loras import Addons
 from server.models.upscalers import InstalledUpscalers
 from server.pipeline.canvas.attachments import Kept
 from server.pipeline.request import RequestError
@@ -47,7 +48,7 @@ def opened(data_dir: Path, limits: Limits | None = None, *, begin: bool = True) 
             fake_pipeline.MANIFEST.write(folder)
             queue.on_installed("fake")
             until(lambda: queue.readiness.state == "ready")
-        yield Service(queue, store, models, InstalledUpscalers(data_dir)), queue
+        yield Service(queue, store, models, InstalledUpscalers(data_dir), Addons(data_dir)), queue
     finally:
         queue.stop()
         store.close()

@@ -12,6 +12,7 @@ from converter.folder import ModelFolder
 from demo.pixels import look
 from server.cli.main import main
 from tests.support.a1111_images import read_parameters
+from tests.support.addons import write_lora
 
 pytestmark = pytest.mark.slow
 
@@ -49,6 +50,16 @@ def test_an_image_of_an_image_says_so(model: Path, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), "red").save(tmp_path / "in.png")
     data = generated(model, tmp_path / "out.png", "--image", str(tmp_path / "in.png"), "--strength", "1")
     assert b"digitalsourcetype/compositeWithTrainedAlgorithmicMedia" in data
+
+
+def test_loras_are_merged_and_written_as_tags(model: Path, tmp_path: Path) -> None:
+    layer = "mid_block_attentions_0_transformer_blocks_0_attn1_to_out_0"
+    write_lora(tmp_path / "data" / "loras" / "film.safetensors", layer, 32, 32, size=10)
+    short = generated(model, tmp_path / "a.png", "--lora", "film:0.8", "--lora", "FILM:-1:0.5")
+    assert (read_parameters(short) or "").startswith("red <lora:film:0.8> <lora:film:0.5:-1>\n")
+    flags = ("--lora", "name=film", "weight=0.8", "--lora", "name=film", "weight=-1", "text_weight=0.5")
+    assert generated(model, tmp_path / "b.png", *flags) == short
+    assert generated(model, tmp_path / "c.png", "--lora", "film") != short
 
 
 def test_a_setting_leaves_the_mark_out(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,15 +22,16 @@ from server.jobs.messages import (
     LoadFailed,
     Loading,
     ModelRef,
+    Prepared,
     Progressed,
     Run,
     Stop,
     Unload,
 )
 from server.pipeline.infotext import read_infotext
-from server.pipeline.request import GenerationRequest, bind
+from server.pipeline.request import GenerationRequest, Lora, bind
 from tests.support import fake_pipeline
-from tests.support.fake_pipeline import BROKEN, FAULTY, HUGE, LINGERING, MANIFEST, OTHER
+from tests.support.fake_pipeline import BROKEN, CHANGED, FAULTY, FULL, HUGE, LINGERING, MANIFEST, OTHER
 
 PATIENCE = 60.0
 
@@ -103,7 +104,7 @@ def ended(said: list[Event]) -> tuple[str, str | None]:
 
 
 def test_a_job_loads_its_model_telling_how_far_it_is(worker: Worker) -> None:
-    said = worker.run("a", request())
+    said = [event for event in worker.run("a", request()) if not isinstance(event, Prepared)]
     assert said[:3] == [
         Loading(OTHER, Progress("loading", "network 0", 0, 2)),
         Loading(OTHER, Progress("loading", "network 1", 1, 2)),
@@ -214,3 +215,24 @@ def test_a_worker_starts_empty_and_shows_no_previews_where_none_are_wanted(tmp_p
         assert worker.until(lambda event: isinstance(event, Loaded)) == [Loaded(None)]
         said = worker.run("a", request("slow", steps=8))
         assert {e.preview for e in said if isinstance(e, Progressed)} == {None}
+
+
+def test_a_model_with_other_loras_is_another_and_what_its_job_waits_for_is_told(worker: Worker) -> None:
+    worker.run("a", request())
+    merged = ModelRef(OTHER, "0", (Lora(name="film", weight=0.5, sha256="f"),))
+    worker.send(Run("b", request(), merged, {}))
+    said = worker.until(lambda event: isinstance(event, Ended))
+    prepared = [event for event in said if isinstance(event, Prepared)]
+    assert prepared[0] == Prepared("b", Progress("loading", "network 0", 0, 2))
+    assert [event.model for event in said if isinstance(event, Loaded)] == [None, OTHER]
+    worker.send(Run("c", request(), merged, {}))
+    said = worker.until(lambda event: isinstance(event, Ended))
+    assert not any(isinstance(event, Prepared | Loaded) for event in said)
+    worker.run("d", request())  # as it was, for other tests
+
+
+@pytest.mark.parametrize(("model", "code"), [(CHANGED, "addon_changed"), (FULL, "disk_full")])
+def test_a_job_whose_lora_is_gone_or_has_no_room_says_so(worker: Worker, model: str, code: str) -> None:
+    said = worker.run("a", request(model=model))
+    assert isinstance(said[-1], Ended)
+    assert (said[-1].status, said[-1].code) == ("failed", code)

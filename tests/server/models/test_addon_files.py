@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from converter.errors import AnemoneError
+from server.models.addons import AddonFiles, NameNotAccepted, UnknownAddon
+
+
+@dataclass(frozen=True)
+class Facts:
+    name: str
+    text: str
+
+
+class Reader:
+    def __init__(self) -> None:
+        self.reads: list[str] = []
+
+    def __call__(self, name: str, path: Path) -> Facts:
+        self.reads.append(name)
+        text = path.read_text()
+        if text == "bad":
+            raise AnemoneError(f"{path} is cut off")
+        return Facts(name, text)
+
+
+def files(tmp_path: Path, reader: Reader | None = None) -> AddonFiles[Facts]:
+    (tmp_path / "data").mkdir(exist_ok=True)
+    return AddonFiles(tmp_path / "loras", tmp_path / "data" / "loras.json", Facts, reader or Reader())
+
+
+def put(tmp_path: Path, name: str, text: str = "x") -> Path:
+    path = tmp_path / "loras" / f"{name}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_files_of_all_subfolders_are_found_by_name_and_others_are_not(tmp_path: Path) -> None:
+    assert files(tmp_path).paths() == {}
+    for name in ("b", "style/A", "style/b", ".hidden", ".git/c"):
+        put(tmp_path, name)
+    (tmp_path / "loras" / "d.pt").touch()
+    root = tmp_path / "loras"
+    assert files(tmp_path).paths() == {"A": root / "style" / "A.safetensors", "b": root / "b.safetensors"}
+
+
+def test_a_file_is_read_once_also_after_a_restart_and_again_when_it_changes(tmp_path: Path) -> None:
+    path, reader = put(tmp_path, "a", "one"), Reader()
+    found = files(tmp_path, reader)
+    assert found.get("a") == found.snapshot()["a"] == Facts("a", "one")
+    assert files(tmp_path, reader).get("a") == Facts("a", "one")
+    assert reader.reads == ["a"]
+    path.write_text("two more")
+    assert found.all() == ({"a": Facts("a", "two more")}, {})
+    assert reader.reads == ["a", "a"]
+
+
+def test_an_index_of_another_version_is_read_anew(tmp_path: Path) -> None:
+    put(tmp_path, "a")
+    found = files(tmp_path)
+    (tmp_path / "data" / "loras.json").write_text('{"files": 3}')
+    assert found.get("a") == Facts("a", "x")
+
+
+def test_a_damaged_file_is_told_with_the_reason_and_without_folders(tmp_path: Path) -> None:
+    put(tmp_path, "a", "bad")
+    put(tmp_path, "b")
+    assert files(tmp_path).all() == ({"b": Facts("b", "x")}, {"a": "a.safetensors is cut off"})
+    with pytest.raises(AnemoneError, match=r"^a.safetensors is cut off$"):
+        files(tmp_path).get("a")
+
+
+def test_an_unknown_name_lists_what_there_is(tmp_path: Path) -> None:
+    put(tmp_path, "a")
+    for name in ("b", "../loras/a", ""):
+        with pytest.raises(UnknownAddon, match="installed: a"):
+            files(tmp_path).path(name)
+
+
+def test_an_upload_is_kept_once_it_has_been_read(tmp_path: Path) -> None:
+    reader = Reader()
+    found = files(tmp_path, reader)
+    with found.uploading("new") as upload:
+        upload.write_text("bad")
+        assert found.paths() == {}
+        with pytest.raises(AnemoneError, match=r"^new.safetensors is cut off$"):
+            found.add(upload)
+        upload.write_text("good")
+        assert found.add(upload) == found.get("new") == Facts("new", "good")
+        with pytest.raises(FileExistsError):
+            found.add(upload)
+    assert reader.reads == ["new"] * 3
+    with pytest.raises(FileExistsError), found.uploading("NEW"):
+        pass
+    (found.root / ".upload-killed").mkdir()
+    found.sweep()
+    assert os.listdir(found.root) == ["new.safetensors"]
+    found.delete("new")
+    assert found.paths() == {}
+
+
+@pytest.mark.parametrize("name", ["", ".a", "a/b", "..", "a:0.8", "<a>", "a\n", " a", "a ", "x" * 201, 'a"'])
+def test_a_name_that_a_tag_cannot_have_is_not_accepted(tmp_path: Path, name: str) -> None:
+    with pytest.raises(NameNotAccepted), files(tmp_path).uploading(name):
+        pass
