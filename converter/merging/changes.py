@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.errors import shown
-from converter.loras import LoraFile, LoraLayer
+from converter.loras import EmbeddingFile, LoraFile, LoraLayer
 from converter.merging.errors import MergeError
-from converter.merging.inputs import Embedding
 from converter.networks.registry import text_encoders
 
 _ENCODER_LAYER = re.compile(r"text_model_encoder_layers_(\d+)_.+")
@@ -68,7 +67,7 @@ def _is_finite(array: NDArray[Any]) -> bool:
     return bool((array.view(np.uint16) & 0x7FFF).max(initial=0) < _INFINITE)
 
 
-def check_families(family: str, files: Iterable[LoraFile | Embedding]) -> None:
+def check_families(family: str, files: Iterable[LoraFile | EmbeddingFile]) -> None:
     """Raise MergeError naming a file that is for other families."""
     for file in files:
         if family not in file.families:

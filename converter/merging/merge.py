@@ -16,10 +16,9 @@ from converter.conversion.partial import Partial, conversion_lock, require_repla
 from converter.conversion.preflight import require_space
 from converter.errors import ManifestError
 from converter.folder import Defaults, Manifest, Merged, MergedEmbedding, MergedLora, ModelFolder
-from converter.loras import LoraFile
+from converter.loras import EmbeddingFile, LoraFile
 from converter.merging.changes import Change, check_families, components_of, lora_changes, unused_layers
 from converter.merging.errors import MergeError
-from converter.merging.inputs import Embedding
 from converter.merging.network import Packages, packages_of, write_packages
 from converter.merging.tokens import TABLE, numbered, token_rows
 from converter.mil.package import link
@@ -30,7 +29,7 @@ from converter.progress import OnProgress, Progress, ignore
 _REVISION = 1
 
 
-def merge_key(base_content: str, loras: Sequence[tuple[LoraFile, float]], embeddings: Sequence[Embedding]) -> str:
+def merge_key(base_content: str, loras: Sequence[tuple[LoraFile, float]], embeddings: Sequence[EmbeddingFile]) -> str:
     """Return a hash of a merged model's content; ``base_content`` is a hash of the base's.
 
     LoRAs and embeddings count by their files' content and in their order: LoRAs also by which networks' layers they have
@@ -48,7 +47,7 @@ def merge_key(base_content: str, loras: Sequence[tuple[LoraFile, float]], embedd
 def merge(
     base: ModelFolder,
     loras: Sequence[tuple[LoraFile, float]],
-    embeddings: Sequence[Embedding],
+    embeddings: Sequence[EmbeddingFile],
     out: Path,
     progress: OnProgress = ignore,
 ) -> ModelFolder:
@@ -67,7 +66,7 @@ def merge(
 def _merge(
     base: ModelFolder,
     loras: Sequence[tuple[LoraFile, float]],
-    embeddings: Sequence[Embedding],
+    embeddings: Sequence[EmbeddingFile],
     out: Path,
     progress: OnProgress,
 ) -> ModelFolder:
@@ -123,7 +122,7 @@ class _Job:
         )
 
 
-def _plan(base: ModelFolder, loras: Sequence[tuple[LoraFile, float]], embeddings: Sequence[Embedding]) -> _Job:
+def _plan(base: ModelFolder, loras: Sequence[tuple[LoraFile, float]], embeddings: Sequence[EmbeddingFile]) -> _Job:
     """Find what changes in which package. Raises MergeError if something does not fit."""
     active = [(lora, weight) for lora, weight in loras if weight != 0]
     components = components_of(lora for lora, _ in active)

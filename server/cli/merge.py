@@ -1,4 +1,4 @@
-"""``anemone merge``: makes a model with LoRAs in its weights."""
+"""``anemone merge``: makes a model with LoRAs and textual inversions in its weights."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def add_merge(commands: Commands) -> None:
     command = add_command(
         commands,
         "merge",
-        "Make a model with LoRAs in its weights",
+        "Make a model with LoRAs and textual inversions in its weights",
         "examples:\n  anemone merge ./sd15 -o ./sd15-ink --lora ink.safetensors:0.8\n"
-        "  anemone merge ./sdxl -o ./mine --lora style.safetensors --lora detail.safetensors:0.5",
+        "  anemone merge ./sdxl -o ./mine --lora style.safetensors --lora detail.safetensors:0.5 --embedding cat.safetensors",
     )
     command.add_argument("base", type=path, help="the folder of a converted model; it stays as it is")
     command.add_argument(
@@ -53,22 +53,31 @@ def add_merge(commands: Commands) -> None:
         metavar="FILE:WEIGHT",
         help="a LoRA (.safetensors) and its weight, 1 if left out; several are merged in this order",
     )
+    command.add_argument(
+        "--embedding",
+        type=path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a textual inversion (.safetensors), whose vectors become tokens",
+    )
     command.set_defaults(run=_merge)
 
 
 def _merge(args: argparse.Namespace) -> int:
     # Not at the top: they import coremltools, which other commands do without.
-    from converter.loras import LoraFile
+    from converter.loras import EmbeddingFile, LoraFile
     from converter.merging import merge
 
-    if not args.lora:
-        raise AnemoneError("nothing to merge is named; give a LoRA with --lora FILE:WEIGHT")
+    if not args.lora and not args.embedding:
+        raise AnemoneError("nothing to merge is named; give --lora FILE:WEIGHT or --embedding FILE")
     require_replaceable(args.out)
     require_writable(args.out)
     bar, began = Bar(), time.monotonic()
     loras = [(LoraFile.open(file), weight) for file, weight in args.lora]
+    embeddings = [EmbeddingFile.open(file) for file in args.embedding]
     try:
-        made = merge(ModelFolder.open(args.base), loras, [], args.out, showing(bar))
+        made = merge(ModelFolder.open(args.base), loras, embeddings, args.out, showing(bar))
     finally:
         bar.close()
     for lora, _ in loras:

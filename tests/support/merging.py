@@ -1,31 +1,18 @@
-"""LoRA files and embeddings of random numbers for merges."""
+"""LoRA files of random numbers for merges, and diffusers' own merge."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from converter.loras import LoraFile
 from tests.support.lora_files import write
 
 _LAYERS = (torch.nn.Linear, torch.nn.Conv2d)
-
-
-@dataclass(frozen=True)
-class PlainEmbedding:
-    """A textual inversion."""
-
-    name: str
-    vectors: Mapping[str, NDArray[np.float32]]
-    families: tuple[str, ...] = ("sd1",)
-    sha256: str = "1" * 64
 
 
 def lora_of(parts: Mapping[str, Any], path: Path, seed: int = 0) -> LoraFile:

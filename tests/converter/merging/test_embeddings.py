@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from converter.checksums import checksum
 from converter.conversion.convert import convert
 from converter.folder import MergedEmbedding
+from converter.loras import EmbeddingFile
 from converter.merging import MergeError, merge
 from converter.options import ConvertOptions
 from tests.support.checkpoints import TEXT_WIDTH, write_xl_checkpoint, xl_parts
-from tests.support.merging import PlainEmbedding, fuse, lora_of
+from tests.support.lora_files import write
+from tests.support.merging import fuse, lora_of
 from tests.support.mil_packages import as_written, psnr
 
 ENCODERS = ("text_encoder", "text_encoder_2")
 
 
-def embedding(name, vectors, seed=0, encoders=ENCODERS):
-    rng = np.random.default_rng(seed)
-    rows = {encoder: 0.1 * rng.standard_normal((vectors, TEXT_WIDTH)).astype(np.float32) for encoder in encoders}
-    return PlainEmbedding(name, rows, families=("sdxl",))
+NAMES = dict(zip(ENCODERS, ("clip_l", "clip_g"), strict=True))
 
 
-CAT, DOG = embedding("cat", 2), embedding("dog", 1, seed=1)
+def embedding(folder, name, vectors, *, width=TEXT_WIDTH, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {part: 0.1 * torch.randn(vectors, width, generator=generator) for part in NAMES.values()}
+    return EmbeddingFile.open(write(folder / f"{name}.safetensors", tensors))
+
+
+@pytest.fixture(scope="module")
+def embeddings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("embeddings")
+    return [embedding(folder, "cat", 2), embedding(folder, "dog", 1, seed=1)]
 
 
 @pytest.fixture(scope="module")
@@ -57,20 +66,20 @@ def lora(parts, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def merged(base, lora, tmp_path_factory):
-    return merge(base, [(lora, 0.8)], [CAT, DOG], tmp_path_factory.mktemp("merged") / "xl")
+def merged(base, lora, embeddings, tmp_path_factory):
+    return merge(base, [(lora, 0.8)], embeddings, tmp_path_factory.mktemp("merged") / "xl")
 
 
 @pytest.fixture(scope="module")
-def fused(xl, lora):
+def fused(xl, lora, embeddings):
     """diffusers' SDXL pipeline with the LoRA fused and the embeddings loaded into both text encoders."""
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 
     pipeline = fuse(StableDiffusionXLPipeline(**xl_parts(xl), scheduler=EulerDiscreteScheduler()), lora, 0.8)
     for encoder, tokenizer in zip(ENCODERS, ("tokenizer", "tokenizer_2"), strict=True):
-        for each in (CAT, DOG):
+        for each in embeddings:
             pipeline.load_textual_inversion(
-                torch.from_numpy(each.vectors[encoder]),
+                load_file(each.path)[NAMES[encoder]],
                 token=f"<{each.name}>",
                 text_encoder=getattr(pipeline, encoder),
                 tokenizer=getattr(pipeline, tokenizer),
@@ -78,11 +87,12 @@ def fused(xl, lora):
     return pipeline
 
 
-def test_the_manifest_says_which_tokens_call_an_embedding(merged, fused):
+def test_the_manifest_says_which_tokens_call_an_embedding(merged, fused, embeddings):
     first = dict.fromkeys(ENCODERS, fused.tokenizer.convert_tokens_to_ids("<cat>"))
+    cat, dog = (checksum(each.path).sha256 for each in embeddings)
     assert merged.manifest.merged.embeddings == (
-        MergedEmbedding("cat", "1" * 64, 2, first),
-        MergedEmbedding("dog", "1" * 64, 1, {encoder: start + 2 for encoder, start in first.items()}),
+        MergedEmbedding("cat", cat, 2, first),
+        MergedEmbedding("dog", dog, 1, {encoder: start + 2 for encoder, start in first.items()}),
     )
     assert fused.tokenizer.convert_tokens_to_ids("<dog>") == first["text_encoder"] + 2
 
@@ -133,29 +143,13 @@ def test_sdxls_unet_computes_what_diffusers_with_the_fused_lora_does(merged, fus
     assert psnr(network.predict(inputs)["noise_pred"], expected) > 60
 
 
-@pytest.mark.parametrize(
-    ("wrong", "words"),
-    [
-        (replace(CAT, families=("sd1",)), "cat is for sd1, and the model is sdxl"),
-        (
-            embedding("cat", 1, encoders=ENCODERS[:1]),
-            "cat has vectors for text_encoder, and none for the model's text_encoder_2",
-        ),
-        (
-            replace(CAT, vectors=CAT.vectors | {"text_encoder": np.zeros((3, TEXT_WIDTH), np.float32)}),
-            "cat has 3 vectors for text_encoder and 2 vectors for text_encoder_2; as many for each are accepted",
-        ),
-        (
-            replace(CAT, vectors=dict.fromkeys(ENCODERS, np.zeros((2, 768), np.float32))),
-            "cat has vectors of 768 numbers; the model's tokens have 32",
-        ),
-        (
-            replace(CAT, vectors=dict.fromkeys(ENCODERS, np.full((2, TEXT_WIDTH), np.nan, np.float32))),
-            "cat has values that are not finite in fp16",
-        ),
-    ],
-)
-def test_an_embedding_that_does_not_fit_is_refused(base, tmp_path, wrong, words):
-    with pytest.raises(MergeError, match=words):
-        merge(base, [], [wrong], tmp_path / "out")
+def test_an_embedding_that_does_not_fit_is_refused(base, tmp_path, embeddings):
+    wide = embedding(tmp_path, "wide", 2, width=768)
+    one = EmbeddingFile.open(write(tmp_path / "one.safetensors", {"emb_params": torch.zeros(1, 768)}))
+    for wrong, words in (
+        (one, "one is for sd1, and the model is sdxl"),
+        (wide, "wide has vectors of 768 numbers; the model's tokens have 32"),
+    ):
+        with pytest.raises(MergeError, match=words):
+            merge(base, [], [embeddings[0], wrong], tmp_path / "out")
     assert not (tmp_path / "out").exists()
