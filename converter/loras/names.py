@@ -42,6 +42,10 @@ _PREFIXES = {
     "diffusion_model.": UNET,
     "text_encoder.": TEXT_ENCODER,
     "text_encoder_2.": TEXT_ENCODER_2,
+    # What ComfyUI saves.
+    "text_encoders.clip_l.transformer.": TEXT_ENCODER,
+    "text_encoders.clip_h.transformer.": TEXT_ENCODER,
+    "text_encoders.clip_g.transformer.": TEXT_ENCODER_2,
 }
 #: Prefixes before the others, or before the modules of a network that they do not tell.
 _WRAPPERS = ("base_model.model.", "lycoris_")

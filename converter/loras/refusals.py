@@ -50,6 +50,10 @@ _KINDS = tuple(
         (r"^bundle_emb\.", "embeddings inside of a LoRA's file"),
         (r"\.scalar$", "a factor beside a change (scalar)"),
         (r"modules_to_save", "whole modules that PEFT saves beside (modules_to_save)"),
+        (
+            r"^(unet|text_encoder):\d+:(up|down)$",
+            "the format of the first LoRAs, whose layers have numbers and no names",
+        ),
         (r"custom_diffusion", "Custom Diffusion"),
     )
 )

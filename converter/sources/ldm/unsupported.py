@@ -17,7 +17,7 @@ _NAMES = tuple(
         (r"^lora_controlnet$|\blllite_", "a ControlLoRA, not a complete checkpoint"),
         (
             r"[._]lora[._](down|up|mid|A|B|linear_layer)\.|\.(hada_w1_a|lokr_w1(_a)?|oft_blocks|dora_scale)$",
-            "a LoRA, not a complete checkpoint; merge it into a checkpoint first",
+            "a LoRA, not a complete checkpoint; `anemone merge` merges it into a converted one",
         ),
         (r"^(control_model\.|input_hint_block\.)|controlnet_cond_embedding\.", "a ControlNet"),
         (r"^(adapter\.)?body\.\d+\.(block\d|in_conv|resnets)|^adapter\.body\.", "a T2I-Adapter"),

@@ -129,6 +129,7 @@ def test_a_merge_is_the_sum_in_fp32_of_any_stored_type(tmp_path: Path, dtype: to
         (_PLAIN | {"lora_unet_conv_out.a1.weight": torch.ones(2, 2)}, "not supported: GLoRA"),
         (_PLAIN | {"lora_unet_conv_out.on_input": torch.ones(1)}, "not supported: IA3"),
         (_PLAIN | {"bundle_emb.cat.string_to_param.*": torch.ones(2, 768)}, "embeddings inside of a LoRA's file"),
+        ({"unet:0:up": torch.ones(2, 2), "unet:0:down": torch.ones(2, 2)}, "the format of the first LoRAs"),
         (_PLAIN | {"lora_unet_conv_out.wonder": torch.ones(1)}, "it has lora_unet_conv_out.wonder, which no supported"),
         ({}, "it has no tensors; accepted: LoRA, LoCon"),
         (_PLAIN | {"lora_unet_conv_out.alpha": torch.ones(())}, "it has lora_unet_conv_out.alpha alone"),

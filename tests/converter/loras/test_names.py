@@ -53,6 +53,15 @@ _TEXT = "text_model_encoder_layers_3_self_attn_q_proj"
             _ATTENTION,
             "down",
         ),
+        # ComfyUI
+        ("diffusion_model.input_blocks.3.0.op.lora_up.weight", "unet", "down_blocks_0_downsamplers_0_conv", "up"),
+        ("diffusion_model.out.2.diff", "unet", "conv_out", "diff"),
+        (
+            "text_encoders.clip_g.transformer.text_model.encoder.layers.3.self_attn.q_proj.lora_up.weight",
+            "text_encoder_2",
+            _TEXT,
+            "up",
+        ),
         # PEFT, with the adapter's name and without, and transformers 5 without text_model
         ("base_model.model.unet.conv_in.lora_B.default.weight", "unet", "conv_in", "up"),
         ("base_model.model.conv_out.lora_magnitude_vector.default.weight", "unet", "conv_out", "magnitude"),
