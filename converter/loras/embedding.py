@@ -76,6 +76,8 @@ class EmbeddingFile:
             raise LoraError(f"{path.name} is a pickle, which can hold programs and is not read; {how}")
         if path.suffix != _SUFFIX:
             raise LoraError(f"{path.name} is no embedding; a {_SUFFIX} file is accepted")
+        if not path.is_file():
+            raise LoraError(f"{path} is not a file that exists")
         try:
             return _open(path)
         except (LoraError, CheckpointError) as error:

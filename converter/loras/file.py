@@ -77,6 +77,8 @@ class LoraFile:
             raise LoraError(
                 f"{path.name} is not a {_SUFFIX} file; other files of LoRAs can hold programs and are not read"
             )
+        if not path.is_file():
+            raise LoraError(f"{path} is not a file that exists")
         try:
             return _open(path)
         except (LoraError, CheckpointError) as error:

@@ -262,7 +262,9 @@ class Sum:
 
     def difference(self, weight: Array) -> Array:
         """Return the change at full strength in the weight's shape. Raises LoraError if it has another size."""
-        if _flat(weight.shape) != self.change.sizes:
+        # Packages have norms and positions with axes of 1 before the channels.
+        begin = next((axis for axis, size in enumerate(weight.shape) if size != 1), 0)
+        if self.change.sizes not in (_flat(weight.shape), _flat(weight.shape[begin:])):
             out, into = self.change.sizes
             raise LoraError(
                 f"{self.target} of the LoRA is {out}x{into}, and of the model {'x'.join(map(str, _flat(weight.shape)))}; a LoRA "

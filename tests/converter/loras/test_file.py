@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from converter.loras import About, FewStep, LoraError, LoraFile, few_step
+from converter.loras import About, EmbeddingFile, FewStep, LoraError, LoraFile, few_step
 from server.pipeline.schedulers import find_scheduler
 from tests.support import lora_files
 from tests.support.single_files import write_headers
@@ -178,6 +178,14 @@ def test_files_of_other_formats_and_damaged_ones_are_refused(tmp_path: Path) -> 
         with pytest.raises(LoraError) as refused:
             LoraFile.open(tmp_path / name)
         assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", [LoraFile, EmbeddingFile])
+def test_a_file_that_is_not_there_is_told(tmp_path: Path, kind: type[LoraFile] | type[EmbeddingFile]) -> None:
+    (tmp_path / "folder.safetensors").mkdir()
+    for name in ("none.safetensors", "folder.safetensors"):
+        with pytest.raises(LoraError, match=f"{name} is not a file that exists"):
+            kind.open(tmp_path / name)
 
 
 def test_a_weight_of_another_size_is_refused(tmp_path: Path) -> None:
