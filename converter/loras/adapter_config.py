@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,8 @@ from converter.loras.errors import LoraError
 _METADATA = "lora_adapter_metadata"
 _FILE = "adapter_config.json"
 _LARGEST = 1 << 22
+#: The greatest alpha and rank; trainers' are below a few thousand.
+_MOST = 1_000_000
 #: PEFT takes patterns as regular expressions; all it writes itself are names, whose dots it does not escape.
 _PLAIN = re.compile(r"[A-Za-z0-9_.]+")
 
@@ -93,6 +94,6 @@ def _setting(settings: Mapping[str, Any], name: str, pattern: str) -> Setting:
 
 
 def _number(what: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise LoraError(f"its {what} is {quoted(value)}; a number is accepted")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MOST:
+        raise LoraError(f"its {what} is {quoted(value)}; a number up to {_MOST} is accepted")
     return float(value)

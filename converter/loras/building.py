@@ -112,6 +112,6 @@ def _scale(target: Target, alpha: Factor | None, rank: float | None) -> float:
             raise LoraError(f"{alpha.name} is {list(alpha.shape)}; one number is accepted")
         value = float(alpha.read().reshape(()))
     # Trainers write 0 where none was chosen, and take the rank.
-    if not value or not rank:
-        value = rank = rank or 1.0
+    if not value or rank is None or rank <= 0:
+        return 1.0
     return value / (math.sqrt(rank) if target.config.rank_stabilized else rank)

@@ -55,13 +55,15 @@ _LCM = {
     134621556: "8f90d840e075ff588a58e22c6586e2ae9a6f7922996ee6649a7f01072333afe4",  # lcm-lora-sdv1-5
     393855224: "a764e6859b6e04047cd761c08ff0cee96413a8e004c9f07707530cd776b19141",  # lcm-lora-sdxl
 }
+#: Characters of a title that are searched; a file may have any.
+_LONGEST = 200
 _TITLES = ("ss_output_name", "modelspec.title")
 
 
 def few_step_of(path: Path, metadata: Mapping[str, str]) -> FewStep | None:
     """Return how the LoRA in a file is sampled if it is one for few steps, by its name, title or content."""
     for title in (path.stem, *(metadata.get(key, "") for key in _TITLES)):
-        plain = re.sub(r"[^a-z0-9.]+", "-", title.lower())
+        plain = re.sub(r"[^a-z0-9.]+", "-", title[:_LONGEST].lower())
         found = next((few for pattern, few in _NAMES if pattern.search(plain)), None)
         if found is not None:
             steps = _STEPS.search(plain)

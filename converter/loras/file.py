@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 from converter.checksums import checksum
@@ -27,7 +28,7 @@ _ACCEPTED = (
     "in the naming of kohya, diffusers or PEFT"
 )
 #: Trained tags that are told, the most frequent first, and the longest metadata that are searched for them.
-_MOST_TAGS, _LONGEST_TAGS = 10, 1 << 22
+_MOST_TAGS, _LONGEST_TAG, _LONGEST_TAGS = 10, 100, 1 << 22
 
 Layers = Mapping[str, Mapping[str, LoraLayer]]
 
@@ -150,8 +151,8 @@ def _refusal(names: list[str], unknown: list[str]) -> str:
 def _about(layers: list[LoraLayer], metadata: Mapping[str, str]) -> About:
     kinds = Counter(layer.kind for layer in layers)
     ranks = [layer.rank for layer in layers if layer.rank is not None]
-    phrase = [word.strip() for word in metadata.get("modelspec.trigger_phrase", "").split(",")]
-    words = tuple(word for word in phrase if word) or _tags(metadata.get("ss_tag_frequency", ""))
+    phrase = metadata.get("modelspec.trigger_phrase", "")[: _MOST_TAGS * _LONGEST_TAG].split(",")
+    words = _shortened(phrase) or _tags(metadata.get("ss_tag_frequency", ""))
     return About(tuple(kind for kind, _ in kinds.most_common()), (min(ranks), max(ranks)) if ranks else None, words)
 
 
@@ -168,4 +169,10 @@ def _tags(frequencies: str) -> tuple[str, ...]:
         for tag, number in tags.items() if isinstance(tags, dict) else ():
             if type(number) is int:
                 total[tag.strip()] += number
-    return tuple(tag for tag, _ in total.most_common(_MOST_TAGS))
+    return _shortened(tag for tag, _ in total.most_common())
+
+
+def _shortened(words: Iterable[str]) -> tuple[str, ...]:
+    """Return the first words that are not too long to be shown."""
+    plain = (word.strip() for word in words)
+    return tuple(islice((word for word in plain if 0 < len(word) <= _LONGEST_TAG), _MOST_TAGS))

@@ -32,6 +32,7 @@ _ENDINGS = {
     **{name: rf"\.{name}" for name in ("alpha", "dora_scale", "diff", "diff_b", "w_norm", "b_norm")},
 }
 # What all endings begin with is looked for first, since a file has thousands of names and each many places to end.
+_LONGEST = 400
 _NAME = re.compile(f"(.+?)(?=\\.|_lora\\.)(?:{'|'.join(f'(?P<{name}>{ending})' for name, ending in _ENDINGS.items())})")
 _PREFIXES = {
     "lora_unet_": UNET,
@@ -134,7 +135,7 @@ def _target(network: str, path: str) -> str:
 
 def read_name(name: str) -> TensorName | None:
     """Return what a tensor is by its name; None if no LoRA of a supported kind and network has it."""
-    match = _NAME.fullmatch(name)
+    match = _NAME.fullmatch(name) if len(name) <= _LONGEST else None
     found = _network(match[1]) if match else None
     if match is None or match.lastgroup is None or found is None:
         return None

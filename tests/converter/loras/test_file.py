@@ -91,6 +91,11 @@ def test_what_its_trainer_says_is_told(tmp_path: Path) -> None:
     assert file.few_step is None
     phrase = {"modelspec.trigger_phrase": "sks cat, , blue", "ss_tag_frequency": "not JSON"}
     assert _open(tmp_path / "b.safetensors", tensors, phrase).about.words == ("sks cat", "blue")
+    long = {
+        "modelspec.trigger_phrase": "a" * 101,
+        "ss_tag_frequency": json.dumps({"a": {"b" * 101: 2, **dict.fromkeys("cdefghijklmnop", 1)}}),
+    }
+    assert _open(tmp_path / "c.safetensors", tensors, long).about.words == tuple("cdefghijkl")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
@@ -160,7 +165,9 @@ def test_what_is_not_understood_is_refused_by_name(tmp_path: Path, changes: lora
     [
         ("[1]", "its metadata's lora_adapter_metadata is [1]; an object is accepted"),
         ("{", "its metadata's lora_adapter_metadata is no JSON"),
-        ('{"unet.lora_alpha": "8"}', "its lora_alpha is '8'; a number is accepted"),
+        ('{"unet.lora_alpha": "8"}', "its lora_alpha is '8'; a number up to 1000000 is accepted"),
+        ('{"unet.r": 1e999}', "its r is inf; a number up to 1000000 is accepted"),
+        ('{"unet.r": 1' + "0" * 400 + "}", "its r is 1000000"),
         ('{"unet.alpha_pattern": {"(a+)+$": 1}}', "an object of modules' names and numbers is accepted"),
     ],
 )
