@@ -31,8 +31,9 @@ _ENDINGS = {
     },
     **{name: rf"\.{name}" for name in ("alpha", "dora_scale", "diff", "diff_b", "w_norm", "b_norm")},
 }
-# What all endings begin with is looked for first, since a file has thousands of names and each many places to end.
+#: Characters of a name that is read; published ones have a third of that.
 _LONGEST = 400
+# What all endings begin with is looked for first, since a file has thousands of names and each many places to end.
 _NAME = re.compile(f"(.+?)(?=\\.|_lora\\.)(?:{'|'.join(f'(?P<{name}>{ending})' for name, ending in _ENDINGS.items())})")
 _PREFIXES = {
     "lora_unet_": UNET,
