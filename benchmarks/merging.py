@@ -27,8 +27,22 @@ _RANK = 32
 #: diffusers from the checkpoint to its weights with the LoRA in them, which would have to be converted next.
 _FUSE = """
 import sys, time, torch
-from diffusers import DiffusionPipeline
-pipeline = DiffusionPipeline.from_pretrained(sys.argv[1], torch_dtype=torch.float16, safety_checker=None, low_cpu_mem_usage=True)
+from pathlib import Path
+from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+source = Path(sys.argv[1])
+def part(kind, name, **more):
+    return kind.from_pretrained(source / name, **more) if (source / name).is_dir() else None
+half = {"dtype": torch.float16}
+parts = {"vae": None, "scheduler": EulerDiscreteScheduler(), "unet": part(UNet2DConditionModel, "unet", **half)}
+parts |= {"text_encoder": part(CLIPTextModel, "text_encoder", **half), "tokenizer": part(CLIPTokenizer, "tokenizer")}
+if (source / "text_encoder_2").is_dir():
+    second = part(CLIPTextModelWithProjection, "text_encoder_2", **half)
+    parts |= {"text_encoder_2": second, "tokenizer_2": part(CLIPTokenizer, "tokenizer_2")}
+    pipeline = StableDiffusionXLPipeline(**parts, add_watermarker=False)
+else:
+    parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    pipeline = StableDiffusionPipeline(**parts)
 pipeline.load_lora_weights(sys.argv[2])
 began = time.perf_counter()
 pipeline.fuse_lora(lora_scale=0.8)

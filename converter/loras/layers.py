@@ -127,7 +127,9 @@ class LowRank:
 
     def difference(self) -> Array:
         if self.mid is None:
-            return self.scale * (self.up.matrix() @ self.down.matrix())
+            up = self.up.matrix()
+            up *= np.float32(self.scale)
+            return up @ self.down.matrix()
         return self.scale * _tucker(self.mid, self.up.matrix().T, self.down.matrix())
 
 
@@ -258,10 +260,13 @@ class Sum:
         return self.change.sizes
 
     def merged(self, weight: Array, multiplier: float) -> Array:
-        return weight + np.float32(multiplier) * self.difference(weight)
+        merged = self.difference(weight)
+        merged *= np.float32(multiplier)
+        merged += weight
+        return merged
 
     def difference(self, weight: Array) -> Array:
-        """Return the change at full strength in the weight's shape. Raises LoraError if it has another size."""
+        """Return the change at full strength in the weight's shape, an array of its own. Raises LoraError if it has another size."""
         # Packages have norms and positions with axes of 1 before the channels.
         begin = next((axis for axis, size in enumerate(weight.shape) if size != 1), 0)
         if self.change.sizes not in (_flat(weight.shape), _flat(weight.shape[begin:])):
