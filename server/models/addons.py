@@ -155,14 +155,20 @@ class AddonFiles(Generic[_T]):
             known = self._loaded()
             found = known.get(str(path))
             if found is None or found.stamp != _stamp(path):
-                found = known[str(path)] = self._now(name, path)
+                try:
+                    found = known[str(path)] = self._now(name, path)
+                except PermissionError as error:  # not kept: a permission that is given leaves the stamp as it is
+                    return _Read((0, 0, 0), reason=f"{path.name} cannot be read: {error.strerror}")
                 self._store(known)
             return found
 
     def _now(self, name: str, path: Path) -> _Read[_T]:
         stamp = _stamp(path)
         try:
+            require_name(name)
             return _Read(stamp, self._read(name, path))
+        except NameNotAccepted as error:
+            return _Read(stamp, reason=f"no tag can name {path.name}; rename it: {error}")
         except AnemoneError as error:
             return _Read(stamp, reason=without_paths(str(error), (path.parent, self.root)))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,28 @@ def test_a_damaged_file_is_told_with_the_reason_and_without_folders(tmp_path: Pa
     assert files(tmp_path).all() == ({"b": Facts("b", "x")}, {"a": "a.safetensors is cut off"})
     with pytest.raises(AnemoneError, match=r"^a.safetensors is cut off$"):
         files(tmp_path).get("a")
+
+
+def test_a_file_that_no_tag_can_name_is_told(tmp_path: Path) -> None:
+    put(tmp_path, "a:b")
+    assert files(tmp_path).all()[1]["a:b"].startswith("no tag can name a:b.safetensors; rename it: 1 to 200 printable")
+
+
+def test_a_file_that_may_not_be_read_is_read_once_it_may(tmp_path: Path) -> None:
+    class Forbidding(Reader):
+        is_forbidden = True
+
+        def __call__(self, name: str, path: Path) -> Facts:
+            if self.is_forbidden:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return super().__call__(name, path)
+
+    put(tmp_path, "a")
+    reader = Forbidding()
+    found = files(tmp_path, reader)
+    assert found.all() == ({}, {"a": "a.safetensors cannot be read: Permission denied"})
+    reader.is_forbidden = False
+    assert found.get("a") == Facts("a", "x")
 
 
 def test_an_unknown_name_lists_what_there_is(tmp_path: Path) -> None:
