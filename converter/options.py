@@ -184,6 +184,15 @@ class ConvertOptions:
             Annotated[int, Field(ge=1, le=4096)],
         ),
     )
+    activations: str | None = field(
+        default=None,
+        metadata=_shown(
+            "A file of anemone analyze --activations: the UNet's layers that lose little by it take their inputs in 8 bits "
+            "too (W8A8), which A17 Pro, M4 and later run faster; needs 8-bit linear weights and macOS14",
+            str,
+            in_api=False,
+        ),
+    )
     recipe: str | None = field(
         default=None,
         metadata=_shown(

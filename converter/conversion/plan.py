@@ -13,7 +13,7 @@ from typing import Any
 from converter.errors import CheckpointError, quoted
 from converter.families.family import Family
 from converter.families.registry import ignored_checkpoint_settings, recognize
-from converter.mil import MACOS15, Target, TargetError, Unwritten, check_encoding, target_named
+from converter.mil import MACOS14, MACOS15, Target, TargetError, Unwritten, check_encoding, target_named
 from converter.networks.clip_vision import image_encoder_config
 from converter.networks.registry import (
     CONTROLNET,
@@ -39,6 +39,7 @@ from converter.sources.ip_adapter import IPAdapterFile
 from converter.sources.source import Source
 from converter.sources.tensors import Tensors
 from converter.sources.tokenizer import greatest_token
+from converter.weights.activations import Activations
 from converter.weights.encodings import LINEAR_BITS, UNCOMPRESSED, Encoding, Encodings, LayerShapes
 from converter.weights.recipe import FP16_BITS, Recipe
 
@@ -76,6 +77,7 @@ class ConversionPlan:
     clip_skip: int
     target: Target
     recipe: Recipe | None = None
+    activations: Activations | None = None
     _mapped: dict[str, Tensors] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -182,8 +184,10 @@ class ConversionPlan:
         """Return the encodings of a network's weights."""
         if not kind_of(network).compressible:
             return UNCOMPRESSED
-        if self.recipe is None or kind_of(network) is not UNET:
+        if kind_of(network) is not UNET:
             return Encodings(self.encoding)
+        if self.recipe is None:
+            return Encodings(self.encoding, activations={} if self.activations is None else self.activations.scales)
         group = self.options.group_size
         by_layer = {
             layer: None if bits == FP16_BITS else Encoding("palette", bits, group)
@@ -213,6 +217,8 @@ class ConversionPlan:
         words = [] if self.encoding is None else [self.encoding.description]
         if self.recipe is not None:
             words.insert(0, f"{self.average_bits(UNET.name):.2f}-bit mixed palettes")
+        if self.activations is not None:
+            words.append("8-bit activations")
         return " and ".join(words) or "float16"
 
     def chunks(self, network: str) -> int:
@@ -271,7 +277,7 @@ class ConversionPlan:
         variants = (self.sizes, options.attention, self.batches, self.tokens, self.target.name, options.functions)
         first = repr((self.name, variants, options.prompt_once, extras))
         later = [json.dumps(added, sort_keys=True)] if (added := options.later()) else []
-        later += [] if self.recipe is None else [self.recipe.sha256]
+        later += [each.sha256 for each in (self.recipe, self.activations) if each is not None]
         parts = (self.checkpoint.sha256, first, REVISION, _FIRST_COREMLTOOLS, *later)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -360,6 +366,16 @@ def _check_compression(options: ConvertOptions, target: Target) -> None:
         check_encoding(Encoding(options.quantization, options.bits, options.group_size), target)
 
 
+def _activations(options: ConvertOptions, target: Target) -> Activations | None:
+    if options.activations is None:
+        return None
+    if (options.quantization, options.bits) != ("linear", 8):
+        raise CheckpointError("activations are for 8-bit linear weights; give bits 8 and quantization linear too")
+    if not target.at_least(MACOS14):
+        raise TargetError(f"activations of 8 bits need macOS 14, and the target is {target.name}; convert for macOS14")
+    return Activations.read(options.activations)
+
+
 def _recipe(options: ConvertOptions, target: Target) -> Recipe | None:
     if options.recipe is None:
         return None
@@ -433,7 +449,7 @@ def make_plan(checkpoint: Source, options: ConvertOptions, progress: OnProgress 
             encoder = image_encoder_config(IMAGE_ENCODER.name, extras[IMAGE_ENCODER.name].config)
             extras[name] = extra.fitted(encoder, checkpoint.config(UNET.component.name))
     target = _target(options)
-    recipe = _recipe(options, target)
+    recipe, activations = _recipe(options, target), _activations(options, target)
     plan = ConversionPlan(
         checkpoint=checkpoint,
         options=options,
@@ -446,7 +462,9 @@ def make_plan(checkpoint: Source, options: ConvertOptions, progress: OnProgress 
         clip_skip=_clip_skip(checkpoint, family, options),
         target=target,
         recipe=recipe,
+        activations=activations,
     )
-    if recipe is not None:
-        recipe.require_layers(plan.layers(UNET.name))
+    for named in (recipe, activations):
+        if named is not None:
+            named.require_layers(plan.layers(UNET.name))
     return plan

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from converter.mil.function import Function
-from converter.mil.target import MACOS14
-from converter.mil.tensor import BOOL, FP16, FP32, INT32, UINT16, Tensor
+from converter.mil.target import MACOS13, MACOS14, Target
+from converter.mil.tensor import BOOL, FP16, FP32, INT8, INT32, UINT16, Tensor
+from converter.mil.weights import Weights
 
 #: Operations whose multiplications are nearly all the work of a network.
 HEAVY = frozenset({"conv", "conv_transpose", "linear", "matmul", "einsum", "scaled_dot_product_attention"})
@@ -25,6 +26,11 @@ class Graph(Function):
     Every operation takes tensors of this graph and an output name, made unique in the program; it infers the output's
     shape and type.
     """
+
+    def __init__(self, weights: Weights, target: Target = MACOS13) -> None:
+        super().__init__(weights, target)
+        #: (name, scale) -> the tensor rounded by that scale.
+        self._rounded: dict[tuple[str, float], Tensor] = {}
 
     def conv(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, name: str, *, stride: int = 1, pad: int = 0
@@ -90,6 +96,20 @@ class Graph(Function):
         """Return x in another type."""
         word = {FP16: "fp16", FP32: "fp32", INT32: "int32", UINT16: "uint16"}[dtype]
         return self._op("cast", name, [(x.shape, dtype)], x=x, dtype=word)[0]
+
+    def rounded(self, x: Tensor, scale: float, name: str) -> Tensor:
+        """Round an fp16 tensor to -128 ... 127 times ``scale``: the pair of operations that coremltools writes before a layer
+        whose inputs have 8 bits (insert_prefix_quantize_dequantize_pair). Needs macOS 14.
+
+        Engines with 8-bit products (A17 Pro, M4 and later) run the layer in 8 bits if its weights have 8 bits too.
+        """
+        step, kept = np.float16(scale), (x.name, float(np.float16(scale)))
+        if kept not in self._rounded:
+            result = [(x.shape, INT8)]
+            integers = self._op("quantize", f"{name}_quantized", result, input=x, scale=step, output_dtype="int8")[0]
+            result = [(x.shape, x.dtype)]
+            self._rounded[kept] = self._op("dequantize", f"{name}_dequantized", result, input=integers, scale=step)[0]
+        return self._rounded[kept]
 
     def softmax(self, x: Tensor, axis: int, name: str) -> Tensor:
         """Apply softmax over ``axis``."""

@@ -15,7 +15,9 @@ from converter.weights.blob import pack
 from converter.weights.dtypes import DType, stored_as
 
 Array = NDArray[Any]
-FP16, FP32, INT32, BOOL, UINT16 = (np.dtype(t) for t in (np.float16, np.float32, np.int32, np.bool_, np.uint16))
+FP16, FP32, INT32, BOOL, UINT16, INT8 = (
+    np.dtype(t) for t in (np.float16, np.float32, np.int32, np.bool_, np.uint16, np.int8)
+)
 #: Words of MIL's text form, to which Core ML compiles a program: a value with such a name does not compile
 #: (https://github.com/apple/coremltools/issues/1634; the list is that of coremltools' NameSanitizer).
 _RESERVED = frozenset(

@@ -63,6 +63,11 @@ class Layers:
             return self.weight(name, shape, change)
         return self.graph.compressed_weight(name, shape, self._values(name, shape, change), encoding)
 
+    def _rounded(self, x: Tensor, path: str) -> Tensor:
+        """Return the input of the layer at ``path``, rounded to 8 bits if the conversion asks for that."""
+        scale = self.encodings.activations.get(path)
+        return x if scale is None else self.graph.rounded(x, scale, f"{path}.input")
+
     def conv(
         self, x: Tensor, path: str, out: int, kernel: int, *, stride: int = 1, pad: int | None = None, bias: bool = True
     ) -> Tensor:
@@ -70,6 +75,7 @@ class Layers:
 
         ``pad`` None pads half the kernel on every side, which keeps the size at stride 1.
         """
+        x = self._rounded(x, path)
         weight = self.kernel(path, (out, x.shape[1], kernel, kernel))
         offset = self.weight(f"{path}.bias", (out,)) if bias else None
         return self.graph.conv(x, weight, offset, path, stride=stride, pad=kernel // 2 if pad is None else pad)
@@ -82,6 +88,7 @@ class Layers:
         change = None if scale == 1 else lambda w: w * np.float32(scale)
         if change is not None:
             self.graph.note_scale(path, scale)
+        x = self._rounded(x, path)
         weight = self.kernel(path, (out, x.shape[1], 1, 1), change)
         offset = self.weight(f"{path}.bias", (out,), change) if bias else None
         return self.graph.conv(x, weight, offset, path)

@@ -45,6 +45,10 @@ class ReferenceNetwork:
         self._network, self._run = network, kind.reference.run
         self._module = streamed(lambda: kind.reference.make(config, outputs), tensors, kind.component.canonical_name)
 
+    def layer(self, path: str) -> torch.nn.Module:
+        """Return the module at ``path`` of the original network."""
+        return self._module.get_submodule(path)
+
     @torch.inference_mode()
     def predict(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run the network once. Raises InputError before anything runs, and CheckpointError if the sizes do not fit."""

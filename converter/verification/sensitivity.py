@@ -8,16 +8,20 @@ by Lagrange's rule: no exchange of bits between layers of the same total size wo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from converter.runtime import Feature
 from converter.sources.tensors import Tensors
 from converter.verification.reference import ReferenceNetwork
+from converter.weights.activations import Activation
 from converter.weights.blob import unpack
 from converter.weights.encodings import PALETTE_BITS
 from converter.weights.palettes import palettize
@@ -108,6 +112,42 @@ class Sensitivity:
             bits: float(np.square(_decoded(weight, bits) - rounded).sum(dtype=np.float64)) for bits in PALETTE_BITS
         }
         return Layer(weight.size, errors, self._noise({path: MEASURED_BITS}))
+
+    def largest_inputs(self, paths: Iterable[str]) -> dict[str, float]:
+        """Return the greatest magnitude of each layer's input, over all calibration inputs."""
+        largest: dict[str, float] = {}
+
+        def note(path: str, x: torch.Tensor) -> torch.Tensor:
+            largest[path] = max(largest.get(path, 0.0), float(x.abs().max()))
+            return x
+
+        with self._changed_inputs({path: partial(note, path) for path in paths}):
+            self._predictions()
+        return largest
+
+    def activation(self, path: str, largest: float) -> Activation:
+        """Measure a layer whose input, of magnitudes up to ``largest``, is rounded to 8 bits."""
+        scale = float(np.float16(largest / 127))
+
+        def round_input(x: torch.Tensor) -> torch.Tensor:
+            return torch.clamp(torch.round(x / scale), -128, 127) * scale
+
+        with self._changed_inputs({path: round_input}):
+            return Activation(largest, round(float(np.mean(self.decibels(self._noise({})))), 2))
+
+    @contextmanager
+    def _changed_inputs(self, changes: Mapping[str, Callable[[torch.Tensor], torch.Tensor]]) -> Iterator[None]:
+        hooks = [
+            self._network.layer(path).register_forward_pre_hook(
+                lambda module, args, change=change: (change(args[0]), *args[1:])
+            )
+            for path, change in changes.items()
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def decibels(self, noise: Sequence[float]) -> list[float]:
         """Return the PSNR in dB of each prediction with such an error, relative to its peak."""

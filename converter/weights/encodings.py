@@ -134,10 +134,12 @@ class Encodings:
 
     usual: of the weights of its layers; None: fp16.
     by_layer: layer's path -> its own encoding instead; None: fp16.
+    activations: layer's path -> the scale by which its input is rounded to 8-bit integers; others take fp16.
     """
 
     usual: Encoding | None = None
     by_layer: Mapping[str, Encoding | None] = field(default_factory=dict)
+    activations: Mapping[str, float] = field(default_factory=dict)
 
     def of(self, path: str, shape: tuple[int, ...]) -> Encoding | None:
         """Return the encoding of the weight of the layer at ``path``; None: fp16."""

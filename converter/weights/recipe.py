@@ -44,7 +44,7 @@ class Recipe:
     def read(source: str) -> Recipe:
         """Return a recipe of a file: FILE if it has one, or FILE#NAME. Raises CheckpointError."""
         path, _, name = source.partition(_NAMED) if not Path(source).is_file() else (source, "", "")
-        recipes = _recipes(Path(path))
+        recipes = _recipes(path)
         if not name and len(recipes) > 1:
             raise CheckpointError(f"{path} has several recipes; give one as {path}{_NAMED}NAME: {', '.join(recipes)}")
         name = name or next(iter(recipes))
@@ -52,27 +52,34 @@ class Recipe:
             raise CheckpointError(f"{path} has no recipe {quoted(name)}; it has {', '.join(recipes)}")
         return Recipe(name, recipes[name])
 
-    def require_layers(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Raise CheckpointError if it names layers that a UNet with these layers does not have."""
-        if unknown := sorted(self.bits.keys() - shapes.keys()):
-            raise CheckpointError(
-                f"the recipe {self.name} is for another model: the UNet has no layer {quoted(unknown[0])}, nor "
-                f"{len(unknown) - 1} others of its {len(self.bits)}"
-                if len(unknown) > 1
-                else f"the recipe {self.name} is for another model: the UNet has no layer {quoted(unknown[0])}"
-            )
+    def require_layers(self, known: Mapping[str, object]) -> None:
+        """Raise CheckpointError if it names layers that a UNet with the layers ``known`` does not have."""
+        require_layers(f"the recipe {self.name}", self.bits, known)
 
 
-def _recipes(path: Path) -> dict[str, dict[str, int]]:
+def require_layers(what: str, named: Mapping[str, object], known: Mapping[str, object]) -> None:
+    """Raise CheckpointError if a layer of ``named`` is not among those of a UNet, ``known``."""
+    if unknown := sorted(named.keys() - known.keys()):
+        more = f", nor {len(unknown) - 1} others of its {len(named)}" if len(unknown) > 1 else ""
+        raise CheckpointError(f"{what} is for another model: the UNet has no layer {quoted(unknown[0])}{more}")
+
+
+def read_json(path: str, what: str) -> dict[str, Any]:
+    """Return the object in a JSON file. Raises CheckpointError naming ``what`` it should be."""
+    file = Path(path)
     try:
-        if path.stat().st_size > _LARGEST:
-            raise CheckpointError(f"{path} is no recipe: it has more than {_LARGEST // 2**20} MB")
-        content = json.loads(path.read_bytes())
+        if file.stat().st_size > _LARGEST:
+            raise CheckpointError(f"{path} is no {what}: it has more than {_LARGEST // 2**20} MB")
+        content = json.loads(file.read_bytes())
     except OSError as error:
-        raise CheckpointError(f"the recipe {path} cannot be read: {error.strerror}") from error
+        raise CheckpointError(f"the {what} {path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"the recipe {path} is not JSON: {error}") from error
-    recipes: Any = content.get("recipes") if isinstance(content, dict) else None
+        raise CheckpointError(f"the {what} {path} is not JSON: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _recipes(path: str) -> dict[str, dict[str, int]]:
+    recipes: Any = read_json(path, "recipe").get("recipes")
     if not isinstance(recipes, dict) or not recipes or not all(isinstance(r, dict) and r for r in recipes.values()):
         raise CheckpointError(
             f'{path} is no recipe; accepted: {{"recipes": {{"a name": {{"a layer\'s path": bits}}}}}}, as anemone analyze '

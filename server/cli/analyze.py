@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from converter.errors import AnemoneError
 from server.cli.flags import Commands, add_command, size
 from server.cli.parser import path, text
 
@@ -30,6 +31,7 @@ def add_analyze(commands: Commands) -> None:
         "examples:\n  anemone analyze ./stable-diffusion-v1-5 -o recipes.json\n"
         "  anemone analyze ./dreamlike.safetensors -o recipes.json --average 4.5 --prompt 'a castle' --prompt 'a cat'\n"
         "  anemone convert ./dreamlike.safetensors -o ./dreamlike --recipe recipes.json#recipe_4.50_bit_mixedpalette\n"
+        "  anemone analyze ./stable-diffusion-v1-5 -o activations.json --activations\n"
         "Each layer is compressed in turn, and the UNet's prediction compared. If it is interrupted, the same command\n"
         "continues where it stopped.",
     )
@@ -52,11 +54,19 @@ def add_analyze(commands: Commands) -> None:
         help="measure on images of this prompt; may be given several times (four)",
     )
     analyze.add_argument("--size", type=size, metavar="WxH", help="measure at this image size (at most 256x256)")
+    analyze.add_argument(
+        "--activations",
+        action="store_true",
+        help="measure instead which layers may take their inputs in 8 bits, for `anemone convert --activations`",
+    )
     analyze.set_defaults(run=_analyze)
 
 
 def _analyze(args: argparse.Namespace) -> int:
     from server.cli.analyzing import AnalyzeOptions, analyze_checkpoint
 
-    options = AnalyzeOptions(tuple(args.average or AVERAGES), tuple(args.prompt or ()), args.size)
+    if args.activations and args.average:
+        raise AnemoneError("--average is for recipes, which --activations does not write; leave one out")
+    averages = tuple(args.average or AVERAGES)
+    options = AnalyzeOptions(averages, tuple(args.prompt or ()), args.size, args.activations)
     return analyze_checkpoint(args.source, args.out, options)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from converter import __version__
 from converter.conversion.convert import write_model
@@ -25,12 +26,16 @@ from converter.runtime import Network
 from converter.runtime.program import declared_features
 from converter.sources.source import open_source
 from converter.verification.sensitivity import MEASURED_BITS, Layer, Sensitivity, allocate
+from converter.weights.activations import LEAST_DB, Activation, Activations
 from converter.weights.encodings import Encoding, Encodings
 from converter.weights.recipe import Recipe
 from server.pipeline.networks import load_package
 from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
-from server.terminal import Bar, say
+from server.terminal import Bar
+
+#: What is measured of a layer.
+T = TypeVar("T", Layer, Activation)
 
 _PROMPTS = (
     "a black and brown dog standing outside a door",
@@ -52,11 +57,18 @@ class AnalyzeOptions:
     averages: bits for each element of the layers, on average, one recipe each.
     prompts: of the images; empty: four of ours.
     size: of the images; None: the smaller of the checkpoint's and 256x256.
+    activations: measure layers' inputs in 8 bits, and write no recipes.
     """
 
     averages: tuple[float, ...]
     prompts: tuple[str, ...] = ()
     size: Size | None = None
+    activations: bool = False
+
+    @property
+    def used_prompts(self) -> list[str]:
+        """The prompts of the images."""
+        return list(self.prompts or _PROMPTS)
 
 
 class _Recorder:
@@ -93,23 +105,30 @@ def _calibration(model: ModelFolder, prompts: Sequence[str], bar: Bar) -> list[d
     return chosen
 
 
-class _Finished:
+class _Finished(Generic[T]):
     """The layers that are measured, on disk after each, so that an interrupted analysis continues."""
 
-    def __init__(self, file: Path, identity: list[Any]) -> None:
+    def __init__(self, file: Path, identity: list[Any], kind: type[T]) -> None:
         self._file, self._identity = file, identity
-        self.layers: dict[str, Layer] = {}
+        self.layers: dict[str, T] = {}
         if file.is_file():
             content = json.loads(file.read_text(encoding="utf-8"))
             if content["identity"] == identity:
-                for path, layer in content["layers"].items():
-                    errors = {int(bits): error for bits, error in layer["errors"].items()}
-                    self.layers[path] = Layer(layer["size"], errors, tuple(layer["noise"]))
+                self.layers = TypeAdapter(dict[str, kind]).validate_python(content["layers"])  # type: ignore[valid-type]
 
-    def add(self, path: str, layer: Layer) -> None:
+    def add(self, path: str, layer: T) -> None:
         self.layers[path] = layer
         content = {"identity": self._identity, "layers": {name: asdict(each) for name, each in self.layers.items()}}
         _replace(self._file, json.dumps(content))
+
+    def measured(self, paths: Iterable[str], measure: Callable[[str], T], bar: Bar) -> dict[str, T]:
+        """Return the layers at ``paths``; ``measure`` those that are missing."""
+        wanted = list(paths)
+        for number, path in enumerate(wanted):
+            bar.show("layers", number, len(wanted), path)
+            if path not in self.layers:
+                self.add(path, measure(path))
+        return {path: self.layers[path] for path in wanted}
 
 
 def _replace(file: Path, text: str) -> None:
@@ -144,44 +163,65 @@ def _recipes(
     return baselines, recipes
 
 
+def _analyze_weights(
+    plan: ConversionPlan, sensitivity: Sensitivity, file: Path, options: AnalyzeOptions, bar: Bar
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the content of a file of recipes, and what to print of it."""
+    shapes = _compressible(plan)
+    finished = _Finished(file, [__version__, plan.fingerprint, options.used_prompts], Layer)
+    layers = finished.measured(shapes, sensitivity.layer, bar)
+    baselines, recipes = _recipes(layers, sensitivity, options.averages, bar)
+    single = {path: [round(db, 1) for db in sensitivity.decibels(layer.noise)] for path, layer in layers.items()}
+    lines = []
+    for name, db in baselines.items():
+        average = "" if name not in recipes else f"{Recipe(name, recipes[name]).average(shapes):5.2f} bits on average"
+        lines.append(f"{name:32} {db:5.1f} dB  {average}".rstrip())
+    return {"single_layer": {str(MEASURED_BITS): single}, "baselines": baselines, "recipes": recipes}, lines
+
+
+def _analyze_activations(
+    plan: ConversionPlan, sensitivity: Sensitivity, file: Path, options: AnalyzeOptions, bar: Bar
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the content of a file of activations, and what to print of it."""
+    # What depends on the time alone is computed once for an image, and has nothing to gain.
+    paths = [path for path in _compressible(plan) if not path.endswith("time_emb_proj") and "embedding" not in path]
+    bar.show("ranges", 0, 1)
+    largest = sensitivity.largest_inputs(paths)
+    finished = _Finished(file, [__version__, plan.fingerprint, options.used_prompts], Activation)
+    layers = finished.measured(
+        [path for path in paths if largest.get(path, 0) > 0],
+        lambda path: sensitivity.activation(path, largest[path]),
+        bar,
+    )
+    chosen = Activations(layers).scales
+    about = f"{len(chosen)} of {len(layers)} layers keep {LEAST_DB:.0f} dB with inputs of 8 bits"
+    return {"activations": {path: asdict(each) for path, each in layers.items()}}, [about]
+
+
+def _compressible(plan: ConversionPlan) -> dict[str, tuple[int, ...]]:
+    usual = Encodings(Encoding("palette", MEASURED_BITS))
+    return {layer: shape for layer, shape in plan.layers(UNET.name).items() if usual.of(layer, shape) is not None}
+
+
 def analyze_checkpoint(source: str, out: Path, options: AnalyzeOptions) -> int:
-    """Write recipes for a checkpoint's UNet into the file ``out``, print their quality, and return the exit status."""
+    """Write what a checkpoint's UNet needs into the file ``out``, print a summary, and return the exit status."""
     plan = _plan(source, options)
-    prompts = options.prompts or _PROMPTS
     parts, bar = out.with_name(f".{out.name}.parts"), Bar()
     parts.mkdir(parents=True, exist_ok=True)
+    analyze, name = (_analyze_activations, "activations") if options.activations else (_analyze_weights, "layers")
     try:
         model = write_model(plan, parts / "model", lambda p: _show_conversion(bar, p))
         package = model.default(UNET.name)
         features = declared_features(model.path / package.path, package.function)
-        calibration = _calibration(model, prompts, bar)
-        config, tensors = plan.config(UNET.name), plan.tensors(UNET.name)
-        sensitivity = Sensitivity(config, tensors, *features, calibration)
-        usual = Encodings(Encoding("palette", MEASURED_BITS))
-        shapes = {layer: shape for layer, shape in plan.layers(UNET.name).items() if usual.of(layer, shape) is not None}
-        finished = _Finished(parts / "layers.json", [__version__, plan.fingerprint, list(prompts)])
-        for number, layer in enumerate(shapes):
-            bar.show("layers", number, len(shapes), layer)
-            if layer not in finished.layers:
-                finished.add(layer, sensitivity.layer(layer))
-        layers = {layer: finished.layers[layer] for layer in shapes}
-        baselines, recipes = _recipes(layers, sensitivity, options.averages, bar)
+        calibration = _calibration(model, options.used_prompts, bar)
+        sensitivity = Sensitivity(plan.config(UNET.name), plan.tensors(UNET.name), *features, calibration)
+        found, lines = analyze(plan, sensitivity, parts / f"{name}.json", options, bar)
     finally:
         bar.close()
-    single = {path: [round(db, 1) for db in sensitivity.decibels(layer.noise)] for path, layer in layers.items()}
-    content = {
-        "model_version": plan.name,
-        "made_by": f"anemone {__version__}",
-        "single_layer": {str(MEASURED_BITS): single},
-        "baselines": baselines,
-        "recipes": recipes,
-    }
+    content = {"model_version": plan.name, "made_by": f"anemone {__version__}", **found}
     _replace(out, json.dumps(content, indent=1) + "\n")
     shutil.rmtree(parts)
-    for name, db in baselines.items():
-        average = "" if name not in recipes else f"{Recipe(name, recipes[name]).average(shapes):5.2f} bits on average"
-        print(f"{name:32} {db:5.1f} dB  {average}".rstrip())
-    say(f"{out} has {len(recipes)} recipes; use one with --recipe {out}#{next(iter(recipes))}")
+    print("\n".join(lines))
     return 0
 
 

@@ -146,7 +146,10 @@ def verify_model(path: Path, against: str, changes: dict[str, Any], options: Ver
     recorded: Recorded = []
     loaders = _loaders(options, recorded)
     agreement: dict[str, dict[str, float]] = {}
-    limits = {network: least_db(plan.average_bits(network)) for network in folder.manifest.networks}
+    limits = {
+        network: least_db(plan.average_bits(network), activations=bool(plan.encodings(network).activations))
+        for network in folder.manifest.networks
+    }
 
     def reference(file: Path, function: str, units: str) -> Network:
         network = networks[file.name]

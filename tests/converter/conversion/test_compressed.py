@@ -73,8 +73,9 @@ def test_every_form_is_verified_and_runs_in_both_engines(checkpoint, tmp_path, o
 
 def test_the_least_psnr_follows_the_bits_and_is_said(checkpoint, tmp_path, monkeypatch):
     assert [least_db(bits) for bits in (8, 6, 4, 3, 2)] == [35, 24, 12, 6, 0]
+    assert [least_db(None), least_db(8, activations=True), least_db(4, activations=True)] == [35, 20, 12]
     monkeypatch.setattr("converter.verification.verify.psnr", lambda actual, expected: 23.9)
-    with pytest.raises(VerificationError, match=r"23\.9 dB .* at least 24 dB is accepted with 6 bits"):
+    with pytest.raises(VerificationError, match=r"23\.9 dB .* at least 24 dB is accepted of compressed weights"):
         convert(checkpoint, tmp_path / "out", ConvertOptions(bits=6))
 
 

@@ -81,3 +81,18 @@ def test_a_recipe_of_another_model_is_refused(checkpoint, tmp_path):
     other.write_text(json.dumps({"recipes": {"a": {"down_blocks.3.resnets.0.conv1": 4}}}))
     with pytest.raises(AnemoneError, match="for another model"):
         convert(checkpoint, tmp_path / "out", ConvertOptions(recipe=str(other)))
+
+
+def test_inputs_in_8_bits_are_measured_and_used(checkpoint, tmp_path, capsys):
+    out = tmp_path / "activations.json"
+    assert main(["analyze", str(checkpoint), "-o", str(out), "--activations", "--prompt", "blue"]) == 0
+    assert "layers keep 40 dB with inputs of 8 bits" in capsys.readouterr().out
+    layers = json.loads(out.read_text())["activations"]
+    assert all(each["largest"] > 0 and each["psnr_db"] > 20 for each in layers.values())
+    options = ConvertOptions(bits=8, quantization="linear", target="macOS14", activations=str(out))
+    assert "8-bit activations" in convert(checkpoint, tmp_path / "out", options).manifest.precision
+
+
+def test_recipes_and_activations_are_not_asked_for_at_once(checkpoint, tmp_path, capsys):
+    assert main(["analyze", str(checkpoint), "-o", str(tmp_path / "x"), "--activations", "--average", "4"]) == 1
+    assert "--average is for recipes" in capsys.readouterr().err

@@ -27,7 +27,7 @@ def test_every_option_of_a_conversion_has_a_flag(tmp_path: Path, monkeypatch: py
         "--vae a/vae --preview taesd --safety-checker a/checker --controlnet a/canny --controlnet a/depth --prompt-once "
         "--target macOS15 --functions --prediction-type v_prediction --clip-skip 2 --no-verify "
         "--ip-adapter a/adapter.safetensors --image-encoder a/encoder --tile 128 --bits 8 --quantization linear "
-        "--group-size 32 --recipe r.json"
+        "--group-size 32 --recipe r.json --activations a.json --chunks 2"
     )
     options = parsed(*words.split())
     assert options == ConvertOptions(
@@ -52,6 +52,8 @@ def test_every_option_of_a_conversion_has_a_flag(tmp_path: Path, monkeypatch: py
         quantization="linear",
         group_size=32,
         recipe="r.json",
+        activations="a.json",
+        chunks=2,
         verify=False,
     )
     assert options.changed().keys() == vars(DEFAULT_OPTIONS).keys()
