@@ -85,6 +85,8 @@ def _merge(
     require_space(out.parent, job.bytes)
     base.compare(lambda step: progress(replace(step, stage="merging")))
     partial = Partial.open(out, key)
+    # What a killed merge left is not looked through: a merge takes seconds.
+    shutil.rmtree(partial.path, ignore_errors=True)
     try:
         sums = _write(base, job, partial, progress)
         _manifest(manifest, job, key, loras, sums).write(partial.path)

@@ -51,8 +51,13 @@ def weight_bytes(package: Path) -> int:
     fp32 take as much together. Without kernels all weights are fp32 and take twice as much.
     """
     factor = 1 if sys.platform == "darwin" or kernel_library() is not None else 2
-    files = (file for chunk in chunk_paths(package) for file in chunk.rglob("weight.bin"))
-    return factor * sum(file.stat().st_size for file in files)
+    # Weights in merged.bin take the place of others, which are smaller if they are compressed.
+    largest = (max(_stored(chunk, "weight.bin"), _stored(chunk, "merged.bin")) for chunk in chunk_paths(package))
+    return factor * sum(largest)
+
+
+def _stored(package: Path, file: str) -> int:
+    return sum(each.stat().st_size for each in package.rglob(file))
 
 
 def load(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ from converter.merging import MergeError, merge, merge_key
 from converter.networks.features import random_inputs
 from converter.options import ConvertOptions
 from converter.progress import Progress
-from converter.runtime import load
+from converter.runtime import load, weight_bytes
 from converter.runtime.chunks import chunk_paths
 from converter.runtime.compressed import Compressed
 from converter.runtime.program import read_model, read_program
@@ -271,6 +272,26 @@ def test_a_merge_that_ends_early_leaves_nothing(model_folder, lora, tmp_path, mo
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     with pytest.raises(SpaceError, match="MB are free"):
         merge(model_folder, [(lora, WEIGHT)], [], tmp_path / "out")
+
+
+def test_what_a_killed_merge_left_is_written_anew(model_folder, merged, lora, tmp_path):
+    left = tmp_path / ".out.partial"
+    (left / "tokenizer").mkdir(parents=True)
+    text_encoder = merged.manifest.networks["text_encoder"][0].path
+    shutil.copytree(merged.path / text_encoder, left / text_encoder)
+    (left / "conversion.json").write_text(json.dumps({"fingerprint": merged.manifest.plan, "networks": {}}))
+    made = merge(model_folder, [(lora, WEIGHT)], [], tmp_path / "out")
+    made.compare(again=True)
+    assert made.manifest == merged.manifest
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".out.lock", "out"]
+
+
+def test_memory_counts_the_larger_of_what_was_and_what_is_in_its_place(model_folder, merged, tmp_path):
+    unet = merged.package("unet", 64, 64)
+    assert weight_bytes(unet) == weight_bytes(model_folder.package("unet", 64, 64)) > 400_000
+    for file, size in (("weight.bin", 300), ("merged.bin", 700)):
+        (tmp_path / file).write_bytes(bytes(size))
+    assert weight_bytes(tmp_path) in (700, 1400)
 
 
 def test_a_base_that_changed_since_it_was_written_is_not_merged_into(model_folder, lora, tmp_path):
