@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -111,7 +112,7 @@ def start_worker(pipe: Connection, settings: WorkerSettings) -> None:
             notes=merging_notes(folder, base),
             beside=beside,
             open_upscaler=open_upscaler,
-            trying=trying,
+            trying=lambda note: trying(os.path.relpath(folder.path / note, base.path)),
             progress=progress,
         )
         if beside is None:

@@ -8,7 +8,9 @@ No message contains a path: messages identify a model by name and content, which
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from converter.progress import Progress
@@ -115,12 +117,16 @@ class Loaded:
 class Trying:
     """The worker tries a program for the first time on a compute unit, and may die of it.
 
-    note: the name of a file in the model's folder, which the worker deletes after the try. If the worker dies, the file
-        stays and marks the unit as failed (see `converter.devices.trials.noted`).
+    note: a file, relative to the model's folder: in it, or in that of the model with LoRAs merged in. The worker deletes it
+        after the try. If the worker dies, the file stays and marks the unit as failed (see `converter.devices.trials.noted`).
     """
 
     model: str
     note: str
+
+    def file(self, folder: Path) -> Path:
+        """Return the note's path; ``folder`` is the model's, which may be a link to another place."""
+        return Path(os.path.normpath(folder / self.note))
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ class SlotEvents:
 
     def _note(self, event: Trying) -> Path | None:
         try:
-            return self._models.folder(event.model) / event.note
+            return event.file(self._models.folder(event.model))
         except (AnemoneError, OSError):  # the model was deleted meanwhile, together with the note
             return None
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from server.events import OPEN
 from server.jobs.job import Job
+from server.jobs.messages import Trying
 from server.jobs.queue import JobQueue
 from server.jobs.store import JobStore
 from server.models.installed import InstalledModels
@@ -76,3 +78,13 @@ def test_workers_that_run_load_a_first_model_that_is_installed_once_more(tmp_pat
         queue.on_installed("fake")
         until(lambda: queue.readiness.state == "ready")
         assert over(queue, submitted(queue, "a circle")).status == "succeeded"
+
+
+def test_a_merged_model_s_note_is_found_also_where_its_base_is_a_link(tmp_path: Path) -> None:
+    merged, models = tmp_path / "merged" / "a" / "b", tmp_path / "models"
+    for folder in (merged, models, tmp_path / "elsewhere" / "deep" / "tiny"):
+        folder.mkdir(parents=True)
+    (models / "tiny").symlink_to(tmp_path / "elsewhere" / "deep" / "tiny")
+    note = os.path.relpath(merged / ".note", models / "tiny")
+    assert Trying("tiny", note).file(models / "tiny") == merged / ".note"
+    assert Trying("tiny", ".note").file(models / "tiny") == models / "tiny" / ".note"
