@@ -371,6 +371,15 @@ def test_a_merged_model_or_one_of_an_earlier_version_is_no_base(model_folder, me
     old = ModelFolder(model_folder.path, replace(model_folder.manifest, files={}))
     with pytest.raises(MergeError, match=r"earlier version; convert the checkpoint again"):
         merge(old, [(lora, 1)], [], tmp_path / "out")
+    shutil.copytree(model_folder.path, tmp_path / "unstated")
+    unstated = ModelFolder(tmp_path / "unstated", model_folder.manifest)
+    model = read_model(unstated.package("unet", 64, 64))
+    del model.description.metadata.userDefined["app.anemone.scales"]
+    (unstated.path / model_folder.manifest.networks["unet"][0].path / DATA / "model.mlmodel").write_bytes(
+        model.SerializeToString()
+    )
+    with pytest.raises(MergeError, match="does not say how its weights are stored"):
+        merge(unstated, [(lora, 1)], [], tmp_path / "out")
 
 
 def dense_weight(folder, output):
