@@ -52,7 +52,7 @@ def _report(name: str, measured: Cost, ours: Cost | None = None) -> None:
 def _report_agreement(name: str, measured: Cost) -> None:
     _report(name, measured)
     for line in measured.printed.splitlines():
-        if line.endswith("dB of the source's"):
+        if "dB of the source's" in line:
             print(f"    {line}", flush=True)
 
 

@@ -39,6 +39,7 @@ from converter.sources.ip_adapter import IPAdapterFile
 from converter.sources.source import Source
 from converter.sources.tensors import Tensors
 from converter.sources.tokenizer import greatest_token
+from converter.verification.limits import least_db
 from converter.weights.activations import Activations
 from converter.weights.encodings import LINEAR_BITS, UNCOMPRESSED, Encoding, Encodings, LayerShapes
 from converter.weights.recipe import FP16_BITS, Recipe
@@ -210,6 +211,10 @@ class ConversionPlan:
             return self.recipe.average(self.layers(network))
         usual = self.encodings(network).usual
         return None if usual is None else usual.bits
+
+    def least_db(self, network: str) -> float:
+        """Return the least PSNR in dB against its source at which a network is installed."""
+        return least_db(self.average_bits(network), activations=bool(self.encodings(network).activations))
 
     @property
     def precision(self) -> str:

@@ -187,9 +187,7 @@ def write_network(
     packages = tuple((to_install.functions if plan.options.functions else to_install.packages)(programs))
     if verified_variants:
         # This imports PyTorch, which takes a second that a conversion without verification does not need.
-        from converter.verification.verify import least_db, verify_package
-
-        least_psnr = least_db(plan.average_bits(network), activations=bool(encodings.activations))
+        from converter.verification.verify import verify_package
 
         verifying()
         least = float("inf")
@@ -198,7 +196,7 @@ def write_network(
             package = out / to_verify.write("verify", small)
             least = min(
                 least,
-                verify_package(network, package, plan.published_config(network), tensors, least_psnr),
+                verify_package(network, package, plan.published_config(network), tensors, plan.least_db(network)),
             )
             for name in to_verify.written:
                 shutil.rmtree(out / name)

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from converter.apple.swift import require_readable
-from converter.conversion.convert import convert
+from converter.conversion.convert import write_model
 from converter.conversion.partial import conversion_lock, require_replaceable
+from converter.conversion.plan import make_plan
 from converter.conversion.upscaler import write_upscaler
 from converter.errors import AnemoneError, CheckpointError
 from converter.folder import Manifest, ModelFolder
@@ -74,14 +75,15 @@ def convert_checkpoint(
     try:
         checkpoint = open_source(source, prediction_type=options.prediction_type, progress=showing(bar))
         with conversion_lock(out):
-            folder = convert(checkpoint, out, options, showing(bar), only, verified=agreement.__setitem__)
+            plan = make_plan(checkpoint, options, showing(bar))
+            folder = write_model(plan, out, showing(bar), only, verified=agreement.__setitem__)
     except KeyboardInterrupt as interrupted:
         interrupted.add_note("the same command goes on with what is finished")
         raise
     finally:
         bar.close()
     for network, psnr_db in agreement.items():
-        print(f"{network}: {psnr_db:.0f} dB of the source's")
+        print(f"{network}: {psnr_db:.0f} dB of the source's, at least {plan.least_db(network):.0f} are accepted")
     for line in folder.manifest.left_out:
         print(printable(f"left out: {line}"))
     shown = ", ".join(f"{w}x{h}" for w, h in folder.manifest.sizes)

@@ -22,7 +22,7 @@ from converter.runtime.program import declared_features
 from converter.runtime.ranges import Range, report
 from converter.sources.source import open_source
 from converter.verification.reference import ReferenceNetwork
-from converter.verification.verify import compare, least_db, psnr
+from converter.verification.verify import compare, psnr
 from server.pipeline.denoising.denoiser import GeneratedImage, Step
 from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
@@ -146,10 +146,7 @@ def verify_model(path: Path, against: str, changes: dict[str, Any], options: Ver
     recorded: Recorded = []
     loaders = _loaders(options, recorded)
     agreement: dict[str, dict[str, float]] = {}
-    limits = {
-        network: least_db(plan.average_bits(network), activations=bool(plan.encodings(network).activations))
-        for network in folder.manifest.networks
-    }
+    limits = {network: plan.least_db(network) for network in folder.manifest.networks}
 
     def reference(file: Path, function: str, units: str) -> Network:
         network = networks[file.name]

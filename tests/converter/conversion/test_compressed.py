@@ -13,7 +13,8 @@ from converter.runtime import load
 from converter.runtime.compressed import Compressed
 from converter.runtime.program import read_program
 from converter.sources.source import open_source
-from converter.verification.verify import VerificationError, least_db
+from converter.verification.limits import least_db
+from converter.verification.verify import VerificationError
 from tests.support.checkpoints import write_xl_checkpoint
 
 

@@ -16,7 +16,8 @@ from converter.errors import CheckpointError
 from converter.options import ConvertOptions
 from converter.runtime import load
 from converter.sources.source import open_source
-from converter.verification.verify import LEAST_DB, psnr
+from converter.verification.limits import LEAST_DB
+from converter.verification.verify import psnr
 from tests.support.checkpoints import write_checkpoint, write_xl_checkpoint, xl_parts
 
 PROMPT = "a red blue"
