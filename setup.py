@@ -1,5 +1,5 @@
 """Builds what is written in C where a compiler is at hand: the kernels of precision "fast", without which it runs in
-fp32, and the search for palettes, without which NumPy does it more slowly.
+fp32, and the search for palettes and the decoding of compressed weights, which NumPy does more slowly.
 
 The kernels are plain C without Python's headers, loaded by `converter.runtime.fast.kernels`, and built twice: with AVX-512
 VNNI, and in a portable form that tests use on every machine. OpenMP is compiled for but not linked: they use the one
@@ -33,12 +33,13 @@ builds = [_library("_kernels_portable", ["-DPORTABLE"])] if sys.platform in ("li
 if sys.platform == "linux" and platform.machine() == "x86_64":
     builds.append(_library("_kernels", VNNI))
 
-builds.append(
+builds += [
     Extension(
-        "converter.weights._palette",
-        ["converter/weights/native/palette.c"],
+        f"converter.weights._{name}",
+        [f"converter/weights/native/{name}.c"],
         extra_compile_args=["-O3", "-ffp-contract=off"],
         optional=True,
     )
-)
+    for name in ("lookup", "palette")
+]
 setup(ext_modules=builds)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import table
+from benchmarks.compressed import compare
 from benchmarks.flops import flops
 from benchmarks.peers import OURS, PEERS
 from benchmarks.products import measured
@@ -84,10 +85,16 @@ def _scaling(work: Workload, args: argparse.Namespace) -> Results:
     return {"points": [asdict(point) for point in points]}
 
 
+def _compressed(work: Workload, args: argparse.Namespace) -> Results:
+    prepare(work, [PEERS[OURS]])
+    return compare(work, rounds=args.rounds, runs=args.runs)
+
+
 SECTIONS: dict[str, Callable[[Workload, argparse.Namespace], Results]] = {
     "unet": _unet,
     "vae": _vae,
     "txt2img": _txt2img,
+    "compressed": _compressed,
     "scaling": _scaling,
 }
 

@@ -1,14 +1,15 @@
 """Compressed constants: weights as a package stores them, decoded on demand.
 
 The semantics are those documented in coremltools' ``ops/defs/iOS16/constexpr_ops.py`` and ``iOS18/compression.py``.
-Scales are applied in fp32 and the result is rounded once, to the type that the program declares.
+Scales are applied in fp32 and the result is rounded once, to the type that the program declares. Palettes, and integers
+whose scales each hold for more elements than the integers have values, are decoded by tables (`converter.weights.lookup`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -16,10 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.runtime.feature import PackageError
-from converter.weights.blob import unpack
-from converter.weights.dtypes import DTYPES
+from converter.weights.blob import release_pages, unpack
+from converter.weights.dtypes import BY_NAME, DTYPES
+from converter.weights.lookup import Lookup
 
 Array: TypeAlias = NDArray[Any]
+#: The parameters that a decoder takes as they are stored, packed ones as well.
+_INDICES = frozenset({"indices", "data", "quantized_data"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,14 +49,27 @@ class Compressed:
         """The number of elements of the dense array."""
         return math.prod(self.shape)
 
-    def dense(self) -> Array:
-        """Decode the array, at each call again; raises PackageError if the parameters do not fit together."""
+    def dense(self, dtype: np.dtype[Any] | None = None) -> Array:
+        """Decode the array, at each call again, and convert it to ``dtype``; raises PackageError if the parameters do not fit together."""
         decode = _DECODERS[self.kind, self.output]
-        sources = {name: value if isinstance(value, str) else dense(value) for name, value in self.sources.items()}
+        sources = {
+            name: value if isinstance(value, str) or name in _INDICES else dense(value)
+            for name, value in self.sources.items()
+        }
         try:
-            return decode(self.shape, **sources).astype(self.dtype, copy=False).reshape(self.shape)
+            decoded = decode(self.shape, **sources)
+            if isinstance(decoded, Lookup):
+                rounded = replace(decoded, values=decoded.values.astype(self.dtype, copy=False))
+                return rounded.dense(self.dtype if dtype is None else dtype).reshape(self.shape)
+            array = decoded.astype(self.dtype, copy=False).reshape(self.shape)
+            return array if dtype is None else array.astype(dtype, copy=False)
         except (ValueError, IndexError, TypeError, AttributeError, ArithmeticError) as error:
             raise PackageError(f"{self.name} ({self.kind}) is damaged: {error}") from error
+
+    def release(self) -> None:
+        """Release the memory of what is stored in files; the next use reads it again."""
+        for value in self.sources.values():
+            release(value)
 
 
 #: A constant: an array, text, or an array still compressed.
@@ -64,6 +81,14 @@ def dense(value: Array | Compressed) -> Array:
     return value.dense() if isinstance(value, Compressed) else value
 
 
+def release(value: Value) -> None:
+    """Release the memory of a constant that is stored in a file; the next use reads it again."""
+    if isinstance(value, Compressed):
+        value.release()
+    elif not isinstance(value, str):
+        release_pages(value)
+
+
 def decodes(kind: str, outputs: int = 1) -> bool:
     """Return whether an operation of this kind and number of outputs gives compressed constants."""
     return all((kind, output) in _DECODERS for output in range(max(outputs, 1)))
@@ -73,23 +98,52 @@ def _unpack(bits: int, signed: bool, shape: tuple[int, ...], /, data: Array) -> 
     return unpack(data, bits, signed, shape)
 
 
-def _along(value: Array, axis: int, rank: int) -> Array:
-    """Return a vector reshaped to lie along one axis; a number as it is."""
-    shape = [1] * rank
-    shape[axis] = -1
-    return value.astype(np.float32) if value.ndim == 0 else value.astype(np.float32).reshape(shape)
+def _stored(integers: Array | Compressed) -> tuple[NDArray[np.uint8], int, bool]:
+    """Return integers as bytes, the bits of each, and whether they are signed; raises ValueError for other constants."""
+    if isinstance(integers, Compressed) and integers.kind in BY_NAME:
+        stored, data = BY_NAME[integers.kind], integers.sources["data"]
+        assert isinstance(data, np.ndarray)
+        return data, stored.bits, stored.signed
+    array = np.ascontiguousarray(dense(integers))
+    if array.dtype not in (np.int8, np.uint8):
+        raise ValueError(f"{array.dtype} are not integers of 8 bits or fewer")
+    return array.reshape(-1).view(np.uint8), 8, array.dtype == np.int8
+
+
+def _scaled(integers: Array | Compressed, groups: tuple[int, ...], scale: Array, offset: Array | None) -> Lookup:
+    """Return integers with a scale and an offset for each part of the array, as tables of what each integer becomes."""
+    data, bits, signed = _stored(integers)
+    numbers = np.arange(1 << bits, dtype=np.float32)
+    if signed:
+        numbers[1 << (bits - 1) :] -= np.float32(1 << bits)
+    table = np.tile(numbers, (scale.size, 1))
+    if offset is not None:
+        table -= offset.astype(np.float32).reshape(-1, 1)
+    table *= scale.astype(np.float32).reshape(-1, 1)
+    return Lookup(data, bits, integers.shape, groups, table)
 
 
 def _affine_dequantize(
-    shape: tuple[int, ...], /, quantized_data: Array, zero_point: Array, scale: Array, axis: Array
-) -> Array:
-    values = quantized_data.astype(np.float32)
-    values -= _along(zero_point, int(axis), values.ndim)
-    values *= _along(scale, int(axis), values.ndim)
-    return values
+    shape: tuple[int, ...], /, quantized_data: Array | Compressed, zero_point: Array, scale: Array, axis: Array
+) -> Lookup:
+    channels = max(scale.size, zero_point.size)
+    groups = [1] * len(quantized_data.shape)
+    if channels > 1:
+        groups[int(axis)] = channels
+    each = (np.broadcast_to(value.reshape(-1), (channels,)) for value in (scale, zero_point))
+    return _scaled(quantized_data, tuple(groups), *each)
 
 
-def _shift_scale(shape: tuple[int, ...], /, data: Array, scale: Array, offset: Array | None = None) -> Array:
+def _shift_scale(
+    shape: tuple[int, ...], /, data: Array | Compressed, scale: Array, offset: Array | None = None
+) -> Array | Lookup:
+    bits = BY_NAME[data.kind].bits if isinstance(data, Compressed) and data.kind in BY_NAME else 8
+    if data.dtype.itemsize == 1 and scale.size << bits <= data.size:
+        return _scaled(data, scale.shape, scale, offset)
+    return _shift_scale_blocks(dense(data), scale, offset)
+
+
+def _shift_scale_blocks(data: Array, scale: Array, offset: Array | None) -> Array:
     # Each axis is split into blocks and the elements of a block, so that scales broadcast over their blocks.
     blocks = [n for size, count in zip(data.shape, scale.shape, strict=True) for n in (count, size // count)]
     per_block = [n for count in scale.shape for n in (count, 1)]
@@ -100,30 +154,29 @@ def _shift_scale(shape: tuple[int, ...], /, data: Array, scale: Array, offset: A
     return values.reshape(data.shape)
 
 
-def _look_up(shape: tuple[int, ...], /, indices: Array, lut: Array, vector_axis: Array | None = None) -> Array:
-    *groups, palette, vector = lut.shape
-    entries: Array = indices
-    if math.prod(groups) > 1:
-        group: Array = np.zeros((1,) * indices.ndim, np.int32)
-        for axis, (size, count) in enumerate(zip(indices.shape, groups, strict=True)):
-            along = np.arange(size, dtype=np.int32) // (size // count)
-            group = group * count + along.reshape([-1 if a == axis else 1 for a in range(indices.ndim)])
-        entries = group * palette + indices
-    values: Array = lut.reshape(-1, vector)[entries]
+def _look_up(
+    shape: tuple[int, ...], /, indices: Array | Compressed, lut: Array, vector_axis: Array | None = None
+) -> Array | Lookup:
+    *groups, palette, vector = (int(n) for n in lut.shape)
+    data, bits, _ = _stored(indices)
+    tables = lut.reshape(-1, palette, vector)
+    if bits == 8 and palette < 256:  # indices that were unpacked before
+        if data.size and data.max() >= palette:
+            raise IndexError(f"index {data.max()} is beyond a table of {palette} values")
+        tables = np.pad(tables, ((0, 0), (0, 256 - palette), (0, 0)))
+    parts = [Lookup(data, bits, indices.shape, tuple(groups), tables[:, :, n]) for n in range(vector)]
     if vector == 1:
-        single: Array = values[..., 0]
-        return single
+        return parts[0]
     if vector_axis is None:
         raise ValueError(f"a table of vectors of {vector} has no vector_axis")
-    axis = int(vector_axis) % indices.ndim
+    axis = int(vector_axis) % len(indices.shape)
     expanded = [size * vector if a == axis else size for a, size in enumerate(indices.shape)]
-    return np.moveaxis(values, -1, axis + 1).reshape(expanded)
+    return np.stack([part.dense(lut.dtype) for part in parts], axis + 1).reshape(expanded)
 
 
-def _look_up_packed(expected: tuple[int, ...], /, indices: Array, lut: Array, shape: Array) -> Array:
-    bits = lut.size.bit_length() - 1
-    values: Array = lut[unpack(indices, bits, False, tuple(int(n) for n in shape))]
-    return values
+def _look_up_packed(expected: tuple[int, ...], /, indices: Array, lut: Array, shape: Array) -> Lookup:
+    whole = tuple(int(n) for n in shape)
+    return Lookup(indices, lut.size.bit_length() - 1, whole, (1,) * len(whole), lut.reshape(1, -1))
 
 
 def _scatter(shape: tuple[int, ...], /, nonzero_data: Array, mask: Array) -> Array:
@@ -161,6 +214,8 @@ def _look_up_sparse(
     vector_axis: Array | None = None,
 ) -> Array:
     unmasked = _look_up(shape, _scatter(shape, indices_nonzero_data, indices_mask), lut, vector_axis)
+    if isinstance(unmasked, Lookup):
+        unmasked = unmasked.dense(lut.dtype)
     values: Array = unmasked[_sparse_mask(shape, indices_mask, indices_nonzero_data, lut, vector_axis) != 0]
     return values
 
@@ -174,17 +229,19 @@ def _data_mask(
 def _shift_scale_sparse(
     shape: tuple[int, ...], /, data_mask: Array, nonzero_data: Array, scale: Array, offset: Array | None = None
 ) -> Array:
-    unmasked = _shift_scale(shape, _scatter(shape, nonzero_data, data_mask), scale, offset)
+    unmasked = _shift_scale_blocks(_scatter(shape, nonzero_data, data_mask), scale, offset)
     values: Array = unmasked[data_mask != 0]
     return values
 
 
-def _either(first: Callable[..., Array], second: Callable[..., Array]) -> Callable[..., Array]:
+def _either(
+    first: Callable[..., Array | Lookup], second: Callable[..., Array | Lookup]
+) -> Callable[..., Array | Lookup]:
     """Choose the operation of iOS 16, which has a parameter ``shape``, or that of iOS 18 with the same name, which has not."""
     return lambda expected, /, **sources: (first if "shape" in sources else second)(expected, **sources)
 
 
-_DECODERS: dict[tuple[str, int], Callable[..., Array]] = {
+_DECODERS: dict[tuple[str, int], Callable[..., Array | Lookup]] = {
     **{(dtype.name, 0): partial(_unpack, dtype.bits, dtype.signed) for dtype in DTYPES if dtype.packed},
     ("constexpr_affine_dequantize", 0): _affine_dequantize,
     ("constexpr_cast", 0): _cast,

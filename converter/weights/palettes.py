@@ -10,30 +10,19 @@ distinct values in 64 clusters take 0.03 s, and 0.25 s with NumPy (AVX-512 VNNI)
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from converter.weights.library import library
+from converter.weights.library import pointer as _pointer
 
 _i64 = ctypes.c_int64
 #: The values of all fp16 numbers, by their bits.
 _VALUES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64)
 Bits = NDArray[np.uint16]
 Floats = NDArray[np.float64]
-
-
-@functools.cache
-def _native() -> ctypes.CDLL | None:
-    """Return the library in C; None if it was not built."""
-    file = next(iter(sorted(Path(__file__).parent.glob("_palette.*so"))), None)
-    return None if file is None else ctypes.CDLL(str(file))
-
-
-def _pointer(array: NDArray[Any]) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)
 
 
 def _counts(values: Bits, native: ctypes.CDLL | None) -> NDArray[np.int64]:
@@ -131,7 +120,7 @@ def palettize(
     that size, before its values are rounded to fp16; each element then gets the nearest. ``array`` must be finite.
     ``in_c=False`` computes with NumPy.
     """
-    native = _native() if in_c else None
+    native = library("_palette") if in_c else None
     stored = np.ascontiguousarray(array).reshape(-1).view(np.uint16)
     counts = _counts(stored, native)
     present = np.flatnonzero(counts)

@@ -22,7 +22,7 @@ def find_silu(graph: Graph, node: Node) -> Node | None:
 
 def find_layers(graph: Graph, node: Node) -> Node | None:
     """Rewrite linears, and two-dimensional convolutions without groups or dilation, as layers."""
-    if (x := node.source("x")) is None or node.constant("weight") is None:
+    if (x := node.source("x")) is None or "weight" not in node.constants:
         return None
     bias = {"bias": node.constants["bias"]} if "bias" in node.constants else {}
     if "bias" in node.inputs:

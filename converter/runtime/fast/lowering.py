@@ -16,12 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from converter.runtime.compressed import Value
+from converter.runtime.compressed import Value, release
 from converter.runtime.fast.graph import Graph, Node, Shape
 from converter.runtime.fast.kernels import Kernels, Rounded, Weights
 from converter.runtime.ops import OPERATORS, TUPLES
 from converter.runtime.ops.parameter import to_tensor
-from converter.weights.blob import release_pages
 
 Live = dict[str, Any]
 
@@ -67,8 +66,7 @@ class Store:
         """Return a constant for operators: floats in fp32."""
         if id(value) not in self._tensors:
             self._tensors[id(value)] = to_tensor(value)
-            if isinstance(value, np.ndarray):
-                release_pages(value)
+            release(value)
         return self._tensors[id(value)]
 
     def packed(self, node: Node) -> Weights:
@@ -78,7 +76,7 @@ class Store:
             assert self.kernels is not None
             weight, bias = node.constant("weight"), node.constant("bias")
             self._packed[id(value), gated] = self.kernels.pack(weight, bias, gated=gated)
-            release_pages(weight)
+            release(value)
         return self._packed[id(value), gated]
 
 
@@ -105,6 +103,7 @@ class Lowering:
             "group_norm": self._group_norm,
             "channel_norm": self._channel_norm,
             "attention": self._attention,
+            "quantized_rows": self._quantized_rows,
             "round_rows": self._round_rows,
             "layer": self._layer,
         }
@@ -192,6 +191,18 @@ class Lowering:
         images = self._graph.shapes[x][0] if node.options["by"] == "image" else None
         assert kernels is not None
         return lambda live: kernels.round_rows(rows_of(live[x], layout), images)
+
+    def _quantized_rows(self, node: Node) -> Callable[[Live], Any]:
+        (x,), layout, scale, zero = node.inputs["x"], *(node.options[name] for name in ("layout", "scale", "zero"))
+
+        def run(live: Live) -> Rounded:
+            q, above, images = rows_of(live[x], layout), zero, live[x].shape[0]
+            if q.dtype == torch.int8:
+                q, above = q.view(torch.uint8) ^ 128, zero + 128
+            scales, zeros = (torch.full((len(q),), value, dtype=torch.float32) for value in (scale, above))
+            return Rounded(q, scales, zeros, torch.full((images, q.shape[1]), int(above), dtype=torch.uint8))
+
+        return run
 
     def _layer(self, node: Node) -> Callable[[Live], Any]:
         return self._rounded_layer(node) if node.options.get("rounded") else self._plain_layer(node)

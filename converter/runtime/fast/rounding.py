@@ -49,8 +49,22 @@ def _rounding_norms(graph: Graph, chosen: set[str]) -> set[str]:
     return norms
 
 
+def _rows_node(graph: Graph, x: str, name: str, by: str, layout: str) -> Node:
+    """Return the node that gives the rounded rows of ``x``: where the program quantized it itself, those very integers."""
+    integers = graph.node_of(x, "dequantize")
+    source = None if integers is None else integers.source("input")
+    if integers is not None and source is not None:
+        scale = integers.scalar("scale")
+        zero = integers.scalar("zero_point") if "zero_point" in {*integers.constants, *integers.inputs} else 0.0
+        if scale is not None and zero is not None:
+            return Node(
+                "quantized_rows", (name,), {"x": (source,)}, {}, {"scale": scale, "zero": zero, "layout": layout}
+            )
+    return Node("round_rows", (name,), {"x": (x,)}, {}, {"by": by, "layout": layout})
+
+
 def round_layers(graph: Graph) -> Graph:
-    """Make eligible layers read rounded rows: from the norm before them, or through a ``round_rows`` node.
+    """Make eligible layers read rounded rows: from the norm before them, or through a node of their own.
 
     Each row of a pointwise layer may have its own scale; a window over several rows needs one scale for the image.
     Networks without windows are text encoders: they run once per image, and the whole image depends on them, so they are
@@ -76,7 +90,7 @@ def round_layers(graph: Graph) -> Graph:
             if name not in made:
                 made.add(name)
                 shapes[name] = shapes[x]
-                nodes.append(Node("round_rows", (name,), {"x": (x,)}, {}, {"by": by, "layout": node.options["layout"]}))
+                nodes.append(_rows_node(graph, x, name, by, node.options["layout"]))
             node = replace(node, inputs={**node.inputs, "x": (name,)})
         nodes.append(replace(node, options={**node.options, "rounded": True}))
-    return Graph(nodes, shapes, graph.outputs)
+    return Graph(nodes, shapes, graph.outputs).without_unused()

@@ -6,19 +6,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from converter.runtime.compressed import Value, dense
+from converter.runtime.compressed import Compressed, Value
 
 
 def to_tensor(value: Value) -> Tensor | str:
     """Return a constant, decoded and copied from its file: floats in fp32, 16-bit unsigned integers in int32."""
     if isinstance(value, str):
         return value
-    array = dense(value)
-    if array.dtype == np.float16:
-        return torch.from_numpy(array.astype(np.float32))
-    if array.dtype == np.uint16:
-        return torch.from_numpy(array.astype(np.int32))
-    return torch.from_numpy(np.array(array))
+    wider = {np.dtype(np.float16): np.dtype(np.float32), np.dtype(np.uint16): np.dtype(np.int32)}
+    dtype = wider.get(value.dtype, value.dtype)
+    return torch.from_numpy(value.dense(dtype) if isinstance(value, Compressed) else value.astype(dtype))
 
 
 def numbers(x: Tensor | None, default: list[int] | None = None) -> list[int]:

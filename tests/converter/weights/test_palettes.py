@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from converter.weights.blob import unpack
-from converter.weights.palettes import _native, palettize
+from converter.weights.library import library
+from converter.weights.palettes import palettize
 
 
 def normal(count, seed=0):
@@ -51,7 +52,7 @@ def test_the_error_is_not_larger_than_that_of_coremltools_kmeans(ct, bits):
     assert squared_error(array, decoded(array, bits)) <= squared_error(array, expected) * (1 + 1e-6)
 
 
-@pytest.mark.skipif(_native() is None, reason="the library in C is not built: NumPy alone computes palettes")
+@pytest.mark.skipif(library("_palette") is None, reason="the library in C is not built: NumPy alone computes palettes")
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 6, 8])
 def test_c_and_numpy_agree_to_the_bit(bits):
     array = normal(3001, bits)
