@@ -14,7 +14,7 @@ from converter.apple.settings import AppleSettings, Settled, settle
 from converter.checksums import checksum
 from converter.errors import CheckpointError, ManifestError
 from converter.folder import FILE, Conditions, Manifest, ModelFolder, Package, Source, Versions
-from converter.networks.registry import kind_of
+from converter.networks.registry import UNET, kind_of
 from converter.runtime.chunks import chunk_paths
 from converter.sources.checkpoint import size_and_time
 from converter.sources.snapshot import folder_name
@@ -25,7 +25,8 @@ _KIND = "apple"
 
 def _files(model: AppleModel) -> dict[str, Path]:
     """Return all files of the model's packages by their paths in its folder."""
-    packages = (package for network in model.networks.values() for package in chunk_paths(network))
+    networks = [*model.networks.values(), *(() if model.controlled is None else (model.controlled,))]
+    packages = (package for network in networks for package in chunk_paths(network))
     files = [file for package in packages for file in sorted(package.rglob("*")) if file.is_file()]
     return {file.relative_to(model.folder).as_posix(): file for file in files}
 
@@ -35,11 +36,20 @@ def _digest(files: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(f"{name} {about}\n" for name, about in files.items()).encode()).hexdigest()
 
 
-def _package(model: AppleModel, network: str, path: Path) -> Package:
+def _package(model: AppleModel, network: str, path: Path, *, control: bool = False) -> Package:
     kind = kind_of(network)
     width, height = (model.width, model.height) if kind.per_size else (None, None)
     batch, tokens = (model.batch, model.tokens) if kind.per_prompt else (1, None)
-    return Package(path.name, width, height, batch, tokens)
+    return Package(path.relative_to(model.folder).as_posix(), width, height, batch, tokens, control)
+
+
+def _packages(model: AppleModel) -> dict[str, tuple[Package, ...]]:
+    networks: dict[str, tuple[Package, ...]] = {
+        network: (_package(model, network, path),) for network, path in model.networks.items()
+    }
+    if model.controlled is not None:
+        networks[UNET.name] += (_package(model, UNET.name, model.controlled, control=True),)
+    return networks
 
 
 def _manifest(model: AppleModel, settled: Settled) -> Manifest:
@@ -63,7 +73,7 @@ def _manifest(model: AppleModel, settled: Settled) -> Manifest:
         ),
         scheduler=settled.schedule,
         defaults=settled.defaults,
-        networks={network: (_package(model, network, path),) for network, path in model.networks.items()},
+        networks=_packages(model),
         source=Source(
             _KIND,
             model.version or folder_name(model.folder),
@@ -72,6 +82,7 @@ def _manifest(model: AppleModel, settled: Settled) -> Manifest:
         ),
         converter=Versions(__version__, model.coremltools),
         plan="",
+        left_out=model.left_out,
         files=sums,
     )
 

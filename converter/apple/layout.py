@@ -16,7 +16,7 @@ _PACKAGE = re.compile(
     r"(?:unet|refiner|control-unet|mmdit)_chunk[12])\.mlpackage"
 )
 _SUFFIXES = (".mlpackage", ".mlmodelc")
-_CONTROLNET = re.compile(r"ControlNet_.+\.mlpackage")
+_CONTROLNET = "ControlNet_"
 #: The Swift package's names of models (its +Resources.swift files) -> Apple's names of networks.
 SWIFT = {kind.resource: kind.name for kind in KINDS if kind.resource is not None} | {
     "UnetChunk1": "unet_chunk1",
@@ -38,13 +38,13 @@ class Layout:
     """A folder of Apple's packages: the networks by Apple's names, with their paths.
 
     version: the model's name in the packages' file names; empty for those with the Swift package's names, which lack it.
-    controlnets: the names of the folder's ControlNets.
+    controlnets: the folder's ControlNets by name.
     """
 
     folder: Path
     version: str
     paths: dict[str, Path]
-    controlnets: tuple[str, ...]
+    controlnets: dict[str, Path]
 
 
 def _packages(folder: Path) -> list[tuple[str, str, Path]]:
@@ -97,12 +97,14 @@ def find_layout(folder: Path) -> Layout:
                 f"{folder} holds no models by the names of Apple's converter: Stable_Diffusion_version_*_unet.mlpackage "
                 f"and the like, or Unet.mlmodelc and the like{_below(folder)}"
             )
-        named = (folder / CONTROLNET.name).glob("*.ml*")
-        return Layout(folder, "", resources, tuple(sorted({path.stem for path in named if path.suffix in _SUFFIXES})))
+        # Packages last: where both are, Core ML compiled the package here.
+        named = sorted((folder / CONTROLNET.name).glob("*.ml*"), reverse=True, key=lambda path: path.suffix)
+        found = {path.stem: path for path in named if path.suffix in _SUFFIXES and path.is_dir()}
+        return Layout(folder, "", resources, dict(sorted(found.items())))
     versions = sorted({version for version, _, _ in packages})
     if len(versions) > 1:
         raise CheckpointError(
             f"{folder} holds packages of several models ({', '.join(versions)}); give each a folder of its own"
         )
-    controlnets = tuple(sorted(p.stem for p in folder.glob("*.mlpackage") if _CONTROLNET.fullmatch(p.name)))
+    controlnets = {p.stem.removeprefix(_CONTROLNET): p for p in sorted(folder.glob(f"{_CONTROLNET}*.mlpackage"))}
     return Layout(folder, versions[0], {network: path for _, network, path in packages}, controlnets)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from converter.apple.extras import find_extras
 from converter.apple.layout import Layout, find_layout
+from converter.apple.stated import Stated, stated_by
 from converter.errors import CheckpointError
 from converter.families.registry import MODELS
 from converter.networks.registry import TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAE_DECODER, VAE_ENCODER, text_encoders
@@ -25,6 +27,9 @@ _GUIDANCE = "timestep_cond"
 _XL_FAMILIES = {6: "sdxl", 5: "sdxl_refiner"}
 _COREMLTOOLS = "com.github.apple.coremltools.version"
 _BATCHES = (1, 2)
+#: How a Git LFS pointer begins, and the most bytes that one has.
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_LARGEST_POINTER = 1024
 #: Apple's name of a network in place of a usable UNet -> why it cannot be used, and what to do.
 _INSTEAD = {
     "unet_chunk2": "its UNet is in two chunks, and the first (unet_chunk1) is missing",
@@ -43,7 +48,9 @@ class AppleModel:
 
     version: Apple's --model-version, usually a Hugging Face id; if the packages lack it, the one in the file names.
     networks: network of a model folder -> path; a UNet in two chunks has the first's path, the refiner's UNet is its unet.
-    unused: the folder's other networks of Apple's.
+    controlled: the path of the UNet that takes ControlNets' residuals, if the folder has both.
+    left_out: the folder's other networks of Apple's, in sentences.
+    stated: what the packages' metadata say of the model.
     published: whether its widths are those of its family's published models.
     vocabulary: the number of tokens that all its text encoders accept; None if that is unknown.
     guidance_width, time_ids: as in `converter.folder.Conditions`.
@@ -52,7 +59,9 @@ class AppleModel:
     folder: Path
     version: str
     networks: dict[str, Path]
-    unused: tuple[str, ...]
+    controlled: Path | None
+    left_out: tuple[str, ...]
+    stated: Stated
     family: str
     published: bool
     batch: int
@@ -211,6 +220,17 @@ def _unet_name(layout: Layout) -> str:
     return network
 
 
+def _refuse_pointers(layout: Layout) -> None:
+    """Raise CheckpointError if a file is the pointer that git leaves where Git LFS is not installed."""
+    for path in (*layout.paths.values(), *layout.controlnets.values()):
+        for file in sorted(path.rglob("*")):
+            if file.is_file() and file.stat().st_size <= _LARGEST_POINTER and file.read_bytes().startswith(_POINTER):
+                raise CheckpointError(
+                    f"{file} is a Git LFS pointer in place of the file; `git lfs install && git lfs pull` in the folder "
+                    "downloads it, and so does `hf download`"
+                )
+
+
 def recognize_apple(folder: Path) -> AppleModel:
     """Return the model whose packages Apple's converter put into ``folder``.
 
@@ -218,6 +238,7 @@ def recognize_apple(folder: Path) -> AppleModel:
     the network that is missing or does not fit, and PackageError if a package cannot be read.
     """
     layout = find_layout(folder)
+    _refuse_pointers(layout)
     unet_name = _unet_name(layout)
     summary = read_summary(layout.paths[unet_name])
     unet = _unet(summary)
@@ -239,13 +260,22 @@ def recognize_apple(folder: Path) -> AppleModel:
     programs = [summary, *summaries.values()]
     versions = (program.version for program in programs if program.version)
     tools = (program.metadata[_COREMLTOOLS] for program in programs if _COREMLTOOLS in program.metadata)
+    extras = find_extras(layout, summary, factor)
+    twin = () if extras.controlled is None else chunk_paths(extras.controlled)
     used_paths = {package for name in used for package in chunk_paths(layout.paths[name])}
+    used_paths |= {*extras.networks.values(), *twin}
+    unused = (path for _, path in sorted(layout.paths.items()) if path not in used_paths)
+    left_out = dict.fromkeys(unused, "the model does without it") | extras.left_out
+    stated = stated_by(summary.path, summary.metadata, summaries[VAE_DECODER.name].metadata)
     compressed = any(kind.startswith("constexpr_") for kind in summary.kinds)
     return AppleModel(
         folder=folder,
-        version=next(versions, layout.version),
-        networks={published.denoiser.name if name == unet_name else name: layout.paths[name] for name in used},
-        unused=(*sorted(name for name, path in layout.paths.items() if path not in used_paths), *layout.controlnets),
+        version=next(versions, layout.version or stated.name or ""),
+        networks={published.denoiser.name if name == unet_name else name: layout.paths[name] for name in used}
+        | extras.networks,
+        controlled=extras.controlled,
+        left_out=tuple(f"{path.relative_to(folder)}: {why}" for path, why in left_out.items()),
+        stated=stated,
         family=family,
         published=(unet.context_width, channels) == (published.context_width, published.latent_channels),
         batch=unet.batch,

@@ -6,17 +6,19 @@ import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from converter.apple.model import AppleModel
 from converter.apple.tokenizer import Vocabulary, find_vocabulary
 from converter.errors import CheckpointError
 from converter.families.schedule import read_schedule
 from converter.folder import GUIDED, STANDARD, UNGUIDED, Defaults, SchedulerSettings
-from converter.sources.config_tables import PREDICTION_TYPES
+from converter.sources.config_tables import PREDICTION_TYPES, SCHEDULER
 from converter.sources.configs import read_json
 from converter.sources.single_file import SCALING_FACTORS
 from converter.sources.snapshot import folder_name
 
+_SPACINGS: tuple[str, ...] = SCHEDULER["timestep_spacing"].accepted
 #: Accepted values for each of AppleSettings' fields.
 ACCEPTED = {
     "name": "the model's name",
@@ -77,9 +79,9 @@ class AppleSettings:
     """Settings that a folder of Apple's lacks. "A published model" has its family's published widths.
 
     name: the model's name; None takes the packages' version (the --model-version they were converted with).
-    prediction_type: the UNet's; None takes scheduler_config's, or epsilon for published models; Stable Diffusion 2 needs
-        it unless the model's name is known or it is an inpainting model.
-    vae_scaling_factor: factor of the latents; None takes the family's for published models.
+    prediction_type: the UNet's; None takes scheduler_config's, that of the packages' metadata, or epsilon for published
+        models; Stable Diffusion 2 needs it unless the model's name is known or it is an inpainting model.
+    vae_scaling_factor: factor of the latents; None takes that of the packages' metadata, or the family's for published models.
     scheduler_config: a scheduler_config.json with the noise schedule; None takes the published models' schedule.
     tokenizer: a folder with vocab.json and merges.txt; None takes those in the folder (in it, its tokenizer or its
         Resources), or CLIP's for published models.
@@ -137,6 +139,41 @@ def _numbers_out_of_range(settings: AppleSettings) -> list[str]:
     return [_wrong(field, getattr(settings, field)) for field, is_valid in valid.items() if not is_valid]
 
 
+def _stated_scale(text: str, problems: list[str]) -> float | None:
+    """Return the scaling factor that the decoder's metadata says; adds a problem if that is none."""
+    try:
+        scale = float(text)
+    except ValueError:
+        scale = math.nan
+    if math.isfinite(scale) and scale > 0:
+        return scale
+    problems.append(f"{_wrong('vae_scaling_factor', text)} (so the decoder's metadata says)")
+    return None
+
+
+def _stated_schedule(model: AppleModel, usual: SchedulerSettings, problems: list[str]) -> SchedulerSettings:
+    """Return the noise schedule with what the UNet's metadata says of it; adds a problem if that cannot be."""
+    stated = model.stated
+    said: dict[str, Any] = {
+        "timestep_spacing": stated.timestep_spacing,
+        "steps_offset": stated.steps_offset,
+        "set_alpha_to_one": stated.set_alpha_to_one,
+    }
+    said = {key: text for key, text in said.items() if text is not None}
+    try:
+        if "steps_offset" in said:
+            said["steps_offset"] = int(said["steps_offset"])
+        if "set_alpha_to_one" in said:
+            said["set_alpha_to_one"] = {"true": True, "false": False}[said["set_alpha_to_one"].lower()]
+        if (spacing := stated.timestep_spacing) is not None and spacing not in _SPACINGS:
+            raise ValueError(spacing)
+    except (ValueError, KeyError):
+        words = ", ".join(f"{key} {text!r}" for key, text in said.items())
+        problems.append(f"{_missing('scheduler_config')} (the UNet's metadata says {words})")
+        return usual
+    return replace(usual, **said)
+
+
 def settle(model: AppleModel, settings: AppleSettings) -> Settled:
     """Return the settings with defaults for the missing ones; raises AppleSettingsError listing all problems."""
     problems = _numbers_out_of_range(settings)
@@ -144,7 +181,7 @@ def settle(model: AppleModel, settings: AppleSettings) -> Settled:
     prediction = settings.prediction_type
     stated = "leading" if model.family.startswith("sdxl") else None
     spacing = stated if named is None else named.timestep_spacing
-    schedule = replace(_SCHEDULE, timestep_spacing=spacing)
+    schedule = _stated_schedule(model, replace(_SCHEDULE, timestep_spacing=spacing), problems)
     if settings.scheduler_config is not None:
         try:
             schedule, predicted = read_schedule("it", read_json(settings.scheduler_config))
@@ -152,6 +189,10 @@ def settle(model: AppleModel, settings: AppleSettings) -> Settled:
         except CheckpointError as error:
             problems.append(f"{_wrong('scheduler_config', str(settings.scheduler_config))} ({error})")
 
+    if prediction is None and model.stated.prediction_type is not None:
+        prediction = model.stated.prediction_type
+        if prediction not in PREDICTION_TYPES:
+            problems.append(f"{_wrong('prediction_type', prediction)} (so the UNet's metadata says)")
     if prediction is None and named is not None:
         prediction = named.prediction_type
     if prediction is None and model.published and (model.family != "sd2" or model.inpainting):
@@ -160,9 +201,11 @@ def settle(model: AppleModel, settings: AppleSettings) -> Settled:
         problems.append(_missing("prediction_type"))
 
     scale = settings.vae_scaling_factor
-    if scale is None and model.published:
+    if scale is None and model.stated.vae_scaling_factor is not None:
+        scale = _stated_scale(model.stated.vae_scaling_factor, problems)
+    elif scale is None and model.published:
         scale = SCALING_FACTORS[model.family]
-    if scale is None:
+    if scale is None and model.stated.vae_scaling_factor is None:
         problems.append(_missing("vae_scaling_factor"))
 
     vocabulary = None

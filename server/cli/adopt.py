@@ -10,6 +10,7 @@ from typing import Any
 from converter.apple import ACCEPTED, AppleSettings, adopt, option
 from server.cli.flags import Commands, add_command
 from server.cli.parser import path
+from server.terminal import printable
 
 
 def _boolean(text: str) -> bool:
@@ -49,5 +50,7 @@ def add_adopt(commands: Commands) -> None:
 def _adopt(args: argparse.Namespace) -> int:
     settings = AppleSettings(**{field.name: getattr(args, field.name) for field in fields(AppleSettings)})
     model = adopt(args.folder, settings)
+    for line in model.manifest.left_out:
+        print(printable(f"left out: {line}"))
     print(f"{model.path}: {model.manifest.name} ({model.manifest.family})")
     return 0

@@ -534,11 +534,17 @@ def test_a_folder_of_something_else_is_not_apples(tmp_path, custom):
         recognize_apple(tmp_path)
 
 
-def test_what_lies_beside_the_model_is_left_alone_and_named(apple):
+def test_what_lies_beside_the_model_is_left_alone_and_named(custom, apple):
     named(apple, "safety_checker", "refiner", "unet_chunk1", version="someone_tiny-model")
     (apple / "ControlNet_lllyasviel_canny.mlpackage").mkdir()
     shown = recognize_apple(apple)
-    assert shown.unused == ("refiner", "safety_checker", "unet_chunk1", "ControlNet_lllyasviel_canny")
+    assert [line.split(":")[0].split("tiny-model_")[-1] for line in shown.left_out] == [
+        "refiner.mlpackage",
+        "safety_checker.mlpackage",
+        "unet_chunk1.mlpackage",
+        "ControlNet_lllyasviel_canny.mlpackage",
+    ]
+    assert adopt(apple, settings_of(custom[2])).manifest.left_out == shown.left_out
     assert list(shown.networks) == ["text_encoder", "unet", "vae_decoder", "vae_encoder"]
 
 
@@ -728,7 +734,7 @@ def test_a_refiner_cut_in_two_alone_is_the_model(tmp_path):
     cut_in_two(expected.networks["unet"], whole)
     shutil.rmtree(expected.networks["unet"])
     shown = recognize_apple(whole)
-    assert (shown.family, shown.attention, shown.unused) == ("sdxl_refiner", expected.attention, ())
+    assert (shown.family, shown.attention, shown.left_out) == ("sdxl_refiner", expected.attention, ())
     assert shown.networks["unet"].name.endswith("_refiner_chunk1.mlpackage")
 
 
@@ -765,3 +771,95 @@ def test_a_folder_that_is_not_there_and_a_file_are_named(tmp_path):
     for name, words in (("nothing", "does not exist"), ("file", "is a file")):
         with pytest.raises(CheckpointError, match=f"{name} {words}; a folder of packages"):
             adopt(tmp_path / name, AppleSettings())
+
+
+def stating(packages, out, unet=(), decoder=()):
+    """A compiled folder whose metadata says this of the model, as Guernika's converter writes it."""
+    folder = compiled_folder(packages, out)
+    for name, said in (("Unet", unet), ("VAEDecoder", decoder)):
+        file = folder / f"{name}.mlmodelc/metadata.json"
+        (about,) = json.loads(file.read_text())
+        file.write_text(json.dumps([about | {"userDefinedMetadata": dict(said)}]))
+    return folder
+
+
+def test_what_metadata_says_of_the_model_need_not_be_asked_for(custom, tmp_path):
+    unet = {
+        "prediction_type": "v_prediction",
+        "timestep_spacing": "trailing",
+        "steps_offset": "0",
+        "set_alpha_to_one": "true",
+    }
+    folder = stating(custom[1], tmp_path / "Resources", unet, {"scaling_factor": "0.5"})
+    only_tokenizer = AppleSettings(tokenizer=custom[2] / "tokenizer")
+    manifest = adopt(folder, only_tokenizer).manifest
+    assert (manifest.prediction_type, manifest.vae_scaling_factor) == ("v_prediction", 0.5)
+    schedule = manifest.scheduler
+    assert (schedule.timestep_spacing, schedule.steps_offset, schedule.set_alpha_to_one) == ("trailing", 0, True)
+    assert adopt(folder, replace(only_tokenizer, prediction_type="sample")).manifest.prediction_type == "sample"
+    (folder / "guernika.json").write_text('{"identifier": "me/mine", "prediction_type": "epsilon"}')
+    assert adopt(folder, only_tokenizer).manifest.prediction_type == "epsilon"
+    (folder / "guernika.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"guernika\.json"):
+        adopt(folder, only_tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("unet", "decoder", "words"),
+    [
+        ({"prediction_type": "flow"}, {}, r"--prediction-type is 'flow'.*the UNet's metadata says"),
+        ({}, {"scaling_factor": "much"}, r"--vae-scaling-factor is 'much'.*the decoder's metadata says"),
+        ({"steps_offset": "one"}, {}, r"--scheduler-config is missing.*steps_offset 'one'"),
+        ({"timestep_spacing": "even"}, {}, r"--scheduler-config is missing.*timestep_spacing 'even'"),
+        ({"set_alpha_to_one": "2"}, {}, r"--scheduler-config is missing.*set_alpha_to_one '2'"),
+    ],
+)
+def test_metadata_that_says_what_is_not_accepted_is_refused(custom, tmp_path, unet, decoder, words):
+    said = {"prediction_type": "epsilon"} | unet, {"scaling_factor": "0.5"} | decoder
+    folder = stating(custom[1], tmp_path / "Resources", *said)
+    with pytest.raises(AppleSettingsError, match=words) as caught:
+        adopt(folder, AppleSettings(tokenizer=custom[2] / "tokenizer"))
+    assert len(caught.value.problems) == 1
+
+
+def test_a_folder_given_from_a_level_too_high_is_named(custom, tmp_path):
+    # As the hub's repositories have them: original/compiled and split_einsum/compiled.
+    for name in ("original", "split_einsum"):
+        (tmp_path / name).mkdir()
+        compiled_folder(custom[1], tmp_path / name / "compiled")
+    with pytest.raises(CheckpointError) as caught:
+        adopt(tmp_path, AppleSettings())
+    assert str(caught.value).endswith(
+        f"; these folders within it do: {tmp_path}/original/compiled, {tmp_path}/split_einsum/compiled"
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["VAEDecoder.mlmodelc/weights/weight.bin", "controlnet/Canny.mlmodelc/weights/weight.bin"]
+)
+def test_a_git_lfs_pointer_is_called_that(custom, tmp_path, name):
+    folder = compiled_folder(custom[1], tmp_path / "Resources")
+    pointer = folder / name
+    pointer.parent.mkdir(parents=True, exist_ok=True)
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 98993280\n")
+    with pytest.raises(CheckpointError, match=r"weight\.bin is a Git LFS pointer .*git lfs pull"):
+        adopt(folder, settings_of(custom[2]))
+
+
+def test_a_compiled_model_of_palettes_makes_the_images_of_its_package(custom, tmp_path):
+    """As those of Apple's mixed-bit-palettization repositories are."""
+    from coremltools.models import MLModel
+    from coremltools.optimize.coreml import OpPalettizerConfig, OptimizationConfig, palettize_weights
+
+    _, packages, source = custom
+    folder = copied(packages, tmp_path)
+    package = unet_of(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        config = OptimizationConfig(OpPalettizerConfig(mode="uniform", nbits=4, weight_threshold=2000))
+        palettize_weights(MLModel(str(package), skip_model_load=True), config).save(str(tmp_path / "small.mlpackage"))
+    shutil.rmtree(package)
+    (tmp_path / "small.mlpackage").rename(package)
+    actual = adopt(compiled_folder(folder, tmp_path / "Resources"), settings_of(source))
+    assert actual.manifest.precision == "compressed"
+    np.testing.assert_array_equal(image_of(actual), image_of(adopt(folder, settings_of(source))))

@@ -23,12 +23,14 @@ from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
 from tests.support.checkpoints import tiny_unet, write_checkpoint, write_xl_checkpoint
 from tests.support.controlnets import write_controlnet
+from tests.support.image_files import encoded_pixels
 from tests.support.mil_text import compiled
 from tests.support.safety_checkers import write_checker
 
 pytestmark = pytest.mark.slow
 
 SIZE = (64, 64)
+MAP = encoded_pixels(np.random.default_rng(7).integers(0, 256, (64, 64, 3), np.uint8))
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
 #: What the pipelines of swift/StableDiffusion give to and take from the models they find by these names. The text encoder's
 #: and the autoencoder's one input, and the UNet's and the autoencoder's one output, they take by whatever name it has.
@@ -98,18 +100,16 @@ def xcrun(folder, monkeypatch, script):
     monkeypatch.setenv("PATH", f"{folder}:/bin:/usr/bin")
 
 
-def image_of(folder):
+def image_of(folder, *controls):
     model = StableDiffusion(folder, {})
-    request = bind(model.manifest, prompt="red", negative_prompt="blue", steps=2, guidance_scale=5, seed=4)
-    return next(e for e in model.generate(request, {}) if isinstance(e, GeneratedImage)).pixels
+    named = [{"net": name, "image": "map"} for name in controls]
+    fields = {"prompt": "red", "negative_prompt": "blue", "steps": 2, "guidance_scale": 5, "seed": 4}
+    request = bind(model.manifest, **fields, **({"controls": named} if named else {}))
+    return next(e for e in model.generate(request, {"map": MAP}) if isinstance(e, GeneratedImage)).pixels
 
 
 def names_in(folder):
     return {str(p.relative_to(folder).with_suffix("")) for p in folder.glob("**/*.ml*") if p.is_dir()}
-
-
-def settings_of(manifest):
-    return AppleSettings(prediction_type="epsilon", vae_scaling_factor=manifest.vae_scaling_factor)
 
 
 def inode(path):
@@ -174,10 +174,50 @@ def test_weights_are_shared_with_the_model(model, no_xcode):
 
 def test_an_image_from_the_folder_is_the_models_own(model, no_xcode):
     written = write_resources(model)
-    again = adopt(written.path, settings_of(model.manifest))
+    again = adopt(written.path, AppleSettings())
     np.testing.assert_array_equal(image_of(again), image_of(model))
     # What adopting has written there does not keep it from being replaced.
     assert write_resources(model).path == written.path
+
+
+def test_a_folders_controlnets_and_safety_checker_are_used(model, tmp_path, no_xcode):
+    written = write_resources(model).path
+    again = adopt(written, AppleSettings())
+    assert [p.control for p in again.manifest.networks["unet"]] == [False, True]
+    expected = image_of(model, "scribble_v2")
+    np.testing.assert_array_equal(image_of(again, "ScribbleV2"), expected)
+    assert np.any(expected != image_of(model))
+    large = adopt(write_resources(model, tmp_path / "large", (512, 512)).path, AppleSettings())
+    assert large.manifest.networks["safety_checker"] == (Package("SafetyChecker.mlpackage", 512, 512, 1),)
+    assert large.manifest.left_out == ()
+
+
+def test_controlnets_that_do_not_fit_are_left_out_with_the_reason(model, tmp_path, no_xcode):
+    written, large = write_resources(model).path, write_resources(model, tmp_path / "large", (512, 512)).path
+    # Apps keep ControlNets of several models in one folder.
+    shutil.copytree(large / "controlnet/ScribbleV2.mlpackage", written / "controlnet/Large.mlpackage")
+    (written / "controlnet/Broken.mlpackage").mkdir()
+    broken, other = adopt(written, AppleSettings()).manifest.left_out
+    assert broken.startswith("controlnet/Broken.mlpackage: ")
+    assert other == "controlnet/Large.mlpackage: it is not for 2 rows of 64x64, as the UNet is"
+    twin = written / "ControlledUnet.mlpackage"
+    shutil.rmtree(twin)
+    without = adopt(written, AppleSettings()).manifest
+    shutil.copytree(large / twin.name, twin)
+    mismatched = adopt(written, AppleSettings()).manifest
+    assert f"{twin.name}: its inputs are not the UNet's" in mismatched.left_out
+    for manifest, why in (
+        (without, "there is no UNet that takes its outputs"),
+        (mismatched, f"{twin.name} cannot take its outputs"),
+    ):
+        assert f"controlnet/ScribbleV2.mlpackage: {why}" in manifest.left_out
+        assert list(manifest.networks) == ["text_encoder", "unet", "vae_decoder", "vae_encoder"]
+
+
+def test_what_our_packages_say_need_not_be_asked_for(model, no_xcode):
+    manifest = adopt(write_resources(model).path, AppleSettings()).manifest
+    assert (manifest.name, manifest.prediction_type) == (model.manifest.name, "epsilon")
+    assert manifest.vae_scaling_factor == model.manifest.vae_scaling_factor
 
 
 def test_xcodes_compiler_compiles_them_and_weights_stay_shared(model, tmp_path, monkeypatch):
@@ -200,7 +240,7 @@ def test_xcodes_compiler_compiles_them_and_weights_stay_shared(model, tmp_path, 
     assert not list(written.path.glob("**/*.mlpackage"))
     unet = model.path / model.best("unet", *SIZE, batch=2, tokens=77).path
     assert inode(written.path / "Unet.mlmodelc/weights/weight.bin") == inode(unet / WEIGHTS)
-    np.testing.assert_array_equal(image_of(adopt(written.path, settings_of(model.manifest))), image_of(model))
+    np.testing.assert_array_equal(image_of(adopt(written.path, AppleSettings())), image_of(model))
 
 
 def test_what_the_compiler_says_is_passed_on_and_nothing_is_left(model, tmp_path, monkeypatch):
@@ -231,7 +271,7 @@ def test_a_unet_in_two_chunks_is_found_by_the_names_of_both(checkpoint, model_fo
     assert list(last[1]) == ["noise_pred"]
     # It gives a chunk the network's inputs and what the chunk before it hands over.
     assert set(last[0]) <= {"timestep", "encoder_hidden_states", *first[1]}
-    again = adopt(written, settings_of(made.manifest))
+    again = adopt(written, AppleSettings())
     np.testing.assert_array_equal(image_of(again), image_of(model_folder))
 
 
