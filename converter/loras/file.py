@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -70,6 +71,13 @@ class LoraFile:
     def sha256(self) -> str:
         """The SHA-256 of the file."""
         return checksum(self.path).sha256
+
+    @cached_property
+    def tensors_sha256(self) -> str:
+        """The SHA-256 of the tensors' bytes alone: AUTOMATIC1111 and Civitai (AutoV3) know a LoRA by it, whatever its header says."""
+        with self.path.open("rb") as file:
+            file.seek(8 + int.from_bytes(file.read(8), "little"))
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     @classmethod
     def open(cls, path: Path) -> LoraFile:

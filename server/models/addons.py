@@ -26,7 +26,7 @@ LONGEST_NAME = 200
 #: What the name of a folder with an upload begins with.
 _UPLOADED = ".upload-"
 #: Raised when what is kept of a file changes.
-_INDEX_VERSION = 1
+_INDEX_VERSION = 2
 
 #: The state of a file: modification time (ns), size and inode.
 _Stamp = tuple[int, int, int]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from converter.loras import EmbeddingFile, FewStep, LoraFile
+from converter.sources.tensors import Tensors
 from server.models.addons import AddonFiles
 
 
@@ -13,7 +15,7 @@ from server.models.addons import AddonFiles
 class InstalledLora:
     """A LoRA.
 
-    bytes: its file's size. families: the names of the model families that it fits.
+    tensors_sha256: of the tensors alone. bytes: its file's size. families: the names of the model families that it fits.
     kinds: of its layers, such as LoRA or LoHa. ranks: the least and the greatest; None where no layer has one.
     words: what it was trained with, to be used in prompts, as far as the file says.
     notes: what the file does not tell and was assumed, in sentences.
@@ -21,6 +23,7 @@ class InstalledLora:
 
     name: str
     sha256: str
+    tensors_sha256: str
     bytes: int
     families: tuple[str, ...]
     few_step: FewStep | None
@@ -32,7 +35,11 @@ class InstalledLora:
 
 @dataclass(frozen=True)
 class InstalledEmbedding:
-    """An embedding (textual inversion). words: what stands for it in a prompt; vectors: how many tokens it takes."""
+    """An embedding (textual inversion).
+
+    words: what stands for it in a prompt. vectors: how many tokens it takes. width: the elements of one, of all text encoders
+    together.
+    """
 
     name: str
     sha256: str
@@ -40,13 +47,23 @@ class InstalledEmbedding:
     families: tuple[str, ...]
     words: tuple[str, ...]
     vectors: int
+    width: int
 
 
 def _read_lora(name: str, path: Path) -> InstalledLora:
     file = LoraFile.open(path)
-    size, about = path.stat().st_size, file.about
+    about = file.about
     return InstalledLora(
-        name, file.sha256, size, file.families, file.few_step, about.kinds, about.ranks, about.words, file.notes
+        name,
+        file.sha256,
+        file.tensors_sha256,
+        path.stat().st_size,
+        file.families,
+        file.few_step,
+        about.kinds,
+        about.ranks,
+        about.words,
+        file.notes,
     )
 
 
@@ -54,7 +71,8 @@ def _read_embedding(name: str, path: Path) -> InstalledEmbedding:
     file = EmbeddingFile.open(path)
     # A1111's name of an embedding is its file's; diffusers' is the token in the file, such as <cat-toy>.
     words = (name, file.token) if file.token is not None and file.token.startswith("<") else (name,)
-    return InstalledEmbedding(name, file.sha256, path.stat().st_size, file.families, words, file.count)
+    width = sum(vectors.shape[-1] for vectors in file.vectors.values())
+    return InstalledEmbedding(name, file.sha256, path.stat().st_size, file.families, words, file.count, width)
 
 
 class Addons:
@@ -65,6 +83,10 @@ class Addons:
         loras, embeddings = loras_dir or data_dir / "loras", embeddings_dir or data_dir / "embeddings"
         self.loras = AddonFiles(loras, data_dir / "loras.json", InstalledLora, _read_lora)
         self.embeddings = AddonFiles(embeddings, data_dir / "embeddings.json", InstalledEmbedding, _read_embedding)
+
+    def lora_metadata(self, name: str) -> Mapping[str, str]:
+        """Return what a LoRA's trainer wrote into its file; raises AnemoneError."""
+        return Tensors([self.loras.path(name)]).metadata
 
     def read_all(self) -> None:
         """Read all files that were not read before, so that no request waits for it."""

@@ -20,6 +20,7 @@ class FakeFewStep:
 class FakeLora:
     name: str
     sha256: str = "a" * 64
+    tensors_sha256: str = "b" * 64
     families: tuple[str, ...] = ("sd1",)
     few_step: FakeFewStep | None = None
 

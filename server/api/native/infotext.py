@@ -10,7 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
 from server.api.body import Body
-from server.api.dependencies import Memory, Models
+from server.api.dependencies import Generation, Memory, Models
 from server.api.errors import require
 from server.api.native import PREFIX
 from server.api.native.errors import BAD_BODY
@@ -22,8 +22,9 @@ from server.models.installed import InstalledModels, UnknownModel
 from server.pipeline.decoding.file import ImageError
 from server.pipeline.fields import Attachment, Part, fields_of
 from server.pipeline.images import read_image
-from server.pipeline.infotext import RequestFields, find_infotext, read_infotext, read_request_fields
+from server.pipeline.infotext import RequestFields, find_addons, find_infotext, read_infotext, read_request_fields
 from server.pipeline.infotext.writing import SHORT_HASH
+from server.pipeline.request import KnownAddons
 
 router = APIRouter(prefix=PREFIX, tags=["native"])
 
@@ -47,7 +48,7 @@ class InfotextOut(BaseModel):
     images: list[str] = Field(description="The images that the request had, by their fields: a text cannot hold them")
     model: str | None = Field(description="The installed model that the text names, by name or hash; null if none is")
     named: str | None = Field(description="The model's name in the text")
-    unused: list[str] = Field(description="What of the text no field has, in sentences")
+    unused: list[str] = Field(description="What of the text no field has, and which LoRAs are not here, in sentences")
 
 
 def _installed(told: RequestFields, models: InstalledModels) -> str | None:
@@ -61,7 +62,7 @@ def _installed(told: RequestFields, models: InstalledModels) -> str | None:
     return next(same, None) if len(digest) >= SHORT_HASH else None
 
 
-def _read(data: bytes, models: InstalledModels) -> InfotextOut:
+def _read(data: bytes, models: InstalledModels, addons: KnownAddons) -> InfotextOut:
     """Return the request that an image tells; raise ImageError for other files."""
     read_image(data)
     found = find_infotext(data)
@@ -69,19 +70,20 @@ def _read(data: bytes, models: InstalledModels) -> InfotextOut:
         unread = [encodable(f"{name}: {why}") for name, why in found.unread.items()]
         return InfotextOut(text=None, task=None, fields={}, images=[], model=None, named=None, unused=unread)
     told = read_request_fields(read_infotext(found.text))
+    here = find_addons(told, addons)
     return InfotextOut(
         text=encodable(found.text),
         task=told.task,
-        fields={name: encodable(value) if isinstance(value, str) else value for name, value in told.fields.items()},
+        fields={name: encodable(value) if isinstance(value, str) else value for name, value in here.fields.items()},
         images=list(told.attachments),
         model=_installed(told, models),
         named=None if told.model is None else encodable(told.model),
-        unused=[encodable(str(unused)) for unused in told.unused],
+        unused=[encodable(str(each)) for each in (*told.unused, *here.missing, *here.notes)],
     )
 
 
 @router.post("/infotext", responses=BAD_BODY, openapi_extra=BODY.route, summary="Read how an image was made")
-async def infotext(request: Request, memory: Memory, models: Models) -> InfotextOut:
+async def infotext(request: Request, memory: Memory, models: Models, service: Generation) -> InfotextOut:
     """Returns the request that made an image: of this server, or of another program that writes AUTOMATIC1111's text.
 
     Sent again with the model, and with the images that it had, one of ours makes the same pixels.
@@ -89,6 +91,6 @@ async def infotext(request: Request, memory: Memory, models: Models) -> Infotext
     async with memory.reserve(request.scope):
         data = (await read_upload(request, BODY)).attachments[IMAGE]
         try:
-            return await run_in_threadpool(_read, data, models)
+            return await run_in_threadpool(lambda: _read(data, models, service.known_addons()))
         except ImageError as bad:
             return require(bad_image(IMAGE, bad))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from server.api.dialect import Dialect, schemas_of
-from server.api.sdapi import PREFIX, controlnet, extras, images, lists, options, png_info, progress
+from server.api.sdapi import PREFIX, addons, controlnet, extras, images, lists, options, png_info, progress
 from server.api.sdapi.bodies import Img2ImgBody, Txt2ImgBody
 from server.api.sdapi.errors import SdapiError, render_error
 
@@ -14,6 +14,7 @@ SDAPI = Dialect(
         extras.router,
         png_info.router,
         lists.router,
+        addons.router,
         options.router,
         progress.router,
         progress.internal,

@@ -46,7 +46,8 @@ def _told(body: Making, call: Call) -> tuple[str | None, Recalled]:
     recalled = Recalled()
     if body.infotext:
         attached = ("image", "mask") if has_mask(body) else ("image",) if isinstance(body, Img2ImgBody) else ()
-        recalled = recall(body.infotext, task_of(body), attached, call.models, call.service.upscalers())
+        upscalers, addons = call.service.upscalers(), call.service.known_addons()
+        recalled = recall(body.infotext, task_of(body), attached, call.models, upscalers, addons)
     return _own_model(body, call.models) or recalled.model, recalled
 
 
@@ -86,7 +87,7 @@ async def _bound(call: Call, body: Making, model: BoundModel, recalled: Recalled
             )
         )
     except RequestError as error:
-        if error.field in recalled.fields:
+        if error.field.partition(".")[0] in recalled.fields:
             # Nobody sent it; if the body has it as well, it is refused once more.
             return await _bound(call, body, model, recalled.without(error))
         raise their_error(error, request.units, request.keys) from error

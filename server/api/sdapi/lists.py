@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
@@ -63,13 +61,6 @@ class NamedItem(BaseModel):
     name: str
 
 
-class EmbeddingsOut(BaseModel):
-    """There are no embeddings here."""
-
-    loaded: dict[str, Any] = {}
-    skipped: dict[str, Any] = {}
-
-
 class ScriptsOut(BaseModel):
     """The scripts that there are."""
 
@@ -120,19 +111,13 @@ async def scripts() -> ScriptsOut:
     return ScriptsOut(txt2img=[CONTROLNET.lower()], img2img=[CONTROLNET.lower()])
 
 
-@router.get("/embeddings", summary="List the embeddings")
-async def embeddings() -> EmbeddingsOut:
-    """Returns none."""
-    return EmbeddingsOut()
-
-
 async def _nothing() -> list[NamedItem]:
     return []
 
 
 #: What AUTOMATIC1111 and Forge list and this server has none of; clients want a list all the same.
 _EMPTY = (
-    "sd-vae", "sd-modules", "loras", "hypernetworks", "face-restorers", "realesrgan-models", "prompt-styles", "script-info",
+    "sd-vae", "sd-modules", "hypernetworks", "face-restorers", "realesrgan-models", "prompt-styles", "script-info",
     "extensions",
 )  # fmt: skip
 for _name in _EMPTY:
@@ -157,5 +142,5 @@ for _name in ("refresh-checkpoints", "refresh-loras", "refresh-vae", "refresh-em
         methods=["POST"],
         name=_name,
         summary=f"Look for new {_name.removeprefix('refresh-')}",
-        description="Does nothing: new models are found at once. Answers `null`.",
+        description="Does nothing: new files are found at once. Answers `null`.",
     )

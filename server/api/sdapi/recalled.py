@@ -11,9 +11,9 @@ from server.api.sdapi.upscalers import our_upscaler
 from server.errors import quoted
 from server.models.installed import InstalledModels
 from server.pipeline.fields import Infotext
-from server.pipeline.infotext import RequestFields, read_infotext, read_request_fields
+from server.pipeline.infotext import RequestFields, find_addons, read_infotext, read_request_fields
 from server.pipeline.infotext.parameters import Unused
-from server.pipeline.request import RequestError, Task, field_named
+from server.pipeline.request import KnownAddons, RequestError, Task, field_named
 from server.pipeline.upscaling.names import LATENT
 
 _HIRES = "hires"
@@ -29,24 +29,32 @@ class Recalled:
 
     def without(self, error: RequestError) -> Recalled:
         """Return what is left without the field that the model does not accept, which is noted."""
-        fields = {name: value for name, value in self.fields.items() if name != error.field}
-        infotext = field_named(error.field).find(Infotext)
-        name = error.field if infotext is None else infotext.key
+        wrong = error.field.partition(".")[0]  # of an item of a list, the list
+        fields = {name: value for name, value in self.fields.items() if name != wrong}
+        infotext = field_named(wrong).find(Infotext)
+        name = wrong if infotext is None else infotext.key
         unused = Unused(name, str(error.value), f"accepted: {error.accepted}")
         return Recalled(fields, self.model, (*self.notes, f"of the infotext, {unused}"))
 
 
 def recall(
-    text: str, task: Task, attached: Collection[str], models: InstalledModels, upscalers: Iterable[str]
+    text: str,
+    task: Task,
+    attached: Collection[str],
+    models: InstalledModels,
+    upscalers: Iterable[str],
+    addons: KnownAddons,
 ) -> Recalled:
     """Return what an infotext says for a request of this task with these attachments. What is not installed is left out."""
     said = read_request_fields(read_infotext(text), attached)
+    here = find_addons(said, addons)
     taken = {each.name for each in task.fields}
     if "source" not in task.lacks:
         taken -= {each.name for each in task.fields if each.part == _HIRES}  # made of prompts only
-    fields = {name: value for name, value in said.fields.items() if name in taken}
+    fields = {name: value for name, value in here.fields.items() if name in taken}
     notes = [f"of the infotext, {unused}" for unused in said.unused]
     notes += [f"of the infotext, {name} was not used here" for name in said.fields if name not in taken]
+    notes += here.notes  # a request says itself which of its tags are not known
     notes += _without_missing(fields, models, upscalers)
     model, missing = _model(said, models)
     return Recalled(fields, model, (*notes, *missing))

@@ -4,6 +4,7 @@
 and read back, stands with the field's definition (`server.pipeline.fields.Infotext`).
 """
 
+from server.pipeline.infotext.addons import FoundAddons, find_addons
 from server.pipeline.infotext.files import FileInfotext, find_infotext
 from server.pipeline.infotext.parameters import Parameters, Unused, read_infotext
 from server.pipeline.infotext.recovery import RequestFields, read_request_fields
@@ -11,9 +12,11 @@ from server.pipeline.infotext.writing import write_infotext, write_upscale_infot
 
 __all__ = [
     "FileInfotext",
+    "FoundAddons",
     "Parameters",
     "RequestFields",
     "Unused",
+    "find_addons",
     "find_infotext",
     "read_infotext",
     "read_request_fields",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from server.pipeline.infotext.controls import is_unit, read_unit, without_hash
 from server.pipeline.infotext.hires import read_size, read_sizes
 from server.pipeline.infotext.parameters import Parameters, Unused
 from server.pipeline.infotext.sampler import SAMPLER, SCHEDULE, read_sampler
-from server.pipeline.infotext.writing import PROGRAM
+from server.pipeline.infotext.writing import EMBEDDING_HASHES, LORA_HASHES, PROGRAM
 from server.pipeline.limits import Items
 from server.pipeline.prompts.tags import without_tags
 from server.pipeline.request import FIELDS, UPSCALE_FIELDS, RequestError
@@ -45,15 +45,18 @@ class RequestFields:
     fields: the fields' values by name, without the model and without attachments.
     attachments: the images that the request had and no text can hold, by field: ``image``, ``mask``, ``controls.0.image``.
     unused: the settings that no field has, or whose value no field takes.
+    lora_hashes, embedding_hashes: the first digits of their SHA-256 by name, as far as the text tells them.
     model, model_hash: the model's name, and the first digits of its checkpoint's SHA-256 (A1111 before 1.0: another hash).
     """
 
     task: str
     fields: dict[str, Any]
-    attachments: tuple[str, ...] = ()
-    unused: tuple[Unused, ...] = ()
-    model: str | None = None
-    model_hash: str | None = None
+    attachments: tuple[str, ...]
+    unused: tuple[Unused, ...]
+    model: str | None
+    model_hash: str | None
+    lora_hashes: Mapping[str, str]
+    embedding_hashes: Mapping[str, str]
 
 
 def read_request_fields(parameters: Parameters, attached: Collection[str] | None = None) -> RequestFields:
@@ -119,12 +122,12 @@ class _Reading:
         return self._result("upscale", None, None)
 
     def _result(self, task: str, model: str | None, model_hash: str | None) -> RequestFields:
+        hashes = [_hashes(self._pop(key) or "") for key in (LORA_HASHES, EMBEDDING_HASHES)]
         for name, value in self._left.items():
             if name not in _SILENT:
                 self._refuse(name, value, _NO_FIELD)
-        return RequestFields(
-            task, self._fields, tuple(self._attachments), tuple(self._unused), model or None, model_hash or None
-        )
+        attachments, unused = tuple(self._attachments), tuple(self._unused)
+        return RequestFields(task, self._fields, attachments, unused, model or None, model_hash or None, *hashes)
 
     def _refuse(self, name: str, value: str, why: str) -> None:
         self._unused.append(Unused(name, value, why))
@@ -287,3 +290,9 @@ class _Reading:
 
 def _fields_of(part: str) -> tuple[RequestField, ...]:
     return tuple(field for field in FIELDS if field.part == part)
+
+
+def _hashes(text: str) -> dict[str, str]:
+    """Return short hashes by name, of ``name: hash, name: hash``."""
+    pairs = (part.rpartition(":")[::2] for part in text.split(","))
+    return {name.strip(): digest.strip().lower() for name, digest in pairs if name.strip() and digest.strip()}

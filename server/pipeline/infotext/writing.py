@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from converter import __version__
 from converter.folder import Manifest
 from server.pipeline.fields import Infotext, plain
@@ -12,6 +14,9 @@ from server.pipeline.schedulers import SCHEDULERS, SIGMA_SCHEDULES
 
 #: Digits of a checkpoint's SHA-256 that stand for it, as in A1111.
 SHORT_HASH = 10
+#: Keys of the hashes by which A1111 finds LoRAs and embeddings under other names, and their digits. A LoRA's is that of its
+#: tensors alone, an embedding's that of its file.
+LORA_HASHES, EMBEDDING_HASHES, ADDON_HASH = "Lora hashes", "TI hashes", 12
 #: What the setting ``Version`` of our own texts begins with.
 PROGRAM = "Anemone "
 #: The order of A1111's settings; our own settings go before the last two.
@@ -43,9 +48,19 @@ def _settings(request: GenerationRequest, manifest: Manifest, seeds: ImageSeeds)
         if infotext is not None and field.name in values:
             settings[infotext.key] = infotext.write(values[field.name])
     settings |= {UNIT.format(i): write_unit(each, manifest) for i, each in enumerate(request.controls)}
+    settings |= {
+        LORA_HASHES: _hashes((lora.name, lora.tensors_sha256[:ADDON_HASH]) for lora in request.loras),
+        EMBEDDING_HASHES: _hashes((each.name, each.sha256[:ADDON_HASH]) for each in request.embeddings),
+    }
     settings = {key: value for key, value in settings.items() if value is not None}
     settings["Version"] = PROGRAM + __version__
     return dict(sorted(settings.items(), key=lambda setting: _RANKS.get(setting[0], _RANKS["RNG"] - 0.5)))
+
+
+def _hashes(hashes: Iterable[tuple[str, str]]) -> str | None:
+    """Return short hashes by name, without the characters that A1111 takes out of names; None if there are none."""
+    plain_names = {name.replace(":", "").replace(",", ""): digest for name, digest in hashes if digest}
+    return ", ".join(f"{name}: {digest}" for name, digest in plain_names.items()) or None
 
 
 def write_infotext(request: GenerationRequest, manifest: Manifest, seeds: ImageSeeds) -> str:

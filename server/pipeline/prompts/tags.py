@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from server.errors import quoted
@@ -74,6 +75,18 @@ def without_tags(prompt: str) -> Untagged:
         loras += [] if lora is None else [lora]
         notes += [] if note is None else [note]
     return Untagged(_TAG.sub("", prompt).strip() if loras or notes else prompt, tuple(loras), tuple(notes))
+
+
+def renamed(prompt: str, names: Mapping[str, str]) -> str:
+    """Return a prompt whose tags name LoRAs by other names, given by the present ones; all else stays as it is."""
+
+    def tag(found: re.Match[str]) -> str:
+        name, colon, weights = found[2].partition(":")
+        if found[1].lower() not in _LORAS or names.get(name.strip(), name.strip()) == name.strip():
+            return found[0]
+        return f"<{found[1]}:{names[name.strip()]}{colon}{weights}>"
+
+    return _TAG.sub(tag, prompt)
 
 
 def unknown(kind: str, name: str) -> str:

@@ -31,7 +31,7 @@ _MOST_NOTES = 10
 class Lora(Part):
     """A LoRA that is merged into the model for this request (Hu et al. 2021).
 
-    sha256: the hash of its file when the request was accepted.
+    sha256: the hash of its file when the request was accepted. tensors_sha256: that of its tensors alone.
     """
 
     name: str = Field(max_length=NAME, description="One of the LoRAs (see capabilities)")
@@ -40,6 +40,7 @@ class Lora(Part):
         None, description="How much it counts in the text encoders; left out: as weight"
     )
     sha256: Annotated[str, Derived()] = ""
+    tensors_sha256: Annotated[str, Derived()] = ""
 
     word: ClassVar[tuple[str, ...]] = ("name", "weight", "text_weight")
 
@@ -100,7 +101,10 @@ class KnownAddon(Protocol):
 
 
 class KnownLora(KnownAddon, Protocol):
-    """A LoRA's facts. few_step: None unless it is one for few steps."""
+    """A LoRA's facts. tensors_sha256: of its tensors alone. few_step: None unless it is one for few steps."""
+
+    @property
+    def tensors_sha256(self) -> str: ...
 
     @property
     def few_step(self) -> FewStep | None: ...
@@ -176,7 +180,9 @@ def _named(sent: Mapping[str, Any], manifest: Manifest, known: KnownAddons) -> I
 
 def _lora(known: KnownLora, weight: float, text_weight: float) -> Lora:
     own = None if text_weight == weight else text_weight
-    return Lora(name=known.name, weight=weight, text_weight=own, sha256=known.sha256)
+    return Lora(
+        name=known.name, weight=weight, text_weight=own, sha256=known.sha256, tensors_sha256=known.tensors_sha256
+    )
 
 
 def bind_addons(sent: Mapping[str, Any], manifest: Manifest, known: KnownAddons) -> BoundAddons:

@@ -40,14 +40,12 @@ def test_the_first_upscaler_is_none(api: WebUIApi) -> None:
 def test_what_there_is_none_of_is_an_empty_list(api: WebUIApi, client: httpx.Client) -> None:
     empty = [
         api.get_sd_vae(),
-        api.get_loras(),
         api.get_hypernetworks(),
         api.get_face_restorers(),
         api.get_prompt_styles(),
     ]
     empty += [api.get_realesrgan_models(), client.get("/sdapi/v1/sd-modules").json()]
-    assert empty == [[]] * 7
-    assert api.get_embeddings() == {"loaded": {}, "skipped": {}}
+    assert empty == [[]] * 6
 
 
 def test_scripts_and_memory_have_the_shapes_that_clients_read(api: WebUIApi) -> None:

@@ -34,3 +34,10 @@ def test_a_prompt_s_own_lines_and_loras_stay_in_it():
     assert by_source["A1111 1.8.0-RC with a Lightning model"].count("\nBREAK ") == 2
     assert by_source["A1111 1.6.1, img2img with a unit"] == "cat, <lora:JapaneseDollLikeness_v15:1>"
     assert by_source["Civitai's generator, its line breaks lost"].endswith("Blade Runner movie")
+
+
+def test_hashes_of_loras_and_embeddings_are_read():
+    found = {each["source"]: read_request_fields(read_infotext(each["text"])) for each in TEXTS}
+    assert found["A1111 1.4.0 with hashes as JSON"].lora_hashes == {"gaint build-V1": "fe6d7d9c9881"}
+    second_pass = found["A1111 1.5.1 with a second pass and a unit"]
+    assert second_pass.embedding_hashes == {"Neg1": "339cc9210f70", "Negative": "66a7279a88dd"}
