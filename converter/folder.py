@@ -179,12 +179,14 @@ class Conditions:
     guidance_width: the width of the guidance scale's embedding (LCM); None if the guidance scale is not an input.
     time_ids: how many numbers for sizes and crops SDXL takes, with the pooled text; None for other families.
     zeros_for_no_prompt: whether an empty negative prompt means states of zeros (SDXL).
+    text_width: the width of the prompt's states; None in folders of earlier versions.
     """
 
     inpainting: bool
     guidance_width: Count | None
     time_ids: Count | None
     zeros_for_no_prompt: bool
+    text_width: Count | None = None
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,7 @@ def _manifest(model: AppleModel, settled: Settled) -> Manifest:
             guidance_width=model.guidance_width,
             time_ids=model.time_ids,
             zeros_for_no_prompt=settled.zeros_for_no_prompt,
+            text_width=model.text_width,
         ),
         scheduler=settled.schedule,
         defaults=settled.defaults,

@@ -53,7 +53,7 @@ class AppleModel:
     stated: what the packages' metadata say of the model.
     published: whether its widths are those of its family's published models.
     vocabulary: the number of tokens that all its text encoders accept; None if that is unknown.
-    guidance_width, time_ids: as in `converter.folder.Conditions`.
+    guidance_width, time_ids, text_width: as in `converter.folder.Conditions`.
     """
 
     folder: Path
@@ -74,6 +74,7 @@ class AppleModel:
     inpainting: bool
     guidance_width: int | None
     time_ids: int | None
+    text_width: int
     attention: str
     precision: str
     coremltools: str
@@ -288,6 +289,7 @@ def recognize_apple(folder: Path) -> AppleModel:
         inpainting=unet.channels != channels,
         guidance_width=unet.guidance_width,
         time_ids=unet.time_ids,
+        text_width=unet.context_width,
         attention=attention_implementation(summary),
         precision="compressed" if compressed else summary.inputs["sample"].dtype.name,
         coremltools=next(tools, "unknown"),

@@ -72,6 +72,7 @@ class UNetFamily:
             guidance_width=self.unet.guidance_width,
             time_ids=None if addition is None else addition.ids,
             zeros_for_no_prompt=addition is not None and bool(index.get(_ZEROS, True)),
+            text_width=self.unet.context_width,
         )
 
     def check_control(self, config: Config) -> None:

@@ -54,6 +54,12 @@ def families_of(layers: Mapping[str, Mapping[str, LoraLayer]], metadata: Mapping
     return tuple(family for family in FAMILIES if family in possible)
 
 
+def text_width_of(layers: Mapping[str, Mapping[str, LoraLayer]]) -> int | None:
+    """Return the width of the text states that a LoRA's cross attention reads; None if it changes no such layer."""
+    unet = layers.get(UNET, {})
+    return next((layer.sizes[1] for target, layer in unet.items() if _READS_TEXT.fullmatch(target)), None)
+
+
 def _by_width(network: str, target: str, width: int) -> tuple[str, ...]:
     """Return the families in which the target has inputs of this width; nothing if the width tells none."""
     if network == UNET:

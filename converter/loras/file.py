@@ -16,7 +16,7 @@ from converter.errors import CheckpointError, shown
 from converter.loras.adapter_config import AdapterConfig, read_adapter_configs
 from converter.loras.building import Target, layers_of
 from converter.loras.errors import LoraError
-from converter.loras.families import families_of
+from converter.loras.families import families_of, text_width_of
 from converter.loras.few_step import FewStep, few_step_of
 from converter.loras.layers import Factor, LoraLayer
 from converter.loras.names import read_name
@@ -66,6 +66,11 @@ class LoraFile:
     def name(self) -> str:
         """The file's name without .safetensors."""
         return self.path.stem
+
+    @property
+    def text_width(self) -> int | None:
+        """The width of the prompt's states in the models that it fits; None if the file does not show it."""
+        return text_width_of(self.layers)
 
     @cached_property
     def sha256(self) -> str:

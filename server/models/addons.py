@@ -37,6 +37,10 @@ class UnknownAddon(AnemoneError):
     """No file has this name."""
 
 
+class BundledAddon(AnemoneError):
+    """A file that comes with Anemone cannot be deleted."""
+
+
 class NameNotAccepted(AnemoneError):
     """A new file cannot have this name."""
 
@@ -90,29 +94,43 @@ class _Snapshot(Mapping[str, _T]):
         return name in self._paths
 
 
+def _found(root: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    # Sorted by depth first, so that nobody's file hides one beside it.
+    for folder, folders, files in os.walk(root, followlinks=False):
+        folders[:] = sorted(each for each in folders if each[0] != ".")
+        for file in sorted(files):
+            if file.endswith(SUFFIX) and file[0] != "." and file.isprintable():
+                found.setdefault(file.removesuffix(SUFFIX), Path(folder) / file)
+    return found
+
+
 class AddonFiles(Generic[_T]):
     """The files of a folder and its subfolders by name, which is the file's without its suffix, as A1111 has them.
 
+    Those of the folder ``bundled`` are there too, and stay; a file of the user's with one's name takes its place.
     What was read of each is kept in ``index``, since a hash of a large file takes a second. Safe to use from several threads.
     """
 
-    def __init__(self, root: Path, index: Path, facts: type[_T], read: Callable[[str, Path], _T]) -> None:
+    def __init__(
+        self, root: Path, index: Path, facts: type[_T], read: Callable[[str, Path], _T], bundled: Path | None = None
+    ) -> None:
         """``read`` returns the facts, of the type ``facts``, of a file by name and path; raises AnemoneError."""
-        self.root, self._index_file, self._read = root, index, read
+        self.root, self._index_file, self._read, self._bundled = root, index, read, bundled
         self._adapter = TypeAdapter(_Index[facts])  # type: ignore[valid-type]
         self._lock = threading.RLock()
         self._known: dict[str, _Read[_T]] | None = None
 
     def paths(self) -> dict[str, Path]:
         """Return the files by name, in the order of their names; of two with one name, that in the upper folder."""
-        found: dict[str, Path] = {}
-        # Sorted by depth first, so that nobody's file hides one beside it.
-        for folder, folders, files in os.walk(self.root, followlinks=False):
-            folders[:] = sorted(each for each in folders if each[0] != ".")
-            for file in sorted(files):
-                if file.endswith(SUFFIX) and file[0] != "." and file.isprintable():
-                    found.setdefault(file.removesuffix(SUFFIX), Path(folder) / file)
+        found = _found(self.root)
+        if self._bundled is not None:
+            own = {name.casefold() for name in found}
+            found |= {name: path for name, path in _found(self._bundled).items() if name.casefold() not in own}
         return dict(sorted(found.items(), key=lambda item: item[0].casefold()))
+
+    def _own(self) -> dict[str, Path]:
+        return _found(self.root)
 
     def get(self, name: str) -> _T:
         """Return the facts of a file; raises UnknownAddon, and AnemoneError for one that cannot be used."""
@@ -137,6 +155,11 @@ class AddonFiles(Generic[_T]):
         if name not in paths:
             raise UnknownAddon(f"there is no {name[:80]!r}; installed: {', '.join(paths) or 'none yet'}")
         return paths[name]
+
+    def path_inside(self, name: str) -> str:
+        """Return the path of a file in its folder; raises UnknownAddon."""
+        path = self.path(name)
+        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.name
 
     def all(self) -> tuple[dict[str, _T], dict[str, str]]:
         """Return the facts of all files that can be used, and why the others cannot, by name."""
@@ -200,7 +223,7 @@ class AddonFiles(Generic[_T]):
         Raises NameNotAccepted, and FileExistsError if there is a file of this name.
         """
         require_name(name)
-        if name.casefold() in (each.casefold() for each in self.paths()):
+        if name.casefold() in (each.casefold() for each in _found(self.root)):
             raise FileExistsError(name)
         folder = self.root / f"{_UPLOADED}{os.urandom(8).hex()}"
         folder.mkdir(parents=True)
@@ -226,8 +249,11 @@ class AddonFiles(Generic[_T]):
         return read.facts
 
     def delete(self, name: str) -> None:
-        """Delete a file; raises UnknownAddon."""
-        self.path(name).unlink(missing_ok=True)
+        """Delete a file; raises UnknownAddon, and BundledAddon for one that comes with Anemone."""
+        path = self.path(name)
+        if not path.is_relative_to(self.root):
+            raise BundledAddon(f"{name} comes with Anemone and stays; a file of your own with its name takes its place")
+        path.unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Delete the rest of uploads that were interrupted."""

@@ -23,6 +23,7 @@ class FakeLora:
     tensors_sha256: str = "b" * 64
     families: tuple[str, ...] = ("sd1",)
     few_step: FakeFewStep | None = None
+    text_width: int | None = None
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class FakeEmbedding:
     vectors: int = 1
     sha256: str = "e" * 64
     families: tuple[str, ...] = ("sd1",)
+    text_width: int | None = None
 
 
 def write_lora(path: Path, module: str, rows: int, columns: int, size: float = 1.0, width: int | None = None) -> Path:

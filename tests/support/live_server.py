@@ -61,7 +61,15 @@ def server(
         worker = launch or spawn(fake_pipeline.start, data_dir, name="fake-worker")
         queue = JobQueue(store, [worker], first.models, on_readiness, limits, pauses=pauses)
         conversions = Conversions(data_dir, first.models, queue.events, fake_converter.launcher(data_dir))
-        return Backend(store, queue, first.models, conversions, InstalledUpscalers(data_dir), first, Addons(data_dir))
+        return Backend(
+            store,
+            queue,
+            first.models,
+            conversions,
+            InstalledUpscalers(data_dir),
+            first,
+            Addons(data_dir, bundled=data_dir),
+        )
 
     return Server(create_app(open_backend, access, grace), grace)
 

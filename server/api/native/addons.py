@@ -19,9 +19,10 @@ from server.api.forms import media_type, wrong_type
 from server.api.native import PREFIX
 from server.api.native.errors import error
 from server.errors import ApiError, quoted
-from server.models.addons import LONGEST_NAME, AddonFiles, NameNotAccepted, UnknownAddon
+from server.models.addons import LONGEST_NAME, AddonFiles, BundledAddon, NameNotAccepted, UnknownAddon
 from server.models.installed import InstalledModels
 from server.models.loras import InstalledEmbedding, InstalledLora
+from server.pipeline.request import fits
 
 router = APIRouter(prefix=PREFIX, tags=["addons"])
 
@@ -96,7 +97,7 @@ def _facts(kind: str, addon: InstalledLora | InstalledEmbedding, models: Install
 
 def fitting_models(addon: InstalledLora | InstalledEmbedding, models: InstalledModels) -> list[str]:
     """Return the names of the installed models that a file fits."""
-    return [model.name for model in models.all() if model.manifest.family in addon.families]
+    return [model.name for model in models.all() if fits(addon, model.manifest)]
 
 
 def _lora_out(lora: InstalledLora, models: InstalledModels) -> LoraOut:
@@ -150,6 +151,8 @@ def _deleted(files: AddonFiles[_T], kind: str, name: str) -> None:
         files.delete(name)
     except UnknownAddon as unknown:
         raise ApiError(404, f"no_such_{kind}", str(unknown)) from unknown
+    except BundledAddon as bundled:
+        raise ApiError(409, f"bundled_{kind}", str(bundled)) from bundled
 
 
 def _upload_answers(kind: str) -> Answers:
@@ -160,6 +163,10 @@ def _upload_answers(kind: str) -> Answers:
         422: error(f"The name is not accepted, or the file is not a {kind} that can be used; the message says why"),
         507: error("The disk is full"),
     }
+
+
+def _deletion_answers(kind: str) -> Answers:
+    return {404: error(f"The {kind} does not exist"), 409: error(f"The {kind} comes with Anemone and stays")}
 
 
 def _file(limit: int) -> dict[str, Any]:
@@ -195,9 +202,7 @@ async def upload_lora(request: Request, name: Name, addons: AllAddons, models: M
     return out
 
 
-@router.delete(
-    "/loras/{name}", status_code=204, responses={404: error("The LoRA does not exist")}, summary="Delete a LoRA"
-)
+@router.delete("/loras/{name}", status_code=204, responses=_deletion_answers("LoRA"), summary="Delete a LoRA")
 def delete_lora(name: str, addons: AllAddons) -> None:
     """Deletes the LoRA's file. Jobs that wait for it fail, unless the model with it is still in the cache."""
     _deleted(addons.loras, "lora", name)
@@ -228,10 +233,7 @@ async def upload_embedding(
 
 
 @router.delete(
-    "/embeddings/{name}",
-    status_code=204,
-    responses={404: error("The embedding does not exist")},
-    summary="Delete an embedding",
+    "/embeddings/{name}", status_code=204, responses=_deletion_answers("embedding"), summary="Delete an embedding"
 )
 def delete_embedding(name: str, addons: AllAddons) -> None:
     """Deletes the embedding's file."""

@@ -20,7 +20,7 @@ from server.pipeline.abilities import FURTHER, OF_TASKS, Ability, control_nets, 
 from server.pipeline.denoising.refining import refiners_for
 from server.pipeline.encoding.formats import FORMATS
 from server.pipeline.preprocessors.registry import PREPROCESSORS
-from server.pipeline.request import RNGS, TASKS, defaults
+from server.pipeline.request import RNGS, TASKS, defaults, fits
 from server.pipeline.schedulers import SCHEDULERS
 
 router = APIRouter(prefix=PREFIX, tags=["native"])
@@ -148,7 +148,7 @@ def _ability(ability: Ability | None, manifest: Manifest) -> AbilityOut:
 
 
 def _fitting(addons: Mapping[str, InstalledLora] | Mapping[str, InstalledEmbedding], manifest: Manifest) -> list[str]:
-    return [name for name, each in addons.items() if manifest.family in each.families]
+    return [name for name, each in addons.items() if fits(each, manifest)]
 
 
 def _model(

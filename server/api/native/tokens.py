@@ -26,7 +26,7 @@ from server.pipeline.prompts.editing import Walk
 from server.pipeline.prompts.embedded import EmbeddedWords
 from server.pipeline.prompts.reading import read_prompt
 from server.pipeline.prompts.tags import without_tags
-from server.pipeline.request import RequestError
+from server.pipeline.request import RequestError, fits
 from server.pipeline.request.conditions import A1111, NAME, SYNTAXES, Text
 
 log = logging.getLogger("anemone.api")
@@ -80,7 +80,7 @@ async def tokens(
     def counted() -> TokensOut:
         folder = ModelFolder(models.folder(model.name), model.manifest)
         known = service.known_addons().embeddings.values()
-        fitting = [each for each in known if model.manifest.family in each.families]
+        fitting = [each for each in known if fits(each, model.manifest)]
         embedded = [EmbeddedWords(each.words, (0,) * each.vectors) for each in fitting]
         count = counter.count(folder, prompt, walk, with_syntax=with_syntax, embedded=embedded)
         return TokensOut(tokens=count.tokens, limit=count.limit, chunks=count.chunks)

@@ -16,6 +16,7 @@ from server.api.sdapi.state import Current
 from server.errors import encodable
 from server.models.installed import UnknownModel
 from server.models.loras import InstalledEmbedding
+from server.pipeline.request import fits
 
 router = APIRouter(prefix=PREFIX, tags=["automatic1111"])
 
@@ -73,11 +74,10 @@ def loras(addons: AllAddons) -> JSONResponse:
     items = []
     for name in addons.loras.all()[0]:
         try:
-            path = addons.loras.path(name)
+            inside = addons.loras.path_inside(name)
             metadata = {encodable(key): _value(text) for key, text in addons.lora_metadata(name).items()}
         except AnemoneError:  # deleted or replaced meanwhile
             continue
-        inside = path.relative_to(addons.loras.root).as_posix()
         items.append(LoraItem(name=name, alias=name, path=inside, metadata=metadata).model_dump())
     return JSONResponse(items)
 
@@ -91,10 +91,11 @@ def embeddings(addons: AllAddons, models: Models, current: Current) -> Embedding
     """Returns the embeddings, divided into those that fit the model of requests that name none and the others."""
     usable, _ = addons.embeddings.all()
     try:
-        family = None if current is None else models.get(current).manifest.family
+        manifest = None if current is None else models.get(current).manifest
     except UnknownModel:  # not installed yet
-        family = None
+        manifest = None
+    fitting = {name for name, each in usable.items() if manifest is not None and fits(each, manifest)}
     return EmbeddingsOut(
-        loaded={name: _item(each) for name, each in usable.items() if family in each.families},
-        skipped={name: _item(each) for name, each in usable.items() if family not in each.families},
+        loaded={name: _item(each) for name, each in usable.items() if name in fitting},
+        skipped={name: _item(each) for name, each in usable.items() if name not in fitting},
     )

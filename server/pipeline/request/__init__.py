@@ -5,7 +5,7 @@ JSON, the database, the native API's schema, the command line's flags, the capab
 the definition.
 """
 
-from server.pipeline.request.addons import Embedding, KnownAddons, Lora
+from server.pipeline.request.addons import Embedding, KnownAddons, Lora, fits
 from server.pipeline.request.binding import bind, defaults
 from server.pipeline.request.errors import RequestError
 from server.pipeline.request.request import (
@@ -41,6 +41,7 @@ __all__ = [
     "defaults",
     "edit_task",
     "field_named",
+    "fits",
     "longest_prompt",
     "needs_model",
     "read_request",

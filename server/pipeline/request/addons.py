@@ -88,7 +88,11 @@ class FewStep(Protocol):
 
 
 class KnownAddon(Protocol):
-    """The facts of a file. families: the names of the model families that it fits."""
+    """The facts of a file.
+
+    families: the names of the model families that it fits.
+    text_width: the width of the prompt's states in the models that it fits; None if the file does not show it.
+    """
 
     @property
     def name(self) -> str: ...
@@ -98,6 +102,9 @@ class KnownAddon(Protocol):
 
     @property
     def families(self) -> tuple[str, ...]: ...
+
+    @property
+    def text_width(self) -> int | None: ...
 
 
 class KnownLora(KnownAddon, Protocol):
@@ -157,13 +164,27 @@ class BoundAddons:
     notes: tuple[str, ...]
 
 
-def _fitting(field_name: str, asked: str, known: KnownAddon, manifest: Manifest) -> None:
-    """Raise RequestError for a file of another family than the model's."""
+def misfit(known: KnownAddon, manifest: Manifest) -> tuple[str, str] | None:
+    """Return what a file is for and what the model is; None if the file fits the model."""
     if manifest.family not in known.families:
-        of = " or ".join(known.families)
-        raise RequestError(
-            field_name, asked, f"LoRAs for {manifest.family}, as {manifest.name} is; this one is for {of}"
-        )
+        return " or ".join(known.families), manifest.family
+    width = manifest.conditions.text_width
+    if None not in (width, known.text_width) and width != known.text_width:
+        of = "{} with text states of {} numbers".format
+        return of(manifest.family, known.text_width), of(manifest.family, width)
+    return None
+
+
+def fits(known: KnownAddon, manifest: Manifest) -> bool:
+    """Return whether a file fits a model, as far as the file and the manifest show it."""
+    return misfit(known, manifest) is None
+
+
+def _fitting(field_name: str, asked: str, known: KnownAddon, manifest: Manifest) -> None:
+    """Raise RequestError for a file that does not fit the model."""
+    if (wrong := misfit(known, manifest)) is not None:
+        file, model = wrong
+        raise RequestError(field_name, asked, f"LoRAs for {model}, as {manifest.name} is; this one is for {file}")
 
 
 def _named(sent: Mapping[str, Any], manifest: Manifest, known: KnownAddons) -> Iterator[tuple[Lora, KnownLora]]:
@@ -256,10 +277,8 @@ def _embeddings(
     for each in known:
         if not any(_is_in(word, text) for word in each.words):
             continue
-        if manifest.family in each.families:
+        if (wrong := misfit(each, manifest)) is None:
             yield Embedding(name=each.name, sha256=each.sha256, words=each.words, vectors=each.vectors)
         else:
-            of = " or ".join(each.families)
-            notes.append(
-                f"the embedding {each.name} is for {of}, not for {manifest.family}: its name in a prompt is text"
-            )
+            file, model = wrong
+            notes.append(f"the embedding {each.name} is for {file}, not for {model}: its name in a prompt is text")

@@ -10,7 +10,7 @@ import pytest
 from converter.errors import CheckpointError
 from converter.families.registry import MODELS, recognize
 from converter.sources.source import open_source
-from tests.support.checkpoints import write_checkpoint, write_xl_checkpoint
+from tests.support.checkpoints import TEXT_WIDTH, write_checkpoint, write_xl_checkpoint
 
 
 def test_stable_diffusion_has_one_text_encoder_and_takes_nothing_beside_the_prompts_states(checkpoint):
@@ -21,6 +21,7 @@ def test_stable_diffusion_has_one_text_encoder_and_takes_nothing_beside_the_prom
     assert not family.sizes.penultimate
     conditions = family.conditions(source.index)
     assert (conditions.time_ids, conditions.guidance_width, conditions.zeros_for_no_prompt) == (None, None, False)
+    assert conditions.text_width == TEXT_WIDTH
 
 
 def test_xl_has_two_text_encoders_and_takes_sizes_and_pooled_text(tmp_path):

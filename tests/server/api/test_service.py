@@ -48,7 +48,7 @@ def opened(data_dir: Path, limits: Limits | None = None, *, begin: bool = True) 
             fake_pipeline.MANIFEST.write(folder)
             queue.on_installed("fake")
             until(lambda: queue.readiness.state == "ready")
-        yield Service(queue, store, models, InstalledUpscalers(data_dir), Addons(data_dir)), queue
+        yield Service(queue, store, models, InstalledUpscalers(data_dir), Addons(data_dir, bundled=data_dir)), queue
     finally:
         queue.stop()
         store.close()

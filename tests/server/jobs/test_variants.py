@@ -31,7 +31,7 @@ LAYER_SHAPE = (32, 32)
 @pytest.fixture
 def addons(tmp_path: Path, model_folder: ModelFolder) -> Addons:
     """A LoRA called film that changes images visibly, and an embedding called toy of two vectors."""
-    found = Addons(tmp_path)
+    found = Addons(tmp_path, bundled=tmp_path)
     write_lora(found.loras.root / "film.safetensors", LAYER, *LAYER_SHAPE, size=10)
     vectors = np.random.default_rng(0).standard_normal((2, TEXT_WIDTH)).astype(np.float32)
     found.embeddings.root.mkdir()

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from converter.errors import AnemoneError
-from server.models.addons import AddonFiles, NameNotAccepted, UnknownAddon
+from server.models.addons import AddonFiles, BundledAddon, NameNotAccepted, UnknownAddon
+from server.models.loras import Addons
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Reader:
 
 def files(tmp_path: Path, reader: Reader | None = None) -> AddonFiles[Facts]:
     (tmp_path / "data").mkdir(exist_ok=True)
-    return AddonFiles(tmp_path / "loras", tmp_path / "data" / "loras.json", Facts, reader or Reader())
+    index = tmp_path / "data" / "loras.json"
+    return AddonFiles(tmp_path / "loras", index, Facts, reader or Reader(), tmp_path / "bundled")
 
 
 def put(tmp_path: Path, name: str, text: str = "x") -> Path:
@@ -103,6 +105,31 @@ def test_an_unknown_name_lists_what_there_is(tmp_path: Path) -> None:
     for name in ("b", "../loras/a", ""):
         with pytest.raises(UnknownAddon, match="installed: a"):
             files(tmp_path).path(name)
+
+
+def test_bundled_files_stay_and_a_file_of_the_users_takes_the_place_of_one(tmp_path: Path) -> None:
+    bundled = tmp_path / "bundled" / "Ours.safetensors"
+    bundled.parent.mkdir()
+    bundled.write_text("ours")
+    found = files(tmp_path)
+    put(tmp_path, "style/a")
+    assert found.all() == ({"a": Facts("a", "x"), "Ours": Facts("Ours", "ours")}, {})
+    assert [found.path_inside(name) for name in found.paths()] == ["style/a.safetensors", "Ours.safetensors"]
+    found.delete("a")
+    with pytest.raises(BundledAddon, match="Ours comes with Anemone and stays"):
+        found.delete("Ours")
+    with found.uploading("ours") as upload:
+        upload.write_text("mine")
+        found.add(upload)
+    assert found.all() == ({"ours": Facts("ours", "mine")}, {})
+    found.delete("ours")
+    assert found.get("Ours") == Facts("Ours", "ours")
+
+
+def test_a_new_data_folder_has_the_embedding_of_the_bundled_model(tmp_path: Path) -> None:
+    (embedding,) = Addons(tmp_path).embeddings.all()[0].values()
+    assert (embedding.name, embedding.vectors, embedding.text_width) == ("shapes-sun", 2, 128)
+    assert "sd1" in embedding.families
 
 
 def test_an_upload_is_kept_once_it_has_been_read(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -59,6 +60,28 @@ def test_a_lora_that_cannot_be_used_is_refused(loras: list[dict[str, Any]], fiel
         bound(loras=loras)
     assert refused.value.field == field
     assert accepted in refused.value.accepted
+
+
+def test_files_for_models_with_text_states_of_another_width_do_not_fit() -> None:
+    narrow = KnownAddons(
+        {"narrow": FakeLora("narrow", text_width=128)}, {"toy": FakeEmbedding("toy", ("toy",), text_width=128)}
+    )
+    for width in (128, None):  # None: a folder of an earlier version
+        manifest = replace(MANIFEST, conditions=replace(MANIFEST.conditions, text_width=width))
+        request = bind(manifest, addons=narrow, prompt="toy", loras=[{"name": "narrow"}])
+        assert (len(request.loras), len(request.embeddings)) == (1, 1)
+    wide = replace(MANIFEST, conditions=replace(MANIFEST.conditions, text_width=768))
+    with pytest.raises(RequestError) as refused:
+        bind(wide, addons=narrow, prompt="a", loras=[{"name": "narrow"}])
+    assert refused.value.accepted == (
+        "LoRAs for sd1 with text states of 768 numbers, as fake is; this one is for sd1 with text states of 128 numbers"
+    )
+    request = bind(wide, addons=narrow, prompt="toy")
+    assert request.embeddings == ()
+    assert request.notes == (
+        "the embedding toy is for sd1 with text states of 128 numbers, not for sd1 with text states of 768 numbers: "
+        "its name in a prompt is text",
+    )
 
 
 def test_a_damaged_lora_is_refused_with_the_reason() -> None:
