@@ -48,6 +48,7 @@ export interface Call {
   method?: string;
   json?: unknown;
   form?: FormData;
+  file?: Blob;
   headers?: Record<string, string>;
   /** Milliseconds after which a server that says nothing is away; it waits as long as the browser does if left out. */
   patience?: number;
@@ -56,9 +57,10 @@ export interface Call {
 /** Short answers come in much less, also from a busy server. */
 const PATIENCE_MS = 20_000;
 
-async function send(path: string, { method = "GET", json, form, headers = {}, patience }: Call): Promise<Response> {
-  const body = json === undefined ? form : JSON.stringify(json);
+async function send(path: string, { method = "GET", json, form, file, headers = {}, patience }: Call): Promise<Response> {
+  const body = json === undefined ? (form ?? file) : JSON.stringify(json);
   if (json !== undefined) headers = { ...headers, "Content-Type": "application/json" };
+  if (file !== undefined) headers = { ...headers, "Content-Type": "application/octet-stream" };
   try {
     const signal = patience === undefined ? null : AbortSignal.timeout(patience);
     const answer = await fetch(path, { method, headers, signal, ...(body === undefined ? {} : { body }) });

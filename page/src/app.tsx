@@ -2,6 +2,7 @@
 import { signal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { Announcements } from "./announcements";
+import { isAddonFile, upload } from "./addons";
 import { reachable } from "./api";
 import { startFrom } from "./draft";
 import { Form } from "./form";
@@ -39,7 +40,7 @@ function Banner() {
   );
 }
 
-/** An image that is dropped or pasted anywhere is the one to start from. */
+/** An image that is dropped or pasted anywhere is the one to start from; a LoRA or an embedding is the server's. */
 function useDrops(): void {
   useEffect(() => {
     const take = (from: Promise<Picture>) =>
@@ -62,7 +63,11 @@ function useDrops(): void {
     const drop = (event: DragEvent) => {
       if (!mayBeImage(event.dataTransfer)) return;
       event.preventDefault();
-      if (!isDialog()) void take(dropped(event.dataTransfer));
+      if (isDialog()) return;
+      const addons = [...(event.dataTransfer?.files ?? [])].filter(isAddonFile);
+      if (addons.length === 0) return void take(dropped(event.dataTransfer));
+      wrong.value = "";
+      void Promise.all(addons.map(upload)).catch((error: Error) => (wrong.value = error.message));
     };
     const end = () => void (dragging.value = false);
     const paste = (event: ClipboardEvent) => {

@@ -1,5 +1,5 @@
 /** What the form holds: a text for each of the request's fields, "" for the model's default; and the images. */
-import { signal, type Signal } from "@preact/signals";
+import { computed, signal, type Signal } from "@preact/signals";
 import { chosenModel } from "./server";
 import { keep, recall } from "./storage";
 import type { Picture } from "./pictures";
@@ -49,6 +49,27 @@ export function field(name: string): Signal<string> {
 
 for (const name of ["model", ...Object.keys(remembered)]) field(name);
 if (recall(STORED) === null) field("prompt").value = "a red circle on a blue background";
+
+/** A LoRA with its weights, "" for the usual ones. */
+export interface ChosenLora {
+  name: string;
+  weight: string;
+  text_weight?: string;
+}
+
+/** Kept in a field, so that they are remembered as the others are. */
+export const chosenLoras = computed<readonly ChosenLora[]>(() => {
+  try {
+    const list: unknown = JSON.parse(field("loras").value || "[]");
+    return Array.isArray(list) ? list.filter((each): each is ChosenLora => typeof each?.name === "string" && typeof each?.weight === "string") : [];
+  } catch {
+    return [];
+  }
+});
+
+export function chooseLoras(list: readonly ChosenLora[]): void {
+  field("loras").value = list.length > 0 ? JSON.stringify(list) : "";
+}
 
 /** The image to start from, and what is done to it. */
 export const source = signal<Picture | null>(null);

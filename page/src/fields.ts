@@ -1,5 +1,5 @@
 /** The request's fields: what each is called, what it takes, and when it applies. A new one costs a line here. */
-import { controls, edit, field, palette, SIDES, source, style, type Edit } from "./draft";
+import { chooseLoras, chosenLoras, controls, edit, field, palette, SIDES, source, style, type Edit } from "./draft";
 import { capabilities, model } from "./server";
 
 type Kind = "whole" | "real" | "choice" | "switch";
@@ -152,6 +152,7 @@ const NAMES = [...TEXTS, ...WHOLE, ...ALL.map((spec) => spec.name)];
 export function reset(): void {
   for (const name of NAMES) if (!TEXTS.includes(name)) field(name).value = "";
   controls.value = [];
+  chooseLoras([]);
 }
 
 /** Fill the form with a job's settings; fields that it does not have, or that are as usual, are emptied. */
@@ -161,14 +162,18 @@ export function reuse(request: Record<string, unknown>): void {
     const isPlain = typeof value === "string" || typeof value === "number" || typeof value === "boolean";
     field(name).value = isPlain && String(value) !== String(usualOf(name)) ? String(value) : "";
   }
+  const loras = Array.isArray(request.loras) ? (request.loras as { name: string; weight: number; text_weight?: number | null }[]) : [];
+  chooseLoras(
+    loras.map(({ name, weight, text_weight: text }) => ({ name, weight: weight === 1 ? "" : String(weight), ...(text == null ? {} : { text_weight: String(text) }) })),
+  );
 }
 
 /** Return what a field is if it is left empty; undefined if the model or the request decides. */
 export const usualOf = (name: string) => ALL.find((spec) => spec.name === name)?.usual?.();
 
 /** Return the fields that are filled and apply, with the types of the API. */
-export function filled(): Record<string, string | number | boolean> {
-  const values: Record<string, string | number | boolean> = {};
+export function filled(): Record<string, unknown> {
+  const values: Record<string, unknown> = {};
   for (const name of TEXTS) if (field(name).value !== "") values[name] = field(name).value;
   for (const name of WHOLE) if (field(name).value !== "") values[name] = Number(field(name).value);
   for (const { name, kind, applies } of ALL) {
@@ -177,6 +182,12 @@ export function filled(): Record<string, string | number | boolean> {
     if (kind === "switch") {
       if (value === "true") values[name] = true;
     } else values[name] = kind === "choice" ? value : Number(value);
+  }
+  if (chosenLoras.value.length > 0) {
+    values.loras = chosenLoras.value.map(({ name, ...weights }) => {
+      const set = Object.entries(weights).filter(([, weight]) => weight !== "");
+      return { name, ...Object.fromEntries(set.map(([which, weight]) => [which, Number(weight)])) };
+    });
   }
   if (extending()) for (const name of ["width", "height"]) delete values[name];
   return values;

@@ -8,6 +8,7 @@ import { Icon } from "./icons";
 import { ImageInput } from "./image_input";
 import { ToldSettings } from "./told";
 import { Field, Labelled, Refusal, refusal } from "./inputs";
+import { LoraSection } from "./lora_section";
 import { MaskField } from "./mask";
 import { Outpaint } from "./outpaint";
 import { SeedField } from "./seed";
@@ -200,6 +201,7 @@ export function Form() {
           <Field spec={SIGMAS} />
         </div>
       </details>
+      <LoraSection />
       <More />
       <div class="go">
         <Failure text={error && !named ? error.message : null} />

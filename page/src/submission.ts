@@ -54,7 +54,9 @@ async function submit(): Promise<Job> {
     return call<Job>(path, { method: "POST", json: { prompt: "", ...values }, headers });
   }
   const form = new FormData();
-  for (const [name, value] of Object.entries({ prompt: "", ...values })) form.append(name, String(value));
+  for (const [name, value] of Object.entries({ prompt: "", ...values })) {
+    form.append(name, typeof value === "object" ? JSON.stringify(value) : String(value));
+  }
   if (controls.value.length > 0) form.append("controls", JSON.stringify(controlItems()));
   for (const [name, file] of Object.entries(attached)) form.append(name, file, name);
   return call<Job>(path, { method: "POST", form, headers });

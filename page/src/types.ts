@@ -120,6 +120,22 @@ export interface Models {
   checkpoints: string[];
 }
 
+export interface Addon {
+  name: string;
+  url: string;
+  families: string[];
+}
+
+export interface Lora extends Addon {
+  words: string[];
+  few_step: { steps: number; guidance_scale: number; scheduler: string } | null;
+}
+
+export interface Embedding extends Addon {
+  words: string[];
+  vectors: number;
+}
+
 export interface Tokens {
   tokens: number;
   limit: number;

@@ -47,6 +47,8 @@ function parameters({ job, image }: Shown): [string, string][] {
     if (String(usualOf(name)) === String(value) && !["steps", "guidance_scale", "scheduler"].includes(name)) continue;
     listed.push([name.replaceAll("_", " ").replace(/^./, (first) => first.toUpperCase()), String(value)]);
   }
+  const loras = (job.request.loras ?? []) as { name: string; weight: number }[];
+  if (loras.length > 0) listed.push(["LoRAs", loras.map(({ name, weight }) => `${name} ${weight}`).join(", ")]);
   if (job.timings.running !== null) listed.push(["Took", seconds(job.timings.running)]);
   return listed;
 }

@@ -47,7 +47,7 @@ def test_the_page_has_nothing_inline_that_its_policy_forbids(client: httpx.Clien
 
 
 def test_the_first_load_is_small(client: httpx.Client) -> None:
-    assert sum(len(client.get(path).content) for path in _FILES) <= 100_000
+    assert sum(len(client.get(path).content) for path in _FILES) <= 110_000
 
 
 def test_the_page_lets_every_format_that_is_read_be_chosen(client: httpx.Client) -> None:
