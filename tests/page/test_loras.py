@@ -11,24 +11,16 @@ from playwright.sync_api import Page, expect
 from safetensors.numpy import save
 
 from tests.page.test_accessibility import PHONE, found
+from tests.support.addons import lora_bytes
 from tests.support.live_server import over
 
 pytestmark = pytest.mark.slow  # a browser
 
-MODULE = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
 DROP = """bytes => {
   const data = new DataTransfer();
   data.items.add(new File([new Uint8Array(bytes)], "toy.safetensors"));
   document.querySelector("main").dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
 }"""
-
-
-def lora(width: int, words: str = "") -> bytes:
-    """A LoRA for the models whose text encoders have this width."""
-    up, down = np.ones((8, 1), np.float32), np.ones((1, width), np.float32)
-    return save(
-        {f"{MODULE}.lora_up.weight": up, f"{MODULE}.lora_down.weight": down}, {"modelspec.trigger_phrase": words}
-    )
 
 
 def upload(page: Page, name: str, content: bytes) -> None:
@@ -39,8 +31,8 @@ def upload(page: Page, name: str, content: bytes) -> None:
 def test_a_lora_is_added_weighted_used_and_brought_back(fake: httpx.Client, opened: Callable[..., Page]) -> None:
     page = opened(str(fake.base_url), color_scheme="dark", **PHONE)
     page.get_by_text("LoRAs and embeddings").first.click()
-    upload(page, "film", lora(768, "film grain"))
-    upload(page, "large", lora(2048))
+    upload(page, "film", lora_bytes(metadata={"modelspec.trigger_phrase": "film grain"}))
+    upload(page, "large", lora_bytes(2048))
     page.get_by_label("Add a LoRA").select_option("film")
     expect(page.get_by_role("option", name="large (for sdxl)")).to_be_disabled()
     page.get_by_text("Not for this model").click()

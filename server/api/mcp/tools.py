@@ -101,6 +101,11 @@ async def _models(asker: Asker, fields: dict[str, Any]) -> Reply:
         tasks = ", ".join(name for name, task in model.tasks.items() if task.available)
         word = " (the default)" if model.name == value["default"] else ""
         lines.append(f"{model.name}{word}: best at {sizes}; {model.defaults.steps} steps; can do {tasks}")
+        lines += (
+            f"  {title}: {', '.join(names)}"
+            for title, names in (("LoRAs", model.loras), ("embeddings, which are words of prompts", model.embeddings))
+            if names
+        )
     lines = lines or [f"No model is installed yet; {asker.base_url}/readyz tells how far the first one is."]
     lines.append(f"Upscalers: {', '.join(upscaler.name for upscaler in found.upscalers)}")
     return Reply("\n".join(lines), value)
@@ -153,7 +158,7 @@ TOOLS: dict[str, Tool] = {
     ),
     "list_models": Tool(
         "List models",
-        "List the installed models with the sizes and tasks that each is made for, and the upscalers, schedulers and "
+        "List the installed models with the sizes, tasks, LoRAs and embeddings of each, and the upscalers, schedulers and "
         "preprocessors whose names the other tools take.",
         NoQuestion,
         model_schema(NoQuestion),

@@ -14,6 +14,7 @@ from mcp_types import CallToolResult, Tool
 from PIL import Image
 
 from server.pipeline.request import TASKS, UPSCALE_FIELDS
+from tests.support.addons import lora_bytes, uploaded
 from tests.support.image_files import b64
 from tests.support.live_server import enqueue, job, over, running
 from tests.support.mcp_client import NEW, OLD, call, images, text, with_client
@@ -170,6 +171,18 @@ def test_models_are_listed_with_what_they_can_do(client: httpx.Client) -> None:
     assert value(result)["default"] == "fake"
     assert value(result)["models"] == capabilities["models"]
     assert "fake (the default): best at 64x64, 96x64; 3 steps; can do txt2img" in text(result)
+
+
+def test_loras_are_listed_and_named_by_argument_and_tag(client: httpx.Client) -> None:
+    with uploaded(client, "loras", "film", lora_bytes()):
+        assert "\n  LoRAs: film\n" in text(call(client, "list_models"))
+        result = call(
+            client, "generate_image", prompt="a <lora:film:0.5> cat", loras=[{"name": "film", "weight": 0.25}]
+        )
+        unknown = call(client, "generate_image", prompt="a", loras=[{"name": "grain"}])
+    request = job(client, value(result)["id"])["request"]
+    assert request["loras"] == [{"name": "film", "weight": 0.25}, {"name": "film", "weight": 0.5}]
+    assert text(unknown) == "loras.0.name is 'grain'; accepted: film"
 
 
 def test_a_job_is_followed_later(client: httpx.Client) -> None:

@@ -16,6 +16,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from PIL import Image
 
+from tests.support.addons import lora_bytes, uploaded
 from tests.support.image_files import encoded as png_of
 from tests.support.image_files import of_b64
 
@@ -65,6 +66,17 @@ def test_size_number_and_our_fields_reach_the_job(sdk: OpenAI, client: httpx.Cli
     assert [image.seed for image in made.data] == [7, 8]
     assert (request["width"], request["height"], request["steps"], request["guidance_scale"]) == (96, 64, 5, 3.5)
     assert (request["scheduler"], request["sigmas"]) == ("euler_a", "karras")
+
+
+def test_loras_are_named_by_our_field_and_by_tag(
+    sdk: OpenAI, client: httpx.Client, encoded: Callable[..., bytes]
+) -> None:
+    with uploaded(client, "loras", "film", lora_bytes()):
+        loras = {"loras": [{"name": "film", "weight": 0.25}]}
+        made = sdk.images.generate(prompt="a <lora:film:0.5> cat", extra_body=loras)
+        edited = sdk.images.edit(image=encoded(), prompt="a <lora:film:0.5> cat")
+    assert [each["weight"] for each in job(client, made)["request"]["loras"]] == [0.25, 0.5]
+    assert job(client, edited)["request"]["loras"] == [{"name": "film", "weight": 0.5}]
 
 
 def test_images_come_as_addresses_if_asked(sdk: OpenAI, client: httpx.Client) -> None:

@@ -15,8 +15,8 @@ from PIL import Image, PngImagePlugin
 from safetensors.numpy import save
 from webuiapi import WebUIApi
 
-TYPE = {"Content-Type": "application/octet-stream"}
-MODULE = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+from tests.support.addons import lora_bytes, uploaded
+
 DEEP = '{"a":' * 500 + "1" + "}" * 500
 METADATA = {
     "ss_output_name": "Film v2", "ss_tag_frequency": '{"film": {"grain": 3}}', "ss_epoch": "4", "deep": DEEP,
@@ -24,42 +24,28 @@ METADATA = {
 }  # fmt: skip
 
 
-def lora(metadata: dict[str, str]) -> bytes:
-    """A LoRA for Stable Diffusion 1."""
-    up, down = np.ones((8, 1), np.float32), np.ones((1, 768), np.float32)
-    tensors = {f"{MODULE}.lora_up.weight": up, f"{MODULE}.lora_down.weight": down}
-    return save(tensors, metadata)
-
-
-FILM = lora(METADATA)
+FILM = lora_bytes(metadata=METADATA)
 #: The data of safetensors come after their header, whose length is the first eight bytes.
 SHORT = hashlib.sha256(FILM[8 + int.from_bytes(FILM[:8], "little") :]).hexdigest()[:12]
 TOY = save({"emb_params": np.ones((2, 768), np.float32)})
 TOY_SHORT = hashlib.sha256(TOY).hexdigest()[:12]
 
 
-def uploaded(client: httpx.Client, kind: str, name: str, content: bytes) -> Iterator[str]:
-    answer = client.post(f"/api/v1/{kind}?name={name}", content=content, headers=TYPE)
-    assert answer.status_code == 201, answer.text
-    yield name
-    assert client.delete(f"/api/v1/{kind}/{name}").status_code == 204
-
-
 @pytest.fixture
-def film(client: httpx.Client) -> Iterator[str]:
-    yield from uploaded(client, "loras", "film", FILM)
+def film(client: httpx.Client) -> Iterator[None]:
+    with uploaded(client, "loras", "film", FILM):
+        yield
 
 
 @pytest.fixture
 def toys(client: httpx.Client) -> Iterator[None]:
     """An embedding for the model, and one for SDXL."""
     xl = {"clip_l": np.ones((1, 768), np.float32), "clip_g": np.ones((1, 1280), np.float32)}
-    for _ in uploaded(client, "embeddings", "toy", TOY):
-        for _ in uploaded(client, "embeddings", "big", save(xl)):
-            yield
+    with uploaded(client, "embeddings", "toy", TOY), uploaded(client, "embeddings", "big", save(xl)):
+        yield
 
 
-def test_loras_are_listed_with_what_their_trainer_wrote(api: WebUIApi, film: str) -> None:
+def test_loras_are_listed_with_what_their_trainer_wrote(api: WebUIApi, film: None) -> None:
     (found,) = api.get_loras()
     metadata = {**METADATA, "ss_tag_frequency": {"film": {"grain": 3}}}
     assert found == {"name": "film", "alias": "film", "path": "film.safetensors", "metadata": metadata}
@@ -75,7 +61,7 @@ def test_embeddings_are_divided_by_the_model(api: WebUIApi, toys: None) -> None:
 
 
 def test_an_image_tells_the_hashes_and_is_made_again_to_the_pixel(
-    api: WebUIApi, client: httpx.Client, film: str, toys: None
+    api: WebUIApi, client: httpx.Client, film: None, toys: None
 ) -> None:
     made = api.txt2img(prompt="a <lora:film:0.5> toy", seed=7)
     text = made.info["infotexts"][0]
@@ -96,7 +82,7 @@ def told(client: httpx.Client, prompt: str, hashes: str) -> dict[str, object]:
     return dict(client.post("/api/v1/infotext", files={"image": ("a.png", file.getvalue())}).json())
 
 
-def test_a_lora_of_another_name_is_found_by_its_hash(client: httpx.Client, film: str) -> None:
+def test_a_lora_of_another_name_is_found_by_its_hash(client: httpx.Client, film: None) -> None:
     # "Film v2" as A1111 names it by its alias; the short hash of the whole file as Civitai shows it.
     whole = hashlib.sha256(FILM).hexdigest()[:10]
     for digest in (SHORT, whole):
@@ -116,7 +102,7 @@ def test_a_lora_of_another_name_is_found_by_its_hash(client: httpx.Client, film:
     ],
 )
 def test_what_is_missing_or_another_file_is_told(
-    client: httpx.Client, film: str, toys: None, prompt: str, hashes: str, note: str
+    client: httpx.Client, film: None, toys: None, prompt: str, hashes: str, note: str
 ) -> None:
     read = told(client, prompt, hashes)
     assert note in str(read["unused"])
