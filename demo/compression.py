@@ -6,6 +6,7 @@ python -m demo.compression --images 60 --plot docs/compression.png
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -61,7 +62,7 @@ def _bytes(model: ModelFolder) -> int:
 
 def measure_form(options: ConvertOptions, count: int, scratch: Path) -> Form:
     """Convert the bundled model, and make and judge an image of each of ``count`` held-out prompts."""
-    made = convert(BUNDLED_MODEL, scratch / f"{options.bits}-{options.quantization}-{options.group_size}", options)
+    made = convert(BUNDLED_MODEL, Path(tempfile.mkdtemp(dir=scratch)) / "model", options)
     model, images, right, asked = StableDiffusion(made, {}), [], 0, 0
     for number, (prompt, scene) in enumerate(prompts(count, 2026)):
         request = bind(made.manifest, prompt=prompt, steps=20, seed=number)
@@ -79,54 +80,75 @@ def images_psnr(form: Form, exact: Form) -> float:
     return float("inf") if median == 0 else 10 * float(np.log10(255**2 / median))
 
 
-def _plot(forms: Sequence[Form], path: Path) -> None:
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: a form's size as a part of fp16's, its images' PSNR in dB, and the part of prompts that is seen."""
+
+    name: str
+    nbytes: int
+    share: float
+    psnr_db: float
+    seen: float
+
+
+def _kind(name: str) -> str:
+    if "mixed" in name:
+        return "mixed palettes"
+    return ("palettes" if "palettes" in name else "integers") + (" of 32 channels" if "each" in name else "")
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Plot quality against size; each point has its bits."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    exact = forms[0]
     figure, axes = pyplot.subplots(figsize=(7, 4.2))
-    for form in forms[1:]:
-        x, y = form.nbytes / exact.nbytes, images_psnr(form, exact)
-        axes.plot(x, y, "o" if "palettes" in form.name else "s", color="#2a6f97" if "each" in form.name else "#e07a1f")
-        axes.annotate(form.name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
+    markers = {"palettes": "o", "palettes of 32 channels": "s", "integers": "^", "integers of 32 channels": "v"}
+    for kind in dict.fromkeys(_kind(row.name) for row in rows[1:]):
+        own = [row for row in rows[1:] if _kind(row.name) == kind]
+        axes.plot([r.share for r in own], [r.psnr_db for r in own], markers.get(kind, "D"), label=kind, alpha=0.8)
+        for row in own if kind in ("palettes", "mixed palettes") else []:
+            bits = row.name.partition("-")[0]
+            axes.annotate(bits, (row.share, row.psnr_db), xytext=(6, -11), textcoords="offset points", fontsize=9)
     axes.set_xlabel("weights of UNet and text encoder, as a part of fp16's")
     axes.set_ylabel("PSNR of images against fp16's, dB (median)")
     axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="lower right")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
 
-def measure_images(count: int, plot: Path | None, scratch: Path) -> None:
-    """Print a table of the bundled model's forms, and plot quality against size."""
+def measure_images(count: int, recipes: Path | None, picture: Path | None, scratch: Path) -> None:
+    """Print a table of the bundled model's forms, with mixed palettes by a file of recipes, and plot quality against size."""
     forms: list[Form] = []
-    for options in FORMS:
+    names = [] if recipes is None else json.loads(recipes.read_text(encoding="utf-8"))["recipes"]
+    mixed = [ConvertOptions(bits=6, recipe=f"{recipes}#{name}", target="macOS15") for name in names]
+    for options in (*FORMS, *mixed):
         forms.append(measure_form(options, count, scratch))
         print(f"{forms[-1].name}: {forms[-1].right} of {forms[-1].asked}", flush=True)
-    rows = [
-        [
-            form.name,
-            f"{form.nbytes / 1e6:.1f} MB",
-            f"{form.nbytes / forms[0].nbytes:.2f}",
-            "" if form is forms[0] else f"{images_psnr(form, forms[0]):.1f} dB",
-            f"{form.right / form.asked:.0%}",
-        ]
-        for form in forms
+    exact = forms[0]
+    rows = [Row(f.name, f.nbytes, f.nbytes / exact.nbytes, images_psnr(f, exact), f.right / f.asked) for f in forms]
+    lines = [
+        [r.name, f"{r.nbytes / 1e6:.1f} MB", f"{r.share:.2f}", f"{r.psnr_db:.1f} dB", f"{r.seen:.0%}"] for r in rows
     ]
-    print(table(["weights", "size", "of fp16", "images", "of the prompt seen"], rows))
-    if plot is not None:
-        _plot(forms, plot)
+    print(table(["weights", "size", "of fp16", "images", "of the prompt seen"], lines))
+    if picture is not None:
+        plot(rows, picture)
 
 
 def main() -> None:
     """Compare and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=60, help="compare images of so many held-out prompts")
+    parser.add_argument(
+        "--recipes", type=Path, help="also mixed palettes by the recipes in this file of `anemone analyze`"
+    )
     parser.add_argument("--plot", type=Path, help="plot the images' quality against size into this file")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        measure_images(args.images, args.plot, Path(scratch))
+        measure_images(args.images, args.recipes, args.plot, Path(scratch))
 
 
 if __name__ == "__main__":

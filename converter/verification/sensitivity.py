@@ -88,15 +88,28 @@ class Sensitivity:
         inputs: Mapping[str, Feature],
         outputs: Mapping[str, Feature],
         calibration: Sequence[Inputs],
+        guidance: float = 1.0,
     ) -> None:
-        """``inputs`` and ``outputs`` are those of a package, ``calibration`` are inputs of it."""
+        """``inputs`` and ``outputs`` are those of a package, ``calibration`` are inputs of it.
+
+        If it takes two rows, a negative prompt's and a prompt's, the prediction is the guided one: guidance of the scale
+        ``guidance`` multiplies errors in what distinguishes the prompts.
+        """
+        self._guidance = guidance
         self._tensors = _Palettized(tensors)
         self._network = ReferenceNetwork("unet", config, self._tensors, inputs, outputs)
         self._calibration = calibration
         self._exact = self._predictions()
 
     def _predictions(self) -> list[NDArray[np.float32]]:
-        return [self._network.predict(inputs)["noise_pred"] for inputs in self._calibration]
+        return [self._guided(self._network.predict(inputs)["noise_pred"]) for inputs in self._calibration]
+
+    def _guided(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        if len(rows) != 2:
+            return rows
+        negative, positive = rows
+        guided: NDArray[np.float32] = negative + np.float32(self._guidance) * (positive - negative)
+        return guided
 
     def _noise(self, bits: Mapping[str, int]) -> tuple[float, ...]:
         self._tensors.bits = dict(bits)

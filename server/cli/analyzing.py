@@ -143,7 +143,7 @@ def _plan(source: str, options: AnalyzeOptions) -> ConversionPlan:
     width, height = options.size or (min(side, _LARGEST) for side in usual.sizes[0])
     if "unet" not in usual.networks:
         raise CheckpointError(f"{source} has no UNet to analyze")
-    return make_plan(checkpoint, ConvertOptions(sizes=((width, height),), batches=(1,), verify=False))
+    return make_plan(checkpoint, ConvertOptions(sizes=((width, height),), verify=False))
 
 
 def _recipes(
@@ -214,7 +214,8 @@ def analyze_checkpoint(source: str, out: Path, options: AnalyzeOptions) -> int:
         package = model.default(UNET.name)
         features = declared_features(model.path / package.path, package.function)
         calibration = _calibration(model, options.used_prompts, bar)
-        sensitivity = Sensitivity(plan.config(UNET.name), plan.tensors(UNET.name), *features, calibration)
+        scale = model.manifest.defaults.guidance_scale
+        sensitivity = Sensitivity(plan.config(UNET.name), plan.tensors(UNET.name), *features, calibration, scale)
         found, lines = analyze(plan, sensitivity, parts / f"{name}.json", options, bar)
     finally:
         bar.close()

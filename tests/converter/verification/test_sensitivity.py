@@ -18,6 +18,7 @@ from converter.weights.blob import unpack
 from converter.weights.encodings import PALETTE_BITS
 from converter.weights.palettes import palettize
 
+GUIDANCE = 5.0
 LAYER = "down_blocks.0.resnets.0.conv1"
 
 
@@ -26,15 +27,15 @@ def measured(checkpoint, model_folder):
     source = Checkpoint.open(checkpoint)
     config, features = source.config("unet"), declared_features(model_folder.package("unet", 64, 64))
     inputs = [random_inputs(features[0], config, seed) for seed in (0, 1)]
-    return inputs, Sensitivity(config, source.tensors("unet"), *features, inputs)
+    return inputs, Sensitivity(config, source.tensors("unet"), *features, inputs, GUIDANCE)
 
 
 def predictions(module, inputs):
     given = {name: torch.from_numpy(array.astype(np.float32)) for name, array in inputs.items()}
     with torch.no_grad():
-        return module(
-            given["sample"], given["timestep"], given["encoder_hidden_states"][:, :, 0].transpose(1, 2)
-        ).sample
+        states = given["encoder_hidden_states"][:, :, 0].transpose(1, 2)
+        negative, positive = module(given["sample"], given["timestep"], states).sample
+    return negative + GUIDANCE * (positive - negative)
 
 
 def test_a_layers_noise_is_that_of_diffusers_unet_with_its_palette(checkpoint, measured):
