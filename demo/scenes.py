@@ -26,6 +26,8 @@ COLORS: dict[str, tuple[int, int, int]] = {
 SHAPES = ("circle", "square", "triangle", "star", "heart", "diamond", "cross", "ring")
 SIZES = ("small", "medium", "large")
 STYLES = ("flat", "outlined", "shaded")
+#: A style that no caption names: outlined in white. The LoRA of `demo.train_lora` teaches it.
+CHALK = "chalk"
 PATTERNS = ("plain", "striped", "dotted", "checkered")
 #: Cell name -> center as a fraction of the image (x to the right, y down).
 PLACES: dict[str, tuple[float, float]] = {
@@ -229,8 +231,9 @@ def draw(
             light = np.clip(1.1 - 0.3 * np.hypot(u + 0.45, v + 0.45), 0.6, 1.1)[..., None]
             gleam = 60 * np.exp(-6 * ((u + 0.4) ** 2 + (v + 0.4) ** 2))[..., None]
             fill = fill * light + gleam
-        if thing.style == "outlined":
-            edge = (235, 235, 235) if sum(COLORS[thing.color]) < 120 else (18, 18, 20)
+        if thing.style in ("outlined", CHALK):
+            white = thing.style == CHALK or sum(COLORS[thing.color]) < 120
+            edge = (235, 235, 235) if white else (18, 18, 20)
             line = np.clip(distance + 4.5 * side / 256 + 0.5, 0, 1)[..., None]
             fill = fill * (1 - line) + np.asarray(edge, np.float32) * line
         cover = np.clip(0.5 - distance, 0, 1)[..., None]

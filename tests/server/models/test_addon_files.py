@@ -126,8 +126,10 @@ def test_bundled_files_stay_and_a_file_of_the_users_takes_the_place_of_one(tmp_p
     assert found.get("Ours") == Facts("Ours", "ours")
 
 
-def test_a_new_data_folder_has_the_embedding_of_the_bundled_model(tmp_path: Path) -> None:
-    (embedding,) = Addons(tmp_path).embeddings.all()[0].values()
+def test_a_new_data_folder_has_the_lora_and_the_embedding_of_the_bundled_model(tmp_path: Path) -> None:
+    addons = Addons(tmp_path)
+    (lora,), (embedding,) = addons.loras.all()[0].values(), addons.embeddings.all()[0].values()
+    assert (lora.name, lora.families, lora.text_width) == ("shapes-blackboard", ("sd1",), 128)
     assert (embedding.name, embedding.vectors, embedding.text_width) == ("shapes-sun", 2, 128)
     assert "sd1" in embedding.families
 
