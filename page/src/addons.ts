@@ -25,7 +25,7 @@ effect(() => {
   if (capabilities.value !== null) read().catch(retried);
 });
 
-export const fits = (addon: Addon, model: Model | null) => model === null || addon.families.includes(model.family);
+export const fits = (addon: Addon, model: Model | null) => model === null || addon.models.includes(model.name);
 
 const SUFFIX = ".safetensors";
 const OF_EMBEDDINGS = ["emb_params", "clip_l", "clip_g"];

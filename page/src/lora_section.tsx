@@ -16,7 +16,12 @@ function insert(name: "prompt" | "negative_prompt", word: string): void {
   text.value = [text.value.trim().replace(/,$/, ""), word].filter(Boolean).join(", ");
 }
 
-const families = (addon: Addon) => `for ${addon.families.join(" or ")}`;
+/** Return which models a file that does not fit the chosen one is for. */
+function purpose(addon: Addon): string {
+  const own = model.value?.family;
+  if (own !== undefined && addon.families.includes(own)) return `for ${own} models with another text width`;
+  return `for ${addon.families.join(" or ")}${own === undefined ? "" : `, and ${model.value?.name} is ${own}`}`;
+}
 
 export function LoraSection() {
   const chosen = chosenLoras.value;
@@ -52,8 +57,7 @@ export function LoraSection() {
             <ul>
               {others.map((each) => (
                 <li key={each.url}>
-                  {each.name}: {families(each)}
-                  {model.value && `, and ${model.value.name} is ${model.value.family}`}
+                  {each.name}: {purpose(each)}
                 </li>
               ))}
               {unusable.map(([name, why]) => (
@@ -88,7 +92,7 @@ function AddLora() {
         <option value="">{free.length > 0 ? "choose one" : "all are in use"}</option>
         {free.map((each) => (
           <option key={each.name} value={each.name} disabled={!fits(each, model.value)}>
-            {fits(each, model.value) ? each.name : `${each.name} (${families(each)})`}
+            {fits(each, model.value) ? each.name : `${each.name} (${purpose(each)})`}
           </option>
         ))}
       </select>
@@ -99,7 +103,7 @@ function AddLora() {
 /** Return why a chosen LoRA cannot be used, or "". */
 function misfit(name: string, lora: Lora | undefined): string {
   if (lora === undefined) return damaged.value[name] ?? "This LoRA is not on the server";
-  return fits(lora, model.value) ? "" : `This LoRA is ${families(lora)}; ${model.value?.name} is ${model.value?.family}`;
+  return fits(lora, model.value) ? "" : `This LoRA is ${purpose(lora)}`;
 }
 
 function Chosen({ chosen, index, wrong }: { chosen: ChosenLora; index: number; wrong: boolean }) {

@@ -124,6 +124,8 @@ export interface Addon {
   name: string;
   url: string;
   families: string[];
+  /** The names of the models that it fits. */
+  models: string[];
 }
 
 export interface Lora extends Addon {
