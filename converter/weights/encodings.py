@@ -33,6 +33,7 @@ _SMALLEST = 2048
 #: not averaged over many channels. The bundled model's two, 0.1 % of its weights, made most of the error of 6 bits.
 _FEWEST_CHANNELS = 16
 _FP16 = BY_NAME["fp16"]
+_GREATEST_FP16 = float(np.finfo(np.float16).max)
 Bytes = NDArray[np.uint8]
 
 
@@ -114,6 +115,8 @@ class Encoding:
         most = (1 << (self.bits - 1)) - 1
         blocks = array.reshape(array.shape[0], self._blocks(array.shape), -1).astype(np.float32)
         scale = (np.abs(blocks).max(axis=2, keepdims=True) / np.float32(most)).astype(np.float16)
+        # Rounded up, the scale of a value near fp16's greatest would make it infinite.
+        scale = np.where(scale.astype(np.float32) * most > _GREATEST_FP16, np.nextafter(scale, np.float16(0)), scale)
         # A scale that rounds to 0 stands for a block of zeros, or of values that fp16 cannot divide further.
         step = np.where(scale == 0, np.float32(1), scale.astype(np.float32))
         integers = np.clip(np.round(blocks / step), -most, most).astype(np.int8)

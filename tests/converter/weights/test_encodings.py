@@ -195,6 +195,14 @@ def test_a_block_of_zeros_and_values_near_fp16s_least_are_finite():
     np.testing.assert_allclose(dense[:2], array.reshape(4, -1)[:2], atol=1e-7)
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+def test_values_near_fp16s_greatest_are_decoded_to_finite_ones(bits):
+    greatest = np.array([[65504, -65504, 65440, 0]], np.float16)
+    _, scale = Encoding("linear", bits).encode(greatest)
+    decoded = scale.view(np.float16).astype(np.float64) * ((1 << (bits - 1)) - 1)
+    assert 0.99 * 65504 < decoded[0] <= 65504
+
+
 def test_small_weights_and_layers_with_their_own_encoding_are_told_apart():
     usual, own = Encoding("palette", 6), Encoding("palette", 4)
     encodings = Encodings(usual, {"conv_in": None, "mid": own})
