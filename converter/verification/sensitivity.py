@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from converter.errors import CheckpointError
 from converter.runtime import Feature
 from converter.sources.tensors import Tensors
 from converter.verification.reference import ReferenceNetwork
@@ -63,16 +64,22 @@ class Layer:
 
     size: the number of its weight's elements.
     errors: bits -> the squared error of its weight.
-    noise: the mean squared error of the UNet's prediction with this layer at MEASURED_BITS, for each calibration input.
+    noise: the mean squared error of the UNet's prediction with this layer at `measured` bits, for each calibration input.
     """
 
     size: int
     errors: Mapping[int, float]
     noise: tuple[float, ...]
 
+    @property
+    def measured(self) -> int:
+        """MEASURED_BITS, or the most bits below at which a weight of few distinct values has an error."""
+        widths = [bits for bits in PALETTE_BITS if bits <= MEASURED_BITS and self.errors[bits] > 0]
+        return max(widths, default=MEASURED_BITS)
+
     def cost(self, bits: int) -> float:
         """Return the mean squared error that the layer adds to the prediction at a width."""
-        usual = self.errors[MEASURED_BITS]
+        usual = self.errors[self.measured]
         if bits == FP16_BITS or usual == 0:
             return 0.0
         return float(np.mean(self.noise)) * self.errors[bits] / usual
@@ -100,6 +107,10 @@ class Sensitivity:
         self._network = ReferenceNetwork("unet", config, self._tensors, inputs, outputs)
         self._calibration = calibration
         self._exact = self._predictions()
+        if not all(np.isfinite(exact).all() and exact.any() for exact in self._exact):
+            raise CheckpointError(
+                "the UNet predicts nothing but zeros, or values that are not finite; nothing can be measured"
+            )
 
     def _predictions(self) -> list[NDArray[np.float32]]:
         return [self._guided(self._network.predict(inputs)["noise_pred"]) for inputs in self._calibration]
@@ -124,7 +135,7 @@ class Sensitivity:
         errors = {
             bits: float(np.square(_decoded(weight, bits) - rounded).sum(dtype=np.float64)) for bits in PALETTE_BITS
         }
-        return Layer(weight.size, errors, self._noise({path: MEASURED_BITS}))
+        return Layer(weight.size, errors, self._noise({path: Layer(weight.size, errors, ()).measured}))
 
     def largest_inputs(self, paths: Iterable[str]) -> dict[str, float]:
         """Return the greatest magnitude of each layer's input, over all calibration inputs."""

@@ -171,7 +171,11 @@ def _analyze_weights(
     finished = _Finished(file, [__version__, plan.fingerprint, options.used_prompts], Layer)
     layers = finished.measured(shapes, sensitivity.layer, bar)
     baselines, recipes = _recipes(layers, sensitivity, options.averages, bar)
-    single = {path: [round(db, 1) for db in sensitivity.decibels(layer.noise)] for path, layer in layers.items()}
+    single = {
+        path: [round(db, 1) for db in sensitivity.decibels(layer.noise)]
+        for path, layer in layers.items()
+        if layer.measured == MEASURED_BITS
+    }
     lines = []
     for name, db in baselines.items():
         average = "" if name not in recipes else f"{Recipe(name, recipes[name]).average(shapes):5.2f} bits on average"

@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from converter.errors import CheckpointError
 from converter.networks.features import random_inputs
 from converter.runtime.program import declared_features
 from converter.sources.checkpoint import Checkpoint
@@ -98,3 +99,19 @@ def test_sensitive_layers_get_more_bits_and_enough_room_means_fp16():
     bits = allocate(chosen, 4.0)
     assert bits["layer 2"] > bits["layer 1"] >= bits["layer 0"] - 1
     assert set(allocate(chosen, 16).values()) == {16}
+
+
+def test_a_layer_of_few_values_is_measured_where_its_palette_errs():
+    errors = {1: 9.0, 2: 2.0, 3: 0.0, 4: 0.0, 6: 0.0, 8: 0.0}
+    layer = Layer(1000, errors, (0.5,))
+    assert layer.measured == 2
+    assert [layer.cost(bits) for bits in (1, 2, 3, 16)] == [2.25, 0.5, 0.0, 0.0]
+    assert allocate({"layer": layer}, 4.0) == {"layer": 3}
+
+
+def test_a_unet_that_predicts_zeros_is_refused(checkpoint, model_folder, monkeypatch):
+    source = Checkpoint.open(checkpoint)
+    features = declared_features(model_folder.package("unet", 64, 64))
+    monkeypatch.setattr(Sensitivity, "_predictions", lambda self: [np.zeros((1, 4, 8, 8), np.float32)])
+    with pytest.raises(CheckpointError, match="nothing but zeros"):
+        Sensitivity(source.config("unet"), source.tensors("unet"), *features, [])
