@@ -17,6 +17,7 @@ from converter.folder import ModelFolder, Package
 from converter.networks.registry import (
     CONTROLNET,
     SAFETY_CHECKER,
+    TEXT_ENCODER_2,
     UNET,
     UNET_PROMPT,
     VAE_DECODER,
@@ -232,7 +233,7 @@ class _Selection:
             )
         other = _Selection(refiner, self._size)
         states = other.denoiser(_REFINER).inputs["encoder_hidden_states"].shape[1]
-        text = read_summary(next(each.package for each in self.resources if each.name == _NAMES["text_encoder_2"]))
+        text = read_summary(next(each.package for each in self.resources if each.name == _NAMES[TEXT_ENCODER_2.name]))
         if (width := text.shape("hidden_embeds")[-1]) != states:
             raise SwiftError(f"the refiner takes states {states} wide, the second text encoder gives {width}")
         self.resources += other.resources

@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from converter.sources import component_kinds
 from converter.sources.canonical import clip_name
 from converter.sources.ldm.unet import ENDS, RESNET
 
-UNET, TEXT_ENCODER, TEXT_ENCODER_2 = "unet", "text_encoder", "text_encoder_2"
+UNET, TEXT_ENCODER, TEXT_ENCODER_2 = (
+    kind.name for kind in (component_kinds.UNET, component_kinds.TEXT_ENCODER, component_kinds.TEXT_ENCODER_2)
+)
 
 #: Parameter -> the endings of its tensors' names: kohya's and LyCORIS', diffusers' before 0.22, PEFT's, which may have the
 #: adapter's name.

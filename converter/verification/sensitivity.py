@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from converter.errors import CheckpointError
+from converter.networks.registry import UNET
 from converter.runtime import Feature
 from converter.sources.tensors import Tensors
 from converter.verification.reference import ReferenceNetwork
@@ -104,7 +105,7 @@ class Sensitivity:
         """
         self._guidance = guidance
         self._tensors = _Palettized(tensors)
-        self._network = ReferenceNetwork("unet", config, self._tensors, inputs, outputs)
+        self._network = ReferenceNetwork(UNET.name, config, self._tensors, inputs, outputs)
         self._calibration = calibration
         self._exact = self._predictions()
         if not all(np.isfinite(exact).all() and exact.any() for exact in self._exact):

@@ -141,7 +141,7 @@ def _plan(source: str, options: AnalyzeOptions) -> ConversionPlan:
     checkpoint = open_source(source)
     usual = make_plan(checkpoint, ConvertOptions())
     width, height = options.size or (min(side, _LARGEST) for side in usual.sizes[0])
-    if "unet" not in usual.networks:
+    if UNET.name not in usual.networks:
         raise CheckpointError(f"{source} has no UNet to analyze")
     return make_plan(checkpoint, ConvertOptions(sizes=((width, height),), verify=False))
 

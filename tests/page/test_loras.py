@@ -34,7 +34,7 @@ def test_a_lora_is_added_weighted_used_and_brought_back(fake: httpx.Client, open
     upload(page, "film", lora_bytes(metadata={"modelspec.trigger_phrase": "film grain"}))
     upload(page, "large", lora_bytes(2048))
     page.get_by_label("Add a LoRA").select_option("film")
-    expect(page.get_by_role("option", name="large (for sdxl)")).to_be_disabled()
+    expect(page.get_by_role("option", name="large (for sdxl, and fake is sd1)")).to_be_disabled()
     page.get_by_text("Not for this model").click()
     expect(page.get_by_text("large: for sdxl, and fake is sd1")).to_be_visible()
     page.get_by_role("spinbutton", name="Weight of film").fill("0.75")
