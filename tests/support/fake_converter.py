@@ -6,14 +6,11 @@ kills the process, "die once" only the first time.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import time
 from dataclasses import replace
-from functools import partial
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from converter.progress import Progress
@@ -21,11 +18,9 @@ from server.models.conversion_request import ConversionRequest
 from server.models.conversions import LaunchConversion
 from server.models.converting import ConversionFailed, Converted
 from tests.support.fake_pipeline import DAMAGE, MANIFEST
+from tests.support.processes import copied
 
 PIECES = 100
-# The server starts fresh interpreters, which take a second each; copies of a process with these imports are faster.
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["tests.support.fake_converter"])
 
 
 def convert(pipe: Connection, request: ConversionRequest, data_dir: Path) -> None:
@@ -53,12 +48,7 @@ def convert(pipe: Connection, request: ConversionRequest, data_dir: Path) -> Non
 
 
 def launcher(data_dir: Path) -> LaunchConversion:
-    def launch(request: ConversionRequest, pipe: Connection) -> ForkServerProcess:
-        process = _PROCESSES.Process(target=convert, args=(pipe, request, data_dir), daemon=True)
-        process.start()
-        return process
-
-    return lambda request: partial(launch, request)
+    return lambda request: copied(convert, request, data_dir, name="fake-conversion")
 
 
 def begun(data_dir: Path) -> list[str]:

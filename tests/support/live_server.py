@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from server.security.gate import Access
 from server.shutdown import Server
 from server.supervisor import Launch, spawn
 from tests.support import fake_converter, fake_pipeline
+from tests.support.processes import copied
 
 PATIENCE = 120.0  # on a busy machine a process takes a minute for its imports
 
@@ -44,10 +45,12 @@ def server(
     checkpoint: str | None = None,
     pauses: Pauses | None = None,
     launch: Launch | None = None,
+    start: Callable[..., Launch] = spawn,
 ) -> uvicorn.Server:
     """Return a server whose first model is installed, or is converted from ``checkpoint`` by the fake converter.
 
-    ``launch`` starts a worker for the model that is there already; None: the fake pipeline's, for a model of its own.
+    ``launch`` starts a worker for the model that is there already; None: the fake pipeline's, for a model of its own, by
+    ``start``.
     """
     source = data_dir / "models" / model if checkpoint is None else data_dir / checkpoint
     if checkpoint is None and launch is None:
@@ -58,7 +61,7 @@ def server(
 
     def open_backend() -> Backend:
         first, store = FirstModel(source, data_dir), JobStore(data_dir)
-        worker = launch or spawn(fake_pipeline.start, data_dir, name="fake-worker")
+        worker = launch or start(fake_pipeline.start, data_dir, name="fake-worker")
         queue = JobQueue(store, [worker], first.models, on_readiness, limits, pauses=pauses)
         conversions = Conversions(data_dir, first.models, queue.events, fake_converter.launcher(data_dir))
         return Backend(
@@ -95,7 +98,7 @@ def live(
 ) -> Iterator[httpx.Client]:
     """Run a server and yield a client of it; with ``ready``, wait until the server is ready."""
     data_dir.mkdir(parents=True, exist_ok=True)
-    running = server(data_dir, model, limits, access, grace, checkpoint, pauses, launch)
+    running = server(data_dir, model, limits, access, grace, checkpoint, pauses, launch, copied)
     with bound() as listening:
         base = f"http://127.0.0.1:{listening.getsockname()[1]}"
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})

@@ -13,9 +13,9 @@ import pytest
 
 from converter.folder import Package
 from server.pipeline.decoding.file import ACCEPTED
-from server.supervisor import spawn
 from tests.support import fake_pipeline
 from tests.support.live_server import live
+from tests.support.processes import copied
 
 Encoded = Callable[..., bytes]
 MANIFEST = replace(
@@ -34,7 +34,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A client of a server whose model has a ControlNet and an IP-Adapter."""
     data = tmp_path_factory.mktemp("data")
     fake_pipeline.write_model(data / "models" / "fake", MANIFEST)
-    with live(data, launch=spawn(fake_pipeline.start, data, name="fake-worker")) as opened:
+    with live(data, launch=copied(fake_pipeline.start, data, name="fake-worker")) as opened:
         yield opened
 
 

@@ -26,11 +26,11 @@ from server.models.upscalers import InstalledUpscalers
 from server.pipeline.canvas.attachments import Kept
 from server.pipeline.request import RequestError
 from server.security.rate import LOOPBACK
-from server.supervisor import spawn
 from tests.support import fake_pipeline
 from tests.support.generation_requests import request
 from tests.support.image_files import encoded
 from tests.support.live_server import until
+from tests.support.processes import copied
 
 CLIENT = SubmitOptions("a client")
 
@@ -38,7 +38,10 @@ CLIENT = SubmitOptions("a client")
 @contextmanager
 def opened(data_dir: Path, limits: Limits | None = None, *, begin: bool = True) -> Iterator[tuple[Service, JobQueue]]:
     store = JobStore(data_dir)
-    worker, models = spawn(fake_pipeline.start, data_dir, name="fake-worker"), InstalledModels(data_dir, default="fake")
+    worker, models = (
+        copied(fake_pipeline.start, data_dir, name="fake-worker"),
+        InstalledModels(data_dir, default="fake"),
+    )
     queue = JobQueue(store, [worker], models, lambda readiness: None, limits)
     queue.start("fake")
     try:

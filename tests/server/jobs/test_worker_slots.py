@@ -13,10 +13,10 @@ from server.jobs.messages import Trying
 from server.jobs.queue import JobQueue
 from server.jobs.store import JobStore
 from server.models.installed import InstalledModels
-from server.supervisor import spawn
 from tests.support import fake_pipeline
 from tests.support.generation_requests import request, submission
 from tests.support.live_server import until
+from tests.support.processes import copied
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def two_workers(data_dir: Path) -> Iterator[JobQueue]:
     folder = data_dir / "models" / "fake"
     folder.mkdir(parents=True)
     fake_pipeline.MANIFEST.write(folder)
-    store, worker = JobStore(data_dir), spawn(fake_pipeline.start, data_dir, name="fake-worker")
+    store, worker = JobStore(data_dir), copied(fake_pipeline.start, data_dir, name="fake-worker")
     queue = JobQueue(store, [worker, worker], InstalledModels(data_dir), lambda readiness: None)
     queue.start()
     queue.on_installed("fake")

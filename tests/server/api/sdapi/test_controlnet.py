@@ -13,10 +13,10 @@ from PIL import Image
 from webuiapi import ControlNetUnit, WebUIApi
 
 from converter.folder import Package
-from server.supervisor import spawn
 from tests.support import fake_pipeline
 from tests.support.image_files import b64, of_b64
 from tests.support.live_server import live
+from tests.support.processes import copied
 
 RED = Image.new("RGB", (64, 64), "red")
 NET = "control_v11p_sd15_canny"
@@ -34,7 +34,7 @@ MANIFEST = replace(
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     data = tmp_path_factory.mktemp("data")
     fake_pipeline.write_model(data / "models" / "fake", MANIFEST)
-    with live(data, launch=spawn(fake_pipeline.start, data, name="fake-worker")) as opened:
+    with live(data, launch=copied(fake_pipeline.start, data, name="fake-worker")) as opened:
         yield opened
 
 
