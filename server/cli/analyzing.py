@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from converter import __version__
 from converter.conversion.convert import write_model
 from converter.conversion.plan import ConversionPlan, make_plan
-from converter.errors import CheckpointError
+from converter.errors import AnemoneError, CheckpointError
 from converter.folder import ModelFolder
 from converter.networks.registry import UNET
 from converter.options import ConvertOptions, Size
@@ -209,6 +209,8 @@ def _compressible(plan: ConversionPlan) -> dict[str, tuple[int, ...]]:
 
 def analyze_checkpoint(source: str, out: Path, options: AnalyzeOptions) -> int:
     """Write what a checkpoint's UNet needs into the file ``out``, print a summary, and return the exit status."""
+    if out.is_dir():
+        raise AnemoneError(f"{out} is a folder; give the JSON file to write, such as {out / 'recipes.json'}")
     plan = _plan(source, options)
     parts, bar = out.with_name(f".{out.name}.parts"), Bar()
     parts.mkdir(parents=True, exist_ok=True)

@@ -96,3 +96,8 @@ def test_inputs_in_8_bits_are_measured_and_used(checkpoint, tmp_path, capsys):
 def test_recipes_and_activations_are_not_asked_for_at_once(checkpoint, tmp_path, capsys):
     assert main(["analyze", str(checkpoint), "-o", str(tmp_path / "x"), "--activations", "--average", "4"]) == 1
     assert "--average is for recipes" in capsys.readouterr().err
+
+
+def test_a_folder_in_place_of_the_file_is_refused_before_anything_is_measured(tmp_path, capsys):
+    assert main(["analyze", "nowhere", "-o", str(tmp_path)]) == 1
+    assert "is a folder; give the JSON file to write" in capsys.readouterr().err
