@@ -15,6 +15,7 @@ from converter.families.registry import MODELS
 from converter.networks.registry import TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAE_DECODER, VAE_ENCODER, text_encoders
 from converter.runtime.chunks import chunk_paths
 from converter.runtime.summary import ProgramSummary, read_summary
+from converter.sources.snapshot import Snapshot
 
 _AUTOENCODER = (VAE_DECODER.name, VAE_ENCODER.name)
 #: The networks besides the UNet.
@@ -271,7 +272,8 @@ def recognize_apple(folder: Path) -> AppleModel:
     compressed = any(kind.startswith("constexpr_") for kind in summary.kinds)
     return AppleModel(
         folder=folder,
-        version=next(versions, layout.version or stated.name or ""),
+        # A repository's name tells more than what its packages say of themselves.
+        version=next(versions, layout.version or (stated.name if Snapshot.of(folder) is None else None) or ""),
         networks={published.denoiser.name if name == unet_name else name: layout.paths[name] for name in used}
         | extras.networks,
         controlled=extras.controlled,

@@ -86,7 +86,7 @@ def test_an_image_that_the_server_finds_too_large_is_made_smaller(page: Page) ->
 
 
 def test_a_text_is_dragged_from_one_prompt_to_the_other(page: Page) -> None:
-    prompt, other = page.get_by_label("Prompt", exact=True), page.get_by_label("Not in the image")
+    prompt, other = page.get_by_label("Prompt", exact=True), page.get_by_label("Not in the image", exact=True)
     prompt.fill("word")
     prompt.select_text()
     box = prompt.bounding_box()
