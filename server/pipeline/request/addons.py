@@ -176,12 +176,16 @@ def misfit(known: KnownAddon, manifest: Manifest) -> tuple[str, str] | None:
 
 
 def fits(known: KnownAddon, manifest: Manifest) -> bool:
-    """Return whether a file fits a model, as far as the file and the manifest show it."""
-    return misfit(known, manifest) is None
+    """Return whether a file can be merged into a model, as far as the file and the manifest show it."""
+    return manifest.merged is None and misfit(known, manifest) is None
 
 
 def _fitting(field_name: str, asked: str, known: KnownAddon, manifest: Manifest) -> None:
-    """Raise RequestError for a file that does not fit the model."""
+    """Raise RequestError for a file that does not fit the model, or if the model is merged already."""
+    if manifest.merged is not None:
+        raise RequestError(
+            field_name, asked, f"none: {manifest.name} is a merged model; ask for the one that it was made from"
+        )
     if (wrong := misfit(known, manifest)) is not None:
         file, model = wrong
         raise RequestError(field_name, asked, f"LoRAs for {model}, as {manifest.name} is; this one is for {file}")
@@ -274,8 +278,13 @@ def _embeddings(
 ) -> Iterator[Embedding]:
     """Yield the embeddings whose words are in the prompts; a word of one for other models is noted, and is text."""
     text = "\n".join(prompts)
+    merged = None if manifest.merged is None else {each.name for each in manifest.merged.embeddings}
     for each in known:
         if not any(_is_in(word, text) for word in each.words):
+            continue
+        if merged is not None:  # its own embeddings have their words already
+            if each.name not in merged:
+                notes.append(f"{manifest.name} is a merged model without the embedding {each.name}: its name is text")
             continue
         if (wrong := misfit(each, manifest)) is None:
             yield Embedding(name=each.name, sha256=each.sha256, words=each.words, vectors=each.vectors)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from converter.errors import AnemoneError
+from converter.folder import Merged, MergedEmbedding
 from server.pipeline.request import GenerationRequest, KnownAddons, RequestError, bind
 from tests.support.addons import FakeEmbedding, FakeFewStep, FakeLora
 from tests.support.fake_pipeline import MANIFEST
@@ -82,6 +83,19 @@ def test_files_for_models_with_text_states_of_another_width_do_not_fit() -> None
         "the embedding toy is for sd1 with text states of 128 numbers, not for sd1 with text states of 768 numbers: "
         "its name in a prompt is text",
     )
+
+
+def test_a_merged_model_takes_no_more_and_keeps_the_words_of_its_own_embeddings() -> None:
+    own = MergedEmbedding("toy", "a" * 64, 2, {"text_encoder": 1000})
+    manifest = replace(MANIFEST, merged=Merged("plan", (), (own,)))
+    request = bind(manifest, addons=KNOWN, prompt="a toy, easynegative <lora:nothing:1>")
+    assert (request.loras, request.embeddings) == ((), ())
+    assert [note for note in request.notes if "embedding" in note] == [
+        "fake is a merged model without the embedding easynegative: its name is text"
+    ]
+    for fields in ({"loras": [{"name": "film"}]}, {"prompt": "<lora:film:1>"}):
+        with pytest.raises(RequestError, match="accepted: none: fake is a merged model; ask for the one"):
+            bind(manifest, addons=KNOWN, **{"prompt": "a cat"} | fields)
 
 
 def test_a_damaged_lora_is_refused_with_the_reason() -> None:
