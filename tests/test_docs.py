@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,25 @@ def test_commands_and_flags_in_pages_exist(page: str) -> None:
         assert command in commands, f"{page} has anemone {command}, which does not exist"
         used = set(re.findall(r"(?<=\s)--?[a-z][a-z-]*", rest))
         assert used <= flags[command], f"{page}: anemone {command} has no {', '.join(sorted(used - flags[command]))}"
+
+
+def _commands(page: str) -> Iterator[list[str]]:
+    """The words of each complete ``anemone`` command in a page's blocks of code."""
+    lines = re.findall(r"^(?:\.venv/bin/)?anemone .+$", _code(page).replace("\\\n", " "), re.MULTILINE)
+    yield from (shlex.split(line, comments=True)[1:] for line in lines)
+
+
+@pytest.mark.parametrize("page", list(_PAGES))
+def test_commands_in_pages_are_accepted_as_they_stand(page: str) -> None:
+    for words in _commands(page):
+        if "--version" not in words:
+            parser().parse_args(words)
+
+
+@pytest.mark.parametrize("command", list(_subcommands()))
+def test_examples_that_help_shows_are_accepted_as_they_stand(command: str) -> None:
+    for line in re.findall(r"^ +(anemone .+)$", _subcommands()[command].epilog or "", re.MULTILINE):
+        parser().parse_args(shlex.split(line, comments=True)[1:])
 
 
 def _made(page: str) -> set[str]:

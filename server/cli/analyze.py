@@ -30,7 +30,7 @@ def add_analyze(commands: Commands) -> None:
         "Find how many bits the palette of each of a UNet's layers needs, and write recipes for `anemone convert --recipe`",
         "examples:\n  anemone analyze ./stable-diffusion-v1-5 -o recipes.json\n"
         "  anemone analyze ./dreamlike.safetensors -o recipes.json --average 4.5 --prompt 'a castle' --prompt 'a cat'\n"
-        "  anemone convert ./dreamlike.safetensors -o ./dreamlike --recipe recipes.json#recipe_4.50_bit_mixedpalette\n"
+        "  anemone convert ./dreamlike.safetensors -o ./dreamlike --recipe recipes.json#recipe_4.50_bit_mixedpalette --target macOS15\n"
         "  anemone analyze ./stable-diffusion-v1-5 -o activations.json --activations\n"
         "Each layer is compressed in turn, and the UNet's prediction compared. If it is interrupted, the same command\n"
         "continues where it stopped.",
