@@ -7,13 +7,13 @@ take was read from their sources as of July 2025, commit e12202c.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from converter.apple.layout import SWIFT
 from converter.errors import AnemoneError
-from converter.folder import ModelFolder, Package
+from converter.folder import Conditions, ModelFolder, Package
 from converter.networks.registry import (
     CONTROLNET,
     SAFETY_CHECKER,
@@ -32,6 +32,7 @@ from converter.runtime.summary import ProgramSummary, read_summary
 _NAMES = {network: name for name, network in SWIFT.items()}
 _REFINER = _NAMES["refiner"]
 _TOKENS = 77
+_CHUNKS = 2
 _CONDITIONED = ("sample", "timestep", "encoder_hidden_states")
 _XL = ("time_ids", "text_embeds")
 _RESIDUAL = "additional_residual_"
@@ -80,6 +81,32 @@ def require_readable(options: ConvertOptions) -> None:
         raise _refuse("model", "it loads a package's default function only; convert without --functions")
     if options.tokens is not None and _TOKENS not in options.tokens:
         raise _refuse("model", f"it makes prompts of {_TOKENS} tokens; convert with --tokens {_TOKENS} too")
+    if options.chunks is not None and options.chunks != _CHUNKS:
+        raise _refuse(
+            UNET.name, f"it is in {options.chunks} chunks; {_CHUNKS} are found; convert with --chunks {_CHUNKS}"
+        )
+
+
+def require_unet(conditions: Conditions, channels: int, batches: Collection[int], *, control: bool) -> None:
+    """Raise SwiftError if the Swift package could not read such a UNet, before it is converted.
+
+    channels: of its ``sample``; batches: the rows of its packages; control: whether it goes with ControlNets.
+    """
+    _check_guidance(conditions)
+    _check_latents(channels, max(batches), xl=conditions.time_ids is not None, control=control)
+
+
+def _check_guidance(conditions: Conditions) -> None:
+    if conditions.guidance_width is not None:
+        raise _refuse(UNET.name, "it takes the guidance scale as an input (LCM), which is not given")
+
+
+def _check_latents(channels: int, batch: int, *, xl: bool, control: bool) -> None:
+    if channels != _LATENT_CHANNELS:
+        raise _refuse(UNET.name, f"it takes {channels} channels (inpainting); {_LATENT_CHANNELS} are given")
+    if batch != 2 and (xl or control):
+        what = "Stable Diffusion XL" if xl else "a ControlNet"
+        raise _refuse(UNET.name, f"with {what} it gives 2 rows at once; convert with --batch 2 too")
 
 
 def _is_controlnet(network: str) -> bool:
@@ -166,11 +193,7 @@ class _Selection:
         self._give(summary, UNET.name, *inputs, optional=_RESIDUAL if control else None)
         self._take(summary, UNET.name)
         batch, channels, *_ = summary.inputs["sample"].shape
-        if channels != _LATENT_CHANNELS:
-            raise _refuse(UNET.name, f"it takes {channels} channels (inpainting); {_LATENT_CHANNELS} are given")
-        if batch != 2 and (self.xl or control):
-            what = "Stable Diffusion XL" if self.xl else "a ControlNet"
-            raise _refuse(UNET.name, f"with {what} it gives 2 rows at once; convert with --batch 2 too")
+        _check_latents(channels, batch, xl=self.xl, control=control)
         self._add(name, summary.path)
         return summary
 
@@ -281,8 +304,7 @@ def select(model: ModelFolder, size: Size | None = None, refiner: ModelFolder | 
         raise SwiftError(f"{model.path} makes no images of {width}x{height}; accepted: {have}")
     if UNET_PROMPT.name in manifest.networks:
         require_readable(ConvertOptions(prompt_once=True))
-    if manifest.conditions.guidance_width is not None:
-        raise _refuse(UNET.name, "it takes the guidance scale as an input (LCM), which is not given")
+    _check_guidance(manifest.conditions)
     selection = _Selection(model, (width, height))
     selection.text()
     selection.denoiser(_NAMES[UNET.name])

@@ -10,13 +10,14 @@ from mimetypes import guess_type
 from pathlib import Path
 from typing import Any
 
-from converter.apple.swift import require_readable
+from converter.apple.swift import require_readable, require_unet
 from converter.conversion.convert import write_model
 from converter.conversion.partial import conversion_lock, require_replaceable
 from converter.conversion.plan import make_plan
 from converter.conversion.upscaler import write_upscaler
 from converter.errors import AnemoneError, CheckpointError
 from converter.folder import Manifest, ModelFolder
+from converter.networks.registry import UNET
 from converter.options import ConvertOptions
 from converter.progress import Progress
 from converter.sources.source import open_source, open_upscaler
@@ -76,6 +77,10 @@ def convert_checkpoint(
         checkpoint = open_source(source, prediction_type=options.prediction_type, progress=showing(bar))
         with conversion_lock(out):
             plan = make_plan(checkpoint, options, showing(bar))
+            if resources:
+                conditions = plan.family.conditions(checkpoint.index)
+                channels = plan.config(UNET.name)["in_channels"]
+                require_unet(conditions, channels, plan.batches, control=plan.controlled)
             folder = write_model(plan, out, showing(bar), only, verified=agreement.__setitem__)
     except KeyboardInterrupt as interrupted:
         interrupted.add_note("the same command goes on with what is finished")

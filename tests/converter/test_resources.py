@@ -10,13 +10,15 @@ import pytest
 
 from converter.apple import AppleSettings, adopt
 from converter.apple.resources import write_resources
-from converter.apple.swift import SwiftError, require_readable, select
+from converter.apple.swift import SwiftError, require_readable, require_unet, select
 from converter.conversion.convert import convert
+from converter.conversion.plan import make_plan
 from converter.errors import AnemoneError
 from converter.folder import ModelFolder, Package
 from converter.options import ConvertOptions
 from converter.runtime.program import own_features
 from converter.runtime.summary import read_summary
+from converter.sources.source import open_source
 from server.cli.main import main
 from server.pipeline.denoising.denoiser import GeneratedImage
 from server.pipeline.request import bind
@@ -350,12 +352,35 @@ def test_what_the_pipelines_cannot_read_is_refused_with_what_to_convert(sd, xl):
         ({"prompt_once": True}, "without --prompt-once"),
         ({"functions": True, "target": "macOS15"}, "without --functions"),
         ({"tokens": (154,)}, "--tokens 77"),
+        ({"chunks": 3}, "3 chunks; 2 are found; convert with --chunks 2"),
     ],
 )
 def test_options_that_cannot_be_read_are_refused_before_a_conversion(options, words):
-    require_readable(ConvertOptions(tokens=(77, 154)))
+    require_readable(ConvertOptions(tokens=(77, 154), chunks=2))
     with pytest.raises(SwiftError, match=words):
         require_readable(ConvertOptions(**options))
+
+
+@pytest.mark.parametrize(
+    ("unet", "options", "words"),
+    [
+        ({"in_channels": 9}, {}, r"9 channels \(inpainting\); 4 are given"),
+        ({"time_cond_proj_dim": 16}, {}, r"the guidance scale as an input \(LCM\)"),
+        (
+            {},
+            {"batches": (1,), "controlnets": True},
+            "a ControlNet it gives 2 rows at once; convert with --batch 2 too",
+        ),
+    ],
+)
+def test_models_that_cannot_be_read_are_refused_before_a_conversion(tmp_path, unet, options, words):
+    source = write_checkpoint(tmp_path / "source", unet=tiny_unet(**unet))
+    if "controlnets" in options:
+        options = options | {"controlnets": (str(write_controlnet(source, tmp_path / "canny")),)}
+    plan = make_plan(open_source(source), ConvertOptions(**options))
+    conditions, channels = plan.family.conditions(plan.checkpoint.index), plan.config("unet")["in_channels"]
+    with pytest.raises(SwiftError, match=words):
+        require_unet(conditions, channels, plan.batches, control=plan.controlled)
 
 
 def test_an_inpainting_model_is_refused(tmp_path):
