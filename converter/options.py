@@ -23,6 +23,8 @@ LARGEST_SIDE = 4096
 MOST_CLIP_SKIP = 12
 #: The most chunks of a UNet: with eight, those of SDXL's in fp16 have 0.7 GB each.
 MOST_CHUNKS = 8
+#: The most channels of a group that shares a palette or a scale: wider layers exist in no model's UNet.
+MOST_GROUPED = 4096
 #: A network's source: a folder or file, or owner/name or owner/name/file on the Hugging Face hub, with @revision or without.
 NetworkSource = Annotated[str, Field(max_length=200)]
 #: Options of the first release. They are part of every id, whatever their value. A later option is part of an id only if
@@ -181,7 +183,7 @@ class ConvertOptions:
         metadata=_shown(
             "Channels that share a palette (output channels), or a scale of linear integers (input channels); needs "
             "macOS15. One palette for a whole weight, one scale for each output channel, if left out",
-            Annotated[int, Field(ge=1, le=4096)],
+            Annotated[int, Field(ge=1, le=MOST_GROUPED)],
         ),
     )
     activations: str | None = field(

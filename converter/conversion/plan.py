@@ -29,7 +29,15 @@ from converter.networks.registry import (
     text_encoders,
     write_graph,
 )
-from converter.options import DEFAULT_OPTIONS, LARGEST_SIDE, MOST_CHUNKS, MOST_CLIP_SKIP, ConvertOptions, Size
+from converter.options import (
+    DEFAULT_OPTIONS,
+    LARGEST_SIDE,
+    MOST_CHUNKS,
+    MOST_CLIP_SKIP,
+    MOST_GROUPED,
+    ConvertOptions,
+    Size,
+)
 from converter.progress import OnProgress, ignore
 from converter.sources.canonical import canonical
 from converter.sources.component import Component
@@ -42,7 +50,7 @@ from converter.sources.tokenizer import greatest_token
 from converter.verification.limits import least_db
 from converter.weights.activations import Activations
 from converter.weights.encodings import LINEAR_BITS, UNCOMPRESSED, Encoding, Encodings, LayerShapes
-from converter.weights.recipe import FP16_BITS, Recipe
+from converter.weights.recipe import FP16_BITS, Recipe, require_layers
 
 #: A model's name is part of its files' names, which may have 255 bytes.
 _LONGEST_NAME = 100
@@ -361,6 +369,8 @@ def _target(options: ConvertOptions) -> Target:
 def _check_compression(options: ConvertOptions, target: Target) -> None:
     if options.recipe is not None and options.quantization != DEFAULT_OPTIONS.quantization:
         raise CheckpointError(f"a recipe is of palettes, and quantization is {options.quantization}; leave one out")
+    if options.group_size is not None and not 1 <= options.group_size <= MOST_GROUPED:
+        raise CheckpointError(f"group_size {options.group_size} is not accepted; accepted: 1 to {MOST_GROUPED}")
     if options.bits is None and options.group_size is not None and options.recipe is None:
         raise CheckpointError("group_size is for compressed weights; give bits too, such as 6, or leave it out")
     if options.bits is None and options.quantization != DEFAULT_OPTIONS.quantization:
@@ -469,7 +479,14 @@ def make_plan(checkpoint: Source, options: ConvertOptions, progress: OnProgress 
         recipe=recipe,
         activations=activations,
     )
-    for named in (recipe, activations):
-        if named is not None:
-            named.require_layers(plan.layers(UNET.name))
+    layers = plan.layers(UNET.name) if recipe or activations or options.group_size is not None else {}
+    if recipe is not None and options.recipe is not None:
+        require_layers(options.recipe, recipe.bits, layers)
+    if activations is not None and options.activations is not None:
+        require_layers(options.activations, activations.layers, layers)
+    if options.group_size is not None and not any(plan.encodings(UNET.name).grouped(*each) for each in layers.items()):
+        raise CheckpointError(
+            f"group_size {options.group_size} divides the channels of no compressed layer of the UNet; give another, such as "
+            "16 or 32, or leave it out"
+        )
     return plan

@@ -11,11 +11,13 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter, ValidationError
 
 from converter.errors import CheckpointError
-from converter.weights.recipe import read_json, require_layers
+from converter.weights.recipe import read_json
 
 #: A layer is rounded if the UNet's prediction keeps this PSNR in dB; Apple's converter has the same limit (--conv-psnr).
 LEAST_DB = 40.0
 _LARGEST_INTEGER = 127
+#: Magnitudes whose scales fp16 has: a smaller one would be 0, a larger one infinite.
+LEAST_LARGEST, MOST_LARGEST = 2.0**-24 * _LARGEST_INTEGER, 65504.0 * _LARGEST_INTEGER
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class Activation:
     psnr_db: of the UNet's prediction with this input alone in 8 bits.
     """
 
-    largest: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    psnr_db: Annotated[float, Field(allow_inf_nan=False)]
+    largest: Annotated[float, Field(strict=True, ge=LEAST_LARGEST, le=MOST_LARGEST, allow_inf_nan=False)]
+    psnr_db: Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
     @property
     def scale(self) -> float:
@@ -52,23 +54,24 @@ class Activations:
         """The scales of the layers that lose little."""
         return {layer: each.scale for layer, each in self.layers.items() if each.psnr_db >= LEAST_DB}
 
-    def require_layers(self, known: Mapping[str, object]) -> None:
-        """Raise CheckpointError if it names layers that a UNet with the layers ``known`` does not have."""
-        require_layers("the file of activations", self.layers, known)
-
     @staticmethod
     def read(path: str) -> Activations:
         """Return the activations in a file. Raises CheckpointError."""
         content = read_json(path, "file of activations")
         try:
-            return Activations(_LAYERS.validate_python(content.get("activations")))
+            activations = Activations(_LAYERS.validate_python(content.get("activations")))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"]))
             raise CheckpointError(
-                f"{path} is no file of activations ({where or 'activations'}: {first['msg']}); accepted: what "
-                "`anemone analyze --activations` writes"
+                f"{path} is no file of activations ({where or 'activations'}: {first['msg']}); accepted: "
+                "what `anemone analyze --activations` writes"
             ) from error
+        if not activations.scales:
+            raise CheckpointError(
+                f"no layer in {path} keeps {LEAST_DB:.0f} dB with an input of 8 bits, so none would have one; leave it out"
+            )
+        return activations
 
 
 _LAYERS = TypeAdapter(dict[str, Activation])

@@ -86,6 +86,10 @@ class Encoding:
     def _blocks(self, shape: tuple[int, ...]) -> int:
         return 1 if self.group is None or shape[1] % self.group else shape[1] // self.group
 
+    def grouped(self, shape: tuple[int, ...]) -> bool:
+        """Return whether a weight has more than one palette, or more than one scale for an output channel."""
+        return (self._palettes(shape) if self.kind == "palette" else self._blocks(shape)) > 1
+
     def parts(self, shape: tuple[int, ...]) -> tuple[Part, ...]:
         """Return what is stored of a weight of that shape, in the order in which coremltools stores it."""
         ones = (1,) * (len(shape) - 1)
@@ -150,6 +154,11 @@ class Encodings:
             return self.by_layer[path]
         is_small = math.prod(shape) <= _SMALLEST or min(shape[:2]) < _FEWEST_CHANNELS
         return None if is_small else self.usual
+
+    def grouped(self, path: str, shape: tuple[int, ...]) -> bool:
+        """Return whether the weight of the layer at ``path`` is stored in several groups of channels."""
+        encoding = self.of(path, shape)
+        return encoding is not None and encoding.grouped(shape)
 
 
 #: All weights in fp16.

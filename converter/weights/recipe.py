@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from converter.errors import CheckpointError, quoted
+from converter.errors import CheckpointError, quoted, shown
 from converter.weights.encodings import PALETTE_BITS
 
 #: What a recipe calls fp16.
@@ -45,35 +45,37 @@ class Recipe:
         """Return a recipe of a file: FILE if it has one, or FILE#NAME. Raises CheckpointError."""
         path, _, name = source.partition(_NAMED) if not Path(source).is_file() else (source, "", "")
         recipes = _recipes(path)
+        names = shown([each if each.isprintable() and len(each) < 200 else quoted(each) for each in recipes], most=20)
         if not name and len(recipes) > 1:
-            raise CheckpointError(f"{path} has several recipes; give one as {path}{_NAMED}NAME: {', '.join(recipes)}")
+            raise CheckpointError(f"{path} has several recipes; give one as {path}{_NAMED}NAME: {names}")
         name = name or next(iter(recipes))
         if name not in recipes:
-            raise CheckpointError(f"{path} has no recipe {quoted(name)}; it has {', '.join(recipes)}")
+            raise CheckpointError(f"{path} has no recipe {quoted(name)}; it has {names}")
         return Recipe(name, recipes[name])
 
-    def require_layers(self, known: Mapping[str, object]) -> None:
-        """Raise CheckpointError if it names layers that a UNet with the layers ``known`` does not have."""
-        require_layers(f"the recipe {self.name}", self.bits, known)
 
-
-def require_layers(what: str, named: Mapping[str, object], known: Mapping[str, object]) -> None:
-    """Raise CheckpointError if a layer of ``named`` is not among those of a UNet, ``known``."""
-    if unknown := sorted(named.keys() - known.keys()):
-        more = f", nor {len(unknown) - 1} others of its {len(named)}" if len(unknown) > 1 else ""
-        raise CheckpointError(f"{what} is for another model: the UNet has no layer {quoted(unknown[0])}{more}")
+def require_layers(source: str, named: Collection[str], known: Collection[str]) -> None:
+    """Raise CheckpointError if a layer that the file ``source`` names is not among those of a UNet, ``known``."""
+    if unknown := sorted(set(named) - set(known)):
+        more = f", nor {len(unknown) - 1} more of the {len(named)} that are named" if len(unknown) > 1 else ""
+        raise CheckpointError(f"{source} is for another model: the UNet has no layer {quoted(unknown[0])}{more}")
 
 
 def read_json(path: str, what: str) -> dict[str, Any]:
     """Return the object in a JSON file. Raises CheckpointError naming ``what`` it should be."""
-    file = Path(path)
+    if not path:
+        raise CheckpointError(f"the {what} has no name; give the JSON file")
     try:
-        if file.stat().st_size > _LARGEST:
+        with Path(path).open("rb") as file:
+            written = file.read(_LARGEST + 1)  # a device has no size, and may have no end
+        if len(written) > _LARGEST:
             raise CheckpointError(f"{path} is no {what}: it has more than {_LARGEST // 2**20} MB")
-        content = json.loads(file.read_bytes())
+        content = json.loads(written)
     except OSError as error:
         raise CheckpointError(f"the {what} {path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise CheckpointError(f"{path} is no {what}: it is nested too deeply") from error
+    except ValueError as error:
         raise CheckpointError(f"the {what} {path} is not JSON: {error}") from error
     return content if isinstance(content, dict) else {}
 

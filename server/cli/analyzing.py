@@ -26,7 +26,7 @@ from converter.runtime import Network
 from converter.runtime.program import declared_features
 from converter.sources.source import open_source
 from converter.verification.sensitivity import MEASURED_BITS, Layer, Sensitivity, allocate
-from converter.weights.activations import LEAST_DB, Activation, Activations
+from converter.weights.activations import LEAST_DB, LEAST_LARGEST, MOST_LARGEST, Activation, Activations
 from converter.weights.encodings import Encoding, Encodings
 from converter.weights.recipe import Recipe
 from server.pipeline.networks import load_package
@@ -193,7 +193,7 @@ def _analyze_activations(
     largest = sensitivity.largest_inputs(paths)
     finished = _Finished(file, [__version__, plan.fingerprint, options.used_prompts], Activation)
     layers = finished.measured(
-        [path for path in paths if largest.get(path, 0) > 0],
+        [path for path in paths if LEAST_LARGEST <= largest.get(path, 0) <= MOST_LARGEST],
         lambda path: sensitivity.activation(path, largest[path]),
         bar,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -96,7 +97,14 @@ def test_options_that_do_not_fit_are_refused(checkpoint, ranges, options, why):
     ("changes", "why"),
     [
         ({"down_blocks.7.conv": {"largest": 1.0, "psnr_db": 50.0}}, r"no layer 'down_blocks\.7\.conv'"),
-        ({"conv_out": {"largest": 0.0, "psnr_db": 50.0}}, r"conv_out\.largest: .*greater than 0"),
+        *(
+            ({"conv_out": {"largest": value, "psnr_db": 50.0}}, rf"conv_out\.largest: .*{why}")
+            for value, why in [
+                # 1e-6 and 9e6 over 127 are 0 and infinite in fp16.
+                *[(0.0, "greater"), (-1.0, "greater"), (1e-6, "greater"), (9e6, "less"), (1e308, "less")],
+                *[(math.nan, "finite"), ("1", "number"), (True, "number")],
+            ]
+        ),
         ({"conv_out": {"largest": 1.0}}, r"conv_out\.psnr_db"),
         ({"conv_out": 3}, "conv_out"),
     ],
@@ -104,6 +112,13 @@ def test_options_that_do_not_fit_are_refused(checkpoint, ranges, options, why):
 def test_a_file_for_another_model_or_of_another_kind_is_refused(checkpoint, ranges, changes, why):
     with pytest.raises(AnemoneError, match=why):
         make_plan(open_source(checkpoint), ConvertOptions(**W8A8, activations=ranges(**changes)))
+
+
+def test_a_file_by_which_no_layer_would_be_rounded_is_refused(tmp_path):
+    path = tmp_path / "activations.json"
+    path.write_text(json.dumps({"activations": {"conv_in": {"largest": 4.0, "psnr_db": 39.9}}}))
+    with pytest.raises(AnemoneError, match=r"no layer in .*activations\.json keeps 40 dB .*; leave it out"):
+        Activations.read(str(path))
 
 
 def test_a_file_of_recipes_is_no_file_of_activations(tmp_path):

@@ -96,6 +96,14 @@ def test_the_space_that_is_asked_for_is_about_what_is_written(checkpoint, tmp_pa
         ({"bits": 4, "quantization": "linear"}, "linear integers of 4 bits need macOS 15"),
         ({"bits": 6, "quantization": "linear"}, "linear integers of 6 bits are not accepted; accepted: 8, 4"),
         ({"group_size": 16}, "group_size is for compressed weights; give bits too"),
+        *(
+            ({"bits": 8, "quantization": kind, "group_size": size, "target": "macOS15"}, f"group_size {size} {why}")
+            for kind in ("palette", "linear")
+            for size, why in [
+                *[(size, "is not accepted; accepted: 1 to 4096$") for size in (0, -4, 4097)],
+                (7, "divides the channels of no compressed layer"),
+            ]
+        ),
         ({"quantization": "linear"}, "quantization is linear, but bits is left out; give bits too: 8 or 4"),
     ],
 )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from converter.errors import CheckpointError
-from converter.weights.recipe import Recipe
+from converter.weights.recipe import Recipe, require_layers
 
 #: A part of what Apple's pre-analysis writes.
 APPLES = {
@@ -56,7 +57,9 @@ def test_recipes_are_told_apart_by_what_they_say_and_not_by_their_file(written):
         (APPLES, "", r"has several recipes; give one as .*#NAME: recipe_4.50_bit_mixedpalette, recipe_2.71"),
         (APPLES, "#x", r"has no recipe 'x'; it has recipe_4.50"),
         ("{", "", "is not JSON"),
-        ("[" * 100_000, "", "is not JSON"),
+        ("[" * 100_000, "", "is no recipe: it is nested too deeply"),
+        ({"recipes": {f"r{n}": {"conv_in": 4} for n in range(30)}}, "", "r0, r1, .*, r19 and 10 more$"),
+        ({"recipes": {"a\nb": {"conv_in": 4}, "c": {"conv_in": 4}}}, "#b", r"it has 'a\\nb', c$"),
         ([], "", "is no recipe; accepted"),
         ({"recipes": {}}, "", "is no recipe; accepted"),
         ({"recipes": {"a": []}}, "", "is no recipe; accepted"),
@@ -75,8 +78,18 @@ def test_a_missing_file_is_named(tmp_path):
         Recipe.read(str(tmp_path / "none.json"))
 
 
+@pytest.mark.parametrize(
+    ("path", "why"), [("/dev/zero", "more than 16 MB"), ("", "has no name"), ("#a", "has no name")]
+)
+def test_what_is_no_file_is_refused(path, why):
+    with pytest.raises(CheckpointError, match=why):
+        Recipe.read(path)
+
+
 def test_a_recipe_for_another_model_is_refused(written):
-    recipe = Recipe.read(written({"recipes": {"a": {"conv_in": 6, "mid_block.a": 4, "mid_block.b": 4}}}))
-    recipe.require_layers({"conv_in": (1,), "mid_block.a": (1,), "mid_block.b": (1,)})
-    with pytest.raises(CheckpointError, match=r"for another model: the UNet has no layer 'mid_block\.a', nor 1 other"):
-        recipe.require_layers({"conv_in": (1,)})
+    file = written({"recipes": {"a": {"conv_in": 6, "mid_block.a": 4, "mid_block.b": 4}}})
+    bits = Recipe.read(file).bits
+    require_layers(file, bits, ["conv_in", "mid_block.a", "mid_block.b"])
+    why = rf"{re.escape(file)} is for another model: the UNet has no layer 'mid_block\.a', nor 1 more of the 3"
+    with pytest.raises(CheckpointError, match=why):
+        require_layers(file, bits, ["conv_in"])
