@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from converter.errors import shown
 from converter.loras.adapter_config import AdapterConfig
@@ -40,6 +41,11 @@ def layers_of(target: Target) -> tuple[LoraLayer | None, LoraLayer | None]:
     """Return the layers of the target's weight and of its bias. Raises LoraError unless each tensor has its place."""
     left = dict(target.factors)
     alpha = left.pop("alpha", None)
+    for factor in left.values():
+        if not factor.shape or 0 in factor.shape:
+            raise LoraError(
+                f"{factor.name} is {list(factor.shape)}; a tensor of one axis or more with values is accepted"
+            )
     magnitude, scale = left.pop("magnitude", None), left.pop("dora_scale", None)
     change = _change(target, left, alpha)
     biases = [left.pop(name) for name in _BIASES if name in left]
@@ -64,10 +70,19 @@ def layers_of(target: Target) -> tuple[LoraLayer | None, LoraLayer | None]:
         return None, bias
     weight = Sum(target.name, change)
     if magnitude is not None:
-        return Decomposed(weight, magnitude, 0), bias
+        return _decomposed(weight, magnitude, 0), bias
     if scale is not None:
-        return Decomposed(weight, scale, 1 if scale.shape[:1] == (1,) and math.prod(scale.shape) > 1 else 0), bias
+        return _decomposed(weight, scale, 1 if scale.shape[:1] == (1,) and math.prod(scale.shape) > 1 else 0), bias
     return weight, bias
+
+
+def _decomposed(weight: Sum, magnitude: Factor, axis: Literal[0, 1]) -> Decomposed:
+    out, into = weight.sizes
+    numbers = math.prod(magnitude.shape)
+    # A convolution's inputs are its channels times the kernel's size, which a change of low rank need not show.
+    if numbers != out if axis == 0 else into % numbers:
+        raise LoraError(f"{magnitude.name} has {numbers} numbers, and the change of {weight.target} is {out}x{into}")
+    return Decomposed(weight, magnitude, axis)
 
 
 def _change(target: Target, left: dict[str, Factor], alpha: Factor | None) -> Change | None:

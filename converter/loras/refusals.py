@@ -18,24 +18,33 @@ _FILES = tuple(
         (r"motion_modules?[._]|temporal|time_stack", "for AnimateDiff or other videos"),
         (r"(^|\.)(image_proj|ip_adapter)\.|_ip\.", "an IP-Adapter"),
         (
-            r"double_blocks|single_blocks|single_transformer_blocks|double_stream",
+            r"double_blocks|single_blocks|single_transformer_blocks|double_stream|distilled_guidance_layer",
             "for FLUX or a transformer of its kind",
         ),
         (r"joint_blocks|lora_te3_|text_encoder_3\.|\.context_block", "for Stable Diffusion 3"),
-        (r"lora_prior_|clip_txt_mapper", "for Stable Cascade"),
+        (r"lora_prior_|clip_txt_mapper|(down|up)_blocks[._]\d[._]\d+[._](attention|channelwise)", "for Stable Cascade"),
         (r"adaln_single|caption_projection", "for PixArt"),
-        (r"cap_embedder|noise_refiner|context_refiner", "for Lumina or Z-Image"),
+        (
+            r"cap_embedder|noise_refiner|context_refiner|(^|[._])layers[._]\d+[._](attention|feed_forward|adaLN)",
+            "for Lumina or Z-Image",
+        ),
         (r"^(diffusion_model\.|lora_unet_)?blocks[._]\d", "for Wan or another model of videos"),
         (
-            r"^(base_model\.model\.)?(transformer\.|lora_transformer_)|(^|[._])transformer_blocks[._]\d+[._]attn[._]",
+            r"^(base_model\.model\.)?(transformer\.|lora_transformer_)|(^|[._])transformer_blocks[._]\d+[._]attn[._]"
+            r"|^(diffusion_model\.|lora_unet_)?transformer_blocks[._]\d",
             "for a transformer (FLUX, Stable Diffusion 3, ...)",
         ),
-        (r"^(vae\.|lora_vae_|first_stage_model\.)", "for a VAE"),
         (r"^(string_to_param|emb_params|clip_[lg])$", "a textual inversion embedding, not a LoRA"),
         (
             r"^model\.diffusion_model\.|^first_stage_model\.|^cond_stage_model\.|^conditioner\.",
             "a checkpoint, not a LoRA",
         ),
+        # Files of networks' own weights. A checkpoint has a VAE's, too.
+        (
+            r"^(conv_in|time_embedding\.linear_1|text_model\.final_layer_norm|(en|de)coder\.conv_in)\.weight$",
+            "a network's own weights (a checkpoint), not a LoRA",
+        ),
+        (r"^(vae\.|lora_vae_|first_stage_model\.)", "for a VAE"),
     )
 )
 _KINDS = tuple(

@@ -126,6 +126,18 @@ def test_a_merge_is_the_sum_in_fp32_of_any_stored_type(tmp_path: Path, dtype: to
         ),
         ({"down_blocks.0.motion_modules.0.x.lora_A.weight": torch.ones(2, 2)}, "for AnimateDiff"),
         ({"model.diffusion_model.input_blocks.0.0.weight": torch.ones(2, 2)}, "a checkpoint, not a LoRA"),
+        (
+            {
+                name: torch.ones(2, 2)
+                for name in ("first_stage_model.a", "model.diffusion_model.input_blocks.0.0.weight")
+            },
+            "a checkpoint, not a LoRA",
+        ),
+        ({"conv_in.weight": torch.ones(8, 4, 3, 3)}, "a network's own weights (a checkpoint), not a LoRA"),
+        ({"diffusion_model.layers.0.attention.qkv.lora_A.weight": torch.ones(2, 2)}, "for Lumina or Z-Image"),
+        ({"diffusion_model.transformer_blocks.0.attn1.to_q.lora_A.weight": torch.ones(2, 2)}, "for a transformer"),
+        ({"lora_unet_distilled_guidance_layer_layers_0_in_layer.lora_down.weight": torch.ones(2, 2)}, "for FLUX"),
+        ({"lora_unet_down_blocks_0_1_attention_attn_to_k.lora_down.weight": torch.ones(2, 2)}, "for Stable Cascade"),
         ({"clip_l": torch.ones(2, 768), "clip_g": torch.ones(2, 1280)}, "a textual inversion embedding, not a LoRA"),
         (
             _PLAIN | {"lora_unet_conv_out.oft_blocks": torch.ones(2, 2, 2)},
@@ -148,6 +160,14 @@ def test_a_merge_is_the_sum_in_fp32_of_any_stored_type(tmp_path: Path, dtype: to
         (_PLAIN | {"lora_unet_conv_in.alpha": torch.ones(2)}, "lora_unet_conv_in.alpha is [2]; one number is accepted"),
         (_PLAIN | {"lora_unet_conv_in.lora_up.weight": torch.ones(8, 3, 1, 1)}, "do not fit together"),
         (_PLAIN | {"lora_unet_conv_in.lora_up.weight": torch.ones(8)}, "lora_unet_conv_in.lora_up.weight [8]"),
+        ({"lora_unet_conv_in.diff": torch.ones(())}, "lora_unet_conv_in.diff is []; a tensor of one axis or more"),
+        (_PLAIN | {"lora_unet_conv_in.lora_down.weight": torch.ones(())}, "lora_unet_conv_in.lora_down.weight is []"),
+        (_PLAIN | {"lora_unet_conv_in.dora_scale": torch.ones(0)}, "lora_unet_conv_in.dora_scale is [0]"),
+        (
+            _PLAIN | {"lora_unet_conv_in.dora_scale": torch.ones(7)},
+            "dora_scale has 7 numbers, and the change of conv_in is",
+        ),
+        (_PLAIN | {"lora_unet_conv_in.dora_scale": torch.ones(1, 5, 1, 1)}, "dora_scale has 5 numbers, and the change"),
         (
             _PLAIN | {"lora_unet_conv_in.alpha": torch.tensor(torch.inf)},
             "has infinite values or NaNs; the file is damaged",
