@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from converter.errors import AnemoneError
+from converter.errors import AnemoneError, shown
 from server.models.paths import without_paths
 
 log = logging.getLogger("anemone.models")
@@ -23,6 +23,10 @@ SUFFIX = ".safetensors"
 #: Characters that end a name in a tag of a prompt, or part folders.
 _NOT_IN_A_NAME = frozenset('<>:/\\"')
 LONGEST_NAME = 200
+#: File systems take 255 bytes.
+_MOST_BYTES = 255 - len(SUFFIX)
+#: Names in a message.
+_MOST_TOLD = 20
 #: What the name of a folder with an upload begins with.
 _UPLOADED = ".upload-"
 #: Raised when what is kept of a file changes.
@@ -68,10 +72,10 @@ def _stamp(path: Path) -> _Stamp:
 def require_name(name: str) -> None:
     """Raise NameNotAccepted unless a new file may have this name, without the suffix."""
     wrong = not name or len(name) > LONGEST_NAME or name[0] in ". " or name[-1] == " " or not name.isprintable()
-    if wrong or _NOT_IN_A_NAME & set(name):
+    if wrong or _NOT_IN_A_NAME & set(name) or len(name.encode()) > _MOST_BYTES:
         raise NameNotAccepted(
-            f"1 to {LONGEST_NAME} printable characters, without {' '.join(sorted(_NOT_IN_A_NAME))}, that do not begin "
-            "with a point or a space, or end with a space"
+            f"1 to {LONGEST_NAME} printable characters of up to {_MOST_BYTES} bytes in UTF-8, without "
+            f"{' '.join(sorted(_NOT_IN_A_NAME))}, that do not begin with a point or a space, or end with a space"
         )
 
 
@@ -153,7 +157,7 @@ class AddonFiles(Generic[_T]):
         """Return the path of a file; raises UnknownAddon."""
         paths = self.paths()
         if name not in paths:
-            raise UnknownAddon(f"there is no {name[:80]!r}; installed: {', '.join(paths) or 'none yet'}")
+            raise UnknownAddon(f"there is no {name[:80]!r}; installed: {shown([*paths], _MOST_TOLD) or 'none yet'}")
         return paths[name]
 
     def path_inside(self, name: str) -> str:

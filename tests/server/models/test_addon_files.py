@@ -83,6 +83,13 @@ def test_a_file_that_no_tag_can_name_is_told(tmp_path: Path) -> None:
     assert files(tmp_path).all()[1]["a:b"].startswith("no tag can name a:b.safetensors; rename it: 1 to 200 printable")
 
 
+def test_a_name_that_no_file_system_takes_is_refused(tmp_path: Path) -> None:
+    with files(tmp_path).uploading("é" * 121) as path:
+        path.touch()
+    with pytest.raises(NameNotAccepted, match="of up to 243 bytes in UTF-8"), files(tmp_path).uploading("é" * 122):
+        pass
+
+
 def test_a_file_that_may_not_be_read_is_read_once_it_may(tmp_path: Path) -> None:
     class Forbidding(Reader):
         is_forbidden = True
@@ -103,8 +110,12 @@ def test_a_file_that_may_not_be_read_is_read_once_it_may(tmp_path: Path) -> None
 def test_an_unknown_name_lists_what_there_is(tmp_path: Path) -> None:
     put(tmp_path, "a")
     for name in ("b", "../loras/a", ""):
-        with pytest.raises(UnknownAddon, match="installed: a"):
+        with pytest.raises(UnknownAddon, match=r"installed: a$"):
             files(tmp_path).path(name)
+    for number in range(30):
+        put(tmp_path, f"c{number:02}")
+    with pytest.raises(UnknownAddon, match=r"installed: a, c00, .*c18 and 11 more$"):
+        files(tmp_path).path("b")
 
 
 def test_bundled_files_stay_and_a_file_of_the_users_takes_the_place_of_one(tmp_path: Path) -> None:
