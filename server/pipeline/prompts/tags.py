@@ -46,8 +46,8 @@ def _weight(text: str) -> float | None:
     return weight if math.isfinite(weight) else None
 
 
-def _read(content: str) -> tuple[LoraTag | None, str | None]:
-    """Return the LoRA of a tag's content, ``name:0.8``, ``name:text:unet`` or ``name:te=1:unet=0.5``, and a note."""
+def _read(content: str) -> tuple[LoraTag | None, list[str]]:
+    """Return the LoRA of a tag's content, ``name:0.8``, ``name:text:unet`` or ``name:te=1:unet=0.5``, and notes."""
     name, *rest = (part.strip() for part in content.split(":"))
     placed = [part for part in rest if "=" not in part]
     named = dict((part.partition("=")[::2]) for part in rest if "=" in part)
@@ -57,11 +57,17 @@ def _read(content: str) -> tuple[LoraTag | None, str | None]:
     for each in (unet, text):
         weight = _weight(each)
         if weight is None:
-            return None, f"the weight {quoted(each)} of the lora {quoted(name)} is no number, and the lora is not used"
+            return None, [
+                f"the weight {quoted(each)} of the lora {quoted(name)} is no number, and the lora is not used"
+            ]
         weights.append(max(-MOST_WEIGHT, min(weight, MOST_WEIGHT)))
-    is_limited = any(abs(float(each)) > MOST_WEIGHT for each in (unet, text))
-    note = f"a weight of the lora {quoted(name)} is beyond {MOST_WEIGHT:g} and counts as {MOST_WEIGHT:g}"
-    return LoraTag(name, *weights), note if is_limited else None
+    notes = list[str]()
+    if any(abs(float(each)) > MOST_WEIGHT for each in (unet, text)):
+        notes.append(f"a weight of the lora {quoted(name)} is beyond {MOST_WEIGHT:g} and counts as {MOST_WEIGHT:g}")
+    # A rank in A1111, and weights of blocks in an extension of it.
+    if unused := [*placed[2:], *(f"{key}={value}" for key, value in named.items() if key not in ("te", "unet"))]:
+        notes.append(f"{quoted(':'.join(unused))} of the lora {quoted(name)} is not supported and has no effect")
+    return LoraTag(name, *weights), notes
 
 
 def without_tags(prompt: str) -> Untagged:
@@ -71,9 +77,9 @@ def without_tags(prompt: str) -> Untagged:
         if found[1].lower() not in _LORAS:
             notes.append(unknown(found[1].lower(), found[2].partition(":")[0].strip()))
             continue
-        lora, note = _read(found[2])
+        lora, told = _read(found[2])
         loras += [] if lora is None else [lora]
-        notes += [] if note is None else [note]
+        notes += told
     return Untagged(_TAG.sub("", prompt).strip() if loras or notes else prompt, tuple(loras), tuple(notes))
 
 

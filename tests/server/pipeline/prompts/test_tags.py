@@ -40,6 +40,13 @@ def test_a_weight_that_is_no_number_or_too_large_is_noted() -> None:
     assert without_tags("<lora:film:nan>").loras == ()
 
 
+def test_parts_of_a_tag_that_have_no_effect_are_noted() -> None:
+    for part in ("0.5:0.5:8", "0.5:lbw=ALL", "unet=0.5:te=0.5:dyn=8"):
+        read = without_tags(f"<lora:film:{part}>")
+        assert read.loras == (LoraTag("film", 0.5, 0.5),)
+        assert read.notes == (f"{part.split(':')[-1]!r} of the lora 'film' is not supported and has no effect",)
+
+
 @pytest.mark.parametrize("tag", [LoraTag("film"), LoraTag("a b", 1 / 3, 1 / 3), LoraTag("x", 0.25, -1.5)])
 def test_a_tag_is_written_as_it_is_read(tag: LoraTag) -> None:
     assert without_tags(str(tag)).loras == (tag,)
