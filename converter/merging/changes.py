@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.errors import shown
-from converter.loras import EmbeddingFile, LoraFile, LoraLayer
+from converter.loras import EmbeddingFile, LoraError, LoraFile, LoraLayer
 from converter.merging.errors import MergeError
 from converter.networks.registry import text_encoders
 
@@ -27,7 +27,7 @@ class Change(Protocol):
         """Return the shape of the changed weight."""
 
     def apply(self, weight: NDArray[Any], scale: float) -> NDArray[Any]:
-        """Return the changed weight in the type of ``weight``, both stored multiplied by ``scale``. Raises MergeError and LoraError."""
+        """Return the changed weight in the type of ``weight``, both stored multiplied by ``scale``. Raises MergeError."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,11 @@ class MergedLayer:
         result = weight.astype(np.float32)
         if scale != 1:
             result *= np.float32(1 / scale)
-        for _, layer, multiplier in self.parts:
-            result = layer.merged(result, multiplier)
+        for name, layer, multiplier in self.parts:
+            try:
+                result = layer.merged(result, multiplier)
+            except LoraError as error:
+                raise MergeError(f"{name}: {error}") from error
         if scale != 1:
             result = result * np.float32(scale)
         with np.errstate(over="ignore"):

@@ -40,6 +40,8 @@ _STATUS: dict[Reason, int] = {
     "not_now": 503,
     "disk_full": 507,
     "unsafe_image": 422,
+    "addon_changed": 409,
+    "addon_misfit": 422,
     "failed": 500,
 }
 

@@ -26,6 +26,8 @@ Reason = Literal[
     "not_now",
     "disk_full",
     "unsafe_image",
+    "addon_changed",
+    "addon_misfit",
     "failed",
 ]
 

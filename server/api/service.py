@@ -20,7 +20,7 @@ from server.events import OPEN
 from server.faults import FAULTS, fault_of
 from server.jobs.job import PRIORITIES, Job, JobImage, Submission
 from server.jobs.ledger import Accepted, KeyReused, NoPlace
-from server.jobs.messages import UNSAFE
+from server.jobs.messages import ADDON_CHANGED, ADDON_MISFIT, UNSAFE
 from server.jobs.queue import JobQueue
 from server.jobs.store import JobStore
 from server.models.installed import InstalledModels, UnknownModel
@@ -45,6 +45,12 @@ from server.security.rate import LOOPBACK
 _T = TypeVar("_T")
 #: The attachments that are the source image and its mask.
 IMAGE, MASK = "image", "mask"
+#: Codes of failed jobs that a client can do something about.
+_REASONS: dict[str | None, Reason] = {
+    UNSAFE: "unsafe_image",
+    ADDON_CHANGED: "addon_changed",
+    ADDON_MISFIT: "addon_misfit",
+}
 #: Seconds after which a client should retry while the first model is not ready.
 _NOT_READY_SECONDS = 5
 
@@ -280,7 +286,7 @@ class Service:
         if isinstance(job, Refusal):
             return job
         if job.failure is not None:
-            reason: Reason = "unsafe_image" if job.failure.code == UNSAFE else "failed"
+            reason = _REASONS.get(job.failure.code, "failed")
             return Refusal(reason, job.failure.code, job.failure.message)
         if job.status == "cancelled":
             return Refusal("cancelled", "cancelled", f"job {job_id} was cancelled before it finished")

@@ -20,6 +20,8 @@ from server.pipeline.request import Embedding, GenerationRequest, JobRequest, Lo
 DAMAGED = "model_damaged"
 #: The code of Ended for an image that the safety checker refused.
 UNSAFE = "unsafe_image"
+#: The codes of jobs whose LoRAs and embeddings are other files by now, or cannot be merged into the model.
+ADDON_CHANGED, ADDON_MISFIT = "addon_changed", "addon_misfit"
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,8 @@ class Ended:
     """A job has ended; a failed job has a code and a message.
 
     Codes: model_unavailable (its model is not installed or cannot be loaded), model_damaged (a file of it is missing or has
-    changed), addon_changed (a LoRA's or embedding's file is gone or another), not_enough_memory, bad_image, unsafe_image, generation_failed, internal.
+    changed), addon_changed (a LoRA's or embedding's file is gone or another), addon_misfit (it cannot be merged into the
+    model), not_enough_memory, bad_image, unsafe_image, generation_failed, internal.
     """
 
     job_id: str

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from converter.folder import ModelFolder
-from converter.loras import EmbeddingFile, LoraFile
+from converter.loras import EmbeddingFile, LoraError, LoraFile
 from converter.networks.registry import text_encoders
 from converter.progress import OnProgress
 from server.jobs.messages import ModelRef
-from server.jobs.worker import AddonChanged
+from server.jobs.worker import AddonChanged, AddonMisfit
 from server.models.addons import UnknownAddon
 from server.models.loras import Addons
 from server.models.merged import MergedModels
@@ -41,6 +41,8 @@ def _opened(
         file = open_file(path(asked.name))
     except (UnknownAddon, FileNotFoundError) as gone:
         raise AddonChanged(f"the {kind} {asked.name} was deleted after the job was sent") from gone
+    except LoraError as error:
+        raise AddonChanged(f"the {kind} {asked.name} was replaced after the job was sent: {error}") from error
     if file.sha256 != asked.sha256:
         raise AddonChanged(f"the {kind} {asked.name} was replaced after the job was sent; send the job again")
     return file
@@ -72,14 +74,14 @@ class Variants:
 
     @contextmanager
     def open(self, model: ModelRef, base: ModelFolder, progress: OnProgress) -> Iterator[ModelFolder]:
-        """Yield the model, whose folder stays while the context is open. Raises AddonChanged, and what merging raises."""
+        """Yield the model, whose folder stays while the context is open. Raises AddonChanged, AddonMisfit, and what merging raises."""
         if not model.is_merged:
             yield base
             return
 
         def make(out: Path, progress: OnProgress) -> ModelFolder:
             # Not at the top: it imports coremltools.
-            from converter.merging import merge
+            from converter.merging import MergeError, merge
 
             loras = [(lora, _opened("lora", lora, self._addons.loras.path, LoraFile.open)) for lora in model.loras]
             embeddings = [
@@ -87,7 +89,10 @@ class Variants:
                 for each in model.embeddings
             ]
             parts = [part for lora, file in loras for part in _parts(lora, file)]
-            return merge(base, parts, embeddings, out, progress)
+            try:
+                return merge(base, parts, embeddings, out, progress)
+            except MergeError as error:
+                raise AddonMisfit(str(error)) from error
 
         with self._merged.open(model.content, _key(model), make, progress) as folder:
             yield folder

@@ -20,6 +20,8 @@ from converter.folder import Manifest
 from converter.progress import OnProgress, Progress
 from server.faults import fault_of
 from server.jobs.messages import (
+    ADDON_CHANGED,
+    ADDON_MISFIT,
     DAMAGED,
     UNSAFE,
     Cancel,
@@ -83,6 +85,10 @@ TellWithoutPaths = Callable[[str], str]
 
 class AddonChanged(AnemoneError):
     """The file of a job's LoRA or embedding is gone, or is another than when the job was accepted."""
+
+
+class AddonMisfit(AnemoneError):
+    """A job's LoRAs and embeddings cannot be merged into its model."""
 
 
 class _GivenUp(Exception):
@@ -195,7 +201,9 @@ class _Worker:
             log.error("%s", error)
             raise _Unavailable(DAMAGED, f"it is damaged: {error.wrong}") from error
         except AddonChanged as error:
-            raise _Unavailable("addon_changed", str(error)) from error
+            raise _Unavailable(ADDON_CHANGED, str(error)) from error
+        except AddonMisfit as error:
+            raise _Unavailable(ADDON_MISFIT, str(error)) from error
         except AnemoneError as error:
             raise _Unavailable("model_unavailable", str(error)) from error
         except Exception as error:

@@ -46,8 +46,8 @@ DAMAGE = "damage"
 #: much memory, one that loads slowly (any name with "lingering" takes a tenth of a second for each of ten networks), and one
 #: whose loading kills the worker.
 OTHER, BROKEN, FAULTY, HUGE, LINGERING, DEADLY = "other", "broken", "faulty", "huge", "lingering", "deadly"
-#: One whose LoRA was replaced, and one for whose merging the disk has no room.
-CHANGED, FULL = "changed", "full"
+#: One whose LoRA was replaced, one whose LoRA does not fit it, and one for whose merging the disk has no room.
+CHANGED, MISFIT, FULL = "changed", "misfit", "full"
 
 MANIFEST = Manifest(
     name="fake",
@@ -162,6 +162,10 @@ def _open(
         from server.jobs.worker import AddonChanged
 
         raise AddonChanged("the lora film was replaced")
+    if name == MISFIT:
+        from server.jobs.worker import AddonMisfit
+
+        raise AddonMisfit("film changes what the model does not have")
     if name == FULL:
         raise OSError(errno.ENOSPC, "No space left on device", str(data_dir / "merged" / "a" / "merged.bin"))
     if name == DEADLY:

@@ -43,7 +43,7 @@ MAKING: Answers = {
     **BAD_BODY,
     403: error("`priority` is `high`, and the client is on another machine"),
     **NOT_ACCEPTABLE,
-    409: error("The job was cancelled before it finished"),
+    409: error("The job was cancelled before it finished, or the file of its LoRA or embedding is another by now"),
     404: error("The image's file is missing from the data folder"),
     410: error("The job has expired"),
     429: error(

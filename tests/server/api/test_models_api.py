@@ -314,3 +314,15 @@ def test_a_model_that_goes_while_it_is_looked_at_is_no_failure(data: Path, serve
     assert {asked.result().status_code for asked in listings} == {200}
     assert {asked.result().status_code for asked in deletions} == {204}
     assert {asked.result().status_code for asked in looks} <= {200, 404}
+
+
+@pytest.mark.parametrize(
+    ("model", "status", "code"),
+    [(fake_pipeline.CHANGED, 409, "addon_changed"), (fake_pipeline.MISFIT, 422, "addon_misfit")],
+)
+def test_a_lora_that_was_replaced_or_does_not_fit_is_no_fault_of_the_servers(
+    server: httpx.Client, data: Path, model: str, status: int, code: str
+) -> None:
+    put(data, model)
+    answer = server.post("/api/v1/txt2img", json={"prompt": "a", "model": model})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)

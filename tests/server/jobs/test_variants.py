@@ -14,7 +14,7 @@ from converter.folder import ModelFolder
 from converter.progress import Progress
 from server.jobs.messages import ModelRef
 from server.jobs.variants import Variants
-from server.jobs.worker import AddonChanged
+from server.jobs.worker import AddonChanged, AddonMisfit
 from server.models.installed import content_hash
 from server.models.loras import Addons
 from server.models.merged import MergedModels
@@ -103,8 +103,23 @@ def test_a_file_that_was_replaced_or_deleted_meanwhile_is_not_used(
     write_lora(addons.loras.root / "film.safetensors", LAYER, *LAYER_SHAPE, size=1)
     with pytest.raises(AddonChanged, match="film was replaced"), variants.open(model, model_folder, print):
         pass
+    (addons.loras.root / "film.safetensors").write_bytes(b"cut")
+    with pytest.raises(AddonChanged, match="film was replaced"), variants.open(model, model_folder, print):
+        pass
     addons.loras.delete("film")
     with pytest.raises(AddonChanged, match="film was deleted"), variants.open(model, model_folder, print):
+        pass
+
+
+def test_a_lora_that_does_not_fit_the_model_is_named(
+    model_folder: ModelFolder, addons: Addons, variants: Variants
+) -> None:
+    write_lora(addons.loras.root / "odd.safetensors", LAYER, 48, 48, size=1)
+    model = ref(model_folder, asked(model_folder, addons, "<lora:film:1> <lora:odd:1>"))
+    with (
+        pytest.raises(AddonMisfit, match=f"^odd: {LAYER} of the LoRA is 48x48"),
+        variants.open(model, model_folder, lambda progress: None),
+    ):
         pass
 
 
