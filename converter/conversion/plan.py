@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from converter.conversion.agreement import check_options
 from converter.errors import CheckpointError, quoted
 from converter.families.family import Family
 from converter.families.registry import ignored_checkpoint_settings, recognize
-from converter.mil import MACOS14, MACOS15, Target, TargetError, Unwritten, check_encoding, target_named
+from converter.mil import Target, Unwritten, check_encoding
 from converter.networks.clip_vision import image_encoder_config
 from converter.networks.registry import (
     CONTROLNET,
@@ -29,15 +30,7 @@ from converter.networks.registry import (
     text_encoders,
     write_graph,
 )
-from converter.options import (
-    DEFAULT_OPTIONS,
-    LARGEST_SIDE,
-    MOST_CHUNKS,
-    MOST_CLIP_SKIP,
-    MOST_GROUPED,
-    ConvertOptions,
-    Size,
-)
+from converter.options import LARGEST_SIDE, MOST_CLIP_SKIP, ConvertOptions, Size
 from converter.progress import OnProgress, ignore
 from converter.sources.canonical import canonical
 from converter.sources.component import Component
@@ -49,7 +42,7 @@ from converter.sources.tensors import Tensors
 from converter.sources.tokenizer import greatest_token
 from converter.verification.limits import least_db
 from converter.weights.activations import Activations
-from converter.weights.encodings import LINEAR_BITS, UNCOMPRESSED, Encoding, Encodings, LayerShapes
+from converter.weights.encodings import UNCOMPRESSED, Encoding, Encodings, LayerShapes
 from converter.weights.recipe import FP16_BITS, Recipe, require_layers
 
 #: A model's name is part of its files' names, which may have 255 bytes.
@@ -350,47 +343,6 @@ def _clip_skip(checkpoint: Source, family: Family, options: ConvertOptions) -> i
     return int(clip_skip)
 
 
-def _check_chunks(options: ConvertOptions) -> None:
-    if options.chunks is not None and not 2 <= options.chunks <= MOST_CHUNKS:
-        raise CheckpointError(f"{options.chunks} chunks are not accepted; accepted: 2 to {MOST_CHUNKS}")
-
-
-def _target(options: ConvertOptions) -> Target:
-    target = target_named(options.target)
-    if options.functions and not target.at_least(MACOS15):
-        raise TargetError(
-            f"several functions in one package need macOS 15, and the target is {target.name}; leave functions out, or "
-            "convert for macOS15"
-        )
-    _check_compression(options, target)
-    return target
-
-
-def _check_compression(options: ConvertOptions, target: Target) -> None:
-    if options.recipe is not None and options.quantization != DEFAULT_OPTIONS.quantization:
-        raise CheckpointError(f"a recipe is of palettes, and quantization is {options.quantization}; leave one out")
-    if options.group_size is not None and not 1 <= options.group_size <= MOST_GROUPED:
-        raise CheckpointError(f"group_size {options.group_size} is not accepted; accepted: 1 to {MOST_GROUPED}")
-    if options.bits is None and options.group_size is not None and options.recipe is None:
-        raise CheckpointError("group_size is for compressed weights; give bits too, such as 6, or leave it out")
-    if options.bits is None and options.quantization != DEFAULT_OPTIONS.quantization:
-        raise CheckpointError(f"quantization is {options.quantization}, but bits is left out; give bits too: 8 or 4")
-    if options.quantization == "linear" and options.bits not in LINEAR_BITS:
-        raise CheckpointError(f"linear integers of {options.bits} bits are not accepted; accepted: 8, 4")
-    if options.bits is not None:
-        check_encoding(Encoding(options.quantization, options.bits, options.group_size), target)
-
-
-def _activations(options: ConvertOptions, target: Target) -> Activations | None:
-    if options.activations is None:
-        return None
-    if (options.quantization, options.bits) != ("linear", 8):
-        raise CheckpointError("activations are for 8-bit linear weights; give bits 8 and quantization linear too")
-    if not target.at_least(MACOS14):
-        raise TargetError(f"activations of 8 bits need macOS 14, and the target is {target.name}; convert for macOS14")
-    return Activations.read(options.activations)
-
-
 def _recipe(options: ConvertOptions, target: Target) -> Recipe | None:
     if options.recipe is None:
         return None
@@ -436,10 +388,6 @@ def _open_adapters(options: ConvertOptions, progress: OnProgress) -> dict[str, C
             raise CheckpointError(f"two IP-Adapters are called {adapter.name}; rename the file of one")
         adapters[name] = adapter
     if not options.ip_adapters:
-        if options.image_encoder is not None:
-            raise CheckpointError(
-                "image_encoder is for IP-Adapters, and ip_adapters is empty; name one, or leave it out"
-            )
         return {}
     beside = next(adapter.encoder for adapter in adapters.values() if isinstance(adapter, IPAdapterFile))
     where = beside if options.image_encoder is None else (options.image_encoder, IMAGE_ENCODER.name)
@@ -453,7 +401,7 @@ def make_plan(checkpoint: Source, options: ConvertOptions, progress: OnProgress 
     """
     if "tile" in options.changed():
         raise CheckpointError(f"tile is {options.tile}, but {checkpoint.name} is not an upscaler; leave it out")
-    _check_chunks(options)
+    target = check_options(options)
     extras = _open_extras(checkpoint, options, progress)
     family = recognize(checkpoint, vae=extras[VAE.name].config if VAE.name in extras else None)
     for name, extra in extras.items():
@@ -463,8 +411,8 @@ def make_plan(checkpoint: Source, options: ConvertOptions, progress: OnProgress 
             family.check_adapter(extra)
             encoder = image_encoder_config(IMAGE_ENCODER.name, extras[IMAGE_ENCODER.name].config)
             extras[name] = extra.fitted(encoder, checkpoint.config(UNET.component.name))
-    target = _target(options)
-    recipe, activations = _recipe(options, target), _activations(options, target)
+    recipe = _recipe(options, target)
+    activations = None if options.activations is None else Activations.read(options.activations)
     plan = ConversionPlan(
         checkpoint=checkpoint,
         options=options,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.apple.swift import require_readable, require_unet
+from converter.conversion.agreement import check_options
 from converter.conversion.convert import write_model
 from converter.conversion.partial import conversion_lock, require_replaceable
 from converter.conversion.plan import make_plan
@@ -71,6 +72,7 @@ def convert_checkpoint(
             raise CheckpointError("Apple's Swift package has no upscaler; leave out --resources")
         return _convert_upscaler(upscaler, out, options, only)
     # Before a download.
+    check_options(options)
     require_replaceable(out)
     require_writable(out)
     try:

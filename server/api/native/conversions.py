@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from converter.conversion.agreement import OptionError, check_options
 from converter.options import OPTIONS, ConvertOptions, NetworkSource, Size
 from server.api.dependencies import Answers
 from server.api.forms import json_only
@@ -79,7 +80,13 @@ def _options(body: ConversionIn) -> ConvertOptions:
         elif option.value is NetworkSource:
             items = [_hub_network(name, source) for source in items]
         values[name] = items[0] if option.most is None else tuple(items)
-    return ConvertOptions(**values)
+    options = ConvertOptions(**values)
+    try:
+        check_options(options)
+    except OptionError as wrong:
+        value = getattr(options, wrong.option)
+        raise ApiError(422, "invalid_field", str(wrong), field=wrong.option, value=value) from wrong
+    return options
 
 
 def _conversion_request(body: ConversionIn, conversions: Conversions) -> ConversionRequest:

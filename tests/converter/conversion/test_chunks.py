@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
+from converter.conversion.agreement import OptionError
 from converter.conversion.convert import convert
 from converter.conversion.plan import make_plan
 from converter.conversion.programs import write_network
@@ -172,7 +173,7 @@ def test_the_cheapest_place_near_the_even_one_is_taken():
 
 def test_a_number_of_chunks_beyond_the_limits_is_refused(source, tmp_path):
     for count in (1, 9):
-        with pytest.raises(CheckpointError, match=f"{count} chunks are not accepted; accepted: 2 to 8"):
+        with pytest.raises(OptionError, match=f"{count} chunks are not accepted; accepted: 2 to 8"):
             make_plan(source, ConvertOptions(chunks=count))
 
 

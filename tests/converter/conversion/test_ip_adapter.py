@@ -10,6 +10,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
+from converter.conversion.agreement import OptionError
 from converter.conversion.convert import convert
 from converter.conversion.plan import make_plan
 from converter.errors import CheckpointError
@@ -128,7 +129,7 @@ def test_an_adapter_for_another_image_encoder_is_refused(checkpoint, adapter, tm
 
 
 def test_an_image_encoder_without_adapters_and_two_adapters_of_one_name_are_refused(checkpoint, adapter, tmp_path):
-    with pytest.raises(CheckpointError, match="image_encoder is for IP-Adapters"):
+    with pytest.raises(OptionError, match="image_encoder is for IP-Adapters"):
         plan(checkpoint, image_encoder=str(tmp_path))
     with pytest.raises(CheckpointError, match="two IP-Adapters are called ip-adapter"):
         plan(checkpoint, adapter, adapter)

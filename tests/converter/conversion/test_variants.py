@@ -13,10 +13,10 @@ from diffusers import AutoencoderTiny, ControlNetModel
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from transformers import CLIPConfig
 
+from converter.conversion.agreement import OptionError
 from converter.conversion.convert import convert
 from converter.conversion.plan import make_plan
 from converter.errors import CheckpointError
-from converter.mil import TargetError
 from converter.networks.features import random_inputs
 from converter.options import ConvertOptions
 from converter.sources.component import Component
@@ -93,7 +93,7 @@ def test_functions_of_one_package_are_what_packages_would_be(checkpoint, tmp_pat
         inputs = random_inputs(ours[0].inputs, {})
         results = [network.predict(inputs)["noise_pred"] for network in ours]
         np.testing.assert_array_equal(*results)
-    with pytest.raises(TargetError, match="macOS 15"):
+    with pytest.raises(OptionError, match="macOS 15"):
         convert(checkpoint, tmp_path / "out", ConvertOptions(functions=True))
 
 
@@ -105,7 +105,7 @@ def test_a_later_target_changes_the_programs_and_not_the_weights(checkpoint, mod
     for network in ("unet", "vae_decoder"):
         files = [(f.package(network, 64, 64) / WEIGHTS).read_bytes() for f in (made, model_folder)]
         assert files[0] == files[1]
-    with pytest.raises(TargetError, match="accepted: macOS13, macOS14, macOS15"):
+    with pytest.raises(OptionError, match="accepted: macOS13, macOS14, macOS15"):
         convert(checkpoint, tmp_path / "none", ConvertOptions(target="macOS12"))
 
 

@@ -274,6 +274,27 @@ def test_a_wrong_option_is_named(server: httpx.Client, field: str, value: Any) -
     assert answer.json()["error"]["field"].startswith(field)
 
 
+@pytest.mark.parametrize(
+    ("options", "field", "words"),
+    [
+        ({"bits": 3}, "target", "palettes of 3 bits need macOS 15, and the target is macOS13"),
+        ({"bits": 6, "group_size": 8, "target": "macOS14"}, "target", "groups of channels need macOS 15"),
+        ({"bits": 6, "quantization": "linear"}, "bits", "accepted: 8, 4"),
+        ({"quantization": "linear"}, "quantization", "give bits too"),
+        ({"group_size": 8}, "group_size", "give bits too"),
+        ({"functions": True}, "target", "leave functions out"),
+        ({"image_encoder": "a/b"}, "image_encoder", "ip_adapters is empty"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_at_once(
+    server: httpx.Client, options: dict[str, Any], field: str, words: str
+) -> None:
+    answer = convert(server, "somebody/wrong", **options)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["error"]["field"] == field
+    assert words in answer.json()["error"]["message"]
+
+
 def test_a_name_that_is_taken_is_refused(server: httpx.Client) -> None:
     answer = convert(server, "somebody/other")
     assert answer.status_code == 409
