@@ -59,8 +59,20 @@ def merge(
     if something does not fit, SpaceError, and DamagedModel if a file of the base is not what was written.
     """
     require_replaceable(out)
+    _require_apart(base.path, out)
     with conversion_lock(out):
         return _merge(base, loras, embeddings, out, progress)
+
+
+def _require_apart(base: Path, out: Path) -> None:
+    """Raise MergeError if ``out`` is the base's folder, lies in it or has it inside: the base would be lost or spoiled."""
+    base, out = base.resolve(), out.resolve()
+    # Paths may differ in case and be the same folder.
+    pairs = [(base, each) for each in (out, *out.parents)] + [(out, each) for each in base.parents]
+    if any(one.exists() and other.exists() and one.samefile(other) for one, other in pairs):
+        raise MergeError(
+            f"{out} is the base, lies in it or has it inside, and the base stays as it is; give a new folder"
+        )
 
 
 def _merge(

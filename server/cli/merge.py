@@ -24,10 +24,12 @@ def _weighted(word: str) -> tuple[Path, float]:
     try:
         weight = float(number)
     except ValueError:
-        return path(word), 1.0
+        if not file.endswith(".safetensors"):  # the colon is one of the file's name
+            return path(word), 1.0
+        weight = math.nan
     if not math.isfinite(weight):
         raise argparse.ArgumentTypeError(
-            f"the weight of {word!r} is {number}; accepted: FILE:WEIGHT, such as style.safetensors:0.8"
+            f"the weight of {word!r} is {number!r}; accepted: FILE:WEIGHT, such as style.safetensors:0.8"
         )
     return path(file), weight
 

@@ -294,6 +294,19 @@ def test_memory_counts_the_larger_of_what_was_and_what_is_in_its_place(model_fol
     assert weight_bytes(tmp_path) in (700, 1400)
 
 
+def test_the_base_is_never_what_is_written(model_folder, lora, tmp_path):
+    shutil.copytree(model_folder.path, tmp_path / "outer" / "base")
+    shutil.copy(model_folder.path / "anemone.json", tmp_path / "outer")
+    base = ModelFolder.open(tmp_path / "outer" / "base")
+    (tmp_path / "link").symlink_to(base.path)
+    before = (base.path / "anemone.json").read_bytes()
+    for out in ("outer/base", "outer/base/new", "outer", "link/new"):
+        with pytest.raises(MergeError, match="the base stays as it is; give a new folder"):
+            merge(base, [(lora, WEIGHT)], [], tmp_path / out)
+    assert (base.path / "anemone.json").read_bytes() == before
+    assert not (base.path / "new").exists()
+
+
 def test_a_base_that_changed_since_it_was_written_is_not_merged_into(model_folder, lora, tmp_path):
     shutil.copytree(model_folder.path, tmp_path / "base")
     file = tmp_path / "base" / model_folder.manifest.networks["unet"][0].path / DATA / "weights/weight.bin"

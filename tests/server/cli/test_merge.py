@@ -48,7 +48,8 @@ def test_what_it_cannot_merge_is_said_in_one_line(
         error = capsys.readouterr().err
         assert words in error
         assert error.count("\n") == 1
-    with pytest.raises(SystemExit):
-        main(["merge", base, *out, "--lora", f"{style}:inf"])
-    assert "accepted: FILE:WEIGHT" in capsys.readouterr().err
+    for weight in ("inf", "much", ""):
+        with pytest.raises(SystemExit):
+            main(["merge", base, *out, "--lora", f"{style}:{weight}"])
+        assert f"is {weight!r}; accepted: FILE:WEIGHT" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
