@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -75,6 +76,13 @@ def check_families(family: str, files: Iterable[LoraFile | EmbeddingFile]) -> No
     for file in files:
         if family not in file.families:
             raise MergeError(f"{file.name} is for {' or '.join(file.families)}, and the model is {family}")
+
+
+def check_names(embeddings: Iterable[EmbeddingFile]) -> None:
+    """Raise MergeError if two embeddings have one name, by which prompts could call the first alone."""
+    numbers = Counter(embedding.name.casefold() for embedding in embeddings)
+    if twice := [name for name, number in numbers.items() if number > 1]:
+        raise MergeError(f"{shown(twice)} is the name of several embeddings; rename all but one of the files")
 
 
 def _layers(lora: LoraFile, component: str) -> Iterator[tuple[str, LoraLayer]]:

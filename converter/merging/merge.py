@@ -17,7 +17,7 @@ from converter.conversion.preflight import require_space
 from converter.errors import ManifestError
 from converter.folder import Defaults, Manifest, Merged, MergedEmbedding, MergedLora, ModelFolder
 from converter.loras import EmbeddingFile, LoraFile
-from converter.merging.changes import Change, check_families, components_of, lora_changes, unused_layers
+from converter.merging.changes import Change, check_families, check_names, components_of, lora_changes, unused_layers
 from converter.merging.errors import MergeError
 from converter.merging.network import Packages, packages_of, write_packages
 from converter.merging.tokens import TABLE, numbered, token_rows
@@ -90,6 +90,7 @@ def _merge(
     if manifest.merged is not None:
         raise MergeError(f"{base.path} is a merged model itself; merge everything into the model it was made from")
     check_families(manifest.family, [*(lora for lora, _ in loras), *embeddings])
+    check_names(embeddings)
     key = merge_key(manifest.plan, loras, embeddings)
     if (present := _present(out, key)) is not None:
         return present

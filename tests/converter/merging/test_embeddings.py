@@ -152,4 +152,6 @@ def test_an_embedding_that_does_not_fit_is_refused(base, tmp_path, embeddings):
     ):
         with pytest.raises(MergeError, match=words):
             merge(base, [], [embeddings[0], wrong], tmp_path / "out")
+    with pytest.raises(MergeError, match=f"{embeddings[0].name} is the name of several embeddings"):
+        merge(base, [], [embeddings[0], embeddings[0]], tmp_path / "out")
     assert not (tmp_path / "out").exists()
