@@ -216,7 +216,8 @@ class AddonFiles(Generic[_T]):
         self._index_file.parent.mkdir(parents=True, exist_ok=True)
         new = self._index_file.with_name(f".{self._index_file.name}.new")
         new.write_bytes(self._adapter.dump_json(_Index(files=kept)))
-        new.rename(self._index_file)
+        with contextlib.suppress(FileNotFoundError):  # `anemone generate` has just moved its own there
+            new.rename(self._index_file)
 
     # --- changes --------------------------------------------------------------------------------------------------
 
@@ -246,7 +247,14 @@ class AddonFiles(Generic[_T]):
         if read.facts is None:
             raise AnemoneError(read.reason or "")
         with self._lock:
-            os.link(uploaded, kept)
+            try:
+                os.link(uploaded, kept)
+            except FileExistsError:
+                raise
+            except OSError as error:  # a file system without hard links, such as exFAT
+                if kept.exists():
+                    raise FileExistsError(name) from error
+                uploaded.rename(kept)
             known = self._loaded()
             known[str(kept)] = read
             self._store(known)

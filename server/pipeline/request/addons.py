@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -127,6 +128,11 @@ class KnownEmbedding(KnownAddon, Protocol):
     def vectors(self) -> int: ...
 
 
+def _folded(name: str) -> str:
+    """Return a name without its case; letters with accents are one character, which files from Macs have as two."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
 @dataclass(frozen=True)
 class KnownAddons:
     """The files that requests may name, by name. Reading a value raises AnemoneError for a damaged file."""
@@ -136,11 +142,11 @@ class KnownAddons:
 
     @cached_property
     def _by_case(self) -> Mapping[str, str]:
-        return {name.casefold(): name for name in self.loras}
+        return {_folded(name): name for name in self.loras}
 
     def lora(self, field: str, name: str) -> KnownLora | None:
         """Return a LoRA by its name, in any case; None if there is none. Raises RequestError for a damaged one."""
-        own = name if name in self.loras else self._by_case.get(name.casefold())
+        own = name if name in self.loras else self._by_case.get(_folded(name))
         try:
             return None if own is None else self.loras[own]
         except AnemoneError as error:

@@ -167,6 +167,23 @@ def test_an_upload_is_kept_once_it_has_been_read(tmp_path: Path) -> None:
     assert found.paths() == {}
 
 
+def test_an_upload_is_kept_on_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(source))
+
+    monkeypatch.setattr(os, "link", refuse)
+    reader = Reader()
+    found = files(tmp_path, reader)
+    with found.uploading("new") as upload, found.uploading("new") as second:
+        for path, text in ((upload, "good"), (second, "late")):
+            path.write_text(text)
+        found.add(upload)
+        with pytest.raises(FileExistsError):
+            found.add(second)
+    assert found.get("new") == Facts("new", "good")
+    assert reader.reads == ["new"] * 2
+
+
 @pytest.mark.parametrize("name", ["", ".a", "a/b", "..", "a:0.8", "<a>", "a\n", " a", "a ", "x" * 201, 'a"'])
 def test_a_name_that_a_tag_cannot_have_is_not_accepted(tmp_path: Path, name: str) -> None:
     with pytest.raises(NameNotAccepted), files(tmp_path).uploading(name):

@@ -46,6 +46,12 @@ def test_loras_of_the_list_and_of_tags_are_bound_with_their_hashes() -> None:
     assert bound(**request.values()).loras == request.loras
 
 
+def test_a_loras_name_is_found_however_its_accents_are_written() -> None:
+    known = KnownAddons({"Cafe\u0301": FakeLora("Cafe\u0301")})  # as in files that were packed on a Mac
+    request = bind(MANIFEST, addons=known, prompt="a <lora:caf\u00e9:1>")
+    assert [lora.name for lora in request.loras] == ["Cafe\u0301"]
+
+
 @pytest.mark.parametrize(
     ("loras", "field", "accepted"),
     [
