@@ -20,7 +20,7 @@ from server.events import OPEN
 from server.faults import FAULTS, fault_of
 from server.jobs.job import PRIORITIES, Job, JobImage, Submission
 from server.jobs.ledger import Accepted, KeyReused, NoPlace
-from server.jobs.messages import ADDON_CHANGED, ADDON_MISFIT, UNSAFE
+from server.jobs.messages import ADDON_CHANGED, ADDON_MISFIT, DISK_FULL, UNSAFE
 from server.jobs.queue import JobQueue
 from server.jobs.store import JobStore
 from server.models.installed import InstalledModels, UnknownModel
@@ -50,6 +50,7 @@ _REASONS: dict[str | None, Reason] = {
     UNSAFE: "unsafe_image",
     ADDON_CHANGED: "addon_changed",
     ADDON_MISFIT: "addon_misfit",
+    DISK_FULL: "disk_full",
 }
 #: Seconds after which a client should retry while the first model is not ready.
 _NOT_READY_SECONDS = 5

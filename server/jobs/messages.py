@@ -20,6 +20,8 @@ from server.pipeline.request import Embedding, GenerationRequest, JobRequest, Lo
 DAMAGED = "model_damaged"
 #: The code of Ended for an image that the safety checker refused.
 UNSAFE = "unsafe_image"
+#: The code of a job for whose merging the disk has no room.
+DISK_FULL = "disk_full"
 #: The codes of jobs whose LoRAs and embeddings are other files by now, or cannot be merged into the model.
 ADDON_CHANGED, ADDON_MISFIT = "addon_changed", "addon_misfit"
 
@@ -184,7 +186,7 @@ class Ended:
 
     Codes: model_unavailable (its model is not installed or cannot be loaded), model_damaged (a file of it is missing or has
     changed), addon_changed (a LoRA's or embedding's file is gone or another), addon_misfit (it cannot be merged into the
-    model), not_enough_memory, bad_image, unsafe_image, generation_failed, internal.
+    model), disk_full, not_enough_memory, bad_image, unsafe_image, generation_failed, internal.
     """
 
     job_id: str

@@ -15,7 +15,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
-from converter.errors import AnemoneError, DamagedModel, MemoryShortage
+from converter.errors import AnemoneError, DamagedModel, MemoryShortage, SpaceError
 from converter.folder import Manifest
 from converter.progress import OnProgress, Progress
 from server.faults import fault_of
@@ -23,6 +23,7 @@ from server.jobs.messages import (
     ADDON_CHANGED,
     ADDON_MISFIT,
     DAMAGED,
+    DISK_FULL,
     UNSAFE,
     Cancel,
     Command,
@@ -204,6 +205,8 @@ class _Worker:
             raise _Unavailable(ADDON_CHANGED, str(error)) from error
         except AddonMisfit as error:
             raise _Unavailable(ADDON_MISFIT, str(error)) from error
+        except SpaceError as error:
+            raise _Unavailable(DISK_FULL, str(error)) from error
         except AnemoneError as error:
             raise _Unavailable("model_unavailable", str(error)) from error
         except Exception as error:

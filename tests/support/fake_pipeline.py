@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from converter.errors import AnemoneError, DamagedModel, MemoryShortage
+from converter.errors import AnemoneError, DamagedModel, MemoryShortage, SpaceError
 from converter.folder import Conditions, Defaults, Manifest, Package, SchedulerSettings, Source, Versions
 from converter.progress import OnProgress, Progress
 from server.jobs.messages import ModelRef
@@ -46,8 +46,9 @@ DAMAGE = "damage"
 #: much memory, one that loads slowly (any name with "lingering" takes a tenth of a second for each of ten networks), and one
 #: whose loading kills the worker.
 OTHER, BROKEN, FAULTY, HUGE, LINGERING, DEADLY = "other", "broken", "faulty", "huge", "lingering", "deadly"
-#: One whose LoRA was replaced, one whose LoRA does not fit it, and one for whose merging the disk has no room.
-CHANGED, MISFIT, FULL = "changed", "misfit", "full"
+#: One whose LoRA was replaced, one whose LoRA does not fit it, one for whose merging the disk has no
+#: room, and one for which that is known before.
+CHANGED, MISFIT, FULL, SCARCE = "changed", "misfit", "full", "scarce"
 
 MANIFEST = Manifest(
     name="fake",
@@ -168,6 +169,8 @@ def _open(
         raise AddonMisfit("film changes what the model does not have")
     if name == FULL:
         raise OSError(errno.ENOSPC, "No space left on device", str(data_dir / "merged" / "a" / "merged.bin"))
+    if name == SCARCE:
+        raise SpaceError(f"the model needs 9 GB in {data_dir / 'merged'}; 1 GB are free")
     if name == DEADLY:
         os.kill(os.getpid(), signal.SIGKILL)
     folder = data_dir / "models" / name

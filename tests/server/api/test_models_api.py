@@ -339,9 +339,13 @@ def test_a_model_that_goes_while_it_is_looked_at_is_no_failure(data: Path, serve
 
 @pytest.mark.parametrize(
     ("model", "status", "code"),
-    [(fake_pipeline.CHANGED, 409, "addon_changed"), (fake_pipeline.MISFIT, 422, "addon_misfit")],
+    [
+        (fake_pipeline.CHANGED, 409, "addon_changed"),
+        (fake_pipeline.MISFIT, 422, "addon_misfit"),
+        (fake_pipeline.SCARCE, 507, "disk_full"),
+    ],
 )
-def test_a_lora_that_was_replaced_or_does_not_fit_is_no_fault_of_the_servers(
+def test_a_lora_that_was_replaced_or_does_not_fit_or_has_no_room_is_told_as_that(
     server: httpx.Client, data: Path, model: str, status: int, code: str
 ) -> None:
     put(data, model)

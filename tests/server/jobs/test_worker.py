@@ -31,7 +31,7 @@ from server.jobs.messages import (
 from server.pipeline.infotext import read_infotext
 from server.pipeline.request import GenerationRequest, Lora, bind
 from tests.support import fake_pipeline
-from tests.support.fake_pipeline import BROKEN, CHANGED, FAULTY, FULL, HUGE, LINGERING, MANIFEST, MISFIT, OTHER
+from tests.support.fake_pipeline import BROKEN, CHANGED, FAULTY, FULL, HUGE, LINGERING, MANIFEST, MISFIT, OTHER, SCARCE
 
 PATIENCE = 60.0
 
@@ -231,7 +231,10 @@ def test_a_model_with_other_loras_is_another_and_what_its_job_waits_for_is_told(
     worker.run("d", request())  # as it was, for other tests
 
 
-@pytest.mark.parametrize(("model", "code"), [(CHANGED, "addon_changed"), (MISFIT, "addon_misfit"), (FULL, "disk_full")])
+@pytest.mark.parametrize(
+    ("model", "code"),
+    [(CHANGED, "addon_changed"), (MISFIT, "addon_misfit"), (FULL, "disk_full"), (SCARCE, "disk_full")],
+)
 def test_a_job_whose_lora_is_gone_or_does_not_fit_or_has_no_room_says_so(worker: Worker, model: str, code: str) -> None:
     said = worker.run("a", request(model=model))
     assert isinstance(said[-1], Ended)
