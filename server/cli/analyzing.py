@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -46,6 +48,7 @@ _PROMPTS = (
 #: Larger images take longer, and change little: a layer's sensitivity is an average over pixels.
 _LARGEST = 256
 _STEPS = 8
+_LOCK = "lock"
 #: Widths that are measured for all layers at once, to compare recipes with.
 _UNIFORM = (8, 6, 4)
 
@@ -112,9 +115,12 @@ class _Finished(Generic[T]):
         self._file, self._identity = file, identity
         self.layers: dict[str, T] = {}
         if file.is_file():
-            content = json.loads(file.read_text(encoding="utf-8"))
-            if content["identity"] == identity:
-                self.layers = TypeAdapter(dict[str, kind]).validate_python(content["layers"])  # type: ignore[valid-type]
+            try:
+                content = json.loads(file.read_bytes())
+                if content["identity"] == identity:
+                    self.layers = TypeAdapter(dict[str, kind]).validate_python(content["layers"])  # type: ignore[valid-type]
+            except (ValueError, LookupError, TypeError):
+                pass  # damaged: everything is measured again
 
     def add(self, path: str, layer: T) -> None:
         self.layers[path] = layer
@@ -129,6 +135,31 @@ class _Finished(Generic[T]):
             if path not in self.layers:
                 self.add(path, measure(path))
         return {path: self.layers[path] for path in wanted}
+
+
+@contextmanager
+def _parts(out: Path) -> Iterator[Path]:
+    """Make the folder beside ``out`` for what is finished, and keep others from it. Raises AnemoneError."""
+    if out.is_dir():
+        raise AnemoneError(f"{out} is a folder; give the JSON file to write, such as {out / 'recipes.json'}")
+    if out.exists() and not out.is_file():
+        raise AnemoneError(f"{out} is not a file, and would be replaced; give the JSON file to write")
+    parts = out.with_name(f".{out.name}.parts")
+    try:
+        parts.mkdir(parents=True, exist_ok=True)
+        lock = (parts / _LOCK).open("w")
+    except OSError as error:
+        raise AnemoneError(f"{out} cannot be written: {error.strerror}; give a file where one can be made") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AnemoneError(f"another analysis is writing {out}; wait for it, or give another file") from error
+        try:
+            yield parts
+        finally:
+            if parts.is_dir() and os.listdir(parts) == [_LOCK]:
+                shutil.rmtree(parts)
 
 
 def _replace(file: Path, text: str) -> None:
@@ -209,11 +240,17 @@ def _compressible(plan: ConversionPlan) -> dict[str, tuple[int, ...]]:
 
 def analyze_checkpoint(source: str, out: Path, options: AnalyzeOptions) -> int:
     """Write what a checkpoint's UNet needs into the file ``out``, print a summary, and return the exit status."""
-    if out.is_dir():
-        raise AnemoneError(f"{out} is a folder; give the JSON file to write, such as {out / 'recipes.json'}")
-    plan = _plan(source, options)
-    parts, bar = out.with_name(f".{out.name}.parts"), Bar()
-    parts.mkdir(parents=True, exist_ok=True)
+    out = out.resolve() if out.is_symlink() else out
+    with _parts(out) as parts:
+        lines = _analyze(_plan(source, options), parts, out, options)
+        shutil.rmtree(parts)
+    print("\n".join(lines))
+    return 0
+
+
+def _analyze(plan: ConversionPlan, parts: Path, out: Path, options: AnalyzeOptions) -> list[str]:
+    """Write the file ``out``, by what is in ``parts`` or is written there; return what to print."""
+    bar = Bar()
     analyze, name = (_analyze_activations, "activations") if options.activations else (_analyze_weights, "layers")
     try:
         model = write_model(plan, parts / "model", lambda p: _show_conversion(bar, p))
@@ -227,9 +264,7 @@ def analyze_checkpoint(source: str, out: Path, options: AnalyzeOptions) -> int:
         bar.close()
     content = {"model_version": plan.name, "made_by": f"anemone {__version__}", **found}
     _replace(out, json.dumps(content, indent=1) + "\n")
-    shutil.rmtree(parts)
-    print("\n".join(lines))
-    return 0
+    return lines
 
 
 def _show_conversion(bar: Bar, progress: Progress) -> None:

@@ -9,8 +9,9 @@ import pytest
 from converter.conversion.convert import convert
 from converter.errors import AnemoneError
 from converter.options import ConvertOptions
-from converter.verification.sensitivity import Sensitivity
+from converter.verification.sensitivity import Layer, Sensitivity
 from converter.weights.recipe import Recipe
+from server.cli.analyzing import _Finished, _parts
 from server.cli.main import main
 
 pytestmark = pytest.mark.slow
@@ -101,3 +102,41 @@ def test_recipes_and_activations_are_not_asked_for_at_once(checkpoint, tmp_path,
 def test_a_folder_in_place_of_the_file_is_refused_before_anything_is_measured(tmp_path, capsys):
     assert main(["analyze", "nowhere", "-o", str(tmp_path)]) == 1
     assert "is a folder; give the JSON file to write" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("out", "why"),
+    [
+        ("/dev/null", "/dev/null is not a file, and would be replaced"),
+        ("{0}/file/recipes.json", "file/recipes.json cannot be written: Not a directory"),
+        (f"{{0}}/{'x' * 249}.json", "xx.json cannot be written: File name too long"),
+    ],
+)
+def test_a_place_where_no_file_can_be_written_is_refused_by_its_name(tmp_path, capsys, out, why):
+    (tmp_path / "file").touch()
+    assert main(["analyze", "nowhere", "-o", out.format(tmp_path)]) == 1
+    assert why in capsys.readouterr().err
+
+
+def test_nothing_is_left_of_an_analysis_that_could_not_begin(tmp_path, capsys):
+    assert main(["analyze", str(tmp_path / "nowhere"), "-o", str(tmp_path / "recipes.json")]) == 1
+    assert "nowhere does not exist" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_analyses_do_not_write_one_file(tmp_path):
+    out = tmp_path / "recipes.json"
+    with _parts(out), pytest.raises(AnemoneError, match=r"another analysis is writing .*recipes\.json"), _parts(out):
+        pass
+    with _parts(out) as parts:
+        assert parts.is_dir()
+
+
+@pytest.mark.parametrize("content", ["", '{"identity": ', "[]", "{}", '{"identity": ["1"], "layers": {"conv_in": 3}}'])
+def test_what_was_measured_is_measured_again_if_its_file_is_damaged(tmp_path, content):
+    file = tmp_path / "layers.json"
+    finished = _Finished(file, ["1"], Layer)
+    finished.add("conv_in", Layer(4, {4: 0.5}, (0.25,)))
+    assert _Finished(file, ["1"], Layer).layers == finished.layers
+    file.write_text(content)
+    assert _Finished(file, ["1"], Layer).layers == {}
