@@ -14,6 +14,8 @@ from converter.loras.errors import LoraError
 
 _METADATA = "lora_adapter_metadata"
 _FILE = "adapter_config.json"
+#: The name of the file that PEFT writes it for.
+_ADAPTER = "adapter_model"
 _LARGEST = 1 << 22
 #: The greatest alpha and rank; trainers' are below a few thousand.
 _MOST = 1_000_000
@@ -56,11 +58,17 @@ def read_adapter_configs(path: Path, metadata: Mapping[str, str], *, peft: bool)
             networks.setdefault(network, {})[name] = value
         return {network: _config(settings) for network, settings in networks.items()}
     beside = path.with_name(_FILE)
-    if peft and beside.is_file():
+    if peft and beside.is_file() and _is_for(path):
         if beside.stat().st_size > _LARGEST:
             raise LoraError(f"{_FILE} beside it is {beside.stat().st_size} bytes; at most {_LARGEST} are read")
         return {"": _config(_json(beside.read_text("utf-8"), f"{_FILE} beside it"))}
     return {}
+
+
+def _is_for(path: Path) -> bool:
+    """Return whether the settings in a file's folder are that file's: PEFT's own name for it, or the only one there."""
+    others = (each for each in path.parent.glob(f"*{path.suffix}") if each.name != path.name)
+    return path.stem == _ADAPTER or next(others, None) is None
 
 
 def _json(text: str, where: str) -> dict[str, Any]:

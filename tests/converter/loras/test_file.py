@@ -195,6 +195,24 @@ def test_hostile_settings_are_refused(tmp_path: Path, metadata: str, words: str)
     assert words in _refusal(tmp_path / "a.safetensors", _PLAIN, {"lora_adapter_metadata": metadata})
 
 
+def test_pefts_settings_beside_files_are_those_of_its_own(tmp_path: Path) -> None:
+    tensors = {
+        "unet.conv_in.lora_A.weight": torch.ones(2, 4, 3, 3),
+        "unet.conv_in.lora_B.weight": torch.ones(8, 2, 1, 1),
+    }
+    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 8, "r": 2}')
+    zeros = np.zeros((8, 4, 3, 3), np.float32)
+
+    def scale(name: str) -> float:
+        merged = LoraFile.open(tmp_path / name).layers["unet"]["conv_in"].merged(zeros, 1)
+        return float(merged[0, 0, 0, 0]) / 2
+
+    own, other = (lora_files.write(tmp_path / name, tensors) for name in ("adapter_model.safetensors", "a.safetensors"))
+    assert (scale(own.name), scale(other.name)) == (4, 1)
+    own.unlink()
+    assert scale(other.name) == 4
+
+
 def test_files_of_other_formats_and_damaged_ones_are_refused(tmp_path: Path) -> None:
     for name, content, words in (
         ("a.pt", b"", "a.pt is not a .safetensors file; other files of LoRAs can hold programs"),
