@@ -20,6 +20,8 @@ from server.models.paths import without_paths
 log = logging.getLogger("anemone.models")
 
 SUFFIX = ".safetensors"
+#: Suffixes of files that other programs take for LoRAs or embeddings. None of them can be used, which is told.
+_OTHERS = (SUFFIX, ".pt", ".pth", ".ckpt", ".bin")
 #: Characters that end a name in a tag of a prompt, or part folders.
 _NOT_IN_A_NAME = frozenset('<>:/\\"')
 LONGEST_NAME = 200
@@ -98,14 +100,18 @@ class _Snapshot(Mapping[str, _T]):
         return name in self._paths
 
 
-def _found(root: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+def _files(root: Path) -> Iterator[Path]:
     # Sorted by depth first, so that nobody's file hides one beside it.
     for folder, folders, files in os.walk(root, followlinks=False):
         folders[:] = sorted(each for each in folders if each[0] != ".")
-        for file in sorted(files):
-            if file.endswith(SUFFIX) and file[0] != "." and file.isprintable():
-                found.setdefault(file.removesuffix(SUFFIX), Path(folder) / file)
+        yield from (Path(folder) / file for file in sorted(files) if file[0] != "." and file.isprintable())
+
+
+def _found(root: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for file in _files(root):
+        if file.name.endswith(SUFFIX):
+            found.setdefault(file.name.removesuffix(SUFFIX), file)
     return found
 
 
@@ -175,6 +181,9 @@ class AddonFiles(Generic[_T]):
                     damaged[name] = read.reason or ""
                 else:
                     usable[name] = read.facts
+        for path in _files(self.root):
+            if path.suffix.lower() in _OTHERS and not path.name.endswith(SUFFIX):
+                damaged[path.name] = self._now(path.stem, path).reason or ""
         return usable, damaged
 
     def _of(self, name: str, path: Path) -> _Read[_T]:

@@ -78,6 +78,19 @@ def test_a_damaged_file_is_told_with_the_reason_and_without_folders(tmp_path: Pa
         files(tmp_path).get("a")
 
 
+def test_files_of_other_formats_are_told(tmp_path: Path) -> None:
+    addons = Addons(tmp_path, bundled=tmp_path)
+    (addons.embeddings.root / "old").mkdir(parents=True)
+    for name in ("cat.pt", "old/dog.bin", "cat.png", "notes.txt", "UPPER.SAFETENSORS"):
+        (addons.embeddings.root / name).touch()
+    usable, damaged = addons.embeddings.all()
+    assert (usable, [*damaged]) == ({}, ["UPPER.SAFETENSORS", "cat.pt", "dog.bin"])
+    assert damaged["cat.pt"].startswith("cat.pt is a pickle, which can hold programs and is not read; a .safetensors")
+    (addons.loras.root).mkdir()
+    (addons.loras.root / "film.ckpt").touch()
+    assert addons.loras.all()[1]["film.ckpt"].startswith("film.ckpt is not a .safetensors file")
+
+
 def test_a_file_that_no_tag_can_name_is_told(tmp_path: Path) -> None:
     put(tmp_path, "a:b")
     assert files(tmp_path).all()[1]["a:b"].startswith("no tag can name a:b.safetensors; rename it: 1 to 200 printable")
