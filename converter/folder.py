@@ -189,6 +189,10 @@ class Conditions:
     text_width: Count | None = None
 
 
+#: Raised when a merge of the same files (`converter.merging`) gives other packages.
+MERGE_REVISION = 1
+
+
 @dataclass(frozen=True)
 class MergedLora:
     """A LoRA in a merged model: its name, the SHA-256 of its file, and the weight it was merged with."""

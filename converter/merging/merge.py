@@ -15,7 +15,7 @@ from converter.checksums import FileSum, note_right
 from converter.conversion.partial import Partial, conversion_lock, require_replaceable
 from converter.conversion.preflight import require_space
 from converter.errors import ManifestError
-from converter.folder import Defaults, Manifest, Merged, MergedEmbedding, MergedLora, ModelFolder
+from converter.folder import MERGE_REVISION, Defaults, Manifest, Merged, MergedEmbedding, MergedLora, ModelFolder
 from converter.loras import EmbeddingFile, LoraFile
 from converter.merging.changes import Change, check_families, check_names, components_of, lora_changes, unused_layers
 from converter.merging.errors import MergeError
@@ -25,9 +25,6 @@ from converter.mil.package import link
 from converter.networks.registry import component_name, text_encoders
 from converter.progress import OnProgress, Progress, ignore
 
-#: Raised when a merge of the same files gives other packages.
-_REVISION = 1
-
 
 def merge_key(base_content: str, loras: Sequence[tuple[LoraFile, float]], embeddings: Sequence[EmbeddingFile]) -> str:
     """Return a hash of a merged model's content; ``base_content`` is a hash of the base's.
@@ -36,7 +33,7 @@ def merge_key(base_content: str, loras: Sequence[tuple[LoraFile, float]], embedd
     here, which may be fewer than in the file, embeddings by their names.
     """
     content = [
-        _REVISION,
+        MERGE_REVISION,
         base_content,
         [[lora.sha256, sorted(components_of([lora])), float(weight)] for lora, weight in loras],
         [[embedding.name, embedding.sha256] for embedding in embeddings],

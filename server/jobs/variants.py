@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from converter.folder import ModelFolder
+from converter.folder import MERGE_REVISION, ModelFolder
 from converter.loras import EmbeddingFile, LoraError, LoraFile
 from converter.networks.registry import text_encoders
 from converter.progress import OnProgress
@@ -27,6 +27,7 @@ _File = TypeVar("_File", LoraFile, EmbeddingFile)
 def _key(model: ModelRef) -> str:
     """Return a hash of what is merged into a model."""
     content = [
+        MERGE_REVISION,
         [[lora.sha256, lora.weight, lora.of_text] for lora in model.loras],
         [[each.name, each.sha256] for each in model.embeddings],
     ]

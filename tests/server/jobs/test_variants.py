@@ -96,6 +96,16 @@ def test_a_model_is_merged_once_with_progress_also_after_its_files_are_gone(
         assert "merging" not in {progress.stage for progress in told}
 
 
+def test_a_merge_of_an_earlier_revision_is_made_again(
+    model_folder: ModelFolder, addons: Addons, variants: Variants, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ref(model_folder, asked(model_folder, addons, "<lora:film:1>"))
+    with variants.open(model, model_folder, lambda progress: None) as first:
+        monkeypatch.setattr("server.jobs.variants.MERGE_REVISION", 1000)
+        with variants.open(model, model_folder, lambda progress: None) as second:
+            assert second.path != first.path
+
+
 def test_a_file_that_was_replaced_or_deleted_meanwhile_is_not_used(
     model_folder: ModelFolder, addons: Addons, variants: Variants
 ) -> None:
