@@ -123,9 +123,7 @@ def _scale(target: Target, alpha: Factor | None, rank: float | None) -> float:
     """Return alpha / rank; 1 without a stated alpha or a rank."""
     value = target.config.alpha.of(target.module)
     if alpha is not None:
-        if math.prod(alpha.shape) != 1:
-            raise LoraError(f"{alpha.name} is {list(alpha.shape)}; one number is accepted")
-        value = float(alpha.read().reshape(()))
+        value = alpha.tensors.number(alpha.name)
     # Trainers write 0 where none was chosen, and take the rank.
     if not value or rank is None or rank <= 0:
         return 1.0

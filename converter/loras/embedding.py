@@ -37,6 +37,8 @@ _ONE_ENCODER = ("sd1", "sd2")
 _CLIP_G_WIDTH = 1280
 #: A prompt's chunk has 75 tokens; an embedding has to fit into one.
 _MOST_VECTORS = 75
+#: Bytes of a file: 75 vectors for two text encoders have 0.6 MB in fp32.
+_LARGEST = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,11 @@ class EmbeddingFile:
 
 
 def _open(path: Path) -> EmbeddingFile:
-    tensors = Tensors([path])
+    if (size := path.stat().st_size) > _LARGEST:
+        raise LoraError(
+            f"it has {size} bytes; at most {_LARGEST} are accepted, which {_MOST_VECTORS} vectors never need"
+        )
+    tensors = Tensors([path], mapped=False)
     names = list(tensors)
     if set(names) == _SDXL.keys():
         vectors = {encoder: _vectors(tensors, name) for name, encoder in _SDXL.items()}

@@ -95,6 +95,7 @@ class _Entry:
     scale: factors of the values: one, or one for each row of the first axis as stored.
     """
 
+    path: Path
     file: NDArray[np.uint8]
     kind: str
     shape: tuple[int, ...]
@@ -136,7 +137,7 @@ def _entry_of_part(entry: _Entry, part: Part) -> _Entry:
     begin, scale = entry.begin + part.index * size, entry.scale
     if scale is not None and scale.size > 1:
         scale = np.split(scale, part.count)[part.index]
-    return _Entry(entry.file, entry.kind, shape, begin, begin + size, part.form == "transposed", scale)
+    return _Entry(entry.path, entry.file, entry.kind, shape, begin, begin + size, part.form == "transposed", scale)
 
 
 def _stored(entry: _Entry) -> NDArray[Any]:
@@ -151,11 +152,32 @@ def _values(entry: _Entry) -> NDArray[Any]:
     return _FP8[entry.kind][raw] if entry.kind in _FP8 else raw
 
 
-def _greatest_bits(entry: _Entry) -> int:
-    """Return the greatest bit pattern of a float tensor's values, without their signs; its order is that of the values."""
-    raw = _stored(entry).view(f"u{_TYPES[entry.kind].itemsize}")
-    sign = raw.dtype.type(~(1 << (8 * raw.dtype.itemsize - 1)) & ((1 << 8 * raw.dtype.itemsize) - 1))
-    return max((int((raw[i : i + _CHUNK] & sign).max()) for i in range(0, raw.size, _CHUNK)), default=0)
+def _greatest_bits(parts: Iterable[NDArray[Any]]) -> int:
+    """Return the greatest bit pattern of floats, without their signs; its order is that of the values."""
+    most = 0
+    for part in parts:
+        raw = part.view(f"u{part.dtype.itemsize}")
+        sign = raw.dtype.type(~(1 << (8 * raw.dtype.itemsize - 1)) & ((1 << 8 * raw.dtype.itemsize) - 1))
+        most = max(most, int((raw & sign).max()))
+    return most
+
+
+def _mapped_parts(entry: _Entry) -> Iterator[NDArray[Any]]:
+    raw = _stored(entry)
+    yield from (raw[i : i + _CHUNK] for i in range(0, raw.size, _CHUNK))
+
+
+def _read_parts(entry: _Entry) -> Iterator[NDArray[Any]]:
+    """Yield the stored values by reading the file: a process that looks at mapped bytes of a file that is cut meanwhile dies."""
+    dtype = _TYPES[entry.kind]
+    with open(entry.path, "rb") as file:
+        file.seek(entry.begin)
+        for begin in range(entry.begin, entry.end, _CHUNK * dtype.itemsize):
+            size = min(_CHUNK * dtype.itemsize, entry.end - begin)
+            data = file.read(size)
+            if len(data) < size:
+                raise CheckpointError(f"{entry.path} was cut while it was read")
+            yield np.frombuffer(data, dtype)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -218,20 +240,24 @@ class Tensors:
     metadata: the files' ``__metadata__``, written by trainers and merging programs.
     """
 
-    def __init__(self, files: list[Path]) -> None:
+    def __init__(self, files: list[Path], *, mapped: bool = True) -> None:
+        """``mapped``: whether the files are mapped, or small ones that are read as a whole."""
         self.metadata: dict[str, str] = {}
         self._entries: dict[str, _Entry] = {}
         for path in files:
-            self._read_header(path)
+            self._read_header(path, mapped)
 
-    def _read_header(self, path: Path) -> None:
-        data: NDArray[np.uint8] = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
-        length = struct.unpack("<Q", data[:8].tobytes())[0] if data.size >= 8 else -1
-        if not 0 < length <= min(_LONGEST_HEADER, data.size - 8):
-            raise CheckpointError(f"{path} is not a whole safetensors file ({data.size} bytes)")
+    def _read_header(self, path: Path, mapped: bool) -> None:
+        is_mapped = mapped and path.stat().st_size > 0
+        data: NDArray[np.uint8] = np.memmap(path, np.uint8, "r") if is_mapped else np.fromfile(path, np.uint8)
+        with path.open("rb") as file:
+            length = struct.unpack("<Q", begin)[0] if len(begin := file.read(8)) == 8 else -1
+            if not 0 < length <= min(_LONGEST_HEADER, data.size - 8):
+                raise CheckpointError(f"{path} is not a whole safetensors file ({data.size} bytes)")
+            text = file.read(length)
         try:
-            header = json.loads(data[8 : 8 + length].tobytes(), object_pairs_hook=_unique)
-            entries = self._entries_of(data, 8 + length, header)
+            header = json.loads(text, object_pairs_hook=_unique)
+            entries = self._entries_of(path, data, 8 + length, header)
         except CheckpointError as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -240,7 +266,7 @@ class Tensors:
             raise CheckpointError(f"{path} has {duplicates[0]}, which another of the network's files has too")
         self._entries |= _scaled(entries)
 
-    def _entries_of(self, data: NDArray[np.uint8], start: int, header: dict[str, Any]) -> dict[str, _Entry]:
+    def _entries_of(self, path: Path, data: NDArray[np.uint8], start: int, header: dict[str, Any]) -> dict[str, _Entry]:
         entries: dict[str, _Entry] = {}
         if len(header) > _MOST_TENSORS:
             raise CheckpointError(f"it has {len(header)} tensors; at most {_MOST_TENSORS} are read")
@@ -255,7 +281,7 @@ class Tensors:
             # A file with an unknown (newer) type is accepted if its networks do not take that tensor.
             if kind in _BITS and -(-math.prod(shape) * _BITS[kind] // 8) != offsets[1] - offsets[0]:
                 raise CheckpointError(f"{name} ({kind} {list(shape)}) does not take {offsets[1] - offsets[0]} bytes")
-            entries[name] = _Entry(data, kind, shape, start + offsets[0], start + offsets[1])
+            entries[name] = _Entry(path, data, kind, shape, start + offsets[0], start + offsets[1])
         if shared := _overlapping(entries):
             raise CheckpointError(f"{shared[0]} and {shared[1]} overlap")
         return entries
@@ -329,7 +355,7 @@ class Tensors:
             if np.abs(_stored(entry).astype(np.float64)).max(initial=0) >= _INFINITE_IN_FP16:
                 raise CheckpointError(f"{name} {_BEYOND_FP16}")
             return
-        most = _greatest_bits(entry)
+        most = _greatest_bits(_mapped_parts(entry))
         if most >= _NOT_FINITE[entry.kind]:
             raise CheckpointError(f"{name} has infinite values or NaNs; the checkpoint is damaged")
         # `not ... <` also catches a factor that is NaN.
@@ -338,9 +364,17 @@ class Tensors:
             raise CheckpointError(f"{name} {_BEYOND_FP16}")
 
     def is_finite(self, name: str) -> bool:
-        """Return whether the tensor, as stored, has no infinity or NaN."""
+        """Return whether the tensor, as stored, has no infinity or NaN; reads the file, which may be cut meanwhile."""
         entry = self._entry(name)
-        return entry.kind not in _NOT_FINITE or _greatest_bits(entry) < _NOT_FINITE[entry.kind]
+        return entry.kind not in _NOT_FINITE or _greatest_bits(_read_parts(entry)) < _NOT_FINITE[entry.kind]
+
+    def number(self, name: str) -> float:
+        """Return the value of a tensor of one; reads the file, which may be cut meanwhile."""
+        entry = self._entry(name)
+        if math.prod(entry.shape) != 1:
+            raise CheckpointError(f"{name} is {list(entry.shape)}; one number is accepted")
+        data = np.concatenate([*_read_parts(entry)]).view(np.uint8)
+        return float(_values(replace(entry, file=data, begin=0, end=data.size)).reshape(()))
 
     def fp16_bytes(self, names: Iterable[str]) -> int:
         """Return the bytes of these tensors in fp16."""

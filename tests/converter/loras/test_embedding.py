@@ -82,3 +82,10 @@ def test_a_pickle_is_refused_with_the_command_that_converts_it(tmp_path: Path, m
     )
     with pytest.raises(LoraError, match=r"x\.png is no embedding"):
         EmbeddingFile.open(tmp_path / "x.png")
+
+
+def test_a_file_that_is_too_large_for_an_embedding_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "a.safetensors").open("wb") as file:
+        file.truncate(17 * 2**20)
+    with pytest.raises(LoraError, match="it has 17825792 bytes; at most 16777216 are accepted"):
+        EmbeddingFile.open(tmp_path / "a.safetensors")

@@ -172,3 +172,18 @@ def test_a_header_of_more_tensors_or_axes_than_any_network_has_is_refused(tmp_pa
         Tensors([written(tmp_path / "m.safetensors", many, b"")])
     with pytest.raises(CheckpointError, match=r"shape \[1, 1, .*\.\.\. \(30000 characters\); a list of at most 32"):
         Tensors([written(tmp_path / "m.safetensors", {"a": entry("F16", [1] * 10_000, 0, 2)}, bytes(2))])
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_an_error_and_not_the_processs_end(tmp_path):
+    state = {"alpha": torch.tensor(2.5, dtype=torch.bfloat16), "w": torch.ones(9000, dtype=torch.float64)}
+    tensors = opened(tmp_path / "a.safetensors", state)
+    small = Tensors([tmp_path / "a.safetensors"], mapped=False)
+    assert tensors.is_finite("w")
+    assert tensors.number("alpha") == 2.5
+    with pytest.raises(CheckpointError, match=r"w is \[9000\]; one number is accepted"):
+        tensors.number("w")
+    (tmp_path / "a.safetensors").write_bytes(b"short")
+    for read in (lambda: tensors.is_finite("w"), lambda: tensors.number("alpha")):
+        with pytest.raises(CheckpointError, match=r"a.safetensors was cut while it was read"):
+            read()
+    assert small.array("w").sum() == 9000
