@@ -267,11 +267,12 @@ class ConversionPlan:
 
     def require_fp16(self, network: str) -> None:
         """Raise CheckpointError if a network takes a tensor with values that are not finite in fp16."""
+        tensors = self.tensors(network)
         for name in sorted(self.taken[network]):
             try:
-                self.tensors(network).require_fp16(name)
+                tensors.require_fp16(name)
             except CheckpointError as error:
-                raise CheckpointError(f"{network}: {error}") from error
+                raise CheckpointError(f"{network}: {tensors.path(name)}: {error}") from error
 
     @cached_property
     def fingerprint(self) -> str:

@@ -90,7 +90,7 @@ _FP8 = {"F8_E4M3": _fp8_values(4), "F8_E5M2": _fp8_values(5)}
 
 @dataclass(frozen=True)
 class _Entry:
-    """Bytes ``begin`` to ``end`` of a file; ``shape`` is the resulting one, after transposing if ``transposed``.
+    """Bytes ``begin`` to ``end`` of the file at ``path``; ``shape`` is the resulting one, after transposing if ``transposed``.
 
     scale: factors of the values: one, or one for each row of the first axis as stored.
     """
@@ -345,6 +345,10 @@ class Tensors:
             raw = raw * entry.scale.reshape(-1, *[1] * (raw.ndim - 1))
         return raw.T if entry.transposed else raw
 
+    def path(self, name: str) -> Path:
+        """Return the file that a tensor is in."""
+        return self._entry(name).path
+
     def require_fp16(self, name: str) -> None:
         """Raise CheckpointError if the tensor has an infinity or NaN, or a value that is infinite in fp16.
 
@@ -357,7 +361,7 @@ class Tensors:
             return
         most = _greatest_bits(_mapped_parts(entry))
         if most >= _NOT_FINITE[entry.kind]:
-            raise CheckpointError(f"{name} has infinite values or NaNs; the checkpoint is damaged")
+            raise CheckpointError(f"{name} has infinite values or NaNs; the file is damaged")
         # `not ... <` also catches a factor that is NaN.
         scaled = entry.scale is not None and not np.abs(self.array(name)).max(initial=0) < _INFINITE_IN_FP16
         if scaled or most >= _TOO_LARGE.get(entry.kind, _NOT_FINITE[entry.kind]):
