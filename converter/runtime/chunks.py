@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,7 +18,12 @@ from converter.runtime.feature import Feature, Network, PackageError, check_inpu
 #: A network's inputs and outputs, by name.
 Features: TypeAlias = tuple[Mapping[str, Feature], Mapping[str, Feature]]
 #: The name of a chunk, by Apple's converter (torch2coreml.py) and its Swift package; its others are in the same folder.
-_CHUNK = re.compile(r"(?P<network>.+(?:_chunk|Chunk))(?P<number>[1-9]\d*)(?P<kind>\.mlpackage|\.mlmodelc)")
+#: ControlNets and IP-Adapters, which are never cut, have names of their own that may end like a chunk's.
+_CHUNK = re.compile(
+    r"(?P<network>(?!ControlNet_|IPAdapter_).+_chunk"
+    r"|(?:Unet|UnetRefiner|ControlledUnet|MultiModalDiffusionTransformer)Chunk)"
+    r"(?P<number>[1-9]\d*)(?P<kind>\.mlpackage|\.mlmodelc)"
+)
 
 
 def chunk_name(package: str, number: int) -> str:
@@ -27,17 +32,18 @@ def chunk_name(package: str, number: int) -> str:
     return f"{stem}_chunk{number}.{suffix}"
 
 
-def _first(name: str) -> re.Match[str] | None:
-    match = _CHUNK.fullmatch(name)
+def _first(path: PurePath) -> re.Match[str] | None:
+    match = _CHUNK.fullmatch(path.name)
     return match if match is not None and match["number"] == "1" else None
 
 
 def chunk_pattern(part: str) -> re.Pattern[str]:
     """Return what matches the files of a folder ``part`` (of all chunks, if it is a first one) by their paths."""
-    match = _first(part)
+    match = _first(path := PurePosixPath(part))
     if match is None:
         return re.compile(f"{re.escape(part)}/")
-    return re.compile(f"{re.escape(match['network'])}[1-9][0-9]*{re.escape(match['kind'])}/")
+    folder = "" if path.parent == PurePosixPath() else f"{path.parent}/"
+    return re.compile(f"{re.escape(folder + match['network'])}[1-9][0-9]*{re.escape(match['kind'])}/")
 
 
 def chunk_paths(path: Path) -> tuple[Path, ...]:
@@ -45,7 +51,7 @@ def chunk_paths(path: Path) -> tuple[Path, ...]:
 
     Raises PackageError naming a chunk that is missing: the second, or one before the last there is.
     """
-    first = _first(path.name)
+    first = _first(path)
     if first is None:
         return (path,)
     beside = path.parent.iterdir() if path.parent.is_dir() else ()
@@ -98,7 +104,7 @@ def chunk_features(path: Path, chunks: Iterable[Features]) -> tuple[dict[str, Fe
     try:
         return chained_features(chunks)
     except PackageError as error:
-        if _first(path.name) is None:
+        if _first(path) is None:
             raise
         raise PackageError(f"{path} and the chunks after it do not fit together: {error}") from error
 

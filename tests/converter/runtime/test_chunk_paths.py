@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from converter.runtime import PackageError, functions, load
-from converter.runtime.chunks import chunk_paths
+from converter.runtime.chunks import chunk_paths, chunk_pattern
 from converter.runtime.program import declared_features, own_features, read_program
 from converter.runtime.summary import read_summary
 from tests.support.apple_chunks import cut_in_two
@@ -148,3 +148,25 @@ def test_chunks_of_different_networks_are_refused(tmp_path):
             PackageError, match=r"n_chunk1.*not fit together: h has shape \[2\], but a later network accepts \[3\]"
         ):
             read(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ControlNet_canny_chunk1.mlpackage",
+        "ControlNet_my_unet_chunk1.mlpackage",
+        "IPAdapter_plus_chunk1.mlpackage",
+        "controlnet/CannyChunk1.mlmodelc",
+    ],
+)
+def test_a_network_that_is_called_like_a_chunk_is_whole(tmp_path, name):
+    assert chunk_paths(tmp_path / name) == (tmp_path / name,)
+    assert chunk_pattern(name).match(f"{name}/Manifest.json")
+    assert not chunk_pattern(name).match(f"{name.replace('1.', '2.')}/Manifest.json")
+
+
+def test_the_files_of_all_chunks_are_found_in_their_folder():
+    pattern = chunk_pattern("a.b/x_unet_chunk1.mlpackage")
+    assert pattern.match("a.b/x_unet_chunk12.mlpackage/Manifest.json")
+    assert not pattern.match("x_unet_chunk2.mlpackage/Manifest.json")
+    assert not pattern.match("aXb/x_unet_chunk2.mlpackage/Manifest.json")
