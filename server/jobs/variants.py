@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -36,9 +38,10 @@ def _key(model: ModelRef) -> str:
 
 def _opened(
     kind: str, asked: Lora | Embedding, path: Callable[[str], Path], open_file: Callable[[Path], _File]
-) -> _File:
-    """Return the file that the job was accepted with; raises AddonChanged if that is not there."""
+) -> tuple[_File, os.stat_result]:
+    """Return the file that the job was accepted with, and its state before it was read; raises AddonChanged if that is not there."""
     try:
+        written = path(asked.name).stat()
         file = open_file(path(asked.name))
     except (UnknownAddon, FileNotFoundError) as gone:
         raise AddonChanged(f"the {kind} {asked.name} was deleted after the job was sent") from gone
@@ -46,7 +49,16 @@ def _opened(
         raise AddonChanged(f"the {kind} {asked.name} was replaced after the job was sent: {error}") from error
     if file.sha256 != asked.sha256:
         raise AddonChanged(f"the {kind} {asked.name} was replaced after the job was sent; send the job again")
-    return file
+    return file, written
+
+
+def _is_rewritten(path: Path, before: os.stat_result) -> bool:
+    """Return whether the same file has other content, as after ``cp`` onto it. One in its place leaves it as it was."""
+    try:
+        now = path.stat()
+    except FileNotFoundError:
+        return False
+    return now.st_ino == before.st_ino and (now.st_mtime_ns, now.st_size) != (before.st_mtime_ns, before.st_size)
 
 
 def _parts(lora: Lora, file: LoraFile) -> Iterator[tuple[LoraFile, float]]:
@@ -84,16 +96,21 @@ class Variants:
             # Not at the top: it imports coremltools.
             from converter.merging import MergeError, merge
 
-            loras = [(lora, _opened("lora", lora, self._addons.loras.path, LoraFile.open)) for lora in model.loras]
+            opened = [_opened("lora", lora, self._addons.loras.path, LoraFile.open) for lora in model.loras]
             embeddings = [
-                _opened("embedding", each, self._addons.embeddings.path, EmbeddingFile.open)
+                _opened("embedding", each, self._addons.embeddings.path, EmbeddingFile.open)[0]
                 for each in model.embeddings
             ]
-            parts = [part for lora, file in loras for part in _parts(lora, file)]
+            parts = [part for lora, (file, _) in zip(model.loras, opened, strict=True) for part in _parts(lora, file)]
             try:
-                return merge(base, parts, embeddings, out, progress)
+                merged = merge(base, parts, embeddings, out, progress)
             except MergeError as error:
                 raise AddonMisfit(str(error)) from error
+            for lora, (file, written) in zip(model.loras, opened, strict=True):
+                if _is_rewritten(file.path, written):
+                    shutil.rmtree(out)
+                    raise AddonChanged(f"the lora {lora.name} was replaced while it was merged; send the job again")
+            return merged
 
         with self._merged.open(model.content, _key(model), make, progress) as folder:
             yield folder

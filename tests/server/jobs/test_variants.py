@@ -121,6 +121,25 @@ def test_a_file_that_was_replaced_or_deleted_meanwhile_is_not_used(
         pass
 
 
+def test_a_file_that_is_overwritten_while_it_is_merged_leaves_nothing(
+    model_folder: ModelFolder, addons: Addons, variants: Variants
+) -> None:
+    path = addons.loras.root / "film.safetensors"
+    content = path.read_bytes()
+
+    def overwrite(progress: Progress) -> None:
+        if progress.stage == "merging" and progress.done:
+            with path.open("r+b") as file:
+                file.write(content)
+
+    model = ref(model_folder, asked(model_folder, addons, "<lora:film:1>"))
+    with pytest.raises(AddonChanged, match="while it was merged"), variants.open(model, model_folder, overwrite):
+        pass
+    told = list[Progress]()
+    with variants.open(model, model_folder, told.append):
+        assert "merging" in {progress.stage for progress in told}
+
+
 def test_a_lora_that_does_not_fit_the_model_is_named(
     model_folder: ModelFolder, addons: Addons, variants: Variants
 ) -> None:
