@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Protocol
@@ -203,10 +204,19 @@ def _named(sent: Mapping[str, Any], manifest: Manifest, known: KnownAddons) -> I
         field_name = f"loras.{index}.name"
         lora = known.lora(field_name, item["name"])
         if lora is None:
-            raise RequestError(field_name, item["name"], listed(tuple(known.loras)) or "none: there are no LoRAs yet")
+            there = listed(tuple(_usable(manifest, known)))
+            raise RequestError(field_name, item["name"], there or f"none: there are no LoRAs for {manifest.name} yet")
         _fitting(field_name, item["name"], lora, manifest)
         weight = item.get("weight", 1.0)
         yield _lora(lora, weight, item.get("text_weight", weight)), lora
+
+
+def _usable(manifest: Manifest, known: KnownAddons) -> Iterator[str]:
+    """Yield the names of the LoRAs that fit the model and are not damaged."""
+    for name in known.loras:
+        with suppress(AnemoneError):
+            if fits(known.loras[name], manifest):
+                yield name
 
 
 def _lora(known: KnownLora, weight: float, text_weight: float) -> Lora:

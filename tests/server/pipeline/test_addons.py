@@ -55,7 +55,7 @@ def test_a_loras_name_is_found_however_its_accents_are_written() -> None:
 @pytest.mark.parametrize(
     ("loras", "field", "accepted"),
     [
-        ([{"name": "nothing"}], "loras.0.name", "film, Grain, large, fast"),
+        ([{"name": "nothing"}], "loras.0.name", "film, Grain, fast"),
         ([{"name": "film"}, {"name": "large"}], "loras.1.name", "LoRAs for sd1, as fake is; this one is for sdxl"),
         ([{"name": "film", "weight": 5}], "loras.0.weight", "-4 to 4"),
         ([{"name": "film", "sha256": "0"}], "loras.0.sha256", ""),
@@ -109,10 +109,13 @@ def test_a_damaged_lora_is_refused_with_the_reason() -> None:
         def __getitem__(self, name: str) -> FakeLora:
             raise AnemoneError("film.safetensors is cut off")
 
-    with pytest.raises(
-        RequestError, match=r"loras.0.name is 'film'; accepted: another one: film.safetensors is cut off"
+    known = KnownAddons(Damaged(film=FakeLora("film")))
+    for name, accepted in (
+        ("film", "another one: film.safetensors is cut off"),
+        ("other", "none: there are no LoRAs for fake yet"),
     ):
-        bind(MANIFEST, prompt="", loras=[{"name": "film"}], addons=KnownAddons(Damaged(film=FakeLora("film"))))
+        with pytest.raises(RequestError, match=f"loras.0.name is '{name}'; accepted: {accepted}"):
+            bind(MANIFEST, prompt="", loras=[{"name": name}], addons=known)
 
 
 def test_an_unknown_tag_is_noted_and_one_for_other_models_is_refused() -> None:
