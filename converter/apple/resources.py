@@ -16,6 +16,7 @@ from converter.apple.layout import SWIFT
 from converter.apple.swift import Resource, SwiftError, SwiftModel, select
 from converter.errors import AnemoneError
 from converter.folder import ModelFolder
+from converter.mil.package import copy_package, link
 from converter.networks.registry import CONTROLNET
 from converter.options import Size
 
@@ -47,18 +48,10 @@ class Resources:
     notes: tuple[str, ...]
 
 
-def _link(source: str, target: str) -> None:
-    """Make the target a hard link to the source, or a copy on a file system without hard links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def _copy(source: str, target: str) -> None:
+def _copy(source: Path, target: Path) -> None:
     """Link weights; copy a package's other files, which coremltools writes anew wherever it opens the package."""
-    if Path(source).parent.name == "weights":
-        _link(source, target)
+    if source.parent.name == "weights":
+        link(source, target)
     else:
         shutil.copyfile(source, target)
 
@@ -83,14 +76,13 @@ def _compile(package: Path) -> None:
         own = weights.get(file.name)
         if own is not None and filecmp.cmp(own, file, shallow=False):
             file.unlink()
-            _link(str(own), str(file))
+            link(own, file)
     shutil.rmtree(package)
 
 
 def _write_resource(resource: Resource, folder: Path, compiler: bool, report: Callable[[str], None]) -> None:
     target = folder / f"{resource.name}{resource.package.suffix}"
-    target.parent.mkdir(exist_ok=True)
-    shutil.copytree(resource.package, target, copy_function=_copy)
+    copy_package(resource.package, target, _copy)
     if compiler and target.suffix == _PACKAGE:
         report(resource.name)
         _compile(target)

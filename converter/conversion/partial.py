@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from converter.checksums import FileSum, checksums, wrong_content
 from converter.errors import CheckpointError
 from converter.folder import FILE, ModelFolder, Package, package_files, package_folders
-from converter.mil.package import link
+from converter.mil.package import copy_package
 
 _STATE = "conversion.json"
 #: What is a model's own in its folder: packages, compiled or not, tokenizers, the Resources made of them, and what Anemone
@@ -137,7 +137,7 @@ class Partial:
             raise model.damaged(wrong)
         with self.writing(network) as folder:
             for path in package_folders(model.path, packages):
-                shutil.copytree(model.path / path, folder / path, copy_function=link)
+                copy_package(model.path / path, folder / path)
         self.finish(network, packages, model.manifest.files)
 
     def become(self, out: Path) -> None:

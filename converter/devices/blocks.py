@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 
 from converter.mil.graph import HEAVY
 from converter.mil.mlproto import mil
-from converter.mil.package import link
+from converter.mil.package import copy_package
 from converter.mil.tensor import FP32, is_identifier, set_string, set_type, type_number
 from converter.runtime.body import type_of
 from converter.runtime.compressed import decodes
@@ -179,7 +178,7 @@ def with_block_outputs(path: Path, out: Path, probes: Sequence[Block], function:
         feature = description.output.add(name=block.output)
         feature.type.multiArrayType.shape.extend(block.shape)
         feature.type.multiArrayType.dataType = feature.type.multiArrayType.FLOAT32
-    shutil.copytree(path, out, copy_function=link)
+    copy_package(path, out)
     manifest = json.loads((out / "Manifest.json").read_text())
     program = out / "Data" / manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
     program.unlink()  # a hard link to the package's file

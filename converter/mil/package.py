@@ -70,6 +70,19 @@ def link(file: str | Path, name: str | Path) -> None:
         shutil.copyfile(file, name)
 
 
+def copy_package(package: Path, target: Path, copy: Callable[[Path, Path], object] = link) -> None:
+    """Make the folder ``target`` of a package's files, each by ``copy``, and end at the first that fails, with its error.
+
+    `shutil.copytree` would try the others too, and raise a list of texts that does not tell a full disk.
+    """
+    target.mkdir(parents=True)
+    for path in sorted(package.rglob("*")):
+        if path.is_dir():
+            (target / path.relative_to(package)).mkdir()
+        else:
+            copy(path, target / path.relative_to(package))
+
+
 def _write(path: Path, model: Any, weights: Path) -> None:
     (path / WEIGHTS).parent.mkdir(parents=True)
     (path / _DATA / "model.mlmodel").write_bytes(model.SerializeToString(deterministic=True))

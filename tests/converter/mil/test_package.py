@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import warnings
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 from converter.mil import FP16, INT32, MACOS13, MACOS14, MACOS15, Graph, TargetError
 from converter.mil.mlproto import ml
-from converter.mil.package import write_functions, write_package
+from converter.mil.package import WEIGHTS, copy_package, write_functions, write_package
 from converter.runtime import PackageError
 from converter.runtime.program import read_model
 from tests.support.mil_packages import METADATA, as_written
@@ -260,3 +262,22 @@ def test_an_integer_input_is_described_as_one(networks, tmp_path):
     write_package(path, graph, tmp_path / "weights", about="test", describe=str.title, metadata=METADATA)
     output = as_written(path).predict({"x": np.array([[1, 2, 3]], np.int32)})["y"]
     assert (output.dtype, output.tolist()) == (np.float32, [[1, 2, 3]])
+
+
+def test_a_package_is_copied_whole_and_weights_are_linked(model_folder, tmp_path):
+    source = package(model_folder, "unet")
+    copy_package(source, tmp_path / "new" / "copy.mlpackage")
+    files = {path.relative_to(source) for path in source.rglob("*")}
+    assert files == {
+        path.relative_to(tmp_path / "new/copy.mlpackage") for path in tmp_path.rglob("copy.mlpackage/**/*")
+    }
+    assert (tmp_path / "new/copy.mlpackage" / WEIGHTS).samefile(source / WEIGHTS)
+
+
+def test_a_copy_that_fails_ends_with_the_first_files_own_error(model_folder, tmp_path):
+    def full(source, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    with pytest.raises(OSError, match=r"No space left on device: .*copy") as failed:
+        copy_package(package(model_folder, "unet"), tmp_path / "copy", full)
+    assert failed.value.errno == errno.ENOSPC
