@@ -50,6 +50,13 @@ _UNREAD = {
 }
 _BITS = {kind: 8 * dtype.itemsize for kind, dtype in _TYPES.items()} | _UNREAD
 _LONGEST_HEADER = 100_000_000
+#: What files are that are often found under a wrong name, by their first bytes.
+_OTHER_FILES = {
+    b"version ": "a Git LFS pointer, which stands for the file: download that",
+    b"<": "a web page",
+    b"PK": "a zip archive or what PyTorch writes as .pt and .ckpt",
+    b"\x80": "a pickle",
+}
 #: NumPy's own limit, and more tensors than any checkpoint has: SDXL's files with averaged copies have 5,000.
 _MOST_AXES, _MOST_TENSORS = 32, 200_000
 #: The least value that rounds to infinity in fp16.
@@ -253,7 +260,10 @@ class Tensors:
         with path.open("rb") as file:
             length = struct.unpack("<Q", begin)[0] if len(begin := file.read(8)) == 8 else -1
             if not 0 < length <= min(_LONGEST_HEADER, data.size - 8):
-                raise CheckpointError(f"{path} is not a whole safetensors file ({data.size} bytes)")
+                what = next(
+                    (f"; it is {words}" for start, words in _OTHER_FILES.items() if begin.startswith(start)), ""
+                )
+                raise CheckpointError(f"{path} is not a whole safetensors file ({data.size} bytes){what}")
             text = file.read(length)
         try:
             header = json.loads(text, object_pairs_hook=_unique)

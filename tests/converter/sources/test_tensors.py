@@ -187,3 +187,18 @@ def test_a_file_that_is_cut_while_it_is_read_is_an_error_and_not_the_processs_en
         with pytest.raises(CheckpointError, match=r"a.safetensors was cut while it was read"):
             read()
     assert small.array("w").sum() == 9000
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "a Git LFS pointer, which"),
+        (b"<!DOCTYPE html><title>Log in</title>", "a web page"),
+        (b"PK\x03\x04\x00\x00\x08\x08archive/data.pkl", "a zip archive or what PyTorch writes"),
+        (b"\x80\x02}q\x00.........", "a pickle"),
+    ],
+)
+def test_a_file_of_another_kind_under_this_name_is_told(tmp_path, content, words):
+    (tmp_path / "a.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"is not a whole safetensors file \(\d+ bytes\); it is {words}"):
+        Tensors([tmp_path / "a.safetensors"])
