@@ -36,6 +36,8 @@ def parse_json(where: str, content: bytes) -> Any:
 def read_json(path: Path) -> dict[str, Any]:
     """Return a JSON object from a file; raises CheckpointError naming the file if it is missing or damaged."""
     if not path.is_file():
+        if path.is_dir():
+            raise CheckpointError(f"{path} is a folder; a JSON file is expected")
         raise CheckpointError(
             f"{path} is missing; a diffusers checkpoint has model_index.json and a folder per network"
         )

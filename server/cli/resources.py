@@ -8,6 +8,7 @@ from pathlib import Path
 from converter.apple.resources import write_resources
 from converter.folder import ModelFolder
 from server.cli.flags import Commands, add_command, size
+from server.cli.folders import require_writable
 from server.cli.parser import path
 from server.terminal import printable, say
 
@@ -49,6 +50,8 @@ def lay_out(model: ModelFolder, out: Path | None, image: tuple[int, int] | None,
 
 
 def _resources(args: argparse.Namespace) -> int:
+    if args.out is not None:
+        require_writable(args.out)
     refiner = None if args.refiner is None else ModelFolder.open(args.refiner)
     lay_out(ModelFolder.open(args.folder), args.out, args.size, refiner)
     return 0

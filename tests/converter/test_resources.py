@@ -361,6 +361,12 @@ def test_options_that_cannot_be_read_are_refused_before_a_conversion(options, wo
         require_readable(ConvertOptions(**options))
 
 
+def test_a_place_where_no_folder_can_be_made_is_refused_by_its_name(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["resources", str(tmp_path), "-o", str(tmp_path / "file" / "out")]) == 1
+    assert "file/out cannot be written: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("unet", "options", "words"),
     [

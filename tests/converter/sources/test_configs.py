@@ -126,3 +126,8 @@ def test_a_file_that_is_no_json_object_is_refused(text, tmp_path):
     (tmp_path / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(CheckpointError, match=r"config\.json (is not JSON|has a list; an object is expected)"):
         read_json(tmp_path / "config.json")
+
+
+def test_a_folder_in_place_of_a_file_is_told_as_one(tmp_path):
+    with pytest.raises(CheckpointError, match="is a folder; a JSON file is expected"):
+        read_json(tmp_path)
