@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from converter.errors import CheckpointError
+from converter.errors import CheckpointError, quoted
 from converter.sources.clip_vocabulary import BEGIN, END
 from converter.sources.config_tables import TOKENIZER
 from converter.sources.configs import parse_json, read_config, read_json
@@ -64,6 +64,23 @@ def _vocabulary(where: str, content: bytes) -> dict[str, int]:
     if not isinstance(vocabulary, dict) or not all(type(n) is int and n >= 0 for n in vocabulary.values()):
         raise CheckpointError(f"{where} must be an object of tokens and their numbers, from 0")
     return vocabulary
+
+
+def _check_merges(where: str, content: bytes, vocabulary: dict[str, int]) -> None:
+    """Raise CheckpointError for a merge that tokenizers' BPE would refuse when an image is made."""
+    try:
+        lines = content.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{where} is not text in UTF-8: {error.reason} at byte {error.start}") from error
+    for number, line in enumerate(lines, 1):
+        words = line.rstrip("\r").split(" ")
+        if not words[0] or (number == 1 and line.startswith("#version")):
+            continue
+        if len(words) != 2 or any(word not in vocabulary for word in (*words, "".join(words))):
+            raise CheckpointError(
+                f"{where} has {quoted(line, 80)} in line {number}; two tokens are accepted that the vocabulary has, as it has "
+                "what they make"
+            )
 
 
 def _token(where: str, value: Any, *, special: bool = False) -> Token:
@@ -164,6 +181,7 @@ def read_tokenizer(folder: Path) -> dict[str, bytes]:
     if (merges := files["merges.txt"].count(b"\n")) > _MOST_MERGES:
         raise CheckpointError(f"{folder} has {merges} merges; CLIP's tokenizer has 48,894, and {_MOST_MERGES} are read")
     vocabulary = _vocabulary(str(folder / "vocab.json"), files["vocab.json"])
+    _check_merges(str(folder / (_WHOLE if _WHOLE in names else "merges.txt")), files["merges.txt"], vocabulary)
     added, named = _added(folder, names, listed, config), _named(config, file, special, map_file)
     _check_numbers(folder, vocabulary, added)
     _number_the_others(file, vocabulary, added, list(named.values()), _extra(config, file, special, map_file))

@@ -293,3 +293,26 @@ def test_a_pooled_prompt_with_an_added_token_is_transformers(end, tmp_path):
     actual = MILNetwork(made.package("text_encoder_2")).predict({"input_ids": ids})["pooled_outputs"]
     assert psnr(actual, expected) > 60
     assert psnr(at_the_end, expected) < 40
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda text: text.decode().encode("utf-16"),
+            r"merges\.txt is not text in UTF-8: invalid start byte at byte 0",
+        ),
+        (lambda text: text[: len(text) // 2] + b"x y\n", r"merges\.txt has .* in line \d+; two tokens are accepted"),
+        (lambda text: text + b"one\n", r"merges\.txt has 'one' in line \d+"),
+        (lambda text: text + b"a b c\n", r"merges\.txt has 'a b c' in line \d+"),
+        (lambda text: text + b"a qzqzq\n", r"merges\.txt has 'a qzqzq' in line \d+"),
+    ],
+)
+def test_merges_that_the_tokenizer_would_refuse_are_refused_when_it_is_read(tmp_path, change, words):
+    path = folder(tmp_path / "tokenizer")
+    merges = path / "merges.txt"
+    merges.write_bytes(merges.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
+    read_tokenizer(path)
+    merges.write_bytes(change(merges.read_bytes()))
+    with pytest.raises(CheckpointError, match=words):
+        read_tokenizer(path)
