@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from converter.mil.tensor import Array
 from converter.weights.blob import BlobReader, BlobWriter, blob_size
 from converter.weights.dtypes import DType, stored_as
 from converter.weights.encodings import Bytes, Part
+from converter.weights.library import cores
 
 #: Below this many elements coremltools keeps an array inside the program (backend/mil/load.py).
 INLINE_BELOW = 10
@@ -33,7 +33,7 @@ class Weights:
         """``written`` is called with the bytes of each weight, those of a compressed one in fp16."""
         self._writer, self._written = writer, written
         self._placed: dict[str, tuple[Placed, ...]] = {}
-        self._threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._threads = cores()
         self._pool: ThreadPoolExecutor | None = None
         #: What is not written yet: (wait for the bytes of each blob, their types, the bytes to report).
         self._pending: deque[tuple[Callable[[], Sequence[Bytes]], Sequence[DType], int]] = deque()

@@ -1,9 +1,10 @@
-"""Find the libraries in C beside this module; where none was built, NumPy computes the same."""
+"""The libraries in C beside this module, and the cores that run them; where none was built, NumPy computes the same."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,3 +21,8 @@ def library(name: str) -> ctypes.CDLL | None:
 def pointer(array: NDArray[Any]) -> ctypes.c_void_p:
     """Return the address of an array's elements, which must be contiguous, for a call."""
     return ctypes.c_void_p(array.ctypes.data)
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +16,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from converter.weights.blob import packed_size, unpack
-from converter.weights.library import library, pointer
+from converter.weights.library import cores, library, pointer
 
 Array = NDArray[Any]
+#: From so many elements on for each of them, threads share an array: 0.4 ms, where a thread takes 0.05 to start.
+_SHARED = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +77,19 @@ class Lookup:
             indices = unpack(self.indices, self.bits, False, (tables.size, run))
             chosen: Array = values[tables[:, None], indices].reshape(self.shape)
             return chosen
-        result = np.empty(self.shape, values.dtype)
-        native.look_up(
-            pointer(np.ascontiguousarray(self.indices)), self.bits, ctypes.c_int64(tables.size), ctypes.c_int64(run),
-            pointer(tables), pointer(values), values.itemsize, pointer(result),
-        )  # fmt: skip
+        indices, result = np.ascontiguousarray(self.indices), np.empty(self.shape, values.dtype)
+
+        def decode(begin: int, end: int) -> None:
+            native.look_up(
+                pointer(indices), self.bits, *map(ctypes.c_int64, (tables.size, run, begin, end)),
+                pointer(tables), pointer(values), values.itemsize, pointer(result),
+            )  # fmt: skip
+
+        parts = min(cores(), max(result.size // _SHARED, 1))
+        bounds = [result.size * part // parts for part in range(parts + 1)]
+        if parts == 1:
+            decode(*bounds)
+        else:
+            with ThreadPoolExecutor(parts, "decoding") as pool:
+                list(pool.map(decode, bounds[:-1], bounds[1:]))
         return result

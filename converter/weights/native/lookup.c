@@ -44,14 +44,15 @@ LOOK_UP(halves, uint16_t)
 LOOK_UP(singles, uint32_t)
 
 /* packed: runs x run indices, the first in the lowest bits of the first byte. tables: [...][1 << bits] values of 1, 2 or
- * 4 bytes; run r uses table[r]. */
-void look_up(const uint8_t *packed, int bits, int64_t runs, int64_t run, const int32_t *table, const void *tables,
-             int size, void *out) {
+ * 4 bytes; run r uses table[r]. Only the elements from begin to end are decoded, so that threads share an array. */
+void look_up(const uint8_t *packed, int bits, int64_t runs, int64_t run, int64_t begin, int64_t end,
+             const int32_t *table, const void *tables, int size, void *out) {
     const Indices in = {packed, bits, (runs * run * bits + 7) / 8};
-    for (int64_t r = 0; r < runs; r++) {
-        const int64_t first = r * run, last = first + run, at = (int64_t)table[r] << bits;
+    for (int64_t first = begin; first < end;) {
+        const int64_t r = first / run, last = (r + 1) * run < end ? (r + 1) * run : end, at = (int64_t)table[r] << bits;
         if (size == 1) bytes(&in, first, last, (const uint8_t *)tables + at, out);
         if (size == 2) halves(&in, first, last, (const uint16_t *)tables + at, out);
         if (size == 4) singles(&in, first, last, (const uint32_t *)tables + at, out);
+        first = last;
     }
 }

@@ -50,6 +50,18 @@ def test_each_element_is_its_tables_value(shape, groups, bits, in_c):
         np.testing.assert_array_equal(decoded, expected)
 
 
+@pytest.mark.parametrize("groups", [(1, 1), (8, 1)])
+def test_threads_share_a_large_array_and_leave_no_element_out(groups, monkeypatch):
+    monkeypatch.setattr("converter.weights.lookup.cores", lambda: 3)
+    rng = np.random.default_rng(1)
+    indices = rng.integers(0, 64, (1000, 3001))
+    values = rng.standard_normal((groups[0], 64)).astype(np.float16)
+    packed = np.frombuffer(pack(indices, BY_NAME["uint6"]), np.uint8)
+    decoded = Lookup(packed, 6, indices.shape, groups, values).dense(np.float32)
+    tables = np.repeat(np.arange(groups[0]), 1000 // groups[0])
+    np.testing.assert_array_equal(decoded, values[tables[:, None], indices])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
