@@ -49,17 +49,22 @@ class ReferenceNetwork:
         """Return the module at ``path`` of the original network."""
         return self._module.get_submodule(path)
 
-    @torch.inference_mode()
-    def predict(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Run the network once. Raises InputError before anything runs, and CheckpointError if the sizes do not fit."""
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, torch.Tensor]:
+        """Run the network once, and return its outputs in fp32 as it makes them; with gradients where they are enabled.
+
+        Raises InputError before anything runs, and CheckpointError if the sizes do not fit.
+        """
         arrays = check_inputs(inputs, self.inputs)
         try:
-            outputs = self._run(
-                self._module, {n: torch.from_numpy(np.asarray(a, np.float32)) for n, a in arrays.items()}
-            )
+            return self._run(self._module, {n: torch.from_numpy(np.asarray(a, np.float32)) for n, a in arrays.items()})
         except RuntimeError as error:  # PyTorch's, of sizes that do not fit
             raise CheckpointError(
                 f"the source's {self._network} cannot run on the package's inputs, so the package was not made from it "
                 f"({str(error).strip().splitlines()[0]})"
             ) from error
+
+    @torch.inference_mode()
+    def predict(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run the network once, and return its outputs as the package declares them; raises as `run`."""
+        outputs = self.run(inputs)
         return {name: _as_declared(outputs[name].numpy(), feature) for name, feature in self.outputs.items()}

@@ -1,8 +1,8 @@
 """How much each layer's palette costs a UNet's prediction, and the bits that cost the least for their size.
 
-The error that a palette adds to a layer's weights grows through the network by a factor of the layer's own. It is
-measured once, at 4 bits; at other widths the error is as much larger or smaller as that of the weights. The bits follow
-by Lagrange's rule: no exchange of bits between layers of the same total size would lower the sum of errors.
+The error that a palette adds to a layer's weights grows through the network by a factor of the layer's own, its gain,
+which is measured by differentiation on many inputs. The bits follow by Lagrange's rule: no exchange of bits between
+layers of the same total size would lower the sum of errors.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,26 +22,24 @@ from converter.errors import CheckpointError
 from converter.networks.registry import UNET
 from converter.runtime import Feature
 from converter.sources.tensors import Tensors
+from converter.verification.gradients import weight_gains
 from converter.verification.reference import ReferenceNetwork
 from converter.weights.activations import Activation
-from converter.weights.blob import unpack
 from converter.weights.encodings import PALETTE_BITS
+from converter.weights.lookup import Lookup
 from converter.weights.palettes import palettize
 from converter.weights.recipe import FP16_BITS
 
 Inputs = Mapping[str, NDArray[Any]]
-#: The width at which layers are measured: its error is large beside fp16's rounding, and small beside the signal.
-MEASURED_BITS = 4
+#: A prediction, of two rows or one.
+A = TypeVar("A", NDArray[np.float32], torch.Tensor)
+#: A layer's gain on an input is at least this part of its greatest one, so that one of 0 does not decide the mean.
+_LEAST_GAIN = 1e-6
 
 
-def _decoded(array: NDArray[Any], bits: int) -> NDArray[np.float32]:
-    """Return a weight as a palette stores it."""
-    rounded = array.astype(np.float16)
-    if bits == FP16_BITS:
-        return rounded.astype(np.float32)
-    packed, palette = palettize(rounded, bits)
-    decoded: NDArray[np.float32] = palette[unpack(packed, bits, False, rounded.shape)].astype(np.float32)
-    return decoded
+def _palettized(array: NDArray[Any], bits: int) -> Lookup:
+    packed, palette = palettize(array.astype(np.float16), bits)
+    return Lookup(packed, bits, array.shape, (1,) * array.ndim, palette[None])
 
 
 class _Palettized(Tensors):
@@ -50,13 +48,29 @@ class _Palettized(Tensors):
     def __init__(self, tensors: Tensors) -> None:
         super().__init__([])
         self.metadata, self._entries = tensors.metadata, tensors._entries
-        #: Layer's path -> bits of its weight.
-        self.bits: dict[str, int] = {}
+        self._bits: Mapping[str, int] = {}
+        self._made: dict[str, Lookup] = {}
+
+    @contextmanager
+    def with_bits(self, bits: Mapping[str, int]) -> Iterator[None]:
+        """Give the weights of layers, by path, palettes of these bits, or round them to fp16."""
+        self._bits = bits
+        try:
+            yield
+        finally:
+            self._bits = {}
+            self._made.clear()
 
     def array(self, name: str) -> NDArray[Any]:
         array = super().array(name)
         layer, _, kind = name.rpartition(".")
-        return _decoded(array, self.bits[layer]) if kind == "weight" and layer in self.bits else array
+        if kind != "weight" or layer not in self._bits:
+            return array
+        if self._bits[layer] == FP16_BITS:
+            return array.astype(np.float16)
+        if layer not in self._made:
+            self._made[layer] = _palettized(array, self._bits[layer])
+        return self._made[layer].dense(np.float32)
 
 
 @dataclass(frozen=True)
@@ -65,25 +79,33 @@ class Layer:
 
     size: the number of its weight's elements.
     errors: bits -> the squared error of its weight.
-    noise: the mean squared error of the UNet's prediction with this layer at `measured` bits, for each calibration input.
+    gains: for each calibration input, the mean squared error of the UNet's prediction, relative to its peak, for each
+        squared error of the weight.
     """
 
     size: int
     errors: Mapping[int, float]
-    noise: tuple[float, ...]
+    gains: tuple[float, ...]
 
-    @property
-    def measured(self) -> int:
-        """MEASURED_BITS, or the most bits below at which a weight of few distinct values has an error."""
-        widths = [bits for bits in PALETTE_BITS if bits <= MEASURED_BITS and self.errors[bits] > 0]
-        return max(widths, default=MEASURED_BITS)
+    @cached_property
+    def gain(self) -> float:
+        """The geometric mean of the gains: errors are compared in dB, and a single input near a turning point of the
+        image, whose gain may be a thousand times that of others, would decide the arithmetic one."""
+        least = max(self.gains) * _LEAST_GAIN
+        return float(np.exp(np.mean(np.log(np.maximum(self.gains, least))))) if least > 0 else 0.0
 
     def cost(self, bits: int) -> float:
         """Return the mean squared error that the layer adds to the prediction at a width."""
-        usual = self.errors[self.measured]
-        if bits == FP16_BITS or usual == 0:
-            return 0.0
-        return float(np.mean(self.noise)) * self.errors[bits] / usual
+        return 0.0 if bits == FP16_BITS else self.gain * self.errors[bits]
+
+    def decibels(self, bits: int) -> list[float]:
+        """Return the PSNR in dB that each calibration's prediction has with this layer alone at a width."""
+        return [_decibels(gain * self.errors[bits]) for gain in self.gains]
+
+
+def _decibels(error: float) -> float:
+    """Return the PSNR in dB of a mean squared error relative to the peak."""
+    return -20 * math.log10(math.sqrt(error) + 1e-10)
 
 
 class Sensitivity:
@@ -116,30 +138,33 @@ class Sensitivity:
     def _predictions(self) -> list[NDArray[np.float32]]:
         return [self._guided(self._network.predict(inputs)["noise_pred"]) for inputs in self._calibration]
 
-    def _guided(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _guided(self, rows: A) -> A:
         if len(rows) != 2:
             return rows
         negative, positive = rows
-        guided: NDArray[np.float32] = negative + np.float32(self._guidance) * (positive - negative)
+        guided: A = negative + self._guidance * (positive - negative)
         return guided
 
     def _noise(self, bits: Mapping[str, int]) -> tuple[float, ...]:
-        self._tensors.bits = dict(bits)
-        predictions = self._predictions()
-        self._tensors.bits = {}
+        with self._tensors.with_bits(bits):
+            predictions = self._predictions()
         return tuple(float(np.square(a - b).mean()) for a, b in zip(predictions, self._exact, strict=True))
 
-    def layer(self, path: str) -> Layer:
-        """Measure one layer."""
+    def errors(self, path: str) -> dict[int, float]:
+        """Return the squared error of a layer's weight at each width of a palette."""
         weight = self._tensors.array(f"{path}.weight")
         rounded = weight.astype(np.float16).astype(np.float32)
-        errors = {
-            bits: float(np.square(_decoded(weight, bits) - rounded).sum(dtype=np.float64)) for bits in PALETTE_BITS
-        }
-        return Layer(weight.size, errors, self._noise({path: Layer(weight.size, errors, ()).measured}))
+        decoded = ((bits, _palettized(weight, bits).dense(np.float32)) for bits in PALETTE_BITS)
+        return {bits: float(np.square(array - rounded).sum(dtype=np.float64)) for bits, array in decoded}
 
-    def largest_inputs(self, paths: Iterable[str]) -> dict[str, float]:
-        """Return the greatest magnitude of each layer's input, over all calibration inputs."""
+    def gains(self, paths: Iterable[str], inputs: Inputs, seed: int) -> dict[str, float]:
+        """Return each layer's gain on inputs of the package; ``seed`` chooses what is projected."""
+        return weight_gains(
+            self._network, paths, inputs, lambda outputs: self._guided(outputs["noise_pred"]), seed=seed
+        )
+
+    def largest_inputs(self, paths: Iterable[str], calibration: Iterable[Inputs]) -> dict[str, float]:
+        """Return the greatest magnitude of each layer's input, over all of these inputs of the package."""
         largest: dict[str, float] = {}
 
         def note(path: str, x: torch.Tensor) -> torch.Tensor:
@@ -147,7 +172,8 @@ class Sensitivity:
             return x
 
         with self._changed_inputs({path: partial(note, path) for path in paths}):
-            self._predictions()
+            for inputs in calibration:
+                self._network.predict(inputs)
         return largest
 
     def activation(self, path: str, largest: float) -> Activation:
@@ -177,7 +203,7 @@ class Sensitivity:
     def decibels(self, noise: Sequence[float]) -> list[float]:
         """Return the PSNR in dB of each prediction with such an error, relative to its peak."""
         peaks = [float(np.abs(exact).max()) for exact in self._exact]
-        return [20 * math.log10(peak / (math.sqrt(error) + 1e-10)) for peak, error in zip(peaks, noise, strict=True)]
+        return [_decibels(error / peak**2) for peak, error in zip(peaks, noise, strict=True)]
 
     def psnr(self, bits: Mapping[str, int]) -> float:
         """Return the PSNR in dB of the prediction with palettes of these bits, averaged over the calibration inputs."""
@@ -196,8 +222,13 @@ def _exchanges(layers: Mapping[str, Layer], widths: Sequence[int]) -> Iterator[t
 
 
 def allocate(layers: Mapping[str, Layer], average: float) -> dict[str, int]:
-    """Return the bits of each layer that cost the prediction the least, with at most ``average`` bits for each element."""
-    widths = (*PALETTE_BITS, FP16_BITS)
+    """Return the bits of each layer that cost the prediction the least, with at most ``average`` bits for each element.
+
+    No layer gets less than a bit below the average, rounded down to a width: errors of very few bits are not small, and
+    do more harm than gains tell.
+    """
+    least = max(bits for bits in PALETTE_BITS if bits <= max(average - 1, 1))
+    widths = (*(bits for bits in PALETTE_BITS if bits >= least), FP16_BITS)
     bits = dict.fromkeys(layers, widths[0])
     left = (average - widths[0]) * sum(layer.size for layer in layers.values())
     stopped: set[str] = set()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ from converter.progress import Progress
 from converter.runtime import Network
 from converter.runtime.program import declared_features
 from converter.sources.source import open_source
-from converter.verification.sensitivity import MEASURED_BITS, Layer, Sensitivity, allocate
+from converter.verification.sensitivity import Layer, Sensitivity, allocate
 from converter.weights.activations import LEAST_DB, LEAST_LARGEST, MOST_LARGEST, Activation, Activations
 from converter.weights.encodings import Encoding, Encodings
 from converter.weights.recipe import Recipe
@@ -36,21 +37,33 @@ from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
 from server.terminal import Bar
 
-#: What is measured of a layer.
-T = TypeVar("T", Layer, Activation)
+#: A finished part of an analysis: the errors of a layer's weight, the layers' gains on an input, or a layer's activations.
+T = TypeVar("T", dict[int, float], dict[str, float], Activation)
+_Inputs: TypeAlias = dict[str, NDArray[Any]]
 
 _PROMPTS = (
     "a black and brown dog standing outside a door",
     "a red circle on a blue background",
     "a train with graffiti on it, a mountain range in the background",
     "a portrait of an old woman, oil painting",
+    "two bowls of soup and a spoon on a wooden table, photo from above",
+    "a city at night in the rain, neon signs, anime",
+    "a small white house by the sea, watercolor",
+    "a robot reading a newspaper, 3d render",
 )
 #: Larger images take longer, and change little: a layer's sensitivity is an average over pixels.
 _LARGEST = 256
 _STEPS = 8
+#: Steps of the images on which gains are measured: so many of each prompt's, and of all together. One more of each prompt is
+#: for comparing recipes, since on what they were chosen for they seem better than they are.
+_STEPS_EACH, _STEPS_TOGETHER = 2, 16
+#: The inputs on which the activations of a layer after the other are measured.
+_FOR_ACTIVATIONS = 4
 _LOCK = "lock"
 #: Widths that are measured for all layers at once, to compare recipes with.
 _UNIFORM = (8, 6, 4)
+#: The width for which the file tells what each layer alone costs.
+_SINGLE_BITS = 4
 
 
 @dataclass(frozen=True)
@@ -58,7 +71,7 @@ class AnalyzeOptions:
     """What to measure on, and which recipes to write.
 
     averages: bits for each element of the layers, on average, one recipe each.
-    prompts: of the images; empty: four of ours.
+    prompts: of the images; empty: eight of ours.
     size: of the images; None: the smaller of the checkpoint's and 256x256.
     activations: measure layers' inputs in 8 bits, and write no recipes.
     """
@@ -86,7 +99,15 @@ class _Recorder:
         return self._network.predict(inputs)
 
 
-def _calibration(model: ModelFolder, prompts: Sequence[str], bar: Bar) -> list[dict[str, NDArray[Any]]]:
+@dataclass(frozen=True)
+class _Calibration:
+    """Inputs of the UNet: those that gains are measured on, and others, one for each prompt, that recipes are compared on."""
+
+    measured: list[_Inputs]
+    compared: list[_Inputs]
+
+
+def _calibration(model: ModelFolder, prompts: Sequence[str], bar: Bar) -> _Calibration:
     """Return inputs of the UNet from images of the prompts, each prompt's from a later step than the one before."""
     recorders: list[_Recorder] = []
 
@@ -97,44 +118,49 @@ def _calibration(model: ModelFolder, prompts: Sequence[str], bar: Bar) -> list[d
         recorders.append(_Recorder(network))
         return recorders[-1]
 
-    pipeline, chosen = StableDiffusion(model, {}, loader), []
+    pipeline, result = StableDiffusion(model, {}, loader), _Calibration([], [])
     for number, prompt in enumerate(prompts):
         bar.show("calibration images", number, len(prompts))
         for _ in pipeline.generate(bind(model.manifest, prompt=prompt, steps=_STEPS, seed=number), {}):
             pass
         (recorder,) = recorders
-        chosen.append(recorder.calls[number * (len(recorder.calls) - 1) // max(len(prompts) - 1, 1)])
-        recorder.calls.clear()
-    return chosen
+        calls = recorder.calls
+        first = number * (len(calls) - 1) // max(len(prompts) - 1, 1)
+        count = min(max(_STEPS_EACH, -(-_STEPS_TOGETHER // len(prompts))), len(calls) - 1)
+        *measured, compared = [calls[(first + len(calls) * k // (count + 1)) % len(calls)] for k in range(count + 1)]
+        result.measured.extend(measured)
+        result.compared.append(compared)
+        recorder.calls = []
+    return result
 
 
 class _Finished(Generic[T]):
-    """The layers that are measured, on disk after each, so that an interrupted analysis continues."""
+    """What is measured, by name, on disk after each, so that an interrupted analysis continues."""
 
     def __init__(self, file: Path, identity: list[Any], kind: type[T]) -> None:
         self._file, self._identity = file, identity
-        self.layers: dict[str, T] = {}
+        self._done: dict[str, T] = {}
         if file.is_file():
             try:
                 content = json.loads(file.read_bytes())
                 if content["identity"] == identity:
-                    self.layers = TypeAdapter(dict[str, kind]).validate_python(content["layers"])  # type: ignore[valid-type]
+                    self._done = TypeAdapter(dict[str, kind]).validate_python(content["done"])  # type: ignore[valid-type]
             except (ValueError, LookupError, TypeError):
                 pass  # damaged: everything is measured again
 
-    def add(self, path: str, layer: T) -> None:
-        self.layers[path] = layer
-        content = {"identity": self._identity, "layers": {name: asdict(each) for name, each in self.layers.items()}}
-        _replace(self._file, json.dumps(content))
+    def _add(self, name: str, found: T) -> None:
+        self._done[name] = found
+        content = {"identity": self._identity, "done": self._done}
+        _replace(self._file, TypeAdapter(dict[str, Any]).dump_json(content).decode())
 
-    def measured(self, paths: Iterable[str], measure: Callable[[str], T], bar: Bar) -> dict[str, T]:
-        """Return the layers at ``paths``; ``measure`` those that are missing."""
-        wanted = list(paths)
-        for number, path in enumerate(wanted):
-            bar.show("layers", number, len(wanted), path)
-            if path not in self.layers:
-                self.add(path, measure(path))
-        return {path: self.layers[path] for path in wanted}
+    def measured(self, what: str, names: Iterable[str], measure: Callable[[str], T], bar: Bar) -> dict[str, T]:
+        """Return what is measured by each of these names; ``measure`` those that are missing."""
+        wanted = list(names)
+        for number, name in enumerate(wanted):
+            bar.show(what, number, len(wanted), name)
+            if name not in self._done:
+                self._add(name, measure(name))
+        return {name: self._done[name] for name in wanted}
 
 
 @contextmanager
@@ -194,39 +220,65 @@ def _recipes(
     return baselines, recipes
 
 
-def _analyze_weights(
-    plan: ConversionPlan, sensitivity: Sensitivity, file: Path, options: AnalyzeOptions, bar: Bar
-) -> tuple[dict[str, Any], list[str]]:
+@dataclass(frozen=True)
+class _Analysis:
+    """A checkpoint's UNet, what it is measured on, and the folder that keeps what is finished."""
+
+    plan: ConversionPlan
+    sensitivity: Sensitivity
+    calibration: _Calibration
+    parts: Path
+    options: AnalyzeOptions
+    bar: Bar
+
+    def finished(self, name: str, kind: type[T]) -> _Finished[T]:
+        identity = [__version__, self.plan.fingerprint, self.options.used_prompts]
+        return _Finished(self.parts / f"{name}.json", identity, kind)
+
+    def layers(self) -> dict[str, Layer]:
+        """Measure the layers' sensitivity."""
+        shapes, seen = _compressible(self.plan), self.calibration.measured
+        errors = self.finished("errors", dict[int, float]).measured(
+            "palettes", shapes, self.sensitivity.errors, self.bar
+        )
+        gains = self.finished("gains", dict[str, float]).measured(
+            "sensitivity",
+            [f"input {number}" for number in range(len(seen))],
+            lambda name: self.sensitivity.gains(shapes, seen[(n := int(name.split()[1]))], n),
+            self.bar,
+        )
+        return {
+            path: Layer(math.prod(shape), errors[path], tuple(each[path] for each in gains.values()))
+            for path, shape in shapes.items()
+        }
+
+
+def _analyze_weights(analysis: _Analysis) -> tuple[dict[str, Any], list[str]]:
     """Return the content of a file of recipes, and what to print of it."""
-    shapes = _compressible(plan)
-    finished = _Finished(file, [__version__, plan.fingerprint, options.used_prompts], Layer)
-    layers = finished.measured(shapes, sensitivity.layer, bar)
-    baselines, recipes = _recipes(layers, sensitivity, options.averages, bar)
-    single = {
-        path: [round(db, 1) for db in sensitivity.decibels(layer.noise)]
-        for path, layer in layers.items()
-        if layer.measured == MEASURED_BITS
-    }
+    shapes, layers = _compressible(analysis.plan), analysis.layers()
+    baselines, recipes = _recipes(layers, analysis.sensitivity, analysis.options.averages, analysis.bar)
+    single = {path: [round(db, 1) for db in layer.decibels(_SINGLE_BITS)] for path, layer in layers.items()}
     lines = []
     for name, db in baselines.items():
         average = "" if name not in recipes else f"{Recipe(name, recipes[name]).average(shapes):5.2f} bits on average"
         lines.append(f"{name:32} {db:5.1f} dB  {average}".rstrip())
-    return {"single_layer": {str(MEASURED_BITS): single}, "baselines": baselines, "recipes": recipes}, lines
+    return {"single_layer": {str(_SINGLE_BITS): single}, "baselines": baselines, "recipes": recipes}, lines
 
 
-def _analyze_activations(
-    plan: ConversionPlan, sensitivity: Sensitivity, file: Path, options: AnalyzeOptions, bar: Bar
-) -> tuple[dict[str, Any], list[str]]:
+def _analyze_activations(analysis: _Analysis) -> tuple[dict[str, Any], list[str]]:
     """Return the content of a file of activations, and what to print of it."""
     # What depends on the time alone is computed once for an image, and has nothing to gain.
-    paths = [path for path in _compressible(plan) if not path.endswith("time_emb_proj") and "embedding" not in path]
-    bar.show("ranges", 0, 1)
-    largest = sensitivity.largest_inputs(paths)
-    finished = _Finished(file, [__version__, plan.fingerprint, options.used_prompts], Activation)
-    layers = finished.measured(
+    paths = [
+        path for path in _compressible(analysis.plan) if not path.endswith("time_emb_proj") and "embedding" not in path
+    ]
+    analysis.bar.show("ranges", 0, 1)
+    seen = [*analysis.calibration.measured, *analysis.calibration.compared]
+    largest = analysis.sensitivity.largest_inputs(paths, seen)
+    layers = analysis.finished("activations", Activation).measured(
+        "layers",
         [path for path in paths if LEAST_LARGEST <= largest.get(path, 0) <= MOST_LARGEST],
-        lambda path: sensitivity.activation(path, largest[path]),
-        bar,
+        lambda path: analysis.sensitivity.activation(path, largest[path]),
+        analysis.bar,
     )
     chosen = Activations(layers).scales
     about = f"{len(chosen)} of {len(layers)} layers keep {LEAST_DB:.0f} dB with inputs of 8 bits"
@@ -234,7 +286,7 @@ def _analyze_activations(
 
 
 def _compressible(plan: ConversionPlan) -> dict[str, tuple[int, ...]]:
-    usual = Encodings(Encoding("palette", MEASURED_BITS))
+    usual = Encodings(Encoding("palette", _SINGLE_BITS))
     return {layer: shape for layer, shape in plan.layers(UNET.name).items() if usual.of(layer, shape) is not None}
 
 
@@ -251,15 +303,18 @@ def analyze_checkpoint(source: str, out: Path, options: AnalyzeOptions) -> int:
 def _analyze(plan: ConversionPlan, parts: Path, out: Path, options: AnalyzeOptions) -> list[str]:
     """Write the file ``out``, by what is in ``parts`` or is written there; return what to print."""
     bar = Bar()
-    analyze, name = (_analyze_activations, "activations") if options.activations else (_analyze_weights, "layers")
     try:
         model = write_model(plan, parts / "model", lambda p: _show_conversion(bar, p))
         package = model.default(UNET.name)
         features = declared_features(model.path / package.path, package.function)
         calibration = _calibration(model, options.used_prompts, bar)
         scale = model.manifest.defaults.guidance_scale
-        sensitivity = Sensitivity(plan.config(UNET.name), plan.tensors(UNET.name), *features, calibration, scale)
-        found, lines = analyze(plan, sensitivity, parts / f"{name}.json", options, bar)
+        compared = calibration.compared
+        if options.activations:
+            compared = compared[:: -(-len(compared) // _FOR_ACTIVATIONS)]
+        sensitivity = Sensitivity(plan.config(UNET.name), plan.tensors(UNET.name), *features, compared, scale)
+        analysis = _Analysis(plan, sensitivity, calibration, parts, options, bar)
+        found, lines = (_analyze_activations if options.activations else _analyze_weights)(analysis)
     finally:
         bar.close()
     content = {"model_version": plan.name, "made_by": f"anemone {__version__}", **found}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -9,37 +10,45 @@ import pytest
 from converter.conversion.convert import convert
 from converter.errors import AnemoneError
 from converter.options import ConvertOptions
-from converter.verification.sensitivity import Layer, Sensitivity
+from converter.verification.sensitivity import Sensitivity
 from converter.weights.recipe import Recipe
 from server.cli.analyzing import _Finished, _parts
 from server.cli.main import main
+from server.terminal import Bar
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def recipes(checkpoint, tmp_path_factory):
-    """Recipes of the tiny checkpoint; the analysis was interrupted after its third layer."""
+    """Recipes of the tiny checkpoint; the analysis was interrupted in its third layer, and in its third input."""
     out = tmp_path_factory.mktemp("analyzed") / "recipes.json"
     words = ["analyze", str(checkpoint), "-o", str(out), "--average", "4.5", "--average", "3", "--prompt", "blue red"]
-    measure, measured = Sensitivity.layer, []
+    measured: list[list[str]] = []
 
-    def interrupted(self, path):
-        if len(measured) == 3:
-            raise KeyboardInterrupt
-        measured.append(path)
-        return measure(self, path)
+    def counted(method, most):
+        measure = getattr(Sensitivity, method)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Sensitivity, "layer", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            main(words)
-        assert not out.exists()
-        again = []
-        patch.setattr(Sensitivity, "layer", lambda self, path: (again.append(path), measure(self, path))[1])
-        assert main(words) == 0
-    assert measured
-    assert not set(measured) & set(again)
+        def measured_at_most(self, *args):
+            if len(measured[-1]) == most:
+                raise KeyboardInterrupt
+            measured[-1].append(f"{method} {args[0] if len(args) == 1 else args[2]}")
+            return measure(self, *args)
+
+        return measured_at_most
+
+    for method, most in (("errors", 2), ("gains", 2), ("gains", 1000)):
+        measured.append([])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Sensitivity, method, counted(method, most))
+            if most == 2:
+                with pytest.raises(KeyboardInterrupt):
+                    main(words)
+                assert not out.exists()
+            else:
+                assert main(words) == 0
+    assert all(measured)
+    assert len(set(itertools.chain(*measured))) == sum(map(len, measured))
     return out
 
 
@@ -132,11 +141,19 @@ def test_two_analyses_do_not_write_one_file(tmp_path):
         assert parts.is_dir()
 
 
-@pytest.mark.parametrize("content", ["", '{"identity": ', "[]", "{}", '{"identity": ["1"], "layers": {"conv_in": 3}}'])
+@pytest.mark.parametrize("content", ["", '{"identity": ', "[]", "{}", '{"identity": ["1"], "done": {"conv_in": 3}}'])
 def test_what_was_measured_is_measured_again_if_its_file_is_damaged(tmp_path, content):
-    file = tmp_path / "layers.json"
-    finished = _Finished(file, ["1"], Layer)
-    finished.add("conv_in", Layer(4, {4: 0.5}, (0.25,)))
-    assert _Finished(file, ["1"], Layer).layers == finished.layers
+    file, measured = tmp_path / "errors.json", []
+
+    def measure(name):
+        measured.append(name)
+        return {4: 0.5}
+
+    def errors():
+        return _Finished(file, ["1"], dict[int, float]).measured("palettes", ["conv_in"], measure, Bar())
+
+    assert errors() == errors() == {"conv_in": {4: 0.5}}
+    assert measured == ["conv_in"]
     file.write_text(content)
-    assert _Finished(file, ["1"], Layer).layers == {}
+    assert errors() == {"conv_in": {4: 0.5}}
+    assert measured == ["conv_in", "conv_in"]
