@@ -12,7 +12,7 @@ function    one function: its inputs, constants and outputs
 graph       the operations
 """
 
-from converter.mil.compressed import check_encoding
+from converter.mil.compressed import can_store, check_encoding
 from converter.mil.graph import Graph
 from converter.mil.target import MACOS13, MACOS14, MACOS15, TARGETS, Target, TargetError, TargetName, target_named
 from converter.mil.tensor import BOOL, FP16, FP32, INT32, UINT16, Array, Tensor, is_identifier
@@ -36,6 +36,7 @@ __all__ = [
     "Tensor",
     "Unwritten",
     "Weights",
+    "can_store",
     "check_encoding",
     "is_identifier",
     "target_named",

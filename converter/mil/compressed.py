@@ -28,6 +28,15 @@ def check_encoding(encoding: Encoding, target: Target) -> None:
     raise TargetError(f"{what} need macOS 15, and the target is {target.name}; convert for macOS15")
 
 
+def can_store(encoding: Encoding, target: Target) -> bool:
+    """Return whether the target's programs can store weights in an encoding."""
+    try:
+        check_encoding(encoding, target)
+    except TargetError:
+        return False
+    return True
+
+
 def stored_form(
     encoding: Encoding, shape: tuple[int, ...], target: Target
 ) -> tuple[str, Sequence[Part], Mapping[str, Array]]:

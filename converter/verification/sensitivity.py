@@ -221,14 +221,16 @@ def _exchanges(layers: Mapping[str, Layer], widths: Sequence[int]) -> Iterator[t
             at = to
 
 
-def allocate(layers: Mapping[str, Layer], average: float) -> dict[str, int]:
+def allocate(layers: Mapping[str, Layer], average: float, palettes: Sequence[int] = PALETTE_BITS) -> dict[str, int]:
     """Return the bits of each layer that cost the prediction the least, with at most ``average`` bits for each element.
+
+    ``palettes`` are the widths that may be chosen beside fp16, the least first.
 
     No layer gets less than a bit below the average, rounded down to a width: errors of very few bits are not small, and
     do more harm than gains tell.
     """
-    least = max(bits for bits in PALETTE_BITS if bits <= max(average - 1, 1))
-    widths = (*(bits for bits in PALETTE_BITS if bits >= least), FP16_BITS)
+    least = max(bits for bits in palettes if bits <= max(average - 1, palettes[0]))
+    widths = (*(bits for bits in palettes if bits >= least), FP16_BITS)
     bits = dict.fromkeys(layers, widths[0])
     left = (average - widths[0]) * sum(layer.size for layer in layers.values())
     stopped: set[str] = set()

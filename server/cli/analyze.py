@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from typing import get_args
 
 from converter.errors import AnemoneError
-from server.cli.flags import Commands, add_command, size
+from converter.options import DEFAULT_OPTIONS, OPTIONS
+from server.cli.flags import Commands, add_command, flag, size
 from server.cli.parser import path, text
 
 #: Averages of the recipes, in bits for each element; Apple's published ones lie between 2.7 and 4.5.
@@ -28,12 +30,11 @@ def add_analyze(commands: Commands) -> None:
         commands,
         "analyze",
         "Find how many bits the palette of each of a UNet's layers needs, and write recipes for `anemone convert --recipe`",
-        "examples:\n  anemone analyze ./stable-diffusion-v1-5 -o recipes.json\n"
+        "examples:\n  anemone analyze ./stable-diffusion-v1-5 -o recipes.json --target macOS15\n"
         "  anemone analyze ./dreamlike.safetensors -o recipes.json --average 4.5 --prompt 'a castle' --prompt 'a cat'\n"
-        "  anemone convert ./dreamlike.safetensors -o ./dreamlike --recipe recipes.json#recipe_4.50_bit_mixedpalette --target macOS15\n"
+        "  anemone convert ./dreamlike.safetensors -o ./dreamlike --recipe recipes.json#recipe_4.50_bit_mixedpalette\n"
         "  anemone analyze ./stable-diffusion-v1-5 -o activations.json --activations\n"
-        "Each layer is compressed in turn, and the UNet's prediction compared. If it is interrupted, the same command\n"
-        "continues where it stopped.",
+        "If it is interrupted, the same command continues where it stopped.",
     )
     analyze.add_argument("source", type=text, help="the checkpoint, as for `anemone convert`")
     analyze.add_argument(
@@ -51,7 +52,14 @@ def add_analyze(commands: Commands) -> None:
         "--prompt",
         action="append",
         type=text,
-        help="measure on images of this prompt; may be given several times (four)",
+        help="measure on images of this prompt; may be given several times (eight of ours)",
+    )
+    target = OPTIONS["target"]
+    analyze.add_argument(
+        flag("target"),
+        choices=get_args(target.value),
+        default=DEFAULT_OPTIONS.target,
+        help="choose among the widths that packages for this macOS may have: 3 bits need macOS15 (%(default)s)",
     )
     analyze.add_argument("--size", type=size, metavar="WxH", help="measure at this image size (at most 256x256)")
     analyze.add_argument(
@@ -68,5 +76,5 @@ def _analyze(args: argparse.Namespace) -> int:
     if args.activations and args.average:
         raise AnemoneError("--average is for recipes, which --activations does not write; leave one out")
     averages = tuple(args.average or AVERAGES)
-    options = AnalyzeOptions(averages, tuple(args.prompt or ()), args.size, args.activations)
+    options = AnalyzeOptions(averages, tuple(args.prompt or ()), args.size, args.target, args.activations)
     return analyze_checkpoint(args.source, args.out, options)

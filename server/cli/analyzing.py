@@ -22,15 +22,16 @@ from converter.conversion.convert import write_model
 from converter.conversion.plan import ConversionPlan, make_plan
 from converter.errors import AnemoneError, CheckpointError
 from converter.folder import ModelFolder
+from converter.mil import can_store, target_named
 from converter.networks.registry import UNET
-from converter.options import ConvertOptions, Size
+from converter.options import DEFAULT_OPTIONS, ConvertOptions, Size
 from converter.progress import Progress
 from converter.runtime import Network
 from converter.runtime.program import declared_features
 from converter.sources.source import open_source
 from converter.verification.sensitivity import Layer, Sensitivity, allocate
 from converter.weights.activations import LEAST_DB, LEAST_LARGEST, MOST_LARGEST, Activation, Activations
-from converter.weights.encodings import Encoding, Encodings
+from converter.weights.encodings import PALETTE_BITS, Encoding, Encodings
 from converter.weights.recipe import Recipe
 from server.pipeline.networks import load_package
 from server.pipeline.request import bind
@@ -73,13 +74,20 @@ class AnalyzeOptions:
     averages: bits for each element of the layers, on average, one recipe each.
     prompts: of the images; empty: eight of ours.
     size: of the images; None: the smaller of the checkpoint's and 256x256.
+    target: the name of the macOS whose packages a recipe is for, which decides the widths.
     activations: measure layers' inputs in 8 bits, and write no recipes.
     """
 
     averages: tuple[float, ...]
     prompts: tuple[str, ...] = ()
     size: Size | None = None
+    target: str = DEFAULT_OPTIONS.target
     activations: bool = False
+
+    @property
+    def widths(self) -> list[int]:
+        """The bits that a layer's palette may have."""
+        return [bits for bits in PALETTE_BITS if can_store(Encoding("palette", bits), target_named(self.target))]
 
     @property
     def used_prompts(self) -> list[str]:
@@ -204,18 +212,18 @@ def _plan(source: str, options: AnalyzeOptions) -> ConversionPlan:
 
 
 def _recipes(
-    layers: Mapping[str, Layer], sensitivity: Sensitivity, averages: Sequence[float], bar: Bar
+    layers: Mapping[str, Layer], sensitivity: Sensitivity, options: AnalyzeOptions, bar: Bar
 ) -> tuple[dict[str, float], dict[str, dict[str, int]]]:
     """Return the PSNR in dB with all layers at each uniform width and with each recipe, by name, and the recipes."""
     baselines: dict[str, float] = {}
     recipes: dict[str, dict[str, int]] = {}
-    total = len(_UNIFORM) + len(averages)
+    total = len(_UNIFORM) + len(options.averages)
     for number, bits in enumerate(_UNIFORM):
         bar.show("all layers at once", number, total, f"{bits} bits")
         baselines[f"palette_{bits}bit"] = round(sensitivity.psnr(dict.fromkeys(layers, bits)), 2)
-    for number, average in enumerate(averages, len(_UNIFORM)):
+    for number, average in enumerate(options.averages, len(_UNIFORM)):
         bar.show("all layers at once", number, total, f"{average:g} bits")
-        recipe, name = allocate(layers, average), f"recipe_{average:.2f}_bit_mixedpalette"
+        recipe, name = allocate(layers, average, options.widths), f"recipe_{average:.2f}_bit_mixedpalette"
         recipes[name], baselines[name] = recipe, round(sensitivity.psnr(recipe), 2)
     return baselines, recipes
 
@@ -256,7 +264,7 @@ class _Analysis:
 def _analyze_weights(analysis: _Analysis) -> tuple[dict[str, Any], list[str]]:
     """Return the content of a file of recipes, and what to print of it."""
     shapes, layers = _compressible(analysis.plan), analysis.layers()
-    baselines, recipes = _recipes(layers, analysis.sensitivity, analysis.options.averages, analysis.bar)
+    baselines, recipes = _recipes(layers, analysis.sensitivity, analysis.options, analysis.bar)
     single = {path: [round(db, 1) for db in layer.decibels(_SINGLE_BITS)] for path, layer in layers.items()}
     lines = []
     for name, db in baselines.items():

@@ -141,6 +141,12 @@ def test_no_layer_gets_less_than_a_bit_below_the_average():
     assert [min(allocate(chosen, wanted).values()) for wanted in (1.5, 3.0, 4.5, 8.0)] == [1, 2, 3, 6]
 
 
+def test_only_widths_that_a_target_has_are_chosen():
+    chosen = layers(1.0, 3.0, 10.0, 30.0, 1e-3)
+    assert 3 in allocate(chosen, 4.5).values()
+    assert set(allocate(chosen, 4.5, (1, 2, 4, 6, 8)).values()) <= {2, 4, 6, 8}
+
+
 def test_a_gain_is_a_mean_in_decibels_which_no_single_input_decides():
     errors = dict.fromkeys(PALETTE_BITS, 1.0)
     assert Layer(10, errors, (1.0, 4.0, 1e4)).gain == pytest.approx(4e4 ** (1 / 3))
