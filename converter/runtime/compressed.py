@@ -49,8 +49,12 @@ class Compressed:
         """The number of elements of the dense array."""
         return math.prod(self.shape)
 
-    def dense(self, dtype: np.dtype[Any] | None = None) -> Array:
-        """Decode the array, at each call again, and convert it to ``dtype``; raises PackageError if the parameters do not fit together."""
+    def dense(self, dtype: np.dtype[Any] | None = None, *, out: Array | None = None) -> Array:
+        """Decode the array, at each call again, and convert it to ``dtype``.
+
+        It is in ``out``, a row of that type with as many elements or more, where that saves memory. Raises PackageError if
+        the parameters do not fit together.
+        """
         decode = _DECODERS[self.kind, self.output]
         sources = {
             name: value if isinstance(value, str) or name in _INDICES else dense(value)
@@ -60,7 +64,7 @@ class Compressed:
             decoded = decode(self.shape, **sources)
             if isinstance(decoded, Lookup):
                 rounded = replace(decoded, values=decoded.values.astype(self.dtype, copy=False))
-                return rounded.dense(self.dtype if dtype is None else dtype).reshape(self.shape)
+                return rounded.dense(self.dtype if dtype is None else dtype, out=out).reshape(self.shape)
             array = decoded.astype(self.dtype, copy=False).reshape(self.shape)
             return array if dtype is None else array.astype(dtype, copy=False)
         except (ValueError, IndexError, TypeError, AttributeError, ArithmeticError) as error:

@@ -29,11 +29,15 @@ from converter.runtime.state import STATE_OPERATORS, State, checked_state, witho
 
 @dataclass(frozen=True)
 class _Stored:
-    """A constant that stays in its file; each use copies it."""
+    """A constant that stays in its file; each use copies it. ``read_only``: no result of its operation shares its memory."""
 
     value: Value
+    read_only: bool
 
-    def fetch(self) -> torch.Tensor | str:
+    def fetch(self, scratch: NDArray[np.float32]) -> torch.Tensor | str:
+        """Return the constant; a compressed one may be in ``scratch``, until the next one is fetched."""
+        if isinstance(self.value, Compressed) and self.read_only and self.value.size <= scratch.size:
+            return torch.from_numpy(self.value.dense(scratch.dtype, out=scratch))
         return to_tensor(self.value)
 
 
@@ -66,9 +70,11 @@ class _Step:
 _OPERATORS = {**OPERATORS, **STATE_OPERATORS}
 #: Constants of at least this many elements stay in the file.
 _LARGE = 4096
-#: From so many rows for each weight on, decoding the weights takes less than a tenth of the products' time. Its costs are
-#: estimates: 0.8 ns a weight decoded in isolation, 0.03 ns a row. Stable Diffusion 1.5's UNet has 788 rows on average, its
-#: text encoder 77; nothing between was tried.
+#: Operations with a weight.
+_PRODUCTS = ("conv", "linear")
+#: From so many rows for each weight on, decoding the weights takes less than a tenth of the products' time: 0.8 ns a weight,
+#: where they take 0.023 ns for each row (a step of Stable Diffusion 1.5's UNet on two cores, AVX-512 VNNI). It has 788 rows on
+#: average, its text encoder 77; nothing between was tried.
 _MANY_ROWS = 400
 
 
@@ -76,7 +82,7 @@ def _decodes_at_use(program: Program) -> bool:
     """Return whether a program's compressed weights are used for so many rows that they need not be kept decoded."""
     weights = products = 0
     for op in program.operations:
-        for value in op.constants.get("weight", ()) if op.kind in ("conv", "linear") else ():
+        for value in op.constants.get("weight", ()) if op.kind in _PRODUCTS else ():
             if isinstance(value, Compressed) and op.shapes[0] is not None:
                 weights += value.size
                 products += value.size * math.prod(op.shapes[0]) // value.shape[0]
@@ -129,16 +135,20 @@ class MILNetwork:
         self.ranges: dict[str, Range] = {}
         self._precision, self._narrow_slices, self._record = precision, narrow_slices, record
         self._stream, self._stream_compressed = stream, _decodes_at_use(program)
-        self._shared: dict[int, torch.Tensor | str | _Stored] = {}
+        self._shared: dict[tuple[int, bool], torch.Tensor | str | _Stored] = {}
+        #: The elements of the largest compressed weight that is decoded at each use.
+        self._largest = 0
         self._steps = self._compile(program)
 
-    def _constant(self, value: Value) -> torch.Tensor | str | _Stored:
-        """Return the tensor of a stored constant, the same for all operations that use it."""
-        key = id(value)
+    def _constant(self, value: Value, read_only: bool) -> torch.Tensor | str | _Stored:
+        """Return the tensor of a stored constant, the same for all operations that use it alike."""
+        key = id(value), read_only
         if key not in self._shared:
             large = not isinstance(value, str) and value.size >= _LARGE
             streamed = self._stream or (self._stream_compressed and isinstance(value, Compressed))
-            self._shared[key] = _Stored(value) if streamed and large else to_tensor(value)
+            if streamed and large and read_only and isinstance(value, Compressed):
+                self._largest = max(self._largest, value.size)
+            self._shared[key] = _Stored(value, read_only) if streamed and large else to_tensor(value)
         return self._shared[key]
 
     def _compile(self, program: Program) -> list[_Step]:
@@ -160,7 +170,7 @@ class MILNetwork:
     def _step(self, op: Operation, freed: tuple[str, ...]) -> _Step:
         constants: dict[str, Any] = {}
         for name, values in op.constants.items():
-            bound = [self._constant(v) for v in values]
+            bound = [self._constant(v, op.kind in _PRODUCTS and name == "weight") for v in values]
             constants[name] = bound if name in TUPLES else bound[0]
         inputs = tuple((name, tuple(names)) for name, names in op.inputs.items())
         form = result_format(op, self._precision, narrow_slices=self._narrow_slices)
@@ -192,11 +202,13 @@ class MILNetwork:
         for name, array in check_inputs(inputs, self.inputs).items():
             copied = array.astype(np.float32) if array.dtype.kind == "f" else np.array(array)
             live[name] = torch.from_numpy(copied)
+        # One place for one weight after another: decoding a UNet took 0.7 s of a step of 15.5, and 1.4 into new memory.
+        scratch = np.empty(self._largest, np.float32)
         for step in self._steps:
             tensors = {
                 name: [live[n] for n in names] if name in TUPLES else live[names[0]] for name, names in step.inputs
             }
-            constants = {k: v.fetch() if isinstance(v, _Stored) else v for k, v in step.constants.items()}
+            constants = {k: v.fetch(scratch) if isinstance(v, _Stored) else v for k, v in step.constants.items()}
             try:
                 result = step.run(**constants, **tensors)
             except FAULTS as error:

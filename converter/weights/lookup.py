@@ -68,8 +68,11 @@ class Lookup:
             tables = np.repeat(tables, self.shape[axis] // self.groups[axis], axis)
         return run, np.ascontiguousarray(tables.reshape(-1))
 
-    def dense(self, dtype: DTypeLike, *, in_c: bool = True) -> Array:
-        """Return the array, its values converted to ``dtype``; ``in_c=False`` computes with NumPy."""
+    def dense(self, dtype: DTypeLike, *, out: Array | None = None, in_c: bool = True) -> Array:
+        """Return the array, its values converted to ``dtype``; ``in_c=False`` computes with NumPy.
+
+        Computed in C it is in ``out``, a contiguous row of that type with as many elements or more, if that is given.
+        """
         native = library("_lookup") if in_c else None
         values = np.ascontiguousarray(self.values, dtype)
         run, tables = self._runs()
@@ -77,7 +80,8 @@ class Lookup:
             indices = unpack(self.indices, self.bits, False, (tables.size, run))
             chosen: Array = values[tables[:, None], indices].reshape(self.shape)
             return chosen
-        indices, result = np.ascontiguousarray(self.indices), np.empty(self.shape, values.dtype)
+        indices, size = np.ascontiguousarray(self.indices), math.prod(self.shape)
+        result = (np.empty(size, values.dtype) if out is None else out[:size]).reshape(self.shape)
 
         def decode(begin: int, end: int) -> None:
             native.look_up(

@@ -50,6 +50,15 @@ def test_each_element_is_its_tables_value(shape, groups, bits, in_c):
         np.testing.assert_array_equal(decoded, expected)
 
 
+def test_an_array_is_decoded_into_a_larger_place():
+    lookup = Lookup(np.array([0b11100100], np.uint8), 2, (2, 2), (1, 1), np.arange(4, dtype=np.float32)[None])
+    place = np.full(6, np.nan, np.float32)
+    np.testing.assert_array_equal(lookup.dense(np.float32, out=place), [[0, 1], [2, 3]])
+    if library("_lookup") is not None:
+        np.testing.assert_array_equal(place[:4], [0, 1, 2, 3])
+    assert np.isnan(place[4:]).all()
+
+
 @pytest.mark.parametrize("groups", [(1, 1), (8, 1)])
 def test_threads_share_a_large_array_and_leave_no_element_out(groups, monkeypatch):
     monkeypatch.setattr("converter.weights.lookup.cores", lambda: 3)
