@@ -109,6 +109,11 @@ def test_recipes_and_activations_are_not_asked_for_at_once(checkpoint, tmp_path,
     assert "--average is for recipes" in capsys.readouterr().err
 
 
+def test_loras_in_prompts_are_refused_because_the_checkpoint_alone_is_measured(tmp_path, capsys):
+    assert main(["analyze", "nowhere", "-o", str(tmp_path / "x"), "--prompt", "a cat <lora:film:0.5>"]) == 1
+    assert "--prompt has <lora:film:0.5>, but the checkpoint alone is measured" in capsys.readouterr().err
+
+
 def test_a_folder_in_place_of_the_file_is_refused_before_anything_is_measured(tmp_path, capsys):
     assert main(["analyze", "nowhere", "-o", str(tmp_path)]) == 1
     assert "is a folder; give the JSON file to write" in capsys.readouterr().err
