@@ -270,20 +270,26 @@ class Tensors:
             entries = self._entries_of(path, data, 8 + length, header)
         except CheckpointError as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"{path} has an unreadable safetensors header: {error!r}") from error
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"{path} has an unreadable safetensors header: {error}") from error
         if duplicates := sorted(set(entries) & set(self._entries)):
             raise CheckpointError(f"{path} has {duplicates[0]}, which another of the network's files has too")
         self._entries |= _scaled(entries)
 
-    def _entries_of(self, path: Path, data: NDArray[np.uint8], start: int, header: dict[str, Any]) -> dict[str, _Entry]:
+    def _entries_of(self, path: Path, data: NDArray[np.uint8], start: int, header: Any) -> dict[str, _Entry]:
         entries: dict[str, _Entry] = {}
+        if not isinstance(header, dict):
+            raise CheckpointError(f"its header is {quoted(header, 60)}, not a JSON object")
         if len(header) > _MOST_TENSORS:
             raise CheckpointError(f"it has {len(header)} tensors; at most {_MOST_TENSORS} are read")
         for name, about in header.items():
+            if about is not None and not isinstance(about, dict):
+                raise CheckpointError(f"its header has {quoted(about, 60)} for {name}, not a JSON object")
             if name == "__metadata__":
                 self.metadata |= {str(key): str(value) for key, value in (about or {}).items()}
                 continue
+            if about is None or not (isinstance(about.get("dtype"), str) and about.keys() >= {"shape", "data_offsets"}):
+                raise CheckpointError(f"its header lacks the dtype, shape or data_offsets of {name}")
             kind, shape = about["dtype"], _numbers(about["shape"], f"for {name} the shape")
             offsets = _numbers(about["data_offsets"], f"for {name} the offsets")
             if len(offsets) != 2 or offsets[0] > offsets[1] or start + offsets[1] > data.size:
