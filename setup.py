@@ -37,7 +37,7 @@ builds += [
     Extension(
         f"converter.weights._{name}",
         [f"converter/weights/native/{name}.c"],
-        extra_compile_args=["-O3", "-ffp-contract=off"],
+        extra_compile_args=["-O3", "-ffp-contract=off", "-fno-trapping-math"],
         optional=True,
     )
     for name in ("lookup", "palette")

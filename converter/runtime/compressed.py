@@ -2,7 +2,7 @@
 
 The semantics are those documented in coremltools' ``ops/defs/iOS16/constexpr_ops.py`` and ``iOS18/compression.py``.
 Scales are applied in fp32 and the result is rounded once, to the type that the program declares. Palettes, and integers
-whose scales each hold for more elements than the integers have values, are decoded by tables (`converter.weights.lookup`).
+that scales turn into fp16, are decoded as `converter.weights.lookup` does.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from converter.runtime.feature import PackageError
 from converter.weights.blob import release_pages, unpack
 from converter.weights.dtypes import BY_NAME, DTYPES
-from converter.weights.lookup import Lookup
+from converter.weights.lookup import Lookup, Scaled
 
 Array: TypeAlias = NDArray[Any]
+#: What a decoder returns: an array, or its parts, which are decoded straight into the type and the place that are wanted.
+Decoded: TypeAlias = Array | Lookup | Scaled
 #: The parameters that a decoder takes as they are stored, packed ones as well.
 _INDICES = frozenset({"indices", "data", "quantized_data"})
 
@@ -61,12 +63,14 @@ class Compressed:
             for name, value in self.sources.items()
         }
         try:
-            decoded = decode(self.shape, **sources)
+            decoded, wanted = decode(self.shape, **sources), self.dtype if dtype is None else dtype
+            if isinstance(decoded, Scaled) and self.dtype != np.float16:
+                decoded = decoded.exact()
             if isinstance(decoded, Lookup):
-                rounded = replace(decoded, values=decoded.values.astype(self.dtype, copy=False))
-                return rounded.dense(self.dtype if dtype is None else dtype, out=out).reshape(self.shape)
-            array = decoded.astype(self.dtype, copy=False).reshape(self.shape)
-            return array if dtype is None else array.astype(dtype, copy=False)
+                decoded = replace(decoded, values=decoded.values.astype(self.dtype, copy=False))
+            if not isinstance(decoded, np.ndarray):
+                return decoded.dense(wanted, out=out).reshape(self.shape)
+            return decoded.astype(self.dtype, copy=False).reshape(self.shape).astype(wanted, copy=False)
         except (ValueError, IndexError, TypeError, AttributeError, ArithmeticError) as error:
             raise PackageError(f"{self.name} ({self.kind}) is damaged: {error}") from error
 
@@ -114,22 +118,17 @@ def _stored(integers: Array | Compressed) -> tuple[NDArray[np.uint8], int, bool]
     return array.reshape(-1).view(np.uint8), 8, array.dtype == np.int8
 
 
-def _scaled(integers: Array | Compressed, groups: tuple[int, ...], scale: Array, offset: Array | None) -> Lookup:
-    """Return integers with a scale and an offset for each part of the array, as tables of what each integer becomes."""
+def _scaled(integers: Array | Compressed, groups: tuple[int, ...], scale: Array, offset: Array | None) -> Scaled:
     data, bits, signed = _stored(integers)
-    numbers = np.arange(1 << bits, dtype=np.float32)
-    if signed:
-        numbers[1 << (bits - 1) :] -= np.float32(1 << bits)
-    table = np.tile(numbers, (scale.size, 1))
-    if offset is not None:
-        table -= offset.astype(np.float32).reshape(-1, 1)
-    table *= scale.astype(np.float32).reshape(-1, 1)
-    return Lookup(data, bits, integers.shape, groups, table)
+    offsets = np.zeros(scale.size) if offset is None else offset.reshape(-1)
+    return Scaled(
+        data, bits, signed, integers.shape, groups, scale.reshape(-1).astype(np.float32), offsets.astype(np.float32)
+    )
 
 
 def _affine_dequantize(
     shape: tuple[int, ...], /, quantized_data: Array | Compressed, zero_point: Array, scale: Array, axis: Array
-) -> Lookup:
+) -> Scaled:
     channels = max(scale.size, zero_point.size)
     groups = [1] * len(quantized_data.shape)
     if channels > 1:
@@ -140,9 +139,8 @@ def _affine_dequantize(
 
 def _shift_scale(
     shape: tuple[int, ...], /, data: Array | Compressed, scale: Array, offset: Array | None = None
-) -> Array | Lookup:
-    bits = BY_NAME[data.kind].bits if isinstance(data, Compressed) and data.kind in BY_NAME else 8
-    if data.dtype.itemsize == 1 and scale.size << bits <= data.size:
+) -> Array | Scaled:
+    if data.dtype.itemsize == 1:
         return _scaled(data, scale.shape, scale, offset)
     return _shift_scale_blocks(dense(data), scale, offset)
 
@@ -238,14 +236,12 @@ def _shift_scale_sparse(
     return values
 
 
-def _either(
-    first: Callable[..., Array | Lookup], second: Callable[..., Array | Lookup]
-) -> Callable[..., Array | Lookup]:
+def _either(first: Callable[..., Decoded], second: Callable[..., Decoded]) -> Callable[..., Decoded]:
     """Choose the operation of iOS 16, which has a parameter ``shape``, or that of iOS 18 with the same name, which has not."""
     return lambda expected, /, **sources: (first if "shape" in sources else second)(expected, **sources)
 
 
-_DECODERS: dict[tuple[str, int], Callable[..., Array | Lookup]] = {
+_DECODERS: dict[tuple[str, int], Callable[..., Decoded]] = {
     **{(dtype.name, 0): partial(_unpack, dtype.bits, dtype.signed) for dtype in DTYPES if dtype.packed},
     ("constexpr_affine_dequantize", 0): _affine_dequantize,
     ("constexpr_cast", 0): _cast,

@@ -1,4 +1,5 @@
-/* Decoding of compressed weights: indices of 1, 2, 3, 4, 6 or 8 bits become the values of tables. */
+/* Decoding of compressed weights: indices of 1, 2, 3, 4, 6 or 8 bits become the values of tables, and integers become
+ * numbers by a scale and an offset for each group. */
 #include <stdint.h>
 #include <string.h>
 
@@ -54,5 +55,89 @@ void look_up(const uint8_t *packed, int bits, int64_t runs, int64_t run, int64_t
         if (size == 2) halves(&in, first, last, (const uint16_t *)tables + at, out);
         if (size == 4) singles(&in, first, last, (const uint32_t *)tables + at, out);
         first = last;
+    }
+}
+
+static inline float absolute(float x, uint32_t *sign) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    *sign = bits & 0x80000000u;
+    bits ^= *sign;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+/* The nearest number that fp16 has, ties to the even one, for numbers in its range: added to a power of two 13 places above its
+ * own, a number loses the bits that fp16 does not have, of which 2^-24 is the least. Without branches, so that compilers do
+ * several numbers at once. */
+static inline float to_half_precision(float x) {
+    uint32_t sign, power;
+    const float size = absolute(x, &sign);
+    memcpy(&power, &size, 4);
+    power &= 0x7f800000u;
+    float own, result;
+    memcpy(&own, &power, 4);
+    const float above = (own > 0x1p-14f ? own : 0x1p-14f) * 0x1p13f;
+    result = (size + above) - above;
+    memcpy(&power, &result, 4);
+    power |= sign;
+    memcpy(&result, &power, 4);
+    return result;
+}
+
+/* The bits in fp16 of a number that fp16 has. */
+static inline uint16_t half_bits(float x) {
+    uint32_t sign, bits;
+    const float size = absolute(x, &sign);
+    memcpy(&bits, &size, 4);
+    const uint32_t subnormal = (uint32_t)(int32_t)(size * 0x1p24f), normal = (bits - 0x38000000u) >> 13;
+    return (uint16_t)((size < 0x1p-14f ? subnormal : normal) | sign >> 16);
+}
+
+/* Also compiled for processors with vectors of 8, where the C library can choose when the program starts. */
+#if defined(__GLIBC__) && defined(__x86_64__)
+#define EACH_PROCESSOR __attribute__((target_clones("avx2", "default")))
+#else
+#define EACH_PROCESSOR
+#endif
+
+enum { CHUNK = 2048 };
+
+/* packed: integers of 4 or 8 bits, signed if ``sign`` is the bit that says so and not 0; r-th of each ``run`` of them become
+ * (integer - offsets[group[r]]) * scales[group[r]], rounded to fp16, whose range it must be in. out has fp32 (size 4) or fp16
+ * (size 2). Only the elements from begin, an even one, to end are decoded. */
+EACH_PROCESSOR void scale_integers(const uint8_t *packed, int bits, int sign, int64_t run, int64_t begin, int64_t end,
+                                   const int32_t *group, const float *scales, const float *offsets, int size, void *out) {
+    float chunk[CHUNK];
+    int64_t r = begin / run, left = (r + 1) * run - begin;
+    for (int64_t first = begin; first < end;) {
+        const int count = end - first < CHUNK ? (int)(end - first) : CHUNK;
+        if (bits == 8) {
+            for (int i = 0; i < count; i++) chunk[i] = (float)((packed[first + i] ^ sign) - sign);
+        } else {
+            for (int i = 0; i < (count + 1) / 2; i++) {
+                const int two = packed[first / 2 + i];
+                chunk[2 * i] = (float)(((two & 15) ^ sign) - sign);
+                chunk[2 * i + 1] = (float)((two >> 4 ^ sign) - sign);
+            }
+        }
+        for (int i = 0; i < count;) {
+            const int length = left < count - i ? (int)left : count - i;
+            const float scale = scales[group[r]], offset = offsets[group[r]];
+            for (int j = i; j < i + length; j++) chunk[j] = to_half_precision((chunk[j] - offset) * scale);
+            i += length;
+            left -= length;
+            if (left == 0) {
+                r++;
+                left = run;
+            }
+        }
+        if (size == 4) {
+            memcpy((float *)out + first, chunk, count * sizeof(float));
+        } else {
+            uint16_t *halves_out = (uint16_t *)out + first;
+            for (int i = 0; i < count; i++) halves_out[i] = half_bits(chunk[i]);
+        }
+        first += count;
     }
 }
