@@ -234,7 +234,9 @@ class _Worker:
         except _GivenUp:
             ended = Ended(run.job_id, "cancelled")
         except _Unavailable as error:
-            ended = Ended(run.job_id, "failed", error.code, f"{run.request.model} cannot be loaded: {error}")
+            # What is wrong with a LoRA or an embedding says which, and nothing is wrong with the model.
+            about = "" if error.code in (ADDON_CHANGED, ADDON_MISFIT) else f"{run.request.model} cannot be loaded: "
+            ended = Ended(run.job_id, "failed", error.code, f"{about}{error}")
         except (MemoryError, MemoryShortage) as error:
             ended = Ended(run.job_id, "failed", "not_enough_memory", str(error))
         except ImageError as error:

@@ -239,3 +239,5 @@ def test_a_job_whose_lora_is_gone_or_does_not_fit_or_has_no_room_says_so(worker:
     said = worker.run("a", request(model=model))
     assert isinstance(said[-1], Ended)
     assert (said[-1].status, said[-1].code) == ("failed", code)
+    assert said[-1].message is not None
+    assert said[-1].message.startswith(f"{model} cannot be loaded") == (code == "disk_full")
