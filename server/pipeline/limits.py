@@ -29,8 +29,9 @@ def _not_boolean(value: Any) -> Any:
 
 
 # Numbers arrive as JSON numbers or, in forms, as text; pydantic would accept true as 1.
-Whole = Annotated[int, BeforeValidator(_not_boolean)]
-Real = Annotated[float, BeforeValidator(_not_boolean)]
+NOT_BOOLEAN = BeforeValidator(_not_boolean)
+Whole = Annotated[int, NOT_BOOLEAN]
+Real = Annotated[float, NOT_BOOLEAN]
 
 
 class _FirstOnly(FailFast):

@@ -12,7 +12,7 @@ from server.api.native.schemas import SizeOut
 from server.api.request_body import RequestBody
 from server.events import Status
 from server.models.conversion_request import NAME
-from server.pipeline.limits import FIRST_ONLY, Whole
+from server.pipeline.limits import FIRST_ONLY, NOT_BOOLEAN, Whole
 
 _HUB = "owner/name on the Hugging Face hub, also @revision"
 #: Every supported family has 8 pixels a latent. A wrong side is refused before a download of gigabytes; the conversion's plan
@@ -30,6 +30,8 @@ class SizeIn(RequestBody):
 def _option_field(name: str, option: Option) -> tuple[Any, Any]:
     """Return the API's type and field for an option of `ConvertOptions`."""
     value: Any = SizeIn if option.value is Size else option.value
+    if option.value is not bool:
+        value = Annotated[value, NOT_BOOLEAN]
     default, about = getattr(DEFAULT_OPTIONS, name), option.about
     if option.value is NetworkSource:
         about = f"{about}: {_HUB}"

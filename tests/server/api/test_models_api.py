@@ -266,6 +266,9 @@ def test_a_source_that_is_no_address_is_refused_with_what_is_accepted(server: ht
         ("vae", "/etc"),
         ("controlnets", ["a/b", "./c"]),
         ("verify", False),
+        ("bits", True),
+        ("batches", [True]),
+        ("group_size", True),
     ],
 )
 def test_a_wrong_option_is_named(server: httpx.Client, field: str, value: Any) -> None:
