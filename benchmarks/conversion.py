@@ -21,7 +21,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 _UNET = """
 import sys
 from pathlib import Path
-from converter.conversion.plan import make_plan
+from converter.conversion.planning import make_plan
 from converter.options import ConvertOptions
 from converter.conversion.programs import write_network
 from converter.sources.source import open_source

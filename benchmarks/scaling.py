@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.peers import Peer
 from benchmarks.rounds import measure
 from benchmarks.workload import Workload
-from converter.conversion.plan import make_plan
+from converter.conversion.planning import make_plan
 from converter.conversion.programs import write_network
 from converter.options import ConvertOptions
 from converter.sources.source import open_source

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from converter.conversion.manifest import make_manifest
 from converter.conversion.partial import Partial, require_replaceable
-from converter.conversion.plan import ConversionPlan, make_plan
+from converter.conversion.plan import ConversionPlan
+from converter.conversion.planning import make_plan
 from converter.conversion.preflight import require_memory, require_space
 from converter.conversion.programs import write_network
 from converter.errors import CheckpointError

@@ -19,7 +19,8 @@ from pydantic import TypeAdapter
 
 from converter import __version__
 from converter.conversion.convert import write_model
-from converter.conversion.plan import ConversionPlan, make_plan
+from converter.conversion.plan import ConversionPlan
+from converter.conversion.planning import make_plan
 from converter.errors import AnemoneError, CheckpointError
 from converter.folder import ModelFolder
 from converter.mil import can_store, target_named

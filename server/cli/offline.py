@@ -14,7 +14,7 @@ from converter.apple.swift import require_readable, require_unet
 from converter.conversion.agreement import check_options
 from converter.conversion.convert import write_model
 from converter.conversion.partial import conversion_lock, require_replaceable
-from converter.conversion.plan import make_plan
+from converter.conversion.planning import make_plan
 from converter.conversion.upscaler import write_upscaler
 from converter.errors import AnemoneError, CheckpointError
 from converter.folder import Manifest, ModelFolder

@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from converter.conversion.plan import ConversionPlan, make_plan
+from converter.conversion.plan import ConversionPlan
+from converter.conversion.planning import make_plan
 from converter.errors import CheckpointError
 from converter.folder import ModelFolder
 from converter.lint import CHIPS, DEFAULT_CHIP

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from converter.apple import is_apple
-from converter.conversion.plan import make_plan
+from converter.conversion.planning import make_plan
 from converter.errors import AnemoneError, CheckpointError, ManifestError
 from converter.folder import FILE, Manifest, ModelFolder
 from converter.options import ConvertOptions

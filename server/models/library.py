@@ -8,7 +8,8 @@ from pathlib import Path
 from converter.apple import AppleSettings, adopt, is_apple
 from converter.conversion.convert import write_model
 from converter.conversion.partial import conversion_lock
-from converter.conversion.plan import REVISION, ConversionPlan, make_plan
+from converter.conversion.plan import REVISION, ConversionPlan
+from converter.conversion.planning import make_plan
 from converter.errors import DamagedModel, ManifestError
 from converter.folder import FILE, ModelFolder
 from converter.options import ConvertOptions

@@ -12,7 +12,7 @@ from converter.apple import AppleSettings, adopt
 from converter.apple.resources import write_resources
 from converter.apple.swift import SwiftError, require_readable, require_unet, select
 from converter.conversion.convert import convert
-from converter.conversion.plan import make_plan
+from converter.conversion.planning import make_plan
 from converter.errors import AnemoneError
 from converter.folder import ModelFolder, Package
 from converter.options import ConvertOptions

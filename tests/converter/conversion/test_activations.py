@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from converter.conversion.convert import convert
-from converter.conversion.plan import make_plan
+from converter.conversion.planning import make_plan
 from converter.errors import AnemoneError
 from converter.mil import FP16, MACOS14, Graph, Weights
 from converter.mil.package import write_package

@@ -10,7 +10,7 @@ import pytest
 
 from converter.conversion.agreement import OptionError
 from converter.conversion.convert import convert
-from converter.conversion.plan import make_plan
+from converter.conversion.planning import make_plan
 from converter.conversion.programs import write_network
 from converter.errors import CheckpointError, DamagedModel
 from converter.folder import ModelFolder, package_files

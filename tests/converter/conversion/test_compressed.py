@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from converter.conversion.convert import convert
-from converter.conversion.plan import make_plan
+from converter.conversion.planning import make_plan
 from converter.errors import AnemoneError
 from converter.options import ConvertOptions
 from converter.runtime import load

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from converter.conversion.agreement import OptionError
 from converter.conversion.convert import convert
-from converter.conversion.plan import make_plan
+from converter.conversion.planning import make_plan
 from converter.errors import CheckpointError
 from converter.lint import lint_folder, report, worst
 from converter.networks.ip_adapter import cross_attention_numbers

@@ -15,7 +15,7 @@ from transformers import CLIPConfig
 
 from converter.conversion.agreement import OptionError
 from converter.conversion.convert import convert
-from converter.conversion.plan import make_plan
+from converter.conversion.planning import make_plan
 from converter.errors import CheckpointError
 from converter.networks.features import random_inputs
 from converter.options import ConvertOptions

@@ -11,7 +11,7 @@ from diffusers import StableDiffusionXLPipeline
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from converter.conversion.convert import convert
-from converter.conversion.plan import make_plan
+from converter.conversion.planning import make_plan
 from converter.errors import CheckpointError
 from converter.options import ConvertOptions
 from converter.runtime import load

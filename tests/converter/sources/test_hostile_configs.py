@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from converter.conversion.plan import make_plan
+from converter.conversion.planning import make_plan
 from converter.errors import AnemoneError, CheckpointError
 from converter.networks.safety_checker import safety_checker
 from converter.networks.taesd import taesd_decoder

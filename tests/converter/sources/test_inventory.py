@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderTiny, ControlNetModel, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from converter.conversion.plan import make_plan
+from converter.conversion.planning import make_plan
 from converter.errors import CheckpointError
 from converter.options import ConvertOptions
 from converter.sources.source import open_source

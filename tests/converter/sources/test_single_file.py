@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders import single_file_utils as oracle
 
-from converter.conversion.plan import make_plan
+from converter.conversion.planning import make_plan
 from converter.errors import CheckpointError
 from converter.options import ConvertOptions
 from converter.sources.single_file import SingleFile

@@ -21,7 +21,8 @@ from PIL import Image
 import converter
 import converter.conversion.plan
 from converter.conversion.convert import write_model
-from converter.conversion.plan import ConversionPlan, make_plan
+from converter.conversion.plan import ConversionPlan
+from converter.conversion.planning import make_plan
 from converter.errors import CheckpointError, ManifestError
 from converter.folder import FORMAT, ModelFolder
 from converter.options import DEFAULT_OPTIONS, ConvertOptions
