@@ -16,7 +16,8 @@ from converter.progress import OnProgress, ignore
 from converter.sources.checkpoint import content_hash
 from converter.sources.component_kinds import IMAGE_ENCODER
 from converter.sources.configs import Config
-from converter.sources.tensors import Part, Tensors
+from converter.sources.entry import Part
+from converter.sources.tensors import Tensors
 
 #: diffusers' classes of the image's projection.
 LINEAR, PLUS = "ImageProjection", "IPAdapterPlusImageProjection"

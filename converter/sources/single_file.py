@@ -17,13 +17,14 @@ from converter.sources import clip_vocabulary
 from converter.sources.checkpoint import content_hash, size_and_time
 from converter.sources.component_kinds import UNET, VAE
 from converter.sources.config_tables import PREDICTION_TYPES
+from converter.sources.entry import Part
 from converter.sources.ldm import unet, vae
 from converter.sources.ldm.clip import PLACES, TextEncoder, text_encoder_config, text_encoder_parts
 from converter.sources.ldm.leftovers import left_out_of_file
 from converter.sources.ldm.prediction import MARKS, Prediction, prediction, sample_size, scheduler_config
 from converter.sources.ldm.unsupported import another_unet, describe_unsupported, part_of_a_checkpoint
 from converter.sources.snapshot import file_name
-from converter.sources.tensors import Part, Tensors
+from converter.sources.tensors import Tensors
 
 _SUPPORTED = (
     "this converter reads single files of Stable Diffusion 1.x, 2.x, SDXL and the SDXL refiner, and their inpainting "

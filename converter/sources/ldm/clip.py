@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from converter.sources.component_kinds import TEXT_ENCODER, TEXT_ENCODER_2, ComponentKind
+from converter.sources.entry import Part
 from converter.sources.ldm.names import beneath, count, module_paths
-from converter.sources.tensors import Part, Tensors
+from converter.sources.tensors import Tensors
 
 _HEAD_WIDTH = 64
 #: transformers' configuration of Stable Diffusion 2 has one layer less than OpenCLIP-H's 24, since the original

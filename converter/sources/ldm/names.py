@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from converter.errors import CheckpointError
-from converter.sources.tensors import Part, Tensors
+from converter.sources.entry import Part
+from converter.sources.tensors import Tensors
 
 
 def module_paths(names: Iterable[str]) -> set[str]:

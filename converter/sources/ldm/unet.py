@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from converter.errors import CheckpointError
+from converter.sources.entry import Part
 from converter.sources.ldm.names import beneath, count, module_paths, renamed_parts
-from converter.sources.tensors import Part, Tensors
+from converter.sources.tensors import Tensors
 
 PREFIX = "model.diffusion_model."
 _WHERE = "the UNet"

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from converter.errors import CheckpointError
-from converter.sources.tensors import Part, Tensors
+from converter.sources.entry import Part
+from converter.sources.tensors import Tensors
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 EIGHT_BITS = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
