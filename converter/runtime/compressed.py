@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from inspect import signature
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,6 +27,8 @@ Array: TypeAlias = NDArray[Any]
 Decoded: TypeAlias = Array | Lookup | Scaled
 #: The parameters that a decoder takes as they are stored, packed ones as well.
 _INDICES = frozenset({"indices", "data", "quantized_data"})
+#: The parameters that are text.
+_TEXTS = frozenset({"output_dtype"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,20 +60,31 @@ class Compressed:
         It is in ``out``, a row of that type with as many elements or more, where that saves memory. Raises PackageError if
         the parameters do not fit together.
         """
-        decode = _DECODERS[self.kind, self.output]
+        decoded, wanted = self._decoded(), self.dtype if dtype is None else dtype
+        if isinstance(decoded, Scaled) and self.dtype != np.float16:
+            decoded = decoded.exact()
+        if isinstance(decoded, Lookup):
+            decoded = replace(decoded, values=decoded.values.astype(self.dtype, copy=False))
+        if not isinstance(decoded, np.ndarray):
+            return decoded.dense(wanted, out=out)
+        return decoded.astype(self.dtype, copy=False).astype(wanted, copy=False)
+
+    def check(self) -> None:
+        """Raise PackageError if the parameters do not fit together: before a use, where they are decoded at each."""
+        self._decoded()
+
+    def _decoded(self) -> Decoded:
         sources = {
             name: value if isinstance(value, str) or name in _INDICES else dense(value)
             for name, value in self.sources.items()
         }
         try:
-            decoded, wanted = decode(self.shape, **sources), self.dtype if dtype is None else dtype
-            if isinstance(decoded, Scaled) and self.dtype != np.float16:
-                decoded = decoded.exact()
-            if isinstance(decoded, Lookup):
-                decoded = replace(decoded, values=decoded.values.astype(self.dtype, copy=False))
-            if not isinstance(decoded, np.ndarray):
-                return decoded.dense(wanted, out=out).reshape(self.shape)
-            return decoded.astype(self.dtype, copy=False).reshape(self.shape).astype(wanted, copy=False)
+            if text := [name for name, value in sources.items() if isinstance(value, str) and name not in _TEXTS]:
+                raise ValueError(f"{text[0]} is text, not numbers")
+            decoded = _call(_DECODERS[self.kind, self.output], self.shape, **sources)
+            if decoded.shape != self.shape:
+                raise ValueError(f"it is of {list(decoded.shape)}, and declared as {list(self.shape)}")
+            return decoded
         except (ValueError, IndexError, TypeError, AttributeError, ArithmeticError) as error:
             raise PackageError(f"{self.name} ({self.kind}) is damaged: {error}") from error
 
@@ -129,10 +143,19 @@ def _scaled(integers: Array | Compressed, groups: tuple[int, ...], scale: Array,
 def _affine_dequantize(
     shape: tuple[int, ...], /, quantized_data: Array | Compressed, zero_point: Array, scale: Array, axis: Array
 ) -> Scaled:
+    rank, along = len(quantized_data.shape), int(axis)
+    if not -rank <= along < rank:
+        raise ValueError(f"axis is {along}, and quantized_data has {rank} axes")
     channels = max(scale.size, zero_point.size)
-    groups = [1] * len(quantized_data.shape)
+    groups = [1] * rank
     if channels > 1:
-        groups[int(axis)] = channels
+        groups[along] = channels
+    for name, value in (("scale", scale), ("zero_point", zero_point)):
+        if value.shape not in ((), (1,), (quantized_data.shape[along],)):
+            raise ValueError(
+                f"{name} has the shape {list(value.shape)}; accepted: one number, or one for each of the "
+                f"{quantized_data.shape[along]} elements along axis {along}"
+            )
     each = (np.broadcast_to(value.reshape(-1), (channels,)) for value in (scale, zero_point))
     return _scaled(quantized_data, tuple(groups), *each)
 
@@ -140,12 +163,23 @@ def _affine_dequantize(
 def _shift_scale(
     shape: tuple[int, ...], /, data: Array | Compressed, scale: Array, offset: Array | None = None
 ) -> Array | Scaled:
+    _check_offset(scale, offset)
     if data.dtype.itemsize == 1:
         return _scaled(data, scale.shape, scale, offset)
     return _shift_scale_blocks(dense(data), scale, offset)
 
 
+def _check_offset(scale: Array, offset: Array | None) -> None:
+    if offset is not None and offset.shape != scale.shape:
+        raise ValueError(
+            f"offset has the shape {list(offset.shape)}, and scale {list(scale.shape)}; both have one shape"
+        )
+
+
 def _shift_scale_blocks(data: Array, scale: Array, offset: Array | None) -> Array:
+    for axis, (size, count) in enumerate(zip(data.shape, scale.shape, strict=True)):
+        if count < 1 or size % count:
+            raise ValueError(f"{count} scales along axis {axis} do not divide its {size} elements")
     # Each axis is split into blocks and the elements of a block, so that scales broadcast over their blocks.
     blocks = [n for size, count in zip(data.shape, scale.shape, strict=True) for n in (count, size // count)]
     per_block = [n for count in scale.shape for n in (count, 1)]
@@ -182,6 +216,10 @@ def _look_up_packed(expected: tuple[int, ...], /, indices: Array, lut: Array, sh
 
 
 def _scatter(shape: tuple[int, ...], /, nonzero_data: Array, mask: Array) -> Array:
+    if nonzero_data.size != np.count_nonzero(mask):
+        raise ValueError(
+            f"nonzero_data has {nonzero_data.size} elements, and the mask {np.count_nonzero(mask)} that are not zero"
+        )
     values: Array = np.zeros(mask.shape, nonzero_data.dtype)
     values[mask != 0] = nonzero_data
     return values
@@ -231,14 +269,21 @@ def _data_mask(
 def _shift_scale_sparse(
     shape: tuple[int, ...], /, data_mask: Array, nonzero_data: Array, scale: Array, offset: Array | None = None
 ) -> Array:
+    _check_offset(scale, offset)
     unmasked = _shift_scale_blocks(_scatter(shape, nonzero_data, data_mask), scale, offset)
     values: Array = unmasked[data_mask != 0]
     return values
 
 
+def _call(decode: Callable[..., Decoded], shape: tuple[int, ...], /, **sources: Any) -> Decoded:
+    """Call a decoder; the TypeError for a parameter that is missing or unknown speaks of it, not of our functions."""
+    bound = signature(decode).bind(shape, **sources)
+    return decode(*bound.args, **bound.kwargs)
+
+
 def _either(first: Callable[..., Decoded], second: Callable[..., Decoded]) -> Callable[..., Decoded]:
     """Choose the operation of iOS 16, which has a parameter ``shape``, or that of iOS 18 with the same name, which has not."""
-    return lambda expected, /, **sources: (first if "shape" in sources else second)(expected, **sources)
+    return lambda expected, /, **sources: _call(first if "shape" in sources else second, expected, **sources)
 
 
 _DECODERS: dict[tuple[str, int], Callable[..., Decoded]] = {

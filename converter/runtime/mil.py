@@ -85,7 +85,7 @@ def _decodes_at_use(program: Program) -> bool:
         for value in op.constants.get("weight", ()) if op.kind in _PRODUCTS else ():
             if isinstance(value, Compressed) and op.shapes[0] is not None:
                 weights += value.size
-                products += value.size * math.prod(op.shapes[0]) // value.shape[0]
+                products += math.prod(value.shape[1:]) * math.prod(op.shapes[0])
     return products >= _MANY_ROWS * weights > 0
 
 
@@ -146,8 +146,10 @@ class MILNetwork:
         if key not in self._shared:
             large = not isinstance(value, str) and value.size >= _LARGE
             streamed = self._stream or (self._stream_compressed and isinstance(value, Compressed))
-            if streamed and large and read_only and isinstance(value, Compressed):
-                self._largest = max(self._largest, value.size)
+            if streamed and large and isinstance(value, Compressed):
+                value.check()
+                if read_only:
+                    self._largest = max(self._largest, value.size)
             self._shared[key] = _Stored(value, read_only) if streamed and large else to_tensor(value)
         return self._shared[key]
 

@@ -25,8 +25,8 @@ _RECORD = struct.Struct("<IIQQQ32x")
 _SENTINEL = 0xDEADBEEF
 _ALIGNMENT = 64
 
-#: The least common multiple of the widths 1, 2, 3, 4, 6 and 8, in bits.
-_GROUP = 24
+#: The widths of integers in weights files, in bits, and their least common multiple.
+WIDTHS, _GROUP = (1, 2, 3, 4, 6, 8), 24
 
 
 class BlobError(ValueError):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from converter.weights.blob import packed_size, unpack
+from converter.weights.blob import WIDTHS, packed_size, unpack
 from converter.weights.library import cores, library, pointer
 
 Array = NDArray[Any]
@@ -27,6 +27,8 @@ _FLOATS, _FP16_MAX = (np.float16, np.float32), 65504
 
 
 def _check(indices: NDArray[np.uint8], bits: int, shape: tuple[int, ...], groups: tuple[int, ...]) -> None:
+    if bits not in WIDTHS:
+        raise ValueError(f"integers of {bits} bits are not accepted; accepted: {', '.join(map(str, WIDTHS))}")
     if len(groups) != len(shape):
         raise ValueError(f"groups along {len(groups)} axes are for an array of {len(shape)}")
     for axis, (size, count) in enumerate(zip(shape, groups, strict=True)):

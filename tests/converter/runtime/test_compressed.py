@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import re
 import warnings
 
 import numpy as np
@@ -373,3 +374,64 @@ def test_parts_that_do_not_fit_together_are_named(ct, plain, tmp_path):
         broken = Compressed("w", weight.kind, 0, weight.shape, weight.dtype, {**weight.sources, **change})
         with pytest.raises(PackageError, match=r"^w \(constexpr_blockwise_shift_scale\) is damaged"):
             dense(broken)
+
+
+HALVES, BYTES = np.ones((4, 2), np.float16), np.arange(32, dtype=np.int8).reshape(4, 8)
+AFFINE = {"quantized_data": BYTES, "scale": HALVES[:, 0], "zero_point": np.int8(0).reshape(()), "axis": np.array(0)}
+PALETTE = {"indices": np.zeros(20, np.uint8), "lut": HALVES[0].repeat(8), "shape": np.array([4, 8])}
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters", "words"),
+    [
+        (
+            "affine_dequantize",
+            {**AFFINE, "scale": HALVES[:2, 0]},
+            "scale has the shape [2]; accepted: one number, or one",
+        ),
+        ("affine_dequantize", {**AFFINE, "zero_point": np.zeros((2, 2), np.int8)}, "zero_point has the shape [2, 2]"),
+        ("affine_dequantize", {**AFFINE, "axis": np.array(2)}, "axis is 2, and quantized_data has 2 axes"),
+        ("affine_dequantize", {**AFFINE, "scale": "1.0"}, "scale is text, not numbers"),
+        ("affine_dequantize", {n: v for n, v in AFFINE.items() if n != "axis"}, "missing a required argument: 'axis'"),
+        (
+            "affine_dequantize",
+            {**AFFINE, "quantized_data": BYTES.T, "scale": HALVES[0, 0]},
+            "it is of [8, 4], and declared as [4, 8]",
+        ),
+        (
+            "blockwise_shift_scale",
+            {"data": BYTES, "scale": HALVES, "offset": BYTES[:2, :4]},
+            "offset has the shape [2, 4]",
+        ),
+        ("blockwise_shift_scale", {"data": HALVES, "scale": HALVES[:3]}, "3 scales along axis 0 do not divide its 4"),
+        ("lut_to_dense", {**PALETTE, "lut": np.ones(32, np.float16)}, "integers of 5 bits are not accepted"),
+        (
+            "sparse_to_dense",
+            {"nonzero_data": HALVES[0, :1], "mask": BYTES},
+            "nonzero_data has 1 elements, and the mask 31",
+        ),
+    ],
+)
+def test_parameters_that_mean_nothing_are_refused_in_words(kind, parameters, words):
+    broken = Compressed("w", f"constexpr_{kind}", 0, (4, 8), np.dtype(np.float16), parameters)
+    for refuse in (broken.check, broken.dense):
+        with pytest.raises(PackageError, match=rf"^w \(constexpr_{kind}\) is damaged: {re.escape(words)}"):
+            refuse()
+
+
+@pytest.mark.parametrize("size", [0, 7])
+def test_damaged_weights_that_are_decoded_at_each_use_are_refused_when_they_are_loaded(
+    ct, plain, tmp_path, monkeypatch, size
+):
+    monkeypatch.setattr("converter.runtime.mil._LARGE", 1)
+    monkeypatch.setattr("converter.runtime.mil._MANY_ROWS", 0)
+    path = tmp_path / "m.mlpackage"
+    compress(plain["iOS18"], linear(ct, mode="linear", dtype="int8")).save(str(path))
+    (file,) = path.rglob("*.mlmodel")
+    spec = ct.utils.load_spec(str(path))
+    (block,) = spec.mlProgram.functions["main"].block_specializations.values()
+    weight = next(op for op in block.operations if op.type == "constexpr_blockwise_shift_scale")
+    weight.outputs[0].type.tensorType.dimensions[0].constant.size = size
+    file.write_bytes(spec.SerializeToString())
+    with pytest.raises(PackageError, match=r"it is of .*, and declared as"):
+        load(path, precision="fp32")

@@ -150,6 +150,10 @@ def test_threads_share_a_large_array_and_leave_no_element_out(groups, monkeypatc
         ({"groups": (3, 1), "values": np.zeros((3, 16))}, "3 groups along axis 0 do not divide its 4 elements"),
         ({"values": np.zeros((1, 15))}, r"4 bits need 1 tables of 16 values, not \[1, 15\]"),
         ({"indices": np.zeros(7, np.uint8)}, r"\[4, 4\] integers of 4 bits take 8 bytes, not 7"),
+        (
+            {"bits": 5, "indices": np.zeros(10, np.uint8), "values": np.zeros((1, 32))},
+            "integers of 5 bits are not accepted",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_together_are_refused(change, message):
