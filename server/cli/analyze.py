@@ -19,8 +19,11 @@ def _average(word: str) -> float:
         bits = float(word)
     except ValueError:
         bits = 0.0
-    if not 1 <= bits <= 16:
-        raise argparse.ArgumentTypeError(f"{word!r} is not accepted; accepted: 1 to 16 bits, such as 4.5")
+    # A recipe is named by its average with two decimals: of two with one name, the first would be lost.
+    if not 1 <= bits <= 16 or bits != round(bits, 2):
+        raise argparse.ArgumentTypeError(
+            f"{word!r} is not accepted; accepted: 1 to 16 bits, with two decimals at most, such as 4.5"
+        )
     return bits
 
 

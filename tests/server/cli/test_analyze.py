@@ -109,6 +109,13 @@ def test_recipes_and_activations_are_not_asked_for_at_once(checkpoint, tmp_path,
     assert "--average is for recipes" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("average", ["0.99", "16.01", "nan", "4.501", "4,5"])
+def test_averages_that_no_recipe_is_named_by_are_refused(tmp_path, capsys, average):
+    with pytest.raises(SystemExit):
+        main(["analyze", "nowhere", "-o", str(tmp_path / "x"), "--average", "4.5", "--average", average])
+    assert f"{average!r} is not accepted; accepted: 1 to 16 bits, with two decimals" in capsys.readouterr().err
+
+
 def test_loras_in_prompts_are_refused_because_the_checkpoint_alone_is_measured(tmp_path, capsys):
     assert main(["analyze", "nowhere", "-o", str(tmp_path / "x"), "--prompt", "a cat <lora:film:0.5>"]) == 1
     assert "--prompt has <lora:film:0.5>, but the checkpoint alone is measured" in capsys.readouterr().err
