@@ -199,8 +199,11 @@ def _parts(out: Path) -> Iterator[Path]:
 
 def _replace(file: Path, text: str) -> None:
     written = file.with_name(f".{file.name}.written")
-    written.write_text(text, encoding="utf-8")
-    os.replace(written, file)
+    try:
+        written.write_text(text, encoding="utf-8")
+        os.replace(written, file)
+    except OSError as error:
+        raise AnemoneError(f"{file} cannot be written: {error.strerror}; the same command continues") from error
 
 
 def _plan(source: str, options: AnalyzeOptions) -> ConversionPlan:
@@ -209,6 +212,8 @@ def _plan(source: str, options: AnalyzeOptions) -> ConversionPlan:
     width, height = options.size or (min(side, _LARGEST) for side in usual.sizes[0])
     if UNET.name not in usual.networks:
         raise CheckpointError(f"{source} has no UNet to analyze")
+    if not _compressible(usual):
+        raise CheckpointError(f"no layer of {source}'s UNet has a weight that is large enough to be compressed")
     return make_plan(checkpoint, ConvertOptions(sizes=((width, height),), verify=False))
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +18,7 @@ from converter.weights.recipe import Recipe
 from server.cli.analyzing import _Finished, _parts
 from server.cli.main import main
 from server.terminal import Bar
+from tests.support.checkpoints import tiny_unet, write_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -144,6 +148,24 @@ def test_nothing_is_left_of_an_analysis_that_could_not_begin(tmp_path, capsys):
     assert main(["analyze", str(tmp_path / "nowhere"), "-o", str(tmp_path / "recipes.json")]) == 1
     assert "nowhere does not exist" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_unet_that_has_nothing_to_compress_is_refused(tmp_path, capsys):
+    source = write_checkpoint(tmp_path / "small", unet=tiny_unet(block_out_channels=(4, 8), norm_num_groups=2))
+    assert main(["analyze", str(source), "-o", str(tmp_path / "recipes.json")]) == 1
+    assert "small's UNet has a weight that is large enough to be compressed" in capsys.readouterr().err
+    assert [each.name for each in tmp_path.iterdir()] == ["small"]
+
+
+def test_what_does_not_fit_on_the_disk_is_named(tmp_path, monkeypatch):
+    def full(*args, **settings):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(AnemoneError, match=r"parts\.json cannot be written: No space left on device; the same command"):
+        _Finished(tmp_path / "parts.json", ["1"], dict[int, float]).measured(
+            "layers", ["conv_in"], lambda name: {4: 0.5}, Bar()
+        )
 
 
 def test_two_analyses_do_not_write_one_file(tmp_path):
