@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from server.faults import Fault
@@ -58,8 +58,13 @@ def bad_image(name: str, bad: ImageError) -> Refusal:
 
 def later(job_id: str, fault: Fault) -> Refusal:
     """Return the refusal to wait for a job that runs once a fault has passed."""
+    return replace(during(fault), message=f"{fault.message}; {kept_text(job_id)}")
+
+
+def during(fault: Fault) -> Refusal:
+    """Return the refusal of what cannot be done until a fault has passed."""
     reason: Reason = "disk_full" if fault.code == "disk_full" else "not_now"
-    return Refusal(reason, fault.code, f"{fault.message}; {kept_text(job_id)}", retry_after=fault.retry_after)
+    return Refusal(reason, fault.code, fault.message, retry_after=fault.retry_after)
 
 
 def kept_text(job_id: str) -> str:

@@ -14,7 +14,7 @@ from anyio import CapacityLimiter, to_thread
 from fastapi.concurrency import run_in_threadpool
 
 from converter.folder import Manifest
-from server.api.refusal import Reason, Refusal, bad_image, kept_text, later
+from server.api.refusal import Reason, Refusal, bad_image, during, kept_text, later
 from server.api.submission import BoundModel, BoundRequest, SubmitOptions
 from server.events import OPEN
 from server.faults import FAULTS, fault_of
@@ -103,6 +103,10 @@ class Service:
             model = self._models.get(name if name is not None else self._models.default or "")
             return BoundModel(model.name, model.manifest)
         except UnknownModel:
+            if (cause := self._queue.readiness.cause) is not None:
+                return during(cause)
+            # Raises FileNotFoundError if the data folder is away with all models: they are not gone, and are not made again.
+            self._models.root.parent.stat()
             if name is not None and name != self._models.default:
                 error = RequestError("model", name, ", ".join(self._models.names()) or "none yet")
                 return Refusal(

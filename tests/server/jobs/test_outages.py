@@ -159,6 +159,10 @@ def test_a_data_folder_that_is_away_is_reported_until_it_is_back(client: httpx.C
         answer = client.post("/api/v1/txt2img", json={"prompt": "a circle"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "missing")
         paused(client, "is missing; put its folder back")
+        for request in ({"prompt": "a circle"}, {"prompt": "a circle", "model": "other"}):
+            answer = client.post("/api/v1/txt2img", json=request)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "missing")
+            assert int(answer.headers["retry-after"]) > 0
         assert not data.exists()
     finally:
         away.rename(data)
