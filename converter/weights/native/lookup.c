@@ -58,38 +58,34 @@ void look_up(const uint8_t *packed, int bits, int64_t runs, int64_t run, int64_t
     }
 }
 
-static inline float absolute(float x, uint32_t *sign) {
+static inline uint32_t bits_of(float x) {
     uint32_t bits;
     memcpy(&bits, &x, 4);
-    *sign = bits & 0x80000000u;
-    bits ^= *sign;
+    return bits;
+}
+
+static inline float number_of(uint32_t bits) {
+    float x;
     memcpy(&x, &bits, 4);
     return x;
 }
+
+static const uint32_t SIGN = 0x80000000u, EXPONENT = 0x7f800000u;
 
 /* The nearest number that fp16 has, ties to the even one, for numbers in its range: added to a power of two 13 places above its
  * own, a number loses the bits that fp16 does not have, of which 2^-24 is the least. Without branches, so that compilers do
  * several numbers at once. */
 static inline float to_half_precision(float x) {
-    uint32_t sign, power;
-    const float size = absolute(x, &sign);
-    memcpy(&power, &size, 4);
-    power &= 0x7f800000u;
-    float own, result;
-    memcpy(&own, &power, 4);
+    const uint32_t sign = bits_of(x) & SIGN;
+    const float size = number_of(bits_of(x) ^ sign), own = number_of(bits_of(x) & EXPONENT);
     const float above = (own > 0x1p-14f ? own : 0x1p-14f) * 0x1p13f;
-    result = (size + above) - above;
-    memcpy(&power, &result, 4);
-    power |= sign;
-    memcpy(&result, &power, 4);
-    return result;
+    return number_of(bits_of((size + above) - above) | sign);
 }
 
 /* The bits in fp16 of a number that fp16 has. */
 static inline uint16_t half_bits(float x) {
-    uint32_t sign, bits;
-    const float size = absolute(x, &sign);
-    memcpy(&bits, &size, 4);
+    const uint32_t sign = bits_of(x) & SIGN, bits = bits_of(x) ^ sign;
+    const float size = number_of(bits);
     const uint32_t subnormal = (uint32_t)(int32_t)(size * 0x1p24f), normal = (bits - 0x38000000u) >> 13;
     return (uint16_t)((size < 0x1p-14f ? subnormal : normal) | sign >> 16);
 }
