@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from converter.runtime.feature import PackageError
 from converter.weights.blob import release_pages, unpack
 from converter.weights.dtypes import BY_NAME, DTYPES
-from converter.weights.lookup import Lookup, Scaled
+from converter.weights.lookup import Lookup, Scaled, shift_scale
 
 Array: TypeAlias = NDArray[Any]
 #: What a decoder returns: an array, or its parts, which are decoded straight into the type and the place that are wanted.
@@ -180,14 +180,7 @@ def _shift_scale_blocks(data: Array, scale: Array, offset: Array | None) -> Arra
     for axis, (size, count) in enumerate(zip(data.shape, scale.shape, strict=True)):
         if count < 1 or size % count:
             raise ValueError(f"{count} scales along axis {axis} do not divide its {size} elements")
-    # Each axis is split into blocks and the elements of a block, so that scales broadcast over their blocks.
-    blocks = [n for size, count in zip(data.shape, scale.shape, strict=True) for n in (count, size // count)]
-    per_block = [n for count in scale.shape for n in (count, 1)]
-    values = data.astype(np.float32).reshape(blocks)
-    if offset is not None:
-        values -= offset.astype(np.float32).reshape(per_block)
-    values *= scale.astype(np.float32).reshape(per_block)
-    return values.reshape(data.shape)
+    return shift_scale(data, scale, offset)
 
 
 def _look_up(

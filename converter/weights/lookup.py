@@ -52,6 +52,19 @@ def _runs(shape: tuple[int, ...], groups: tuple[int, ...]) -> tuple[int, NDArray
     return run, np.ascontiguousarray(order.reshape(-1))
 
 
+def shift_scale(values: Array, scale: Array, offset: Array | None) -> NDArray[np.float32]:
+    """Return ``(value - offset) * scale`` in fp32; scale and offset have a number for each equal part of each axis."""
+    # Each axis is split into blocks and the elements of a block, so that scales broadcast over their blocks.
+    blocks = [n for size, count in zip(values.shape, scale.shape, strict=True) for n in (count, size // count)]
+    per_block = [n for count in scale.shape for n in (count, 1)]
+    result = values.astype(np.float32).reshape(blocks)
+    with np.errstate(over="ignore", invalid="ignore"):  # scales that a package has may be anything
+        if offset is not None:
+            result -= offset.astype(np.float32).reshape(per_block)
+        result *= scale.astype(np.float32).reshape(per_block)
+    return result.reshape(values.shape)
+
+
 def _share(size: int, decode: Callable[[int, int], None]) -> None:
     """Call ``decode`` with the bounds of parts that are all elements together, in threads where they are many."""
     if not size:
@@ -147,12 +160,8 @@ class Scaled:
 
     def exact(self) -> NDArray[np.float32]:
         """Return the array as it is computed, in fp32."""
-        run, groups = _runs(self.shape, self.groups)
-        numbers = unpack(self.integers, self.bits, self.signed, (groups.size, run)).astype(np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):  # scales that a package has may be anything
-            numbers -= self.offsets[groups, None]
-            numbers *= self.scales[groups, None]
-        return numbers.reshape(self.shape)
+        integers = unpack(self.integers, self.bits, self.signed, self.shape)
+        return shift_scale(integers, self.scales.reshape(self.groups), self.offsets.reshape(self.groups))
 
     def dense(self, dtype: DTypeLike, *, out: Array | None = None, in_c: bool = True) -> Array:
         """Return the array rounded to fp16, as ``dtype``; ``out`` and ``in_c`` as for `Lookup.dense`."""
