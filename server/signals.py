@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -20,7 +22,8 @@ class Interrupted(KeyboardInterrupt):
     """A signal asked the process to end."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
+        self.number = signal.Signals(number)
+        super().__init__(self.number.name)
         self.status = exit_status(number)
 
 
@@ -29,21 +32,17 @@ def exit_status(number: int) -> int:
     return 128 + number
 
 
-#: What was raised for the signals that have arrived, the first one first.
-_raised: list[Interrupted] = []
+#: Added to a signal's number, it asks the watching thread to raise the signal again.
+_AGAIN = 128
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    _raised.append(Interrupted(number))
-    raise _raised[-1]
-
-
-def first_interruption() -> Interrupted | None:
-    """Return what the first signal raised; None if none has arrived.
-
-    An error may have come in its place: NumPy's modules raise ImportError if they are interrupted while they are imported.
-    """
-    return next(iter(_raised), None)
+def _is_importing(frame: FrameType | None) -> bool:
+    """Return whether a module is being imported at ``frame``."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _is_heeded(number: int) -> bool:
@@ -92,19 +91,56 @@ def _detach_terminal(terminals: list[int]) -> None:
         os.dup2(nowhere, descriptor)
 
 
-def _watch(numbers: int, terminals: list[int]) -> None:
-    """Read the number of each signal as it arrives, also while the main thread is in the middle of a step."""
-    seen = 0
-    while byte := os.read(numbers, 1):
-        number = byte[0]
-        if number == signal.SIGHUP:
-            # The kernel and the shell may both send it when a terminal is closed, so it never counts as the second.
-            _detach_terminal(terminals)
-            seen = max(seen, 1)
-        elif number in ENDING:
-            seen += 1
-            if seen > 1:
-                _end_now(number)
+class _Ending:
+    """The signals of this process: the main thread raises the first, a thread that watches their numbers heeds the second."""
+
+    def __init__(self) -> None:
+        self._numbers, self.arriving = os.pipe()
+        os.set_blocking(self.arriving, False)
+        #: Whether a signal is to be raised again. Only one at a time: each arrives twice, and must not hide a second one.
+        self._is_to_be_raised = False
+        self._print_dropped = sys.unraisablehook
+        self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
+
+    def interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Raise Interrupted, after imports.
+
+        Modules in C answer an interruption of their import by an ImportError and a traceback (NumPy) or abort (PyTorch).
+        """
+        if not _is_importing(frame):
+            raise Interrupted(number)
+        self._raise_again(number)
+
+    def dropped(self, error: sys.UnraisableHookArgs) -> None:
+        """Raise an interruption again that came in a destructor or a callback, where Python drops exceptions."""
+        if isinstance(error.exc_value, Interrupted):
+            self._raise_again(error.exc_value.number)
+        else:
+            self._print_dropped(error)
+
+    def _raise_again(self, number: int) -> None:
+        if not self._is_to_be_raised:
+            self._is_to_be_raised = True
+            os.write(self.arriving, bytes([_AGAIN + number]))
+
+    def watch(self) -> None:
+        """Read the number of each signal as it arrives, also while the main thread is in the middle of a step."""
+        seen = 0
+        while byte := os.read(self._numbers, 1):
+            number = byte[0]
+            if number > _AGAIN:
+                time.sleep(0.05)
+                seen -= 1  # its number arrives once more
+                self._is_to_be_raised = False
+                _thread.interrupt_main(signal.Signals(number - _AGAIN))
+            elif number == signal.SIGHUP:
+                # The kernel and the shell may both send it when a terminal is closed, so it never counts as the second.
+                _detach_terminal(self._terminals)
+                seen = max(seen, 1)
+            elif number in ENDING:
+                seen += 1
+                if seen > 1:
+                    _end_now(number)
 
 
 def end_gently_then_at_once() -> None:
@@ -112,14 +148,13 @@ def end_gently_then_at_once() -> None:
 
     Called once in a process, by the main thread.
     """
-    numbers, arriving = os.pipe()
-    os.set_blocking(arriving, False)
+    ending = _Ending()
     for number in ENDING:
         if _is_heeded(number):
-            signal.signal(number, _interrupt)
-    signal.set_wakeup_fd(arriving, warn_on_full_buffer=False)
-    terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
-    threading.Thread(target=_watch, args=(numbers, terminals), name="signals", daemon=True).start()
+            signal.signal(number, ending.interrupt)
+    sys.unraisablehook = ending.dropped
+    signal.set_wakeup_fd(ending.arriving, warn_on_full_buffer=False)
+    threading.Thread(target=ending.watch, name="signals", daemon=True).start()
 
 
 def end_at_once() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from server.signals import Interrupted, end_at_once, end_gently_then_at_once, first_interruption
+from server.signals import Interrupted, end_at_once, end_gently_then_at_once
 from server.terminal import say
 
 
@@ -44,10 +44,5 @@ def start() -> int:
         return main()
     except Interrupted as interrupted:
         return _interrupted(interrupted)
-    except Exception:
-        cause = first_interruption()
-        if cause is None:
-            raise
-        return _interrupted(cause)
     finally:
         end_at_once()
