@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -57,18 +58,22 @@ def read_adapter_configs(path: Path, metadata: Mapping[str, str], *, peft: bool)
             network, _, name = key.rpartition(".")
             networks.setdefault(network, {})[name] = value
         return {network: _config(settings) for network, settings in networks.items()}
-    beside = path.with_name(_FILE)
-    if peft and beside.is_file() and _is_for(path):
+    beside = settings_beside(path) if peft else None
+    if beside is not None:
         if beside.stat().st_size > _LARGEST:
             raise LoraError(f"{_FILE} beside it is {beside.stat().st_size} bytes; at most {_LARGEST} are read")
         return {"": _config(_json(beside.read_text("utf-8"), f"{_FILE} beside it"))}
     return {}
 
 
-def _is_for(path: Path) -> bool:
-    """Return whether the settings in a file's folder are that file's: PEFT's own name for it, or the only one there."""
-    others = (each for each in path.parent.glob(f"*{path.suffix}") if each.name != path.name)
-    return path.stem == _ADAPTER or next(others, None) is None
+def settings_beside(path: Path) -> Path | None:
+    """Return the settings in a file's folder if they are that file's: it has PEFT's own name, or is the only one there."""
+    settings = path.with_name(_FILE)
+    if not settings.is_file():
+        return None
+    with os.scandir(path.parent) as entries:
+        is_alone = all(each.name == path.name or Path(each.name).suffix != path.suffix for each in entries)
+    return settings if is_alone or path.stem == _ADAPTER else None
 
 
 def _json(text: str, where: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from converter.checksums import checksum
 from converter.errors import CheckpointError, shown
-from converter.loras.adapter_config import AdapterConfig, read_adapter_configs
+from converter.loras.adapter_config import AdapterConfig, read_adapter_configs, settings_beside
 from converter.loras.building import Target, layers_of
 from converter.loras.errors import LoraError
 from converter.loras.families import families_of, text_width_of
@@ -74,8 +74,10 @@ class LoraFile:
 
     @cached_property
     def sha256(self) -> str:
-        """The SHA-256 of the file."""
-        return checksum(self.path).sha256
+        """The SHA-256 of the file; of one with settings beside it, that of both files' SHA-256."""
+        files = [self.path, settings_beside(self.path)]
+        first, *others = (checksum(file).sha256 for file in files if file is not None)
+        return hashlib.sha256("".join((first, *others)).encode()).hexdigest() if others else first
 
     @cached_property
     def tensors_sha256(self) -> str:

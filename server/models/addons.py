@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from converter.errors import AnemoneError, shown
+from converter.loras import settings_beside
 from server.models.paths import without_paths
 
 log = logging.getLogger("anemone.models")
@@ -32,10 +33,10 @@ _MOST_TOLD = 20
 #: What the name of a folder with an upload begins with.
 _UPLOADED = ".upload-"
 #: Raised when what is kept of a file changes.
-_INDEX_VERSION = 2
+_INDEX_VERSION = 3
 
-#: The state of a file: modification time (ns), size and inode.
-_Stamp = tuple[int, int, int]
+#: The state of a file: modification time (ns), size and inode, and the modification time of settings beside it, else 0.
+_Stamp = tuple[int, int, int, int]
 _T = TypeVar("_T")
 
 
@@ -67,8 +68,8 @@ class _Index(Generic[_T]):
 
 
 def _stamp(path: Path) -> _Stamp:
-    stat = path.stat()
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+    stat, settings = path.stat(), settings_beside(path)
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino, 0 if settings is None else settings.stat().st_mtime_ns
 
 
 def require_name(name: str) -> None:
@@ -194,7 +195,7 @@ class AddonFiles(Generic[_T]):
                 try:
                     found = known[str(path)] = self._now(name, path)
                 except PermissionError as error:  # not kept: a permission that is given leaves the stamp as it is
-                    return _Read((0, 0, 0), reason=f"{path.name} cannot be read: {error.strerror}")
+                    return _Read((0, 0, 0, 0), reason=f"{path.name} cannot be read: {error.strerror}")
                 self._store(known)
             return found
 

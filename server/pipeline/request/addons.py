@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Protocol
 from pydantic import Field
 
 from converter.errors import AnemoneError
-from converter.folder import Manifest
+from converter.manifest import Manifest
 from server.errors import listed
 from server.pipeline.fields import Derived, Part, plain
 from server.pipeline.limits import Items, Real, Within
@@ -33,7 +33,7 @@ _MOST_NOTES = 10
 class Lora(Part):
     """A LoRA that is merged into the model for this request (Hu et al. 2021).
 
-    sha256: the hash of its file when the request was accepted. tensors_sha256: that of its tensors alone.
+    sha256: the hash of its file, and of settings beside it, when the request was accepted. tensors_sha256: that of its tensors alone.
     """
 
     name: str = Field(max_length=NAME, description="One of the LoRAs (see capabilities)")

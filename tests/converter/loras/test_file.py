@@ -213,6 +213,24 @@ def test_pefts_settings_beside_files_are_those_of_its_own(tmp_path: Path) -> Non
     assert scale(other.name) == 4
 
 
+def test_settings_beside_a_file_are_part_of_its_hash(tmp_path: Path) -> None:
+    path = lora_files.write(
+        tmp_path / "adapter_model.safetensors",
+        {"unet.conv_in.lora_A.weight": torch.ones(2, 4, 3, 3), "unet.conv_in.lora_B.weight": torch.ones(8, 2, 1, 1)},
+    )
+    hashes = [LoraFile.open(path).sha256]
+    assert hashes == [hashlib.sha256(path.read_bytes()).hexdigest()]
+    for alpha in (8, 4):
+        (tmp_path / "adapter_config.json").write_text(f'{{"lora_alpha": {alpha}, "r": 2}}')
+        hashes.append(LoraFile.open(path).sha256)
+    assert len(set(hashes)) == 3
+    lora_files.write(tmp_path / "b.safetensors", {"unet.conv_in.diff": torch.ones(8, 4, 3, 3)})
+    assert (
+        LoraFile.open(tmp_path / "b.safetensors").sha256
+        == hashlib.sha256((tmp_path / "b.safetensors").read_bytes()).hexdigest()
+    )
+
+
 def test_files_of_other_formats_and_damaged_ones_are_refused(tmp_path: Path) -> None:
     for name, content, words in (
         ("a.pt", b"", "a.pt is not a .safetensors file; other files of LoRAs can hold programs"),

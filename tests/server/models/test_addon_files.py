@@ -63,6 +63,17 @@ def test_a_file_is_read_once_also_after_a_restart_and_again_when_it_changes(tmp_
     assert reader.reads == ["a", "a"]
 
 
+def test_a_file_is_read_again_when_the_settings_beside_it_change(tmp_path: Path) -> None:
+    path, reader = put(tmp_path, "a/adapter_model"), Reader()
+    found, settings = files(tmp_path, reader), path.with_name("adapter_config.json")
+    for reads in (1, 2, 3):
+        found.get("adapter_model")
+        assert found.get("adapter_model")
+        assert len(reader.reads) == reads
+        settings.write_text("{}")
+        os.utime(settings, (reads, reads))
+
+
 def test_an_index_of_another_version_is_read_anew(tmp_path: Path) -> None:
     put(tmp_path, "a")
     found = files(tmp_path)
