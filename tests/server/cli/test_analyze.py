@@ -15,7 +15,7 @@ from converter.errors import AnemoneError
 from converter.options import ConvertOptions
 from converter.verification.sensitivity import Sensitivity
 from converter.weights.recipe import Recipe
-from server.cli.analyzing import _Finished, _parts
+from server.cli.finished import Finished, parts_beside
 from server.cli.main import main
 from server.terminal import Bar
 from tests.support.checkpoints import tiny_unet, write_checkpoint
@@ -163,16 +163,20 @@ def test_what_does_not_fit_on_the_disk_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(AnemoneError, match=r"parts\.json cannot be written: No space left on device; the same command"):
-        _Finished(tmp_path / "parts.json", ["1"], dict[int, float]).measured(
+        Finished(tmp_path / "parts.json", ["1"], dict[int, float]).measured(
             "layers", ["conv_in"], lambda name: {4: 0.5}, Bar()
         )
 
 
 def test_two_analyses_do_not_write_one_file(tmp_path):
     out = tmp_path / "recipes.json"
-    with _parts(out), pytest.raises(AnemoneError, match=r"another analysis is writing .*recipes\.json"), _parts(out):
+    with (
+        parts_beside(out),
+        pytest.raises(AnemoneError, match=r"another analysis is writing .*recipes\.json"),
+        parts_beside(out),
+    ):
         pass
-    with _parts(out) as parts:
+    with parts_beside(out) as parts:
         assert parts.is_dir()
 
 
@@ -185,7 +189,7 @@ def test_what_was_measured_is_measured_again_if_its_file_is_damaged(tmp_path, co
         return {4: 0.5}
 
     def errors():
-        return _Finished(file, ["1"], dict[int, float]).measured("palettes", ["conv_in"], measure, Bar())
+        return Finished(file, ["1"], dict[int, float]).measured("palettes", ["conv_in"], measure, Bar())
 
     assert errors() == errors() == {"conv_in": {4: 0.5}}
     assert measured == ["conv_in"]
