@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from converter.checksums import FileSum, wrong_content, wrong_size
 from converter.errors import DamagedModel
-from converter.folder import Count, Source, Versions, Within, read_manifest
+from converter.manifest import Count, Source, Versions, Within, read_manifest
 
 FORMAT = 1
 FILE = "anemone-upscaler.json"

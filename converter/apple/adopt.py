@@ -13,7 +13,8 @@ from converter.apple.model import AppleModel, recognize_apple
 from converter.apple.settings import AppleSettings, Settled, settle
 from converter.checksums import checksum
 from converter.errors import CheckpointError, ManifestError
-from converter.folder import FILE, Conditions, Manifest, ModelFolder, Package, Source, Versions
+from converter.folder import ModelFolder
+from converter.manifest import FILE, Conditions, Manifest, Package, Source, Versions
 from converter.networks.registry import UNET, kind_of
 from converter.runtime.chunks import chunk_paths
 from converter.sources.checkpoint import size_and_time

@@ -54,7 +54,7 @@ class AppleModel:
     stated: what the packages' metadata say of the model.
     published: whether its widths are those of its family's published models.
     vocabulary: the number of tokens that all its text encoders accept; None if that is unknown.
-    guidance_width, time_ids, text_width: as in `converter.folder.Conditions`.
+    guidance_width, time_ids, text_width: as in `converter.manifest.Conditions`.
     """
 
     folder: Path

@@ -12,7 +12,7 @@ from converter.apple.model import AppleModel
 from converter.apple.tokenizer import Vocabulary, find_vocabulary
 from converter.errors import CheckpointError
 from converter.families.schedule import read_schedule
-from converter.folder import GUIDED, STANDARD, UNGUIDED, Defaults, SchedulerSettings
+from converter.manifest import GUIDED, STANDARD, UNGUIDED, Defaults, SchedulerSettings
 from converter.sources.config_tables import PREDICTION_TYPES, SCHEDULER
 from converter.sources.configs import read_json
 from converter.sources.single_file import SCALING_FACTORS

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from converter.apple.layout import SWIFT
 from converter.errors import AnemoneError
-from converter.folder import Conditions, ModelFolder, Package
+from converter.folder import ModelFolder
+from converter.manifest import Conditions, Package
 from converter.networks.registry import (
     CONTROLNET,
     SAFETY_CHECKER,

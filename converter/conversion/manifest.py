@@ -7,16 +7,7 @@ from importlib.metadata import version
 from converter import __version__
 from converter.checksums import FileSum
 from converter.conversion.plan import REVISION, ConversionPlan
-from converter.folder import (
-    GUIDED,
-    STANDARD,
-    UNGUIDED,
-    Defaults,
-    Manifest,
-    Package,
-    Source,
-    Versions,
-)
+from converter.manifest import GUIDED, STANDARD, UNGUIDED, Defaults, Manifest, Package, Source, Versions
 
 
 def _defaults(plan: ConversionPlan) -> Defaults:

@@ -17,7 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from converter.checksums import FileSum, checksums, wrong_content
 from converter.errors import CheckpointError
-from converter.folder import FILE, ModelFolder, Package, package_files, package_folders
+from converter.folder import ModelFolder, package_files, package_folders
+from converter.manifest import FILE, Package
 from converter.mil.package import copy_package
 
 _STATE = "conversion.json"

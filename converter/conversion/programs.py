@@ -14,7 +14,7 @@ from converter import __version__
 from converter.checksums import FileSum
 from converter.conversion.chunks import WeightsFile, cut_network
 from converter.conversion.plan import ConversionPlan
-from converter.folder import Package
+from converter.manifest import Package
 from converter.mil import Graph, Weights
 from converter.mil.function import Function
 from converter.mil.package import SCALES, WEIGHTS, write_functions, write_package

@@ -13,7 +13,7 @@ from converter.checksums import checksums
 from converter.conversion.partial import require_replaceable
 from converter.conversion.preflight import require_space
 from converter.errors import CheckpointError
-from converter.folder import Source, Versions
+from converter.manifest import Source, Versions
 from converter.mil import Graph, Target, Unwritten, Weights, target_named
 from converter.mil.package import WEIGHTS, write_package
 from converter.networks.features import describe

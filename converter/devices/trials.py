@@ -29,7 +29,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from converter.devices.attempt import attempt
 from converter.devices.units import Settings, requested_units, unit_order
 from converter.errors import AnemoneError
-from converter.folder import ModelFolder, Package
+from converter.folder import ModelFolder
+from converter.manifest import Package
 from converter.runtime import ComputeUnit, Network
 from converter.runtime.chunks import chunk_paths
 from converter.runtime.package import fingerprint

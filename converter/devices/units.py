@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from converter.folder import Manifest
+from converter.manifest import Manifest
 from converter.networks.registry import kind_of
 from converter.runtime import ComputeUnit
 

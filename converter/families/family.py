@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from converter.folder import Conditions, SchedulerSettings
+from converter.manifest import Conditions, SchedulerSettings
 from converter.networks.registry import ModelSizes, NetworkKind
 from converter.sources.configs import Config
 from converter.sources.ip_adapter import IPAdapterFile

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.folder import SchedulerSettings
+from converter.manifest import SchedulerSettings
 from converter.sources.config_tables import PREDICTION_TYPES, SCHEDULER
 
 Numbers = NDArray[np.float64]

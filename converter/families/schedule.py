@@ -7,7 +7,7 @@ from typing import Any
 
 from converter.errors import CheckpointError
 from converter.families.noise import PURE_NOISE, no_image_because, signal_left
-from converter.folder import SchedulerSettings
+from converter.manifest import SchedulerSettings
 from converter.sources.config_tables import SCHEDULER, SCHEDULER_CLASSES
 from converter.sources.configs import read_config
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from converter.errors import CheckpointError
 from converter.families.schedule import read_schedule
-from converter.folder import Conditions, SchedulerSettings
+from converter.manifest import Conditions, SchedulerSettings
 from converter.networks.clip import text_encoder_config
 from converter.networks.controlnet import WHERE as CONTROLNET
 from converter.networks.controlnet import controlnet_shape

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from converter.errors import AnemoneError
-from converter.folder import FILE, ModelFolder
+from converter.folder import ModelFolder
 from converter.lint.chips import DEFAULT_CHIP, Chip, chip_named
 from converter.lint.context import RuleContext
 from converter.lint.finding import Finding, exit_status, gather
@@ -16,6 +16,7 @@ from converter.lint.placement import Placement
 from converter.lint.report import report
 from converter.lint.rules import attention, engine, layout, norms, numerics, storage
 from converter.lint.stored import Blobs
+from converter.manifest import FILE
 from converter.runtime.chunks import chunk_paths
 from converter.runtime.feature import PackageError
 from converter.runtime.package import stages

@@ -15,8 +15,9 @@ from converter.checksums import FileSum, note_right
 from converter.conversion.partial import Partial, conversion_lock, require_replaceable
 from converter.conversion.preflight import require_space
 from converter.errors import ManifestError
-from converter.folder import MERGE_REVISION, Defaults, Manifest, Merged, MergedEmbedding, MergedLora, ModelFolder
+from converter.folder import ModelFolder
 from converter.loras import EmbeddingFile, LoraFile
+from converter.manifest import MERGE_REVISION, Defaults, Manifest, Merged, MergedEmbedding, MergedLora
 from converter.merging.changes import Change, check_families, check_names, components_of, lora_changes, unused_layers
 from converter.merging.errors import MergeError
 from converter.merging.network import Packages, packages_of, write_packages

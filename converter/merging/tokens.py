@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.folder import MergedEmbedding
 from converter.loras import EmbeddingFile
+from converter.manifest import MergedEmbedding
 from converter.merging.errors import MergeError
 
 #: The constant with a text encoder's token vectors.

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from anyio import CapacityLimiter, to_thread
 from fastapi.concurrency import run_in_threadpool
 
-from converter.folder import Manifest
+from converter.manifest import Manifest
 from server.api.refusal import Reason, Refusal, bad_image, during, kept_text, later
 from server.api.submission import BoundModel, BoundRequest, SubmitOptions
 from server.events import OPEN

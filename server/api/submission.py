@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi.concurrency import run_in_threadpool
 
-from converter.folder import Manifest
+from converter.manifest import Manifest
 from server.jobs.job import Priority
 from server.pipeline.request import GenerationRequest, RequestError
 

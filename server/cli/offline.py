@@ -17,7 +17,8 @@ from converter.conversion.partial import conversion_lock, require_replaceable
 from converter.conversion.planning import make_plan
 from converter.conversion.upscaler import write_upscaler
 from converter.errors import AnemoneError, CheckpointError
-from converter.folder import Manifest, ModelFolder
+from converter.folder import ModelFolder
+from converter.manifest import Manifest
 from converter.networks.registry import UNET
 from converter.options import ConvertOptions
 from converter.progress import Progress

@@ -18,11 +18,12 @@ from converter.devices.trials import FILE as TRIALS
 from converter.devices.trials import Verdict, read_verdicts
 from converter.devices.units import unit_order
 from converter.errors import AnemoneError
-from converter.folder import FILE, Manifest, ModelFolder, package_files
+from converter.folder import ModelFolder, package_files
 from converter.lint.chips import chip_named
 from converter.lint.listing import read_listing
 from converter.lint.placement import Placement, work_of
 from converter.lint.stored import Blobs
+from converter.manifest import FILE, Manifest
 from converter.networks.registry import NetworkError, kind_of, text_encoders
 from converter.runtime import weight_bytes
 from converter.runtime.chunks import chunk_paths

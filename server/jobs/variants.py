@@ -12,8 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from converter.folder import MERGE_REVISION, ModelFolder
+from converter.folder import ModelFolder
 from converter.loras import EmbeddingFile, LoraError, LoraFile
+from converter.manifest import MERGE_REVISION
 from converter.networks.registry import text_encoders
 from converter.progress import OnProgress
 from server.jobs.messages import ModelRef

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from converter.errors import AnemoneError, DamagedModel, MemoryShortage, SpaceError
-from converter.folder import Manifest
+from converter.manifest import Manifest
 from converter.progress import OnProgress, Progress
 from server.faults import fault_of
 from server.jobs.messages import (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from converter.apple import AppleSettings, adopt, is_apple
 from converter.errors import AnemoneError
-from converter.folder import FILE
+from converter.manifest import FILE
 from converter.options import DEFAULT_OPTIONS
 from converter.progress import OnProgress, Progress
 from converter.sources.source import open_source

@@ -9,7 +9,8 @@ from typing import Protocol
 from converter.apple import is_apple
 from converter.conversion.planning import make_plan
 from converter.errors import AnemoneError, CheckpointError, ManifestError
-from converter.folder import FILE, Manifest, ModelFolder
+from converter.folder import ModelFolder
+from converter.manifest import FILE, Manifest
 from converter.options import ConvertOptions
 from converter.progress import Progress
 from converter.sources.source import open_source

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from converter.errors import AnemoneError, ManifestError
-from converter.folder import FILE, Manifest
+from converter.manifest import FILE, Manifest
 from converter.sources.snapshot import short_name
 from server.faults import fault_of
 from server.models.merged import MERGED, MergedModels

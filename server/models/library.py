@@ -11,7 +11,8 @@ from converter.conversion.partial import conversion_lock
 from converter.conversion.plan import REVISION, ConversionPlan
 from converter.conversion.planning import make_plan
 from converter.errors import DamagedModel, ManifestError
-from converter.folder import FILE, ModelFolder
+from converter.folder import ModelFolder
+from converter.manifest import FILE
 from converter.options import ConvertOptions
 from converter.progress import OnProgress, ignore
 from converter.sources.snapshot import file_name, short_name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from converter.folder import Manifest
+from converter.manifest import Manifest
 from converter.networks.registry import CONTROLNET, IP_ADAPTER, SAFETY_CHECKER, UNET, VAE_ENCODER
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.folder import Manifest
+from converter.manifest import Manifest
 from converter.networks.registry import VAE_DECODER, VAE_ENCODER
 from converter.runtime import Network
 from server.pipeline.denoising.denoiser import NotFinite

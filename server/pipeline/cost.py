@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-from converter.folder import Manifest
+from converter.manifest import Manifest
 from converter.networks.registry import UNET
 from server.pipeline.canvas.layout import boxes_of
 from server.pipeline.prompts.composition import parts_of

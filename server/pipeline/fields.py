@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.fields import FieldInfo
 
-from converter.folder import Manifest
+from converter.manifest import Manifest
 from server.pipeline.limits import FIRST_ONLY, Accepts, Items
 
 _T = TypeVar("_T")

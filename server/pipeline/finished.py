@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from converter.folder import Manifest
+from converter.manifest import Manifest
 from server.pipeline.denoising.denoiser import GeneratedImage
 from server.pipeline.encoding.encode import encode_png
 from server.pipeline.encoding.xmp import source_type

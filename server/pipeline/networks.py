@@ -10,7 +10,8 @@ from pathlib import Path
 from converter.devices.trials import Trials
 from converter.devices.units import preferred_units
 from converter.errors import ManifestError, MemoryShortage
-from converter.folder import ModelFolder, Package
+from converter.folder import ModelFolder
+from converter.manifest import Package
 from converter.networks.registry import kind_of
 from converter.runtime import ComputeUnit, Network, load, weight_bytes
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from converter.folder import Manifest
+from converter.manifest import Manifest
 from converter.networks.registry import PREVIEW_DECODER, VAE_DECODER
 from converter.runtime import Network
 from server.pipeline.images import Pixels, to_pixels

@@ -10,7 +10,8 @@ from PIL import Image
 
 from converter.devices.trials import Trials
 from converter.errors import ManifestError
-from converter.folder import Manifest, ModelFolder
+from converter.folder import ModelFolder
+from converter.manifest import Manifest
 from converter.networks.registry import SAFETY_CHECKER, UNET, UNET_PROMPT, VAE_DECODER, text_encoders
 from converter.progress import OnProgress, Progress, ignore
 from converter.runtime import Network

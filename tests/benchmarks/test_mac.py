@@ -20,7 +20,8 @@ from benchmarks.mac import Checks
 from converter.devices.comparison import _predict, compare_devices
 from converter.devices.timing import _timed
 from converter.errors import AnemoneError
-from converter.folder import FILE, ModelFolder
+from converter.folder import ModelFolder
+from converter.manifest import FILE
 from tests.support.mac_double.devices import pretend
 
 ROOT = Path(__file__).resolve().parents[2]

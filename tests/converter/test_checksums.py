@@ -16,7 +16,8 @@ from converter import checksums
 from converter.checksums import checksum, wrong_content, wrong_size
 from converter.conversion.convert import convert
 from converter.errors import DamagedModel, ManifestError
-from converter.folder import FILE, ModelFolder
+from converter.folder import ModelFolder
+from converter.manifest import FILE
 from converter.options import ConvertOptions
 from converter.weights.blob import BlobWriter
 

@@ -14,7 +14,8 @@ from converter.apple.swift import SwiftError, require_readable, require_unet, se
 from converter.conversion.convert import convert
 from converter.conversion.planning import make_plan
 from converter.errors import AnemoneError
-from converter.folder import ModelFolder, Package
+from converter.folder import ModelFolder
+from converter.manifest import Package
 from converter.options import ConvertOptions
 from converter.runtime.program import own_features
 from converter.runtime.summary import read_summary

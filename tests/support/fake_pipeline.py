@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 
 from converter.errors import AnemoneError, DamagedModel, MemoryShortage, SpaceError
-from converter.folder import Conditions, Defaults, Manifest, Package, SchedulerSettings, Source, Versions
+from converter.manifest import Conditions, Defaults, Manifest, Package, SchedulerSettings, Source, Versions
 from converter.progress import OnProgress, Progress
 from server.jobs.messages import ModelRef
 from server.models.paths import told

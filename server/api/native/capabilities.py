@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from converter import __version__
-from converter.folder import Manifest
+from converter.manifest import Manifest
 from server.api.dependencies import Generation, Models, Queue
 from server.api.native import PREFIX
 from server.api.native.limits import LimitsOut

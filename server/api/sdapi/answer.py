@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import Response
 from pydantic import BaseModel, Field
 
-from converter.folder import Manifest
+from converter.manifest import Manifest
 from server.api.answers import base64_of, json_list, streamed_json
 from server.api.errors import require
 from server.api.sdapi.call import Call

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from converter.folder import Manifest
+from converter.manifest import Manifest
 from server.api.sdapi.bodies import Making, Txt2ImgBody
 from server.api.sdapi.fit import Fit
 from server.api.sdapi.names import SAME

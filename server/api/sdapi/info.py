@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from converter import __version__
-from converter.folder import Manifest
+from converter.manifest import Manifest
 from server.jobs.job import Job
 from server.pipeline.infotext import read_infotext, write_infotext
 from server.pipeline.infotext.writing import SHORT_HASH

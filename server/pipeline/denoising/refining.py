@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.folder import Manifest
+from converter.manifest import Manifest
 from server.pipeline.denoising.denoiser import Moment, Predicting, Predictor
 from server.pipeline.request import GenerationRequest, RequestError
 

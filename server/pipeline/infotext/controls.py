@@ -6,7 +6,7 @@ import re
 import string
 from typing import Any
 
-from converter.folder import Manifest
+from converter.manifest import Manifest
 from server.pipeline.fields import plain
 from server.pipeline.infotext.parameters import Unused, lay_out_settings, read_settings
 from server.pipeline.preprocessors.registry import NONE, PREPROCESSORS, find_preprocessor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from converter import __version__
-from converter.folder import Manifest
+from converter.manifest import Manifest
 from server.pipeline.fields import Infotext, plain
 from server.pipeline.infotext.controls import UNIT, write_unit
 from server.pipeline.infotext.parameters import lay_out, lay_out_settings

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from converter.folder import Manifest, ModelFolder
+from converter.folder import ModelFolder
+from converter.manifest import Manifest
 from server.pipeline.prompts.chunks import Chunks, chunk_count, text_chunks, unet_places
 from server.pipeline.prompts.editing import Walk
 from server.pipeline.prompts.embedded import EmbeddedWords

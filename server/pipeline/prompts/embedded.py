@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from converter.folder import Manifest
+from converter.manifest import Manifest
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from converter.folder import Manifest
+from converter.manifest import Manifest
 from converter.networks.registry import IP_ADAPTER
 from server.pipeline.abilities import ip_adapters
 from server.pipeline.fields import Attachment, Infotext, Part, plain

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from converter.errors import ManifestError
-from converter.folder import Manifest
+from converter.manifest import Manifest
 from server.pipeline.abilities import ADAPTER, IMAGES, OF_TASKS
 from server.pipeline.boxes.box import Shape, nearest_shape
 from server.pipeline.encoding.formats import FORMATS

@@ -7,7 +7,7 @@ from typing import Annotated, Protocol
 
 from pydantic import Field
 
-from converter.folder import Manifest
+from converter.manifest import Manifest
 from converter.networks.registry import CONTROLNET
 from server.pipeline.abilities import CONTROLS, control_nets
 from server.pipeline.fields import Attachment, Part

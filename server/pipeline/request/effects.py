@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from converter.folder import Manifest
+from converter.manifest import Manifest
 from server.pipeline.request.controls import applies
 from server.pipeline.request.request import GenerationRequest
 from server.pipeline.schedulers import NoiseSchedule

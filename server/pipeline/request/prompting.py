@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from converter.folder import Manifest
+from converter.manifest import Manifest
 from server.pipeline.prompts.editing import Walk
 from server.pipeline.prompts.reading import read_prompt
 from server.pipeline.request.errors import RequestError

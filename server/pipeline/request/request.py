@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from converter.folder import Manifest
+from converter.manifest import Manifest
 from server.pipeline.boxes.windows import Windows
 from server.pipeline.fields import Derived, Part, RequestField, fields_of, part_of, values_of
 from server.pipeline.limits import Items

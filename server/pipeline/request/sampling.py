@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
-from converter.folder import Manifest
+from converter.manifest import Manifest
 from converter.networks.registry import VAE_ENCODER
 from server.pipeline.fields import FromModel, Infotext, Part, plain, unless
 from server.pipeline.limits import Real, Whole, Within, unless_stored

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from converter.errors import ManifestError
 from converter.families.noise import PURE_NOISE, Numbers, no_image_because, signal_left
-from converter.folder import FILE, Manifest, SchedulerSettings
+from converter.manifest import FILE, Manifest, SchedulerSettings
 from converter.sources.config_tables import usual_spacing
 
 Latents = NDArray[np.float32]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.folder import Manifest
+from converter.manifest import Manifest
 from server.pipeline.autoencoder import EncodedImage
 from server.pipeline.canvas.canvas import View
 from server.pipeline.canvas.masks import latent_mask, repaints, sampled_latent_mask

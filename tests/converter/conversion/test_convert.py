@@ -20,7 +20,8 @@ from diffusers import DiffusionPipeline
 from converter.conversion.convert import convert
 from converter.conversion.partial import conversion_lock
 from converter.errors import CheckpointError, ManifestError, MemoryShortage, SpaceError
-from converter.folder import Manifest, ModelFolder
+from converter.folder import ModelFolder
+from converter.manifest import Manifest
 from converter.networks.layers import ATTENTIONS
 from converter.options import ConvertOptions
 from converter.runtime.program import read_model, read_program

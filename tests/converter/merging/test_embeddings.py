@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from converter.checksums import checksum
 from converter.conversion.convert import convert
-from converter.folder import MergedEmbedding
 from converter.loras import EmbeddingFile
+from converter.manifest import MergedEmbedding
 from converter.merging import MergeError, merge
 from converter.options import ConvertOptions
 from tests.support.checkpoints import TEXT_WIDTH, write_xl_checkpoint, xl_parts

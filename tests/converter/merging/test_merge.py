@@ -15,8 +15,9 @@ import torch
 from converter.checksums import checksum
 from converter.conversion.convert import convert
 from converter.errors import AnemoneError, SpaceError
-from converter.folder import Defaults, Manifest, MergedLora, ModelFolder
+from converter.folder import ModelFolder
 from converter.loras import FewStep, LoraFile
+from converter.manifest import Defaults, Manifest, MergedLora
 from converter.merging import MergeError, merge, merge_key
 from converter.networks.features import random_inputs
 from converter.options import ConvertOptions

@@ -18,7 +18,7 @@ NAMING = {
     "converter/sources/component_kinds.py",  # diffusers' names of folders, some of which are the networks' too
     "converter/options.py",  # options that are called as the network that they are about
     "converter/conversion/agreement.py",  # the same options, in what is refused
-    "converter/folder.py",  # the upgrade of manifests that do not have options yet
+    "converter/manifest.py",  # the upgrade of manifests that do not have options yet
     "server/pipeline/prompts/tags.py",  # a parameter of tags that is called as its network
     "server/pipeline/abilities.py",  # names of abilities, one of which is called as its network
 }

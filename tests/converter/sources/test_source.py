@@ -16,7 +16,7 @@ from transformers import CLIPTokenizer
 from converter.conversion.convert import convert
 from converter.errors import CheckpointError
 from converter.families.registry import recognize
-from converter.folder import Manifest
+from converter.manifest import Manifest
 from converter.options import ConvertOptions
 from converter.sources.checkpoint import Checkpoint
 from converter.sources.clip_vocabulary import tokenizer_files

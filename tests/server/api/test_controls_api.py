@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from converter.folder import Package
+from converter.manifest import Package
 from server.pipeline.decoding.file import ACCEPTED
 from tests.support import fake_pipeline
 from tests.support.live_server import live

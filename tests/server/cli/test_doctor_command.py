@@ -12,7 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from converter.devices.trials import Verdict, record
-from converter.folder import FILE, ModelFolder
+from converter.folder import ModelFolder
+from converter.manifest import FILE
 from converter.runtime.fast.library import kernel_library
 from server.cli.main import main
 from server.doctor import machine, visit

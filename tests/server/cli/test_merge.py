@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from converter.folder import Manifest, MergedLora, ModelFolder
+from converter.folder import ModelFolder
+from converter.manifest import Manifest, MergedLora
 from server.cli.main import main
 from tests.support.lora_files import low_rank, write
 

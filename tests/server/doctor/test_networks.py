@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from converter.folder import FILE
+from converter.manifest import FILE
 from server.doctor.networks import examine
 from server.settings import Settings
 

@@ -11,7 +11,8 @@ import pytest
 from converter.devices import trials
 from converter.devices.timing import _timed
 from converter.devices.trials import Verdict, record
-from converter.folder import FILE, ModelFolder
+from converter.folder import ModelFolder
+from converter.manifest import FILE
 from server.doctor import machine, networks
 from server.doctor.networks import examine
 from server.settings import Settings

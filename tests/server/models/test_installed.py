@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from converter.folder import FILE
+from converter.manifest import FILE
 from server.models.installed import InstalledModels, NotDeletable, UnknownModel
 from tests.support.fake_pipeline import MANIFEST
 

@@ -24,7 +24,8 @@ from converter.conversion.convert import write_model
 from converter.conversion.plan import ConversionPlan
 from converter.conversion.planning import make_plan
 from converter.errors import CheckpointError, ManifestError
-from converter.folder import FORMAT, ModelFolder
+from converter.folder import ModelFolder
+from converter.manifest import FORMAT
 from converter.options import DEFAULT_OPTIONS, ConvertOptions
 from converter.progress import Progress, ignore
 from converter.sources.source import open_source

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from converter.folder import Package
+from converter.manifest import Package
 from server.pipeline.abilities import ADAPTER, CONTROLS, FURTHER, IMAGES, OF_TASKS, control_nets, ip_adapters
 from server.pipeline.request import RequestError, bind
 from tests.support.fake_pipeline import MANIFEST

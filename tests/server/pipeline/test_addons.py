@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from converter.errors import AnemoneError
-from converter.folder import Merged, MergedEmbedding
+from converter.manifest import Merged, MergedEmbedding
 from server.pipeline.request import GenerationRequest, KnownAddons, RequestError, bind
 from tests.support.addons import FakeEmbedding, FakeFewStep, FakeLora
 from tests.support.fake_pipeline import MANIFEST

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from converter.folder import Package
+from converter.manifest import Package
 from converter.runtime import load
 from server.pipeline.cost import Cost, cost
 from server.pipeline.denoising.denoiser import Step

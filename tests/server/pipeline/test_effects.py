@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from diffusers import EulerDiscreteScheduler
 
-from converter.folder import Conditions, Package
+from converter.manifest import Conditions, Package
 from server.pipeline.request import bind
 from tests.support.fake_pipeline import MANIFEST
 

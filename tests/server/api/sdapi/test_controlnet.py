@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from webuiapi import ControlNetUnit, WebUIApi
 
-from converter.folder import Package
+from converter.manifest import Package
 from tests.support import fake_pipeline
 from tests.support.image_files import b64, of_b64
 from tests.support.live_server import live

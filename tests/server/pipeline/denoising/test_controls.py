@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from converter.folder import Package
+from converter.manifest import Package
 from converter.runtime import Feature
 from server.pipeline.cost import Cost, cost
 from server.pipeline.denoising.controls import AppliedControl, Controls

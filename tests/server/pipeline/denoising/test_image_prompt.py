@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from converter.conversion.convert import convert
-from converter.folder import Package
+from converter.manifest import Package
 from converter.options import ConvertOptions
 from server.pipeline.denoising.denoiser import GeneratedImage
 from server.pipeline.request import RequestError, bind

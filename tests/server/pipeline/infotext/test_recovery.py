@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from converter.folder import Package
+from converter.manifest import Package
 from server.pipeline.fields import Infotext
 from server.pipeline.infotext import (
     Parameters,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from converter.folder import Manifest
+from converter.manifest import Manifest
 from server.pipeline.fields import Infotext
 from server.pipeline.infotext import read_infotext, write_infotext
 from server.pipeline.request import FIELDS, ImageSeeds, bind
