@@ -17,7 +17,9 @@ from converter.weights.encodings import PaletteBits, Quantization
 
 Size = tuple[int, int]
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
-#: The longest side of an image, in pixels: SDXL's at 4096 take 16 times the work of those at its own 1024.
+#: The shortest side of an image, in pixels: no model draws anything on 8 latents, and UNets halve them three times.
+SMALLEST_SIDE = 64
+#: The longest: SDXL's at 4096 take 16 times the work of those at its own 1024.
 LARGEST_SIDE = 4096
 #: The largest clip skip: A1111's slider ends there, and CLIP's smaller text encoder has as many layers.
 MOST_CLIP_SKIP = 12

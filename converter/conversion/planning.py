@@ -21,7 +21,7 @@ from converter.networks.registry import (
     kind_of,
     text_encoders,
 )
-from converter.options import LARGEST_SIDE, MOST_CLIP_SKIP, ConvertOptions, Size
+from converter.options import LARGEST_SIDE, MOST_CLIP_SKIP, SMALLEST_SIDE, ConvertOptions, Size
 from converter.progress import OnProgress, ignore
 from converter.sources.component import Component
 from converter.sources.component_kinds import VAE
@@ -49,9 +49,11 @@ def _sizes(family: Family, options: ConvertOptions) -> tuple[Size, ...]:
     height, width = (side * multiple for side in family.sample_size or (0, 0))
     sizes = tuple(dict.fromkeys(options.sizes or ((width, height),)))
     for width, height in sizes:
-        if max(width, height) > LARGEST_SIDE:
-            raise CheckpointError(f"size {width}x{height} is too large: sides of up to {LARGEST_SIDE} are accepted")
-        if min(width, height) < multiple or width % multiple or height % multiple:
+        if min(width, height) < SMALLEST_SIDE or max(width, height) > LARGEST_SIDE:
+            raise CheckpointError(
+                f"size {width}x{height} is not accepted; a side may have {SMALLEST_SIDE} to {LARGEST_SIDE} pixels"
+            )
+        if width % multiple or height % multiple:
             raise CheckpointError(
                 f"size {width}x{height} does not fit this model: sides must be multiples of {multiple}"
             )

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from converter.options import DEFAULT_OPTIONS, LARGEST_SIDE, OPTIONS, NetworkSource, Option, Size
+from converter.options import DEFAULT_OPTIONS, LARGEST_SIDE, OPTIONS, SMALLEST_SIDE, NetworkSource, Option, Size
 from server.api.native.schemas import SizeOut
 from server.api.request_body import RequestBody
 from server.events import Status
 from server.models.conversion_request import NAME
-from server.pipeline.limits import FIRST_ONLY, NOT_BOOLEAN, Whole
+from server.pipeline.limits import FIRST_ONLY, NOT_BOOLEAN
 
 _HUB = "owner/name on the Hugging Face hub, also @revision"
 #: Every supported family has 8 pixels a latent. A wrong side is refused before a download of gigabytes; the conversion's plan
 #: checks what the model supports.
-_Side = Annotated[Whole, Field(ge=8, le=LARGEST_SIDE, multiple_of=8)]
+_Side = Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE, multiple_of=8), NOT_BOOLEAN]
 
 
 class SizeIn(RequestBody):

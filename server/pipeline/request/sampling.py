@@ -9,6 +9,7 @@ from pydantic import Field
 
 from converter.manifest import Manifest
 from converter.networks.registry import VAE_ENCODER
+from converter.options import LARGEST_SIDE, SMALLEST_SIDE
 from server.pipeline.fields import FromModel, Infotext, Part, plain, unless
 from server.pipeline.limits import Real, Whole, Within, unless_stored
 from server.pipeline.request.conditions import NAME
@@ -39,7 +40,7 @@ def _known_sigmas(name: str) -> str:
 
 
 #: Pixels of an image's side.
-SIDE = Within(64, 4096)
+SIDE = Within(SMALLEST_SIDE, LARGEST_SIDE)
 
 
 class Extent(Part):

@@ -491,7 +491,11 @@ def test_a_damaged_partial_folder_is_converted_again(checkpoint, tmp_path, state
         (ConvertOptions(name=""), "cannot be called ''"),
         (ConvertOptions(name="a\x1b[2Jb"), r"cannot be called 'a\\x1b\[2Jb'"),
         (ConvertOptions(name="\udcff"), "cannot be called"),
-        (ConvertOptions(sizes=((1_000_000, 1_000_000),)), "1000000x1000000 is too large: sides of up to 4096"),
+        (
+            ConvertOptions(sizes=((1_000_000, 1_000_000),)),
+            "1000000x1000000 is not accepted; a side may have 64 to 4096",
+        ),
+        (ConvertOptions(sizes=((64, 56),)), "size 64x56 is not accepted; a side may have 64 to 4096 pixels"),
     ],
 )
 def test_a_name_or_size_that_no_model_has_is_refused(checkpoint, tmp_path, options, words):

@@ -120,7 +120,7 @@ def test_a_preview_decoder_without_a_bias_or_with_another_kernel_is_refused_by_n
         ("unet", {"layers_per_block": 900}, r"no tensor 'down_blocks\.0\.resnets\.1\.norm1\.weight'"),
         ("unet", {"transformer_layers_per_block": [[10**9], 1]}, "transformer_layers_per_block"),
         ("unet", {"freq_shift": 8}, "freq_shift = 8 and embeds its timesteps in 16 channels"),
-        ("unet", {"sample_size": 10**6}, "size 8000000x8000000 is too large: sides of up to 4096"),
+        ("unet", {"sample_size": 10**6}, "size 8000000x8000000 is not accepted; a side may have 64 to 4096"),
         ("vae", {"norm_num_groups": 3}, "norm_num_groups = 3, which does not divide 8 channels"),
         ("vae", {"latent_channels": 5}, "in_channels = 4; accepted: 5 or 11"),
         ("text_encoder", {"vocab_size": 10**6}, r"token_embedding\.weight is .*should be 1000000x32"),

@@ -39,3 +39,40 @@ def test_bodies_are_described_field_by_field(client: httpx.Client) -> None:
         assert document["paths"][path]["post"]["requestBody"]["content"]
     for field in document["components"]["schemas"]["Txt2Img"]["properties"].values():
         assert field["description"]
+
+
+#: JSON Schema's keywords (draft 2020-12) that the document uses, and OpenAPI's own.
+_KEYWORDS = {
+    *("$ref", "type", "enum", "const", "anyOf", "oneOf", "allOf", "not", "title", "description", "default", "examples"),
+    *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength", "pattern"),
+    *("items", "prefixItems", "minItems", "maxItems", "uniqueItems", "properties", "required", "additionalProperties"),
+    *("propertyNames", "minProperties", "maxProperties", "format", "contentMediaType", "contentEncoding", "deprecated"),
+    *("readOnly", "writeOnly", "discriminator"),
+}
+
+
+def _unknown_keywords(schema: object, where: str) -> list[str]:
+    if isinstance(schema, list):
+        return [each for number, item in enumerate(schema) for each in _unknown_keywords(item, f"{where}.{number}")]
+    if not isinstance(schema, dict):
+        return []
+    unknown = [f"{where}: {keyword}" for keyword in schema if keyword not in _KEYWORDS]
+    for keyword in ("items", "prefixItems", "anyOf", "oneOf", "allOf", "not", "additionalProperties", "propertyNames"):
+        unknown += _unknown_keywords(schema.get(keyword), f"{where}.{keyword}")
+    for name, of_property in schema.get("properties", {}).items():
+        unknown += _unknown_keywords(of_property, f"{where}.{name}")
+    return unknown
+
+
+def test_limits_are_written_in_the_words_of_json_schema(client: httpx.Client) -> None:
+    """pydantic writes its own, such as ge, for a limit that follows a validator."""
+    document = client.get("/openapi.json").json()
+    schemas = document["components"]["schemas"]
+    parameters = {
+        f"{method} {path} {parameter['name']}": parameter["schema"]
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+        for parameter in operation.get("parameters", ())
+    }
+    assert parameters
+    assert [each for where, schema in (schemas | parameters).items() for each in _unknown_keywords(schema, where)] == []
