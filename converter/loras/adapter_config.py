@@ -62,7 +62,7 @@ def read_adapter_configs(path: Path, metadata: Mapping[str, str], *, peft: bool)
     if beside is not None:
         if beside.stat().st_size > _LARGEST:
             raise LoraError(f"{_FILE} beside it is {beside.stat().st_size} bytes; at most {_LARGEST} are read")
-        return {"": _config(_json(beside.read_text("utf-8"), f"{_FILE} beside it"))}
+        return {"": _config(_json(beside.read_bytes(), f"{_FILE} beside it"))}
     return {}
 
 
@@ -76,7 +76,7 @@ def settings_beside(path: Path) -> Path | None:
     return settings if is_alone or path.stem == _ADAPTER else None
 
 
-def _json(text: str, where: str) -> dict[str, Any]:
+def _json(text: str | bytes, where: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -213,6 +213,17 @@ def test_pefts_settings_beside_files_are_those_of_its_own(tmp_path: Path) -> Non
     assert scale(other.name) == 4
 
 
+@pytest.mark.parametrize("content", [b'{"r": 2, "x": "\xff"}', b"\xff\xfe{", b"[", b""])
+def test_settings_beside_a_file_that_are_no_json_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = lora_files.write(
+        tmp_path / "a.safetensors",
+        {"unet.conv_in.lora_A.weight": torch.ones(2, 4, 3, 3), "unet.conv_in.lora_B.weight": torch.ones(8, 2, 1, 1)},
+    )
+    (tmp_path / "adapter_config.json").write_bytes(content)
+    with pytest.raises(LoraError, match=r"adapter_config\.json beside it is no JSON"):
+        LoraFile.open(path)
+
+
 def test_settings_beside_a_file_are_part_of_its_hash(tmp_path: Path) -> None:
     path = lora_files.write(
         tmp_path / "adapter_model.safetensors",
