@@ -105,7 +105,9 @@ def _files(root: Path) -> Iterator[Path]:
     # Sorted by depth first, so that nobody's file hides one beside it.
     for folder, folders, files in os.walk(root, followlinks=False):
         folders[:] = sorted(each for each in folders if each[0] != ".")
-        yield from (Path(folder) / file for file in sorted(files) if file[0] != "." and file.isprintable())
+        paths = (Path(folder) / file for file in sorted(files) if file[0] != "." and file.isprintable())
+        # Neither links to nothing or to themselves, nor pipes, whose reading would never end.
+        yield from (path for path in paths if path.is_file())
 
 
 def _found(root: Path) -> dict[str, Path]:
@@ -184,7 +186,8 @@ class AddonFiles(Generic[_T]):
                     usable[name] = read.facts
         for path in _files(self.root):
             if path.suffix.lower() in _OTHERS and not path.name.endswith(SUFFIX):
-                damaged[path.name] = self._now(path.stem, path).reason or ""
+                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                    damaged[path.name] = self._now(path.stem, path).reason or ""
         return usable, damaged
 
     def _of(self, name: str, path: Path) -> _Read[_T]:

@@ -102,6 +102,17 @@ def test_files_of_other_formats_are_told(tmp_path: Path) -> None:
     assert addons.loras.all()[1]["film.ckpt"].startswith("film.ckpt is not a .safetensors file")
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+def test_what_is_no_file_does_not_stop_the_list(tmp_path: Path, suffix: str) -> None:
+    path = put(tmp_path, "a")
+    path.with_name(f"gone{suffix}").symlink_to(tmp_path / "nowhere")
+    loop = path.with_name(f"loop{suffix}")
+    loop.symlink_to(loop)
+    os.mkfifo(path.with_name(f"pipe{suffix}"))
+    usable, damaged = files(tmp_path).all()
+    assert ([*usable], damaged) == (["a"], {})
+
+
 def test_a_file_that_no_tag_can_name_is_told(tmp_path: Path) -> None:
     put(tmp_path, "a:b")
     assert files(tmp_path).all()[1]["a:b"].startswith("no tag can name a:b.safetensors; rename it: 1 to 200 printable")
