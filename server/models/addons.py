@@ -35,8 +35,8 @@ _UPLOADED = ".upload-"
 #: Raised when what is kept of a file changes.
 _INDEX_VERSION = 3
 
-#: The state of a file: modification time (ns), size and inode, and the modification time of settings beside it, else 0.
-_Stamp = tuple[int, int, int, int]
+#: The state of a file: modification time (ns), size and inode; those of the settings beside it follow if there are any.
+_Stamp = tuple[int, ...]
 _T = TypeVar("_T")
 
 
@@ -68,8 +68,9 @@ class _Index(Generic[_T]):
 
 
 def _stamp(path: Path) -> _Stamp:
-    stat, settings = path.stat(), settings_beside(path)
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino, 0 if settings is None else settings.stat().st_mtime_ns
+    files = (path, settings_beside(path))
+    stats = [file.stat() for file in files if file is not None]
+    return tuple(number for stat in stats for number in (stat.st_mtime_ns, stat.st_size, stat.st_ino))
 
 
 def require_name(name: str) -> None:
@@ -198,7 +199,7 @@ class AddonFiles(Generic[_T]):
                 try:
                     found = known[str(path)] = self._now(name, path)
                 except PermissionError as error:  # not kept: a permission that is given leaves the stamp as it is
-                    return _Read((0, 0, 0, 0), reason=f"{path.name} cannot be read: {error.strerror}")
+                    return _Read((), reason=f"{path.name} cannot be read: {error.strerror}")
                 self._store(known)
             return found
 
