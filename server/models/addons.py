@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -68,9 +69,19 @@ class _Index(Generic[_T]):
 
 
 def _stamp(path: Path) -> _Stamp:
-    files = (path, settings_beside(path))
-    stats = [file.stat() for file in files if file is not None]
+    """Return the state of a file that can be read; raises PermissionError for another, whatever is known of it."""
+    stats = [_stat_readable(path)]
+    settings = settings_beside(path)
+    if settings is not None:
+        stats.append(_stat_readable(settings))
     return tuple(number for stat in stats for number in (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+
+
+def _stat_readable(path: Path) -> os.stat_result:
+    stat = path.stat()
+    if not os.access(path, os.R_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    return stat
 
 
 def require_name(name: str) -> None:
@@ -108,7 +119,14 @@ def _files(root: Path) -> Iterator[Path]:
         folders[:] = sorted(each for each in folders if each[0] != ".")
         paths = (Path(folder) / file for file in sorted(files) if file[0] != "." and file.isprintable())
         # Neither links to nothing or to themselves, nor pipes, whose reading would never end.
-        yield from (path for path in paths if path.is_file())
+        yield from (path for path in paths if _may_be_file(path))
+
+
+def _may_be_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except PermissionError:  # a link into a private folder; the list tells it
+        return True
 
 
 def _found(root: Path) -> dict[str, Path]:
@@ -188,19 +206,20 @@ class AddonFiles(Generic[_T]):
         for path in _files(self.root):
             if path.suffix.lower() in _OTHERS and not path.name.endswith(SUFFIX):
                 with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-                    damaged[path.name] = self._now(path.stem, path).reason or ""
+                    damaged[path.name] = self._of(path.stem, path).reason or ""
         return usable, damaged
 
     def _of(self, name: str, path: Path) -> _Read[_T]:
         with self._lock:
             known = self._loaded()
             found = known.get(str(path))
-            if found is None or found.stamp != _stamp(path):
-                try:
-                    found = known[str(path)] = self._now(name, path)
-                except PermissionError as error:  # not kept: a permission that is given leaves the stamp as it is
-                    return _Read((), reason=f"{path.name} cannot be read: {error.strerror}")
-                self._store(known)
+            try:
+                if found is not None and found.stamp == _stamp(path):
+                    return found
+                found = known[str(path)] = self._now(name, path)
+            except PermissionError as error:  # not kept: a permission that is given leaves the stamp as it is
+                return _Read((), reason=f"{Path(error.filename).name} cannot be read: {error.strerror}")
+            self._store(known)
             return found
 
     def _now(self, name: str, path: Path) -> _Read[_T]:

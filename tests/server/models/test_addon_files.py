@@ -4,6 +4,7 @@ import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -141,6 +142,53 @@ def test_a_file_that_may_not_be_read_is_read_once_it_may(tmp_path: Path) -> None
     assert found.all() == ({}, {"a": "a.safetensors cannot be read: Permission denied"})
     reader.is_forbidden = False
     assert found.get("a") == Facts("a", "x")
+
+
+@pytest.fixture
+def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose files nobody may look at; root, who runs tests in containers, may everywhere."""
+    folder = tmp_path / "private"
+    stat, access = os.stat, os.access
+
+    def is_private(path: object) -> bool:
+        return isinstance(path, str | Path) and folder in Path(os.path.realpath(path)).parents
+
+    def may_stat(path: Path, **options: Any) -> os.stat_result:
+        if options.get("follow_symlinks", True) and is_private(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", may_stat)
+    monkeypatch.setattr(os, "access", lambda path, mode: not is_private(path) and access(path, mode))
+    return folder
+
+
+def test_links_into_a_private_folder_are_told_and_do_not_stop_the_list(tmp_path: Path, private: Path) -> None:
+    path = put(tmp_path, "a")
+    for name in ("b.safetensors", "c.ckpt", "notes.txt"):
+        path.with_name(name).symlink_to(private / name)
+    usable, damaged = files(tmp_path).all()
+    assert [*usable] == ["a"]
+    assert damaged == {
+        "b": "b.safetensors cannot be read: Permission denied",
+        "c.ckpt": "c.ckpt cannot be read: Permission denied",
+    }
+
+
+def test_settings_beside_a_file_that_cannot_be_read_are_told(tmp_path: Path, private: Path) -> None:
+    put(tmp_path, "a/adapter_model").with_name("adapter_config.json").symlink_to(private / "adapter_config.json")
+    reason = "adapter_config.json cannot be read: Permission denied"
+    assert files(tmp_path).all() == ({}, {"adapter_model": reason})
+
+
+def test_a_file_that_may_no_longer_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "a")
+    found = files(tmp_path)
+    assert [*found.all()[0]] == ["a"]
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "access", lambda path, mode: False)
+        assert found.all() == ({}, {"a": "a.safetensors cannot be read: Permission denied"})
+    assert [*found.all()[0]] == ["a"]
 
 
 def test_an_unknown_name_lists_what_there_is(tmp_path: Path) -> None:
