@@ -161,9 +161,6 @@ class AddonFiles(Generic[_T]):
             found |= {name: path for name, path in _found(self._bundled).items() if name.casefold() not in own}
         return dict(sorted(found.items(), key=lambda item: item[0].casefold()))
 
-    def _own(self) -> dict[str, Path]:
-        return _found(self.root)
-
     def get(self, name: str) -> _T:
         """Return the facts of a file; raises UnknownAddon, and AnemoneError for one that cannot be used."""
         return self._facts(name, self.path(name))
@@ -203,8 +200,14 @@ class AddonFiles(Generic[_T]):
                     damaged[name] = read.reason or ""
                 else:
                     usable[name] = read.facts
+        own = _found(self.root)
         for path in _files(self.root):
-            if path.suffix.lower() in _OTHERS and not path.name.endswith(SUFFIX):
+            if path.name.endswith(SUFFIX):
+                used = own.get(path.name.removesuffix(SUFFIX), path)
+                if used != path:
+                    hidden, of = (each.relative_to(self.root).as_posix() for each in (path, used))
+                    damaged[hidden] = f"{hidden} has the name of {of}, which is used; rename it"
+            elif path.suffix.lower() in _OTHERS:
                 with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
                     damaged[path.name] = self._of(path.stem, path).reason or ""
         return usable, damaged

@@ -53,6 +53,14 @@ def test_files_of_all_subfolders_are_found_by_name_and_others_are_not(tmp_path: 
     assert files(tmp_path).paths() == {"A": root / "style" / "A.safetensors", "b": root / "b.safetensors"}
 
 
+def test_a_file_that_another_of_its_name_hides_is_told(tmp_path: Path) -> None:
+    for name in ("x/adapter_model", "y/adapter_model"):
+        put(tmp_path, name, name)
+    hidden = "y/adapter_model.safetensors"
+    reason = f"{hidden} has the name of x/adapter_model.safetensors, which is used; rename it"
+    assert files(tmp_path).all() == ({"adapter_model": Facts("adapter_model", "x/adapter_model")}, {hidden: reason})
+
+
 def test_a_file_is_read_once_also_after_a_restart_and_again_when_it_changes(tmp_path: Path) -> None:
     path, reader = put(tmp_path, "a", "one"), Reader()
     found = files(tmp_path, reader)
