@@ -55,7 +55,8 @@ def add_analyze(commands: Commands) -> None:
         "--prompt",
         action="append",
         type=text,
-        help="measure on images of this prompt, of what the model is for; may be given several times (eight of people, places and things)",
+        help="measure on images of this prompt, of what the model is for; may be given several times "
+        "(eight of people, places and things)",
     )
     target = OPTIONS["target"]
     analyze.add_argument(
