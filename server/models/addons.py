@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -129,9 +129,9 @@ def _may_be_file(path: Path) -> bool:
         return True
 
 
-def _found(root: Path) -> dict[str, Path]:
+def _by_name(files: Iterable[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for file in _files(root):
+    for file in files:
         if file.name.endswith(SUFFIX):
             found.setdefault(file.name.removesuffix(SUFFIX), file)
     return found
@@ -155,10 +155,13 @@ class AddonFiles(Generic[_T]):
 
     def paths(self) -> dict[str, Path]:
         """Return the files by name, in the order of their names; of two with one name, that in the upper folder."""
-        found = _found(self.root)
+        return self._with_bundled(_by_name(_files(self.root)))
+
+    def _with_bundled(self, found: dict[str, Path]) -> dict[str, Path]:
         if self._bundled is not None:
             own = {name.casefold() for name in found}
-            found |= {name: path for name, path in _found(self._bundled).items() if name.casefold() not in own}
+            bundled = _by_name(_files(self._bundled))
+            found = found | {name: path for name, path in bundled.items() if name.casefold() not in own}
         return dict(sorted(found.items(), key=lambda item: item[0].casefold()))
 
     def get(self, name: str) -> _T:
@@ -193,17 +196,18 @@ class AddonFiles(Generic[_T]):
     def all(self) -> tuple[dict[str, _T], dict[str, str]]:
         """Return the facts of all files that can be used, and why the others cannot, by name."""
         usable, damaged = dict[str, _T](), dict[str, str]()
-        for name, path in self.paths().items():
+        files = list(_files(self.root))
+        own = _by_name(files)
+        for name, path in self._with_bundled(own).items():
             with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
                 read = self._of(name, path)
                 if read.facts is None:
                     damaged[name] = read.reason or ""
                 else:
                     usable[name] = read.facts
-        own = _found(self.root)
-        for path in _files(self.root):
+        for path in files:
             if path.name.endswith(SUFFIX):
-                used = own.get(path.name.removesuffix(SUFFIX), path)
+                used = own[path.name.removesuffix(SUFFIX)]
                 if used != path:
                     hidden, of = (each.relative_to(self.root).as_posix() for each in (path, used))
                     damaged[hidden] = f"{hidden} has the name of {of}, which is used; rename it"
@@ -264,7 +268,7 @@ class AddonFiles(Generic[_T]):
         Raises NameNotAccepted, and FileExistsError if there is a file of this name.
         """
         require_name(name)
-        if name.casefold() in (each.casefold() for each in _found(self.root)):
+        if name.casefold() in (each.casefold() for each in _by_name(_files(self.root))):
             raise FileExistsError(name)
         folder = self.root / f"{_UPLOADED}{os.urandom(8).hex()}"
         folder.mkdir(parents=True)
