@@ -13,8 +13,23 @@ from demo.networks import make_text_encoder, make_unet
 from demo.train_text import load_tokenizer
 from demo.train_unet import SCHEDULE, trained_vae
 
-#: The server's defaults for requests.
-DEFAULTS = {"steps": 20, "guidance_scale": 3.0, "most_clip_skip": 3}
+#: The server's defaults for requests, and prompts for `anemone analyze`: captions as in training, none of them held out.
+DEFAULTS = {
+    "steps": 20,
+    "guidance_scale": 3.0,
+    "most_clip_skip": 3,
+    "prompts": [
+        "a big red star in the top left corner on a dotted yellow background",
+        "a drawing of at the top left, a large pink ring, a cyan heart near the bottom on a yellow background",
+        "a drawing of a large purple diamond at the bottom with a checkered yellow background",
+        "a drawing of a small blue star left of a tiny yellow diamond on a dotted red background",
+        "an outlined green square at the top left on a red background",
+        "a picture of an outlined cyan donut in the top right corner and a small outlined white cross in the centre with a "
+        "purple background",
+        "a little shaded pink triangle in the bottom right against a plain blue background",
+        "an outlined cyan diamond in the upper left and an outlined white square at the bottom left on a red background",
+    ],
+}
 
 
 def export(folder: Path, out: Path) -> None:
@@ -52,4 +67,4 @@ def export(folder: Path, out: Path) -> None:
     (out / "tokenizer" / "tokenizer.json").unlink()
     for path in out.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    (out / "anemone-defaults.json").write_text(json.dumps(DEFAULTS) + "\n")
+    (out / "anemone-defaults.json").write_text(json.dumps(DEFAULTS, indent=1) + "\n")

@@ -183,7 +183,7 @@ class Checkpoint:
 
     @cached_property
     def defaults(self) -> dict[str, Any]:
-        """Steps and guidance scale that its makers recommend (``anemone-defaults.json``); empty without that file."""
+        """The settings that its makers recommend (``anemone-defaults.json``); empty without that file."""
         path = self.folder / DEFAULTS
         defaults = read_config(str(path), read_json(path), RECOMMENDED) if path.is_file() else {}
         return {name: value for name, value in defaults.items() if value is not None}

@@ -27,6 +27,7 @@ from converter.sources.configs import (
     REQUIRED,
     SIDE,
     TEXT_OR_NONE,
+    TEXTS_OR_NONE,
     WHOLE,
     WHOLE_OR_NONE,
     WIDTHS,
@@ -38,8 +39,8 @@ from converter.sources.configs import (
 )
 
 
-def _read(default: Any, kind: Kind) -> Key:
-    return Key("read", default, kind)
+def _read(default: Any, kind: Kind, why: str = "") -> Key:
+    return Key("read", default, kind, why=why)
 
 
 def _only(default: Any, *accepted: Any, why: str = "") -> Key:
@@ -259,8 +260,8 @@ DEFAULTS: Table = {
     "steps": _read(None, WHOLE_OR_NONE),
     "guidance_scale": _read(None, NOT_NEGATIVE_OR_NONE),
     "scheduler": _read(None, TEXT_OR_NONE),
-    # Not the clip skip of requests: how many of them a conversion without options makes possible.
-    "most_clip_skip": _read(None, WHOLE_OR_NONE),
+    "most_clip_skip": _read(None, WHOLE_OR_NONE, "a conversion without --clip-skip makes clip skips up to it possible"),
+    "prompts": _read(None, TEXTS_OR_NONE, "of what the model is for: anemone analyze measures on images of these"),
 }
 #: The accepted prediction types.
 PREDICTION_TYPES: tuple[str, ...] = SCHEDULER["prediction_type"].accepted
@@ -274,6 +275,7 @@ _TABLES: dict[str, Table] = {
     "a ControlNet's config.json (keys that the UNet's does not have)": {
         name: key for name, key in CONTROLNET.items() if name not in UNET
     },
+    "anemone-defaults.json (beside model_index.json; what the checkpoint's makers recommend)": DEFAULTS,
 }
 
 
@@ -296,10 +298,11 @@ consistency models) are refused, since they are sampled in another way.
 
 
 def _treatment(key: Key) -> str:
+    why = f" ({key.why})" if key.why else ""
     if key.treatment == "read":
-        return "used" if key.kind is ANYTHING else f"used: {key.kind.words}"
+        return ("used" if key.kind is ANYTHING else f"used: {key.kind.words}") + why
     if key.treatment == "only":
-        return f"accepted: {listed(key.accepted)}" + (f" ({key.why})" if key.why else "")
+        return f"accepted: {listed(key.accepted)}{why}"
     return f"does not matter: {key.why}"
 
 

@@ -56,7 +56,7 @@ def add_analyze(commands: Commands) -> None:
         action="append",
         type=text,
         help="measure on images of this prompt, of what the model is for; may be given several times "
-        "(eight of people, places and things)",
+        "(prompts in the checkpoint's anemone-defaults.json, or eight of people, places and things)",
     )
     target = OPTIONS["target"]
     analyze.add_argument(
@@ -76,12 +76,9 @@ def add_analyze(commands: Commands) -> None:
 
 def _analyze(args: argparse.Namespace) -> int:
     from server.cli.analyzing import AnalyzeOptions, analyze_checkpoint
-    from server.pipeline.prompts.tags import without_tags
 
     if args.activations and args.average:
         raise AnemoneError("--average is for recipes, which --activations does not write; leave one out")
-    if tag := next((str(tag) for prompt in args.prompt or () for tag in without_tags(prompt).loras), None):
-        raise AnemoneError(f"--prompt has {tag}, but the checkpoint alone is measured; leave the tag out")
     averages = tuple(args.average or AVERAGES)
     options = AnalyzeOptions(averages, tuple(args.prompt or ()), args.size, args.target, args.activations)
     return analyze_checkpoint(args.source, args.out, options)

@@ -14,7 +14,7 @@ from converter import __version__
 from converter.conversion.convert import write_model
 from converter.conversion.plan import ConversionPlan
 from converter.conversion.planning import make_plan
-from converter.errors import CheckpointError
+from converter.errors import AnemoneError, CheckpointError
 from converter.mil import can_store, target_named
 from converter.networks.registry import UNET
 from converter.options import DEFAULT_OPTIONS, ConvertOptions, Size
@@ -27,6 +27,7 @@ from converter.weights.encodings import PALETTE_BITS, Encoding, Encodings
 from converter.weights.recipe import Recipe
 from server.cli.calibration import PROMPTS, Calibration, calibrate
 from server.cli.finished import Finished, T, parts_beside, replace_file
+from server.pipeline.prompts.tags import without_tags
 from server.terminal import Bar
 
 #: Larger images take longer, and change little: a layer's sensitivity is an average over pixels.
@@ -44,7 +45,7 @@ class AnalyzeOptions:
     """What to measure on, and which recipes to write.
 
     averages: bits for each element of the layers, on average, one recipe each.
-    prompts: of the images; empty: eight of ours.
+    prompts: of the images; empty: those that the checkpoint has for it, or eight of ours.
     size: of the images; None: the smaller of the checkpoint's and 256x256.
     target: the name of the macOS whose packages a recipe is for, which decides the widths.
     activations: measure layers' inputs in 8 bits, and write no recipes.
@@ -61,11 +62,6 @@ class AnalyzeOptions:
         """The bits that a layer's palette may have."""
         return [bits for bits in PALETTE_BITS if can_store(Encoding("palette", bits), target_named(self.target))]
 
-    @property
-    def used_prompts(self) -> list[str]:
-        """The prompts of the images."""
-        return list(self.prompts or PROMPTS)
-
 
 def _plan(source: str, options: AnalyzeOptions) -> ConversionPlan:
     checkpoint = open_source(source)
@@ -76,6 +72,13 @@ def _plan(source: str, options: AnalyzeOptions) -> ConversionPlan:
     if not _compressible(usual):
         raise CheckpointError(f"no layer of {source}'s UNet has a weight that is large enough to be compressed")
     return make_plan(checkpoint, ConvertOptions(sizes=((width, height),), verify=False))
+
+
+def _prompts(plan: ConversionPlan, options: AnalyzeOptions) -> list[str]:
+    prompts = list(options.prompts or plan.checkpoint.defaults.get("prompts", PROMPTS))
+    if tag := next((tag for prompt in prompts for tag in without_tags(prompt).loras), None):
+        raise AnemoneError(f"a prompt has {tag}, but the checkpoint alone is measured; leave the tag out")
+    return prompts
 
 
 def _recipes(
@@ -100,6 +103,7 @@ class _Analysis:
     """A checkpoint's UNet, what it is measured on, and the folder that keeps what is finished."""
 
     plan: ConversionPlan
+    prompts: list[str]
     sensitivity: Sensitivity
     calibration: Calibration
     parts: Path
@@ -107,7 +111,7 @@ class _Analysis:
     bar: Bar
 
     def finished(self, name: str, kind: type[T]) -> Finished[T]:
-        identity = [__version__, self.plan.fingerprint, self.options.used_prompts]
+        identity = [__version__, self.plan.fingerprint, self.prompts]
         return Finished(self.parts / f"{name}.json", identity, kind)
 
     def layers(self) -> dict[str, Layer]:
@@ -177,18 +181,18 @@ def analyze_checkpoint(source: str, out: Path, options: AnalyzeOptions) -> int:
 
 def _analyze(plan: ConversionPlan, parts: Path, out: Path, options: AnalyzeOptions) -> list[str]:
     """Write the file ``out``, by what is in ``parts`` or is written there; return what to print."""
-    bar = Bar()
+    bar, prompts = Bar(), _prompts(plan, options)
     try:
         model = write_model(plan, parts / "model", lambda p: _show_conversion(bar, p))
         package = model.default(UNET.name)
         features = declared_features(model.path / package.path, package.function)
-        calibration = calibrate(model, options.used_prompts, bar)
+        calibration = calibrate(model, prompts, bar)
         scale = model.manifest.defaults.guidance_scale
         compared = calibration.compared
         if options.activations:
             compared = compared[:: -(-len(compared) // _FOR_ACTIVATIONS)]
         sensitivity = Sensitivity(plan.config(UNET.name), plan.tensors(UNET.name), *features, compared, scale)
-        analysis = _Analysis(plan, sensitivity, calibration, parts, options, bar)
+        analysis = _Analysis(plan, prompts, sensitivity, calibration, parts, options, bar)
         found, lines = (_analyze_activations if options.activations else _analyze_weights)(analysis)
     finally:
         bar.close()

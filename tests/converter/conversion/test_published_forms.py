@@ -238,6 +238,10 @@ def test_a_weight_of_another_shape_than_its_configuration_says_is_refused_by_nam
         {"guidance_scale": "x"},
         {"guidance_scale": -2},
         {"scheduler": 5},
+        {"prompts": "a cat"},
+        {"prompts": []},
+        {"prompts": ["a cat", " "]},
+        {"prompts": ["a cat", 5]},
     ],
 )
 def test_wrong_recommendations_are_refused_before_anything_is_written(said, tmp_path):

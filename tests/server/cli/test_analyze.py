@@ -120,9 +120,35 @@ def test_averages_that_no_recipe_is_named_by_are_refused(tmp_path, capsys, avera
     assert f"{average!r} is not accepted; accepted: 1 to 16 bits, with two decimals" in capsys.readouterr().err
 
 
-def test_loras_in_prompts_are_refused_because_the_checkpoint_alone_is_measured(tmp_path, capsys):
-    assert main(["analyze", "nowhere", "-o", str(tmp_path / "x"), "--prompt", "a cat <lora:film:0.5>"]) == 1
-    assert "--prompt has <lora:film:0.5>, but the checkpoint alone is measured" in capsys.readouterr().err
+@pytest.fixture
+def recommended(tmp_path):
+    """A checkpoint whose makers recommend a prompt for it."""
+    source = write_checkpoint(tmp_path / "recommended")
+    (source / "anemone-defaults.json").write_text(json.dumps({"prompts": ["red"]}))
+    return source
+
+
+@pytest.mark.parametrize(("given", "used"), [([], ["red"]), (["--prompt", "blue", "--prompt", "b"], ["blue", "b"])])
+def test_prompts_that_a_checkpoint_has_are_used_unless_others_are_given(
+    recommended, tmp_path, monkeypatch, given, used
+):
+    shown: list[str] = []
+
+    def calibrate(model, prompts, bar):
+        shown.extend(prompts)
+        raise AnemoneError("enough")
+
+    monkeypatch.setattr("server.cli.analyzing.calibrate", calibrate)
+    assert main(["analyze", str(recommended), "-o", str(tmp_path / "x"), *given]) == 1
+    assert shown == used
+
+
+@pytest.mark.parametrize("given", [["--prompt", "a cat <lora:film:0.5>"], []])
+def test_loras_in_prompts_are_refused_because_the_checkpoint_alone_is_measured(recommended, tmp_path, capsys, given):
+    (recommended / "anemone-defaults.json").write_text(json.dumps({"prompts": ["a dog <lora:film:0.5>"]}))
+    assert main(["analyze", str(recommended), "-o", str(tmp_path / "x"), *given]) == 1
+    assert "a prompt has <lora:film:0.5>, but the checkpoint alone is measured" in capsys.readouterr().err
+    assert not list(tmp_path.glob(".x*"))
 
 
 def test_a_folder_in_place_of_the_file_is_refused_before_anything_is_measured(tmp_path, capsys):
