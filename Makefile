@@ -59,6 +59,8 @@ ifdef BENCH
 else
 	$(BIN)/python -m benchmarks.published
 	$(BIN)/python -m benchmarks.conversion --peers
+	$(BIN)/python -m benchmarks.compression
+	$(BIN)/python -m benchmarks.quality
 	$(BIN)/python -m benchmarks.merging --peers
 	$(BIN)/python -m benchmarks.inference
 	$(BIN)/python -m benchmarks.serving

@@ -3,7 +3,7 @@
     python -m benchmarks.compression --size sd15 --bits 6
 
 It writes a UNet of random weights with palettes, and has ``coremltools.optimize.coreml.palettize_weights`` compress the
-same UNet's fp16 package, each in a process of its own. `demo.compression` compares images.
+same UNet's fp16 package, each in a process of its own. `benchmarks.quality` compares what models predict and paint.
 """
 
 from __future__ import annotations
