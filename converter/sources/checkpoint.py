@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from converter.errors import CheckpointError, shown
+from converter.errors import CheckpointError, quoted, shown
 from converter.sources.component_kinds import COMPONENTS, CONTROLNET, TEXT_ENCODER, TEXT_ENCODER_2, TOKENIZERS
 from converter.sources.config_tables import DEFAULTS as RECOMMENDED
 from converter.sources.configs import read_config, read_json
@@ -24,6 +25,8 @@ _STEMS = ("diffusion_pytorch_model", "model")
 #: fp16 files come first, since they have half the bytes; converted weights are fp16 either way.
 _VARIANTS = (".fp16", "")
 _INDEX = "model_index.json"
+#: The key of DEFAULTS that conversions do not read.
+_PROMPTS = "prompts"
 
 
 def pickle_refused(what: str) -> CheckpointError:
@@ -185,8 +188,17 @@ class Checkpoint:
     def defaults(self) -> dict[str, Any]:
         """The settings that its makers recommend (``anemone-defaults.json``); empty without that file."""
         path = self.folder / DEFAULTS
-        defaults = read_config(str(path), read_json(path), RECOMMENDED) if path.is_file() else {}
+        defaults = read_config(str(path), self._recommended, RECOMMENDED)
+        if unknown := self._recommended.keys() - RECOMMENDED.keys():
+            raise CheckpointError(
+                f"{path} has {quoted(min(unknown))}, which is not known; accepted: {', '.join(RECOMMENDED)}"
+            )
         return {name: value for name, value in defaults.items() if value is not None}
+
+    @cached_property
+    def _recommended(self) -> dict[str, Any]:
+        path = self.folder / DEFAULTS
+        return read_json(path) if path.is_file() else {}
 
     @cached_property
     def leftovers(self) -> tuple[str, ...]:
@@ -212,7 +224,7 @@ class Checkpoint:
         return {name: read_tokenizer(self._place(name)) for name in names}
 
     def _files(self) -> list[Path]:
-        """Return every file that a conversion reads."""
+        """Return every file that a conversion reads, except `DEFAULTS`."""
         files = [self.folder / _INDEX, self.folder / "scheduler" / "scheduler_config.json"]
         for component in (c.name for c in COMPONENTS if self.has(c.name)):
             files += [self._place(component) / "config.json", *weight_files(self._place(component))]
@@ -220,19 +232,27 @@ class Checkpoint:
             files += [folder / "config.json", *weight_files(folder)]
         for folder in (self._place(name) for name in TOKENIZERS if self._place(name).is_dir()):
             files += [folder / name for name in tokenizer_names(str(folder), _names(folder))]
-        return [*files, self.folder / DEFAULTS] if (self.folder / DEFAULTS).is_file() else files
+        return files
 
     def _digest(self, describe: Callable[[Path], str]) -> str:
         digest = hashlib.sha256()
         for path in self._files():
             digest.update(f"{path.relative_to(self.folder).as_posix()} {describe(path)}\n".encode())
+        path, settings = self.folder / DEFAULTS, dict(self._recommended)
+        if path.is_file():
+            # Prompts change no package: a model converted before they were written is the same model.
+            if settings.pop(_PROMPTS, None) is None:
+                digest.update(f"{DEFAULTS} {describe(path)}\n".encode())
+            elif settings:
+                written = f"{json.dumps(settings)}\n".encode()
+                digest.update(f"{DEFAULTS} {hashlib.sha256(written).hexdigest()}\n".encode())
         if self.prediction_type is not None:
             digest.update(f"prediction_type {self.prediction_type}\n".encode())
         return digest.hexdigest()
 
     @cached_property
     def sha256(self) -> str:
-        """A hash of the names and contents of all files that a conversion reads, and of the requested prediction type."""
+        """A hash of the names and contents of all that a conversion reads, and of the requested prediction type."""
         return self._digest(content_hash)
 
     @cached_property

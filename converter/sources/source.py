@@ -50,7 +50,7 @@ class Source(Protocol):
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """Steps, guidance scale and scheduler that its makers recommend; missing ones are left out."""
+        """The settings that its makers recommend, by their keys in anemone-defaults.json; missing ones are left out."""
 
     @property
     def leftovers(self) -> tuple[str, ...]:

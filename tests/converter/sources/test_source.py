@@ -251,3 +251,27 @@ def test_files_that_are_not_read_do_not_make_it_another_checkpoint(checkpoint, t
     ):
         (folder / name).write_text("{}")
     assert open_source(folder).stamp == before
+
+
+@pytest.mark.parametrize("others", [{"steps": 20, "guidance_scale": 3.0}, None])
+def test_prompts_for_the_analysis_do_not_make_it_another_checkpoint(others, checkpoint, tmp_path):
+    folder = a_copy(checkpoint, tmp_path / "model")
+    defaults = folder / "anemone-defaults.json"
+    if others is not None:
+        defaults.write_text(json.dumps(others) + "\n")
+    before = open_source(folder).sha256
+    for prompts in (["a cat"], ["a dog", "a house"]):
+        defaults.write_text(json.dumps({"prompts": prompts, **(others or {})}, indent=1))
+        assert open_source(folder).sha256 == before
+        assert open_source(folder).defaults["prompts"] == prompts
+    defaults.write_text(json.dumps({"prompts": ["a cat"], "steps": 21}))
+    assert open_source(folder).sha256 != before
+
+
+def test_an_unknown_recommendation_is_refused_by_name(checkpoint, tmp_path):
+    folder = a_copy(checkpoint, tmp_path / "model")
+    (folder / "anemone-defaults.json").write_text(json.dumps({"steps": 20, "prompt": "a cat"}))
+    with pytest.raises(
+        CheckpointError, match=r"defaults\.json has 'prompt', which is not known; accepted: steps, .*, prompts"
+    ):
+        _ = open_source(folder).defaults
