@@ -18,14 +18,15 @@ from converter.sources.configs import (
     DEPTHS_OR_NONE,
     EPSILON,
     FLAG,
+    GUIDANCE_OR_NONE,
     INDEX,
     NAMES,
-    NOT_NEGATIVE_OR_NONE,
     NUMBER,
     PER_LEVEL,
     POSITIVE,
     REQUIRED,
     SIDE,
+    STEPS_OR_NONE,
     TEXT_OR_NONE,
     TEXTS_OR_NONE,
     WHOLE,
@@ -257,8 +258,8 @@ SCHEDULER_CLASSES: dict[str, Config] = {
 
 #: Keys of anemone-defaults.json: the settings that a checkpoint's makers recommend.
 DEFAULTS: Table = {
-    "steps": _read(None, WHOLE_OR_NONE),
-    "guidance_scale": _read(None, NOT_NEGATIVE_OR_NONE),
+    "steps": _read(None, STEPS_OR_NONE),
+    "guidance_scale": _read(None, GUIDANCE_OR_NONE),
     "scheduler": _read(None, TEXT_OR_NONE),
     "most_clip_skip": _read(None, WHOLE_OR_NONE, "a conversion without --clip-skip makes clip skips up to it possible"),
     "prompts": _read(None, TEXTS_OR_NONE, "of what the model is for: anemone analyze measures on images of these"),

@@ -19,6 +19,8 @@ _MANY = 1000
 _LARGEST = 1_000_000
 #: The largest published JSON file, a tokenizer.json, has 3.6 MB.
 _LARGEST_JSON = 64_000_000
+#: What a request may have, and so what a checkpoint may recommend for those that have none; the ranges of A1111's sliders.
+MOST_STEPS, MOST_GUIDANCE = 150, 30.0
 
 
 def parse_json(where: str, content: bytes) -> Any:
@@ -87,7 +89,14 @@ INDEX = Kind(f"a whole number from 0 to {_LARGEST}", lambda value: (value == 0 a
 NUMBER = Kind("a number", _number)
 POSITIVE = Kind("a number above 0", lambda value: _number(value) and value > 0)
 EPSILON = Kind("a number above 0, up to 1", lambda value: _number(value) and 0 < value <= 1)
-NOT_NEGATIVE_OR_NONE = Kind("a number from 0, or null", _either(_none, lambda value: _number(value) and value >= 0))
+STEPS_OR_NONE = Kind(
+    f"a whole number from 1 to {MOST_STEPS}, or null",
+    _either(_none, lambda value: _whole(value) and value <= MOST_STEPS),
+)
+GUIDANCE_OR_NONE = Kind(
+    f"a number from 0 to {MOST_GUIDANCE:g}, or null",
+    _either(_none, lambda value: _number(value) and 0 <= value <= MOST_GUIDANCE),
+)
 TEXT = Kind("a text", lambda value: isinstance(value, str))
 TEXT_OR_NONE = Kind("a text, or null", _either(_none, lambda value: isinstance(value, str)))
 FLAG = Kind("true or false", lambda value: type(value) is bool)

@@ -10,6 +10,7 @@ from pydantic import Field
 from converter.manifest import Manifest
 from converter.networks.registry import VAE_ENCODER
 from converter.options import LARGEST_SIDE, SMALLEST_SIDE
+from converter.sources.configs import MOST_GUIDANCE, MOST_STEPS
 from server.pipeline.fields import FromModel, Infotext, Part, plain, unless
 from server.pipeline.limits import Real, Whole, Within, unless_stored
 from server.pipeline.request.conditions import NAME
@@ -79,13 +80,13 @@ class SigmaInterval(NamedTuple):
 class Sampling(Part):
     """How an image is denoised. ``scheduler`` is a name of SCHEDULERS, ``sigmas`` one of SIGMA_SCHEDULES that applies to it."""
 
-    steps: Annotated[Whole, Within(1, 150), FromModel(lambda manifest: manifest.defaults.steps), Infotext("Steps")] = (
-        Field(description="Denoising steps")
-    )
-    # The range of A1111's slider; at 1 and below the negative prompt has no effect.
+    steps: Annotated[
+        Whole, Within(1, MOST_STEPS), FromModel(lambda manifest: manifest.defaults.steps), Infotext("Steps")
+    ] = Field(description="Denoising steps")
+    # At 1 and below the negative prompt has no effect.
     guidance_scale: Annotated[
         Real,
-        Within(0.0, 30.0),
+        Within(0.0, MOST_GUIDANCE),
         FromModel(lambda manifest: manifest.defaults.guidance_scale),
         Infotext("CFG scale", plain),
     ] = Field(description="How closely to follow the prompt")

@@ -234,9 +234,11 @@ def test_a_weight_of_another_shape_than_its_configuration_says_is_refused_by_nam
     [
         {"steps": "abc"},
         {"steps": -1},
+        {"steps": 151},
         {"steps": [1]},
         {"guidance_scale": "x"},
         {"guidance_scale": -2},
+        {"guidance_scale": 30.5},
         {"scheduler": 5},
         {"prompts": "a cat"},
         {"prompts": []},
