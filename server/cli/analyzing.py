@@ -198,7 +198,7 @@ def _analyze(plan: ConversionPlan, parts: Path, out: Path, options: AnalyzeOptio
         bar.close()
     content = {"model_version": plan.name, "made_by": f"anemone {__version__}", **found}
     replace_file(out, json.dumps(content, indent=1) + "\n")
-    return lines
+    return [*lines, *calibration.notes]
 
 
 def _show_conversion(bar: Bar, progress: Progress) -> None:

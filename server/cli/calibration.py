@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from converter.folder import ModelFolder
 from converter.runtime import Network
+from server.errors import quoted
+from server.pipeline.denoising.denoiser import Note
 from server.pipeline.networks import load_package
 from server.pipeline.request import bind
 from server.pipeline.stable_diffusion import StableDiffusion
@@ -50,14 +52,22 @@ class _Recorder:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Inputs of the UNet: those that gains are measured on, and others, one for each prompt, that recipes are compared on."""
+    """Inputs of the UNet: those that gains are measured on, and others, one for each prompt, that recipes are compared on.
+
+    notes: what of the prompts is not in their images, as sentences.
+    """
 
     measured: list[_Inputs]
     compared: list[_Inputs]
+    notes: list[str]
 
 
 def calibrate(model: ModelFolder, prompts: Sequence[str], bar: Bar) -> Calibration:
-    """Return inputs of the UNet from images of the prompts, each prompt's from a later step than the one before."""
+    """Return inputs of the UNet from images of the prompts, each prompt's from a later step than the one before.
+
+    Raises RequestError before the first image if a prompt is not accepted.
+    """
+    requests = [bind(model.manifest, prompt=prompt, steps=_STEPS, seed=number) for number, prompt in enumerate(prompts)]
     recorders: list[_Recorder] = []
 
     def loader(path: Path, function: str, compute_units: str) -> Network:
@@ -67,11 +77,11 @@ def calibrate(model: ModelFolder, prompts: Sequence[str], bar: Bar) -> Calibrati
         recorders.append(_Recorder(network))
         return recorders[-1]
 
-    pipeline, result = StableDiffusion(model, {}, loader), Calibration([], [])
-    for number, prompt in enumerate(prompts):
+    pipeline, result = StableDiffusion(model, {}, loader), Calibration([], [], [])
+    for number, (prompt, request) in enumerate(zip(prompts, requests, strict=True)):
         bar.show("calibration images", number, len(prompts))
-        for _ in pipeline.generate(bind(model.manifest, prompt=prompt, steps=_STEPS, seed=number), {}):
-            pass
+        found = (event.text for event in pipeline.generate(request, {}) if isinstance(event, Note))
+        result.notes.extend(f"{quoted(prompt)}: {note}" for note in found)
         (recorder,) = recorders
         calls = recorder.calls
         first = number * (len(calls) - 1) // max(len(prompts) - 1, 1)

@@ -30,9 +30,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def text(word: str) -> str:
-    """Parse a name or an address, which is not empty."""
+    """Parse a name, an address or a prompt, which is not empty."""
     if not word.strip():
-        raise argparse.ArgumentTypeError("it is empty; accepted: a name")
+        raise argparse.ArgumentTypeError("it is empty; accepted: some text")
     return word
 
 

@@ -15,8 +15,10 @@ from converter.errors import AnemoneError
 from converter.options import ConvertOptions
 from converter.verification.sensitivity import Sensitivity
 from converter.weights.recipe import Recipe
+from server.cli.calibration import calibrate
 from server.cli.finished import Finished, parts_beside
 from server.cli.main import main
+from server.pipeline.stable_diffusion import StableDiffusion
 from server.terminal import Bar
 from tests.support.checkpoints import tiny_unet, write_checkpoint
 
@@ -141,6 +143,18 @@ def test_prompts_that_a_checkpoint_has_are_used_unless_others_are_given(
     monkeypatch.setattr("server.cli.analyzing.calibrate", calibrate)
     assert main(["analyze", str(recommended), "-o", str(tmp_path / "x"), *given]) == 1
     assert shown == used
+
+
+def test_prompts_are_checked_before_the_first_image_and_what_is_left_out_of_them_is_told(
+    recommended, tmp_path, monkeypatch
+):
+    model = convert(recommended, tmp_path / "model", ConvertOptions(verify=False))
+    assert calibrate(model, ["red", "blue <hypernet:x:1>"], Bar()).notes == [
+        "'blue <hypernet:x:1>': the hypernet 'x' is not known here, and its tag was taken out of the prompt"
+    ]
+    monkeypatch.setattr(StableDiffusion, "generate", lambda *args: pytest.fail("an image was begun"))
+    with pytest.raises(AnemoneError, match=r"prompt is 'a\\x00b'; accepted: text without control characters"):
+        calibrate(model, ["red", "a\0b"], Bar())
 
 
 @pytest.mark.parametrize("given", [["--prompt", "a cat <lora:film:0.5>"], []])
