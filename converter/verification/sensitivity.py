@@ -35,6 +35,9 @@ Inputs = Mapping[str, NDArray[Any]]
 A = TypeVar("A", NDArray[np.float32], torch.Tensor)
 #: A layer's gain on an input is at least this part of its greatest one, so that one of 0 does not decide the mean.
 _LEAST_GAIN = 1e-6
+#: From this average on no layer gets fewer than 3 bits, or 4 where a target has no 3. For such a target the bundled model's
+#: guided predictions are 1.8 dB nearer by it at 4.5 bits, and would be 1.1 dB farther at 4.25.
+_NO_FEW_BITS_FROM = 4.5
 
 
 def _palettized(array: NDArray[Any], bits: int) -> Lookup:
@@ -226,10 +229,12 @@ def allocate(layers: Mapping[str, Layer], average: float, palettes: Sequence[int
 
     ``palettes`` are the widths that may be chosen beside fp16, the least first.
 
-    No layer gets less than a bit below the average, rounded down to a width: errors of very few bits are not small, and
-    do more harm than gains tell.
+    No layer gets less than a bit below the average, rounded down to a width, and from an average of 4.5 on none gets 2
+    bits: errors of very few bits are not small, and do more harm than gains tell.
     """
     least = max(bits for bits in palettes if bits <= max(average - 1, palettes[0]))
+    if average >= _NO_FEW_BITS_FROM:
+        least = min(bits for bits in palettes if bits >= max(least, 3))
     widths = (*(bits for bits in palettes if bits >= least), FP16_BITS)
     bits = dict.fromkeys(layers, widths[0])
     left = (average - widths[0]) * sum(layer.size for layer in layers.values())

@@ -144,7 +144,12 @@ def test_no_layer_gets_less_than_a_bit_below_the_average():
 def test_only_widths_that_a_target_has_are_chosen():
     chosen = layers(1.0, 3.0, 10.0, 30.0, 1e-3)
     assert 3 in allocate(chosen, 4.5).values()
-    assert set(allocate(chosen, 4.5, (1, 2, 4, 6, 8)).values()) <= {2, 4, 6, 8}
+    assert set(allocate(chosen, 4.5, (1, 2, 4, 6, 8)).values()) <= {4, 6, 8}
+
+
+def test_where_there_are_no_3_bits_2_are_given_up_to_an_average_of_4_and_a_half():
+    chosen = layers(1.0, 1.0, 1.0, 1e-12)
+    assert [min(allocate(chosen, wanted, (1, 2, 4, 6, 8)).values()) for wanted in (3.0, 4.25, 4.5, 5.0)] == [2, 2, 4, 4]
 
 
 def test_a_gain_is_a_mean_in_decibels_which_no_single_input_decides():
