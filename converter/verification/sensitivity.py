@@ -24,6 +24,7 @@ from converter.runtime import Feature
 from converter.sources.tensors import Tensors
 from converter.verification.gradients import weight_gains
 from converter.verification.reference import ReferenceNetwork
+from converter.verification.verify import psnr
 from converter.weights.activations import Activation
 from converter.weights.encodings import PALETTE_BITS
 from converter.weights.lookup import Lookup
@@ -111,6 +112,18 @@ def _decibels(error: float) -> float:
     return -20 * math.log10(math.sqrt(error) + 1e-10)
 
 
+@dataclass(frozen=True)
+class Nearness:
+    """The PSNR in dB of the UNet's predictions and of the guided ones, each averaged over the calibration inputs."""
+
+    prediction_db: float
+    guided_db: float
+
+
+def _mean_psnr(arrays: Sequence[NDArray[np.float32]], exact: Sequence[NDArray[np.float32]]) -> float:
+    return float(np.mean([psnr(a, b) for a, b in zip(arrays, exact, strict=True)]))
+
+
 class Sensitivity:
     """Measures layers of a UNet on calibration inputs, by its reference in fp32."""
 
@@ -125,21 +138,22 @@ class Sensitivity:
     ) -> None:
         """``inputs`` and ``outputs`` are those of a package, ``calibration`` are inputs of it.
 
-        If it takes two rows, a negative prompt's and a prompt's, the prediction is the guided one: guidance of the scale
-        ``guidance`` multiplies errors in what distinguishes the prompts.
+        If it takes two rows, a negative prompt's and a prompt's, gains are those of the guided prediction: guidance of the
+        scale ``guidance`` multiplies errors in what distinguishes the prompts.
         """
         self._guidance = guidance
         self._tensors = _Palettized(tensors)
         self._network = ReferenceNetwork(UNET.name, config, self._tensors, inputs, outputs)
         self._calibration = calibration
         self._exact = self._predictions()
+        self._exact_guided = [self._guided(rows) for rows in self._exact]
         if not all(np.isfinite(exact).all() and exact.any() for exact in self._exact):
             raise CheckpointError(
                 "the UNet predicts nothing but zeros, or values that are not finite; nothing can be measured"
             )
 
     def _predictions(self) -> list[NDArray[np.float32]]:
-        return [self._guided(self._network.predict(inputs)["noise_pred"]) for inputs in self._calibration]
+        return [self._network.predict(inputs)["noise_pred"] for inputs in self._calibration]
 
     def _guided(self, rows: A) -> A:
         if len(rows) != 2:
@@ -147,11 +161,6 @@ class Sensitivity:
         negative, positive = rows
         guided: A = negative + self._guidance * (positive - negative)
         return guided
-
-    def _noise(self, bits: Mapping[str, int]) -> tuple[float, ...]:
-        with self._tensors.with_bits(bits):
-            predictions = self._predictions()
-        return tuple(float(np.square(a - b).mean()) for a, b in zip(predictions, self._exact, strict=True))
 
     def errors(self, path: str) -> dict[int, float]:
         """Return the squared error of a layer's weight at each width of a palette."""
@@ -187,7 +196,7 @@ class Sensitivity:
             return torch.clamp(torch.round(x / scale), -128, 127) * scale
 
         with self._changed_inputs({path: round_input}):
-            return Activation(largest, round(float(np.mean(self.decibels(self._noise({})))), 2))
+            return Activation(largest, round(self.nearness({}).guided_db, 2))
 
     @contextmanager
     def _changed_inputs(self, changes: Mapping[str, Callable[[torch.Tensor], torch.Tensor]]) -> Iterator[None]:
@@ -203,14 +212,12 @@ class Sensitivity:
             for hook in hooks:
                 hook.remove()
 
-    def decibels(self, noise: Sequence[float]) -> list[float]:
-        """Return the PSNR in dB of each prediction with such an error, relative to its peak."""
-        peaks = [float(np.abs(exact).max()) for exact in self._exact]
-        return [_decibels(error / peak**2) for peak, error in zip(peaks, noise, strict=True)]
-
-    def psnr(self, bits: Mapping[str, int]) -> float:
-        """Return the PSNR in dB of the prediction with palettes of these bits, averaged over the calibration inputs."""
-        return float(np.mean(self.decibels(self._noise(bits))))
+    def nearness(self, bits: Mapping[str, int]) -> Nearness:
+        """Return how near the predictions are with palettes of these bits."""
+        with self._tensors.with_bits(bits):
+            predictions = self._predictions()
+        guided = [self._guided(rows) for rows in predictions]
+        return Nearness(_mean_psnr(predictions, self._exact), _mean_psnr(guided, self._exact_guided))
 
 
 def _exchanges(layers: Mapping[str, Layer], widths: Sequence[int]) -> Iterator[tuple[float, int, str, int]]:

@@ -21,7 +21,7 @@ from converter.options import DEFAULT_OPTIONS, ConvertOptions, Size
 from converter.progress import Progress
 from converter.runtime.program import declared_features
 from converter.sources.source import open_source
-from converter.verification.sensitivity import Layer, Sensitivity, allocate
+from converter.verification.sensitivity import Layer, Nearness, Sensitivity, allocate
 from converter.weights.activations import LEAST_DB, LEAST_LARGEST, MOST_LARGEST, Activation, Activations
 from converter.weights.encodings import PALETTE_BITS, Encoding, Encodings
 from converter.weights.recipe import Recipe
@@ -81,21 +81,32 @@ def _prompts(plan: ConversionPlan, options: AnalyzeOptions) -> list[str]:
     return prompts
 
 
-def _recipes(
+@dataclass(frozen=True)
+class _Widths:
+    """What palettes of some widths, of all layers at once, do to the prediction.
+
+    recipe: the bits of each layer, for the file; None if they all have the same.
+    """
+
+    name: str
+    nearness: Nearness
+    recipe: Recipe | None = None
+
+
+def _measured_widths(
     layers: Mapping[str, Layer], sensitivity: Sensitivity, options: AnalyzeOptions, bar: Bar
-) -> tuple[dict[str, float], dict[str, dict[str, int]]]:
-    """Return the PSNR in dB with all layers at each uniform width and with each recipe, by name, and the recipes."""
-    baselines: dict[str, float] = {}
-    recipes: dict[str, dict[str, int]] = {}
+) -> list[_Widths]:
+    """Return what each uniform width and a recipe of each average do."""
+    done: list[_Widths] = []
     total = len(_UNIFORM) + len(options.averages)
-    for number, bits in enumerate(_UNIFORM):
-        bar.show("all layers at once", number, total, f"{bits} bits")
-        baselines[f"palette_{bits}bit"] = round(sensitivity.psnr(dict.fromkeys(layers, bits)), 2)
-    for number, average in enumerate(options.averages, len(_UNIFORM)):
-        bar.show("all layers at once", number, total, f"{average:g} bits")
-        recipe, name = allocate(layers, average, options.widths), f"recipe_{average:.2f}_bit_mixedpalette"
-        recipes[name], baselines[name] = recipe, round(sensitivity.psnr(recipe), 2)
-    return baselines, recipes
+    for bits in _UNIFORM:
+        bar.show("all layers at once", len(done), total, f"{bits} bits")
+        done.append(_Widths(f"palette_{bits}bit", sensitivity.nearness(dict.fromkeys(layers, bits))))
+    for average in options.averages:
+        bar.show("all layers at once", len(done), total, f"{average:g} bits")
+        recipe = Recipe(f"recipe_{average:.2f}_bit_mixedpalette", allocate(layers, average, options.widths))
+        done.append(_Widths(recipe.name, sensitivity.nearness(recipe.bits), recipe))
+    return done
 
 
 @dataclass(frozen=True)
@@ -135,13 +146,20 @@ class _Analysis:
 def _analyze_weights(analysis: _Analysis) -> tuple[dict[str, Any], list[str]]:
     """Return the content of a file of recipes, and what to print of it."""
     shapes, layers = _compressible(analysis.plan), analysis.layers()
-    baselines, recipes = _recipes(layers, analysis.sensitivity, analysis.options, analysis.bar)
+    measured = _measured_widths(layers, analysis.sensitivity, analysis.options, analysis.bar)
     single = {path: [round(db, 1) for db in layer.decibels(_SINGLE_BITS)] for path, layer in layers.items()}
-    lines = []
-    for name, db in baselines.items():
-        average = "" if name not in recipes else f"{Recipe(name, recipes[name]).average(shapes):5.2f} bits on average"
-        lines.append(f"{name:32} {db:5.1f} dB  {average}".rstrip())
-    return {"single_layer": {str(_SINGLE_BITS): single}, "baselines": baselines, "recipes": recipes}, lines
+    content = {
+        "single_layer": {str(_SINGLE_BITS): single},
+        "baselines": {each.name: round(each.nearness.guided_db, 2) for each in measured},
+        "unguided_baselines": {each.name: round(each.nearness.prediction_db, 2) for each in measured},
+        "recipes": {each.name: dict(each.recipe.bits) for each in measured if each.recipe},
+    }
+    lines = [f"{'PSNR of the prediction':32} {'unguided':>9} {'guided':>9}"]
+    for each in measured:
+        average = "" if each.recipe is None else f"   {each.recipe.average(shapes):.2f} bits on average"
+        nearness = each.nearness
+        lines.append(f"{each.name:32} {nearness.prediction_db:6.1f} dB {nearness.guided_db:6.1f} dB{average}")
+    return content, lines
 
 
 def _analyze_activations(analysis: _Analysis) -> tuple[dict[str, Any], list[str]]:

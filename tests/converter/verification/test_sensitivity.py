@@ -32,11 +32,16 @@ def measured(checkpoint, model_folder):
     return inputs, Sensitivity(config, source.tensors("unet"), *features, inputs, GUIDANCE)
 
 
-def predictions(module, inputs):
+def rows(module, inputs):
+    """The predictions for a negative prompt and for a prompt."""
     given = {name: torch.from_numpy(array.astype(np.float32)) for name, array in inputs.items()}
     with torch.no_grad():
         states = given["encoder_hidden_states"][:, :, 0].transpose(1, 2)
-        negative, positive = module(given["sample"], given["timestep"], states).sample
+        return module(given["sample"], given["timestep"], states).sample
+
+
+def guided(predictions):
+    negative, positive = predictions
     return negative + GUIDANCE * (positive - negative)
 
 
@@ -52,7 +57,7 @@ LAYERS = [
 def test_gains_are_those_of_random_errors_in_diffusers_unet(checkpoint, measured):
     inputs, sensitivity = measured
     module = UNet2DConditionModel.from_pretrained(checkpoint / "unet", dtype=torch.float32).eval()
-    exact = predictions(module, inputs[0])
+    exact = guided(rows(module, inputs[0]))
     found = [sensitivity.gains(LAYERS, inputs[0], seed) for seed in range(40)]
     for path in LAYERS:
         weight = module.get_parameter(f"{path}.weight")
@@ -60,7 +65,7 @@ def test_gains_are_those_of_random_errors_in_diffusers_unet(checkpoint, measured
         for seed in range(40):
             error = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed)) * 1e-4
             weight.data = original + error
-            change = (predictions(module, inputs[0]) - exact).square().mean() / exact.abs().max() ** 2
+            change = (guided(rows(module, inputs[0])) - exact).square().mean() / exact.abs().max() ** 2
             gains.append(float(change / error.square().sum()))
         weight.data = original
         # Both are means of 40 samples: five of their standard errors.
@@ -90,9 +95,29 @@ def test_errors_are_those_of_a_layers_palettes(checkpoint, measured):
 
 def test_more_bits_bring_the_prediction_nearer(measured):
     _, sensitivity = measured
-    least, more = (sensitivity.psnr({LAYER: bits}) for bits in (2, 6))
+    least, more = (sensitivity.nearness({LAYER: bits}).guided_db for bits in (2, 6))
     assert 5 < least < more - 10
-    assert sensitivity.psnr({}) > 150
+    assert sensitivity.nearness({}).guided_db > 150
+
+
+def test_nearness_is_that_of_diffusers_unet_with_the_palettes_values(checkpoint, measured):
+    inputs, sensitivity = measured
+    module = UNet2DConditionModel.from_pretrained(checkpoint / "unet", dtype=torch.float32).eval()
+    exact = [rows(module, each) for each in inputs]
+    packed, palette = palettize(
+        (weight := module.get_parameter(f"{LAYER}.weight")).detach().numpy().astype(np.float16), 3
+    )
+    weight.data = torch.from_numpy(palette[unpack(packed, 3, False, tuple(weight.shape))].astype(np.float32))
+    near = [rows(module, each) for each in inputs]
+
+    def mean_db(a, b):
+        pairs = zip(a, b, strict=True)
+        return np.mean([float(10 * torch.log10(y.abs().max() ** 2 / (x - y).square().mean())) for x, y in pairs])
+
+    found = sensitivity.nearness({LAYER: 3})
+    assert found.prediction_db == pytest.approx(mean_db(near, exact), abs=0.01)
+    assert found.guided_db == pytest.approx(mean_db(map(guided, near), map(guided, exact)), abs=0.01)
+    assert found.guided_db != pytest.approx(found.prediction_db, abs=0.1)
 
 
 def layers(*sensitivities, size=1000):

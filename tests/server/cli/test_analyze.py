@@ -66,6 +66,7 @@ def test_recipes_have_apples_form_and_their_quality(recipes):
     assert baselines["recipe_4.50_bit_mixedpalette"] > max(
         baselines["palette_4bit"], baselines["recipe_3.00_bit_mixedpalette"]
     )
+    assert set(content["unguided_baselines"]) == set(baselines)
     assert set(content["single_layer"]["4"]) == set(content["recipes"]["recipe_3.00_bit_mixedpalette"])
     assert 3 not in content["recipes"]["recipe_3.00_bit_mixedpalette"].values(), "needs macOS 15"
     assert not list(recipes.parent.glob(".*"))
