@@ -178,7 +178,7 @@ class ConversionPlan:
             return Encodings(self.encoding, activations={} if self.activations is None else self.activations.scales)
         group = self.options.group_size
         by_layer = {
-            layer: None if bits == FP16_BITS else Encoding("palette", bits, group)
+            layer: None if bits == FP16_BITS else Encoding("palette", bits, group, undamped=True)
             for layer, bits in self.recipe.bits.items()
         }
         return Encodings(None, by_layer)

@@ -67,11 +67,13 @@ class Encoding:
     bits: of each element.
     group: of a palette, how many output channels share it, None: all; of linear integers, how many input channels share
         a scale, None: all of an output channel. If it does not divide the channels of a weight, None is meant.
+    undamped: of a palette, see `converter.weights.palettes.palettize`.
     """
 
     kind: Quantization
     bits: int
     group: int | None = None
+    undamped: bool = False
 
     @property
     def description(self) -> str:
@@ -107,7 +109,7 @@ class Encoding:
         groups = array.reshape(self._palettes(array.shape), -1)
         # A group's elements need not fill its last byte.
         whole = groups.shape[1] * self.bits % 8 == 0
-        each = [palettize(group, self.bits) for group in groups]
+        each = [palettize(group, self.bits, undamped=self.undamped) for group in groups]
         tables = np.concatenate([table for _, table in each]).view(np.uint8)
         if whole or len(each) == 1:
             return np.concatenate([packed for packed, _ in each]), tables

@@ -21,6 +21,7 @@ from converter.weights.library import pointer as _pointer
 _i64 = ctypes.c_int64
 #: The values of all fp16 numbers, by their bits.
 _VALUES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64)
+_GREATEST = float(np.finfo(np.float16).max)
 Bits = NDArray[np.uint16]
 Floats = NDArray[np.float64]
 
@@ -112,13 +113,17 @@ def _pack(values: Bits, table: NDArray[np.uint8], bits: int, native: ctypes.CDLL
 
 
 def palettize(
-    array: NDArray[np.float16], bits: int, *, in_c: bool = True
+    array: NDArray[np.float16], bits: int, *, undamped: bool = False, in_c: bool = True
 ) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
     """Return a tensor's indices, packed as `converter.weights.blob.pack` packs them, and its palette of ``2**bits`` values.
 
     The palette rises; unused places at its end repeat the last value. It has the least squared error of all palettes of
     that size, before its values are rounded to fp16; each element then gets the nearest. ``array`` must be finite.
     ``in_c=False`` computes with NumPy.
+
+    Values that are means of elements are a little smaller than these, and so damp what a layer computes: by its squared error
+    over its squares, 0.06 % at 6 bits and 3.5 % at 3. An ``undamped`` palette's values are scaled so that the elements' sum of
+    products with what is stored is that with themselves; the squared error grows by as little.
     """
     native = library("_palette") if in_c else None
     stored = np.ascontiguousarray(array).reshape(-1).view(np.uint16)
@@ -132,4 +137,9 @@ def palettize(
     palette = np.sort(means.astype(np.float16))
     table = np.zeros(1 << 16, np.uint8)
     table[present] = _nearest(values, palette.astype(np.float64))
+    if undamped:
+        products = weights * values
+        damped = float(products @ palette[table[present]].astype(np.float64))
+        scaled = palette.astype(np.float64) * (float(products @ values) / damped if damped > 0 else 1.0)
+        palette = np.clip(scaled, -_GREATEST, _GREATEST).astype(np.float16)
     return _pack(stored, table, bits, native), np.append(palette, np.repeat(palette[-1:], (1 << bits) - k))

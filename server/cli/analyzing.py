@@ -101,7 +101,7 @@ def _measured_widths(
     total = len(_UNIFORM) + len(options.averages)
     for bits in _UNIFORM:
         bar.show("all layers at once", len(done), total, f"{bits} bits")
-        done.append(_Widths(f"palette_{bits}bit", sensitivity.nearness(dict.fromkeys(layers, bits))))
+        done.append(_Widths(f"palette_{bits}bit", sensitivity.nearness(dict.fromkeys(layers, bits), undamped=False)))
     for average in options.averages:
         bar.show("all layers at once", len(done), total, f"{average:g} bits")
         recipe = Recipe(f"recipe_{average:.2f}_bit_mixedpalette", allocate(layers, average, options.widths))

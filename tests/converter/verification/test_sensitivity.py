@@ -87,7 +87,7 @@ def test_errors_are_those_of_a_layers_palettes(checkpoint, measured):
     array = Checkpoint.open(checkpoint).tensors("unet").array(f"{LAYER}.weight").astype(np.float16)
     errors = sensitivity.errors(LAYER)
     for bits in PALETTE_BITS:
-        packed, palette = palettize(array, bits)
+        packed, palette = palettize(array, bits, undamped=True)
         decoded = palette[unpack(packed, bits, False, array.shape)].astype(np.float64)
         assert errors[bits] == pytest.approx(float(np.square(decoded - array).sum()), rel=1e-5)
     assert all(errors[a] > errors[b] for a, b in itertools.pairwise(PALETTE_BITS))
@@ -100,7 +100,8 @@ def test_more_bits_bring_the_prediction_nearer(measured):
     assert sensitivity.nearness({}).guided_db > 150
 
 
-def test_nearness_is_that_of_diffusers_unet_with_the_palettes_values(checkpoint, measured):
+@pytest.mark.parametrize("undamped", [True, False])
+def test_nearness_is_that_of_diffusers_unet_with_the_palettes_values(checkpoint, measured, undamped):
     inputs, sensitivity = measured
     module = UNet2DConditionModel.from_pretrained(checkpoint / "unet", dtype=torch.float32).eval()
     exact = [rows(module, each) for each in inputs]
@@ -114,7 +115,7 @@ def test_nearness_is_that_of_diffusers_unet_with_the_palettes_values(checkpoint,
         pairs = zip(a, b, strict=True)
         return np.mean([float(10 * torch.log10(y.abs().max() ** 2 / (x - y).square().mean())) for x, y in pairs])
 
-    found = sensitivity.nearness({LAYER: 3})
+    found = sensitivity.nearness({LAYER: 3}, undamped=undamped)
     assert found.prediction_db == pytest.approx(mean_db(near, exact), abs=0.01)
     assert found.guided_db == pytest.approx(mean_db(map(guided, near), map(guided, exact)), abs=0.01)
     assert found.guided_db != pytest.approx(found.prediction_db, abs=0.1)

@@ -75,3 +75,26 @@ def test_palettes_rise_and_have_all_their_places():
     _, palette = palettize(np.array([3, 1, 2] * 5, np.float16), 4)
     assert palette.shape == (16,)
     np.testing.assert_array_equal(palette, [1, 2] + [3] * 14)
+
+
+@pytest.mark.parametrize("in_c", [True, False])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_an_undamped_palette_passes_on_all_of_what_the_weight_does(bits, in_c):
+    array = normal(5000)
+    exact = array.astype(np.float64)
+    plain, undamped = (decoded(array, bits, undamped=each, in_c=in_c).astype(np.float64) for each in (False, True))
+    power = float(exact @ exact)
+    assert float(exact @ plain) == pytest.approx(power - squared_error(array, plain), rel=1e-3)
+    damping = squared_error(array, plain) / power
+    assert float(exact @ undamped) == pytest.approx(power, rel=damping / 3)
+    assert squared_error(array, undamped) == pytest.approx(power * damping / (1 - damping), rel=1e-2)
+    packed, _ = palettize(array, bits, undamped=True, in_c=in_c)
+    assert np.array_equal(packed, palettize(array, bits, in_c=in_c)[0])
+
+
+@pytest.mark.parametrize("values", [[0, 0, 0, 0], [65504, 65504, -65504, 60000, -60000, 1], [6e-8, -6e-8, 6e-8]])
+def test_undamped_palettes_of_extreme_weights_are_finite(values):
+    array = np.array(values, np.float16)
+    found = decoded(array, 1, undamped=True)
+    assert np.isfinite(found).all()
+    assert np.sign(found[0]) == np.sign(array[0])

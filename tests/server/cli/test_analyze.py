@@ -8,11 +8,15 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from converter.conversion.convert import convert
 from converter.errors import AnemoneError
 from converter.options import ConvertOptions
+from converter.runtime.compressed import dense
+from converter.runtime.program import read_program
+from converter.sources.checkpoint import Checkpoint
 from converter.verification.sensitivity import Sensitivity
 from converter.weights.recipe import Recipe
 from server.cli.calibration import calibrate
@@ -78,7 +82,21 @@ def test_a_recipe_is_converted_with_and_verified_by_its_average(checkpoint, reci
     made = convert(checkpoint, tmp_path / "out", options, verified=agreed.__setitem__)
     assert "mixed palettes" in made.manifest.precision
     assert 15 < agreed["unet"] < 60 < agreed["text_encoder"]
-    assert len(set(Recipe.read(chosen).bits.values())) > 1
+    bits = Recipe.read(chosen).bits
+    assert len(set(bits.values())) > 1
+    stored = [
+        dense(op.constants["weight"][0]).astype(np.float64).reshape(-1)
+        for op in read_program(made.package("unet", 64, 64)).operations
+        if op.kind == "conv" and "weight" in op.constants
+    ]
+    tensors = Checkpoint.open(checkpoint).tensors("unet")
+    few = [path for path in bits if bits[path] <= 4]
+    assert few
+    for path in few:
+        weight = tensors.array(f"{path}.weight").astype(np.float64).reshape(-1)
+        same = [each for each in stored if each.size == weight.size and each @ weight > 0.9 * weight @ weight]
+        # What a palette of means stores is less by its squared error.
+        assert any(each @ weight == pytest.approx(weight @ weight, rel=1e-3) for each in same), path
 
 
 @pytest.mark.parametrize(
