@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -198,7 +199,7 @@ class Checkpoint:
     @cached_property
     def _recommended(self) -> dict[str, Any]:
         path = self.folder / DEFAULTS
-        return read_json(path) if path.is_file() else {}
+        return read_json(path) if os.path.lexists(path) else {}
 
     @cached_property
     def leftovers(self) -> tuple[str, ...]:

@@ -111,7 +111,8 @@ DEPTHS_OR_NONE = Kind(f"{DEPTHS.words}, or null", _either(_none, DEPTHS.accepts)
 WIDTHS = Kind(f"a list of whole numbers from 1 to {_LARGEST}", _list_of(_whole))
 NAMES = Kind("a list of names", _list_of(lambda value: isinstance(value, str)))
 TEXTS_OR_NONE = Kind(
-    "a list of texts, or null", _either(_none, _list_of(lambda value: isinstance(value, str) and value.strip() != ""))
+    "a list of one or more texts, none of them blank, or null",
+    _either(_none, _list_of(lambda value: isinstance(value, str) and value.strip() != "")),
 )
 SIDE = Kind(
     "a whole number, [height, width] or null",

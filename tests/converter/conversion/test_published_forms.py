@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -252,3 +253,11 @@ def test_wrong_recommendations_are_refused_before_anything_is_written(said, tmp_
     with pytest.raises(CheckpointError, match=rf"anemone-defaults\.json has {next(iter(said))} = .*; accepted"):
         convert(source, tmp_path / "out", ConvertOptions())
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize(("make", "why"), [(Path.mkdir, "is a folder"), (lambda p: p.symlink_to("gone"), "is missing")])
+def test_recommendations_that_cannot_be_read_are_not_passed_over(make, why, tmp_path):
+    source = write_checkpoint(tmp_path / "source")
+    make(source / "anemone-defaults.json")
+    with pytest.raises(CheckpointError, match=rf"anemone-defaults\.json {why}"):
+        convert(source, tmp_path / "out", ConvertOptions())
