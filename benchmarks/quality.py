@@ -27,7 +27,7 @@ from converter.folder import ModelFolder
 from converter.mil.package import WEIGHTS
 from converter.networks.registry import TEXT_ENCODER, UNET
 from converter.options import ConvertOptions
-from converter.verification.verify import psnr
+from converter.verification.sensitivity import mean_psnr
 from demo.check import judge, prompts
 from server.cli.analyzing import AnalyzeOptions, analyze_checkpoint
 from server.cli.calibration import calibrate
@@ -125,10 +125,6 @@ def images_psnr(form: Form, exact: Form) -> float:
     return float("inf") if median == 0 else 10 * float(np.log10(255**2 / median))
 
 
-def _mean_psnr(arrays: Sequence[NDArray[Any]], exact: Sequence[NDArray[Any]]) -> float:
-    return float(np.mean([psnr(a, b) for a, b in zip(arrays, exact, strict=True)]))
-
-
 @dataclass(frozen=True)
 class Row:
     """A line of the table: a form's size in bytes and as a part of fp16's, its PSNR in dB, and the part of prompts that is seen."""
@@ -148,8 +144,8 @@ class Row:
             name,
             form.nbytes,
             form.nbytes / exact.nbytes,
-            _mean_psnr(form.predictions, exact.predictions),
-            _mean_psnr(form.guided, exact.guided),
+            mean_psnr(form.predictions, exact.predictions),
+            mean_psnr(form.guided, exact.guided),
             images_psnr(form, exact),
             form.right / form.asked,
         )

@@ -121,7 +121,8 @@ class Nearness:
     guided_db: float
 
 
-def _mean_psnr(arrays: Sequence[NDArray[np.float32]], exact: Sequence[NDArray[np.float32]]) -> float:
+def mean_psnr(arrays: Sequence[NDArray[Any]], exact: Sequence[NDArray[Any]]) -> float:
+    """Return the PSNR in dB of arrays against the exact ones of the same shapes, averaged."""
     return float(np.mean([psnr(a, b) for a, b in zip(arrays, exact, strict=True)]))
 
 
@@ -218,7 +219,7 @@ class Sensitivity:
         with self._tensors.with_bits(bits, undamped=undamped):
             predictions = self._predictions()
         guided = [self._guided(rows) for rows in predictions]
-        return Nearness(_mean_psnr(predictions, self._exact), _mean_psnr(guided, self._exact_guided))
+        return Nearness(mean_psnr(predictions, self._exact), mean_psnr(guided, self._exact_guided))
 
 
 def _exchanges(layers: Mapping[str, Layer], widths: Sequence[int]) -> Iterator[tuple[float, int, str, int]]:
