@@ -201,7 +201,8 @@ def compare(count: int, picture: Path | None, scratch: Path) -> None:
     for number, (name, options) in enumerate((FORMS | mixed_forms(scratch / "recipes.json")).items()):
         model = convert(BUNDLED_MODEL, scratch / str(number), options)
         if exact is None:
-            seen = calibrate(model, [prompt for prompt, _ in prompts(_PREDICTED_PROMPTS, 2026)], Bar())
+            asked = {str(number): prompt for number, (prompt, _) in enumerate(prompts(_PREDICTED_PROMPTS, 2026))}
+            seen = calibrate(model, asked, Bar())
             inputs = [*seen.measured, *seen.compared]
             exact = measure_form(model, inputs, count)
             print(
@@ -222,6 +223,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=40, help="images of so many held-out prompts, in each form")
     parser.add_argument("--plot", type=Path, help="plot the images' quality against size into this file")
     args = parser.parse_args()
+    if args.images < 1:
+        parser.error(f"--images is {args.images}; accepted: 1 or more")
     with tempfile.TemporaryDirectory() as scratch:
         compare(args.images, args.plot, Path(scratch))
 

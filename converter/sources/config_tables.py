@@ -24,11 +24,11 @@ from converter.sources.configs import (
     NUMBER,
     PER_LEVEL,
     POSITIVE,
+    PROMPTS_OR_NONE,
     REQUIRED,
     SIDE,
     STEPS_OR_NONE,
     TEXT_OR_NONE,
-    TEXTS_OR_NONE,
     WHOLE,
     WHOLE_OR_NONE,
     WIDTHS,
@@ -262,7 +262,7 @@ DEFAULTS: Table = {
     "guidance_scale": _read(None, GUIDANCE_OR_NONE),
     "scheduler": _read(None, TEXT_OR_NONE),
     "most_clip_skip": _read(None, WHOLE_OR_NONE, "a conversion without --clip-skip makes clip skips up to it possible"),
-    "prompts": _read(None, TEXTS_OR_NONE, "of what the model is for: anemone analyze measures on images of these"),
+    "prompts": _read(None, PROMPTS_OR_NONE, "of what the model is for: anemone analyze measures on images of these"),
 }
 #: The accepted prediction types.
 PREDICTION_TYPES: tuple[str, ...] = SCHEDULER["prediction_type"].accepted

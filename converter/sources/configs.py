@@ -21,6 +21,8 @@ _LARGEST = 1_000_000
 _LARGEST_JSON = 64_000_000
 #: What a request may have, and so what a checkpoint may recommend for those that have none; the ranges of A1111's sliders.
 MOST_STEPS, MOST_GUIDANCE = 150, 30.0
+#: Prompts of an analysis, each an image and measured on at least two of its steps; by default there are 8.
+MOST_PROMPTS = 64
 
 
 def parse_json(where: str, content: bytes) -> Any:
@@ -110,9 +112,14 @@ DEPTHS = Kind(
 DEPTHS_OR_NONE = Kind(f"{DEPTHS.words}, or null", _either(_none, DEPTHS.accepts))
 WIDTHS = Kind(f"a list of whole numbers from 1 to {_LARGEST}", _list_of(_whole))
 NAMES = Kind("a list of names", _list_of(lambda value: isinstance(value, str)))
-TEXTS_OR_NONE = Kind(
-    "a list of one or more texts, none of them blank, or null",
-    _either(_none, _list_of(lambda value: isinstance(value, str) and value.strip() != "")),
+PROMPTS_OR_NONE = Kind(
+    f"a list of 1 to {MOST_PROMPTS} texts, none of them blank, or null",
+    _either(
+        _none,
+        lambda value: (
+            _list_of(lambda text: isinstance(text, str) and text.strip() != "")(value) and len(value) <= MOST_PROMPTS
+        ),
+    ),
 )
 SIDE = Kind(
     "a whole number, [height, width] or null",

@@ -116,6 +116,8 @@ def read_header(path: Path, mapped: bool) -> tuple[dict[str, Entry], dict[str, s
     """
     is_mapped = mapped and path.stat().st_size > 0
     data: NDArray[np.uint8] = np.memmap(path, np.uint8, "r") if is_mapped else np.fromfile(path, np.uint8)
+    if data.size == 0:
+        raise CheckpointError(f"{path} is empty; a safetensors file is expected")
     with path.open("rb") as file:
         length = struct.unpack("<Q", begin)[0] if len(begin := file.read(8)) == 8 else -1
         if not 0 < length <= min(_LONGEST_HEADER, data.size - 8):

@@ -20,6 +20,8 @@ from converter.networks.registry import UNET
 from converter.options import DEFAULT_OPTIONS, ConvertOptions, Size
 from converter.progress import Progress
 from converter.runtime.program import declared_features
+from converter.sources.checkpoint import DEFAULTS
+from converter.sources.configs import MOST_PROMPTS
 from converter.sources.source import open_source
 from converter.verification.sensitivity import Layer, Nearness, Sensitivity, allocate
 from converter.weights.activations import LEAST_DB, LEAST_LARGEST, MOST_LARGEST, Activation, Activations
@@ -74,10 +76,22 @@ def _plan(source: str, options: AnalyzeOptions) -> ConversionPlan:
     return make_plan(checkpoint, ConvertOptions(sizes=((width, height),), verify=False))
 
 
-def _prompts(plan: ConversionPlan, options: AnalyzeOptions) -> list[str]:
-    prompts = list(options.prompts or plan.checkpoint.defaults.get("prompts", PROMPTS))
-    if tag := next((tag for prompt in prompts for tag in without_tags(prompt).loras), None):
-        raise AnemoneError(f"a prompt has {tag}, but the checkpoint alone is measured; leave the tag out")
+def _prompts(plan: ConversionPlan, options: AnalyzeOptions) -> dict[str, str]:
+    """Return the prompts, by where each is given."""
+    if len(options.prompts) > MOST_PROMPTS:
+        raise AnemoneError(f"{len(options.prompts)} prompts are given; accepted: up to {MOST_PROMPTS}")
+    own = plan.checkpoint.defaults.get("prompts")
+    given, where = (
+        (options.prompts, "--prompt")
+        if options.prompts
+        else (PROMPTS, "ours")
+        if own is None
+        else (own, f"the checkpoint's {DEFAULTS}")
+    )
+    prompts = {f"prompt {number} of {where}": prompt for number, prompt in enumerate(given, 1)}
+    for place, prompt in prompts.items():
+        if tag := next(iter(without_tags(prompt).loras), None):
+            raise AnemoneError(f"{place} has {tag.written}, but the checkpoint alone is measured; leave the tag out")
     return prompts
 
 
@@ -91,22 +105,6 @@ class _Widths:
     name: str
     nearness: Nearness
     recipe: Recipe | None = None
-
-
-def _measured_widths(
-    layers: Mapping[str, Layer], sensitivity: Sensitivity, options: AnalyzeOptions, bar: Bar
-) -> list[_Widths]:
-    """Return what each uniform width and a recipe of each average do."""
-    done: list[_Widths] = []
-    total = len(_UNIFORM) + len(options.averages)
-    for bits in _UNIFORM:
-        bar.show("all layers at once", len(done), total, f"{bits} bits")
-        done.append(_Widths(f"palette_{bits}bit", sensitivity.nearness(dict.fromkeys(layers, bits), undamped=False)))
-    for average in options.averages:
-        bar.show("all layers at once", len(done), total, f"{average:g} bits")
-        recipe = Recipe(f"recipe_{average:.2f}_bit_mixedpalette", allocate(layers, average, options.widths))
-        done.append(_Widths(recipe.name, sensitivity.nearness(recipe.bits), recipe))
-    return done
 
 
 @dataclass(frozen=True)
@@ -143,10 +141,33 @@ class _Analysis:
         }
 
 
+def _measured_widths(analysis: _Analysis, layers: Mapping[str, Layer]) -> list[_Widths]:
+    """Return what each uniform width and a recipe of each average do."""
+    options, sensitivity = analysis.options, analysis.sensitivity
+    uniform = {f"palette_{bits}bit": bits for bits in _UNIFORM}
+    recipes = {}
+    for average in options.averages:
+        recipe = Recipe(f"recipe_{average:.2f}_bit_mixedpalette", allocate(layers, average, options.widths))
+        recipes[f"{recipe.name} for {options.target}"] = recipe
+
+    def measure(name: str) -> Nearness:
+        if name in uniform:
+            return sensitivity.nearness(dict.fromkeys(layers, uniform[name]), undamped=False)
+        return sensitivity.nearness(recipes[name].bits)
+
+    found = analysis.finished("nearness", Nearness).measured(
+        "all layers at once", [*uniform, *recipes], measure, analysis.bar
+    )
+    return [
+        *(_Widths(name, found[name]) for name in uniform),
+        *(_Widths(recipe.name, found[name], recipe) for name, recipe in recipes.items()),
+    ]
+
+
 def _analyze_weights(analysis: _Analysis) -> tuple[dict[str, Any], list[str]]:
     """Return the content of a file of recipes, and what to print of it."""
     shapes, layers = _compressible(analysis.plan), analysis.layers()
-    measured = _measured_widths(layers, analysis.sensitivity, analysis.options, analysis.bar)
+    measured = _measured_widths(analysis, layers)
     single = {path: [round(db, 1) for db in layer.decibels(_SINGLE_BITS)] for path, layer in layers.items()}
     content = {
         "single_layer": {str(_SINGLE_BITS): single},
@@ -210,8 +231,11 @@ def _analyze(plan: ConversionPlan, parts: Path, out: Path, options: AnalyzeOptio
         if options.activations:
             compared = compared[:: -(-len(compared) // _FOR_ACTIVATIONS)]
         sensitivity = Sensitivity(plan.config(UNET.name), plan.tensors(UNET.name), *features, compared, scale)
-        analysis = _Analysis(plan, prompts, sensitivity, calibration, parts, options, bar)
+        analysis = _Analysis(plan, list(prompts.values()), sensitivity, calibration, parts, options, bar)
         found, lines = (_analyze_activations if options.activations else _analyze_weights)(analysis)
+    except KeyboardInterrupt as interrupted:
+        interrupted.add_note("the same command goes on with what is finished")
+        raise
     finally:
         bar.close()
     content = {"model_version": plan.name, "made_by": f"anemone {__version__}", **found}

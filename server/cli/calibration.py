@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -10,12 +10,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.errors import AnemoneError
 from converter.folder import ModelFolder
 from converter.runtime import Network
 from server.errors import quoted
 from server.pipeline.denoising.denoiser import Note
 from server.pipeline.networks import load_package
-from server.pipeline.request import bind
+from server.pipeline.request import RequestError, bind
 from server.pipeline.stable_diffusion import StableDiffusion
 from server.terminal import Bar
 
@@ -33,8 +34,8 @@ PROMPTS = (
     "a robot reading a newspaper, 3d render",
 )
 _STEPS = 8
-#: Steps of the images on which gains are measured: so many of each prompt's, and of all together. One more of each prompt is
-#: for comparing recipes, since on what they were chosen for they seem better than they are.
+#: Steps of the images on which gains are measured: at least so many of each prompt's, and of all prompts together. One more of
+#: each prompt is for comparing recipes, since on what they were chosen for they seem better than they are.
 _STEPS_EACH, _STEPS_TOGETHER = 2, 16
 
 
@@ -62,12 +63,17 @@ class Calibration:
     notes: list[str]
 
 
-def calibrate(model: ModelFolder, prompts: Sequence[str], bar: Bar) -> Calibration:
+def calibrate(model: ModelFolder, prompts: Mapping[str, str], bar: Bar) -> Calibration:
     """Return inputs of the UNet from images of the prompts, each prompt's from a later step than the one before.
 
-    Raises RequestError before the first image if a prompt is not accepted.
+    ``prompts``: where each is given -> the prompt. Raises AnemoneError before the first image if one is not accepted.
     """
-    requests = [bind(model.manifest, prompt=prompt, steps=_STEPS, seed=number) for number, prompt in enumerate(prompts)]
+    requests = []
+    for number, (place, prompt) in enumerate(prompts.items()):
+        try:
+            requests.append(bind(model.manifest, prompt=prompt, steps=_STEPS, seed=number))
+        except RequestError as error:
+            raise AnemoneError(f"{place} cannot be measured: {error}") from error
     recorders: list[_Recorder] = []
 
     def loader(path: Path, function: str, compute_units: str) -> Network:
@@ -78,7 +84,7 @@ def calibrate(model: ModelFolder, prompts: Sequence[str], bar: Bar) -> Calibrati
         return recorders[-1]
 
     pipeline, result = StableDiffusion(model, {}, loader), Calibration([], [], [])
-    for number, (prompt, request) in enumerate(zip(prompts, requests, strict=True)):
+    for number, (prompt, request) in enumerate(zip(prompts.values(), requests, strict=True)):
         bar.show("calibration images", number, len(prompts))
         found = (event.text for event in pipeline.generate(request, {}) if isinstance(event, Note))
         result.notes.extend(f"{quoted(prompt)}: {note}" for note in found)

@@ -14,11 +14,13 @@ from typing import Any, Generic, TypeVar
 from pydantic import TypeAdapter
 
 from converter.errors import AnemoneError
+from converter.verification.sensitivity import Nearness
 from converter.weights.activations import Activation
 from server.terminal import Bar
 
-#: A finished part of an analysis: the errors of a layer's weight, the layers' gains on an input, or a layer's activations.
-T = TypeVar("T", dict[int, float], dict[str, float], Activation)
+#: A finished part of an analysis: the errors of a layer's weight, the layers' gains on an input, what palettes of all layers
+#: do, or a layer's activations.
+T = TypeVar("T", dict[int, float], dict[str, float], Nearness, Activation)
 
 _LOCK = "lock"
 

@@ -29,7 +29,7 @@ def _weighted(word: str) -> tuple[Path, float]:
         weight = math.nan
     if not math.isfinite(weight):
         raise argparse.ArgumentTypeError(
-            f"the weight of {word!r} is {number!r}; accepted: FILE:WEIGHT, such as style.safetensors:0.8"
+            f"the weight of {word!r} is {number!r}; accepted: FILE:WEIGHT with a number, such as style.safetensors:0.8"
         )
     return path(file), weight
 

@@ -252,7 +252,9 @@ class Items(_Length):
         try:
             return json.loads(text, object_pairs_hook=_once)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"a list of objects as JSON ({error})") from error
+            # Where the fault is in what is meant to be JSON; of a plain word the parser says nothing useful.
+            where = f" ({error})" if text.lstrip()[:1] in ("[", "{") else ""
+            raise ValueError(f"a list of objects as JSON{where}") from error
 
     def _checked(self, value: _T) -> _T:
         return super()._checked(self.parsed(value) if isinstance(value, str) else value)

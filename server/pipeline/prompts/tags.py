@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from server.errors import quoted
 from server.pipeline.fields import plain
@@ -18,11 +18,15 @@ MOST_WEIGHT = 4.0
 
 @dataclass(frozen=True)
 class LoraTag:
-    """A LoRA that a prompt names, and how much it counts; ``text_weight`` is that of the text encoders."""
+    """A LoRA that a prompt names, and how much it counts; ``text_weight`` is that of the text encoders.
+
+    written: the tag as the prompt has it, if it comes from one.
+    """
 
     name: str
     weight: float = 1.0
     text_weight: float = 1.0
+    written: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         weights = (self.weight,) if self.weight == self.text_weight else (self.text_weight, self.weight)
@@ -46,8 +50,8 @@ def _weight(text: str) -> float | None:
     return weight if math.isfinite(weight) else None
 
 
-def _read(content: str) -> tuple[LoraTag | None, list[str]]:
-    """Return the LoRA of a tag's content, ``name:0.8``, ``name:text:unet`` or ``name:te=1:unet=0.5``, and notes."""
+def _read(written: str, content: str) -> tuple[LoraTag | None, list[str]]:
+    """Return the LoRA of a tag and its content, ``name:0.8``, ``name:text:unet`` or ``name:te=1:unet=0.5``, and notes."""
     name, *rest = (part.strip() for part in content.split(":"))
     placed = [part for part in rest if "=" not in part]
     named = dict((part.partition("=")[::2]) for part in rest if "=" in part)
@@ -67,7 +71,8 @@ def _read(content: str) -> tuple[LoraTag | None, list[str]]:
     # A rank in A1111, and weights of blocks in an extension of it.
     if unused := [*placed[2:], *(f"{key}={value}" for key, value in named.items() if key not in ("te", "unet"))]:
         notes.append(f"{quoted(':'.join(unused))} of the lora {quoted(name)} is not supported and has no effect")
-    return LoraTag(name, *weights), notes
+    unet_weight, text_weight = weights
+    return LoraTag(name, unet_weight, text_weight, written), notes
 
 
 def without_tags(prompt: str) -> Untagged:
@@ -77,7 +82,7 @@ def without_tags(prompt: str) -> Untagged:
         if found[1].lower() not in _LORAS:
             notes.append(unknown(found[1].lower(), found[2].partition(":")[0].strip()))
             continue
-        lora, told = _read(found[2])
+        lora, told = _read(found[0], found[2])
         loras += [] if lora is None else [lora]
         notes += told
     return Untagged(_TAG.sub("", prompt).strip() if loras or notes else prompt, tuple(loras), tuple(notes))

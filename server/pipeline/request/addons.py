@@ -246,7 +246,7 @@ def bind_addons(sent: Mapping[str, Any], manifest: Manifest, known: KnownAddons)
                 elif name != "prompt":
                     notes.append(f"the lora {lora.name} has no effect in a negative prompt, and its tag was taken out")
                 else:
-                    _fitting("prompt", str(tag), lora, manifest)
+                    _fitting("prompt", tag.written, lora, manifest)
                     found.append((_lora(lora, tag.weight, tag.text_weight), lora))
     if not LORAS.accepts(found):
         raise RequestError("loras", [lora.name for lora, _ in found], f"{LORAS}, with those of tags in the prompt")

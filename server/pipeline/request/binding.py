@@ -212,8 +212,11 @@ def bind(
     added = bind_addons(sent, manifest, addons)
     own = {**_variation_defaults(task, sent), **added.usual, **own}
     sent |= added.prompts
-    # A model's defaults may be wrong, too.
-    values = _SENT.validated(defaults(manifest) | own | sent) | draw_seeds(sent)
+    try:
+        values = _SENT.validated(defaults(manifest) | own | sent) | draw_seeds(sent)
+    except RequestError as error:  # what was sent is accepted already
+        accepted = f"{error.accepted}; this is the default of the model {manifest.name}, so send another"
+        raise RequestError(error.field, error.value, accepted) from error
     values |= {"model": model or manifest.name} | _scheduler(values, sent)
     parts = _parts(values, sent)
     computed = computed_size(Size(**parts["size"]), manifest.sizes)

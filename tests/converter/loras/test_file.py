@@ -246,7 +246,7 @@ def test_files_of_other_formats_and_damaged_ones_are_refused(tmp_path: Path) -> 
     for name, content, words in (
         ("a.pt", b"", "a.pt is not a .safetensors file; other files of LoRAs can hold programs"),
         ("a.safetensors", b"\x08\0\0\0\0\0\0\0[[[[[[[[", "unreadable safetensors header"),
-        ("b.safetensors", b"", "is not a whole safetensors file (0 bytes)"),
+        ("b.safetensors", b"", "b.safetensors is empty; a safetensors file is expected"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(LoraError) as refused:

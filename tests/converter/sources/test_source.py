@@ -268,6 +268,16 @@ def test_prompts_for_the_analysis_do_not_make_it_another_checkpoint(others, chec
     assert open_source(folder).sha256 != before
 
 
+@pytest.mark.parametrize("prompts", [[], ["a cat", " "], ["a cat"] * 65, "a cat", [1]])
+def test_prompts_that_an_analysis_may_not_have_are_refused(prompts, checkpoint, tmp_path):
+    folder = a_copy(checkpoint, tmp_path / "model")
+    (folder / "anemone-defaults.json").write_text(json.dumps({"prompts": prompts}))
+    with pytest.raises(
+        CheckpointError, match=r"has prompts = .*; accepted: a list of 1 to 64 texts, none of them blank"
+    ):
+        _ = open_source(folder).defaults
+
+
 def test_an_unknown_recommendation_is_refused_by_name(checkpoint, tmp_path):
     folder = a_copy(checkpoint, tmp_path / "model")
     (folder / "anemone-defaults.json").write_text(json.dumps({"steps": 20, "prompt": "a cat"}))

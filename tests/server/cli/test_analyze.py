@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def recipes(checkpoint, tmp_path_factory):
-    """Recipes of the tiny checkpoint; the analysis was interrupted in its third layer, and in its third input."""
+    """Recipes of the tiny checkpoint; the analysis was interrupted in its third layer, its third input and its third recipe."""
     out = tmp_path_factory.mktemp("analyzed") / "recipes.json"
     words = ["analyze", str(checkpoint), "-o", str(out), "--average", "4.5", "--average", "3", "--prompt", "blue red"]
     measured: list[list[str]] = []
@@ -39,21 +39,22 @@ def recipes(checkpoint, tmp_path_factory):
     def counted(method, most):
         measure = getattr(Sensitivity, method)
 
-        def measured_at_most(self, *args):
+        def measured_at_most(self, *args, **settings):
             if len(measured[-1]) == most:
                 raise KeyboardInterrupt
-            measured[-1].append(f"{method} {args[0] if len(args) == 1 else args[2]}")
-            return measure(self, *args)
+            measured[-1].append(f"{method} {args[0] if len(args) == 1 else args[2]} {settings}")
+            return measure(self, *args, **settings)
 
         return measured_at_most
 
-    for method, most in (("errors", 2), ("gains", 2), ("gains", 1000)):
+    for method, most in (("errors", 2), ("gains", 2), ("nearness", 2), ("nearness", 1000)):
         measured.append([])
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Sensitivity, method, counted(method, most))
             if most == 2:
-                with pytest.raises(KeyboardInterrupt):
+                with pytest.raises(KeyboardInterrupt) as interrupted:
                     main(words)
+                assert interrupted.value.__notes__ == ["the same command goes on with what is finished"]
                 assert not out.exists()
             else:
                 assert main(words) == 0
@@ -156,7 +157,7 @@ def test_prompts_that_a_checkpoint_has_are_used_unless_others_are_given(
     shown: list[str] = []
 
     def calibrate(model, prompts, bar):
-        shown.extend(prompts)
+        shown.extend(prompts.values())
         raise AnemoneError("enough")
 
     monkeypatch.setattr("server.cli.analyzing.calibrate", calibrate)
@@ -168,20 +169,34 @@ def test_prompts_are_checked_before_the_first_image_and_what_is_left_out_of_them
     recommended, tmp_path, monkeypatch
 ):
     model = convert(recommended, tmp_path / "model", ConvertOptions(verify=False))
-    assert calibrate(model, ["red", "blue <hypernet:x:1>"], Bar()).notes == [
+    assert calibrate(model, {"a": "red", "b": "blue <hypernet:x:1>"}, Bar()).notes == [
         "'blue <hypernet:x:1>': the hypernet 'x' is not known here, and its tag was taken out of the prompt"
     ]
     monkeypatch.setattr(StableDiffusion, "generate", lambda *args: pytest.fail("an image was begun"))
-    with pytest.raises(AnemoneError, match=r"prompt is 'a\\x00b'; accepted: text without control characters"):
-        calibrate(model, ["red", "a\0b"], Bar())
+    with pytest.raises(AnemoneError, match=r"^prompt 2 cannot .*: prompt is 'a\\x00b'; accepted: text without control"):
+        calibrate(model, {"prompt 1": "red", "prompt 2": "a\0b"}, Bar())
 
 
-@pytest.mark.parametrize("given", [["--prompt", "a cat <lora:film:0.5>"], []])
-def test_loras_in_prompts_are_refused_because_the_checkpoint_alone_is_measured(recommended, tmp_path, capsys, given):
-    (recommended / "anemone-defaults.json").write_text(json.dumps({"prompts": ["a dog <lora:film:0.5>"]}))
+@pytest.mark.parametrize(
+    ("given", "where"),
+    [
+        (["--prompt", "a cat", "--prompt", "a dog <LyCO:film>"], "prompt 2 of --prompt"),
+        ([], "prompt 1 of the checkpoint's anemone-defaults.json"),
+    ],
+)
+def test_loras_in_prompts_are_refused_because_the_checkpoint_alone_is_measured(
+    recommended, tmp_path, capsys, given, where
+):
+    (recommended / "anemone-defaults.json").write_text(json.dumps({"prompts": ["a dog <LyCO:film>"]}))
     assert main(["analyze", str(recommended), "-o", str(tmp_path / "x"), *given]) == 1
-    assert "a prompt has <lora:film:0.5>, but the checkpoint alone is measured" in capsys.readouterr().err
+    assert f"{where} has <LyCO:film>, but the checkpoint alone is measured" in capsys.readouterr().err
     assert not list(tmp_path.glob(".x*"))
+
+
+def test_more_prompts_than_an_analysis_may_have_are_refused(recommended, tmp_path, capsys):
+    many = [word for n in range(65) for word in ("--prompt", f"blue {n}")]
+    assert main(["analyze", str(recommended), "-o", str(tmp_path / "x"), *many]) == 1
+    assert "65 prompts are given; accepted: up to 64" in capsys.readouterr().err
 
 
 def test_a_folder_in_place_of_the_file_is_refused_before_anything_is_measured(tmp_path, capsys):

@@ -99,6 +99,11 @@ def test_what_is_wrong_in_a_list_is_named_with_its_place(lamps, path, accepted):
     assert accepted in reason
 
 
+def test_where_a_list_stops_being_json_is_told_and_nothing_of_what_is_none():
+    assert refusal('[{"name": left}]')[2] == "a list of objects as JSON (Expecting value: line 1 column 11 (char 10))"
+    assert refusal("left")[2] == "a list of objects as JSON"
+
+
 def test_attachments_are_named_by_their_place():
     lamps = [{"image": b"1", "name": "left"}, {"image": b"2", "name": "right"}]
     values, attachments = without_attachments(FIELDS, {"image": b"0", "lamps": lamps, "width": None})

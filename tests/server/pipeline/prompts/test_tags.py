@@ -47,6 +47,13 @@ def test_parts_of_a_tag_that_have_no_effect_are_noted() -> None:
         assert read.notes == (f"{part.split(':')[-1]!r} of the lora 'film' is not supported and has no effect",)
 
 
+def test_a_tag_is_kept_as_the_prompt_has_it() -> None:
+    assert [each.written for each in without_tags("<LyCO:film> a <lora: b :.5>").loras] == [
+        "<LyCO:film>",
+        "<lora: b :.5>",
+    ]
+
+
 @pytest.mark.parametrize("tag", [LoraTag("film"), LoraTag("a b", 1 / 3, 1 / 3), LoraTag("x", 0.25, -1.5)])
 def test_a_tag_is_written_as_it_is_read(tag: LoraTag) -> None:
     assert without_tags(str(tag)).loras == (tag,)

@@ -48,6 +48,17 @@ def test_a_request_names_what_can_start_at_the_models_pure_noise():
     assert bind(before_the_end, prompt="red", scheduler="heun").sampling.scheduler == "heun"
 
 
+def test_a_models_own_scheduler_that_is_unknown_is_told_from_one_that_was_sent():
+    model = replace(MANIFEST, defaults=replace(MANIFEST.defaults, scheduler="nope"))
+    with pytest.raises(
+        RequestError, match=rf"'nope'; accepted: euler, .*; this is the default of the model {model.name}, so"
+    ):
+        bind(model, prompt="red")
+    assert bind(model, prompt="red", scheduler="euler").sampling.scheduler == "euler"
+    with pytest.raises(RequestError, match=r"'none'; accepted: [^;]*$"):
+        bind(model, prompt="red", scheduler="none")
+
+
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_more_steps_than_timesteps_are_refused_and_as_many_as_accepted_are_finite(name, spacing):
