@@ -27,7 +27,7 @@ from converter.folder import ModelFolder
 from converter.mil.package import WEIGHTS
 from converter.networks.registry import TEXT_ENCODER, UNET
 from converter.options import ConvertOptions
-from converter.verification.sensitivity import mean_psnr
+from converter.verification.sensitivity import guided, mean_psnr
 from demo.check import judge, prompts
 from server.cli.analyzing import AnalyzeOptions, analyze_checkpoint
 from server.cli.calibration import calibrate
@@ -94,8 +94,7 @@ class Form:
     @property
     def guided(self) -> list[NDArray[Any]]:
         """The guided predictions."""
-        rows = (each.astype(np.float32) for each in self.predictions)
-        return [negative + self.guidance * (positive - negative) for negative, positive in rows]
+        return [guided(rows.astype(np.float32), self.guidance) for rows in self.predictions]
 
 
 def _bytes(model: ModelFolder) -> int:

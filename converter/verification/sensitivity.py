@@ -121,6 +121,15 @@ class Nearness:
     guided_db: float
 
 
+def guided(rows: A, scale: float) -> A:
+    """Return the guided prediction of two rows, a negative prompt's and a prompt's; a single row as it is."""
+    if len(rows) != 2:
+        return rows
+    negative, positive = rows
+    combined: A = negative + scale * (positive - negative)
+    return combined
+
+
 def mean_psnr(arrays: Sequence[NDArray[Any]], exact: Sequence[NDArray[Any]]) -> float:
     """Return the PSNR in dB of arrays against the exact ones of the same shapes, averaged."""
     return float(np.mean([psnr(a, b) for a, b in zip(arrays, exact, strict=True)]))
@@ -148,7 +157,7 @@ class Sensitivity:
         self._network = ReferenceNetwork(UNET.name, config, self._tensors, inputs, outputs)
         self._calibration = calibration
         self._exact = self._predictions()
-        self._exact_guided = [self._guided(rows) for rows in self._exact]
+        self._exact_guided = [guided(rows, guidance) for rows in self._exact]
         if not all(np.isfinite(exact).all() and exact.any() for exact in self._exact):
             raise CheckpointError(
                 "the UNet predicts nothing but zeros, or values that are not finite; nothing can be measured"
@@ -156,13 +165,6 @@ class Sensitivity:
 
     def _predictions(self) -> list[NDArray[np.float32]]:
         return [self._network.predict(inputs)["noise_pred"] for inputs in self._calibration]
-
-    def _guided(self, rows: A) -> A:
-        if len(rows) != 2:
-            return rows
-        negative, positive = rows
-        guided: A = negative + self._guidance * (positive - negative)
-        return guided
 
     def errors(self, path: str) -> dict[int, float]:
         """Return the squared error of a layer's weight at each width of a recipe's palette."""
@@ -174,7 +176,7 @@ class Sensitivity:
     def gains(self, paths: Iterable[str], inputs: Inputs, seed: int) -> dict[str, float]:
         """Return each layer's gain on inputs of the package; ``seed`` chooses what is projected."""
         return weight_gains(
-            self._network, paths, inputs, lambda outputs: self._guided(outputs["noise_pred"]), seed=seed
+            self._network, paths, inputs, lambda outputs: guided(outputs["noise_pred"], self._guidance), seed=seed
         )
 
     def largest_inputs(self, paths: Iterable[str], calibration: Iterable[Inputs]) -> dict[str, float]:
@@ -218,8 +220,8 @@ class Sensitivity:
         """Return how near the predictions are with palettes of these bits, undamped as a recipe's are, or as ``--bits`` makes."""
         with self._tensors.with_bits(bits, undamped=undamped):
             predictions = self._predictions()
-        guided = [self._guided(rows) for rows in predictions]
-        return Nearness(mean_psnr(predictions, self._exact), mean_psnr(guided, self._exact_guided))
+        combined = [guided(rows, self._guidance) for rows in predictions]
+        return Nearness(mean_psnr(predictions, self._exact), mean_psnr(combined, self._exact_guided))
 
 
 def _exchanges(layers: Mapping[str, Layer], widths: Sequence[int]) -> Iterator[tuple[float, int, str, int]]:
