@@ -54,9 +54,10 @@ FORMS: dict[str, ConvertOptions] = {
     "2-bit palettes": ConvertOptions(bits=2),
     "1-bit palettes": ConvertOptions(bits=1),
 }
-_AVERAGES = (4.5, 3.0)
+_AVERAGES = (6.0, 4.5, 3.0)
 #: The forms that are compared with each other at the end: mixed palettes, and the uniform ones that they should equal.
 _COMPARED = (
+    ("mixed palettes, 6 bits", "6-bit palettes"),
     ("mixed palettes, 4.5 bits", "6-bit palettes"),
     ("mixed palettes of 32 channels, 4.5 bits", "6-bit palettes of 32 channels"),
 )

@@ -10,7 +10,7 @@ from shlex import quote
 
 from converter.checksums import FileSum, error_words, wrong_content, wrong_size
 from converter.errors import DamagedModel, ManifestError
-from converter.manifest import Manifest, Package
+from converter.manifest import APPLE, Manifest, Package
 from converter.progress import OnProgress, Progress, ignore
 from converter.runtime.chunks import chunk_paths, chunk_pattern
 
@@ -87,7 +87,7 @@ class ModelFolder:
         source = self.manifest.source
         if self.manifest.merged is not None:
             cure = "remove it, and merge it again"
-        elif source.kind == "apple":
+        elif source.kind == APPLE:
             cure = f"put the original file back, or after a change of your own `anemone adopt {quote(str(self.path))}` again"
         else:
             cure = f"convert {source.path_or_id} again: `anemone convert SOURCE -o {quote(str(self.path))}`"

@@ -107,6 +107,10 @@ GUIDED = Defaults(steps=4, guidance_scale=8.0, scheduler="lcm")
 UNGUIDED = Defaults(steps=4, guidance_scale=1.0, scheduler="euler")
 
 
+#: The kind of source of a folder in Apple's layout.
+APPLE = "apple"
+
+
 @dataclass(frozen=True)
 class Source:
     """The weights' source, the hash of all data read, and a stamp of the files' sizes and times."""
@@ -245,6 +249,15 @@ class Manifest:
     clip_skip: Count = 1
     files: dict[Within, FileSum] = field(default_factory=dict)
     merged: Merged | None = None
+
+    @property
+    def no_base(self) -> str | None:
+        """Why LoRAs and embeddings cannot be merged into it, to follow its name; None if they can."""
+        if self.merged is not None:
+            return "is a merged model; take the one that it was made from"
+        if self.source.kind == APPLE:
+            return "is a folder in Apple's layout; take one that `anemone convert` makes of its checkpoint"
+        return None
 
     def write(self, folder: Path) -> None:
         """Write anemone.json into ``folder``."""

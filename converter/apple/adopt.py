@@ -14,14 +14,11 @@ from converter.apple.settings import AppleSettings, Settled, settle
 from converter.checksums import checksum
 from converter.errors import CheckpointError, ManifestError
 from converter.folder import ModelFolder
-from converter.manifest import FILE, Conditions, Manifest, Package, Source, Versions
+from converter.manifest import APPLE, FILE, Conditions, Manifest, Package, Source, Versions
 from converter.networks.registry import UNET, kind_of
 from converter.runtime.chunks import chunk_paths
 from converter.sources.checkpoint import size_and_time
 from converter.sources.snapshot import folder_name
-
-#: The kind of source of an adopted folder's manifest.
-_KIND = "apple"
 
 
 def _files(model: AppleModel) -> dict[str, Path]:
@@ -77,7 +74,7 @@ def _manifest(model: AppleModel, settled: Settled) -> Manifest:
         defaults=settled.defaults,
         networks=_packages(model),
         source=Source(
-            _KIND,
+            APPLE,
             model.version or folder_name(model.folder),
             _digest({name: each.sha256 for name, each in sums.items()}),
             _digest({name: size_and_time(file) for name, file in _files(model).items()}),
@@ -119,7 +116,7 @@ def _refuse_ours(folder: Path) -> None:
         source = Manifest.read(folder).source
     except ManifestError:
         return
-    if source.kind != _KIND:
+    if source.kind != APPLE:
         raise CheckpointError(
             f"{folder} is a model already: its {FILE} says that it was converted from {source.path_or_id}. Use it as it "
             "is; only folders of Apple's converter are adopted"

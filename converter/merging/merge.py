@@ -85,8 +85,8 @@ def _merge(
         raise MergeError(
             f"{base.path} was made by an earlier version; convert the checkpoint again with `anemone convert`"
         )
-    if manifest.merged is not None:
-        raise MergeError(f"{base.path} is a merged model itself; merge everything into the model it was made from")
+    if manifest.no_base is not None:
+        raise MergeError(f"{base.path} {manifest.no_base}")
     check_families(manifest.family, [*(lora for lora, _ in loras), *embeddings])
     check_names(embeddings)
     key = merge_key(manifest.plan, loras, embeddings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -11,6 +12,7 @@ from pydantic import BaseModel, Field
 
 from converter.errors import ManifestError
 from converter.folder import ModelFolder
+from converter.manifest import Manifest
 from server.api.dependencies import Answers, Generation, Models
 from server.api.errors import require
 from server.api.forms import json_only
@@ -26,7 +28,7 @@ from server.pipeline.prompts.editing import Walk
 from server.pipeline.prompts.embedded import EmbeddedWords
 from server.pipeline.prompts.reading import read_prompt
 from server.pipeline.prompts.tags import without_tags
-from server.pipeline.request import RequestError, fits
+from server.pipeline.request import KnownEmbedding, RequestError, fits
 from server.pipeline.request.conditions import A1111, NAME, SYNTAXES, Text
 
 log = logging.getLogger("anemone.api")
@@ -65,6 +67,13 @@ async def _counter(request: Request) -> TokenCounter:
     return counter
 
 
+def _embedded(manifest: Manifest, known: Iterable[KnownEmbedding]) -> list[EmbeddedWords]:
+    """Return the words that stand for embeddings in a model's prompts: those merged into it, or those that can be."""
+    if manifest.merged is not None:
+        return [EmbeddedWords((each.name,), (0,) * each.vectors) for each in manifest.merged.embeddings]
+    return [EmbeddedWords(each.words, (0,) * each.vectors) for each in known if fits(each, manifest)]
+
+
 @router.post("/tokens", responses=_ANSWERS, dependencies=[Depends(json_only)], summary="Count a prompt's tokens")
 async def tokens(
     body: TokensIn, service: Generation, models: Models, counter: Annotated[TokenCounter, Depends(_counter)]
@@ -79,9 +88,7 @@ async def tokens(
 
     def counted() -> TokensOut:
         folder = ModelFolder(models.folder(model.name), model.manifest)
-        known = service.known_addons().embeddings.values()
-        fitting = [each for each in known if fits(each, model.manifest)]
-        embedded = [EmbeddedWords(each.words, (0,) * each.vectors) for each in fitting]
+        embedded = _embedded(model.manifest, service.known_addons().embeddings.values())
         count = counter.count(folder, prompt, walk, with_syntax=with_syntax, embedded=embedded)
         return TokensOut(tokens=count.tokens, limit=count.limit, chunks=count.chunks)
 

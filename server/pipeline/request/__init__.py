@@ -5,7 +5,7 @@ JSON, the database, the native API's schema, the command line's flags, the capab
 the definition.
 """
 
-from server.pipeline.request.addons import Embedding, KnownAddons, Lora, fits
+from server.pipeline.request.addons import Embedding, KnownAddons, KnownEmbedding, Lora, fits
 from server.pipeline.request.binding import bind, defaults
 from server.pipeline.request.errors import RequestError
 from server.pipeline.request.request import (
@@ -31,6 +31,7 @@ __all__ = [
     "ImageSeeds",
     "JobRequest",
     "KnownAddons",
+    "KnownEmbedding",
     "Lora",
     "RequestError",
     "Size",

@@ -184,15 +184,13 @@ def misfit(known: KnownAddon, manifest: Manifest) -> tuple[str, str] | None:
 
 def fits(known: KnownAddon, manifest: Manifest) -> bool:
     """Return whether a file can be merged into a model, as far as the file and the manifest show it."""
-    return manifest.merged is None and misfit(known, manifest) is None
+    return manifest.no_base is None and misfit(known, manifest) is None
 
 
 def _fitting(field_name: str, asked: str, known: KnownAddon, manifest: Manifest) -> None:
     """Raise RequestError for a file that does not fit the model, or if the model is merged already."""
-    if manifest.merged is not None:
-        raise RequestError(
-            field_name, asked, f"none: {manifest.name} is a merged model; ask for the one that it was made from"
-        )
+    if manifest.no_base is not None:
+        raise RequestError(field_name, asked, f"none: {manifest.name} {manifest.no_base}")
     if (wrong := misfit(known, manifest)) is not None:
         file, model = wrong
         raise RequestError(field_name, asked, f"LoRAs for {model}, as {manifest.name} is; this one is for {file}")
@@ -302,7 +300,9 @@ def _embeddings(
             if each.name not in merged:
                 notes.append(f"{manifest.name} is a merged model without the embedding {each.name}: its name is text")
             continue
-        if (wrong := misfit(each, manifest)) is None:
+        if manifest.no_base is not None:
+            notes.append(f"{manifest.name} {manifest.no_base}: the name of the embedding {each.name} is text")
+        elif (wrong := misfit(each, manifest)) is None:
             yield Embedding(name=each.name, sha256=each.sha256, words=each.words, vectors=each.vectors)
         else:
             file, model = wrong

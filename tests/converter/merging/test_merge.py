@@ -380,7 +380,7 @@ def test_a_bias_is_merged_in_the_scale_in_which_it_is_stored(model_folder, tmp_p
 
 
 def test_a_merged_model_or_one_of_an_earlier_version_is_no_base(model_folder, merged, lora, tmp_path):
-    with pytest.raises(MergeError, match="is a merged model itself"):
+    with pytest.raises(MergeError, match="is a merged model; take the one that it was made from"):
         merge(merged, [(lora, 1)], [], tmp_path / "out")
     old = ModelFolder(model_folder.path, replace(model_folder.manifest, files={}))
     with pytest.raises(MergeError, match=r"earlier version; convert the checkpoint again"):

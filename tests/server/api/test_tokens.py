@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,8 +10,13 @@ import httpx
 import pytest
 from transformers import CLIPTokenizer
 
+from converter.loras import EmbeddingFile
+from converter.merging import merge
+from server.models.loras import BUNDLED
 from server.settings import BUNDLED_MODEL
 from tests.support.live_server import live
+
+SUN = BUNDLED / "anemone-embeddings" / "shapes-sun.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +24,12 @@ def count(bundled_folder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     data = tmp_path_factory.mktemp("tokens")
     (data / "models").mkdir()
     (data / "models" / "bundled").symlink_to(bundled_folder.path)
+    (data / "embeddings").mkdir()
+    shutil.copy(SUN, data / "embeddings")
+    merge(bundled_folder, [], [EmbeddingFile.open(SUN)], data / "models" / "sun")
     with live(data) as client:
         yield lambda prompt, **fields: client.post(
-            "/api/v1/tokens", json={"prompt": prompt, "model": "bundled", **fields}
+            "/api/v1/tokens", json={"prompt": prompt, "model": "bundled"} | fields
         )
 
 
@@ -43,6 +52,14 @@ def test_the_longest_text_of_a_prompt_that_changes_counts(count: Callable[..., h
     longest = count("a large red circle").json()["tokens"]
     assert count("a [star:large red circle:0.5]").json()["tokens"] == longest
     assert count("a star AND a large red circle").json()["tokens"] == longest
+
+
+def test_an_embedding_counts_its_vectors_whether_it_is_merged_by_the_request_or_in_the_model(
+    count: Callable[..., httpx.Response],
+) -> None:
+    others = count("on a blue background").json()["tokens"]
+    ours = [count("shapes-sun on a blue background", model=name).json()["tokens"] for name in ("bundled", "sun")]
+    assert ours == [others + EmbeddingFile.open(SUN).count] * 2
 
 
 def test_what_cannot_be_counted_is_refused_by_its_field(count: Callable[..., httpx.Response]) -> None:

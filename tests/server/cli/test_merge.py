@@ -32,7 +32,7 @@ def test_it_makes_a_model_with_the_loras_in_its_weights(
     assert [(lora.name, lora.weight) for lora in merged.loras] == [("style", 0.5), ("with:colon", 1)]
     assert isinstance(merged.loras[0], MergedLora)
     assert main(["merge", str(out), "-o", str(tmp_path / "twice"), "--lora", str(style)]) == 1
-    assert "is a merged model itself" in capsys.readouterr().err
+    assert "is a merged model; take the one that it was made from" in capsys.readouterr().err
 
 
 def test_what_it_cannot_merge_is_said_in_one_line(

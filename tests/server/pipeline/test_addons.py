@@ -9,7 +9,7 @@ import pytest
 
 from converter.errors import AnemoneError
 from converter.manifest import Merged, MergedEmbedding
-from server.pipeline.request import GenerationRequest, KnownAddons, RequestError, bind
+from server.pipeline.request import GenerationRequest, KnownAddons, RequestError, bind, fits
 from tests.support.addons import FakeEmbedding, FakeFewStep, FakeLora
 from tests.support.fake_pipeline import MANIFEST
 
@@ -100,8 +100,20 @@ def test_a_merged_model_takes_no_more_and_keeps_the_words_of_its_own_embeddings(
         "fake is a merged model without the embedding easynegative: its name is text"
     ]
     for fields in ({"loras": [{"name": "film"}]}, {"prompt": "<lora:film:1>"}):
-        with pytest.raises(RequestError, match="accepted: none: fake is a merged model; ask for the one"):
+        with pytest.raises(RequestError, match="accepted: none: fake is a merged model; take the one"):
             bind(manifest, addons=KNOWN, **{"prompt": "a cat"} | fields)
+
+
+def test_a_folder_in_apples_layout_takes_none_and_says_so() -> None:
+    manifest = replace(MANIFEST, source=replace(MANIFEST.source, kind="apple"))
+    request = bind(manifest, addons=KNOWN, prompt="a toy")
+    assert request.embeddings == ()
+    why = "fake is a folder in Apple's layout; take one that `anemone convert` makes of its checkpoint"
+    assert request.notes == (f"{why}: the name of the embedding toy is text",)
+    for fields in ({"loras": [{"name": "film"}]}, {"prompt": "<lora:film:1>"}):
+        with pytest.raises(RequestError, match=f"accepted: none: {why}"):
+            bind(manifest, addons=KNOWN, **{"prompt": "a cat"} | fields)
+    assert not any(fits(each, manifest) for each in KNOWN.loras.values())
 
 
 def test_a_damaged_lora_is_refused_with_the_reason() -> None:
