@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from converter.apple.model import AppleModel
 from converter.apple.tokenizer import Vocabulary, find_vocabulary
-from converter.errors import CheckpointError
+from converter.errors import CheckpointError, quoted
 from converter.families.schedule import read_schedule
 from converter.manifest import GUIDED, STANDARD, UNGUIDED, Defaults, SchedulerSettings
 from converter.sources.config_tables import PREDICTION_TYPES, SCHEDULER
@@ -82,10 +84,12 @@ class AppleSettings:
     prediction_type: the UNet's; None takes scheduler_config's, that of the packages' metadata, or epsilon for published
         models; Stable Diffusion 2 needs it unless the model's name is known or it is an inpainting model.
     vae_scaling_factor: factor of the latents; None takes that of the packages' metadata, or the family's for published models.
-    scheduler_config: a scheduler_config.json with the noise schedule; None takes the published models' schedule.
+    scheduler_config: a scheduler_config.json with the noise schedule; None takes that of the packages' metadata, or the
+        published models'.
     tokenizer: a folder with vocab.json and merges.txt; None takes those in the folder (in it, its tokenizer or its
         Resources), or CLIP's for published models.
-    zeros_for_no_prompt: whether an empty negative prompt means states of zeros; None takes yes for SDXL, no for others.
+    zeros_for_no_prompt: whether an empty negative prompt means states of zeros; None takes what the packages' metadata says,
+        or yes for SDXL, no for others.
     steps, guidance_scale: defaults of requests; None takes 20 and 7.5, or for few-step models of known name or kind
         the values that they were made for.
     """
@@ -154,6 +158,13 @@ def _stated_scale(text: str, problems: list[str]) -> float | None:
 def _stated_schedule(model: AppleModel, usual: SchedulerSettings, problems: list[str]) -> SchedulerSettings:
     """Return the noise schedule with what the UNet's metadata says of it; adds a problem if that cannot be."""
     stated = model.stated
+    if stated.noise_schedule is not None:
+        try:
+            return TypeAdapter(SchedulerSettings).validate_json(stated.noise_schedule)
+        except ValidationError:
+            words = quoted(stated.noise_schedule)
+            problems.append(f"{_missing('scheduler_config')} (the UNet's metadata says {words})")
+            return usual
     said: dict[str, Any] = {
         "timestep_spacing": stated.timestep_spacing,
         "steps_offset": stated.steps_offset,
@@ -221,13 +232,15 @@ def settle(model: AppleModel, settings: AppleSettings) -> Settled:
 
     usual = GUIDED if model.guidance_width else STANDARD if named is None else named.defaults
     zeros = settings.zeros_for_no_prompt
+    if zeros is None:
+        zeros = {"true": True, "false": False}.get(model.stated.zeros_for_no_prompt or "", model.family == "sdxl")
     return Settled(
         name=settings.name or model.version or folder_name(model.folder),
         prediction_type=prediction,
         vae_scaling_factor=float(scale),
         schedule=schedule,
         vocabulary=vocabulary,
-        zeros_for_no_prompt=model.family == "sdxl" if zeros is None else zeros,
+        zeros_for_no_prompt=zeros,
         defaults=Defaults(
             steps=usual.steps if settings.steps is None else settings.steps,
             guidance_scale=float(usual.guidance_scale if settings.guidance_scale is None else settings.guidance_scale),

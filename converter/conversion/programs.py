@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from converter.mil import Graph, Weights
 from converter.mil.function import Function
 from converter.mil.package import SCALES, WEIGHTS, write_functions, write_package
 from converter.networks.features import HANDED_OVER, describe
-from converter.networks.registry import Variant, kind_of, write_graph
+from converter.networks.registry import UNET, Variant, kind_of, write_graph
 from converter.runtime.chunks import chunk_name
 from converter.weights.blob import BlobWriter
 
@@ -119,6 +119,12 @@ class _Writer:
 
 def _metadata(network: str, plan: ConversionPlan, graph: Graph) -> dict[str, str]:
     """Return what the packages say of themselves; ``graph`` is any variant's: all scale the same weights."""
+    of_unet = {
+        "app.anemone.noise_schedule": json.dumps(asdict(plan.family.schedule)),
+        "app.anemone.zeros_for_no_prompt": json.dumps(
+            plan.family.conditions(plan.checkpoint.index).zeros_for_no_prompt
+        ),
+    }
     return {
         "com.github.apple.coremltools.version": version("coremltools"),
         "app.anemone.converter.version": __version__,
@@ -129,6 +135,7 @@ def _metadata(network: str, plan: ConversionPlan, graph: Graph) -> dict[str, str
         "app.anemone.attention": plan.options.attention,
         "app.anemone.prediction_type": plan.family.prediction_type,
         "app.anemone.vae_scaling_factor": repr(plan.family.vae_scaling_factor),
+        **(of_unet if network == UNET.name else {}),
     }
 
 

@@ -73,13 +73,13 @@ class EmbeddingFile:
     @classmethod
     def open(cls, path: Path) -> EmbeddingFile:
         """Read a file. Raises LoraError."""
+        if not path.is_file():
+            raise LoraError(f"{path} is not a file that exists")
         if path.suffix in _PICKLED:
             how = _CONVERT.format(name=path.name, stem=path.stem)
             raise LoraError(f"{path.name} is a pickle, which can hold programs and is not read; {how}")
         if path.suffix != _SUFFIX:
             raise LoraError(f"{path.name} is no embedding; a {_SUFFIX} file is accepted")
-        if not path.is_file():
-            raise LoraError(f"{path} is not a file that exists")
         try:
             return _open(path)
         except (LoraError, CheckpointError) as error:

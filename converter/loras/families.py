@@ -19,9 +19,13 @@ _ENCODERS: dict[str, dict[int, tuple[str, ...]]] = {
 }
 _READS_TEXT = re.compile(r".*_attn2_to_[kv]")
 _READS_STATES = re.compile(r".*_(self_attn_[qkv]_proj|mlp_fc1)")
-_SDXL_ONLY = re.compile(r"add_embedding_.*|.*_transformer_blocks_[1-9]\d*_.*")
-#: SDXL has three levels, and no transformers at the largest image.
-_NOT_SDXL = re.compile(r"(down|up)_blocks_3_.*|down_blocks_0_attentions_.*")
+#: Targets that only some families have. SDXL has three levels; neither it nor its refiner has transformers at the largest
+#: image.
+_PLACES = (
+    (re.compile(r"add_embedding_.*|.*_transformer_blocks_[1-9]\d*_.*"), ("sdxl", "sdxl_refiner")),
+    (re.compile(r"(down|up)_blocks_3_.*"), ("sd1", "sd2", "sdxl_refiner")),
+    (re.compile(r"down_blocks_0_attentions_.*"), ("sd1", "sd2")),
+)
 #: What kohya's trainer and Stability's ModelSpec write; the first match counts.
 _METADATA = ("ss_base_model_version", "modelspec.architecture")
 _STATED = (
@@ -78,9 +82,4 @@ def _stated(metadata: Mapping[str, str]) -> tuple[str, ...]:
 
 def _by_places(targets: Iterable[str]) -> list[tuple[str, ...]]:
     targets = list(targets)
-    evidence: list[tuple[str, ...]] = []
-    if any(_SDXL_ONLY.fullmatch(target) for target in targets):
-        evidence.append(("sdxl", "sdxl_refiner"))
-    if any(_NOT_SDXL.fullmatch(target) for target in targets):
-        evidence.append(("sd1", "sd2", "sdxl_refiner"))
-    return evidence
+    return [families for pattern, families in _PLACES if any(pattern.fullmatch(target) for target in targets)]

@@ -89,12 +89,12 @@ class LoraFile:
     @classmethod
     def open(cls, path: Path) -> LoraFile:
         """Read a file's header, and whether its values are finite. Raises LoraError."""
+        if not path.is_file():
+            raise LoraError(f"{path} is not a file that exists")
         if path.suffix != _SUFFIX:
             raise LoraError(
                 f"{path.name} is not a {_SUFFIX} file; other files of LoRAs can hold programs and are not read"
             )
-        if not path.is_file():
-            raise LoraError(f"{path} is not a file that exists")
         try:
             return _open(path)
         except (LoraError, CheckpointError) as error:

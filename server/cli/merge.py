@@ -13,6 +13,7 @@ from converter.folder import ModelFolder
 from server.cli.flags import Commands, add_command
 from server.cli.folders import require_writable, showing
 from server.cli.parser import path
+from server.pipeline.prompts.tags import MOST_WEIGHT
 from server.terminal import Bar, printable
 
 
@@ -27,9 +28,10 @@ def _weighted(word: str) -> tuple[Path, float]:
         if not file.endswith(".safetensors"):  # the colon is one of the file's name
             return path(word), 1.0
         weight = math.nan
-    if not math.isfinite(weight):
+    if not abs(weight) <= MOST_WEIGHT:
         raise argparse.ArgumentTypeError(
-            f"the weight of {word!r} is {number!r}; accepted: FILE:WEIGHT with a number, such as style.safetensors:0.8"
+            f"the weight of {word!r} is {number!r}; accepted: FILE:WEIGHT with a number from {-MOST_WEIGHT:g} to "
+            f"{MOST_WEIGHT:g}, such as style.safetensors:0.8"
         )
     return path(file), weight
 

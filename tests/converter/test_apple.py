@@ -812,6 +812,7 @@ def test_what_metadata_says_of_the_model_need_not_be_asked_for(custom, tmp_path)
         ({"steps_offset": "one"}, {}, r"--scheduler-config is missing.*steps_offset 'one'"),
         ({"timestep_spacing": "even"}, {}, r"--scheduler-config is missing.*timestep_spacing 'even'"),
         ({"set_alpha_to_one": "2"}, {}, r"--scheduler-config is missing.*set_alpha_to_one '2'"),
+        ({"app.anemone.noise_schedule": "[0]"}, {}, r"--scheduler-config is missing.*says '\[0\]'"),
     ],
 )
 def test_metadata_that_says_what_is_not_accepted_is_refused(custom, tmp_path, unet, decoder, words):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -221,6 +222,18 @@ def test_what_our_packages_say_need_not_be_asked_for(model, no_xcode):
     manifest = adopt(write_resources(model).path, AppleSettings()).manifest
     assert (manifest.name, manifest.prediction_type) == (model.manifest.name, "epsilon")
     assert manifest.vae_scaling_factor == model.manifest.vae_scaling_factor
+
+
+def test_the_noise_schedule_of_a_model_of_its_own_is_kept(tmp_path, no_xcode):
+    source = write_checkpoint(tmp_path / "source", prediction_type="v_prediction")
+    file = source / "scheduler" / "scheduler_config.json"
+    own = {"beta_end": 0.02, "timestep_spacing": "trailing", "rescale_betas_zero_snr": True}
+    file.write_text(json.dumps(json.loads(file.read_text()) | own))
+    model = convert(source, tmp_path / "model", ConvertOptions(name="own", verify=False, chunks=2))
+    adopted = adopt(write_resources(model).path, AppleSettings())
+    assert model.manifest.scheduler.beta_end == 0.02
+    assert adopted.manifest.scheduler == model.manifest.scheduler
+    np.testing.assert_array_equal(image_of(adopted), image_of(model))
 
 
 def test_xcodes_compiler_compiles_them_and_weights_stay_shared(model, tmp_path, monkeypatch):

@@ -80,6 +80,7 @@ def test_a_pickle_is_refused_with_the_command_that_converts_it(tmp_path: Path, m
     np.testing.assert_array_equal(
         EmbeddingFile.open(tmp_path / "cat.safetensors").vectors["text_encoder"], _TWO.numpy()
     )
+    (tmp_path / "x.png").touch()
     with pytest.raises(LoraError, match=r"x\.png is no embedding"):
         EmbeddingFile.open(tmp_path / "x.png")
 

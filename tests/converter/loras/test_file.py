@@ -54,7 +54,8 @@ def _refusal(path: Path, tensors: lora_files.Tensors, metadata: dict[str, str] |
             {},
             ("sdxl", "sdxl_refiner"),
         ),
-        ({"lora_unet_down_blocks_0_attentions_0_proj_in": (320, 320)}, {}, ("sd1", "sd2", "sdxl_refiner")),
+        ({"lora_unet_down_blocks_0_attentions_0_proj_in": (320, 320)}, {}, ("sd1", "sd2")),
+        ({"lora_unet_down_blocks_3_resnets_0_conv1": (1536, 1536)}, {}, ("sd1", "sd2", "sdxl_refiner")),
         ({f"{_DOWN}_proj_out": (640, 640)}, {"ss_base_model_version": "sdxl_base_v1-0"}, ("sdxl",)),
         ({f"{_DOWN}_proj_out": (640, 640)}, {"ss_base_model_version": "sd_v2_768_v"}, ("sd2",)),
         ({f"{_DOWN}_proj_out": (640, 640)}, {"modelspec.architecture": "stable-diffusion-v1/lora"}, ("sd1",)),
@@ -257,7 +258,7 @@ def test_files_of_other_formats_and_damaged_ones_are_refused(tmp_path: Path) -> 
 @pytest.mark.parametrize("kind", [LoraFile, EmbeddingFile])
 def test_a_file_that_is_not_there_is_told(tmp_path: Path, kind: type[LoraFile] | type[EmbeddingFile]) -> None:
     (tmp_path / "folder.safetensors").mkdir()
-    for name in ("none.safetensors", "folder.safetensors"):
+    for name in ("none.safetensors", "folder.safetensors", "a-name"):
         with pytest.raises(LoraError, match=f"{name} is not a file that exists"):
             kind.open(tmp_path / name)
 

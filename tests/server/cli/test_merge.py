@@ -49,8 +49,8 @@ def test_what_it_cannot_merge_is_said_in_one_line(
         error = capsys.readouterr().err
         assert words in error
         assert error.count("\n") == 1
-    for weight in ("inf", "much", ""):
+    for weight in ("inf", "nan", "much", "", "4.1", "-9"):
         with pytest.raises(SystemExit):
             main(["merge", base, *out, "--lora", f"{style}:{weight}"])
-        assert f"is {weight!r}; accepted: FILE:WEIGHT with a number" in capsys.readouterr().err
+        assert f"is {weight!r}; accepted: FILE:WEIGHT with a number from -4 to 4" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
