@@ -173,7 +173,10 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         axes.plot([r.share for r in own], [r.images_db for r in own], markers.get(kind, "D"), label=kind, alpha=0.8)
         for row in own if kind in ("palettes", "mixed palettes") else []:
             bits = row.name.removeprefix("mixed palettes, ").replace("-", " ").split()[0]
-            axes.annotate(bits, (row.share, row.images_db), xytext=(6, -11), textcoords="offset points", fontsize=9)
+            beside = (6, -11) if kind == "palettes" else (-7, 7)
+            axes.annotate(
+                bits, (row.share, row.images_db), xytext=beside, textcoords="offset points", fontsize=9, ha="center"
+            )
     axes.set_xlabel("weights of UNet and text encoder, as a part of fp16's")
     axes.set_ylabel("PSNR of images against fp16's, dB (median)")
     axes.grid(alpha=0.3)
