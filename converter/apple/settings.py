@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -20,6 +20,8 @@ from converter.sources.configs import read_json
 from converter.sources.single_file import SCALING_FACTORS
 from converter.sources.snapshot import folder_name
 
+_T = TypeVar("_T")
+_MISSING = " is missing; accepted: "
 _SPACINGS: tuple[str, ...] = SCHEDULER["timestep_spacing"].accepted
 #: Accepted values for each of AppleSettings' fields.
 ACCEPTED = {
@@ -69,10 +71,12 @@ class AppleSettingsError(CheckpointError):
 
     def __init__(self, folder: Path, problems: tuple[str, ...]) -> None:
         lines = "".join(f"\n  {problem}" for problem in problems)
-        super().__init__(
-            f"{folder} was made by Apple's converter, whose packages lack settings that a model needs. Give these once; they "
-            f"are then kept next to the packages:{lines}"
+        about = (
+            "the packages lack settings that a model needs. Give these once; they are then kept next to the packages"
+            if any(_MISSING in problem for problem in problems)
+            else "it is not used with these settings"
         )
+        super().__init__(f"{folder}: {about}:{lines}")
         self.problems = problems
 
 
@@ -90,8 +94,8 @@ class AppleSettings:
         Resources), or CLIP's for published models.
     zeros_for_no_prompt: whether an empty negative prompt means states of zeros; None takes what the packages' metadata says,
         or yes for SDXL, no for others.
-    steps, guidance_scale: defaults of requests; None takes 20 and 7.5, or for few-step models of known name or kind
-        the values that they were made for.
+    steps, guidance_scale: defaults of requests; None takes those of the packages' metadata, 20 and 7.5, or for few-step
+        models of known name or kind the values that they were made for.
     """
 
     name: str | None = None
@@ -127,7 +131,7 @@ def _wrong(field: str, value: object) -> str:
 
 
 def _missing(field: str) -> str:
-    return f"{option(field)} is missing; accepted: {ACCEPTED[field]}"
+    return f"{option(field)}{_MISSING}{ACCEPTED[field]}"
 
 
 def _numbers_out_of_range(settings: AppleSettings) -> list[str]:
@@ -155,16 +159,21 @@ def _stated_scale(text: str, problems: list[str]) -> float | None:
     return None
 
 
+def _stated_json(text: str, kind: type[_T], field: str, problems: list[str]) -> _T | None:
+    """Return what the UNet's metadata says as JSON; adds a problem if that cannot be."""
+    try:
+        return TypeAdapter(kind).validate_json(text)
+    except ValidationError:
+        problems.append(f"{_missing(field)} (the UNet's metadata says {quoted(text)})")
+        return None
+
+
 def _stated_schedule(model: AppleModel, usual: SchedulerSettings, problems: list[str]) -> SchedulerSettings:
     """Return the noise schedule with what the UNet's metadata says of it; adds a problem if that cannot be."""
     stated = model.stated
     if stated.noise_schedule is not None:
-        try:
-            return TypeAdapter(SchedulerSettings).validate_json(stated.noise_schedule)
-        except ValidationError:
-            words = quoted(stated.noise_schedule)
-            problems.append(f"{_missing('scheduler_config')} (the UNet's metadata says {words})")
-            return usual
+        whole = _stated_json(stated.noise_schedule, SchedulerSettings, "scheduler_config", problems)
+        return usual if whole is None else whole
     said: dict[str, Any] = {
         "timestep_spacing": stated.timestep_spacing,
         "steps_offset": stated.steps_offset,
@@ -195,6 +204,8 @@ def settle(model: AppleModel, settings: AppleSettings) -> Settled:
     schedule = _stated_schedule(model, replace(_SCHEDULE, timestep_spacing=spacing), problems)
     if settings.scheduler_config is not None:
         try:
+            if not settings.scheduler_config.exists():
+                raise CheckpointError("it does not exist")
             schedule, predicted = read_schedule("it", read_json(settings.scheduler_config))
             prediction = prediction or predicted
         except CheckpointError as error:
@@ -219,6 +230,10 @@ def settle(model: AppleModel, settings: AppleSettings) -> Settled:
     if scale is None and model.stated.vae_scaling_factor is None:
         problems.append(_missing("vae_scaling_factor"))
 
+    stated_defaults = None
+    if model.stated.defaults is not None:
+        stated_defaults = _stated_json(model.stated.defaults, Defaults, "steps", problems)
+
     vocabulary = None
     try:
         vocabulary = find_vocabulary(model, settings.tokenizer)
@@ -230,7 +245,7 @@ def settle(model: AppleModel, settings: AppleSettings) -> Settled:
     if problems or prediction is None or scale is None or vocabulary is None:
         raise AppleSettingsError(model.folder, tuple(problems))
 
-    usual = GUIDED if model.guidance_width else STANDARD if named is None else named.defaults
+    usual = stated_defaults or (GUIDED if model.guidance_width else STANDARD if named is None else named.defaults)
     zeros = settings.zeros_for_no_prompt
     if zeros is None:
         zeros = {"true": True, "false": False}.get(model.stated.zeros_for_no_prompt or "", model.family == "sdxl")

@@ -20,13 +20,15 @@ _OURS = "app.anemone."
 class Stated:
     """Settings by the model's own packages, as their texts; None where they say nothing.
 
-    noise_schedule: our packages' whole one, a `SchedulerSettings` as JSON; timestep_spacing and what follows are Guernika's.
+    noise_schedule, defaults: `SchedulerSettings` and `Defaults` as JSON, in our packages; timestep_spacing and what follows are
+        Guernika's.
     """
 
     name: str | None = None
     prediction_type: str | None = None
     vae_scaling_factor: str | None = None
     noise_schedule: str | None = None
+    defaults: str | None = None
     zeros_for_no_prompt: str | None = None
     timestep_spacing: str | None = None
     steps_offset: str | None = None
@@ -49,6 +51,7 @@ def stated_by(path: Path, unet: Mapping[str, str], decoder: Mapping[str, str]) -
         unet.get(f"{_OURS}prediction_type") or (None if prediction is None else str(prediction)),
         decoder.get(f"{_OURS}vae_scaling_factor") or decoder.get("scaling_factor"),
         unet.get(f"{_OURS}noise_schedule"),
+        unet.get(f"{_OURS}defaults"),
         unet.get(f"{_OURS}zeros_for_no_prompt"),
         unet.get("timestep_spacing"),
         unet.get("steps_offset"),

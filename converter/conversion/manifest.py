@@ -7,17 +7,7 @@ from importlib.metadata import version
 from converter import __version__
 from converter.checksums import FileSum
 from converter.conversion.plan import REVISION, ConversionPlan
-from converter.manifest import GUIDED, STANDARD, UNGUIDED, Defaults, Manifest, Package, Source, Versions
-
-
-def _defaults(plan: ConversionPlan) -> Defaults:
-    defaults = GUIDED if plan.family.takes_guidance else UNGUIDED if plan.batches == (1,) else STANDARD
-    published = plan.checkpoint.defaults
-    return Defaults(
-        steps=int(published.get("steps", defaults.steps)),
-        guidance_scale=float(published.get("guidance_scale", defaults.guidance_scale)),
-        scheduler=str(published.get("scheduler", defaults.scheduler)),
-    )
+from converter.manifest import Manifest, Package, Source, Versions
 
 
 def make_manifest(
@@ -41,7 +31,7 @@ def make_manifest(
         tokens=family.tokens,
         conditions=family.conditions(plan.checkpoint.index),
         scheduler=family.schedule,
-        defaults=_defaults(plan),
+        defaults=plan.defaults,
         networks={name: networks[name] for name in plan.networks},
         source=Source(plan.checkpoint.kind, plan.checkpoint.name, plan.checkpoint.sha256, plan.checkpoint.stamp),
         converter=Versions(__version__, version("coremltools"), REVISION),

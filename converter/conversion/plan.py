@@ -12,6 +12,7 @@ from typing import Any
 from converter.errors import CheckpointError
 from converter.families.family import Family
 from converter.families.registry import ignored_checkpoint_settings
+from converter.manifest import GUIDED, STANDARD, UNGUIDED, Defaults
 from converter.mil import Target, Unwritten
 from converter.networks.registry import (
     CONTROLNET,
@@ -167,6 +168,17 @@ class ConversionPlan:
         """Return the encoding of compressed weights; None: fp16."""
         options = self.options
         return None if options.bits is None else Encoding(options.quantization, options.bits, options.group_size)
+
+    @property
+    def defaults(self) -> Defaults:
+        """The values of fields that a request does not set: what the model's makers recommend, or the usual ones."""
+        usual = GUIDED if self.family.takes_guidance else UNGUIDED if self.batches == (1,) else STANDARD
+        published = self.checkpoint.defaults
+        return Defaults(
+            steps=int(published.get("steps", usual.steps)),
+            guidance_scale=float(published.get("guidance_scale", usual.guidance_scale)),
+            scheduler=str(published.get("scheduler", usual.scheduler)),
+        )
 
     def encodings(self, network: str) -> Encodings:
         """Return the encodings of a network's weights."""

@@ -121,6 +121,7 @@ def _metadata(network: str, plan: ConversionPlan, graph: Graph) -> dict[str, str
     """Return what the packages say of themselves; ``graph`` is any variant's: all scale the same weights."""
     of_unet = {
         "app.anemone.noise_schedule": json.dumps(asdict(plan.family.schedule)),
+        "app.anemone.defaults": json.dumps(asdict(plan.defaults)),
         "app.anemone.zeros_for_no_prompt": json.dumps(
             plan.family.conditions(plan.checkpoint.index).zeros_for_no_prompt
         ),

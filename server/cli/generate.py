@@ -12,7 +12,8 @@ from server.cli.flags import Commands, add_command, add_model, size
 from server.cli.parser import path
 from server.cli.serve import settings_of
 from server.pipeline.fields import RequestField, without_attachments
-from server.pipeline.request import FIELDS
+from server.pipeline.limits import Items
+from server.pipeline.request import FIELDS, RequestError
 
 
 def add_generate(commands: Commands) -> None:
@@ -58,4 +59,14 @@ def _generate(args: argparse.Namespace) -> int:
             fields[field.name] = [dict(ChainMap(*reversed(words))) for words in fields[field.name]]
     values, files = without_attachments(_flags(), fields)
     width, height = args.size or (None, None)
-    return generate(settings_of(args), {**values, "width": width, "height": height}, files, args.out)
+    try:
+        return generate(settings_of(args), {**values, "width": width, "height": height}, files, args.out)
+    except RequestError as error:
+        raise RequestError(_as_flag(error.field), error.value, error.accepted) from error
+
+
+def _as_flag(path: str) -> str:
+    """Return a list's field in the words of its flag: ``loras.0.name`` is the name of --lora. Others stay as they are."""
+    name, *place = path.split(".")
+    items = next((field.find(Items) for field in _flags() if field.name == name), None)
+    return path if items is None or len(place) < 2 else f"{place[-1]} of --{items.each}"

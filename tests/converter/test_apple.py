@@ -208,6 +208,7 @@ def test_all_that_is_missing_is_asked_for_at_once_by_name(apple):
     for field in ("prediction_type", "vae_scaling_factor", "tokenizer"):
         assert f"{option(field)} is missing; accepted: {ACCEPTED[field]}" in caught.value.problems
     assert len(caught.value.problems) == 3
+    assert "packages lack settings that a model needs. Give these once" in str(caught.value)
     assert all(problem in str(caught.value) for problem in caught.value.problems)
     assert not (apple / "anemone.json").exists()
 
@@ -227,6 +228,7 @@ def test_a_wrong_setting_is_refused_with_what_is_accepted(custom, apple, field, 
     with pytest.raises(AppleSettingsError) as caught:
         adopt(apple, settings_of(custom[2], **{field: value}))
     assert caught.value.problems == (f"{option(field)} is {value!r}; accepted: {ACCEPTED[field]}",)
+    assert "it is not used with these settings:" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +239,7 @@ def test_a_wrong_setting_is_refused_with_what_is_accepted(custom, apple, field, 
         ('{"beta_end": "much"}', "much"),
         ('{"beta_end": null}', "None"),
         ("no json", "is not JSON"),
-        (None, "is missing"),
+        (None, "it does not exist"),
     ],
 )
 def test_a_scheduler_config_that_is_none_is_refused(custom, apple, tmp_path, text, why):
@@ -813,6 +815,7 @@ def test_what_metadata_says_of_the_model_need_not_be_asked_for(custom, tmp_path)
         ({"timestep_spacing": "even"}, {}, r"--scheduler-config is missing.*timestep_spacing 'even'"),
         ({"set_alpha_to_one": "2"}, {}, r"--scheduler-config is missing.*set_alpha_to_one '2'"),
         ({"app.anemone.noise_schedule": "[0]"}, {}, r"--scheduler-config is missing.*says '\[0\]'"),
+        ({"app.anemone.defaults": "{}"}, {}, r"--steps is missing.*the UNet's metadata says '\{\}'"),
     ],
 )
 def test_metadata_that_says_what_is_not_accepted_is_refused(custom, tmp_path, unet, decoder, words):

@@ -16,7 +16,7 @@ from converter.conversion.convert import convert
 from converter.conversion.planning import make_plan
 from converter.errors import AnemoneError
 from converter.folder import ModelFolder
-from converter.manifest import Package
+from converter.manifest import Defaults, Package
 from converter.options import ConvertOptions
 from converter.runtime.program import own_features
 from converter.runtime.summary import read_summary
@@ -224,15 +224,18 @@ def test_what_our_packages_say_need_not_be_asked_for(model, no_xcode):
     assert manifest.vae_scaling_factor == model.manifest.vae_scaling_factor
 
 
-def test_the_noise_schedule_of_a_model_of_its_own_is_kept(tmp_path, no_xcode):
+def test_a_noise_schedule_and_defaults_of_its_own_are_kept(tmp_path, no_xcode):
     source = write_checkpoint(tmp_path / "source", prediction_type="v_prediction")
     file = source / "scheduler" / "scheduler_config.json"
     own = {"beta_end": 0.02, "timestep_spacing": "trailing", "rescale_betas_zero_snr": True}
     file.write_text(json.dumps(json.loads(file.read_text()) | own))
+    recommended = {"steps": 9, "guidance_scale": 2.5, "scheduler": "ddim"}
+    (source / "anemone-defaults.json").write_text(json.dumps(recommended))
     model = convert(source, tmp_path / "model", ConvertOptions(name="own", verify=False, chunks=2))
     adopted = adopt(write_resources(model).path, AppleSettings())
     assert model.manifest.scheduler.beta_end == 0.02
     assert adopted.manifest.scheduler == model.manifest.scheduler
+    assert adopted.manifest.defaults == model.manifest.defaults == Defaults(9, 2.5, "ddim")
     np.testing.assert_array_equal(image_of(adopted), image_of(model))
 
 

@@ -62,6 +62,14 @@ def test_loras_are_merged_and_written_as_tags(model: Path, tmp_path: Path) -> No
     assert generated(model, tmp_path / "c.png", "--lora", "film") != short
 
 
+def test_what_is_wrong_in_a_list_is_named_by_its_flag(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["generate", "red", "--lora", "none", "--model", str(model), "--data-dir", str(tmp_path)]
+    assert main(words) == 1
+    assert "anemone: name of --lora is 'none'; accepted: " in capsys.readouterr().err
+
+
 def test_a_setting_leaves_the_mark_out(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANEMONE_MARK_IMAGES", "false")
     assert b"digitalsourcetype" not in generated(model, tmp_path / "a.png")
