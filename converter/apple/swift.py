@@ -270,6 +270,9 @@ def _notes(model: ModelFolder, size: Size, xl: bool) -> Iterator[str]:
     known = {*_NAMES, UNET_PROMPT.name}
     if unknown := [n for n in manifest.networks if n not in known and not _is_controlnet(n)]:
         yield f"left out: {', '.join(unknown)}, which Apple's Swift package does not have"
+    if manifest.merged is not None and manifest.merged.embeddings:
+        names = ", ".join(each.name for each in manifest.merged.embeddings)
+        yield f"left out: the words of the embeddings {names}; apps read them as text"
     if manifest.prediction_type != "epsilon":
         yield f"the UNet predicts {manifest.prediction_type}; Apple's own schedulers take it for epsilon, so the app needs its own"
     stated = (schedule.num_train_timesteps, schedule.beta_start, schedule.beta_end, schedule.beta_schedule)

@@ -16,7 +16,7 @@ from converter.conversion.convert import convert
 from converter.conversion.planning import make_plan
 from converter.errors import AnemoneError
 from converter.folder import ModelFolder
-from converter.manifest import Defaults, Package
+from converter.manifest import Defaults, Merged, MergedEmbedding, Package
 from converter.options import ConvertOptions
 from converter.runtime.program import own_features
 from converter.runtime.summary import read_summary
@@ -419,12 +419,14 @@ def test_what_an_app_must_bring_itself_is_said(sd):
         prediction_type="v_prediction",
         vae_scaling_factor=0.5,
         scheduler=replace(manifest.scheduler, rescale_betas_zero_snr=True),
+        merged=Merged("base", (), (MergedEmbedding("cat-toy", "0" * 64, 2, {"text_encoder": 1000}),)),
     )
     changed = with_packages(without(changed, "vae_encoder"), "preview_decoder", *manifest.networks["vae_decoder"])
     said = "\n".join(select(changed).notes)
     for words in (
         "left out: preview_decoder",
         "predicts v_prediction",
+        "the words of the embeddings cat-toy; apps read them as text",
         "the noise schedule",
         "decoderScaleFactor to 0.5",
         "no image to image",
