@@ -201,8 +201,10 @@ def settle(model: AppleModel, settings: AppleSettings) -> Settled:
     prediction = settings.prediction_type
     stated = "leading" if model.family.startswith("sdxl") else None
     spacing = stated if named is None else named.timestep_spacing
-    schedule = _stated_schedule(model, replace(_SCHEDULE, timestep_spacing=spacing), problems)
-    if settings.scheduler_config is not None:
+    schedule = replace(_SCHEDULE, timestep_spacing=spacing)
+    if settings.scheduler_config is None:
+        schedule = _stated_schedule(model, schedule, problems)
+    else:
         try:
             if not settings.scheduler_config.exists():
                 raise CheckpointError("it does not exist")
@@ -231,7 +233,7 @@ def settle(model: AppleModel, settings: AppleSettings) -> Settled:
         problems.append(_missing("vae_scaling_factor"))
 
     stated_defaults = None
-    if model.stated.defaults is not None:
+    if model.stated.defaults is not None and None in (settings.steps, settings.guidance_scale):
         stated_defaults = _stated_json(model.stated.defaults, Defaults, "steps", problems)
 
     vocabulary = None

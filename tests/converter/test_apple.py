@@ -824,6 +824,11 @@ def test_metadata_that_says_what_is_not_accepted_is_refused(custom, tmp_path, un
     with pytest.raises(AppleSettingsError, match=words) as caught:
         adopt(folder, AppleSettings(tokenizer=custom[2] / "tokenizer"))
     assert len(caught.value.problems) == 1
+    # What is asked for counts before what the packages say.
+    given = {"prediction_type": "epsilon", "vae_scaling_factor": 0.5, "steps": 7, "guidance_scale": 3}
+    file = custom[2] / "scheduler" / "scheduler_config.json"
+    settings = AppleSettings(tokenizer=custom[2] / "tokenizer", scheduler_config=file, **given)
+    assert adopt(folder, settings).manifest.defaults.steps == 7
 
 
 def test_a_folder_given_from_a_level_too_high_is_named(custom, tmp_path):
