@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from functools import partial
 from mimetypes import guess_type
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from converter.apple.swift import require_readable, require_unet
@@ -130,8 +131,8 @@ def _targets(out: Path, count: int) -> list[Path]:
         if target.exists() and not target.is_file():
             raise AnemoneError(f"{target} is not a file; accepted: the image to write, such as {target / 'out.png'}")
         try:
-            _partial(target).touch()
-            _partial(target).unlink()
+            with TemporaryFile(dir=target.parent):  # without a name, so that a signal leaves nothing
+                _partial(target).exists()  # raises for a name that is too long
         except OSError as error:
             raise AnemoneError(
                 f"{target} cannot be written: {error.strerror}; accepted: a file in a folder that exists and can be written"
