@@ -21,6 +21,7 @@ from converter.sources.single_file import SCALING_FACTORS
 from converter.sources.snapshot import folder_name
 
 _T = TypeVar("_T")
+_TRUTH = {"true": True, "false": False}
 _MISSING = " is missing; accepted: "
 _SPACINGS: tuple[str, ...] = SCHEDULER["timestep_spacing"].accepted
 #: Accepted values for each of AppleSettings' fields.
@@ -184,7 +185,7 @@ def _stated_schedule(model: AppleModel, usual: SchedulerSettings, problems: list
         if "steps_offset" in said:
             said["steps_offset"] = int(said["steps_offset"])
         if "set_alpha_to_one" in said:
-            said["set_alpha_to_one"] = {"true": True, "false": False}[said["set_alpha_to_one"].lower()]
+            said["set_alpha_to_one"] = _TRUTH[said["set_alpha_to_one"].lower()]
         if (spacing := stated.timestep_spacing) is not None and spacing not in _SPACINGS:
             raise ValueError(spacing)
     except (ValueError, KeyError):
@@ -250,7 +251,7 @@ def settle(model: AppleModel, settings: AppleSettings) -> Settled:
     usual = stated_defaults or (GUIDED if model.guidance_width else STANDARD if named is None else named.defaults)
     zeros = settings.zeros_for_no_prompt
     if zeros is None:
-        zeros = {"true": True, "false": False}.get(model.stated.zeros_for_no_prompt or "", model.family == "sdxl")
+        zeros = _TRUTH.get(model.stated.zeros_for_no_prompt or "", model.family == "sdxl")
     return Settled(
         name=settings.name or model.version or folder_name(model.folder),
         prediction_type=prediction,

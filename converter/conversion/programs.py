@@ -119,14 +119,7 @@ class _Writer:
 
 def _metadata(network: str, plan: ConversionPlan, graph: Graph) -> dict[str, str]:
     """Return what the packages say of themselves; ``graph`` is any variant's: all scale the same weights."""
-    of_unet = {
-        "app.anemone.noise_schedule": json.dumps(asdict(plan.family.schedule)),
-        "app.anemone.defaults": json.dumps(asdict(plan.defaults)),
-        "app.anemone.zeros_for_no_prompt": json.dumps(
-            plan.family.conditions(plan.checkpoint.index).zeros_for_no_prompt
-        ),
-    }
-    return {
+    stated = {
         "com.github.apple.coremltools.version": version("coremltools"),
         "app.anemone.converter.version": __version__,
         "app.anemone.family": plan.family.name,
@@ -136,8 +129,15 @@ def _metadata(network: str, plan: ConversionPlan, graph: Graph) -> dict[str, str
         "app.anemone.attention": plan.options.attention,
         "app.anemone.prediction_type": plan.family.prediction_type,
         "app.anemone.vae_scaling_factor": repr(plan.family.vae_scaling_factor),
-        **(of_unet if network == UNET.name else {}),
     }
+    if network == UNET.name:
+        conditions = plan.family.conditions(plan.checkpoint.index)
+        stated |= {
+            "app.anemone.noise_schedule": json.dumps(asdict(plan.family.schedule)),
+            "app.anemone.defaults": json.dumps(asdict(plan.defaults)),
+            "app.anemone.zeros_for_no_prompt": json.dumps(conditions.zeros_for_no_prompt),
+        }
+    return stated
 
 
 def _package(network: str, file: str, variant: Variant) -> Package:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from converter.weights.encodings import PALETTE_BITS, Encoding, Encodings
 from converter.weights.recipe import Recipe
 from server.cli.calibration import PROMPTS, Calibration, calibrate
 from server.cli.finished import Finished, T, parts_beside, replace_file
+from server.cli.folders import going_on_later
 from server.pipeline.prompts.tags import without_tags
 from server.terminal import Bar
 
@@ -81,13 +82,12 @@ def _prompts(plan: ConversionPlan, options: AnalyzeOptions) -> dict[str, str]:
     if len(options.prompts) > MOST_PROMPTS:
         raise AnemoneError(f"{len(options.prompts)} prompts are given; accepted: up to {MOST_PROMPTS}")
     own = plan.checkpoint.defaults.get("prompts")
-    given, where = (
-        (options.prompts, "--prompt")
-        if options.prompts
-        else (PROMPTS, "ours")
-        if own is None
-        else (own, f"the checkpoint's {DEFAULTS}")
-    )
+    given: Sequence[str] = PROMPTS
+    where = "ours"
+    if options.prompts:
+        given, where = options.prompts, "--prompt"
+    elif own is not None:
+        given, where = own, f"the checkpoint's {DEFAULTS}"
     prompts = {f"prompt {number} of {where}": prompt for number, prompt in enumerate(given, 1)}
     for place, prompt in prompts.items():
         if tag := next(iter(without_tags(prompt).loras), None):
@@ -211,7 +211,7 @@ def _compressible(plan: ConversionPlan) -> dict[str, tuple[int, ...]]:
 def analyze_checkpoint(source: str, out: Path, options: AnalyzeOptions) -> int:
     """Write what a checkpoint's UNet needs into the file ``out``, print a summary, and return the exit status."""
     out = out.resolve() if out.is_symlink() else out
-    with parts_beside(out) as parts:
+    with parts_beside(out) as parts, going_on_later():
         lines = _analyze(_plan(source, options), parts, out, options)
         shutil.rmtree(parts)
     print("\n".join(lines))
@@ -233,9 +233,6 @@ def _analyze(plan: ConversionPlan, parts: Path, out: Path, options: AnalyzeOptio
         sensitivity = Sensitivity(plan.config(UNET.name), plan.tensors(UNET.name), *features, compared, scale)
         analysis = _Analysis(plan, list(prompts.values()), sensitivity, calibration, parts, options, bar)
         found, lines = (_analyze_activations if options.activations else _analyze_weights)(analysis)
-    except KeyboardInterrupt as interrupted:
-        interrupted.add_note("the same command goes on with what is finished")
-        raise
     finally:
         bar.close()
     content = {"model_version": plan.name, "made_by": f"anemone {__version__}", **found}

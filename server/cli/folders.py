@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -22,6 +24,16 @@ def showing(bar: Bar) -> OnProgress:
         bar.show(f"{p.stage} {p.item}", p.done, p.total, f"{_megabytes(p.done, p.total)}{left}")
 
     return show
+
+
+@contextmanager
+def going_on_later() -> Iterator[None]:
+    """Have an interruption say that the same command goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupted:
+        interrupted.add_note("the same command goes on with what is finished")
+        raise
 
 
 def require_writable(out: Path) -> None:

@@ -25,7 +25,7 @@ from converter.options import ConvertOptions
 from converter.progress import Progress
 from converter.sources.source import open_source, open_upscaler
 from converter.sources.upscaler import UpscalerFile
-from server.cli.folders import require_writable, showing
+from server.cli.folders import going_on_later, require_writable, showing
 from server.cli.resources import lay_out
 from server.jobs.local_worker import upscaler_opener
 from server.jobs.messages import ModelRef
@@ -78,17 +78,15 @@ def convert_checkpoint(
     require_replaceable(out)
     require_writable(out)
     try:
-        checkpoint = open_source(source, prediction_type=options.prediction_type, progress=showing(bar))
-        with conversion_lock(out):
-            plan = make_plan(checkpoint, options, showing(bar))
-            if resources:
-                conditions = plan.family.conditions(checkpoint.index)
-                channels = plan.config(UNET.name)["in_channels"]
-                require_unet(conditions, channels, plan.batches, control=plan.controlled)
-            folder = write_model(plan, out, showing(bar), only, verified=agreement.__setitem__)
-    except KeyboardInterrupt as interrupted:
-        interrupted.add_note("the same command goes on with what is finished")
-        raise
+        with going_on_later():
+            checkpoint = open_source(source, prediction_type=options.prediction_type, progress=showing(bar))
+            with conversion_lock(out):
+                plan = make_plan(checkpoint, options, showing(bar))
+                if resources:
+                    conditions = plan.family.conditions(checkpoint.index)
+                    channels = plan.config(UNET.name)["in_channels"]
+                    require_unet(conditions, channels, plan.batches, control=plan.controlled)
+                folder = write_model(plan, out, showing(bar), only, verified=agreement.__setitem__)
     finally:
         bar.close()
     for network, psnr_db in agreement.items():

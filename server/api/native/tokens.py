@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from converter.errors import ManifestError
 from converter.folder import ModelFolder
 from converter.manifest import Manifest
+from converter.networks.registry import text_encoders
 from server.api.dependencies import Answers, Generation, Models
 from server.api.errors import require
 from server.api.forms import json_only
@@ -25,7 +26,7 @@ from server.models.paths import told
 from server.pipeline.limits import Characters, OneOf
 from server.pipeline.prompts.counting import TokenCounter
 from server.pipeline.prompts.editing import Walk
-from server.pipeline.prompts.embedded import EmbeddedWords
+from server.pipeline.prompts.embedded import EmbeddedWords, merged_words
 from server.pipeline.prompts.reading import read_prompt
 from server.pipeline.prompts.tags import without_tags
 from server.pipeline.request import KnownEmbedding, RequestError, fits
@@ -67,10 +68,10 @@ async def _counter(request: Request) -> TokenCounter:
     return counter
 
 
-def _embedded(manifest: Manifest, known: Iterable[KnownEmbedding]) -> list[EmbeddedWords]:
+def _embedded(manifest: Manifest, known: Iterable[KnownEmbedding]) -> Sequence[EmbeddedWords]:
     """Return the words that stand for embeddings in a model's prompts: those merged into it, or those that can be."""
     if manifest.merged is not None:
-        return [EmbeddedWords((each.name,), (0,) * each.vectors) for each in manifest.merged.embeddings]
+        return merged_words(manifest, {})(next(iter(text_encoders(manifest.networks))))
     return [EmbeddedWords(each.words, (0,) * each.vectors) for each in known if fits(each, manifest)]
 
 

@@ -188,7 +188,7 @@ def fits(known: KnownAddon, manifest: Manifest) -> bool:
 
 
 def _fitting(field_name: str, asked: str, known: KnownAddon, manifest: Manifest) -> None:
-    """Raise RequestError for a file that does not fit the model, or if the model is merged already."""
+    """Raise RequestError for a file that does not fit the model, or if nothing can be merged into it."""
     if manifest.no_base is not None:
         raise RequestError(field_name, asked, f"none: {manifest.name} {manifest.no_base}")
     if (wrong := misfit(known, manifest)) is not None:
